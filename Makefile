@@ -1,0 +1,125 @@
+# Everything a developer, CI or a lab machine runs. `make help` lists the targets.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+# Debian's own interpreter, because bcc comes as Debian's python3-bpfcc.
+PYTHON := /usr/bin/python3
+VENV := .venv
+BIN := $(VENV)/bin
+ARCH := $(shell dpkg --print-architecture 2>/dev/null || echo amd64)
+KERNEL := $(shell uname -r)
+
+# What `make demo` shows, one word (quoted where it has options) a scenario.
+DEMOS := upload download echo 'bgp --peer bird'
+
+# Build: compilers and the libraries that prl._core links.
+APT_BUILD := clang llvm gcc make pkg-config libbpf-dev libxdp-dev libelf-dev zlib1g-dev libssl-dev \
+             libffi-dev systemtap-sdt-dev python3-dev python3-venv
+# Run: kernel tools, and bcc with the headers it compiles against.
+APT_RUN := bpftool iproute2 ethtool procps util-linux python3-bpfcc linux-headers-$(ARCH)
+# Test: stock peers and what looks at them. Later issues add theirs here.
+APT_TEST := curl socat bird2 frr tcpdump vagrant vagrant-libvirt
+APT := $(APT_BUILD) $(APT_RUN) $(APT_TEST)
+
+C_FILES := $(wildcard bpf/*.c userspace/*.c userspace/core/*.c)
+H_FILES := $(wildcard bpf/*.h userspace/*.h userspace/core/*.h)
+DEF_FILES := $(wildcard bpf/*.def userspace/*.def userspace/core/*.def)
+PY_FILES := $(wildcard prl tests setup.py userspace/build_ffi.py bpf/trace)
+
+.PHONY: help setup root apt kernel-headers bpffs build demo test test-quick lint tidy format clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+setup: root apt kernel-headers bpffs $(VENV)/.installed build ## install all that is needed (root; quick when nothing is missing)
+
+root:
+	@if [ "$$(id -u)" != 0 ]; then
+	    echo "make setup: must run as root (it installs Debian packages and mounts bpffs)" >&2; exit 1
+	fi
+
+# Debian starts a service as soon as its package is installed. While apt runs, a policy-rc.d that
+# says no is in place; whatever was there before comes back, also after a failure.
+apt: root
+	@missing=$$(comm -13 \
+	    <(dpkg-query -W -f '$${db:Status-Status} $${Package}\n' 2>/dev/null | sed -n 's/^installed //p' | sort -u) \
+	    <(printf '%s\n' $(APT) | sort -u))
+	[ -n "$$missing" ] || exit 0
+	command -v apt-get >/dev/null || { echo "make setup: no apt-get here; install:" $$missing >&2; exit 1; }
+	policy=/usr/sbin/policy-rc.d
+	restore() { rm -f $$policy; [ ! -e $$policy.prl-saved ] || mv $$policy.prl-saved $$policy; }
+	trap restore EXIT
+	trap 'exit 1' HUP INT TERM
+	if [ -e $$policy ] && [ ! -e $$policy.prl-saved ]; then mv $$policy $$policy.prl-saved; fi
+	printf '#!/bin/sh\nexit 101\n' > $$policy
+	chmod 755 $$policy
+	export DEBIAN_FRONTEND=noninteractive
+	echo "installing:" $$missing
+	apt-get -o Acquire::Retries=3 update -qq </dev/null
+	apt-get -o Acquire::Retries=3 install -y -qq --no-install-recommends $$missing </dev/null
+
+# bcc looks under /lib/modules/$(uname -r). Where the running kernel's headers are not packaged,
+# Debian's do for programs that touch UAPI types only.
+kernel-headers: apt
+	@modules=/lib/modules/$(KERNEL)
+	[ ! -e $$modules/build ] || exit 0
+	headers=$$(ls -d /usr/src/linux-headers-*-$(ARCH) 2>/dev/null | sort -V | tail -n 1)
+	if [ -z "$$headers" ]; then
+	    echo "make setup: no kernel headers under /usr/src: the bcc scripts will not run" >&2; exit 0
+	fi
+	mkdir -p $$modules
+	ln -sfn $$headers $$modules/build
+	ln -sfn $${headers%-$(ARCH)}-common $$modules/source
+
+bpffs: apt
+	@mountpoint -q /sys/fs/bpf || mount -t bpf bpf /sys/fs/bpf
+
+$(BIN)/python: | apt
+	$(PYTHON) -m venv --system-site-packages $(VENV)
+
+# Without build isolation nothing is fetched that is already there.
+$(VENV)/.installed: pyproject.toml setup.py MANIFEST.in | $(BIN)/python
+	@$(BIN)/python -m pip install -q --no-input 'setuptools>=77' wheel 'cffi>=1.16' </dev/null
+	$(BIN)/python -m pip install -q --no-input --no-build-isolation -e '.[dev]' </dev/null
+	touch $@
+
+build: $(VENV)/.built ## rebuild the C extension and the BPF objects where sources changed
+
+$(VENV)/.built: $(C_FILES) $(H_FILES) $(DEF_FILES) setup.py userspace/build_ffi.py | $(VENV)/.installed
+	@$(BIN)/python setup.py -q build_bpf --inplace build_ext --inplace
+	touch $@
+
+demo: setup ## show live sessions surviving the death of their host
+	@for scenario in $(DEMOS); do
+	    $(BIN)/prlctl demo $$scenario </dev/null
+	done
+
+test: setup test-quick tidy ## every check (root)
+	@$(BIN)/python -m pytest -rs -m "kernel or system" tests </dev/null
+
+test-quick: build lint ## what needs no root; under two minutes
+	@$(BIN)/python -m pytest -q -m "not kernel" tests/unit </dev/null
+
+lint: $(VENV)/.installed ## style, types, import directions
+	@$(BIN)/ruff check -q $(PY_FILES)
+	$(BIN)/ruff format -q --check $(PY_FILES)
+	$(BIN)/mypy --strict prl
+	$(BIN)/lint-imports --no-cache
+	[ -z "$(C_FILES)$(H_FILES)" ] || $(BIN)/clang-format --dry-run -Werror $(C_FILES) $(H_FILES)
+
+tidy: $(VENV)/.installed ## clang-tidy over the C datapath
+	@[ -z "$(filter userspace/%,$(C_FILES))" ] || \
+	    $(BIN)/clang-tidy --quiet $(filter userspace/%,$(C_FILES)) -- -std=gnu11 -I bpf -I userspace
+
+format: $(VENV)/.installed ## lay out Python and C as the checks want it
+	@$(BIN)/ruff check -q --fix-only $(PY_FILES)
+	$(BIN)/ruff format -q $(PY_FILES)
+	[ -z "$(C_FILES)$(H_FILES)" ] || $(BIN)/clang-format -i $(C_FILES) $(H_FILES)
+
+clean: ## remove all that was built here, the virtual environment too
+	rm -rf $(VENV) build dist *.egg-info prl/bpf prl/_core.* .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .hypothesis .import_linter_cache
+	find prl tests userspace bpf -name __pycache__ -type d -prune -exec rm -rf {} +

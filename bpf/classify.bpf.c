@@ -1,0 +1,340 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+/*
+ * Every frame from the network (R1): what belongs to a replicated flow goes to userspace with the flow's slot in
+ * front of it, what is for a service address that this node does not own is dropped (I4), claims are judged (L7),
+ * and when the datapath is dead its flows are dropped and then opened (L9). The rest passes for one look-up in a
+ * table of at most PRL_ADDRS_MAX addresses.
+ *
+ * A flow's local address is a service address: frames to other addresses are never looked up as flows.
+ */
+#define PRL_XDP
+#include "parse.h"
+
+static __always_inline struct prl_addr *addr_of(const __u8 addr[16])
+{
+    return bpf_map_lookup_elem(&prl_addrs, addr);
+}
+
+static __always_inline int is_owned(struct prl_addr *addr)
+{
+    return PRL_READ(addr->state) == PRL_ADDR_OWNER;
+}
+
+static __always_inline int same_mac(const __u8 *a, const __u8 *b)
+{
+    return a[0] == b[0] && a[1] == b[1] && a[2] == b[2] && a[3] == b[3] && a[4] == b[4] && a[5] == b[5];
+}
+
+/* Whether the frame with this source MAC was sent by this node itself (a hub or a looping switch gives it back). */
+static __always_inline int is_own_mac(PRL_CONTEXT *ctx, const __u8 source[6])
+{
+    __u32 ifindex = ctx->ingress_ifindex;
+    __u32 *index = bpf_map_lookup_elem(&prl_lif_of, &ifindex);
+    struct prl_lif *lif = index ? bpf_map_lookup_elem(&prl_lifs, index) : NULL;
+    return lif && same_mac(lif->mac, source);
+}
+
+/*
+ * Somebody else says that `addr`, which this node owns, is his. With the token that was agreed over the link it is
+ * the other node taking over: silent from this instant (L7). Without, it is counted, and the stack defends.
+ */
+static __always_inline int judge_claim(struct prl_node *node, struct prl_addr *addr, const struct prl_claim *claim)
+{
+    __u64 known[2], given[2];
+    __builtin_memcpy(known, addr->token, sizeof(known));
+    __builtin_memcpy(given, claim->token, sizeof(given));
+    int genuine = claim->type == PRL_ND_OPT_CLAIM && claim->length8 == 3 && claim->magic[0] == 'P' &&
+                  claim->magic[1] == 'R' && (known[0] | known[1]) && known[0] == given[0] && known[1] == given[1];
+    if (!genuine) {
+        PRL_COUNT(addr->foreign_claims);
+        PRL_COUNT(node->claims_foreign);
+        return XDP_PASS;
+    }
+    PRL_WRITE(addr->state, PRL_ADDR_FENCED);
+    addr->fenced_by_ns = bpf_ktime_get_boot_ns();
+    PRL_COUNT(node->claims_obeyed);
+    return XDP_DROP;
+}
+
+__noinline int prl_classify_arp(struct xdp_md *ctx, __u32 l3)
+{
+    struct prl_node *node = prl_node_get();
+    struct prl_arp arp;
+    struct prl_addr_key key;
+    struct prl_addr *addr;
+    __u8 source[6];
+
+    if (!node || l3 > 64)
+        return XDP_PASS;
+    int other = prl_arp_get(ctx, l3, &arp);
+    if (other < 0 || bpf_xdp_load_bytes(ctx, 6, source, 6) < 0) {
+        PRL_COUNT(node->malformed);
+        return XDP_PASS;
+    }
+    if (other)
+        return XDP_PASS;
+
+    __be32 v4;
+    __builtin_memcpy(&v4, arp.sender, 4);
+    prl_map_v4(key.addr, v4);
+    addr = addr_of(key.addr);
+    if (addr && is_owned(addr) && !is_own_mac(ctx, source)) {
+        struct prl_claim claim = {};
+        bpf_xdp_load_bytes(ctx, l3 + sizeof(arp), &claim, sizeof(claim)); /* zero, and so foreign, when absent */
+        return judge_claim(node, addr, &claim);
+    }
+
+    __builtin_memcpy(&v4, arp.target, 4);
+    prl_map_v4(key.addr, v4);
+    addr = addr_of(key.addr);
+    if (addr && !is_owned(addr) && arp.operation == bpf_htons(PRL_ARP_REQUEST)) {
+        PRL_COUNT(addr->in_dropped);
+        return XDP_DROP;
+    }
+    return XDP_PASS;
+}
+
+/* Finds the claim among the options of a neighbour advertisement; *claim stays as it is when there is none. */
+static __always_inline void find_claim(struct xdp_md *ctx, __u32 options, struct prl_claim *claim)
+{
+    for (int i = 0; i < PRL_ND_OPTIONS_MAX; i++) {
+        __u8 head[2];
+        if (bpf_xdp_load_bytes(ctx, options, head, sizeof(head)) < 0 || !head[1])
+            return;
+        if (head[0] == PRL_ND_OPT_CLAIM) {
+            bpf_xdp_load_bytes(ctx, options, claim, sizeof(*claim));
+            return;
+        }
+        options += head[1] * 8u;
+    }
+}
+
+/* Neighbour solicitation or advertisement (RFC 4861), whatever its destination. -1: judge it by its destination. */
+__noinline int prl_classify_nd(struct xdp_md *ctx, struct prl_packet *packet)
+{
+    struct prl_node *node = prl_node_get();
+    struct prl_addr_key target;
+    struct prl_addr *addr;
+    __u8 source[6];
+
+    if (!node || !packet || packet->l4 > PRL_L4_OFFSET_MAX)
+        return XDP_PASS;
+    if (prl_nd_target(ctx, packet, &target) < 0 || bpf_xdp_load_bytes(ctx, 6, source, 6) < 0) {
+        PRL_COUNT(node->malformed);
+        return -1;
+    }
+    addr = addr_of(target.addr);
+    if (!addr)
+        return -1;
+    if (packet->icmp_type == PRL_ND_NEIGHBOUR_SOLICIT) {
+        if (is_owned(addr))
+            return -1;
+        PRL_COUNT(addr->in_dropped);
+        return XDP_DROP;
+    }
+    if (is_owned(addr) && !is_own_mac(ctx, source)) {
+        struct prl_claim claim = {};
+        find_claim(ctx, packet->l4 + 24, &claim);
+        return judge_claim(node, addr, &claim);
+    }
+    return -1;
+}
+
+static __always_inline int is_error(const struct prl_packet *packet)
+{
+    __u8 type = packet->icmp_type;
+    if (packet->kind == PRL_KIND_ICMP)
+        return type == PRL_ICMP_DEST_UNREACH || type == PRL_ICMP_TIME_EXCEEDED ||
+               type == PRL_ICMP_PARAMETER_PROBLEM;
+    return packet->kind == PRL_KIND_ICMP6 && type >= ICMPV6_DEST_UNREACH && type <= ICMPV6_PARAMPROB;
+}
+
+/*
+ * Reads what an ICMP error quotes: a packet that this host sent, so its source is the flow's local address.
+ * 1 and the key is the quoted flow's, or 0.
+ */
+__noinline int prl_classify_quoted(struct xdp_md *ctx, struct prl_packet *packet)
+{
+    if (!packet || packet->l4 > PRL_L4_OFFSET_MAX)
+        return 0;
+    struct prl_packet quoted;
+    __u32 at = packet->l4 + 8;
+    __be16 ports[2];
+
+    __builtin_memset(&quoted, 0, sizeof(quoted));
+    if (packet->kind == PRL_KIND_ICMP) {
+        struct iphdr ip;
+        if (bpf_xdp_load_bytes(ctx, at, &ip, sizeof(ip)) < 0 || ip.version != 4 || ip.ihl < 5 ||
+            (bpf_ntohs(ip.frag_off) & 0x1fff))
+            return 0;
+        prl_map_v4(quoted.key.local, ip.saddr);
+        prl_map_v4(quoted.key.remote, ip.daddr);
+        quoted.key.proto = ip.protocol;
+        quoted.l4 = at + ip.ihl * 4u;
+    } else {
+        struct ipv6hdr ip6;
+        if (bpf_xdp_load_bytes(ctx, at, &ip6, sizeof(ip6)) < 0 || ip6.version != 6)
+            return 0;
+        __builtin_memcpy(quoted.key.local, &ip6.saddr, 16);
+        __builtin_memcpy(quoted.key.remote, &ip6.daddr, 16);
+        quoted.key.proto = ip6.nexthdr;
+        quoted.l4 = at + sizeof(ip6);
+        if (prl_walk_extensions(ctx, &quoted) < 0)
+            return 0;
+    }
+    if (quoted.key.proto != IPPROTO_TCP && quoted.key.proto != IPPROTO_UDP)
+        return 0;
+    if (quoted.l4 > 2 * PRL_L4_OFFSET_MAX || bpf_xdp_load_bytes(ctx, quoted.l4, ports, sizeof(ports)) < 0)
+        return 0;
+    __u64 outer[2], inner[2];
+    __builtin_memcpy(outer, packet->key.local, sizeof(outer));
+    __builtin_memcpy(inner, quoted.key.local, sizeof(inner));
+    if (outer[0] != inner[0] || outer[1] != inner[1])
+        return 0;
+    __builtin_memcpy(packet->key.remote, quoted.key.remote, 16);
+    packet->key.local_port = ports[0];
+    packet->key.remote_port = ports[1];
+    packet->key.proto = quoted.key.proto;
+    return 1;
+}
+
+/* The datapath is dead. Opens its flows when that is allowed (L4, L9); a frame that came in is the evidence of L6. */
+static __always_inline int try_open(struct prl_node *node, __u64 now_ns)
+{
+    if (PRL_READ(node->policy_stop) || now_ns < PRL_READ(node->open_at_ns))
+        return 0;
+    PRL_WRITE(node->bypassed, 1);
+    PRL_WRITE(node->open_wanted, 0);
+    return 1;
+}
+
+/* A frame of the flow in slot ref->slot: to userspace, up, or nowhere. */
+static __always_inline int capture(struct xdp_md *ctx, struct prl_node *node, struct prl_flow *flow,
+                                   const struct prl_flow_ref *ref, __u32 lif)
+{
+    __u32 flags = PRL_READ(flow->flags);
+    if (flags & PRL_FLOW_SILENT) { /* a shadow eats from the link alone */
+        PRL_COUNT(flow->in_dropped);
+        return XDP_DROP;
+    }
+    if (!(flags & (PRL_FLOW_SETUP | PRL_FLOW_ACTIVE))) {
+        PRL_COUNT(flow->in_passed);
+        return XDP_PASS;
+    }
+    __u64 now_ns = bpf_ktime_get_boot_ns();
+    enum prl_health health = prl_health(node, now_ns);
+    if (health == PRL_STALE && !try_open(node, now_ns)) {
+        PRL_COUNT(node->stale_dropped);
+        return XDP_DROP;
+    }
+    if (health != PRL_HEALTHY) {
+        PRL_COUNT(flow->in_passed);
+        return XDP_PASS;
+    }
+    struct prl_flow_ref found = *ref;
+    __u32 queue = ctx->rx_queue_index;
+    if (queue >= PRL_QUEUES_MAX || bpf_xdp_adjust_meta(ctx, -(int)sizeof(struct prl_meta)) < 0)
+        goto failed;
+    struct prl_meta *meta = (void *)(long)ctx->data_meta;
+    if ((void *)(meta + 1) > (void *)(long)ctx->data)
+        goto failed;
+    meta->handle = found.handle;
+    meta->slot = found.slot;
+    int action = bpf_redirect_map(&prl_xsks, lif * PRL_QUEUES_MAX + queue, XDP_DROP);
+    if (action != XDP_REDIRECT)
+        goto failed;
+    PRL_COUNT(flow->in_redirected);
+    return action;
+failed: /* never up: the other side would not have it (I1) */
+    PRL_COUNT(node->redirect_failed);
+    return XDP_DROP;
+}
+
+SEC("xdp.frags")
+int prl_classify(struct xdp_md *ctx)
+{
+    struct prl_node *node = prl_node_get();
+    struct prl_packet packet;
+    struct prl_addr *addr;
+    struct ethhdr *eth = (void *)(long)ctx->data;
+
+    if (!node || (void *)(eth + 1) > (void *)(long)ctx->data_end)
+        return XDP_PASS;
+    /* Generic XDP sees reinjected frames a second time. A prld that has not chosen its cookie has reinjected none. */
+    if (same_mac(eth->h_source, node->cookie) && (node->cookie[0] | node->cookie[5])) {
+        PRL_COUNT(node->reentered);
+        return XDP_PASS;
+    }
+    if (PRL_READ(node->open_wanted)) {
+        __u64 now_ns = bpf_ktime_get_boot_ns();
+        if (prl_health(node, now_ns) == PRL_STALE)
+            try_open(node, now_ns);
+        else
+            PRL_WRITE(node->open_wanted, 0);
+    }
+
+    __builtin_memset(&packet, 0, sizeof(packet));
+    prl_parse(ctx, &packet, 0, 0);
+    if (packet.kind == PRL_KIND_ARP)
+        return prl_classify_arp(ctx, packet.l3);
+    if (packet.kind == PRL_KIND_ICMP6 &&
+        (packet.icmp_type == PRL_ND_NEIGHBOUR_SOLICIT || packet.icmp_type == PRL_ND_NEIGHBOUR_ADVERT)) {
+        int action = prl_classify_nd(ctx, &packet);
+        if (action >= 0)
+            return action;
+    }
+    if (!packet.version) {
+        if (packet.kind == PRL_KIND_MALFORMED)
+            PRL_COUNT(node->malformed);
+        else if (packet.kind == PRL_KIND_TUNNELLED)
+            PRL_COUNT(node->tunnelled);
+        return XDP_PASS;
+    }
+
+    addr = addr_of(packet.key.local);
+    if (!addr)
+        return XDP_PASS;
+    PRL_COUNT(node->frames);
+    if (!is_owned(addr)) {
+        PRL_COUNT(addr->in_dropped);
+        return XDP_DROP;
+    }
+    switch (packet.kind) {
+    case PRL_KIND_FLOW:
+        break;
+    case PRL_KIND_ICMP:
+    case PRL_KIND_ICMP6:
+        if (!is_error(&packet) || !prl_classify_quoted(ctx, &packet))
+            return XDP_PASS;
+        break;
+    case PRL_KIND_FRAGMENT:
+        PRL_COUNT(node->fragments);
+        return XDP_PASS;
+    case PRL_KIND_MALFORMED:
+        PRL_COUNT(node->malformed);
+        return XDP_PASS;
+    case PRL_KIND_TUNNELLED:
+        PRL_COUNT(node->tunnelled);
+        return XDP_PASS;
+    default:
+        return XDP_PASS;
+    }
+
+    __u32 ifindex = ctx->ingress_ifindex;
+    __u32 *lif = bpf_map_lookup_elem(&prl_lif_of, &ifindex);
+    if (!lif)
+        return XDP_PASS;
+    packet.key.lif = (__u16)*lif;
+    struct prl_flow_ref *ref = bpf_map_lookup_elem(&prl_flows, &packet.key);
+    if (!ref)
+        return XDP_PASS;
+    __u32 slot = ref->slot;
+    struct prl_flow *flow = bpf_map_lookup_elem(&prl_flow_state, &slot);
+    if (!flow)
+        return XDP_PASS;
+    if (packet.kind != PRL_KIND_FLOW)
+        PRL_COUNT(node->icmp_quoted);
+    return capture(ctx, node, flow, ref, *lif);
+}
+
+char prl_license[] SEC("license") = "Dual BSD/GPL";

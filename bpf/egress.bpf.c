@@ -1,0 +1,443 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+/*
+ * Everything that leaves, and the two TAPs that packets of prl's own pass through (tc, clsact).
+ *
+ *     stack ──▶ prl_egress (lif) ─┬─ not ours to say (I4) ────────▶ stolen
+ *                                 ├─ payload, FIN, RST not committed ─▶ hold TAP (prl_hold_guard) ─▶ userspace
+ *                                 └─ the rest ─────────────────────▶ wire
+ *     userspace ──▶ hold TAP (prl_release) ──▶ prl_egress, marked: newest ack, window, timestamp ──▶ wire
+ *     userspace ──▶ inject TAP (prl_inject) ──▶ ingress of the lif, marked ──▶ stack
+ *
+ * What is suppressed is STOLEN, never SHOT: SHOT tells the local TCP, which then does not count it as sent.
+ */
+#include <linux/pkt_cls.h>
+#include "parse.h"
+#include "sock_view.h"
+
+/* Pass on to whatever other tc programs there are. */
+#define PASS TC_ACT_UNSPEC
+
+/* Bits of prl_flow.last_valid. */
+#define LAST_ACK 1
+#define LAST_STAMPS 2
+#define LAST_EDGE 4
+
+/* Headers that must be in the linear part: Ethernet, two tags, IPv6, TCP with all its options. */
+#define HEADERS_BYTES (14 + 8 + 40 + 60)
+
+/* NOP NOP timestamp, as Linux puts it in front of all other options (net/ipv4/tcp_output.c, tcp_options_write). */
+#define STAMPS_HEAD 0x0101080a
+
+struct tcp_segment {
+    struct tcphdr tcp;
+    __be32 stamps[3]; /* STAMPS_HEAD, TSval, TSecr; valid when has_stamps */
+    __u32 has_stamps;
+    __u32 payload; /* bytes */
+};
+
+static __always_inline int is_after(__u32 a, __u32 b)
+{
+    return (__s32)(a - b) > 0;
+}
+
+/* Whether this node may emit for `addr` now. The first emission as owner has a deadline: the end of the lease that
+ * the take-over relied on (L2). */
+static __always_inline int may_speak(struct prl_addr *addr)
+{
+    if (PRL_READ(addr->state) != PRL_ADDR_OWNER) {
+        PRL_COUNT(addr->out_silenced);
+        return 0;
+    }
+    if (PRL_READ(addr->spoken))
+        return 1;
+    __u64 first_by_ns = PRL_READ(addr->first_by_ns);
+    if (first_by_ns && bpf_ktime_get_boot_ns() > first_by_ns) {
+        PRL_WRITE(addr->state, PRL_ADDR_FENCED);
+        PRL_COUNT(addr->out_silenced);
+        return 0;
+    }
+    PRL_WRITE(addr->spoken, 1);
+    return 1;
+}
+
+static __always_inline int silent_for(const __u8 key[16])
+{
+    struct prl_addr *addr = bpf_map_lookup_elem(&prl_addrs, key);
+    return addr && !may_speak(addr);
+}
+
+__noinline int prl_egress_arp(struct __sk_buff *skb, __u32 l3)
+{
+    struct prl_arp arp;
+    struct prl_addr_key key;
+    __be32 v4;
+
+    if (l3 > 64 || prl_arp_get(skb, l3, &arp))
+        return PASS;
+    __builtin_memcpy(&v4, arp.sender, 4);
+    prl_map_v4(key.addr, v4);
+    return silent_for(key.addr) ? TC_ACT_STOLEN : PASS;
+}
+
+static __always_inline struct prl_flow *flow_of(struct __sk_buff *skb, struct prl_packet *packet)
+{
+    __u32 ifindex = skb->ifindex;
+    __u32 *lif = bpf_map_lookup_elem(&prl_lif_of, &ifindex);
+    if (!lif)
+        return NULL;
+    packet->key.lif = (__u16)*lif;
+    struct prl_flow_ref *ref = bpf_map_lookup_elem(&prl_flows, &packet->key);
+    if (!ref)
+        return NULL;
+    __u32 slot = ref->slot;
+    return bpf_map_lookup_elem(&prl_flow_state, &slot);
+}
+
+static __always_inline void note_socket(struct __sk_buff *skb, struct prl_flow *flow, __u64 now_ns)
+{
+    struct bpf_sock *sk = skb->sk;
+    if (!sk)
+        return;
+    struct tcp_sock *tcp = bpf_skc_to_tcp_sock(sk);
+    if (tcp)
+        prl_view_store(&flow->sock, tcp, now_ns);
+}
+
+/* Reads the TCP header. 0, or -1: not to be understood. */
+static __always_inline int load_segment(struct __sk_buff *skb, const struct prl_packet *packet,
+                                        struct tcp_segment *segment)
+{
+    __u32 l4 = packet->l4;
+    if (bpf_skb_load_bytes(skb, l4, &segment->tcp, sizeof(segment->tcp)) < 0)
+        return -1;
+    __u32 header = segment->tcp.doff * 4u;
+    __u32 end = packet->end ? packet->end : skb->len;
+    if (header < sizeof(segment->tcp) || l4 + header > end)
+        return -1;
+    segment->payload = end - l4 - header;
+    segment->has_stamps = 0;
+    if (header >= sizeof(segment->tcp) + sizeof(segment->stamps) &&
+        bpf_skb_load_bytes(skb, l4 + sizeof(segment->tcp), segment->stamps, sizeof(segment->stamps)) == 0)
+        segment->has_stamps = segment->stamps[0] == bpf_htonl(STAMPS_HEAD);
+    return 0;
+}
+
+#define TCP_CHECK_AT 16 /* offsets in the TCP header */
+#define TCP_ACK_AT 8
+#define TCP_WINDOW_AT 14
+#define TCP_STAMPS_AT 24
+
+/* Without BPF_F_PSEUDO_HDR the helper does the right thing for full and for partial checksums alike. */
+static __always_inline void store_word(struct __sk_buff *skb, __u32 l4, __u32 at, __be32 old, __be32 word)
+{
+    if (old == word)
+        return;
+    bpf_l4_csum_replace(skb, l4 + TCP_CHECK_AT, old, word, sizeof(word));
+    bpf_skb_store_bytes(skb, l4 + at, &word, sizeof(word), 0);
+}
+
+static __always_inline void store_window(struct __sk_buff *skb, __u32 l4, __be16 old, __be16 window)
+{
+    if (old == window)
+        return;
+    bpf_l4_csum_replace(skb, l4 + TCP_CHECK_AT, old, window, sizeof(window));
+    bpf_skb_store_bytes(skb, l4 + TCP_WINDOW_AT, &window, sizeof(window), 0);
+}
+
+/* A segment that was held is older than the ACKs that passed meanwhile; the peer would drop it (RFC 5961, PAWS). It
+ * leaves with the newest ack, window and timestamps instead (R19). */
+static __always_inline void refresh(struct __sk_buff *skb, struct prl_flow *flow, __u32 l4,
+                                    struct tcp_segment *segment)
+{
+    __u32 valid = flow->last_valid;
+
+    if ((valid & LAST_ACK) && segment->tcp.ack && !is_after(bpf_ntohl(segment->tcp.ack_seq), flow->last_ack)) {
+        __be32 ack = bpf_htonl(flow->last_ack);
+        __be16 window = bpf_htons((__u16)flow->last_window);
+        store_word(skb, l4, TCP_ACK_AT, segment->tcp.ack_seq, ack);
+        store_window(skb, l4, segment->tcp.window, window);
+        segment->tcp.ack_seq = ack;
+        segment->tcp.window = window;
+    }
+    if ((valid & LAST_STAMPS) && segment->has_stamps) {
+        __be32 newest = bpf_htonl(flow->last_tsval);
+        if (is_after(flow->last_tsval, bpf_ntohl(segment->stamps[1]))) {
+            store_word(skb, l4, TCP_STAMPS_AT, segment->stamps[1], newest);
+            segment->stamps[1] = newest;
+        }
+        newest = bpf_htonl(flow->last_tsecr);
+        if (is_after(flow->last_tsecr, bpf_ntohl(segment->stamps[2]))) {
+            store_word(skb, l4, TCP_STAMPS_AT + 4, segment->stamps[2], newest);
+            segment->stamps[2] = newest;
+        }
+    }
+}
+
+/*
+ * Lowers the advertised window to what the other side can take too (R10). The right edge is rounded up to the
+ * window's unit, so it may lie up to (1 << rcv_wscale) - 1 bytes beyond edge_limit; it never moves back, and it is
+ * never beyond the kernel's own.
+ */
+static __always_inline void clamp(struct __sk_buff *skb, struct prl_flow *flow, __u32 l4,
+                                  struct tcp_segment *segment)
+{
+    __u32 scale = flow->rcv_wscale & 15;
+    __u32 ack = bpf_ntohl(segment->tcp.ack_seq);
+    __u32 window = bpf_ntohs(segment->tcp.window);
+    __u32 right = ack + (window << scale);
+    __u32 edge = PRL_READ(flow->edge_limit);
+
+    if ((flow->last_valid & LAST_EDGE) && is_after(flow->last_edge, edge))
+        edge = flow->last_edge;
+    if (is_after(ack, edge))
+        edge = ack;
+    if (!is_after(right, edge))
+        return;
+    __u32 lower = (edge - ack + (1u << scale) - 1) >> scale;
+    if (lower >= window)
+        return;
+    __be16 raw = bpf_htons((__u16)lower);
+    store_window(skb, l4, segment->tcp.window, raw);
+    segment->tcp.window = raw;
+    PRL_WRITE(flow->clamped, 1);
+}
+
+/* Remembers what the peer is told now. */
+static __always_inline void note_emitted(struct prl_flow *flow, const struct tcp_segment *segment)
+{
+    __u32 valid = flow->last_valid;
+    __u32 ack = bpf_ntohl(segment->tcp.ack_seq);
+    __u32 window = bpf_ntohs(segment->tcp.window);
+    __u32 right = ack + (window << (flow->rcv_wscale & 15));
+
+    if (!segment->tcp.ack)
+        return;
+    if (!(valid & LAST_ACK) || !is_after(flow->last_ack, ack)) {
+        flow->last_ack = ack;
+        flow->last_window = window;
+    }
+    if (!(valid & LAST_EDGE) || is_after(right, flow->last_edge))
+        flow->last_edge = right;
+    valid |= LAST_ACK | LAST_EDGE;
+    if (segment->has_stamps) {
+        __u32 tsval = bpf_ntohl(segment->stamps[1]);
+        __u32 tsecr = bpf_ntohl(segment->stamps[2]);
+        if (!(valid & LAST_STAMPS) || is_after(tsval, flow->last_tsval))
+            flow->last_tsval = tsval;
+        if (!(valid & LAST_STAMPS) || is_after(tsecr, flow->last_tsecr))
+            flow->last_tsecr = tsecr;
+        valid |= LAST_STAMPS;
+    }
+    flow->last_valid = valid;
+}
+
+/* The segment leaves. MD5 signs ack and window (RFC 2385): such headers stay as they are. */
+static __always_inline int emit(struct __sk_buff *skb, struct prl_flow *flow, __u32 l4,
+                                struct tcp_segment *segment, int released)
+{
+    if (!segment->tcp.syn) {
+        __u32 flags = PRL_READ(flow->flags);
+        if (!(flags & PRL_FLOW_MD5)) {
+            if (released)
+                refresh(skb, flow, l4, segment);
+            if ((flags & PRL_FLOW_CLAMP) && segment->tcp.ack && !segment->tcp.rst)
+                clamp(skb, flow, l4, segment);
+        }
+        note_emitted(flow, segment);
+    }
+    PRL_COUNT(flow->out_passed);
+    return PASS;
+}
+
+/*
+ * Payload, FIN or RST that may not leave yet: to userspace. A clone, because its delivery can be checked: when the
+ * TAP is full the kernel's own retransmission tries again, which a segment noted as held would not.
+ */
+static __always_inline int hold(struct __sk_buff *skb, struct prl_node *node, struct prl_flow *flow, __u32 end)
+{
+    __u32 valid = flow->generation + 1;
+
+    skb->mark = PRL_MARK_HOLD;
+    if (bpf_clone_redirect(skb, node->hold_ifindex, 0)) {
+        PRL_COUNT(node->redirect_failed);
+        return TC_ACT_STOLEN;
+    }
+    if (flow->out_valid != valid || is_after(end, flow->out_held)) {
+        flow->out_held = end;
+        PRL_WRITE(flow->out_valid, valid);
+    }
+    PRL_COUNT(flow->out_held_packets);
+    return TC_ACT_STOLEN;
+}
+
+/* A segment of a flow in the table, from an address that this node owns. */
+static __always_inline int judge_segment(struct __sk_buff *skb, struct prl_node *node, struct prl_flow *flow,
+                                         const struct prl_packet *packet)
+{
+    struct tcp_segment segment;
+    __u32 l4 = packet->l4;
+
+    if (load_segment(skb, packet, &segment) < 0)
+        return TC_ACT_STOLEN;
+    __u32 flags = PRL_READ(flow->flags);
+    if (flags & PRL_FLOW_SILENT) { /* a shadow that has not taken over, or never may */
+        PRL_COUNT(flow->out_silenced);
+        note_socket(skb, flow, bpf_ktime_get_boot_ns());
+        return TC_ACT_STOLEN;
+    }
+    if (skb->mark == PRL_MARK_RELEASE)
+        return emit(skb, flow, l4, &segment, 1);
+    if (!(flags & (PRL_FLOW_SETUP | PRL_FLOW_ACTIVE)))
+        return emit(skb, flow, l4, &segment, 0);
+
+    __u64 now_ns = bpf_ktime_get_boot_ns();
+    note_socket(skb, flow, now_ns);
+    switch (prl_health(node, now_ns)) {
+    case PRL_HEALTHY:
+        break;
+    case PRL_BYPASSED:
+        return emit(skb, flow, l4, &segment, 0);
+    case PRL_STALE: /* only a frame from the network opens (L6) */
+        PRL_WRITE(node->open_wanted, 1);
+        PRL_COUNT(flow->out_silenced);
+        return TC_ACT_STOLEN;
+    }
+
+    if (segment.tcp.syn)
+        return emit(skb, flow, l4, &segment, 0);
+    if (!segment.payload && !segment.tcp.fin && !segment.tcp.rst)
+        return emit(skb, flow, l4, &segment, 0);
+    __u32 end = bpf_ntohl(segment.tcp.seq) + segment.payload + segment.tcp.fin;
+    if (!segment.tcp.rst) {
+        if ((flags & PRL_FLOW_ACTIVE) && !is_after(end, PRL_READ(flow->out_committed)))
+            return emit(skb, flow, l4, &segment, 0);
+        if (PRL_READ(flow->out_valid) == flow->generation + 1 && !is_after(end, flow->out_held)) {
+            PRL_COUNT(flow->out_duplicates);
+            return TC_ACT_STOLEN;
+        }
+    }
+    return hold(skb, node, flow, end);
+}
+
+SEC("tc")
+int prl_egress(struct __sk_buff *skb)
+{
+    struct prl_node *node = prl_node_get();
+    struct prl_packet packet;
+    __u32 tags = 0;
+
+    if (!node)
+        return PASS;
+    __u32 linear = skb->data_end - skb->data;
+    if (linear < HEADERS_BYTES && linear < skb->len)
+        bpf_skb_pull_data(skb, skb->len < HEADERS_BYTES ? skb->len : HEADERS_BYTES);
+    __builtin_memset(&packet, 0, sizeof(packet));
+    if (skb->vlan_present) { /* the tag of a VLAN device is not in the frame yet */
+        packet.key.vlans = skb->vlan_tci & 0xfff;
+        tags = 1;
+    }
+    prl_parse(skb, &packet, 1, tags);
+    if (packet.kind == PRL_KIND_ARP)
+        return prl_egress_arp(skb, packet.l3);
+    if (packet.kind == PRL_KIND_ICMP6 && packet.icmp_type == PRL_ND_NEIGHBOUR_ADVERT) {
+        struct prl_addr_key target;
+        if (prl_nd_target(skb, &packet, &target) == 0 && silent_for(target.addr))
+            return TC_ACT_STOLEN;
+    }
+    if (!packet.version)
+        return PASS;
+    struct prl_addr *addr = bpf_map_lookup_elem(&prl_addrs, packet.key.local);
+    if (!addr)
+        return PASS;
+    int speaks = may_speak(addr);
+    int is_tcp = packet.key.proto == IPPROTO_TCP &&
+                 (packet.kind == PRL_KIND_FLOW || (packet.kind == PRL_KIND_FRAGMENT && packet.first));
+    if (!is_tcp)
+        return speaks ? PASS : TC_ACT_STOLEN;
+    struct prl_flow *flow = flow_of(skb, &packet);
+    if (!speaks) {
+        if (flow && (PRL_READ(flow->flags) & PRL_FLOW_SILENT)) {
+            PRL_COUNT(flow->out_silenced);
+            note_socket(skb, flow, bpf_ktime_get_boot_ns());
+        }
+        return TC_ACT_STOLEN;
+    }
+    if (!flow)
+        return PASS;
+    if (packet.kind == PRL_KIND_FRAGMENT) {
+        /* TCP that is cut in pieces cannot be judged; without its first piece the rest is nothing to the peer. */
+        if (!(PRL_READ(flow->flags) & (PRL_FLOW_SETUP | PRL_FLOW_ACTIVE | PRL_FLOW_SILENT)))
+            return PASS;
+        PRL_COUNT(flow->out_silenced);
+        return TC_ACT_STOLEN;
+    }
+    return judge_segment(skb, node, flow, &packet);
+}
+
+static __always_inline struct prl_lif *lif_at(__u32 index)
+{
+    struct prl_lif *lif = bpf_map_lookup_elem(&prl_lifs, &index);
+    return lif && lif->ifindex ? lif : NULL;
+}
+
+/* A frame that userspace wrote to the inject TAP: as though its logical interface had just received it. */
+SEC("tc")
+int prl_inject(struct __sk_buff *skb)
+{
+    struct prl_node *node = prl_node_get();
+    struct prl_inject_eth eth;
+    __u8 macs[12];
+
+    if (!node || bpf_skb_load_bytes(skb, 0, &eth, sizeof(eth)) < 0)
+        return TC_ACT_SHOT;
+    if (eth.tag[0] != PRL_INJECT_TAG_0 || eth.tag[1] != PRL_INJECT_TAG_1 || eth.tag[2] != PRL_INJECT_TAG_2 ||
+        eth.tag[3] != PRL_INJECT_TAG_3)
+        return TC_ACT_SHOT;
+    struct prl_lif *lif = lif_at((__u32)eth.lif_hi << 8 | eth.lif_lo);
+    if (!lif)
+        return TC_ACT_SHOT;
+    __builtin_memcpy(macs, lif->mac, 6);
+    __builtin_memcpy(macs + 6, node->cookie, 6);
+    if (bpf_skb_store_bytes(skb, 0, macs, sizeof(macs), 0) < 0)
+        return TC_ACT_SHOT;
+    skb->mark = PRL_MARK_RELEASE;
+    return bpf_redirect(lif->ifindex, BPF_F_INGRESS);
+}
+
+/* Held output that userspace wrote back to the hold TAP, its Ethernet header as captured: out of the interface that
+ * has its source address. */
+SEC("tc")
+int prl_release(struct __sk_buff *skb)
+{
+    __u8 source[6];
+
+    if (bpf_skb_load_bytes(skb, ETH_ALEN, source, sizeof(source)) < 0)
+        return TC_ACT_SHOT;
+    for (__u32 i = 0; i < PRL_LIFS_MAX; i++) {
+        struct prl_lif *lif = lif_at(i);
+        if (!lif)
+            continue;
+        if (lif->mac[0] == source[0] && lif->mac[1] == source[1] && lif->mac[2] == source[2] &&
+            lif->mac[3] == source[3] && lif->mac[4] == source[4] && lif->mac[5] == source[5]) {
+            skb->mark = PRL_MARK_RELEASE;
+            return bpf_redirect(lif->ifindex, 0);
+        }
+    }
+    return TC_ACT_SHOT;
+}
+
+/* Egress of the hold TAP: only held output may enter, not what the stack has to say to a new interface. */
+SEC("tc")
+int prl_hold_guard(struct __sk_buff *skb)
+{
+    return skb->mark == PRL_MARK_HOLD ? PASS : TC_ACT_STOLEN;
+}
+
+/* Egress of the inject TAP: nothing is read there. */
+SEC("tc")
+int prl_mute(struct __sk_buff *skb __attribute__((unused)))
+{
+    return TC_ACT_STOLEN;
+}
+
+char prl_license[] SEC("license") = "Dual BSD/GPL";

@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * The maps of an instance. Every object declares them all; libbpf pins the first and shares it with the rest
+ * (PIN_BY_NAME under the instance's own directory). The sizes of the flow tables are lowered at load.
+ */
+#ifndef PRL_MAPS_H
+#define PRL_MAPS_H
+
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+#include "prl_abi.h"
+
+/* skb->mark of output on its way to the hold TAP: nothing else may enter it. */
+#define PRL_MARK_HOLD 0x70726c02
+
+struct {
+    __uint(type, BPF_MAP_TYPE_HASH);
+    __uint(max_entries, PRL_FLOWS_MAX);
+    __uint(map_flags, BPF_F_NO_PREALLOC);
+    __uint(pinning, LIBBPF_PIN_BY_NAME);
+    __type(key, struct prl_flow_key);
+    __type(value, struct prl_flow_ref);
+} prl_flows SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_ARRAY);
+    __uint(max_entries, PRL_FLOWS_MAX);
+    __uint(map_flags, BPF_F_MMAPABLE);
+    __uint(pinning, LIBBPF_PIN_BY_NAME);
+    __type(key, __u32);
+    __type(value, struct prl_flow);
+} prl_flow_state SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_ARRAY);
+    __uint(max_entries, 1);
+    __uint(map_flags, BPF_F_MMAPABLE);
+    __uint(pinning, LIBBPF_PIN_BY_NAME);
+    __type(key, __u32);
+    __type(value, struct prl_node);
+} prl_node SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_HASH);
+    __uint(max_entries, PRL_ADDRS_MAX);
+    __uint(pinning, LIBBPF_PIN_BY_NAME);
+    __type(key, struct prl_addr_key);
+    __type(value, struct prl_addr);
+} prl_addrs SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_ARRAY);
+    __uint(max_entries, PRL_LIFS_MAX);
+    __uint(pinning, LIBBPF_PIN_BY_NAME);
+    __type(key, __u32);
+    __type(value, struct prl_lif);
+} prl_lifs SEC(".maps");
+
+/* ifindex → index of the logical interface */
+struct {
+    __uint(type, BPF_MAP_TYPE_HASH);
+    __uint(max_entries, PRL_LIFS_MAX);
+    __uint(pinning, LIBBPF_PIN_BY_NAME);
+    __type(key, __u32);
+    __type(value, __u32);
+} prl_lif_of SEC(".maps");
+
+/* lif * PRL_QUEUES_MAX + queue → AF_XDP socket */
+struct {
+    __uint(type, BPF_MAP_TYPE_XSKMAP);
+    __uint(max_entries, PRL_LIFS_MAX *PRL_QUEUES_MAX);
+    __uint(pinning, LIBBPF_PIN_BY_NAME);
+    __type(key, __u32);
+    __type(value, __u32);
+} prl_xsks SEC(".maps");
+
+/* socket cookie → slot of the flow that the socket's mark gate guards */
+struct {
+    __uint(type, BPF_MAP_TYPE_HASH);
+    __uint(max_entries, PRL_FLOWS_MAX);
+    __uint(map_flags, BPF_F_NO_PREALLOC);
+    __uint(pinning, LIBBPF_PIN_BY_NAME);
+    __type(key, __u64);
+    __type(value, __u32);
+} prl_gates SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_ARRAY);
+    __uint(max_entries, 1);
+    __uint(map_flags, BPF_F_MMAPABLE);
+    __uint(pinning, LIBBPF_PIN_BY_NAME);
+    __type(key, __u32);
+    __type(value, struct prl_sample);
+} prl_sample SEC(".maps");
+
+/* A shadow that has not taken over, or that never may (L4): the network neither feeds nor hears it. */
+#define PRL_FLOW_SILENT (PRL_FLOW_SECONDARY | PRL_FLOW_VOID)
+
+static __always_inline struct prl_node *prl_node_get(void)
+{
+    __u32 zero = 0;
+    return bpf_map_lookup_elem(&prl_node, &zero);
+}
+
+/* Counters are shared by all CPUs; they are touched only for traffic of service addresses. */
+#define PRL_COUNT(counter) __sync_fetch_and_add(&(counter), 1)
+
+/* A word that userspace or another CPU may change at any time. */
+#define PRL_READ(word) (*(const volatile __typeof__(word) *)&(word))
+#define PRL_WRITE(word, value) (*(volatile __typeof__(word) *)&(word) = (value))
+
+enum prl_health {
+    PRL_HEALTHY,  /* the datapath works: its flows are replicated */
+    PRL_BYPASSED, /* the datapath was dead and its flows were opened: they pass */
+    PRL_STALE,    /* the datapath is dead or hung, nothing has been decided yet */
+};
+
+static __always_inline enum prl_health prl_health(const struct prl_node *node, __u64 now_ns)
+{
+    if (PRL_READ(node->bypassed))
+        return PRL_BYPASSED;
+    /* signed: the heartbeat may have been written after now_ns was read */
+    __s64 age_ns = (__s64)(now_ns - PRL_READ(node->heartbeat_ns));
+    return age_ns <= (__s64)node->stale_ns ? PRL_HEALTHY : PRL_STALE;
+}
+
+#endif /* PRL_MAPS_H */

@@ -1,0 +1,287 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * From a frame to its flow's key, for XDP (direction in: local is the destination) and tc egress (direction out:
+ * local is the source). The common headers are read in place; IPv6 extension headers, ICMP quotations and ND
+ * options go through a load helper in functions that the verifier checks once, by themselves.
+ *
+ * Define PRL_XDP before inclusion for an XDP program.
+ */
+#ifndef PRL_PARSE_H
+#define PRL_PARSE_H
+
+#include <linux/icmpv6.h>
+#include <linux/if_ether.h>
+#include <linux/in.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <linux/tcp.h>
+#include <bpf/bpf_endian.h>
+#include "maps.h"
+
+#ifdef PRL_XDP
+#define PRL_CONTEXT struct xdp_md
+#define prl_load bpf_xdp_load_bytes
+#else
+#define PRL_CONTEXT struct __sk_buff
+#define prl_load bpf_skb_load_bytes
+#endif
+
+/* More extension headers than this are nobody's honest traffic. */
+#define PRL_EXTENSIONS_MAX 6
+/* L4 headers beyond this offset are not looked for (two tags, 40 bytes, six short extension headers). */
+#define PRL_L4_OFFSET_MAX 1024
+#define PRL_ND_OPTIONS_MAX 4
+
+/* RFC 792; linux/icmp.h and linux/if_arp.h draw in libc's headers, which know no bpf target. */
+#define PRL_ICMP_DEST_UNREACH 3
+#define PRL_ICMP_TIME_EXCEEDED 11
+#define PRL_ICMP_PARAMETER_PROBLEM 12
+
+/* RFC 4861 */
+#define PRL_ND_ROUTER_SOLICIT 133
+#define PRL_ND_NEIGHBOUR_SOLICIT 135
+#define PRL_ND_NEIGHBOUR_ADVERT 136
+
+enum prl_kind {
+    PRL_KIND_OTHER = 0, /* not for prl */
+    PRL_KIND_MALFORMED, /* ends inside a header, or contradicts itself */
+    PRL_KIND_TUNNELLED, /* too many tags or extension headers */
+    PRL_KIND_ARP,
+    PRL_KIND_IP, /* an IP packet that belongs to no flow; addresses are valid */
+    PRL_KIND_FRAGMENT,
+    PRL_KIND_FLOW, /* key is complete, but for lif */
+    PRL_KIND_ICMP,
+    PRL_KIND_ICMP6,
+};
+
+/* ARP for IPv4 over Ethernet (RFC 826). */
+#define PRL_ARP_ETHERNET 1
+#define PRL_ARP_REQUEST 1
+struct prl_arp {
+    __be16 hardware;
+    __be16 protocol;
+    __u8 hardware_bytes;
+    __u8 protocol_bytes;
+    __be16 operation;
+    __u8 sender_mac[6];
+    __u8 sender[4];
+    __u8 target_mac[6];
+    __u8 target[4];
+};
+
+struct prl_packet {
+    struct prl_flow_key key;
+    __u32 l3;  /* offset of the network header */
+    __u32 l4;  /* offset of the transport header */
+    __u32 end; /* offset behind the IP packet; 0 = the header does not say (over 64 KiB) */
+    __u8 kind; /* enum prl_kind */
+    __u8 version; /* 4 or 6 once both addresses are valid */
+    __u8 first; /* of a fragment: it has the ports */
+    __u8 icmp_type;
+};
+
+/* IPv4-mapped (RFC 4291, 2.5.5.2). */
+static __always_inline void prl_map_v4(__u8 addr[16], __be32 v4)
+{
+    __builtin_memset(addr, 0, 8);
+    __be32 prefix = bpf_htonl(0xffff);
+    __builtin_memcpy(addr + 8, &prefix, 4);
+    __builtin_memcpy(addr + 12, &v4, 4);
+}
+
+static __always_inline int prl_is_tag(__be16 proto)
+{
+    return proto == bpf_htons(ETH_P_8021Q) || proto == bpf_htons(ETH_P_8021AD);
+}
+
+/*
+ * Steps over the extension headers between packet->l4 and the transport header. Returns the transport protocol,
+ * or -1 with packet->kind set. An atomic fragment (RFC 6946) is whole, so its header is stepped over too.
+ */
+__noinline int prl_walk_extensions(PRL_CONTEXT *ctx, struct prl_packet *packet)
+{
+    if (!packet)
+        return -1;
+    __u32 next = packet->key.proto;
+    __u32 at = packet->l4;
+    for (int i = 0; i < PRL_EXTENSIONS_MAX; i++) {
+        __u8 head[8]; /* every extension header has at least eight bytes */
+        __u32 bytes;
+        if (next != IPPROTO_HOPOPTS && next != IPPROTO_ROUTING && next != IPPROTO_DSTOPTS && next != IPPROTO_AH &&
+            next != IPPROTO_FRAGMENT)
+            break;
+        if (at > PRL_L4_OFFSET_MAX)
+            break;
+        if (prl_load(ctx, at, head, sizeof(head)) < 0) {
+            packet->kind = PRL_KIND_MALFORMED;
+            return -1;
+        }
+        if (next == IPPROTO_FRAGMENT) {
+            __u16 offset_more = (__u16)(head[2] << 8 | head[3]);
+            if (offset_more & 0xfff9) {
+                packet->kind = PRL_KIND_FRAGMENT;
+                packet->first = !(offset_more & 0xfff8);
+            }
+            bytes = 8;
+        } else if (next == IPPROTO_AH) {
+            bytes = ((__u32)head[1] + 2) * 4;
+        } else {
+            bytes = ((__u32)head[1] + 1) * 8;
+        }
+        next = head[0];
+        at += bytes;
+        if (packet->kind == PRL_KIND_FRAGMENT && !packet->first)
+            break;
+    }
+    packet->l4 = at;
+    packet->key.proto = (__u8)next;
+    if (packet->kind == PRL_KIND_FRAGMENT && !packet->first)
+        return -1;
+    switch (next) {
+    case IPPROTO_HOPOPTS:
+    case IPPROTO_ROUTING:
+    case IPPROTO_DSTOPTS:
+    case IPPROTO_AH:
+    case IPPROTO_FRAGMENT:
+        packet->kind = PRL_KIND_TUNNELLED;
+        return -1;
+    default:
+        return (int)next;
+    }
+}
+
+/* Fills packet from the frame. `tags` VLAN tags (with ids already in key.vlans) are not in the frame's bytes.
+ * *packet must be zero but for key.vlans. Sets everything but key.lif. */
+static __always_inline void prl_parse(PRL_CONTEXT *ctx, struct prl_packet *packet, int egress, __u32 tags)
+{
+    void *data = (void *)(long)ctx->data;
+    void *data_end = (void *)(long)ctx->data_end;
+    struct ethhdr *eth = data;
+    struct iphdr *ip;
+    struct ipv6hdr *ip6;
+    __u32 l3 = sizeof(*eth);
+    __u32 proto;
+    __u8 *near = egress ? packet->key.local : packet->key.remote; /* the packet's source */
+    __u8 *far = egress ? packet->key.remote : packet->key.local;
+
+    if ((void *)(eth + 1) > data_end) {
+        packet->kind = PRL_KIND_MALFORMED;
+        return;
+    }
+    __be16 ether_type = eth->h_proto;
+#pragma unroll
+    for (int i = 0; i < PRL_VLANS_MAX; i++) {
+        __be16 *tag = data + l3;
+        if (!prl_is_tag(ether_type) || tags >= PRL_VLANS_MAX)
+            break;
+        if ((void *)(tag + 2) > data_end) {
+            packet->kind = PRL_KIND_MALFORMED;
+            return;
+        }
+        packet->key.vlans = packet->key.vlans << 12 | (bpf_ntohs(tag[0]) & 0xfff);
+        ether_type = tag[1];
+        l3 += 4;
+        tags++;
+    }
+    packet->l3 = l3;
+    if (ether_type == bpf_htons(ETH_P_IP)) {
+        ip = data + l3;
+        if ((void *)(ip + 1) > data_end || ip->version != 4 || ip->ihl < 5) {
+            packet->kind = PRL_KIND_MALFORMED;
+            return;
+        }
+        prl_map_v4(near, ip->saddr);
+        prl_map_v4(far, ip->daddr);
+        packet->version = 4;
+        proto = ip->protocol;
+        packet->key.proto = ip->protocol;
+        packet->l4 = l3 + ip->ihl * 4u;
+        __u32 bytes = bpf_ntohs(ip->tot_len);
+        packet->end = bytes ? l3 + bytes : 0;
+        if (bytes && bytes < ip->ihl * 4u) {
+            packet->kind = PRL_KIND_MALFORMED;
+            return;
+        }
+        __u16 offset_more = bpf_ntohs(ip->frag_off) & 0x3fff;
+        if (offset_more) {
+            packet->kind = PRL_KIND_FRAGMENT;
+            packet->first = !(offset_more & 0x1fff);
+            if (!packet->first)
+                return;
+        }
+    } else if (ether_type == bpf_htons(ETH_P_IPV6)) {
+        ip6 = data + l3;
+        if ((void *)(ip6 + 1) > data_end || ip6->version != 6) {
+            packet->kind = PRL_KIND_MALFORMED;
+            return;
+        }
+        __builtin_memcpy(near, &ip6->saddr, 16);
+        __builtin_memcpy(far, &ip6->daddr, 16);
+        packet->version = 6;
+        proto = ip6->nexthdr;
+        packet->key.proto = ip6->nexthdr;
+        packet->l4 = l3 + sizeof(*ip6);
+        packet->end = ip6->payload_len ? packet->l4 + bpf_ntohs(ip6->payload_len) : 0;
+        if (proto != IPPROTO_TCP && proto != IPPROTO_UDP && proto != IPPROTO_ICMPV6) {
+            int walked = prl_walk_extensions(ctx, packet);
+            if (walked < 0)
+                return;
+            proto = (__u32)walked;
+            /* the call made the verifier forget the pointers */
+            data = (void *)(long)ctx->data;
+            data_end = (void *)(long)ctx->data_end;
+        }
+    } else {
+        if (ether_type == bpf_htons(ETH_P_ARP))
+            packet->kind = PRL_KIND_ARP;
+        else if (prl_is_tag(ether_type))
+            packet->kind = PRL_KIND_TUNNELLED;
+        return;
+    }
+
+    __u32 l4 = packet->l4;
+    if (l4 > PRL_L4_OFFSET_MAX) {
+        packet->kind = PRL_KIND_TUNNELLED;
+        return;
+    }
+    __be16 *ports = data + l4;
+    __u32 need = proto == IPPROTO_TCP ? sizeof(struct tcphdr) : 8; /* UDP's and ICMP's headers have 8 bytes */
+    if (proto != IPPROTO_TCP && proto != IPPROTO_UDP &&
+        proto != (packet->version == 4 ? IPPROTO_ICMP : IPPROTO_ICMPV6)) {
+        if (packet->kind != PRL_KIND_FRAGMENT)
+            packet->kind = PRL_KIND_IP;
+        return;
+    }
+    if ((void *)ports + need > data_end || (packet->end && l4 + need > packet->end)) {
+        packet->kind = PRL_KIND_MALFORMED;
+        return;
+    }
+    if (proto == IPPROTO_TCP || proto == IPPROTO_UDP) {
+        packet->key.local_port = egress ? ports[0] : ports[1];
+        packet->key.remote_port = egress ? ports[1] : ports[0];
+        if (packet->kind != PRL_KIND_FRAGMENT)
+            packet->kind = PRL_KIND_FLOW;
+        return;
+    }
+    packet->icmp_type = *(__u8 *)ports;
+    if (packet->kind != PRL_KIND_FRAGMENT)
+        packet->kind = packet->version == 4 ? PRL_KIND_ICMP : PRL_KIND_ICMP6;
+}
+
+/* Loads an ARP message: 0, -1 when it is too short, 1 when it is not about IPv4 over Ethernet. */
+static __always_inline int prl_arp_get(PRL_CONTEXT *ctx, __u32 l3, struct prl_arp *arp)
+{
+    if (prl_load(ctx, l3, arp, sizeof(*arp)) < 0)
+        return -1;
+    return arp->hardware != bpf_htons(PRL_ARP_ETHERNET) || arp->protocol != bpf_htons(ETH_P_IP) ||
+           arp->hardware_bytes != 6 || arp->protocol_bytes != 4;
+}
+
+/* Loads the target of a neighbour solicitation or advertisement. 0, or -1 when the message is too short. */
+static __always_inline int prl_nd_target(PRL_CONTEXT *ctx, const struct prl_packet *packet,
+                                         struct prl_addr_key *target)
+{
+    return prl_load(ctx, packet->l4 + 8, target->addr, sizeof(target->addr)) < 0 ? -1 : 0;
+}
+
+#endif /* PRL_PARSE_H */

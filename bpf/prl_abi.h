@@ -1,0 +1,222 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * The one ABI between the BPF programs, the C datapath and (through cffi) Python.
+ *
+ * Every structure here has fixed-width members and explicit padding, so that its layout is the same for
+ * clang -target bpf, for gcc and for cffi. tests/unit/test_abi.py compares the three. Addresses are 16 bytes,
+ * IPv4 as IPv4-mapped IPv6 (RFC 4291, 2.5.5.2), in network order; sequence numbers are host order, compared
+ * by serial arithmetic (RFC 1982). Times are CLOCK_BOOTTIME nanoseconds (the clock runs on over a suspend,
+ * and BPF reads the same one).
+ */
+#ifndef PRL_ABI_H
+#define PRL_ABI_H
+
+#ifndef PRL_CFFI
+#include <linux/types.h>
+#endif
+
+#define PRL_ABI_VERSION 1
+
+/* Limits of the kernel side. The two tables are sized at load time, up to these. */
+#define PRL_FLOWS_MAX 131072
+#define PRL_ADDRS_MAX 64
+#define PRL_LIFS_MAX 16
+#define PRL_QUEUES_MAX 64
+#define PRL_VLANS_MAX 2
+#define PRL_TOKEN_BYTES 16
+
+/* skb->mark of a packet that prl itself handed to the stack or to the wire (R1a). */
+#define PRL_MARK_RELEASE 0x70726c01
+
+/* No flow (metadata of a frame that belongs to none; also an unused slot). */
+#define PRL_SLOT_NONE 0xffffffff
+
+/* A flow as a frame from the peer shows it: local is the frame's destination. */
+struct prl_flow_key {
+    __u8 local[16];
+    __u8 remote[16];
+    __be16 local_port;
+    __be16 remote_port;
+    __u32 vlans; /* outer VID << 12 | inner VID; a single tag is the inner one, 0 = untagged */
+    __u16 lif;   /* logical interface: index into the configuration's list */
+    __u8 proto;  /* IPPROTO_TCP or IPPROTO_UDP */
+    __u8 pad;
+};
+
+/* Value of the flow table: where the flow's state is. */
+struct prl_flow_ref {
+    __u32 handle;
+    __u32 slot;
+};
+
+/* What classify writes in front of every frame that it redirects (XDP metadata). */
+struct prl_meta {
+    __u32 handle;
+    __u32 slot;
+};
+
+/* Flow flags, written by userspace alone (R2). None of the first two: the flow's packets pass. */
+enum prl_flow_flag {
+    PRL_FLOW_SETUP = 1 << 0,     /* input is queued as pending, output is held, nothing passes */
+    PRL_FLOW_ACTIVE = 1 << 1,    /* input and output are replicated */
+    PRL_FLOW_SECONDARY = 1 << 2, /* a shadow: input comes from the link alone, output is silent */
+    PRL_FLOW_VOID = 1 << 3,      /* this shadow may have missed something: it never speaks */
+    PRL_FLOW_OPEN = 1 << 4,      /* given up: unmarked packets pass the mark gate */
+    PRL_FLOW_CLAMP = 1 << 5,     /* advertised window is limited to edge_limit */
+    PRL_FLOW_MD5 = 1 << 6,       /* RFC 2385 signatures: headers must not be rewritten in the kernel */
+};
+
+/* Kernel's view of the flow's socket, stored by sample and by egress (no system call to read). */
+struct prl_sock_view {
+    __u64 stamp_ns; /* when; 0 = never */
+    __u32 state;    /* TCP_ESTABLISHED …; 0 = no such socket */
+    __u32 rcv_nxt;
+    __u32 rcv_wup;
+    __u32 rcv_wnd;
+    __u32 snd_una;
+    __u32 snd_nxt;
+    __u32 write_seq;
+    __u32 rmem_bytes;
+    __u32 rcvbuf_bytes;
+    __u32 drops;
+    __u32 has_ooo; /* 1: the out-of-order queue is not empty */
+    __u32 segs_in;
+};
+
+/* State of one flow; element `slot` of prl_flow_state, mapped by userspace. */
+struct prl_flow {
+    /* written by userspace */
+    struct prl_flow_key key;
+    __u32 handle;
+    __u32 flags;         /* enum prl_flow_flag */
+    __u32 generation;    /* counts snapshots */
+    __u32 out_committed; /* payload up to this sequence number may leave */
+    __u32 edge_limit;    /* right edge that the other side can take (R10), valid with PRL_FLOW_CLAMP */
+    __u32 rcv_wscale;    /* shift of the window that this host advertises */
+    /* written by the BPF programs */
+    __u32 out_held;     /* highest sequence number handed to the hold device */
+    __u32 out_valid;    /* out_held is valid since this generation (holds generation + 1) */
+    __u32 last_ack;     /* newest ack, window, timestamp emitted: carried by released segments */
+    __u32 last_edge;    /* right edge last advertised; never moves back */
+    __u32 last_tsval;   /* host order */
+    __u32 last_tsecr;   /* host order */
+    __u32 last_window;  /* raw header field */
+    __u32 last_valid;   /* bit 0: ack/window valid, bit 1: timestamps valid, bit 2: last_edge valid */
+    __u32 clamped;      /* the window field was lowered since userspace last cleared this */
+    __u32 pad[2];
+    struct prl_sock_view sock;
+    /* counters, packets */
+    __u64 in_redirected;
+    __u64 in_passed;
+    __u64 in_dropped;
+    __u64 out_passed;
+    __u64 out_held_packets;
+    __u64 out_duplicates; /* retransmissions of held payload, swallowed */
+    __u64 out_silenced;
+    __u64 gate_refused; /* unmarked segments that reached the socket's gate */
+};
+
+/* Ownership of a service address on this node (L1). */
+enum prl_addr_state {
+    PRL_ADDR_NONE = 0,
+    PRL_ADDR_STANDBY = 1, /* silent: the other node owns it */
+    PRL_ADDR_OWNER = 2,
+    PRL_ADDR_FENCED = 3, /* silent: it was taken from us */
+};
+
+struct prl_addr_key {
+    __u8 addr[16];
+};
+
+struct prl_addr {
+    __u32 state;         /* enum prl_addr_state; XDP itself writes FENCED on a good claim (L7) */
+    __u32 service;       /* index of the service that the address belongs to */
+    __u64 first_by_ns;   /* the first emission as owner must come before this (L2); 0 = any time */
+    __u64 spoken;        /* 1 after the first emission as owner */
+    __u8 token[PRL_TOKEN_BYTES]; /* a claim that carries this silences us; all zero = none */
+    __u64 fenced_by_ns;  /* when a claim fenced us */
+    __u64 foreign_claims;/* claims without the token: defended, alarmed */
+    __u64 in_dropped;
+    __u64 out_silenced;
+};
+
+/* A logical interface: where reinjected packets appear and released packets leave. */
+struct prl_lif {
+    __u32 ifindex;
+    __u8 mac[6];
+    __u16 pad;
+};
+
+/* Node-wide state; single element of prl_node, mapped by userspace. */
+struct prl_node {
+    __u64 heartbeat_ns; /* the datapath was alive */
+    __u64 stale_ns;     /* heartbeat older than this: the datapath is dead or hung (L9) */
+    __u64 open_at_ns;   /* not before this may a dead datapath's flows open (end of the lease) */
+    __u32 bypassed;     /* latched by classify when it opened; cleared by a new prld */
+    __u32 policy_stop;  /* 1: never open without userspace (policy stop) */
+    __u32 hold_ifindex; /* TAP that held output goes to */
+    __u32 open_wanted;  /* egress stole output of a dead datapath's flow: any frame that arrives may open (L6) */
+    __u8 cookie[6]; /* source MAC of reinjected frames (generic XDP sees them again) */
+    __u16 pad2;
+    /* counters, packets */
+    __u64 frames;
+    __u64 malformed;
+    __u64 fragments;   /* fragments towards a service address: only the mark gate judges them */
+    __u64 tunnelled;   /* more than PRL_VLANS_MAX tags, or too many extension headers: passed up */
+    __u64 icmp_quoted; /* ICMP errors that quoted a flow */
+    __u64 reentered;   /* own reinjected frames seen again by generic XDP */
+    __u64 stale_dropped;
+    __u64 claims_obeyed;
+    __u64 claims_foreign;
+    __u64 redirect_failed;
+};
+
+/*
+ * Ethernet header of a frame that userspace writes to the reinjection device. The destination tells the
+ * program there which logical interface the frame belongs to; the program replaces both addresses.
+ */
+struct prl_inject_eth {
+    __u8 tag[4]; /* PRL_INJECT_TAG */
+    __u8 lif_hi;
+    __u8 lif_lo;
+    __u8 source[6];
+    __be16 proto;
+};
+
+#define PRL_INJECT_TAG_0 0x02
+#define PRL_INJECT_TAG_1 0x70
+#define PRL_INJECT_TAG_2 0x72
+#define PRL_INJECT_TAG_3 0x6c
+
+/*
+ * Trailer of a claim: behind the 28 bytes of an ARP message, or as option PRL_ND_OPT_CLAIM of an
+ * unsolicited neighbour advertisement (RFC 4861; 253 is an experimental type, RFC 4727).
+ */
+#define PRL_ND_OPT_CLAIM 253
+struct prl_claim {
+    __u8 type;    /* PRL_ND_OPT_CLAIM */
+    __u8 length8; /* 3: length in units of 8 bytes */
+    __u8 magic[2];/* 'P','R' */
+    __u8 token[PRL_TOKEN_BYTES];
+    __u8 pad[4];
+};
+
+/* Request to the sample program (BPF_PROG_TEST_RUN): slots whose socket view is wanted. */
+#define PRL_SAMPLE_MAX 64
+struct prl_sample {
+    __u32 count;
+    __u32 slot[PRL_SAMPLE_MAX];
+};
+
+#ifndef PRL_CFFI
+#define PRL_ASSERT_SIZE(type, bytes) _Static_assert(sizeof(type) == (bytes), #type " has an unexpected size")
+PRL_ASSERT_SIZE(struct prl_flow_key, 44);
+PRL_ASSERT_SIZE(struct prl_sock_view, 56);
+PRL_ASSERT_SIZE(struct prl_flow, 232);
+PRL_ASSERT_SIZE(struct prl_addr, 72);
+PRL_ASSERT_SIZE(struct prl_node, 128);
+PRL_ASSERT_SIZE(struct prl_inject_eth, 14);
+PRL_ASSERT_SIZE(struct prl_claim, 24);
+#endif
+
+#endif /* PRL_ABI_H */

@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+/*
+ * What prl does at the sockets themselves: the mark gate (R1a), which refuses what slipped past classify, and the
+ * reading of socket state into shared memory (R10).
+ */
+#include <linux/bpf.h>
+#include <linux/in.h>
+#include <linux/pkt_cls.h>
+#include "sock_view.h"
+
+#define GATE_ACCEPT 0xffffffff /* keep the whole packet */
+#define GATE_REFUSE 0
+
+/*
+ * The socket filter of a protected socket or shadow. TCP calls it with skb->data at the TCP header
+ * (net/ipv4/tcp_ipv4.c, tcp_filter); nothing in the packet matters but its mark.
+ */
+SEC("socket")
+int prl_gate(struct __sk_buff *skb)
+{
+    if (skb->mark == PRL_MARK_RELEASE)
+        return GATE_ACCEPT;
+    __u64 cookie = bpf_get_socket_cookie(skb);
+    __u32 *slot = bpf_map_lookup_elem(&prl_gates, &cookie);
+    struct prl_flow *flow = slot ? bpf_map_lookup_elem(&prl_flow_state, slot) : NULL;
+    if (!flow)
+        return GATE_ACCEPT;
+    __u32 flags = PRL_READ(flow->flags);
+    if ((flags & PRL_FLOW_OPEN) || !(flags & (PRL_FLOW_SETUP | PRL_FLOW_ACTIVE | PRL_FLOW_SILENT)))
+        return GATE_ACCEPT;
+    struct prl_node *node = prl_node_get();
+    if (node && PRL_READ(node->bypassed) && !(flags & PRL_FLOW_SILENT))
+        return GATE_ACCEPT;
+    PRL_COUNT(flow->gate_refused);
+    return GATE_REFUSE;
+}
+
+/* Looks the socket of one flow up in the caller's network namespace and stores what it finds. */
+static __always_inline void sample_one(struct __sk_buff *skb, struct prl_flow *flow)
+{
+    struct bpf_sock_tuple tuple;
+    struct bpf_sock *sk;
+    __u32 words[4];
+
+    __builtin_memset(&tuple, 0, sizeof(tuple));
+    __builtin_memcpy(words, flow->key.local, sizeof(words));
+    if (!words[0] && !words[1] && words[2] == __builtin_bswap32(0xffff)) { /* both are IPv4-mapped */
+        tuple.ipv4.daddr = words[3];
+        __builtin_memcpy(&tuple.ipv4.saddr, flow->key.remote + 12, 4);
+        tuple.ipv4.dport = flow->key.local_port;
+        tuple.ipv4.sport = flow->key.remote_port;
+        sk = bpf_skc_lookup_tcp(skb, &tuple, sizeof(tuple.ipv4), BPF_F_CURRENT_NETNS, 0);
+    } else {
+        __builtin_memcpy(tuple.ipv6.daddr, flow->key.local, 16);
+        __builtin_memcpy(tuple.ipv6.saddr, flow->key.remote, 16);
+        tuple.ipv6.dport = flow->key.local_port;
+        tuple.ipv6.sport = flow->key.remote_port;
+        sk = bpf_skc_lookup_tcp(skb, &tuple, sizeof(tuple.ipv6), BPF_F_CURRENT_NETNS, 0);
+    }
+    if (!sk) {
+        PRL_WRITE(flow->sock.state, 0);
+        PRL_WRITE(flow->sock.stamp_ns, bpf_ktime_get_boot_ns());
+        return;
+    }
+    __u32 state = sk->state;
+    struct tcp_sock *tcp = bpf_skc_to_tcp_sock(sk); /* NULL for TIME_WAIT and for a request */
+    if (tcp && state != BPF_TCP_LISTEN) {
+        prl_view_store(&flow->sock, tcp, bpf_ktime_get_boot_ns());
+    } else { /* the look-up falls back to the listener of the same address */
+        PRL_WRITE(flow->sock.state, state == BPF_TCP_LISTEN ? 0 : state);
+        PRL_WRITE(flow->sock.stamp_ns, bpf_ktime_get_boot_ns());
+    }
+    bpf_sk_release(sk);
+}
+
+/* Run by prl_kernel_sample() through BPF_PROG_TEST_RUN; the frame it is given means nothing. */
+SEC("tc")
+int prl_sample_run(struct __sk_buff *skb)
+{
+    __u32 zero = 0;
+    struct prl_sample *sample = bpf_map_lookup_elem(&prl_sample, &zero);
+
+    if (!sample)
+        return TC_ACT_SHOT;
+    __u32 count = sample->count;
+    for (__u32 i = 0; i < PRL_SAMPLE_MAX && i < count; i++) {
+        __u32 slot = sample->slot[i];
+        struct prl_flow *flow = bpf_map_lookup_elem(&prl_flow_state, &slot);
+        if (flow && flow->key.proto == IPPROTO_TCP)
+            sample_one(skb, flow);
+    }
+    return TC_ACT_OK;
+}
+
+char prl_license[] SEC("license") = "Dual BSD/GPL";

@@ -1,0 +1,202 @@
+"""The speaker's process: ``python -m prl.bgp.speaker``, the same line on both nodes.
+
+It waits for the peer to connect (RFC 4271's passive mode), protects the session before the first
+byte is read, and on the other node follows it through the shadow. It serves one session at a time.
+"""
+
+import argparse
+import secrets
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from ipaddress import IPv4Address, ip_address, ip_network
+from pathlib import Path
+
+from prl.bgp.connection import Connection
+from prl.bgp.journal import Journal
+from prl.bgp.session import Session, Settings
+from prl.client import Node, Shadow
+from prl.endpoint import Endpoint
+from prl.errors import PrlError
+from prl.fate import Fate
+
+PORT = 179
+BACKLOG = 8
+_TAG = b"prl-bgp-1:"
+
+
+@dataclass(frozen=True, slots=True)
+class Speaker:
+    """What a session is run with."""
+
+    settings: Settings
+    endpoint: Endpoint
+    peer: str
+    socket_path: str | None
+    state_file: Path | None
+    input_file: Path | None
+
+    def journal(self, role: str) -> Journal:
+        """A new journal; a session begins it afresh."""
+        journal = Journal(self.state_file, self.input_file)
+        journal.role = role
+        return journal
+
+    def serve(self, listener: socket.socket) -> None:
+        """Speak with whoever connects, one after the other."""
+        while True:
+            sock, address = listener.accept()
+            with sock:
+                if ip_address(address[0]) != ip_address(self.peer):
+                    _complain(f"{address[0]} is not the peer: refused")
+                    continue
+                self._serve(sock)
+
+    def _serve(self, sock: socket.socket) -> None:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        journal = self.journal("primary")
+        node = session = None
+        try:
+            try:
+                node = Node(self.socket_path)
+                session = node.replicate(sock, _TAG + secrets.token_bytes(16))
+                journal.event("protected", handle=session.handle)
+            except PrlError as error:
+                journal.event("unprotected", reason=str(error))
+            bgp = Session(self.settings)
+            connection = Connection(sock, bgp, journal)
+            connection.speak(sock, 0)
+            why = connection.run()
+            with suppress(OSError):
+                sock.shutdown(socket.SHUT_WR)
+            if session is not None:
+                session.close()
+        except (OSError, PrlError) as error:
+            why = str(error)
+        finally:
+            if node is not None:
+                node.close()
+        journal.event("ended", reason=why)
+
+    def stand_by(self, node: Node) -> None:
+        """Follow the other node's sessions, one after the other."""
+        seen: set[bytes] = set()
+        while True:
+            shadow = node.next_shadow()
+            if shadow.application in seen:  # only a session's beginning is of use to us
+                shadow.close()
+                continue
+            seen = {shadow.application}
+            self._follow(shadow)
+
+    def _follow(self, shadow: Shadow) -> None:
+        journal = self.journal("standby")
+        journal.event("standby", remote=str(shadow.remote))
+        fate = Fate(shadow)
+        try:
+            follower = _Follower(shadow, fate, Session(self.settings), journal)
+            why = follower.connection.run(follower)
+        except (OSError, PrlError) as error:
+            why = str(error)
+        shadow.close()
+        fate.close()
+        journal.event("ended", reason=f"{why}: {fate.reason}" if fate.reason else why)
+
+
+class _Follower:
+    """Turns a follower into the speaker once the shadow has been taken over."""
+
+    def __init__(self, shadow: Shadow, fate: Fate, session: Session, journal: Journal) -> None:
+        self._shadow = shadow
+        self._fate = fate
+        self._session = session
+        self._journal = journal
+        self.connection = Connection(shadow.sock, session, journal)
+
+    @property
+    def descriptor(self) -> int:
+        """See ``Watch``."""
+        return self._fate.descriptor
+
+    def ready(self) -> bool:
+        """See ``Watch``."""
+        takeover = self._fate.takeover
+        if takeover is None:
+            return False
+        self._journal.role = "primary"
+        self._journal.takeover = {"out_bytes": takeover.out_bytes}
+        self.connection.speak(self._shadow.sock, takeover.out_bytes)
+        self._journal.event("taken_over", out_bytes=takeover.out_bytes)
+        self._journal.write(self._session)
+        return True
+
+
+def parse(argv: Sequence[str] | None) -> Speaker:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="prl.bgp.speaker", description=__doc__)
+    parser.add_argument("--local", required=True, help="service address to listen on")
+    parser.add_argument("--port", type=int, default=PORT)
+    parser.add_argument("--asn", type=int, required=True)
+    parser.add_argument("--router-id", type=IPv4Address, default=IPv4Address("192.0.2.100"))
+    parser.add_argument("--peer", required=True, help="the peer's address")
+    parser.add_argument("--peer-asn", type=int)
+    parser.add_argument("--hold-time", type=int, default=90, help="seconds")
+    parser.add_argument("--announce", type=ip_network, action="append", default=[])
+    parser.add_argument("--socket", help="prld's control socket")
+    parser.add_argument("--state", type=Path, help="JSON file that shows session and routes")
+    parser.add_argument("--input", type=Path, help="file to record the input in")
+    options = parser.parse_args(argv)
+    local = ip_address(options.local)
+    return Speaker(
+        settings=Settings(
+            asn=options.asn,
+            router_id=options.router_id,
+            next_hop=local,
+            peer_asn=options.peer_asn,
+            hold_time_s=options.hold_time,
+            announced=tuple(options.announce),
+        ),
+        endpoint=Endpoint(local, options.port),
+        peer=options.peer,
+        socket_path=options.socket,
+        state_file=options.state,
+        input_file=options.input,
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run until SIGTERM or SIGINT."""
+    speaker = parse(argv)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))
+    try:
+        with speaker.endpoint.listen(BACKLOG) as listener:
+            node = Node(speaker.socket_path)
+            node.offer(str(speaker.endpoint))
+            follower = threading.Thread(target=_follow, args=(speaker, node), daemon=True)
+            follower.start()
+            Journal.event("listening", endpoint=str(speaker.endpoint))
+            speaker.serve(listener)
+    except PrlError as error:
+        _complain(str(error))
+        return error.exit_code
+    return 0
+
+
+def _complain(words: str) -> None:
+    sys.stderr.write(f"bgp: {words}\n")
+
+
+def _follow(speaker: Speaker, node: Node) -> None:
+    try:
+        speaker.stand_by(node)
+    except (PrlError, OSError) as error:
+        _complain(f"not standing by any more: {error}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

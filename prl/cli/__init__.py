@@ -1,0 +1,1 @@
+"""prlctl. ``main`` has the commands; ``output`` prints what they find."""

@@ -1,0 +1,92 @@
+"""`prlctl demo`: a session that outlives its host, shown and proved (SPEC section 8)."""
+
+import sys
+from typing import Any
+
+import click
+
+from prl.cli.output import emit, narrate, settings
+from prl.demo.facts import verdict
+from prl.demo.routers import ROUTERS
+from prl.demo.scenarios import SCENARIOS, show
+from prl.demo.stage import Options
+from prl.lab.lab import How, Mode
+
+ALL = "all"
+_FACTORS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+SIZE_MIN_BYTES = 1 << 10
+SIZE_MAX_BYTES = 64 << 30
+
+
+class Size(click.ParamType[int]):
+    """A number of bytes, with K, M or G (powers of 1024)."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Read it; the command ends with a usage error if it is none."""
+        text = str(value).upper()
+        digits = text.rstrip("KMG")
+        factor = _FACTORS.get(text[len(digits) :])
+        if factor is None or not digits.isascii() or not digits.isdigit():
+            self.fail(f"{value!r} is no size: say 20M, 512K or 1G", param, ctx)
+        size_bytes = int(digits) * factor
+        if not SIZE_MIN_BYTES <= size_bytes <= SIZE_MAX_BYTES:
+            self.fail(f"{value!r} is not between 1K and 64G", param, ctx)
+        return size_bytes
+
+
+@click.command("demo")
+@click.argument("scenario", type=click.Choice([*SCENARIOS, ALL]))
+@click.option("--size", type=Size(), help="Bytes to move  [default: 200M; echo: 16M]")
+@click.option("--family", type=click.Choice(["4", "6"]), default="4", show_default=True)
+@click.option(
+    "--mode",
+    type=click.Choice([mode.value for mode in Mode]),
+    default=Mode.NATIVE.value,
+    show_default=True,
+    help="How prld attaches XDP.",
+)
+@click.option(
+    "--how",
+    type=click.Choice([how.value for how in How]),
+    default=How.POWER.value,
+    show_default=True,
+    help="How re0 fails.",
+)
+@click.option(
+    "--peer",
+    type=click.Choice(list(ROUTERS)),
+    default="bird",
+    show_default=True,
+    help="The BGP speaker that plays the peer (bgp).",
+)
+@click.option("--lab-name", help="Name of the lab to make  [default: one of its own]")
+def demo(
+    scenario: str,
+    size: int | None,
+    family: str,
+    mode: str,
+    how: str,
+    peer: str,
+    lab_name: str | None,
+) -> None:
+    """Let the machine that serves a live session die, and prove that the session survives.
+
+    A lab of its own is made, and removed whatever happens. Exit status 0 means survived.
+    """
+    options = Options(size, int(family), mode, how, lab_name, peer)
+    # The story belongs on standard output, but for -j, which is for programs.
+    tell = narrate if settings().json else click.echo
+    names = list(SCENARIOS) if scenario == ALL else [scenario]
+    shown = []
+    for name in names:
+        found = show(name, options, tell)
+        shown.append(found)
+        if scenario != ALL or not settings().json:
+            emit(found, verdict(found))
+    if scenario == ALL and settings().json:
+        survived = all(found["survived"] for found in shown)
+        emit({"scenario": ALL, "survived": survived, "demos": shown}, "")
+    if not all(found["survived"] for found in shown):
+        sys.exit(1)

@@ -1,0 +1,135 @@
+"""`prlctl lab`: the lab in network namespaces (SPEC section 8)."""
+
+import os
+import signal
+import sys
+from dataclasses import asdict
+from typing import NoReturn
+
+import click
+
+from prl.cli.output import emit
+from prl.lab.errors import LabError
+from prl.lab.lab import How, Lab, LabStatus, MemberStatus, Mode, PrldState
+from prl.lab.topology import DEFAULT_NAME
+
+_NODES = click.Choice(["re0", "re1", "peer", "lan"])
+
+_name_option = click.option(
+    "--name",
+    default=DEFAULT_NAME,
+    show_default=True,
+    help="Which lab: several can be up side by side.",
+)
+
+
+@click.group("lab")
+def lab() -> None:
+    """Two nodes, a peer and a switch in network namespaces."""
+
+
+@lab.command("up")
+@_name_option
+@click.option(
+    "--mode",
+    type=click.Choice([mode.value for mode in Mode]),
+    default=Mode.NATIVE.value,
+    show_default=True,
+    help="How prld attaches XDP.",
+)
+def up(name: str, mode: str) -> None:
+    """Build the lab and start prld on re0 and re1."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # leave nothing half built
+    the_lab = Lab(name)
+    the_lab.up(mode)
+    namespaces = the_lab.topology.namespaces
+    emit(
+        {"lab": name, "up": True, "mode": mode, "namespaces": namespaces},
+        f"lab {name} is up ({mode}): {', '.join(namespaces.values())}",
+    )
+
+
+@lab.command("down")
+@_name_option
+def down(name: str) -> None:
+    """Remove the lab with all that runs in it, also after a crash."""
+    found = Lab(name).down()
+    emit(
+        {"lab": name, "up": False, "removed": found},
+        f"lab {name} is removed" if found else f"lab {name} was not up",
+    )
+
+
+@lab.command("status")
+@_name_option
+def status(name: str) -> None:
+    """Show the machines of the lab and what is wrong with them."""
+    found = Lab(name).status()
+    if found is None:
+        emit({"lab": name, "up": False}, f"lab {name} is not up")
+    else:
+        nodes = [asdict(member) for member in found.members]
+        emit({"lab": name, "up": True, "mode": found.mode, "nodes": nodes}, _describe(found))
+
+
+@lab.command("exec", context_settings={"allow_interspersed_args": False})
+@_name_option
+@click.argument("node", type=_NODES)
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+def exec_(name: str, node: str, command: tuple[str, ...]) -> NoReturn:
+    """Run COMMAND on NODE; its exit status is the result."""
+    if command[0] == "--":  # click leaves it in, as it follows NODE
+        command = command[1:]
+    if not command:
+        raise click.UsageError("give the command to run after --")
+    the_lab = Lab(name)
+    argv = the_lab.command(node, command)
+    environment = the_lab.environment(node)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    try:
+        os.execvpe(argv[0], argv, environment)  # noqa: S606
+    except OSError as error:
+        raise LabError(f"cannot run {argv[0]}: {error.strerror}") from error
+
+
+@lab.command("fail")
+@_name_option
+@click.argument("node", type=_NODES)
+@click.option("--how", required=True, type=click.Choice([how.value for how in How]))
+def fail(name: str, node: str, how: str) -> None:
+    """Make NODE fail."""
+    at_s = Lab(name).fail(node, how)
+    emit(
+        {"lab": name, "node": node, "how": how, "at_s": at_s},
+        f"{node} of lab {name} failed by {how} at {at_s:.6f} s after boot",
+    )
+
+
+@lab.command("heal")
+@_name_option
+@click.argument("node", type=_NODES)
+def heal(name: str, node: str) -> None:
+    """Undo every failure of NODE."""
+    Lab(name).heal(node)
+    emit({"lab": name, "node": node, "healed": True}, f"{node} of lab {name} is well again")
+
+
+def _describe(found: LabStatus) -> str:
+    lines = [f"lab {found.name} ({found.mode})"]
+    lines += [f"  {member.name:<5} {_describe_member(member)}" for member in found.members]
+    return "\n".join(lines)
+
+
+def _describe_member(member: MemberStatus) -> str:
+    wrong = [
+        what
+        for what, is_so in (
+            ("no power", not member.power),
+            ("prld dead", member.prld is PrldState.DEAD),
+            ("LAN cut", member.lan_cut),
+            ("link cut", member.link_cut),
+        )
+        if is_so
+    ]
+    return f"{', '.join(wrong) or 'well'}; processes: {member.processes}"

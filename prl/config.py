@@ -1,0 +1,330 @@
+"""prld's configuration: one schema, from which checks, messages and docs/configuration.md come."""
+
+import re
+import tomllib
+from abc import ABC
+from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_type_hints
+
+import msgspec
+from msgspec import Meta, Struct
+
+from prl.errors import ConfigError
+
+DEFAULT_PATH = Path("/etc/prl/prld.toml")
+ADDRESSES_MAX = 64  # PRL_ADDRS_MAX
+SERVICES_MAX = 16  # PRL_SERVICES_MAX
+FLOWS_MAX = 131072  # PRL_FLOWS_MAX
+
+if TYPE_CHECKING:
+    Address = IPv4Address | IPv6Address
+else:
+    # msgspec takes no union of two types that it does not know, but any class that has instances.
+    class Address(ABC):  # noqa: B024
+        """An address of either version."""
+
+    Address.register(IPv4Address)
+    Address.register(IPv6Address)
+
+Port = Annotated[int, Meta(ge=1, le=65535)]
+Milliseconds = Annotated[int, Meta(ge=1, le=3_600_000)]
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")]
+Interface = Annotated[str, Meta(pattern=r"^[^/\s]{1,15}\Z")]
+
+
+class Lan(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """The network that peers are on."""
+
+    interface: Annotated[Interface, Meta(description="interface towards the peers")]
+    address: Annotated[IPv4Address, Meta(description="this node's own IPv4 address there")]
+    peer_address: Annotated[IPv4Address, Meta(description="the other node's IPv4 address there")]
+    address6: Annotated[
+        IPv6Address | None, Meta(description="this node's own IPv6 address there")
+    ] = None
+    peer_address6: Annotated[
+        IPv6Address | None, Meta(description="the other node's IPv6 address there")
+    ] = None
+    heartbeat_port: Annotated[Port, Meta(description="UDP port of the LAN heartbeats")] = 7078
+
+
+class Link(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """The link between the two nodes."""
+
+    interface: Annotated[Interface, Meta(description="interface towards the other node")]
+    local: Annotated[Address, Meta(description="this node's address on the link")]
+    remote: Annotated[Address, Meta(description="the other node's address on the link")]
+    port: Annotated[Port, Meta(description="TCP port that node 1 listens on")] = 7077
+
+
+class Service(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """A service: addresses that move together. The same on both nodes, in the same order."""
+
+    name: Annotated[Name, Meta(description="name, unique")]
+    addresses: Annotated[
+        list[Address], Meta(min_length=1, description="its IPv4 and IPv6 addresses")
+    ]
+    owner: Annotated[Name, Meta(description="the node that owns it when nothing else decides")]
+
+
+class Timing(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """Intervals and deadlines (SPEC section 6 and R6). The same on both nodes."""
+
+    lease_ms: Annotated[Milliseconds, Meta(description="interval of the lease messages")] = 20
+    suspect_ms: Annotated[
+        Milliseconds, Meta(description="silence after which the other node is suspected")
+    ] = 100
+    takeover_ms: Annotated[
+        Milliseconds, Meta(description="how long after the last echo the standby may take over")
+    ] = 300
+    hold_ms: Annotated[
+        Milliseconds, Meta(description="how long after its last echo the owner must not open")
+    ] = 400
+    stale_ms: Annotated[
+        Milliseconds, Meta(description="age of the heartbeat at which a datapath counts as dead")
+    ] = 200
+    answer_ms: Annotated[
+        Milliseconds, Meta(description="deadline of a flow's oldest unanswered message")
+    ] = 400
+    setup_ms: Annotated[Milliseconds, Meta(description="deadline of a flow's set-up")] = 100
+    start_wait_ms: Annotated[
+        Milliseconds, Meta(description="how long a starting node waits for the other one")
+    ] = 1000
+
+
+class Config(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """The whole file."""
+
+    node: Annotated[Name, Meta(description="this node's name")]
+    instance: Annotated[Name, Meta(description="names this prld's objects under /sys/fs/bpf/prl")]
+    index: Annotated[
+        int, Meta(ge=0, le=1, description="0 or 1; node 0 connects the link, node 1 listens")
+    ]
+    socket: Annotated[
+        str, Meta(pattern=r"^/[^\0]{1,106}\Z", description="path of the control socket")
+    ]
+    mode: Annotated[
+        Literal["native", "generic"],
+        Meta(description="where XDP runs: in the driver, or in the stack of any interface"),
+    ]
+    lan: Lan
+    link: Link
+    service: Annotated[list[Service], Meta(min_length=1, max_length=SERVICES_MAX)]
+    object_dir: Annotated[
+        str | None, Meta(description="folder of the BPF objects; without it, the package's own")
+    ] = None
+    flows_max: Annotated[int, Meta(ge=1, le=FLOWS_MAX, description="most sessions at a time")] = (
+        16384
+    )
+    policy: Annotated[
+        Literal["continue", "stop"],
+        Meta(description="an owner without the other node goes on alone, or goes silent (SPEC L5)"),
+    ] = "continue"
+    timing: Timing = msgspec.field(default_factory=Timing)
+
+    def owns_first(self, service: Service) -> bool:
+        """Whether this node is the configured owner of ``service``."""
+        return service.owner == self.node
+
+
+class Key(Struct, frozen=True):
+    """One row of the schema's documentation."""
+
+    path: str
+    kind: str
+    default: str
+    description: str
+
+
+TABLES: dict[str, type[Struct]] = {"": Config, "lan": Lan, "link": Link, "service": Service}
+TABLES["timing"] = Timing
+
+_KINDS = {
+    IPv4Address: "IPv4 address",
+    IPv6Address: "IPv6 address",
+    Address: "IPv4 or IPv6 address",
+    list[Address]: "list of addresses",
+    str: "string",
+    int: "whole number",
+}
+_AT = re.compile(r" - at `(?:key in )?\$?\.?(?P<path>[^`]*)`$")
+_FIELD = re.compile(r"(?:missing required|unknown) field `(?P<field>[^`]+)`")
+
+
+def load(path: Path = DEFAULT_PATH) -> Config:
+    """Read and check the configuration.
+
+    Raises:
+        ConfigError: one line that names the file, the key, what is wrong and what to do.
+    """
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: cannot be read: {error.strerror}; name another file with --config"
+        ) from error
+    try:
+        return parse(raw.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: byte {error.start} is not UTF-8; save it as UTF-8") from error
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def parse(text: str) -> Config:
+    """Check the configuration in ``text``.
+
+    Raises:
+        ConfigError: as load(), without the file's name.
+    """
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"is not TOML: {error}; correct that line") from error
+    try:
+        config = msgspec.convert(document, Config, dec_hook=_decode_address)
+    except msgspec.ValidationError as error:
+        raise ConfigError(_explain(str(error))) from error
+    _check(config)
+    return config
+
+
+def keys() -> Iterator[Key]:
+    """Every key of the file, in order, for documentation and messages."""
+    for table, struct in TABLES.items():
+        hints = get_type_hints(struct, include_extras=True)
+        fields, given = struct.__struct_fields__, struct.__struct_defaults__
+        defaults = dict(zip(fields[len(fields) - len(given) :], given, strict=True))
+        for name in struct.__struct_fields__:
+            description = _description(hints[name])
+            if not description:
+                continue  # a table of its own
+            default = defaults.get(name, msgspec.NODEFAULT)
+            yield Key(
+                path=f"{table}.{name}" if table else name,
+                kind=_kind(hints[name]),
+                default="required" if default is msgspec.NODEFAULT else _show(default),
+                description=description,
+            )
+
+
+def _show(default: object) -> str:
+    if default is None:
+        return "none"
+    return f'"{default}"' if isinstance(default, str) else str(default)
+
+
+def _description(hint: Any) -> str:
+    metas = [meta for meta in getattr(hint, "__metadata__", ()) if isinstance(meta, Meta)]
+    return next((meta.description for meta in metas if meta.description), "")
+
+
+def _kind(hint: Any) -> str:
+    bare = get_type_hints(type("_", (), {"__annotations__": {"x": hint}}))["x"]
+    if (choices := get_args(bare)) and all(isinstance(choice, str) for choice in choices):
+        return " or ".join(f'"{choice}"' for choice in choices)
+    if type(None) in get_args(bare):
+        bare = next(kind for kind in get_args(bare) if kind is not type(None))
+    return _KINDS[bare]
+
+
+def _decode_address(kind: Any, value: Any) -> Any:
+    # int is refused: ip_address() would take 1 for 0.0.0.1. msgspec reports ValueError alone.
+    if not isinstance(value, str):
+        raise ValueError("Expected an IP address in quotes")  # noqa: TRY004
+    try:
+        address = ip_address(value)
+    except ValueError as error:
+        raise ValueError(f"{value!r} is not an IP address") from error
+    if not isinstance(address, kind):
+        raise ValueError(f"{value!r} is not of the right IP version")  # noqa: TRY004
+    if address.is_multicast or address.is_unspecified or getattr(address, "scope_id", None):
+        raise ValueError(f"{value!r} is not a plain unicast address")
+    return address
+
+
+def _explain(message: str) -> str:
+    """Put msgspec's message into our form: key, what is wrong, what to do."""
+    at = _AT.search(message)
+    path = at["path"] if at else ""
+    wrong = _AT.sub("", message)
+    if field := _FIELD.search(wrong):
+        path = f"{path}.{field['field']}".lstrip(".")
+        if "unknown" in wrong:
+            table = path.rpartition(".")[0]
+            return f"{path}: no such key; remove it, or use one of: {_names(table)}"
+        wrong = "is missing"
+    row = next((key for key in keys() if key.path == _plain(path)), None)
+    remedy = f"give {row.kind}: {row.description}" if row else "see docs/configuration.md"
+    return f"{path or 'file'}: {wrong}; {remedy}"
+
+
+def _plain(path: str) -> str:
+    return re.sub(r"\[[^\]]*\]", "", path)
+
+
+def _names(table: str) -> str:
+    struct = TABLES.get(_plain(table))
+    return ", ".join(struct.__struct_fields__) if struct else "docs/configuration.md"
+
+
+def _check(config: Config) -> None:
+    """What the types alone do not say."""
+    timing = config.timing
+    _require(
+        timing.lease_ms * 2 <= timing.suspect_ms,
+        "timing.suspect_ms: must be at least twice timing.lease_ms",
+    )
+    _require(
+        timing.suspect_ms < timing.takeover_ms,
+        "timing.takeover_ms: must be greater than timing.suspect_ms",
+    )
+    _require(
+        timing.takeover_ms < timing.hold_ms,
+        "timing.hold_ms: must be greater than timing.takeover_ms, or two nodes could speak at once",
+    )
+    _require(
+        config.link.local.version == config.link.remote.version,
+        "link.remote: is not of the same IP version as link.local; give both the same",
+    )
+    pairs = (
+        ("link.remote", config.link.local, config.link.remote),
+        ("lan.peer_address", config.lan.address, config.lan.peer_address),
+        ("lan.peer_address6", config.lan.address6, config.lan.peer_address6),
+    )
+    for key, own, other in pairs:
+        _require(own is None or own != other, f"{key}: is this node's own; give the other node's")
+    _require(
+        (config.lan.address6 is None) == (config.lan.peer_address6 is None),
+        "lan.address6: give it together with lan.peer_address6, or neither",
+    )
+    _check_services(config)
+
+
+def _check_services(config: Config) -> None:
+    names = [service.name for service in config.service]
+    addresses = [address for service in config.service for address in service.addresses]
+    own = {config.lan.address, config.lan.peer_address, config.link.local, config.link.remote}
+    own |= {config.lan.address6 or config.lan.address}
+    own |= {config.lan.peer_address6 or config.lan.address}
+    for name in names:
+        _require(names.count(name) == 1, f"service.name: {name!r} is used twice; rename one")
+    for address in addresses:
+        _require(
+            addresses.count(address) == 1,
+            f"service.addresses: {address} is used twice; remove one",
+        )
+        _require(
+            address not in own,
+            f"service.addresses: {address} is a node's own address; give one that can move",
+        )
+    _require(
+        len(addresses) <= ADDRESSES_MAX,
+        f"service.addresses: {len(addresses)} of them; at most {ADDRESSES_MAX} are possible",
+    )
+
+
+def _require(good: bool, message: str) -> None:
+    if not good:
+        raise ConfigError(message)

@@ -1,0 +1,559 @@
+"""The datapath of one node, as the control plane steers it (userspace/datapath.h)."""
+
+import os
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum, IntFlag
+from ipaddress import IPv4Address, IPv6Address
+from typing import Any
+
+from prl.config import Config
+from prl.core.kernel import Kernel, mode_number
+from prl.core.native import ffi, lib, text_of, to_dict
+from prl.core.wire import MESSAGE_MAX_BYTES, Message
+from prl.errors import KernelError, PrlError
+
+Address = IPv4Address | IPv6Address
+INPUT_PACKETS_MAX = 4096
+"""Most packets that one flow may have in prld's hands, each way (SPEC R4)."""
+INPUT_BYTES_MAX = 16 << 20
+VOID_MS = 1000
+"""How long a VOID may stay unanswered before the link is given up."""
+
+
+class DatapathError(PrlError):
+    """A call of the datapath was refused; ``errno`` says why."""
+
+    def __init__(self, what: str, code: int) -> None:
+        self.errno = abs(code)
+        super().__init__(f"{what}: {os.strerror(self.errno)}")
+
+
+class Owner(IntEnum):
+    """What a node is for a service address (SPEC L1)."""
+
+    NONE = lib.PRL_OWNER_NONE
+    STANDBY = lib.PRL_OWNER_STANDBY
+    OWNER = lib.PRL_OWNER_OWNER
+    FENCED = lib.PRL_OWNER_FENCED
+
+
+class LinkState(IntEnum):
+    """enum prl_link_state."""
+
+    DOWN = lib.PRL_LINK_DOWN
+    UP = lib.PRL_LINK_UP
+    SUSPECT = lib.PRL_LINK_SUSPECT
+
+
+class Primary(IntEnum):
+    """State of a flow whose application is here."""
+
+    GONE = lib.PRL_PRIMARY_GONE
+    SETUP = lib.PRL_PRIMARY_SETUP
+    ACTIVE = lib.PRL_PRIMARY_ACTIVE
+    VOIDING = lib.PRL_PRIMARY_VOIDING
+    OPEN = lib.PRL_PRIMARY_OPEN
+
+
+class Secondary(IntEnum):
+    """State of a flow whose shadow is here."""
+
+    GONE = lib.PRL_SECONDARY_GONE
+    ACTIVE = lib.PRL_SECONDARY_ACTIVE
+    VOID = lib.PRL_SECONDARY_VOID
+    OWNER = lib.PRL_SECONDARY_OWNER
+
+
+class Refused(IntEnum):
+    """Why a take-over was refused."""
+
+    NOT = lib.PRL_REFUSED_NOT
+    OWNER = lib.PRL_REFUSED_OWNER
+    LEASE_OVER = lib.PRL_REFUSED_LEASE_OVER
+    NO_LINK_YET = lib.PRL_REFUSED_NO_LINK_YET
+
+
+class EventKind(IntEnum):
+    """enum prl_event_kind."""
+
+    MESSAGE = lib.PRL_EVENT_MESSAGE
+    LINK_DOWN = lib.PRL_EVENT_LINK_DOWN
+    PRIMARY = lib.PRL_EVENT_PRIMARY
+    SECONDARY = lib.PRL_EVENT_SECONDARY
+    TAKEOVER = lib.PRL_EVENT_TAKEOVER
+    FENCED = lib.PRL_EVENT_FENCED
+    RENOUNCED = lib.PRL_EVENT_RENOUNCED
+    ENDED = lib.PRL_EVENT_ENDED
+    ALARM = lib.PRL_EVENT_ALARM
+    TAKEN_FLOW = lib.PRL_EVENT_TAKEN_FLOW
+
+
+class FlowFlag(IntFlag):
+    """enum prl_flow_flag."""
+
+    SETUP = lib.PRL_FLOW_SETUP
+    ACTIVE = lib.PRL_FLOW_ACTIVE
+    SECONDARY = lib.PRL_FLOW_SECONDARY
+    VOID = lib.PRL_FLOW_VOID
+    OPEN = lib.PRL_FLOW_OPEN
+    CLAMP = lib.PRL_FLOW_CLAMP
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event of the datapath; which members mean something depends on ``kind``."""
+
+    kind: int
+    handle: int = 0
+    seq: int = 0
+    generation: int = 0
+    space: int = 0
+    service: int = 0
+    type: int = 0
+    state: int = 0
+    reason: int = 0
+    bits: int = 0
+    version_min: int = 0
+    version_max: int = 0
+    node_index: int = 0
+    value: int = 0
+    value2: int = 0
+    body: bytes = b""
+
+    @property
+    def text(self) -> str:
+        """The body in words (LINK_DOWN, ALARM)."""
+        return self.body.rstrip(b"\0").decode("utf-8", "replace")
+
+
+@dataclass(frozen=True, slots=True)
+class Tuple:
+    """A session's two ends; ``local`` is ours."""
+
+    local: Address
+    local_port: int
+    remote: Address
+    remote_port: int
+
+    def __str__(self) -> str:
+        return f"{endpoint(self.local, self.local_port)} <-> " + endpoint(
+            self.remote, self.remote_port
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class FlowSpec:
+    """What the datapath must know of a session; members as in struct prl_flow_spec."""
+
+    ends: Tuple
+    fd: int
+    mss: int
+    rcv_wscale: int
+    snd_wscale: int
+    timestamps: bool
+    handle: int = 0
+    generation: int = 0
+    committed: int = 0
+    congestion: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class FlowInfo:
+    """One flow as the datapath and the kernel see it."""
+
+    handle: int
+    generation: int
+    ends: Tuple
+    is_secondary: bool
+    state: int
+    reason: int
+    flags: FlowFlag
+    in_seq: int
+    in_acked: int
+    out_seq: int
+    out_acked: int
+    held_packets: int
+    held_bytes: int
+    own_edge: int
+    peer_edge: int
+    out_bytes: int
+    socket: dict[str, int]
+    counters: dict[str, int]
+
+    @property
+    def state_name(self) -> str:
+        """The state in one lower-case word."""
+        kind = Secondary if self.is_secondary else Primary
+        return kind(self.state).name.lower()
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """The node as a whole; times are CLOCK_BOOTTIME, ns."""
+
+    now_ns: int
+    epoch: int
+    rtt_ns: int
+    rtt_min_ns: int
+    takeover_until_ns: int
+    open_at_ns: int
+    last_heard_ns: int
+    last_lan_ns: int
+    link_attached: bool
+    link_up: bool
+    link_state: LinkState
+    services: tuple[Owner, ...]
+    flows_primary: int
+    flows_secondary: int
+    flows_active: int
+    frames_free: int
+    holds_used: int
+    behind_packets: int
+    behind_bytes: int
+    oldest_unanswered_ns: int
+    counters: dict[str, int]
+    received: dict[str, int]
+    sent: dict[str, int]
+
+
+def endpoint(address: Address, port: int) -> str:
+    """``addr:port`` in the usual spelling."""
+    return f"[{address}]:{port}" if isinstance(address, IPv6Address) else f"{address}:{port}"
+
+
+def mapped(address: Address) -> bytes:
+    """16 bytes, IPv4 as IPv4-mapped IPv6 (prl_abi.h)."""
+    return (
+        address.packed
+        if isinstance(address, IPv6Address)
+        else bytes(10) + b"\xff\xff" + address.packed
+    )
+
+
+def unmapped(raw: bytes) -> Address:
+    """The address in 16 bytes."""
+    address = IPv6Address(raw)
+    return address.ipv4_mapped or address
+
+
+@dataclass(frozen=True, slots=True)
+class LogicalInterface:
+    """One interface towards peers."""
+
+    name: str
+    ifindex: int
+    mac: bytes
+    queues: int
+
+
+class Datapath:
+    """One node's datapath. run() blocks in its own thread; every other call is short.
+
+    Takes ``lan_fd``, ``inject_fd`` and ``hold_fd`` over.
+
+    Raises:
+        KernelError: it could not be set up; the message says why.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        kernel: Kernel,
+        interfaces: Sequence[LogicalInterface],
+        *,
+        lan_fd: int,
+        inject_fd: int,
+        hold_fd: int,
+    ) -> None:
+        wanted = ffi.new("struct prl_dp_config *")
+        wanted.node_index = config.index
+        wanted.flows_max = config.flows_max
+        wanted.mode = mode_number(config.mode)
+        _fill_timing(wanted, config)
+        wanted.lifs = len(interfaces)
+        for position, interface in enumerate(interfaces):
+            lif = wanted.lif[position]
+            lif.name = interface.name.encode()
+            lif.ifindex = interface.ifindex
+            lif.mac = interface.mac
+            lif.queues = interface.queues
+        addresses = [
+            (number, address)
+            for number, service in enumerate(config.service)
+            for address in service.addresses
+        ]
+        wanted.addresses = len(addresses)
+        for position, (number, address) in enumerate(addresses):
+            wanted.address[position].service = number
+            ffi.buffer(wanted.address[position].addr)[:] = mapped(address)
+        wanted.lan_fd, wanted.inject_fd, wanted.hold_fd = lan_fd, inject_fd, hold_fd
+        error = ffi.new("char[]", lib.PRL_ERROR_BYTES)
+        self._dp: Any = lib.prl_dp_open(wanted, kernel.pointer, error)
+        if self._dp == ffi.NULL:
+            raise KernelError(text_of(error))
+        self._body: Any = ffi.new("uint8_t[]", MESSAGE_MAX_BYTES)
+        self._event: Any = ffi.new("struct prl_event *")
+
+    # -- the loop
+
+    def run(self) -> None:
+        """Run the loop until stop(). Raises DatapathError when it ends for another reason."""
+        _check(lib.prl_dp_run(self._dp), "the datapath stopped")
+
+    def stop(self) -> None:
+        """Let run() return."""
+        lib.prl_dp_stop(self._dp)
+
+    def close(self) -> None:
+        """Free everything; run() must have returned."""
+        if self._dp != ffi.NULL:
+            lib.prl_dp_close(self._dp)
+            self._dp = ffi.NULL
+
+    def event_fd(self) -> int:
+        """Readable while events wait."""
+        return int(lib.prl_dp_event_fd(self._dp))
+
+    def next_event(self) -> Event | None:
+        """The oldest event, None when there is none."""
+        event = self._event
+        if lib.prl_dp_event(self._dp, event, self._body, MESSAGE_MAX_BYTES) <= 0:
+            return None
+        return _event(event, bytes(ffi.buffer(self._body, event.body_bytes)))
+
+    # -- the link
+
+    def link_attach(self, fd: int) -> None:
+        """Take a connected stream socket over. Raises DatapathError (EBUSY: there is one)."""
+        _check(lib.prl_dp_link_attach(self._dp, fd), "the link's connection was refused")
+
+    def link_up(self, epoch: int, lan_key: bytes, own_token: bytes, peer_token: bytes) -> None:
+        """Begin an epoch: both HELLOs agree. Raises DatapathError."""
+        _check(lib.prl_dp_link_up(self._dp, epoch, lan_key, own_token, peer_token), "no new epoch")
+
+    def link_drop(self, why: str) -> None:
+        """Give the connection up."""
+        lib.prl_dp_link_drop(self._dp, why.encode()[:200])
+
+    def send(
+        self,
+        kind: Message,
+        tlvs: bytes = b"",
+        *,
+        handle: int = 0,
+        generation: int = 0,
+        space: int = 0,
+        reason: int = 0,
+        bits: int = 0,
+        versions: tuple[int, int] = (0, 0),
+        node_index: int = 0,
+    ) -> None:
+        """Send a control message. Raises DatapathError (ENOTCONN, ENOBUFS)."""
+        message = ffi.new("struct prl_msg *")
+        message.type = kind
+        message.handle = handle
+        message.generation = generation
+        message.space = space
+        message.reason = reason
+        message.bits = bits
+        message.version_min, message.version_max = versions
+        message.node_index = node_index
+        source = ffi.from_buffer(tlvs) if tlvs else ffi.NULL
+        _check(
+            lib.prl_dp_link_send(self._dp, message, source, len(tlvs)),
+            f"{kind.name} could not be sent",
+        )
+
+    # -- services
+
+    def service_set(self, service: int, state: Owner) -> None:
+        """Set what this node is for a service. Raises DatapathError."""
+        _check(lib.prl_dp_service_set(self._dp, service, state), "the role was not set")
+
+    def takeover(self, service: int, *, fenced: bool) -> Refused:
+        """Take a service over now; NOT when done, or why not. Raises DatapathError."""
+        return Refused(_check(lib.prl_dp_takeover(self._dp, service, fenced), "take-over failed"))
+
+    def renounce(self, service: int) -> None:
+        """Give a service up for the other node. Raises DatapathError."""
+        _check(lib.prl_dp_renounce(self._dp, service), "the service was not renounced")
+
+    # -- flows
+
+    def primary_setup(self, spec: FlowSpec) -> tuple[int, int]:
+        """Gate, redirect and hold; returns (handle, generation). Raises DatapathError."""
+        wanted = _spec(spec)
+        _check(lib.prl_dp_primary_setup(self._dp, wanted), f"{spec.ends}: set-up refused")
+        return int(wanted.handle), int(wanted.generation)
+
+    def primary_activate(
+        self, handle: int, generation: int, committed: int, peer_edge: int
+    ) -> None:
+        """R7: what waited goes the normal path. Raises DatapathError."""
+        _check(
+            lib.prl_dp_primary_activate(self._dp, handle, generation, committed, peer_edge),
+            f"flow {handle:#x}: not activated",
+        )
+
+    def primary_fail(self, handle: int, reason: int) -> None:
+        """Replication of the flow is over; the session goes on. Raises DatapathError."""
+        _check(lib.prl_dp_primary_fail(self._dp, handle, reason), f"flow {handle:#x}: not opened")
+
+    def secondary_open(self, spec: FlowSpec) -> int:
+        """Take a shadow in; returns the right edge for SETUP_DONE. Raises DatapathError."""
+        space = ffi.new("uint32_t *")
+        _check(
+            lib.prl_dp_secondary_open(self._dp, _spec(spec), space),
+            f"{spec.ends}: the shadow was refused",
+        )
+        return int(space[0])
+
+    def secondary_void(self, handle: int, reason: int) -> None:
+        """This shadow is never to speak. Raises DatapathError."""
+        _check(lib.prl_dp_secondary_void(self._dp, handle, reason), f"flow {handle:#x}: not voided")
+
+    def flow_close(self, handle: int) -> None:
+        """Forget a flow; one that is unknown is no error."""
+        lib.prl_dp_flow_close(self._dp, handle)
+
+    def flow_handles(self, capacity: int) -> list[int]:
+        """The handles of at most ``capacity`` flows."""
+        handles = ffi.new("uint32_t[]", max(capacity, 1))
+        count = min(lib.prl_dp_flow_handles(self._dp, handles, capacity), capacity)
+        return [int(handle) for handle in handles[0:count]]
+
+    def flow_info(self, handle: int) -> FlowInfo | None:
+        """One flow; None when there is none of that handle."""
+        info = ffi.new("struct prl_flow_info *")
+        return None if lib.prl_dp_flow_info(self._dp, handle, info) else _info(info)
+
+    def status(self) -> Status:
+        """The node as a whole."""
+        status = ffi.new("struct prl_dp_status *")
+        lib.prl_dp_status(self._dp, status)
+        return _status(status)
+
+
+def _check(result: int, what: str) -> int:
+    if result < 0:
+        raise DatapathError(what, result)
+    return int(result)
+
+
+def _event(event: Any, body: bytes) -> Event:
+    names = [name for name in Event.__slots__ if name != "body"]
+    return Event(**{name: int(getattr(event, name)) for name in names}, body=body)
+
+
+def _fill_timing(wanted: Any, config: Config) -> None:
+    timing = config.timing
+    owner = wanted.owner
+    owner.lease_ns = timing.lease_ms * 1_000_000
+    owner.suspect_ns = timing.suspect_ms * 1_000_000
+    owner.takeover_ns = timing.takeover_ms * 1_000_000
+    owner.hold_ns = timing.hold_ms * 1_000_000
+    # A tick that comes this late has slept through messages that may have arrived (L3).
+    owner.late_ns = timing.suspect_ms * 1_000_000 // 2
+    owner.services = len(config.service)
+    owner.policy_stop = config.policy == "stop"
+    limits = wanted.limits
+    limits.packets_max = INPUT_PACKETS_MAX
+    limits.bytes_max = INPUT_BYTES_MAX
+    limits.answer_ns = timing.answer_ms * 1_000_000
+    limits.setup_ns = timing.setup_ms * 1_000_000
+    wanted.void_ns = VOID_MS * 1_000_000
+
+
+def _spec(spec: FlowSpec) -> Any:
+    wanted = ffi.new("struct prl_flow_spec *")
+    key = wanted.key
+    ffi.buffer(key.local)[:] = mapped(spec.ends.local)
+    ffi.buffer(key.remote)[:] = mapped(spec.ends.remote)
+    key.local_port = socket.htons(spec.ends.local_port)
+    key.remote_port = socket.htons(spec.ends.remote_port)
+    key.proto = socket.IPPROTO_TCP
+    wanted.handle = spec.handle
+    wanted.generation = spec.generation
+    wanted.mss = spec.mss
+    wanted.rcv_wscale = spec.rcv_wscale
+    wanted.snd_wscale = spec.snd_wscale
+    wanted.committed = spec.committed
+    wanted.timestamps = spec.timestamps
+    wanted.fd = spec.fd
+    wanted.congestion = spec.congestion.encode()[:15]
+    return wanted
+
+
+def _ends(key: Any) -> Tuple:
+    return Tuple(
+        unmapped(bytes(ffi.buffer(key.local))),
+        socket.ntohs(key.local_port),
+        unmapped(bytes(ffi.buffer(key.remote))),
+        socket.ntohs(key.remote_port),
+    )
+
+
+def _info(info: Any) -> FlowInfo:
+    secondary = bool(info.is_secondary)
+    side = info.secondary if secondary else info.primary
+    primary = info.primary
+    chains = (primary.in_pending, primary.in_held, primary.out_pending, primary.out_held)
+    counters = {
+        name: int(getattr(info, name))
+        for name in (
+            *("in_redirected", "in_passed", "in_dropped", "out_passed", "out_held_packets"),
+            *("out_duplicates", "out_silenced", "gate_refused"),
+        )
+    }
+    return FlowInfo(
+        handle=info.handle,
+        generation=info.generation,
+        ends=_ends(info.key),
+        is_secondary=secondary,
+        state=info.state,
+        reason=info.reason,
+        flags=FlowFlag(info.flags),
+        in_seq=side.in_next,
+        in_acked=0 if secondary else side.in_acked,
+        out_seq=side.out_next,
+        out_acked=0 if secondary else side.out_acked,
+        held_packets=0 if secondary else sum(int(chain.count) for chain in chains),
+        held_bytes=0 if secondary else sum(int(chain.bytes) for chain in chains),
+        own_edge=side.announced_edge if secondary else side.own_edge,
+        peer_edge=side.primary_edge if secondary else side.peer_edge,
+        out_bytes=info.secondary.out_bytes if secondary else 0,
+        socket=to_dict(info.sock),
+        counters=to_dict(side.counters) | counters,
+    )
+
+
+def _status(status: Any) -> Status:
+    counters = status.counters
+    kinds = list(Message)
+    return Status(
+        now_ns=status.now_ns,
+        epoch=status.epoch,
+        rtt_ns=status.rtt_ns,
+        rtt_min_ns=status.rtt_min_ns,
+        takeover_until_ns=status.takeover_until_ns,
+        open_at_ns=status.open_at_ns,
+        last_heard_ns=status.last_heard_ns,
+        last_lan_ns=status.last_lan_ns,
+        link_attached=bool(status.link_attached),
+        link_up=bool(status.link_up),
+        link_state=LinkState(status.link_state),
+        services=tuple(Owner(state) for state in status.service_state),
+        flows_primary=status.flows_primary,
+        flows_secondary=status.flows_secondary,
+        flows_active=status.flows_active,
+        frames_free=status.frames_free,
+        holds_used=status.holds_used,
+        behind_packets=status.behind_packets,
+        behind_bytes=status.behind_bytes,
+        oldest_unanswered_ns=status.oldest_unanswered_ns,
+        counters=to_dict(counters),
+        received={kind.name: int(counters.link_rx_messages[kind]) for kind in kinds},
+        sent={kind.name: int(counters.link_tx_messages[kind]) for kind in kinds},
+    )

@@ -1,0 +1,107 @@
+"""The BPF programs of one instance: loaded, pinned, attached (userspace/kernel.h)."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from prl.core.native import ffi, lib, text_of
+from prl.errors import KernelError
+
+Mode = Literal["native", "generic"]
+OBJECTS = Path(__file__).resolve().parent.parent / "bpf"
+"""Where the package carries its compiled programs."""
+
+
+def mode_number(mode: Mode) -> int:
+    """``mode`` as enum prl_xdp_mode."""
+    return int(lib.PRL_XDP_NATIVE if mode == "native" else lib.PRL_XDP_GENERIC)
+
+
+class Kernel:
+    """The programs and maps of one instance; opened by the constructor, not yet attached.
+
+    Raises:
+        KernelError: the kernel refused them; nothing is left behind.
+    """
+
+    def __init__(
+        self,
+        *,
+        instance: str,
+        object_dir: Path = OBJECTS,
+        flows_max: int,
+        mode: Mode,
+        lan_ifindexes: Sequence[int],
+        inject_ifindex: int,
+        hold_ifindex: int,
+        stale_ms: int,
+    ) -> None:
+        config = ffi.new("struct prl_kernel_config *")
+        keep = (
+            ffi.new("char[]", str(object_dir).encode()),
+            ffi.new("char[]", instance.encode()),
+        )
+        config.object_dir, config.instance = keep
+        config.flows_max = flows_max
+        config.mode = mode_number(mode)
+        config.lifs = len(lan_ifindexes)
+        for position, ifindex in enumerate(lan_ifindexes):
+            config.ifindex[position] = ifindex
+        config.inject_ifindex = inject_ifindex
+        config.hold_ifindex = hold_ifindex
+        config.stale_ns = stale_ms * 1_000_000
+        error = ffi.new("char[]", lib.PRL_ERROR_BYTES)
+        self._kernel: Any = lib.prl_kernel_open(config, error)
+        if self._kernel == ffi.NULL:
+            raise KernelError(text_of(error))
+
+    @property
+    def pointer(self) -> Any:
+        """The C object, for Datapath."""
+        return self._kernel
+
+    def attach(self) -> None:
+        """Silence first, then reinjection, then capture (I4).
+
+        Raises:
+            KernelError: one of them could not be attached.
+        """
+        error = ffi.new("char[]", lib.PRL_ERROR_BYTES)
+        if lib.prl_kernel_attach(self._kernel, error) < 0:
+            raise KernelError(text_of(error))
+
+    @property
+    def shadow_congestion(self) -> str | None:
+        """The name of this instance's congestion control for shadows; None without struct_ops."""
+        return text_of(lib.prl_kernel_shadow_cc(self._kernel)) or None
+
+    @property
+    def bypassed(self) -> bool:
+        """The programs opened because the datapath was dead or hung."""
+        return bool(lib.prl_kernel_node(self._kernel).bypassed)
+
+    def node_counters(self) -> dict[str, int]:
+        """The counters of struct prl_node."""
+        node = lib.prl_kernel_node(self._kernel)
+        names = (
+            *("frames", "malformed", "fragments", "tunnelled", "icmp_quoted", "reentered"),
+            *("stale_dropped", "claims_obeyed", "claims_foreign", "redirect_failed"),
+        )
+        return {name: int(getattr(node, name)) for name in names}
+
+    def close(self, *, keep_silence: bool = False) -> None:
+        """Detach and unload all; with ``keep_silence`` leave programs and pins in place."""
+        if self._kernel != ffi.NULL:
+            lib.prl_kernel_close(self._kernel, keep_silence)
+            self._kernel = ffi.NULL
+
+
+def scrub(instance: str) -> None:
+    """Remove what a dead prld of that name left behind.
+
+    Raises:
+        KernelError: something could not be removed.
+    """
+    error = ffi.new("char[]", lib.PRL_ERROR_BYTES)
+    if lib.prl_kernel_scrub(instance.encode(), error) < 0:
+        raise KernelError(text_of(error))

@@ -1,0 +1,138 @@
+"""The link's message types, reasons and TLVs, as userspace/wire.h has them (SPEC R13, R16)."""
+
+from collections.abc import Iterable, Iterator
+from enum import IntEnum, IntFlag
+from typing import NamedTuple
+
+from prl.core.native import ffi, lib, text_of
+from prl.errors import PrlError
+
+VERSION: int = lib.PRL_WIRE_VERSION
+VERSION_MIN: int = lib.PRL_WIRE_VERSION_MIN
+SETUP_CHUNK_BYTES: int = lib.PRL_SETUP_CHUNK
+MESSAGE_MAX_BYTES: int = lib.PRL_WIRE_MAX
+TLV_HEADER_BYTES: int = lib.PRL_TLV_HEADER
+TOKEN_BYTES: int = lib.PRL_TOKEN_BYTES
+LAN_KEY_BYTES = 32
+
+
+class Message(IntEnum):
+    """Types of message that the control plane sends or gets."""
+
+    HELLO = lib.PRL_MSG_HELLO
+    LEASE = lib.PRL_MSG_LEASE
+    REPLICATE = lib.PRL_MSG_REPLICATE
+    ACK = lib.PRL_MSG_ACK
+    FLOWCTL = lib.PRL_MSG_FLOWCTL
+    OUTPUT = lib.PRL_MSG_OUTPUT
+    OUTPUT_ACK = lib.PRL_MSG_OUTPUT_ACK
+    SETUP = lib.PRL_MSG_SETUP
+    SETUP_DONE = lib.PRL_MSG_SETUP_DONE
+    VOID = lib.PRL_MSG_VOID
+    VOID_ACK = lib.PRL_MSG_VOID_ACK
+    CLOSE = lib.PRL_MSG_CLOSE
+    ERROR = lib.PRL_MSG_ERROR
+    RENOUNCE = lib.PRL_MSG_RENOUNCE
+    OFFER = lib.PRL_MSG_OFFER
+
+
+class Tlv(IntEnum):
+    """Types of TLV that the control plane uses."""
+
+    SNAPSHOT = lib.PRL_TLV_SNAPSHOT
+    NODE_NAME = lib.PRL_TLV_NODE_NAME
+    EPOCH = lib.PRL_TLV_EPOCH
+    CAPABILITIES = lib.PRL_TLV_CAPABILITIES
+    CLAIM_TOKEN = lib.PRL_TLV_CLAIM_TOKEN
+    LAN_KEY = lib.PRL_TLV_LAN_KEY
+    SERVICE = lib.PRL_TLV_SERVICE
+    ENDPOINT = lib.PRL_TLV_ENDPOINT
+    TEXT = lib.PRL_TLV_TEXT
+
+
+class Reason(IntEnum):
+    """Why something was refused or ended."""
+
+    OK = lib.PRL_REASON_OK
+    NO_SPACE = lib.PRL_REASON_NO_SPACE
+    INVALID_HANDLE = lib.PRL_REASON_INVALID_HANDLE
+    NOT_ACTIVE = lib.PRL_REASON_NOT_ACTIVE
+    TIMEOUT = lib.PRL_REASON_TIMEOUT
+    LINK_LOST = lib.PRL_REASON_LINK_LOST
+    NO_APPLICATION = lib.PRL_REASON_NO_APPLICATION
+    APPLICATION_GONE = lib.PRL_REASON_APPLICATION_GONE
+    RESTORE_FAILED = lib.PRL_REASON_RESTORE_FAILED
+    DIVERGED = lib.PRL_REASON_DIVERGED
+    REQUESTED = lib.PRL_REASON_REQUESTED
+    ENDED = lib.PRL_REASON_ENDED
+    NO_MEMORY = lib.PRL_REASON_NO_MEMORY
+    MALFORMED = lib.PRL_REASON_MALFORMED
+
+
+class Capability(IntFlag):
+    """What a node can do beyond the least."""
+
+    OUTPUT = lib.PRL_CAP_OUTPUT
+
+
+SETUP_LAST: int = lib.PRL_SETUP_LAST
+
+
+class Element(NamedTuple):
+    """One TLV."""
+
+    type: int
+    value: bytes
+
+
+class WireError(PrlError):
+    """TLVs that cannot be read or written."""
+
+
+def reason_text(reason: int) -> str:
+    """``reason`` in words; numbers of a newer version too."""
+    return text_of(lib.prl_reason_text(reason)) or f"reason {reason}"
+
+
+def message_name(kind: int) -> str:
+    """The name of a message type, as the protocol's table has it."""
+    return text_of(lib.prl_msg_name(kind)) or f"type {kind}"
+
+
+def encode_tlvs(elements: Iterable[Element]) -> bytes:
+    """Encode TLVs, all of them mandatory for the receiver but those that may be skipped.
+
+    Raises:
+        WireError: they do not fit into one message.
+    """
+    buffer = ffi.new("uint8_t[]", MESSAGE_MAX_BYTES)
+    at = ffi.new("size_t *")
+    for element in elements:
+        mandatory = element.type not in {Tlv.CAPABILITIES, Tlv.TEXT}
+        value = element.value
+        if lib.prl_tlv_put(
+            buffer,
+            MESSAGE_MAX_BYTES,
+            at,
+            element.type,
+            mandatory,
+            ffi.from_buffer(value),
+            len(value),
+        ):
+            raise WireError(f"TLV {element.type} of {len(value)} bytes does not fit into a message")
+    return bytes(ffi.buffer(buffer, at[0]))
+
+
+def decode_tlvs(body: bytes) -> Iterator[Element]:
+    """The TLVs in ``body``.
+
+    Raises:
+        WireError: ``body`` is malformed.
+    """
+    tlv = ffi.new("struct prl_tlv *")
+    at = ffi.new("size_t *")
+    source = ffi.from_buffer(body)
+    while (step := lib.prl_tlv_next(source, len(body), at, tlv)) > 0:
+        yield Element(tlv.type, bytes(ffi.buffer(tlv.value, tlv.bytes)) if tlv.bytes else b"")
+    if step < 0:
+        raise WireError("malformed TLV")

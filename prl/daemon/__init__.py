@@ -1,0 +1,1 @@
+"""prld: the control plane of one node. ``main`` starts it, ``node`` puts it together."""

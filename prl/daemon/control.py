@@ -1,0 +1,300 @@
+"""The control socket: applications and prlctl talk to prld (docs/control.md).
+
+Whatever arrives here is untrusted: it gets an error for an answer, never more than that.
+"""
+
+import asyncio
+import contextlib
+import os
+import socket
+import stat
+import struct
+from collections import deque
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Final
+
+from prl.daemon.events import EventLog
+from prl.errors import KernelError, PrlError, UsageError
+from prl.messages import HANDLE_MAX, MESSAGE_MAX_BYTES, MessageError, decode, encode
+
+CLIENTS_MAX: Final = 4096
+BACKLOG: Final = 128
+UNSENT_MAX: Final = 1024
+"""Messages that may wait for a client that does not read; then it is disconnected."""
+REQUESTS_MAX: Final = 64
+"""Requests of one client that may be under way."""
+READS_MAX: Final = 16
+"""Messages read from a client at a time."""
+FDS_MAX: Final = 4
+SEND_BUFFER_BYTES: Final = 1 << 20
+
+_UCRED = struct.Struct("=iII")
+
+
+class Client:
+    """One connection."""
+
+    def __init__(self, server: "ControlServer", sock: socket.socket, pid: int) -> None:
+        self._server, self._sock, self._pid = server, sock, pid
+        self._unsent: deque[tuple[bytes, int | None]] = deque()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.closed = False
+
+    @property
+    def name(self) -> str:
+        """For the log."""
+        return f"pid {self._pid}"
+
+    def send_event(self, event: dict[str, Any], fd: int | None = None) -> None:
+        """Send an event, with a descriptor (which stays the caller's)."""
+        self.send(event, fd)
+
+    def send(self, message: dict[str, Any], fd: int | None = None) -> None:
+        """Send now or when the client reads again; one that never does is disconnected."""
+        if self.closed:
+            return
+        raw = encode(message)
+        if self._unsent or not self._try_send(raw, fd):
+            if len(self._unsent) >= UNSENT_MAX:
+                self.close()
+                return
+            self._unsent.append((raw, None if fd is None else os.dup(fd)))
+            asyncio.get_running_loop().add_writer(self._sock, self._flush)
+
+    def _try_send(self, raw: bytes, fd: int | None) -> bool:
+        try:
+            socket.send_fds(self._sock, [raw], [] if fd is None else [fd], socket.MSG_NOSIGNAL)
+        except BlockingIOError:
+            return False
+        except OSError:
+            self.close()
+        return True
+
+    def _flush(self) -> None:
+        while self._unsent and not self.closed:
+            raw, fd = self._unsent[0]
+            if not self._try_send(raw, fd):
+                return
+            if self._unsent:  # close() has emptied it if the client is gone
+                self._unsent.popleft()
+                _close_all([fd] if fd is not None else [])
+        if not self.closed:
+            asyncio.get_running_loop().remove_writer(self._sock)
+
+    def on_readable(self) -> None:
+        """Read requests."""
+        for _ in range(READS_MAX):
+            if self.closed or not self._read():
+                return
+
+    def _read(self) -> bool:
+        try:
+            raw, fds, flags, _ = socket.recv_fds(
+                self._sock, MESSAGE_MAX_BYTES + 1, FDS_MAX, socket.MSG_CMSG_CLOEXEC
+            )
+        except BlockingIOError:
+            return False
+        except OSError:
+            self.close()
+            return False
+        if not raw:
+            _close_all(fds)
+            self.close()
+            return False
+        if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC) or len(raw) > MESSAGE_MAX_BYTES:
+            _close_all(fds)
+            self._answer_error(None, MessageError("the message or its descriptors are too many"))
+            return True
+        self._begin(raw, list(fds))
+        return True
+
+    def _begin(self, raw: bytes, fds: list[int]) -> None:
+        if len(self._tasks) >= REQUESTS_MAX:
+            _close_all(fds)
+            self._answer_error(None, MessageError(f"more than {REQUESTS_MAX} requests under way"))
+            return
+        task = asyncio.get_running_loop().create_task(self._handle(raw, fds))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _handle(self, raw: bytes, fds: list[int]) -> None:
+        number: Any = None
+        try:
+            request = decode(raw)
+            number = request.get("id")
+            if not isinstance(number, int | str | None):
+                number = None  # whatever it is, it will not be sent back
+            answer = await self._server.handle(self, request, fds)
+            self.send({"id": number, "ok": True} | answer)
+        except PrlError as error:
+            self._answer_error(number, error)
+        except Exception as error:  # noqa: BLE001
+            self._server.report_failure(self, error)
+            self._answer_error(number, PrlError("the request failed in prld; see its log"))
+        finally:
+            _close_all(fds)
+
+    def _answer_error(self, number: int | str | None, error: PrlError) -> None:
+        words = " ".join(str(error).split())[:2000]
+        self.send({"id": number, "ok": False, "error": words, "code": error.exit_code})
+
+    def close(self) -> None:
+        """End the connection; the rest of prld is told that the application is gone."""
+        if self.closed:
+            return
+        self.closed = True
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._sock)
+        loop.remove_writer(self._sock)
+        self._sock.close()
+        _close_all([fd for _, fd in self._unsent if fd is not None])
+        self._unsent.clear()
+        self._server.gone(self)
+
+
+Handler = Callable[[Client, dict[str, Any], list[int]], Awaitable[dict[str, Any]]]
+"""Answers a request; takes the descriptors that it keeps out of the list."""
+
+
+class ControlServer:
+    """The listener; ``handler`` answers requests, ``on_gone`` hears of connections' ends."""
+
+    def __init__(
+        self, path: Path, log: EventLog, *, handler: Handler, on_gone: Callable[[Client], None]
+    ) -> None:
+        self.path, self._log = path, log
+        self._handler, self._on_gone = handler, on_gone
+        self._clients: set[Client] = set()
+        self._listener: socket.socket | None = None
+
+    async def handle(
+        self, client: Client, request: dict[str, Any], fds: list[int]
+    ) -> dict[str, Any]:
+        """Answer one request."""
+        return await self._handler(client, request, fds)
+
+    def report_failure(self, client: Client, error: Exception) -> None:
+        """A request met a fault of prld's own."""
+        self._log.post("error", "request_failed", f"{client.name}: {type(error).__name__}: {error}")
+
+    def gone(self, client: Client) -> None:
+        """A connection has ended."""
+        self._clients.discard(client)
+        self._on_gone(client)
+
+    def start(self) -> None:
+        """Listen. Raises KernelError when the path cannot be used."""
+        listener = socket.socket(
+            socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+        )
+        mask = os.umask(0o177)
+        try:
+            self.path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            self._remove_stale()
+            listener.bind(str(self.path))
+            listener.listen(BACKLOG)
+        except OSError as error:
+            listener.close()
+            raise KernelError(
+                f"control socket {self.path}: {error.strerror or error}; "
+                "correct `socket` in the configuration, or stop the other prld"
+            ) from error
+        except BaseException:
+            listener.close()
+            raise
+        finally:
+            os.umask(mask)
+        self._listener = listener
+        asyncio.get_running_loop().add_reader(listener, self._accept)
+
+    def _remove_stale(self) -> None:
+        """A socket on which nobody listens is a dead prld's."""
+        try:
+            mode = self.path.lstat().st_mode
+        except FileNotFoundError:
+            return
+        if not stat.S_ISSOCK(mode):
+            raise KernelError(
+                f"control socket {self.path}: there is something else; remove it, or name another"
+            )
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK) as trial:
+            try:
+                trial.connect(str(self.path))
+            except ConnectionRefusedError:
+                self.path.unlink()
+                return
+            except BlockingIOError:
+                pass  # alive, and busy
+        raise KernelError(f"control socket {self.path}: another prld serves it; stop that first")
+
+    def _accept(self) -> None:
+        assert self._listener is not None
+        for _ in range(READS_MAX):
+            try:
+                sock, _ = self._listener.accept()
+            except OSError:
+                return
+            self._admit(sock)
+
+    def _admit(self, sock: socket.socket) -> None:
+        raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+        pid, uid, _ = _UCRED.unpack(raw)
+        if uid not in {0, os.geteuid()}:
+            _refuse(sock, "only root may use prld", 1)
+            return
+        if len(self._clients) >= CLIENTS_MAX:
+            _refuse(sock, f"prld has {CLIENTS_MAX} clients; close some", 1)
+            return
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+        client = Client(self, sock, pid)
+        self._clients.add(client)
+        asyncio.get_running_loop().add_reader(sock, client.on_readable)
+
+    def close(self) -> None:
+        """Disconnect everybody and remove the socket."""
+        if self._listener is not None:
+            asyncio.get_running_loop().remove_reader(self._listener)
+            self._listener.close()
+            self._listener = None
+            self.path.unlink(missing_ok=True)
+        for client in list(self._clients):
+            client.close()
+
+
+def _refuse(sock: socket.socket, words: str, code: int) -> None:
+    with contextlib.suppress(OSError), sock:
+        sock.setblocking(False)
+        sock.send(encode({"id": None, "ok": False, "error": words, "code": code}))
+
+
+def _close_all(fds: list[int]) -> None:
+    for fd in fds:
+        with contextlib.suppress(OSError):
+            os.close(fd)
+    fds.clear()
+
+
+def text_of(request: dict[str, Any], name: str, default: str | None = None) -> str:
+    """A string argument. Raises UsageError when it is missing or something else."""
+    value = request.get(name, default)
+    if not isinstance(value, str):
+        raise UsageError(f"{request.get('op')}: argument {name!r} must be a string")
+    return value
+
+
+def number_of(request: dict[str, Any], name: str, default: int | None = None) -> int:
+    """A whole, non-negative 32-bit argument. Raises UsageError."""
+    value = request.get(name, default)
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= HANDLE_MAX:
+        raise UsageError(f"{request.get('op')}: argument {name!r} must be a whole number")
+    return value
+
+
+def flag_of(request: dict[str, Any], name: str) -> bool:
+    """A boolean argument, false when it is missing. Raises UsageError."""
+    value = request.get(name, False)
+    if not isinstance(value, bool):
+        raise UsageError(f"{request.get('op')}: argument {name!r} must be true or false")
+    return value

@@ -1,0 +1,183 @@
+"""The facts that prlctl prints, as plain values (SPEC section 8)."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from prl.config import Config
+from prl.core import wire
+from prl.core.datapath import Address, Datapath, FlowInfo, Owner, Status
+from prl.core.kernel import Kernel
+from prl.core.wire import Capability
+from prl.daemon.link import Link
+from prl.daemon.ownership import Ownership
+from prl.daemon.protect import Primaries
+
+_NS_PER_MS = 1e6
+
+
+@dataclass(frozen=True)
+class NodeView:
+    """What facts are made of."""
+
+    config: Config
+    kernel: Kernel
+    datapath: Datapath
+    link: Link
+    ownership: Ownership
+    primaries: Primaries
+
+    @property
+    def addresses(self) -> list[Address]:
+        """All service addresses."""
+        return [address for service in self.config.service for address in service.addresses]
+
+
+def status(view: NodeView) -> dict[str, Any]:
+    """The node, and whether it could be switched over without loss."""
+    found = view.datapath.status()
+    unsafe = _why_unsafe(view, found)
+    return {
+        "node": view.config.node,
+        "index": view.config.index,
+        "mode": view.config.mode,
+        "switchover_safe": not unsafe,
+        "because": unsafe or "every session has a good shadow or its owner next to it",
+        "link": _link_state(view, found),
+        "epoch": f"{found.epoch:016x}",
+        "bypassed": view.kernel.bypassed,
+        "services": [
+            {
+                "name": service.name,
+                "addresses": [str(address) for address in service.addresses],
+                "state": found.services[number].name.lower(),
+                "term": view.ownership.terms[number],
+                "configured_owner": service.owner,
+            }
+            for number, service in enumerate(view.config.service)
+        ],
+        "lease": {
+            "takeover_for_ms": _left_ms(found.takeover_until_ns, found.now_ns),
+            "open_in_ms": _left_ms(found.open_at_ns, found.now_ns),
+        },
+        "flows": _flow_counts(view, found),
+        "behind": {"packets": found.behind_packets, "bytes": found.behind_bytes},
+        "oldest_unacknowledged_ms": round(found.oldest_unanswered_ns / _NS_PER_MS, 3),
+    }
+
+
+def _flow_counts(view: NodeView, found: Status) -> dict[str, int]:
+    states = [session.state for session in view.primaries.live()]
+    return {
+        "primary": found.flows_primary,
+        "secondary": found.flows_secondary,
+        "active": found.flows_active,
+        "unprotected": sum(state != "active" for state in states),
+    }
+
+
+def _why_unsafe(view: NodeView, found: Status) -> str:
+    """Why a switchover would not be safe now; empty when it would."""
+    if not found.link_up:
+        return f"the link is down: {view.link.why_down}"
+    if view.kernel.bypassed:
+        return "the datapath was bypassed"
+    for number, service in enumerate(view.config.service):
+        if found.services[number] not in {Owner.OWNER, Owner.STANDBY}:
+            return f"service {service.name} is {found.services[number].name.lower()} here"
+    for session in view.primaries.live():
+        if session.state != "active":
+            return f"{session.ends} is not protected: {session.reason or session.state}"
+    return ""
+
+
+def _left_ms(until_ns: int, now_ns: int) -> float:
+    return round(max(until_ns - now_ns, 0) / _NS_PER_MS, 3) if until_ns else 0.0
+
+
+def _link_state(view: NodeView, found: Status) -> dict[str, Any]:
+    other = view.link.other
+    return {
+        "state": found.link_state.name.lower() if found.link_up else "down",
+        "other": other.node if other else None,
+        "reason": "" if found.link_up else view.link.why_down,
+        "rtt_ms": round(found.rtt_ns / _NS_PER_MS, 3),
+    }
+
+
+def link(view: NodeView) -> dict[str, Any]:
+    """The link."""
+    found = view.datapath.status()
+    other = view.link.other
+    return _link_state(view, found) | {
+        "local": str(view.config.link.local),
+        "remote": str(view.config.link.remote),
+        "port": view.config.link.port,
+        "version": view.link.version,
+        "capabilities": _capabilities(other.capabilities) if other else [],
+        "epoch": f"{found.epoch:016x}",
+        "rtt_min_ms": round(found.rtt_min_ns / _NS_PER_MS, 3),
+        "reconnects": max(view.link.ups - 1, 0),
+        "received": found.received,
+        "sent": found.sent,
+        "received_bytes": found.counters["link_rx_bytes"],
+        "sent_bytes": found.counters["link_tx_bytes"],
+        "refused": found.counters["link_refused"],
+        "send_queue_full": found.counters["link_tx_full"],
+    }
+
+
+def _capabilities(bits: int) -> list[str]:
+    return [str(known.name).lower() for known in Capability if known & bits]
+
+
+def stats(view: NodeView) -> dict[str, Any]:
+    """Every counter of the node."""
+    found = view.datapath.status()
+    return {
+        "datapath": found.counters,
+        "kernel": view.kernel.node_counters(),
+        "frames_free": found.frames_free,
+        "holds_used": found.holds_used,
+    }
+
+
+def handles(view: NodeView) -> list[int]:
+    """All flows here."""
+    return view.datapath.flow_handles(view.config.flows_max)
+
+
+def flow(view: NodeView, handle: int, *, whole: bool = False) -> dict[str, Any] | None:
+    """One flow; None when it is not here."""
+    info = view.datapath.flow_info(handle)
+    if info is None:
+        return None
+    session = view.primaries.find(handle)
+    reason = session.reason if session else ""
+    facts = {
+        "handle": info.handle,
+        "protocol": "tcp",
+        "local": str(info.ends).partition(" ")[0],
+        "remote": str(info.ends).rpartition(" ")[2],
+        "role": _role(info),
+        "state": info.state_name,
+        "reason": reason or (wire.reason_text(info.reason) if info.reason else ""),
+        "generation": info.generation,
+        "queue": {"packets": info.held_packets, "bytes": info.held_bytes},
+    }
+    if whole:
+        facts |= {
+            "flags": [str(flag.name).lower() for flag in type(info.flags) if flag in info.flags],
+            "input": {"next": info.in_seq, "acknowledged": info.in_acked},
+            "output": {"next": info.out_seq, "acknowledged": info.out_acked},
+            "out_bytes": info.out_bytes,
+            "receive_space": {"own_edge": info.own_edge, "other_edge": info.peer_edge},
+            "socket": info.socket,
+            "counters": info.counters,
+        }
+    return facts
+
+
+def _role(info: FlowInfo) -> str:
+    if not info.is_secondary:
+        return "primary"
+    return "primary" if info.state_name == "owner" else "secondary"

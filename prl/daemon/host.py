@@ -1,0 +1,269 @@
+"""This host's network, by netlink: the LAN interface, service addresses, neighbours, sysctls.
+
+pyroute2 works in a thread of its own: it may not be called where an asyncio loop runs.
+"""
+
+import array
+import asyncio
+import contextlib
+import fcntl
+import socket
+import struct
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+from prl.core.datapath import Address, LogicalInterface, mapped
+from prl.errors import KernelError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+PROC_SYS = Path("/proc/sys")
+TAP_MTU_BYTES = 65521  # the tun driver takes no more (65535 - ETH_HLEN)
+TAP_QUEUE_PACKETS = 10_000
+IFA_F_NODAD = 0x02
+IFA_F_NOPREFIXROUTE = 0x200
+NUD_REACHABLE, NUD_STALE, NUD_PERMANENT = 0x02, 0x04, 0x80
+NUD_VALID = 0x02 | 0x04 | 0x08 | 0x10 | 0x40 | NUD_PERMANENT
+RT_SCOPE_LINK = 253
+_ESTABLISHED = "01"
+_SIOCETHTOOL, _ETHTOOL_GCHANNELS = 0x8946, 0x3C
+
+
+@dataclass(frozen=True, slots=True)
+class NextHop:
+    """Where packets to a peer go first."""
+
+    address: Address
+    mac: str
+
+
+class Host:
+    """Netlink calls, each awaitable; close() at the end."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="netlink")
+        self._netlink = _Netlink()
+
+    async def _run(self, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, lambda: call(*args, **kwargs))
+
+    async def open(self) -> None:
+        """Connect to the kernel."""
+        await self._run(self._netlink.open)
+
+    async def close(self) -> None:
+        """Put back what was changed, as far as possible, and disconnect."""
+        await self._run(self._netlink.close)
+        self._thread.shutdown()
+
+    async def interface(self, name: str) -> LogicalInterface:
+        """An interface towards peers. Raises KernelError when there is none of that name."""
+        return await self._run(self._netlink.interface, name)
+
+    async def tap_up(self, name: str) -> int:
+        """Configure one of our TAPs; returns its index."""
+        return await self._run(self._netlink.tap_up, name)
+
+    async def add_address(self, ifindex: int, address: Address) -> None:
+        """Add a service address, such that it is never chosen as a source by itself."""
+        await self._run(self._netlink.add_address, ifindex, address)
+
+    async def remove_address(self, ifindex: int, address: Address) -> None:
+        """Remove a service address; one that is not there is no error."""
+        await self._run(self._netlink.remove_address, ifindex, address)
+
+    async def next_hop(self, ifindex: int, peer: Address) -> NextHop | None:
+        """Where packets to ``peer`` go from ``ifindex``; None when its MAC is not known."""
+        return await self._run(self._netlink.next_hop, ifindex, peer)
+
+    async def set_neighbour(self, ifindex: int, hop: NextHop, state: int) -> None:
+        """Enter a neighbour with one of the NUD_ states. Raises KernelError."""
+        await self._run(self._netlink.set_neighbour, ifindex, hop, state)
+
+
+class _Netlink:
+    """The same, blocking, in the netlink thread."""
+
+    def __init__(self) -> None:
+        self._ip: Any = None
+
+    def open(self) -> None:
+        self._ip = IPRoute()
+
+    def close(self) -> None:
+        if self._ip is not None:
+            self._ip.close()
+            self._ip = None
+
+    def interface(self, name: str) -> LogicalInterface:
+        found = self._ip.link_lookup(ifname=name)
+        if not found:
+            raise KernelError(
+                f"interface {name} does not exist; create it or correct lan.interface"
+            )
+        (link,) = self._ip.get_links(found[0])
+        mac = bytes.fromhex(str(link.get_attr("IFLA_ADDRESS")).replace(":", ""))
+        return LogicalInterface(name=name, ifindex=found[0], mac=mac, queues=_receive_queues(name))
+
+    def tap_up(self, name: str) -> int:
+        # Nothing but our programs may put anything onto these devices.
+        _write_sysctl(f"net/ipv6/conf/{name}/disable_ipv6", "1")
+        (ifindex,) = self._ip.link_lookup(ifname=name)
+        with contextlib.suppress(NetlinkError):  # older kernels bound it below
+            self._ip.link("set", index=ifindex, mtu=TAP_MTU_BYTES)
+        self._ip.link("set", index=ifindex, txqlen=TAP_QUEUE_PACKETS)
+        flags = IFF_NOARP | IFF_UP
+        self._ip.link("set", index=ifindex, flags=flags, change=flags)
+        return int(ifindex)
+
+    def add_address(self, ifindex: int, address: Address) -> None:
+        fields: dict[str, Any] = {"index": ifindex, "address": str(address)}
+        if isinstance(address, IPv6Address):
+            # Deprecated (preferred lifetime 0): never a source unless bound to (RFC 6724, rule 3).
+            fields |= {
+                "prefixlen": 128,
+                "flags": IFA_F_NODAD | IFA_F_NOPREFIXROUTE,
+                "IFA_CACHEINFO": {"ifa_preferred": 0, "ifa_valid": 0xFFFFFFFF},
+            }
+        else:
+            # A narrower scope than the peers' routes have: never a source by itself
+            # (inet_select_addr in net/ipv4/devinet.c).
+            fields |= {
+                "prefixlen": 32,
+                "scope": RT_SCOPE_LINK,
+                "local": str(address),
+                "flags": IFA_F_NOPREFIXROUTE,
+            }
+        try:
+            self._ip.addr("add", **fields)
+        except NetlinkError as error:
+            if error.code != _EEXIST:
+                raise KernelError(f"address {address} cannot be added: {error}") from error
+
+    def remove_address(self, ifindex: int, address: Address) -> None:
+        prefixlen = 128 if isinstance(address, IPv6Address) else 32
+        with contextlib.suppress(NetlinkError):
+            self._ip.addr("del", index=ifindex, address=str(address), prefixlen=prefixlen)
+
+    def next_hop(self, ifindex: int, peer: Address) -> NextHop | None:
+        family = socket.AF_INET6 if isinstance(peer, IPv6Address) else socket.AF_INET
+        try:
+            routes = list(self._ip.route("get", dst=str(peer), oif=ifindex, family=family))
+            hop = str(peer)
+            if routes:
+                hop = str(routes[0].get_attr("RTA_GATEWAY") or hop)
+            for entry in self._ip.get_neighbours(family=family, ifindex=ifindex, dst=hop):
+                mac = entry.get_attr("NDA_LLADDR")
+                if mac and entry["state"] & NUD_VALID:
+                    kind = IPv6Address if isinstance(peer, IPv6Address) else IPv4Address
+                    return NextHop(kind(hop), str(mac))
+        except NetlinkError:
+            return None
+        return None
+
+    def set_neighbour(self, ifindex: int, hop: NextHop, state: int) -> None:
+        try:
+            self._ip.neigh(
+                "replace", dst=str(hop.address), lladdr=hop.mac, ifindex=ifindex, state=state
+            )
+        except NetlinkError as error:
+            raise KernelError(f"neighbour {hop.address} cannot be entered: {error}") from error
+
+
+IFF_UP, IFF_NOARP = 0x1, 0x80
+_EEXIST = 17
+
+
+def _receive_queues(name: str) -> int:
+    """Count the receive queues in use: ethtool's channels (struct ethtool_channels).
+
+    /sys may show another namespace's interfaces, and netlink tells the most possible.
+    """
+    channels = array.array("I", [_ETHTOOL_GCHANNELS, *[0] * 8])
+    address, _ = channels.buffer_info()
+    request = struct.pack("16sP16x", name.encode(), address)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        try:
+            fcntl.ioctl(sock, _SIOCETHTOOL, request)
+        except OSError:
+            return 1  # a driver without channels
+    receive, combined = channels[5], channels[8]
+    return max(receive + combined, 1)
+
+
+class Sysctls:
+    """Settings of the network namespace that prl needs while it runs."""
+
+    def __init__(self, wanted: dict[str, str]) -> None:
+        self._wanted = wanted
+        self._before: dict[str, str] = {}
+
+    def apply(self) -> None:
+        """Set them and remember what was there. Raises KernelError."""
+        for name, value in self._wanted.items():
+            before = _read_sysctl(name)
+            if before != value:
+                _write_sysctl(name, value)
+                self._before[name] = before
+
+    def restore(self) -> None:
+        """Put back what was there."""
+        for name, value in self._before.items():
+            with contextlib.suppress(KernelError):
+                _write_sysctl(name, value)
+        self._before.clear()
+
+
+def needed_sysctls(lan_interface: str) -> Sysctls:
+    """What shadows need (FACTS): nothing stays uncorked, ARP never names a service address."""
+    interface = lan_interface.replace(".", "/")
+    return Sysctls(
+        {
+            "net/ipv4/tcp_autocorking": "0",
+            f"net/ipv4/conf/{interface}/arp_announce": "2",
+        }
+    )
+
+
+def _read_sysctl(name: str) -> str:
+    try:
+        return (PROC_SYS / name).read_text().strip()
+    except OSError as error:
+        raise KernelError(f"sysctl {name} cannot be read: {error.strerror}") from error
+
+
+def _write_sysctl(name: str, value: str) -> None:
+    try:
+        (PROC_SYS / name).write_text(value)
+    except OSError as error:
+        raise KernelError(f"sysctl {name} cannot be set to {value}: {error.strerror}") from error
+
+
+def live_sessions(addresses: Iterable[Address]) -> int:
+    """Established TCP connections that this host's kernel has on ``addresses`` (proc(5))."""
+    wanted = {
+        _proc_address(raw) for address in addresses for raw in (address.packed, mapped(address))
+    }
+    count = 0
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        with contextlib.suppress(OSError), Path(table).open(encoding="ascii") as lines:
+            next(lines, None)
+            for line in lines:
+                _, local, _, state, *_ = line.split(maxsplit=4)
+                count += state == _ESTABLISHED and local.partition(":")[0] in wanted
+    return count
+
+
+def _proc_address(raw: bytes) -> str:
+    """The address as /proc/net/tcp spells it: 32-bit words in host order, in hex."""
+    words = (raw[at : at + 4] for at in range(0, len(raw), 4))
+    return "".join(f"{socket.ntohl(int.from_bytes(word)):08X}" for word in words)

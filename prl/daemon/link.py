@@ -1,0 +1,294 @@
+"""The connection between the two nodes: made, greeted, watched, made again (SPEC section 3, L10).
+
+    node 0: connect ─┐                        ┌─ HELLO of both sides checked ─▶ up ─┐
+    node 1: accept ──┴▶ attach to the datapath┴─ they do not agree, or no answer ──┬┴▶ down ─▶ again
+                                                                                   └─ back-off
+
+The datapath owns the connection from attach() on; what happens to it comes back as events.
+"""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Callable
+from ipaddress import IPv6Address
+
+from prl.config import Config
+from prl.core import wire
+from prl.core.datapath import Datapath, DatapathError, Event, Owner
+from prl.core.wire import Message
+from prl.daemon import hello as greeting
+from prl.daemon.events import EventLog
+from prl.daemon.hello import Hello, HelloError, ServiceState
+from prl.errors import KernelError
+
+BACKOFF_MIN_S, BACKOFF_MAX_S = 0.05, 1.0
+MISMATCH_BACKOFF_S = 1.0
+CONNECT_TIMEOUT_S = 1.0
+HELLO_TIMEOUT_S = 1.0
+DETACH_TIMEOUT_S = 1.0
+FAREWELL_S = 0.1
+"""How long the node that finds a mismatch leaves the connection open, so that the other one reads
+its HELLO and can say what is wrong, too."""
+USER_TIMEOUT_MS = 2000
+BUFFER_BYTES = 4 << 20
+BACKLOG = 4
+SERVICES_TYPE = tuple[ServiceState, ...]
+
+
+class Link:
+    """Keeps the link up; run() is a task for the daemon's whole life.
+
+    ``describe`` gives the services as they are now, for HELLO; ``settled`` is told the other
+    node's view when both agree, before the epoch begins; ``raised`` and ``lost`` are called when
+    it has begun and when it has ended.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        datapath: Datapath,
+        log: EventLog,
+        *,
+        describe: Callable[[], SERVICES_TYPE],
+        settled: Callable[[SERVICES_TYPE], None],
+        raised: Callable[[], None],
+        lost: Callable[[], None],
+    ) -> None:
+        self._config, self._dp, self._log = config, datapath, log
+        self._describe, self._settled = describe, settled
+        self._raised, self._lost = raised, lost
+        self._hello: asyncio.Queue[Event] = asyncio.Queue(maxsize=4)
+        self._down = asyncio.Event()
+        self._attached = False
+        self._connections: asyncio.Queue[socket.socket] = asyncio.Queue(maxsize=1)
+        self._listener: socket.socket | None = None
+        self._complaint = ""
+        self.up = False
+        self.ups = 0
+        """How often it came up."""
+        self.other: Hello | None = None
+        """The other node, as it said in its last good HELLO."""
+        self.version = 0
+        self.why_down = "not connected yet"
+
+    # -- events of the datapath
+
+    def on_hello(self, event: Event) -> None:
+        """A HELLO arrived."""
+        if not self._hello.full():
+            self._hello.put_nowait(event)
+
+    def on_down(self, event: Event) -> None:
+        """The datapath gave the connection up."""
+        was_up, self.up = self.up, False
+        self._attached = False
+        self.why_down = event.text or wire.reason_text(event.reason)
+        self._down.set()
+        if was_up:
+            self._log.error("link_down", f"the link is down: {self.why_down}")
+            self._lost()
+
+    # -- life
+
+    async def run(self) -> None:
+        """Keep the link up until cancelled."""
+        listening = asyncio.create_task(self._accept()) if self._config.index == 1 else None
+        backoff_s = BACKOFF_MIN_S
+        try:
+            while True:
+                sock = await self._connection()
+                if sock is not None:
+                    backoff_s = await self._life(sock, backoff_s)
+                await asyncio.sleep(backoff_s)
+                backoff_s = min(backoff_s * 2, BACKOFF_MAX_S)
+        finally:
+            if listening is not None:
+                listening.cancel()
+            if self._listener is not None:
+                self._listener.close()
+
+    def listen(self) -> None:
+        """Node 1: claim the link's port. Raises KernelError when it is taken."""
+        if self._config.index == 0:
+            return
+        local, port = str(self._config.link.local), self._config.link.port
+        listener = socket.socket(self._family(), socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            _tune(listener)
+            listener.bind((local, port))
+            listener.listen(BACKLOG)
+        except OSError as error:
+            listener.close()
+            raise KernelError(
+                f"link.local {local} port {port}: {error.strerror}; "
+                "free the port or correct [link] in the configuration"
+            ) from error
+        self._listener = listener
+
+    async def _life(self, sock: socket.socket, backoff_s: float) -> float:
+        """One connection from attach to its end; returns how long to wait before the next."""
+        self._down.clear()
+        while not self._hello.empty():
+            self._hello.get_nowait()
+        try:
+            self._dp.link_attach(sock.fileno())
+            sock.detach()  # the datapath's now
+        except DatapathError as error:
+            sock.close()
+            self._complain(str(error))
+            self._dp.link_drop("a new connection was refused")
+            return backoff_s
+        self._attached = True
+        try:
+            await self._greet()
+            backoff_s = BACKOFF_MIN_S
+            self._complaint = ""
+            await self._down.wait()
+        except HelloError as error:
+            self._complain(str(error))
+            await asyncio.sleep(FAREWELL_S)
+            backoff_s = MISMATCH_BACKOFF_S
+        except (DatapathError, TimeoutError, wire.WireError) as error:
+            self._complain(str(error) or f"no HELLO within {HELLO_TIMEOUT_S:.0f} s")
+        finally:
+            await self._detach()
+        return backoff_s
+
+    async def _greet(self) -> None:
+        """Exchange HELLOs and begin an epoch. Node 0 speaks first: it proposes the epoch."""
+        services = self._describe()
+        own: Hello | None = None
+        if self._config.index == 0:
+            own = greeting.create(self._config, services)
+            self._send_hello(own)
+        event = await self._next_hello()
+        other = greeting.decode(event)
+        if own is None:
+            services = self._describe()
+            own = greeting.create(self._config, services, other.epoch)
+            self._send_hello(own)
+        version = greeting.check(own, other)
+        if other.epoch != own.epoch:
+            raise HelloError(f"{other.node} answered for another epoch; trying again")
+        if _states(self._describe()) != _states(services):
+            raise HelloError("a service changed hands during HELLO; trying again")
+        self.other, self.version = other, version
+        self._settled(other.services)
+        self._dp.link_up(
+            own.epoch, greeting.lan_key(own, other), own.claim_token, other.claim_token
+        )
+        self.up = True
+        self.ups += 1
+        self._log.info("link_up", f"the link to {other.node} is up", epoch=f"{own.epoch:016x}")
+        self._raised()
+
+    def _send_hello(self, hello: Hello) -> None:
+        self._dp.send(
+            Message.HELLO,
+            greeting.encode(hello),
+            versions=hello.versions,
+            node_index=hello.index,
+        )
+
+    async def _next_hello(self) -> Event:
+        arrival = asyncio.create_task(self._hello.get())
+        end = asyncio.create_task(self._down.wait())
+        done, _ = await asyncio.wait(
+            {arrival, end}, timeout=HELLO_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED
+        )
+        arrival.cancel()
+        end.cancel()
+        if arrival in done:
+            return arrival.result()
+        if end in done:
+            raise HelloError(f"the connection ended before HELLO: {self.why_down}")
+        raise TimeoutError
+
+    async def _detach(self) -> None:
+        if self._attached:
+            self._dp.link_drop(self._complaint or "prld closes the link")
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._down.wait(), DETACH_TIMEOUT_S)
+            self._attached = False
+        self.up = False
+
+    def _complain(self, why: str) -> None:
+        """Post an error once, not at every attempt."""
+        self.why_down = why
+        if why != self._complaint:
+            self._complaint = why
+            self._log.error("link_refused", f"link: {why}")
+
+    # -- connections
+
+    async def _connection(self) -> socket.socket | None:
+        return await (self._connections.get() if self._config.index == 1 else self._connect())
+
+    def _family(self) -> socket.AddressFamily:
+        return (
+            socket.AF_INET6 if isinstance(self._config.link.local, IPv6Address) else socket.AF_INET
+        )
+
+    async def _connect(self) -> socket.socket | None:
+        link = self._config.link
+        sock = socket.socket(self._family(), socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            _tune(sock)
+            sock.bind((str(link.local), 0))
+            loop = asyncio.get_running_loop()
+            await asyncio.wait_for(
+                loop.sock_connect(sock, (str(link.remote), link.port)), CONNECT_TIMEOUT_S
+            )
+        except (OSError, TimeoutError) as error:
+            sock.close()
+            words = getattr(error, "strerror", None) or "no answer"
+            self.why_down = f"{link.remote} port {link.port}: {words}"
+            return None
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    async def _accept(self) -> None:
+        """Take connections from the other node's address alone; the newest one counts."""
+        assert self._listener is not None
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                sock, source = await loop.sock_accept(self._listener)
+            except OSError:  # the caller hung up first, or there are no descriptors
+                await asyncio.sleep(BACKOFF_MIN_S)
+                continue
+            if source[0] != str(self._config.link.remote) or self._in_use():
+                sock.close()
+                continue
+            sock.setblocking(False)
+            _tune(sock)
+            while not self._connections.empty():
+                self._connections.get_nowait().close()
+            self._connections.put_nowait(sock)
+            if self._attached:
+                # The other node would not call again if the old connection were alive.
+                self._dp.link_drop("the other node connected anew")
+
+    def _in_use(self) -> bool:
+        """Whether the present connection is alive: something was heard on it just now."""
+        if not self.up:
+            return False
+        status = self._dp.status()
+        silence_ns = status.now_ns - status.last_heard_ns
+        return silence_ns < self._config.timing.suspect_ms * 1_000_000
+
+
+def _states(services: SERVICES_TYPE) -> list[tuple[Owner, int]]:
+    return [(Owner(service.state), service.term) for service in services]
+
+
+def _tune(sock: socket.socket) -> None:
+    """No delays, room for bursts, and an end when the other side is gone without a word."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
+    for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+        sock.setsockopt(socket.SOL_SOCKET, option, BUFFER_BYTES)

@@ -1,0 +1,103 @@
+"""The program prld."""
+
+import argparse
+import asyncio
+import contextlib
+import os
+import resource
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from prl import config as configuration
+from prl.config import Config
+from prl.errors import KernelError, PrlError
+
+READY_FD = "PRL_READY_FD"
+"""Names a descriptor that gets ``ready`` or ``error: …``, one line, when prld knows which."""
+KERNEL_BTF = Path("/sys/kernel/btf/vmlinux")
+BPFFS = Path("/sys/fs/bpf")
+_KERNEL_MIN = (6, 1)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run prld; returns its exit status (SPEC section 8)."""
+    parser = argparse.ArgumentParser(prog="prld", description="Keeps sessions alive on two nodes.")
+    parser.add_argument(
+        "--config",
+        type=Path,
+        default=configuration.DEFAULT_PATH,
+        metavar="FILE",
+        help="configuration, default %(default)s (see docs/configuration.md)",
+    )
+    arguments = parser.parse_args(argv)
+    ready = _Ready()
+    try:
+        config = configuration.load(arguments.config)
+        check_host()
+        asyncio.run(_serve(config, ready))
+    except PrlError as error:
+        line = " ".join(str(error).split())
+        sys.stderr.write(f"error: {line}\n")
+        ready.tell(f"error: {line}")
+        return error.exit_code
+    except BaseException as error:
+        ready.tell(f"error: prld failed: {error!r}")
+        raise
+    return 0
+
+
+def check_host() -> None:
+    """What no prld can do without. Raises KernelError that says how to get it."""
+    if os.geteuid() != 0:
+        raise KernelError("prld needs root (BPF, packet sockets, TCP_REPAIR); run it as root")
+    release = os.uname().release
+    with contextlib.suppress(ValueError):
+        if tuple(int(part) for part in release.split(".")[:2]) < _KERNEL_MIN:
+            raise KernelError(f"Linux {release} is too old; prld needs 6.1 or newer")
+    if not KERNEL_BTF.exists():
+        raise KernelError(
+            f"{KERNEL_BTF} is missing: the kernel has no BTF; use one with CONFIG_DEBUG_INFO_BTF"
+        )
+    if not os.path.ismount(BPFFS):
+        raise KernelError(f"{BPFFS} is not mounted; run: mount -t bpf bpf {BPFFS}")
+
+
+async def _serve(config: Config, ready: "_Ready") -> None:
+    # Only here: without the C extension there is still a clear word.
+    from prl.daemon.events import EventLog  # noqa: PLC0415
+    from prl.daemon.node import Node  # noqa: PLC0415
+
+    with contextlib.suppress(OSError, ValueError):  # kernels since 5.11 do not need it
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY,) * 2)
+    node = Node(config, EventLog())
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, node.stop)
+    await node.serve(lambda: ready.tell("ready"))
+
+
+class _Ready:
+    """Whoever started prld waits for one line."""
+
+    def __init__(self) -> None:
+        value = os.environ.pop(READY_FD, "")
+        self._fd = int(value) if value.isascii() and value.isdigit() else -1
+        if self._fd >= 0:
+            with contextlib.suppress(OSError):
+                os.set_inheritable(self._fd, False)
+
+    def tell(self, line: str) -> None:
+        """Write the line, once."""
+        if self._fd < 0:
+            return
+        with contextlib.suppress(OSError):
+            os.write(self._fd, line.encode() + b"\n")
+        with contextlib.suppress(OSError):
+            os.close(self._fd)
+        self._fd = -1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

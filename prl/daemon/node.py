@@ -1,0 +1,296 @@
+"""One node, put together: what prld does from start to stop.
+
+    TAPs ─▶ BPF programs (silence first) ─▶ datapath thread ─▶ service addresses ─▶ control, link
+
+Events of the datapath come in here and go to whom they concern.
+"""
+
+import asyncio
+import contextlib
+import os
+import socket
+import threading
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from prl.config import Config
+from prl.core import kernel as programs
+from prl.core import wire
+from prl.core.datapath import Datapath, DatapathError, Event, EventKind, LogicalInterface, Owner
+from prl.core.kernel import Kernel
+from prl.core.wire import Message, Tlv
+from prl.daemon import tap
+from prl.daemon.control import ControlServer
+from prl.daemon.events import EventLog
+from prl.daemon.facts import NodeView
+from prl.daemon.host import Host, needed_sysctls
+from prl.daemon.link import Link
+from prl.daemon.ownership import Ownership
+from prl.daemon.protect import Primaries
+from prl.daemon.requests import Requests
+from prl.daemon.shadows import Shadows
+from prl.errors import KernelError, PrlError
+
+EVENTS_PER_WAKEUP = 256
+DRAIN_TIMEOUT_S = 0.5
+"""How long a stopping node waits until the other one has what it gives up."""
+DRAIN_POLL_S = 0.01
+THREAD_TIMEOUT_S = 5.0
+
+
+class Node:
+    """Everything of one prld; serve() is its life."""
+
+    def __init__(self, config: Config, log: EventLog) -> None:
+        self._config, self._log = config, log
+        self._stop = asyncio.Event()
+        self._failure: PrlError | None = None
+
+    def stop(self) -> None:
+        """Let serve() return."""
+        self._stop.set()
+
+    async def serve(self, ready: Callable[[], None]) -> None:
+        """Run until stop(); ``ready`` is called once requests are answered.
+
+        Raises:
+            PrlError: it could not start, or the datapath failed. Everything is taken down again.
+        """
+        async with AsyncExitStack() as stack:
+            await self._start(stack)
+            ready()
+            self._log.info("ready", f"node {self._config.node} serves on {self._config.socket}")
+            await self._stop.wait()
+            if self._failure is None:
+                await self._hand_over()
+        if self._failure is not None:
+            raise self._failure
+
+    async def _start(self, stack: AsyncExitStack) -> None:
+        config = self._config
+        host = Host()
+        await host.open()
+        stack.push_async_callback(host.close)
+        lan = await host.interface(config.lan.interface)
+        await self._clean_up_after_crash(host, lan)
+        sysctls = needed_sysctls(config.lan.interface)
+        stack.callback(sysctls.restore)
+        sysctls.apply()
+        self._kernel, self._dp = await self._open_datapath(stack, host, lan)
+        await self._add_addresses(stack, host, lan)
+        self._assemble(host, lan)
+        stack.callback(self._control.close)
+        stack.callback(self._close_sessions)
+        self._link.listen()
+        self._control.start()
+        for life in (self._link.run(), self._ownership.start_alone()):
+            task = asyncio.create_task(life)
+            task.add_done_callback(self._on_task_done)
+            stack.push_async_callback(_cancel, task)
+
+    def _assemble(self, host: Host, lan: LogicalInterface) -> None:
+        config, log, dp = self._config, self._log, self._dp
+        self._shadows = Shadows(
+            config, dp, host, log, lan=lan.ifindex, congestion=self._kernel.shadow_congestion
+        )
+        if self._kernel.shadow_congestion is None:
+            words = "this kernel has no struct_ops: no shadows can be kept here"
+            self._log.warning("no_struct_ops", words)
+        self._ownership = Ownership(config, dp, lan, log, usable_shadows=self._shadows.usable)
+        self._link = Link(
+            config,
+            dp,
+            log,
+            describe=self._ownership.describe,
+            settled=self._ownership.settle,
+            raised=self._on_link_up,
+            lost=self._on_link_lost,
+        )
+        self._primaries = Primaries(config, dp, self._link, host, log, lan.ifindex)
+        view = NodeView(config, self._kernel, dp, self._link, self._ownership, self._primaries)
+        requests = Requests(view, log, self._ownership, self._primaries, self._shadows)
+        self._control = ControlServer(
+            Path(config.socket), log, handler=requests.handle, on_gone=requests.gone
+        )
+
+    async def _clean_up_after_crash(self, host: Host, lan: LogicalInterface) -> None:
+        """Addresses first: they may not be there without the silence that goes next."""
+        for service in self._config.service:
+            for address in service.addresses:
+                await host.remove_address(lan.ifindex, address)
+        programs.scrub(self._config.instance)
+
+    async def _open_datapath(
+        self, stack: AsyncExitStack, host: Host, lan: LogicalInterface
+    ) -> tuple[Kernel, Datapath]:
+        config = self._config
+        # Held open here, too, so that the devices outlive the datapath that owns its descriptors.
+        taps = {name: tap.create(name) for name in (tap.INJECT, tap.HOLD)}
+        for fd in taps.values():
+            stack.callback(os.close, fd)
+        inject = await host.tap_up(tap.INJECT)
+        hold = await host.tap_up(tap.HOLD)
+        kernel = Kernel(
+            instance=config.instance,
+            object_dir=Path(config.object_dir) if config.object_dir else programs.OBJECTS,
+            flows_max=config.flows_max,
+            mode=config.mode,
+            lan_ifindexes=[lan.ifindex],
+            inject_ifindex=inject,
+            hold_ifindex=hold,
+            stale_ms=config.timing.stale_ms,
+        )
+        stack.callback(kernel.close)
+        kernel.attach()
+        with contextlib.closing(self._lan_socket()) as heartbeats:
+            datapath = Datapath(
+                config,
+                kernel,
+                [lan],
+                lan_fd=os.dup(heartbeats.fileno()),
+                inject_fd=os.dup(taps[tap.INJECT]),
+                hold_fd=os.dup(taps[tap.HOLD]),
+            )
+        stack.callback(datapath.close)
+        self._run_datapath(stack, datapath)
+        return kernel, datapath
+
+    def _lan_socket(self) -> socket.socket:
+        """The heartbeats' socket: bound to this node's LAN address, connected to the other's."""
+        lan = self._config.lan
+        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        try:
+            sock.bind((str(lan.address), lan.heartbeat_port))
+            sock.connect((str(lan.peer_address), lan.heartbeat_port))
+        except OSError as error:
+            sock.close()
+            raise KernelError(
+                f"lan.address {lan.address} port {lan.heartbeat_port}: {error.strerror}; "
+                "configure the address, free the port, or correct [lan]"
+            ) from error
+        return sock
+
+    def _run_datapath(self, stack: AsyncExitStack, datapath: Datapath) -> None:
+        loop = asyncio.get_running_loop()
+
+        def run() -> None:
+            try:
+                datapath.run()
+            except PrlError as error:
+                loop.call_soon_threadsafe(self._fail, error)
+
+        thread = threading.Thread(target=run, name="datapath", daemon=True)
+        thread.start()
+        stack.callback(thread.join, THREAD_TIMEOUT_S)
+        stack.callback(datapath.stop)
+        loop.add_reader(datapath.event_fd(), self._on_events)
+        stack.callback(loop.remove_reader, datapath.event_fd())
+
+    def _fail(self, error: PrlError) -> None:
+        self._log.error("failed", str(error))
+        self._failure = error
+        self._stop.set()
+
+    def _on_task_done(self, task: "asyncio.Task[None]") -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._fail(error if isinstance(error, PrlError) else PrlError(repr(error)))
+
+    async def _add_addresses(
+        self, stack: AsyncExitStack, host: Host, lan: LogicalInterface
+    ) -> None:
+        """Only now: the programs keep them silent (L9)."""
+        for service in self._config.service:
+            for address in service.addresses:
+                stack.push_async_callback(host.remove_address, lan.ifindex, address)
+                await host.add_address(lan.ifindex, address)
+
+    # -- stopping
+
+    async def _hand_over(self) -> None:
+        """A planned stop: the other node goes on with what this one owns."""
+        for number, state in enumerate(self._dp.status().services[: len(self._config.service)]):
+            if state == Owner.OWNER and self._link.up:
+                with contextlib.suppress(DatapathError):
+                    self._dp.renounce(number)
+        deadline = asyncio.get_running_loop().time() + DRAIN_TIMEOUT_S
+        while self._primaries.live() and self._link.up:
+            if asyncio.get_running_loop().time() > deadline:
+                break
+            await asyncio.sleep(DRAIN_POLL_S)
+
+    def _close_sessions(self) -> None:
+        """Nothing may speak for a service once the silence is taken down."""
+        self._shadows.discard_all()
+        for session in self._primaries.live():
+            self._primaries.demote(session)
+
+    # -- events
+
+    def _on_link_up(self) -> None:
+        self._shadows.announce_offers()
+        self._primaries.on_link_up()
+
+    def _on_link_lost(self) -> None:
+        self._shadows.on_link_down()
+        self._primaries.on_link_down()
+
+    def _on_events(self) -> None:
+        for _ in range(EVENTS_PER_WAKEUP):
+            event = self._dp.next_event()
+            if event is None:
+                return
+            try:
+                self._on_event(event)
+            except PrlError as error:
+                self._log.error("event_failed", str(error), kind=event.kind, handle=event.handle)
+
+    def _on_event(self, event: Event) -> None:
+        handlers: dict[int, Callable[[Event], None]] = {
+            EventKind.MESSAGE: self._on_message,
+            EventKind.LINK_DOWN: self._link.on_down,
+            EventKind.PRIMARY: self._primaries.on_state,
+            EventKind.SECONDARY: self._shadows.on_state,
+            EventKind.TAKEOVER: lambda event: self._ownership.on_takeover(event.service),
+            EventKind.TAKEN_FLOW: self._shadows.on_taken,
+            EventKind.FENCED: self._on_fenced,
+            EventKind.RENOUNCED: self._on_renounced,
+            EventKind.ENDED: self._on_ended,
+            EventKind.ALARM: lambda event: self._log.error("alarm", event.text),
+        }
+        if handler := handlers.get(event.kind):
+            handler(event)
+
+    def _on_fenced(self, event: Event) -> None:
+        self._ownership.on_fenced(event.service, "the other node claimed it")
+        self._primaries.on_fenced(event.service)
+
+    def _on_renounced(self, _: Event) -> None:
+        self._log.warning(
+            "renounced",
+            "the link is silent but the other node lives: it goes on alone, the shadows here are "
+            "void",
+        )
+
+    def _on_ended(self, event: Event) -> None:
+        self._primaries.on_ended(event.handle)
+        self._shadows.on_ended(event.handle)
+
+    def _on_message(self, event: Event) -> None:
+        match event.type:
+            case Message.HELLO:
+                self._link.on_hello(event)
+            case Message.SETUP:
+                self._shadows.on_setup(event)
+            case Message.SETUP_DONE:
+                self._primaries.on_setup_done(event)
+            case Message.OFFER:
+                for element in wire.decode_tlvs(event.body):
+                    if element.type == Tlv.ENDPOINT:
+                        self._primaries.on_offer(element.value.decode("utf-8", "replace"))
+
+
+async def _cancel(task: "asyncio.Task[None]") -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError, Exception):
+        await task

@@ -1,0 +1,122 @@
+"""Does anybody on the LAN use an address? ARP probes (RFC 5227) and DAD (RFC 4862).
+
+A node that starts without word of the other one asks before it speaks for a service address (L6).
+The probes come from this program, not from the kernel's stack: that one is silent for the address.
+"""
+
+import asyncio
+import contextlib
+import socket
+import struct
+from collections.abc import Iterable
+from ipaddress import IPv4Address, IPv6Address
+
+from prl.core.datapath import Address, LogicalInterface
+from prl.errors import KernelError
+
+PROBES = 3
+PROBE_INTERVAL_S = 0.1
+"""Shorter than RFC 5227 wants for a whole LAN of strangers: the owner of the address is a prl node
+or nobody."""
+
+ETH_P_ALL, ETH_P_ARP, ETH_P_IPV6 = 0x0003, 0x0806, 0x86DD
+_BROADCAST = b"\xff" * 6
+_NS, _NA = 135, 136
+_FRAMES_MAX = 64  # read at a time
+_FRAME_BYTES = 128
+_ETH_BYTES, _ARP_BYTES, _ND_BYTES = 14, 28, 64
+_ND_HOPS = 255  # anything else came through a router (RFC 4861, 7.1)
+
+
+async def users(interface: LogicalInterface, addresses: Iterable[Address]) -> set[Address]:
+    """Those of ``addresses`` that somebody else on the LAN answers for.
+
+    Raises:
+        KernelError: the LAN cannot be asked.
+    """
+    wanted = set(addresses)
+    try:
+        sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
+    except OSError as error:
+        raise KernelError(f"no packet socket for address probes: {error.strerror}") from error
+    with contextlib.closing(sock):
+        try:
+            # Only frames from now on: the protocol takes effect with bind().
+            sock.bind((interface.name, ETH_P_ALL))
+        except OSError as error:
+            raise KernelError(
+                f"{interface.name}: cannot be probed: {error.strerror}; is it up?"
+            ) from error
+        return await _ask(sock, interface.mac, wanted)
+
+
+async def _ask(sock: socket.socket, mac: bytes, wanted: set[Address]) -> set[Address]:
+    answered: set[Address] = set()
+    loop = asyncio.get_running_loop()
+
+    def receive() -> None:
+        for _ in range(_FRAMES_MAX):
+            try:
+                frame = sock.recv(_FRAME_BYTES)
+            except OSError:
+                return
+            user = user_in(frame, mac)
+            if user in wanted:
+                answered.add(user)
+
+    loop.add_reader(sock, receive)
+    try:
+        for _ in range(PROBES):
+            for address in wanted - answered:
+                with contextlib.suppress(OSError):  # a full queue or a LAN that went down
+                    sock.send(probe_frame(mac, address))
+            await asyncio.sleep(PROBE_INTERVAL_S)
+    finally:
+        loop.remove_reader(sock)
+    return answered
+
+
+def probe_frame(mac: bytes, address: Address) -> bytes:
+    """An ARP probe or a DAD neighbour solicitation for ``address``: neither names a sender."""
+    if isinstance(address, IPv4Address):
+        arp = struct.pack(
+            "!HHBBH6s4s6s4s", 1, 0x0800, 6, 4, 1, mac, bytes(4), bytes(6), address.packed
+        )
+        return _BROADCAST + mac + ETH_P_ARP.to_bytes(2) + arp
+    target = address.packed
+    group = bytes.fromhex("ff0200000000000000000001ff") + target[13:]
+    body = struct.pack("!BBHI16s", _NS, 0, 0, 0, target)
+    source = bytes(16)
+    pseudo = source + group + struct.pack("!II", len(body), socket.IPPROTO_ICMPV6)
+    body = body[:2] + _checksum(pseudo + body).to_bytes(2) + body[4:]
+    header = struct.pack("!IHBB", 6 << 28, len(body), socket.IPPROTO_ICMPV6, 255)
+    multicast = b"\x33\x33" + group[12:]
+    return multicast + mac + ETH_P_IPV6.to_bytes(2) + header + source + group + body
+
+
+def user_in(frame: bytes, own_mac: bytes) -> Address | None:
+    """The address that ``frame`` shows to be in use, or probed, by somebody else."""
+    if len(frame) < _ETH_BYTES or frame[6:12] == own_mac:
+        return None
+    kind, payload = int.from_bytes(frame[12:14]), frame[_ETH_BYTES:]
+    if kind == ETH_P_ARP and len(payload) >= _ARP_BYTES and payload[:6] == b"\0\1\x08\0\6\4":
+        sender, target = payload[14:18], payload[24:28]
+        # A probe of another node's for the same address is a conflict, too (RFC 5227, 2.1.1).
+        return IPv4Address(sender if any(sender) else target)
+    if (
+        kind == ETH_P_IPV6
+        and len(payload) >= _ND_BYTES
+        and payload[6] == socket.IPPROTO_ICMPV6
+        and payload[7] == _ND_HOPS
+    ):
+        is_dad = payload[40] == _NS and not any(payload[8:24])
+        if payload[40] == _NA or is_dad:
+            return IPv6Address(payload[48:64])
+    return None
+
+
+def _checksum(data: bytes) -> int:
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF

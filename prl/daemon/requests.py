@@ -1,0 +1,160 @@
+"""What the control socket's requests do (docs/control.md)."""
+
+import base64
+import binascii
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+
+from prl.daemon import facts
+from prl.daemon.control import Client, flag_of, number_of, text_of
+from prl.daemon.events import EventLog
+from prl.daemon.facts import NodeView
+from prl.daemon.ownership import Ownership
+from prl.daemon.protect import Primaries, facts_of
+from prl.daemon.shadows import Shadows
+from prl.errors import UsageError
+from prl.messages import APPLICATION_MAX_BYTES, parse_endpoint, show_endpoint
+
+FLOWS_PER_ANSWER = 64
+EVENTS_PER_ANSWER = 64
+
+Operation = Callable[[Client, dict[str, Any], list[int]], Awaitable[dict[str, Any]]]
+
+
+class Requests:
+    """One method per operation."""
+
+    def __init__(
+        self,
+        view: NodeView,
+        log: EventLog,
+        ownership: Ownership,
+        primaries: Primaries,
+        shadows: Shadows,
+    ) -> None:
+        self._view, self._log, self._ownership = view, log, ownership
+        self._primaries, self._shadows = primaries, shadows
+        self._operations: dict[str, Operation] = {
+            "status": self._status,
+            "stats": self._stats,
+            "link_show": self._link_show,
+            "flow_list": self._flow_list,
+            "flow_show": self._flow_show,
+            "flow_del": self._flow_del,
+            "events": self._events,
+            "replicate": self._replicate,
+            "offer": self._offer,
+            "close": self._close,
+            "takeover": self._takeover,
+        }
+
+    async def handle(
+        self, client: Client, request: dict[str, Any], fds: list[int]
+    ) -> dict[str, Any]:
+        """Answer a request. Raises PrlError."""
+        name = request.get("op")
+        operation = self._operations.get(name) if isinstance(name, str) else None
+        if operation is None:
+            raise UsageError(f"no operation {name!r:.100}; use: {', '.join(self._operations)}")
+        return await operation(client, request, fds)
+
+    def gone(self, client: Client) -> None:
+        """An application's connection ended: whatever it had is without an application now."""
+        self._primaries.application_gone(client)
+        self._shadows.application_gone(client)
+
+    async def _status(self, *_: object) -> dict[str, Any]:
+        return facts.status(self._view)
+
+    async def _stats(self, *_: object) -> dict[str, Any]:
+        return facts.stats(self._view)
+
+    async def _link_show(self, *_: object) -> dict[str, Any]:
+        return facts.link(self._view)
+
+    async def _flow_list(self, _: Client, request: dict[str, Any], __: list[int]) -> dict[str, Any]:
+        after = number_of(request, "after", 0)
+        handles = [h for h in sorted(facts.handles(self._view)) if h > after or not after]
+        chosen = handles[:FLOWS_PER_ANSWER]
+        flows = [found for h in chosen if (found := facts.flow(self._view, h)) is not None]
+        return {"flows": flows, "next": chosen[-1] if len(handles) > len(chosen) else None}
+
+    async def _flow_show(self, _: Client, request: dict[str, Any], __: list[int]) -> dict[str, Any]:
+        handle = number_of(request, "handle")
+        found = facts.flow(self._view, handle, whole=True)
+        if found is None:
+            raise _unknown(handle)
+        return {"flow": found}
+
+    async def _flow_del(self, _: Client, request: dict[str, Any], __: list[int]) -> dict[str, Any]:
+        handle = number_of(request, "handle")
+        session = self._primaries.find(handle)
+        if session is None:
+            raise _unknown(handle)
+        self._primaries.unprotect(session)
+        return facts_of(session)
+
+    async def _events(self, _: Client, request: dict[str, Any], __: list[int]) -> dict[str, Any]:
+        records = self._log.after(number_of(request, "after", 0), EVENTS_PER_ANSWER)
+        return {"events": [msgspec.to_builtins(record) for record in records]}
+
+    async def _replicate(
+        self, client: Client, request: dict[str, Any], fds: list[int]
+    ) -> dict[str, Any]:
+        data = _application(request)
+        if len(fds) != 1:
+            raise UsageError(f"replicate: send one socket along, not {len(fds)} descriptors")
+        try:
+            sock = socket.socket(fileno=fds[0])
+        except OSError as error:
+            raise UsageError(f"replicate: the descriptor is no socket ({error})") from error
+        fds.clear()  # the socket's now
+        session = await self._primaries.replicate(client, sock, data)
+        if client.closed:
+            self._primaries.application_gone(client)
+        return facts_of(session)
+
+    async def _offer(self, client: Client, request: dict[str, Any], _: list[int]) -> dict[str, Any]:
+        address, port = parse_endpoint(text_of(request, "endpoint"))
+        if address not in self._view.addresses:
+            raise UsageError(
+                f"offer: {address} is no service address; use one of: "
+                + ", ".join(map(str, self._view.addresses))
+            )
+        self._shadows.offer(client, show_endpoint(address, port))
+        return {}
+
+    async def _close(self, client: Client, request: dict[str, Any], _: list[int]) -> dict[str, Any]:
+        handle = number_of(request, "handle")
+        session, shadow = self._primaries.find(handle), self._shadows.find(handle)
+        if session is not None and session.client is client:
+            self._primaries.close(session)
+        elif shadow is not None and shadow.client is client:
+            self._shadows.close(shadow)
+        else:
+            raise _unknown(handle)
+        return {}
+
+    async def _takeover(self, _: Client, request: dict[str, Any], __: list[int]) -> dict[str, Any]:
+        number = self._ownership.service_number(text_of(request, "service", ""))
+        self._ownership.takeover(number, fenced=flag_of(request, "fenced"))
+        return facts.status(self._view)
+
+
+def _application(request: dict[str, Any]) -> bytes:
+    try:
+        data = base64.b64decode(text_of(request, "application", ""), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise UsageError(f"replicate: 'application' is not base64: {error}") from error
+    if len(data) > APPLICATION_MAX_BYTES:
+        raise UsageError(
+            f"replicate: 'application' has {len(data)} bytes; at most {APPLICATION_MAX_BYTES}"
+        )
+    return data
+
+
+def _unknown(handle: int) -> UsageError:
+    return UsageError(f"no flow {handle:#x} here; see `prlctl flow list`")

@@ -1,0 +1,420 @@
+"""Sessions whose application is on the other node: their shadows here (SPEC R17, R18, R22).
+
+SETUP … ─▶ restored, in the datapath, given to the application that offered itself ─▶ active
+active ─┬─ void: discarded silently (L8) ─▶ gone
+        └─ take-over: the application's options, the application told ─▶ owner
+"""
+
+import asyncio
+import base64
+import contextlib
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import Any
+
+from prl.config import Config
+from prl.core import wire
+from prl.core.datapath import (
+    Datapath,
+    DatapathError,
+    Event,
+    FlowSpec,
+    Owner,
+    Tuple,
+    endpoint,
+)
+from prl.core.datapath import Secondary as State
+from prl.core.wire import Element, Message, Reason, Tlv
+from prl.daemon import transfer
+from prl.daemon.clients import Application
+from prl.daemon.events import EventLog
+from prl.daemon.host import NUD_PERMANENT, NUD_REACHABLE, NUD_STALE, Host, NextHop
+from prl.daemon.silence import end_silently
+from prl.daemon.transfer import Arrived, Collector, Setup, TransferError
+from prl.errors import KernelError, PrlError
+from prl.messages import show_endpoint
+from prl.shadow import SnapshotError, TcpSnapshot, adopt, decode, restore
+
+BUFFER_BYTES = 4 << 20
+"""A shadow's buffers (the kernel doubles it): its application may lag, and nothing may be lost."""
+CLOSE_LINGER_S = 60.0
+OFFERS_MAX = 1024
+
+
+class RefusedError(PrlError):
+    """A shadow that this node cannot have; the primary is told why."""
+
+    def __init__(self, reason: Reason, words: str) -> None:
+        self.reason = reason
+        super().__init__(words)
+
+
+@dataclass(eq=False, slots=True)
+class Shadow:
+    """One shadow."""
+
+    handle: int
+    generation: int
+    ends: Tuple
+    service: int
+    sock: socket.socket
+    snapshot: TcpSnapshot
+    client: Application
+    hop: NextHop | None
+    state: str = "active"
+    """active, void, owner (taken over), or ended."""
+    closing: bool = False
+
+
+class Shadows:
+    """All shadows here, by handle, and the applications that wait for more."""
+
+    def __init__(
+        self,
+        config: Config,
+        datapath: Datapath,
+        host: Host,
+        log: EventLog,
+        *,
+        lan: int,
+        congestion: str | None,
+    ) -> None:
+        self._config, self._dp, self._host, self._log = config, datapath, host, log
+        self._lan, self._congestion = lan, congestion
+        self._shadows: dict[int, Shadow] = {}
+        self._offers: list[tuple[str, Application]] = []
+        self._collector = Collector()
+        self._neighbours: dict[NextHop, int] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # -- requests
+
+    def offer(self, client: Application, where: str) -> None:
+        """``client`` takes shadows of ``where`` from now on. Raises RefusedError."""
+        if len(self._offers) >= OFFERS_MAX:
+            raise RefusedError(Reason.NO_MEMORY, f"there are {OFFERS_MAX} offers already")
+        if (where, client) not in self._offers:
+            self._offers.append((where, client))
+        self._announce(where)
+
+    def announce_offers(self) -> None:
+        """Tell the other node all offers: the link has come up."""
+        for where in dict.fromkeys(where for where, _ in self._offers):
+            self._announce(where)
+
+    def _announce(self, where: str) -> None:
+        with contextlib.suppress(DatapathError):  # without a link it is told when that is up
+            self._dp.send(Message.OFFER, wire.encode_tlvs([Element(Tlv.ENDPOINT, where.encode())]))
+
+    def find(self, handle: int) -> Shadow | None:
+        """The shadow of that handle."""
+        return self._shadows.get(handle)
+
+    def usable(self, service: int) -> int:
+        """How many shadows of a service could go on with their session."""
+        return sum(s.state == "active" and s.service == service for s in self._shadows.values())
+
+    def close(self, shadow: Shadow) -> None:
+        """Its application is done with it: the session ends, or the shadow is given up."""
+        if shadow.state == "owner":
+            shadow.closing = True
+            with contextlib.suppress(OSError):
+                shadow.sock.shutdown(socket.SHUT_WR)
+            asyncio.get_running_loop().call_later(CLOSE_LINGER_S, self._finish, shadow)
+        else:
+            self._give_up(shadow, Reason.APPLICATION_GONE)
+
+    def application_gone(self, client: Application) -> None:
+        """Its connection ended: its offers are over, nobody reads its shadows any more."""
+        self._offers = [(where, owner) for where, owner in self._offers if owner is not client]
+        for shadow in list(self._of(client)):
+            if shadow.state == "owner" and not shadow.closing:
+                self._log.error(
+                    "session_lost",
+                    f"{shadow.ends}: its application ({client.name}) died: the session ends",
+                    handle=shadow.handle,
+                )
+                self._finish(shadow)
+            elif shadow.state == "active":
+                self._give_up(shadow, Reason.APPLICATION_GONE)
+
+    def _of(self, client: Application) -> Iterator[Shadow]:
+        return (shadow for shadow in self._shadows.values() if shadow.client is client)
+
+    # -- set-up
+
+    def on_setup(self, event: Event) -> None:
+        """A piece of a set-up arrived."""
+        try:
+            piece = next(e.value for e in wire.decode_tlvs(event.body) if e.type == Tlv.SNAPSHOT)
+            arrived = self._collector.add(
+                event.handle,
+                event.generation,
+                piece,
+                last=bool(event.bits & wire.SETUP_LAST),
+                now_ns=time.monotonic_ns(),
+            )
+        except (StopIteration, wire.WireError, TransferError) as error:
+            words = str(error) or "a piece without content"
+            self._refuse(event, RefusedError(Reason.MALFORMED, words))
+            return
+        if arrived is not None:
+            task = asyncio.get_running_loop().create_task(self._set_up(event, arrived))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    def on_link_down(self) -> None:
+        """Unfinished set-ups will never be complete."""
+        self._collector.clear()
+
+    async def _set_up(self, event: Event, arrived: Arrived) -> None:
+        try:
+            await self._build(event, arrived)
+        except RefusedError as error:
+            self._refuse(event, error)
+        except (SnapshotError, DatapathError) as error:
+            self._refuse(event, RefusedError(Reason.RESTORE_FAILED, str(error)))
+        except (TransferError, KernelError, ValueError) as error:
+            self._refuse(event, RefusedError(Reason.MALFORMED, str(error)))
+
+    async def _build(self, event: Event, arrived: Arrived) -> None:
+        setup = transfer.decode(arrived.blob)
+        snapshot = decode(setup.snapshot)
+        local, remote = snapshot.local, snapshot.remote
+        ends = Tuple(_unmap(local.address), local.port, _unmap(remote.address), remote.port)
+        service, client = self._admit(ends)
+        hop = _hop(setup)
+        if hop is not None:
+            await self._pin(hop)
+        self._replace(event.handle, ends)
+        # The clock must not be behind the primary's (PAWS): count the way here, too.
+        elapsed_ns = time.monotonic_ns() - arrived.began_ns + self._dp.status().rtt_ns
+        try:
+            sock = restore(
+                snapshot,
+                congestion=self._congestion,
+                rcvbuf_bytes=BUFFER_BYTES,
+                sndbuf_bytes=BUFFER_BYTES,
+                elapsed_ms=elapsed_ns // 1_000_000,
+            )
+        except BaseException:
+            self._unpin(hop, NUD_STALE)
+            raise
+        spec = FlowSpec(
+            ends=ends,
+            fd=sock.fileno(),
+            mss=setup.mss,
+            rcv_wscale=setup.rcv_wscale,
+            snd_wscale=setup.snd_wscale,
+            timestamps=setup.timestamps,
+            handle=event.handle,
+            generation=event.generation,
+            committed=setup.committed,
+            congestion=snapshot.options.congestion,
+        )
+        try:
+            space = self._dp.secondary_open(spec)
+            self._dp.send(
+                Message.SETUP_DONE, handle=event.handle, generation=event.generation, space=space
+            )
+        except DatapathError:
+            end_silently(sock)
+            self._dp.flow_close(event.handle)
+            self._unpin(hop, NUD_STALE)
+            raise
+        shadow = Shadow(event.handle, event.generation, ends, service, sock, snapshot, client, hop)
+        self._shadows[event.handle] = shadow
+        self._log.info("shadow", f"{ends}: shadowed", handle=event.handle)
+        client.send_event(_introduction(shadow, setup), sock.fileno())
+
+    def _admit(self, ends: Tuple) -> tuple[int, Application]:
+        """The service and the application of a new shadow. Raises RefusedError."""
+        service = next(
+            (n for n, s in enumerate(self._config.service) if ends.local in s.addresses), None
+        )
+        if service is None or self._dp.status().services[service] != Owner.STANDBY:
+            raise RefusedError(
+                Reason.NOT_ACTIVE, f"{ends}: {self._config.node} does not stand by for it"
+            )
+        if self._congestion is None:
+            raise RefusedError(
+                Reason.RESTORE_FAILED,
+                f"{self._config.node} cannot keep shadows: its kernel has no struct_ops; "
+                "see `prlctl doctor` there",
+            )
+        where = endpoint(ends.local, ends.local_port)
+        for position, (offered, client) in enumerate(self._offers):
+            if offered == where:
+                # In turn, when several offer themselves for the same endpoint.
+                self._offers.append(self._offers.pop(position))
+                return service, client
+        raise RefusedError(
+            Reason.NO_APPLICATION,
+            f"no application on {self._config.node} waits for {where}; start it there, too",
+        )
+
+    def _replace(self, handle: int, ends: Tuple) -> None:
+        """A new snapshot: what there was of this session is of no use any more."""
+        for old in list(self._shadows.values()):
+            if old.handle == handle or old.ends == ends:
+                self._discard(old, "replaced by a new snapshot")
+
+    def _refuse(self, event: Event, error: RefusedError) -> None:
+        expected = error.reason == Reason.NO_APPLICATION
+        self._log.post(
+            "info" if expected else "error", "shadow_refused", str(error), handle=event.handle
+        )
+        self._collector.drop(event.handle)
+        with contextlib.suppress(DatapathError):  # the link is gone, and the set-up with it
+            self._dp.send(
+                Message.SETUP_DONE,
+                wire.encode_tlvs([Element(Tlv.TEXT, str(error).encode()[:1024])]),
+                handle=event.handle,
+                generation=event.generation,
+                reason=error.reason,
+            )
+
+    # -- events
+
+    def on_state(self, event: Event) -> None:
+        """PRL_EVENT_SECONDARY."""
+        shadow = self._shadows.get(event.handle)
+        if shadow is None or event.generation not in {0, shadow.generation}:
+            return
+        if event.state in {State.VOID, State.GONE} and shadow.state == "active":
+            self._log.warning(
+                "shadow_void",
+                f"{shadow.ends}: the shadow is void: {wire.reason_text(event.reason)}",
+                handle=shadow.handle,
+            )
+            self._discard(shadow, wire.reason_text(event.reason))
+
+    def on_taken(self, event: Event) -> None:
+        """PRL_EVENT_TAKEN_FLOW: the shadow is the session now."""
+        shadow = self._shadows.get(event.handle)
+        if shadow is None:
+            return
+        shadow.state = "owner"
+        shadow.client.send_event(
+            {
+                "event": "taken_over",
+                "handle": shadow.handle,
+                "out_bytes": event.value,
+                "monotonic_ns": time.monotonic_ns(),
+            }
+        )
+        for failure in adopt(shadow.sock, shadow.snapshot):
+            self._log.warning("option_lost", failure, handle=shadow.handle)
+        self._unpin(shadow.hop, NUD_REACHABLE)
+        shadow.hop = None
+        self._log.warning(
+            "taken_over",
+            f"{shadow.ends}: goes on here, after {event.value} bytes of output",
+            handle=shadow.handle,
+            out_bytes=event.value,
+        )
+
+    def on_ended(self, handle: int) -> None:
+        """The shadow's socket has gone: the session is over on both nodes."""
+        if (shadow := self._shadows.get(handle)) is not None:
+            self._finish(shadow)
+
+    def on_closed(self, event: Event) -> None:
+        """CLOSE: the primary forgot the flow, its session ends unprotected."""
+        shadow = self._shadows.get(event.handle)
+        if shadow is not None and shadow.state == "active":
+            self._discard(shadow, "the session ended on the other node")
+
+    # -- ends
+
+    def _give_up(self, shadow: Shadow, reason: Reason) -> None:
+        if shadow.state != "active":
+            return
+        with contextlib.suppress(DatapathError):
+            self._dp.secondary_void(shadow.handle, reason)
+        self._discard(shadow, wire.reason_text(reason))
+
+    def _discard(self, shadow: Shadow, why: str) -> None:
+        """Of no use any more: away with it, silently."""
+        self._forget(shadow, "void")
+        end_silently(shadow.sock)
+        self._dp.flow_close(shadow.handle)
+        shadow.client.send_event({"event": "void", "handle": shadow.handle, "reason": why})
+
+    def _finish(self, shadow: Shadow) -> None:
+        """The session is over."""
+        if shadow.state not in {"active", "owner"}:
+            return
+        was_shadow = shadow.state == "active"
+        self._forget(shadow, "ended")
+        self._dp.flow_close(shadow.handle)
+        shadow.sock.close()  # its application may still read what is left in it
+        if was_shadow:
+            why = wire.reason_text(Reason.ENDED)
+            shadow.client.send_event({"event": "void", "handle": shadow.handle, "reason": why})
+            return
+        shadow.client.send_event(
+            {"event": "state", "handle": shadow.handle, "state": "ended", "reason": ""}
+        )
+
+    def _forget(self, shadow: Shadow, state: str) -> None:
+        shadow.state = state
+        self._unpin(shadow.hop, NUD_STALE)
+        shadow.hop = None
+        if self._shadows.get(shadow.handle) is shadow:
+            del self._shadows[shadow.handle]
+
+    def discard_all(self) -> None:
+        """As prld stops: no shadow may outlive the silence."""
+        for shadow in list(self._shadows.values()):
+            if shadow.state == "active":
+                self._give_up(shadow, Reason.REQUESTED)
+
+    # -- neighbours: a silent node cannot resolve the peer's address by itself
+
+    async def _pin(self, hop: NextHop) -> None:
+        count = self._neighbours.get(hop, 0)
+        self._neighbours[hop] = count + 1
+        if not count:
+            await self._host.set_neighbour(self._lan, hop, NUD_PERMANENT)
+
+    def _unpin(self, hop: NextHop | None, state: int) -> None:
+        if hop is None or hop not in self._neighbours:
+            return
+        self._neighbours[hop] -= 1
+        if self._neighbours[hop] == 0:
+            del self._neighbours[hop]
+            task = asyncio.get_running_loop().create_task(self._release(hop, state))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _release(self, hop: NextHop, state: int) -> None:
+        if hop in self._neighbours:
+            return  # wanted again meanwhile
+        with contextlib.suppress(KernelError):
+            await self._host.set_neighbour(self._lan, hop, state)
+
+
+def _introduction(shadow: Shadow, setup: Setup) -> dict[str, Any]:
+    ends = shadow.ends
+    return {
+        "event": "shadow",
+        "handle": shadow.handle,
+        "local": show_endpoint(ends.local, ends.local_port),
+        "remote": show_endpoint(ends.remote, ends.remote_port),
+        "application": base64.b64encode(setup.application).decode(),
+        "unread": len(shadow.snapshot.unread),
+    }
+
+
+def _hop(setup: Setup) -> NextHop | None:
+    if not (setup.next_hop and setup.next_hop_mac):
+        return None
+    return NextHop(ip_address(setup.next_hop), setup.next_hop_mac)
+
+
+def _unmap(address: Any) -> Any:
+    return getattr(address, "ipv4_mapped", None) or address

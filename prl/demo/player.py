@@ -1,0 +1,111 @@
+"""A program of ours on one machine of the lab, and what it tells."""
+
+import json
+import queue
+import subprocess
+import threading
+import time
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from prl.errors import PrlError
+from prl.lab import Lab
+
+Event = dict[str, Any]
+
+
+class DemoError(PrlError):
+    """The story could not be told to its end."""
+
+
+class Deadline:
+    """A moment by which things must have happened."""
+
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        self._at = time.monotonic() + timeout_s
+
+    def left_s(self, what: str) -> float:
+        """Seconds left.
+
+        Raises:
+            DemoError: none; the message names ``what`` did not happen.
+        """
+        left_s = self._at - time.monotonic()
+        if left_s <= 0:
+            raise DemoError(f"{what}: not within {self._timeout_s:.0f} s")
+        return left_s
+
+
+class Player:
+    """Runs a program that tells events as lines of JSON; several may tell into one queue."""
+
+    def __init__(
+        self, lab: Lab, node: str, argv: Sequence[str], told: "queue.SimpleQueue[Event]"
+    ) -> None:
+        self.node = node
+        self._process = lab.exec(node, argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+        self._told = told
+        self._thread = threading.Thread(target=self._listen, daemon=True)
+        self._thread.start()
+
+    def _listen(self) -> None:
+        assert self._process.stdout is not None
+        with self._process.stdout as lines:
+            for line in lines:
+                try:
+                    event = json.loads(line)
+                except ValueError:
+                    continue  # cut off by the program's death
+                self._told.put({**event, "node": self.node})
+        self._told.put({"event": "exit", "status": self._process.wait(), "node": self.node})
+
+
+class Cast:
+    """The same program on both nodes, and what has been heard of them so far."""
+
+    def __init__(self, lab: Lab, argv: Sequence[str], own: Mapping[str, Sequence[str]]) -> None:
+        """Start ``argv`` and, on each node, the further arguments ``own``."""
+        self._told: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self.heard: list[Event] = []
+        self._players = [
+            Player(lab, node, [*argv, *more], self._told) for node, more in own.items()
+        ]
+
+    def first(self, event: str, node: str | None = None) -> Event | None:
+        """The first such event that was heard."""
+        for heard in self.heard:
+            if heard["event"] == event and node in {None, heard["node"]}:
+                return heard
+        return None
+
+    def expect(
+        self, events: Collection[str], node: str | None, deadline: Deadline, **facts: Any
+    ) -> Event:
+        """Wait for one of ``events`` of ``node`` (None: of either) with such facts.
+
+        Raises:
+            DemoError: the deadline passed, or all programs ended.
+        """
+        seen = 0
+        while True:
+            while seen < len(self.heard):
+                heard = self.heard[seen]
+                seen += 1
+                fits = heard["event"] in events and node in {None, heard["node"]}
+                if fits and facts.items() <= heard.items():
+                    return heard
+            what = f"{' or '.join(events)} of {node or 'either node'}"
+            ends = [heard["node"] for heard in self.heard if heard["event"] == "exit"]
+            if node in ends or len(ends) == len(self._players):
+                raise DemoError(f"{what}: the application ended before, {self._last_word(node)}")
+            try:
+                self.heard.append(self._told.get(timeout=deadline.left_s(what)))
+            except queue.Empty:
+                deadline.left_s(what)
+
+    def _last_word(self, node: str | None) -> str:
+        for heard in reversed(self.heard):
+            if heard["event"] != "exit" and node in {None, heard["node"]}:
+                return f"its last word being {json.dumps(heard)}"
+        return "without a word"

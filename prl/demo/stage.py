@@ -1,0 +1,146 @@
+"""The lab of one demo: built, broken once, and removed whatever happens."""
+
+import secrets
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from prl.demo.facts import Measured
+from prl.demo.player import Cast, DemoError
+from prl.lab import Lab
+from prl.messages import MESSAGE_MAX_BYTES, decode, encode
+
+PORT = 7000
+CONTROL_TIMEOUT_S = 5.0
+
+Narrator = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a demo is asked to show. ``size_bytes`` None: as much as suits the scenario."""
+
+    size_bytes: int | None = None
+    family: int = 4
+    mode: str = "native"
+    how: str = "power"
+    lab_name: str | None = None
+    peer: str = "bird"
+
+
+class Stage:
+    """A lab with a scratch directory of its own, entered as a context."""
+
+    def __init__(self, options: Options, narrate: Narrator) -> None:
+        self.options = options
+        self.narrate = narrate
+        self.lab = Lab(options.lab_name or f"d{secrets.token_hex(3)}")
+        service = self.lab.topology.service
+        self.address = service.ipv4 if options.family == 4 else service.ipv6  # noqa: PLR2004
+        self.failed_at_ns: int | None = None
+
+    def __enter__(self) -> Self:
+        # So that SIGTERM, too, leaves nothing behind.
+        self._handler = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        self.scratch = Path(tempfile.mkdtemp(prefix="prl-demo-"))
+        try:
+            self.narrate(f"building lab {self.lab.name} ({self.options.mode} XDP)")
+            self.lab.up(self.options.mode)
+        except BaseException:
+            self._clear()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        handlers = {
+            number: signal.signal(number, signal.SIG_IGN)
+            for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        try:
+            self.lab.down()
+        finally:
+            signal.signal(signal.SIGINT, handlers[signal.SIGINT])
+            self._clear()
+
+    def _clear(self) -> None:
+        shutil.rmtree(self.scratch, ignore_errors=True)
+        signal.signal(signal.SIGTERM, self._handler)
+
+    @property
+    def endpoint(self) -> str:
+        """Where the applications listen, as socat wants it, too."""
+        shown = str(self.address)
+        return f"[{shown}]:{PORT}" if ":" in shown else f"{shown}:{PORT}"
+
+    @property
+    def socat_target(self) -> str:
+        """The address of the applications for socat."""
+        return f"TCP{self.options.family}:{self.endpoint},nodelay"
+
+    def cast(self, kind: str, *, size_bytes: int = 0, mark_bytes: int = 0) -> Cast:
+        """Start the demo's application of ``kind`` on both nodes."""
+        argv = [sys.executable, "-m", "prl.demo.apps", kind, "--listen", self.endpoint]
+        argv += ["--size", str(size_bytes), "--mark", str(mark_bytes)]
+        own = {
+            node.name: ["--progress", f"{self.progress(node.name)}"]
+            for node in self.lab.topology.nodes
+        }
+        return Cast(self.lab, argv, own)
+
+    def progress(self, node: str) -> Path:
+        """Where the application of ``node`` notes how far it has come."""
+        return self.scratch / f"{node}.progress"
+
+    def socket(self, node: str) -> Path:
+        """The control socket of the node's prld."""
+        return self.lab.state.socket(self.lab.topology.node(node))
+
+    def fail(self) -> int:
+        """Let re0 fail; return the time of it on CLOCK_BOOTTIME, in nanoseconds."""
+        self.failed_at_ns = int(self.lab.fail("re0", self.options.how) * 1e9)
+        self.narrate(f"re0 fails: {self.options.how}")
+        return self.failed_at_ns
+
+    def measure_takeover(self, measured: Measured) -> None:
+        """Ask re1's prld when it decided to take over and when it spoke first."""
+        try:
+            found = [one for one in events(self.socket("re1")) if one["event"] == "takeover"]
+        except (OSError, DemoError) as error:
+            measured.troubles.append(f"re1 does not tell when it took over: {error}")
+            return
+        if found and self.failed_at_ns is not None:
+            decided_ns, speaking_ns = (
+                found[-1]["facts"].get(name) for name in ("decided_ns", "speaking_ns")
+            )
+            if decided_ns:
+                measured.detect_ms = round((decided_ns - self.failed_at_ns) / 1e6, 3)
+            if decided_ns and speaking_ns:
+                measured.takeover_ms = round((speaking_ns - decided_ns) / 1e6, 3)
+
+
+def events(path: Path) -> list[dict[str, Any]]:
+    """The event log of the prld at ``path``, oldest first.
+
+    Raises:
+        OSError: nobody answers.
+        DemoError: the answer is a refusal.
+    """
+    found: list[dict[str, Any]] = []
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as control:
+        control.settimeout(CONTROL_TIMEOUT_S)
+        control.connect(str(path))
+        while True:
+            after = found[-1]["seq"] if found else 0
+            control.send(encode({"op": "events", "id": after, "after": after}))
+            answer = decode(control.recv(MESSAGE_MAX_BYTES))
+            if not answer.get("ok"):
+                raise DemoError(str(answer.get("error")))
+            if not answer["events"]:
+                return found
+            found += answer["events"]

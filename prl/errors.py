@@ -1,0 +1,36 @@
+"""The errors that prl raises; each message says what happened, to what, and what to do."""
+
+from typing import ClassVar
+
+
+class PrlError(Exception):
+    """Base of every error that a user of prl can meet.
+
+    ``exit_code`` is what a command ends with when the error ends it (SPEC section 8).
+    """
+
+    exit_code: ClassVar[int] = 1
+
+
+class UsageError(PrlError):
+    """What was asked for makes no sense: an unknown handle, a bad address."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class ConfigError(UsageError):
+    """The configuration cannot be used; the message names the file, the key and the remedy."""
+
+
+class NoDaemonError(PrlError):
+    """Nobody answers on prld's control socket."""
+
+    exit_code: ClassVar[int] = 4
+
+
+class ReplicationError(PrlError):
+    """A session could not be protected; it goes on without protection."""
+
+
+class KernelError(PrlError):
+    """The kernel refused something that prld needs."""

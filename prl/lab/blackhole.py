@@ -1,0 +1,59 @@
+"""A tc program that swallows every frame: two instructions, loaded without a compiler.
+
+Not matchall with an action: neither is in every kernel, while prl needs tc's bpf anyway. STOLEN and
+not SHOT: the sender of a frame that is lost on a cable is not told.
+"""
+
+import ctypes
+import os
+import platform
+import struct
+
+from prl.lab.errors import LabError
+
+NAME = "prl_lab_cut"
+_SYSCALL_BPF = {"x86_64": 321, "aarch64": 280, "riscv64": 280}
+# linux/bpf.h and linux/pkt_cls.h
+_BPF_PROG_LOAD = 5
+_BPF_PROG_TYPE_SCHED_CLS = 3
+_TC_ACT_STOLEN = 4
+_MOV_TO_R0 = 0xB7  # BPF_ALU64 | BPF_MOV | BPF_K
+_EXIT = 0x95  # BPF_JMP | BPF_EXIT
+_INSTRUCTION = "=BBhi"  # code, registers, offset, immediate
+_ATTRIBUTES = "=IIQQIIQII16s"  # union bpf_attr up to prog_name
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def load() -> int:
+    """Load the program and return its file descriptor, which the caller closes.
+
+    Raises:
+        LabError: the kernel refuses, or the machine is of a kind not known here.
+    """
+    number = _SYSCALL_BPF.get(platform.machine())
+    if number is None:
+        raise LabError(f"cannot cut a link on {platform.machine()}: number of bpf(2) not known")
+    program = struct.pack(_INSTRUCTION, _MOV_TO_R0, 0, 0, _TC_ACT_STOLEN)
+    program += struct.pack(_INSTRUCTION, _EXIT, 0, 0, 0)
+    instructions = ctypes.create_string_buffer(program, len(program))
+    licence = ctypes.create_string_buffer(b"Dual BSD/GPL")
+    attributes = struct.pack(
+        _ATTRIBUTES,
+        _BPF_PROG_TYPE_SCHED_CLS,
+        len(program) // struct.calcsize(_INSTRUCTION),
+        ctypes.addressof(instructions),
+        ctypes.addressof(licence),
+        0,  # log_level
+        0,  # log_size
+        0,  # log_buf
+        0,  # kern_version
+        0,  # prog_flags
+        NAME.encode(),
+    )
+    descriptor: int = _libc.syscall(number, _BPF_PROG_LOAD, attributes, len(attributes))
+    if descriptor < 0:
+        raise LabError(
+            f"cannot load the program that cuts a link: {os.strerror(ctypes.get_errno())}"
+        )
+    return descriptor

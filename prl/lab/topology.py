@@ -1,0 +1,163 @@
+"""What a lab consists of: names and addresses, as values (SPEC section 8)."""
+
+import re
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
+
+from prl.errors import UsageError
+
+DEFAULT_NAME = "prl"
+NAME_MAX_LENGTH = 32
+LAN_INTERFACE = "lan0"
+LINK_INTERFACE = "link0"
+BRIDGE = "br0"
+LINK_PORT = 7077
+
+_NAME_PATTERN = re.compile(rf"[a-z0-9][a-z0-9-]{{0,{NAME_MAX_LENGTH - 1}}}")
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """One end of a cable: its name and addresses inside its namespace."""
+
+    name: str
+    ipv4: IPv4Interface
+    ipv6: IPv6Interface | None = None
+
+    @property
+    def mac(self) -> str:
+        """A fixed, locally administered address: a rebooted machine comes back with its own.
+
+        Its last four bytes are the IPv4 address, which makes captures readable.
+        """
+        return ":".join(f"{byte:02x}" for byte in (0x02, 0x00, *self.ipv4.ip.packed))
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One machine on the LAN: the peer, or a ``Node``."""
+
+    name: str
+    namespace: str
+    lan: Interface
+
+    @property
+    def port(self) -> str:
+        """The switch's interface that this machine's ``lan0`` is plugged into."""
+        return f"to-{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Node(Member):
+    """A machine that runs prld: it has a link, which the node with index 0 connects."""
+
+    link: Interface
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """The service address pair and the node that owns it first."""
+
+    name: str
+    ipv4: IPv4Address
+    ipv6: IPv6Address
+    owner: str
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    """A whole lab. Addresses are the same in every lab: namespaces keep labs apart."""
+
+    name: str
+    switch: str
+    re0: Node
+    re1: Node
+    peer: Member
+    service: Service
+    link_port: int = LINK_PORT
+
+    @property
+    def nodes(self) -> tuple[Node, Node]:
+        """The machines that run prld."""
+        return (self.re0, self.re1)
+
+    @property
+    def members(self) -> tuple[Member, Member, Member]:
+        """The machines that are plugged into the switch."""
+        return (self.re0, self.re1, self.peer)
+
+    @property
+    def namespaces(self) -> dict[str, str]:
+        """Namespace by NODE name as the command line knows it, the switch (``lan``) last."""
+        return {member.name: member.namespace for member in self.members} | {"lan": self.switch}
+
+    def member(self, name: str) -> Member:
+        """The machine called ``name``.
+
+        Raises:
+            UsageError: there is none; the switch is not a machine.
+        """
+        for member in self.members:
+            if member.name == name:
+                return member
+        raise UsageError(f"the lab has no machine {name!r}: it has re0, re1 and peer")
+
+    def node(self, name: str) -> Node:
+        """The machine called ``name``, which must be a node.
+
+        Raises:
+            UsageError: there is none, or it is the peer.
+        """
+        member = self.member(name)
+        if not isinstance(member, Node):
+            raise UsageError(f"{name} has no prld and no link: only re0 and re1 have")
+        return member
+
+    def other(self, node: Node) -> Node:
+        """The node at the far end of ``node``'s link."""
+        return self.re1 if node.index == 0 else self.re0
+
+    def instance(self, node: Node) -> str:
+        """The name under which ``node``'s prld pins its kernel objects."""
+        return node.namespace
+
+
+def standard(name: str = DEFAULT_NAME) -> Topology:
+    """The flat lab of SPEC section 8: peer and both nodes on one LAN.
+
+    Raises:
+        UsageError: ``name`` cannot be part of a namespace's name.
+    """
+    if not _NAME_PATTERN.fullmatch(name):
+        raise UsageError(
+            f"bad lab name {name!r}: use at most {NAME_MAX_LENGTH} of a-z, 0-9 and '-', "
+            "a letter or digit first"
+        )
+
+    def lan(host: int, host6: str) -> Interface:
+        return Interface(
+            LAN_INTERFACE,
+            IPv4Interface(f"192.0.2.{host}/24"),
+            IPv6Interface(f"2001:db8:0:1::{host6}/64"),
+        )
+
+    def node(index: int) -> Node:
+        return Node(
+            name=f"re{index}",
+            namespace=f"{name}-re{index}",
+            lan=lan(10 + index, f"1{index}"),
+            link=Interface(LINK_INTERFACE, IPv4Interface(f"198.51.100.{10 + index}/24")),
+            index=index,
+        )
+
+    return Topology(
+        name=name,
+        switch=f"{name}-lan",
+        re0=node(0),
+        re1=node(1),
+        peer=Member("peer", f"{name}-peer", lan(1, "1")),
+        service=Service(
+            "lab", IPv4Address("192.0.2.100"), IPv6Address("2001:db8:0:1::100"), owner="re0"
+        ),
+    )

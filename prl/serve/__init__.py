@@ -1,0 +1,5 @@
+"""Make an inetd-style program non-stop without changing it (SPEC R20)."""
+
+from prl.serve.server import Server
+
+__all__ = ["Server"]

@@ -1,0 +1,236 @@
+"""The snapshot: all of a live TCP connection that its clone on the other node needs (SPEC R17).
+
+Only types and the encoding live here; capture.take() fills a snapshot from a socket and
+restore.restore() makes a socket of it. The encoding is one msgpack map, so that nodes of different
+versions understand each other: unknown members are skipped, missing ones take their default.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from prl.errors import PrlError
+from prl.shadow.sockopt import TcpState
+
+SNAPSHOT_VERSION = 1
+SNAPSHOT_LIMIT_BYTES = 16 << 20
+"""Largest encoded snapshot."""
+QUEUES_LIMIT_BYTES = SNAPSHOT_LIMIT_BYTES - (64 << 10)
+"""Unread and unacknowledged data together; the rest is for everything else."""
+REPAIR_WINDOW_WORDS_LIMIT = 16
+"""Largest struct tcp_repair_window, in 32-bit words: 5 today, one more is coming."""
+REPAIR_WINDOW_WORDS_MIN = 5
+
+U8 = Annotated[int, Meta(ge=0, le=0xFF)]
+U16 = Annotated[int, Meta(ge=0, le=0xFFFF)]
+U32 = Annotated[int, Meta(ge=0, le=0xFFFFFFFF)]
+U64 = Annotated[int, Meta(ge=0, le=2**64 - 1)]
+OptionInt = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+Port = Annotated[int, Meta(ge=1, le=0xFFFF)]
+Scale = Annotated[int, Meta(ge=0, le=14)]
+Name = Annotated[str, Meta(max_length=15, pattern=r"^[A-Za-z0-9_.@:-]*\Z")]
+Data = Annotated[bytes, Meta(max_length=QUEUES_LIMIT_BYTES)]
+Address = IPv4Address | IPv6Address
+
+
+class SnapshotError(PrlError):
+    """A connection cannot be cloned, or a snapshot cannot be read; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One end of a connection."""
+
+    packed: Annotated[bytes, Meta(max_length=16)]
+    """The address in network order: 4 bytes or 16."""
+    port: Port
+    scope: Name = ""
+    """Of a link-local address: the interface's name, as its index differs on the other node."""
+
+    def __post_init__(self) -> None:
+        """Refuse what is no address: ValueError."""
+        ip_address(self.packed)
+
+    @classmethod
+    def of(cls, address: Address, port: int, scope: str = "") -> Endpoint:
+        """The endpoint of an address."""
+        return cls(address.packed, port, scope)
+
+    @property
+    def address(self) -> Address:
+        """The address, without its scope."""
+        return ip_address(self.packed)
+
+    def __str__(self) -> str:
+        address = self.address
+        if isinstance(address, IPv4Address):
+            return f"{address}:{self.port}"
+        return f"[{address}%{self.scope}]:{self.port}" if self.scope else f"[{address}]:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class RepairWindow:
+    """struct tcp_repair_window, Tcp.REPAIR_WINDOW."""
+
+    snd_wl1: U32
+    snd_wnd: U32
+    max_window: U32
+    rcv_wnd: U32
+    rcv_wup: U32
+    extra: Annotated[tuple[U32, ...], Meta(max_length=REPAIR_WINDOW_WORDS_LIMIT - 5)] = ()
+    """Words that newer kernels append; the first is the highest right edge ever advertised."""
+
+    @classmethod
+    def from_bytes(cls, raw: bytes) -> RepairWindow:
+        """Read the kernel's structure, of whatever length this kernel has."""
+        wl1, wnd, max_window, rcv_wnd, rcv_wup, *extra = struct.unpack(f"={len(raw) // 4}I", raw)
+        return cls(wl1, wnd, max_window, rcv_wnd, rcv_wup, tuple(extra))
+
+    def to_bytes(self, size_bytes: int) -> bytes:
+        """The structure in the length that a kernel wants: cut, or continued with the edge."""
+        right_edge = (self.rcv_wup + self.rcv_wnd) & 0xFFFFFFFF
+        known = (self.snd_wl1, self.snd_wnd, self.max_window, self.rcv_wnd, self.rcv_wup)
+        words = (*known, *(self.extra or (right_edge,)))
+        raw = struct.pack(f"={len(words)}I", *words)
+        return raw[:size_bytes].ljust(size_bytes, b"\0")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApplicationOptions:
+    """Options that the application chose.
+
+    A shadow runs without those that could end it; adopt() gives it all at take-over (SPEC R18).
+    """
+
+    congestion: Name
+    nodelay: bool
+    keepalive: bool
+    keepidle_s: OptionInt
+    keepintvl_s: OptionInt
+    keepcnt: OptionInt
+    user_timeout_ms: OptionInt
+    rto_max_ms: OptionInt = 0
+    """0: the primary's kernel has no such option."""
+    buffer_lock: OptionInt = 0
+    """SO_BUF_LOCK: which buffers the application sized itself, so that they do not autotune."""
+    oob_inline: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkOptions:
+    """Options below TCP; a shadow has them from the start, as they decide what it accepts too."""
+
+    tos: OptionInt
+    """IPv4 type of service or IPv6 traffic class."""
+    ttl: OptionInt
+    """IPv4 time to live or IPv6 hop limit."""
+    min_ttl: OptionInt = 0
+    """Lowest time to live that is accepted (RFC 5082); 0 is any."""
+    bound_device: Name = ""
+    """Interface or VRF that the socket is bound to."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TcpSnapshot:
+    """One connection at one moment. Sequence numbers and windows are as the kernel keeps them.
+
+    Not part of it: the out-of-order queue (replay the frames), MD5 keys (sock_diag), SO_LINGER and
+    the like. ECN cannot be restored: the clone never answers congestion marks.
+    """
+
+    version: U16 = SNAPSHOT_VERSION
+    family: OptionInt
+    state: U8
+    local: Endpoint
+    remote: Endpoint
+
+    rcv_seq: U32
+    """Next sequence number expected: the end of `unread`."""
+    snd_seq: U32
+    """Next sequence number to be written: the end of `unacked`."""
+    unread: Data = field(repr=False)
+    """Received, not yet read by the application."""
+    unacked: Data = field(repr=False)
+    """The whole send queue: sent but not acknowledged, then not yet sent."""
+    unsent_bytes: U32
+    """How much at the end of `unacked` was never sent."""
+
+    mss: Annotated[int, Meta(ge=1, le=0xFFFF)]
+    """The peer's maximum segment size (mss_clamp), bytes."""
+    window_scaling: bool
+    snd_wscale: Scale
+    rcv_wscale: Scale
+    sack: bool
+    ecn: bool = False
+    timestamps: bool
+    timestamps_us: bool = False
+    """TSval counts microseconds instead of milliseconds."""
+    tsval: U32
+    """The timestamp clock of the connection when the snapshot was taken."""
+    repair_window: RepairWindow
+
+    options: ApplicationOptions
+    network: NetworkOptions
+
+    segs_in: U32
+    """Segments received so far; to tell whether anything arrived since."""
+    ooo_segments: U32 = 0
+    """Segments that ever arrived out of order; a counter, not what is queued."""
+
+    def __str__(self) -> str:
+        return f"{self.local} <-> {self.remote}"
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(TcpSnapshot)
+
+
+def encode(snapshot: TcpSnapshot) -> bytes:
+    """The snapshot as one blob of at most SNAPSHOT_LIMIT_BYTES. Raises SnapshotError beyond it."""
+    blob = _encoder.encode(snapshot)
+    if len(blob) > SNAPSHOT_LIMIT_BYTES:
+        raise SnapshotError(
+            f"{snapshot}: the snapshot of {len(blob)} bytes exceeds {SNAPSHOT_LIMIT_BYTES}; "
+            "replicate the session when less data is queued"
+        )
+    return blob
+
+
+def decode(blob: bytes | bytearray | memoryview) -> TcpSnapshot:
+    """Read what encode() wrote, on this or another version. Never trusts it.
+
+    Raises SnapshotError for anything that is no consistent snapshot of an established connection.
+    """
+    if len(blob) > SNAPSHOT_LIMIT_BYTES:
+        raise SnapshotError(f"snapshot of {len(blob)} bytes exceeds {SNAPSHOT_LIMIT_BYTES}")
+    try:
+        snapshot = _decoder.decode(blob)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise SnapshotError(f"malformed snapshot: {error}") from error
+    _check(snapshot)
+    return snapshot
+
+
+def _check(snapshot: TcpSnapshot) -> None:
+    """What the types alone do not say. Raises SnapshotError."""
+    address_bytes = {int(socket.AF_INET): 4, int(socket.AF_INET6): 16}.get(snapshot.family)
+    if snapshot.version != SNAPSHOT_VERSION:
+        raise SnapshotError(
+            f"snapshot version {snapshot.version} is not known here (only {SNAPSHOT_VERSION}); "
+            "upgrade this node"
+        )
+    if not len(snapshot.local.packed) == len(snapshot.remote.packed) == address_bytes:
+        raise SnapshotError(f"{snapshot}: addresses do not fit address family {snapshot.family}")
+    if snapshot.state != TcpState.ESTABLISHED:
+        raise SnapshotError(f"{snapshot}: state {snapshot.state} is not ESTABLISHED")
+    if snapshot.unsent_bytes > len(snapshot.unacked):
+        raise SnapshotError(f"{snapshot}: more data unsent than queued")
+    if len(snapshot.unread) + len(snapshot.unacked) > QUEUES_LIMIT_BYTES:
+        raise SnapshotError(f"{snapshot}: queues exceed {QUEUES_LIMIT_BYTES} bytes")

@@ -1,0 +1,303 @@
+"""The socket options and ioctls of a TCP connection that the standard library does not name.
+
+Thin typed wrappers: each makes one system call and raises CallError, which names that call.
+Sources: include/uapi/linux/tcp.h, include/uapi/linux/in.h, include/uapi/linux/sockios.h.
+"""
+
+from __future__ import annotations
+
+import array
+import fcntl
+import socket
+import struct
+import sys
+from dataclasses import dataclass
+from enum import IntEnum, IntFlag
+
+TCP_OPTION_SPACE_BYTES = 512
+"""Longest TCP_INFO that is read; today's kernels fill about 280 bytes."""
+
+INTEGER_MAX = 2**31 - 1
+
+
+class Sol(IntEnum):
+    """Option levels."""
+
+    IP = socket.IPPROTO_IP
+    SOCKET = socket.SOL_SOCKET
+    TCP = socket.IPPROTO_TCP
+    IPV6 = socket.IPPROTO_IPV6
+
+
+class Tcp(IntEnum):
+    """Options of level Sol.TCP."""
+
+    NODELAY = 1
+    MAXSEG = 2
+    KEEPIDLE = 4
+    KEEPINTVL = 5
+    KEEPCNT = 6
+    INFO = 11
+    CONGESTION = 13
+    USER_TIMEOUT = 18
+    REPAIR = 19
+    REPAIR_QUEUE = 20
+    QUEUE_SEQ = 21
+    REPAIR_OPTIONS = 22
+    TIMESTAMP = 24
+    REPAIR_WINDOW = 29
+    ULP = 31
+    AO_INFO = 40
+    RTO_MAX_MS = 44
+
+
+class So(IntEnum):
+    """Options of level Sol.SOCKET."""
+
+    REUSEADDR = 2
+    KEEPALIVE = 9
+    OOBINLINE = 10
+    BINDTODEVICE = 25
+    SNDBUFFORCE = 32
+    RCVBUFFORCE = 33
+    PROTOCOL = 38
+    DOMAIN = 39
+    PEEK_OFF = 42
+    BUF_LOCK = 72
+
+
+class Ip(IntEnum):
+    """Options of level Sol.IP."""
+
+    TOS = 1
+    TTL = 2
+    MINTTL = 21
+
+
+class Ipv6(IntEnum):
+    """Options of level Sol.IPV6."""
+
+    UNICAST_HOPS = 16
+    V6ONLY = 26
+    TCLASS = 67
+    MINHOPCOUNT = 73
+
+
+Option = Tcp | So | Ip | Ipv6
+_LEVELS: dict[type[IntEnum], Sol] = {Tcp: Sol.TCP, So: Sol.SOCKET, Ip: Sol.IP, Ipv6: Sol.IPV6}
+
+
+class Repair(IntEnum):
+    """Values of Tcp.REPAIR."""
+
+    OFF_NO_WINDOW_PROBE = -1
+    OFF = 0
+    ON = 1
+
+
+class RepairQueue(IntEnum):
+    """Values of Tcp.REPAIR_QUEUE."""
+
+    NONE = 0
+    RECV = 1
+    SEND = 2
+
+
+class OptionKind(IntEnum):
+    """TCP header option kinds, as Tcp.REPAIR_OPTIONS takes them (RFC 9293, RFC 7323, RFC 2018)."""
+
+    MSS = 2
+    WINDOW_SCALE = 3
+    SACK_PERMITTED = 4
+    TIMESTAMPS = 8
+
+
+class Queue(IntEnum):
+    """The ioctls that tell a queue's length."""
+
+    UNREAD = 0x541B  # SIOCINQ
+    UNACKED = 0x5411  # SIOCOUTQ
+    UNSENT = 0x894B  # SIOCOUTQNSD
+
+
+class TcpState(IntEnum):
+    """States of a connection (include/net/tcp_states.h)."""
+
+    ESTABLISHED = 1
+    SYN_SENT = 2
+    SYN_RECV = 3
+    FIN_WAIT1 = 4
+    FIN_WAIT2 = 5
+    TIME_WAIT = 6
+    CLOSE = 7
+    CLOSE_WAIT = 8
+    LAST_ACK = 9
+    LISTEN = 10
+    CLOSING = 11
+    NEW_SYN_RECV = 12
+
+
+class Negotiated(IntFlag):
+    """Bits of tcpi_options: what the two ends agreed upon in the handshake."""
+
+    TIMESTAMPS = 1
+    SACK = 2
+    WINDOW_SCALE = 4
+    ECN = 8
+    USEC_TIMESTAMPS = 64  # since Linux 6.7; older kernels never set it
+
+
+class CallError(OSError):
+    """A system call on a socket failed. `call` names it, for example `setsockopt(TCP_MAXSEG)`."""
+
+    def __init__(self, error: OSError, call: str) -> None:
+        super().__init__(error.errno, error.strerror)
+        self.call = call
+
+    def __str__(self) -> str:
+        return f"{self.call} failed: {self.strerror}"
+
+
+def option_name(option: Option) -> str:
+    """The option as C spells it, for example `TCP_MAXSEG`."""
+    return f"{type(option).__name__.upper()}_{option.name}"
+
+
+def get_int(sock: socket.socket, option: Option) -> int:
+    """Read an option that is an int. Raises CallError."""
+    try:
+        return sock.getsockopt(_LEVELS[type(option)], option)
+    except OSError as error:
+        raise CallError(error, f"getsockopt({option_name(option)})") from error
+
+
+def get_u32(sock: socket.socket, option: Option) -> int:
+    """Read an option whose int is really unsigned: a sequence number or a clock."""
+    return get_int(sock, option) & 0xFFFFFFFF
+
+
+def get_int_or(sock: socket.socket, option: Option, default: int) -> int:
+    """Read an option that is an int, or give `default` where this kernel does not know it."""
+    try:
+        return sock.getsockopt(_LEVELS[type(option)], option)
+    except OSError:
+        return default
+
+
+def get_bytes(sock: socket.socket, option: Option, space_bytes: int) -> bytes:
+    """Read an option that is a structure or a string of at most `space_bytes`. Raises CallError."""
+    try:
+        return sock.getsockopt(_LEVELS[type(option)], option, space_bytes)
+    except OSError as error:
+        raise CallError(error, f"getsockopt({option_name(option)})") from error
+
+
+def set_int(sock: socket.socket, option: Option, value: int) -> None:
+    """Set an option that is an int. Raises CallError."""
+    try:
+        sock.setsockopt(_LEVELS[type(option)], option, value)
+    except OSError as error:
+        raise CallError(error, f"setsockopt({option_name(option)}, {value})") from error
+
+
+def set_u32(sock: socket.socket, option: Option, value: int) -> None:
+    """Set an option whose int is really unsigned; Python's int argument is signed."""
+    set_int(sock, option, value - 2**32 if value > INTEGER_MAX else value)
+
+
+def set_bytes(sock: socket.socket, option: Option, value: bytes) -> None:
+    """Set an option that is a structure or a string. Raises CallError."""
+    try:
+        sock.setsockopt(_LEVELS[type(option)], option, value)
+    except OSError as error:
+        raise CallError(error, f"setsockopt({option_name(option)})") from error
+
+
+def get_name(sock: socket.socket, option: Option, space_bytes: int = 16) -> str:
+    """Read an option that is a short NUL-terminated name: congestion control, device, ULP."""
+    return get_bytes(sock, option, space_bytes).split(b"\0", 1)[0].decode("ascii", "replace")
+
+
+def queue_bytes(sock: socket.socket, queue: Queue) -> int:
+    """Bytes in one of the socket's queues, at this moment. Raises CallError."""
+    length = array.array("i", (0,))
+    try:
+        fcntl.ioctl(sock.fileno(), queue, length)
+    except OSError as error:
+        raise CallError(error, f"ioctl({queue.name.lower()} bytes)") from error
+    return length[0]
+
+
+_SIOCGIFNAME = 0x8910
+_SIOCGIFINDEX = 0x8933
+_IFREQ = struct.Struct("=16si20x")
+
+
+def interface_name(sock: socket.socket, index: int) -> str:
+    """An interface's name in the socket's namespace, be the caller's another. Raises CallError."""
+    try:
+        answer = fcntl.ioctl(sock.fileno(), _SIOCGIFNAME, _IFREQ.pack(b"", index))
+    except OSError as error:
+        raise CallError(error, f"ioctl(SIOCGIFNAME, {index})") from error
+    name: bytes = _IFREQ.unpack(answer)[0]
+    return name.rstrip(b"\0").decode()
+
+
+def interface_index(sock: socket.socket, name: str) -> int:
+    """An interface's index in the socket's namespace. Raises CallError."""
+    try:
+        answer = fcntl.ioctl(sock.fileno(), _SIOCGIFINDEX, _IFREQ.pack(name.encode(), 0))
+    except OSError as error:
+        raise CallError(error, f"ioctl(SIOCGIFINDEX, {name})") from error
+    index: int = _IFREQ.unpack(answer)[1]
+    return index
+
+
+@dataclass(frozen=True, slots=True)
+class TcpInfo:
+    """What prl needs of TCP_INFO (struct tcp_info). Times are in microseconds."""
+
+    state: int
+    options: int
+    snd_wscale: int
+    rcv_wscale: int
+    rto_us: int
+    unacked_segments: int
+    rtt_us: int
+    bytes_acked: int
+    bytes_received: int
+    segs_out: int
+    segs_in: int
+    data_segs_in: int
+    data_segs_out: int
+    ooo_segments: int
+    """Segments that ever arrived out of order: a counter, it does not tell what is queued now."""
+    snd_wnd: int
+    rcv_wnd: int
+    """Receive window left, in bytes; 0 before Linux 6.2, which does not tell."""
+
+    @property
+    def movement(self) -> tuple[int, ...]:
+        """The figures of which at least one changes whenever a segment enters or leaves."""
+        return (
+            self.state,
+            self.unacked_segments,
+            self.bytes_acked,
+            self.bytes_received,
+            self.segs_out,
+            self.segs_in,
+        )
+
+
+# struct tcp_info up to tcpi_rcv_wnd; `x` skips what nobody here reads.
+_TCP_INFO = struct.Struct("=B4xBBxI12xI40xI32x16xQQII8xII64xIII")
+_HIGH_NIBBLE_FIRST = sys.byteorder == "big"
+
+
+def tcp_info(sock: socket.socket) -> TcpInfo:
+    """Read TCP_INFO; what an older kernel does not tell is 0. Raises CallError."""
+    raw = get_bytes(sock, Tcp.INFO, TCP_OPTION_SPACE_BYTES).ljust(_TCP_INFO.size, b"\0")
+    state, options, scales, *figures = _TCP_INFO.unpack_from(raw)
+    first, second = scales & 0x0F, scales >> 4
+    snd_wscale, rcv_wscale = (second, first) if _HIGH_NIBBLE_FIRST else (first, second)
+    return TcpInfo(state, options, snd_wscale, rcv_wscale, *figures)

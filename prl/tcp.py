@@ -1,0 +1,70 @@
+"""What an application needs to know of its TCP socket: TCP_INFO, and an end that loses nothing."""
+
+import select
+import socket
+import struct
+import time
+from contextlib import suppress
+
+END_TIMEOUT_S = 30.0
+_DISCARD_BYTES = 1 << 16
+_INFO_BYTES = 256
+_BYTES_ACKED = struct.Struct("@Q")  # struct tcp_info, linux/tcp.h: tcpi_bytes_acked
+_BYTES_ACKED_AT = 120
+# net/tcp_states.h
+_CLOSED_STATES = frozenset({6, 7})  # TIME_WAIT, CLOSE: both sides have ended
+_WAITS_FOR_ACK = frozenset(
+    {1, 4, 8, 9, 11}
+)  # ESTABLISHED, FIN_WAIT1, CLOSE_WAIT, LAST_ACK, CLOSING
+
+
+def state(sock: socket.socket) -> int:
+    """The socket's state, numbered as in net/tcp_states.h."""
+    return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO_BYTES)[0]
+
+
+def bytes_acked(sock: socket.socket) -> int:
+    """Bytes the peer has acknowledged since the socket was made or restored; a FIN counts 1."""
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO_BYTES)
+    (acked,) = _BYTES_ACKED.unpack_from(info, _BYTES_ACKED_AT)
+    return int(acked)
+
+
+def finish(sock: socket.socket, timeout_s: float = END_TIMEOUT_S) -> bool:
+    """End our direction and wait until the peer has acknowledged all and ended its own.
+
+    What the peer still sends is thrown away, as closing with unread input would reset the
+    connection and could cost the peer output of ours.
+
+    Returns:
+        Whether all our output was acknowledged within ``timeout_s``.
+    """
+    deadline = time.monotonic() + timeout_s
+    with suppress(OSError):  # the peer has gone already
+        sock.shutdown(socket.SHUT_WR)
+    sock.setblocking(False)
+    with select.epoll() as poller:
+        # Edge-triggered: the kernel wakes us when the state changes (sk_state_change), though
+        # neither readability nor writability do.
+        poller.register(sock, select.EPOLLIN | select.EPOLLOUT | select.EPOLLET)
+        while True:
+            ended = _discard(sock)
+            now = state(sock)
+            if now in _CLOSED_STATES or (ended and now not in _WAITS_FOR_ACK):
+                return True
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                return now not in _WAITS_FOR_ACK
+            poller.poll(left_s)
+
+
+def _discard(sock: socket.socket) -> bool:
+    """Throw away what has arrived; return whether the peer has ended its direction."""
+    while True:
+        try:
+            if not sock.recv(_DISCARD_BYTES):
+                return True
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True

@@ -1,0 +1,134 @@
+"""The part of the build that pyproject.toml cannot say: the cffi extension and the BPF objects."""
+
+import shutil
+import subprocess
+from pathlib import Path
+from typing import ClassVar
+
+from setuptools import Command, Extension, setup
+from setuptools.command.build import build
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).resolve().parent
+SOURCES = ROOT / "bpf"
+OBJECTS = "prl/bpf"  # under the build folder, or in the tree for an editable install
+
+
+def bpf_compile_command(source: Path, target: Path) -> list[str]:
+    """Return the command that compiles one BPF program; both paths may be relative to ``ROOT``."""
+    multiarch = subprocess.run(
+        ["gcc", "-print-multiarch"], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    return [
+        *("clang", "-O2", "-g", "-target", "bpf", "-mcpu=v3"),
+        *("-std=gnu11", "-Wall", "-Wextra", "-Werror"),
+        *("-I", str(SOURCES), "-isystem", f"/usr/include/{multiarch}"),
+        *("-c", str(source), "-o", str(target)),
+    ]
+
+
+def is_stale(target: Path, inputs: list[Path]) -> bool:
+    """Return whether ``target`` is missing or older than any of ``inputs``."""
+    if not target.exists():
+        return True
+    made_at = target.stat().st_mtime_ns
+    return any(path.stat().st_mtime_ns > made_at for path in inputs)
+
+
+class BuildBpf(Command):
+    """Compile every ``bpf/*.bpf.c`` to ``prl/bpf/*.bpf.o``.
+
+    A sub-command of ``build`` as setuptools.command.build.SubCommand describes them.
+    """
+
+    description = "compile the BPF programs"
+    user_options: ClassVar[list[tuple[str, str | None, str]]] = [
+        ("inplace", "i", "put the objects into the source tree"),
+        ("build-lib=", "b", "folder to build into"),
+    ]
+    boolean_options: ClassVar[list[str]] = ["inplace"]
+
+    def initialize_options(self) -> None:
+        """Set every option to unknown, as setuptools asks."""
+        self.inplace = False
+        self.build_lib: str | None = None
+        self.editable_mode = False  # set by setuptools
+
+    def finalize_options(self) -> None:
+        """Take the build folder from ``build``."""
+        self.set_undefined_options("build", ("build_lib", "build_lib"))
+
+    @property
+    def folder(self) -> Path:
+        """Where the objects go."""
+        in_tree = self.inplace or self.editable_mode
+        return (ROOT if in_tree else Path(str(self.build_lib))) / OBJECTS
+
+    def targets(self) -> dict[Path, Path]:
+        """Map each source to its object."""
+        return {
+            source: self.folder / f"{source.name.removesuffix('.c')}.o"
+            for source in sorted(SOURCES.glob("*.bpf.c"))
+        }
+
+    def run(self) -> None:
+        """Compile what is older than its source or than any header; drop what has no source."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        targets = self.targets()
+        for leftover in set(self.folder.glob("*.bpf.o")) - set(targets.values()):
+            leftover.unlink()
+        common = [*SOURCES.glob("*.h"), *SOURCES.glob("*.def"), Path(__file__)]
+        for source, target in targets.items():
+            if is_stale(target, [source, *common]):
+                # Compile beside it, then rename: a failed run leaves no object that looks fresh.
+                fresh = target.with_suffix(".tmp")
+                command = bpf_compile_command(source, fresh)
+                self.announce(" ".join(command), level=2)
+                subprocess.run(command, check=True)
+                fresh.rename(target)
+
+    def get_outputs(self) -> list[str]:
+        """Return the objects' paths (part of setuptools' protocol)."""
+        return [str(path) for path in self.targets().values()]
+
+    def get_output_mapping(self) -> dict[str, str]:
+        """Return nothing: no output is a copy of a file in the tree."""
+        return {}
+
+    def get_source_files(self) -> list[str]:
+        """Return the sources, for the sdist."""
+        return [str(path.relative_to(ROOT)) for path in self.targets()]
+
+
+class BuildExt(build_ext):
+    """``build_ext`` that compiles an in-tree extension only when its sources changed."""
+
+    def finalize_options(self) -> None:
+        """Remember where the result is wanted: setuptools resets ``inplace`` while it builds."""
+        super().finalize_options()
+        self.wanted_in_tree = bool(self.inplace)
+
+    def build_extension(self, ext: Extension) -> None:
+        """Compile ``ext``, or take the one in the tree when it is newer than ``ext.depends``."""
+        built = Path(self.get_ext_fullpath(ext.name))
+        in_tree = ROOT / "prl" / built.name
+        wanted_in_tree = self.wanted_in_tree or self.editable_mode
+        if wanted_in_tree and not is_stale(in_tree, [ROOT / name for name in ext.depends]):
+            built.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(in_tree, built)
+        else:
+            super().build_extension(ext)
+
+
+class Build(build):
+    """``build`` with the BPF objects first."""
+
+    sub_commands: ClassVar = [("build_bpf", None), *build.sub_commands]
+
+
+if __name__ == "__main__":
+    api = ROOT / "userspace/cffi_api.h"
+    setup(
+        cffi_modules=["userspace/build_ffi.py:ffibuilder"] if api.exists() else [],
+        cmdclass={"build": Build, "build_bpf": BuildBpf, "build_ext": BuildExt},
+    )

@@ -1,0 +1,1 @@
+"""The tests of prl: unit (no root), kernel, system, model, fuzz and vm."""

@@ -1,0 +1,866 @@
+"""The BPF programs in the running kernel: what the wire, the stack and userspace got to see."""
+
+import errno
+import os
+import socket
+import struct
+import subprocess
+from collections.abc import Iterator
+from ipaddress import IPv4Address, ip_address
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prl._core import ffi, lib
+
+from tests.kernel.bpf_lab import (
+    ACK,
+    BROADCAST,
+    ETH_IP,
+    ETH_IP6,
+    ETH_QINQ,
+    ETH_VLAN,
+    FIN,
+    ICMP,
+    ICMP6,
+    NODE4,
+    NODE6,
+    NODE_MAC,
+    PEER4,
+    PEER6,
+    PEER_MAC,
+    PEER_PORT,
+    PORT,
+    RST,
+    SERVICE4,
+    SERVICE6,
+    SYN,
+    TCP,
+    UDP,
+    Bench,
+    Segment,
+    arp,
+    checksum,
+    claim,
+    ethernet,
+    extension,
+    inside,
+    ip,
+    ipv4,
+    ipv6,
+    neighbour,
+    outgoing,
+    output,
+    until,
+)
+
+pytestmark = pytest.mark.needs("root", "netns", "bpf", "af_xdp")
+
+TOKEN = bytes(range(1, 17))
+SOLICIT, ADVERT = 135, 136
+SEGMENT4 = Segment()
+SEGMENT6 = Segment(source=PEER6, target=SERVICE6)
+
+
+@pytest.fixture(params=["native", "generic"])
+def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
+    mode = {"native": lib.PRL_XDP_NATIVE, "generic": lib.PRL_XDP_GENERIC}[request.param]
+    with Bench(mode) as made:
+        yield made
+
+
+@pytest.fixture
+def egress() -> Iterator[Bench]:
+    with Bench(lib.PRL_XDP_GENERIC) as made:
+        made.own(SERVICE4)
+        made.own(SERVICE6)
+        yield made
+
+
+def in4(payload: bytes, **how: Any) -> bytes:
+    return ethernet(ipv4(payload, **how), ETH_IP)
+
+
+def chain6(*kinds: tuple[int, int], last: int = TCP) -> tuple[int, bytes]:
+    """Return the first header's number and the chain of extension headers before ``last``."""
+    numbers = [kind for kind, _ in kinds] + [last]
+    parts = (
+        extension(kind, after, words=words)
+        for (kind, words), after in zip(kinds, numbers[1:], strict=True)
+    )
+    return numbers[0], b"".join(parts)
+
+
+def in6(first: int, extensions: bytes, payload: bytes) -> bytes:
+    return ethernet(ipv6(extensions + payload, protocol=first), ETH_IP6)
+
+
+def fragment6(offset_more: int, after: int = TCP) -> bytes:
+    return struct.pack("!BBHI", after, 0, offset_more, 7)
+
+
+UDP_DATA = struct.pack("!HHHH", PEER_PORT, PORT, 12, 0) + b"data"
+EXT = chain6((0, 0), (60, 2), (43, 1), (51, 1))
+CAPTURED: dict[str, tuple[bytes, dict[str, Any]]] = {
+    "ipv4": (SEGMENT4.frame(), {}),
+    "ipv6": (SEGMENT6.frame(), {"local": SERVICE6, "remote": PEER6}),
+    "payload": (Segment(payload=b"x" * 1400, stamps=(1, 2)).frame(), {}),
+    "options": (in4(SEGMENT4.pack(), options=b"\x01" * 40), {}),
+    "vlan": (SEGMENT4.frame(tags=((ETH_VLAN, 5),)), {"vlans": 5}),
+    "priority tag": (SEGMENT4.frame(tags=((ETH_VLAN, 0xE000),)), {}),
+    "qinq": (SEGMENT4.frame(tags=((ETH_QINQ, 7), (ETH_VLAN, 5))), {"vlans": 7 << 12 | 5}),
+    "vlan ipv6": (
+        SEGMENT6.frame(tags=((ETH_VLAN, 9),)),
+        {"local": SERVICE6, "remote": PEER6, "vlans": 9},
+    ),
+    "extensions": (in6(*EXT, SEGMENT6.pack()), {"local": SERVICE6, "remote": PEER6}),
+    "atomic fragment": (
+        in6(44, fragment6(0), SEGMENT6.pack()),
+        {"local": SERVICE6, "remote": PEER6},
+    ),
+    "udp": (in4(UDP_DATA, protocol=UDP), {"proto": UDP}),
+    "udp ipv6": (
+        ethernet(ipv6(UDP_DATA, protocol=UDP), ETH_IP6),
+        {"proto": UDP, "local": SERVICE6, "remote": PEER6},
+    ),
+}
+
+
+@pytest.mark.parametrize("form", CAPTURED)
+def test_frames_of_a_flow_go_to_userspace_with_its_slot(bench: Bench, form: str) -> None:
+    frame, key = CAPTURED[form]
+    bench.own(SERVICE4)
+    bench.own(SERVICE6)
+    flow = bench.flow(3, **key)
+    up, captured = bench.receive(frame)
+    assert (up, captured) == ([], [(0x1003, 3, frame)])
+    assert flow.in_redirected == 1
+
+
+def quote4(kind: int, quoted: bytes, target: Any = SERVICE4) -> bytes:
+    data = struct.pack("!BBHI", kind, 4, 0, 1400) + quoted
+    data = data[:2] + struct.pack("!H", checksum(data)) + data[4:]
+    return in4(data, protocol=ICMP, target=target)
+
+
+def test_icmp_errors_that_quote_a_flow_are_its_packets(bench: Bench) -> None:
+    bench.own(SERVICE4)
+    bench.own(SERVICE6)
+    bench.flow(1)
+    bench.flow(2, local=SERVICE6, remote=PEER6)
+    sent = output(77, b"").pack()[:8]
+    quoted = ipv4(sent, SERVICE4, PEER4, options=b"\x01" * 4)
+    assert bench.receive(quote4(3, quoted))[1][0][:2] == (0x1001, 1)
+    assert bench.receive(quote4(11, quoted))[1][0][:2] == (0x1001, 1)
+    first, extensions = chain6((60, 0))
+    inner = ipv6(extensions + sent, SERVICE6, PEER6, first)
+    too_big = ethernet(ipv6(struct.pack("!BBHI", 2, 0, 0, 1280) + inner, protocol=ICMP6), ETH_IP6)
+    assert bench.receive(too_big)[1][0][:2] == (0x1002, 2)
+    assert bench.node.icmp_quoted == 3
+
+    other = ipv4(sent, IPv4Address("192.0.2.99"), PEER4)
+    redirect_message, echo = quote4(5, quoted), quote4(8, quoted)
+    for frame in (quote4(3, other), redirect_message, echo, quote4(3, quoted[:20])):
+        assert bench.passes(frame)
+
+
+def test_what_is_not_replicated_passes_untouched(bench: Bench) -> None:
+    bench.own(SERVICE4)
+    bench.own(SERVICE6)
+    flow = bench.flow(1)
+    others = [
+        Segment(target=NODE4).frame(),
+        Segment(source_port=1).frame(),
+        Segment(source=IPv4Address("192.0.2.2")).frame(),
+        SEGMENT4.frame(tags=((ETH_VLAN, 5),)),
+        in4(UDP_DATA, protocol=UDP),
+        in4(b"\0" * 20, protocol=47),
+        SEGMENT6.frame(),
+    ]
+    for frame in others:
+        assert bench.passes(frame)
+    for flags in (0, lib.PRL_FLOW_OPEN):
+        flow.flags = flags
+        assert bench.passes(SEGMENT4.frame())
+    assert flow.in_passed == 2
+
+
+def test_fragments_and_deep_tunnels_are_left_to_the_mark_gate(bench: Bench) -> None:
+    bench.own(SERVICE4)
+    bench.own(SERVICE6)
+    bench.flow(1)
+    bench.flow(2, local=SERVICE6, remote=PEER6)
+    fragments = [
+        in4(SEGMENT4.pack(), fragment=0x2000),
+        in4(b"x" * 40, fragment=5),
+        in6(44, fragment6(1), SEGMENT6.pack()),
+        in6(44, fragment6(0x50), b"x" * 40),
+    ]
+    for frame in fragments:
+        assert bench.passes(frame)
+    assert bench.node.fragments == len(fragments)
+    deep = [
+        SEGMENT4.frame(tags=((ETH_QINQ, 1), (ETH_VLAN, 2), (ETH_VLAN, 3))),
+        in6(*chain6(*[(60, 0)] * 7), SEGMENT6.pack()),
+        in6(*chain6((60, 120), (60, 20)), SEGMENT6.pack()),
+    ]
+    for frame in deep:
+        assert bench.passes(frame)
+    assert bench.node.tunnelled == len(deep)
+
+
+def test_truncated_and_contradictory_frames_are_counted_and_never_captured(bench: Bench) -> None:
+    bench.own(SERVICE4)
+    bench.own(SERVICE6)
+    bench.flow(1)
+    bench.flow(2, local=SERVICE6, remote=PEER6)
+    whole = {name: CAPTURED[name][0] for name in ("ipv4", "ipv6", "qinq", "options", "extensions")}
+    cut = 0
+    for name, frame in whole.items():
+        for size in range(15, len(frame) - 1, 3):
+            captured = bench.receive(frame[:size])[1]
+            assert captured == [], f"{name} cut to {size}"
+            cut += 1
+    assert cut > 50
+    assert bench.node.malformed > 30
+    before = bench.node.malformed
+    good = SEGMENT4.frame()
+    bench.receive(good[:14] + b"\x44" + good[15:])  # header of 16 bytes
+    bench.receive(good[:14] + b"\x45\0\0\x13" + good[18:])  # packet of 19 bytes
+    assert bench.node.malformed == before + 2
+
+
+def test_a_shadow_hears_nothing_from_the_network(bench: Bench) -> None:
+    solicit = ethernet(neighbour(SOLICIT, SERVICE6, PEER6), ETH_IP6, target=BROADCAST)
+    probes = [
+        *(SEGMENT4.frame(), SEGMENT6.frame(), in4(b"x" * 40, fragment=5)),
+        *(quote4(8, b"ping"), SEGMENT4.frame()[:40]),
+        *(arp(1, PEER4, SERVICE4), arp(1, IPv4Address(0), SERVICE4), solicit),
+    ]
+    for state in (lib.PRL_ADDR_STANDBY, lib.PRL_ADDR_FENCED, lib.PRL_ADDR_NONE):
+        bench.own(SERVICE4, state)
+        bench.own(SERVICE6, state)
+        for frame in probes:
+            assert not bench.passes(frame)
+        dropped = bench.address(SERVICE4).in_dropped + bench.address(SERVICE6).in_dropped
+        assert dropped == len(probes)
+    for frame in (arp(1, PEER4, NODE4), arp(2, SERVICE4, NODE4), Segment(target=NODE4).frame()):
+        assert bench.passes(frame)
+
+    bench.own(SERVICE4)
+    for frame in (arp(1, PEER4, SERVICE4), SEGMENT4.frame()):
+        assert bench.passes(frame)
+    flow = bench.flow(1, lib.PRL_FLOW_ACTIVE | lib.PRL_FLOW_SECONDARY)
+    assert not bench.passes(SEGMENT4.frame())
+    assert flow.in_dropped == 1
+
+
+@pytest.mark.parametrize("kind", ["arp request", "arp reply", "advertisement"])
+def test_only_a_claim_with_the_token_silences(bench: Bench, kind: str) -> None:
+    address = SERVICE6 if kind == "advertisement" else SERVICE4
+
+    def claiming(token: bytes | None) -> bytes:
+        trailer = b"" if token is None else claim(token)
+        if kind == "advertisement":
+            link_layer = b"\x02\x01" + PEER_MAC
+            packet = neighbour(ADVERT, SERVICE6, SERVICE6, options=link_layer + trailer)
+            return ethernet(packet, ETH_IP6, target=BROADCAST)
+        return arp(1 if kind == "arp request" else 2, SERVICE4, SERVICE4, trailer=trailer)
+
+    bench.own(address)  # no token agreed: even zeroes are no claim
+    for token in (None, bytes(16), TOKEN):
+        assert bench.passes(claiming(token))
+    bench.own(address, token=list(TOKEN))
+    for token in (None, bytes(16), TOKEN[:15] + b"\0"):
+        assert bench.passes(claiming(token))
+    assert bench.address(address).foreign_claims == 3
+    assert bench.address(address).state == lib.PRL_ADDR_OWNER
+
+    own = claiming(TOKEN)
+    bench.receive(own[:6] + NODE_MAC + own[12:])  # looped back by the network
+    assert bench.address(address).state == lib.PRL_ADDR_OWNER
+    before = bench.now()
+    assert not bench.passes(own)
+    fenced = bench.address(address)
+    assert fenced.state == lib.PRL_ADDR_FENCED
+    assert before <= fenced.fenced_by_ns <= bench.now()
+    assert (bench.node.claims_obeyed, bench.node.claims_foreign) == (1, 6)
+    if address == SERVICE4:
+        assert bench.emit(outgoing(output(1, b"late"))) == ([], [])
+
+
+def test_own_reinjected_frames_pass_generic_xdp(bench: Bench) -> None:
+    bench.own(SERVICE4)
+    bench.flow(1)
+    cookie = bytes(bench.node.cookie)
+    assert cookie[0] & 3 == 2
+    assert bench.passes(SEGMENT4.frame(source=cookie))
+    assert bench.node.reentered == 1
+
+
+def test_reinjection_appears_on_the_interface_marked_as_released(bench: Bench) -> None:
+    bench.own(SERVICE4)
+    bench.flow(1)
+    ip("-n", bench.node_ns, "address", "add", f"{SERVICE4}/24", "dev", "lan0")
+    with inside(bench.node_ns), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
+        receiver.bind((str(SERVICE4), PORT))
+        receiver.settimeout(5)
+        bench.flow(2, proto=UDP)
+        assert lib.prl_kernel_gate_attach(bench.kernel, receiver.fileno(), 2) == 0
+        bench.inject.write(
+            ethernet(
+                ipv4(UDP_DATA, protocol=UDP),
+                ETH_IP,
+                target=b"\x02prl\0\0",
+                source=bytes(6),
+            )
+        )
+        assert receiver.recvfrom(100) == (b"data", (str(PEER4), PEER_PORT))
+        bench.inject.write(SEGMENT4.frame(target=b"\x02prl\0\x09"))  # no such interface
+        bench.inject.write(SEGMENT4.frame())  # not a frame of prl's
+    assert bench.xsk.read() == []
+
+
+def test_a_dead_datapath_drops_then_opens_and_stays_open(bench: Bench) -> None:
+    bench.own(SERVICE4)
+    flow = bench.flow(1)
+    bench.node.open_at_ns = bench.now() + 3600 * 10**9
+    bench.alive(-1)
+    assert not bench.passes(SEGMENT4.frame())
+    assert bench.node.stale_dropped == 1
+    bench.node.open_at_ns = bench.now() - 1
+    bench.node.policy_stop = 1
+    assert not bench.passes(SEGMENT4.frame())
+    bench.node.policy_stop = 0
+    assert bench.emit(outgoing(output(1, b"dead"))) == ([], [])  # egress never opens by itself
+    assert (bench.node.bypassed, bench.node.open_wanted) == (0, 1)
+    assert bench.passes(arp(1, PEER4, PEER4))  # any frame is evidence of the LAN
+    assert (bench.node.bypassed, bench.node.open_wanted) == (1, 0)
+    segment = outgoing(output(1, b"dead"))
+    assert bench.emit(segment) == ([segment], [])
+    assert bench.passes(SEGMENT4.frame())
+    bench.alive()  # a datapath that was only hung: what passed is not replicated
+    assert bench.passes(SEGMENT4.frame())
+    assert bench.emit(segment) == ([segment], [])
+    bench.node.bypassed = 0
+    assert bench.receive(SEGMENT4.frame())[1] != []
+    assert flow.in_redirected == 1
+
+
+def test_a_stale_flow_opens_with_its_own_input(bench: Bench) -> None:
+    bench.own(SERVICE4)
+    bench.flow(1)
+    bench.alive(-1)
+    assert bench.passes(SEGMENT4.frame())
+    assert bench.node.bypassed == 1
+
+
+def test_without_a_receiver_nothing_of_a_flow_goes_up(bench: Bench) -> None:
+    bench.own(SERVICE4)
+    bench.flow(1)
+    bench.xsk.close()
+    assert not bench.passes(SEGMENT4.frame())
+    assert bench.node.redirect_failed == 1
+
+
+def from_service(frame: bytes) -> bytes:
+    return PEER_MAC + NODE_MAC + frame[12:]
+
+
+EMISSIONS = {
+    "tcp": outgoing(output(1, b"x")),
+    "tcp vlan": output(1, b"x").frame(source=NODE_MAC, tags=((ETH_VLAN, 5),)),
+    "ipv6": Segment(source=SERVICE6, target=PEER6).frame(source=NODE_MAC),
+    "udp": from_service(in4(UDP_DATA, source=SERVICE4, target=PEER4, protocol=UDP)),
+    "icmp": from_service(in4(b"\0" * 16, source=SERVICE4, target=PEER4, protocol=ICMP)),
+    "fragment": from_service(in4(b"x" * 40, source=SERVICE4, target=PEER4, fragment=5)),
+    "arp request": from_service(arp(1, SERVICE4, PEER4)),
+    "arp reply": from_service(arp(2, SERVICE4, PEER4)),
+    "advertisement": from_service(ethernet(neighbour(ADVERT, SERVICE6, NODE6), ETH_IP6)),
+    "solicitation": from_service(ethernet(neighbour(SOLICIT, PEER6, SERVICE6), ETH_IP6)),
+    "router solicitation": from_service(ethernet(neighbour(133, PEER6, SERVICE6), ETH_IP6)),
+}
+
+
+@pytest.mark.parametrize("form", EMISSIONS)
+def test_a_standby_says_nothing_for_the_service_address(egress: Bench, form: str) -> None:
+    frame = EMISSIONS[form]
+    for state in (lib.PRL_ADDR_STANDBY, lib.PRL_ADDR_FENCED, lib.PRL_ADDR_NONE):
+        egress.own(SERVICE4, state)
+        egress.own(SERVICE6, state)
+        assert egress.emit(frame) == ([], [])
+        silenced = egress.address(SERVICE4).out_silenced + egress.address(SERVICE6).out_silenced
+        assert silenced == 1
+    egress.own(SERVICE4)
+    egress.own(SERVICE6)
+    (seen,), held = egress.emit(frame)
+    assert frame.endswith(seen[14:])  # AF_PACKET gets a frame without its outer tag
+    assert held == []
+
+
+def test_a_standby_speaks_for_itself(egress: Bench) -> None:
+    egress.own(SERVICE4, lib.PRL_ADDR_STANDBY)
+    egress.own(SERVICE6, lib.PRL_ADDR_STANDBY)
+    own = [
+        outgoing(Segment(source=NODE4, target=PEER4)),
+        from_service(arp(1, NODE4, SERVICE4)),
+        from_service(
+            arp(1, IPv4Address(0), SERVICE4)
+        ),  # RFC 5227 probe before it takes the address
+        from_service(ethernet(neighbour(SOLICIT, SERVICE6, ip_address("::")), ETH_IP6)),  # DAD
+    ]
+    for frame in own:
+        assert egress.emit(frame) == ([frame], [])
+
+
+def test_the_first_word_as_owner_has_a_deadline(egress: Bench) -> None:
+    frame = outgoing(output(1, b"x"))
+    egress.own(SERVICE4, first_by_ns=egress.now() - 1)
+    assert egress.emit(frame) == ([], [])
+    assert egress.address(SERVICE4).state == lib.PRL_ADDR_FENCED
+    egress.own(SERVICE4, first_by_ns=egress.now() + 3600 * 10**9)
+    assert egress.emit(frame) == ([frame], [])
+    assert egress.address(SERVICE4).spoken == 1
+    egress.own(SERVICE4, first_by_ns=egress.now() - 1, spoken=1)
+    assert egress.emit(frame) == ([frame], [])
+
+
+def test_output_waits_until_it_is_committed(egress: Bench) -> None:
+    flow = egress.flow(1)
+    flow.generation = 4
+    flow.out_committed = 1000
+    committed, held = outgoing(output(990, b"0123456789")), outgoing(output(990, b"0123456789a"))
+    assert egress.emit(committed) == ([committed], [])
+    assert egress.emit(held) == ([], [held])
+    assert (flow.out_held, flow.out_valid) == (1001, 5)
+    assert egress.emit(held) == ([], [])
+    assert (flow.out_duplicates, flow.out_held_packets) == (1, 1)
+    for segment in (output(1001), output(1001, flags=ACK | SYN)):
+        assert egress.emit(outgoing(segment))[0] == [outgoing(segment)]
+    fin = outgoing(output(1001, flags=FIN | ACK))
+    assert egress.emit(fin) == ([], [fin])
+    assert egress.emit(fin) == ([], [])
+    rst = outgoing(output(900, flags=RST))
+    assert egress.emit(rst) == ([], [rst])
+    assert egress.emit(rst) == ([], [rst])
+    flow.out_committed = 1002
+    assert egress.emit(fin) == ([fin], [])
+
+    flow.generation = 5  # a new snapshot: what was held for the old one is held anew
+    flow.out_committed = 900
+    assert egress.emit(held) == ([], [held])
+    flow.flags = lib.PRL_FLOW_SETUP  # nothing is committed yet
+    assert egress.emit(committed) == ([], [])
+    later = outgoing(output(1001, b"b"))
+    assert egress.emit(later) == ([], [later])
+    flow.flags = lib.PRL_FLOW_OPEN
+    assert egress.emit(later) == ([later], [])
+
+
+def test_sequence_numbers_wrap(egress: Bench) -> None:
+    flow = egress.flow(1)
+    flow.out_committed = 0xFFFFFFF0
+    crossing = outgoing(output(0xFFFFFFF0, b"x" * 32))
+    assert egress.emit(crossing) == ([], [crossing])
+    assert flow.out_held == 16
+    assert egress.emit(crossing) == ([], [])
+    flow.out_committed = 16
+    assert egress.emit(crossing) == ([crossing], [])
+
+
+def test_held_output_ipv6_and_vlan(egress: Bench) -> None:
+    egress.flow(1, local=SERVICE6, remote=PEER6)
+    egress.flow(2, vlans=5)
+    six = Segment(
+        1, 1, payload=b"six", source=SERVICE6, target=PEER6, source_port=PORT, target_port=PEER_PORT
+    )
+    assert egress.emit(outgoing(six)) == ([], [outgoing(six)])
+    tagged = output(1, b"tag").frame(source=NODE_MAC, target=PEER_MAC, tags=((ETH_VLAN, 5),))
+    assert egress.emit(tagged) == ([], [tagged])
+
+
+def test_a_full_hold_device_loses_nothing(egress: Bench) -> None:
+    flow = egress.flow(1)
+    ip("-n", egress.node_ns, "link", "set", "hold0", "txqueuelen", "4")
+    segments = [outgoing(output(1000 + i, b"x")) for i in range(6)]
+    for segment in segments:
+        egress.out.send(segment)
+    assert flow.out_held == 1004
+    assert egress.node.redirect_failed == 2
+    held = [frame[10:] for frame in egress.hold.read()]
+    for segment in segments:  # the stack sends again what nobody acknowledged
+        held += egress.emit(segment)[1]
+    assert held == segments
+    assert flow.out_duplicates == 4
+
+
+def test_a_hold_device_that_is_down_holds_later(egress: Bench) -> None:
+    flow = egress.flow(1)
+    ip("-n", egress.node_ns, "link", "set", "hold0", "down")
+    frame = outgoing(output(1, b"x"))
+    assert egress.emit(frame) == ([], [])
+    assert egress.node.redirect_failed == 1
+    ip("-n", egress.node_ns, "link", "set", "hold0", "up")
+    assert egress.emit(frame) == ([], [frame])
+    assert flow.out_held_packets == 1
+
+
+def test_udp_and_foreign_flows_are_not_held(egress: Bench) -> None:
+    egress.flow(1)
+    egress.flow(2, proto=UDP)
+    udp = from_service(
+        in4(
+            struct.pack("!HHHH", PORT, PEER_PORT, 8, 0), source=SERVICE4, target=PEER4, protocol=UDP
+        )
+    )
+    other = outgoing(Segment(1, payload=b"x", source=SERVICE4, target=PEER4))
+    for frame in (udp, other):
+        assert egress.emit(frame) == ([frame], [])
+    piece = from_service(
+        in4(output(1, b"x").pack(), source=SERVICE4, target=PEER4, fragment=0x2000)
+    )
+    assert egress.emit(piece) == ([], [])
+
+
+def test_released_output_carries_the_newest_ack_window_and_timestamp(egress: Bench) -> None:
+    egress.flow(1)
+    old = outgoing(output(1000, b"held", ack=500, window=100, stamps=(10, 20)))
+    assert egress.emit(old) == ([], [old])
+    newer = outgoing(output(1004, ack=900, window=90, stamps=(15, 25)))
+    assert egress.emit(newer) == ([newer], [])
+    egress.hold.write(old)
+    egress.out.send(ethernet(bytes(50), 0x88B5, source=NODE_MAC, target=PEER_MAC))
+    (released,) = egress.peer.until_sentinel()
+    assert Segment.read(released) == output(1000, b"held", ack=900, window=90, stamps=(15, 25))
+
+    newest = outgoing(output(1004, b"own", ack=950, window=80, stamps=(18, 26)))
+    egress.hold.write(newest)
+    egress.hold.write(newest[:6] + PEER_MAC + newest[12:])  # no interface has this address
+    egress.out.send(ethernet(bytes(50), 0x88B5, source=NODE_MAC, target=PEER_MAC))
+    assert egress.peer.until_sentinel() == [newest]
+
+
+def test_signed_headers_stay_as_they_are(egress: Bench) -> None:
+    flow = egress.flow(1, lib.PRL_FLOW_ACTIVE | lib.PRL_FLOW_MD5 | lib.PRL_FLOW_CLAMP)
+    flow.edge_limit = 600
+    newer = outgoing(output(1004, ack=900, window=90))
+    assert egress.emit(newer) == ([newer], [])
+    old = outgoing(output(1000, b"held", ack=500, window=100))
+    egress.hold.write(old)
+    egress.out.send(ethernet(bytes(50), 0x88B5, source=NODE_MAC, target=PEER_MAC))
+    assert egress.peer.until_sentinel() == [old]
+
+
+def test_released_output_is_silent_after_the_address_is_lost(egress: Bench) -> None:
+    egress.flow(1)
+    egress.own(SERVICE4, lib.PRL_ADDR_FENCED)
+    egress.hold.write(outgoing(output(1, b"x")))
+    egress.out.send(ethernet(bytes(50), 0x88B5, source=NODE_MAC, target=PEER_MAC))
+    assert egress.peer.until_sentinel() == []
+
+
+def test_the_window_is_clamped_and_never_moves_back(egress: Bench) -> None:
+    flow = egress.flow(1, lib.PRL_FLOW_ACTIVE | lib.PRL_FLOW_CLAMP)
+    flow.rcv_wscale = 3
+
+    def edge(ack: int, window: int) -> int:
+        (frame,) = egress.emit(outgoing(output(1, ack=ack, window=window)))[0]
+        seen = Segment.read(frame)
+        assert seen.ack == ack
+        return seen.ack + (seen.window << 3)
+
+    flow.edge_limit = 100_000
+    assert edge(1000, 500) == 5000
+    assert flow.clamped == 0
+    flow.edge_limit = 8002
+    assert edge(2000, 1000) == 8008  # rounded up to the window's unit
+    assert flow.clamped == 1
+    flow.edge_limit = 7000
+    assert edge(2000, 1000) == 8008
+    assert edge(8008, 1000) == 8008  # closed
+    assert flow.last_edge == 8008
+    flow.edge_limit = 20_000
+    assert edge(8008, 1000) == 16_008
+    (syn,) = egress.emit(outgoing(output(1, ack=1, window=65535, flags=SYN | ACK)))[0]
+    assert Segment.read(syn).window == 65535
+
+
+@pytest.fixture
+def session(egress: Bench) -> Iterator[tuple[Bench, socket.socket, socket.socket]]:
+    """A real connection: (bench, the node's end, the peer's end); the flow's slot is 1, flags 0."""
+    for namespace, address in ((egress.node_ns, SERVICE4), (egress.peer_ns, PEER4)):
+        ip("-n", namespace, "address", "add", f"{address}/24", "dev", "lan0")
+    with inside(egress.node_ns):
+        listener = socket.create_server((str(SERVICE4), PORT))
+    with inside(egress.peer_ns):
+        peer = socket.socket()
+        peer.bind((str(PEER4), PEER_PORT))
+    with listener, peer:
+        peer.settimeout(5)
+        peer.connect((str(SERVICE4), PORT))
+        server, _ = listener.accept()
+        server.settimeout(5)
+        with server:
+            egress.flow(1, 0)
+            yield egress, server, peer
+
+
+def sample(bench: Bench, slot: int = 1) -> Any:
+    with inside(bench.node_ns):
+        assert lib.prl_kernel_sample(bench.kernel, [slot], 1) == 0
+    view = lib.prl_kernel_flow(bench.kernel, slot).sock
+    assert view.stamp_ns
+    return view
+
+
+def test_sample_reads_a_live_socket(
+    session: tuple[Bench, socket.socket, socket.socket],
+) -> None:
+    bench, server, peer = session
+    before = sample(bench)
+    assert before.state == 1
+    assert before.rcvbuf_bytes == server.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+    start, window, sent = before.rcv_nxt, before.rcv_wnd, before.snd_nxt
+    peer.sendall(b"x" * 3000)
+    server.recv(1, socket.MSG_PEEK)
+    until(lambda: sample(bench).rcv_nxt == start + 3000)
+    view = sample(bench)
+    assert view.rcv_wup + view.rcv_wnd >= start + window
+    assert view.rmem_bytes >= 3000
+    assert (view.has_ooo, view.drops) == (0, 0)
+    assert view.segs_in >= 3
+    server.sendall(b"y" * 10)
+    assert peer.recv(10) == b"y" * 10
+    view = sample(bench)
+    assert (view.snd_nxt, view.write_seq) == (sent + 10, sent + 10)
+
+
+def test_sample_tells_sockets_that_are_gone(
+    session: tuple[Bench, socket.socket, socket.socket],
+) -> None:
+    bench, server, peer = session
+    bench.flow(2, ports=(PORT, 1))
+    assert sample(bench, 2).state == 0  # the listener is not the flow's socket
+    bench.flow(3, local=SERVICE6, remote=PEER6)
+    assert sample(bench, 3).state == 0
+    server.close()
+    assert peer.recv(1) == b""
+    peer.close()
+    until(lambda: sample(bench).state not in {4, 5})  # FIN_WAIT1, FIN_WAIT2
+    assert sample(bench).state == 6  # TIME_WAIT
+
+
+def test_the_mark_gate_refuses_what_prl_did_not_release(
+    session: tuple[Bench, socket.socket, socket.socket],
+) -> None:
+    bench, server, peer = session
+    flow = lib.prl_kernel_flow(bench.kernel, 1)
+    assert lib.prl_kernel_gate_attach(bench.kernel, server.fileno(), 1) == 0
+    peer.sendall(b"plain")
+    assert server.recv(10) == b"plain"
+    start = sample(bench).rcv_nxt
+
+    flow.flags = lib.PRL_FLOW_ACTIVE  # classify captures, egress holds
+    peer.sendall(b"held")
+    captured: list[tuple[int, int, bytes]] = []
+
+    def arrived() -> bool:
+        captured.extend(bench.xsk.read())
+        return bool(captured)
+
+    until(arrived)
+    frame = captured[0][2]
+    assert frame.endswith(b"held")
+    flow.flags = lib.PRL_FLOW_ACTIVE | lib.PRL_FLOW_SECONDARY
+    assert sample(bench).rcv_nxt == start
+
+    # A straggler behind the classifier, unmarked: over a path that XDP does not see.
+    flow.flags = lib.PRL_FLOW_ACTIVE
+    with inside(bench.node_ns):
+        subprocess.run(["ip", "link", "set", "lan0", "xdpgeneric", "off"], check=True)
+    bench.peer.send(frame)
+    until(lambda: flow.gate_refused)
+    assert sample(bench).rcv_nxt == start
+
+    header = struct.pack("<BBHHHH", 1, 0, 0, 0, 34, 16)  # NEEDS_CSUM: veth left it partial
+    bench.inject.write(b"\x02prl\0\0" + frame[6:], header)
+    assert server.recv(10) == b"held"
+    flow.flags = lib.PRL_FLOW_OPEN
+    peer.sendall(b"open")
+    assert server.recv(10) == b"open"
+    refused = flow.gate_refused
+    flow.flags = lib.PRL_FLOW_ACTIVE
+    bench.node.bypassed = 1
+    peer.sendall(b"bypassed")
+    assert server.recv(10) == b"bypassed"
+    assert flow.gate_refused == refused
+    flow.flags = lib.PRL_FLOW_OPEN
+    assert lib.prl_kernel_gate_detach(bench.kernel, server.fileno()) == 0
+    assert lib.prl_kernel_gate_detach(bench.kernel, server.fileno()) == 0
+
+
+def test_real_output_is_held_with_its_offload_and_released(
+    session: tuple[Bench, socket.socket, socket.socket],
+) -> None:
+    bench, server, peer = session
+    flow = lib.prl_kernel_flow(bench.kernel, 1)
+    server.sendall(b"before")
+    assert peer.recv(10) == b"before"
+    flow.out_committed = sample(bench).snd_nxt
+    peer.settimeout(0)
+    bench.xsk.read()
+    flow.flags = lib.PRL_FLOW_ACTIVE
+    server.sendall(b"h" * 6000)
+    frames = bench.hold.read()
+    with pytest.raises(BlockingIOError):
+        peer.recv(1)
+    assert sum(len(frame) - 10 - 66 for frame in frames) == 6000
+    assert flow.out_held == flow.out_committed + 6000
+    assert flow.sock.stamp_ns
+    assert flow.sock.write_seq == flow.out_committed + 6000
+    assert any(frame[1] for frame in frames), "the hold keeps whole TSO packets"
+    peer.settimeout(5)
+    for frame in frames:
+        os.write(bench.hold.fd, frame)
+    got = b""
+    while len(got) < 6000:
+        got += peer.recv(6000)
+    assert got == b"h" * 6000
+    flow.flags = lib.PRL_FLOW_OPEN
+
+
+def test_a_silent_shadow_shows_its_socket(
+    session: tuple[Bench, socket.socket, socket.socket],
+) -> None:
+    bench, server, _ = session
+    flow = lib.prl_kernel_flow(bench.kernel, 1)
+    flow.flags = lib.PRL_FLOW_SECONDARY
+    bench.own(SERVICE4, lib.PRL_ADDR_STANDBY)
+    server.sendall(b"shadow")
+    assert flow.out_silenced >= 1
+    assert flow.sock.write_seq == sample(bench).write_seq
+    assert bench.hold.read() == []
+    bench.own(SERVICE4)
+    flow.flags = 0
+
+
+def test_the_shadow_congestion_control_ignores_the_window_of_congestion(
+    session: tuple[Bench, socket.socket, socket.socket],
+) -> None:
+    bench, server, peer = session
+    name = ffi.string(lib.prl_kernel_shadow_cc(bench.kernel))
+    assert name.startswith(b"prl_")
+    assert len(name) == 12
+
+    def cwnd() -> int:
+        info = server.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
+        return int(struct.unpack_from("I", info, 80)[0])  # tcpi_snd_cwnd
+
+    server.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, name)
+    assert server.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).strip(b"\0") == name
+    server.sendall(b"x" * 100_000)
+    got = 0
+    while got < 100_000:
+        got += len(peer.recv(100_000))
+    assert cwnd() == 1_000_000
+    server.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"cubic")
+    assert cwnd() == 10
+
+
+def pins(bench: Bench) -> Path:
+    return Path("/sys/fs/bpf/prl") / bench.name
+
+
+def attached(bench: Bench) -> str:
+    shown = ""
+    with inside(bench.node_ns):
+        for command in (["tc", "filter", "show", "dev", "lan0", "egress"], ["ip", "link"]):
+            shown += subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return shown
+
+
+def test_silence_outlives_prld_and_scrub_removes_it(bench: Bench) -> None:
+    bench.own(SERVICE4, lib.PRL_ADDR_STANDBY)
+    name = ffi.string(lib.prl_kernel_shadow_cc(bench.kernel))
+    bench.stop(keep_silence=True)
+    assert bench.emit(outgoing(output(1, b"x"))) == ([], [])
+    assert not bench.passes(SEGMENT4.frame())
+    assert pins(bench).stat().st_mode & 0o777 == 0o700
+    error = ffi.new("char[]", lib.PRL_ERROR_BYTES)
+    with inside(bench.node_ns):
+        assert lib.prl_kernel_scrub(bench.name.encode(), error) == 0
+        assert lib.prl_kernel_scrub(bench.name.encode(), error) == 0
+    assert not pins(bench).exists()
+    assert "prl_" not in attached(bench)
+    assert "prog/xdp" not in attached(bench)
+    with socket.socket() as any_socket, pytest.raises(OSError, match="No such file"):
+        any_socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, name)
+
+
+def test_a_new_prld_finds_what_the_dead_one_left(bench: Bench) -> None:
+    bench.own(SERVICE4, lib.PRL_ADDR_STANDBY)
+    bench.flow(1)
+    cookie = bytes(bench.node.cookie)
+    bench.stop(keep_silence=True)
+    bench.config.flows_max = 32
+    error = ffi.new("char[]", lib.PRL_ERROR_BYTES)
+    assert lib.prl_kernel_open(bench.config, error) == ffi.NULL
+    assert b"pins of an earlier run" in ffi.string(error)
+    bench.config.flows_max = 16
+    bench.config.mode = lib.PRL_XDP_GENERIC  # whichever it was
+    bench.start()
+    assert bytes(bench.node.cookie) == cookie
+    assert lib.prl_kernel_flow(bench.kernel, 1).flags == lib.PRL_FLOW_ACTIVE
+    assert bench.address(SERVICE4).state == lib.PRL_ADDR_STANDBY
+    assert bench.emit(outgoing(output(1, b"x"))) == ([], [])
+    assert not bench.passes(SEGMENT4.frame())
+    assert lib.prl_kernel_shadow_cc(bench.kernel) != ffi.NULL
+
+
+def test_close_leaves_nothing(bench: Bench) -> None:
+    assert "prl_egress" in attached(bench)
+    bench.stop(keep_silence=False)
+    assert not pins(bench).exists()
+    assert "prl_" not in attached(bench)
+    with inside(bench.node_ns):
+        shown = subprocess.run(["tc", "qdisc"], check=True, capture_output=True, text=True).stdout
+    assert "clsact" not in shown
+
+
+def test_failures_are_told_and_leave_nothing() -> None:
+    error = ffi.new("char[]", lib.PRL_ERROR_BYTES)
+    folder = ffi.new("char[]", b"/nonexistent")
+
+    def attempt(**change: Any) -> str:
+        wanted = {
+            "object_dir": folder,
+            "instance": ffi.new("char[]", b"h4.none"),
+            "flows_max": 8,
+            "mode": lib.PRL_XDP_NATIVE,
+        }
+        config = ffi.new("struct prl_kernel_config *", wanted | change)
+        assert lib.prl_kernel_open(config, error) == ffi.NULL
+        return str(ffi.string(error).decode())
+
+    assert "/nonexistent/egress.bpf.o: No such file" in attempt()
+    assert not Path("/sys/fs/bpf/prl/h4,none").exists()
+    assert "flows_max 0" in attempt(flows_max=0)
+    assert "at most 16" in attempt(lifs=17)
+    assert "XDP mode 9" in attempt(mode=9)
+    slash = ffi.new("char[]", b"../x")
+    assert "only [A-Za-z0-9._-]" in attempt(instance=slash)
+
+
+def test_limits_of_the_tables(egress: Bench) -> None:
+    key = ffi.new("struct prl_flow_key *")
+    assert lib.prl_kernel_flow(egress.kernel, egress.flows_max) == ffi.NULL
+    assert lib.prl_kernel_flow_add(egress.kernel, key, 1, egress.flows_max) == -errno.EINVAL
+    assert lib.prl_kernel_flow_add(egress.kernel, key, 1, 0) == 0
+    assert lib.prl_kernel_flow_add(egress.kernel, key, 1, 0) == -errno.EEXIST
+    assert lib.prl_kernel_flow_del(egress.kernel, key) == 0
+    assert lib.prl_kernel_flow_del(egress.kernel, key) == -errno.ENOENT
+    assert lib.prl_kernel_xsk_set(egress.kernel, 0, 64, 0) == -errno.EINVAL
+    assert lib.prl_kernel_gate_attach(egress.kernel, -1, 1) == -errno.EBADF
+    slots = list(range(16)) * 10
+    with inside(egress.node_ns):
+        assert lib.prl_kernel_sample(egress.kernel, slots, len(slots)) == 0

@@ -1,0 +1,326 @@
+"""Lease, detection, take-over, opening (L1-L5, L10)."""
+
+from typing import Any
+
+import pytest
+from prl._core import ffi, lib
+
+from tests.unit.core_support import MS
+
+NONE = lib.PRL_OWNER_NONE
+STANDBY = lib.PRL_OWNER_STANDBY
+OWNER = lib.PRL_OWNER_OWNER
+LEASE = lib.PRL_OWNER_DO_LEASE
+TAKEOVER = lib.PRL_OWNER_DO_TAKEOVER
+RENOUNCE = lib.PRL_OWNER_DO_RENOUNCE_LAN
+FAIL = lib.PRL_OWNER_DO_FAIL_FLOWS
+OPEN = lib.PRL_OWNER_DO_OPEN_FLOWS
+VOID = lib.PRL_OWNER_DO_VOID_SHADOWS
+DROP = lib.PRL_OWNER_DO_DROP_LINK
+
+
+class Node:
+    """One node's ownership; ``now`` is in ms and ticks are its caller's."""
+
+    def __init__(self, *states: int, policy_stop: bool = False, lan: bool = True) -> None:
+        config = ffi.new("struct prl_owner_config *")
+        config.lease_ns, config.suspect_ns = 20 * MS, 100 * MS
+        config.takeover_ns, config.hold_ns, config.late_ns = 300 * MS, 400 * MS, 60 * MS
+        config.services, config.policy_stop = len(states), policy_stop
+        self.now = 1000
+        self.owner: Any = ffi.new("struct prl_owner *")
+        lib.prl_owner_init(self.owner, config, self.now * MS)
+        for service, state in enumerate(states):
+            lib.prl_owner_set_state(self.owner, service, state)
+        self.lan = lan
+
+    def call(self, event: str, *args: int) -> int:
+        return int(getattr(lib, f"prl_owner_{event}")(self.owner, *args, self.now * MS))
+
+    def take_lease(self) -> Any:
+        lease = ffi.new("struct prl_lease_out *")
+        lib.prl_owner_take_lease(self.owner, self.now * MS, lease)
+        return lease
+
+    def linked(self) -> "Node":
+        """In an epoch whose lease was echoed just now."""
+        self.call("link_up")
+        self.exchange()
+        return self
+
+    def exchange(self) -> None:
+        """A LEASE leaves, comes back as an echo, and the other's is echoed."""
+        lease = self.take_lease()
+        self.call("lease", 5 * self.now, lease.sent_ns, 0)
+        self.take_lease()
+        if self.lan:
+            self.call("lan_heard")
+
+    def tick(self, to_ms: int) -> int:
+        """Ticks every 10 ms up to ``to_ms`` from the start; what they asked for, LEASE left out."""
+        todo = 0
+        while self.now < 1000 + to_ms:
+            self.now = min(self.now + 10, 1000 + to_ms)
+            todo |= self.call("tick")
+        return int(todo & ~LEASE)
+
+    def until(self) -> int:
+        return int(lib.prl_owner_takeover_until_ns(self.owner)) // MS - 1000
+
+    def open_at(self) -> int:
+        return int(lib.prl_owner_open_at_ns(self.owner)) // MS - 1000
+
+    def request(self, *, fenced: bool = False) -> tuple[int, int]:
+        refused = ffi.new("uint8_t *")
+        todo = lib.prl_owner_request(self.owner, 0, fenced, self.now * MS, refused)
+        return todo, refused[0]
+
+
+def test_lease_is_due_every_interval() -> None:
+    n = Node(OWNER).linked()
+    assert n.call("tick") == 0
+    n.now += 19
+    assert n.call("tick") == 0
+    n.now += 1
+    assert n.call("tick") == LEASE
+    n.take_lease()
+    assert n.call("tick") == 0
+
+
+def test_without_a_link_the_lan_heartbeat_keeps_its_interval() -> None:
+    n = Node(OWNER)
+    due = 0
+    for _ in range(20):
+        n.now += 10
+        due += n.call("tick") & LEASE != 0
+    assert due == 10
+
+
+def test_lease_echoes_the_newest_and_counts_what_came_back() -> None:
+    n = Node(STANDBY)
+    n.call("link_up")
+    first = n.take_lease()
+    assert (first.sent_ns, first.echo_ns) == (1000 * MS, 0)
+    assert n.until() < 0  # nothing echoed yet: no take-over
+    n.now += 5
+    n.call("lease", 77, first.sent_ns, 0)
+    assert n.until() == 300
+    assert n.take_lease().echo_ns == 77
+    n.call("lease", 76, 0, 0)
+    assert n.take_lease().echo_ns == 77
+    n.call("lease", 78, 2000 * MS, 0)  # an echo of what was never sent
+    assert n.until() == 300
+
+
+def test_primary_opens_after_the_last_echo_it_sent() -> None:
+    n = Node(OWNER).linked()
+    assert n.open_at() == 400
+    n.tick(30)
+    n.exchange()
+    assert n.open_at() == 430
+    assert n.call("link_down") == FAIL
+    assert n.tick(429) == 0
+    assert n.tick(430) == OPEN
+    assert n.tick(1000) == 0
+
+
+def test_a_primary_without_any_echo_opens_at_once() -> None:
+    n = Node(OWNER)
+    n.call("link_up")
+    assert n.call("link_down") == FAIL
+    assert n.call("tick") & OPEN
+
+
+def test_a_suspect_primary_fails_once_and_echoes_nothing() -> None:
+    n = Node(OWNER).linked()
+    assert n.tick(99) == 0
+    assert n.tick(100) == FAIL
+    assert n.owner.link == lib.PRL_LINK_SUSPECT
+    assert n.take_lease().echo_ns == 0
+    assert n.tick(399) == 0
+    assert n.tick(400) == OPEN | DROP
+    assert n.open_at() == 400
+
+
+def test_a_suspicion_that_was_wrong_ends() -> None:
+    n = Node(OWNER).linked()
+    assert n.tick(100) == FAIL
+    n.call("heard")
+    assert n.owner.link == lib.PRL_LINK_UP
+    assert n.tick(199) == 0
+    assert n.tick(200) == FAIL
+
+
+def test_secondary_takes_over_when_link_and_lan_are_silent() -> None:
+    n = Node(STANDBY, NONE, STANDBY).linked()
+    assert n.tick(99) == 0
+    assert n.tick(100) == TAKEOVER | DROP
+    assert n.owner.take_mask == 0b101
+    assert [n.owner.state[i] for i in range(3)] == [OWNER, NONE, OWNER]
+    assert n.call("link_down") == FAIL  # owner from now on
+    assert n.owner.takeovers == 1
+
+
+def test_secondary_waits_for_the_lan_after_a_lost_connection() -> None:
+    n = Node(STANDBY).linked()
+    n.now += 50
+    n.call("tick")
+    n.call("lan_heard")
+    assert n.call("link_down") == 0
+    assert n.tick(149) == 0
+    assert n.tick(150) == TAKEOVER
+
+
+def test_without_lan_heartbeats_the_lan_counts_as_silent() -> None:
+    n = Node(STANDBY, lan=False).linked()
+    assert n.call("link_down") == 0
+    assert n.tick(99) == 0
+    assert n.tick(100) == TAKEOVER
+
+
+@pytest.mark.parametrize("connected", [True, False])
+def test_secondary_renounces_once_when_the_primary_is_alive_on_the_lan(*, connected: bool) -> None:
+    n = Node(STANDBY).linked()
+    if not connected:
+        assert n.call("link_down") == 0
+    heard = 0
+    for _ in range(4):
+        n.tick(n.now - 1000 + 20)
+        heard = n.call("lan_heard")
+        if heard:
+            break
+    if connected:
+        assert heard == 0  # not suspect yet
+        assert n.tick(100) == 0
+        assert n.call("lan_heard") == VOID | RENOUNCE | DROP
+    else:
+        assert heard == VOID | RENOUNCE
+        assert n.now == 1040  # not by a heartbeat that was on its way when the link broke
+    assert n.call("lan_heard") == 0
+    assert n.tick(500) & (TAKEOVER | VOID) == 0
+    assert n.request() == (0, lib.PRL_REFUSED_LEASE_OVER)
+
+
+def test_secondary_never_takes_over_after_the_lease() -> None:
+    n = Node(STANDBY).linked()
+    n.call("link_down")
+    n.owner.last_lan_ns = 1250 * MS  # the LAN fell silent too late
+    assert n.tick(299) == 0
+    assert n.tick(300) == VOID
+    assert n.tick(1000) == 0
+    assert n.request() == (0, lib.PRL_REFUSED_LEASE_OVER)
+    assert n.request(fenced=True) == (TAKEOVER, 0)
+
+
+def test_a_link_without_a_lease_ends_with_void_shadows() -> None:
+    n = Node(STANDBY)
+    n.call("link_up")
+    assert n.request() == (0, lib.PRL_REFUSED_NO_LINK_YET)
+    assert n.call("link_down") == VOID
+
+
+def test_policy_stop_never_opens_and_does_not_end_the_shadows() -> None:
+    primary = Node(OWNER, policy_stop=True).linked()
+    assert primary.call("link_down") == FAIL
+    assert primary.tick(5000) == 0
+    assert lib.prl_owner_open_at_ns(primary.owner) == 2**64 - 1
+    secondary = Node(STANDBY, policy_stop=True).linked()
+    secondary.call("link_down")
+    secondary.owner.last_lan_ns = 1250 * MS
+    assert secondary.tick(349) == 0
+    assert secondary.tick(350) == TAKEOVER
+
+
+def test_the_secondarys_word_opens_at_once() -> None:
+    n = Node(OWNER, policy_stop=True).linked()
+    n.call("link_down")
+    assert n.call("lan_renounced") == OPEN
+    assert n.call("lan_renounced") == 0
+    n.linked()
+    assert n.call("lan_renounced") == FAIL | OPEN | DROP
+    assert Node(STANDBY).linked().call("lan_renounced") == 0
+
+
+@pytest.mark.parametrize("connected", [True, False])
+def test_a_detector_that_did_not_run_counts_anew(*, connected: bool) -> None:
+    n = Node(STANDBY).linked()
+    n.now += 150
+    if connected:
+        assert n.call("tick") & ~LEASE == 0
+    else:
+        assert n.call("link_down") == 0  # not: silent for 150 ms
+    assert n.owner.late_ticks == 1
+    assert n.take_lease().flags == lib.PRL_LEASE_BUSY
+    assert n.take_lease().flags == 0
+    assert n.tick(249) == 0
+    assert n.tick(250) & TAKEOVER
+
+
+def test_a_primary_that_was_frozen_waits_before_it_opens() -> None:
+    n = Node(OWNER).linked()
+    n.now += 5000
+    assert n.call("link_down") == FAIL
+    assert n.tick(5399) == 0
+    assert n.tick(5400) == OPEN
+
+
+def test_a_frozen_secondary_cannot_take_over_by_its_old_lease() -> None:
+    n = Node(STANDBY).linked()
+    n.now += 5000
+    assert n.call("tick") & ~LEASE == 0
+    assert n.tick(5100) == VOID | DROP
+
+
+def test_a_new_epoch_has_no_lease_and_no_old_shadow() -> None:
+    n = Node(STANDBY, OWNER).linked()
+    assert n.call("link_up") == FAIL | VOID | LEASE
+    assert n.until() < 0
+    assert n.take_lease().echo_ns == 0
+    assert n.open_at() == 400  # the other side may still believe in the old lease
+
+
+def test_both_roles_at_once() -> None:
+    n = Node(OWNER, STANDBY).linked()
+    assert n.tick(100) == FAIL | TAKEOVER | DROP
+    assert n.owner.take_mask == 0b10
+    n.call("link_down")
+    assert n.tick(400) == OPEN
+
+
+def test_renounced_service_is_taken_at_once() -> None:
+    n = Node(STANDBY, STANDBY).linked()
+    assert n.call("renounced", 1) == TAKEOVER
+    assert n.owner.take_mask == 0b10
+    assert n.call("renounced", 1) == 0
+    assert n.call("renounced", 99) == 0
+    assert n.owner.link == lib.PRL_LINK_UP
+
+
+def test_request_within_the_lease() -> None:
+    n = Node(STANDBY).linked()
+    assert n.request() == (TAKEOVER | DROP, 0)
+    assert n.request() == (0, lib.PRL_REFUSED_OWNER)
+
+
+def test_an_idle_node_drops_a_dead_connection() -> None:
+    n = Node(NONE).linked()
+    assert n.tick(399) == 0
+    assert n.tick(400) == DROP
+
+
+def test_leases_never_overlap() -> None:
+    """L2: whatever is lost when, take-over ends before opening begins (hold_ms > takeover_ms)."""
+    for lost_after in range(0, 100, 3):
+        primary, secondary = Node(OWNER), Node(STANDBY)
+        primary.call("link_up")
+        secondary.call("link_up")
+        for step in range(0, 200, 10):
+            primary.now = secondary.now = 1000 + step
+            to_secondary, to_primary = primary.take_lease(), secondary.take_lease()
+            if step < lost_after:
+                secondary.call("lease", to_secondary.sent_ns, to_secondary.echo_ns, 0)
+            if step < lost_after // 2:
+                primary.call("lease", to_primary.sent_ns, to_primary.echo_ns, 0)
+            primary.call("tick")
+            secondary.call("tick")
+        assert secondary.until() < primary.open_at() or primary.owner.last_echo_sent_ns == 0

@@ -1,0 +1,111 @@
+"""The link's stream: whole messages whatever the stream does (R11), limits that count."""
+
+from collections.abc import Iterator
+import random
+import socket
+
+import pytest
+
+from prl._core import ffi, lib
+
+TX_BYTES = 1 << 20
+
+
+class End:
+    """One end of a link over a socket pair."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.link = ffi.new("struct prl_link *")
+        assert lib.prl_link_init(self.link, TX_BYTES) == 0
+        lib.prl_link_attach_tcp(self.link, sock.detach())
+
+    def put(self, kind: int, data: bytes = b"", cuts: int = 1, **fields: int) -> int:
+        msg = ffi.new("struct prl_msg *", {"type": kind, **fields})
+        size = -(-len(data) // cuts) if data else 0
+        parts = [ffi.from_buffer(data[n : n + size]) for n in range(0, len(data), size or 1)]
+        pieces = ffi.new("struct iovec[]", len(parts) or 1)
+        for n, part in enumerate(parts):
+            pieces[n].iov_base, pieces[n].iov_len = part, len(part)
+        kept = ffi.from_buffer(data)
+        msg.data, msg.data_bytes = kept, len(data)
+        return lib.prl_link_put(self.link, msg, pieces, len(parts))
+
+    def take(self) -> tuple[int, tuple[int, int, bytes] | None]:
+        msg = ffi.new("struct prl_msg *")
+        result = lib.prl_link_next(self.link, msg)
+        if result != 1:
+            return result, None
+        data = bytes(ffi.buffer(msg.data, msg.data_bytes)) if msg.data_bytes else b""
+        return 1, (msg.type, msg.seq, data)
+
+    def close(self) -> None:
+        lib.prl_link_destroy(self.link)
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[End, End]]:
+    here, there = socket.socketpair()
+    for sock in (here, there):  # small buffers: partial writes and reads
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4608)
+        sock.setblocking(False)
+    pair = End(here), End(there)
+    yield pair
+    for end in pair:
+        end.close()
+
+
+def test_messages_survive_every_cut_of_the_stream(ends) -> None:
+    sender, receiver = ends
+    chance = random.Random(3)
+    sent, got = [], []
+    for seq in range(400):
+        data = chance.randbytes(chance.choice([1, 60, 1500, 20_000]))
+        while sender.put(lib.PRL_MSG_REPLICATE, data, chance.randrange(1, 9), seq=seq) != 0:
+            assert lib.prl_link_flush(sender.link) == 0
+            drain(receiver, got)
+        sent.append((lib.PRL_MSG_REPLICATE, seq, data))
+    while lib.prl_link_pending(sender.link):
+        assert lib.prl_link_flush(sender.link) == 0
+        drain(receiver, got)
+    drain(receiver, got)
+    assert got == sent
+    assert receiver.link.rx_messages[lib.PRL_MSG_REPLICATE] == 400
+
+
+def drain(receiver: End, got: list[tuple[int, int, bytes]]) -> None:
+    while lib.prl_link_receive(receiver.link) > 0:
+        while (one := receiver.take())[0] == 1:
+            got.append(one[1])
+
+
+def test_a_full_buffer_refuses_and_counts(ends) -> None:
+    sender, _ = ends
+    results = [sender.put(lib.PRL_MSG_REPLICATE, bytes(60_000)) for _ in range(30)]
+    assert results.count(0) == TX_BYTES // 60_100
+    assert sender.link.full == results.count(-105) > 0
+
+
+def test_garbage_is_refused(ends) -> None:
+    _, receiver = ends
+    here, there = socket.socketpair()
+    there.setblocking(False)
+    garbage = End(there)
+    here.sendall(b"GET / HTTP/1.1\r\nHost: 192.0.2.10\r\n\r\n")
+    assert lib.prl_link_receive(garbage.link) > 0
+    assert garbage.take()[0] == -71  # EPROTO
+    assert garbage.link.refused == 1
+    here.close()
+    garbage.close()
+    assert receiver.take() == (0, None)
+
+
+def test_the_end_of_the_stream_is_told(ends) -> None:
+    sender, receiver = ends
+    assert sender.put(lib.PRL_MSG_FLOWCTL, seq=1) == 0
+    assert lib.prl_link_flush(sender.link) == 0
+    lib.prl_link_detach(sender.link)
+    got: list[tuple[int, int, bytes]] = []
+    drain(receiver, got)
+    assert [one[:2] for one in got] == [(lib.PRL_MSG_FLOWCTL, 1)]
+    assert lib.prl_link_receive(receiver.link) == -104  # ECONNRESET
+    assert sender.put(lib.PRL_MSG_FLOWCTL) == -107  # ENOTCONN

@@ -1,0 +1,188 @@
+"""Packets as bytes: what userspace/packet.c reads, judges and makes, against sums done here by hand."""
+
+from ipaddress import IPv4Address, IPv6Address, ip_address
+import random
+import struct
+
+import pytest
+
+from prl._core import ffi, lib
+
+PEER4, HOST4 = IPv4Address("192.0.2.1"), IPv4Address("192.0.2.100")
+PEER6, HOST6 = IPv6Address("2001:db8:0:1::1"), IPv6Address("2001:db8:0:1::100")
+TCP, UDP = 6, 17
+STAMPS = b"\x01\x01\x08\x0a" + struct.pack("!II", 1000, 2000)
+
+
+def ones_sum(data: bytes) -> int:
+    """RFC 1071, as slowly as it is written there."""
+    if len(data) % 2:
+        data += b"\0"
+    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return total
+
+
+def pseudo(source, target, proto: int, l4_bytes: int) -> bytes:
+    return source.packed + target.packed + struct.pack("!II", l4_bytes, proto)
+
+
+def segment(source, target, payload: bytes, *, options: bytes = b"", flags: int = 0x10) -> bytes:
+    """TCP header and payload with a full checksum."""
+    words = (20 + len(options)) // 4
+    head = struct.pack("!HHIIBBHHH", 40000, 179, 7, 9, words << 4, flags, 501, 0, 0) + options
+    total = ones_sum(pseudo(source, target, TCP, len(head) + len(payload)) + head + payload)
+    return head[:16] + struct.pack("!H", 0xFFFF ^ total) + head[18:] + payload
+
+
+def packet(source, target, l4: bytes, proto: int = TCP, extensions: bytes = b"") -> bytes:
+    if source.version == 4:
+        head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(l4), 1, 0x4000, 64, proto, 0)
+        head += source.packed + target.packed
+        return head[:10] + struct.pack("!H", 0xFFFF ^ ones_sum(head)) + head[12:] + l4
+    first = 60 if extensions else proto
+    head = struct.pack("!IHBB", 6 << 28, len(extensions) + len(l4), first, 64)
+    return head + source.packed + target.packed + extensions + l4
+
+
+def parse(data: bytes, *, ethernet: bool = False, total: int | None = None):
+    parsed = ffi.new("struct prl_packet *")
+    size = len(data) if total is None else total
+    return lib.prl_packet_parse(data, len(data), size, ethernet, parsed), parsed
+
+
+def checksum(data: bytes, parsed, cuts: list[int] | None = None) -> int:
+    """The verdict on the packet, cut into pieces at these places."""
+    places = [0, *(cuts or []), len(data)]
+    kept = [ffi.from_buffer(data[a:b]) for a, b in zip(places, places[1:], strict=False)]
+    pieces = ffi.new("struct iovec[]", len(kept))
+    for n, piece in enumerate(kept):
+        pieces[n].iov_base, pieces[n].iov_len = piece, len(piece)
+    return lib.prl_packet_checksum(pieces, len(kept), parsed)
+
+
+@pytest.mark.parametrize(("source", "target"), [(PEER4, HOST4), (PEER6, HOST6)])
+def test_a_segment_is_read(source, target) -> None:
+    data = packet(source, target, segment(source, target, b"hello", options=STAMPS))
+    error, parsed = parse(data)
+    assert error == 0
+    assert (parsed.seq, parsed.ack, parsed.window, parsed.tcp_flags) == (7, 9, 501, 0x10)
+    assert (parsed.has_timestamps, parsed.tsval, parsed.tsecr) == (True, 1000, 2000)
+    assert (parsed.payload_bytes, parsed.l3_bytes) == (5, len(data))
+    key = ffi.new("struct prl_flow_key *")
+    lib.prl_packet_key(data, parsed, True, 3, key)
+    mapped = target.packed if target.version == 6 else b"\0" * 10 + b"\xff\xff" + target.packed
+    assert bytes(key.local) == mapped
+    assert (key.remote_port, key.local_port) == (
+        struct.unpack("=H", struct.pack("!H", 40000))[0],
+        struct.unpack("=H", struct.pack("!H", 179))[0],
+    )
+    assert (key.lif, key.proto) == (3, TCP)
+
+
+def test_link_padding_and_vlan_tags_are_left_out() -> None:
+    inner = packet(PEER4, HOST4, segment(PEER4, HOST4, b""))
+    tags = b"\x88\xa8\x00\x05\x81\x00\x00\x07"
+    frame = b"\x02" * 12 + tags + b"\x08\x00" + inner + b"\0" * 6
+    error, parsed = parse(frame, ethernet=True)
+    assert error == 0
+    assert parsed.vlans == 5 << 12 | 7
+    assert (parsed.l2_bytes, parsed.l3_bytes) == (22, len(inner))
+
+
+def test_ipv6_extension_headers_are_walked() -> None:
+    options = b"\x06\x00\x01\x04\0\0\0\0"
+    data = packet(PEER6, HOST6, segment(PEER6, HOST6, b"x"), extensions=options)
+    error, parsed = parse(data)
+    assert (error, parsed.l4_offset, parsed.payload_bytes) == (0, 48, 1)
+
+
+@pytest.mark.parametrize(("source", "target"), [(PEER4, HOST4), (PEER6, HOST6)])
+def test_every_truncation_is_refused(source, target) -> None:
+    data = packet(source, target, segment(source, target, b"", options=STAMPS))
+    for size in range(len(data)):
+        assert parse(data[:size])[0] < 0
+
+
+def test_fragments_are_refused() -> None:
+    data = bytearray(packet(PEER4, HOST4, segment(PEER4, HOST4, b"")))
+    data[6] = 0x20
+    assert parse(bytes(data))[0] < 0
+
+
+def test_random_bytes_never_lie_about_lengths() -> None:
+    chance = random.Random(1)
+    for _ in range(20_000):
+        data = bytearray(chance.randbytes(chance.randrange(1, 120)))
+        data[0] = chance.choice([0x45, 0x46, 0x60, data[0]])
+        error, parsed = parse(bytes(data))
+        if error == 0:
+            assert parsed.l3_bytes <= len(data)
+            assert parsed.data_offset + parsed.payload_bytes == parsed.l3_bytes
+
+
+@pytest.mark.parametrize(("source", "target"), [(PEER4, HOST4), (PEER6, HOST6)])
+@pytest.mark.parametrize("cuts", [[], [61, 62, 99], [64, 101, 250]])
+def test_checksums_over_odd_pieces(source, target, cuts) -> None:
+    payload = random.Random(2).randbytes(301)
+    data = packet(source, target, segment(source, target, payload))
+    _, parsed = parse(data)
+    assert checksum(data, parsed, cuts) == lib.PRL_CHECKSUM_FULL
+    broken = bytearray(data)
+    broken[-1] ^= 1
+    assert checksum(bytes(broken), parsed, cuts) == lib.PRL_CHECKSUM_BAD
+
+
+@pytest.mark.parametrize(("source", "target"), [(PEER4, HOST4), (PEER6, HOST6)])
+def test_partial_checksums_are_told_apart_and_made(source, target) -> None:
+    data = bytearray(packet(source, target, segment(source, target, b"abc")))
+    _, parsed = parse(bytes(data))
+    lib.prl_packet_set_partial(ffi.from_buffer(data), parsed)
+    at = parsed.l4_offset + 16
+    l4_bytes = len(data) - parsed.l4_offset
+    assert struct.unpack_from("!H", data, at)[0] == ones_sum(pseudo(source, target, TCP, l4_bytes))
+    assert checksum(bytes(data), parsed) == lib.PRL_CHECKSUM_PARTIAL
+
+
+@pytest.mark.parametrize(("peer", "host"), [(PEER4, HOST4), (PEER6, HOST6)])
+@pytest.mark.parametrize("stamps", [True, False])
+def test_a_crafted_segment_is_a_right_one(peer, host, stamps) -> None:
+    _, parsed = parse(original := packet(peer, host, segment(peer, host, b"")))
+    key = ffi.new("struct prl_flow_key *")
+    lib.prl_packet_key(original, parsed, True, 0, key)
+    craft = ffi.new("struct prl_craft *", {"key": key, "from_peer": True, "seq": 1, "ack": 2})
+    craft.tcp_flags, craft.window, craft.has_timestamps = 0x10, 99, stamps
+    craft.tsval, craft.tsecr = 5, 6
+    out = ffi.new("uint8_t[]", lib.PRL_CRAFT_MAX)
+    data = bytes(ffi.buffer(out, lib.prl_packet_craft(craft, out)))
+    error, made = parse(data)
+    assert error == 0
+    assert (made.seq, made.ack, made.window, made.payload_bytes) == (1, 2, 99, 0)
+    assert bool(made.has_timestamps) is stamps
+    assert checksum(data, made) == lib.PRL_CHECKSUM_FULL
+    if peer.version == 4:
+        assert ones_sum(data[:20]) == 0xFFFF
+    again = ffi.new("struct prl_flow_key *")
+    lib.prl_packet_key(data, made, True, 0, again)
+    assert ffi.buffer(again)[:] == ffi.buffer(key)[:]
+
+
+def test_claims_carry_address_and_token() -> None:
+    token, mac = bytes(range(16)), b"\x02\0\0\0\0\x0a"
+    out = ffi.new("uint8_t[]", lib.PRL_CRAFT_MAX)
+    mapped = b"\0" * 10 + b"\xff\xff" + HOST4.packed
+    for reply in (False, True):
+        arp = bytes(ffi.buffer(out, lib.prl_packet_claim_arp(mapped, mac, reply, token, out)))
+        assert arp[12:14] == b"\x08\x06"
+        assert arp[20:22] == (b"\0\x02" if reply else b"\0\x01")
+        assert (arp[22:28], ip_address(arp[28:32]), ip_address(arp[38:42])) == (mac, HOST4, HOST4)
+        assert token in arp[42:]
+    size = lib.prl_packet_claim_na(HOST6.packed, mac, token, out)
+    advert = bytes(ffi.buffer(out, size))
+    assert advert[12:14] == b"\x86\xdd"
+    assert IPv6Address(advert[22:38]) == HOST6
+    icmp = advert[54:]
+    assert icmp[0] == 136
+    assert ones_sum(pseudo(HOST6, IPv6Address("ff02::1"), 58, len(icmp)) + icmp) == 0xFFFF
+    assert token in icmp

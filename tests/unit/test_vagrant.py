@@ -1,0 +1,68 @@
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+VAGRANT = Path(__file__).resolve().parents[2] / "vagrant"
+
+
+def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command,
+        cwd=VAGRANT,
+        env={**os.environ, **environment},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.needs("ruby")
+def test_the_vagrantfile_is_ruby() -> None:
+    done = run("ruby", "-c", "Vagrantfile")
+    assert done.returncode == 0, done.stderr
+
+
+def vagrant(scratch: Path, *arguments: str, provider: str) -> subprocess.CompletedProcess[str]:
+    """Run vagrant with its own state under ``scratch``."""
+    return run(
+        *("vagrant", *arguments),
+        VAGRANT_HOME=str(scratch / "home"),
+        VAGRANT_DOTFILE_PATH=str(scratch / "dot"),
+        PRL_PROVIDER=provider,
+    )
+
+
+@pytest.mark.needs("vagrant_libvirt")
+def test_vagrant_accepts_the_file(tmp_path: Path) -> None:
+    done = vagrant(tmp_path, "validate", provider="libvirt")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.needs("vagrant_libvirt")
+def test_it_describes_the_three_machines(tmp_path: Path) -> None:
+    done = vagrant(tmp_path, "status", "--machine-readable", provider="libvirt")
+    machines = re.findall(r"^\d+,(\w+),metadata,provider,libvirt$", done.stdout, re.MULTILINE)
+    assert machines == ["re0", "re1", "peer"], done.stdout + done.stderr
+
+
+@pytest.mark.needs("vagrant")
+def test_the_provider_comes_from_outside(tmp_path: Path) -> None:
+    done = vagrant(tmp_path, "validate", provider="nowhere")
+    assert done.returncode != 0
+    assert "nowhere" in done.stderr
+
+
+@pytest.mark.parametrize("script", ["provision.sh", "box.sh"])
+def test_the_scripts_are_bash(script: str) -> None:
+    done = run("bash", "-n", script)
+    assert done.returncode == 0, done.stderr
+    assert os.access(VAGRANT / script, os.X_OK)
+
+
+def test_provisioning_is_the_projects_own_setup() -> None:
+    assert re.search(r"^make .*\bsetup$", (VAGRANT / "provision.sh").read_text(), re.MULTILINE)

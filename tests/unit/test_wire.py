@@ -1,0 +1,330 @@
+"""The link's codec against its table, its document and golden vectors (R13, R14, R16, R29)."""
+
+import errno
+import json
+import re
+import shutil
+import struct
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prl._core import ffi, lib
+
+ROOT = Path(__file__).resolve().parents[2]
+TABLE = (ROOT / "userspace/wire.def").read_text()
+DOCUMENT = ROOT / "docs/protocol.md"
+GOLDEN = Path(__file__).parent / "golden"
+HEADER = 16
+MUTATIONS = 300_000
+
+
+@dataclass
+class Message:
+    """A row of the table with its fields: name, offset, width, unit."""
+
+    name: str
+    type: int
+    fixed_bytes: int
+    since: int
+    fields: list[tuple[str, int, int, str]] = field(default_factory=list)
+
+
+@dataclass
+class Tlv:
+    """A row of the table of TLVs."""
+
+    name: str
+    type: int
+    mandatory: bool
+    since: int
+    what: str
+
+
+def rows(macro: str, text: str = TABLE) -> list[list[str]]:
+    found = re.findall(rf'^{macro}\(([^"\n]*?)(?:, "([^"]*)")?\)$', text, re.MULTILINE)
+    return [[*re.split(r",\s*", plain), *([quoted] if quoted else [])] for plain, quoted in found]
+
+
+MESSAGES = {
+    name: Message(name, int(kind), int(fixed), int(since))
+    for name, kind, fixed, since in rows("PRL_MSG")
+}
+for _message, _name, _offset, _width, _unit in rows("PRL_FIELD"):
+    MESSAGES[_message].fields.append((_name, int(_offset), int(_width), _unit))
+TLVS = {
+    name: Tlv(name, int(kind), mandatory == "1", int(since), what)
+    for name, kind, mandatory, since, what in rows("PRL_TLV")
+}
+DATA = {"REPLICATE": "PACKET", "OUTPUT": "PAYLOAD", "SETUP": "SNAPSHOT"}
+MEMBERS = {
+    ("LEASE", "flags"): "lease_flags",
+    ("OUTPUT", "flags"): "bits",
+    ("SETUP", "flags"): "bits",
+}
+
+
+def tlv(name: str | int, value: bytes, *, mandatory: bool = True) -> bytes:
+    kind = name if isinstance(name, int) else TLVS[name].type
+    head = struct.pack(">HHI", kind | 0x8000 * mandatory, 0, len(value))
+    return head + value + bytes(-len(value) % 4)
+
+
+def by_table(name: str, handle: int, seq: int, values: dict[str, int], tlvs: bytes = b"") -> bytes:
+    """Encode from the table alone: the codec's other witness."""
+    message = MESSAGES[name]
+    fixed = bytearray(message.fixed_bytes)
+    for member, offset, width, _ in message.fields:
+        fixed[offset : offset + width] = values.get(member, 0).to_bytes(width, "big")
+    length = HEADER + len(fixed) + len(tlvs)
+    return struct.pack(">BBHIII", 1, message.type, 0, length, handle, seq) + bytes(fixed) + tlvs
+
+
+def encode(name: str, handle: int, seq: int, values: dict[str, int], tlvs: bytes = b"") -> bytes:
+    msg = ffi.new("struct prl_msg *")
+    msg.type, msg.handle, msg.seq = MESSAGES[name].type, handle, seq
+    for member, value in values.items():
+        setattr(msg, MEMBERS.get((name, member), member), value)
+    out = ffi.new("uint8_t[]", 70_000)
+    done = lib.prl_wire_encode(msg, ffi.from_buffer(tlvs), len(tlvs), out, 70_000)
+    assert done > 0
+    assert msg.length == done
+    return bytes(ffi.buffer(out, done))
+
+
+def decode(data: bytes) -> tuple[int, Any]:
+    msg = ffi.new("struct prl_msg *")
+    return lib.prl_wire_decode(ffi.from_buffer(data), len(data), msg), msg
+
+
+def least(name: str) -> bytes:
+    """The smallest good message of a type."""
+    return by_table(name, 1, 2, {}, tlv(DATA[name], b"data") if name in DATA else b"")
+
+
+def golden() -> list[dict[str, Any]]:
+    return [
+        vector for path in sorted(GOLDEN.glob("*.json")) for vector in json.loads(path.read_text())
+    ]
+
+
+def test_the_table_is_consistent() -> None:
+    assert len(MESSAGES) == lib.PRL_MSG_COUNT - 1
+    for message in MESSAGES.values():
+        at = 0
+        for name, offset, width, _ in message.fields:
+            assert offset == at, f"{message.name}.{name}"
+            at += width
+        assert at == message.fixed_bytes, message.name
+        assert message.fixed_bytes % 4 == 0
+        assert 1 <= message.since <= lib.PRL_WIRE_VERSION
+    assert len({entry.type for entry in TLVS.values()}) == len(TLVS)
+
+
+def test_the_enumerations_are_the_table() -> None:
+    for message in MESSAGES.values():
+        assert getattr(lib, f"PRL_MSG_{message.name}") == message.type
+        assert ffi.string(lib.prl_msg_name(message.type)).decode() == message.name
+    for entry in TLVS.values():
+        assert getattr(lib, f"PRL_TLV_{entry.name}") == entry.type
+    assert ffi.string(lib.prl_msg_name(200)) == b"unknown"
+
+
+def test_every_reason_has_a_text() -> None:
+    texts = {ffi.string(lib.prl_reason_text(n)) for n in range(lib.PRL_REASON_COUNT)}
+    assert len(texts) == lib.PRL_REASON_COUNT
+    assert ffi.string(lib.prl_reason_text(255)) == b"unknown reason"
+
+
+def table_in_document(heading: str) -> list[list[str]]:
+    section = DOCUMENT.read_text().split(f"## {heading}\n", 1)[1].split("\n## ", 1)[0]
+    cells = [
+        [cell.strip().strip("`") for cell in line.strip("|").split("|")]
+        for line in section.splitlines()
+        if line.startswith("|")
+    ]
+    return cells[2:]
+
+
+def test_the_document_has_the_table_of_messages() -> None:
+    wanted = []
+    for m in MESSAGES.values():
+        for index, (name, offset, width, unit) in enumerate(m.fields):
+            first = [m.name, str(m.type), str(m.since)] if index == 0 else ["", "", ""]
+            wanted.append([*first, name, str(HEADER + offset), str(width), unit.replace("`", "")])
+    assert table_in_document("Messages") == wanted
+
+
+def test_the_document_has_the_table_of_tlvs() -> None:
+    wanted = [
+        [t.name, str(t.type), "yes" if t.mandatory else "no", str(t.since), t.what]
+        for t in TLVS.values()
+    ]
+    assert table_in_document("Elements (TLV)") == wanted
+
+
+@pytest.mark.parametrize("vector", golden(), ids=lambda vector: vector["name"])
+def test_golden_vectors(vector: dict[str, Any]) -> None:
+    data = bytes.fromhex(vector["hex"])
+    tlvs = b"".join(tlv(n, bytes.fromhex(value), mandatory=m) for n, m, value in vector["tlvs"])
+    parts = (vector["message"], vector["handle"], vector["seq"], vector["fields"], tlvs)
+    assert by_table(*parts) == data
+    assert encode(*parts) == data
+    error, msg = decode(data)
+    assert error == 0
+    assert (msg.handle, msg.seq, msg.length) == (vector["handle"], vector["seq"], len(data))
+    for name, value in vector["fields"].items():
+        assert getattr(msg, MEMBERS.get((vector["message"], name), name)) == value
+
+
+def test_golden_vectors_cover_every_message_and_tlv() -> None:
+    vectors = golden()
+    assert {vector["message"] for vector in vectors} == set(MESSAGES)
+    assert {entry[0] for vector in vectors for entry in vector["tlvs"]} >= set(TLVS)
+
+
+@given(st.sampled_from(sorted(MESSAGES)), st.data())
+def test_what_was_encoded_is_decoded(name: str, data: st.DataObject) -> None:
+    values = {
+        member: data.draw(st.integers(0, 256**width - 1))
+        for member, _, width, _ in MESSAGES[name].fields
+        if member != "unused"
+    }
+    handle, seq = data.draw(st.integers(0, 2**32 - 1)), data.draw(st.integers(0, 2**32 - 1))
+    content = data.draw(st.binary(min_size=1, max_size=9)) if name in DATA else b""
+    tlvs = tlv(DATA[name], content) if name in DATA else b""
+    encoded = encode(name, handle, seq, values, tlvs)
+    assert encoded == by_table(name, handle, seq, values, tlvs)
+    error, msg = decode(encoded)
+    assert error == 0
+    assert (msg.handle, msg.seq) == (handle, seq)
+    for member, value in values.items():
+        assert getattr(msg, MEMBERS.get((name, member), member)) == value
+    if name in DATA:
+        assert bytes(ffi.buffer(msg.data, msg.data_bytes)) == content
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 1500, 65_575])
+def test_prefix_data_and_padding_make_the_message(size: int) -> None:
+    msg = ffi.new("struct prl_msg *")
+    msg.type, msg.handle, msg.seq, msg.lif, msg.data_bytes = lib.PRL_MSG_REPLICATE, 3, 4, 5, size
+    out = ffi.new("uint8_t[]", lib.PRL_WIRE_PREFIX_MAX)
+    done = lib.prl_wire_encode_prefix(msg, out, lib.PRL_WIRE_PREFIX_MAX)
+    whole = bytes(ffi.buffer(out, done)) + b"x" * size + bytes(lib.prl_wire_padding(size))
+    assert whole == by_table("REPLICATE", 3, 4, {"lif": 5}, tlv("PACKET", b"x" * size))
+    assert msg.length == len(whole) <= lib.PRL_WIRE_MAX
+    assert decode(whole)[0] == 0
+    assert lib.prl_wire_encode_prefix(msg, out, done - 1) == -errno.EMSGSIZE
+
+
+def test_what_does_not_fit_is_not_encoded() -> None:
+    msg = ffi.new("struct prl_msg *")
+    out, at = ffi.new("uint8_t[]", 70_000), ffi.new("size_t *")
+    msg.type, msg.data_bytes = lib.PRL_MSG_SETUP, lib.PRL_WIRE_MAX
+    assert lib.prl_wire_encode_prefix(msg, out, 64) == -errno.EMSGSIZE
+    msg.type, msg.data_bytes = lib.PRL_MSG_ACK, 1
+    assert lib.prl_wire_encode_prefix(msg, out, 64) == -errno.EMSGSIZE
+    msg.data_bytes = 0
+    assert lib.prl_wire_encode(msg, ffi.NULL, 0, out, 23) == -errno.EMSGSIZE
+    assert lib.prl_wire_encode(msg, bytes(66_560), 66_560, out, 70_000) == -errno.EMSGSIZE
+    msg.type = 99
+    assert lib.prl_wire_encode(msg, ffi.NULL, 0, out, 64) == -errno.ENOTSUP
+    assert lib.prl_tlv_put(out, 11, at, 1, 1, b"abc", 3) == -errno.EMSGSIZE
+    assert lib.prl_tlv_put(out, 12, at, 1, 1, b"abc", 3) == 0
+    assert lib.prl_tlv_put(out, 12, at, 1, 1, ffi.NULL, 0) == -errno.EMSGSIZE
+    assert bytes(ffi.buffer(out, at[0])) == tlv(1, b"abc")
+
+
+def test_length_is_known_from_eight_bytes() -> None:
+    def length(data: bytes) -> int:
+        return int(lib.prl_wire_length(ffi.from_buffer(data), len(data)))
+
+    good = least("ACK")
+    assert [length(good[:n]) for n in range(8)] == [0] * 8
+    assert length(good[:8]) == length(good + b"more") == len(good)
+    assert length(b"\x00") == length(b"\x02") == -errno.EPROTO
+    for wrong in (0, 12, 15, 18, lib.PRL_WIRE_MAX + 4, 2**32 - 4):
+        assert length(good[:4] + struct.pack(">I", wrong)) == -errno.EPROTO
+
+
+@pytest.mark.parametrize("name", MESSAGES)
+def test_every_truncation_is_refused(name: str) -> None:
+    good = least(name)
+    assert decode(good)[0] == 0
+    for size in range(len(good)):
+        short = good[:size]
+        assert decode(short)[0] == -errno.EPROTO
+        if size >= HEADER:
+            fitted = short[:4] + struct.pack(">I", size) + short[8:]
+            assert decode(fitted)[0] == -errno.EPROTO
+
+
+@pytest.mark.parametrize("name", DATA)
+def test_data_must_be_there_once_and_where_it_belongs(name: str) -> None:
+    data = tlv(DATA[name], b"data")
+    other = tlv("SNAPSHOT" if name != "SETUP" else "PACKET", b"data")
+    assert decode(by_table(name, 1, 1, {}))[0] == -errno.EPROTO
+    assert decode(by_table(name, 1, 1, {}, tlv(DATA[name], b"")))[0] == -errno.EPROTO
+    assert decode(by_table(name, 1, 1, {}, data + data))[0] == -errno.EPROTO
+    assert decode(by_table(name, 1, 1, {}, data + other))[0] == -errno.EPROTO
+    assert decode(by_table("ACK", 1, 1, {}, data))[0] == -errno.EPROTO
+
+
+@pytest.mark.parametrize("bits", [lib.PRL_OUTPUT_FIN, lib.PRL_OUTPUT_RST])
+def test_fin_and_rst_need_no_payload(bits: int) -> None:
+    error, msg = decode(by_table("OUTPUT", 1, 1, {"flags": bits}))
+    assert error == 0
+    assert msg.data == ffi.NULL
+    assert msg.data_bytes == 0
+
+
+def test_unknown_optional_is_skipped_and_unknown_mandatory_refused() -> None:
+    data = tlv("PACKET", b"data")
+    error, msg = decode(by_table("REPLICATE", 1, 1, {}, tlv(99, b"?", mandatory=False) + data))
+    assert error == 0
+    assert bytes(ffi.buffer(msg.data, msg.data_bytes)) == b"data"
+    assert decode(by_table("REPLICATE", 1, 1, {}, tlv(99, b"?") + data))[0] == -errno.ENOTSUP
+    unknown_type = bytearray(least("ACK"))
+    for kind in (0, lib.PRL_MSG_COUNT, 255):
+        unknown_type[1] = kind
+        assert decode(bytes(unknown_type))[0] == -errno.ENOTSUP
+
+
+def test_unused_fields_and_padding_are_ignored() -> None:
+    assert decode(by_table("ACK", 1, 1, {"unused": 0xFFFFFF}))[0] == 0
+    odd = bytearray(by_table("REPLICATE", 1, 1, {}, tlv("PACKET", b"x")))
+    odd[-1] = 0xFF  # padding
+    odd[HEADER + 8 + 2] = 0xFF  # the zero field of the TLV
+    assert decode(bytes(odd))[0] == 0
+
+
+@given(st.sampled_from(sorted(MESSAGES)), st.binary(max_size=60))
+def test_any_tail_is_decoded_or_refused(name: str, tail: bytes) -> None:
+    error, _ = decode(by_table(name, 1, 1, {}, tail))
+    assert error in {0, -errno.EPROTO, -errno.ENOTSUP}
+
+
+def test_mutated_messages_under_sanitizers(tmp_path: Path) -> None:
+    gcc = shutil.which("gcc")
+    flags: list[str | Path] = ["-g", "-O1", "-std=gnu11", "-Wall", "-Wextra", "-Werror"]
+    flags += ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    flags += [f"-I{ROOT / 'userspace'}"]
+    probe = tmp_path / "probe.c"
+    probe.write_text("int main(void) { return 0; }\n")
+    build = [gcc or "gcc", *flags, probe, "-o", tmp_path / "probe"]
+    if gcc is None or subprocess.run(build, check=False).returncode:
+        pytest.skip("gcc has no address sanitizer: apt-get install gcc libasan8")
+    driver = tmp_path / "mutate"
+    sources = [Path(__file__).parent / "wire_mutate.c", ROOT / "userspace/wire.c"]
+    subprocess.run([gcc, *flags, *sources, "-o", driver], check=True)
+    messages = [bytes.fromhex(vector["hex"]) for vector in golden()]
+    corpus = b"".join(struct.pack("=I", len(data)) + data for data in messages)
+    done = subprocess.run(
+        [driver, str(MUTATIONS)], input=corpus, capture_output=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    assert MUTATIONS // 100 < int(done.stdout) < MUTATIONS

@@ -1,0 +1,284 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "core/ownership.h"
+
+#include <string.h>
+
+static uint32_t mask_of(const struct prl_owner *owner, uint8_t state)
+{
+    uint32_t mask = 0;
+
+    for (uint32_t i = 0; i < owner->config.services; i++)
+        if (owner->state[i] == state)
+            mask |= 1u << i;
+    return mask;
+}
+
+static bool is_primary(const struct prl_owner *owner)
+{
+    return mask_of(owner, PRL_OWNER_OWNER) != 0;
+}
+
+static bool has_shadows(const struct prl_owner *owner)
+{
+    return mask_of(owner, PRL_OWNER_STANDBY) != 0 && !owner->shadows_void;
+}
+
+/* Silent for `silent_ns` since `heard_ns`; the clock does not run backwards, but a caller's events may. */
+static bool is_silent(uint64_t heard_ns, uint64_t now_ns, uint64_t silent_ns)
+{
+    return now_ns >= heard_ns && now_ns - heard_ns >= silent_ns;
+}
+
+void prl_owner_init(struct prl_owner *owner, const struct prl_owner_config *config, uint64_t now_ns)
+{
+    memset(owner, 0, sizeof(*owner));
+    owner->config = *config;
+    if (owner->config.services > PRL_SERVICES_MAX)
+        owner->config.services = PRL_SERVICES_MAX;
+    owner->last_tick_ns = now_ns;
+    owner->last_heard_ns = now_ns;
+    owner->shadows_void = 1; /* there are none yet */
+}
+
+void prl_owner_set_state(struct prl_owner *owner, uint32_t service, uint8_t state)
+{
+    if (service < owner->config.services)
+        owner->state[service] = state;
+}
+
+uint64_t prl_owner_takeover_until_ns(const struct prl_owner *owner)
+{
+    if (!owner->echoed_own_ns || owner->shadows_void)
+        return 0;
+    if (owner->config.policy_stop)
+        return UINT64_MAX; /* L5: the primary never opens, so the shadows stay good */
+    return owner->echoed_own_ns + owner->config.takeover_ns;
+}
+
+uint64_t prl_owner_open_at_ns(const struct prl_owner *owner)
+{
+    if (owner->config.policy_stop)
+        return UINT64_MAX;
+    return owner->last_echo_sent_ns ? owner->last_echo_sent_ns + owner->config.hold_ns : 0;
+}
+
+/* A connection that this side has drawn a conclusion from is not used again: a new epoch follows. */
+static uint32_t drop_link(const struct prl_owner *owner)
+{
+    return owner->link == PRL_LINK_DOWN ? 0 : PRL_OWNER_DO_DROP_LINK;
+}
+
+static uint32_t fail_flows(struct prl_owner *owner)
+{
+    if (owner->flows_failed || !is_primary(owner))
+        return 0;
+    owner->flows_failed = 1;
+    return PRL_OWNER_DO_FAIL_FLOWS;
+}
+
+static uint32_t void_shadows(struct prl_owner *owner)
+{
+    if (!has_shadows(owner))
+        return 0;
+    owner->shadows_void = 1;
+    return PRL_OWNER_DO_VOID_SHADOWS | drop_link(owner);
+}
+
+static uint32_t take(struct prl_owner *owner, uint32_t mask)
+{
+    owner->take_mask = mask;
+    for (uint32_t i = 0; i < owner->config.services; i++)
+        if (mask & (1u << i))
+            owner->state[i] = PRL_OWNER_OWNER;
+    owner->takeovers++;
+    return PRL_OWNER_DO_TAKEOVER;
+}
+
+/* L3, as secondary: link and LAN are silent and the lease lasts: take over. The lease is over: never. */
+static uint32_t decide_as_secondary(struct prl_owner *owner, uint64_t now_ns)
+{
+    uint64_t suspect_ns = owner->config.suspect_ns;
+
+    if (owner->link == PRL_LINK_UP || !has_shadows(owner))
+        return 0;
+    if (now_ns >= prl_owner_takeover_until_ns(owner))
+        return void_shadows(owner);
+    if (!is_silent(owner->last_heard_ns, now_ns, suspect_ns))
+        return 0;
+    if (owner->last_lan_ns && !is_silent(owner->last_lan_ns, now_ns, suspect_ns))
+        return 0; /* its next LAN heartbeat makes us renounce, the lack of one makes us take over */
+    return take(owner, mask_of(owner, PRL_OWNER_STANDBY)) | drop_link(owner);
+}
+
+/* L2, as primary: once the other side cannot take over any more, what is VOIDING may open. */
+static uint32_t decide_as_primary(struct prl_owner *owner, uint64_t now_ns)
+{
+    if (owner->link == PRL_LINK_UP || owner->flows_failed != 1 || !is_primary(owner))
+        return 0;
+    if (owner->config.policy_stop || now_ns < prl_owner_open_at_ns(owner))
+        return 0;
+    owner->flows_failed = 2;
+    return PRL_OWNER_DO_OPEN_FLOWS | drop_link(owner);
+}
+
+/* L3: this detector was not running. What it did not hear meanwhile proves nothing, and it may have missed that
+ * it was replaced: suspicion and the wait before opening start anew; the lease, which is the other's, does not. */
+static void notice_lateness(struct prl_owner *owner, uint64_t now_ns)
+{
+    if (!is_silent(owner->last_tick_ns, now_ns, owner->config.late_ns))
+        return;
+    owner->last_tick_ns = now_ns;
+    owner->late_ticks++;
+    owner->busy = 1;
+    owner->last_heard_ns = now_ns;
+    if (owner->last_lan_ns)
+        owner->last_lan_ns = now_ns;
+    if (owner->last_echo_sent_ns)
+        owner->last_echo_sent_ns = now_ns;
+}
+
+uint32_t prl_owner_link_up(struct prl_owner *owner, uint64_t now_ns)
+{
+    uint32_t todo = owner->link == PRL_LINK_DOWN ? 0 : prl_owner_link_down(owner, now_ns);
+
+    /* What was shadowed in the old epoch was failed by the primary: protocol version 1 has no RESYNC (L10). */
+    todo |= void_shadows(owner) & ~(uint32_t)PRL_OWNER_DO_DROP_LINK;
+    owner->link = PRL_LINK_UP;
+    owner->flows_failed = 0;
+    owner->renounced = 0;
+    owner->shadows_void = 0;
+    owner->last_heard_ns = now_ns;
+    owner->peer_sent_ns = 0;
+    owner->echoed_own_ns = 0;
+    /* last_echo_sent_ns stays: the other side may still believe in the old epoch, and its lease. */
+    return todo | PRL_OWNER_DO_LEASE;
+}
+
+uint32_t prl_owner_link_down(struct prl_owner *owner, uint64_t now_ns)
+{
+    notice_lateness(owner, now_ns);
+    owner->link = PRL_LINK_DOWN;
+    owner->peer_sent_ns = 0;
+    return fail_flows(owner) | decide_as_secondary(owner, now_ns);
+}
+
+uint32_t prl_owner_heard(struct prl_owner *owner, uint64_t now_ns)
+{
+    if (owner->link == PRL_LINK_DOWN)
+        return 0;
+    owner->last_heard_ns = now_ns;
+    if (owner->link == PRL_LINK_SUSPECT) {
+        owner->link = PRL_LINK_UP;
+        owner->flows_failed = 0; /* VOID was sent in this epoch: each flow opens on its own VOID_ACK */
+    }
+    return 0;
+}
+
+uint32_t prl_owner_lease(struct prl_owner *owner, uint64_t sent_ns, uint64_t echo_ns, uint32_t flags,
+                         uint64_t now_ns)
+{
+    uint32_t todo = prl_owner_heard(owner, now_ns);
+
+    (void)flags; /* PRL_LEASE_BUSY explains a silence that has just ended: being heard is all that counts */
+    if (owner->link == PRL_LINK_DOWN)
+        return todo;
+    if (sent_ns > owner->peer_sent_ns)
+        owner->peer_sent_ns = sent_ns;
+    /* Only what was really sent can have been echoed. */
+    if (echo_ns > owner->echoed_own_ns && echo_ns <= owner->last_lease_sent_ns)
+        owner->echoed_own_ns = echo_ns;
+    return todo;
+}
+
+uint32_t prl_owner_lan_heard(struct prl_owner *owner, uint64_t now_ns)
+{
+    uint64_t overtaken_ns = 2 * owner->config.lease_ns;
+
+    notice_lateness(owner, now_ns);
+    owner->last_lan_ns = now_ns;
+    if (owner->link == PRL_LINK_UP || !has_shadows(owner))
+        return 0;
+    /* A heartbeat that was on its way when the primary died proves nothing. */
+    if (!is_silent(owner->last_heard_ns, now_ns, overtaken_ns))
+        return 0;
+    owner->renounced = 1;
+    return void_shadows(owner) | PRL_OWNER_DO_RENOUNCE_LAN;
+}
+
+uint32_t prl_owner_lan_renounced(struct prl_owner *owner, uint64_t now_ns)
+{
+    uint32_t todo;
+
+    (void)now_ns;
+    if (!is_primary(owner) || owner->flows_failed == 2)
+        return 0;
+    todo = fail_flows(owner) | PRL_OWNER_DO_OPEN_FLOWS | drop_link(owner);
+    owner->flows_failed = 2;
+    return todo;
+}
+
+uint32_t prl_owner_tick(struct prl_owner *owner, uint64_t now_ns)
+{
+    const struct prl_owner_config *config = &owner->config;
+    uint32_t todo = 0;
+
+    notice_lateness(owner, now_ns);
+    owner->last_tick_ns = now_ns;
+    if (owner->link == PRL_LINK_UP && is_silent(owner->last_heard_ns, now_ns, config->suspect_ns)) {
+        owner->link = PRL_LINK_SUSPECT;
+        owner->suspects++;
+    }
+    if (owner->link != PRL_LINK_UP) {
+        todo |= fail_flows(owner);
+        todo |= decide_as_secondary(owner, now_ns);
+        todo |= decide_as_primary(owner, now_ns);
+    }
+    if (owner->link == PRL_LINK_SUSPECT && is_silent(owner->last_heard_ns, now_ns, config->hold_ns))
+        todo |= PRL_OWNER_DO_DROP_LINK;
+    if (is_silent(owner->last_lease_sent_ns, now_ns, config->lease_ns)) {
+        todo |= PRL_OWNER_DO_LEASE;
+        if (owner->link == PRL_LINK_DOWN)
+            owner->last_lease_sent_ns = now_ns; /* the LAN heartbeat alone: nobody takes its numbers */
+    }
+    return todo;
+}
+
+void prl_owner_take_lease(struct prl_owner *owner, uint64_t now_ns, struct prl_lease_out *out)
+{
+    memset(out, 0, sizeof(*out));
+    out->sent_ns = now_ns;
+    out->flags = owner->busy;
+    owner->busy = 0;
+    owner->last_lease_sent_ns = now_ns;
+    /* A suspect link gets no echo: who waits to open must not prolong what it waits for. */
+    if (owner->link == PRL_LINK_UP && owner->peer_sent_ns) {
+        out->echo_ns = owner->peer_sent_ns;
+        owner->last_echo_sent_ns = now_ns;
+    }
+}
+
+uint32_t prl_owner_renounced(struct prl_owner *owner, uint32_t service, uint64_t now_ns)
+{
+    (void)now_ns;
+    if (service >= owner->config.services || owner->state[service] != PRL_OWNER_STANDBY)
+        return 0;
+    return take(owner, 1u << service);
+}
+
+uint32_t prl_owner_request(struct prl_owner *owner, uint32_t service, int fenced, uint64_t now_ns,
+                           uint8_t *refused)
+{
+    bool is_known = service < owner->config.services;
+    uint8_t state = is_known ? owner->state[service] : PRL_OWNER_NONE;
+
+    *refused = PRL_REFUSED_NOT;
+    if (state == PRL_OWNER_OWNER)
+        *refused = PRL_REFUSED_OWNER;
+    else if (!is_known || (!fenced && (state != PRL_OWNER_STANDBY || !owner->echoed_own_ns)))
+        *refused = PRL_REFUSED_NO_LINK_YET;
+    else if (!fenced && now_ns >= prl_owner_takeover_until_ns(owner))
+        *refused = PRL_REFUSED_LEASE_OVER;
+    if (*refused != PRL_REFUSED_NOT)
+        return 0;
+    return take(owner, 1u << service) | drop_link(owner);
+}

@@ -1,0 +1,428 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "core/primary.h"
+
+#include <assert.h>
+#include <string.h>
+
+#include "core/serial.h"
+#include "wire.h"
+
+static struct prl_action *add(struct prl_actions *out, uint8_t kind)
+{
+    struct prl_action *action = &out->action[out->count++];
+
+    assert(out->count <= PRL_ACTIONS_MAX);
+    memset(action, 0, sizeof(*action));
+    action->kind = kind;
+    return action;
+}
+
+/* Hands a whole chain to the datapath; nothing when it is empty. */
+static void add_chain(struct prl_actions *out, uint8_t kind, struct prl_chain *chain)
+{
+    if (!chain->head)
+        return;
+    add(out, kind)->chain = *chain;
+    memset(chain, 0, sizeof(*chain));
+}
+
+/* Hands one entry to the datapath, in the chain of the action before when that is of the same kind. */
+static void add_one(struct prl_actions *out, uint8_t kind, struct prl_hold *hold)
+{
+    struct prl_action *last = out->count ? &out->action[out->count - 1] : NULL;
+
+    if (!last || last->kind != kind)
+        last = add(out, kind);
+    prl_chain_push(&last->chain, hold);
+}
+
+static void drop_one(struct prl_actions *out, struct prl_hold *hold, uint64_t *counter)
+{
+    (*counter)++;
+    add_one(out, PRL_DO_DROP, hold);
+}
+
+static void set_state(struct prl_primary *flow, uint8_t state, uint8_t reason, struct prl_actions *out)
+{
+    flow->state = state;
+    flow->reason = reason;
+    add(out, PRL_DO_STATE)->reason = reason;
+}
+
+static bool is_full(const struct prl_chain *pending, const struct prl_chain *held, uint32_t bytes,
+                    const struct prl_primary_limits *limits)
+{
+    uint64_t sum_bytes = (uint64_t)pending->bytes + held->bytes + bytes;
+
+    return (uint64_t)pending->count + held->count >= limits->packets_max || sum_bytes > limits->bytes_max;
+}
+
+static void disarm(struct prl_primary *flow)
+{
+    flow->in_deadline_ns = 0;
+    flow->out_deadline_ns = 0;
+    flow->setup_deadline_ns = 0;
+    flow->void_deadline_ns = 0;
+}
+
+/* R6: the deadline is that of the oldest unanswered message; arrived_ns of a held entry is when it was sent. */
+static uint64_t oldest_deadline_ns(const struct prl_chain *held, const struct prl_primary_limits *limits)
+{
+    return held->head ? held->head->arrived_ns + limits->answer_ns : 0;
+}
+
+void prl_primary_open(struct prl_primary *flow, uint32_t handle, uint32_t generation, uint64_t now_ns,
+                      const struct prl_primary_limits *limits, struct prl_actions *out)
+{
+    struct prl_primary_counters counters = flow->counters;
+    bool same_flow = flow->handle == handle;
+
+    out->count = 0;
+    if (flow->state != PRL_PRIMARY_GONE && flow->state != PRL_PRIMARY_OPEN)
+        return;
+    memset(flow, 0, sizeof(*flow));
+    if (same_flow)
+        flow->counters = counters;
+    flow->handle = handle;
+    flow->generation = generation;
+    flow->in_next = flow->out_next = PRL_SEQ_FIRST;
+    flow->in_acked = flow->out_acked = PRL_SEQ_FIRST - 1;
+    flow->setup_deadline_ns = now_ns + limits->setup_ns;
+    set_state(flow, PRL_PRIMARY_SETUP, PRL_REASON_OK, out);
+}
+
+/* R3: one packet through the normal path. */
+static void send_input(struct prl_primary *flow, struct prl_hold *hold, uint64_t now_ns,
+                       const struct prl_primary_limits *limits, struct prl_actions *out)
+{
+    bool has_payload = hold->tcp_end != hold->tcp_seq;
+    uint32_t edge = prl_serial_min(flow->own_edge, flow->peer_edge);
+
+    if (flow->space_known && has_payload && prl_serial_lt(edge, hold->tcp_end)) {
+        drop_one(out, hold, &flow->counters.dropped_space);
+        return;
+    }
+    hold->seq = flow->in_next++;
+    hold->arrived_ns = now_ns;
+    prl_chain_push(&flow->in_held, hold);
+    flow->in_deadline_ns = oldest_deadline_ns(&flow->in_held, limits);
+    flow->counters.replicated_packets++;
+    flow->counters.replicated_bytes += hold->bytes;
+    add(out, PRL_DO_REPLICATE)->hold = hold;
+}
+
+/* R19: one segment; what the shadow has sent already (or what says nothing) need not wait. */
+static void send_output(struct prl_primary *flow, struct prl_hold *hold, uint64_t now_ns,
+                        const struct prl_primary_limits *limits, struct prl_actions *out)
+{
+    bool is_empty = hold->tcp_end == hold->tcp_seq;
+
+    if (!hold->bits && (is_empty || prl_serial_le(hold->tcp_end, flow->committed))) {
+        flow->counters.output_released++;
+        add_one(out, PRL_DO_RELEASE_OUTPUT, hold);
+        return;
+    }
+    hold->seq = flow->out_next++;
+    hold->arrived_ns = now_ns;
+    prl_chain_push(&flow->out_held, hold);
+    flow->out_deadline_ns = oldest_deadline_ns(&flow->out_held, limits);
+    flow->counters.output_packets++;
+    flow->counters.output_bytes += hold->bytes;
+    add(out, PRL_DO_OUTPUT)->hold = hold;
+}
+
+void prl_primary_input(struct prl_primary *flow, struct prl_hold *hold, uint32_t own_edge, uint64_t now_ns,
+                       const struct prl_primary_limits *limits, struct prl_actions *out)
+{
+    out->count = 0;
+    hold->is_output = 0;
+    hold->arrived_ns = now_ns;
+    switch (flow->state) {
+    case PRL_PRIMARY_OPEN:
+        flow->counters.flushed_packets++;
+        add_one(out, PRL_DO_RELEASE_INPUT, hold);
+        return;
+    case PRL_PRIMARY_SETUP:
+    case PRL_PRIMARY_ACTIVE:
+    case PRL_PRIMARY_VOIDING:
+        break;
+    default:
+        drop_one(out, hold, &flow->counters.dropped_fenced);
+        return;
+    }
+    if (is_full(&flow->in_pending, &flow->in_held, hold->bytes, limits)) {
+        drop_one(out, hold, &flow->counters.dropped_full);
+    } else if (flow->state == PRL_PRIMARY_ACTIVE && !flow->in_pending.head) {
+        flow->own_edge = own_edge;
+        send_input(flow, hold, now_ns, limits, out);
+    } else {
+        prl_chain_push(&flow->in_pending, hold);
+    }
+}
+
+void prl_primary_output(struct prl_primary *flow, struct prl_hold *hold, uint64_t now_ns,
+                        const struct prl_primary_limits *limits, struct prl_actions *out)
+{
+    out->count = 0;
+    hold->is_output = 1;
+    hold->arrived_ns = now_ns;
+    switch (flow->state) {
+    case PRL_PRIMARY_OPEN:
+        flow->counters.output_flushed++;
+        add_one(out, PRL_DO_RELEASE_OUTPUT, hold);
+        return;
+    case PRL_PRIMARY_SETUP:
+    case PRL_PRIMARY_ACTIVE:
+    case PRL_PRIMARY_VOIDING:
+        break;
+    default:
+        drop_one(out, hold, &flow->counters.dropped_fenced);
+        return;
+    }
+    if (is_full(&flow->out_pending, &flow->out_held, hold->bytes, limits))
+        drop_one(out, hold, &flow->counters.dropped_full);
+    else if (flow->state == PRL_PRIMARY_ACTIVE && !flow->out_pending.head)
+        send_output(flow, hold, now_ns, limits, out);
+    else
+        prl_chain_push(&flow->out_pending, hold);
+}
+
+void prl_primary_activate(struct prl_primary *flow, uint32_t committed, uint32_t own_edge, uint32_t peer_edge,
+                          int space_known, uint64_t now_ns, struct prl_actions *out)
+{
+    (void)now_ns;
+    out->count = 0;
+    if (flow->state != PRL_PRIMARY_SETUP)
+        return;
+    disarm(flow);
+    flow->committed = committed;
+    flow->own_edge = own_edge;
+    flow->peer_edge = peer_edge;
+    flow->space_known = space_known != 0;
+    add(out, PRL_DO_COMMIT)->seq = committed;
+    add(out, PRL_DO_SEND_ACTIVE);
+    set_state(flow, PRL_PRIMARY_ACTIVE, PRL_REASON_OK, out);
+}
+
+bool prl_primary_drain(struct prl_primary *flow, uint32_t own_edge, uint64_t now_ns,
+                       const struct prl_primary_limits *limits, struct prl_actions *out)
+{
+    out->count = 0;
+    if (flow->state != PRL_PRIMARY_ACTIVE)
+        return false;
+    flow->own_edge = own_edge;
+    while (out->count < PRL_ACTIONS_MAX && flow->out_pending.head)
+        send_output(flow, prl_chain_pop(&flow->out_pending), now_ns, limits, out);
+    while (out->count < PRL_ACTIONS_MAX && flow->in_pending.head)
+        send_input(flow, prl_chain_pop(&flow->in_pending), now_ns, limits, out);
+    return flow->out_pending.head || flow->in_pending.head;
+}
+
+/* Everything that waits goes where it was bound for, in order, before the kernel lets newer packets pass. */
+static void open_up(struct prl_primary *flow, uint8_t reason, struct prl_actions *out)
+{
+    prl_chain_append(&flow->in_held, &flow->in_pending);
+    prl_chain_append(&flow->out_held, &flow->out_pending);
+    flow->counters.flushed_packets += flow->in_held.count;
+    flow->counters.output_flushed += flow->out_held.count;
+    add_chain(out, PRL_DO_RELEASE_INPUT, &flow->in_held);
+    add_chain(out, PRL_DO_RELEASE_OUTPUT, &flow->out_held);
+    disarm(flow);
+    set_state(flow, PRL_PRIMARY_OPEN, reason, out);
+}
+
+static void send_void(struct prl_primary *flow, uint64_t now_ns, int link_up, struct prl_actions *out)
+{
+    flow->void_deadline_ns = now_ns + PRL_VOID_RETRY_NS;
+    if (link_up)
+        add(out, PRL_DO_SEND_VOID)->reason = flow->reason;
+}
+
+static void fail(struct prl_primary *flow, uint8_t reason, int link_up, uint64_t now_ns, struct prl_actions *out)
+{
+    if (flow->state == PRL_PRIMARY_SETUP) {
+        open_up(flow, reason, out);
+    } else if (flow->state == PRL_PRIMARY_ACTIVE) {
+        disarm(flow);
+        set_state(flow, PRL_PRIMARY_VOIDING, reason, out);
+        send_void(flow, now_ns, link_up, out);
+    }
+}
+
+/* Takes everything up to `seq` out of `held`; false when `seq` was never sent. */
+static bool take_acked(struct prl_chain *held, uint32_t seq, uint32_t next, uint32_t *acked,
+                       struct prl_chain *done)
+{
+    if (!prl_serial_lt(seq, next))
+        return false;
+    prl_chain_split(held, seq, done);
+    *acked = prl_serial_max(*acked, seq);
+    return true;
+}
+
+static void count_hold(struct prl_primary_counters *counters, const struct prl_chain *chain, uint64_t now_ns)
+{
+    for (const struct prl_hold *hold = chain->head; hold; hold = hold->next) {
+        uint64_t hold_ns = now_ns - hold->arrived_ns;
+
+        counters->hold_ns_sum += hold_ns;
+        if (counters->hold_ns_max < hold_ns)
+            counters->hold_ns_max = hold_ns;
+    }
+    counters->released_packets += chain->count;
+    counters->released_bytes += chain->bytes;
+}
+
+void prl_primary_ack(struct prl_primary *flow, uint32_t seq, uint8_t reason, uint32_t space, uint64_t now_ns,
+                     const struct prl_primary_limits *limits, struct prl_actions *out)
+{
+    bool is_nack = reason != PRL_REASON_OK;
+    struct prl_chain done = {0};
+    struct prl_hold *refused;
+
+    out->count = 0;
+    if (flow->state != PRL_PRIMARY_ACTIVE)
+        return;
+    /* A NACK is for one message that is still unanswered; the next one after it may not be answered first. */
+    if (!prl_serial_lt(seq, flow->in_next) || (is_nack && prl_serial_le(seq, flow->in_acked))) {
+        flow->counters.stale_acks++;
+        return;
+    }
+    take_acked(&flow->in_held, is_nack ? seq - 1 : seq, flow->in_next, &flow->in_acked, &done);
+    count_hold(&flow->counters, &done, now_ns);
+    add_chain(out, PRL_DO_RELEASE_INPUT, &done);
+    if (!is_nack) {
+        flow->counters.acks++;
+        prl_primary_flowctl(flow, space);
+    } else {
+        flow->counters.nacks++;
+        if (reason != PRL_REASON_NO_SPACE) {
+            fail(flow, reason, 1, now_ns, out);
+            return;
+        }
+        prl_primary_flowctl(flow, space);
+        refused = prl_chain_take(&flow->in_held, seq);
+        flow->in_acked = seq;
+        if (refused)
+            drop_one(out, refused, &flow->counters.dropped_nack);
+    }
+    flow->in_deadline_ns = oldest_deadline_ns(&flow->in_held, limits);
+}
+
+/* I3: the shadow must have sent every acknowledged byte; what it says beyond that is not believed. */
+static bool commit(struct prl_primary *flow, const struct prl_chain *done, uint32_t tcp_seq,
+                   struct prl_actions *out)
+{
+    uint32_t end = flow->committed;
+
+    for (const struct prl_hold *hold = done->head; hold; hold = hold->next) {
+        if (hold->bits & PRL_OUTPUT_RST)
+            continue; /* its sequence number need not be the stream's */
+        end = prl_serial_max(end, hold->tcp_end);
+    }
+    if (end == flow->committed)
+        return true;
+    if (prl_serial_lt(tcp_seq, end))
+        return false;
+    flow->committed = end;
+    add(out, PRL_DO_COMMIT)->seq = end;
+    return true;
+}
+
+void prl_primary_output_ack(struct prl_primary *flow, uint32_t seq, uint8_t reason, uint32_t tcp_seq,
+                            uint64_t now_ns, const struct prl_primary_limits *limits, struct prl_actions *out)
+{
+    bool is_nack = reason != PRL_REASON_OK;
+    struct prl_chain done = {0};
+
+    out->count = 0;
+    if (flow->state != PRL_PRIMARY_ACTIVE)
+        return;
+    if (!prl_serial_lt(seq, flow->out_next) || (is_nack && prl_serial_le(seq, flow->out_acked))) {
+        flow->counters.stale_acks++;
+        return;
+    }
+    if (is_nack)
+        flow->counters.nacks++;
+    else
+        flow->counters.acks++;
+    take_acked(&flow->out_held, is_nack ? seq - 1 : seq, flow->out_next, &flow->out_acked, &done);
+    if (!commit(flow, &done, tcp_seq, out)) {
+        prl_chain_append(&done, &flow->out_held); /* still unreplicated: back in front */
+        flow->out_held = done;
+        fail(flow, PRL_REASON_DIVERGED, 1, now_ns, out);
+        return;
+    }
+    flow->counters.output_released += done.count;
+    add_chain(out, PRL_DO_RELEASE_OUTPUT, &done);
+    if (is_nack) {
+        fail(flow, reason, 1, now_ns, out);
+        return;
+    }
+    flow->out_deadline_ns = oldest_deadline_ns(&flow->out_held, limits);
+}
+
+void prl_primary_flowctl(struct prl_primary *flow, uint32_t space)
+{
+    if (flow->state == PRL_PRIMARY_ACTIVE && flow->space_known)
+        flow->peer_edge = prl_serial_max(flow->peer_edge, space);
+}
+
+void prl_primary_fail(struct prl_primary *flow, uint8_t reason, int link_up, uint64_t now_ns,
+                      struct prl_actions *out)
+{
+    out->count = 0;
+    fail(flow, reason, link_up, now_ns, out);
+}
+
+void prl_primary_void_done(struct prl_primary *flow, uint64_t now_ns, struct prl_actions *out)
+{
+    (void)now_ns;
+    out->count = 0;
+    if (flow->state == PRL_PRIMARY_VOIDING)
+        open_up(flow, flow->reason, out);
+}
+
+void prl_primary_fence(struct prl_primary *flow, struct prl_actions *out)
+{
+    struct prl_chain all = {0};
+
+    out->count = 0;
+    if (flow->state == PRL_PRIMARY_GONE)
+        return;
+    prl_chain_append(&all, &flow->in_held);
+    prl_chain_append(&all, &flow->in_pending);
+    prl_chain_append(&all, &flow->out_held);
+    prl_chain_append(&all, &flow->out_pending);
+    flow->counters.dropped_fenced += all.count;
+    add_chain(out, PRL_DO_DROP, &all);
+    disarm(flow);
+    set_state(flow, PRL_PRIMARY_GONE, PRL_REASON_OK, out);
+}
+
+static bool has_passed(uint64_t deadline_ns, uint64_t now_ns)
+{
+    return deadline_ns && deadline_ns <= now_ns;
+}
+
+void prl_primary_tick(struct prl_primary *flow, int link_up, uint64_t now_ns, struct prl_actions *out)
+{
+    out->count = 0;
+    if (has_passed(flow->in_deadline_ns, now_ns) || has_passed(flow->out_deadline_ns, now_ns) ||
+        has_passed(flow->setup_deadline_ns, now_ns))
+        fail(flow, PRL_REASON_TIMEOUT, link_up, now_ns, out);
+    else if (has_passed(flow->void_deadline_ns, now_ns))
+        send_void(flow, now_ns, link_up, out);
+}
+
+uint64_t prl_primary_deadline(const struct prl_primary *flow)
+{
+    const uint64_t deadlines_ns[] = {flow->in_deadline_ns, flow->out_deadline_ns, flow->setup_deadline_ns,
+                                     flow->void_deadline_ns};
+    uint64_t earliest_ns = UINT64_MAX;
+
+    for (unsigned int i = 0; i < sizeof(deadlines_ns) / sizeof(deadlines_ns[0]); i++)
+        if (deadlines_ns[i] && deadlines_ns[i] < earliest_ns)
+            earliest_ns = deadlines_ns[i];
+    return earliest_ns;
+}

@@ -1,0 +1,152 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * The primary's side of one flow (R2–R7, R19): a state machine without I/O and without a clock (R26). Events go
+ * in through the functions below, each with the time; what is to be done comes out as actions, in order.
+ *
+ *               open()                activate()                    void_done()
+ *     (none) ──────────▶ SETUP ───────────────────▶ ACTIVE ──fail()──▶ VOIDING ─────────▶ OPEN
+ *                          │ fail(): nothing was acknowledged, so nothing            ▲ everything held was
+ *                          └─ needs to be voided ────────────────────────────────────┘ released in order
+ *     fence() from any state: everything held is dropped, the flow is GONE.
+ *
+ * SETUP    input and output wait in `pending`, in order of arrival; nothing passes.
+ * ACTIVE   input: numbered, sent (REPLICATE), waits in `held` until acknowledged; output likewise (OUTPUT).
+ * VOIDING  the secondary must not use its shadow any more: wait for VOID_ACK or the end of its lease (L4);
+ *          newer packets wait in `pending`.
+ * OPEN     not replicated: packets pass without prl.
+ *
+ * Numbers: one sequence of message numbers per flow for REPLICATE, one for OUTPUT; each is acknowledged
+ * cumulatively. The datapath owns frames; an action that carries a chain hands its entries to the datapath.
+ * Every function that has an `out` overwrites it. REPLICATE carries the `own_edge` of this structure.
+ */
+#ifndef PRL_CORE_PRIMARY_H
+#define PRL_CORE_PRIMARY_H
+
+#include "core/hold.h"
+
+enum prl_primary_state {
+    PRL_PRIMARY_GONE = 0,
+    PRL_PRIMARY_SETUP = 1,
+    PRL_PRIMARY_ACTIVE = 2,
+    PRL_PRIMARY_VOIDING = 3,
+    PRL_PRIMARY_OPEN = 4,
+};
+
+/* What is to be done, in the order given. */
+enum prl_action_kind {
+    PRL_DO_REPLICATE = 1,      /* send `hold` as REPLICATE; the entry stays in the flow's queue */
+    PRL_DO_OUTPUT = 2,         /* send `hold` as OUTPUT; the entry stays in the flow's queue */
+    PRL_DO_RELEASE_INPUT = 3,  /* give `chain` to the host's own stack, in order, and free it */
+    PRL_DO_RELEASE_OUTPUT = 4, /* put `chain` on the wire, in order, and free it */
+    PRL_DO_DROP = 5,           /* free `chain` */
+    PRL_DO_COMMIT = 6,         /* payload before `seq` may leave the host (out_committed) */
+    PRL_DO_SEND_VOID = 7,      /* send VOID(handle, generation, reason) */
+    PRL_DO_STATE = 8, /* the flow's state changed: set the kernel's flags, tell the control plane (reason) */
+    /* Send SETUP_DONE(handle, generation, own_edge, OK) back: only from then on may the shadow be used. So a SETUP
+     * that fails can open at once (L4): the shadow, if there is one, was never confirmed. */
+    PRL_DO_SEND_ACTIVE = 9,
+};
+
+/* No event causes more actions than this. */
+#define PRL_ACTIONS_MAX 8
+/* VOID is said again this often until void_done(): the link may have been down, or be a new one. */
+#define PRL_VOID_RETRY_NS 100000000
+
+struct prl_action {
+    uint8_t kind;
+    uint8_t reason; /* PRL_REASON_* */
+    uint8_t pad[2];
+    uint32_t seq;
+    struct prl_hold *hold;
+    struct prl_chain chain;
+};
+
+struct prl_actions {
+    uint32_t count;
+    uint32_t pad;
+    struct prl_action action[PRL_ACTIONS_MAX];
+};
+
+/* Limits of a flow; all are reached visibly: the packet is dropped and counted, and only this flow's. */
+struct prl_primary_limits {
+    uint32_t packets_max; /* held and pending, input and output each */
+    uint32_t bytes_max; /* likewise */
+    uint64_t answer_ns; /* R6: deadline of the oldest unanswered message */
+    uint64_t setup_ns; /* R6: deadline of SETUP */
+};
+
+struct prl_primary_counters {
+    uint64_t replicated_packets, replicated_bytes;
+    uint64_t output_packets, output_bytes;
+    uint64_t released_packets, released_bytes; /* input, after an acknowledgement */
+    uint64_t flushed_packets; /* input, released without one (opened) */
+    uint64_t output_released, output_flushed;
+    uint64_t dropped_full; /* queue limit */
+    uint64_t dropped_space; /* payload beyond the receive space, ours or theirs (R3) */
+    uint64_t dropped_nack; /* refused by the secondary: no space */
+    uint64_t dropped_fenced;
+    uint64_t acks, nacks, stale_acks; /* stale: acknowledges what was never sent */
+    uint64_t hold_ns_sum, hold_ns_max; /* time in the queue of input, over released_packets */
+};
+
+struct prl_primary {
+    uint32_t handle;
+    uint32_t generation;
+    uint8_t state; /* enum prl_primary_state */
+    uint8_t reason; /* why it left ACTIVE, PRL_REASON_* */
+    uint8_t space_known; /* edges below are valid (TCP) */
+    uint8_t pad;
+    uint32_t in_next, in_acked; /* next number to give; newest acknowledged */
+    uint32_t out_next, out_acked;
+    uint32_t committed; /* TCP sequence number */
+    uint32_t own_edge, peer_edge; /* absolute right edges (R10) */
+    struct prl_chain in_pending, in_held;
+    struct prl_chain out_pending, out_held;
+    uint64_t in_deadline_ns, out_deadline_ns, setup_deadline_ns, void_deadline_ns; /* 0 = none */
+    struct prl_primary_counters counters;
+};
+
+/* Starts SETUP for a snapshot. The flow must be GONE or OPEN. */
+void prl_primary_open(struct prl_primary *flow, uint32_t handle, uint32_t generation, uint64_t now_ns,
+                      const struct prl_primary_limits *limits, struct prl_actions *out);
+
+/* A packet of the peer's. Takes `hold` over (its frame, bytes, tcp_seq/tcp_end, lif, flags are set; payload is
+ * tcp_end - tcp_seq). `own_edge` is what the own socket would take now. */
+void prl_primary_input(struct prl_primary *flow, struct prl_hold *hold, uint32_t own_edge, uint64_t now_ns,
+                       const struct prl_primary_limits *limits, struct prl_actions *out);
+
+/* A segment of the own application's, held on its way out. Takes `hold` over. */
+void prl_primary_output(struct prl_primary *flow, struct prl_hold *hold, uint64_t now_ns,
+                        const struct prl_primary_limits *limits, struct prl_actions *out);
+
+/*
+ * The shadow is ready (R7): from now on the flow is ACTIVE. `committed` is the send queue's end in the snapshot,
+ * `peer_edge` the shadow's right edge. Pending packets are then put through the normal path one at a time with
+ * prl_primary_drain(), which returns true while there are more (each call gives at most PRL_ACTIONS_MAX actions).
+ */
+void prl_primary_activate(struct prl_primary *flow, uint32_t committed, uint32_t own_edge, uint32_t peer_edge,
+                          int space_known, uint64_t now_ns, struct prl_actions *out);
+bool prl_primary_drain(struct prl_primary *flow, uint32_t own_edge, uint64_t now_ns,
+                       const struct prl_primary_limits *limits, struct prl_actions *out);
+
+/* ACK or NACK (R5), OUTPUT_ACK, FLOWCTL. */
+void prl_primary_ack(struct prl_primary *flow, uint32_t seq, uint8_t reason, uint32_t space, uint64_t now_ns,
+                     const struct prl_primary_limits *limits, struct prl_actions *out);
+void prl_primary_output_ack(struct prl_primary *flow, uint32_t seq, uint8_t reason, uint32_t tcp_seq,
+                            uint64_t now_ns, const struct prl_primary_limits *limits, struct prl_actions *out);
+void prl_primary_flowctl(struct prl_primary *flow, uint32_t space);
+
+/* Replication of this flow is over (link lost, timeout, error, request): SETUP -> OPEN at once,
+ * ACTIVE -> VOIDING (VOID is sent when `link_up`). */
+void prl_primary_fail(struct prl_primary *flow, uint8_t reason, int link_up, uint64_t now_ns,
+                      struct prl_actions *out);
+/* The shadow can never speak again (VOID_ACK for this generation, RENOUNCE, or the lease's end): release all. */
+void prl_primary_void_done(struct prl_primary *flow, uint64_t now_ns, struct prl_actions *out);
+/* The address is not ours any more: drop all. */
+void prl_primary_fence(struct prl_primary *flow, struct prl_actions *out);
+/* Deadlines (R6). Cheap when nothing is outstanding. */
+void prl_primary_tick(struct prl_primary *flow, int link_up, uint64_t now_ns, struct prl_actions *out);
+/* Earliest time at which tick() has something to do; UINT64_MAX = never. */
+uint64_t prl_primary_deadline(const struct prl_primary *flow);
+
+#endif /* PRL_CORE_PRIMARY_H */

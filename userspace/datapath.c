@@ -1,0 +1,361 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * The datapath's loop. One pass is one trip down the data path, in batches:
+ *
+ *     receive ─ AF_XDP frames, held output        → state machines → REPLICATE, OUTPUT into the link's buffer
+ *     link    ─ REPLICATE → reinject, ACK owed    ─ ACK → reinject or release what was held
+ *     ACKs owed, link flushed                     ─ one write for all of it
+ *     time    ─ lease, deadlines, claims
+ */
+#include "dp.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <time.h>
+#include <unistd.h>
+
+#define FIXED_FDS 4 /* wake, link, hold TAP, LAN */
+#define NS_PER_MS 1000000ull
+/* Frames in the fill rings: half of all; the other half can be held. */
+#define FILL_SHARE (PRL_DP_FRAMES / 2)
+
+uint64_t dp_clock_ns(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_BOOTTIME, &now);
+    return (uint64_t)now.tv_sec * 1000000000ull + (uint64_t)now.tv_nsec;
+}
+
+void dp_lock(struct prl_dp *dp)
+{
+    atomic_fetch_add(&dp->waiting, 1);
+    pthread_mutex_lock(&dp->lock);
+    atomic_fetch_sub(&dp->waiting, 1);
+}
+
+void dp_unlock(struct prl_dp *dp)
+{
+    pthread_mutex_unlock(&dp->lock);
+}
+
+void dp_wake(struct prl_dp *dp)
+{
+    const uint64_t one = 1;
+
+    while (write(dp->wake_fd, &one, sizeof(one)) < 0 && errno == EINTR)
+        ;
+}
+
+/* ---- one pass ---- */
+
+static bool receive_frames(struct prl_dp *dp)
+{
+    bool worked = false;
+
+    for (uint32_t i = 0; i < dp->ports; i++) {
+        uint32_t count = prl_port_receive(dp->port[i], dp->received, DP_BATCH);
+
+        for (uint32_t j = 0; j < count; j++)
+            dp_input(dp, dp->port_lif[i], &dp->received[j]);
+        worked |= count > 0;
+    }
+    return worked;
+}
+
+static bool receive_output(struct prl_dp *dp)
+{
+    uint32_t count = 0;
+
+    while (count < DP_BATCH && dp_output(dp))
+        count++;
+    return count > 0;
+}
+
+/* A message of the other node's. Data goes straight on; what needs Python becomes an event. */
+static void take_message(struct prl_dp *dp, const struct prl_msg *msg)
+{
+    if (!dp->link_up) {
+        if (msg->type == PRL_MSG_HELLO && !dp->hello_seen) {
+            dp->hello_seen = true;
+            dp_message_event(dp, msg);
+        } else {
+            dp_link_lost(dp, "the other node spoke before its HELLO was answered");
+        }
+        return;
+    }
+    dp_owner_message(dp, msg);
+    switch (msg->type) {
+    case PRL_MSG_REPLICATE:
+    case PRL_MSG_OUTPUT:
+    case PRL_MSG_VOID:
+    case PRL_MSG_CLOSE:
+        dp_secondary_message(dp, msg);
+        break;
+    case PRL_MSG_ACK:
+    case PRL_MSG_OUTPUT_ACK:
+    case PRL_MSG_FLOWCTL:
+    case PRL_MSG_VOID_ACK:
+    case PRL_MSG_ERROR:
+        dp_primary_message(dp, msg);
+        break;
+    case PRL_MSG_LEASE:
+        if (msg->echo_ns && msg->echo_ns <= dp->now_ns) {
+            dp->rtt_ns = dp->now_ns - msg->echo_ns; /* with the other side's wait until its next LEASE */
+            if (!dp->rtt_min_ns || dp->rtt_ns < dp->rtt_min_ns)
+                dp->rtt_min_ns = dp->rtt_ns;
+        }
+        break;
+    case PRL_MSG_RENOUNCE:
+        break; /* dp_owner_message() acted */
+    case PRL_MSG_SETUP_DONE: {
+        const struct dp_flow *flow = dp_flow_by_handle(dp, msg->handle);
+
+        if (flow && flow->secondary) /* the primary is active too */
+            dp_secondary_message(dp, msg);
+        else
+            dp_message_event(dp, msg);
+        break;
+    }
+    default:
+        dp_message_event(dp, msg);
+        break;
+    }
+}
+
+static bool receive_link(struct prl_dp *dp)
+{
+    struct prl_msg msg;
+    int got, one;
+
+    if (dp->link.fd < 0)
+        return false;
+    got = prl_link_receive(&dp->link);
+    while (dp->link.fd >= 0 && (!dp->hello_seen || dp->link_up) && (one = prl_link_next(&dp->link, &msg)) != 0) {
+        if (one < 0) {
+            dp_link_lost(dp, one == -ENOTSUP ? "the other node sent a message that this version must not skip"
+                                             : "the other node sent a malformed message");
+            return true;
+        }
+        take_message(dp, &msg);
+    }
+    if (got < 0)
+        dp_link_lost(dp, strerror(-got));
+    return got > 0;
+}
+
+static void flush(struct prl_dp *dp)
+{
+    int err;
+
+    dp_secondary_flush_acks(dp);
+    err = prl_link_flush(&dp->link);
+    if (err)
+        dp_link_lost(dp, strerror(-err));
+}
+
+static bool pass(struct prl_dp *dp, uint64_t *tick_ns)
+{
+    bool worked;
+
+    dp->now_ns = dp_clock_ns();
+    dp->node->heartbeat_ns = dp->now_ns;
+    dp->counters.wakeups++;
+    worked = receive_frames(dp);
+    worked |= receive_output(dp);
+    prl_link_flush(&dp->link); /* what was captured leaves before the other side's messages are worked on */
+    worked |= receive_link(dp);
+    flush(dp);
+    for (uint32_t i = 0; i < dp->ports; i++)
+        prl_port_refill(dp->port[i]);
+    if (dp->config.lan_fd >= 0)
+        dp_owner_lan(dp);
+    if (dp->now_ns >= dp_owner_next_ns(dp))
+        dp_owner_tick(dp);
+    if (dp->now_ns >= *tick_ns) {
+        *tick_ns = dp->now_ns + 5 * NS_PER_MS;
+        dp_flows_tick(dp);
+    }
+    flush(dp);
+    return worked;
+}
+
+/* ---- waiting ---- */
+
+static uint32_t poll_set(const struct prl_dp *dp, struct pollfd *set)
+{
+    bool link_reads = dp->link.fd >= 0 && (!dp->hello_seen || dp->link_up);
+    bool output_room = dp->buffers_free && prl_link_room(&dp->link, PRL_PACKET_MAX);
+
+    set[0] = (struct pollfd){.fd = dp->wake_fd, .events = POLLIN};
+    set[1] = (struct pollfd){
+        .fd = dp->link.fd,
+        .events = (short)((link_reads ? POLLIN : 0) | (prl_link_pending(&dp->link) ? POLLOUT : 0)),
+    };
+    set[2] = (struct pollfd){.fd = output_room ? dp->config.hold_fd : -1, .events = POLLIN};
+    set[3] = (struct pollfd){.fd = dp->config.lan_fd, .events = POLLIN};
+    for (uint32_t i = 0; i < dp->ports; i++)
+        set[FIXED_FDS + i] = (struct pollfd){.fd = prl_port_fd(dp->port[i]), .events = POLLIN};
+    return FIXED_FDS + dp->ports;
+}
+
+int prl_dp_run(struct prl_dp *dp)
+{
+    struct pollfd set[FIXED_FDS + PRL_LIFS_MAX * PRL_QUEUES_MAX];
+    uint64_t tick_ns = 0;
+
+    while (!atomic_load(&dp->stop)) {
+        uint32_t fds;
+        uint64_t next_ns, now_ns;
+        bool worked;
+        int wait_ms;
+
+        dp_lock(dp);
+        worked = pass(dp, &tick_ns);
+        fds = poll_set(dp, set);
+        next_ns = dp_owner_next_ns(dp) < tick_ns ? dp_owner_next_ns(dp) : tick_ns;
+        dp_unlock(dp);
+        if (atomic_load(&dp->waiting))
+            sched_yield();
+        if (worked && dp->config.poll_mode) {
+            sched_yield();
+            continue;
+        }
+        now_ns = dp_clock_ns();
+        if (dp->dirty != DP_LIST_END && next_ns > now_ns + NS_PER_MS)
+            next_ns = now_ns + NS_PER_MS; /* a shadow has not sent all yet */
+        wait_ms = worked || next_ns <= now_ns ? 0 : (int)((next_ns - now_ns + NS_PER_MS - 1) / NS_PER_MS);
+        if (poll(set, fds, wait_ms) < 0 && errno != EINTR)
+            return -errno;
+        if (set[0].revents & POLLIN) {
+            uint64_t count;
+
+            if (read(dp->wake_fd, &count, sizeof(count)) < 0 && errno != EAGAIN)
+                return -errno;
+        }
+    }
+    return 0;
+}
+
+void prl_dp_stop(struct prl_dp *dp)
+{
+    atomic_store(&dp->stop, true);
+    dp_wake(dp);
+}
+
+/* ---- birth and death ---- */
+
+static int open_ports(struct prl_dp *dp, char *error)
+{
+    uint32_t queues = 0;
+    int sg = 1;
+
+    for (uint32_t i = 0; i < dp->config.lifs; i++)
+        queues += dp->config.lif[i].queues;
+    if (queues == 0 || queues > PRL_LIFS_MAX * PRL_QUEUES_MAX) {
+        snprintf(error, PRL_ERROR_BYTES, "%u receive queues: 1 to %d are possible", queues,
+                 PRL_LIFS_MAX * PRL_QUEUES_MAX);
+        return -EINVAL;
+    }
+    for (uint32_t i = 0; i < dp->config.lifs; i++) {
+        const struct prl_dp_lif *lif = &dp->config.lif[i];
+
+        for (uint32_t queue = 0; queue < lif->queues; queue++) {
+            struct prl_port *port = prl_port_open(dp->umem, lif->name, queue, &sg, FILL_SHARE / queues, error);
+            int err;
+
+            if (!port)
+                return -EIO;
+            dp->port[dp->ports] = port;
+            dp->port_lif[dp->ports++] = (uint16_t)i;
+            err = prl_kernel_xsk_set(dp->kernel, i, queue, prl_port_fd(port));
+            if (err) {
+                snprintf(error, PRL_ERROR_BYTES, "AF_XDP map entry for %s queue %u: %s", lif->name, queue,
+                         strerror(-err));
+                return err;
+            }
+        }
+    }
+    return 0;
+}
+
+static int open_memory(struct prl_dp *dp, char *error)
+{
+    dp->umem = prl_umem_open(PRL_DP_FRAMES, PRL_DP_FRAME_BYTES, error);
+    if (!dp->umem)
+        return -ENOMEM;
+    dp->buffers = malloc((size_t)PRL_DP_OUTPUT_BUFFERS * PRL_TAP_BUFFER_BYTES);
+    if (!dp->buffers || prl_pool_init(&dp->holds, PRL_DP_HOLDS) ||
+        prl_link_init(&dp->link, PRL_DP_LINK_TX_BYTES) || dp_flows_init(dp)) {
+        snprintf(error, PRL_ERROR_BYTES, "no memory for %u flows", dp->config.flows_max);
+        return -ENOMEM;
+    }
+    for (uint32_t i = 0; i < PRL_DP_OUTPUT_BUFFERS; i++)
+        dp->buffer_free[dp->buffers_free++] = i;
+    return 0;
+}
+
+struct prl_dp *prl_dp_open(const struct prl_dp_config *config, struct prl_kernel *kernel, char *error)
+{
+    struct prl_dp *dp = calloc(1, sizeof(*dp));
+
+    if (!dp) {
+        snprintf(error, PRL_ERROR_BYTES, "no memory for the datapath");
+        return NULL;
+    }
+    dp->config = *config;
+    dp->kernel = kernel;
+    dp->node = prl_kernel_node(kernel);
+    dp->next_handle = 1;
+    dp->raw_fd = -1;
+    dp->link.fd = -1;
+    pthread_mutex_init(&dp->lock, NULL);
+    dp->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    dp->event_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    if (dp->wake_fd < 0 || dp->event_fd < 0) {
+        snprintf(error, PRL_ERROR_BYTES, "eventfd: %s", strerror(errno));
+        goto fail;
+    }
+    dp->node->heartbeat_ns = dp_clock_ns();
+    if (open_memory(dp, error) || dp_owner_open(dp, error) || open_ports(dp, error))
+        goto fail;
+    return dp;
+
+fail:
+    prl_dp_close(dp);
+    return NULL;
+}
+
+void prl_dp_close(struct prl_dp *dp)
+{
+    if (!dp)
+        return;
+    for (uint32_t i = 0; i < dp->ports; i++)
+        prl_port_close(dp->port[i]);
+    prl_link_destroy(&dp->link);
+    dp_flows_destroy(dp);
+    prl_pool_destroy(&dp->holds);
+    prl_umem_close(dp->umem);
+    free(dp->buffers);
+    while (dp->events_head) {
+        struct dp_event *entry = dp->events_head;
+
+        dp->events_head = entry->next;
+        free(entry);
+    }
+    if (dp->raw_fd >= 0)
+        close(dp->raw_fd);
+    close(dp->wake_fd);
+    close(dp->event_fd);
+    if (dp->config.lan_fd >= 0)
+        close(dp->config.lan_fd);
+    close(dp->config.inject_fd);
+    close(dp->config.hold_fd);
+    pthread_mutex_destroy(&dp->lock);
+    free(dp);
+}

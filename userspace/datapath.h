@@ -1,0 +1,188 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * The datapath of one node: one thread that runs prl_dp_run(), and the calls by which the control plane (Python,
+ * other threads) steers it. Every call below but prl_dp_run() takes the datapath's lock for a bounded time; none of
+ * them blocks on the network. See docs/architecture.md for the order of things.
+ */
+#ifndef PRL_DATAPATH_H
+#define PRL_DATAPATH_H
+
+#ifndef PRL_CFFI
+#include <stddef.h>
+#include <stdint.h>
+#endif
+#include "core/ownership.h"
+#include "core/primary.h"
+#include "core/secondary.h"
+#include "kernel.h"
+#include "prl_abi.h"
+#include "wire.h"
+
+/* Limits; reaching one is counted in struct prl_dp_counters. */
+#define PRL_DP_FRAMES 16384      /* UMEM frames: packets in our hands, receive rings included */
+#define PRL_DP_FRAME_BYTES 4096
+#define PRL_DP_OUTPUT_BUFFERS 256 /* held output segments of up to 64 KiB each */
+#define PRL_DP_HOLDS 16384
+#define PRL_DP_EVENTS 4096       /* events that wait for Python */
+#define PRL_DP_LINK_TX_BYTES (8 << 20)
+#define PRL_DP_CLAIM_BURSTS \
+    25   /* claims are repeated so often, PRL_DP_CLAIM_INTERVAL_MS apart, until input arrives */
+#define PRL_DP_CLAIM_INTERVAL_MS 20
+
+struct prl_dp_lif {
+    char name[16];
+    uint32_t ifindex;
+    uint8_t mac[6];
+    uint16_t queues;
+};
+
+struct prl_dp_address {
+    uint8_t addr[16]; /* v4-mapped */
+    uint32_t service;
+};
+
+struct prl_dp_config {
+    uint32_t node_index; /* 0 or 1 */
+    uint32_t flows_max;
+    uint32_t mode;       /* enum prl_xdp_mode */
+    uint32_t poll_mode;  /* 0 = block in poll(2); 1 = yield-poll while traffic flows */
+    struct prl_owner_config owner;
+    struct prl_primary_limits limits;
+    uint64_t void_ns; /* how long a VOID may stay unanswered before the link is given up */
+    uint32_t lifs;
+    struct prl_dp_lif lif[PRL_LIFS_MAX];
+    uint32_t addresses;
+    struct prl_dp_address address[PRL_ADDRS_MAX];
+    int lan_fd;     /* bound and connected UDP socket to the other node's LAN address, or -1 */
+    int inject_fd;  /* the TAPs, IFF_VNET_HDR (taken over by the datapath) */
+    int hold_fd;
+};
+
+struct prl_dp; /* opaque */
+
+/* NULL and a message in error[PRL_ERROR_BYTES] on failure. Takes lan_fd, inject_fd and hold_fd over. Binds AF_XDP
+ * sockets on every queue and enters them in the kernel's map. */
+struct prl_dp *prl_dp_open(const struct prl_dp_config *config, struct prl_kernel *kernel, char *error);
+int prl_dp_run(struct prl_dp *dp); /* returns 0 after prl_dp_stop(), or -errno */
+void prl_dp_stop(struct prl_dp *dp);
+void prl_dp_close(struct prl_dp *dp);
+
+/* ---- events for the control plane ---- */
+enum prl_event_kind {
+    PRL_EVENT_MESSAGE = 1, /* a link message for the control plane: type, handle, seq, generation …; body = TLVs */
+    PRL_EVENT_LINK_DOWN = 2, /* reason; body = words */
+    PRL_EVENT_PRIMARY = 3, /* handle, state = enum prl_primary_state, reason */
+    PRL_EVENT_SECONDARY = 4, /* handle, state = enum prl_secondary_state, reason */
+    PRL_EVENT_TAKEOVER = 5, /* service; value = decided (ns), value2 = first emission possible (ns) */
+    PRL_EVENT_FENCED = 6, /* service: a claim with our token silenced us */
+    PRL_EVENT_RENOUNCED = 7, /* as standby: shadows given up, primary told over the LAN */
+    PRL_EVENT_ENDED = 8, /* handle: the flow's socket has gone (session over) */
+    PRL_EVENT_ALARM = 9, /* body = words: foreign claim, table full, datapath limits */
+    PRL_EVENT_TAKEN_FLOW = 10, /* handle: shadow took over; value = out_bytes */
+};
+
+struct prl_event {
+    uint32_t kind;
+    uint32_t handle;
+    uint32_t seq;
+    uint32_t generation;
+    uint32_t space;
+    uint32_t service;
+    uint8_t type; /* link message type */
+    uint8_t state;
+    uint8_t reason;
+    uint8_t bits;
+    uint8_t version_min, version_max, node_index, pad;
+    uint64_t value, value2;
+    uint32_t body_bytes;
+    uint32_t pad2;
+};
+
+int prl_dp_event_fd(struct prl_dp *dp); /* eventfd, readable while events wait */
+/* 1 and the oldest event (body copied, at most PRL_WIRE_MAX bytes), or 0. */
+int prl_dp_event(struct prl_dp *dp, struct prl_event *event, uint8_t *body, size_t capacity);
+
+/* ---- the link ---- */
+/* A connected stream socket (taken over). Only HELLO is read until prl_dp_link_up(). -EBUSY when there is one. */
+int prl_dp_link_attach(struct prl_dp *dp, int fd);
+/* Both HELLOs agree: a new epoch begins. lan_key MACs the LAN heartbeats; tokens are the claim tokens. */
+int prl_dp_link_up(struct prl_dp *dp, uint64_t epoch, const uint8_t lan_key[32], const uint8_t own_token[16],
+                   const uint8_t peer_token[16]);
+int prl_dp_link_drop(struct prl_dp *dp, const char *why);
+/* Sends a control message; `msg` gives type, handle, seq and the fixed part; tlvs are encoded TLVs. -ENOTCONN, -ENOBUFS. */
+int prl_dp_link_send(struct prl_dp *dp, const struct prl_msg *msg, const uint8_t *tlvs, size_t tlvs_bytes);
+
+/* ---- services ---- */
+int prl_dp_service_set(struct prl_dp *dp, uint32_t service, uint8_t state); /* enum prl_owner_state */
+/* 0, or a positive enum prl_refused. */
+int prl_dp_takeover(struct prl_dp *dp, uint32_t service, int fenced);
+/* Give a service up for the other node: silent at once, what is replicated is delivered, RENOUNCE sent. */
+int prl_dp_renounce(struct prl_dp *dp, uint32_t service);
+
+/* ---- flows ---- */
+struct prl_flow_spec {
+    struct prl_flow_key key;
+    uint32_t handle; /* 0: the datapath allocates one */
+    uint32_t generation; /* secondary: from SETUP; primary: ignored (counted here) */
+    uint32_t mss; /* the peer's segment payload, for GSO of reinjected super-packets */
+    uint32_t rcv_wscale;
+    uint32_t snd_wscale;
+    uint32_t committed; /* secondary: end of the snapshot's send queue */
+    uint32_t timestamps; /* 1: RFC 7323 timestamps in use */
+    uint8_t peer_mac[6]; /* next hop towards the peer, for crafted segments */
+    uint16_t pad;
+    int fd; /* the socket; the datapath keeps a duplicate of its own */
+    char congestion[16]; /* secondary: the application's congestion control, set again at take-over */
+};
+
+/* Primary: gate on, input redirected, output held; pending until activate. Returns 0 and spec->handle/generation;
+ * a flow that is OPEN may be set up again by its handle. -EEXIST (tuple has a live flow), -ENOSPC. */
+int prl_dp_primary_setup(struct prl_dp *dp, struct prl_flow_spec *spec);
+/* R7. committed = end of the send queue in the snapshot; peer_edge = SETUP_DONE's space. -ESTALE (generation). */
+int prl_dp_primary_activate(struct prl_dp *dp, uint32_t handle, uint32_t generation, uint32_t committed,
+                            uint32_t peer_edge);
+int prl_dp_primary_fail(struct prl_dp *dp, uint32_t handle, uint8_t reason);
+/* Secondary: the restored shadow. Returns 0 and *space (right edge for SETUP_DONE). */
+int prl_dp_secondary_open(struct prl_dp *dp, const struct prl_flow_spec *spec, uint32_t *space);
+int prl_dp_secondary_void(struct prl_dp *dp, uint32_t handle, uint8_t reason);
+/* Forgets a flow on this node (kernel entries, gate, duplicate fd); sends CLOSE when it is a live primary's. */
+int prl_dp_flow_close(struct prl_dp *dp, uint32_t handle);
+
+struct prl_flow_info {
+    struct prl_flow_key key;
+    uint32_t handle, slot, generation;
+    uint8_t is_secondary, state, reason, pad; /* state: enum prl_primary_state / prl_secondary_state */
+    uint32_t flags; /* kernel's: enum prl_flow_flag */
+    struct prl_primary primary; /* valid for a primary */
+    struct prl_secondary secondary; /* valid for a secondary */
+    struct prl_sock_view sock;
+    uint64_t in_redirected, in_passed, in_dropped, out_passed, out_held_packets, out_duplicates, out_silenced,
+        gate_refused;
+};
+uint32_t prl_dp_flow_handles(struct prl_dp *dp, uint32_t *handles, uint32_t capacity); /* how many there are */
+int prl_dp_flow_info(struct prl_dp *dp, uint32_t handle, struct prl_flow_info *info); /* 0 or -ENOENT */
+
+/* ---- figures ---- */
+struct prl_dp_counters {
+    uint64_t wakeups, rx_packets, rx_bytes, rx_bad_checksum, rx_malformed, rx_unknown_flow, rx_no_frame,
+        rx_no_hold;
+    uint64_t reinjected_packets, reinjected_bytes, reinject_failed;
+    uint64_t held_out_packets, held_out_bytes, released_out_packets, release_failed, hold_no_buffer;
+    uint64_t link_rx_messages[PRL_MSG_COUNT], link_tx_messages[PRL_MSG_COUNT];
+    uint64_t link_rx_bytes, link_tx_bytes, link_refused, link_tx_full;
+    uint64_t lan_rx, lan_tx, lan_refused, claims_sent, crafted_acks, events_lost, append_short;
+};
+struct prl_dp_status {
+    uint64_t now_ns, epoch, rtt_ns, rtt_min_ns;
+    uint64_t takeover_until_ns, open_at_ns;
+    uint64_t last_heard_ns, last_lan_ns;
+    uint8_t link_attached, link_up, link_state, pad[5]; /* link_state: enum prl_link_state */
+    uint8_t service_state[PRL_SERVICES_MAX];
+    uint32_t flows_primary, flows_secondary, flows_active, frames_free, holds_used;
+    uint32_t behind_packets, behind_bytes; /* sent, not yet acknowledged, input and output */
+    uint64_t oldest_unanswered_ns; /* age; 0 = nothing outstanding */
+    struct prl_dp_counters counters;
+};
+void prl_dp_status(struct prl_dp *dp, struct prl_dp_status *status);
+
+#endif /* PRL_DATAPATH_H */

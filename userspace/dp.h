@@ -1,0 +1,168 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Inside the datapath: the structure that its files share. Everything here runs under dp->lock.
+ *
+ *     datapath.c    the loop: what a packet goes through, from top to bottom
+ *     dp_flows.c    the flow table, setting up and forgetting flows
+ *     dp_primary.c  the primary's packets and what its state machine asks for
+ *     dp_secondary.c  the shadows' input and output
+ *     dp_owner.c    lease, LAN heartbeats, claims, take-over
+ *     dp_control.c  events, link calls, status
+ */
+#ifndef PRL_DP_H
+#define PRL_DP_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+
+#include "core/serial.h"
+#include "datapath.h"
+#include "link.h"
+#include "packet.h"
+#include "tap.h"
+#include "umem.h"
+
+#define DP_HANDLE_NODE_BIT 31
+#define DP_LIST_END 0xffffffffu
+/* struct prl_hold.frame of held output: a buffer's number with this bit; otherwise a UMEM packet. */
+#define DP_FRAME_IS_BUFFER (1ull << 63)
+/* Work of one pass over one source (R4: bounded per wake-up). */
+#define DP_BATCH 256
+/* Bytes of event bodies that wait for Python. */
+#define DP_EVENT_BODIES_MAX (32u << 20)
+/* A socket that has gone is noticed within this time. */
+#define DP_ENDED_SCAN_NS 200000000ull
+/* Held output that went missing on its way here is held again after this time. */
+#define DP_HOLD_REPAIR_NS 50000000ull
+/* Tries to push appended bytes out of a shadow (FACT: TCP_NODELAY pushes what TSO deferral kept back). */
+#define DP_PUSH_TRIES 16
+
+struct dp_flow {
+    bool used, secondary, dirty;
+    bool has_peer_ts;
+    uint32_t slot;
+    uint32_t next_by_handle, next_by_key, next_dirty;
+    uint32_t service;
+    struct prl_flow_spec spec; /* fd is the datapath's own duplicate, or -1 */
+    struct prl_flow *kernel;
+    struct prl_primary primary;
+    struct prl_secondary secondary_core;
+    /* last seen in the peer's segments, for crafted ones */
+    uint32_t peer_tsval, peer_tsecr;
+    uint16_t peer_window;
+    uint64_t hold_missing_since_ns;
+};
+
+struct dp_event {
+    struct dp_event *next;
+    struct prl_event event;
+    uint8_t body[];
+};
+
+struct prl_dp {
+    struct prl_dp_config config;
+    struct prl_kernel *kernel;
+    struct prl_node *node;
+    pthread_mutex_t lock;
+    _Atomic uint32_t waiting; /* callers that want the lock */
+    _Atomic bool stop;
+    int wake_fd, event_fd;
+    uint64_t now_ns; /* CLOCK_BOOTTIME, read once a pass */
+
+    struct prl_umem *umem;
+    struct prl_port *port[PRL_LIFS_MAX * PRL_QUEUES_MAX];
+    uint16_t port_lif[PRL_LIFS_MAX * PRL_QUEUES_MAX];
+    uint32_t ports;
+    struct prl_received received[DP_BATCH];
+
+    uint8_t *buffers; /* PRL_DP_OUTPUT_BUFFERS of PRL_TAP_BUFFER_BYTES */
+    uint32_t buffer_bytes[PRL_DP_OUTPUT_BUFFERS];
+    uint32_t buffer_free[PRL_DP_OUTPUT_BUFFERS];
+    uint32_t buffers_free;
+
+    struct prl_pool holds;
+    struct dp_flow *flows;
+    uint32_t *by_handle, *by_key; /* buckets */
+    uint32_t buckets;
+    uint32_t *slots_free;
+    uint32_t slots_free_count;
+    uint32_t flows_top; /* slots below this have been used */
+    uint32_t next_handle;
+    uint32_t dirty; /* flows that owe an ACK */
+
+    struct prl_link link;
+    bool link_up; /* HELLO agreed; false: only HELLO is read */
+    bool hello_seen;
+    uint64_t epoch, rtt_ns, rtt_min_ns;
+    uint8_t lan_key[32], own_token[PRL_TOKEN_BYTES], peer_token[PRL_TOKEN_BYTES];
+    bool lan_key_known;
+    uint64_t lan_counter_seen;
+
+    struct prl_owner owner;
+    int raw_fd; /* AF_PACKET, for claims */
+    uint32_t claims_left, claims_mask;
+    uint64_t claims_next_ns;
+    uint64_t next_scan_ns;
+
+    struct dp_event *events_head, *events_tail;
+    uint32_t events, events_body_bytes;
+    struct prl_dp_counters counters;
+};
+
+uint64_t dp_clock_ns(void);
+void dp_lock(struct prl_dp *dp);
+void dp_unlock(struct prl_dp *dp);
+void dp_wake(struct prl_dp *dp);
+
+/* dp_flows.c */
+int dp_flows_init(struct prl_dp *dp);
+void dp_flows_destroy(struct prl_dp *dp);
+struct dp_flow *dp_flow_by_handle(struct prl_dp *dp, uint32_t handle);
+struct dp_flow *dp_flow_by_key(struct prl_dp *dp, const struct prl_flow_key *key);
+void dp_flow_forget(struct prl_dp *dp, struct dp_flow *flow);
+void dp_flow_set_flags(struct dp_flow *flow);
+/* Right edge that the flow's own socket takes now (R10). */
+uint32_t dp_flow_own_edge(const struct dp_flow *flow);
+void dp_flow_sample(struct prl_dp *dp, struct dp_flow *flow);
+void dp_flow_note_peer(struct dp_flow *flow, const struct prl_packet *packet);
+/* Deadlines, lost holds, ended sessions, grown space: everything that time brings. */
+void dp_flows_tick(struct prl_dp *dp);
+
+/* dp_primary.c */
+void dp_input(struct prl_dp *dp, uint16_t lif, const struct prl_received *received);
+bool dp_output(struct prl_dp *dp); /* one held segment from the TAP; false when there is none */
+void dp_apply(struct prl_dp *dp, struct dp_flow *flow, struct prl_actions *actions);
+void dp_primary_message(struct prl_dp *dp, const struct prl_msg *msg);
+void dp_primary_drain(struct prl_dp *dp, struct dp_flow *flow);
+void dp_primary_fail_all(struct prl_dp *dp, uint8_t reason);
+void dp_primary_open_all(struct prl_dp *dp);
+void dp_primary_fence_service(struct prl_dp *dp, uint32_t service);
+
+/* dp_secondary.c */
+void dp_secondary_message(struct prl_dp *dp, const struct prl_msg *msg);
+void dp_secondary_flush_acks(struct prl_dp *dp);
+void dp_secondary_space(struct prl_dp *dp, struct dp_flow *flow); /* FLOWCTL when the space grew */
+void dp_secondary_void(struct prl_dp *dp, struct dp_flow *flow, uint8_t reason);
+void dp_secondary_void_all(struct prl_dp *dp, uint8_t reason);
+void dp_secondary_takeover(struct prl_dp *dp, struct dp_flow *flow);
+
+/* dp_owner.c */
+int dp_owner_open(struct prl_dp *dp, char *error);
+void dp_owner_do(struct prl_dp *dp, uint32_t todo);
+void dp_owner_tick(struct prl_dp *dp);
+void dp_owner_lan(struct prl_dp *dp);
+void dp_owner_message(struct prl_dp *dp, const struct prl_msg *msg);
+uint64_t dp_owner_next_ns(const struct prl_dp *dp);
+int dp_owner_set(struct prl_dp *dp, uint32_t service, uint8_t state);
+
+/* dp_control.c */
+void dp_event(struct prl_dp *dp, const struct prl_event *event, const uint8_t *body, uint32_t bytes);
+void dp_event_flow(struct prl_dp *dp, uint32_t kind, const struct dp_flow *flow, uint8_t state, uint8_t reason);
+void dp_alarm(struct prl_dp *dp, const char *words);
+void dp_message_event(struct prl_dp *dp, const struct prl_msg *msg);
+void dp_link_lost(struct prl_dp *dp, const char *why);
+/* Queues a message without TLVs. */
+int dp_send(struct prl_dp *dp, struct prl_msg *msg);
+
+#endif /* PRL_DP_H */

@@ -1,0 +1,257 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "dp.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* ---- events ---- */
+
+void dp_event(struct prl_dp *dp, const struct prl_event *event, const uint8_t *body, uint32_t bytes)
+{
+    const uint64_t one = 1;
+    struct dp_event *entry;
+
+    if (dp->events >= PRL_DP_EVENTS || dp->events_body_bytes + bytes > DP_EVENT_BODIES_MAX ||
+        !(entry = malloc(sizeof(*entry) + bytes))) {
+        dp->counters.events_lost++;
+        return;
+    }
+    entry->next = NULL;
+    entry->event = *event;
+    entry->event.body_bytes = bytes;
+    if (bytes)
+        memcpy(entry->body, body, bytes);
+    if (dp->events_tail)
+        dp->events_tail->next = entry;
+    else
+        dp->events_head = entry;
+    dp->events_tail = entry;
+    dp->events++;
+    dp->events_body_bytes += bytes;
+    if (write(dp->event_fd, &one, sizeof(one)) < 0)
+        dp->counters.events_lost += 0; /* a full eventfd is readable all the same */
+}
+
+void dp_event_flow(struct prl_dp *dp, uint32_t kind, const struct dp_flow *flow, uint8_t state, uint8_t reason)
+{
+    struct prl_event event = {
+        .kind = kind,
+        .handle = flow->spec.handle,
+        .generation = flow->spec.generation,
+        .service = flow->service,
+        .state = state,
+        .reason = reason,
+    };
+
+    dp_event(dp, &event, NULL, 0);
+}
+
+void dp_alarm(struct prl_dp *dp, const char *words)
+{
+    struct prl_event event = {.kind = PRL_EVENT_ALARM};
+
+    dp_event(dp, &event, (const uint8_t *)words, (uint32_t)strlen(words));
+}
+
+void dp_message_event(struct prl_dp *dp, const struct prl_msg *msg)
+{
+    struct prl_event event = {
+        .kind = PRL_EVENT_MESSAGE,
+        .handle = msg->handle,
+        .seq = msg->seq,
+        .generation = msg->generation,
+        .space = msg->space,
+        .service = msg->service,
+        .type = msg->type,
+        .reason = msg->reason,
+        .bits = msg->bits,
+        .version_min = msg->version_min,
+        .version_max = msg->version_max,
+        .node_index = msg->node_index,
+    };
+
+    dp_event(dp, &event, msg->tlvs, msg->tlvs_bytes);
+}
+
+int prl_dp_event_fd(struct prl_dp *dp)
+{
+    return dp->event_fd;
+}
+
+int prl_dp_event(struct prl_dp *dp, struct prl_event *event, uint8_t *body, size_t capacity)
+{
+    struct dp_event *entry;
+    uint64_t count;
+
+    dp_lock(dp);
+    entry = dp->events_head;
+    if (entry) {
+        dp->events_head = entry->next;
+        if (!entry->next)
+            dp->events_tail = NULL;
+        dp->events--;
+        dp->events_body_bytes -= entry->event.body_bytes;
+    } else if (read(dp->event_fd, &count, sizeof(count)) < 0) {
+        entry = NULL; /* it was not raised */
+    }
+    dp_unlock(dp);
+    if (!entry)
+        return 0;
+    *event = entry->event;
+    if (event->body_bytes > capacity)
+        event->body_bytes = (uint32_t)capacity;
+    memcpy(body, entry->body, event->body_bytes);
+    free(entry);
+    return 1;
+}
+
+/* ---- the link ---- */
+
+int dp_send(struct prl_dp *dp, struct prl_msg *msg)
+{
+    return prl_link_put(&dp->link, msg, NULL, 0);
+}
+
+void dp_link_lost(struct prl_dp *dp, const char *why)
+{
+    struct prl_event event = {.kind = PRL_EVENT_LINK_DOWN, .reason = PRL_REASON_LINK_LOST};
+    bool was_up = dp->link_up;
+
+    if (dp->link.fd < 0)
+        return;
+    prl_link_detach(&dp->link);
+    dp->link_up = false;
+    dp_event(dp, &event, (const uint8_t *)why, (uint32_t)strlen(why));
+    if (was_up)
+        dp_owner_do(dp, prl_owner_link_down(&dp->owner, dp->now_ns));
+}
+
+int prl_dp_link_attach(struct prl_dp *dp, int fd)
+{
+    int err = 0;
+
+    dp_lock(dp);
+    if (dp->link.fd >= 0) {
+        err = -EBUSY;
+    } else {
+        prl_link_attach_tcp(&dp->link, fd);
+        dp->link_up = false;
+        dp->hello_seen = false;
+    }
+    dp_unlock(dp);
+    dp_wake(dp);
+    return err;
+}
+
+int prl_dp_link_up(struct prl_dp *dp, uint64_t epoch, const uint8_t lan_key[32], const uint8_t own_token[16],
+                   const uint8_t peer_token[16])
+{
+    int err = 0;
+
+    dp_lock(dp);
+    if (dp->link.fd < 0 || dp->link_up) {
+        err = -ENOTCONN;
+    } else {
+        dp->now_ns = dp_clock_ns();
+        dp->link_up = true;
+        dp->epoch = epoch;
+        dp->lan_counter_seen = 0;
+        memcpy(dp->lan_key, lan_key, sizeof(dp->lan_key));
+        memcpy(dp->own_token, own_token, sizeof(dp->own_token));
+        memcpy(dp->peer_token, peer_token, sizeof(dp->peer_token));
+        dp->lan_key_known = true;
+        for (uint32_t i = 0; i < dp->config.addresses; i++) { /* the token alone: the role stays */
+            struct prl_addr value;
+
+            if (prl_kernel_addr_get(dp->kernel, dp->config.address[i].addr, &value))
+                continue;
+            memcpy(value.token, peer_token, sizeof(value.token));
+            prl_kernel_addr_set(dp->kernel, dp->config.address[i].addr, &value);
+        }
+        dp_owner_do(dp, prl_owner_link_up(&dp->owner, dp->now_ns));
+    }
+    dp_unlock(dp);
+    dp_wake(dp);
+    return err;
+}
+
+int prl_dp_link_drop(struct prl_dp *dp, const char *why)
+{
+    dp_lock(dp);
+    dp->now_ns = dp_clock_ns();
+    dp_link_lost(dp, why);
+    dp_unlock(dp);
+    dp_wake(dp);
+    return 0;
+}
+
+int prl_dp_link_send(struct prl_dp *dp, const struct prl_msg *msg, const uint8_t *tlvs, size_t tlvs_bytes)
+{
+    struct prl_msg copy = *msg;
+    int err;
+
+    dp_lock(dp);
+    err = prl_link_put_tlvs(&dp->link, &copy, tlvs, tlvs_bytes);
+    if (!err)
+        prl_link_flush(&dp->link); /* a dead connection is noticed by the loop */
+    dp_unlock(dp);
+    dp_wake(dp);
+    return err;
+}
+
+/* ---- status ---- */
+
+static void status_flow(const struct prl_dp *dp, const struct dp_flow *flow, struct prl_dp_status *status)
+{
+    const struct prl_primary *primary = &flow->primary;
+    const struct prl_hold *oldest[2] = {primary->in_held.head, primary->out_held.head};
+
+    if (flow->secondary) {
+        status->flows_secondary++;
+        status->flows_active += flow->secondary_core.state == PRL_SECONDARY_ACTIVE;
+        return;
+    }
+    status->flows_primary++;
+    status->flows_active += primary->state == PRL_PRIMARY_ACTIVE;
+    status->behind_packets += primary->in_held.count + primary->out_held.count;
+    status->behind_bytes += primary->in_held.bytes + primary->out_held.bytes;
+    for (int i = 0; i < 2; i++)
+        if (oldest[i] && dp->now_ns - oldest[i]->arrived_ns > status->oldest_unanswered_ns)
+            status->oldest_unanswered_ns = dp->now_ns - oldest[i]->arrived_ns;
+}
+
+void prl_dp_status(struct prl_dp *dp, struct prl_dp_status *status)
+{
+    memset(status, 0, sizeof(*status));
+    dp_lock(dp);
+    dp->now_ns = dp_clock_ns();
+    status->now_ns = dp->now_ns;
+    status->epoch = dp->epoch;
+    status->rtt_ns = dp->rtt_ns;
+    status->rtt_min_ns = dp->rtt_min_ns;
+    status->takeover_until_ns = prl_owner_takeover_until_ns(&dp->owner);
+    status->open_at_ns = prl_owner_open_at_ns(&dp->owner);
+    status->last_heard_ns = dp->owner.last_heard_ns;
+    status->last_lan_ns = dp->owner.last_lan_ns;
+    status->link_attached = dp->link.fd >= 0;
+    status->link_up = dp->link_up;
+    status->link_state = dp->owner.link;
+    memcpy(status->service_state, dp->owner.state, sizeof(status->service_state));
+    for (uint32_t i = 0; i < dp->flows_top; i++)
+        if (dp->flows[i].used)
+            status_flow(dp, &dp->flows[i], status);
+    status->frames_free = prl_umem_free_frames(dp->umem);
+    status->holds_used = dp->holds.used;
+    status->counters = dp->counters;
+    memcpy(status->counters.link_rx_messages, dp->link.rx_messages, sizeof(dp->link.rx_messages));
+    memcpy(status->counters.link_tx_messages, dp->link.tx_messages, sizeof(dp->link.tx_messages));
+    status->counters.link_rx_bytes = dp->link.rx_total;
+    status->counters.link_tx_bytes = dp->link.tx_total;
+    status->counters.link_refused = dp->link.refused;
+    for (uint32_t i = 0; i < dp->ports; i++)
+        status->counters.rx_no_frame += prl_port_oversized(dp->port[i]);
+    dp_unlock(dp);
+}

@@ -1,0 +1,510 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "dp.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* ---- table ---- */
+
+static uint32_t hash_bytes(const void *data, size_t bytes)
+{
+    const uint8_t *at = data;
+    uint64_t hash = 0xcbf29ce484222325ull; /* FNV-1a */
+
+    for (size_t i = 0; i < bytes; i++)
+        hash = (hash ^ at[i]) * 0x100000001b3ull;
+    return (uint32_t)(hash ^ hash >> 32);
+}
+
+static uint32_t *handle_bucket(struct prl_dp *dp, uint32_t handle)
+{
+    return &dp->by_handle[hash_bytes(&handle, sizeof(handle)) % dp->buckets];
+}
+
+static uint32_t *key_bucket(struct prl_dp *dp, const struct prl_flow_key *key)
+{
+    return &dp->by_key[hash_bytes(key, sizeof(*key)) % dp->buckets];
+}
+
+int dp_flows_init(struct prl_dp *dp)
+{
+    uint32_t count = dp->config.flows_max;
+
+    dp->buckets = count * 2;
+    dp->flows = calloc(count, sizeof(*dp->flows));
+    dp->slots_free = calloc(count, sizeof(*dp->slots_free));
+    dp->by_handle = malloc(dp->buckets * sizeof(*dp->by_handle));
+    dp->by_key = malloc(dp->buckets * sizeof(*dp->by_key));
+    if (!dp->flows || !dp->slots_free || !dp->by_handle || !dp->by_key)
+        return -ENOMEM;
+    memset(dp->by_handle, 0xff, dp->buckets * sizeof(*dp->by_handle));
+    memset(dp->by_key, 0xff, dp->buckets * sizeof(*dp->by_key));
+    for (uint32_t i = 0; i < count; i++)
+        dp->slots_free[dp->slots_free_count++] = count - 1 - i;
+    dp->dirty = DP_LIST_END;
+    return 0;
+}
+
+void dp_flows_destroy(struct prl_dp *dp)
+{
+    for (uint32_t i = 0; dp->flows && i < dp->flows_top; i++)
+        if (dp->flows[i].used && dp->flows[i].spec.fd >= 0)
+            close(dp->flows[i].spec.fd);
+    free(dp->flows);
+    free(dp->slots_free);
+    free(dp->by_handle);
+    free(dp->by_key);
+}
+
+struct dp_flow *dp_flow_by_handle(struct prl_dp *dp, uint32_t handle)
+{
+    uint32_t slot = *handle_bucket(dp, handle);
+
+    while (slot != DP_LIST_END && dp->flows[slot].spec.handle != handle)
+        slot = dp->flows[slot].next_by_handle;
+    return slot == DP_LIST_END ? NULL : &dp->flows[slot];
+}
+
+struct dp_flow *dp_flow_by_key(struct prl_dp *dp, const struct prl_flow_key *key)
+{
+    uint32_t slot = *key_bucket(dp, key);
+
+    while (slot != DP_LIST_END && memcmp(&dp->flows[slot].spec.key, key, sizeof(*key)) != 0)
+        slot = dp->flows[slot].next_by_key;
+    return slot == DP_LIST_END ? NULL : &dp->flows[slot];
+}
+
+static uint32_t service_of(const struct prl_dp *dp, const struct prl_flow_key *key)
+{
+    for (uint32_t i = 0; i < dp->config.addresses; i++)
+        if (memcmp(dp->config.address[i].addr, key->local, sizeof(key->local)) == 0)
+            return dp->config.address[i].service;
+    return PRL_SLOT_NONE;
+}
+
+static void unlink_from(struct prl_dp *dp, uint32_t *at, const struct dp_flow *flow, bool by_key)
+{
+    while (*at != DP_LIST_END) {
+        struct dp_flow *here = &dp->flows[*at];
+        uint32_t *next = by_key ? &here->next_by_key : &here->next_by_handle;
+
+        if (here == flow) {
+            *at = *next;
+            return;
+        }
+        at = next;
+    }
+}
+
+/* Enters the flow in table and kernel; the kernel's flags are still zero, so its packets pass. */
+static int flow_enter(struct prl_dp *dp, const struct prl_flow_spec *spec, struct dp_flow **result)
+{
+    uint32_t service = service_of(dp, &spec->key);
+    struct dp_flow *flow;
+    uint32_t *bucket;
+    int err, fd;
+
+    if (service == PRL_SLOT_NONE)
+        return -EADDRNOTAVAIL;
+    if (dp->slots_free_count == 0)
+        return -ENOSPC;
+    fd = fcntl(spec->fd, F_DUPFD_CLOEXEC, 0);
+    if (fd < 0)
+        return -errno;
+    flow = &dp->flows[dp->slots_free[dp->slots_free_count - 1]];
+    memset(flow, 0, sizeof(*flow));
+    flow->slot = (uint32_t)(flow - dp->flows);
+    flow->service = service;
+    flow->spec = *spec;
+    flow->spec.fd = fd;
+    flow->kernel = prl_kernel_flow(dp->kernel, flow->slot);
+    memset(flow->kernel, 0, sizeof(*flow->kernel));
+    flow->kernel->key = spec->key;
+    flow->kernel->handle = spec->handle;
+    flow->kernel->rcv_wscale = spec->rcv_wscale;
+    err = prl_kernel_gate_attach(dp->kernel, fd, flow->slot);
+    if (!err) {
+        err = prl_kernel_flow_add(dp->kernel, &spec->key, spec->handle, flow->slot);
+        if (err)
+            prl_kernel_gate_detach(dp->kernel, fd);
+    }
+    if (err) {
+        close(fd);
+        return err;
+    }
+    dp->slots_free_count--;
+    if (flow->slot >= dp->flows_top)
+        dp->flows_top = flow->slot + 1;
+    flow->used = true;
+    bucket = handle_bucket(dp, spec->handle);
+    flow->next_by_handle = *bucket;
+    *bucket = flow->slot;
+    bucket = key_bucket(dp, &spec->key);
+    flow->next_by_key = *bucket;
+    *bucket = flow->slot;
+    *result = flow;
+    return 0;
+}
+
+void dp_flow_forget(struct prl_dp *dp, struct dp_flow *flow)
+{
+    struct prl_actions actions = {0};
+
+    if (!flow->secondary) {
+        prl_primary_fence(&flow->primary, &actions);
+        dp_apply(dp, flow, &actions);
+    }
+    prl_kernel_flow_del(dp->kernel, &flow->spec.key);
+    flow->kernel->flags = PRL_FLOW_OPEN;
+    prl_kernel_gate_detach(dp->kernel, flow->spec.fd);
+    close(flow->spec.fd);
+    unlink_from(dp, handle_bucket(dp, flow->spec.handle), flow, false);
+    unlink_from(dp, key_bucket(dp, &flow->spec.key), flow, true);
+    if (flow->dirty) {
+        uint32_t *at = &dp->dirty;
+
+        while (*at != flow->slot)
+            at = &dp->flows[*at].next_dirty;
+        *at = flow->next_dirty;
+    }
+    flow->used = false;
+    dp->slots_free[dp->slots_free_count++] = flow->slot;
+}
+
+/* ---- what the kernel is told, what it tells ---- */
+
+void dp_flow_set_flags(struct dp_flow *flow)
+{
+    uint32_t flags = 0;
+
+    if (flow->secondary) {
+        switch (flow->secondary_core.state) {
+        case PRL_SECONDARY_ACTIVE:
+            flags = PRL_FLOW_SECONDARY | PRL_FLOW_ACTIVE;
+            break;
+        case PRL_SECONDARY_VOID:
+            flags = PRL_FLOW_SECONDARY | PRL_FLOW_VOID;
+            break;
+        case PRL_SECONDARY_OWNER:
+            flags = PRL_FLOW_OPEN;
+            break;
+        default:
+            break;
+        }
+    } else {
+        switch (flow->primary.state) {
+        case PRL_PRIMARY_SETUP:
+        case PRL_PRIMARY_VOIDING:
+            flags = PRL_FLOW_SETUP;
+            break;
+        case PRL_PRIMARY_ACTIVE:
+            flags = PRL_FLOW_SETUP | PRL_FLOW_ACTIVE;
+            break;
+        case PRL_PRIMARY_OPEN:
+            flags = PRL_FLOW_OPEN;
+            break;
+        default:
+            break;
+        }
+        if (flow->primary.state == PRL_PRIMARY_ACTIVE && flow->primary.space_known)
+            flags |= PRL_FLOW_CLAMP;
+    }
+    __atomic_store_n(&flow->kernel->flags, flags, __ATOMIC_RELEASE);
+}
+
+uint32_t dp_flow_own_edge(const struct dp_flow *flow)
+{
+    const volatile struct prl_sock_view *view = &flow->kernel->sock;
+
+    return view->rcv_wup + view->rcv_wnd;
+}
+
+void dp_flow_sample(struct prl_dp *dp, struct dp_flow *flow)
+{
+    if (flow->spec.key.proto == IPPROTO_TCP)
+        prl_kernel_sample(dp->kernel, &flow->slot, 1);
+}
+
+void dp_flow_note_peer(struct dp_flow *flow, const struct prl_packet *packet)
+{
+    if (packet->proto != IPPROTO_TCP)
+        return;
+    flow->peer_window = packet->window;
+    if (packet->has_timestamps) {
+        flow->has_peer_ts = true;
+        flow->peer_tsval = packet->tsval;
+        flow->peer_tsecr = packet->tsecr;
+    }
+}
+
+/* ---- time ---- */
+
+/* A held segment can be lost between tc and us (the TAP's queue is full): its retransmission would be taken for a
+ * duplicate for ever. When the kernel says "held" and nothing is here, it may hold from the committed end again. */
+static void repair_hold(struct prl_dp *dp, struct dp_flow *flow)
+{
+    struct prl_flow *kernel = flow->kernel;
+    bool missing = kernel->out_valid == flow->spec.generation + 1 && flow->primary.out_held.count == 0 &&
+                   flow->primary.out_pending.count == 0 && prl_serial_lt(kernel->out_committed, kernel->out_held);
+
+    if (!missing) {
+        flow->hold_missing_since_ns = 0;
+    } else if (flow->hold_missing_since_ns == 0) {
+        flow->hold_missing_since_ns = dp->now_ns;
+    } else if (dp->now_ns - flow->hold_missing_since_ns > DP_HOLD_REPAIR_NS) {
+        kernel->out_held = kernel->out_committed;
+        flow->hold_missing_since_ns = 0;
+    }
+}
+
+static bool session_ended(const struct dp_flow *flow)
+{
+    uint32_t state = flow->kernel->sock.state;
+
+    return flow->spec.key.proto == IPPROTO_TCP && flow->kernel->sock.stamp_ns &&
+           (state == 0 || state == TCP_CLOSE || state == TCP_TIME_WAIT);
+}
+
+static void scan_ended(struct prl_dp *dp)
+{
+    uint32_t slots[PRL_SAMPLE_MAX], count = 0;
+
+    for (uint32_t i = 0; i < dp->flows_top; i++) {
+        if (dp->flows[i].used && dp->flows[i].spec.key.proto == IPPROTO_TCP)
+            slots[count++] = i;
+        if (count == PRL_SAMPLE_MAX || (count && i + 1 == dp->flows_top)) {
+            prl_kernel_sample(dp->kernel, slots, count);
+            count = 0;
+        }
+    }
+    for (uint32_t i = 0; i < dp->flows_top; i++) {
+        struct dp_flow *flow = &dp->flows[i];
+
+        if (flow->used && session_ended(flow) &&
+            !(flow->secondary && flow->secondary_core.state == PRL_SECONDARY_VOID))
+            dp_event_flow(dp, PRL_EVENT_ENDED, flow, 0, PRL_REASON_ENDED);
+    }
+}
+
+void dp_flows_tick(struct prl_dp *dp)
+{
+    for (uint32_t i = 0; i < dp->flows_top; i++) {
+        struct dp_flow *flow = &dp->flows[i];
+        struct prl_actions actions = {0};
+
+        if (!flow->used)
+            continue;
+        if (flow->secondary) {
+            dp_secondary_space(dp, flow);
+            continue;
+        }
+        if (prl_primary_deadline(&flow->primary) <= dp->now_ns) {
+            prl_primary_tick(&flow->primary, dp->link_up, dp->now_ns, &actions);
+            dp_apply(dp, flow, &actions);
+        }
+        if (flow->primary.state == PRL_PRIMARY_ACTIVE)
+            repair_hold(dp, flow);
+    }
+    if (dp->now_ns >= dp->next_scan_ns) {
+        dp->next_scan_ns = dp->now_ns + DP_ENDED_SCAN_NS;
+        scan_ended(dp);
+    }
+}
+
+/* ---- the control plane's calls ---- */
+
+int prl_dp_primary_setup(struct prl_dp *dp, struct prl_flow_spec *spec)
+{
+    struct prl_actions actions = {0};
+    struct dp_flow *flow;
+    int err = 0;
+
+    dp_lock(dp);
+    flow = spec->handle ? dp_flow_by_handle(dp, spec->handle) : dp_flow_by_key(dp, &spec->key);
+    if (flow && (flow->secondary ? flow->secondary_core.state == PRL_SECONDARY_ACTIVE
+                                 : flow->primary.state != PRL_PRIMARY_OPEN)) {
+        err = -EEXIST;
+        goto out;
+    }
+    if (flow && (flow->secondary || !spec->handle)) { /* a shadow that took over: a new flow takes its place */
+        dp_flow_forget(dp, flow);
+        flow = NULL;
+    }
+    if (!flow) {
+        if (spec->handle) {
+            err = -ENOENT;
+            goto out;
+        }
+        spec->handle = dp->config.node_index << DP_HANDLE_NODE_BIT | dp->next_handle++;
+        spec->generation = 0;
+        err = flow_enter(dp, spec, &flow);
+        if (err)
+            goto out;
+    }
+    flow->spec.generation++;
+    spec->handle = flow->spec.handle;
+    spec->generation = flow->spec.generation;
+    flow->kernel->generation = flow->spec.generation;
+    dp_flow_sample(dp, flow);
+    dp->now_ns = dp_clock_ns();
+    prl_primary_open(&flow->primary, spec->handle, spec->generation, dp->now_ns, &dp->config.limits, &actions);
+    dp_flow_set_flags(flow);
+    dp_apply(dp, flow, &actions);
+out:
+    dp_unlock(dp);
+    return err;
+}
+
+int prl_dp_primary_activate(struct prl_dp *dp, uint32_t handle, uint32_t generation, uint32_t committed,
+                            uint32_t peer_edge)
+{
+    struct prl_actions actions = {0};
+    struct dp_flow *flow;
+    int err = 0;
+
+    dp_lock(dp);
+    flow = dp_flow_by_handle(dp, handle);
+    if (!flow || flow->secondary || flow->spec.generation != generation ||
+        flow->primary.state != PRL_PRIMARY_SETUP) {
+        err = -ESTALE;
+        goto out;
+    }
+    dp->now_ns = dp_clock_ns();
+    dp_flow_sample(dp, flow);
+    flow->kernel->edge_limit = peer_edge;
+    prl_primary_activate(&flow->primary, committed, dp_flow_own_edge(flow), peer_edge,
+                         flow->spec.key.proto == IPPROTO_TCP, dp->now_ns, &actions);
+    dp_apply(dp, flow, &actions);
+    dp_primary_drain(dp, flow);
+out:
+    dp_unlock(dp);
+    return err;
+}
+
+int prl_dp_primary_fail(struct prl_dp *dp, uint32_t handle, uint8_t reason)
+{
+    struct prl_actions actions = {0};
+    struct dp_flow *flow;
+
+    dp_lock(dp);
+    flow = dp_flow_by_handle(dp, handle);
+    if (flow && !flow->secondary) {
+        dp->now_ns = dp_clock_ns();
+        prl_primary_fail(&flow->primary, reason, dp->link_up, dp->now_ns, &actions);
+        dp_apply(dp, flow, &actions);
+    }
+    dp_unlock(dp);
+    return flow ? 0 : -ENOENT;
+}
+
+int prl_dp_secondary_open(struct prl_dp *dp, const struct prl_flow_spec *spec, uint32_t *space)
+{
+    struct dp_flow *flow, *old;
+    int err;
+
+    dp_lock(dp);
+    while ((old = dp_flow_by_handle(dp, spec->handle)) || (old = dp_flow_by_key(dp, &spec->key)))
+        dp_flow_forget(dp, old);
+    err = flow_enter(dp, spec, &flow);
+    if (!err) {
+        flow->secondary = true;
+        flow->kernel->generation = spec->generation;
+        dp_flow_sample(dp, flow);
+        *space = dp_flow_own_edge(flow);
+        prl_secondary_open(&flow->secondary_core, spec->handle, spec->generation, spec->committed, *space,
+                           spec->key.proto == IPPROTO_TCP);
+        dp_flow_set_flags(flow);
+    }
+    dp_unlock(dp);
+    return err;
+}
+
+int prl_dp_secondary_void(struct prl_dp *dp, uint32_t handle, uint8_t reason)
+{
+    struct dp_flow *flow;
+
+    dp_lock(dp);
+    flow = dp_flow_by_handle(dp, handle);
+    if (flow && flow->secondary) {
+        struct prl_msg msg = {.type = PRL_MSG_ERROR, .handle = handle, .reason = reason};
+
+        dp_secondary_void(dp, flow, reason);
+        dp_send(dp, &msg);
+    }
+    dp_unlock(dp);
+    return flow ? 0 : -ENOENT;
+}
+
+int prl_dp_flow_close(struct prl_dp *dp, uint32_t handle)
+{
+    struct dp_flow *flow;
+
+    dp_lock(dp);
+    flow = dp_flow_by_handle(dp, handle);
+    if (flow) {
+        if (!flow->secondary && flow->primary.state == PRL_PRIMARY_ACTIVE) {
+            struct prl_msg msg = {.type = PRL_MSG_CLOSE, .handle = handle, .generation = flow->spec.generation};
+
+            dp_send(dp, &msg);
+        }
+        dp_flow_forget(dp, flow);
+    }
+    dp_unlock(dp);
+    return flow ? 0 : -ENOENT;
+}
+
+uint32_t prl_dp_flow_handles(struct prl_dp *dp, uint32_t *handles, uint32_t capacity)
+{
+    uint32_t count = 0;
+
+    dp_lock(dp);
+    for (uint32_t i = 0; i < dp->flows_top; i++) {
+        if (!dp->flows[i].used)
+            continue;
+        if (count < capacity)
+            handles[count] = dp->flows[i].spec.handle;
+        count++;
+    }
+    dp_unlock(dp);
+    return count;
+}
+
+int prl_dp_flow_info(struct prl_dp *dp, uint32_t handle, struct prl_flow_info *info)
+{
+    const struct dp_flow *flow;
+
+    memset(info, 0, sizeof(*info));
+    dp_lock(dp);
+    flow = dp_flow_by_handle(dp, handle);
+    if (flow) {
+        const struct prl_flow *kernel = flow->kernel;
+
+        dp_flow_sample(dp, (struct dp_flow *)(uintptr_t)flow);
+        info->key = flow->spec.key;
+        info->handle = handle;
+        info->slot = flow->slot;
+        info->generation = flow->spec.generation;
+        info->is_secondary = flow->secondary;
+        info->state = flow->secondary ? flow->secondary_core.state : flow->primary.state;
+        info->reason = flow->secondary ? flow->secondary_core.reason : flow->primary.reason;
+        info->flags = kernel->flags;
+        info->primary = flow->primary;
+        info->secondary = flow->secondary_core;
+        info->sock = kernel->sock;
+        info->in_redirected = kernel->in_redirected;
+        info->in_passed = kernel->in_passed;
+        info->in_dropped = kernel->in_dropped;
+        info->out_passed = kernel->out_passed;
+        info->out_held_packets = kernel->out_held_packets;
+        info->out_duplicates = kernel->out_duplicates;
+        info->out_silenced = kernel->out_silenced;
+        info->gate_refused = kernel->gate_refused;
+    }
+    dp_unlock(dp);
+    return flow ? 0 : -ENOENT;
+}

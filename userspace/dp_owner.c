@@ -1,0 +1,363 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "dp.h"
+
+#include <arpa/inet.h>
+#include <endian.h>
+#include <errno.h>
+#include <linux/if_ether.h>
+#include <linux/if_packet.h>
+#include <openssl/evp.h>
+#include <openssl/hmac.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define LAN_MAGIC 0x50524c48u /* "PRLH" */
+#define LAN_TAG_BYTES 16
+#define LAN_HEARTBEAT 1
+#define LAN_RENOUNCE 2
+
+/* LAN heartbeat, in network order; the tag is the front of HMAC-SHA256 over everything before it. */
+struct lan_message {
+    uint32_t magic;
+    uint8_t type;
+    uint8_t node_index;
+    uint8_t zero[2];
+    uint64_t epoch;
+    uint64_t counter; /* sender's CLOCK_BOOTTIME: only ever grows (replays are refused) */
+    uint8_t tag[LAN_TAG_BYTES];
+};
+
+int dp_owner_open(struct prl_dp *dp, char *error)
+{
+    prl_owner_init(&dp->owner, &dp->config.owner, dp_clock_ns());
+    dp->raw_fd = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, 0); /* protocol 0: sends only */
+    if (dp->raw_fd < 0) {
+        snprintf(error, PRL_ERROR_BYTES, "packet socket for address claims: %s", strerror(errno));
+        return -errno;
+    }
+    return 0;
+}
+
+/* ---- LAN heartbeats (L3): they trigger or veto, and never renew a lease ---- */
+
+static void lan_tag(const struct prl_dp *dp, const struct lan_message *message, uint8_t tag[LAN_TAG_BYTES])
+{
+    uint8_t whole[EVP_MAX_MD_SIZE];
+    unsigned int bytes = sizeof(whole);
+
+    memset(whole, 0, sizeof(whole));
+    HMAC(EVP_sha256(), dp->lan_key, sizeof(dp->lan_key), (const uint8_t *)message,
+         offsetof(struct lan_message, tag), whole, &bytes);
+    memcpy(tag, whole, LAN_TAG_BYTES);
+}
+
+static void lan_send(struct prl_dp *dp, uint8_t type)
+{
+    struct lan_message message = {
+        .magic = htonl(LAN_MAGIC),
+        .type = type,
+        .node_index = (uint8_t)dp->config.node_index,
+        .epoch = htobe64(dp->epoch),
+        .counter = htobe64(dp_clock_ns()),
+    };
+
+    if (dp->config.lan_fd < 0 || !dp->lan_key_known)
+        return;
+    lan_tag(dp, &message, message.tag);
+    if (send(dp->config.lan_fd, &message, sizeof(message), MSG_DONTWAIT | MSG_NOSIGNAL) == sizeof(message))
+        dp->counters.lan_tx++;
+}
+
+void dp_owner_lan(struct prl_dp *dp)
+{
+    for (uint32_t i = 0; i < DP_BATCH; i++) {
+        struct lan_message message;
+        uint8_t tag[LAN_TAG_BYTES];
+        ssize_t got = recv(dp->config.lan_fd, &message, sizeof(message), MSG_DONTWAIT | MSG_TRUNC);
+
+        if (got < 0)
+            return; /* nothing more, or an ICMP error: the other node's prld is not there */
+        if (got != sizeof(message) || !dp->lan_key_known || ntohl(message.magic) != LAN_MAGIC ||
+            message.node_index == dp->config.node_index || be64toh(message.epoch) != dp->epoch) {
+            dp->counters.lan_refused++;
+            continue;
+        }
+        lan_tag(dp, &message, tag);
+        if (CRYPTO_memcmp(tag, message.tag, sizeof(tag)) != 0 ||
+            be64toh(message.counter) <= dp->lan_counter_seen) {
+            dp->counters.lan_refused++;
+            continue;
+        }
+        dp->lan_counter_seen = be64toh(message.counter);
+        dp->counters.lan_rx++;
+        if (message.type == LAN_RENOUNCE)
+            dp_owner_do(dp, prl_owner_lan_renounced(&dp->owner, dp->now_ns));
+        else
+            dp_owner_do(dp, prl_owner_lan_heard(&dp->owner, dp->now_ns));
+    }
+}
+
+/* ---- claims (L7) ---- */
+
+static void send_claim(struct prl_dp *dp, const uint8_t *frame, uint32_t bytes, const struct prl_dp_lif *lif)
+{
+    struct sockaddr_ll to = {
+        .sll_family = AF_PACKET,
+        .sll_ifindex = (int)lif->ifindex,
+        .sll_halen = ETH_ALEN,
+    };
+
+    memcpy(to.sll_addr, frame, ETH_ALEN);
+    if (sendto(dp->raw_fd, frame, bytes, MSG_DONTWAIT, (struct sockaddr *)&to, sizeof(to)) >= 0)
+        dp->counters.claims_sent++;
+}
+
+static void claim(struct prl_dp *dp, uint32_t service_mask)
+{
+    uint8_t frame[PRL_CRAFT_MAX];
+
+    for (uint32_t i = 0; i < dp->config.addresses; i++) {
+        const struct prl_dp_address *address = &dp->config.address[i];
+
+        if (!(service_mask & 1u << address->service))
+            continue;
+        for (uint32_t j = 0; j < dp->config.lifs; j++) {
+            const struct prl_dp_lif *lif = &dp->config.lif[j];
+
+            if (prl_addr_is_v4(address->addr)) {
+                send_claim(dp, frame, prl_packet_claim_arp(address->addr, lif->mac, false, dp->own_token, frame),
+                           lif);
+                send_claim(dp, frame, prl_packet_claim_arp(address->addr, lif->mac, true, dp->own_token, frame),
+                           lif);
+            } else {
+                send_claim(dp, frame, prl_packet_claim_na(address->addr, lif->mac, dp->own_token, frame), lif);
+            }
+        }
+    }
+}
+
+static bool input_arrived(const struct prl_dp *dp)
+{
+    bool any = false;
+
+    for (uint32_t i = 0; i < dp->flows_top; i++) {
+        const struct dp_flow *flow = &dp->flows[i];
+
+        if (!flow->used || !(dp->claims_mask & 1u << flow->service) || flow->kernel->flags != PRL_FLOW_OPEN)
+            continue;
+        if (flow->kernel->in_passed == 0)
+            return false;
+        any = true;
+    }
+    return any;
+}
+
+static void claims_tick(struct prl_dp *dp)
+{
+    if (dp->claims_left == 0 || dp->now_ns < dp->claims_next_ns)
+        return;
+    if (input_arrived(dp)) {
+        dp->claims_left = 0;
+        return;
+    }
+    claim(dp, dp->claims_mask);
+    dp->claims_left--;
+    dp->claims_next_ns = dp->now_ns + PRL_DP_CLAIM_INTERVAL_MS * 1000000ull;
+}
+
+/* ---- roles ---- */
+
+/* The address table entries of one service. */
+static int set_addresses(struct prl_dp *dp, uint32_t service, uint8_t state, uint64_t first_by_ns)
+{
+    int err = 0;
+
+    for (uint32_t i = 0; i < dp->config.addresses && !err; i++) {
+        struct prl_addr value = {0};
+
+        if (dp->config.address[i].service != service)
+            continue;
+        prl_kernel_addr_get(dp->kernel, dp->config.address[i].addr, &value);
+        value.state = state;
+        value.service = service;
+        value.first_by_ns = first_by_ns;
+        value.spoken = 0;
+        memcpy(value.token, dp->peer_token, sizeof(value.token));
+        err = prl_kernel_addr_set(dp->kernel, dp->config.address[i].addr, &value);
+    }
+    return err;
+}
+
+int dp_owner_set(struct prl_dp *dp, uint32_t service, uint8_t state)
+{
+    if (service >= dp->config.owner.services)
+        return -EINVAL;
+    prl_owner_set_state(&dp->owner, service, state);
+    return set_addresses(dp, service, state, 0);
+}
+
+static void take_over(struct prl_dp *dp, uint32_t mask)
+{
+    uint64_t decided_ns = dp_clock_ns();
+    uint64_t until_ns = prl_owner_takeover_until_ns(&dp->owner);
+
+    for (uint32_t service = 0; service < dp->config.owner.services; service++) {
+        /* The first emission is held to the lease in tc (L2), unless the operator vouched or the owner renounced. */
+        if (mask & 1u << service &&
+            set_addresses(dp, service, PRL_OWNER_OWNER, until_ns > decided_ns ? until_ns : 0))
+            dp_alarm(dp, "take-over: the address table cannot be written");
+    }
+    dp->claims_mask = mask;
+    dp->claims_left = PRL_DP_CLAIM_BURSTS;
+    dp->claims_next_ns = 0;
+    claims_tick(dp);
+    for (uint32_t i = 0; i < dp->flows_top; i++) {
+        struct dp_flow *flow = &dp->flows[i];
+
+        if (flow->used && flow->secondary && mask & 1u << flow->service)
+            dp_secondary_takeover(dp, flow);
+    }
+    for (uint32_t service = 0; service < dp->config.owner.services; service++) {
+        struct prl_event event = {
+            .kind = PRL_EVENT_TAKEOVER,
+            .service = service,
+            .value = decided_ns,
+            .value2 = dp_clock_ns(),
+        };
+
+        if (mask & 1u << service)
+            dp_event(dp, &event, NULL, 0);
+    }
+}
+
+void dp_owner_do(struct prl_dp *dp, uint32_t todo)
+{
+    if (todo & PRL_OWNER_DO_LEASE) {
+        struct prl_lease_out lease;
+
+        if (dp->link_up) {
+            prl_owner_take_lease(&dp->owner, dp_clock_ns(), &lease);
+            struct prl_msg msg = {
+                .type = PRL_MSG_LEASE,
+                .sent_ns = lease.sent_ns,
+                .echo_ns = lease.echo_ns,
+                .lease_flags = lease.flags,
+            };
+            dp_send(dp, &msg);
+        }
+        lan_send(dp, LAN_HEARTBEAT);
+    }
+    if (todo & PRL_OWNER_DO_FAIL_FLOWS)
+        dp_primary_fail_all(dp, PRL_REASON_LINK_LOST);
+    if (todo & PRL_OWNER_DO_RENOUNCE_LAN) {
+        struct prl_event event = {.kind = PRL_EVENT_RENOUNCED};
+
+        dp_event(dp, &event, NULL, 0);
+    }
+    if (todo & PRL_OWNER_DO_VOID_SHADOWS)
+        dp_secondary_void_all(dp, PRL_REASON_LINK_LOST);
+    if (todo & PRL_OWNER_DO_RENOUNCE_LAN) /* only now: the shadows are void */
+        lan_send(dp, LAN_RENOUNCE);
+    if (todo & PRL_OWNER_DO_OPEN_FLOWS)
+        dp_primary_open_all(dp);
+    if (todo & PRL_OWNER_DO_TAKEOVER)
+        take_over(dp, dp->owner.take_mask);
+    if (todo & PRL_OWNER_DO_DROP_LINK)
+        dp_link_lost(dp, "the other node has been silent for too long");
+}
+
+/* A claim with our token fences in XDP; the state machine and the flows follow. */
+static void notice_fencing(struct prl_dp *dp)
+{
+    for (uint32_t i = 0; i < dp->config.addresses; i++) {
+        uint32_t service = dp->config.address[i].service;
+        struct prl_event event = {.kind = PRL_EVENT_FENCED, .service = service};
+        struct prl_addr value;
+
+        if (dp->owner.state[service] != PRL_OWNER_OWNER ||
+            prl_kernel_addr_get(dp->kernel, dp->config.address[i].addr, &value) || value.state != PRL_ADDR_FENCED)
+            continue;
+        dp_owner_set(dp, service, PRL_OWNER_FENCED);
+        dp_primary_fence_service(dp, service);
+        dp_event(dp, &event, NULL, 0);
+    }
+}
+
+void dp_owner_tick(struct prl_dp *dp)
+{
+    uint32_t todo = prl_owner_tick(&dp->owner, dp->now_ns);
+
+    dp_owner_do(dp, todo);
+    dp->node->open_at_ns = prl_owner_open_at_ns(&dp->owner);
+    if (todo & PRL_OWNER_DO_LEASE)
+        notice_fencing(dp);
+    claims_tick(dp);
+}
+
+uint64_t dp_owner_next_ns(const struct prl_dp *dp)
+{
+    uint64_t next = dp->owner.last_lease_sent_ns + dp->config.owner.lease_ns;
+
+    if (dp->claims_left && dp->claims_next_ns < next)
+        next = dp->claims_next_ns;
+    return next;
+}
+
+void dp_owner_message(struct prl_dp *dp, const struct prl_msg *msg)
+{
+    if (msg->type == PRL_MSG_LEASE) {
+        dp_owner_do(dp, prl_owner_lease(&dp->owner, msg->sent_ns, msg->echo_ns, msg->lease_flags, dp->now_ns));
+        return;
+    }
+    dp_owner_do(dp, prl_owner_heard(&dp->owner, dp->now_ns));
+    if (msg->type == PRL_MSG_RENOUNCE && msg->service < dp->config.owner.services)
+        dp_owner_do(dp, prl_owner_renounced(&dp->owner, msg->service, dp->now_ns));
+}
+
+/* ---- the control plane's calls ---- */
+
+int prl_dp_service_set(struct prl_dp *dp, uint32_t service, uint8_t state)
+{
+    int err;
+
+    dp_lock(dp);
+    err = dp_owner_set(dp, service, state);
+    if (!err && state != PRL_OWNER_OWNER)
+        dp_primary_fence_service(dp, service);
+    dp_unlock(dp);
+    return err;
+}
+
+int prl_dp_takeover(struct prl_dp *dp, uint32_t service, int fenced)
+{
+    uint8_t refused = PRL_REFUSED_NOT;
+
+    dp_lock(dp);
+    dp->now_ns = dp_clock_ns();
+    if (service < dp->config.owner.services)
+        dp_owner_do(dp, prl_owner_request(&dp->owner, service, fenced, dp->now_ns, &refused));
+    dp_unlock(dp);
+    return service < dp->config.owner.services ? refused : -EINVAL;
+}
+
+int prl_dp_renounce(struct prl_dp *dp, uint32_t service)
+{
+    struct prl_msg msg = {.type = PRL_MSG_RENOUNCE, .service = service};
+    int err = -EINVAL;
+
+    dp_lock(dp);
+    if (service < dp->config.owner.services && dp->owner.state[service] == PRL_OWNER_OWNER) {
+        dp->now_ns = dp_clock_ns();
+        err = dp->link_up ? 0 : -ENOTCONN;
+        if (!err) { /* silent first, then the word: never two speakers (I7) */
+            dp_owner_set(dp, service, PRL_OWNER_STANDBY);
+            dp_primary_fence_service(dp, service);
+            err = dp_send(dp, &msg);
+            prl_link_flush(&dp->link);
+        }
+    }
+    dp_unlock(dp);
+    return err;
+}

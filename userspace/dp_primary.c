@@ -1,0 +1,421 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "dp.h"
+
+#include <errno.h>
+#include <linux/virtio_net.h>
+#include <netinet/in.h>
+#include <string.h>
+
+#include "probes.h"
+
+/* A window that was clamped is announced again when it grew by this many segments (RFC 9293, 3.8.6.2.2). */
+#define REOPEN_SEGMENTS 2
+
+/* ---- frames and buffers ---- */
+
+static void free_hold(struct prl_dp *dp, struct prl_hold *hold)
+{
+    if (hold->frame & DP_FRAME_IS_BUFFER)
+        dp->buffer_free[dp->buffers_free++] = (uint32_t)hold->frame;
+    else
+        prl_umem_free_packet(dp->umem, (uint32_t)hold->frame);
+    prl_pool_put(&dp->holds, hold);
+}
+
+static uint8_t *buffer_at(struct prl_dp *dp, uint32_t buffer)
+{
+    return dp->buffers + (size_t)buffer * PRL_TAP_BUFFER_BYTES;
+}
+
+/* ---- what the state machine asks for ---- */
+
+static void do_replicate(struct prl_dp *dp, struct dp_flow *flow, const struct prl_hold *hold)
+{
+    struct iovec piece[PRL_PACKET_PIECES_MAX];
+    uint32_t pieces = prl_umem_pieces(dp->umem, (uint32_t)hold->frame, piece);
+    struct prl_msg msg = {
+        .type = PRL_MSG_REPLICATE,
+        .handle = flow->spec.handle,
+        .seq = hold->seq,
+        .space = flow->primary.own_edge,
+        .lif = hold->lif,
+        .packet_flags = hold->packet_flags,
+        .data = piece[0].iov_base,
+        .data_bytes = hold->bytes,
+    };
+
+    PRL_PROBE3(replicate, flow->spec.handle, hold->seq, hold->bytes);
+    if (prl_link_put(&dp->link, &msg, piece, pieces) == -ENOBUFS)
+        dp->counters.link_tx_full++; /* room was checked on arrival; draining may still meet this: R6 repairs it */
+}
+
+static void do_output(struct prl_dp *dp, struct dp_flow *flow, const struct prl_hold *hold)
+{
+    uint32_t buffer = (uint32_t)hold->frame;
+    const uint8_t *frame = buffer_at(dp, buffer) + sizeof(struct virtio_net_hdr);
+    uint32_t bytes = dp->buffer_bytes[buffer] - (uint32_t)sizeof(struct virtio_net_hdr);
+    struct prl_packet packet;
+    struct prl_msg msg = {
+        .type = PRL_MSG_OUTPUT,
+        .handle = flow->spec.handle,
+        .seq = hold->seq,
+        .tcp_seq = hold->tcp_seq,
+        .bits = hold->bits,
+    };
+    struct iovec piece;
+
+    if (prl_packet_parse(frame, bytes, bytes, true, &packet))
+        return; /* it was parsed on arrival */
+    piece.iov_base = (void *)(uintptr_t)(frame + packet.l2_bytes + packet.data_offset);
+    piece.iov_len = packet.payload_bytes;
+    msg.data = piece.iov_base;
+    msg.data_bytes = packet.payload_bytes;
+    if (prl_link_put(&dp->link, &msg, &piece, 1) == -ENOBUFS)
+        dp->counters.link_tx_full++;
+}
+
+static void release_input(struct prl_dp *dp, struct dp_flow *flow, struct prl_chain *chain)
+{
+    struct prl_hold *hold;
+
+    while ((hold = prl_chain_pop(chain))) {
+        struct iovec piece[PRL_PACKET_PIECES_MAX];
+        uint32_t pieces = prl_umem_pieces(dp->umem, (uint32_t)hold->frame, piece);
+        struct prl_reinject how = {
+            .lif = hold->lif,
+            .vlans = flow->spec.key.vlans,
+            .mss = flow->spec.mss,
+            .checked = true,
+        };
+        struct prl_packet packet;
+
+        PRL_PROBE3(reinject, flow->spec.handle, hold->seq, dp->now_ns - hold->arrived_ns);
+        if (prl_packet_parse(piece[0].iov_base, (uint32_t)piece[0].iov_len, hold->bytes, false, &packet) ||
+            prl_tap_reinject(dp->config.inject_fd, &how, piece, pieces, &packet))
+            dp->counters.reinject_failed++;
+        dp->counters.reinjected_packets++;
+        dp->counters.reinjected_bytes += hold->bytes;
+        free_hold(dp, hold);
+    }
+}
+
+static void release_output(struct prl_dp *dp, struct dp_flow *flow, struct prl_chain *chain)
+{
+    struct prl_hold *hold;
+
+    while ((hold = prl_chain_pop(chain))) {
+        uint32_t buffer = (uint32_t)hold->frame;
+
+        PRL_PROBE3(output_release, flow->spec.handle, hold->tcp_end, dp->now_ns - hold->arrived_ns);
+        if (prl_tap_release(dp->config.hold_fd, buffer_at(dp, buffer), dp->buffer_bytes[buffer]))
+            dp->counters.release_failed++; /* TCP sends it again: it is committed and passes unheld */
+        dp->counters.released_out_packets++;
+        free_hold(dp, hold);
+    }
+}
+
+static void send_void(struct prl_dp *dp, struct dp_flow *flow, uint8_t reason)
+{
+    struct prl_msg msg = {
+        .type = PRL_MSG_VOID,
+        .handle = flow->spec.handle,
+        .generation = flow->spec.generation,
+        .reason = reason,
+    };
+
+    dp_send(dp, &msg);
+}
+
+static void send_active(struct prl_dp *dp, struct dp_flow *flow)
+{
+    struct prl_msg msg = {
+        .type = PRL_MSG_SETUP_DONE,
+        .handle = flow->spec.handle,
+        .generation = flow->spec.generation,
+        .space = flow->primary.own_edge,
+    };
+
+    dp_send(dp, &msg);
+}
+
+void dp_apply(struct prl_dp *dp, struct dp_flow *flow, struct prl_actions *actions)
+{
+    for (uint32_t i = 0; i < actions->count; i++) {
+        struct prl_action *action = &actions->action[i];
+        struct prl_hold *hold;
+
+        switch (action->kind) {
+        case PRL_DO_REPLICATE:
+            do_replicate(dp, flow, action->hold);
+            break;
+        case PRL_DO_OUTPUT:
+            do_output(dp, flow, action->hold);
+            break;
+        case PRL_DO_RELEASE_INPUT:
+            release_input(dp, flow, &action->chain);
+            break;
+        case PRL_DO_RELEASE_OUTPUT:
+            release_output(dp, flow, &action->chain);
+            break;
+        case PRL_DO_DROP:
+            while ((hold = prl_chain_pop(&action->chain)))
+                free_hold(dp, hold);
+            break;
+        case PRL_DO_COMMIT:
+            __atomic_store_n(&flow->kernel->out_committed, action->seq, __ATOMIC_RELEASE);
+            break;
+        case PRL_DO_SEND_VOID:
+            send_void(dp, flow, action->reason);
+            break;
+        case PRL_DO_SEND_ACTIVE:
+            send_active(dp, flow);
+            break;
+        case PRL_DO_STATE:
+            dp_flow_set_flags(flow);
+            dp_event_flow(dp, PRL_EVENT_PRIMARY, flow, flow->primary.state, action->reason);
+            break;
+        default:
+            break;
+        }
+    }
+    actions->count = 0;
+}
+
+void dp_primary_drain(struct prl_dp *dp, struct dp_flow *flow)
+{
+    struct prl_actions actions = {0};
+    bool more = true;
+
+    for (uint32_t i = 0; more && i < PRL_DP_HOLDS; i++) {
+        more = prl_primary_drain(&flow->primary, dp_flow_own_edge(flow), dp->now_ns, &dp->config.limits, &actions);
+        dp_apply(dp, flow, &actions);
+    }
+}
+
+/* ---- packets ---- */
+
+void dp_input(struct prl_dp *dp, uint16_t lif, const struct prl_received *received)
+{
+    struct iovec piece[PRL_PACKET_PIECES_MAX];
+    uint32_t pieces = prl_umem_pieces(dp->umem, received->packet, piece);
+    struct dp_flow *flow = dp_flow_by_handle(dp, received->meta.handle);
+    struct prl_actions actions = {0};
+    struct prl_packet packet;
+    enum prl_checksum checksum = PRL_CHECKSUM_FULL;
+    struct prl_hold *hold;
+
+    dp->counters.rx_packets++;
+    dp->counters.rx_bytes += received->bytes;
+    if (!flow || flow->secondary) { /* forgotten since: the peer's stack sends it again */
+        dp->counters.rx_unknown_flow++;
+        goto drop;
+    }
+    PRL_PROBE2(classify, flow->spec.handle, received->bytes);
+    if (prl_packet_parse(piece[0].iov_base, (uint32_t)piece[0].iov_len, received->bytes, true, &packet)) {
+        dp->counters.rx_malformed++;
+        goto drop;
+    }
+    prl_umem_trim(dp->umem, received->packet, packet.l2_bytes, packet.l3_bytes);
+    piece[0].iov_base = (uint8_t *)piece[0].iov_base + packet.l2_bytes;
+    piece[0].iov_len -= packet.l2_bytes;
+    if (packet.proto == IPPROTO_TCP || packet.proto == IPPROTO_UDP)
+        checksum = prl_packet_checksum(piece, pieces, &packet);
+    if (checksum == PRL_CHECKSUM_BAD) {
+        dp->counters.rx_bad_checksum++;
+        goto drop;
+    }
+    if (!prl_link_room(&dp->link, packet.l3_bytes) && flow->primary.state == PRL_PRIMARY_ACTIVE) {
+        dp->counters.link_tx_full++;
+        goto drop;
+    }
+    hold = prl_pool_get(&dp->holds);
+    if (!hold) {
+        dp->counters.rx_no_hold++;
+        goto drop;
+    }
+    hold->arrived_ns = dp->now_ns;
+    hold->frame = received->packet;
+    hold->bytes = packet.l3_bytes;
+    hold->lif = lif;
+    hold->packet_flags = checksum == PRL_CHECKSUM_PARTIAL ? PRL_PACKET_CSUM_PARTIAL : 0;
+    if (packet.proto == IPPROTO_TCP) {
+        hold->tcp_seq = packet.seq;
+        hold->tcp_end = packet.seq + packet.payload_bytes;
+    } else if (packet.proto != IPPROTO_UDP) {
+        hold->packet_flags |= PRL_PACKET_ICMP;
+    }
+    dp_flow_note_peer(flow, &packet);
+    PRL_PROBE2(hold, flow->spec.handle, hold->bytes);
+    prl_primary_input(&flow->primary, hold, dp_flow_own_edge(flow), dp->now_ns, &dp->config.limits, &actions);
+    dp_apply(dp, flow, &actions);
+    return;
+
+drop:
+    prl_umem_free_packet(dp->umem, received->packet);
+}
+
+bool dp_output(struct prl_dp *dp)
+{
+    struct prl_actions actions = {0};
+    struct prl_packet packet;
+    struct prl_flow_key key;
+    struct dp_flow *flow;
+    struct prl_hold *hold;
+    const uint8_t *frame;
+    uint32_t buffer, frame_bytes;
+    int bytes;
+
+    if (dp->buffers_free == 0 || !prl_link_room(&dp->link, PRL_PACKET_MAX))
+        return false; /* left in the TAP's queue: its loss is repaired by dp_flows_tick() */
+    buffer = dp->buffer_free[dp->buffers_free - 1];
+    bytes = prl_tap_read(dp->config.hold_fd, buffer_at(dp, buffer), PRL_TAP_BUFFER_BYTES);
+    if (bytes <= 0)
+        return false;
+    dp->buffer_bytes[buffer] = (uint32_t)bytes;
+    dp->counters.held_out_packets++;
+    dp->counters.held_out_bytes += (uint32_t)bytes;
+    frame = buffer_at(dp, buffer) + sizeof(struct virtio_net_hdr);
+    frame_bytes = (uint32_t)bytes - (uint32_t)sizeof(struct virtio_net_hdr);
+    if (prl_packet_parse(frame, frame_bytes, frame_bytes, true, &packet) || packet.proto != IPPROTO_TCP)
+        return true;
+    prl_packet_key(frame + packet.l2_bytes, &packet, false, 0, &key);
+    flow = dp_flow_by_key(dp, &key);
+    if (!flow || flow->secondary)
+        return true; /* forgotten since; its socket sends again, unheld */
+    hold = prl_pool_get(&dp->holds);
+    if (!hold) {
+        dp->counters.rx_no_hold++;
+        return true;
+    }
+    dp->buffers_free--;
+    hold->arrived_ns = dp->now_ns;
+    hold->frame = buffer | DP_FRAME_IS_BUFFER;
+    hold->bytes = (uint32_t)bytes;
+    hold->tcp_seq = packet.seq;
+    hold->tcp_end = packet.seq + packet.payload_bytes + (packet.tcp_flags & PRL_TCP_FIN ? 1 : 0);
+    hold->bits = (uint8_t)((packet.tcp_flags & PRL_TCP_FIN ? PRL_OUTPUT_FIN : 0) |
+                           (packet.tcp_flags & PRL_TCP_RST ? PRL_OUTPUT_RST : 0));
+    hold->is_output = 1;
+    PRL_PROBE3(output_hold, flow->spec.handle, hold->tcp_end, packet.payload_bytes);
+    prl_primary_output(&flow->primary, hold, dp->now_ns, &dp->config.limits, &actions);
+    dp_apply(dp, flow, &actions);
+    return true;
+}
+
+/* ---- messages ---- */
+
+/* The other side's space grew after we had to lower the advertised window: the own stack believes that its window is
+ * open and would say nothing, so the peer is told with a segment of ours; tc fills in the newest numbers (R10). */
+static void reopen_window(struct prl_dp *dp, struct dp_flow *flow)
+{
+    struct prl_flow *kernel = flow->kernel;
+    uint8_t frame[sizeof(struct virtio_net_hdr) + 14 + PRL_CRAFT_MAX] = {0};
+    uint8_t *eth = frame + sizeof(struct virtio_net_hdr);
+    struct prl_craft craft = {
+        .key = &flow->spec.key,
+        .seq = kernel->sock.snd_nxt,
+        .ack = kernel->last_ack,
+        .window = (uint16_t)kernel->last_window,
+        .tcp_flags = PRL_TCP_ACK,
+        .has_timestamps = flow->spec.timestamps,
+        .tsval = kernel->last_tsval,
+        .tsecr = kernel->last_tsecr,
+    };
+    uint32_t bytes;
+
+    if (!kernel->clamped || !(kernel->last_valid & 1) ||
+        prl_serial_lt(kernel->edge_limit, kernel->last_edge + REOPEN_SEGMENTS * flow->spec.mss))
+        return;
+    kernel->clamped = 0;
+    memcpy(eth, flow->spec.peer_mac, 6);
+    memcpy(eth + 6, dp->config.lif[flow->spec.key.lif].mac, 6);
+    eth[12] = prl_addr_is_v4(flow->spec.key.local) ? 0x08 : 0x86;
+    eth[13] = prl_addr_is_v4(flow->spec.key.local) ? 0x00 : 0xdd;
+    bytes = prl_packet_craft(&craft, eth + 14);
+    if (prl_tap_release(dp->config.hold_fd, frame, (uint32_t)sizeof(struct virtio_net_hdr) + 14 + bytes) == 0)
+        dp->counters.crafted_acks++;
+}
+
+static void note_space(struct prl_dp *dp, struct dp_flow *flow)
+{
+    if (!flow->primary.space_known)
+        return;
+    __atomic_store_n(&flow->kernel->edge_limit, flow->primary.peer_edge, __ATOMIC_RELEASE);
+    reopen_window(dp, flow);
+}
+
+void dp_primary_message(struct prl_dp *dp, const struct prl_msg *msg)
+{
+    struct dp_flow *flow = dp_flow_by_handle(dp, msg->handle);
+    struct prl_actions actions = {0};
+
+    if (!flow || flow->secondary)
+        return; /* forgotten since */
+    switch (msg->type) {
+    case PRL_MSG_ACK:
+        PRL_PROBE3(ack, msg->handle, msg->seq, msg->reason);
+        prl_primary_ack(&flow->primary, msg->seq, msg->reason, msg->space, dp->now_ns, &dp->config.limits,
+                        &actions);
+        dp_apply(dp, flow, &actions);
+        note_space(dp, flow);
+        break;
+    case PRL_MSG_FLOWCTL:
+        prl_primary_flowctl(&flow->primary, msg->space);
+        note_space(dp, flow);
+        break;
+    case PRL_MSG_OUTPUT_ACK:
+        prl_primary_output_ack(&flow->primary, msg->seq, msg->reason, msg->tcp_seq, dp->now_ns, &dp->config.limits,
+                               &actions);
+        dp_apply(dp, flow, &actions);
+        break;
+    case PRL_MSG_VOID_ACK:
+        if (msg->generation != flow->spec.generation)
+            break;
+        prl_primary_void_done(&flow->primary, dp->now_ns, &actions);
+        dp_apply(dp, flow, &actions);
+        break;
+    case PRL_MSG_ERROR:
+        prl_primary_fail(&flow->primary, msg->reason, dp->link_up, dp->now_ns, &actions);
+        dp_apply(dp, flow, &actions);
+        break;
+    default:
+        break;
+    }
+}
+
+/* ---- all flows at once ---- */
+
+enum sweep { SWEEP_FAIL, SWEEP_OPEN, SWEEP_FENCE };
+
+static void sweep(struct prl_dp *dp, enum sweep what, uint8_t reason, uint32_t service)
+{
+    for (uint32_t i = 0; i < dp->flows_top; i++) {
+        struct dp_flow *flow = &dp->flows[i];
+        struct prl_actions actions = {0};
+
+        if (!flow->used || flow->secondary)
+            continue;
+        if (what == SWEEP_FAIL)
+            prl_primary_fail(&flow->primary, reason, dp->link_up, dp->now_ns, &actions);
+        else if (what == SWEEP_OPEN)
+            prl_primary_void_done(&flow->primary, dp->now_ns, &actions);
+        else if (flow->service == service)
+            prl_primary_fence(&flow->primary, &actions);
+        dp_apply(dp, flow, &actions);
+    }
+}
+
+void dp_primary_fail_all(struct prl_dp *dp, uint8_t reason)
+{
+    sweep(dp, SWEEP_FAIL, reason, 0);
+}
+
+void dp_primary_open_all(struct prl_dp *dp)
+{
+    sweep(dp, SWEEP_OPEN, 0, 0);
+}
+
+void dp_primary_fence_service(struct prl_dp *dp, uint32_t service)
+{
+    sweep(dp, SWEEP_FENCE, 0, service);
+}

@@ -1,0 +1,303 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "dp.h"
+
+#include <errno.h>
+#include <linux/sockios.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+
+#include "probes.h"
+
+static void mark_dirty(struct prl_dp *dp, struct dp_flow *flow)
+{
+    if (flow->dirty)
+        return;
+    flow->dirty = true;
+    flow->next_dirty = dp->dirty;
+    dp->dirty = flow->slot;
+}
+
+/* Bytes of appended output that the shadow has not sent yet. What tcp_tso_should_defer() keeps back is pushed by
+ * setting TCP_NODELAY (net/ipv4/tcp.c); what the peer's window keeps back is sent when it opens. */
+static uint32_t push_out(const struct dp_flow *flow)
+{
+    int unsent = 0, one = 1;
+
+    for (uint32_t i = 0; i < DP_PUSH_TRIES; i++) {
+        if (ioctl(flow->spec.fd, SIOCOUTQNSD, &unsent) < 0)
+            return UINT32_MAX / 2; /* never "sent": R6 ends it */
+        if (unsent == 0)
+            break;
+        setsockopt(flow->spec.fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+    }
+    return (uint32_t)unsent;
+}
+
+static void send_ack(struct prl_dp *dp, struct dp_flow *flow)
+{
+    struct prl_msg msg = {.handle = flow->spec.handle};
+
+    if (prl_secondary_take_ack(&flow->secondary_core, dp_flow_own_edge(flow), &msg.seq, &msg.space)) {
+        msg.type = PRL_MSG_ACK;
+        dp_send(dp, &msg);
+    }
+    if (flow->secondary_core.out_ack_due &&
+        prl_secondary_take_output_ack(&flow->secondary_core, push_out(flow), &msg.seq, &msg.tcp_seq)) {
+        msg.type = PRL_MSG_OUTPUT_ACK;
+        dp_send(dp, &msg);
+    }
+}
+
+void dp_secondary_flush_acks(struct prl_dp *dp)
+{
+    uint32_t slot = dp->dirty;
+
+    dp->dirty = DP_LIST_END;
+    while (slot != DP_LIST_END) {
+        struct dp_flow *flow = &dp->flows[slot];
+
+        slot = flow->next_dirty;
+        flow->dirty = false;
+        if (flow->secondary_core.state != PRL_SECONDARY_ACTIVE)
+            continue;
+        send_ack(dp, flow);
+        if (flow->secondary_core.out_ack_due) /* not all of it is sent: looked at again in the next pass */
+            mark_dirty(dp, flow);
+    }
+}
+
+/* R9: what the flow owes is flushed before any NACK. `flow` may be NULL (invalid handle). */
+static void send_nack(struct prl_dp *dp, struct dp_flow *flow, const struct prl_msg *refused, uint8_t reason)
+{
+    struct prl_msg msg = {
+        .type = refused->type == PRL_MSG_OUTPUT ? PRL_MSG_OUTPUT_ACK : PRL_MSG_ACK,
+        .handle = refused->handle,
+        .seq = refused->seq,
+        .reason = reason,
+    };
+
+    if (flow) {
+        send_ack(dp, flow);
+        msg.space = dp_flow_own_edge(flow);
+        msg.tcp_seq = flow->secondary_core.out_tcp_next;
+    }
+    dp_send(dp, &msg);
+}
+
+void dp_secondary_void(struct prl_dp *dp, struct dp_flow *flow, uint8_t reason)
+{
+    if (!prl_secondary_void(&flow->secondary_core, reason))
+        return;
+    dp_flow_set_flags(flow);
+    dp_event_flow(dp, PRL_EVENT_SECONDARY, flow, flow->secondary_core.state, reason);
+}
+
+void dp_secondary_void_all(struct prl_dp *dp, uint8_t reason)
+{
+    for (uint32_t i = 0; i < dp->flows_top; i++)
+        if (dp->flows[i].used && dp->flows[i].secondary)
+            dp_secondary_void(dp, &dp->flows[i], reason);
+}
+
+static void refuse(struct prl_dp *dp, struct dp_flow *flow, const struct prl_msg *msg, enum prl_verdict verdict,
+                   uint8_t reason)
+{
+    send_nack(dp, flow, msg, reason);
+    if (verdict == PRL_VERDICT_VOID)
+        dp_secondary_void(dp, flow, reason);
+}
+
+/* ---- input ---- */
+
+static void replicate(struct prl_dp *dp, struct dp_flow *flow, const struct prl_msg *msg)
+{
+    struct iovec piece = {.iov_base = (void *)(uintptr_t)msg->data, .iov_len = msg->data_bytes};
+    struct prl_reinject how = {
+        .lif = msg->lif,
+        .vlans = flow->spec.key.vlans,
+        .mss = flow->spec.mss,
+        .checked = !(msg->packet_flags & PRL_PACKET_ICMP),
+    };
+    uint8_t reason = PRL_REASON_OK;
+    struct prl_flow_key key;
+    struct prl_packet packet;
+    enum prl_verdict verdict;
+    uint32_t payload = 0;
+
+    if (prl_packet_parse(msg->data, msg->data_bytes, msg->data_bytes, false, &packet) ||
+        packet.l3_bytes != msg->data_bytes || msg->lif >= dp->config.lifs) {
+        refuse(dp, flow, msg, PRL_VERDICT_VOID, PRL_REASON_MALFORMED);
+        return;
+    }
+    if (how.checked) {
+        prl_packet_key(msg->data, &packet, true, msg->lif, &key);
+        key.vlans = flow->spec.key.vlans;
+        if (memcmp(&key, &flow->spec.key, sizeof(key)) != 0) {
+            refuse(dp, flow, msg, PRL_VERDICT_VOID, PRL_REASON_MALFORMED);
+            return;
+        }
+        payload = packet.proto == IPPROTO_TCP ? packet.payload_bytes : 0;
+    }
+    verdict = prl_secondary_replicate(&flow->secondary_core, msg->seq, msg->space, packet.seq + payload, payload,
+                                      msg->data_bytes, dp_flow_own_edge(flow), &reason);
+    if (verdict != PRL_VERDICT_ACCEPT) {
+        refuse(dp, flow, msg, verdict, reason);
+        return;
+    }
+    dp_flow_note_peer(flow, &packet);
+    PRL_PROBE3(reinject, flow->spec.handle, msg->seq, 0);
+    if (prl_tap_reinject(dp->config.inject_fd, &how, &piece, 1, &packet))
+        dp->counters.reinject_failed++;
+    dp->counters.reinjected_packets++;
+    dp->counters.reinjected_bytes += msg->data_bytes;
+    mark_dirty(dp, flow);
+}
+
+/* ---- output ---- */
+
+/* Puts output into the shadow's send queue. All of it must be sent (into tc, which steals it) before the peer's ACK
+ * of it is fed: Linux throws away a segment whose ACK is beyond snd_nxt. So OUTPUT_ACK waits for push_out(). */
+static int append(struct dp_flow *flow, const uint8_t *data, uint32_t bytes, bool fin)
+{
+    while (bytes) {
+        ssize_t sent = send(flow->spec.fd, data, bytes, MSG_DONTWAIT | MSG_NOSIGNAL | MSG_EOR);
+
+        if (sent <= 0)
+            return sent < 0 ? -errno : -EPIPE;
+        data += sent;
+        bytes -= (uint32_t)sent;
+    }
+    if (fin && shutdown(flow->spec.fd, SHUT_WR) < 0)
+        return -errno;
+    return 0;
+}
+
+static void output(struct prl_dp *dp, struct dp_flow *flow, const struct prl_msg *msg)
+{
+    uint8_t reason = PRL_REASON_OK;
+    uint32_t skip = 0;
+    bool fin = msg->bits & PRL_OUTPUT_FIN;
+    enum prl_verdict verdict =
+        prl_secondary_output(&flow->secondary_core, msg->seq, msg->tcp_seq, msg->data_bytes, &skip, &reason);
+
+    if (verdict != PRL_VERDICT_ACCEPT) {
+        refuse(dp, flow, msg, verdict, reason);
+        return;
+    }
+    if (append(flow, msg->data + skip, msg->data_bytes - skip, fin)) {
+        dp->counters.append_short++;
+        refuse(dp, flow, msg, PRL_VERDICT_VOID, PRL_REASON_NO_SPACE);
+        return;
+    }
+    prl_secondary_output_done(&flow->secondary_core, msg->data_bytes - skip, fin);
+    mark_dirty(dp, flow);
+    if (msg->bits & PRL_OUTPUT_RST) { /* the primary aborts the session: so ends the shadow, silently */
+        send_ack(dp, flow);
+        dp_secondary_void(dp, flow, PRL_REASON_ENDED);
+    }
+}
+
+/* ---- messages ---- */
+
+void dp_secondary_message(struct prl_dp *dp, const struct prl_msg *msg)
+{
+    struct dp_flow *flow = dp_flow_by_handle(dp, msg->handle);
+
+    if (flow && !flow->secondary)
+        flow = NULL;
+    switch (msg->type) {
+    case PRL_MSG_REPLICATE:
+    case PRL_MSG_OUTPUT:
+        if (!flow)
+            send_nack(dp, NULL, msg, PRL_REASON_INVALID_HANDLE);
+        else if (msg->type == PRL_MSG_REPLICATE)
+            replicate(dp, flow, msg);
+        else
+            output(dp, flow, msg);
+        break;
+    case PRL_MSG_VOID: {
+        struct prl_msg answer = {.type = PRL_MSG_VOID_ACK, .handle = msg->handle, .generation = msg->generation};
+
+        if (flow && flow->secondary_core.state == PRL_SECONDARY_OWNER)
+            break; /* taken over: no word of ours may let the old primary open (I7) */
+        if (flow && flow->spec.generation == msg->generation)
+            dp_secondary_void(dp, flow, msg->reason);
+        dp_send(dp, &answer);
+        break;
+    }
+    case PRL_MSG_SETUP_DONE:
+        if (flow)
+            prl_secondary_confirm(&flow->secondary_core, msg->generation, msg->space);
+        break;
+    case PRL_MSG_CLOSE:
+        if (flow && flow->spec.generation == msg->generation)
+            dp_secondary_void(dp, flow, PRL_REASON_ENDED);
+        break;
+    default:
+        break;
+    }
+}
+
+void dp_secondary_space(struct prl_dp *dp, struct dp_flow *flow)
+{
+    struct prl_msg msg = {.type = PRL_MSG_FLOWCTL, .handle = flow->spec.handle};
+
+    if (flow->secondary_core.state == PRL_SECONDARY_ACTIVE &&
+        prl_secondary_space_grew(&flow->secondary_core, dp_flow_own_edge(flow), &msg.space))
+        dp_send(dp, &msg);
+}
+
+/* ---- take-over ---- */
+
+/* An ACK as though from the peer: sets a stalled sender going without repair mode, which an application's calls
+ * would notice (FACT). */
+static void kick(struct prl_dp *dp, struct dp_flow *flow)
+{
+    uint8_t bytes[PRL_CRAFT_MAX];
+    struct prl_craft craft = {
+        .key = &flow->spec.key,
+        .from_peer = true,
+        .seq = flow->kernel->sock.rcv_nxt,
+        .ack = flow->kernel->sock.snd_una,
+        .window = flow->peer_window,
+        .tcp_flags = PRL_TCP_ACK,
+        .has_timestamps = flow->has_peer_ts,
+        .tsval = flow->peer_tsval,
+        .tsecr = flow->peer_tsecr,
+    };
+    struct prl_reinject how = {.lif = flow->spec.key.lif, .vlans = flow->spec.key.vlans};
+    struct prl_packet packet;
+    struct iovec piece = {.iov_base = bytes};
+
+    piece.iov_len = prl_packet_craft(&craft, bytes);
+    if (flow->kernel->sock.snd_una == flow->kernel->sock.snd_nxt || !flow->has_peer_ts)
+        return; /* nothing to send again, or nothing known of the peer's clock */
+    if (prl_packet_parse(bytes, (uint32_t)piece.iov_len, (uint32_t)piece.iov_len, false, &packet) == 0 &&
+        prl_tap_reinject(dp->config.inject_fd, &how, &piece, 1, &packet) == 0)
+        dp->counters.crafted_acks++;
+}
+
+void dp_secondary_takeover(struct prl_dp *dp, struct dp_flow *flow)
+{
+    struct prl_event event = {
+        .kind = PRL_EVENT_TAKEN_FLOW,
+        .handle = flow->spec.handle,
+        .generation = flow->spec.generation,
+        .value = flow->secondary_core.out_bytes,
+    };
+
+    if (!prl_secondary_takeover(&flow->secondary_core))
+        return;
+    dp_flow_set_flags(flow);
+    if (flow->spec.key.proto == IPPROTO_TCP) {
+        setsockopt(flow->spec.fd, IPPROTO_TCP, TCP_CONGESTION, flow->spec.congestion,
+                   (socklen_t)strnlen(flow->spec.congestion, sizeof(flow->spec.congestion)));
+        dp_flow_sample(dp, flow);
+        kick(dp, flow);
+    }
+    event.value = flow->secondary_core.out_bytes;
+    dp_event(dp, &event, NULL, 0);
+}

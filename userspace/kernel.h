@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Loading, pinning and attaching the BPF programs, and the memory that they share with userspace.
+ *
+ * Objects (bpf/<name>.bpf.o) share their maps by name, pinned under <pin_root>/<instance>/ (R25): an instance is
+ * one prld. Everything that is attached by prl_kernel_attach() is detached by prl_kernel_close(); after a crash
+ * prl_kernel_scrub() does the same from the pins.
+ */
+#ifndef PRL_KERNEL_H
+#define PRL_KERNEL_H
+
+#ifndef PRL_CFFI
+#include <stddef.h>
+#include <stdint.h>
+#endif
+#include "prl_abi.h"
+
+#define PRL_PIN_ROOT "/sys/fs/bpf/prl"
+#define PRL_ERROR_BYTES 256
+
+enum prl_xdp_mode {
+    PRL_XDP_NATIVE = 1,
+    PRL_XDP_GENERIC = 2,
+};
+
+struct prl_kernel_config {
+    const char *object_dir; /* where the .bpf.o files are */
+    const char *instance;   /* names the pin directory, ≤ 63 characters, [A-Za-z0-9._-] */
+    uint32_t flows_max;     /* ≤ PRL_FLOWS_MAX */
+    uint32_t mode;          /* enum prl_xdp_mode */
+    uint32_t lifs;
+    uint32_t ifindex[PRL_LIFS_MAX];
+    uint32_t inject_ifindex; /* TAP whose written frames are reinjected */
+    uint32_t hold_ifindex;   /* TAP that held output goes to and is released from */
+    uint64_t stale_ns;
+};
+
+struct prl_kernel; /* opaque */
+
+/* Loads, pins, maps. NULL and a message in error[PRL_ERROR_BYTES] on failure (nothing is left behind). */
+struct prl_kernel *prl_kernel_open(const struct prl_kernel_config *config, char *error);
+/* Attaches in the order that keeps I4: silence first (tc egress), reinjection, then XDP. 0 or -errno + error. */
+int prl_kernel_attach(struct prl_kernel *kernel, char *error);
+void prl_kernel_close(struct prl_kernel *kernel,
+                      int keep_silence); /* keep_silence: leave pins and programs in place */
+
+struct prl_node *prl_kernel_node(struct prl_kernel *kernel);            /* shared memory */
+struct prl_flow *prl_kernel_flow(struct prl_kernel *kernel, uint32_t slot); /* shared memory */
+int prl_kernel_flow_add(struct prl_kernel *kernel, const struct prl_flow_key *key, uint32_t handle, uint32_t slot);
+int prl_kernel_flow_del(struct prl_kernel *kernel, const struct prl_flow_key *key);
+/* The mark gate (R1a) of one socket: attach before the flow is SETUP. Removing it is SO_DETACH_FILTER. */
+int prl_kernel_gate_attach(struct prl_kernel *kernel, int fd, uint32_t slot);
+int prl_kernel_gate_detach(struct prl_kernel *kernel, int fd);
+int prl_kernel_addr_set(struct prl_kernel *kernel, const uint8_t addr[16], const struct prl_addr *value);
+int prl_kernel_addr_get(struct prl_kernel *kernel, const uint8_t addr[16], struct prl_addr *value);
+int prl_kernel_addr_del(struct prl_kernel *kernel, const uint8_t addr[16]);
+int prl_kernel_xsk_set(struct prl_kernel *kernel, uint32_t lif, uint32_t queue, int xsk_fd);
+/* Reads the sockets' state of these slots into prl_flow.sock (one system call per PRL_SAMPLE_MAX slots). */
+int prl_kernel_sample(struct prl_kernel *kernel, const uint32_t *slots, uint32_t count);
+/* Name of the shadow congestion control of this instance, or NULL when the kernel has no struct_ops. */
+const char *prl_kernel_shadow_cc(struct prl_kernel *kernel);
+/* Removes what a dead instance left: attachments on these interfaces (0-terminated list may be empty), struct_ops, pins. */
+int prl_kernel_scrub(const char *instance, char *error);
+
+#endif /* PRL_KERNEL_H */

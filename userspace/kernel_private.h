@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* What kernel.c (objects, pins, shared memory) and kernel_attach.c (hooks of the network devices) share. */
+#ifndef PRL_KERNEL_PRIVATE_H
+#define PRL_KERNEL_PRIVATE_H
+
+#include <net/if.h>
+#include <stdbool.h>
+#include "kernel.h"
+
+#define PRL_INSTANCE_MAX 63
+#define PRL_PATH_BYTES 128
+#define PRL_CC_NAME_BYTES 16 /* TCP_CA_NAME_MAX */
+
+enum prl_program {
+    PRL_PROG_CLASSIFY,
+    PRL_PROG_EGRESS,
+    PRL_PROG_INJECT,
+    PRL_PROG_MUTE,
+    PRL_PROG_RELEASE,
+    PRL_PROG_HOLD_GUARD,
+    PRL_PROG_GATE,
+    PRL_PROG_SAMPLE,
+    PRL_PROG_COUNT,
+};
+
+enum prl_map {
+    PRL_MAP_FLOWS,
+    PRL_MAP_FLOW_STATE,
+    PRL_MAP_NODE,
+    PRL_MAP_ADDRS,
+    PRL_MAP_LIFS,
+    PRL_MAP_LIF_OF,
+    PRL_MAP_XSKS,
+    PRL_MAP_GATES,
+    PRL_MAP_SAMPLE,
+    PRL_MAP_COUNT,
+};
+
+enum prl_object {
+    PRL_OBJECT_EGRESS,
+    PRL_OBJECT_SOCKET,
+    PRL_OBJECT_CLASSIFY,
+    PRL_OBJECT_COUNT,
+};
+
+/* A device that tc programs were attached to. */
+struct prl_hook {
+    uint32_t ifindex;
+    bool ingress;
+    bool egress;
+    bool made_clsact; /* the qdisc is ours to remove */
+};
+
+struct prl_kernel {
+    uint32_t flows_max;
+    uint32_t mode;
+    uint32_t lifs;
+    uint32_t ifindex[PRL_LIFS_MAX];
+    uint32_t inject_ifindex;
+    uint32_t hold_ifindex;
+    char pin_dir[PRL_PATH_BYTES];
+    struct bpf_object *object[PRL_OBJECT_COUNT];
+    int program[PRL_PROG_COUNT]; /* descriptors, owned by the objects */
+    int map[PRL_MAP_COUNT];
+    struct prl_node *node;
+    uint8_t *flow_state;
+    struct prl_sample *sample;
+    struct bpf_object *shadow;
+    int shadow_map; /* -1: no struct_ops */
+    char shadow_name[PRL_CC_NAME_BYTES];
+    struct prl_hook hook[PRL_LIFS_MAX + 2];
+    uint32_t hooks;
+    bool xdp[PRL_LIFS_MAX];
+};
+
+/* Writes "<what>: <text of code>" and returns code (negative errno). */
+__attribute__((format(printf, 3, 4))) int prl_kernel_fail(char *error, int code, const char *format, ...);
+
+void prl_kernel_detach(struct prl_kernel *kernel);
+/* Takes this project's programs off one logical interface of a dead instance, if it still is the one recorded. */
+void prl_kernel_scrub_lif(const struct prl_lif *lif);
+
+#endif /* PRL_KERNEL_PRIVATE_H */

@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * The link's stream (KKCM): whole messages over a byte stream, both ways, without ever blocking (R11). It knows
+ * framing and buffers, not meaning; the transport underneath is a table of functions, so that TLS takes TCP's place
+ * without the packet replication layer noticing.
+ *
+ *     put ─▶ [ tx ring ] ─▶ flush ─▶ transport ─▶ … ─▶ transport ─▶ [ rx buffer ] ─▶ next message
+ */
+#ifndef PRL_LINK_H
+#define PRL_LINK_H
+
+#ifndef PRL_CFFI
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+#include <sys/uio.h>
+#endif
+
+#include "wire.h"
+
+#define PRL_LINK_RX_BYTES 4194304u
+
+/* Both return bytes, 0 for the end of the stream (read), or -errno; -EAGAIN when nothing can be done now. */
+struct prl_transport {
+    ssize_t (*read)(void *state, void *buf, size_t bytes);
+    ssize_t (*writev)(void *state, const struct iovec *piece, int pieces);
+    void (*close)(void *state);
+};
+
+struct prl_link {
+    const struct prl_transport *transport;
+    void *state;
+    int fd; /* for poll; -1 = not attached */
+    uint8_t *rx;
+    uint32_t rx_from, rx_to;
+    uint8_t *tx; /* ring */
+    uint64_t tx_head, tx_tail; /* bytes ever put, ever sent */
+    uint32_t tx_bytes;
+    uint64_t rx_total, tx_total; /* bytes, since the link was opened */
+    uint64_t rx_messages[PRL_MSG_COUNT], tx_messages[PRL_MSG_COUNT];
+    uint64_t refused; /* malformed or unknown messages */
+    uint64_t full;    /* messages that found no room */
+};
+
+int prl_link_init(struct prl_link *link, uint32_t tx_bytes); /* 0 or -ENOMEM */
+void prl_link_destroy(struct prl_link *link);
+void prl_link_attach(struct prl_link *link, const struct prl_transport *transport, void *state, int fd);
+void prl_link_attach_tcp(struct prl_link *link, int fd); /* takes the connected socket over */
+void prl_link_detach(struct prl_link *link); /* closes the transport, drops what was buffered */
+
+/* Room for a data message of so many data bytes? */
+bool prl_link_room(const struct prl_link *link, uint32_t data_bytes);
+/* Queues one message whose data (if any) lies in pieces. 0, -ENOTCONN, -ENOBUFS. */
+int prl_link_put(struct prl_link *link, struct prl_msg *msg, const struct iovec *piece, uint32_t pieces);
+/* Queues one message with ready-made TLVs. */
+int prl_link_put_tlvs(struct prl_link *link, struct prl_msg *msg, const uint8_t *tlvs, size_t tlvs_bytes);
+bool prl_link_pending(const struct prl_link *link);
+/* Sends what is queued, as far as the transport takes it. 0 or -errno (the connection is dead). */
+int prl_link_flush(struct prl_link *link);
+
+/* Reads what is there (one read). Bytes read, 0 nothing now, -errno when the connection has ended. */
+int prl_link_receive(struct prl_link *link);
+/* The next whole message: 1 and *msg (valid until the next receive), 0 none, -EPROTO / -ENOTSUP: refused. */
+int prl_link_next(struct prl_link *link, struct prl_msg *msg);
+
+#endif /* PRL_LINK_H */

@@ -1,0 +1,430 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "packet.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <linux/if_ether.h>
+#include <netinet/in.h>
+#include <string.h>
+
+#include "wire.h"
+
+#define IPV4_HEADER 20u
+#define IPV6_HEADER 40u
+#define TCP_HEADER 20u
+#define UDP_HEADER 8u
+#define IPV6_EXTENSIONS_MAX 6
+#define TCP_OPTIONS_MAX 40
+#define ND_NA 136
+#define ND_NA_BYTES 24
+#define ND_OPT_TARGET_LLADDR 2
+#define ND_NA_OVERRIDE 0x20000000u
+
+static const uint8_t v4_mapped[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
+
+static uint16_t get16(const uint8_t *at)
+{
+    return (uint16_t)(at[0] << 8 | at[1]);
+}
+
+static uint32_t get32(const uint8_t *at)
+{
+    return (uint32_t)at[0] << 24 | (uint32_t)at[1] << 16 | (uint32_t)at[2] << 8 | at[3];
+}
+
+static void put16(uint8_t *at, uint16_t value)
+{
+    at[0] = (uint8_t)(value >> 8);
+    at[1] = (uint8_t)value;
+}
+
+static void put32(uint8_t *at, uint32_t value)
+{
+    put16(at, (uint16_t)(value >> 16));
+    put16(at + 2, (uint16_t)value);
+}
+
+bool prl_addr_is_v4(const uint8_t addr[16])
+{
+    return memcmp(addr, v4_mapped, sizeof(v4_mapped)) == 0;
+}
+
+/* ---- parsing ---- */
+
+static void parse_tcp_options(const uint8_t *option, uint32_t bytes, struct prl_packet *packet)
+{
+    uint32_t at = 0;
+
+    for (uint32_t i = 0; i < TCP_OPTIONS_MAX && at < bytes; i++) {
+        uint8_t kind = option[at];
+
+        if (kind == 0)
+            return;
+        if (kind == 1) {
+            at++;
+            continue;
+        }
+        if (at + 2 > bytes || option[at + 1] < 2 || at + option[at + 1] > bytes)
+            return; /* malformed options are the stack's to judge */
+        if (kind == 8 && option[at + 1] == 10) {
+            packet->has_timestamps = true;
+            packet->tsval = get32(option + at + 2);
+            packet->tsecr = get32(option + at + 6);
+        }
+        at += option[at + 1];
+    }
+}
+
+static int parse_l4(const uint8_t *l3, uint32_t have, struct prl_packet *packet)
+{
+    const uint8_t *l4 = l3 + packet->l4_offset;
+    uint32_t l4_bytes = packet->l3_bytes - packet->l4_offset;
+    uint32_t header;
+
+    if (packet->proto == IPPROTO_TCP) {
+        if (l4_bytes < TCP_HEADER || packet->l4_offset + TCP_HEADER > have)
+            return -EBADMSG;
+        header = (uint32_t)(l4[12] >> 4) * 4;
+        if (header < TCP_HEADER || header > l4_bytes || packet->l4_offset + header > have)
+            return -EBADMSG;
+        packet->seq = get32(l4 + 4);
+        packet->ack = get32(l4 + 8);
+        packet->tcp_flags = l4[13];
+        packet->window = get16(l4 + 14);
+        parse_tcp_options(l4 + TCP_HEADER, header - TCP_HEADER, packet);
+    } else if (packet->proto == IPPROTO_UDP) {
+        header = UDP_HEADER;
+        if (l4_bytes < UDP_HEADER || packet->l4_offset + UDP_HEADER > have)
+            return -EBADMSG;
+    } else {
+        header = 0;
+    }
+    packet->data_offset = (uint16_t)(packet->l4_offset + header);
+    packet->payload_bytes = l4_bytes - header;
+    return 0;
+}
+
+static int parse_ipv4(const uint8_t *l3, uint32_t have, uint32_t total, struct prl_packet *packet)
+{
+    uint32_t header;
+
+    if (have < IPV4_HEADER)
+        return -EBADMSG;
+    header = (uint32_t)(l3[0] & 15) * 4;
+    packet->l3_bytes = get16(l3 + 2);
+    if (header < IPV4_HEADER || header > have || packet->l3_bytes < header || packet->l3_bytes > total)
+        return -EBADMSG;
+    if (get16(l3 + 6) & 0x3fff) /* a fragment: classify never redirects one */
+        return -EBADMSG;
+    packet->proto = l3[9];
+    packet->l4_offset = (uint16_t)header;
+    return parse_l4(l3, have, packet);
+}
+
+static int parse_ipv6(const uint8_t *l3, uint32_t have, uint32_t total, struct prl_packet *packet)
+{
+    uint32_t at = IPV6_HEADER;
+    uint8_t next;
+
+    if (have < IPV6_HEADER)
+        return -EBADMSG;
+    packet->l3_bytes = IPV6_HEADER + get16(l3 + 4);
+    if (packet->l3_bytes > total)
+        return -EBADMSG;
+    next = l3[6];
+    for (uint32_t i = 0; i < IPV6_EXTENSIONS_MAX; i++) {
+        if (next != IPPROTO_HOPOPTS && next != IPPROTO_ROUTING && next != IPPROTO_DSTOPTS)
+            break;
+        if (at + 8 > have)
+            return -EBADMSG;
+        next = l3[at];
+        at += (uint32_t)(l3[at + 1] + 1) * 8;
+        if (at > have || at > packet->l3_bytes)
+            return -EBADMSG;
+    }
+    packet->proto = next;
+    packet->l4_offset = (uint16_t)at;
+    return parse_l4(l3, have, packet);
+}
+
+int prl_packet_parse(const uint8_t *bytes, uint32_t have, uint32_t total, bool ethernet, struct prl_packet *packet)
+{
+    memset(packet, 0, sizeof(*packet));
+    if (have > total)
+        return -EBADMSG;
+    if (ethernet) {
+        uint32_t at = 2 * ETH_ALEN;
+        uint32_t vids = 0;
+
+        while (at + 2 <= have && (get16(bytes + at) == ETH_P_8021Q || get16(bytes + at) == ETH_P_8021AD)) {
+            if (vids == PRL_VLANS_MAX || at + 4 > have)
+                return -EBADMSG;
+            packet->vlans = packet->vlans << 12 | (get16(bytes + at + 2) & 0xfff);
+            at += 4;
+            vids++;
+        }
+        if (at + 2 > have)
+            return -EBADMSG;
+        packet->l2_bytes = (uint16_t)(at + 2);
+    }
+    if (packet->l2_bytes >= have)
+        return -EBADMSG;
+    bytes += packet->l2_bytes;
+    have -= packet->l2_bytes;
+    total -= packet->l2_bytes;
+    packet->version = bytes[0] >> 4;
+    if (packet->version == 4)
+        return parse_ipv4(bytes, have, total, packet);
+    if (packet->version == 6)
+        return parse_ipv6(bytes, have, total, packet);
+    return -EBADMSG;
+}
+
+void prl_packet_key(const uint8_t *l3, const struct prl_packet *packet, bool incoming, uint16_t lif,
+                    struct prl_flow_key *key)
+{
+    uint8_t *source = incoming ? key->remote : key->local;
+    uint8_t *target = incoming ? key->local : key->remote;
+    __be16 ports[2];
+
+    memset(key, 0, sizeof(*key));
+    if (packet->version == 4) {
+        memcpy(source, v4_mapped, sizeof(v4_mapped));
+        memcpy(target, v4_mapped, sizeof(v4_mapped));
+        memcpy(source + 12, l3 + 12, 4);
+        memcpy(target + 12, l3 + 16, 4);
+    } else {
+        memcpy(source, l3 + 8, 16);
+        memcpy(target, l3 + 24, 16);
+    }
+    memcpy(ports, l3 + packet->l4_offset, sizeof(ports));
+    key->remote_port = ports[incoming ? 0 : 1];
+    key->local_port = ports[incoming ? 1 : 0];
+    key->vlans = packet->vlans;
+    key->lif = lif;
+    key->proto = packet->proto;
+}
+
+/* ---- checksums (RFC 1071) ---- */
+
+/* Sum of big-endian 16-bit words in native arithmetic; `odd` tells that the first byte is a low one. */
+static uint64_t sum_bytes(const uint8_t *bytes, size_t count, bool odd)
+{
+    uint64_t sum = 0;
+
+    if (odd && count) {
+        sum += (uint64_t)bytes[0] << 8; /* little-endian words: an odd byte is the high half */
+        bytes++;
+        count--;
+    }
+    while (count >= 8) {
+        uint64_t word;
+
+        memcpy(&word, bytes, sizeof(word));
+        sum += word;
+        sum += sum < word; /* end-around carry */
+        bytes += 8;
+        count -= 8;
+    }
+    while (count >= 2) {
+        uint16_t word;
+
+        memcpy(&word, bytes, sizeof(word));
+        sum += word;
+        sum += sum < word;
+        bytes += 2;
+        count -= 2;
+    }
+    if (count) {
+        sum += bytes[0];
+        sum += sum < bytes[0];
+    }
+    return sum;
+}
+
+static uint16_t fold(uint64_t sum)
+{
+    sum = (sum >> 32) + (sum & 0xffffffff);
+    sum = (sum >> 32) + (sum & 0xffffffff);
+    sum = (sum >> 16) + (sum & 0xffff);
+    sum = (sum >> 16) + (sum & 0xffff);
+    return (uint16_t)((sum >> 16) + (sum & 0xffff));
+}
+
+static uint64_t pseudo_sum(const uint8_t *l3, uint8_t version, uint8_t proto, uint32_t l4_bytes)
+{
+    uint64_t sum = version == 4 ? sum_bytes(l3 + 12, 8, false) : sum_bytes(l3 + 8, 32, false);
+
+    return sum + htons(proto) + htons((uint16_t)(l4_bytes >> 16)) + htons((uint16_t)l4_bytes);
+}
+
+static uint32_t checksum_offset(uint8_t proto)
+{
+    return proto == IPPROTO_TCP ? 16 : 6;
+}
+
+enum prl_checksum prl_packet_checksum(const struct iovec *piece, uint32_t pieces, const struct prl_packet *packet)
+{
+    const uint8_t *l3 = piece[0].iov_base;
+    uint32_t l4_bytes = packet->l3_bytes - packet->l4_offset;
+    uint64_t pseudo = pseudo_sum(l3, packet->version, packet->proto, l4_bytes);
+    uint64_t sum = pseudo;
+    uint32_t left = packet->l3_bytes;
+    uint32_t skip = packet->l4_offset;
+    bool odd = false;
+    uint16_t field;
+
+    memcpy(&field, l3 + packet->l4_offset + checksum_offset(packet->proto), sizeof(field));
+    if (field == fold(pseudo))
+        return PRL_CHECKSUM_PARTIAL;
+    if (packet->proto == IPPROTO_UDP && field == 0 && packet->version == 4)
+        return PRL_CHECKSUM_FULL; /* RFC 768: no checksum was made */
+    for (uint32_t i = 0; i < pieces && left; i++) {
+        const uint8_t *at = piece[i].iov_base;
+        uint32_t bytes = piece[i].iov_len < left ? (uint32_t)piece[i].iov_len : left;
+        uint64_t part;
+
+        left -= bytes;
+        if (i == 0) {
+            at += skip;
+            bytes -= skip;
+        }
+        part = sum_bytes(at, bytes, odd);
+        sum += part;
+        sum += sum < part;
+        odd ^= bytes & 1;
+    }
+    return fold(sum) == 0xffff ? PRL_CHECKSUM_FULL : PRL_CHECKSUM_BAD;
+}
+
+void prl_packet_set_partial(uint8_t *l3, const struct prl_packet *packet)
+{
+    uint16_t sum = fold(pseudo_sum(l3, packet->version, packet->proto, packet->l3_bytes - packet->l4_offset));
+
+    memcpy(l3 + packet->l4_offset + checksum_offset(packet->proto), &sum, sizeof(sum));
+}
+
+/* ---- making ---- */
+
+static uint32_t craft_l3(const struct prl_craft *craft, uint32_t l4_bytes, uint8_t *out)
+{
+    const uint8_t *source = craft->from_peer ? craft->key->remote : craft->key->local;
+    const uint8_t *target = craft->from_peer ? craft->key->local : craft->key->remote;
+    uint16_t sum;
+
+    if (!prl_addr_is_v4(source)) {
+        out[0] = 0x60;
+        put16(out + 4, (uint16_t)l4_bytes);
+        out[6] = IPPROTO_TCP;
+        out[7] = 64;
+        memcpy(out + 8, source, 16);
+        memcpy(out + 24, target, 16);
+        return IPV6_HEADER;
+    }
+    out[0] = 0x45;
+    put16(out + 2, (uint16_t)(IPV4_HEADER + l4_bytes));
+    put16(out + 6, 0x4000);
+    out[8] = 64;
+    out[9] = IPPROTO_TCP;
+    memcpy(out + 12, source + 12, 4);
+    memcpy(out + 16, target + 12, 4);
+    sum = (uint16_t)~fold(sum_bytes(out, IPV4_HEADER, false));
+    memcpy(out + 10, &sum, sizeof(sum));
+    return IPV4_HEADER;
+}
+
+uint32_t prl_packet_craft(const struct prl_craft *craft, uint8_t out[PRL_CRAFT_MAX])
+{
+    uint32_t l4_bytes = TCP_HEADER + (craft->has_timestamps ? 12 : 0);
+    uint32_t l3_header;
+    uint8_t *l4;
+    uint16_t sum;
+
+    memset(out, 0, PRL_CRAFT_MAX);
+    l3_header = craft_l3(craft, l4_bytes, out);
+    l4 = out + l3_header;
+    memcpy(l4, craft->from_peer ? &craft->key->remote_port : &craft->key->local_port, 2);
+    memcpy(l4 + 2, craft->from_peer ? &craft->key->local_port : &craft->key->remote_port, 2);
+    put32(l4 + 4, craft->seq);
+    put32(l4 + 8, craft->ack);
+    l4[12] = (uint8_t)(l4_bytes / 4 << 4);
+    l4[13] = craft->tcp_flags;
+    put16(l4 + 14, craft->window);
+    if (craft->has_timestamps) {
+        put32(l4 + 20, 0x0101080a);
+        put32(l4 + 24, craft->tsval);
+        put32(l4 + 28, craft->tsecr);
+    }
+    sum = (uint16_t)~fold(sum_bytes(l4, l4_bytes, false) +
+                          pseudo_sum(out, l3_header == IPV4_HEADER ? 4 : 6, IPPROTO_TCP, l4_bytes));
+    memcpy(l4 + 16, &sum, sizeof(sum));
+    return l3_header + l4_bytes;
+}
+
+static void put_claim(uint8_t *at, const uint8_t token[PRL_TOKEN_BYTES])
+{
+    struct prl_claim claim = {
+        .type = PRL_ND_OPT_CLAIM,
+        .length8 = sizeof(claim) / 8,
+        .magic = {'P', 'R'},
+    };
+
+    memcpy(claim.token, token, PRL_TOKEN_BYTES);
+    memcpy(at, &claim, sizeof(claim));
+}
+
+uint32_t prl_packet_claim_arp(const uint8_t addr[16], const uint8_t mac[6], bool reply,
+                              const uint8_t token[PRL_TOKEN_BYTES], uint8_t out[PRL_CRAFT_MAX])
+{
+    uint8_t *arp = out + ETH_HLEN;
+
+    memset(out, 0, PRL_CRAFT_MAX);
+    memset(out, 0xff, ETH_ALEN);
+    memcpy(out + ETH_ALEN, mac, ETH_ALEN);
+    put16(out + 12, ETH_P_ARP);
+    put16(arp, 1);
+    put16(arp + 2, ETH_P_IP);
+    arp[4] = ETH_ALEN;
+    arp[5] = 4;
+    put16(arp + 6, reply ? 2 : 1);
+    memcpy(arp + 8, mac, ETH_ALEN);
+    memcpy(arp + 14, addr + 12, 4);
+    if (reply)
+        memset(arp + 18, 0xff, ETH_ALEN);
+    memcpy(arp + 24, addr + 12, 4);
+    put_claim(arp + 28, token);
+    return ETH_HLEN + 28 + sizeof(struct prl_claim);
+}
+
+uint32_t prl_packet_claim_na(const uint8_t addr[16], const uint8_t mac[6], const uint8_t token[PRL_TOKEN_BYTES],
+                             uint8_t out[PRL_CRAFT_MAX])
+{
+    const uint32_t l4_bytes = ND_NA_BYTES + 8 + sizeof(struct prl_claim);
+    uint8_t *ip = out + ETH_HLEN;
+    uint8_t *na = ip + IPV6_HEADER;
+    uint16_t sum;
+
+    memset(out, 0, PRL_CRAFT_MAX);
+    put16(out, 0x3333);
+    out[5] = 1; /* all nodes, ff02::1 (RFC 4861, 7.2.6) */
+    memcpy(out + ETH_ALEN, mac, ETH_ALEN);
+    put16(out + 12, ETH_P_IPV6);
+    ip[0] = 0x60;
+    put16(ip + 4, (uint16_t)l4_bytes);
+    ip[6] = IPPROTO_ICMPV6;
+    ip[7] = 255;
+    memcpy(ip + 8, addr, 16);
+    ip[24] = 0xff;
+    ip[25] = 0x02;
+    ip[39] = 1;
+    na[0] = ND_NA;
+    put32(na + 4, ND_NA_OVERRIDE);
+    memcpy(na + 8, addr, 16);
+    na[24] = ND_OPT_TARGET_LLADDR;
+    na[25] = 1;
+    memcpy(na + 26, mac, ETH_ALEN);
+    put_claim(na + 32, token);
+    sum = (uint16_t)~fold(sum_bytes(na, l4_bytes, false) + pseudo_sum(ip, 6, IPPROTO_ICMPV6, l4_bytes));
+    memcpy(na + 2, &sum, sizeof(sum));
+    return ETH_HLEN + IPV6_HEADER + l4_bytes;
+}

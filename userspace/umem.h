@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * The packet memory: one UMEM area cut into frames, and AF_XDP receive ports on it.
+ *
+ * A frame is in exactly one place: the free list, a port's fill ring, a port's receive ring, or a packet.
+ * A packet is a list of frames; its first frame's number is its name (struct prl_hold.frame).
+ */
+#ifndef PRL_UMEM_H
+#define PRL_UMEM_H
+
+#include <stdint.h>
+#include <sys/uio.h>
+
+#include "packet.h"
+#include "prl_abi.h"
+
+#define PRL_FRAME_NONE 0xffffffffu
+
+struct prl_umem;
+struct prl_port;
+
+struct prl_umem *prl_umem_open(uint32_t frames, uint32_t frame_bytes, char *error);
+void prl_umem_close(struct prl_umem *umem);
+uint32_t prl_umem_free_frames(const struct prl_umem *umem);
+
+/* The pieces of a packet, in order; [0] starts at the frame's first byte. At most PRL_PACKET_PIECES_MAX. */
+uint32_t prl_umem_pieces(struct prl_umem *umem, uint32_t packet, struct iovec *piece);
+/* Cuts `front` bytes off the first frame (they stay in memory, before the packet) and all behind `bytes` more. */
+void prl_umem_trim(struct prl_umem *umem, uint32_t packet, uint32_t front, uint32_t bytes);
+void prl_umem_free_packet(struct prl_umem *umem, uint32_t packet);
+
+/* One receive queue of one interface. `sg`: packets of several frames (kernels ≥ 6.6). */
+struct prl_port *prl_port_open(struct prl_umem *umem, const char *interface, uint32_t queue, int *sg,
+                               uint32_t share, char *error);
+void prl_port_close(struct prl_port *port);
+int prl_port_fd(const struct prl_port *port);
+
+struct prl_received {
+    uint32_t packet; /* first frame */
+    uint32_t bytes;
+    struct prl_meta meta;
+};
+/* Takes up to `capacity` whole packets. Packets with too many pieces are dropped and counted. */
+uint32_t prl_port_receive(struct prl_port *port, struct prl_received *received, uint32_t capacity);
+/* Gives the kernel frames to fill, as far as there are free ones. */
+void prl_port_refill(struct prl_port *port);
+uint64_t prl_port_oversized(const struct prl_port *port);
+
+#endif /* PRL_UMEM_H */

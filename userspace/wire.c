@@ -1,0 +1,346 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* The codec: every number in it comes from wire.def. */
+#include "wire.h"
+
+#include <errno.h>
+#include <stdbool.h>
+#include <string.h>
+
+/* The enumerations of wire.h and the table are the same. */
+#define PRL_MSG(name, type, fixed_bytes, since)                                                 \
+    _Static_assert(PRL_MSG_##name == (type) && (type) < PRL_MSG_COUNT, "type of " #name);       \
+    _Static_assert((fixed_bytes) % 4 == 0 &&                                                    \
+                       PRL_WIRE_HEADER + (fixed_bytes) + PRL_TLV_HEADER <= PRL_WIRE_PREFIX_MAX, \
+                   "fixed part of " #name);
+#define PRL_TLV(name, type, mandatory, since, what) \
+    _Static_assert(PRL_TLV_##name == (type) && (type) < PRL_TLV_MANDATORY, "type of " #name);
+#include "wire.def"
+
+struct msg_info {
+    const char *name;
+    uint8_t since;
+    uint8_t fixed_bytes;
+};
+
+static const struct msg_info messages[PRL_MSG_COUNT] = {
+#define PRL_MSG(name, type, fixed_bytes, since) [type] = {#name, since, fixed_bytes},
+#include "wire.def"
+};
+
+/* Since which version a TLV is known; 0 = unknown. */
+static const uint8_t tlvs_since[] = {
+#define PRL_TLV(name, type, mandatory, since, what) [type] = (since),
+#include "wire.def"
+};
+
+static const char *const reasons[PRL_REASON_COUNT] = {
+    [PRL_REASON_OK] = "ok",
+    [PRL_REASON_NO_SPACE] = "no receive space",
+    [PRL_REASON_INVALID_HANDLE] = "invalid handle",
+    [PRL_REASON_NOT_ACTIVE] = "flow is not active",
+    [PRL_REASON_TIMEOUT] = "the other node did not answer in time",
+    [PRL_REASON_LINK_LOST] = "link lost",
+    [PRL_REASON_NO_APPLICATION] = "no application waits for the shadow",
+    [PRL_REASON_APPLICATION_GONE] = "application is gone",
+    [PRL_REASON_RESTORE_FAILED] = "shadow could not be built",
+    [PRL_REASON_DIVERGED] = "primary and shadow differ",
+    [PRL_REASON_REQUESTED] = "requested",
+    [PRL_REASON_ENDED] = "session ended",
+    [PRL_REASON_NO_MEMORY] = "no memory",
+    [PRL_REASON_MALFORMED] = "malformed",
+};
+
+static const struct msg_info *info_of(uint8_t type)
+{
+    return type < PRL_MSG_COUNT && messages[type].name ? &messages[type] : NULL;
+}
+
+static uint16_t data_type_of(uint8_t type)
+{
+    switch (type) {
+    case PRL_MSG_REPLICATE:
+        return PRL_TLV_PACKET;
+    case PRL_MSG_OUTPUT:
+        return PRL_TLV_PAYLOAD;
+    case PRL_MSG_SETUP:
+        return PRL_TLV_SNAPSHOT;
+    default:
+        return 0;
+    }
+}
+
+static bool is_data_type(uint16_t type)
+{
+    return type == PRL_TLV_PACKET || type == PRL_TLV_PAYLOAD || type == PRL_TLV_SNAPSHOT;
+}
+
+static uint64_t get_be(const uint8_t *at, unsigned int width)
+{
+    uint64_t value = 0;
+
+    for (unsigned int i = 0; i < width; i++)
+        value = value << 8 | at[i];
+    return value;
+}
+
+static void put_be(uint8_t *at, unsigned int width, uint64_t value)
+{
+    for (unsigned int i = width; i > 0; i--, value >>= 8)
+        at[i - 1] = (uint8_t)value;
+}
+
+/* The member of struct prl_msg that a field of the table is, by its name and width. */
+#define FIELD_version_min_1 msg->version_min
+#define FIELD_version_max_1 msg->version_max
+#define FIELD_node_index_1 msg->node_index
+#define FIELD_sent_ns_8 msg->sent_ns
+#define FIELD_echo_ns_8 msg->echo_ns
+#define FIELD_flags_4 msg->lease_flags
+#define FIELD_flags_1 msg->bits
+#define FIELD_space_4 msg->space
+#define FIELD_lif_2 msg->lif
+#define FIELD_packet_flags_2 msg->packet_flags
+#define FIELD_reason_1 msg->reason
+#define FIELD_tcp_seq_4 msg->tcp_seq
+#define FIELD_generation_4 msg->generation
+#define FIELD_service_4 msg->service
+#define FIELD_unused_1 unused
+#define FIELD_unused_3 unused
+#define FIELD_unused_4 unused
+
+/* The rows of the table become the cases of a switch. */
+static void get_fixed(struct prl_msg *msg, const uint8_t *fixed)
+{
+    uint64_t unused = 0;
+
+    switch (msg->type) {
+    default:
+#define PRL_MSG(name, type, fixed_bytes, since) \
+    break;                                      \
+    case PRL_MSG_##name:
+#define PRL_FIELD(message, field, offset, width, unit) FIELD_##field##_##width = get_be(fixed + (offset), width);
+#include "wire.def"
+    }
+    (void)unused;
+}
+
+static void put_fixed(const struct prl_msg *msg, uint8_t *fixed)
+{
+    const uint64_t unused = 0;
+
+    switch (msg->type) {
+    default:
+#define PRL_MSG(name, type, fixed_bytes, since) \
+    break;                                      \
+    case PRL_MSG_##name:
+#define PRL_FIELD(message, field, offset, width, unit) put_be(fixed + (offset), width, FIELD_##field##_##width);
+#include "wire.def"
+    }
+}
+uint32_t prl_wire_padding(uint32_t bytes)
+{
+    return -bytes & 3;
+}
+
+int64_t prl_wire_length(const uint8_t *buf, size_t have)
+{
+    uint32_t length;
+
+    if (have >= 1 && (buf[0] < PRL_WIRE_VERSION_MIN || buf[0] > PRL_WIRE_VERSION))
+        return -EPROTO;
+    if (have < 8)
+        return 0;
+    length = (uint32_t)get_be(buf + 4, 4);
+    if (length < PRL_WIRE_HEADER || length > PRL_WIRE_MAX || length % 4)
+        return -EPROTO;
+    return length;
+}
+
+int prl_tlv_next(const uint8_t *tlvs, size_t bytes, size_t *at, struct prl_tlv *tlv)
+{
+    size_t left = bytes - *at;
+    uint32_t value_bytes;
+    uint16_t type;
+
+    if (*at >= bytes)
+        return *at == bytes ? 0 : -EPROTO;
+    if (left < PRL_TLV_HEADER)
+        return -EPROTO;
+    type = (uint16_t)get_be(tlvs + *at, 2);
+    value_bytes = (uint32_t)get_be(tlvs + *at + 4, 4);
+    left -= PRL_TLV_HEADER;
+    if (value_bytes > left || prl_wire_padding(value_bytes) > left - value_bytes)
+        return -EPROTO;
+    tlv->type = type & (PRL_TLV_MANDATORY - 1);
+    tlv->mandatory = (type & PRL_TLV_MANDATORY) != 0;
+    tlv->pad = 0;
+    tlv->bytes = value_bytes;
+    tlv->value = tlvs + *at + PRL_TLV_HEADER;
+    *at += PRL_TLV_HEADER + (size_t)value_bytes + prl_wire_padding(value_bytes);
+    return 1;
+}
+
+static bool is_known_tlv(uint16_t type, uint8_t version)
+{
+    return type < sizeof(tlvs_since) && tlvs_since[type] && tlvs_since[type] <= version;
+}
+
+/* Checks all TLVs and finds the one that carries the message's bytes. */
+static int get_tlvs(struct prl_msg *msg)
+{
+    uint16_t data_type = data_type_of(msg->type);
+    struct prl_tlv tlv;
+    bool is_unsupported = false;
+    size_t at = 0;
+    int more;
+
+    while ((more = prl_tlv_next(msg->tlvs, msg->tlvs_bytes, &at, &tlv)) > 0) {
+        if (!is_known_tlv(tlv.type, msg->version)) {
+            is_unsupported |= tlv.mandatory;
+        } else if (tlv.type == data_type) {
+            if (msg->data)
+                return -EPROTO;
+            msg->data = tlv.value;
+            msg->data_bytes = tlv.bytes;
+        } else if (is_data_type(tlv.type)) {
+            return -EPROTO;
+        }
+    }
+    if (more < 0)
+        return more;
+    return is_unsupported ? -ENOTSUP : 0;
+}
+
+static bool has_wanted_data(const struct prl_msg *msg)
+{
+    switch (msg->type) {
+    case PRL_MSG_REPLICATE:
+        return msg->data_bytes > 0 && msg->data_bytes <= PRL_PACKET_MAX;
+    case PRL_MSG_OUTPUT:
+        return msg->data_bytes > 0 || (msg->bits & (PRL_OUTPUT_FIN | PRL_OUTPUT_RST));
+    case PRL_MSG_SETUP:
+        return msg->data_bytes > 0;
+    default:
+        return true;
+    }
+}
+
+int prl_wire_decode(const uint8_t *buf, size_t bytes, struct prl_msg *msg)
+{
+    const struct msg_info *info;
+    int error;
+
+    memset(msg, 0, sizeof(*msg));
+    if (bytes < PRL_WIRE_HEADER || prl_wire_length(buf, bytes) != (int64_t)bytes)
+        return -EPROTO;
+    msg->version = buf[0];
+    msg->type = buf[1];
+    msg->flags = (uint16_t)get_be(buf + 2, 2);
+    msg->length = (uint32_t)bytes;
+    msg->handle = (uint32_t)get_be(buf + 8, 4);
+    msg->seq = (uint32_t)get_be(buf + 12, 4);
+    info = info_of(msg->type);
+    if (!info || info->since > msg->version)
+        return -ENOTSUP;
+    if (bytes - PRL_WIRE_HEADER < info->fixed_bytes)
+        return -EPROTO;
+    get_fixed(msg, buf + PRL_WIRE_HEADER);
+    msg->tlvs = buf + PRL_WIRE_HEADER + info->fixed_bytes;
+    msg->tlvs_bytes = (uint32_t)(bytes - PRL_WIRE_HEADER - info->fixed_bytes);
+    error = get_tlvs(msg);
+    if (error)
+        return error;
+    return has_wanted_data(msg) ? 0 : -EPROTO;
+}
+
+/* Header and fixed part; `rest_bytes` follow them. Returns the bytes written, or -errno. */
+static int put_front(struct prl_msg *msg, size_t rest_bytes, uint8_t *out, size_t capacity)
+{
+    const struct msg_info *info = info_of(msg->type);
+    size_t front_bytes;
+
+    if (!info)
+        return -ENOTSUP;
+    front_bytes = PRL_WIRE_HEADER + info->fixed_bytes;
+    if (front_bytes > capacity || rest_bytes > PRL_WIRE_MAX - front_bytes)
+        return -EMSGSIZE;
+    if (!msg->version)
+        msg->version = PRL_WIRE_VERSION;
+    msg->length = (uint32_t)(front_bytes + rest_bytes);
+    out[0] = msg->version;
+    out[1] = msg->type;
+    put_be(out + 2, 2, msg->flags);
+    put_be(out + 4, 4, msg->length);
+    put_be(out + 8, 4, msg->handle);
+    put_be(out + 12, 4, msg->seq);
+    put_fixed(msg, out + PRL_WIRE_HEADER);
+    return (int)front_bytes;
+}
+
+static void put_tlv_header(uint8_t *at, uint16_t type, bool mandatory, uint32_t bytes)
+{
+    put_be(at, 2, mandatory ? type | PRL_TLV_MANDATORY : type);
+    put_be(at + 2, 2, 0);
+    put_be(at + 4, 4, bytes);
+}
+
+int prl_wire_encode_prefix(struct prl_msg *msg, uint8_t *out, size_t capacity)
+{
+    uint16_t data_type = data_type_of(msg->type);
+    uint32_t bytes = msg->data_bytes;
+    size_t rest_bytes = 0;
+    int front_bytes;
+
+    if (bytes) {
+        if (!data_type || bytes > PRL_WIRE_MAX)
+            return -EMSGSIZE;
+        if (capacity < PRL_TLV_HEADER)
+            return -EMSGSIZE;
+        capacity -= PRL_TLV_HEADER;
+        rest_bytes = PRL_TLV_HEADER + (size_t)bytes + prl_wire_padding(bytes);
+    }
+    front_bytes = put_front(msg, rest_bytes, out, capacity);
+    if (front_bytes < 0 || !bytes)
+        return front_bytes;
+    put_tlv_header(out + front_bytes, data_type, true, bytes);
+    return front_bytes + PRL_TLV_HEADER;
+}
+
+int prl_wire_encode(struct prl_msg *msg, const uint8_t *tlvs, size_t tlvs_bytes, uint8_t *out, size_t capacity)
+{
+    int front_bytes;
+
+    if (tlvs_bytes > capacity || tlvs_bytes > PRL_WIRE_MAX)
+        return -EMSGSIZE;
+    front_bytes = put_front(msg, tlvs_bytes, out, capacity - tlvs_bytes);
+    if (front_bytes > 0 && tlvs_bytes)
+        memcpy(out + front_bytes, tlvs, tlvs_bytes);
+    return front_bytes < 0 ? front_bytes : front_bytes + (int)tlvs_bytes;
+}
+
+int prl_tlv_put(uint8_t *buf, size_t capacity, size_t *at, uint16_t type, int mandatory, const void *value,
+                uint32_t bytes)
+{
+    size_t need = PRL_TLV_HEADER + (size_t)bytes + prl_wire_padding(bytes);
+
+    if (*at > capacity || need > capacity - *at)
+        return -EMSGSIZE;
+    put_tlv_header(buf + *at, type, mandatory != 0, bytes);
+    if (bytes)
+        memcpy(buf + *at + PRL_TLV_HEADER, value, bytes);
+    memset(buf + *at + PRL_TLV_HEADER + bytes, 0, prl_wire_padding(bytes));
+    *at += need;
+    return 0;
+}
+
+const char *prl_msg_name(uint8_t type)
+{
+    const struct msg_info *info = info_of(type);
+
+    return info ? info->name : "unknown";
+}
+
+const char *prl_reason_text(uint8_t reason)
+{
+    return reason < PRL_REASON_COUNT ? reasons[reason] : "unknown reason";
+}

@@ -1,0 +1,168 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Codec of the link's messages (R13, R16). Every message is
+ *
+ *     0        1        2        3        4        5        6        7
+ *     version  type     flags (16)        length of the whole message (32)
+ *     handle (32)                         sequence number (32)
+ *     fixed part of the type, then TLVs: type (16, top bit = mandatory), zero (16), length (32), value, padding to 4
+ *
+ * in network order. Encoding never allocates; decoding never copies and never reads past what it was given.
+ */
+#ifndef PRL_WIRE_H
+#define PRL_WIRE_H
+
+#ifndef PRL_CFFI
+#include <stddef.h>
+#include <stdint.h>
+#endif
+
+#define PRL_WIRE_VERSION 1
+#define PRL_WIRE_VERSION_MIN 1
+#define PRL_WIRE_HEADER 16
+#define PRL_TLV_HEADER 8
+#define PRL_TLV_MANDATORY 0x8000
+/* The largest message: a 64 KiB packet or snapshot piece with everything around it. */
+#define PRL_WIRE_MAX 66560
+#define PRL_SETUP_CHUNK 60000
+#define PRL_PACKET_MAX 65575
+/* The largest prefix that a data message has in front of its packet or payload bytes. */
+#define PRL_WIRE_PREFIX_MAX 64
+
+enum prl_msg_type {
+    PRL_MSG_HELLO = 1,
+    PRL_MSG_LEASE = 2,
+    PRL_MSG_REPLICATE = 3,
+    PRL_MSG_ACK = 4,
+    PRL_MSG_FLOWCTL = 5,
+    PRL_MSG_OUTPUT = 6,
+    PRL_MSG_OUTPUT_ACK = 7,
+    PRL_MSG_SETUP = 8,
+    PRL_MSG_SETUP_DONE = 9,
+    PRL_MSG_VOID = 10,
+    PRL_MSG_VOID_ACK = 11,
+    PRL_MSG_CLOSE = 12,
+    PRL_MSG_ERROR = 13,
+    PRL_MSG_RENOUNCE = 14,
+    PRL_MSG_OFFER = 15,
+    PRL_MSG_COUNT = 16,
+};
+
+enum prl_tlv_type {
+    PRL_TLV_PACKET = 1,
+    PRL_TLV_PAYLOAD = 2,
+    PRL_TLV_SNAPSHOT = 3,
+    PRL_TLV_NODE_NAME = 4,
+    PRL_TLV_EPOCH = 5,
+    PRL_TLV_CAPABILITIES = 6,
+    PRL_TLV_CLAIM_TOKEN = 7,
+    PRL_TLV_LAN_KEY = 8,
+    PRL_TLV_SERVICE = 9,
+    PRL_TLV_APPLICATION = 10,
+    PRL_TLV_ENDPOINT = 11,
+    PRL_TLV_TEXT = 12,
+};
+
+enum prl_reason {
+    PRL_REASON_OK = 0,
+    PRL_REASON_NO_SPACE = 1,
+    PRL_REASON_INVALID_HANDLE = 2,
+    PRL_REASON_NOT_ACTIVE = 3,
+    PRL_REASON_TIMEOUT = 4,        /* the other side did not answer in time (R6) */
+    PRL_REASON_LINK_LOST = 5,
+    PRL_REASON_NO_APPLICATION = 6, /* no application waits for the shadow */
+    PRL_REASON_APPLICATION_GONE = 7,
+    PRL_REASON_RESTORE_FAILED = 8,
+    PRL_REASON_DIVERGED = 9,       /* primary and shadow differ (R12a) */
+    PRL_REASON_REQUESTED = 10,
+    PRL_REASON_ENDED = 11,         /* the session ended in the regular way */
+    PRL_REASON_NO_MEMORY = 12,
+    PRL_REASON_MALFORMED = 13,
+    PRL_REASON_COUNT = 14,
+};
+
+enum prl_packet_flag {
+    PRL_PACKET_CSUM_PARTIAL = 1 << 0, /* L4 checksum field holds the pseudo-header sum alone */
+    PRL_PACKET_ICMP = 1 << 1,         /* an ICMP error that quotes the flow */
+};
+
+enum prl_output_flag {
+    PRL_OUTPUT_FIN = 1 << 0, /* the payload is followed by a FIN */
+    PRL_OUTPUT_RST = 1 << 1, /* the primary resets the session */
+};
+
+enum prl_setup_flag {
+    PRL_SETUP_LAST = 1 << 0, /* this piece completes the snapshot */
+};
+
+enum prl_lease_flag {
+    PRL_LEASE_BUSY = 1 << 0, /* sender's detector had not been running: its silence proves nothing */
+};
+
+enum prl_capability {
+    PRL_CAP_OUTPUT = 1 << 0, /* output replication (SDRL) */
+    PRL_CAP_UDP = 1 << 1,
+};
+
+/* One decoded message. Pointers lead into the caller's buffer. */
+struct prl_msg {
+    uint8_t type;
+    uint8_t version;
+    uint16_t flags;
+    uint32_t length; /* bytes, whole message */
+    uint32_t handle;
+    uint32_t seq;
+    uint32_t space;       /* REPLICATE, ACK, FLOWCTL, SETUP_DONE */
+    uint32_t tcp_seq;     /* OUTPUT, OUTPUT_ACK */
+    uint32_t generation;  /* SETUP, SETUP_DONE, VOID, VOID_ACK, CLOSE */
+    uint32_t service;     /* RENOUNCE */
+    uint64_t sent_ns;     /* LEASE */
+    uint64_t echo_ns;     /* LEASE */
+    uint32_t lease_flags; /* LEASE */
+    uint16_t lif;         /* REPLICATE */
+    uint16_t packet_flags;/* REPLICATE */
+    uint8_t reason;       /* ACK, OUTPUT_ACK, SETUP_DONE, VOID, ERROR */
+    uint8_t bits;         /* OUTPUT: PRL_OUTPUT_*; SETUP: PRL_SETUP_* */
+    uint8_t version_min, version_max, node_index; /* HELLO */
+    uint8_t pad[3];
+    const uint8_t *data; /* value of PACKET, PAYLOAD or SNAPSHOT, else NULL */
+    uint32_t data_bytes;
+    const uint8_t *tlvs; /* all TLVs, for prl_tlv_next() */
+    uint32_t tlvs_bytes;
+};
+
+struct prl_tlv {
+    uint16_t type; /* without the mandatory bit */
+    uint8_t mandatory;
+    uint8_t pad;
+    uint32_t bytes;
+    const uint8_t *value;
+};
+
+/* Length of the message whose first `have` bytes are at `buf`: > 0 when known, 0 when more bytes are needed,
+ * -EPROTO when no such message can exist (length or version out of range). */
+int64_t prl_wire_length(const uint8_t *buf, size_t have);
+
+/* Decodes one whole message. 0, or -EPROTO (malformed), -ENOTSUP (unknown type or mandatory TLV). */
+int prl_wire_decode(const uint8_t *buf, size_t bytes, struct prl_msg *msg);
+
+/* Encodes header, fixed part and, when data is wanted, the TLV header for msg->data_bytes bytes that the caller
+ * sends right behind. msg->length is set. Returns the bytes written to out, or -EMSGSIZE. The caller must add
+ * prl_wire_padding(msg->data_bytes) zero bytes behind the data. */
+int prl_wire_encode_prefix(struct prl_msg *msg, uint8_t *out, size_t capacity);
+
+/* Encodes a whole message: fixed part, then `tlvs` (already encoded, may be NULL). Returns its bytes. */
+int prl_wire_encode(struct prl_msg *msg, const uint8_t *tlvs, size_t tlvs_bytes, uint8_t *out, size_t capacity);
+
+/* Appends one TLV at *at (advanced). 0 or -EMSGSIZE. */
+int prl_tlv_put(uint8_t *buf, size_t capacity, size_t *at, uint16_t type, int mandatory, const void *value,
+                uint32_t bytes);
+
+/* Steps through TLVs: 1 and *tlv filled, 0 at the end, -EPROTO when malformed. *at starts at 0. */
+int prl_tlv_next(const uint8_t *tlvs, size_t bytes, size_t *at, struct prl_tlv *tlv);
+
+uint32_t prl_wire_padding(uint32_t bytes);
+const char *prl_msg_name(uint8_t type);
+const char *prl_reason_text(uint8_t reason);
+
+#endif /* PRL_WIRE_H */
