@@ -21,6 +21,7 @@
 #define LAST_ACK 1
 #define LAST_STAMPS 2
 #define LAST_EDGE 4
+#define LAST_HOLE 8
 
 /* Headers that must be in the linear part: Ethernet, two tags, IPv6, TCP with all its options. */
 #define HEADERS_BYTES (14 + 8 + 40 + 60)
@@ -174,9 +175,9 @@ static __always_inline void refresh(struct __sk_buff *skb, struct prl_flow *flow
 }
 
 /*
- * Lowers the advertised window to what the other side can take too (R10). The right edge is rounded up to the
- * window's unit, so it may lie up to (1 << rcv_wscale) - 1 bytes beyond edge_limit; it never moves back, and it is
- * never beyond the kernel's own.
+ * Lowers the advertised window to what the other side can take too (R10), rounded down to the window's unit: what the
+ * peer may send, both sides take. The right edge does not move back, but for that rounding (RFC 7323, 2.4): rounding
+ * up instead would let it creep by up to a unit with every ack.
  */
 static __always_inline void clamp(struct __sk_buff *skb, struct prl_flow *flow, __u32 l4,
                                   struct tcp_segment *segment)
@@ -193,7 +194,7 @@ static __always_inline void clamp(struct __sk_buff *skb, struct prl_flow *flow, 
         edge = ack;
     if (!is_after(right, edge))
         return;
-    __u32 lower = (edge - ack + (1u << scale) - 1) >> scale;
+    __u32 lower = (edge - ack) >> scale;
     if (lower >= window)
         return;
     __be16 raw = bpf_htons((__u16)lower);
@@ -202,23 +203,31 @@ static __always_inline void clamp(struct __sk_buff *skb, struct prl_flow *flow, 
     PRL_WRITE(flow->clamped, 1);
 }
 
-/* Remembers what the peer is told now. */
+/* Remembers the right edge that the peer is told. */
+static __always_inline void note_edge(struct prl_flow *flow, const struct tcp_segment *segment)
+{
+    __u32 right = bpf_ntohl(segment->tcp.ack_seq) + (bpf_ntohs(segment->tcp.window) << (flow->rcv_wscale & 15));
+
+    if (!segment->tcp.ack)
+        return;
+    if (!(flow->last_valid & LAST_EDGE) || is_after(right, flow->last_edge))
+        flow->last_edge = right;
+    flow->last_valid |= LAST_EDGE;
+}
+
+/* Remembers the newest that the stack has to say; the window as it is before clamping, for segments to come. */
 static __always_inline void note_emitted(struct prl_flow *flow, const struct tcp_segment *segment)
 {
     __u32 valid = flow->last_valid;
     __u32 ack = bpf_ntohl(segment->tcp.ack_seq);
-    __u32 window = bpf_ntohs(segment->tcp.window);
-    __u32 right = ack + (window << (flow->rcv_wscale & 15));
 
     if (!segment->tcp.ack)
         return;
     if (!(valid & LAST_ACK) || !is_after(flow->last_ack, ack)) {
         flow->last_ack = ack;
-        flow->last_window = window;
+        flow->last_window = bpf_ntohs(segment->tcp.window);
     }
-    if (!(valid & LAST_EDGE) || is_after(right, flow->last_edge))
-        flow->last_edge = right;
-    valid |= LAST_ACK | LAST_EDGE;
+    valid |= LAST_ACK;
     if (segment->has_stamps) {
         __u32 tsval = bpf_ntohl(segment->stamps[1]);
         __u32 tsecr = bpf_ntohl(segment->stamps[2]);
@@ -240,32 +249,51 @@ static __always_inline int emit(struct __sk_buff *skb, struct prl_flow *flow, __
         if (!(flags & PRL_FLOW_MD5)) {
             if (released)
                 refresh(skb, flow, l4, segment);
+            note_emitted(flow, segment);
             if ((flags & PRL_FLOW_CLAMP) && segment->tcp.ack && !segment->tcp.rst)
                 clamp(skb, flow, l4, segment);
         }
-        note_emitted(flow, segment);
+        note_edge(flow, segment);
     }
     PRL_COUNT(flow->out_passed);
     return PASS;
 }
 
 /*
- * Payload, FIN or RST that may not leave yet: to userspace. A clone, because its delivery can be checked: when the
- * TAP is full the kernel's own retransmission tries again, which a segment noted as held would not.
+ * Payload, FIN or RST that may not leave yet: to userspace, in order. A clone, because its delivery can be checked:
+ * what a full TAP refuses is not noted as held, so that the kernel's own retransmission is; until then nothing
+ * behind it is held either, because userspace would see a hole in the stream.
  */
-static __always_inline int hold(struct __sk_buff *skb, struct prl_node *node, struct prl_flow *flow, __u32 end)
+static __always_inline int hold(struct __sk_buff *skb, struct prl_node *node, struct prl_flow *flow,
+                                const struct tcp_segment *segment, __u32 end)
 {
-    __u32 valid = flow->generation + 1;
+    __u32 seq = bpf_ntohl(segment->tcp.seq);
+    __u32 generation = flow->generation + 1;
+    int in_stream = !segment->tcp.rst;
 
-    skb->mark = PRL_MARK_HOLD;
-    if (bpf_clone_redirect(skb, node->hold_ifindex, 0)) {
+    if (flow->out_valid != generation) { /* the first of this generation */
+        flow->out_held = seq;
+        flow->last_valid &= ~LAST_HOLE;
+        PRL_WRITE(flow->out_valid, generation);
+    }
+    int has_hole = flow->last_valid & LAST_HOLE;
+    if (in_stream && has_hole && is_after(seq, flow->out_hole)) {
         PRL_COUNT(node->redirect_failed);
         return TC_ACT_STOLEN;
     }
-    if (flow->out_valid != valid || is_after(end, flow->out_held)) {
-        flow->out_held = end;
-        PRL_WRITE(flow->out_valid, valid);
+    skb->mark = PRL_MARK_HOLD;
+    if (bpf_clone_redirect(skb, node->hold_ifindex, 0)) {
+        PRL_COUNT(node->redirect_failed);
+        if (in_stream) {
+            flow->out_hole = seq;
+            flow->last_valid |= LAST_HOLE;
+        }
+        return TC_ACT_STOLEN;
     }
+    if (in_stream && has_hole && is_after(end, flow->out_hole))
+        flow->last_valid &= ~LAST_HOLE;
+    if (is_after(end, flow->out_held))
+        flow->out_held = end;
     PRL_COUNT(flow->out_held_packets);
     return TC_ACT_STOLEN;
 }
@@ -316,7 +344,7 @@ static __always_inline int judge_segment(struct __sk_buff *skb, struct prl_node 
             return TC_ACT_STOLEN;
         }
     }
-    return hold(skb, node, flow, end);
+    return hold(skb, node, flow, &segment, end);
 }
 
 SEC("tc")

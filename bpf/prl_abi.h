@@ -101,9 +101,10 @@ struct prl_flow {
     __u32 last_tsval;   /* host order */
     __u32 last_tsecr;   /* host order */
     __u32 last_window;  /* raw header field */
-    __u32 last_valid;   /* bit 0: ack/window valid, bit 1: timestamps valid, bit 2: last_edge valid */
+    __u32 last_valid;   /* bit 0: ack/window valid, bit 1: timestamps, bit 2: last_edge, bit 3: out_hole */
     __u32 clamped;      /* the window field was lowered since userspace last cleared this */
-    __u32 pad[2];
+    __u32 out_hole;     /* the hold device refused what starts here: nothing behind it is held before it */
+    __u32 pad;
     struct prl_sock_view sock;
     /* counters, packets */
     __u64 in_redirected;

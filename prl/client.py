@@ -41,6 +41,7 @@ from prl.messages import (
 
 ANSWER_TIMEOUT_S = 30.0
 """How long prld may take for an answer before it counts as hung."""
+VOID_WORD_TIMEOUT_S = 1.0
 _FDS_MAX = 4
 _EARLY_MAX = 256
 
@@ -202,11 +203,12 @@ class Shadow:
         """
         try:
             data = self._sock.recv(size)
-        except BlockingIOError:
+        except (BlockingIOError, TimeoutError):
             raise
         except OSError as error:
             with self._changed:
-                self._changed.wait_for(lambda: self._void is not None, 1.0)
+                # The socket dies a moment before the word of it comes.
+                self._changed.wait_for(lambda: self._void is not None, VOID_WORD_TIMEOUT_S)
             if self._void is not None:
                 raise ShadowVoid(self._void) from error
             raise

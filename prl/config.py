@@ -190,7 +190,7 @@ def parse(text: str) -> Config:
     return config
 
 
-def keys() -> Iterator[Key]:
+def schema() -> Iterator[Key]:
     """Every key of the file, in order, for documentation and messages."""
     for table, struct in TABLES.items():
         hints = get_type_hints(struct, include_extras=True)
@@ -255,7 +255,7 @@ def _explain(message: str) -> str:
             table = path.rpartition(".")[0]
             return f"{path}: no such key; remove it, or use one of: {_names(table)}"
         wrong = "is missing"
-    row = next((key for key in keys() if key.path == _plain(path)), None)
+    row = next((key for key in schema() if key.path == _plain(path)), None)
     remedy = f"give {row.kind}: {row.description}" if row else "see docs/configuration.md"
     return f"{path or 'file'}: {wrong}; {remedy}"
 

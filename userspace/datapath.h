@@ -129,8 +129,6 @@ struct prl_flow_spec {
     uint32_t snd_wscale;
     uint32_t committed; /* secondary: end of the snapshot's send queue */
     uint32_t timestamps; /* 1: RFC 7323 timestamps in use */
-    uint8_t peer_mac[6]; /* next hop towards the peer, for crafted segments */
-    uint16_t pad;
     int fd; /* the socket; the datapath keeps a duplicate of its own */
     char congestion[16]; /* secondary: the application's congestion control, set again at take-over */
 };

@@ -41,6 +41,7 @@
 struct dp_flow {
     bool used, secondary, dirty;
     bool has_peer_ts;
+    bool edge_known; /* kernel->edge_limit is valid */
     uint32_t slot;
     uint32_t next_by_handle, next_by_key, next_dirty;
     uint32_t service;
@@ -51,6 +52,7 @@ struct dp_flow {
     /* last seen in the peer's segments, for crafted ones */
     uint32_t peer_tsval, peer_tsecr;
     uint16_t peer_window;
+    uint8_t peer_mac[6]; /* next hop towards the peer */
     uint64_t hold_missing_since_ns;
 };
 

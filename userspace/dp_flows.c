@@ -211,7 +211,8 @@ void dp_flow_set_flags(struct dp_flow *flow)
         default:
             break;
         }
-        if (flow->primary.state == PRL_PRIMARY_ACTIVE && flow->primary.space_known)
+        /* From the freeze on: a window that grew behind the snapshot is none that the shadow has (R10). */
+        if (flags & PRL_FLOW_SETUP && flow->spec.key.proto == IPPROTO_TCP && flow->edge_known)
             flags |= PRL_FLOW_CLAMP;
     }
     __atomic_store_n(&flow->kernel->flags, flags, __ATOMIC_RELEASE);
@@ -350,11 +351,14 @@ int prl_dp_primary_setup(struct prl_dp *dp, struct prl_flow_spec *spec)
     spec->handle = flow->spec.handle;
     spec->generation = flow->spec.generation;
     flow->kernel->generation = flow->spec.generation;
-    dp_flow_sample(dp, flow);
+    flow->edge_known = false;
     dp->now_ns = dp_clock_ns();
     prl_primary_open(&flow->primary, spec->handle, spec->generation, dp->now_ns, &dp->config.limits, &actions);
-    dp_flow_set_flags(flow);
     dp_apply(dp, flow, &actions);
+    dp_flow_sample(dp, flow);
+    flow->kernel->edge_limit = dp_flow_own_edge(flow);
+    flow->edge_known = true;
+    dp_flow_set_flags(flow);
 out:
     dp_unlock(dp);
     return err;

@@ -29,17 +29,6 @@ struct lan_message {
     uint8_t tag[LAN_TAG_BYTES];
 };
 
-int dp_owner_open(struct prl_dp *dp, char *error)
-{
-    prl_owner_init(&dp->owner, &dp->config.owner, dp_clock_ns());
-    dp->raw_fd = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, 0); /* protocol 0: sends only */
-    if (dp->raw_fd < 0) {
-        snprintf(error, PRL_ERROR_BYTES, "packet socket for address claims: %s", strerror(errno));
-        return -errno;
-    }
-    return 0;
-}
-
 /* ---- LAN heartbeats (L3): they trigger or veto, and never renew a lease ---- */
 
 static void lan_tag(const struct prl_dp *dp, const struct lan_message *message, uint8_t tag[LAN_TAG_BYTES])
@@ -190,6 +179,25 @@ static int set_addresses(struct prl_dp *dp, uint32_t service, uint8_t state, uin
     return err;
 }
 
+int dp_owner_open(struct prl_dp *dp, char *error)
+{
+    prl_owner_init(&dp->owner, &dp->config.owner, dp_clock_ns());
+    dp->raw_fd = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, 0); /* protocol 0: sends only */
+    if (dp->raw_fd < 0) {
+        snprintf(error, PRL_ERROR_BYTES, "packet socket for address claims: %s", strerror(errno));
+        return -errno;
+    }
+    for (uint32_t service = 0; service < dp->config.owner.services; service++) {
+        int err = set_addresses(dp, service, PRL_OWNER_NONE, 0); /* silent from the first moment (L9) */
+
+        if (err) {
+            snprintf(error, PRL_ERROR_BYTES, "address table: %s", strerror(-err));
+            return err;
+        }
+    }
+    return 0;
+}
+
 int dp_owner_set(struct prl_dp *dp, uint32_t service, uint8_t state)
 {
     if (service >= dp->config.owner.services)
@@ -285,10 +293,23 @@ static void notice_fencing(struct prl_dp *dp)
     }
 }
 
+/* We hung for so long that the kernel opened our flows (L9): what passed meanwhile is unreplicated, and the other
+ * side's lease had ended before (open_at_ns), so nothing needs to be voided any more. */
+static void notice_bypass(struct prl_dp *dp)
+{
+    if (!dp->node->bypassed)
+        return;
+    dp_primary_fail_all(dp, PRL_REASON_TIMEOUT);
+    dp_primary_open_all(dp);
+    __atomic_store_n(&dp->node->bypassed, 0, __ATOMIC_RELEASE);
+    dp_alarm(dp, "the datapath hung: the kernel opened its flows, they are protected again one by one");
+}
+
 void dp_owner_tick(struct prl_dp *dp)
 {
     uint32_t todo = prl_owner_tick(&dp->owner, dp->now_ns);
 
+    notice_bypass(dp);
     dp_owner_do(dp, todo);
     dp->node->open_at_ns = prl_owner_open_at_ns(&dp->owner);
     if (todo & PRL_OWNER_DO_LEASE)

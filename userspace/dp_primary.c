@@ -215,6 +215,7 @@ void dp_input(struct prl_dp *dp, uint16_t lif, const struct prl_received *receiv
         dp->counters.rx_malformed++;
         goto drop;
     }
+    memcpy(flow->peer_mac, (const uint8_t *)piece[0].iov_base + sizeof(flow->peer_mac), sizeof(flow->peer_mac));
     prl_umem_trim(dp->umem, received->packet, packet.l2_bytes, packet.l3_bytes);
     piece[0].iov_base = (uint8_t *)piece[0].iov_base + packet.l2_bytes;
     piece[0].iov_len -= packet.l2_bytes;
@@ -327,7 +328,7 @@ static void reopen_window(struct prl_dp *dp, struct dp_flow *flow)
         prl_serial_lt(kernel->edge_limit, kernel->last_edge + REOPEN_SEGMENTS * flow->spec.mss))
         return;
     kernel->clamped = 0;
-    memcpy(eth, flow->spec.peer_mac, 6);
+    memcpy(eth, flow->peer_mac, 6);
     memcpy(eth + 6, dp->config.lif[flow->spec.key.lif].mac, 6);
     eth[12] = prl_addr_is_v4(flow->spec.key.local) ? 0x08 : 0x86;
     eth[13] = prl_addr_is_v4(flow->spec.key.local) ? 0x00 : 0xdd;

@@ -68,7 +68,9 @@ def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description="Hold times of prl's packets, as a histogram")
     parser.add_argument("-p", "--pid", type=int, required=True, help="prld's process")
-    parser.add_argument("-d", "--duration", type=float, help="seconds to trace (default: until Ctrl-C)")
+    parser.add_argument(
+        "-d", "--duration", type=float, help="seconds to trace (default: until Ctrl-C)"
+    )
     parser.add_argument(
         "-f", "--flow", type=lambda text: int(text, 0), default=0, help="this handle alone"
     )
@@ -95,8 +97,10 @@ def main() -> int:
     signal.signal(signal.SIGTERM, stop)
     print(f"Tracing hold times of prld {args.pid}... Hit Ctrl-C to end.", flush=True)
     done.wait(args.duration)
-    for name, title in (("input_us", "input, received to reinjected"),
-                        ("output_us", "output, held to released")):
+    for name, title in (
+        ("input_us", "input, received to reinjected"),
+        ("output_us", "output, held to released"),
+    ):
         print(f"\n{title}")
         bpf[name].print_log2_hist("usecs", "flow", section_print_fn=hex)
     return 0

@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 from dataclasses import asdict
+from types import FrameType
 from typing import NoReturn
 
 import click
@@ -28,6 +29,18 @@ def lab() -> None:
     """Two nodes, a peer and a switch in network namespaces."""
 
 
+def _leave_nothing_half_built() -> None:
+    """SIGTERM unwinds like Ctrl-C, in this process alone: pyroute2 ends its children by SIGTERM."""
+    mine = os.getpid()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if os.getpid() == mine:
+            signal.default_int_handler(number, frame)
+        os._exit(128 + number)
+
+    signal.signal(signal.SIGTERM, stop)
+
+
 @lab.command("up")
 @_name_option
 @click.option(
@@ -39,7 +52,7 @@ def lab() -> None:
 )
 def up(name: str, mode: str) -> None:
     """Build the lab and start prld on re0 and re1."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # leave nothing half built
+    _leave_nothing_half_built()
     the_lab = Lab(name)
     the_lab.up(mode)
     namespaces = the_lab.topology.namespaces

@@ -185,6 +185,8 @@ class Primaries:
 
     def _renounce(self, session: Session) -> None:
         name = self._config.service[session.service].name
+        if self._dp.status().services[session.service] != Owner.OWNER:
+            return  # renounced for another session just now; this one is about to be demoted
         try:
             self._dp.renounce(session.service)
         except DatapathError as error:
@@ -225,7 +227,7 @@ class Primaries:
             session.reason = wire.reason_text(event.reason) if event.reason else ""
         if session.state in {"open", "voiding"}:
             self._resolve(session, event)
-            if before == "active":
+            if before == "active" and not session.closing:
                 self._log.error(
                     "replication_ended",
                     f"{session.ends}: not protected: {session.reason}",

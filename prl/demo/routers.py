@@ -186,7 +186,7 @@ def parse_bird(shown: str, routes: str, exported: str) -> View:
         raise DemoError(f"birdc shows no protocol prl: {shown!r}")
     state = re.search(r"BGP state:\s+(\S+)", shown)
     withdrawn = re.search(r"Import withdraws:\s+(\d+)", shown)
-    times = re.findall(r"^(\S+/\d+)\s.*\[prl (\S+ \S+)", routes, re.MULTILINE)
+    times = re.findall(r"^(\S+/\d+)\s.*\[prl (\S+ [^\s\]]+)", routes, re.MULTILINE)
     return View(
         state=state[1] if state else line["info"],
         since=datetime.fromisoformat(line["since"]),

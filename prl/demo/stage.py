@@ -1,5 +1,6 @@
 """The lab of one demo: built, broken once, and removed whatever happens."""
 
+import os
 import secrets
 import shutil
 import signal
@@ -46,8 +47,7 @@ class Stage:
         self.failed_at_ns: int | None = None
 
     def __enter__(self) -> Self:
-        # So that SIGTERM, too, leaves nothing behind.
-        self._handler = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        self._handler = signal.signal(signal.SIGTERM, _interrupt_only(os.getpid()))
         self.scratch = Path(tempfile.mkdtemp(prefix="prl-demo-"))
         try:
             self.narrate(f"building lab {self.lab.name} ({self.options.mode} XDP)")
@@ -122,6 +122,21 @@ class Stage:
                 measured.detect_ms = round((decided_ns - self.failed_at_ns) / 1e6, 3)
             if decided_ns and speaking_ns:
                 measured.takeover_ms = round((speaking_ns - decided_ns) / 1e6, 3)
+
+
+def _interrupt_only(pid: int) -> Callable[[int, object], None]:
+    """A handler by which SIGTERM, too, leaves nothing behind.
+
+    Not for forked children (pyroute2 forks and then ends one with SIGTERM): they must not unwind
+    our stack, and take the lab down.
+    """
+
+    def handle(number: int, _: object) -> None:
+        if os.getpid() != pid:
+            os._exit(128 + number)
+        raise KeyboardInterrupt
+
+    return handle
 
 
 def events(path: Path) -> list[dict[str, Any]]:

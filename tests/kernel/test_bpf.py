@@ -493,6 +493,14 @@ def test_a_full_hold_device_loses_nothing(egress: Bench) -> None:
     assert held == segments
     assert flow.out_duplicates == 4
 
+    more = [outgoing(output(1006 + i, b"x")) for i in range(6)]
+    for segment in more[:5]:
+        egress.out.send(segment)
+    assert len(egress.hold.read()) == 4
+    assert egress.emit(more[5]) == ([], [])  # there is room, but not for what is behind the hole
+    assert egress.emit(more[4]) == ([], [more[4]])
+    assert egress.emit(more[5]) == ([], [more[5]])
+
 
 def test_a_hold_device_that_is_down_holds_later(egress: Bench) -> None:
     flow = egress.flow(1)
@@ -573,14 +581,16 @@ def test_the_window_is_clamped_and_never_moves_back(egress: Bench) -> None:
     assert edge(1000, 500) == 5000
     assert flow.clamped == 0
     flow.edge_limit = 8002
-    assert edge(2000, 1000) == 8008  # rounded up to the window's unit
+    assert edge(2000, 1000) == 8000  # rounded down to the window's unit
     assert flow.clamped == 1
+    for ack in range(2001, 2020):  # and it does not creep with the acks
+        assert 8002 - 8 < edge(ack, 1000) <= 8002
     flow.edge_limit = 7000
-    assert edge(2000, 1000) == 8008
-    assert edge(8008, 1000) == 8008  # closed
-    assert flow.last_edge == 8008
+    assert edge(2000, 1000) == 8000
+    assert edge(8000, 1000) == 8000  # closed
+    assert flow.last_edge <= 8002
     flow.edge_limit = 20_000
-    assert edge(8008, 1000) == 16_008
+    assert edge(8000, 1000) == 16_000
     (syn,) = egress.emit(outgoing(output(1, ack=1, window=65535, flags=SYN | ACK)))[0]
     assert Segment.read(syn).window == 65535
 

@@ -68,7 +68,7 @@ HANDSHAKES = {
 }
 
 libc = ctypes.CDLL(None, use_errno=True)
-rng = random.Random(1)  # noqa: S311 - repeatable, not secret
+rng = random.Random(1)
 
 
 def run(*command: str, stdin: str = "") -> None:

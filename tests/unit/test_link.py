@@ -1,11 +1,10 @@
 """The link's stream: whole messages whatever the stream does (R11), limits that count."""
 
-from collections.abc import Iterator
 import random
 import socket
+from collections.abc import Iterator
 
 import pytest
-
 from prl._core import ffi, lib
 
 TX_BYTES = 1 << 20

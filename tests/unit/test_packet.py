@@ -1,11 +1,11 @@
 """Packets as bytes: what userspace/packet.c reads, judges and makes, against sums done here by hand."""
 
-from ipaddress import IPv4Address, IPv6Address, ip_address
+import itertools
 import random
 import struct
+from ipaddress import IPv4Address, IPv6Address, ip_address
 
 import pytest
-
 from prl._core import ffi, lib
 
 PEER4, HOST4 = IPv4Address("192.0.2.1"), IPv4Address("192.0.2.100")
@@ -55,7 +55,7 @@ def parse(data: bytes, *, ethernet: bool = False, total: int | None = None):
 def checksum(data: bytes, parsed, cuts: list[int] | None = None) -> int:
     """The verdict on the packet, cut into pieces at these places."""
     places = [0, *(cuts or []), len(data)]
-    kept = [ffi.from_buffer(data[a:b]) for a, b in zip(places, places[1:], strict=False)]
+    kept = [ffi.from_buffer(data[a:b]) for a, b in itertools.pairwise(places)]
     pieces = ffi.new("struct iovec[]", len(kept))
     for n, piece in enumerate(kept):
         pieces[n].iov_base, pieces[n].iov_len = piece, len(piece)

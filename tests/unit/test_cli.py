@@ -1,0 +1,217 @@
+"""prlctl: exit statuses, one-line errors, JSON that stands alone on standard output."""
+
+import json
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prl.cli import main as program
+from prl.cli.output import table
+from prl.daemon import main as daemon
+from prl.messages import MESSAGE_MAX_BYTES
+
+Run = Callable[..., tuple[int, str, str]]
+
+STATUS: dict[str, Any] = {
+    "node": "re0",
+    "index": 0,
+    "mode": "native",
+    "switchover_safe": True,
+    "because": "all is well",
+    "link": {"state": "up", "other": "re1", "reason": "", "rtt_ms": 0.1},
+    "epoch": "00",
+    "bypassed": False,
+    "services": [{"name": "lab", "addresses": ["192.0.2.100"], "state": "owner", "term": 1}],
+    "lease": {"takeover_for_ms": 0.0, "open_in_ms": 0.0},
+    "flows": {"primary": 0, "secondary": 0, "active": 0, "unprotected": 0},
+    "behind": {"packets": 0, "bytes": 0},
+    "oldest_unacknowledged_ms": 0.0,
+}
+FLOW = {
+    "handle": 1,
+    "role": "primary",
+    "state": "active",
+    "local": "a:1",
+    "remote": "b:2",
+    "generation": 1,
+    "queue": {"packets": 0, "bytes": 0},
+    "reason": "",
+}
+
+
+class FakePrld:
+    """Answers each operation from a table."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.answers: dict[str, list[dict[str, Any]]] = {}
+        self.asked: list[dict[str, Any]] = []
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._listener.bind(str(path))
+        self._listener.listen()
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            with client:
+                while raw := client.recv(MESSAGE_MAX_BYTES):
+                    request = json.loads(raw)
+                    self.asked.append(request)
+                    answers = self.answers[request["op"]]
+                    answer = answers.pop(0) if len(answers) > 1 else answers[0]
+                    client.send(json.dumps({"id": request["id"], "ok": True} | answer).encode())
+
+    def stop(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._thread.join()
+
+
+@pytest.fixture
+def prld(tmp_path: Path) -> Iterator[FakePrld]:
+    found = FakePrld(tmp_path / "prld.sock")
+    yield found
+    found.stop()
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    def run(*arguments: object) -> tuple[int, str, str]:
+        code = program.main([str(argument) for argument in arguments])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+def test_bare_prlctl_is_status(prld: FakePrld, run: Run) -> None:
+    prld.answers["status"] = [STATUS]
+    assert run("--socket", prld.path) == run("--socket", prld.path, "status")
+    code, out, _ = run("--socket", prld.path)
+    assert code == 0
+    assert "switchover-safe: yes, because all is well" in out
+
+
+def test_status_that_is_not_safe_ends_with_3(prld: FakePrld, run: Run) -> None:
+    prld.answers["status"] = [STATUS | {"switchover_safe": False, "because": "the link is down"}]
+    code, out, _ = run("--socket", prld.path, "-j")
+    facts = json.loads(out)
+    assert code == 3
+    assert facts["schema"] == 1
+    assert facts["because"] == "the link is down"
+
+
+def test_without_prld_the_exit_status_is_4(tmp_path: Path, run: Run) -> None:
+    code, out, err = run("--socket", tmp_path / "none", "flow", "list")
+    assert (code, out) == (4, "")
+    assert err.startswith("error: no prld answers")
+    assert err.count("\n") == 1
+
+
+def test_the_environment_names_the_socket(
+    prld: FakePrld, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PRL_SOCKET", str(prld.path))
+    prld.answers["status"] = [STATUS]
+    assert run()[0] == 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nonsense"],
+        ["--nonsense"],
+        ["flow", "show"],
+        ["flow", "show", "x"],
+        ["flow", "show", "-1"],
+        ["flow", "show", "0x100000000"],
+        ["--node", "re0", "--socket", "/x", "status"],
+        ["--node", "../x", "status"],
+    ],
+)
+def test_bad_usage_ends_with_2_and_one_line(run: Run, arguments: list[str]) -> None:
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+
+
+def test_a_node_is_found_in_its_lab(run: Run) -> None:
+    assert "/run/prl/nolab/re7.sock" in run("--lab", "nolab", "--node", "re7")[2]
+
+
+def test_prld_s_errors_keep_their_exit_status(prld: FakePrld, run: Run) -> None:
+    prld.answers["flow_show"] = [{"ok": False, "error": "no flow 0x5 here", "code": 2}]
+    assert run("--socket", prld.path, "flow", "show", "5") == (2, "", "error: no flow 0x5 here\n")
+    prld.answers["takeover"] = [{"ok": False, "error": "the lease is over", "code": 1}]
+    assert run("--socket", prld.path, "takeover")[0] == 1
+
+
+def test_a_long_list_is_read_in_parts(prld: FakePrld, run: Run) -> None:
+    prld.answers["flow_list"] = [
+        {"flows": [FLOW], "next": 1},
+        {"flows": [FLOW | {"handle": 2}], "next": None},
+    ]
+    _, out, _ = run("--socket", prld.path, "-j", "flow", "list")
+    assert [flow["handle"] for flow in json.loads(out)["flows"]] == [1, 2]
+    assert [request["after"] for request in prld.asked] == [0, 1]
+
+
+def test_takeover_passes_its_options_on(prld: FakePrld, run: Run) -> None:
+    prld.answers["takeover"] = [STATUS]
+    assert run("--socket", prld.path, "takeover", "--service", "lab", "--fenced")[0] == 0
+    assert (prld.asked[0]["service"], prld.asked[0]["fenced"]) == ("lab", True)
+
+
+def test_events_are_all_shown(prld: FakePrld, run: Run) -> None:
+    record = {"seq": 1, "time": "now", "level": "info", "event": "ready", "text": "here"}
+    prld.answers["events"] = [{"events": [record]}, {"events": []}]
+    assert "ready: here" in run("--socket", prld.path, "events")[1]
+
+
+def test_doctor_needs_no_prld(run: Run) -> None:
+    code, out, _ = run("-j", "doctor")
+    facts = json.loads(out)
+    assert code in {0, 1, 3}
+    assert {check["name"] for check in facts["checks"]} >= {"kernel", "AF_XDP", "TCP_REPAIR"}
+    assert all(check["remedy"] for check in facts["checks"] if not check["ok"])
+
+
+def test_help_names_every_command(run: Run) -> None:
+    code, out, _ = run("--help")
+    assert code == 0
+    for command in ("status", "flow", "link", "takeover", "events", "stats", "doctor", "lab"):
+        assert command in out
+
+
+def test_columns_are_aligned() -> None:
+    assert table([["A", "B"], ["long", "x"]]) == "A     B\nlong  x"
+
+
+def test_prld_without_configuration_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert daemon.main(["--config", str(tmp_path / "none.toml")]) == 2
+    _, err = capsys.readouterr()
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+
+
+def test_whoever_started_prld_is_told(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "prl.daemon.main", "--config", str(tmp_path / "none.toml")]
+    environment = {"PRL_READY_FD": "1", "PATH": ""}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stdout == done.stderr
+    assert done.stdout.startswith("error: ")

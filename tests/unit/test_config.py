@@ -1,0 +1,122 @@
+"""prl.config: the schema, its messages, and its documentation."""
+
+import re
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
+
+import pytest
+
+from prl import config
+from prl.errors import ConfigError
+
+DOCS = Path(__file__).parents[2] / "docs/configuration.md"
+GOOD = """
+node = "re0"
+instance = "prl-re0"
+index = 0
+socket = "/run/prl/prl/re0.sock"
+mode = "native"
+[lan]
+interface = "lan0"
+address = "192.0.2.10"
+peer_address = "192.0.2.11"
+address6 = "2001:db8:0:1::10"
+peer_address6 = "2001:db8:0:1::11"
+[link]
+interface = "link0"
+local = "198.51.100.10"
+remote = "198.51.100.11"
+[[service]]
+name = "lab"
+addresses = ["192.0.2.100", "2001:db8:0:1::100"]
+owner = "re0"
+"""
+
+
+def error_of(text: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        config.parse(text)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_good_file_is_understood_with_its_defaults() -> None:
+    found = config.parse(GOOD)
+
+    assert found.service[0].addresses == [
+        IPv4Address("192.0.2.100"),
+        IPv6Address("2001:db8:0:1::100"),
+    ]
+    assert (found.flows_max, found.policy, found.link.port) == (16384, "continue", 7077)
+    assert (found.timing.lease_ms, found.timing.hold_ms, found.timing.setup_ms) == (20, 400, 100)
+    assert found.owns_first(found.service[0])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key", "what"),
+    [
+        ('node = "re0"', "", "node", "is missing"),
+        ("index = 0", "index = 2", "index", "<= 1"),
+        ("index = 0", 'index = "0"', "index", "Expected `int`"),
+        ("index = 0", "index = 0\nfoo = 1", "foo", "no such key"),
+        ('"lan0"', '"lan0"\nfoo = 1', "lan.foo", "no such key"),
+        ('"lan0"', '"a name that is too long"', "lan.interface", "give string"),
+        ('"192.0.2.10"', '"192.0.2.300"', "lan.address", "not an IP address"),
+        ('"192.0.2.10"', '"2001:db8::1"', "lan.address", "IP version"),
+        ('"192.0.2.10"', "1", "lan.address", "in quotes"),
+        ('"192.0.2.100"', '"224.0.0.1"', "service[0].addresses[0]", "unicast"),
+        ('"native"', '"fast"', "mode", '"native" or "generic"'),
+        ('"/run/prl/prl/re0.sock"', '"re0.sock"', "socket", "path of the control socket"),
+        ('"192.0.2.11"', '"192.0.2.10"', "lan.peer_address", "this node's own"),
+        ('"192.0.2.100", "2001', '"192.0.2.10", "2001', "service.addresses", "own address"),
+        ('"198.51.100.11"', '"2001:db8::1"', "link.remote", "IP version"),
+        ("[link]", "[link", "is not TOML", "line"),
+        ("[link]", "[timing]\nlease_ms = 60\n[link]", "timing.suspect_ms", "twice"),
+        ("[link]", "[timing]\nhold_ms = 300\n[link]", "timing.hold_ms", "two nodes"),
+        ("[link]", "[timing]\nlease_ms = 0\n[link]", "timing.lease_ms", ">= 1"),
+        ("[[service]]", "[service]", "service", "array"),
+    ],
+)
+def test_an_error_names_the_key_and_the_remedy(old: str, new: str, key: str, what: str) -> None:
+    assert old in GOOD
+
+    message = error_of(GOOD.replace(old, new, 1))
+
+    assert message.startswith(key)
+    assert what in message
+    assert ";" in message or ": must" in message or "correct" in message
+
+
+def test_addresses_and_names_are_used_once() -> None:
+    again = GOOD + '[[service]]\nname = "lab"\naddresses = ["192.0.2.101"]\nowner = "re0"\n'
+    assert "service.name: 'lab' is used twice" in error_of(again)
+    other = GOOD + '[[service]]\nname = "two"\naddresses = ["192.0.2.100"]\nowner = "re0"\n'
+    assert "192.0.2.100 is used twice" in error_of(other)
+
+
+def test_a_message_names_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "prld.toml"
+    with pytest.raises(ConfigError, match=rf"{path}: cannot be read: .*--config"):
+        config.load(path)
+    path.write_text("index = 3")
+    with pytest.raises(ConfigError, match=rf"{path}: index: "):
+        config.load(path)
+    path.write_bytes(b"\xff")
+    with pytest.raises(ConfigError, match="UTF-8"):
+        config.load(path)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        config.load(tmp_path)
+
+
+def test_the_documentation_is_the_schema() -> None:
+    rows = re.findall(
+        r"^\| `([^`]+)` \| (.*?) \| (.*?) \| (.*?) \|$", DOCS.read_text(), re.MULTILINE
+    )
+
+    assert rows == [(key.path, key.kind, key.default, key.description) for key in config.schema()]
+
+
+def test_the_example_in_the_documentation_is_good() -> None:
+    (example,) = re.findall(r"```toml\n(.*?)```", DOCS.read_text(), re.DOTALL)
+
+    assert config.parse(example).node == "re0"

@@ -1,0 +1,329 @@
+"""The control socket: prl.daemon.control as hostile and as good clients see it."""
+
+import asyncio
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prl.client import Node, NotProtectedError, ShadowNotOwned, ShadowVoid
+from prl.daemon.control import Client, ControlServer, flag_of, number_of, text_of
+from prl.daemon.events import EventLog
+from prl.daemon.transfer import Collector, Setup, TransferError, decode, encode, pieces
+from prl.errors import KernelError, NoDaemonError, UsageError
+from prl.messages import MESSAGE_MAX_BYTES, parse_endpoint, show_endpoint
+
+TIMEOUT_S = 5.0
+
+
+class Daemon:
+    """A control server in a thread, with a handler that tells what it got."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.log: list[str] = []
+        self.gone = threading.Event()
+        self.clients: list[Client] = []
+        self._started = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
+        self._thread.start()
+        assert self._started.wait(TIMEOUT_S)
+
+    async def _run(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self._end = asyncio.Event()
+        server = ControlServer(
+            self.path,
+            EventLog(self.log.append),
+            handler=self.handle,
+            on_gone=lambda _: self.gone.set(),
+        )
+        server.start()
+        self._started.set()
+        await self._end.wait()
+        server.close()
+
+    async def handle(
+        self, client: Client, request: dict[str, Any], fds: list[int]
+    ) -> dict[str, Any]:
+        self.clients.append(client)
+        match request.get("op"):
+            case "status":
+                return {"node": "fake", "fds": len(fds)}
+            case "replicate":
+                state = "active" if text_of(request, "application") else "open"
+                client.send({"event": "state", "handle": 9, "state": "setup", "reason": "early"})
+                return {"handle": 9, "state": state, "reason": "" if state == "active" else "why"}
+            case "close":
+                return {}
+            case "crash":
+                raise ZeroDivisionError
+            case _:
+                raise UsageError("no such\noperation")
+
+    def event(self, event: dict[str, Any], fd: int | None = None) -> None:
+        done = threading.Event()
+
+        def send() -> None:
+            self.clients[-1].send_event(event, fd)
+            done.set()
+
+        self.loop.call_soon_threadsafe(send)
+        assert done.wait(TIMEOUT_S)
+
+    def stop(self) -> None:
+        if self._thread.is_alive():
+            self.loop.call_soon_threadsafe(self._end.set)
+            self._thread.join(TIMEOUT_S)
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[Daemon]:
+    found = Daemon(tmp_path / "prld.sock")
+    yield found
+    found.stop()
+
+
+def raw_client(daemon: Daemon) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    sock.settimeout(TIMEOUT_S)
+    sock.connect(str(daemon.path))
+    return sock
+
+
+def ask(sock: socket.socket, raw: bytes) -> dict[str, Any]:
+    sock.send(raw)
+    found: dict[str, Any] = json.loads(sock.recv(MESSAGE_MAX_BYTES))
+    return found
+
+
+def test_an_answer_has_the_request_s_id(daemon: Daemon) -> None:
+    with raw_client(daemon) as sock:
+        assert ask(sock, b'{"op":"status","id":7}') == {
+            "id": 7,
+            "ok": True,
+            "node": "fake",
+            "fds": 0,
+        }
+        assert ask(sock, b'{"op":"status","id":"a"}')["id"] == "a"
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"\0",
+        b"not json",
+        b"[]",
+        b"7",
+        b'{"id":1}',
+        b'{"op":[],"id":1}',
+        b'{"op":"status","id":{}}x',
+        b"[" * 60_000,
+        b'{"op":"\xff"}',
+        b"x" * (MESSAGE_MAX_BYTES + 10),
+        b'{"op":"crash","id":1}',
+        b'{"op":"bad","id":1}',
+    ],
+)
+def test_hostile_input_gets_an_error_and_the_connection_goes_on(daemon: Daemon, raw: bytes) -> None:
+    with raw_client(daemon) as sock:
+        answer = ask(sock, raw)
+
+        assert answer["ok"] is False
+        assert "\n" not in answer["error"]
+        assert answer["code"] in {1, 2}
+        assert ask(sock, b'{"op":"status","id":8}')["id"] == 8
+
+
+def test_descriptors_that_nobody_wants_are_closed(daemon: Daemon) -> None:
+    before = sum(1 for _ in Path("/proc/self/fd").iterdir())
+    with raw_client(daemon) as sock:
+        for _ in range(20):
+            socket.send_fds(sock, [b'{"op":"status","id":1}'], [0, 0])
+            assert json.loads(sock.recv(MESSAGE_MAX_BYTES))["fds"] == 2
+        socket.send_fds(sock, [b'{"op":"status","id":1}'], [0] * 50)
+        assert json.loads(sock.recv(MESSAGE_MAX_BYTES))["ok"] is False
+        assert sum(1 for _ in Path("/proc/self/fd").iterdir()) <= before + 3
+
+
+def test_a_client_that_does_not_read_is_disconnected(daemon: Daemon) -> None:
+    with raw_client(daemon) as sock:
+        ask(sock, b'{"op":"status","id":1}')
+        for _ in range(4000):
+            daemon.event({"event": "state", "text": "x" * 4000})
+            if daemon.gone.is_set():
+                break
+        assert daemon.gone.wait(TIMEOUT_S)
+    with raw_client(daemon) as sock:
+        assert ask(sock, b'{"op":"status","id":1}')["ok"]
+
+
+def test_the_socket_is_private_and_taken_once(daemon: Daemon, tmp_path: Path) -> None:
+    assert daemon.path.stat().st_mode & 0o777 == 0o600
+
+    async def second(path: Path) -> None:
+        async def nothing(*_: object) -> dict[str, Any]:
+            return {}
+
+        server = ControlServer(path, EventLog(str), handler=nothing, on_gone=lambda _: None)
+        server.start()
+        server.close()
+
+    with pytest.raises(KernelError, match="another prld"):
+        asyncio.run(second(daemon.path))
+    (tmp_path / "file").touch()
+    with pytest.raises(KernelError, match="something else"):
+        asyncio.run(second(tmp_path / "file"))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as dead:
+        dead.bind(str(tmp_path / "dead"))
+    asyncio.run(second(tmp_path / "dead"))
+
+
+def test_arguments_are_checked() -> None:
+    request = {"op": "x", "s": "a", "n": 3, "b": True, "big": 2**32, "minus": -1}
+    assert text_of(request, "s") == "a"
+    assert number_of(request, "n") == 3
+    assert flag_of(request, "b")
+    assert not flag_of(request, "absent")
+    for name in ("s", "b", "big", "minus", "absent"):
+        with pytest.raises(UsageError, match=name):
+            number_of(request, name)
+    with pytest.raises(UsageError, match="'n' must be a string"):
+        text_of(request, "n")
+
+
+def test_a_session_is_told_of_its_states(daemon: Daemon) -> None:
+    with Node(daemon.path) as node, socket.socket() as sock:
+        session = node.replicate(sock, b"data")
+        daemon.event({"event": "state", "handle": 9, "state": "open", "reason": "link lost"})
+        assert session.wait_state("open", timeout=TIMEOUT_S) == "open"
+        assert session.reason == "link lost"
+        daemon.event({"event": "demoted", "handle": 9})
+        assert session.wait_state("demoted", timeout=TIMEOUT_S) == "demoted"
+        with pytest.raises(TimeoutError):
+            session.wait_state("active", timeout=0.01)
+
+
+def test_a_session_that_is_not_protected_says_why(daemon: Daemon) -> None:
+    with Node(daemon.path) as node, socket.socket() as sock:
+        with pytest.raises(NotProtectedError, match="not protected: why") as caught:
+            node.replicate(sock)
+        assert caught.value.session is not None
+        daemon.event({"event": "state", "handle": 9, "state": "active", "reason": ""})
+        assert caught.value.session.wait_state("active", timeout=TIMEOUT_S) == "active"
+
+
+def test_a_shadow_can_only_be_read_until_it_is_owned(daemon: Daemon) -> None:
+    ours, peer = socket.socketpair()
+    with Node(daemon.path) as node, ours, peer:
+        node.request({"op": "status"})
+        introduction = {"event": "shadow", "handle": 3, "application": "aGk=", "unread": 0}
+        daemon.event(introduction | {"local": "a:1", "remote": "b:2"}, ours.fileno())
+        shadow = node.next_shadow(TIMEOUT_S)
+        peer.sendall(b"hello")
+
+        assert shadow.application == b"hi"
+        assert shadow.recv(100) == b"hello"
+        for attempt in (lambda: shadow.sock.sendall(b"x"), lambda: shadow.sock.shutdown(1)):
+            with pytest.raises(ShadowNotOwned):
+                attempt()
+        with pytest.raises(TimeoutError):
+            shadow.wait_taken_over(0.01)
+        daemon.event({"event": "taken_over", "handle": 3, "out_bytes": 5, "monotonic_ns": 1})
+        assert shadow.wait_taken_over(TIMEOUT_S).out_bytes == 5
+        assert shadow.owned
+        shadow.sock.sendall(b"answer")
+        assert peer.recv(100) == b"answer"
+        shadow.close()
+
+
+def test_a_void_shadow_says_why(daemon: Daemon) -> None:
+    ours, peer = socket.socketpair()
+    with Node(daemon.path) as node, ours, peer:
+        node.request({"op": "status"})
+        introduction = {"event": "shadow", "handle": 3, "application": "", "unread": 0}
+        daemon.event(introduction | {"local": "a:1", "remote": "b:2"}, ours.fileno())
+        shadow = node.next_shadow(TIMEOUT_S)
+        daemon.event({"event": "void", "handle": 3, "reason": "the link was lost"})
+        with pytest.raises(ShadowVoid, match="the link was lost"):
+            shadow.wait_taken_over(TIMEOUT_S)
+        shadow.close()
+
+
+def test_the_end_of_prld_ends_all_waiting(daemon: Daemon) -> None:
+    with Node(daemon.path) as node, socket.socket() as sock:
+        session = node.replicate(sock, b"x")
+        daemon.stop()
+        assert session.wait_state("lost", timeout=TIMEOUT_S) == "lost"
+        with pytest.raises(NoDaemonError):
+            node.next_shadow(TIMEOUT_S)
+        with pytest.raises(NoDaemonError):
+            node.request({"op": "status"})
+
+
+def test_without_prld_there_is_one_clear_line(tmp_path: Path) -> None:
+    with pytest.raises(NoDaemonError, match=r"no prld answers on .*--socket"):
+        Node(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("text", ["192.0.2.1:7000", "[2001:db8::1]:1", "127.0.0.1:65535"])
+def test_an_endpoint_is_read_as_it_is_shown(text: str) -> None:
+    assert show_endpoint(*parse_endpoint(text)) == text
+
+
+@pytest.mark.parametrize(
+    "text", ["", "1.2.3.4", "1.2.3.4:0", "1.2.3.4:65536", "::1:5", "[1.2.3.4]:5", "a:5", "[x]:1"]
+)
+def test_a_bad_endpoint_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="bad endpoint"):
+        parse_endpoint(text)
+
+
+def test_a_set_up_survives_being_cut() -> None:
+    setup = Setup(
+        snapshot=bytes(range(256)) * 1000,
+        mss=1448,
+        rcv_wscale=7,
+        snd_wscale=7,
+        committed=2**32 - 1,
+        timestamps=True,
+        application=b"x",
+    )
+    collector = Collector()
+    arrived = None
+    cut = pieces(encode(setup), 60_000)
+    for number, piece in enumerate(cut, 1):
+        arrived = collector.add(1, 1, piece, last=number == len(cut), now_ns=number)
+    assert arrived is not None
+    assert arrived.began_ns == 1
+    assert decode(arrived.blob) == setup
+
+
+def test_a_newer_generation_replaces_an_unfinished_one() -> None:
+    collector = Collector()
+    assert collector.add(1, 1, b"old", last=False, now_ns=0) is None
+    arrived = collector.add(1, 2, b"new", last=True, now_ns=5)
+    assert arrived is not None
+    assert (arrived.blob, arrived.began_ns) == (b"new", 5)
+
+
+def test_unfinished_set_ups_are_bounded() -> None:
+    collector = Collector(bytes_max=10, transfers_max=2)
+    collector.add(1, 1, b"12345", last=False, now_ns=0)
+    with pytest.raises(TransferError, match="exceed 10 bytes"):
+        collector.add(2, 1, b"123456", last=False, now_ns=0)
+    collector.add(2, 1, b"1", last=False, now_ns=0)
+    with pytest.raises(TransferError, match="more than 2"):
+        collector.add(3, 1, b"", last=False, now_ns=0)
+    collector.clear()
+    collector.add(4, 1, b"1234567890", last=False, now_ns=0)
+
+
+@pytest.mark.parametrize("blob", [b"", b"\xc1", b"\x80", b"\x91" * 50_000])
+def test_a_malformed_set_up_is_refused(blob: bytes) -> None:
+    with pytest.raises(TransferError):
+        decode(blob)

@@ -1,0 +1,124 @@
+"""prl.daemon.hello: what two nodes must agree about, and who owns a service."""
+
+import itertools
+
+import msgspec
+import pytest
+
+from prl.core import wire
+from prl.core.datapath import Event, EventKind, Owner
+from prl.daemon import hello
+from prl.daemon.hello import Hello, HelloError, ServiceState
+
+
+def service(
+    owner: str = "re0", state: Owner = Owner.NONE, term: int = 0, **more: int
+) -> ServiceState:
+    return ServiceState(
+        name="lab", addresses=["192.0.2.100"], owner=owner, state=state, term=term, **more
+    )
+
+
+def greet(node: str, index: int, *services: ServiceState) -> Hello:
+    return Hello(
+        node=node,
+        index=index,
+        versions=(1, 1),
+        epoch=5,
+        capabilities=1,
+        claim_token=bytes(16),
+        lan_key_half=bytes([index]) * 32,
+        services=services or (service(),),
+    )
+
+
+def received(sent: Hello, body: bytes | None = None) -> Event:
+    return Event(
+        kind=EventKind.MESSAGE,
+        type=wire.Message.HELLO,
+        version_min=sent.versions[0],
+        version_max=sent.versions[1],
+        node_index=sent.index,
+        body=hello.encode(sent) if body is None else body,
+    )
+
+
+def test_what_was_sent_is_what_arrives() -> None:
+    sent = greet("re0", 0)
+    assert hello.decode(received(sent)) == sent
+
+
+@pytest.mark.parametrize("body", [b"", b"\0", b"\x80\x04\0\0\0\0\0\x64re0", bytes(8)])
+def test_a_malformed_hello_is_refused(body: bytes) -> None:
+    with pytest.raises(HelloError):
+        hello.decode(received(greet("re0", 0), body))
+
+
+def test_both_nodes_have_the_same_key() -> None:
+    one, two = greet("re0", 0), greet("re1", 1)
+    assert hello.lan_key(one, two) == hello.lan_key(two, one)
+    assert hello.lan_key(one, two) != hello.lan_key(one, one)
+
+
+def change(node: Hello, **members: object) -> Hello:
+    return Hello(**{name: getattr(node, name) for name in Hello.__slots__} | members)
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        (greet("re0", 1), "also node"),
+        (greet("re1", 0), "also node"),
+        (change(greet("re1", 1), versions=(2, 3)), "upgrade the older"),
+        (greet("re1", 1, service(owner="re1")), r"make \[\[service\]\] the same"),
+        (greet("re1", 1, service(), service()), r"make \[\[service\]\] the same"),
+    ],
+)
+def test_what_does_not_fit_is_said(other: Hello, words: str) -> None:
+    with pytest.raises(HelloError, match=words):
+        hello.check(greet("re0", 0), other)
+
+
+def test_the_owner_is_one_of_the_two() -> None:
+    stranger = service(owner="re7")
+    with pytest.raises(HelloError, match="neither re0 nor re1"):
+        hello.check(greet("re0", 0, stranger), greet("re1", 1, stranger))
+    assert hello.check(greet("re0", 0), greet("re1", 1)) == 1
+
+
+STATES = [service(state=s, term=t, sessions=n) for s in Owner for t in (0, 1, 2) for n in (0, 3)]
+
+
+@pytest.mark.parametrize(("mine", "theirs"), list(itertools.product(STATES, STATES)))
+def test_both_nodes_settle_alike(mine: ServiceState, theirs: ServiceState) -> None:
+    here, term = hello.settle(mine, theirs, "re0")
+    there, other_term = hello.settle(theirs, mine, "re1")
+
+    assert {here, there} == {Owner.OWNER, Owner.STANDBY}
+    assert term == other_term >= max(mine.term, theirs.term)
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs", "expected"),
+    [
+        (service(), service(), Owner.OWNER),
+        (service(state=Owner.OWNER), service(state=Owner.STANDBY, term=9), Owner.OWNER),
+        (service(), service(state=Owner.OWNER), Owner.STANDBY),
+        (
+            service(state=Owner.OWNER, term=1),
+            service(state=Owner.OWNER, term=2),
+            Owner.STANDBY,
+        ),
+        (service(state=Owner.FENCED, term=1), service(term=2), Owner.STANDBY),
+        (service(sessions=1), service(term=2), Owner.OWNER),
+    ],
+)
+def test_who_owns(mine: ServiceState, theirs: ServiceState, expected: Owner) -> None:
+    assert hello.settle(mine, theirs, "re0")[0] == expected
+
+
+def test_a_service_with_too_much_in_it_is_refused() -> None:
+    raw = msgspec.msgpack.encode({"name": "x" * 100, "addresses": [], "owner": "a"})
+    body = wire.encode_tlvs([wire.Element(wire.Tlv.SERVICE, raw)])
+    with pytest.raises(HelloError, match="malformed"):
+        hello.decode(received(greet("re0", 0), body))
