@@ -1,11 +1,11 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: BSD-2-Clause
 #
-# holdlat   How long prl holds packets: input until it is reinjected, output until it is released.
+# holdlat   How long prl holds packets: input until reinjected, output until released.
 #
-# USAGE: holdlat.py -p PID [-d SECONDS] [-f HANDLE] [--per-flow] [-T]
+# USAGE: holdlat.py -p PID [-d SECONDS] [-f HANDLE] [--per-flow]
 #
-# Attaches to the USDT probes prl:reinject and prl:output_release of a running prld (see userspace/probes.h).
+# Attaches to the USDT probes prl:reinject and prl:output_release of prld (userspace/probes.h).
 # Needs root, Debian's python3-bpfcc and kernel headers that bcc finds (`prlctl doctor` tells).
 """Histogram of hold times, in the manner of bcc's tools."""
 

@@ -1,9 +1,10 @@
-"""Packets as bytes: what userspace/packet.c reads, judges and makes, against sums done here by hand."""
+"""Packets as bytes: what userspace/packet.c reads, judges and makes; sums are done here by hand."""
 
 import itertools
 import random
 import struct
 from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Any
 
 import pytest
 from prl._core import ffi, lib
@@ -46,7 +47,7 @@ def packet(source, target, l4: bytes, proto: int = TCP, extensions: bytes = b"")
     return head + source.packed + target.packed + extensions + l4
 
 
-def parse(data: bytes, *, ethernet: bool = False, total: int | None = None):
+def parse(data: bytes, *, ethernet: bool = False, total: int | None = None) -> tuple[int, Any]:
     parsed = ffi.new("struct prl_packet *")
     size = len(data) if total is None else total
     return lib.prl_packet_parse(data, len(data), size, ethernet, parsed), parsed
