@@ -88,6 +88,9 @@ class Timing(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
         Milliseconds, Meta(description="deadline of a flow's oldest unanswered message")
     ] = 400
     setup_ms: Annotated[Milliseconds, Meta(description="deadline of a flow's set-up")] = 100
+    retry_ms: Annotated[
+        Milliseconds, Meta(description="wait before a refused packet is sent again (nack = retry)")
+    ] = 20
     start_wait_ms: Annotated[
         Milliseconds, Meta(description="how long a starting node waits for the other one")
     ] = 1000
@@ -121,6 +124,13 @@ class Config(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
         Literal["continue", "stop"],
         Meta(description="an owner without the other node goes on alone, or goes silent (SPEC L5)"),
     ] = "continue"
+    nack: Annotated[
+        Literal["drop", "retry"],
+        Meta(
+            description="a packet that the other side has no space for: dropped on both sides, or "
+            "sent again (SPEC R5)"
+        ),
+    ] = "drop"
     timing: Timing = msgspec.field(default_factory=Timing)
 
     def owns_first(self, service: Service) -> bool:

@@ -105,9 +105,9 @@ int prl_dp_event(struct prl_dp *dp, struct prl_event *event, uint8_t *body, size
 /* ---- the link ---- */
 /* A connected stream socket (taken over). Only HELLO is read until prl_dp_link_up(). -EBUSY when there is one. */
 int prl_dp_link_attach(struct prl_dp *dp, int fd);
-/* Both HELLOs agree: a new epoch begins. lan_key MACs the LAN heartbeats; tokens are the claim tokens. */
-int prl_dp_link_up(struct prl_dp *dp, uint64_t epoch, const uint8_t lan_key[32], const uint8_t own_token[16],
-                   const uint8_t peer_token[16]);
+/* Both HELLOs agree: a new epoch begins. capabilities: PRL_CAP_* that both have; lan_key MACs the LAN heartbeats; tokens are the claim tokens. */
+int prl_dp_link_up(struct prl_dp *dp, uint64_t epoch, uint64_t capabilities, const uint8_t lan_key[32],
+                   const uint8_t own_token[16], const uint8_t peer_token[16]);
 int prl_dp_link_drop(struct prl_dp *dp, const char *why);
 /* Sends a control message; `msg` gives type, handle, seq and the fixed part; tlvs are encoded TLVs. -ENOTCONN, -ENOBUFS. */
 int prl_dp_link_send(struct prl_dp *dp, const struct prl_msg *msg, const uint8_t *tlvs, size_t tlvs_bytes);

@@ -96,7 +96,7 @@ struct prl_dp {
     struct prl_link link;
     bool link_up; /* HELLO agreed; false: only HELLO is read */
     bool hello_seen;
-    uint64_t epoch, rtt_ns, rtt_min_ns;
+    uint64_t epoch, capabilities, rtt_ns, rtt_min_ns;
     uint8_t lan_key[32], own_token[PRL_TOKEN_BYTES], peer_token[PRL_TOKEN_BYTES];
     bool lan_key_known;
     uint64_t lan_counter_seen;

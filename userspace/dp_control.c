@@ -146,8 +146,8 @@ int prl_dp_link_attach(struct prl_dp *dp, int fd)
     return err;
 }
 
-int prl_dp_link_up(struct prl_dp *dp, uint64_t epoch, const uint8_t lan_key[32], const uint8_t own_token[16],
-                   const uint8_t peer_token[16])
+int prl_dp_link_up(struct prl_dp *dp, uint64_t epoch, uint64_t capabilities, const uint8_t lan_key[32],
+                   const uint8_t own_token[16], const uint8_t peer_token[16])
 {
     int err = 0;
 
@@ -158,6 +158,8 @@ int prl_dp_link_up(struct prl_dp *dp, uint64_t epoch, const uint8_t lan_key[32],
         dp->now_ns = dp_clock_ns();
         dp->link_up = true;
         dp->epoch = epoch;
+        dp->capabilities = capabilities;
+        dp->config.limits.nack_retry = !!(capabilities & PRL_CAP_NACK_RETRY);
         dp->lan_counter_seen = 0;
         memcpy(dp->lan_key, lan_key, sizeof(dp->lan_key));
         memcpy(dp->own_token, own_token, sizeof(dp->own_token));

@@ -310,6 +310,8 @@ void dp_flows_tick(struct prl_dp *dp)
         }
         if (flow->primary.state == PRL_PRIMARY_ACTIVE)
             repair_hold(dp, flow);
+        if (prl_primary_wants_drain(&flow->primary, dp->now_ns))
+            dp_primary_drain(dp, flow);
     }
     if (dp->now_ns >= dp->next_scan_ns) {
         dp->next_scan_ns = dp->now_ns + DP_ENDED_SCAN_NS;
@@ -422,6 +424,7 @@ int prl_dp_secondary_open(struct prl_dp *dp, const struct prl_flow_spec *spec, u
         *space = dp_flow_own_edge(flow);
         prl_secondary_open(&flow->secondary_core, spec->handle, spec->generation, spec->committed, *space,
                            spec->key.proto == IPPROTO_TCP);
+        flow->secondary_core.nack_retry = !!(dp->capabilities & PRL_CAP_NACK_RETRY);
         dp_flow_set_flags(flow);
     }
     dp_unlock(dp);

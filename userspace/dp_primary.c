@@ -359,6 +359,8 @@ void dp_primary_message(struct prl_dp *dp, const struct prl_msg *msg)
                         &actions);
         dp_apply(dp, flow, &actions);
         note_space(dp, flow);
+        if (prl_primary_wants_drain(&flow->primary, dp->now_ns))
+            dp_primary_drain(dp, flow);
         break;
     case PRL_MSG_FLOWCTL:
         prl_primary_flowctl(&flow->primary, msg->space);

@@ -143,6 +143,8 @@ static void replicate(struct prl_dp *dp, struct dp_flow *flow, const struct prl_
     }
     verdict = prl_secondary_replicate(&flow->secondary_core, msg->seq, msg->space, packet.seq + payload, payload,
                                       msg->data_bytes, dp_flow_own_edge(flow), &reason);
+    if (verdict == PRL_VERDICT_IGNORE)
+        return;
     if (verdict != PRL_VERDICT_ACCEPT) {
         refuse(dp, flow, msg, verdict, reason);
         return;

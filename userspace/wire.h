@@ -102,6 +102,9 @@ enum prl_lease_flag {
 enum prl_capability {
     PRL_CAP_OUTPUT = 1 << 0, /* output replication (SDRL) */
     PRL_CAP_UDP = 1 << 1,
+    PRL_CAP_NACK_RETRY = 1 << 2, /* what was refused for want of space is sent again (R5) */
+    PRL_CAP_COMPARE = 1 << 3,    /* COMPARE is understood (R12a) */
+    PRL_CAP_L3_ELISION = 1 << 4, /* ELIDED is understood (R15) */
 };
 
 /* One decoded message. Pointers lead into the caller's buffer. */

@@ -18,6 +18,8 @@ Address = IPv4Address | IPv6Address
 INPUT_PACKETS_MAX = 4096
 """Most packets that one flow may have in prld's hands, each way (SPEC R4)."""
 INPUT_BYTES_MAX = 16 << 20
+NACK_RETRIES_MAX = 64
+"""How often one refused packet is sent again before replication of its flow ends (SPEC R5)."""
 VOID_MS = 1000
 """How long a VOID may stay unanswered before the link is given up."""
 
@@ -329,9 +331,14 @@ class Datapath:
         """Take a connected stream socket over. Raises DatapathError (EBUSY: there is one)."""
         _check(lib.prl_dp_link_attach(self._dp, fd), "the link's connection was refused")
 
-    def link_up(self, epoch: int, lan_key: bytes, own_token: bytes, peer_token: bytes) -> None:
+    def link_up(
+        self, epoch: int, capabilities: int, lan_key: bytes, own_token: bytes, peer_token: bytes
+    ) -> None:
         """Begin an epoch: both HELLOs agree. Raises DatapathError."""
-        _check(lib.prl_dp_link_up(self._dp, epoch, lan_key, own_token, peer_token), "no new epoch")
+        _check(
+            lib.prl_dp_link_up(self._dp, epoch, capabilities, lan_key, own_token, peer_token),
+            "no new epoch",
+        )
 
     def link_drop(self, why: str) -> None:
         """Give the connection up."""
@@ -463,6 +470,8 @@ def _fill_timing(wanted: Any, config: Config) -> None:
     limits.bytes_max = INPUT_BYTES_MAX
     limits.answer_ns = timing.answer_ms * 1_000_000
     limits.setup_ns = timing.setup_ms * 1_000_000
+    limits.retries_max = NACK_RETRIES_MAX
+    limits.retry_ns = timing.retry_ms * 1_000_000
     wanted.void_ns = VOID_MS * 1_000_000
 
 

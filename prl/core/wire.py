@@ -73,6 +73,8 @@ class Capability(IntFlag):
     """What a node can do beyond the least."""
 
     OUTPUT = lib.PRL_CAP_OUTPUT
+    NACK_RETRY = lib.PRL_CAP_NACK_RETRY
+    COMPARE = lib.PRL_CAP_COMPARE
 
 
 SETUP_LAST: int = lib.PRL_SETUP_LAST

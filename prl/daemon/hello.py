@@ -61,7 +61,7 @@ def create(config: Config, services: tuple[ServiceState, ...], epoch: int | None
         index=config.index,
         versions=(wire.VERSION_MIN, wire.VERSION),
         epoch=secrets.randbits(64) or 1 if epoch is None else epoch,
-        capabilities=OWN_CAPABILITIES,
+        capabilities=OWN_CAPABILITIES | (Capability.NACK_RETRY if config.nack == "retry" else 0),
         claim_token=secrets.token_bytes(wire.TOKEN_BYTES),
         lan_key_half=secrets.token_bytes(wire.LAN_KEY_BYTES),
         services=services,

@@ -177,7 +177,11 @@ class Link:
         self.other, self.version = other, version
         self._settled(other.services)
         self._dp.link_up(
-            own.epoch, greeting.lan_key(own, other), own.claim_token, other.claim_token
+            own.epoch,
+            own.capabilities & other.capabilities,
+            greeting.lan_key(own, other),
+            own.claim_token,
+            other.claim_token,
         )
         self.up = True
         self.ups += 1

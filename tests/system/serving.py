@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, Self
 
 from prl.lab import Lab
 
@@ -80,7 +81,7 @@ class Client:
             stdout=subprocess.PIPE,
         )
 
-    def __enter__(self) -> "Client":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -100,8 +101,9 @@ class Client:
 
     def receive(self, count: int = -1) -> bytes:
         """Read ``count`` bytes, or to the end."""
-        assert self.process.stdout is not None
-        return self.process.stdout.read(count)
+        stdout: IO[bytes] | None = self.process.stdout
+        assert stdout is not None
+        return stdout.read(count)
 
     def status(self) -> int:
         """socat's exit status."""

@@ -38,7 +38,7 @@ def test_the_power_goes_in_mid_stream_and_the_digest_is_right(lab: Lab, address:
 
 def test_both_directions_go_on_at_the_right_byte(lab: Lab) -> None:
     with serving(lab, ["cat"], nodes=BOTH) as serves, Client(lab) as client:
-        sender = threading.Thread(target=lambda: (client.send(DATA), client.hang_up()))
+        sender = threading.Thread(target=_send_all, args=(client,))
         sender.start()
         head = client.receive(HALF)
         serves["re0"].await_log("protected")
@@ -128,6 +128,11 @@ def test_a_port_in_use_is_one_clear_line(lab: Lab) -> None:
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert "cannot listen on 192.0.2.100:7000" in done.stderr
+
+
+def _send_all(client: Client) -> None:
+    client.send(DATA)
+    client.hang_up()
 
 
 def _programs(lab: Lab, node: str, name: str) -> list[int]:

@@ -3,7 +3,7 @@
 import pytest
 from prl._core import lib
 
-from tests.unit.core_support import MS, Primary
+from tests.unit.core_support import EDGE_FAR, MS, Primary
 
 SETUP = lib.PRL_PRIMARY_SETUP
 ACTIVE = lib.PRL_PRIMARY_ACTIVE
@@ -90,6 +90,53 @@ def test_nack_no_space_drops_that_packet_alone() -> None:
     assert p.ack(4) == [("release_input", [3, 4])]
     counters = p.flow.counters
     assert (counters.nacks, counters.dropped_nack, counters.stale_acks) == (1, 1, 1)
+
+
+def retrying(tries: int = 3) -> Primary:
+    p = Primary().active()
+    p.limits.nack_retry, p.limits.retries_max, p.limits.retry_ns = True, tries, 20 * MS
+    return p
+
+
+def test_nack_retry_goes_back_and_sends_the_same_numbers_again() -> None:
+    p = retrying()
+    for name in range(1, 5):
+        p.input(name, 0, 10)
+    assert p.ack(2, NO_SPACE, 50) == [("release_input", [1])]
+    assert p.input(5, 0, 10) == []  # behind what waits
+    assert p.drain() == (False, [])  # not yet
+    assert not lib.prl_primary_wants_drain(p.flow, p.now_ns)
+    p.now_ns += 20 * MS
+    assert lib.prl_primary_wants_drain(p.flow, p.now_ns)
+    again = [("replicate", 2, 2), ("replicate", 3, 3), ("replicate", 4, 4), ("replicate", 5, 5)]
+    assert p.drain() == (False, again)
+    assert p.ack(5) == [("release_input", [2, 3, 4, 5])]
+    assert p.flow.counters.retried == 3
+    assert p.flow.counters.dropped_nack == 0
+
+
+def test_nack_retry_need_not_wait_when_the_space_grows() -> None:
+    p = Primary()
+    p.open()
+    p.activate(edge=EDGE_FAR, peer_edge=100)
+    p.limits.nack_retry, p.limits.retries_max, p.limits.retry_ns = True, 3, 1000 * MS
+    p.input(1, 90, 10)
+    assert p.ack(1, NO_SPACE, 100) == []
+    assert not lib.prl_primary_wants_drain(p.flow, p.now_ns)
+    lib.prl_primary_flowctl(p.flow, 500)
+    assert lib.prl_primary_wants_drain(p.flow, p.now_ns)
+    assert p.drain() == (False, [("replicate", 1, 1)])
+
+
+def test_nack_retry_is_bounded() -> None:
+    p = retrying(tries=2)
+    p.input(1, 0, 10)
+    for _ in range(2):
+        assert p.ack(1, NO_SPACE) == []
+        p.now_ns += 20 * MS
+        assert p.drain() == (False, [("replicate", 1, 1)])
+    assert p.ack(1, NO_SPACE) == [("state", VOIDING, NO_SPACE), ("send_void", NO_SPACE)]
+    assert p.void_done() == [("release_input", [1]), ("state", OPEN, NO_SPACE)]
 
 
 @pytest.mark.parametrize("reason", [lib.PRL_REASON_INVALID_HANDLE, lib.PRL_REASON_NOT_ACTIVE])

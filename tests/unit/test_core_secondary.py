@@ -77,6 +77,20 @@ def test_an_ack_before_a_nack_stops_before_the_refused_message() -> None:
     assert s.take_ack() == (3, 100)
 
 
+def test_with_retry_nothing_passes_a_refused_message() -> None:
+    s = Shadow(edge=100)
+    s.flow.nack_retry = True
+    assert s.replicate(1, 101, 1) == (NACK, lib.PRL_REASON_NO_SPACE)
+    assert s.replicate(2, 50, 0) == (lib.PRL_VERDICT_IGNORE, 0)
+    assert s.replicate(3, 50, 1) == (lib.PRL_VERDICT_IGNORE, 0)
+    assert s.replicate(1, 101, 1) == (NACK, lib.PRL_REASON_NO_SPACE)
+    s.edge = 200
+    assert s.replicate(1, 101, 1) == (ACCEPT, 0)
+    assert s.replicate(2, 50, 0) == (ACCEPT, 0)
+    assert s.take_ack() == (2, 200)
+    assert s.replicate(4, 50, 0) == (VOID, lib.PRL_REASON_DIVERGED)  # a hole that nobody made
+
+
 def test_space_is_compared_over_the_wrap() -> None:
     s = Shadow(edge=4)
     assert s.replicate(1, 4, 10) == (ACCEPT, 0)

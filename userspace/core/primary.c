@@ -204,6 +204,18 @@ void prl_primary_activate(struct prl_primary *flow, uint32_t committed, uint32_t
     set_state(flow, PRL_PRIMARY_ACTIVE, PRL_REASON_OK, out);
 }
 
+static bool may_send_input(const struct prl_primary *flow, uint64_t now_ns)
+{
+    return flow->retry_at_ns <= now_ns ||
+           (flow->in_pending.head && prl_serial_le(flow->in_pending.head->tcp_end, flow->peer_edge) &&
+            prl_serial_lt(flow->retry_edge, flow->peer_edge));
+}
+
+bool prl_primary_wants_drain(const struct prl_primary *flow, uint64_t now_ns)
+{
+    return flow->state == PRL_PRIMARY_ACTIVE && flow->in_pending.head && may_send_input(flow, now_ns);
+}
+
 bool prl_primary_drain(struct prl_primary *flow, uint32_t own_edge, uint64_t now_ns,
                        const struct prl_primary_limits *limits, struct prl_actions *out)
 {
@@ -213,6 +225,9 @@ bool prl_primary_drain(struct prl_primary *flow, uint32_t own_edge, uint64_t now
     flow->own_edge = own_edge;
     while (out->count < PRL_ACTIONS_MAX && flow->out_pending.head)
         send_output(flow, prl_chain_pop(&flow->out_pending), now_ns, limits, out);
+    if (!may_send_input(flow, now_ns))
+        return flow->out_pending.head;
+    flow->retry_at_ns = 0;
     while (out->count < PRL_ACTIONS_MAX && flow->in_pending.head)
         send_input(flow, prl_chain_pop(&flow->in_pending), now_ns, limits, out);
     return flow->out_pending.head || flow->in_pending.head;
@@ -273,6 +288,26 @@ static void count_hold(struct prl_primary_counters *counters, const struct prl_c
     counters->released_bytes += chain->bytes;
 }
 
+/* R5, nack = retry: everything from `seq` on is sent again, under the same numbers, once there may be space. The
+ * secondary refuses all that it was sent behind `seq` until then. */
+static void go_back(struct prl_primary *flow, uint32_t seq, uint64_t now_ns,
+                    const struct prl_primary_limits *limits, struct prl_actions *out)
+{
+    flow->retry_tries = flow->retry_seq == seq ? flow->retry_tries + 1 : 1;
+    flow->retry_seq = seq;
+    if (flow->retry_tries > limits->retries_max) {
+        fail(flow, PRL_REASON_NO_SPACE, 1, now_ns, out);
+        return;
+    }
+    flow->counters.retried += flow->in_held.count;
+    prl_chain_append(&flow->in_held, &flow->in_pending);
+    prl_chain_append(&flow->in_pending, &flow->in_held);
+    flow->in_next = seq;
+    flow->in_deadline_ns = 0;
+    flow->retry_edge = flow->peer_edge;
+    flow->retry_at_ns = now_ns + limits->retry_ns;
+}
+
 void prl_primary_ack(struct prl_primary *flow, uint32_t seq, uint8_t reason, uint32_t space, uint64_t now_ns,
                      const struct prl_primary_limits *limits, struct prl_actions *out)
 {
@@ -301,6 +336,10 @@ void prl_primary_ack(struct prl_primary *flow, uint32_t seq, uint8_t reason, uin
             return;
         }
         prl_primary_flowctl(flow, space);
+        if (limits->nack_retry) {
+            go_back(flow, seq, now_ns, limits, out);
+            return;
+        }
         refused = prl_chain_take(&flow->in_held, seq);
         flow->in_acked = seq;
         if (refused)

@@ -11,6 +11,8 @@
  *
  * SETUP    input and output wait in `pending`, in order of arrival; nothing passes.
  * ACTIVE   input: numbered, sent (REPLICATE), waits in `held` until acknowledged; output likewise (OUTPUT).
+ *          A packet refused for want of space is dropped on both sides, or (nack = retry) goes back to the front of
+ *          `pending` with all behind it, and is sent again under the same number (go-back-N).
  * VOIDING  the secondary must not use its shadow any more: wait for VOID_ACK or the end of its lease (L4);
  *          newer packets wait in `pending`.
  * OPEN     not replicated: packets pass without prl.
@@ -72,6 +74,9 @@ struct prl_primary_limits {
     uint32_t packets_max; /* held and pending, input and output each */
     uint32_t bytes_max; /* likewise */
     uint64_t answer_ns; /* R6: deadline of the oldest unanswered message */
+    uint32_t nack_retry; /* R5: 1 = what the secondary has no space for is sent again, 0 = dropped */
+    uint32_t retries_max; /* of one packet; then replication of the flow ends */
+    uint64_t retry_ns; /* wait before it is sent again when no growth of space is told */
     uint64_t setup_ns; /* R6: deadline of SETUP */
 };
 
@@ -83,6 +88,7 @@ struct prl_primary_counters {
     uint64_t output_released, output_flushed;
     uint64_t dropped_full; /* queue limit */
     uint64_t dropped_space; /* payload beyond the receive space, ours or theirs (R3) */
+    uint64_t retried; /* packets that went back to be sent again (R5, go-back-N) */
     uint64_t dropped_nack; /* refused by the secondary: no space */
     uint64_t dropped_fenced;
     uint64_t acks, nacks, stale_acks; /* stale: acknowledges what was never sent */
@@ -100,6 +106,9 @@ struct prl_primary {
     uint32_t out_next, out_acked;
     uint32_t committed; /* TCP sequence number */
     uint32_t own_edge, peer_edge; /* absolute right edges (R10) */
+    uint32_t retry_seq, retry_tries; /* number that was refused, and how often */
+    uint32_t retry_edge, pad2; /* peer_edge when it was refused */
+    uint64_t retry_at_ns; /* pending input waits until then, or until the space grows; 0 = no wait */
     struct prl_chain in_pending, in_held;
     struct prl_chain out_pending, out_held;
     uint64_t in_deadline_ns, out_deadline_ns, setup_deadline_ns, void_deadline_ns; /* 0 = none */
@@ -135,6 +144,8 @@ void prl_primary_ack(struct prl_primary *flow, uint32_t seq, uint8_t reason, uin
 void prl_primary_output_ack(struct prl_primary *flow, uint32_t seq, uint8_t reason, uint32_t tcp_seq,
                             uint64_t now_ns, const struct prl_primary_limits *limits, struct prl_actions *out);
 void prl_primary_flowctl(struct prl_primary *flow, uint32_t space);
+/* Pending input of an ACTIVE flow may be drained now (a retry is due, or the space grew). */
+bool prl_primary_wants_drain(const struct prl_primary *flow, uint64_t now_ns);
 
 /* Replication of this flow is over (link lost, timeout, error, request): SETUP -> OPEN at once,
  * ACTIVE -> VOIDING (VOID is sent when `link_up`). */

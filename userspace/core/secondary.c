@@ -54,16 +54,23 @@ enum prl_verdict prl_secondary_replicate(struct prl_secondary *flow, uint32_t se
     *reason = not_active(flow);
     if (*reason != PRL_REASON_OK)
         return PRL_VERDICT_NACK;
+    if (flow->refusing && seq != flow->in_next && prl_serial_lt(flow->in_next, seq)) {
+        flow->counters.ignored++;
+        return PRL_VERDICT_IGNORE;
+    }
     if (seq != flow->in_next)
         return diverged(flow, reason);
     flow->confirmed = 1;
     flow->primary_edge = prl_serial_max(flow->primary_edge, space);
-    flow->in_next++;
     if (flow->space_known && payload_bytes && prl_serial_lt(own_edge, tcp_end)) {
         flow->counters.nacks_space++;
+        flow->refusing = flow->nack_retry;
+        flow->in_next += !flow->nack_retry;
         *reason = PRL_REASON_NO_SPACE;
         return PRL_VERDICT_NACK;
     }
+    flow->refusing = 0;
+    flow->in_next++;
     flow->in_accepted = seq;
     flow->ack_due = 1;
     flow->counters.accepted_packets++;

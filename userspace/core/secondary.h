@@ -30,6 +30,7 @@ enum prl_secondary_state {
 enum prl_verdict {
     PRL_VERDICT_ACCEPT = 0, /* give it to the own stack / append it; an ACK is due */
     PRL_VERDICT_NACK = 1,   /* flush the flow's ACK, then send a NACK with *reason; give nothing up */
+    PRL_VERDICT_IGNORE = 3, /* behind a refused packet (nack = retry): it comes again, nothing is said */
     PRL_VERDICT_VOID = 2,   /* as NACK, and the shadow is void from now on */
 };
 
@@ -37,6 +38,7 @@ struct prl_secondary_counters {
     uint64_t accepted_packets, accepted_bytes;
     uint64_t output_packets, output_bytes;
     uint64_t nacks_space, nacks_not_active;
+    uint64_t ignored; /* behind a refused packet */
     uint64_t acks;
 };
 
@@ -50,6 +52,9 @@ struct prl_secondary {
     uint8_t out_ack_due;
     uint8_t confirmed; /* the primary is ACTIVE too */
     uint8_t fin_done;  /* the shadow has sent its FIN: a retransmission does not count again */
+    uint8_t nack_retry; /* set by the caller after open(): the pair runs nack = retry (R5) */
+    uint8_t refusing;   /* in_next was refused: what comes behind it is ignored until it comes again */
+    uint8_t pad[6];
     uint8_t marked;    /* out_mark_* below are valid */
     uint32_t in_next, out_next; /* numbers expected */
     uint32_t primary_edge;      /* the primary's last word on its space */

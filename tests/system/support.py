@@ -1,0 +1,302 @@
+"""A lab with fault_app.py on both nodes, a peer made of plain sockets, and what must be gone after."""
+
+import hashlib
+import json
+import os
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from prl.demo.payload import Payload
+from prl.demo.player import Cast, Deadline, Event
+from prl.lab import Lab
+from prl.lab.netns import Namespace
+from prl.lab.topology import Topology
+
+APP = Path(__file__).with_name("fault_app.py")
+PRLCTL = str(Path(sys.executable).with_name("prlctl"))
+PORT = 7000
+PATIENCE_S = 20.0
+"""Far longer than anything here takes, so that a stall is told apart from a slow machine."""
+POLL_S = 0.02
+FAMILIES = (4, 6)
+_READ_BYTES = 1 << 17
+_PAUSE_S = 0.004  # after each chunk: the transfer must still be under way when the fault comes
+_RESET = struct.pack("ii", 1, 0)  # SO_LINGER: on, zero seconds
+_FNV_START, _FNV_PRIME, _U32 = 0x811C9DC5, 0x01000193, 0xFFFFFFFF
+
+
+def prlctl(*argv: str, timeout: float = 60.0, **run: Any) -> subprocess.CompletedProcess[str]:
+    """Run the real command; its output is text."""
+    return subprocess.run(
+        [PRLCTL, *argv],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+        **run,
+    )
+
+
+def service_address(family: int) -> str:
+    service = Lab("f8").topology.service
+    return str(service.ipv4 if family == 4 else service.ipv6)
+
+
+def listen_on(family: int, port: int = PORT) -> str:
+    address = service_address(family)
+    return f"{address}:{port}" if family == 4 else f"[{address}]:{port}"
+
+
+def congestion_name(instance: str) -> str:
+    """The name of an instance's shadow congestion control (userspace/kernel.c): FNV-1a."""
+    value = _FNV_START
+    for byte in instance.encode():
+        value = (value ^ byte) * _FNV_PRIME & _U32
+    return f"prl_{value:08x}"
+
+
+def left_behind(topology: Topology) -> list[str]:
+    """All that there still is of a lab."""
+    found = [f"namespace {n}" for n in topology.namespaces.values() if Namespace(n).exists()]
+    for folder in (Path("/run/prl"), Path("/sys/fs/bpf/prl")):
+        found += [str(path) for path in folder.glob(f"{topology.name}*")]
+    instances = [topology.instance(node) for node in topology.nodes]
+    dumped = subprocess.run(
+        ["bpftool", "struct_ops", "dump"], capture_output=True, text=True, check=True
+    ).stdout
+    found += [f"struct_ops of {i}" for i in instances if congestion_name(i) in dumped]
+    for command in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = command.read_bytes()
+        except OSError:
+            continue
+        if f"/run/prl/{topology.name}/".encode() in words:
+            found.append(f"process {command.parent.name}")
+    return found
+
+
+@contextmanager
+def pair(name: str, mode: str = "native") -> Iterator[Lab]:
+    """A lab that is up, and gone without a trace afterwards."""
+    lab = Lab(name)
+    lab.down()
+    lab.up(mode)
+    try:
+        yield lab
+    finally:
+        lab.down()
+    deadline = time.monotonic() + 2.0  # namespaces and their sockets go in a kernel worker
+    while (found := left_behind(lab.topology)) and time.monotonic() < deadline:
+        time.sleep(POLL_S)
+    assert not found
+
+
+class Peer:
+    """One connection of the peer's, made in its namespace; every wait is bounded."""
+
+    def __init__(self, lab: Lab, family: int = 4, port: int = PORT, to: str = "") -> None:
+        place = Namespace(lab.topology.peer.namespace)
+        target = (to or service_address(family), port)
+        self.sock = place.call(lambda: socket.create_connection(target, PATIENCE_S))
+        self.port: int = self.sock.getsockname()[1]
+        self.sent = 0
+        self.received = 0
+        self.error: BaseException | None = None
+        self._hash = hashlib.sha256()
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> "Peer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.sock.close()
+        if self._thread is not None:
+            self._thread.join(PATIENCE_S)
+
+    def send(self, data: bytes) -> None:
+        self.sock.sendall(data)
+        self.sent += len(data)
+
+    def receive(self, limit: int = _READ_BYTES) -> bytes:
+        data = self.sock.recv(limit)
+        self.received += len(data)
+        self._hash.update(data)
+        return data
+
+    def line(self) -> str:
+        found = b""
+        while not found.endswith(b"\n"):
+            byte = self.receive(1)
+            assert byte, f"the stream ended after {found!r}"
+            found += byte
+        return found.decode().rstrip("\n")
+
+    def ask(self, words: str) -> str:
+        self.send(f"say {words}\n".encode())
+        return self.line()
+
+    def reset(self) -> None:
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        self.sock.close()
+
+    def sha256(self) -> str:
+        return self._hash.hexdigest()
+
+    # -- transfers, each in a thread of its own
+
+    def upload(self, payload: Payload) -> None:
+        self._start(lambda: self._upload(payload))
+
+    def download(self) -> None:
+        self._start(self._download)
+
+    def converse(self, payload: Payload, chunk_bytes: int) -> None:
+        """Send in chunks, each once the last one has come back."""
+        self._start(lambda: self._converse(payload, chunk_bytes))
+
+    def _upload(self, payload: Payload) -> None:
+        while data := payload.at(self.sent, _READ_BYTES):
+            self.send(data)
+            time.sleep(_PAUSE_S)
+        self.sock.shutdown(socket.SHUT_WR)
+        self._expect_end()
+
+    def _download(self) -> None:
+        while self.receive():
+            time.sleep(_PAUSE_S)
+
+    def _converse(self, payload: Payload, chunk_bytes: int) -> None:
+        while chunk := bytes(payload.at(self.sent, chunk_bytes)):
+            self.send(chunk)
+            while self.received < self.sent:
+                assert self.receive(self.sent - self.received), "the stream ended early"
+        self.sock.shutdown(socket.SHUT_WR)
+        self._expect_end()
+
+    def _expect_end(self) -> None:
+        extra = self.receive()
+        assert not extra, f"{len(extra)} bytes that nobody should have sent"
+
+    def _start(self, work: Callable[[], None]) -> None:
+        def run() -> None:
+            try:
+                work()
+            except (OSError, AssertionError) as error:
+                self.error = error
+
+        self._thread = threading.Thread(target=run, daemon=True)
+        self._thread.start()
+
+    def finish(self) -> None:
+        """Wait until the transfer is over, with a proper end: no reset, no stall."""
+        assert self._thread is not None
+        self._thread.join(2 * PATIENCE_S)
+        assert not self._thread.is_alive(), f"stalled: sent {self.sent}, received {self.received}"
+        assert self.error is None, f"{self.error!r} (sent {self.sent}, received {self.received})"
+
+    def await_bytes(self, count: int) -> None:
+        """Wait until so many bytes have been sent and received in all."""
+        deadline = time.monotonic() + PATIENCE_S
+        while self.sent + self.received < count:
+            assert self.error is None, repr(self.error)
+            assert time.monotonic() < deadline, f"only {self.sent + self.received} of {count}"
+            time.sleep(POLL_S / 10)
+
+
+class Applications:
+    """fault_app.py on both nodes."""
+
+    def __init__(self, lab: Lab, kind: str, family: int = 4, size: int = 0) -> None:
+        self.lab = lab
+        argv = [sys.executable, str(APP), kind, "--listen", listen_on(family), "--size", str(size)]
+        self.cast = Cast(lab, argv, {"re0": [], "re1": []})
+        for node in ("re0", "re1"):
+            self.expect("listening", node)
+
+    def expect(self, event: str, node: str, timeout: float = PATIENCE_S, **facts: Any) -> Event:
+        return self.cast.expect({event}, node, Deadline(timeout), **facts)
+
+    def connect(self, family: int = 4) -> Peer:
+        """A session that is protected."""
+        peer = Peer(self.lab, family)
+        self.expect("protected", "re0", peer=peer.port)
+        self.expect("standby", "re1", peer=peer.port)
+        return peer
+
+    def heard(self, event: str, node: str) -> list[Event]:
+        """What was heard so far; only what expect() read."""
+        return [e for e in self.cast.heard if e["event"] == event and e["node"] == node]
+
+    def reads_are_exact(self, node: str, payload: Payload) -> None:
+        """Whatever the application has read is a prefix of the payload."""
+        for event in self.heard("read", node):
+            assert event["sha256"] == payload.sha256(event["bytes"]), event
+
+
+def events(lab: Lab, node: str) -> list[dict[str, Any]]:
+    """`prlctl -j events` of one node."""
+    done = prlctl("--lab", lab.name, "--node", node, "-j", "events")
+    assert done.returncode == 0, done.stderr
+    found: list[dict[str, Any]] = json.loads(done.stdout)["events"]
+    return found
+
+
+def flows(lab: Lab, node: str) -> list[dict[str, Any]]:
+    """`prlctl -j flow list` of one node."""
+    done = prlctl("--lab", lab.name, "--node", node, "-j", "flow", "list")
+    assert done.returncode == 0, done.stderr
+    found: list[dict[str, Any]] = json.loads(done.stdout)["flows"]
+    return found
+
+
+def status(lab: Lab, node: str) -> dict[str, Any]:
+    """`prlctl -j status` of one node."""
+    done = prlctl("--lab", lab.name, "--node", node, "-j", "status")
+    assert done.returncode in {0, 3}, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def eventually(what: str, check: Callable[[], object], timeout: float = PATIENCE_S) -> None:
+    """Ask again and again: for facts of which no event tells."""
+    deadline = time.monotonic() + timeout
+    while not check():
+        assert time.monotonic() < deadline, f"not within {timeout:.0f} s: {what}"
+        time.sleep(POLL_S)
+
+
+@contextmanager
+def capture(lab: Lab, interface: str, pcap: Path, expression: str) -> Iterator[None]:
+    """tcpdump on the switch."""
+    argv = ["tcpdump", "-i", interface, "--immediate-mode", "-U", "-n", "-w", str(pcap), expression]
+    with lab.exec("lan", argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        while b"listening on" not in process.stderr.readline():
+            assert process.poll() is None, "tcpdump did not start"
+        try:
+            yield
+        finally:
+            process.terminate()
+            process.communicate()
+
+
+def captured(pcap: Path, since_monotonic_ns: int, expression: Sequence[str] = ()) -> list[str]:
+    """The frames of a capture that came after that moment."""
+    now_ns = time.monotonic_ns()
+    began = time.time() - (now_ns - since_monotonic_ns) / 1e9
+    argv = ["tcpdump", "-r", str(pcap), "-tt", "-n", *expression]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True)
+    return [line for line in done.stdout.splitlines() if float(line.split()[0]) > began]
+
+
+def is_root() -> bool:
+    return os.geteuid() == 0

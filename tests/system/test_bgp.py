@@ -1,0 +1,39 @@
+"""Stock routers whose BGP session with us outlives our host."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.needs("root", "netns", "bpf", "af_xdp", "struct_ops")
+
+PRLCTL = str(Path(sys.executable).with_name("prlctl"))
+
+
+@pytest.mark.parametrize(
+    ("peer", "family"),
+    [
+        pytest.param("bird", "4", marks=pytest.mark.needs("bird")),
+        pytest.param("bird", "6", marks=pytest.mark.needs("bird")),
+        pytest.param("frr", "4", marks=pytest.mark.needs("frr")),
+        pytest.param("frr", "6", marks=pytest.mark.needs("frr")),
+    ],
+)
+def test_a_bgp_session_survives_the_loss_of_power(peer: str, family: str) -> None:
+    done = subprocess.run(
+        [PRLCTL, "-j", "demo", "bgp", "--peer", peer, "--family", family],
+        capture_output=True,
+        text=True,
+        timeout=150,
+        check=False,
+    )
+    facts = json.loads(done.stdout)
+    assert facts["survived"], f"{facts['why']}\n{done.stderr}"
+    assert facts["primary_prefix"] is True
+    bgp = facts["bgp"]
+    assert bgp["state"] == "Established"
+    assert (bgp["flaps"], bgp["withdrawn"], bgp["our_routes_unchanged"]) == (0, 0, True)
+    assert bgp["survivor"] == "re1"
+    assert bgp["routes"] == {"before": 100, "after": 50, "learnt": 150}
