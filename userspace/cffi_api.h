@@ -9,5 +9,6 @@
 #include "wire.h"
 #include "kernel.h"
 #include "packet.h"
+#include "elide.h"
 #include "link.h"
 #include "datapath.h"

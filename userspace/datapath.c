@@ -83,6 +83,8 @@ static void take_message(struct prl_dp *dp, const struct prl_msg *msg)
     if (!dp->link_up) {
         if (msg->type == PRL_MSG_HELLO && !dp->hello_seen) {
             dp->hello_seen = true;
+            dp->link.version =
+                prl_wire_common_version(msg->version_min, msg->version_max); /* 0: refused by Python */
             dp_message_event(dp, msg);
         } else {
             dp_link_lost(dp, "the other node spoke before its HELLO was answered");
@@ -95,6 +97,7 @@ static void take_message(struct prl_dp *dp, const struct prl_msg *msg)
     case PRL_MSG_OUTPUT:
     case PRL_MSG_VOID:
     case PRL_MSG_CLOSE:
+    case PRL_MSG_COMPARE:
         dp_secondary_message(dp, msg);
         break;
     case PRL_MSG_ACK:
@@ -140,10 +143,11 @@ static bool receive_link(struct prl_dp *dp)
         if (one < 0) {
             dp_link_lost(dp, one == -ENOTSUP ? "the other node sent a message that this version must not skip"
                                              : "the other node sent a malformed message");
-            return true;
+            break;
         }
         take_message(dp, &msg);
     }
+    dp_verify_flush(dp);
     if (got < 0)
         dp_link_lost(dp, strerror(-got));
     return got > 0;

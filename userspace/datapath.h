@@ -169,6 +169,8 @@ struct prl_dp_counters {
     uint64_t link_rx_messages[PRL_MSG_COUNT], link_tx_messages[PRL_MSG_COUNT];
     uint64_t link_rx_bytes, link_tx_bytes, link_refused, link_tx_full;
     uint64_t lan_rx, lan_tx, lan_refused, claims_sent, crafted_acks, events_lost, append_short;
+    uint64_t kept_packets, refed_packets; /* R8: not yet in the shadow's socket when looked at; fed again */
+    uint64_t compared, differences; /* R12a */
 };
 struct prl_dp_status {
     uint64_t now_ns, epoch, rtt_ns, rtt_min_ns;

@@ -35,8 +35,29 @@
 #define DP_ENDED_SCAN_NS 200000000ull
 /* Held output that went missing on its way here is held again after this time. */
 #define DP_HOLD_REPAIR_NS 50000000ull
+/* Packets fed to shadows between two looks at their sockets. */
+#define DP_FED_MAX 1024
+/* Busy flows compare their hashes every so many packets; more than any flow may have outstanding. */
+#define DP_COMPARE_EVERY 4096u
+/* Quiet for so long, a flow's sockets can be compared, too. */
+#define DP_COMPARE_QUIET_NS 20000000ull
+/* The socket is looked at so often before two sides count as different. */
+#define DP_COMPARE_TRIES 20
+/* A kept packet is fed again after this time, so often. */
+#define DP_KEPT_WAIT_NS 20000000ull
+#define DP_KEPT_TRIES 5
 /* Tries to push appended bytes out of a shadow (FACT: TCP_NODELAY pushes what TSO deferral kept back). */
 #define DP_PUSH_TRIES 16
+
+/* Where two sides compared equal, or are about to (R12a). */
+struct dp_compare {
+    uint64_t hash;                      /* running, over all packets up to now */
+    uint64_t check_hash[2];             /* secondary: at the last two multiples of DP_COMPARE_EVERY */
+    uint32_t check_seq[2];
+    uint32_t sent_in, sent_out;         /* primary: numbers of the last COMPARE */
+    uint32_t rcv_nxt, snd_una, in_seq;  /* secondary: what is still to be found in the socket */
+    uint32_t tries;                     /* 0: nothing to be found */
+};
 
 struct dp_flow {
     bool used, secondary, dirty;
@@ -54,6 +75,19 @@ struct dp_flow {
     uint16_t peer_window;
     uint8_t peer_mac[6]; /* next hop towards the peer */
     uint64_t hold_missing_since_ns;
+    uint64_t last_input_ns;
+    struct dp_compare compare;
+    struct prl_chain kept; /* shadow: acknowledged packets that its kernel does not have yet (R8) */
+    uint32_t kept_tries;
+};
+
+/* A packet that a shadow was just fed; its bytes are still in the link's buffer. */
+struct dp_fed {
+    uint32_t slot;
+    uint32_t bytes;
+    uint32_t tcp_seq, tcp_end; /* a FIN counts one */
+    const uint8_t *data;
+    uint16_t lif;
 };
 
 struct dp_event {
@@ -107,6 +141,9 @@ struct prl_dp {
     uint64_t claims_next_ns;
     uint64_t next_scan_ns;
 
+    struct dp_fed fed[DP_FED_MAX];
+    uint32_t fed_count;
+
     struct dp_event *events_head, *events_tail;
     uint32_t events, events_body_bytes;
     struct prl_dp_counters counters;
@@ -148,6 +185,22 @@ void dp_secondary_space(struct prl_dp *dp, struct dp_flow *flow); /* FLOWCTL whe
 void dp_secondary_void(struct prl_dp *dp, struct dp_flow *flow, uint8_t reason);
 void dp_secondary_void_all(struct prl_dp *dp, uint8_t reason);
 void dp_secondary_takeover(struct prl_dp *dp, struct dp_flow *flow);
+
+void dp_secondary_feed(struct prl_dp *dp, struct dp_flow *flow, struct iovec *piece, uint32_t pieces,
+                       const struct prl_packet *packet, uint16_t lif);
+
+/* dp_verify.c */
+/* The packet counts for the running hash; both sides call this in the same order. */
+void dp_verify_hash(struct dp_flow *flow, const struct iovec *piece, uint32_t pieces,
+                    const struct prl_packet *packet);
+void dp_verify_released(struct prl_dp *dp, struct dp_flow *flow, uint32_t seq); /* primary: seq is through */
+void dp_verify_fed(struct prl_dp *dp, struct dp_flow *flow, const struct prl_msg *msg,
+                   const struct prl_packet *packet);
+void dp_verify_flush(struct prl_dp *dp); /* before the link's buffer moves: what is not in the sockets is kept */
+void dp_verify_compare(struct prl_dp *dp, struct dp_flow *flow, const struct prl_msg *msg);
+void dp_verify_tick(struct prl_dp *dp, struct dp_flow *flow);
+void dp_verify_refeed(struct prl_dp *dp, struct dp_flow *flow); /* everything kept, now (take-over) */
+void dp_verify_forget(struct prl_dp *dp, struct dp_flow *flow);
 
 /* dp_owner.c */
 int dp_owner_open(struct prl_dp *dp, char *error);

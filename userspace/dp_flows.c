@@ -165,6 +165,7 @@ void dp_flow_forget(struct prl_dp *dp, struct dp_flow *flow)
     close(flow->spec.fd);
     unlink_from(dp, handle_bucket(dp, flow->spec.handle), flow, false);
     unlink_from(dp, key_bucket(dp, &flow->spec.key), flow, true);
+    dp_verify_forget(dp, flow);
     if (flow->dirty) {
         uint32_t *at = &dp->dirty;
 
@@ -300,6 +301,7 @@ void dp_flows_tick(struct prl_dp *dp)
 
         if (!flow->used)
             continue;
+        dp_verify_tick(dp, flow);
         if (flow->secondary) {
             dp_secondary_space(dp, flow);
             continue;
@@ -354,6 +356,7 @@ int prl_dp_primary_setup(struct prl_dp *dp, struct prl_flow_spec *spec)
     spec->generation = flow->spec.generation;
     flow->kernel->generation = flow->spec.generation;
     flow->edge_known = false;
+    memset(&flow->compare, 0, sizeof(flow->compare));
     dp->now_ns = dp_clock_ns();
     prl_primary_open(&flow->primary, spec->handle, spec->generation, dp->now_ns, &dp->config.limits, &actions);
     dp_apply(dp, flow, &actions);

@@ -90,8 +90,16 @@ static void release_input(struct prl_dp *dp, struct dp_flow *flow, struct prl_ch
         struct prl_packet packet;
 
         PRL_PROBE3(reinject, flow->spec.handle, hold->seq, dp->now_ns - hold->arrived_ns);
-        if (prl_packet_parse(piece[0].iov_base, (uint32_t)piece[0].iov_len, hold->bytes, false, &packet) ||
-            prl_tap_reinject(dp->config.inject_fd, &how, piece, pieces, &packet))
+        if (prl_packet_parse(piece[0].iov_base, (uint32_t)piece[0].iov_len, hold->bytes, false, &packet)) {
+            dp->counters.reinject_failed++; /* cannot be: it was parsed on arrival */
+            free_hold(dp, hold);
+            continue;
+        }
+        if (flow->primary.state == PRL_PRIMARY_ACTIVE) {
+            dp_verify_hash(flow, piece, pieces, &packet);
+            dp_verify_released(dp, flow, hold->seq);
+        }
+        if (prl_tap_reinject(dp->config.inject_fd, &how, piece, pieces, &packet))
             dp->counters.reinject_failed++;
         dp->counters.reinjected_packets++;
         dp->counters.reinjected_bytes += hold->bytes;

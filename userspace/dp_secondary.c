@@ -112,15 +112,25 @@ static void refuse(struct prl_dp *dp, struct dp_flow *flow, const struct prl_msg
 
 /* ---- input ---- */
 
+void dp_secondary_feed(struct prl_dp *dp, struct dp_flow *flow, struct iovec *piece, uint32_t pieces,
+                       const struct prl_packet *packet, uint16_t lif)
+{
+    struct prl_reinject how = {
+        .lif = lif,
+        .vlans = flow->spec.key.vlans,
+        .mss = flow->spec.mss,
+        .checked = packet->proto == IPPROTO_TCP || packet->proto == IPPROTO_UDP,
+    };
+
+    if (prl_tap_reinject(dp->config.inject_fd, &how, piece, pieces, packet))
+        dp->counters.reinject_failed++;
+    dp->counters.reinjected_packets++;
+    dp->counters.reinjected_bytes += packet->l3_bytes;
+}
+
 static void replicate(struct prl_dp *dp, struct dp_flow *flow, const struct prl_msg *msg)
 {
     struct iovec piece = {.iov_base = (void *)(uintptr_t)msg->data, .iov_len = msg->data_bytes};
-    struct prl_reinject how = {
-        .lif = msg->lif,
-        .vlans = flow->spec.key.vlans,
-        .mss = flow->spec.mss,
-        .checked = !(msg->packet_flags & PRL_PACKET_ICMP),
-    };
     uint8_t reason = PRL_REASON_OK;
     struct prl_flow_key key;
     struct prl_packet packet;
@@ -132,7 +142,7 @@ static void replicate(struct prl_dp *dp, struct dp_flow *flow, const struct prl_
         refuse(dp, flow, msg, PRL_VERDICT_VOID, PRL_REASON_MALFORMED);
         return;
     }
-    if (how.checked) {
+    if (!(msg->packet_flags & PRL_PACKET_ICMP)) {
         prl_packet_key(msg->data, &packet, true, msg->lif, &key);
         key.vlans = flow->spec.key.vlans;
         if (memcmp(&key, &flow->spec.key, sizeof(key)) != 0) {
@@ -150,11 +160,16 @@ static void replicate(struct prl_dp *dp, struct dp_flow *flow, const struct prl_
         return;
     }
     dp_flow_note_peer(flow, &packet);
+    dp_verify_hash(flow, &piece, 1, &packet);
+    if (msg->seq % DP_COMPARE_EVERY == 0) {
+        uint32_t at = msg->seq / DP_COMPARE_EVERY % 2;
+
+        flow->compare.check_seq[at] = msg->seq;
+        flow->compare.check_hash[at] = flow->compare.hash;
+    }
     PRL_PROBE3(reinject, flow->spec.handle, msg->seq, 0);
-    if (prl_tap_reinject(dp->config.inject_fd, &how, &piece, 1, &packet))
-        dp->counters.reinject_failed++;
-    dp->counters.reinjected_packets++;
-    dp->counters.reinjected_bytes += msg->data_bytes;
+    dp_secondary_feed(dp, flow, &piece, 1, &packet, msg->lif);
+    dp_verify_fed(dp, flow, msg, &packet);
     mark_dirty(dp, flow);
 }
 
@@ -234,6 +249,10 @@ void dp_secondary_message(struct prl_dp *dp, const struct prl_msg *msg)
         if (flow)
             prl_secondary_confirm(&flow->secondary_core, msg->generation, msg->space);
         break;
+    case PRL_MSG_COMPARE:
+        if (flow)
+            dp_verify_compare(dp, flow, msg);
+        break;
     case PRL_MSG_CLOSE:
         if (flow && flow->spec.generation == msg->generation)
             dp_secondary_void(dp, flow, PRL_REASON_ENDED);
@@ -297,6 +316,7 @@ void dp_secondary_takeover(struct prl_dp *dp, struct dp_flow *flow)
     if (flow->spec.key.proto == IPPROTO_TCP) {
         setsockopt(flow->spec.fd, IPPROTO_TCP, TCP_CONGESTION, flow->spec.congestion,
                    (socklen_t)strnlen(flow->spec.congestion, sizeof(flow->spec.congestion)));
+        dp_verify_refeed(dp, flow);
         dp_flow_sample(dp, flow);
         kick(dp, flow);
     }

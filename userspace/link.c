@@ -61,6 +61,7 @@ void prl_link_attach(struct prl_link *link, const struct prl_transport *transpor
     link->transport = transport;
     link->state = state;
     link->fd = fd;
+    link->version = PRL_WIRE_VERSION_MIN;
 }
 
 void prl_link_attach_tcp(struct prl_link *link, int fd)
@@ -103,6 +104,12 @@ static void put_bytes(struct prl_link *link, const void *from, uint32_t bytes)
     link->tx_head += bytes;
 }
 
+static void set_version(const struct prl_link *link, struct prl_msg *msg)
+{
+    if (!msg->version && msg->type != PRL_MSG_HELLO)
+        msg->version = link->version;
+}
+
 int prl_link_put(struct prl_link *link, struct prl_msg *msg, const struct iovec *piece, uint32_t pieces)
 {
     static const uint8_t zero[4];
@@ -116,6 +123,7 @@ int prl_link_put(struct prl_link *link, struct prl_msg *msg, const struct iovec 
         link->full++;
         return -ENOBUFS;
     }
+    set_version(link, msg);
     bytes = prl_wire_encode_prefix(msg, prefix, sizeof(prefix));
     if (bytes < 0)
         return bytes;
@@ -138,6 +146,7 @@ int prl_link_put_tlvs(struct prl_link *link, struct prl_msg *msg, const uint8_t 
 
     if (link->fd < 0)
         return -ENOTCONN;
+    set_version(link, msg);
     bytes = prl_wire_encode(msg, tlvs, tlvs_bytes, whole, sizeof(whole));
     if (bytes < 0)
         return bytes;

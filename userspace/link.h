@@ -32,6 +32,7 @@ struct prl_link {
     const struct prl_transport *transport;
     void *state;
     int fd; /* for poll; -1 = not attached */
+    uint8_t version; /* of what is sent, HELLO aside (R14); the lowest until the owner knows better */
     uint8_t *rx;
     uint32_t rx_from, rx_to;
     uint8_t *tx; /* ring */

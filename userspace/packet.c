@@ -297,6 +297,41 @@ enum prl_checksum prl_packet_checksum(const struct iovec *piece, uint32_t pieces
     return fold(sum) == 0xffff ? PRL_CHECKSUM_FULL : PRL_CHECKSUM_BAD;
 }
 
+static uint64_t add_carry(uint64_t sum, uint64_t word)
+{
+    sum += word;
+    return sum + (sum < word);
+}
+
+/* As sum_bytes(), in words of 64 bits: a piece that starts in mid-word is summed as if it were aligned, and the sum
+ * turned by as many bytes (RFC 1071, 2(B), for wider words). */
+uint64_t prl_packet_payload_sum(const struct iovec *piece, uint32_t pieces, const struct prl_packet *packet)
+{
+    uint32_t skip = packet->data_offset, left = packet->payload_bytes, offset = 0;
+    uint64_t sum = 0;
+
+    for (uint32_t i = 0; i < pieces && left; i++) {
+        const uint8_t *at = (const uint8_t *)piece[i].iov_base + skip;
+        uint32_t bytes = (uint32_t)piece[i].iov_len - skip;
+        uint32_t turn = offset % 8 * 8;
+        uint64_t part = 0, word;
+
+        skip = 0;
+        bytes = bytes < left ? bytes : left;
+        left -= bytes;
+        offset += bytes;
+        for (; bytes >= sizeof(word); at += sizeof(word), bytes -= sizeof(word)) {
+            memcpy(&word, at, sizeof(word));
+            part = add_carry(part, word);
+        }
+        word = 0;
+        memcpy(&word, at, bytes);
+        part = add_carry(part, word);
+        sum = add_carry(sum, turn ? part << turn | part >> (64 - turn) : part);
+    }
+    return sum;
+}
+
 void prl_packet_set_partial(uint8_t *l3, const struct prl_packet *packet)
 {
     uint16_t sum = fold(pseudo_sum(l3, packet->version, packet->proto, packet->l3_bytes - packet->l4_offset));

@@ -132,6 +132,26 @@ void prl_umem_trim(struct prl_umem *umem, uint32_t packet, uint32_t front, uint3
     }
 }
 
+uint32_t prl_umem_copy(struct prl_umem *umem, const uint8_t *bytes, uint32_t count)
+{
+    uint32_t pieces = (count + umem->frame_bytes - 1) / umem->frame_bytes;
+    uint32_t first = PRL_FRAME_NONE;
+
+    if (pieces > umem->free_count || pieces > PRL_PACKET_PIECES_MAX)
+        return PRL_FRAME_NONE;
+    while (pieces > 0) { /* from the last to the first */
+        uint32_t frame = umem->free[--umem->free_count];
+        uint32_t at = --pieces * umem->frame_bytes;
+
+        umem->next[frame] = first;
+        umem->offset[frame] = 0;
+        umem->length[frame] = count - at < umem->frame_bytes ? count - at : umem->frame_bytes;
+        memcpy(umem->area + (size_t)frame * umem->frame_bytes, bytes + at, umem->length[frame]);
+        first = frame;
+    }
+    return first;
+}
+
 void prl_umem_free_packet(struct prl_umem *umem, uint32_t packet)
 {
     while (packet != PRL_FRAME_NONE) {

@@ -27,6 +27,8 @@ uint32_t prl_umem_free_frames(const struct prl_umem *umem);
 uint32_t prl_umem_pieces(struct prl_umem *umem, uint32_t packet, struct iovec *piece);
 /* Cuts `front` bytes off the first frame (they stay in memory, before the packet) and all behind `bytes` more. */
 void prl_umem_trim(struct prl_umem *umem, uint32_t packet, uint32_t front, uint32_t bytes);
+/* A packet with a copy of these bytes; PRL_FRAME_NONE when the frames do not suffice. */
+uint32_t prl_umem_copy(struct prl_umem *umem, const uint8_t *bytes, uint32_t count);
 void prl_umem_free_packet(struct prl_umem *umem, uint32_t packet);
 
 /* One receive queue of one interface. `sg`: packets of several frames (kernels ≥ 6.6). */

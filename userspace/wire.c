@@ -27,9 +27,13 @@ static const struct msg_info messages[PRL_MSG_COUNT] = {
 #include "wire.def"
 };
 
-/* Since which version a TLV is known; 0 = unknown. */
-static const uint8_t tlvs_since[] = {
-#define PRL_TLV(name, type, mandatory, since, what) [type] = (since),
+struct tlv_info {
+    uint8_t since; /* protocol version; 0 = unknown */
+    bool mandatory;
+};
+
+static const struct tlv_info elements[] = {
+#define PRL_TLV(name, type, mandatory, since, what) [type] = {since, mandatory},
 #include "wire.def"
 };
 
@@ -71,7 +75,13 @@ static uint16_t data_type_of(uint8_t type)
 
 static bool is_data_type(uint16_t type)
 {
-    return type == PRL_TLV_PACKET || type == PRL_TLV_PAYLOAD || type == PRL_TLV_SNAPSHOT;
+    return type == PRL_TLV_PACKET || type == PRL_TLV_PAYLOAD || type == PRL_TLV_SNAPSHOT || type == PRL_TLV_ELIDED;
+}
+
+static bool may_carry(uint8_t type, uint16_t data_type)
+{
+    return data_type &&
+           (data_type == data_type_of(type) || (type == PRL_MSG_REPLICATE && data_type == PRL_TLV_ELIDED));
 }
 
 static uint64_t get_be(const uint8_t *at, unsigned int width)
@@ -104,6 +114,11 @@ static void put_be(uint8_t *at, unsigned int width, uint64_t value)
 #define FIELD_tcp_seq_4 msg->tcp_seq
 #define FIELD_generation_4 msg->generation
 #define FIELD_service_4 msg->service
+#define FIELD_out_seq_4 msg->out_seq
+#define FIELD_rcv_nxt_4 msg->rcv_nxt
+#define FIELD_snd_una_4 msg->snd_una
+#define FIELD_compare_flags_4 msg->compare_flags
+#define FIELD_hash_8 msg->hash
 #define FIELD_unused_1 unused
 #define FIELD_unused_3 unused
 #define FIELD_unused_4 unused
@@ -180,27 +195,40 @@ int prl_tlv_next(const uint8_t *tlvs, size_t bytes, size_t *at, struct prl_tlv *
     return 1;
 }
 
-static bool is_known_tlv(uint16_t type, uint8_t version)
+int prl_tlv_is_known(uint16_t type, uint8_t version)
 {
-    return type < sizeof(tlvs_since) && tlvs_since[type] && tlvs_since[type] <= version;
+    return type < sizeof(elements) / sizeof(elements[0]) && elements[type].since &&
+           elements[type].since <= version;
+}
+
+int prl_tlv_is_mandatory(uint16_t type)
+{
+    return prl_tlv_is_known(type, PRL_WIRE_VERSION) && elements[type].mandatory;
+}
+
+uint8_t prl_wire_common_version(uint8_t other_min, uint8_t other_max)
+{
+    uint8_t version = other_max < PRL_WIRE_VERSION ? other_max : PRL_WIRE_VERSION;
+
+    return version < other_min || version < PRL_WIRE_VERSION_MIN ? 0 : version;
 }
 
 /* Checks all TLVs and finds the one that carries the message's bytes. */
 static int get_tlvs(struct prl_msg *msg)
 {
-    uint16_t data_type = data_type_of(msg->type);
     struct prl_tlv tlv;
     bool is_unsupported = false;
     size_t at = 0;
     int more;
 
     while ((more = prl_tlv_next(msg->tlvs, msg->tlvs_bytes, &at, &tlv)) > 0) {
-        if (!is_known_tlv(tlv.type, msg->version)) {
+        if (!prl_tlv_is_known(tlv.type, msg->version)) {
             is_unsupported |= tlv.mandatory;
-        } else if (tlv.type == data_type) {
+        } else if (may_carry(msg->type, tlv.type)) {
             if (msg->data)
                 return -EPROTO;
             msg->data = tlv.value;
+            msg->data_type = tlv.type;
             msg->data_bytes = tlv.bytes;
         } else if (is_data_type(tlv.type)) {
             return -EPROTO;
@@ -259,13 +287,13 @@ static int put_front(struct prl_msg *msg, size_t rest_bytes, uint8_t *out, size_
     const struct msg_info *info = info_of(msg->type);
     size_t front_bytes;
 
-    if (!info)
+    if (!msg->version)
+        msg->version = msg->type == PRL_MSG_HELLO ? PRL_WIRE_VERSION_MIN : PRL_WIRE_VERSION;
+    if (!info || info->since > msg->version)
         return -ENOTSUP;
     front_bytes = PRL_WIRE_HEADER + info->fixed_bytes;
     if (front_bytes > capacity || rest_bytes > PRL_WIRE_MAX - front_bytes)
         return -EMSGSIZE;
-    if (!msg->version)
-        msg->version = PRL_WIRE_VERSION;
     msg->length = (uint32_t)(front_bytes + rest_bytes);
     out[0] = msg->version;
     out[1] = msg->type;
@@ -286,13 +314,13 @@ static void put_tlv_header(uint8_t *at, uint16_t type, bool mandatory, uint32_t 
 
 int prl_wire_encode_prefix(struct prl_msg *msg, uint8_t *out, size_t capacity)
 {
-    uint16_t data_type = data_type_of(msg->type);
+    uint16_t data_type = msg->data_type ? msg->data_type : data_type_of(msg->type);
     uint32_t bytes = msg->data_bytes;
     size_t rest_bytes = 0;
     int front_bytes;
 
     if (bytes) {
-        if (!data_type || bytes > PRL_WIRE_MAX)
+        if (!may_carry(msg->type, data_type) || bytes > PRL_WIRE_MAX)
             return -EMSGSIZE;
         if (capacity < PRL_TLV_HEADER)
             return -EMSGSIZE;

@@ -45,7 +45,8 @@ enum prl_msg_type {
     PRL_MSG_ERROR = 13,
     PRL_MSG_RENOUNCE = 14,
     PRL_MSG_OFFER = 15,
-    PRL_MSG_COUNT = 16,
+    PRL_MSG_COMPARE = 16,
+    PRL_MSG_COUNT = 17,
 };
 
 enum prl_tlv_type {
@@ -61,6 +62,7 @@ enum prl_tlv_type {
     PRL_TLV_APPLICATION = 10,
     PRL_TLV_ENDPOINT = 11,
     PRL_TLV_TEXT = 12,
+    PRL_TLV_ELIDED = 13, /* elide.h; only to who has PRL_CAP_L3_ELISION */
 };
 
 enum prl_reason {
@@ -99,6 +101,10 @@ enum prl_lease_flag {
     PRL_LEASE_BUSY = 1 << 0, /* sender's detector had not been running: its silence proves nothing */
 };
 
+enum prl_compare_flag {
+    PRL_COMPARE_SOCKET = 1 << 0, /* rcv_nxt and snd_una are valid: nothing was on its way */
+};
+
 enum prl_capability {
     PRL_CAP_OUTPUT = 1 << 0, /* output replication (SDRL) */
     PRL_CAP_UDP = 1 << 1,
@@ -121,14 +127,17 @@ struct prl_msg {
     uint32_t service;     /* RENOUNCE */
     uint64_t sent_ns;     /* LEASE */
     uint64_t echo_ns;     /* LEASE */
+    uint64_t hash;        /* COMPARE */
+    uint32_t out_seq, rcv_nxt, snd_una, compare_flags; /* COMPARE */
     uint32_t lease_flags; /* LEASE */
     uint16_t lif;         /* REPLICATE */
     uint16_t packet_flags;/* REPLICATE */
     uint8_t reason;       /* ACK, OUTPUT_ACK, SETUP_DONE, VOID, ERROR */
     uint8_t bits;         /* OUTPUT: PRL_OUTPUT_*; SETUP: PRL_SETUP_* */
     uint8_t version_min, version_max, node_index; /* HELLO */
-    uint8_t pad[3];
-    const uint8_t *data; /* value of PACKET, PAYLOAD or SNAPSHOT, else NULL */
+    uint8_t pad;
+    uint16_t data_type;  /* enum prl_tlv_type of data; to encode, 0 = PACKET, PAYLOAD or SNAPSHOT as is usual */
+    const uint8_t *data; /* value of PACKET, ELIDED, PAYLOAD or SNAPSHOT, else NULL */
     uint32_t data_bytes;
     const uint8_t *tlvs; /* all TLVs, for prl_tlv_next() */
     uint32_t tlvs_bytes;
@@ -150,7 +159,8 @@ int64_t prl_wire_length(const uint8_t *buf, size_t have);
 int prl_wire_decode(const uint8_t *buf, size_t bytes, struct prl_msg *msg);
 
 /* Encodes header, fixed part and, when data is wanted, the TLV header for msg->data_bytes bytes that the caller
- * sends right behind. msg->length is set. Returns the bytes written to out, or -EMSGSIZE. The caller must add
+ * sends right behind. msg->length is set, and msg->version when it is 0: HELLO has the lowest, others the highest.
+ * Returns the bytes written to out, or -EMSGSIZE, -ENOTSUP (no message of that version). The caller must add
  * prl_wire_padding(msg->data_bytes) zero bytes behind the data. */
 int prl_wire_encode_prefix(struct prl_msg *msg, uint8_t *out, size_t capacity);
 
@@ -163,6 +173,12 @@ int prl_tlv_put(uint8_t *buf, size_t capacity, size_t *at, uint16_t type, int ma
 
 /* Steps through TLVs: 1 and *tlv filled, 0 at the end, -EPROTO when malformed. *at starts at 0. */
 int prl_tlv_next(const uint8_t *tlvs, size_t bytes, size_t *at, struct prl_tlv *tlv);
+
+/* Version of what is sent to a node that knows these versions, HELLO aside (R14); 0 = none is known to both. */
+uint8_t prl_wire_common_version(uint8_t other_min, uint8_t other_max);
+/* R13: whether an element may be skipped is the sender's word; these tell what the table says. */
+int prl_tlv_is_known(uint16_t type, uint8_t version);
+int prl_tlv_is_mandatory(uint16_t type); /* unknown ones are not */
 
 uint32_t prl_wire_padding(uint32_t bytes);
 const char *prl_msg_name(uint8_t type);

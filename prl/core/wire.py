@@ -48,6 +48,7 @@ class Tlv(IntEnum):
     SERVICE = lib.PRL_TLV_SERVICE
     ENDPOINT = lib.PRL_TLV_ENDPOINT
     TEXT = lib.PRL_TLV_TEXT
+    ELIDED = lib.PRL_TLV_ELIDED
 
 
 class Reason(IntEnum):
@@ -75,6 +76,7 @@ class Capability(IntFlag):
     OUTPUT = lib.PRL_CAP_OUTPUT
     NACK_RETRY = lib.PRL_CAP_NACK_RETRY
     COMPARE = lib.PRL_CAP_COMPARE
+    L3_ELISION = lib.PRL_CAP_L3_ELISION
 
 
 SETUP_LAST: int = lib.PRL_SETUP_LAST
@@ -102,7 +104,7 @@ def message_name(kind: int) -> str:
 
 
 def encode_tlvs(elements: Iterable[Element]) -> bytes:
-    """Encode TLVs, all of them mandatory for the receiver but those that may be skipped.
+    """Encode TLVs; the table says which of them the receiver may skip (SPEC R13).
 
     Raises:
         WireError: they do not fit into one message.
@@ -110,7 +112,7 @@ def encode_tlvs(elements: Iterable[Element]) -> bytes:
     buffer = ffi.new("uint8_t[]", MESSAGE_MAX_BYTES)
     at = ffi.new("size_t *")
     for element in elements:
-        mandatory = element.type not in {Tlv.CAPABILITIES, Tlv.TEXT}
+        mandatory = lib.prl_tlv_is_mandatory(element.type)
         value = element.value
         if lib.prl_tlv_put(
             buffer,
@@ -126,15 +128,21 @@ def encode_tlvs(elements: Iterable[Element]) -> bytes:
 
 
 def decode_tlvs(body: bytes) -> Iterator[Element]:
-    """The TLVs in ``body``.
+    """The TLVs in ``body`` that this version knows; others are skipped where that is allowed.
 
     Raises:
-        WireError: ``body`` is malformed.
+        WireError: ``body`` is malformed, or has a mandatory element of a later version (SPEC R13).
     """
     tlv = ffi.new("struct prl_tlv *")
     at = ffi.new("size_t *")
     source = ffi.from_buffer(body)
     while (step := lib.prl_tlv_next(source, len(body), at, tlv)) > 0:
-        yield Element(tlv.type, bytes(ffi.buffer(tlv.value, tlv.bytes)) if tlv.bytes else b"")
+        if lib.prl_tlv_is_known(tlv.type, VERSION):
+            yield Element(tlv.type, bytes(ffi.buffer(tlv.value, tlv.bytes)) if tlv.bytes else b"")
+        elif tlv.mandatory:
+            raise WireError(
+                f"element {tlv.type} is of a later protocol version than {VERSION} and must not be "
+                "skipped; upgrade this node"
+            )
     if step < 0:
         raise WireError("malformed TLV")

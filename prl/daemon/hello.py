@@ -14,7 +14,7 @@ from prl.core.datapath import Event, Owner
 from prl.core.wire import Capability, Element, Tlv
 from prl.errors import PrlError
 
-OWN_CAPABILITIES = Capability.OUTPUT
+OWN_CAPABILITIES = Capability.OUTPUT | Capability.COMPARE
 _EPOCH_BYTES = 8
 
 

@@ -20,7 +20,7 @@ from prl.core import wire
 from prl.core.datapath import Datapath, DatapathError, Event, EventKind, LogicalInterface, Owner
 from prl.core.kernel import Kernel
 from prl.core.wire import Message, Tlv
-from prl.daemon import tap
+from prl.daemon import ghosts, tap
 from prl.daemon.control import ControlServer
 from prl.daemon.events import EventLog
 from prl.daemon.facts import NodeView
@@ -115,7 +115,11 @@ class Node:
         )
 
     async def _clean_up_after_crash(self, host: Host, lan: LogicalInterface) -> None:
-        """Addresses first: they may not be there without the silence that goes next."""
+        """Shadows that outlived their prld end behind the silence that there still is. Then the
+        addresses go: they may not be there without the silence, which goes next.
+        """
+        if ended := ghosts.end_orphaned_shadows():
+            self._log.warning("ghosts_ended", f"{ended} shadows of a former life are ended")
         for service in self._config.service:
             for address in service.addresses:
                 await host.remove_address(lan.ifindex, address)
@@ -251,7 +255,7 @@ class Node:
             EventKind.LINK_DOWN: self._link.on_down,
             EventKind.PRIMARY: self._primaries.on_state,
             EventKind.SECONDARY: self._shadows.on_state,
-            EventKind.TAKEOVER: lambda event: self._ownership.on_takeover(event.service),
+            EventKind.TAKEOVER: self._on_takeover,
             EventKind.TAKEN_FLOW: self._shadows.on_taken,
             EventKind.FENCED: self._on_fenced,
             EventKind.RENOUNCED: self._on_renounced,
@@ -260,6 +264,17 @@ class Node:
         }
         if handler := handlers.get(event.kind):
             handler(event)
+
+    def _on_takeover(self, event: Event) -> None:
+        name = self._config.service[event.service].name
+        self._ownership.on_takeover(event.service)
+        self._log.warning(
+            "takeover",
+            f"service {name}: taken over",
+            service=name,
+            decided_ns=event.value,
+            speaking_ns=event.value2,
+        )
 
     def _on_fenced(self, event: Event) -> None:
         self._ownership.on_fenced(event.service, "the other node claimed it")

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from prl.config import Config
 from prl.core.datapath import Datapath, LogicalInterface, Owner, Refused
-from prl.daemon import hello, probe
+from prl.daemon import ghosts, hello, probe
 from prl.daemon.events import EventLog
 from prl.daemon.hello import ServiceState
 from prl.daemon.host import live_sessions
@@ -96,6 +96,23 @@ class Ownership:
             return  # with its shadows; the take-over's event tells the rest
         self._dp.service_set(number, state)
         self.tell(number, state, "agreed with the other node")
+        if state == Owner.STANDBY:
+            self._end_ghosts(number)
+
+    def _end_ghosts(self, number: int) -> None:
+        """The service lives elsewhere: connections that there still are here are void (L8)."""
+        service = self._config.service[number]
+        try:
+            ended = ghosts.end_all_on(service.addresses)
+        except KernelError as error:
+            self._log.error("ghosts_left", f"service {service.name}: {error}")
+            return
+        if ended:
+            self._log.warning(
+                "ghosts_ended",
+                f"service {service.name}: {ended} connections that were left here are ended: the "
+                "other node owns it",
+            )
 
     def tell(self, number: int, state: Owner, why: str) -> None:
         """Post that this node's part in a service changed."""

@@ -9,6 +9,7 @@ import asyncio
 import base64
 import contextlib
 import socket
+import struct
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -42,6 +43,8 @@ BUFFER_BYTES = 4 << 20
 """A shadow's buffers (the kernel doubles it): its application may lag, and nothing may be lost."""
 CLOSE_LINGER_S = 60.0
 OFFERS_MAX = 1024
+_END_AT_CLOSE = struct.pack("=ii", 1, 0)  # struct linger: on, no time
+_NO_LINGER = struct.pack("=ii", 0, 0)
 
 
 class RefusedError(PrlError):
@@ -203,6 +206,9 @@ class Shadows:
         except BaseException:
             self._unpin(hop, NUD_STALE)
             raise
+        # If prld and its application die, nothing of it stays: a FIN that the silence swallows
+        # would be sent again for ever, and the socket keep its congestion control loaded.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _END_AT_CLOSE)
         spec = FlowSpec(
             ends=ends,
             fd=sock.fileno(),
@@ -298,6 +304,8 @@ class Shadows:
         if shadow is None:
             return
         shadow.state = "owner"
+        with contextlib.suppress(OSError):
+            shadow.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
         shadow.client.send_event(
             {
                 "event": "taken_over",

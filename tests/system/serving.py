@@ -73,10 +73,14 @@ def serving(
 class Client:
     """socat on the peer, its standard input and output being ours."""
 
-    def __init__(self, lab: Lab, address: str = "192.0.2.100") -> None:
+    def __init__(
+        self, lab: Lab, address: str = "192.0.2.100", *, listens_only: bool = False
+    ) -> None:
+        target = f"TCP:{address}:{PORT}"
+        directions = ["-u", target, "-"] if listens_only else ["-t", str(PATIENCE_S), "-", target]
         self.process = lab.exec(
             "peer",
-            ["socat", "-t", str(PATIENCE_S), "-", f"TCP:{address}:{PORT}"],
+            ["socat", *directions],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )

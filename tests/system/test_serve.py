@@ -52,7 +52,10 @@ def test_both_directions_go_on_at_the_right_byte(lab: Lab) -> None:
 
 def test_output_larger_than_what_the_standby_may_hold(lab: Lab) -> None:
     numbers = 12_000_000  # 99 MB
-    with serving(lab, ["seq", str(numbers)], nodes=BOTH) as serves, Client(lab) as client:
+    with (
+        serving(lab, ["seq", str(numbers)], nodes=BOTH) as serves,
+        Client(lab, listens_only=True) as client,
+    ):
         digest = hashlib.sha256(client.receive(80 << 20))
         lab.fail("re0", "power")
         digest.update(client.receive())
@@ -89,7 +92,7 @@ def test_the_death_of_serve_is_no_end(lab: Lab) -> None:
 def test_a_deliberate_end_is_the_end_on_both_nodes(lab: Lab) -> None:
     with serving(lab, ["echo", "hello"], nodes=BOTH) as serves:
         for _ in range(3):
-            with Client(lab) as client:
+            with Client(lab, listens_only=True) as client:
                 assert client.receive() == b"hello\n"
                 assert client.status() == 0
         serves["re0"].await_log("ended")

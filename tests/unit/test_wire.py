@@ -1,7 +1,6 @@
 """The link's codec against its table, its document and golden vectors (R13, R14, R16, R29)."""
 
 import errno
-import json
 import re
 import shutil
 import struct
@@ -18,7 +17,7 @@ from prl._core import ffi, lib
 ROOT = Path(__file__).resolve().parents[2]
 TABLE = (ROOT / "userspace/wire.def").read_text()
 DOCUMENT = ROOT / "docs/protocol.md"
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parent / "golden/v1.txt"
 HEADER = 16
 MUTATIONS = 300_000
 
@@ -106,10 +105,47 @@ def least(name: str) -> bytes:
     return by_table(name, 1, 2, {}, tlv(DATA[name], b"data") if name in DATA else b"")
 
 
-def golden() -> list[dict[str, Any]]:
-    return [
-        vector for path in sorted(GOLDEN.glob("*.json")) for vector in json.loads(path.read_text())
-    ]
+@dataclass
+class Vector:
+    """A message written by hand: what it says, and its bytes."""
+
+    name: str
+    message: str = ""
+    fields: dict[str, int] = field(default_factory=dict)
+    elements: list[tuple[str, bytes]] = field(default_factory=list)
+    data: bytes = b""
+
+    @property
+    def tlvs(self) -> bytes:
+        """The elements as they are encoded; one that is named by a number is not in the table."""
+        return b"".join(
+            tlv(int(name[1:]), value, mandatory=False)
+            if name.startswith("?")
+            else tlv(name, value, mandatory=TLVS[name].mandatory)
+            for name, value in self.elements
+        )
+
+
+def read_golden(text: str) -> list[Vector]:
+    vectors: list[Vector] = []
+    for raw in text.splitlines():
+        line = raw.split("|")[0].strip()
+        if line.startswith("= "):
+            vectors.append(Vector(line[2:]))
+        elif line.startswith("+ "):
+            name, value = line[2:].split(" ", 1)
+            quoted = value.startswith('"')
+            content = value.strip('"').encode() if quoted else bytes.fromhex(value[2:])
+            vectors[-1].elements.append((name, content))
+        elif "=" in line and not line.startswith("#"):
+            vectors[-1].message, *pairs = line.split()
+            vectors[-1].fields = {k: int(v, 0) for k, v in (pair.split("=") for pair in pairs)}
+        elif line and not line.startswith("#"):
+            vectors[-1].data += bytes.fromhex(line)
+    return vectors
+
+
+VECTORS = read_golden(GOLDEN.read_text())
 
 
 def test_the_table_is_consistent() -> None:
@@ -167,24 +203,29 @@ def test_the_document_has_the_table_of_tlvs() -> None:
     assert table_in_document("Elements (TLV)") == wanted
 
 
-@pytest.mark.parametrize("vector", golden(), ids=lambda vector: vector["name"])
-def test_golden_vectors(vector: dict[str, Any]) -> None:
-    data = bytes.fromhex(vector["hex"])
-    tlvs = b"".join(tlv(n, bytes.fromhex(value), mandatory=m) for n, m, value in vector["tlvs"])
-    parts = (vector["message"], vector["handle"], vector["seq"], vector["fields"], tlvs)
-    assert by_table(*parts) == data
-    assert encode(*parts) == data
-    error, msg = decode(data)
+@pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector.name)
+def test_golden_vectors(vector: Vector) -> None:
+    fields = dict(vector.fields)
+    handle, seq = fields.pop("handle"), fields.pop("seq")
+    assert set(fields) == {f[0] for f in MESSAGES[vector.message].fields} - {"unused"}
+    assert encode(vector.message, handle, seq, fields, vector.tlvs) == vector.data
+    error, msg = decode(vector.data)
     assert error == 0
-    assert (msg.handle, msg.seq, msg.length) == (vector["handle"], vector["seq"], len(data))
-    for name, value in vector["fields"].items():
-        assert getattr(msg, MEMBERS.get((vector["message"], name), name)) == value
+    assert (msg.version, msg.type) == (1, MESSAGES[vector.message].type)
+    assert (msg.handle, msg.seq, msg.length) == (handle, seq, len(vector.data))
+    for name, value in fields.items():
+        assert getattr(msg, MEMBERS.get((vector.message, name), name)) == value
+    assert bytes(ffi.buffer(msg.tlvs, msg.tlvs_bytes) if msg.tlvs_bytes else b"") == vector.tlvs
+    carried = [(n, value) for n, value in vector.elements if n in {*DATA.values(), "ELIDED"}]
+    for name, value in carried:
+        assert msg.data_type == TLVS[name].type
+        assert bytes(ffi.buffer(msg.data, msg.data_bytes)) == value
+    assert carried or msg.data == ffi.NULL
 
 
-def test_golden_vectors_cover_every_message_and_tlv() -> None:
-    vectors = golden()
-    assert {vector["message"] for vector in vectors} == set(MESSAGES)
-    assert {entry[0] for vector in vectors for entry in vector["tlvs"]} >= set(TLVS)
+def test_golden_vectors_cover_every_message_and_element() -> None:
+    assert {vector.message for vector in VECTORS} == set(MESSAGES)
+    assert {entry[0] for vector in VECTORS for entry in vector.elements} >= set(TLVS)
 
 
 @given(st.sampled_from(sorted(MESSAGES)), st.data())
@@ -274,6 +315,27 @@ def test_data_must_be_there_once_and_where_it_belongs(name: str) -> None:
     assert decode(by_table("ACK", 1, 1, {}, data))[0] == -errno.EPROTO
 
 
+def test_elided_takes_the_place_of_packet_and_of_nothing_else() -> None:
+    packet, elided = tlv("PACKET", b"data"), tlv("ELIDED", b"data")
+    error, msg = decode(by_table("REPLICATE", 1, 1, {}, elided))
+    assert error == 0
+    assert msg.data_type == TLVS["ELIDED"].type
+    for name, tlvs in {
+        "REPLICATE": packet + elided,
+        "SETUP": elided,
+        "OUTPUT": elided,
+        "ACK": elided,
+    }.items():
+        assert decode(by_table(name, 1, 1, {}, tlvs))[0] == -errno.EPROTO
+    out = ffi.new("uint8_t[]", lib.PRL_WIRE_PREFIX_MAX)
+    again = ffi.new("struct prl_msg *", {"type": lib.PRL_MSG_REPLICATE, "data_bytes": 4})
+    again.data_type = TLVS["ELIDED"].type
+    done = lib.prl_wire_encode_prefix(again, out, lib.PRL_WIRE_PREFIX_MAX)
+    assert bytes(ffi.buffer(out, done)) == by_table("REPLICATE", 0, 0, {}, elided)[:-4]
+    again.data_type = TLVS["SNAPSHOT"].type
+    assert lib.prl_wire_encode_prefix(again, out, lib.PRL_WIRE_PREFIX_MAX) == -errno.EMSGSIZE
+
+
 @pytest.mark.parametrize("bits", [lib.PRL_OUTPUT_FIN, lib.PRL_OUTPUT_RST])
 def test_fin_and_rst_need_no_payload(bits: int) -> None:
     error, msg = decode(by_table("OUTPUT", 1, 1, {"flags": bits}))
@@ -321,7 +383,7 @@ def test_mutated_messages_under_sanitizers(tmp_path: Path) -> None:
     driver = tmp_path / "mutate"
     sources = [Path(__file__).parent / "wire_mutate.c", ROOT / "userspace/wire.c"]
     subprocess.run([gcc, *flags, *sources, "-o", driver], check=True)
-    messages = [bytes.fromhex(vector["hex"]) for vector in golden()]
+    messages = [vector.data for vector in VECTORS]
     corpus = b"".join(struct.pack("=I", len(data)) + data for data in messages)
     done = subprocess.run(
         [driver, str(MUTATIONS)], input=corpus, capture_output=True, check=False, timeout=60

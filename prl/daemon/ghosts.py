@@ -1,0 +1,134 @@
+"""TCP sockets that must not go on, whoever holds them: ended through sock_diag(7) (SPEC L8, L9).
+
+A prld that was killed leaves shadows behind that applications still hold; a node that lost a
+service has connections on its address. Both are void: they may never speak, and a shadow of the
+same session could not be made beside them. The reset that the kernel sends for each is swallowed
+by the silence, so this is done while the address is silent. Their holders get ECONNABORTED.
+"""
+
+import os
+import re
+import socket
+import struct
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+from prl.core.datapath import Address
+from prl.errors import KernelError
+
+# linux/netlink.h, linux/sock_diag.h, linux/inet_diag.h
+_NETLINK_SOCK_DIAG = 4
+_SOCK_DIAG_BY_FAMILY, _SOCK_DESTROY = 20, 21
+_NLMSG_ERROR, _NLMSG_DONE = 2, 3
+_REQUEST, _ACK, _DUMP = 0x1, 0x4, 0x300
+_INET_DIAG_CONG = 4
+_ALL_STATES, _LISTEN = 0xFFFFFFFF, 10
+_HEADER = struct.Struct("=IHHII")
+_QUESTION = struct.Struct("=BBBxI")
+_ID = struct.Struct("!HH16s16s12s")  # struct inet_diag_sockid; interface and cookie as they are
+_FOUND = struct.Struct("=BBxx48s20x")  # struct inet_diag_msg
+_ATTRIBUTE = struct.Struct("=HH")
+_ERROR = struct.Struct("=i")
+_ANSWER_BYTES = 1 << 16
+_TIMEOUT_S = 2.0
+
+_SHADOW_CONGESTION = re.compile(r"prl_[0-9a-f]{8}")  # userspace/kernel.c, load_shadow()
+
+
+@dataclass(frozen=True, slots=True)
+class TcpSocket:
+    """One TCP socket of this network namespace."""
+
+    family: int
+    state: int
+    local: Address
+    congestion: str
+    raw_id: bytes
+
+
+def end_orphaned_shadows() -> int:
+    """End what shadows a former life of prld has left; return how many. Raises KernelError."""
+    return _end(lambda found: _SHADOW_CONGESTION.fullmatch(found.congestion) is not None)
+
+
+def end_all_on(addresses: Iterable[Address]) -> int:
+    """End every connection of ``addresses``; return how many. Listeners stay. Raises KernelError."""
+    silent = set(addresses)
+    return _end(lambda found: found.local in silent and found.state != _LISTEN)
+
+
+def _end(is_meant: Callable[[TcpSocket], bool]) -> int:
+    try:
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as netlink:
+            netlink.settimeout(_TIMEOUT_S)
+            victims = [found for found in _all(netlink) if is_meant(found)]
+            return sum(_destroy(netlink, victim) for victim in victims)
+    except OSError as error:
+        raise KernelError(
+            f"sockets of a former life cannot be looked for: {error.strerror or error}; "
+            "use a kernel with CONFIG_INET_TCP_DIAG and CONFIG_INET_DIAG_DESTROY"
+        ) from error
+
+
+def _all(netlink: socket.socket) -> Iterator[TcpSocket]:
+    for family in (socket.AF_INET, socket.AF_INET6):
+        question = _QUESTION.pack(
+            family, socket.IPPROTO_TCP, 1 << (_INET_DIAG_CONG - 1), _ALL_STATES
+        )
+        netlink.send(_message(_SOCK_DIAG_BY_FAMILY, _REQUEST | _DUMP, question + bytes(_ID.size)))
+        done = False
+        while not done:
+            for kind, body in _messages(netlink.recv(_ANSWER_BYTES)):
+                if kind == _SOCK_DIAG_BY_FAMILY:
+                    yield _read(body)
+                done |= kind in {_NLMSG_DONE, _NLMSG_ERROR}
+
+
+def _destroy(netlink: socket.socket, victim: TcpSocket) -> bool:
+    """Whether it is gone now by our doing; one that has ended meanwhile is not."""
+    question = _QUESTION.pack(victim.family, socket.IPPROTO_TCP, 0, _ALL_STATES)
+    netlink.send(_message(_SOCK_DESTROY, _REQUEST | _ACK, question + victim.raw_id))
+    for kind, body in _messages(netlink.recv(_ANSWER_BYTES)):
+        if kind == _NLMSG_ERROR:
+            code = -int(_ERROR.unpack_from(body)[0])
+            if code == 0:
+                return True
+            if code == _EOPNOTSUPP:
+                raise OSError(code, os.strerror(code))
+    return False
+
+
+_EOPNOTSUPP = 95
+
+
+def _message(kind: int, flags: int, body: bytes) -> bytes:
+    return _HEADER.pack(_HEADER.size + len(body), kind, flags, 0, 0) + body
+
+
+def _messages(raw: bytes) -> Iterator[tuple[int, bytes]]:
+    at = 0
+    while at + _HEADER.size <= len(raw):
+        length, kind, *_ = _HEADER.unpack_from(raw, at)
+        if length < _HEADER.size:
+            return
+        yield kind, raw[at + _HEADER.size : at + length]
+        at += (length + 3) & ~3
+
+
+def _read(body: bytes) -> TcpSocket:
+    family, state, raw_id = _FOUND.unpack_from(body)
+    _, _, source, _, _ = _ID.unpack(raw_id)
+    local = ip_address(source if family == socket.AF_INET6 else source[:4])
+    congestion = ""
+    at = _FOUND.size
+    while at + _ATTRIBUTE.size <= len(body):
+        length, kind = _ATTRIBUTE.unpack_from(body, at)
+        if length < _ATTRIBUTE.size:
+            break
+        if kind == _INET_DIAG_CONG:
+            value = body[at + _ATTRIBUTE.size : at + length]
+            congestion = value.rstrip(b"\0").decode("ascii", "replace")
+        at += (length + 3) & ~3
+    plain: Address = getattr(local, "ipv4_mapped", None) or local
+    return TcpSocket(family, state, plain, congestion, raw_id)

@@ -1,0 +1,292 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Does the shadow's kernel really have what was acknowledged, and do both sides have the same?
+ *
+ *     R8    The kernel can drop a reinjected packet. What a batch fed is compared with the sockets while its bytes are
+ *           still in the link's buffer; what they do not cover is kept (copied into the UMEM), fed again when it is
+ *           next in line and still missing, and the shadow is void if that does not help.
+ *     R12a  Both sides hash the packets in order. The primary sends its hash every DP_COMPARE_EVERY packets, and with
+ *           rcv_nxt and snd_una whenever the flow is quiet; a difference voids the shadow.
+ */
+#include "dp.h"
+
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <string.h>
+
+#define HASH_FACTOR 0x9e3779b97f4a7c15ull
+
+static uint64_t mix(uint64_t hash, uint64_t word)
+{
+    hash = (hash ^ word) * HASH_FACTOR;
+    return hash ^ hash >> 29;
+}
+
+void dp_verify_hash(struct dp_flow *flow, const struct iovec *piece, uint32_t pieces,
+                    const struct prl_packet *packet)
+{
+    uint64_t hash = flow->compare.hash;
+
+    hash = mix(hash, (uint64_t)packet->seq << 32 | packet->payload_bytes);
+    hash = mix(hash, (uint64_t)packet->ack << 32 | packet->tcp_flags);
+    flow->compare.hash = mix(hash, prl_packet_payload_sum(piece, pieces, packet));
+}
+
+/* ---- R8 ---- */
+
+static bool covered(const struct dp_flow *flow, uint32_t tcp_end)
+{
+    return prl_serial_le(tcp_end, flow->kernel->sock.rcv_nxt);
+}
+
+static void keep(struct prl_dp *dp, struct dp_flow *flow, const struct dp_fed *fed)
+{
+    struct prl_hold *hold = NULL;
+    uint32_t packet = PRL_FRAME_NONE;
+
+    if (flow->kept.bytes + fed->bytes <= dp->config.limits.bytes_max)
+        packet = prl_umem_copy(dp->umem, fed->data, fed->bytes);
+    if (packet != PRL_FRAME_NONE)
+        hold = prl_pool_get(&dp->holds);
+    if (!hold) {
+        struct prl_msg msg = {.type = PRL_MSG_ERROR, .handle = flow->spec.handle, .reason = PRL_REASON_NO_MEMORY};
+
+        if (packet != PRL_FRAME_NONE)
+            prl_umem_free_packet(dp->umem, packet);
+        dp_secondary_void(dp, flow, PRL_REASON_NO_MEMORY); /* it could not be repaired if it were lost */
+        dp_send(dp, &msg);
+        return;
+    }
+    hold->arrived_ns = dp->now_ns;
+    hold->frame = packet;
+    hold->bytes = fed->bytes;
+    hold->tcp_seq = fed->tcp_seq;
+    hold->tcp_end = fed->tcp_end;
+    hold->lif = fed->lif;
+    prl_chain_push(&flow->kept, hold);
+    dp->counters.kept_packets++;
+}
+
+void dp_verify_fed(struct prl_dp *dp, struct dp_flow *flow, const struct prl_msg *msg,
+                   const struct prl_packet *packet)
+{
+    uint32_t length = packet->payload_bytes + (packet->tcp_flags & PRL_TCP_FIN ? 1 : 0);
+
+    if (packet->proto != IPPROTO_TCP || length == 0)
+        return; /* an ACK that is lost is covered by the next one */
+    if (dp->fed_count == DP_FED_MAX)
+        dp_verify_flush(dp);
+    dp->fed[dp->fed_count++] = (struct dp_fed){
+        .slot = flow->slot,
+        .bytes = msg->data_bytes,
+        .tcp_seq = packet->seq,
+        .tcp_end = packet->seq + length,
+        .data = msg->data,
+        .lif = msg->lif,
+    };
+}
+
+void dp_verify_flush(struct prl_dp *dp)
+{
+    uint32_t slots[PRL_SAMPLE_MAX], count = 0;
+
+    for (uint32_t i = 0; i < dp->fed_count; i++) {
+        if (i == 0 || dp->fed[i].slot != dp->fed[i - 1].slot)
+            slots[count++] = dp->fed[i].slot;
+        if (count == PRL_SAMPLE_MAX || (count && i + 1 == dp->fed_count)) {
+            prl_kernel_sample(dp->kernel, slots, count);
+            count = 0;
+        }
+    }
+    for (uint32_t i = 0; i < dp->fed_count; i++) {
+        struct dp_flow *flow = &dp->flows[dp->fed[i].slot];
+
+        if (flow->used && flow->secondary && flow->secondary_core.state == PRL_SECONDARY_ACTIVE &&
+            !covered(flow, dp->fed[i].tcp_end))
+            keep(dp, flow, &dp->fed[i]);
+    }
+    dp->fed_count = 0;
+}
+
+static void feed_kept(struct prl_dp *dp, struct dp_flow *flow, const struct prl_hold *hold)
+{
+    struct iovec piece[PRL_PACKET_PIECES_MAX];
+    uint32_t pieces = prl_umem_pieces(dp->umem, (uint32_t)hold->frame, piece);
+    struct prl_packet packet;
+
+    if (prl_packet_parse(piece[0].iov_base, (uint32_t)piece[0].iov_len, hold->bytes, false, &packet) == 0)
+        dp_secondary_feed(dp, flow, piece, pieces, &packet, hold->lif);
+    dp->counters.refed_packets++;
+}
+
+static void free_kept(struct prl_dp *dp, struct prl_hold *hold)
+{
+    prl_umem_free_packet(dp->umem, (uint32_t)hold->frame);
+    prl_pool_put(&dp->holds, hold);
+}
+
+/* Feeds again what is next in line and missing. What lies behind a hole waits: the peer fills the hole. */
+static void check_kept(struct prl_dp *dp, struct dp_flow *flow)
+{
+    struct prl_chain left = {0};
+    bool fed_again = false;
+    struct prl_hold *hold;
+
+    dp_flow_sample(dp, flow);
+    while ((hold = prl_chain_pop(&flow->kept))) {
+        if (covered(flow, hold->tcp_end)) {
+            free_kept(dp, hold);
+            flow->kept_tries = 0;
+            continue;
+        }
+        if (prl_serial_le(hold->tcp_seq, flow->kernel->sock.rcv_nxt) &&
+            dp->now_ns - hold->arrived_ns >= DP_KEPT_WAIT_NS) {
+            feed_kept(dp, flow, hold);
+            hold->arrived_ns = dp->now_ns;
+            fed_again = true;
+        }
+        prl_chain_push(&left, hold);
+    }
+    flow->kept = left;
+    if (fed_again && ++flow->kept_tries > DP_KEPT_TRIES) {
+        struct prl_msg msg = {.type = PRL_MSG_ERROR, .handle = flow->spec.handle, .reason = PRL_REASON_DIVERGED};
+
+        dp_secondary_void(dp, flow, PRL_REASON_DIVERGED);
+        dp_send(dp, &msg);
+    }
+}
+
+void dp_verify_refeed(struct prl_dp *dp, struct dp_flow *flow)
+{
+    struct prl_hold *hold;
+
+    while ((hold = prl_chain_pop(&flow->kept))) {
+        feed_kept(dp, flow, hold);
+        free_kept(dp, hold);
+    }
+}
+
+void dp_verify_forget(struct prl_dp *dp, struct dp_flow *flow)
+{
+    struct prl_hold *hold;
+
+    while ((hold = prl_chain_pop(&flow->kept)))
+        free_kept(dp, hold);
+}
+
+/* ---- R12a ---- */
+
+static void send_compare(struct prl_dp *dp, struct dp_flow *flow, uint32_t seq, uint32_t flags)
+{
+    struct prl_msg msg = {
+        .type = PRL_MSG_COMPARE,
+        .handle = flow->spec.handle,
+        .seq = seq,
+        .out_seq = flow->primary.out_next - 1,
+        .rcv_nxt = flow->kernel->sock.rcv_nxt,
+        .snd_una = flow->kernel->sock.snd_una,
+        .compare_flags = flags,
+        .hash = flow->compare.hash,
+    };
+
+    if (dp->capabilities & PRL_CAP_COMPARE)
+        dp_send(dp, &msg);
+}
+
+void dp_verify_released(struct prl_dp *dp, struct dp_flow *flow, uint32_t seq)
+{
+    flow->last_input_ns = dp->now_ns;
+    if (seq % DP_COMPARE_EVERY == 0)
+        send_compare(dp, flow, seq, 0);
+}
+
+/* The primary: nothing is on its way, so the sockets must agree as well. */
+static void compare_when_quiet(struct prl_dp *dp, struct dp_flow *flow)
+{
+    const struct prl_primary *primary = &flow->primary;
+    uint32_t in = primary->in_next - 1, out = primary->out_next - 1;
+    bool quiet = !primary->in_held.head && !primary->in_pending.head && !primary->out_held.head &&
+                 !primary->out_pending.head && dp->now_ns - flow->last_input_ns >= DP_COMPARE_QUIET_NS;
+
+    if (primary->state != PRL_PRIMARY_ACTIVE || flow->spec.key.proto != IPPROTO_TCP || !quiet ||
+        (in == flow->compare.sent_in && out == flow->compare.sent_out))
+        return;
+    flow->compare.sent_in = in;
+    flow->compare.sent_out = out;
+    dp_flow_sample(dp, flow);
+    if (flow->kernel->sock.state == TCP_ESTABLISHED)
+        send_compare(dp, flow, in, PRL_COMPARE_SOCKET);
+}
+
+static void differs(struct prl_dp *dp, struct dp_flow *flow)
+{
+    struct prl_msg msg = {.type = PRL_MSG_ERROR, .handle = flow->spec.handle, .reason = PRL_REASON_DIVERGED};
+
+    dp->counters.differences++;
+    dp_secondary_void(dp, flow, PRL_REASON_DIVERGED);
+    dp_send(dp, &msg);
+}
+
+/* The shadow's socket must come to the primary's numbers, unless newer packets have come in between. */
+static void find_in_socket(struct prl_dp *dp, struct dp_flow *flow)
+{
+    struct dp_compare *compare = &flow->compare;
+    const struct prl_sock_view *view = &flow->kernel->sock;
+
+    if (compare->tries == 0 || flow->secondary_core.in_next - 1 != compare->in_seq) {
+        compare->tries = 0;
+        return;
+    }
+    dp_flow_sample(dp, flow);
+    if (view->state != TCP_ESTABLISHED ||
+        (view->rcv_nxt == compare->rcv_nxt && view->snd_una == compare->snd_una)) {
+        compare->tries = 0;
+        dp->counters.compared++;
+    } else if (--compare->tries == 0) {
+        differs(dp, flow);
+    }
+}
+
+void dp_verify_compare(struct prl_dp *dp, struct dp_flow *flow, const struct prl_msg *msg)
+{
+    struct dp_compare *compare = &flow->compare;
+    struct prl_secondary *shadow = &flow->secondary_core;
+
+    if (shadow->state != PRL_SECONDARY_ACTIVE)
+        return;
+    if (msg->compare_flags & PRL_COMPARE_SOCKET) {
+        if (shadow->in_next - 1 != msg->seq || shadow->out_next - 1 != msg->out_seq)
+            return; /* not the same moment */
+        if (compare->hash != msg->hash) {
+            differs(dp, flow);
+            return;
+        }
+        compare->in_seq = msg->seq;
+        compare->rcv_nxt = msg->rcv_nxt;
+        compare->snd_una = msg->snd_una;
+        compare->tries = DP_COMPARE_TRIES;
+        find_in_socket(dp, flow);
+        return;
+    }
+    for (int i = 0; i < 2; i++) {
+        if (compare->check_seq[i] != msg->seq || msg->seq == 0)
+            continue;
+        if (compare->check_hash[i] != msg->hash)
+            differs(dp, flow);
+        else
+            dp->counters.compared++;
+    }
+}
+
+void dp_verify_tick(struct prl_dp *dp, struct dp_flow *flow)
+{
+    if (!flow->secondary) {
+        compare_when_quiet(dp, flow);
+        return;
+    }
+    if (flow->secondary_core.state != PRL_SECONDARY_ACTIVE)
+        return;
+    if (flow->kept.head)
+        check_kept(dp, flow);
+    find_in_socket(dp, flow);
+}

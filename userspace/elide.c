@@ -1,0 +1,104 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "elide.h"
+
+#include <errno.h>
+#include <netinet/in.h>
+#include <string.h>
+
+#define IPV4_HEADER 20u
+#define IPV6_HEADER 40u
+#define IPV4_FIRST_BYTE 0x45 /* version 4, header of five words: no options */
+#define IPV4_OFFSET_BITS 0x1f /* of the byte that holds the flags, too */
+#define IPV4_MORE_FRAGMENTS 0x20
+#define LENGTH_MAX 65535u
+
+static void put16(uint8_t *at, uint32_t value)
+{
+    at[0] = (uint8_t)(value >> 8);
+    at[1] = (uint8_t)value;
+}
+
+/* RFC 1071 over an IPv4 header without options. */
+static uint16_t header_checksum(const uint8_t *l3)
+{
+    uint32_t sum = 0;
+
+    for (uint32_t i = 0; i < IPV4_HEADER; i += 2)
+        sum += (uint32_t)l3[i] << 8 | l3[i + 1];
+    sum = (sum >> 16) + (sum & 0xffff);
+    return (uint16_t)~((sum >> 16) + sum);
+}
+
+static uint32_t header_bytes(const struct prl_flow_key *key)
+{
+    return prl_addr_is_v4(key->local) ? IPV4_HEADER : IPV6_HEADER;
+}
+
+/* The one header that these fields stand for, or -EPROTO. The flow's peer is the source. */
+static int build(const uint8_t *fields, uint32_t l4_bytes, const struct prl_flow_key *key, uint8_t *l3)
+{
+    if (header_bytes(key) == IPV4_HEADER) {
+        if ((fields[1] & (IPV4_OFFSET_BITS | IPV4_MORE_FRAGMENTS)) || IPV4_HEADER + l4_bytes > LENGTH_MAX)
+            return -EPROTO;
+        l3[0] = IPV4_FIRST_BYTE;
+        l3[1] = fields[0];
+        put16(l3 + 2, IPV4_HEADER + l4_bytes);
+        memcpy(l3 + 4, fields + 2, 2);
+        l3[6] = fields[1];
+        l3[7] = 0;
+        l3[8] = fields[4];
+        l3[9] = key->proto;
+        put16(l3 + 10, 0);
+        memcpy(l3 + 12, key->remote + 12, 4);
+        memcpy(l3 + 16, key->local + 12, 4);
+        put16(l3 + 10, header_checksum(l3));
+        return 0;
+    }
+    if (fields[0] >> 4 != 6 || l4_bytes > LENGTH_MAX)
+        return -EPROTO;
+    memcpy(l3, fields, 4);
+    put16(l3 + 4, l4_bytes);
+    l3[6] = key->proto;
+    l3[7] = fields[4];
+    memcpy(l3 + 8, key->remote, 16);
+    memcpy(l3 + 24, key->local, 16);
+    return 0;
+}
+
+int prl_elide(const uint8_t *l3, const struct prl_packet *packet, const struct prl_flow_key *key,
+              uint8_t out[PRL_ELIDED_FIELDS])
+{
+    const uint32_t header = header_bytes(key);
+    uint8_t rebuilt[IPV6_HEADER];
+
+    if (packet->l4_offset != header || packet->l3_bytes <= header)
+        return 0;
+    if (header == IPV4_HEADER) {
+        out[0] = l3[1];
+        out[1] = l3[6];
+        memcpy(out + 2, l3 + 4, 2);
+        out[4] = l3[8];
+    } else {
+        memcpy(out, l3, 4);
+        out[4] = l3[7];
+    }
+    /* The proof that nothing is lost is to do what the other side will do. */
+    if (build(out, packet->l3_bytes - header, key, rebuilt) || memcmp(rebuilt, l3, header) != 0)
+        return 0;
+    return (int)header;
+}
+
+int prl_unelide(const uint8_t *value, uint32_t bytes, const struct prl_flow_key *key, uint8_t *out,
+                uint32_t capacity)
+{
+    const uint32_t header = header_bytes(key);
+    uint32_t l4_bytes;
+
+    if (bytes <= PRL_ELIDED_FIELDS)
+        return -EPROTO;
+    l4_bytes = bytes - PRL_ELIDED_FIELDS;
+    if (capacity < header || l4_bytes > capacity - header || build(value, l4_bytes, key, out))
+        return -EPROTO;
+    memcpy(out + header, value + PRL_ELIDED_FIELDS, l4_bytes);
+    return (int)(header + l4_bytes);
+}
