@@ -9,6 +9,7 @@
 #include "wire.h"
 #include "kernel.h"
 #include "packet.h"
+#include "gro.h"
 #include "elide.h"
 #include "link.h"
 #include "datapath.h"

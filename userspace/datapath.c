@@ -41,6 +41,7 @@ void dp_lock(struct prl_dp *dp)
 
 void dp_unlock(struct prl_dp *dp)
 {
+    dp_flush_input(dp);
     pthread_mutex_unlock(&dp->lock);
 }
 
@@ -316,6 +317,7 @@ struct prl_dp *prl_dp_open(const struct prl_dp_config *config, struct prl_kernel
     dp->kernel = kernel;
     dp->node = prl_kernel_node(kernel);
     dp->next_handle = 1;
+    prl_gro_init(&dp->gro, config->inject_fd);
     dp->raw_fd = -1;
     dp->link.fd = -1;
     pthread_mutex_init(&dp->lock, NULL);

@@ -19,6 +19,7 @@
 #include "core/serial.h"
 #include "datapath.h"
 #include "link.h"
+#include "gro.h"
 #include "packet.h"
 #include "tap.h"
 #include "umem.h"
@@ -141,6 +142,8 @@ struct prl_dp {
     uint64_t claims_next_ns;
     uint64_t next_scan_ns;
 
+    struct prl_gro gro;
+    struct prl_chain released; /* reinjected, freed once the gathered packet is written */
     struct dp_fed fed[DP_FED_MAX];
     uint32_t fed_count;
 
@@ -153,6 +156,8 @@ uint64_t dp_clock_ns(void);
 void dp_lock(struct prl_dp *dp);
 void dp_unlock(struct prl_dp *dp);
 void dp_wake(struct prl_dp *dp);
+/* Writes what reinjection has gathered (gro.h): before the flow's flags change, its bytes go, or the lock does. */
+void dp_flush_input(struct prl_dp *dp);
 
 /* dp_flows.c */
 int dp_flows_init(struct prl_dp *dp);

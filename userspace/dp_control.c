@@ -253,6 +253,8 @@ void prl_dp_status(struct prl_dp *dp, struct prl_dp_status *status)
     status->counters.link_rx_bytes = dp->link.rx_total;
     status->counters.link_tx_bytes = dp->link.tx_total;
     status->counters.link_refused = dp->link.refused;
+    status->counters.reinject_failed += dp->gro.failed;
+    status->counters.reinject_writes = dp->gro.writes;
     for (uint32_t i = 0; i < dp->ports; i++)
         status->counters.rx_no_frame += prl_port_oversized(dp->port[i]);
     dp_unlock(dp);

@@ -6,6 +6,7 @@
 #include <netinet/in.h>
 #include <string.h>
 
+#include "elide.h"
 #include "probes.h"
 
 /* A window that was clamped is announced again when it grew by this many segments (RFC 9293, 3.8.6.2.2). */
@@ -29,10 +30,34 @@ static uint8_t *buffer_at(struct prl_dp *dp, uint32_t buffer)
 
 /* ---- what the state machine asks for ---- */
 
+/* R15: leaves the L3 header out where it comes back exactly. piece[0] is for the fields that take its place, the
+ * packet begins in piece[1]. Returns the first piece to send. */
+static uint32_t elide(const struct prl_dp *dp, const struct dp_flow *flow, struct iovec *piece,
+                      uint8_t fields[PRL_ELIDED_FIELDS], struct prl_msg *msg)
+{
+    struct prl_packet packet;
+    int left_out;
+
+    if (!(dp->capabilities & PRL_CAP_L3_ELISION) ||
+        prl_packet_parse(piece[1].iov_base, (uint32_t)piece[1].iov_len, msg->data_bytes, false, &packet))
+        return 1;
+    left_out = prl_elide(piece[1].iov_base, &packet, &flow->spec.key, fields);
+    if (!left_out)
+        return 1;
+    piece[0] = (struct iovec){.iov_base = fields, .iov_len = PRL_ELIDED_FIELDS};
+    piece[1].iov_base = (uint8_t *)piece[1].iov_base + left_out;
+    piece[1].iov_len -= (uint32_t)left_out;
+    msg->data_type = PRL_TLV_ELIDED;
+    msg->data_bytes -= (uint32_t)left_out - PRL_ELIDED_FIELDS;
+    return 0;
+}
+
 static void do_replicate(struct prl_dp *dp, struct dp_flow *flow, const struct prl_hold *hold)
 {
-    struct iovec piece[PRL_PACKET_PIECES_MAX];
-    uint32_t pieces = prl_umem_pieces(dp->umem, (uint32_t)hold->frame, piece);
+    struct iovec piece[1 + PRL_PACKET_PIECES_MAX];
+    uint32_t pieces = 1 + prl_umem_pieces(dp->umem, (uint32_t)hold->frame, piece + 1);
+    uint8_t fields[PRL_ELIDED_FIELDS];
+    uint32_t first;
     struct prl_msg msg = {
         .type = PRL_MSG_REPLICATE,
         .handle = flow->spec.handle,
@@ -40,13 +65,17 @@ static void do_replicate(struct prl_dp *dp, struct dp_flow *flow, const struct p
         .space = flow->primary.own_edge,
         .lif = hold->lif,
         .packet_flags = hold->packet_flags,
-        .data = piece[0].iov_base,
         .data_bytes = hold->bytes,
     };
 
     PRL_PROBE3(replicate, flow->spec.handle, hold->seq, hold->bytes);
-    if (prl_link_put(&dp->link, &msg, piece, pieces) == -ENOBUFS)
+    first = elide(dp, flow, piece, fields, &msg);
+    if (prl_link_put(&dp->link, &msg, piece + first, pieces - first) == -ENOBUFS) {
         dp->counters.link_tx_full++; /* room was checked on arrival; draining may still meet this: R6 repairs it */
+    } else if (msg.data_type == PRL_TLV_ELIDED) {
+        dp->counters.link_elided_packets++;
+        dp->counters.link_elided_bytes += hold->bytes - msg.data_bytes;
+    }
 }
 
 static void do_output(struct prl_dp *dp, struct dp_flow *flow, const struct prl_hold *hold)
@@ -99,12 +128,20 @@ static void release_input(struct prl_dp *dp, struct dp_flow *flow, struct prl_ch
             dp_verify_hash(flow, piece, pieces, &packet);
             dp_verify_released(dp, flow, hold->seq);
         }
-        if (prl_tap_reinject(dp->config.inject_fd, &how, piece, pieces, &packet))
-            dp->counters.reinject_failed++;
         dp->counters.reinjected_packets++;
         dp->counters.reinjected_bytes += hold->bytes;
-        free_hold(dp, hold);
+        prl_gro_add(&dp->gro, flow->slot, &how, piece, pieces, &packet);
+        prl_chain_push(&dp->released, hold);
     }
+}
+
+void dp_flush_input(struct prl_dp *dp)
+{
+    struct prl_hold *hold;
+
+    prl_gro_flush(&dp->gro);
+    while ((hold = prl_chain_pop(&dp->released)))
+        free_hold(dp, hold);
 }
 
 static void release_output(struct prl_dp *dp, struct dp_flow *flow, struct prl_chain *chain)
@@ -179,6 +216,7 @@ void dp_apply(struct prl_dp *dp, struct dp_flow *flow, struct prl_actions *actio
             send_active(dp, flow);
             break;
         case PRL_DO_STATE:
+            dp_flush_input(dp);
             dp_flow_set_flags(flow);
             dp_event_flow(dp, PRL_EVENT_PRIMARY, flow, flow->primary.state, action->reason);
             break;

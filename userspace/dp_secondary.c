@@ -9,6 +9,7 @@
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 
+#include "elide.h"
 #include "probes.h"
 
 static void mark_dirty(struct prl_dp *dp, struct dp_flow *flow)
@@ -122,8 +123,7 @@ void dp_secondary_feed(struct prl_dp *dp, struct dp_flow *flow, struct iovec *pi
         .checked = packet->proto == IPPROTO_TCP || packet->proto == IPPROTO_UDP,
     };
 
-    if (prl_tap_reinject(dp->config.inject_fd, &how, piece, pieces, packet))
-        dp->counters.reinject_failed++;
+    prl_gro_add(&dp->gro, flow->slot, &how, piece, pieces, packet);
     dp->counters.reinjected_packets++;
     dp->counters.reinjected_bytes += packet->l3_bytes;
 }
@@ -173,6 +173,23 @@ static void replicate(struct prl_dp *dp, struct dp_flow *flow, const struct prl_
     mark_dirty(dp, flow);
 }
 
+/* R15: puts the L3 header back, in the link's buffer. */
+static void replicate_elided(struct prl_dp *dp, struct dp_flow *flow, const struct prl_msg *msg)
+{
+    uint8_t *value = (uint8_t *)(uintptr_t)msg->data;
+    int header = prl_unelide(value, msg->data_bytes, &flow->spec.key);
+    struct prl_msg whole = *msg;
+
+    if (header < 0) {
+        refuse(dp, flow, msg, PRL_VERDICT_VOID, PRL_REASON_MALFORMED);
+        return;
+    }
+    whole.data = value + PRL_ELIDED_FIELDS - header;
+    whole.data_bytes += (uint32_t)header - PRL_ELIDED_FIELDS;
+    whole.data_type = PRL_TLV_PACKET;
+    replicate(dp, flow, &whole);
+}
+
 /* ---- output ---- */
 
 /* Puts output into the shadow's send queue. All of it must be sent (into tc, which steals it) before the peer's ACK
@@ -204,6 +221,7 @@ static void output(struct prl_dp *dp, struct dp_flow *flow, const struct prl_msg
         refuse(dp, flow, msg, verdict, reason);
         return;
     }
+    dp_flush_input(dp); /* the ACK that opens the peer's window comes first */
     if (append(flow, msg->data + skip, msg->data_bytes - skip, fin)) {
         dp->counters.append_short++;
         refuse(dp, flow, msg, PRL_VERDICT_VOID, PRL_REASON_NO_SPACE);
@@ -230,6 +248,8 @@ void dp_secondary_message(struct prl_dp *dp, const struct prl_msg *msg)
     case PRL_MSG_OUTPUT:
         if (!flow)
             send_nack(dp, NULL, msg, PRL_REASON_INVALID_HANDLE);
+        else if (msg->data_type == PRL_TLV_ELIDED)
+            replicate_elided(dp, flow, msg);
         else if (msg->type == PRL_MSG_REPLICATE)
             replicate(dp, flow, msg);
         else

@@ -90,6 +90,7 @@ void dp_verify_flush(struct prl_dp *dp)
 {
     uint32_t slots[PRL_SAMPLE_MAX], count = 0;
 
+    dp_flush_input(dp);
     for (uint32_t i = 0; i < dp->fed_count; i++) {
         if (i == 0 || dp->fed[i].slot != dp->fed[i - 1].slot)
             slots[count++] = dp->fed[i].slot;
@@ -116,6 +117,7 @@ static void feed_kept(struct prl_dp *dp, struct dp_flow *flow, const struct prl_
 
     if (prl_packet_parse(piece[0].iov_base, (uint32_t)piece[0].iov_len, hold->bytes, false, &packet) == 0)
         dp_secondary_feed(dp, flow, piece, pieces, &packet, hold->lif);
+    dp_flush_input(dp);
     dp->counters.refed_packets++;
 }
 

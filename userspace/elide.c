@@ -5,12 +5,20 @@
 #include <netinet/in.h>
 #include <string.h>
 
+#include "wire.h"
+
 #define IPV4_HEADER 20u
 #define IPV6_HEADER 40u
 #define IPV4_FIRST_BYTE 0x45 /* version 4, header of five words: no options */
-#define IPV4_OFFSET_BITS 0x1f /* of the byte that holds the flags, too */
-#define IPV4_MORE_FRAGMENTS 0x20
+#define IPV4_FRAGMENT 0x3f /* more fragments, and the offset's first bits beside the flags */
 #define LENGTH_MAX 65535u
+
+enum {
+#define PRL_MSG(name, type, fixed_bytes, since) FIXED_##name = (fixed_bytes),
+#include "wire.def"
+};
+_Static_assert(PRL_UNELIDE_ROOM == PRL_WIRE_HEADER + FIXED_REPLICATE + PRL_TLV_HEADER, "what precedes the value");
+_Static_assert(PRL_UNELIDE_ROOM + PRL_ELIDED_FIELDS >= IPV6_HEADER, "the longest header finds room");
 
 static void put16(uint8_t *at, uint32_t value)
 {
@@ -38,15 +46,14 @@ static uint32_t header_bytes(const struct prl_flow_key *key)
 static int build(const uint8_t *fields, uint32_t l4_bytes, const struct prl_flow_key *key, uint8_t *l3)
 {
     if (header_bytes(key) == IPV4_HEADER) {
-        if ((fields[1] & (IPV4_OFFSET_BITS | IPV4_MORE_FRAGMENTS)) || IPV4_HEADER + l4_bytes > LENGTH_MAX)
+        if ((fields[4] & IPV4_FRAGMENT) || fields[5] || IPV4_HEADER + l4_bytes > LENGTH_MAX)
             return -EPROTO;
         l3[0] = IPV4_FIRST_BYTE;
         l3[1] = fields[0];
         put16(l3 + 2, IPV4_HEADER + l4_bytes);
         memcpy(l3 + 4, fields + 2, 2);
-        l3[6] = fields[1];
-        l3[7] = 0;
-        l3[8] = fields[4];
+        memcpy(l3 + 6, fields + 4, 2);
+        l3[8] = fields[1];
         l3[9] = key->proto;
         put16(l3 + 10, 0);
         memcpy(l3 + 12, key->remote + 12, 4);
@@ -73,11 +80,11 @@ int prl_elide(const uint8_t *l3, const struct prl_packet *packet, const struct p
 
     if (packet->l4_offset != header || packet->l3_bytes <= header)
         return 0;
+    memset(out, 0, PRL_ELIDED_FIELDS);
     if (header == IPV4_HEADER) {
         out[0] = l3[1];
-        out[1] = l3[6];
-        memcpy(out + 2, l3 + 4, 2);
-        out[4] = l3[8];
+        out[1] = l3[8];
+        memcpy(out + 2, l3 + 4, 4);
     } else {
         memcpy(out, l3, 4);
         out[4] = l3[7];
@@ -88,17 +95,13 @@ int prl_elide(const uint8_t *l3, const struct prl_packet *packet, const struct p
     return (int)header;
 }
 
-int prl_unelide(const uint8_t *value, uint32_t bytes, const struct prl_flow_key *key, uint8_t *out,
-                uint32_t capacity)
+int prl_unelide(uint8_t *value, uint32_t bytes, const struct prl_flow_key *key)
 {
     const uint32_t header = header_bytes(key);
-    uint32_t l4_bytes;
+    uint8_t rebuilt[IPV6_HEADER];
 
-    if (bytes <= PRL_ELIDED_FIELDS)
+    if (bytes <= PRL_ELIDED_FIELDS || build(value, bytes - PRL_ELIDED_FIELDS, key, rebuilt))
         return -EPROTO;
-    l4_bytes = bytes - PRL_ELIDED_FIELDS;
-    if (capacity < header || l4_bytes > capacity - header || build(value, l4_bytes, key, out))
-        return -EPROTO;
-    memcpy(out + header, value + PRL_ELIDED_FIELDS, l4_bytes);
-    return (int)(header + l4_bytes);
+    memcpy(value + PRL_ELIDED_FIELDS - header, rebuilt, header);
+    return (int)header;
 }

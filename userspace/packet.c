@@ -332,6 +332,20 @@ uint64_t prl_packet_payload_sum(const struct iovec *piece, uint32_t pieces, cons
     return sum;
 }
 
+void prl_packet_set_length(uint8_t *l3, const struct prl_packet *packet)
+{
+    uint16_t sum;
+
+    if (packet->version == 6) {
+        put16(l3 + 4, (uint16_t)(packet->l3_bytes - IPV6_HEADER));
+        return;
+    }
+    put16(l3 + 2, (uint16_t)packet->l3_bytes);
+    put16(l3 + 10, 0);
+    sum = (uint16_t)~fold(sum_bytes(l3, packet->l4_offset, false));
+    memcpy(l3 + 10, &sum, sizeof(sum));
+}
+
 void prl_packet_set_partial(uint8_t *l3, const struct prl_packet *packet)
 {
     uint16_t sum = fold(pseudo_sum(l3, packet->version, packet->proto, packet->l3_bytes - packet->l4_offset));

@@ -66,6 +66,8 @@ enum prl_checksum {
 enum prl_checksum prl_packet_checksum(const struct iovec *piece, uint32_t pieces, const struct prl_packet *packet);
 /* Sum of the payload's 64-bit words in ones' complement, the same however the packet is cut. Same pieces. */
 uint64_t prl_packet_payload_sum(const struct iovec *piece, uint32_t pieces, const struct prl_packet *packet);
+/* Writes packet->l3_bytes into the L3 header, and the IPv4 header's checksum. */
+void prl_packet_set_length(uint8_t *l3, const struct prl_packet *packet);
 /* Puts the pseudo-header sum into the L4 checksum field, for VIRTIO_NET_HDR_F_NEEDS_CSUM. */
 void prl_packet_set_partial(uint8_t *l3, const struct prl_packet *packet);
 

@@ -38,7 +38,7 @@ int prl_tap_reinject(int fd, const struct prl_reinject *how, struct iovec *piece
 {
     struct virtio_net_hdr vnet = {.flags = 0, .gso_type = VIRTIO_NET_HDR_GSO_NONE};
     uint8_t header[sizeof(struct prl_inject_eth) + 4 * PRL_VLANS_MAX];
-    struct iovec whole[PRL_PACKET_PIECES_MAX + 2];
+    struct iovec whole[PRL_TAP_PIECES_MAX + 2];
     uint32_t header_bytes = inject_header(how, packet->version, header);
     bool tcp = packet->proto == IPPROTO_TCP;
 

@@ -7,12 +7,16 @@
 #ifndef PRL_TAP_H
 #define PRL_TAP_H
 
+#ifndef PRL_CFFI
 #include <linux/virtio_net.h>
 #include <stdint.h>
 #include <sys/uio.h>
+#endif
 
 #include "packet.h"
 
+/* Pieces of one write: a large packet put together from many segments. */
+#define PRL_TAP_PIECES_MAX 64
 #define PRL_TAP_BUFFER_BYTES (68 * 1024)
 
 struct prl_reinject {

@@ -1,0 +1,151 @@
+"""Segments gathered into large packets: what the stack is given is what the peer sent, in order."""
+
+import random
+import socket
+import struct
+from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv6Address
+from typing import Any, NamedTuple
+
+import pytest
+from prl._core import ffi, lib
+
+from tests.unit.test_packet import STAMPS, packet, parse, segment
+
+PEER4, HOST4 = IPv4Address("192.0.2.1"), IPv4Address("192.0.2.100")
+PEER6, HOST6 = IPv6Address("2001:db8:0:1::1"), IPv6Address("2001:db8:0:1::100")
+VNET_BYTES, ETH_BYTES = 10, 14
+NEEDS_CSUM, GSO_TCPV4, GSO_TCPV6 = 1, 1, 4
+ACK, PSH, FIN = 0x10, 0x08, 0x01
+
+
+class Written(NamedTuple):
+    """One packet as the stack gets it."""
+
+    flags: int
+    gso_type: int
+    gso_size: int
+    seq: int
+    payload: bytes
+    tcp_flags: int
+
+
+class Gro:
+    def __init__(self) -> None:
+        self.stack, tap = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.stack.setblocking(False)
+        self.stack.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        tap.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        self.tap = tap
+        self.gro = ffi.new("struct prl_gro *")
+        lib.prl_gro_init(self.gro, tap.fileno())
+        self.kept: list[Any] = []
+
+    def add(self, data: bytes, *, flow: int = 0, cut: int | None = None) -> None:
+        error, parsed = parse(data)
+        assert error == 0
+        cuts = [data] if cut is None else [data[:cut], data[cut:]]
+        parts = [ffi.from_buffer(bytearray(part)) for part in cuts]
+        self.kept.append(parts)
+        pieces = ffi.new("struct iovec[]", len(parts))
+        for n, part in enumerate(parts):
+            pieces[n].iov_base, pieces[n].iov_len = part, len(part)
+        how = ffi.new("struct prl_reinject *", {"mss": 1448, "checked": True})
+        lib.prl_gro_add(self.gro, flow, how, pieces, len(parts), parsed)
+
+    def flush(self) -> list[Written]:
+        lib.prl_gro_flush(self.gro)
+        found = []
+        while True:
+            try:
+                found.append(self._read(self.stack.recv(1 << 17)))
+            except BlockingIOError:
+                return found
+
+    def _read(self, frame: bytes) -> Written:
+        flags, gso_type, _, gso_size, start, offset = struct.unpack_from("=BBHHHH", frame)
+        l3 = frame[VNET_BYTES + ETH_BYTES :]
+        error, parsed = parse(l3)
+        assert error == 0
+        assert parsed.l3_bytes == len(l3)
+        assert (start, offset) == (ETH_BYTES + parsed.l4_offset, 16)
+        piece = ffi.new("struct iovec *")
+        kept = ffi.from_buffer(l3)
+        piece.iov_base, piece.iov_len = kept, len(l3)
+        assert lib.prl_packet_checksum(piece, 1, parsed) == lib.PRL_CHECKSUM_PARTIAL
+        return Written(
+            flags, gso_type, gso_size, parsed.seq, l3[parsed.data_offset :], parsed.tcp_flags
+        )
+
+
+@pytest.fixture
+def gro() -> Iterator[Gro]:
+    made = Gro()
+    yield made
+    made.stack.close()
+    made.tap.close()
+
+
+def data(seq: int, payload: bytes, *, flags: int = ACK, six: bool = False) -> bytes:
+    peer, host = (PEER6, HOST6) if six else (PEER4, HOST4)
+    made = bytearray(segment(peer, host, payload, options=STAMPS, flags=flags))
+    struct.pack_into("!I", made, 4, seq)
+    return packet(peer, host, bytes(made))
+
+
+@pytest.mark.parametrize("six", [False, True])
+def test_a_run_of_segments_becomes_one_packet(gro: Gro, six: bool) -> None:
+    payloads = [bytes([n]) * 1448 for n in range(5)] + [b"tail"]
+    for n, payload in enumerate(payloads):
+        flags = ACK | PSH if payload == b"tail" else ACK
+        gro.add(data(100 + 1448 * n, payload, flags=flags, six=six), cut=700 if n % 2 else None)
+    (written,) = gro.flush()
+    assert written.payload == b"".join(payloads)
+    assert (written.seq, written.gso_size) == (100, 1448)
+    assert written.gso_type == (GSO_TCPV6 if six else GSO_TCPV4)
+    assert (written.flags, written.tcp_flags) == (NEEDS_CSUM, ACK | PSH)
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        data(102, b"xy"),  # a hole
+        data(100, b"xy"),  # a retransmission
+        data(101, b"xyz"),  # longer than the first
+        data(101, b"", flags=ACK),  # no payload
+        data(101, b"x", flags=ACK | FIN),
+        data(101, b"x", six=True),
+    ],
+)
+def test_what_does_not_belong_together_stays_apart(gro: Gro, second: bytes) -> None:
+    gro.add(data(100, b"a"))
+    gro.add(second)
+    assert len(gro.flush()) == 2
+
+
+def test_other_flows_and_what_follows_psh_stay_apart(gro: Gro) -> None:
+    gro.add(data(100, b"a"))
+    gro.add(data(101, b"b"), flow=1)
+    gro.add(data(102, b"c", flags=ACK | PSH), flow=1)
+    gro.add(data(103, b"d"), flow=1)
+    assert [one.payload for one in gro.flush()] == [b"a", b"bc", b"d"]
+
+
+def test_any_stream_comes_out_as_it_went_in(gro: Gro) -> None:
+    chance = random.Random(5)
+    for _ in range(50):
+        seq, sent = 1000, bytearray()
+        for _ in range(chance.randrange(1, 100)):
+            payload = chance.randbytes(chance.choice([1448, 1448, 1448, 300, 1]))
+            flags = ACK | PSH if chance.random() < 0.1 else ACK
+            gro.add(data(seq, payload, flags=flags), cut=chance.choice([None, 60, 90]))
+            seq, sent = seq + len(payload), sent + payload
+        written = gro.flush()
+        assert b"".join(one.payload for one in written) == bytes(sent)
+        expected = 1000
+        for one in written:
+            assert one.seq == expected
+            assert len(one.payload) <= lib.PRL_GRO_BYTES_MAX
+            expected += len(one.payload)
+        gro.kept.clear()
+    assert gro.gro.failed == 0
