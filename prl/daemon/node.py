@@ -37,6 +37,8 @@ DRAIN_TIMEOUT_S = 0.5
 """How long a stopping node waits until the other one has what it gives up."""
 DRAIN_POLL_S = 0.01
 THREAD_TIMEOUT_S = 5.0
+HOST_CLAIM = "\0prld"
+"""An abstract Unix address: there is one of it in each network namespace (unix(7))."""
 
 
 class Node:
@@ -69,6 +71,7 @@ class Node:
 
     async def _start(self, stack: AsyncExitStack) -> None:
         config = self._config
+        stack.callback(_claim_host().close)
         host = Host()
         await host.open()
         stack.push_async_callback(host.close)
@@ -267,6 +270,7 @@ class Node:
 
     def _on_takeover(self, event: Event) -> None:
         name = self._config.service[event.service].name
+        self._shadows.end_unread()
         self._ownership.on_takeover(event.service)
         self._log.warning(
             "takeover",
@@ -303,6 +307,23 @@ class Node:
                 for element in wire.decode_tlvs(event.body):
                     if element.type == Tlv.ENDPOINT:
                         self._primaries.on_offer(element.value.decode("utf-8", "replace"))
+
+
+def _claim_host() -> socket.socket:
+    """Hold the name that one prld of a network namespace may have; the kernel frees it at death.
+
+    Before anything is touched: all that a start cleans up would be the running prld's.
+    Raises KernelError.
+    """
+    claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+    try:
+        claim.bind(HOST_CLAIM)
+    except OSError as error:
+        claim.close()
+        raise KernelError(
+            f"another prld runs in this network namespace ({error.strerror}); stop that first"
+        ) from error
+    return claim
 
 
 async def _cancel(task: "asyncio.Task[None]") -> None:

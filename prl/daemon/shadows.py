@@ -38,10 +38,14 @@ from prl.daemon.transfer import Arrived, Collector, Setup, TransferError
 from prl.errors import KernelError, PrlError
 from prl.messages import show_endpoint
 from prl.shadow import SnapshotError, TcpSnapshot, adopt, decode, restore
+from prl.shadow.sockopt import Queue, queue_bytes
 
 BUFFER_BYTES = 4 << 20
 """A shadow's buffers (the kernel doubles it): its application may lag, and nothing may be lost."""
 CLOSE_LINGER_S = 60.0
+READ_LINGER_S = 60.0
+"""How long a standby application may read on after its session ended on the primary."""
+READ_POLL_S = 0.05
 OFFERS_MAX = 1024
 _END_AT_CLOSE = struct.pack("=ii", 1, 0)  # struct linger: on, no time
 _NO_LINGER = struct.pack("=ii", 0, 0)
@@ -92,6 +96,7 @@ class Shadows:
         self._collector = Collector()
         self._neighbours: dict[NextHop, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._unread: dict[Shadow, asyncio.Task[None]] = {}
 
     # -- requests
 
@@ -296,7 +301,10 @@ class Shadows:
                 f"{shadow.ends}: the shadow is void: {wire.reason_text(event.reason)}",
                 handle=shadow.handle,
             )
-            self._discard(shadow, wire.reason_text(event.reason))
+            if event.reason == Reason.ENDED:
+                self._let_read(shadow)
+            else:
+                self._discard(shadow, wire.reason_text(event.reason))
 
     def on_taken(self, event: Event) -> None:
         """PRL_EVENT_TAKEN_FLOW: the shadow is the session now."""
@@ -352,6 +360,33 @@ class Shadows:
         self._dp.flow_close(shadow.handle)
         shadow.client.send_event({"event": "void", "handle": shadow.handle, "reason": why})
 
+    def _let_read(self, shadow: Shadow) -> None:
+        """The session ended on the primary; the application here may not have read all of it yet.
+
+        The socket stays, behind this node's silence, until it has, or for READ_LINGER_S.
+        """
+        self._forget(shadow, "ended")
+        self._dp.flow_close(shadow.handle)
+        why = wire.reason_text(Reason.ENDED)
+        shadow.client.send_event({"event": "void", "handle": shadow.handle, "reason": why})
+        self._unread[shadow] = task = asyncio.create_task(self._end_when_read(shadow.sock))
+        task.add_done_callback(lambda _: self._unread.pop(shadow, None))
+
+    async def _end_when_read(self, sock: socket.socket) -> None:
+        try:
+            async with asyncio.timeout(READ_LINGER_S):
+                while queue_bytes(sock, Queue.UNREAD):
+                    await asyncio.sleep(READ_POLL_S)  # nothing tells that another process reads
+        except (TimeoutError, OSError):
+            pass
+        finally:
+            end_silently(sock)
+
+    def end_unread(self) -> None:
+        """Before this node may be heard: what ended elsewhere must not speak here."""
+        for task in list(self._unread.values()):
+            task.cancel()
+
     def _finish(self, shadow: Shadow) -> None:
         """The session is over."""
         if shadow.state not in {"active", "owner"}:
@@ -377,6 +412,7 @@ class Shadows:
 
     def discard_all(self) -> None:
         """As prld stops: no shadow may outlive the silence."""
+        self.end_unread()
         for shadow in list(self._shadows.values()):
             if shadow.state == "active":
                 self._give_up(shadow, Reason.REQUESTED)

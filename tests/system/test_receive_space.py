@@ -1,0 +1,116 @@
+"""The receive space of both sides (R10), and what becomes of every packet (R3 to R6)."""
+
+import json
+import os
+import signal
+import struct
+import time
+from typing import Any
+
+import pytest
+
+from prl.demo.payload import Payload
+from prl.lab import Lab
+from prl.lab.netns import Namespace
+from prl.lab.processes import pids_in
+from tests.system import support
+from tests.system.support import Applications, Peer, pair
+
+pytestmark = [pytest.mark.system, pytest.mark.needs("root", "netns", "bpf", "af_xdp", "struct_ops")]
+
+SIZE_BYTES = 48 << 20
+STALL_S = 3.0
+TCP_INFO_BYTES = 248
+
+
+def tcp_info(peer: Peer) -> dict[str, int]:
+    """What the peer's TCP went through (include/uapi/linux/tcp.h, struct tcp_info)."""
+    raw = peer.sock.getsockopt(6, 11, TCP_INFO_BYTES)
+    return {
+        "timeouts": struct.unpack_from("=H", raw, 240)[0] if len(raw) > 240 else raw[2],
+        "rwnd_limited_us": struct.unpack_from("=Q", raw, 176)[0],
+    }
+
+
+def application_of(lab: Lab, node: str) -> int:
+    """The test's application there: the one process of the node that is not prld."""
+    member = lab.topology.node(node)
+    (found,) = set(pids_in(Namespace(member.namespace))) - {lab.state.pid(member)}
+    return found
+
+
+def flow_of(lab: Lab, node: str) -> dict[str, Any]:
+    (found,) = support.flows(lab, node)
+    handle = str(found["handle"])
+    done = support.prlctl("--lab", lab.name, "--node", node, "-j", "flow", "show", handle)
+    assert done.returncode == 0, done.stderr
+    shown: dict[str, Any] = json.loads(done.stdout)["flow"]
+    return shown
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_standby_that_does_not_read_slows_the_peer_by_its_window(family: int) -> None:
+    payload = Payload(SIZE_BYTES)
+    with pair("f8space") as lab:
+        apps = Applications(lab, "sink", family, SIZE_BYTES)
+        with apps.connect(family) as peer:
+            stalled = application_of(lab, "re1")
+            os.kill(stalled, signal.SIGSTOP)
+            peer.upload(payload)
+            time.sleep(STALL_S)  # this is what is tested: so long nobody reads
+            waiting = peer.sent
+            assert waiting < SIZE_BYTES
+            os.kill(stalled, signal.SIGCONT)
+            peer.finish()
+            info = tcp_info(peer)
+        assert info["rwnd_limited_us"] > STALL_S / 2 * 1e6
+        assert info["timeouts"] == 0  # slowed by the window, not by loss
+        for node in ("re0", "re1"):
+            ended = apps.expect("end", node, peer=peer.port)
+            assert (ended["bytes"], ended["sha256"]) == (SIZE_BYTES, payload.sha256(SIZE_BYTES))
+
+
+def assert_every_packet_is_accounted_for(flow: dict[str, Any]) -> None:
+    """Received = passed + held + dropped by reason (the datapath itself refused none)."""
+    counters = flow["counters"]
+    went = ("released", "flushed")
+    dropped = ("dropped_full", "dropped_space", "dropped_nack", "dropped_fenced")
+    gone = sum(counters[f"{name}_packets"] for name in went) + sum(counters[n] for n in dropped)
+    assert counters["in_redirected"] == gone + flow["queue"]["packets"]
+
+
+def test_a_cut_link_costs_nothing_but_the_protection() -> None:
+    with pair("f8cut") as lab:
+        apps = Applications(lab, "sink", 4, SIZE_BYTES)
+        payload = Payload(SIZE_BYTES)
+        with apps.connect() as peer:
+            peer.upload(payload)
+            peer.await_bytes(SIZE_BYTES // 8)
+            assert_protected(lab)
+            lab.fail("re0", "cut-link")
+            apps.expect("state", "re0", peer=peer.port, state="open")
+            flow = flow_of(lab, "re0")
+            assert (flow["state"], flow["reason"]) == ("open", "link lost")
+            assert_every_packet_is_accounted_for(flow)
+            assert flow["counters"]["replicated_packets"] > 0
+            posted = [e for e in support.events(lab, "re0") if e["event"] == "replication_ended"]
+            assert [e["facts"]["handle"] for e in posted] == [flow["handle"]]  # one error a flow
+            peer.finish()
+        ended = apps.expect("end", "re0", peer=peer.port)
+        assert (ended["bytes"], ended["sha256"]) == (SIZE_BYTES, payload.sha256(SIZE_BYTES))
+        counters = support.prlctl("--lab", lab.name, "--node", "re0", "-j", "stats")
+        stats = json.loads(counters.stdout)["datapath"]
+        refused = (
+            "rx_malformed",
+            "rx_bad_checksum",
+            "rx_no_frame",
+            "rx_no_hold",
+            "rx_unknown_flow",
+        )
+        assert [name for name in refused if stats[name]] == []
+
+
+def assert_protected(lab: Lab) -> None:
+    flow = flow_of(lab, "re0")
+    assert flow["state"] == "active"
+    assert flow["counters"]["gate_refused"] == 0
