@@ -170,6 +170,7 @@ struct prl_dp_counters {
     uint64_t link_rx_bytes, link_tx_bytes, link_refused, link_tx_full;
     uint64_t link_elided_packets, link_elided_bytes; /* sent without L3 header; bytes saved by that (R15) */
     uint64_t lan_rx, lan_tx, lan_refused, claims_sent, crafted_acks, events_lost, append_short;
+    uint64_t over_share; /* packets of flows that held much while the memory of all was short */
     uint64_t reinject_writes; /* gathered: one write for many packets */
     uint64_t kept_packets, refed_packets; /* R8: not yet in the shadow's socket when looked at; fed again */
     uint64_t compared, differences; /* R12a */

@@ -28,6 +28,11 @@
 #define DP_LIST_END 0xffffffffu
 /* struct prl_hold.frame of held output: a buffer's number with this bit; otherwise a UMEM packet. */
 #define DP_FRAME_IS_BUFFER (1ull << 63)
+/* The last eighth of frames, entries and buffers is for flows that hold no more than so many packets (R4: when the
+ * memory of all is short, the flow that took it loses packets, not the others). */
+#define DP_RESERVE_SHARE 8
+#define DP_FAIR_PACKETS 64
+#define DP_FAIR_BUFFERS 8
 /* Work of one pass over one source (R4: bounded per wake-up). */
 #define DP_BATCH 256
 /* Bytes of event bodies that wait for Python. */

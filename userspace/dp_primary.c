@@ -240,6 +240,14 @@ void dp_primary_drain(struct prl_dp *dp, struct dp_flow *flow)
 
 /* ---- packets ---- */
 
+static bool takes_too_much(struct prl_dp *dp, const struct dp_flow *flow)
+{
+    bool is_short = prl_umem_free_frames(dp->umem) < PRL_DP_FRAMES / DP_RESERVE_SHARE ||
+                    dp->holds.used > dp->holds.capacity - dp->holds.capacity / DP_RESERVE_SHARE;
+
+    return is_short && flow->primary.in_held.count + flow->primary.in_pending.count > DP_FAIR_PACKETS;
+}
+
 void dp_input(struct prl_dp *dp, uint16_t lif, const struct prl_received *received)
 {
     struct iovec piece[PRL_PACKET_PIECES_MAX];
@@ -273,6 +281,10 @@ void dp_input(struct prl_dp *dp, uint16_t lif, const struct prl_received *receiv
     }
     if (!prl_link_room(&dp->link, packet.l3_bytes) && flow->primary.state == PRL_PRIMARY_ACTIVE) {
         dp->counters.link_tx_full++;
+        goto drop;
+    }
+    if (takes_too_much(dp, flow)) {
+        dp->counters.over_share++;
         goto drop;
     }
     hold = prl_pool_get(&dp->holds);
@@ -329,6 +341,11 @@ bool dp_output(struct prl_dp *dp)
     flow = dp_flow_by_key(dp, &key);
     if (!flow || flow->secondary)
         return true; /* forgotten since; its socket sends again, unheld */
+    if (dp->buffers_free < PRL_DP_OUTPUT_BUFFERS / DP_RESERVE_SHARE &&
+        flow->primary.out_held.count + flow->primary.out_pending.count > DP_FAIR_BUFFERS) {
+        dp->counters.over_share++; /* dp_flows_tick() lets the kernel hold it again */
+        return true;
+    }
     hold = prl_pool_get(&dp->holds);
     if (!hold) {
         dp->counters.rx_no_hold++;

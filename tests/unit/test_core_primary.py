@@ -261,6 +261,16 @@ def test_an_acknowledgement_without_the_bytes_is_a_difference() -> None:
     assert p.void_done() == [("release_output", [1, 2]), ("state", OPEN, diverged)]
 
 
+def test_output_is_taken_without_holes() -> None:
+    p = Primary().active()
+    assert p.output(1, 0, 10) == [("output", 1, 1)]
+    assert p.output(2, 20, 10) == [("drop", [2])]  # 10 to 20 was lost on its way here
+    assert p.output(3, 5, 10) == [("output", 2, 3)]
+    assert p.output(4, 15, 5) == [("output", 3, 4)]
+    assert p.output(5, 20, 10) == [("output", 4, 5)]
+    assert p.flow.counters.dropped_hole == 1
+
+
 def test_output_nack_commits_what_came_before() -> None:
     p = Primary().active()
     p.output(1, 0, 10)

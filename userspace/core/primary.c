@@ -122,6 +122,13 @@ static void send_output(struct prl_primary *flow, struct prl_hold *hold, uint64_
         add_one(out, PRL_DO_RELEASE_OUTPUT, hold);
         return;
     }
+    if (!(hold->bits & PRL_OUTPUT_RST)) {
+        if (prl_serial_lt(flow->out_tcp_next, hold->tcp_seq)) {
+            drop_one(out, hold, &flow->counters.dropped_hole);
+            return;
+        }
+        flow->out_tcp_next = prl_serial_max(flow->out_tcp_next, hold->tcp_end);
+    }
     hold->seq = flow->out_next++;
     hold->arrived_ns = now_ns;
     prl_chain_push(&flow->out_held, hold);
@@ -196,6 +203,7 @@ void prl_primary_activate(struct prl_primary *flow, uint32_t committed, uint32_t
         return;
     disarm(flow);
     flow->committed = committed;
+    flow->out_tcp_next = committed;
     flow->own_edge = own_edge;
     flow->peer_edge = peer_edge;
     flow->space_known = space_known != 0;

@@ -91,6 +91,7 @@ struct prl_primary_counters {
     uint64_t retried; /* packets that went back to be sent again (R5, go-back-N) */
     uint64_t dropped_nack; /* refused by the secondary: no space */
     uint64_t dropped_fenced;
+    uint64_t dropped_hole; /* output behind a segment that was dropped: TCP sends both again */
     uint64_t acks, nacks, stale_acks; /* stale: acknowledges what was never sent */
     uint64_t hold_ns_sum, hold_ns_max; /* time in the queue of input, over released_packets */
 };
@@ -104,10 +105,11 @@ struct prl_primary {
     uint8_t pad;
     uint32_t in_next, in_acked; /* next number to give; newest acknowledged */
     uint32_t out_next, out_acked;
+    uint32_t out_tcp_next; /* output is taken without holes: the next one starts here or before */
     uint32_t committed; /* TCP sequence number */
     uint32_t own_edge, peer_edge; /* absolute right edges (R10) */
     uint32_t retry_seq, retry_tries; /* number that was refused, and how often */
-    uint32_t retry_edge, pad2; /* peer_edge when it was refused */
+    uint32_t retry_edge; /* peer_edge when it was refused */
     uint64_t retry_at_ns; /* pending input waits until then, or until the space grows; 0 = no wait */
     struct prl_chain in_pending, in_held;
     struct prl_chain out_pending, out_held;
