@@ -314,7 +314,7 @@ static void kick(struct prl_dp *dp, struct dp_flow *flow)
     struct iovec piece = {.iov_base = bytes};
 
     piece.iov_len = prl_packet_craft(&craft, bytes);
-    if (flow->kernel->sock.snd_una == flow->kernel->sock.snd_nxt || !flow->has_peer_ts)
+    if (flow->kernel->sock.snd_una == flow->kernel->sock.snd_nxt || (flow->spec.timestamps && !flow->has_peer_ts))
         return; /* nothing to send again, or nothing known of the peer's clock */
     if (prl_packet_parse(bytes, (uint32_t)piece.iov_len, (uint32_t)piece.iov_len, false, &packet) == 0 &&
         prl_tap_reinject(dp->config.inject_fd, &how, &piece, 1, &packet) == 0)
