@@ -347,6 +347,23 @@ static __always_inline int judge_segment(struct __sk_buff *skb, struct prl_node 
     return hold(skb, node, flow, &segment, end);
 }
 
+/* A datagram of a flow in the table, from an address that this node owns. It is never held (R19): the other side
+ * may send it a second time at take-over. A first fragment is judged likewise; without it, the rest is nothing. */
+static __always_inline int judge_datagram(struct prl_node *node, struct prl_flow *flow)
+{
+    __u32 flags = PRL_READ(flow->flags);
+    int guarded = flags & (PRL_FLOW_SETUP | PRL_FLOW_ACTIVE);
+
+    if (!(flags & PRL_FLOW_SILENT) && (!guarded || prl_health(node, bpf_ktime_get_boot_ns()) != PRL_STALE)) {
+        PRL_COUNT(flow->out_passed);
+        return PASS;
+    }
+    if (!(flags & PRL_FLOW_SILENT)) /* only a frame from the network opens (L6) */
+        PRL_WRITE(node->open_wanted, 1);
+    PRL_COUNT(flow->out_silenced);
+    return TC_ACT_STOLEN;
+}
+
 SEC("tc")
 int prl_egress(struct __sk_buff *skb)
 {
@@ -378,11 +395,14 @@ int prl_egress(struct __sk_buff *skb)
     if (!addr)
         return PASS;
     int speaks = may_speak(addr);
-    int is_tcp = packet.key.proto == IPPROTO_TCP &&
-                 (packet.kind == PRL_KIND_FLOW || (packet.kind == PRL_KIND_FRAGMENT && packet.first));
-    if (!is_tcp)
+    int has_ports = packet.kind == PRL_KIND_FLOW || (packet.kind == PRL_KIND_FRAGMENT && packet.first);
+    int is_tcp = has_ports && packet.key.proto == IPPROTO_TCP;
+    int is_udp = has_ports && packet.key.proto == IPPROTO_UDP;
+    if (!is_tcp && !is_udp)
         return speaks ? PASS : TC_ACT_STOLEN;
     struct prl_flow *flow = flow_of(skb, &packet);
+    if (is_udp && speaks)
+        return flow ? judge_datagram(node, flow) : PASS;
     if (!speaks) {
         if (flow && (PRL_READ(flow->flags) & PRL_FLOW_SILENT)) {
             PRL_COUNT(flow->out_silenced);

@@ -146,6 +146,11 @@ class ShadowSocket(socket.socket):
         self._require_owned()
         super().sendall(*args, **kwargs)
 
+    def sendto(self, *args: Any, **kwargs: Any) -> int:
+        """As socket.sendto(). Raises ShadowNotOwned."""
+        self._require_owned()
+        return super().sendto(*args, **kwargs)
+
     def sendmsg(self, *args: Any, **kwargs: Any) -> int:
         """As socket.sendmsg(). Raises ShadowNotOwned."""
         self._require_owned()
@@ -196,7 +201,7 @@ class Shadow:
         return self._sock.fileno()
 
     def recv(self, size: int) -> bytes:
-        """Read what the peer sent, as socket.recv().
+        """Read what the peer sent, as socket.recv(): bytes of the stream, or a UDP datagram.
 
         Raises:
             ShadowVoid: the shadow was given up, so that nothing more comes.
@@ -206,13 +211,28 @@ class Shadow:
         except (BlockingIOError, TimeoutError):
             raise
         except OSError as error:
-            with self._changed:
-                # The socket dies a moment before the word of it comes.
-                self._changed.wait_for(lambda: self._void is not None, VOID_WORD_TIMEOUT_S)
-            if self._void is not None:
-                raise ShadowVoid(self._void) from error
-            raise
+            if self._is_live_udp() or (why := self._await_void()) is None:
+                raise  # UDP: an ICMP error, which the first application reads, too
+            raise ShadowVoid(why) from error
+        if not data and self._sock.type == socket.SOCK_DGRAM and not self._is_live_udp():
+            raise ShadowVoid(self._await_void() or "the socket was ended")
         return data
+
+    def _await_void(self) -> str | None:
+        """Why the shadow is void; its socket dies a moment before the word of it comes."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._void is not None, VOID_WORD_TIMEOUT_S)
+            return self._void
+
+    def _is_live_udp(self) -> bool:
+        """Whether it is a UDP socket that has its peer: prld takes that away from a void one."""
+        if self._sock.type != socket.SOCK_DGRAM:
+            return False
+        try:
+            self._sock.getpeername()
+        except OSError:
+            return False
+        return True
 
     def wait_taken_over(self, timeout: float | None = None) -> Takeover:
         """Wait until the session is this application's.
@@ -300,8 +320,10 @@ class Node:
         self._sock.close()
 
     def replicate(self, sock: socket.socket, application: bytes = b"") -> Session:
-        """Protect a connected TCP socket; returns once the other node has its shadow.
+        """Protect a connected TCP or UDP socket; returns once the other node has its shadow.
 
+        UDP: datagrams that wait unread delay the protection, output may be sent twice at the
+        take-over, and fragmented datagrams are not received while the socket is protected.
         The socket stays the caller's and is used as before. ``application`` (at most 32 KiB) is
         given to the application on the other node together with the shadow. prld keeps trying
         for a session that cannot be protected yet: see NotProtectedError.
@@ -326,7 +348,9 @@ class Node:
         return session
 
     def offer(self, endpoint: str) -> None:
-        """Offer to take shadows of sessions whose local end is ``endpoint`` ("addr:port").
+        """Offer to take shadows of sessions whose local end is ``endpoint``.
+
+        "addr:port" means TCP, "udp:addr:port" UDP.
 
         Raises:
             UsageError: that is no service address here.

@@ -103,6 +103,11 @@ def frr() -> bool:
     return _installed("bgpd")
 
 
+@probe("spin is not installed: apt-get install spin gcc")
+def spin() -> bool:
+    return _installed("spin") and _installed("gcc")
+
+
 @probe("curl is not installed: apt-get install curl")
 def curl() -> bool:
     return _installed("curl")
@@ -111,6 +116,11 @@ def curl() -> bool:
 @probe("socat is not installed: apt-get install socat")
 def socat() -> bool:
     return _installed("socat")
+
+
+@probe("tshark with Lua is not installed: apt-get install tshark")
+def tshark() -> bool:
+    return _works("tshark", "-X", f"lua_script:{os.devnull}", "--version")
 
 
 @probe("bpftool is not installed: apt-get install bpftool")

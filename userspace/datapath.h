@@ -105,6 +105,9 @@ int prl_dp_event(struct prl_dp *dp, struct prl_event *event, uint8_t *body, size
 /* ---- the link ---- */
 /* A connected stream socket (taken over). Only HELLO is read until prl_dp_link_up(). -EBUSY when there is one. */
 int prl_dp_link_attach(struct prl_dp *dp, int fd);
+/* To be called before our HELLO is sent: shadows and lease of the old epoch are given up (L10), so that the other side
+ * may rely on the new one as soon as it has our word. */
+void prl_dp_link_hello(struct prl_dp *dp);
 /* Both HELLOs agree: a new epoch begins. capabilities: PRL_CAP_* that both have; lan_key MACs the LAN heartbeats; tokens are the claim tokens. */
 int prl_dp_link_up(struct prl_dp *dp, uint64_t epoch, uint64_t capabilities, const uint8_t lan_key[32],
                    const uint8_t own_token[16], const uint8_t peer_token[16]);

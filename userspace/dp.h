@@ -6,6 +6,7 @@
  *     dp_flows.c    the flow table, setting up and forgetting flows
  *     dp_primary.c  the primary's packets and what its state machine asks for
  *     dp_secondary.c  the shadows' input and output
+ *     dp_udp.c      room in a UDP socket, what it dropped
  *     dp_owner.c    lease, LAN heartbeats, claims, take-over
  *     dp_control.c  events, link calls, status
  */
@@ -85,6 +86,7 @@ struct dp_flow {
     struct dp_compare compare;
     struct prl_chain kept; /* shadow: acknowledged packets that its kernel does not have yet (R8) */
     uint32_t kept_tries;
+    uint32_t udp_lost_before; /* datagrams that the socket had dropped when the flow was set up */
 };
 
 /* A packet that a shadow was just fed; its bytes are still in the link's buffer. */
@@ -211,6 +213,13 @@ void dp_verify_compare(struct prl_dp *dp, struct dp_flow *flow, const struct prl
 void dp_verify_tick(struct prl_dp *dp, struct dp_flow *flow);
 void dp_verify_refeed(struct prl_dp *dp, struct dp_flow *flow); /* everything kept, now (take-over) */
 void dp_verify_forget(struct prl_dp *dp, struct dp_flow *flow);
+
+/* dp_udp.c */
+void dp_udp_open(struct dp_flow *flow); /* drops count from here on */
+void dp_udp_sample(struct dp_flow *flow);
+bool dp_udp_has_room(const struct dp_flow *flow, uint32_t bytes); /* for a packet of so many bytes */
+bool dp_udp_diverged(const struct dp_flow *flow); /* the socket dropped what the other side's may have */
+void dp_udp_check(struct prl_dp *dp, struct dp_flow *flow); /* a flow that diverged fails, its shadow is void */
 
 /* dp_owner.c */
 int dp_owner_open(struct prl_dp *dp, char *error);

@@ -110,8 +110,16 @@ int prl_dp_event(struct prl_dp *dp, struct prl_event *event, uint8_t *body, size
 
 /* ---- the link ---- */
 
+/* Anything before both HELLOs would end the connection at the other side: it is as good as down until then. */
+static bool may_send(const struct prl_dp *dp, const struct prl_msg *msg)
+{
+    return dp->link_up || msg->type == PRL_MSG_HELLO;
+}
+
 int dp_send(struct prl_dp *dp, struct prl_msg *msg)
 {
+    if (!may_send(dp, msg))
+        return -ENOTCONN;
     return prl_link_put(&dp->link, msg, NULL, 0);
 }
 
@@ -144,6 +152,14 @@ int prl_dp_link_attach(struct prl_dp *dp, int fd)
     dp_unlock(dp);
     dp_wake(dp);
     return err;
+}
+
+void prl_dp_link_hello(struct prl_dp *dp)
+{
+    dp_lock(dp);
+    dp->now_ns = dp_clock_ns();
+    dp_owner_do(dp, prl_owner_hello(&dp->owner));
+    dp_unlock(dp);
 }
 
 int prl_dp_link_up(struct prl_dp *dp, uint64_t epoch, uint64_t capabilities, const uint8_t lan_key[32],
@@ -196,7 +212,7 @@ int prl_dp_link_send(struct prl_dp *dp, const struct prl_msg *msg, const uint8_t
     int err;
 
     dp_lock(dp);
-    err = prl_link_put_tlvs(&dp->link, &copy, tlvs, tlvs_bytes);
+    err = may_send(dp, msg) ? prl_link_put_tlvs(&dp->link, &copy, tlvs, tlvs_bytes) : -ENOTCONN;
     if (!err)
         prl_link_flush(&dp->link); /* a dead connection is noticed by the loop */
     dp_unlock(dp);

@@ -230,6 +230,8 @@ void dp_flow_sample(struct prl_dp *dp, struct dp_flow *flow)
 {
     if (flow->spec.key.proto == IPPROTO_TCP)
         prl_kernel_sample(dp->kernel, &flow->slot, 1);
+    else
+        dp_udp_sample(flow);
 }
 
 void dp_flow_note_peer(struct dp_flow *flow, const struct prl_packet *packet)
@@ -290,6 +292,8 @@ static void scan_ended(struct prl_dp *dp)
         if (flow->used && session_ended(flow) &&
             !(flow->secondary && flow->secondary_core.state == PRL_SECONDARY_VOID))
             dp_event_flow(dp, PRL_EVENT_ENDED, flow, 0, PRL_REASON_ENDED);
+        if (flow->used && flow->spec.key.proto == IPPROTO_UDP)
+            dp_udp_check(dp, flow);
     }
 }
 
@@ -361,6 +365,8 @@ int prl_dp_primary_setup(struct prl_dp *dp, struct prl_flow_spec *spec)
     prl_primary_open(&flow->primary, spec->handle, spec->generation, dp->now_ns, &dp->config.limits, &actions);
     dp_apply(dp, flow, &actions);
     dp_flow_sample(dp, flow);
+    if (flow->spec.key.proto == IPPROTO_UDP)
+        dp_udp_open(flow);
     flow->kernel->edge_limit = dp_flow_own_edge(flow);
     flow->edge_known = true;
     dp_flow_set_flags(flow);
@@ -390,8 +396,10 @@ int prl_dp_primary_activate(struct prl_dp *dp, uint32_t handle, uint32_t generat
                          flow->spec.key.proto == IPPROTO_TCP, dp->now_ns, &actions);
     dp_apply(dp, flow, &actions);
     dp_primary_drain(dp, flow);
+    prl_link_flush(&dp->link); /* whoever hears "active" may rely on it: only now can the shadow be taken over */
 out:
     dp_unlock(dp);
+    dp_wake(dp);
     return err;
 }
 
@@ -424,10 +432,12 @@ int prl_dp_secondary_open(struct prl_dp *dp, const struct prl_flow_spec *spec, u
         flow->secondary = true;
         flow->kernel->generation = spec->generation;
         dp_flow_sample(dp, flow);
-        *space = dp_flow_own_edge(flow);
-        prl_secondary_open(&flow->secondary_core, spec->handle, spec->generation, spec->committed, *space,
-                           spec->key.proto == IPPROTO_TCP);
-        flow->secondary_core.nack_retry = !!(dp->capabilities & PRL_CAP_NACK_RETRY);
+        if (spec->key.proto == IPPROTO_UDP)
+            dp_udp_open(flow);
+        *space = dp_flow_own_edge(flow); /* UDP: always 0; whether there is room is a matter of yes and no */
+        prl_secondary_open(&flow->secondary_core, spec->handle, spec->generation, spec->committed, *space, true);
+        flow->secondary_core.nack_retry =
+            spec->key.proto == IPPROTO_TCP && (dp->capabilities & PRL_CAP_NACK_RETRY);
         dp_flow_set_flags(flow);
     }
     dp_unlock(dp);

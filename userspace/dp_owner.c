@@ -209,12 +209,16 @@ int dp_owner_set(struct prl_dp *dp, uint32_t service, uint8_t state)
 static void take_over(struct prl_dp *dp, uint32_t mask)
 {
     uint64_t decided_ns = dp_clock_ns();
-    uint64_t until_ns = prl_owner_takeover_until_ns(&dp->owner);
+    uint64_t first_by_ns = dp->owner.first_by_ns;
 
+    if (first_by_ns && decided_ns >= first_by_ns) { /* we were stopped since the decision: the lease is over (L2) */
+        dp_alarm(dp, "take-over: the lease ended before it was in force");
+        dp_owner_do(dp, prl_owner_too_late(&dp->owner));
+        return;
+    }
     for (uint32_t service = 0; service < dp->config.owner.services; service++) {
         /* The first emission is held to the lease in tc (L2), unless the operator vouched or the owner renounced. */
-        if (mask & 1u << service &&
-            set_addresses(dp, service, PRL_OWNER_OWNER, until_ns > decided_ns ? until_ns : 0))
+        if (mask & 1u << service && set_addresses(dp, service, PRL_OWNER_OWNER, first_by_ns))
             dp_alarm(dp, "take-over: the address table cannot be written");
     }
     dp->claims_mask = mask;

@@ -149,7 +149,7 @@ static void replicate(struct prl_dp *dp, struct dp_flow *flow, const struct prl_
             refuse(dp, flow, msg, PRL_VERDICT_VOID, PRL_REASON_MALFORMED);
             return;
         }
-        payload = packet.proto == IPPROTO_TCP ? packet.payload_bytes : 0;
+        payload = packet.proto == IPPROTO_TCP ? packet.payload_bytes : !dp_udp_has_room(flow, msg->data_bytes);
     }
     verdict = prl_secondary_replicate(&flow->secondary_core, msg->seq, msg->space, packet.seq + payload, payload,
                                       msg->data_bytes, dp_flow_own_edge(flow), &reason);
@@ -176,7 +176,7 @@ static void replicate(struct prl_dp *dp, struct dp_flow *flow, const struct prl_
 /* R15: puts the L3 header back, in the link's buffer. */
 static void replicate_elided(struct prl_dp *dp, struct dp_flow *flow, const struct prl_msg *msg)
 {
-    uint8_t *value = (uint8_t *)(uintptr_t)msg->data;
+    uint8_t *value = (uint8_t *)msg->data; /* in the link's receive buffer, which is ours to write */
     int header = prl_unelide(value, msg->data_bytes, &flow->spec.key);
     struct prl_msg whole = *msg;
 
@@ -330,8 +330,16 @@ void dp_secondary_takeover(struct prl_dp *dp, struct dp_flow *flow)
         .value = flow->secondary_core.out_bytes,
     };
 
-    if (!prl_secondary_takeover(&flow->secondary_core))
+    if (flow->spec.key.proto == IPPROTO_UDP && dp_udp_diverged(flow))
+        dp_secondary_void(dp, flow, PRL_REASON_DIVERGED);
+    bool was_active = flow->secondary_core.state == PRL_SECONDARY_ACTIVE;
+    if (!prl_secondary_takeover(&flow->secondary_core)) {
+        if (was_active) { /* never confirmed: it must not speak, and its application must know (L8) */
+            dp_flow_set_flags(flow);
+            dp_event_flow(dp, PRL_EVENT_SECONDARY, flow, flow->secondary_core.state, PRL_REASON_NOT_ACTIVE);
+        }
         return;
+    }
     dp_flow_set_flags(flow);
     if (flow->spec.key.proto == IPPROTO_TCP) {
         setsockopt(flow->spec.fd, IPPROTO_TCP, TCP_CONGESTION, flow->spec.congestion,

@@ -287,8 +287,11 @@ static int put_front(struct prl_msg *msg, size_t rest_bytes, uint8_t *out, size_
     const struct msg_info *info = info_of(msg->type);
     size_t front_bytes;
 
-    if (!msg->version)
-        msg->version = msg->type == PRL_MSG_HELLO ? PRL_WIRE_VERSION_MIN : PRL_WIRE_VERSION;
+    if (!msg->version) {
+        msg->version = PRL_WIRE_VERSION;
+        if (msg->type == PRL_MSG_HELLO) /* the other side's version is not known yet */
+            msg->version = PRL_WIRE_VERSION_MIN;
+    }
     if (!info || info->since > msg->version)
         return -ENOTSUP;
     front_bytes = PRL_WIRE_HEADER + info->fixed_bytes;

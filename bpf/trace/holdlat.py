@@ -18,6 +18,7 @@ import threading
 from types import FrameType
 
 from bcc import BPF, USDT
+from bcc.usdt import USDTException
 
 PROGRAM = r"""
 #include <uapi/linux/ptrace.h>
@@ -81,9 +82,13 @@ def arguments() -> argparse.Namespace:
 def main() -> int:
     """Trace, then print."""
     args = arguments()
-    probes = USDT(pid=args.pid)
-    probes.enable_probe("prl:reinject", "on_reinject")
-    probes.enable_probe("prl:output_release", "on_release")
+    try:
+        probes = USDT(pid=args.pid)
+        probes.enable_probe("prl:reinject", "on_reinject")
+        probes.enable_probe("prl:output_release", "on_release")
+    except USDTException as error:
+        print(f"error: process {args.pid}: {error}; give the pid of a prld", file=sys.stderr)
+        return 1
     text = PROGRAM.replace("WANTED_HANDLE", str(args.flow)).replace(
         "PER_FLOW", str(int(args.per_flow))
     )

@@ -15,6 +15,8 @@ from prl.core.wire import MESSAGE_MAX_BYTES, Message
 from prl.errors import KernelError, PrlError
 
 Address = IPv4Address | IPv6Address
+UDP_PREFIX = "udp:"
+"""In front of an endpoint that means UDP."""
 INPUT_PACKETS_MAX = 4096
 """Most packets that one flow may have in prld's hands, each way (SPEC R4)."""
 INPUT_BYTES_MAX = 16 << 20
@@ -138,11 +140,21 @@ class Tuple:
     local_port: int
     remote: Address
     remote_port: int
+    proto: int = socket.IPPROTO_TCP
+    """IPPROTO_TCP or IPPROTO_UDP."""
 
     def __str__(self) -> str:
-        return f"{endpoint(self.local, self.local_port)} <-> " + endpoint(
-            self.remote, self.remote_port
-        )
+        return f"{self.service_end} <-> {endpoint(self.remote, self.remote_port)}"
+
+    @property
+    def is_udp(self) -> bool:
+        """Whether it is a UDP flow."""
+        return self.proto == socket.IPPROTO_UDP
+
+    @property
+    def service_end(self) -> str:
+        """Our end, as applications offer themselves for it: ``udp:`` in front for UDP."""
+        return UDP_PREFIX * self.is_udp + endpoint(self.local, self.local_port)
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,6 +343,10 @@ class Datapath:
         """Take a connected stream socket over. Raises DatapathError (EBUSY: there is one)."""
         _check(lib.prl_dp_link_attach(self._dp, fd), "the link's connection was refused")
 
+    def link_hello(self) -> None:
+        """Give up what the old epoch allowed; to be called before HELLO is sent (SPEC L10)."""
+        lib.prl_dp_link_hello(self._dp)
+
     def link_up(
         self, epoch: int, capabilities: int, lan_key: bytes, own_token: bytes, peer_token: bytes
     ) -> None:
@@ -482,7 +498,7 @@ def _spec(spec: FlowSpec) -> Any:
     ffi.buffer(key.remote)[:] = mapped(spec.ends.remote)
     key.local_port = socket.htons(spec.ends.local_port)
     key.remote_port = socket.htons(spec.ends.remote_port)
-    key.proto = socket.IPPROTO_TCP
+    key.proto = spec.ends.proto
     wanted.handle = spec.handle
     wanted.generation = spec.generation
     wanted.mss = spec.mss
@@ -501,6 +517,7 @@ def _ends(key: Any) -> Tuple:
         socket.ntohs(key.local_port),
         unmapped(bytes(ffi.buffer(key.remote))),
         socket.ntohs(key.remote_port),
+        key.proto,
     )
 
 

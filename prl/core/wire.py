@@ -34,6 +34,7 @@ class Message(IntEnum):
     ERROR = lib.PRL_MSG_ERROR
     RENOUNCE = lib.PRL_MSG_RENOUNCE
     OFFER = lib.PRL_MSG_OFFER
+    COMPARE = lib.PRL_MSG_COMPARE
 
 
 class Tlv(IntEnum):
@@ -74,6 +75,7 @@ class Capability(IntFlag):
     """What a node can do beyond the least."""
 
     OUTPUT = lib.PRL_CAP_OUTPUT
+    UDP = lib.PRL_CAP_UDP
     NACK_RETRY = lib.PRL_CAP_NACK_RETRY
     COMPARE = lib.PRL_CAP_COMPARE
     L3_ELISION = lib.PRL_CAP_L3_ELISION

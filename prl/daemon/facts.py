@@ -5,7 +5,7 @@ from typing import Any
 
 from prl.config import Config
 from prl.core import wire
-from prl.core.datapath import Address, Datapath, FlowInfo, Owner, Status
+from prl.core.datapath import Address, Datapath, FlowInfo, Owner, Status, endpoint
 from prl.core.kernel import Kernel
 from prl.core.wire import Capability
 from prl.daemon.link import Link
@@ -113,7 +113,9 @@ def link(view: NodeView) -> dict[str, Any]:
         "remote": str(view.config.link.remote),
         "port": view.config.link.port,
         "version": view.link.version,
-        "capabilities": _capabilities(other.capabilities) if other else [],
+        "capabilities": _capabilities(view.link.capabilities),
+        "other_versions": list(other.versions) if other else [],
+        "other_capabilities": _capabilities(other.capabilities) if other else [],
         "epoch": f"{found.epoch:016x}",
         "rtt_min_ms": round(found.rtt_min_ns / _NS_PER_MS, 3),
         "reconnects": max(view.link.ups - 1, 0),
@@ -121,13 +123,18 @@ def link(view: NodeView) -> dict[str, Any]:
         "sent": found.sent,
         "received_bytes": found.counters["link_rx_bytes"],
         "sent_bytes": found.counters["link_tx_bytes"],
+        "elided_packets": found.counters["link_elided_packets"],
+        "elided_bytes": found.counters["link_elided_bytes"],
         "refused": found.counters["link_refused"],
         "send_queue_full": found.counters["link_tx_full"],
     }
 
 
 def _capabilities(bits: int) -> list[str]:
-    return [str(known.name).lower() for known in Capability if known & bits]
+    """Names; bits of a later version by their number."""
+    known = [str(one.name).lower() for one in Capability if one & bits]
+    later = bits & ~sum(Capability)
+    return known + [f"bit_{n}" for n in range(later.bit_length()) if later >> n & 1]
 
 
 def stats(view: NodeView) -> dict[str, Any]:
@@ -153,11 +160,11 @@ def flow(view: NodeView, handle: int, *, whole: bool = False) -> dict[str, Any] 
         return None
     session = view.primaries.find(handle)
     reason = session.reason if session else ""
-    facts = {
+    facts: dict[str, Any] = {
         "handle": info.handle,
-        "protocol": "tcp",
-        "local": str(info.ends).partition(" ")[0],
-        "remote": str(info.ends).rpartition(" ")[2],
+        "protocol": "udp" if info.ends.is_udp else "tcp",
+        "local": endpoint(info.ends.local, info.ends.local_port),
+        "remote": endpoint(info.ends.remote, info.ends.remote_port),
         "role": _role(info),
         "state": info.state_name,
         "reason": reason or (wire.reason_text(info.reason) if info.reason else ""),

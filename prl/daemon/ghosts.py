@@ -53,7 +53,7 @@ def end_orphaned_shadows() -> int:
 
 
 def end_all_on(addresses: Iterable[Address]) -> int:
-    """End every connection of ``addresses``; return how many. Listeners stay. Raises KernelError."""
+    """End the connections of ``addresses``, no listener; return how many. Raises KernelError."""
     silent = set(addresses)
     return _end(lambda found: found.local in silent and found.state != _LISTEN)
 

@@ -14,7 +14,7 @@ from prl.core.datapath import Event, Owner
 from prl.core.wire import Capability, Element, Tlv
 from prl.errors import PrlError
 
-OWN_CAPABILITIES = Capability.OUTPUT | Capability.COMPARE
+OWN_CAPABILITIES = Capability.OUTPUT | Capability.COMPARE | Capability.L3_ELISION
 _EPOCH_BYTES = 8
 
 
@@ -151,6 +151,11 @@ def check(own: Hello, other: Hello) -> int:
                 "correct service.owner in both configurations"
             )
     return version
+
+
+def common_capabilities(own: Hello, other: Hello) -> Capability:
+    """What both can do beyond the least: what the pair runs with (R14)."""
+    return Capability(own.capabilities & other.capabilities)
 
 
 def lan_key(own: Hello, other: Hello) -> bytes:

@@ -32,6 +32,8 @@ IFA_F_NODAD = 0x02
 IFA_F_NOPREFIXROUTE = 0x200
 NUD_REACHABLE, NUD_STALE, NUD_PERMANENT = 0x02, 0x04, 0x80
 NUD_VALID = 0x02 | 0x04 | 0x08 | 0x10 | 0x40 | NUD_PERMANENT
+NTF_USE = 0x01  # "resolve it", include/uapi/linux/neighbour.h
+RESOLVE_POLLS_MAX, RESOLVE_POLL_S = 10, 0.005
 RT_SCOPE_LINK = 253
 _ESTABLISHED = "01"
 _SIOCETHTOOL, _ETHTOOL_GCHANNELS = 0x8946, 0x3C
@@ -82,8 +84,13 @@ class Host:
         await self._run(self._netlink.remove_address, ifindex, address)
 
     async def next_hop(self, ifindex: int, peer: Address) -> NextHop | None:
-        """Where packets to ``peer`` go from ``ifindex``; None when its MAC is not known."""
-        return await self._run(self._netlink.next_hop, ifindex, peer)
+        """Where packets to ``peer`` go from ``ifindex``; None when its MAC cannot be found out."""
+        for _ in range(RESOLVE_POLLS_MAX):
+            hop = await self._run(self._netlink.next_hop, ifindex, peer)
+            if hop is not None:
+                return hop
+            await asyncio.sleep(RESOLVE_POLL_S)  # asked for by the look-up (UDP: a first answer)
+        return None
 
     async def set_neighbour(self, ifindex: int, hop: NextHop, state: int) -> None:
         """Enter a neighbour with one of the NUD_ states. Raises KernelError."""
@@ -166,6 +173,7 @@ class _Netlink:
                 if mac and entry["state"] & NUD_VALID:
                     kind = IPv6Address if isinstance(peer, IPv6Address) else IPv4Address
                     return NextHop(kind(hop), str(mac))
+            self._ip.neigh("replace", dst=hop, ifindex=ifindex, family=family, flags=NTF_USE)
         except NetlinkError:
             return None
         return None

@@ -16,7 +16,7 @@ from ipaddress import IPv6Address
 from prl.config import Config
 from prl.core import wire
 from prl.core.datapath import Datapath, DatapathError, Event, Owner
-from prl.core.wire import Message
+from prl.core.wire import Capability, Message
 from prl.daemon import hello as greeting
 from prl.daemon.events import EventLog
 from prl.daemon.hello import Hello, HelloError, ServiceState
@@ -70,6 +70,9 @@ class Link:
         self.other: Hello | None = None
         """The other node, as it said in its last good HELLO."""
         self.version = 0
+        """Protocol version that the pair runs."""
+        self.capabilities = Capability(0)
+        """What both nodes can do: what the pair runs with (SPEC R14)."""
         self.why_down = "not connected yet"
 
     # -- events of the datapath
@@ -175,10 +178,11 @@ class Link:
         if _states(self._describe()) != _states(services):
             raise HelloError("a service changed hands during HELLO; trying again")
         self.other, self.version = other, version
+        self.capabilities = greeting.common_capabilities(own, other)
         self._settled(other.services)
         self._dp.link_up(
             own.epoch,
-            own.capabilities & other.capabilities,
+            self.capabilities,
             greeting.lan_key(own, other),
             own.claim_token,
             other.claim_token,
@@ -189,6 +193,7 @@ class Link:
         self._raised()
 
     def _send_hello(self, hello: Hello) -> None:
+        self._dp.link_hello()
         self._dp.send(
             Message.HELLO,
             greeting.encode(hello),

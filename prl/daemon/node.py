@@ -118,8 +118,10 @@ class Node:
         )
 
     async def _clean_up_after_crash(self, host: Host, lan: LogicalInterface) -> None:
-        """Shadows that outlived their prld end behind the silence that there still is. Then the
-        addresses go: they may not be there without the silence, which goes next.
+        """End a former life: its shadows, its addresses, its programs.
+
+        In this order: shadows end behind the silence that there still is, and the addresses may
+        not be there without it.
         """
         if ended := ghosts.end_orphaned_shadows():
             self._log.warning("ghosts_ended", f"{ended} shadows of a former life are ended")

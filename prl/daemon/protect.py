@@ -20,24 +20,23 @@ from prl.core.datapath import (
     Datapath,
     DatapathError,
     Event,
-    FlowSpec,
     Owner,
     Primary,
     Tuple,
 )
 from prl.core.wire import Element, Message, Reason, Tlv
-from prl.daemon import transfer
+from prl.daemon import cloning, transfer
 from prl.daemon.clients import Application
+from prl.daemon.cloning import Frozen
 from prl.daemon.events import EventLog
 from prl.daemon.host import Host, NextHop
 from prl.daemon.link import Link
 from prl.daemon.silence import end_silently
-from prl.daemon.transfer import Setup, TransferError
+from prl.daemon.transfer import TransferError
 from prl.errors import ReplicationError, UsageError
-from prl.shadow import SnapshotError, TcpSnapshot, encode, take
-from prl.shadow.sockopt import CallError, Negotiated, Tcp, get_int, tcp_info
+from prl.shadow import SnapshotError
+from prl.shadow.sockopt import CallError
 
-SNAPSHOT_ATTEMPTS = 5
 SETUPS_AT_ONCE = 8
 RETRIES_MAX = 8
 """Attempts after one trigger (link up, offer); then the next trigger is waited for."""
@@ -120,15 +119,20 @@ class Primaries:
         return session
 
     def _check(self, sock: socket.socket) -> tuple[Tuple, int]:
-        if sock.type != socket.SOCK_STREAM or sock.family not in (socket.AF_INET, socket.AF_INET6):
-            raise UsageError("only TCP sockets over IPv4 or IPv6 can be replicated")
+        if sock.family not in (socket.AF_INET, socket.AF_INET6) or (
+            sock.type != socket.SOCK_STREAM and sock.proto != socket.IPPROTO_UDP
+        ):
+            raise UsageError("only TCP and UDP sockets over IPv4 or IPv6 can be replicated")
+        is_udp = sock.type == socket.SOCK_DGRAM
         try:
             local, remote = sock.getsockname(), sock.getpeername()
         except OSError as error:
+            what = "connect() one UDP socket per peer" if is_udp else "wait until it is connected"
             raise UsageError(
-                f"the socket has no peer ({error.strerror}); replicate it once it is connected"
+                f"the socket has no peer ({error.strerror}), which cannot be replicated; {what}"
             ) from error
-        ends = Tuple(_address(local[0]), local[1], _address(remote[0]), remote[1])
+        proto = socket.IPPROTO_UDP if is_udp else socket.IPPROTO_TCP
+        ends = Tuple(_address(local[0]), local[1], _address(remote[0]), remote[1], proto)
         service = next(
             (n for n, s in enumerate(self._config.service) if ends.local in s.addresses), None
         )
@@ -159,6 +163,9 @@ class Primaries:
     def close(self, session: Session) -> None:
         """The application ends the session: FIN now, forgotten when both sides are done (R19)."""
         session.closing = True
+        if session.ends.is_udp:  # nothing to wait for
+            self._finish(session, "closed")
+            return
         with contextlib.suppress(OSError):
             session.sock.shutdown(socket.SHUT_WR)
         loop = asyncio.get_running_loop()
@@ -342,11 +349,11 @@ class Primaries:
                 return
             try:
                 self._begin(session)
-                snapshot, blob = self._snapshot(session, hop)
-                edge = await self._transfer(session, blob)
-                self._refuse_moved(session, snapshot)
+                frozen = await self._freeze(session, hop)
+                edge = await self._transfer(session, transfer.encode(frozen.setup))
+                self._refuse_moved(session, frozen)
                 self._dp.primary_activate(
-                    session.handle, session.generation, snapshot.snd_seq, edge
+                    session.handle, session.generation, frozen.setup.committed, edge
                 )
             except _AttemptError as error:
                 self._failed(session, error.reason, str(error))
@@ -363,16 +370,7 @@ class Primaries:
 
     def _begin(self, session: Session) -> None:
         """Gate on, input redirected, output held."""
-        info = tcp_info(session.sock)
-        spec = FlowSpec(
-            ends=session.ends,
-            fd=session.sock.fileno(),
-            mss=get_int(session.sock, Tcp.MAXSEG),
-            rcv_wscale=info.rcv_wscale,
-            snd_wscale=info.snd_wscale,
-            timestamps=Negotiated.TIMESTAMPS in Negotiated(info.options),
-            handle=session.handle,
-        )
+        spec = cloning.spec_of(session.ends, session.sock, session.handle)
         session.done = asyncio.get_running_loop().create_future()
         session.handle, session.generation = self._dp.primary_setup(spec)
         session.state, session.reason = "setup", ""
@@ -380,25 +378,12 @@ class Primaries:
         if not self._link.up:
             raise _AttemptError(Reason.LINK_LOST, f"the link is down: {self._link.why_down}")
 
-    def _snapshot(self, session: Session, hop: NextHop | None) -> tuple[TcpSnapshot, bytes]:
-        sock = session.sock
-        mss = get_int(sock, Tcp.MAXSEG)
-        snapshot = take(sock, attempts=SNAPSHOT_ATTEMPTS)
+    async def _freeze(self, session: Session, hop: NextHop | None) -> Frozen:
+        frozen = await cloning.freeze(session.ends, session.sock, hop, session.application)
         info = self._dp.flow_info(session.handle)
         if info is not None and info.socket["stamp_ns"] and info.socket["has_ooo"]:
             raise _AttemptError(Reason.REQUESTED, "segments are missing in between; trying again")
-        setup = Setup(
-            snapshot=encode(snapshot),
-            mss=mss,
-            rcv_wscale=snapshot.rcv_wscale,
-            snd_wscale=snapshot.snd_wscale,
-            committed=snapshot.snd_seq,
-            timestamps=snapshot.timestamps,
-            next_hop=str(hop.address) if hop else "",
-            next_hop_mac=hop.mac if hop else "",
-            application=session.application,
-        )
-        return snapshot, transfer.encode(setup)
+        return frozen
 
     async def _transfer(self, session: Session, blob: bytes) -> int:
         """Send the pieces and wait for the shadow; returns the right edge that it gave."""
@@ -433,9 +418,9 @@ class Primaries:
             raise _AttemptError(reason, words or wire.reason_text(reason))
         return event.space
 
-    def _refuse_moved(self, session: Session, snapshot: TcpSnapshot) -> None:
+    def _refuse_moved(self, session: Session, frozen: Frozen) -> None:
         """A straggler that came after the snapshot is missing in the shadow."""
-        if tcp_info(session.sock).segs_in != snapshot.segs_in:
+        if cloning.has_moved(session.ends, session.sock, frozen):
             raise _AttemptError(Reason.REQUESTED, "a segment slipped in; trying again")
 
     def _failed(self, session: Session, reason: int, words: str) -> None:
@@ -453,7 +438,7 @@ class Primaries:
 
 def wire_endpoint(ends: Tuple) -> str:
     """The endpoint that an application offers itself for, as OFFER carries it."""
-    return str(ends).partition(" ")[0]
+    return ends.service_end
 
 
 def facts_of(session: Session) -> dict[str, Any]:

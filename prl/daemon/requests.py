@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from prl.core.datapath import UDP_PREFIX
 from prl.daemon import facts
 from prl.daemon.control import Client, flag_of, number_of, text_of
 from prl.daemon.events import EventLog
@@ -118,13 +119,15 @@ class Requests:
         return facts_of(session)
 
     async def _offer(self, client: Client, request: dict[str, Any], _: list[int]) -> dict[str, Any]:
-        address, port = parse_endpoint(text_of(request, "endpoint"))
+        text = text_of(request, "endpoint")
+        prefix = UDP_PREFIX * text.startswith(UDP_PREFIX)
+        address, port = parse_endpoint(text.removeprefix(UDP_PREFIX))
         if address not in self._view.addresses:
             raise UsageError(
                 f"offer: {address} is no service address; use one of: "
                 + ", ".join(map(str, self._view.addresses))
             )
-        self._shadows.offer(client, show_endpoint(address, port))
+        self._shadows.offer(client, prefix + show_endpoint(address, port))
         return {}
 
     async def _close(self, client: Client, request: dict[str, Any], _: list[int]) -> dict[str, Any]:

@@ -22,26 +22,23 @@ from prl.core.datapath import (
     Datapath,
     DatapathError,
     Event,
-    FlowSpec,
     Owner,
     Tuple,
-    endpoint,
 )
 from prl.core.datapath import Secondary as State
 from prl.core.wire import Element, Message, Reason, Tlv
-from prl.daemon import transfer
+from prl.daemon import cloning, transfer
 from prl.daemon.clients import Application
+from prl.daemon.cloning import Snapshot
 from prl.daemon.events import EventLog
 from prl.daemon.host import NUD_PERMANENT, NUD_REACHABLE, NUD_STALE, Host, NextHop
 from prl.daemon.silence import end_silently
 from prl.daemon.transfer import Arrived, Collector, Setup, TransferError
 from prl.errors import KernelError, PrlError
 from prl.messages import show_endpoint
-from prl.shadow import SnapshotError, TcpSnapshot, adopt, decode, restore
+from prl.shadow import SnapshotError
 from prl.shadow.sockopt import Queue, queue_bytes
 
-BUFFER_BYTES = 4 << 20
-"""A shadow's buffers (the kernel doubles it): its application may lag, and nothing may be lost."""
 CLOSE_LINGER_S = 60.0
 READ_LINGER_S = 60.0
 """How long a standby application may read on after its session ended on the primary."""
@@ -68,7 +65,7 @@ class Shadow:
     ends: Tuple
     service: int
     sock: socket.socket
-    snapshot: TcpSnapshot
+    snapshot: Snapshot
     client: Application
     hop: NextHop | None
     state: str = "active"
@@ -129,6 +126,9 @@ class Shadows:
         """Its application is done with it: the session ends, or the shadow is given up."""
         if shadow.state == "owner":
             shadow.closing = True
+            if shadow.ends.is_udp:  # nothing to wait for
+                self._finish(shadow)
+                return
             with contextlib.suppress(OSError):
                 shadow.sock.shutdown(socket.SHUT_WR)
             asyncio.get_running_loop().call_later(CLOSE_LINGER_S, self._finish, shadow)
@@ -190,9 +190,8 @@ class Shadows:
 
     async def _build(self, event: Event, arrived: Arrived) -> None:
         setup = transfer.decode(arrived.blob)
-        snapshot = decode(setup.snapshot)
-        local, remote = snapshot.local, snapshot.remote
-        ends = Tuple(_unmap(local.address), local.port, _unmap(remote.address), remote.port)
+        snapshot = cloning.thaw(setup)
+        ends = cloning.ends_of(snapshot)
         service, client = self._admit(ends)
         hop = _hop(setup)
         if hop is not None:
@@ -201,31 +200,14 @@ class Shadows:
         # The clock must not be behind the primary's (PAWS): count the way here, too.
         elapsed_ns = time.monotonic_ns() - arrived.began_ns + self._dp.status().rtt_ns
         try:
-            sock = restore(
-                snapshot,
-                congestion=self._congestion,
-                rcvbuf_bytes=BUFFER_BYTES,
-                sndbuf_bytes=BUFFER_BYTES,
-                elapsed_ms=elapsed_ns // 1_000_000,
-            )
+            sock = cloning.build(snapshot, self._congestion, elapsed_ns // 1_000_000)
         except BaseException:
             self._unpin(hop, NUD_STALE)
             raise
         # If prld and its application die, nothing of it stays: a FIN that the silence swallows
         # would be sent again for ever, and the socket keep its congestion control loaded.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _END_AT_CLOSE)
-        spec = FlowSpec(
-            ends=ends,
-            fd=sock.fileno(),
-            mss=setup.mss,
-            rcv_wscale=setup.rcv_wscale,
-            snd_wscale=setup.snd_wscale,
-            timestamps=setup.timestamps,
-            handle=event.handle,
-            generation=event.generation,
-            committed=setup.committed,
-            congestion=snapshot.options.congestion,
-        )
+        spec = cloning.shadow_spec(snapshot, setup, sock.fileno(), event.handle, event.generation)
         try:
             space = self._dp.secondary_open(spec)
             self._dp.send(
@@ -250,13 +232,13 @@ class Shadows:
             raise RefusedError(
                 Reason.NOT_ACTIVE, f"{ends}: {self._config.node} does not stand by for it"
             )
-        if self._congestion is None:
+        if self._congestion is None and not ends.is_udp:
             raise RefusedError(
                 Reason.RESTORE_FAILED,
                 f"{self._config.node} cannot keep shadows: its kernel has no struct_ops; "
                 "see `prlctl doctor` there",
             )
-        where = endpoint(ends.local, ends.local_port)
+        where = ends.service_end
         for position, (offered, client) in enumerate(self._offers):
             if offered == where:
                 # In turn, when several offer themselves for the same endpoint.
@@ -322,7 +304,7 @@ class Shadows:
                 "monotonic_ns": time.monotonic_ns(),
             }
         )
-        for failure in adopt(shadow.sock, shadow.snapshot):
+        for failure in cloning.adopted(shadow.sock, shadow.snapshot):
             self._log.warning("option_lost", failure, handle=shadow.handle)
         self._unpin(shadow.hop, NUD_REACHABLE)
         shadow.hop = None
@@ -375,8 +357,8 @@ class Shadows:
     async def _end_when_read(self, sock: socket.socket) -> None:
         try:
             async with asyncio.timeout(READ_LINGER_S):
-                while queue_bytes(sock, Queue.UNREAD):
-                    await asyncio.sleep(READ_POLL_S)  # nothing tells that another process reads
+                while queue_bytes(sock, Queue.UNREAD):  # noqa: ASYNC110 - nothing tells of a read
+                    await asyncio.sleep(READ_POLL_S)
         except (TimeoutError, OSError):
             pass
         finally:
@@ -450,7 +432,7 @@ def _introduction(shadow: Shadow, setup: Setup) -> dict[str, Any]:
         "local": show_endpoint(ends.local, ends.local_port),
         "remote": show_endpoint(ends.remote, ends.remote_port),
         "application": base64.b64encode(setup.application).decode(),
-        "unread": len(shadow.snapshot.unread),
+        "unread": cloning.unread_bytes(shadow.snapshot),
     }
 
 
@@ -458,7 +440,3 @@ def _hop(setup: Setup) -> NextHop | None:
     if not (setup.next_hop and setup.next_hop_mac):
         return None
     return NextHop(ip_address(setup.next_hop), setup.next_hop_mac)
-
-
-def _unmap(address: Any) -> Any:
-    return getattr(address, "ipv4_mapped", None) or address

@@ -15,10 +15,17 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def end_silently(sock: socket.socket) -> None:
     """Close ``sock`` without FIN or RST, for every process that holds it.
 
-    In repair mode a disconnect empties the socket and sends nothing (tcp_disconnect in
+    UDP sends nothing at its end: such a socket loses its peer, then all who wait in it are woken.
+    TCP: in repair mode a disconnect empties the socket and sends nothing (tcp_disconnect in
     net/ipv4/tcp.c); a kernel that refuses it because somebody waits in recv() leaves a socket in
     repair mode, whose close is silent too. A socket that has ended already is just closed.
     """
+    if sock.type == socket.SOCK_DGRAM:
+        _libc.connect(sock.fileno(), _AF_UNSPEC, len(_AF_UNSPEC))
+        with contextlib.suppress(OSError):  # ENOTCONN, but done (inet_shutdown, af_inet.c)
+            sock.shutdown(socket.SHUT_RDWR)
+        sock.close()
+        return
     with contextlib.suppress(SnapshotError, OSError):
         enter_repair(sock)
         _libc.connect(sock.fileno(), _AF_UNSPEC, len(_AF_UNSPEC))

@@ -25,8 +25,9 @@ class TransferError(PrlError):
 class Setup(msgspec.Struct, frozen=True, kw_only=True):
     """All that the other node needs to build a shadow. Unknown members are skipped (R14)."""
 
+    udp: bool = False
     snapshot: bytes
-    """As prl.shadow.encode() made it."""
+    """As prl.shadow.encode() made it, or encode_udp()."""
     mss: Annotated[int, Meta(ge=1, le=0xFFFF)]
     rcv_wscale: Scale
     snd_wscale: Scale

@@ -1,7 +1,8 @@
-"""Shadows: cloning a live TCP connection from one node to the other (SPEC R17, R18).
+"""Shadows: cloning a live connection from one node to the other (SPEC R17, R18).
 
 The primary calls take() and sends encode()'s blob; the secondary, whose output is already silent,
 calls restore() on what decode() makes of it, then adopt() at take-over or discard() for no more.
+Connected UDP sockets have take_udp() and restore_udp().
 """
 
 from prl.shadow.capture import SnapshotMovedError, take
@@ -14,17 +15,35 @@ from prl.shadow.snapshot import (
     decode,
     encode,
 )
+from prl.shadow.udp import (
+    UDP_BUFFER_BYTES,
+    UdpSnapshot,
+    UnreadError,
+    decode_udp,
+    encode_udp,
+    enlarge,
+    restore_udp,
+    take_udp,
+)
 
 __all__ = [
     "SNAPSHOT_LIMIT_BYTES",
+    "UDP_BUFFER_BYTES",
     "Endpoint",
     "SnapshotError",
     "SnapshotMovedError",
     "TcpSnapshot",
+    "UdpSnapshot",
+    "UnreadError",
     "adopt",
     "decode",
+    "decode_udp",
     "discard",
     "encode",
+    "encode_udp",
+    "enlarge",
     "restore",
+    "restore_udp",
     "take",
+    "take_udp",
 ]

@@ -79,7 +79,7 @@ def take(sock: socket.socket, *, attempts: int = 3) -> TcpSnapshot:
         try:
             return _take(dup, attempts)
         except CallError as error:
-            raise SnapshotError(f"{_name(dup)}: cannot be cloned: {error}") from error
+            raise SnapshotError(f"{name_of(dup)}: cannot be cloned: {error}") from error
 
 
 def _take(sock: socket.socket, attempts: int) -> TcpSnapshot:
@@ -89,21 +89,21 @@ def _take(sock: socket.socket, attempts: int) -> TcpSnapshot:
         snapshot = _copy(sock)
         if snapshot is not None:
             return snapshot
-    raise SnapshotMovedError(f"{_name(sock)}: {_MOVED.format(attempts=attempts)}")
+    raise SnapshotMovedError(f"{name_of(sock)}: {_MOVED.format(attempts=attempts)}")
 
 
-def _name(sock: socket.socket) -> str:
+def name_of(sock: socket.socket) -> str:
     """The socket for a message: its addresses, so far as it has any."""
     if sock.family not in (socket.AF_INET, socket.AF_INET6):
         return f"socket {sock.fileno()}"
     try:
-        local, remote = _endpoint(sock, sock.getsockname()), _endpoint(sock, sock.getpeername())
+        local, remote = endpoint_of(sock, sock.getsockname()), endpoint_of(sock, sock.getpeername())
     except OSError:  # not connected
         return f"socket {sock.fileno()}"
     return f"{local} <-> {remote}"
 
 
-def _endpoint(sock: socket.socket, name: tuple[str, int] | tuple[str, int, int, int]) -> Endpoint:
+def endpoint_of(sock: socket.socket, name: tuple[str, int] | tuple[str, int, int, int]) -> Endpoint:
     """An endpoint from what getsockname() and getpeername() give; IPv6 has flow label and scope."""
     host, port, *ipv6 = name
     scope_index = ipv6[1] if ipv6 else 0
@@ -116,25 +116,25 @@ def _refuse_other_protocols(sock: socket.socket) -> None:
     family = get_int(sock, So.DOMAIN)
     if protocol == IPPROTO_MPTCP:
         raise SnapshotError(
-            f"{_name(sock)}: an MPTCP socket cannot be cloned; make the listener plain TCP "
+            f"{name_of(sock)}: an MPTCP socket cannot be cloned; make the listener plain TCP "
             "(Go: GODEBUG=multipathtcp=0)"
         )
     if protocol != socket.IPPROTO_TCP or family not in (socket.AF_INET, socket.AF_INET6):
         kind = {socket.IPPROTO_UDP: "UDP"}.get(protocol, f"protocol {protocol}")
-        raise SnapshotError(f"{_name(sock)}: a {kind} socket has no TCP state to be cloned")
+        raise SnapshotError(f"{name_of(sock)}: a {kind} socket has no TCP state to be cloned")
     if get_name(sock, Tcp.ULP):
-        raise SnapshotError(f"{_name(sock)}: kernel TLS cannot be cloned; turn it off")
+        raise SnapshotError(f"{name_of(sock)}: kernel TLS cannot be cloned; turn it off")
     try:
         get_bytes(sock, Tcp.AO_INFO, 64)
     except CallError:
         return  # no TCP-AO on this socket, or none in this kernel
-    raise SnapshotError(f"{_name(sock)}: a TCP-AO socket cannot be cloned; use MD5 or neither")
+    raise SnapshotError(f"{name_of(sock)}: a TCP-AO socket cannot be cloned; use MD5 or neither")
 
 
 def _refuse_state(sock: socket.socket, info: TcpInfo) -> None:
     if info.state != TcpState.ESTABLISHED:
         raise SnapshotError(
-            f"{_name(sock)}: the connection is in state {TcpState(info.state).name}; "
+            f"{name_of(sock)}: the connection is in state {TcpState(info.state).name}; "
             "only an ESTABLISHED one can be cloned"
         )
 
@@ -164,16 +164,16 @@ def enter_repair(sock: socket.socket) -> None:
             errno.ENOPROTOOPT: "this kernel has no TCP_REPAIR; it needs CONFIG_CHECKPOINT_RESTORE",
             errno.EOPNOTSUPP: "this kind of socket has no TCP_REPAIR",
         }.get(error.errno or 0, str(error))
-        raise SnapshotError(f"{_name(sock)}: {reason}") from error
+        raise SnapshotError(f"{name_of(sock)}: {reason}") from error
 
 
 def _copy(sock: socket.socket) -> TcpSnapshot | None:
     """One attempt; None if the connection moved meanwhile."""
     peek_offset = get_int_or(sock, So.PEEK_OFF, -1)
     inline = get_int(sock, So.OOBINLINE)
-    local, remote = _endpoint(sock, sock.getsockname()), _endpoint(sock, sock.getpeername())
+    local, remote = endpoint_of(sock, sock.getsockname()), endpoint_of(sock, sock.getpeername())
     options = _application_options(sock, oob_inline=bool(inline))
-    network = _network_options(sock, local)
+    network = network_options(sock, local)
     try:
         if peek_offset >= 0:
             set_int(sock, So.PEEK_OFF, -1)
@@ -239,7 +239,8 @@ def _application_options(sock: socket.socket, *, oob_inline: bool) -> Applicatio
     )
 
 
-def _network_options(sock: socket.socket, local: Endpoint) -> NetworkOptions:
+def network_options(sock: socket.socket, local: Endpoint) -> NetworkOptions:
+    """The socket's options below TCP and UDP. Raises CallError."""
     tos, ttl, min_ttl = ip_options(local)
     return NetworkOptions(
         tos=get_int(sock, tos),
@@ -297,7 +298,7 @@ def _refuse_urgent(sock: socket.socket, inline: bool) -> None:
         set_int(sock, So.OOBINLINE, int(inline))
     if pending:
         raise SnapshotError(
-            f"{_name(sock)}: urgent data is pending, which cannot be cloned; "
+            f"{name_of(sock)}: urgent data is pending, which cannot be cloned; "
             "replicate the session when the application has read it"
         )
 
@@ -315,7 +316,7 @@ def _urgent_byte(sock: socket.socket) -> bool:
 def _refuse_size(sock: socket.socket, queued_bytes: int) -> None:
     if queued_bytes > QUEUES_LIMIT_BYTES:
         raise SnapshotError(
-            f"{_name(sock)}: {queued_bytes} bytes are queued, more than {QUEUES_LIMIT_BYTES}; "
+            f"{name_of(sock)}: {queued_bytes} bytes are queued, more than {QUEUES_LIMIT_BYTES}; "
             "replicate the session when less is"
         )
 

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from ipaddress import IPv6Address
 
 from prl.shadow.capture import enter_repair, ip_options, repair_window_size_bytes
-from prl.shadow.snapshot import Endpoint, SnapshotError, TcpSnapshot
+from prl.shadow.snapshot import Endpoint, NetworkOptions, SnapshotError, TcpSnapshot
 from prl.shadow.sockopt import (
     INTEGER_MAX,
     CallError,
@@ -55,7 +55,7 @@ APPEND_BYTES = 64 << 10
 QUEUE_OVERHEAD_BYTES = 64 << 10
 """Room in a buffer beyond its queue's contents, for the kernel's own structures."""
 
-_HINTS = {
+HINTS = {
     errno.EADDRNOTAVAIL: "; the address is not on this node, or the connection already exists here",
     errno.EPERM: "; CAP_NET_ADMIN is needed",
     errno.ENOENT: "; this node lacks what the original uses",
@@ -109,7 +109,7 @@ def restore(
     except BaseException as error:
         _abandon(sock)
         if isinstance(error, CallError):
-            hint = _HINTS.get(error.errno or 0, "")
+            hint = HINTS.get(error.errno or 0, "")
             raise SnapshotError(f"{snapshot}: cannot be restored: {error}{hint}") from error
         raise
     return sock
@@ -133,15 +133,20 @@ def _prepare(sock: socket.socket, snapshot: TcpSnapshot, congestion: str | None)
     set_int(sock, Tcp.NODELAY, 1)
     if snapshot.options.oob_inline:
         set_int(sock, So.OOBINLINE, 1)
-    tos, ttl, min_ttl = ip_options(snapshot.local)
-    if isinstance(snapshot.local.address, IPv6Address) and snapshot.local.address.ipv4_mapped:
+    set_network(sock, snapshot.local, snapshot.network)
+
+
+def set_network(sock: socket.socket, local: Endpoint, network: NetworkOptions) -> None:
+    """Options below TCP and UDP, before bind(). Raises CallError."""
+    tos, ttl, min_ttl = ip_options(local)
+    if isinstance(local.address, IPv6Address) and local.address.ipv4_mapped:
         set_int(sock, Ipv6.V6ONLY, 0)
-    set_int(sock, tos, snapshot.network.tos)
-    set_int(sock, ttl, snapshot.network.ttl)
-    if snapshot.network.min_ttl:
-        set_int(sock, min_ttl, snapshot.network.min_ttl)
-    if snapshot.network.bound_device:
-        set_bytes(sock, So.BINDTODEVICE, snapshot.network.bound_device.encode())
+    set_int(sock, tos, network.tos)
+    set_int(sock, ttl, network.ttl)
+    if network.min_ttl:
+        set_int(sock, min_ttl, network.min_ttl)
+    if network.bound_device:
+        set_bytes(sock, So.BINDTODEVICE, network.bound_device.encode())
 
 
 def _set_buffers(
@@ -167,21 +172,25 @@ def _connect(sock: socket.socket, snapshot: TcpSnapshot) -> None:
     """Established without a handshake: in repair mode connect() sends nothing."""
     # Without it the send MSS is the default 524, whatever the options say later.
     set_int(sock, Tcp.MAXSEG, min(snapshot.mss, USER_MSS_MAX_BYTES))
-    _call(lambda: sock.bind(_sockaddr(sock, snapshot.local)), f"bind({snapshot.local})")
+    named_call(lambda: sock.bind(sockaddr_of(sock, snapshot.local)), f"bind({snapshot.local})")
     set_int(sock, Tcp.REPAIR_QUEUE, RepairQueue.RECV)
     set_u32(sock, Tcp.QUEUE_SEQ, (snapshot.rcv_seq - len(snapshot.unread)) & 0xFFFFFFFF)
     set_int(sock, Tcp.REPAIR_QUEUE, RepairQueue.SEND)
     set_u32(sock, Tcp.QUEUE_SEQ, (snapshot.snd_seq - len(snapshot.unacked)) & 0xFFFFFFFF)
-    _call(lambda: sock.connect(_sockaddr(sock, snapshot.remote)), f"connect({snapshot.remote})")
+    named_call(
+        lambda: sock.connect(sockaddr_of(sock, snapshot.remote)), f"connect({snapshot.remote})"
+    )
 
 
-def _sockaddr(sock: socket.socket, end: Endpoint) -> tuple[str, int] | tuple[str, int, int, int]:
+def sockaddr_of(sock: socket.socket, end: Endpoint) -> tuple[str, int] | tuple[str, int, int, int]:
+    """The endpoint as bind() and connect() take it. Raises CallError for an unknown scope."""
     if not isinstance(end.address, IPv6Address):
         return str(end.address), end.port
     return str(end.address), end.port, 0, interface_index(sock, end.scope) if end.scope else 0
 
 
-def _call(call: Callable[[], object], name: str) -> None:
+def named_call(call: Callable[[], object], name: str) -> None:
+    """Call; an OSError becomes a CallError that names the call."""
     try:
         call()
     except CallError:

@@ -26,6 +26,7 @@ class Sol(IntEnum):
     IP = socket.IPPROTO_IP
     SOCKET = socket.SOL_SOCKET
     TCP = socket.IPPROTO_TCP
+    UDP = socket.IPPROTO_UDP
     IPV6 = socket.IPPROTO_IPV6
 
 
@@ -51,18 +52,29 @@ class Tcp(IntEnum):
     RTO_MAX_MS = 44
 
 
+class Udp(IntEnum):
+    """Options of level Sol.UDP (include/uapi/linux/udp.h)."""
+
+    ENCAP = 100
+    GRO = 104
+
+
 class So(IntEnum):
     """Options of level Sol.SOCKET."""
 
     REUSEADDR = 2
+    SNDBUF = 7
+    RCVBUF = 8
     KEEPALIVE = 9
     OOBINLINE = 10
+    REUSEPORT = 15
     BINDTODEVICE = 25
     SNDBUFFORCE = 32
     RCVBUFFORCE = 33
     PROTOCOL = 38
     DOMAIN = 39
     PEEK_OFF = 42
+    MEMINFO = 55
     BUF_LOCK = 72
 
 
@@ -83,8 +95,14 @@ class Ipv6(IntEnum):
     MINHOPCOUNT = 73
 
 
-Option = Tcp | So | Ip | Ipv6
-_LEVELS: dict[type[IntEnum], Sol] = {Tcp: Sol.TCP, So: Sol.SOCKET, Ip: Sol.IP, Ipv6: Sol.IPV6}
+Option = Tcp | Udp | So | Ip | Ipv6
+_LEVELS: dict[type[IntEnum], Sol] = {
+    Tcp: Sol.TCP,
+    Udp: Sol.UDP,
+    So: Sol.SOCKET,
+    Ip: Sol.IP,
+    Ipv6: Sol.IPV6,
+}
 
 
 class Repair(IntEnum):

@@ -530,6 +530,28 @@ def test_udp_and_foreign_flows_are_not_held(egress: Bench) -> None:
     assert egress.emit(piece) == ([], [])
 
 
+@pytest.mark.parametrize("fragment", [0, 0x2000])
+def test_udp_output_of_a_shadow_or_of_a_dead_datapath_is_silent(
+    egress: Bench, fragment: int
+) -> None:
+    flow = egress.flow(1, proto=UDP)
+    header = struct.pack("!HHHH", PORT, PEER_PORT, 8, 0)
+    frame = from_service(
+        in4(header, source=SERVICE4, target=PEER4, protocol=UDP, fragment=fragment)
+    )
+    assert egress.emit(frame) == ([frame], [])
+    for flags in (lib.PRL_FLOW_ACTIVE | lib.PRL_FLOW_SECONDARY, lib.PRL_FLOW_VOID):
+        flow.flags = flags
+        assert egress.emit(frame) == ([], [])
+    flow.flags = lib.PRL_FLOW_SETUP | lib.PRL_FLOW_ACTIVE
+    egress.alive(-1)
+    assert egress.emit(frame) == ([], [])
+    assert egress.node.open_wanted == 1
+    flow.flags = lib.PRL_FLOW_OPEN
+    assert egress.emit(frame) == ([frame], [])
+    assert (flow.out_passed, flow.out_silenced) == (2, 3)
+
+
 def test_released_output_carries_the_newest_ack_window_and_timestamp(egress: Bench) -> None:
     egress.flow(1)
     old = outgoing(output(1000, b"held", ack=500, window=100, stamps=(10, 20)))

@@ -63,7 +63,7 @@ class Input:
                 self.error = error
                 self.ended = not chunk
                 self._changed.notify_all()
-            if len(self.data) - told >= PROGRESS_EVERY_BYTES:
+            if self.ended or len(self.data) - told >= PROGRESS_EVERY_BYTES:
                 told = len(self.data)
                 tell("read", peer=self._peer, bytes=told, sha256=self._hash.hexdigest())
 
@@ -132,7 +132,8 @@ class Service:
                 answer = rest.encode() + b"\n"
                 skip = max(0, min(len(answer), began - said))
                 said += len(answer)
-                sock.sendall(answer[skip:])
+                if skip < len(answer):  # the predecessor may have ended this direction since
+                    sock.sendall(answer[skip:])
                 at += len(answer) - skip
             elif word == "half":
                 sock.shutdown(socket.SHUT_WR)
@@ -141,12 +142,17 @@ class Service:
         return at - began
 
 
+def accept(listener: socket.socket, node: Node, service: Service) -> None:
+    while True:
+        sock, _ = listener.accept()
+        threading.Thread(target=own, args=(sock, node, service), daemon=True).start()
+
+
 def own(sock: socket.socket, node: Node, service: Service) -> None:
     peer = sock.getpeername()[1]
     session: Session | None = None
     try:
-        session = node.replicate(sock)
-        tell("protected", peer=peer, handle=session.handle)
+        session = node.replicate(sock)  # follow() tells that it is active
     except NotProtectedError as error:
         session = error.session
         tell("unprotected", peer=peer, reason=str(error))
@@ -164,10 +170,14 @@ def own(sock: socket.socket, node: Node, service: Service) -> None:
 
 
 def follow(peer: int, session: Session) -> None:
-    state = session.state
+    state, event = "setup", "protected"  # the first time
     while state not in SESSION_OVER:
         state = session.wait_state(*(set(SESSION_STATES) - {state}))
-        tell("state", peer=peer, state=state, reason=session.reason)
+        if state == "active" and event == "protected":
+            tell(event, peer=peer, handle=session.handle)
+            event = "state"
+        else:
+            tell("state", peer=peer, state=state, reason=session.reason)
 
 
 def stand_by(shadow: Shadow, service: Service) -> None:
@@ -188,17 +198,14 @@ def main() -> int:
     parser.add_argument("kind", choices=("sink", "source", "echo", "obey"))
     parser.add_argument("--listen", type=Endpoint.parse, required=True)
     parser.add_argument("--size", type=int, default=0)
+    parser.add_argument("--only-stand-by", action="store_true", help="serve no new session")
     options = parser.parse_args()
     service = Service(options.kind, options.size)
-    with options.listen.listen(8) as listener, Node() as node:
+    with Node() as node:
+        if not options.only_stand_by:
+            listener = options.listen.listen(8)
+            threading.Thread(target=accept, args=(listener, node, service), daemon=True).start()
         node.offer(str(options.listen))
-
-        def accept() -> None:
-            while True:
-                sock, _ = listener.accept()
-                threading.Thread(target=own, args=(sock, node, service), daemon=True).start()
-
-        threading.Thread(target=accept, daemon=True).start()
         tell("listening")
         try:
             for shadow in node.shadows():

@@ -1,4 +1,4 @@
-"""A lab with fault_app.py on both nodes, a peer made of plain sockets, and what must be gone after."""
+"""A lab with fault_app.py on both nodes, and a peer made of plain sockets."""
 
 import hashlib
 import json
@@ -12,8 +12,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+from prl.client import Node
 from prl.demo.payload import Payload
 from prl.demo.player import Cast, Deadline, Event
 from prl.lab import Lab
@@ -86,11 +87,16 @@ def left_behind(topology: Topology) -> list[str]:
 
 @contextmanager
 def pair(name: str, mode: str = "native") -> Iterator[Lab]:
-    """A lab that is up, and gone without a trace afterwards."""
+    """A lab that is up, its link and lease too, and gone without a trace afterwards."""
     lab = Lab(name)
     lab.down()
     lab.up(mode)
     try:
+        with Node(lab.state.socket(lab.topology.re1)) as node:
+            eventually(
+                "re1 may take over",
+                lambda: node.request({"op": "status"})["lease"]["takeover_for_ms"] > 0,
+            )
         yield lab
     finally:
         lab.down()
@@ -114,7 +120,7 @@ class Peer:
         self._hash = hashlib.sha256()
         self._thread: threading.Thread | None = None
 
-    def __enter__(self) -> "Peer":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -213,20 +219,31 @@ class Peer:
 
 
 class Applications:
-    """fault_app.py on both nodes."""
+    """fault_app.py on both nodes, or on one."""
 
-    def __init__(self, lab: Lab, kind: str, family: int = 4, size: int = 0) -> None:
+    def __init__(
+        self,
+        lab: Lab,
+        kind: str,
+        family: int = 4,
+        size: int = 0,
+        *,
+        nodes: Sequence[str] = ("re0", "re1"),
+        only_stand_by: bool = False,
+    ) -> None:
         self.lab = lab
         argv = [sys.executable, str(APP), kind, "--listen", listen_on(family), "--size", str(size)]
-        self.cast = Cast(lab, argv, {"re0": [], "re1": []})
-        for node in ("re0", "re1"):
+        if only_stand_by:  # beside a server that has the port
+            argv.append("--only-stand-by")
+        self.cast = Cast(lab, argv, {node: [] for node in nodes})
+        for node in nodes:
             self.expect("listening", node)
 
     def expect(self, event: str, node: str, timeout: float = PATIENCE_S, **facts: Any) -> Event:
         return self.cast.expect({event}, node, Deadline(timeout), **facts)
 
     def connect(self, family: int = 4) -> Peer:
-        """A session that is protected."""
+        """A session that is protected, be it after the link came up."""
         peer = Peer(self.lab, family)
         self.expect("protected", "re0", peer=peer.port)
         self.expect("standby", "re1", peer=peer.port)

@@ -279,6 +279,27 @@ def test_a_new_epoch_has_no_lease_and_no_old_shadow() -> None:
     assert n.open_at() == 400  # the other side may still believe in the old lease
 
 
+def test_a_take_over_by_lease_has_a_deadline_and_can_come_too_late() -> None:
+    n = Node(STANDBY).linked()
+    assert n.tick(200) & TAKEOVER
+    assert n.owner.first_by_ns == 1300 * MS
+    assert lib.prl_owner_too_late(n.owner) == VOID | DROP
+    assert n.owner.state[0] == STANDBY
+    assert n.tick(1000) & TAKEOVER == 0  # never by itself again
+    renounced = Node(STANDBY).linked()
+    assert renounced.call("renounced", 0) & TAKEOVER
+    assert renounced.owner.first_by_ns == 0  # the owner's own word needs no lease
+
+
+def test_with_our_hello_the_old_epoch_is_over() -> None:
+    n = Node(STANDBY).linked()
+    assert n.call("link_down") == 0
+    assert lib.prl_owner_hello(n.owner) == VOID
+    assert lib.prl_owner_hello(n.owner) == 0
+    assert n.tick(250) & TAKEOVER == 0
+    assert n.until() < 0
+
+
 def test_both_roles_at_once() -> None:
     n = Node(OWNER, STANDBY).linked()
     assert n.tick(100) == FAIL | TAKEOVER | DROP

@@ -17,6 +17,7 @@ from prl._core import ffi, lib
 ROOT = Path(__file__).resolve().parents[2]
 TABLE = (ROOT / "userspace/wire.def").read_text()
 DOCUMENT = ROOT / "docs/protocol.md"
+DISSECTOR = ROOT / "docs/wireshark/prl.lua"
 GOLDEN = Path(__file__).parent / "golden/v1.txt"
 HEADER = 16
 MUTATIONS = 300_000
@@ -168,6 +169,31 @@ def test_the_enumerations_are_the_table() -> None:
     for entry in TLVS.values():
         assert getattr(lib, f"PRL_TLV_{entry.name}") == entry.type
     assert ffi.string(lib.prl_msg_name(200)) == b"unknown"
+
+
+def test_the_dissector_has_the_tables() -> None:
+    def lua(name: str, values: list[Any]) -> str:
+        plain = [f'"{v}"' if isinstance(v, str) else str(int(v)) for v in values]
+        return f"{name}({', '.join(plain)})"
+
+    wanted = []
+    for m in MESSAGES.values():
+        wanted.append(lua("message", [m.name, m.type, m.fixed_bytes, m.since]))
+        wanted += [lua("field", [m.name, *row]) for row in m.fields]
+    wanted += [
+        lua("element", [t.name, t.type, t.mandatory, t.since, t.what]) for t in TLVS.values()
+    ]
+    for n in range(lib.PRL_REASON_COUNT):
+        wanted.append(lua("reason", [n, ffi.string(lib.prl_reason_text(n)).decode()]))
+    bits = r"PRL_(LEASE|PACKET|OUTPUT|SETUP|COMPARE|CAP)_(\w+) = 1 << (\d+)"
+    header = (ROOT / "userspace/wire.h").read_text()
+    wanted += [
+        lua("flag", [group, int(bit), name]) for group, name, bit in re.findall(bits, header)
+    ]
+    text = DISSECTOR.read_text()
+    rows_there = re.findall(r"^(?:message|field|element|reason|flag)\(.*\)$", text, re.MULTILINE)
+    assert rows_there == wanted, "the rows of wire.def are not those of prl.lua"
+    assert f"VERSION_MAX, LENGTH_MAX, PORT = {lib.PRL_WIRE_VERSION}, {lib.PRL_WIRE_MAX}, " in text
 
 
 def test_every_reason_has_a_text() -> None:

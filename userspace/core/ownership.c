@@ -18,9 +18,15 @@ static bool is_primary(const struct prl_owner *owner)
     return mask_of(owner, PRL_OWNER_OWNER) != 0;
 }
 
+/* What this node may take by itself. */
+static uint32_t takeable(const struct prl_owner *owner)
+{
+    return mask_of(owner, PRL_OWNER_STANDBY) & ~owner->given_mask;
+}
+
 static bool has_shadows(const struct prl_owner *owner)
 {
-    return mask_of(owner, PRL_OWNER_STANDBY) != 0 && !owner->shadows_void;
+    return takeable(owner) != 0 && !owner->shadows_void;
 }
 
 /* Silent for `silent_ns` since `heard_ns`; the clock does not run backwards, but a caller's events may. */
@@ -44,6 +50,19 @@ void prl_owner_set_state(struct prl_owner *owner, uint32_t service, uint8_t stat
 {
     if (service < owner->config.services)
         owner->state[service] = state;
+}
+
+void prl_owner_give(struct prl_owner *owner, uint32_t service)
+{
+    prl_owner_set_state(owner, service, PRL_OWNER_STANDBY);
+    if (service < owner->config.services)
+        owner->given_mask |= 1u << service;
+}
+
+void prl_owner_given_is_taken(struct prl_owner *owner, uint32_t service)
+{
+    if (service < owner->config.services)
+        owner->given_mask &= ~(1u << service);
 }
 
 uint64_t prl_owner_takeover_until_ns(const struct prl_owner *owner)
@@ -84,14 +103,26 @@ static uint32_t void_shadows(struct prl_owner *owner)
     return PRL_OWNER_DO_VOID_SHADOWS | drop_link(owner);
 }
 
-static uint32_t take(struct prl_owner *owner, uint32_t mask)
+static uint32_t take(struct prl_owner *owner, uint32_t mask, uint64_t first_by_ns)
 {
     owner->take_mask = mask;
+    owner->given_mask &= ~mask;
+    owner->first_by_ns = first_by_ns == UINT64_MAX ? 0 : first_by_ns;
     for (uint32_t i = 0; i < owner->config.services; i++)
         if (mask & (1u << i))
             owner->state[i] = PRL_OWNER_OWNER;
     owner->takeovers++;
     return PRL_OWNER_DO_TAKEOVER;
+}
+
+uint32_t prl_owner_too_late(struct prl_owner *owner)
+{
+    for (uint32_t i = 0; i < owner->config.services; i++)
+        if (owner->take_mask & (1u << i))
+            owner->state[i] = PRL_OWNER_STANDBY;
+    owner->take_mask = 0;
+    owner->takeovers--;
+    return void_shadows(owner);
 }
 
 /* L3, as secondary: link and LAN are silent and the lease lasts: take over. The lease is over: never. */
@@ -107,7 +138,7 @@ static uint32_t decide_as_secondary(struct prl_owner *owner, uint64_t now_ns)
         return 0;
     if (owner->last_lan_ns && !is_silent(owner->last_lan_ns, now_ns, suspect_ns))
         return 0; /* its next LAN heartbeat makes us renounce, the lack of one makes us take over */
-    return take(owner, mask_of(owner, PRL_OWNER_STANDBY)) | drop_link(owner);
+    return take(owner, takeable(owner), prl_owner_takeover_until_ns(owner)) | drop_link(owner);
 }
 
 /* L2, as primary: once the other side cannot take over any more, what is VOIDING may open. */
@@ -137,6 +168,14 @@ static void notice_lateness(struct prl_owner *owner, uint64_t now_ns)
         owner->last_echo_sent_ns = now_ns;
 }
 
+uint32_t prl_owner_hello(struct prl_owner *owner)
+{
+    uint32_t todo = void_shadows(owner) & ~(uint32_t)PRL_OWNER_DO_DROP_LINK;
+
+    owner->echoed_own_ns = 0;
+    return todo;
+}
+
 uint32_t prl_owner_link_up(struct prl_owner *owner, uint64_t now_ns)
 {
     uint32_t todo = owner->link == PRL_LINK_DOWN ? 0 : prl_owner_link_down(owner, now_ns);
@@ -146,6 +185,7 @@ uint32_t prl_owner_link_up(struct prl_owner *owner, uint64_t now_ns)
     owner->link = PRL_LINK_UP;
     owner->flows_failed = 0;
     owner->renounced = 0;
+    owner->given_mask = 0; /* what was not read in the old epoch never will be */
     owner->shadows_void = 0;
     owner->last_heard_ns = now_ns;
     owner->peer_sent_ns = 0;
@@ -262,7 +302,7 @@ uint32_t prl_owner_renounced(struct prl_owner *owner, uint32_t service, uint64_t
     (void)now_ns;
     if (service >= owner->config.services || owner->state[service] != PRL_OWNER_STANDBY)
         return 0;
-    return take(owner, 1u << service);
+    return take(owner, 1u << service, 0);
 }
 
 uint32_t prl_owner_request(struct prl_owner *owner, uint32_t service, int fenced, uint64_t now_ns,
@@ -276,9 +316,9 @@ uint32_t prl_owner_request(struct prl_owner *owner, uint32_t service, int fenced
         *refused = PRL_REFUSED_OWNER;
     else if (!is_known || (!fenced && (state != PRL_OWNER_STANDBY || !owner->echoed_own_ns)))
         *refused = PRL_REFUSED_NO_LINK_YET;
-    else if (!fenced && now_ns >= prl_owner_takeover_until_ns(owner))
+    else if (!fenced && (now_ns >= prl_owner_takeover_until_ns(owner) || owner->given_mask & 1u << service))
         *refused = PRL_REFUSED_LEASE_OVER;
     if (*refused != PRL_REFUSED_NOT)
         return 0;
-    return take(owner, 1u << service) | drop_link(owner);
+    return take(owner, 1u << service, fenced ? 0 : prl_owner_takeover_until_ns(owner)) | drop_link(owner);
 }

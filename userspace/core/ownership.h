@@ -78,7 +78,8 @@ struct prl_owner {
     uint64_t echoed_own_ns;     /* newest own sent_ns that came back in this epoch; 0 = none */
     uint64_t last_echo_sent_ns; /* when an echo (of anything) last left, in any epoch; 0 = never */
     uint32_t take_mask;
-    uint32_t pad2;
+    uint32_t given_mask; /* renounced over the link and not known to be taken: not ours to take back */
+    uint64_t first_by_ns; /* of the last take-over: the first emission must come before; 0 = any time (L2) */
     uint64_t takeovers, late_ticks, suspects;
 };
 
@@ -91,8 +92,17 @@ struct prl_lease_out {
 void prl_owner_init(struct prl_owner *owner, const struct prl_owner_config *config, uint64_t now_ns);
 void prl_owner_set_state(struct prl_owner *owner, uint32_t service, uint8_t state);
 
+/* This node renounces the service over the link: the other may act on that word at any time in this epoch, so that
+ * it is not taken back before the other is known to have it (a snapshot of one of its sessions came). */
+void prl_owner_give(struct prl_owner *owner, uint32_t service);
+void prl_owner_given_is_taken(struct prl_owner *owner, uint32_t service);
+
 /* Events; each returns enum prl_owner_do bits. */
 uint32_t prl_owner_link_up(struct prl_owner *owner, uint64_t now_ns);   /* new epoch: no lease yet (L10) */
+/* Our HELLO is about to leave: what the old epoch allowed is over, before the other side can rely on the new one. */
+uint32_t prl_owner_hello(struct prl_owner *owner);
+/* The take-over that DO_TAKEOVER asked for came too late (first_by_ns): the services are not ours after all. */
+uint32_t prl_owner_too_late(struct prl_owner *owner);
 uint32_t prl_owner_link_down(struct prl_owner *owner, uint64_t now_ns); /* connection lost */
 uint32_t prl_owner_heard(struct prl_owner *owner, uint64_t now_ns);     /* any message but LEASE */
 uint32_t prl_owner_lease(struct prl_owner *owner, uint64_t sent_ns, uint64_t echo_ns, uint32_t flags,

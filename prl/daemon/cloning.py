@@ -1,0 +1,177 @@
+"""Cloning a session, be it TCP or UDP: the set-up is frozen on one node and thawed on the other.
+
+The primary calls spec_of() and freeze(), later has_moved(); the secondary thaw() and build(), later
+adopted() (SPEC R17, R18).
+"""
+
+import asyncio
+import socket
+from dataclasses import dataclass
+from typing import Final
+
+from prl.core.datapath import Address, FlowSpec, Tuple
+from prl.daemon.host import NextHop
+from prl.daemon.transfer import Setup
+from prl.shadow import (
+    Endpoint,
+    TcpSnapshot,
+    UdpSnapshot,
+    UnreadError,
+    adopt,
+    decode,
+    decode_udp,
+    encode,
+    encode_udp,
+    enlarge,
+    restore,
+    restore_udp,
+    take,
+    take_udp,
+)
+from prl.shadow.sockopt import Negotiated, Tcp, get_int, tcp_info
+
+SNAPSHOT_ATTEMPTS: Final = 5
+BUFFER_BYTES: Final = 4 << 20
+"""A TCP shadow's buffers (the kernel doubles it): its application may lag, nothing may be lost."""
+UNREAD_POLLS_MAX: Final = 20
+UNREAD_POLL_S: Final = 0.001
+"""A UDP application that is just reading has so much time to empty its queue; nothing tells us."""
+_UDP_MSS: Final = 0xFFFF  # datagrams are never cut
+
+Snapshot = TcpSnapshot | UdpSnapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Frozen:
+    """A session on its way."""
+
+    setup: Setup
+    segs_in: int
+    """TCP: segments that the original had received."""
+
+
+def spec_of(ends: Tuple, sock: socket.socket, handle: int) -> FlowSpec:
+    """What the primary's datapath must know. Raises CallError."""
+    if ends.is_udp:
+        enlarge(sock)
+        return FlowSpec(ends, sock.fileno(), _UDP_MSS, 0, 0, timestamps=False, handle=handle)
+    info = tcp_info(sock)
+    return FlowSpec(
+        ends=ends,
+        fd=sock.fileno(),
+        mss=get_int(sock, Tcp.MAXSEG),
+        rcv_wscale=info.rcv_wscale,
+        snd_wscale=info.snd_wscale,
+        timestamps=Negotiated.TIMESTAMPS in Negotiated(info.options),
+        handle=handle,
+    )
+
+
+async def freeze(
+    ends: Tuple, sock: socket.socket, hop: NextHop | None, application: bytes
+) -> Frozen:
+    """Take the snapshot; the input is redirected already. Raises SnapshotError, CallError."""
+    hop_address, hop_mac = (str(hop.address), hop.mac) if hop else ("", "")
+    if ends.is_udp:
+        setup = Setup(
+            udp=True,
+            snapshot=encode_udp(await _take_udp(sock)),
+            mss=_UDP_MSS,
+            rcv_wscale=0,
+            snd_wscale=0,
+            committed=0,
+            timestamps=False,
+            next_hop=hop_address,
+            next_hop_mac=hop_mac,
+            application=application,
+        )
+        return Frozen(setup, 0)
+    mss = get_int(sock, Tcp.MAXSEG)
+    snapshot = take(sock, attempts=SNAPSHOT_ATTEMPTS)
+    setup = Setup(
+        snapshot=encode(snapshot),
+        mss=mss,
+        rcv_wscale=snapshot.rcv_wscale,
+        snd_wscale=snapshot.snd_wscale,
+        committed=snapshot.snd_seq,
+        timestamps=snapshot.timestamps,
+        next_hop=hop_address,
+        next_hop_mac=hop_mac,
+        application=application,
+    )
+    return Frozen(setup, snapshot.segs_in)
+
+
+async def _take_udp(sock: socket.socket) -> UdpSnapshot:
+    for _ in range(UNREAD_POLLS_MAX):
+        try:
+            return take_udp(sock)
+        except UnreadError:
+            await asyncio.sleep(UNREAD_POLL_S)
+    return take_udp(sock)
+
+
+def has_moved(ends: Tuple, sock: socket.socket, frozen: Frozen) -> bool:
+    """Whether a segment slipped in behind the snapshot; a datagram would not pass the gate.
+
+    Raises CallError.
+    """
+    return not ends.is_udp and tcp_info(sock).segs_in != frozen.segs_in
+
+
+def thaw(setup: Setup) -> Snapshot:
+    """The snapshot in a set-up. Raises SnapshotError."""
+    return decode_udp(setup.snapshot) if setup.udp else decode(setup.snapshot)
+
+
+def ends_of(snapshot: Snapshot) -> Tuple:
+    """The session's ends."""
+    local, remote = snapshot.local, snapshot.remote
+    proto = socket.IPPROTO_UDP if isinstance(snapshot, UdpSnapshot) else socket.IPPROTO_TCP
+    return Tuple(_address(local), local.port, _address(remote), remote.port, proto)
+
+
+def _address(end: Endpoint) -> Address:
+    address = end.address
+    return getattr(address, "ipv4_mapped", None) or address
+
+
+def build(snapshot: Snapshot, congestion: str | None, elapsed_ms: int) -> socket.socket:
+    """The shadow's socket, ``elapsed_ms`` after the snapshot. Raises SnapshotError."""
+    if isinstance(snapshot, UdpSnapshot):
+        return restore_udp(snapshot)
+    return restore(
+        snapshot,
+        congestion=congestion,
+        rcvbuf_bytes=BUFFER_BYTES,
+        sndbuf_bytes=BUFFER_BYTES,
+        elapsed_ms=elapsed_ms,
+    )
+
+
+def shadow_spec(
+    snapshot: Snapshot, setup: Setup, fd: int, handle: int, generation: int
+) -> FlowSpec:
+    """What the secondary's datapath must know."""
+    return FlowSpec(
+        ends=ends_of(snapshot),
+        fd=fd,
+        mss=setup.mss,
+        rcv_wscale=setup.rcv_wscale,
+        snd_wscale=setup.snd_wscale,
+        timestamps=setup.timestamps,
+        handle=handle,
+        generation=generation,
+        committed=setup.committed,
+        congestion=snapshot.options.congestion if isinstance(snapshot, TcpSnapshot) else "",
+    )
+
+
+def adopted(sock: socket.socket, snapshot: Snapshot) -> tuple[str, ...]:
+    """Give a shadow that takes over its application's options; returns what was refused."""
+    return adopt(sock, snapshot) if isinstance(snapshot, TcpSnapshot) else ()
+
+
+def unread_bytes(snapshot: Snapshot) -> int:
+    """What of the input the shadow starts with."""
+    return len(snapshot.unread) if isinstance(snapshot, TcpSnapshot) else 0

@@ -1,0 +1,620 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * One flow, its primary, its secondary, and what the peer sees of them: I1-I3, I5-I7 (SPEC section 2), for every
+ * interleaving within the bounds below. It follows docs/protocol.md and userspace/core/{primary,secondary,ownership}.c.
+ *
+ *     Peer ──input──▶ Primary ══ p2s ══▶ Secondary         World: time, faults, the LAN, HELLO
+ *          ◀─output──         ◀═ s2p ══
+ *
+ * How it is abstracted
+ *   pause, delay, cut   Any process may stand still, and any message wait, while the others and the time go on.
+ *                       A cut that lasts is a connection that one side gives up: what was on its way is lost.
+ *   deadlines           R6, suspicion and silence on the LAN may come at any moment: no value of them is relied on.
+ *   lease               Only its order counts: TAKEOVER < HOLD ticks. A LEASE carries what is left of the right to
+ *                       take over, counted from the secondary's own sending (L2); the primary echoes it.
+ *   packets             Input is numbered 1.. as it came from the peer; each side's L4 is the set of what it got.
+ *                       Output is numbered 1..; it goes out in order, so that a count is enough.
+ *   termination         Everything is bounded, so each run ends; `settled` says what the end must look like (I5).
+ *
+ * Bounds and faults (-D); 0 means that it does not happen.
+ */
+#ifndef IN
+#define IN 2 /* packets of the peer's */
+#endif
+#ifndef OUT
+#define OUT 1 /* segments of the application's */
+#endif
+#ifndef GENERATIONS
+#define GENERATIONS 1 /* snapshots */
+#endif
+#ifndef LEASES
+#define LEASES 0 /* LEASE messages of the secondary's in an epoch */
+#endif
+#ifndef EPOCHS
+#define EPOCHS 1 /* connections */
+#endif
+#ifndef LOSSES
+#define LOSSES 0 /* connections that one side gives up */
+#endif
+#ifndef CRASHES
+#define CRASHES 0 /* 1: the primary's power, or its prld alone; 2: the secondary; 3: any of them, once */
+#endif
+#ifndef REFUSALS
+#define REFUSALS 0 /* 1: the secondary may refuse for want of space; 2: also for another reason (it is void then) */
+#endif
+#ifndef STUCK
+#define STUCK 0 /* 1: the secondary forgets an acknowledgement of the flow, and is well otherwise */
+#endif
+#ifndef WORD
+#define WORD 0 /* 1: the primary renounces over the link */
+#endif
+#ifndef TAKEOVER
+#define TAKEOVER 2
+#endif
+#ifdef MUTANT_SHORT_HOLD
+#define HOLD (TAKEOVER - 1)
+#else
+#define HOLD (TAKEOVER + 1)
+#endif
+#define LINK 10 /* messages on the link; asserted to be enough */
+
+mtype = { SETUP, SETUP_DONE, SETUP_REFUSED, REPLICATE, ACK, NACK_SPACE, NACK, OUTPUT, OUTPUT_ACK, OUTPUT_NACK,
+          VOID, VOID_ACK, LEASE, RENOUNCE }
+mtype = { RUNS, KERNEL, DEAD }                                /* a node; KERNEL: its prld was killed */
+mtype = { P_SETUP, P_ACTIVE, P_VOIDING, P_OPEN, P_GONE }      /* enum prl_primary_state */
+mtype = { S_GONE, S_ACTIVE, S_VOID, S_OWNER }                 /* enum prl_secondary_state */
+
+/* message, number or generation, packet (REPLICATE), end (OUTPUT, OUTPUT_ACK) or what is left of the lease */
+chan p2s = [LINK] of { mtype, byte, byte };
+chan s2p = [LINK] of { mtype, byte, byte };
+
+/* the primary */
+mtype p_node = RUNS, ps = P_OPEN;
+bool p_fenced;              /* in its kernel: nothing of the address leaves it */
+bool p_up = true;           /* its view of the link */
+bool p_void_sent;           /* in this epoch, for this generation */
+byte p_epoch = 1, p_gen, p_hold; /* p_hold: ticks until it may open by itself */
+byte in_next, out_next;
+chan in_held = [IN + 1] of { byte };  /* numbers are consecutive, the last one is in_next - 1 */
+chan in_pending = [IN + 1] of { byte };
+chan out_held = [OUT + 1] of { byte };
+chan out_pending = [OUT + 1] of { byte };
+byte p_l4, p_last;          /* input that the primary's L4 got, and the newest of it */
+byte snap_l4[GENERATIONS + 1], snap_out[GENERATIONS + 1];
+
+/* the secondary */
+mtype s_node = RUNS, ss = S_GONE;
+bool s_owner;               /* of the address */
+bool s_up = true, s_decided, s_confirmed, s_ack_due, s_out_ack_due;
+bool s_gave_up;             /* prl_owner.shadows_void: no take-over in this epoch any more */
+byte s_epoch = 1, s_gen, s_lease, s_leases; /* s_lease: ticks for which it may take over */
+byte s_in_next, s_accepted, s_out_next, s_out;
+byte s_l4, s_last;
+
+/* peer and world */
+byte arrived, made, dropped, refused; /* dropped: by the primary; the peer sends such a packet again (as a new one) */
+byte peer_acked, peer_out;            /* what the peer learned: input that was acknowledged, output */
+byte epoch = 1, losses, lan_word;     /* lan_word: epoch in which the secondary said on the LAN that it renounced */
+bool crashed, was_stuck, said_owner, p_hello, s_hello;
+bool unprotected_move, word_said, word_heard;
+byte moved_in, moved_out;             /* what had to get over when the primary renounced */
+#ifdef MUTANT_ACK_BEFORE_L4
+byte s_backlog;
+#endif
+
+#define BIT(id) (1 << (id))
+#define UPTO(id) ((1 << ((id) + 1)) - 1)
+#define WITHIN(small, large) (((small) & ~(large)) == 0)
+
+/* A failed assertion names its property. */
+hidden byte I1, I2, I3, I5, I6, I7;
+#define MUST(property, what) assert((what) || property)
+
+#define HOLDS_SAME_INPUT (p_l4 == (s_l4 & UPTO(p_last)))
+#define HOLDS_COMMITTED (WITHIN(peer_acked, s_l4) && peer_out <= s_out)
+#define IS_REPLICATED (ps == P_ACTIVE || ps == P_VOIDING)
+#define P_SPEAKS (p_node != DEAD && !p_fenced)
+
+inline put(link, kind, number, value) { assert(nfull(link)); link!kind, number, value }
+inline drain(queue) { do :: queue?_ :: len(queue) == 0 -> break od }
+inline empty_link(link) { do :: link?_, _, _ :: len(link) == 0 -> break od }
+
+/* ---- the primary ---- */
+
+inline p_feed(id) { /* reinjected; the stack acknowledges it to the peer */
+    MUST(I2, id > p_last);
+    p_l4 = p_l4 | BIT(id);
+    p_last = id;
+    peer_acked = peer_acked | BIT(id)
+}
+
+inline p_emit(end) { MUST(I2, end == peer_out + 1); peer_out = end }
+
+inline p_feed_all(queue) { do :: queue?id -> p_feed(id) :: len(queue) == 0 -> break od; id = 0 }
+inline p_emit_all(queue) { do :: queue?id -> p_emit(id) :: len(queue) == 0 -> break od; id = 0 }
+
+inline p_flush() {
+#ifdef MUTANT_FLUSH_ORDER
+    p_feed_all(in_pending); p_feed_all(in_held);
+#else
+    p_feed_all(in_held); p_feed_all(in_pending);
+#endif
+    p_emit_all(out_held); p_emit_all(out_pending)
+}
+
+inline p_open() { p_flush(); p_void_sent = false; ps = P_OPEN }
+
+inline p_send_void() {
+    if
+    :: p_up && !p_void_sent -> put(p2s, VOID, p_gen, 0); p_void_sent = true
+    :: else
+    fi
+}
+
+inline p_fail() {
+    if
+    :: ps == P_SETUP -> p_open() /* the shadow, if there is one, was never confirmed (L4) */
+    :: ps == P_ACTIVE ->
+#ifdef MUTANT_OPEN_WITHOUT_VOID
+       p_open()
+#else
+       ps = P_VOIDING; p_send_void()
+#endif
+    :: else
+    fi
+}
+
+inline p_drop_all() {
+    do :: in_held?id -> dropped = dropped | BIT(id) :: len(in_held) == 0 -> break od;
+    do :: in_pending?id -> dropped = dropped | BIT(id) :: len(in_pending) == 0 -> break od;
+    drain(out_held); drain(out_pending); id = 0
+}
+
+inline p_fence() { p_fenced = true; p_drop_all(); ps = P_GONE }
+
+inline p_link_down() {
+    if :: p_up -> p_up = false; p_void_sent = false; empty_link(s2p) :: else fi;
+    p_fail()
+}
+
+inline p_replicate(id) {
+    put(p2s, REPLICATE, in_next, id);
+    in_held!id;
+    in_next++;
+#ifdef MUTANT_ACKNOWLEDGED_BY_PROXY
+    peer_acked = peer_acked | BIT(id);
+#endif
+#ifdef MUTANT_RELEASE_WITHOUT_ACK
+    in_held?id; p_feed(id)
+#endif
+}
+
+inline p_output(end) {
+    put(p2s, OUTPUT, out_next, end);
+    out_next++;
+#ifdef MUTANT_OUTPUT_WITHOUT_COMMIT
+    p_emit(end)
+#else
+    out_held!end
+#endif
+}
+
+#define FIRST_HELD (in_next - len(in_held))
+#define FIRST_OUT_HELD (out_next - len(out_held))
+
+inline p_release_upto(number) {
+    do
+    :: len(in_held) > 0 && FIRST_HELD <= number -> in_held?id; p_feed(id)
+    :: else -> break
+    od;
+    id = 0
+}
+
+inline p_commit_upto(number, end) {
+    do
+    :: len(out_held) > 0 && FIRST_OUT_HELD <= number -> out_held?id; assert(id <= end); p_emit(id)
+    :: else -> break
+    od;
+    id = 0
+}
+
+inline p_receive(kind, number, value) {
+    if
+    :: kind == SETUP_DONE ->
+       if
+#ifdef MUTANT_STALE_SETUP_DONE
+       :: ps == P_SETUP ->
+#else
+       :: ps == P_SETUP && number == p_gen ->
+#endif
+          ps = P_ACTIVE;
+#ifndef MUTANT_NO_CONFIRM
+          put(p2s, SETUP_DONE, p_gen, 0);
+#endif
+          do :: out_pending?id -> p_output(id) :: len(out_pending) == 0 -> break od;
+          do :: in_pending?id -> p_replicate(id) :: len(in_pending) == 0 -> break od;
+          id = 0
+       :: else
+       fi
+    :: kind == SETUP_REFUSED -> if :: ps == P_SETUP && number == p_gen -> p_fail() :: else fi
+    :: kind == ACK -> if :: ps == P_ACTIVE -> p_release_upto(number) :: else fi
+    :: kind == NACK_SPACE ->
+       if
+       :: ps == P_ACTIVE ->
+          p_release_upto(number - 1);
+#ifdef MUTANT_NACK_RELEASES
+          p_release_upto(number)
+#elif defined(MUTANT_LATER_ACK_RELEASES)
+          skip /* it stays in the queue */
+#else
+          in_held?id; dropped = dropped | BIT(id); id = 0
+#endif
+       :: else
+       fi
+    :: kind == NACK -> if :: ps == P_ACTIVE -> p_release_upto(number - 1); p_fail() :: else fi
+    :: kind == OUTPUT_ACK -> if :: ps == P_ACTIVE -> p_commit_upto(number, value) :: else fi
+    :: kind == OUTPUT_NACK -> if :: ps == P_ACTIVE -> p_commit_upto(number - 1, value); p_fail() :: else fi
+    :: kind == VOID_ACK -> if :: ps == P_VOIDING && number == p_gen -> p_open() :: else fi
+    :: kind == LEASE -> p_hold = HOLD; put(p2s, LEASE, 0, value)
+    fi
+}
+
+#ifdef MUTANT_OPEN_WITHOUT_LEASE
+#define P_LEASE_OVER true
+#else
+#define P_LEASE_OVER (p_hold == 0)
+#endif
+#ifdef MUTANT_KERNEL_OPENS_AT_ONCE
+#define KERNEL_LEASE_OVER true
+#else
+#define KERNEL_LEASE_OVER (p_hold == 0)
+#endif
+
+active proctype Primary() {
+    mtype kind; byte number, value, id;
+end:do
+    :: atomic { p_node == RUNS && ps == P_OPEN && p_up && !p_fenced && p_gen < GENERATIONS ->
+        p_gen++; ps = P_SETUP;
+        in_next = 1; out_next = 1;
+        snap_l4[p_gen] = p_l4; snap_out[p_gen] = made;
+        put(p2s, SETUP, p_gen, 0) }
+    :: atomic { p_node == RUNS && p_up && len(s2p) > 0 ->
+        s2p?kind, number, value;
+        p_receive(kind, number, value); kind = 0; number = 0; value = 0 }
+#ifdef MUTANT_NO_TIMEOUT
+    :: atomic { p_node == RUNS && ps == P_SETUP -> p_fail() }
+#else
+    :: atomic { p_node == RUNS && (ps == P_SETUP || (ps == P_ACTIVE && (len(in_held) > 0 || len(out_held) > 0))) ->
+        p_fail() } /* R6; the link's silence does the same */
+#endif
+    :: atomic { p_node == RUNS && ps == P_VOIDING && p_up && !p_void_sent -> p_send_void() }
+    /* The lease of the other side is over (L2); only a link that is down or suspect comes to this. */
+#ifndef MUTANT_NEVER_BY_LEASE
+    :: atomic { p_node == RUNS && ps == P_VOIDING && !p_up && P_LEASE_OVER -> p_open() }
+#endif
+#ifdef MUTANT_STALE_LAN_WORD
+    :: atomic { p_node == RUNS && IS_REPLICATED && lan_word != 0 ->
+#else
+    :: atomic { p_node == RUNS && IS_REPLICATED && lan_word == p_epoch ->
+#endif
+        p_link_down(); p_open() }
+    :: atomic { p_node == RUNS && p_up && (!s_up && !s_hello || losses < LOSSES) ->
+        if :: s_up || s_hello -> losses++ :: else fi;
+        p_link_down() }
+    :: atomic { p_node == RUNS && p_hello ->
+        p_hello = false; p_epoch = epoch;
+        if :: said_owner -> p_fence() :: else fi;
+        p_up = true }
+#if WORD
+    :: atomic { p_node == RUNS && ps == P_ACTIVE && p_up && !word_said ->
+        word_said = true;
+        moved_in = p_l4; moved_out = peer_out + len(out_held);
+        number = len(in_held);
+        do :: number > 0 -> in_held?id; in_held!id; moved_in = moved_in | BIT(id); number-- :: else -> break od;
+        id = 0;
+#ifndef MUTANT_WORD_BEFORE_SILENCE
+        p_fence();
+#endif
+        put(p2s, RENOUNCE, 0, 0) }
+#endif
+    /* prld was killed: the kernel opens when the lease has ended (L9). */
+    :: atomic { p_node == KERNEL && !p_fenced && ps != P_OPEN && KERNEL_LEASE_OVER -> ps = P_OPEN }
+    od
+}
+
+/* ---- the secondary ---- */
+
+inline s_feed(id) { MUST(I2, id > s_last); s_l4 = s_l4 | BIT(id); s_last = id }
+
+inline s_void() { if :: ss == S_ACTIVE -> ss = S_VOID; s_ack_due = false; s_out_ack_due = false :: else fi }
+
+inline s_send_acks() {
+    if :: s_ack_due -> put(s2p, ACK, s_accepted, 0); s_ack_due = false :: else fi;
+    if :: s_out_ack_due -> put(s2p, OUTPUT_ACK, s_out_next - 1, s_out); s_out_ack_due = false :: else fi
+}
+
+inline s_link_down() { if :: s_up -> s_up = false; empty_link(p2s) :: else fi }
+
+#ifdef MUTANT_NO_CONFIRM
+#define S_USABLE (ss == S_ACTIVE)
+#else
+#ifdef MUTANT_TAKE_OVER_VOID
+#define S_USABLE ((ss == S_ACTIVE || ss == S_VOID) && s_confirmed)
+#else
+#define S_USABLE (ss == S_ACTIVE && s_confirmed)
+#endif
+#endif
+
+/* The address is ours from now on; `by_claim`: the first thing that leaves silences the old owner (L7). */
+inline s_take_over(by_claim) {
+    s_owner = true; s_decided = false;
+    if
+#ifdef MUTANT_NO_CLAIM
+    :: false -> skip
+#else
+    :: by_claim && p_node != DEAD && s_epoch == p_epoch ->
+       if :: !S_USABLE -> unprotected_move = true :: else fi;
+       p_fence()
+#endif
+    :: else
+    fi;
+    if
+    :: S_USABLE ->
+       MUST(I7, HOLDS_SAME_INPUT && HOLDS_COMMITTED); /* it missed nothing: it is not void */
+       ss = S_OWNER
+    :: else -> s_void()
+    fi
+}
+
+inline s_receive(kind, number, value) {
+    if
+    :: kind == SETUP ->
+       if
+       :: ss != S_OWNER ->
+          if
+          :: ss = S_ACTIVE; s_gen = number; s_confirmed = false;
+             s_in_next = 1; s_out_next = 1; s_accepted = 0;
+             s_l4 = snap_l4[number]; s_out = snap_out[number]; s_last = 0;
+             s_ack_due = false; s_out_ack_due = false;
+             put(s2p, SETUP_DONE, number, 0)
+#if REFUSALS
+          :: put(s2p, SETUP_REFUSED, number, 0)
+#endif
+          fi
+       :: else
+       fi
+    :: kind == SETUP_DONE -> if :: ss == S_ACTIVE && s_gen == number -> s_confirmed = true :: else fi
+    :: kind == REPLICATE ->
+       if
+       :: ss != S_ACTIVE -> put(s2p, NACK, number, 0)
+       :: ss == S_ACTIVE ->
+          assert(number == s_in_next); /* the link keeps order, so a shadow never sees another number */
+          s_confirmed = true; s_in_next++;
+          if
+          :: true ->
+             s_accepted = number; s_ack_due = true;
+#ifdef MUTANT_ACK_BEFORE_L4
+             s_backlog = value
+#else
+             s_feed(value)
+#endif
+#if REFUSALS
+          :: true -> s_send_acks(); refused = refused | BIT(value); put(s2p, NACK_SPACE, number, 0);
+#ifdef MUTANT_REFUSED_BUT_FED
+             s_feed(value)
+#endif
+#endif
+#if REFUSALS > 1
+          :: true -> s_send_acks(); put(s2p, NACK, number, 0); s_void()
+#endif
+          fi
+       fi
+    :: kind == OUTPUT ->
+       if
+       :: ss != S_ACTIVE -> put(s2p, OUTPUT_NACK, number, s_out)
+       :: ss == S_ACTIVE ->
+          assert(number == s_out_next && value == s_out + 1);
+          s_confirmed = true;
+          if
+          :: true ->
+             s_out_next++; s_out = value; s_out_ack_due = true
+#if REFUSALS > 1
+          :: true -> s_send_acks(); put(s2p, OUTPUT_NACK, number, s_out); s_void()
+#endif
+          fi
+       fi
+    :: kind == VOID ->
+       if
+       :: ss == S_OWNER /* no word of ours may let the old primary open */
+       :: else ->
+#ifndef MUTANT_VOID_IGNORED
+          if :: s_gen == number -> s_void() :: else fi;
+#endif
+          put(s2p, VOID_ACK, number, 0)
+       fi
+    :: kind == LEASE ->
+#ifdef MUTANT_LEASE_FROM_RECEIPT
+       s_lease = TAKEOVER
+#else
+       if :: value > s_lease -> s_lease = value :: else fi
+#endif
+    :: kind == RENOUNCE -> word_heard = true; s_word()
+    fi
+}
+
+/* Word over the link needs no lease, and no claim to silence the old owner: it was silent first. */
+inline s_word() {
+    if
+    :: S_USABLE -> MUST(I6, WITHIN(moved_in, s_l4 | refused) && moved_out <= s_out)
+    :: else -> unprotected_move = true
+    fi;
+    s_take_over(false)
+}
+
+#ifdef MUTANT_TAKE_OVER_WITHOUT_LEASE
+#define S_LEASE_LASTS (LEASES > 0)
+#define S_FRAME_PASSES true
+#else
+#define S_LEASE_LASTS (s_lease > 0)
+#ifdef MUTANT_NO_DEADLINE
+#define S_FRAME_PASSES true
+#else
+#define S_FRAME_PASSES (s_lease > 0)
+#endif
+#endif
+/* In a pass of the datapath nothing comes between the decision and the take-over but a pause. */
+#define S_FREE (s_node == RUNS && !s_decided)
+
+active proctype Secondary() {
+    mtype kind; byte number, value, id;
+end:do
+    :: atomic { S_FREE && s_up && len(p2s) > 0 ->
+        p2s?kind, number, value;
+        s_receive(kind, number, value); kind = 0; number = 0; value = 0 }
+    :: atomic { S_FREE && s_up && (s_ack_due || s_out_ack_due) -> s_send_acks() }
+#ifdef MUTANT_WORD_OVERTAKES
+    :: atomic { S_FREE && s_up && !s_owner && p2s??[RENOUNCE, 0, 0] -> word_heard = true; s_word() }
+#endif
+#if STUCK
+    :: atomic { S_FREE && !was_stuck && (s_ack_due || s_out_ack_due) ->
+        was_stuck = true; s_ack_due = false; s_out_ack_due = false }
+#endif
+#ifdef MUTANT_ACK_BEFORE_L4
+    :: atomic { S_FREE && s_backlog -> s_feed(s_backlog); s_backlog = 0 }
+#endif
+    :: atomic { S_FREE && s_up && s_leases < LEASES -> s_leases++; put(s2p, LEASE, 0, TAKEOVER) }
+#ifdef MUTANT_LEASE_BY_LAN
+    :: atomic { S_FREE && !s_owner && s_lease && P_SPEAKS && p_node == RUNS -> s_lease = TAKEOVER }
+#endif
+    /* L3: link and LAN have been silent, the lease lasts: decided on the time at which the pass began … */
+    :: atomic { S_FREE && !s_owner && !s_gave_up && S_LEASE_LASTS -> s_decided = true }
+    /* … and the first frame is checked against the lease again, in tc (L2). */
+    :: atomic { s_node == RUNS && s_decided ->
+        if
+        :: S_FRAME_PASSES -> s_take_over(true)
+        :: else -> s_decided = false; s_gave_up = true; s_void()
+        fi;
+        s_link_down() }
+    /* The lease is over on a silent link: void. The other node is heard on the LAN: void, and say so there. */
+    :: atomic { S_FREE && !s_owner && !s_gave_up && (s_lease == 0 && !s_up || P_SPEAKS && p_node == RUNS && LOSSES &&
+               (!s_up || losses < LOSSES)) ->
+        if
+        :: P_SPEAKS && p_node == RUNS -> lan_word = s_epoch
+        :: s_lease == 0 && !s_up
+        fi;
+        if :: s_up -> losses++ :: else fi;
+#ifndef MUTANT_LAN_WORD_WITHOUT_VOID
+        s_gave_up = true; s_void();
+#endif
+        s_link_down() }
+    :: atomic { S_FREE && s_up && (!p_up && !p_hello || losses < LOSSES) ->
+        if :: p_up || p_hello -> losses++ :: else fi;
+        s_link_down() }
+    :: atomic { S_FREE && s_hello ->
+        s_hello = false;
+        if
+        :: s_owner == said_owner ->
+           s_up = true; s_epoch = epoch; s_gave_up = false; s_lease = 0; s_leases = 0;
+#ifndef MUTANT_SHADOW_OF_OLD_EPOCH
+           s_void()
+#endif
+        :: else /* it changed hands during HELLO: not this connection */
+        fi }
+    od
+}
+
+/* ---- peer and application ---- */
+
+active proctype Peer() {
+    byte id;
+end:do
+    :: atomic { arrived < IN && P_SPEAKS ->
+        arrived++; id = arrived;
+        if
+        :: ps == P_OPEN -> p_feed(id)
+        :: ps != P_OPEN && p_node == KERNEL -> dropped = dropped | BIT(id)
+        :: ps == P_ACTIVE && p_node == RUNS -> p_replicate(id)
+        :: (ps == P_SETUP || ps == P_VOIDING) && p_node == RUNS ->
+#ifdef MUTANT_NEWER_OVERTAKES
+           if :: ps == P_VOIDING -> p_feed(id) :: else -> in_pending!id fi
+#else
+           in_pending!id
+#endif
+        fi;
+        id = 0 }
+    :: atomic { made < OUT && P_SPEAKS && (p_node == RUNS || ps == P_OPEN && peer_out == made) ->
+        made++; id = made;
+        if
+        :: ps == P_OPEN -> p_emit(id)
+        :: ps == P_ACTIVE -> p_output(id)
+        :: ps == P_SETUP || ps == P_VOIDING -> out_pending!id
+        fi;
+        id = 0 }
+    od
+}
+
+/* ---- time, faults, HELLO ---- */
+
+#define UNDER_WAY(link) (link??[LEASE, 0, 1] || link??[LEASE, 0, 2] || link??[LEASE, 0, 3])
+
+inline age(link) {
+    n = len(link);
+    do
+    :: n > 0 ->
+       link?kind, number, value;
+       if :: kind == LEASE && value -> value-- :: else fi;
+       link!kind, number, value;
+       n--
+    :: else -> break
+    od;
+    kind = 0; number = 0; value = 0
+}
+
+/* How a run must end, when no more faults come. I1: what is still replicated is the same on both sides, in both
+ * directions. I5: nothing waits, nothing but what was dropped on both sides is missing, and somebody serves the session.
+ * Out of its reach: both nodes dead; an address that moved while this flow was not replicated (L1); a primary that
+ * renounced on a link that then lost its word (it must stay silent: I7). */
+#define NOTHING_WAITS (len(in_held) + len(in_pending) + len(out_held) + len(out_pending) == 0)
+#define SAME_AT_REST (ss == S_ACTIVE && s_l4 == p_l4 && s_out == peer_out)
+#define SERVED (p_fenced -> ss == S_OWNER || s_node == DEAD || unprotected_move || (word_said && !word_heard) : \
+    NOTHING_WAITS && (ps == P_OPEN || ps == P_ACTIVE) && (p_l4 | dropped) == UPTO(arrived) - 1)
+
+active proctype World() {
+    mtype kind; byte n, number, value, id;
+end:do
+    :: d_step { s_lease || p_hold || UNDER_WAY(p2s) || UNDER_WAY(s2p) ->
+        if :: s_lease -> s_lease-- :: else fi;
+        if :: p_hold -> p_hold-- :: else fi;
+        age(p2s); age(s2p) }
+#if CRASHES & 1
+    :: atomic { !crashed -> crashed = true; p_node = DEAD; p_up = false; p_hello = false; empty_link(s2p) }
+    :: atomic { !crashed -> crashed = true; p_node = KERNEL; p_up = false; p_hello = false; empty_link(s2p); p_drop_all() }
+#endif
+#if CRASHES & 2
+    :: atomic { !crashed -> crashed = true; s_node = DEAD; s_up = false; s_hello = false; s_decided = false; empty_link(p2s);
+        if :: ss == S_ACTIVE -> ss = S_VOID :: else fi }
+#endif
+    /* A new connection: both have said HELLO; each acts on it when it comes to it. */
+    :: atomic { epoch < EPOCHS && !p_up && !s_up && !p_hello && !s_hello && p_node == RUNS && s_node == RUNS &&
+               !s_decided ->
+        empty_link(p2s); empty_link(s2p);
+        epoch++; said_owner = s_owner; p_hello = true; s_hello = true
+#if !defined(MUTANT_HELLO_KEEPS_SHADOW) && !defined(MUTANT_SHADOW_OF_OLD_EPOCH)
+        ; if :: !s_owner -> s_gave_up = true; s_void() :: else fi
+#endif
+        }
+    :: timeout ->
+        MUST(I5, p_node == DEAD || SERVED);
+        MUST(I1, p_node != RUNS || ps != P_ACTIVE || SAME_AT_REST);
+        break
+    od
+}
+
+/* Never a step of its own: it fires where an invariant is broken. */
+active proctype Monitor() {
+end:do
+    :: IS_REPLICATED && !HOLDS_SAME_INPUT -> MUST(I1, false)
+    :: IS_REPLICATED && !HOLDS_COMMITTED -> MUST(I3, false)
+    :: s_owner && P_SPEAKS -> MUST(I7, false)
+    od
+}

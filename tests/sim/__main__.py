@@ -1,0 +1,25 @@
+"""Replay one seed with its trace: ``python -m tests.sim SEED``."""
+
+import sys
+
+from tests.sim.core import product
+from tests.sim.tcp import Violation
+from tests.sim.world import World
+
+
+def main() -> int:
+    """Print the trace and the violation, if there is one."""
+    trace: list[str] = []
+    world = World(int(sys.argv[1]), product(), trace)
+    try:
+        world.run()
+    except Violation as violation:
+        trace.append(f"{world.now_ns / 1e6:10.3f} ms  VIOLATION: {violation}")
+        return 1
+    finally:
+        print("\n".join(trace))
+    print(f"good: {world.events_run} events")
+    return 0
+
+
+sys.exit(main())

@@ -1,0 +1,168 @@
+"""The invariants of SPEC section 2, checked at the moment at which they could break."""
+
+from typing import TYPE_CHECKING
+
+from tests.sim.kernel import OWNER, SHADOW, STANDBY
+from tests.sim.tcp import Packet, Session, Sock, Violation
+
+if TYPE_CHECKING:
+    from tests.sim.prld import PrimaryFlow, Prld, ShadowFlow
+    from tests.sim.world import Node, World
+
+VOIDING_MAX_NS = 450_000_000
+"""The lease's end opens whatever VOID does not."""
+
+
+class Checker:
+    """Sees both nodes and the peer at once, as nobody else does."""
+
+    def __init__(self, world: "World") -> None:
+        self.world = world
+
+    def _shadow(self, flow: "PrimaryFlow") -> "ShadowFlow | None":
+        """The shadow of exactly this snapshot."""
+        other = flow.node.other.prld
+        shadow = other.by_handle.get(flow.handle) if other else None
+        if shadow is None or shadow.is_primary or shadow.twin is not flow.life:
+            return None
+        return shadow  # type: ignore[return-value]
+
+    def _usable(self, shadow: "ShadowFlow") -> bool:
+        """Whether the shadow could still be taken over."""
+        prld, lib = shadow.prld, self.world.core.lib
+        if shadow.core.state != lib.PRL_SECONDARY_ACTIVE or prld.node.prld is not prld:
+            return False
+        if prld.owner.state[shadow.session.service] != STANDBY:
+            return False
+        return int(prld.owner_until()) > prld.node.clock_ns()
+
+    def released(self, flow: "PrimaryFlow", packet: Packet) -> None:
+        """I1, I2: an acknowledged packet goes to the primary's L4."""
+        life, number = flow.life, len(flow.life.released)
+        life.released.append(packet.name)
+        accepted = life.accepted
+        if number >= len(accepted) or accepted[number] != packet.name:
+            shadow = self._shadow(flow)
+            if shadow is not None and self._usable(shadow):
+                raise Violation(
+                    f"I1/I2: {flow}: packet {packet.name} is number {number} of the primary's L4, "
+                    f"but the shadow's L4 got {accepted[number : number + 1] or 'nothing'} there"
+                )
+
+    def flushed(self, flow: "PrimaryFlow") -> None:
+        """L4: something passes that the shadow will never have."""
+        shadow = self._shadow(flow)
+        if shadow is not None and self._usable(shadow) and flow.life.confirmed:
+            raise Violation(f"L4: {flow}: a packet passes while its shadow may be taken over")
+        flow.life.flushed = True
+
+    def unreplicated(self, node: "Node", session: Session) -> None:
+        """The kernel lets something pass by itself (L9)."""
+        flow = node.prld.flows.get(session.number) if node.prld else None
+        flow = flow or node.last_flows.get(session.number)
+        if flow is not None and flow.is_primary:
+            self.flushed(flow)  # type: ignore[arg-type]
+
+    def emitted(self, node: "Node", packet: Packet, sock: Sock) -> None:
+        """I3, I7: a segment reaches the wire."""
+        session, other = packet.session, node.other
+        service = session.service
+        if other.kernel.addresses[service] == OWNER and other.powered:
+            raise Violation(f"I7: both nodes speak for service {service}")
+        if node.kernel.flags(session) == SHADOW:
+            raise Violation(f"I4: a shadow of session {session.number} speaks")
+        flow = node.prld.flows.get(session.number) if node.prld else None
+        if flow is None or not flow.is_primary or flow.life.flushed:
+            return
+        shadow = self._shadow(flow)  # type: ignore[arg-type]
+        if shadow is None or not flow.life.confirmed or not self._usable(shadow):
+            return
+        if sock.rcv_nxt > shadow.sock.rcv_nxt:
+            raise Violation(
+                f"I3: {flow}: the peer is told {sock.rcv_nxt}, the shadow has "
+                f"{shadow.sock.rcv_nxt}"
+            )
+        if packet.end > packet.seq and packet.end > shadow.sock.snd_nxt:
+            raise Violation(
+                f"I3: {flow}: output up to {packet.end} leaves, the shadow has sent "
+                f"{shadow.sock.snd_nxt}"
+            )
+
+    def taken_over(self, shadow: "ShadowFlow") -> None:
+        """The shadow is the session from now on: nothing may be missing."""
+        session, sock, life = shadow.session, shadow.sock, shadow.twin
+        if life.flushed:
+            raise Violation(f"L4: {shadow}: a shadow that missed something speaks")
+        if life.released != life.accepted[: len(life.released)]:
+            raise Violation(f"I1/I2: {shadow}: the primary's L4 had what the shadow's did not")
+        if session.snd_una > sock.rcv_nxt:
+            raise Violation(
+                f"I3: {shadow}: the peer was acknowledged {session.snd_una}, the shadow has "
+                f"{sock.rcv_nxt}"
+            )
+        if session.rcv_nxt > sock.snd_nxt:
+            raise Violation(
+                f"I3: {shadow}: the peer has {session.rcv_nxt}, the shadow sent {sock.snd_nxt}"
+            )
+
+    def abandoned(self, node: "Node", session: Session) -> None:
+        """``node`` becomes the owner by agreement and has nothing of the session."""
+        kernel = node.other.kernel
+        if (
+            node.other.powered
+            and session.number in kernel.socks
+            and kernel.flags(session) != SHADOW
+            and kernel.addresses[session.service] == OWNER
+        ):
+            raise Violation(f"I5: session {session.number} lives on the node that loses it")
+
+    def accounts(self, prld: "Prld") -> None:
+        """Counters add up; no entry has leaked."""
+        waiting = 0
+        for flow in prld.flows.values():
+            if flow.is_primary:
+                waiting += flow.check_counters()  # type: ignore[union-attr]
+        if prld.pool.used != waiting:
+            raise Violation(
+                f"node {prld.node.index}: {prld.pool.used} entries are in use, {waiting} wait"
+            )
+
+    def end(self) -> None:
+        """I5: every session that should live goes on, on exactly one node."""
+        world, lib = self.world, self.world.core.lib
+        everybody = all(node.powered and node.prld for node in world.nodes)
+        for service, first in enumerate(world.first_owner):
+            owners = [n for n in world.nodes if n.powered and n.kernel.addresses[service] == OWNER]
+            if everybody and len(owners) != 1:
+                raise Violation(
+                    f"I5: service {service} of node {first} has {len(owners)} owners in the end"
+                )
+        for node in world.nodes:
+            if node.powered and node.prld:
+                self.accounts(node.prld)
+                for flow in node.prld.flows.values():
+                    if not flow.is_primary or flow.core.state != lib.PRL_PRIMARY_VOIDING:
+                        continue
+                    if world.policy_stop and not everybody:
+                        continue  # it never opens by itself (L5)
+                    if world.now_ns - flow.since_ns > VOIDING_MAX_NS:  # type: ignore[union-attr]
+                        raise Violation(f"I5: {flow} still waits to open")
+        for session in world.sessions:
+            if session.over:
+                continue
+            node = world.nodes[world.route[session.service]]
+            if not node.powered or node.kernel.addresses[session.service] != OWNER:
+                if everybody:
+                    raise Violation(f"I5: session {session.number} has no owner")
+                continue  # nobody may take it without an operator's word (L5)
+            if session.number not in node.kernel.socks:
+                raise Violation(f"I5: session {session.number} has no socket on its owner")
+            if session.heard != {node.index} and not world.allows_two(session):
+                raise Violation(
+                    f"I5: session {session.number} goes on on nodes {sorted(session.heard)}"
+                )
+            if world.now_ns - session.progress_ns > world.stall_max_ns:
+                raise Violation(
+                    f"I5: session {session.number} makes no progress since "
+                    f"{(world.now_ns - session.progress_ns) / 1e6:.0f} ms"
+                )

@@ -1,0 +1,604 @@
+"""One prld: the datapath's loop around the cores, and what the control plane decides."""
+
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from prl.daemon.hello import ServiceState, settle
+
+from tests.sim.core import MASK, MS
+from tests.sim.flows import PrimaryFlow, ShadowFlow, ways_out
+from tests.sim.kernel import FENCED, NONE, OWNER, PASS, SHADOW, STANDBY
+from tests.sim.link import EOF, Connection, Message
+from tests.sim.tcp import Packet, Session
+
+if TYPE_CHECKING:
+    from tests.sim.world import Node
+
+LEASE_MS, SUSPECT_MS, LATE_MS, TAKEOVER_MS, HOLD_MS = 20, 100, 60, 300, 400
+FLOWS_TICK_NS = 5 * MS
+NAMES = ("re0", "re1")
+STAGES = 5
+ACCOUNTS_EVERY = 4
+"""Passes between two audits of the counters; one more comes at the end."""
+
+
+class Prld:
+    """What dies with the process."""
+
+    def __init__(self, node: "Node") -> None:
+        self.node, self.world = node, node.world
+        core = node.world.core
+        self.ffi, self.lib = core.ffi, core.lib
+        self.now_ns = node.clock_ns()
+        world, ffi = self.world, self.ffi
+        self.pool = ffi.new("struct prl_pool *")
+        assert self.lib.prl_pool_init(self.pool, world.pool_entries) == 0
+        self._pool_end = ffi.gc(self.pool, self.lib.prl_pool_destroy)
+        self.ways_out = ways_out(ffi)
+        self.out = ffi.new("struct prl_actions *")
+        self.reason = ffi.new("uint8_t *")
+        self.word, self.other_word = ffi.new("uint32_t *"), ffi.new("uint32_t *")
+        self.lease = ffi.new("struct prl_lease_out *")
+        self.limits = world.limits
+        config = ffi.new("struct prl_owner_config *")
+        config.lease_ns, config.suspect_ns, config.late_ns = (
+            LEASE_MS * MS, SUSPECT_MS * MS, LATE_MS * MS,
+        )  # fmt: skip
+        config.takeover_ns, config.hold_ns = TAKEOVER_MS * MS, HOLD_MS * MS
+        config.services = len(world.first_owner)
+        config.policy_stop = world.policy_stop
+        self.owner = ffi.new("struct prl_owner *")
+        self.lib.prl_owner_init(self.owner, config, self.now_ns)
+        self.terms = [0] * len(world.first_owner)
+        self.settled = False
+        self.born_ns = world.now_ns
+        self.connection: Connection | None = None
+        self.up = False
+        self.epoch = 0
+        self.epochs_heard = -1
+        self.next_handle = 1
+        self.flows: dict[int, PrimaryFlow | ShadowFlow] = {}
+        self.by_handle: dict[int, PrimaryFlow | ShadowFlow] = {}
+        self.dirty: set[ShadowFlow] = set()
+        self.rx: deque[Packet] = deque()
+        self.tap: deque[Packet] = deque()
+        self.link_rx: deque[Message | None] = deque()
+        self.lan_rx: deque[tuple[str, int]] = deque()
+        self.next_tick_ns = 0
+        self._on = {
+            self.lib.PRL_MSG_HELLO: self._on_hello,
+            self.lib.PRL_MSG_LEASE: self._on_lease,
+            self.lib.PRL_MSG_REPLICATE: self._on_data,
+            self.lib.PRL_MSG_OUTPUT: self._on_data,
+            self.lib.PRL_MSG_ACK: self._on_ack,
+            self.lib.PRL_MSG_OUTPUT_ACK: self._on_ack,
+            self.lib.PRL_MSG_FLOWCTL: self._on_ack,
+            self.lib.PRL_MSG_SETUP: self._on_setup,
+            self.lib.PRL_MSG_SETUP_DONE: self._on_setup_done,
+            self.lib.PRL_MSG_VOID: self._on_void,
+            self.lib.PRL_MSG_VOID_ACK: self._on_void_ack,
+            self.lib.PRL_MSG_RENOUNCE: self._on_renounce,
+        }
+        node.kernel.heartbeat_ns = self.now_ns
+        node.kernel.bypassed = False
+        node.kernel.policy_stop = bool(world.policy_stop)
+        for service in range(len(world.first_owner)):
+            node.kernel.set_address(service, NONE)  # silent from the first moment (L9)
+
+    def reason_text(self, reason: int) -> str:
+        """The reason in words."""
+        return bytes(self.ffi.string(self.lib.prl_reason_text(reason))).decode()
+
+    def owner_until(self) -> int:
+        """Until when this node may take over."""
+        return int(self.lib.prl_owner_takeover_until_ns(self.owner))
+
+    def taken(self, chain: Any) -> list[Packet]:
+        """The packets of a chain that the core handed over; its entries are free again."""
+        lib, packets, found = self.lib, self.world.packets, []
+        pointer = self.ffi.addressof(chain)
+        while (hold := lib.prl_chain_pop(pointer)) != self.ffi.NULL:
+            found.append(packets.pop(hold.frame))
+            lib.prl_pool_put(self.pool, hold)
+        return found
+
+    # -- the loop (userspace/datapath.c, pass())
+
+    def run_pass(self, stage: int = 0) -> None:
+        """From ``stage`` to the end; a process may be stopped between any two of them."""
+        node = self.node
+        if stage == 0:
+            self.now_ns = node.clock_ns()
+            node.kernel.heartbeat_ns = self.now_ns
+            self.world.passes += 1
+        for number in range(stage, STAGES):
+            if node.stall is not None and node.stalls_before(number):
+                return
+            if number != 0 or self.rx or self.tap:
+                self._stage(number)
+        if self.world.passes % ACCOUNTS_EVERY == 0:
+            self.world.checker.accounts(self)
+        node.set_timer(self.next_ns())
+
+    def _stage(self, number: int) -> None:
+        if number == 0:
+            for queue, is_output in ((self.rx, False), (self.tap, True)):
+                while queue:
+                    flow = self.flows.get(queue[0].session.number)
+                    if not self._has_room() and flow is not None and flow.is_primary:
+                        self.world.count("no room in the link")
+                        if is_output:
+                            break  # left in the TAP's queue
+                        if flow.core.state == self.lib.PRL_PRIMARY_ACTIVE:
+                            queue.popleft()
+                            continue
+                    packet = queue.popleft()
+                    if flow is not None and flow.is_primary:
+                        flow.packet(packet, output=is_output)  # type: ignore[union-attr]
+        elif number == 1:
+            while self.link_rx and self.connection is not None:
+                self._message(self.link_rx.popleft())
+            if self.dirty:
+                self._flush_acks()
+        elif number == 2:
+            while self.lan_rx:
+                self._lan(*self.lan_rx.popleft())
+        elif number == 3:
+            if self.now_ns >= self.owner.last_lease_sent_ns + LEASE_MS * MS:
+                self._owner_tick()
+        elif self.now_ns >= self.next_tick_ns:
+            self.next_tick_ns = self.now_ns + FLOWS_TICK_NS
+            self._flows_tick()
+            if self.dirty:
+                self._flush_acks()
+
+    def next_ns(self) -> int:
+        """When the loop has something to do by itself."""
+        at = int(self.owner.last_lease_sent_ns) + LEASE_MS * MS
+        for flow in self.flows.values():
+            if flow.is_primary:
+                at = min(at, self.lib.prl_primary_deadline(flow.core))
+                if flow.core.in_pending.count:
+                    at = min(at, self.next_tick_ns)
+            elif flow.sock.slow or flow.sock.edge > flow.sock.edge_told:
+                at = min(at, self.next_tick_ns)
+        if self.dirty:
+            at = min(at, self.now_ns + MS)
+        return max(at, self.now_ns + MS // 10)
+
+    def _has_room(self) -> bool:
+        connection = self.connection
+        return connection is None or connection.has_room(self.node.index)
+
+    def _flush_acks(self) -> None:
+        active = self.lib.PRL_SECONDARY_ACTIVE
+        for flow in sorted(self.dirty, key=lambda flow: flow.handle):
+            if flow.core.state == active:
+                flow.acknowledge()
+            if flow.core.state != active or not flow.core.out_ack_due:
+                self.dirty.discard(flow)
+
+    def _flows_tick(self) -> None:
+        lib = self.lib
+        for flow in list(self.flows.values()):
+            if not flow.is_primary:
+                flow.tell_space()  # type: ignore[union-attr]
+                flow.sock.edge_told = flow.sock.edge
+                continue
+            assert isinstance(flow, PrimaryFlow)
+            if lib.prl_primary_deadline(flow.core) <= self.now_ns:
+                flow.event(lib.prl_primary_tick, self.up, self.now_ns)
+            if lib.prl_primary_wants_drain(flow.core, self.now_ns):
+                flow.drain()
+
+    # -- ownership (userspace/dp_owner.c)
+
+    def own(self, event: str, *args: int) -> None:
+        """Give ownership an event and do what it asks."""
+        self.owner_do(getattr(self.lib, f"prl_owner_{event}")(self.owner, *args, self.now_ns))
+
+    def owner_do(self, todo: int) -> None:
+        """In the order of dp_owner_do()."""
+        lib = self.lib
+        if todo & lib.PRL_OWNER_DO_LEASE:
+            if self.up:
+                lease = self.lease
+                lib.prl_owner_take_lease(self.owner, self.node.clock_ns(), lease)
+                self.send(
+                    lib.PRL_MSG_LEASE, sent_ns=lease.sent_ns, echo_ns=lease.echo_ns,
+                    flags=lease.flags,
+                )  # fmt: skip
+            self._lan_send("heartbeat")
+        if todo & lib.PRL_OWNER_DO_FAIL_FLOWS:
+            self._every_primary(lib.prl_primary_fail, lib.PRL_REASON_LINK_LOST, self.up)
+        if todo & lib.PRL_OWNER_DO_VOID_SHADOWS:
+            for flow in self.flows.values():
+                if not flow.is_primary:
+                    lib.prl_secondary_void(flow.core, lib.PRL_REASON_LINK_LOST)
+            self.world.count("shadows voided")
+        if todo & lib.PRL_OWNER_DO_RENOUNCE_LAN:
+            self._lan_send("renounced")
+            self.world.count("renounced over the LAN")
+        if todo & lib.PRL_OWNER_DO_OPEN_FLOWS:
+            self._every_primary(lib.prl_primary_void_done)
+        if todo & lib.PRL_OWNER_DO_TAKEOVER:
+            self._take_over(int(self.owner.take_mask))
+        if todo & lib.PRL_OWNER_DO_DROP_LINK:
+            self.drop_link()
+
+    def _every_primary(self, function: Any, *args: int) -> None:
+        for flow in list(self.flows.values()):
+            if flow.is_primary:
+                flow.event(function, *args, self.now_ns)  # type: ignore[union-attr]
+
+    def _owner_tick(self) -> None:
+        kernel = self.node.kernel
+        todo = self.lib.prl_owner_tick(self.owner, self.now_ns)
+        if kernel.bypassed:
+            self._every_primary(self.lib.prl_primary_fail, self.lib.PRL_REASON_TIMEOUT, self.up)
+            self._every_primary(self.lib.prl_primary_void_done)
+            kernel.bypassed = False
+        self.owner_do(todo)
+        kernel.open_at_ns = int(self.lib.prl_owner_open_at_ns(self.owner))
+        if todo & self.lib.PRL_OWNER_DO_LEASE:
+            self._notice_fencing()
+
+    def _notice_fencing(self) -> None:
+        for service, state in enumerate(self.node.kernel.addresses):
+            if state == FENCED and self.owner.state[service] == OWNER:
+                self.set_service(service, FENCED)
+                self.world.count("fenced")
+
+    def set_service(self, service: int, state: int) -> None:
+        """prl_dp_service_set()."""
+        self.lib.prl_owner_set_state(self.owner, service, state)
+        self.node.kernel.set_address(service, state)
+        if state != OWNER:
+            self._fence(service)
+            return
+        for session in self.world.sessions:
+            if session.service == service and not session.over:
+                self._own_without_shadow(session)
+
+    def _fence(self, service: int) -> None:
+        for flow in list(self.flows.values()):
+            if flow.is_primary and flow.session.service == service:
+                flow.event(self.lib.prl_primary_fence)  # type: ignore[union-attr]
+                self._forget(flow)
+                self.node.kernel.socks.pop(flow.session.number, None)  # L8, silently
+
+    def _forget(self, flow: PrimaryFlow | ShadowFlow) -> None:
+        del self.flows[flow.session.number]
+        del self.by_handle[flow.handle]
+        self.dirty.discard(flow)  # type: ignore[arg-type]
+
+    def _take_over(self, mask: int) -> None:
+        kernel, world = self.node.kernel, self.world
+        first_by_ns = int(self.owner.first_by_ns)
+        if first_by_ns and self.node.clock_ns() >= first_by_ns:
+            world.count("too late to take over")
+            self.owner_do(self.lib.prl_owner_too_late(self.owner))
+            return
+        for service in range(len(world.first_owner)):
+            if not mask >> service & 1:
+                continue
+            world.count("takeover")
+            world.note(f"node {self.node.index} takes service {service}")
+            self.terms[service] += 1
+            kernel.set_address(service, OWNER, first_by_ns)
+            self.node.claim(service)
+            for session in world.sessions:
+                if session.service != service or session.over:
+                    continue
+                flow = self.flows.get(session.number)
+                self._take_session(session, None if flow is None or flow.is_primary else flow)
+
+    def _take_session(self, session: Session, shadow: Any) -> None:
+        kernel, lib, world = self.node.kernel, self.lib, self.world
+        if shadow is None or not lib.prl_secondary_takeover(shadow.core):
+            if shadow is not None:
+                self._forget(shadow)
+            kernel.socks.pop(session.number, None)
+            session.over = "lost"  # was not protected when its host was taken for dead (L1)
+            world.count("session lost unprotected")
+            return
+        world.checker.taken_over(shadow)
+        world.count("session taken over")
+        kernel.flow(session).flags = PASS
+        kernel.flow(session).limit = None
+        shadow.sock.progress_ns = 0
+        session.heard.clear()
+
+    # -- link and LAN
+
+    def send(self, kind: int, handle: int = 0, **fields: Any) -> bool:
+        """A message, if the link is up; False when it could not be queued."""
+        if self.connection is None or not (self.up or kind == self.lib.PRL_MSG_HELLO):
+            return False
+        self.world.messages += 1
+        return self.connection.send(self.node.index, Message(kind, handle, **fields))
+
+    def _lan_send(self, what: str) -> None:
+        if self.epoch:
+            self.world.lan(self.node, what, self.epoch)
+
+    def _lan(self, what: str, epoch: int) -> None:
+        if epoch == self.epoch:
+            self.own("lan_renounced" if what == "renounced" else "lan_heard")
+
+    def attach(self, connection: Connection) -> None:
+        """A new connection. Node 0 speaks first."""
+        self.connection, self.up = connection, False
+        self.link_rx.clear()
+        if self.node.index == 0:
+            self._greet()
+
+    def _greet(self) -> None:
+        assert self.connection is not None
+        self.owner_do(self.lib.prl_owner_hello(self.owner))
+        services = self.describe()
+        self.connection.hello[self.node.index] = services
+        self.send(self.lib.PRL_MSG_HELLO, data=services)
+
+    def drop_link(self) -> None:
+        """dp_link_lost()."""
+        connection, was_up = self.connection, self.up
+        if connection is None:
+            return
+        self.connection, self.up = None, False
+        self.link_rx.clear()
+        connection.close(self.node.index)
+        self.world.count("link lost")
+        if was_up:
+            self.own("link_down")
+
+    def describe(self) -> tuple[ServiceState, ...]:
+        """All services, for HELLO: what a claim fenced in the kernel is owned no more."""
+        self._notice_fencing()
+        return tuple(
+            ServiceState(
+                name=str(number), addresses=[], owner=NAMES[first],
+                state=int(self.owner.state[number]), term=self.terms[number],
+                sessions=self._sessions(number),
+            )
+            for number, first in enumerate(self.world.first_owner)
+        )  # fmt: skip
+
+    def _sessions(self, service: int) -> int:
+        if self.owner.state[service] == STANDBY:
+            active = self.lib.PRL_SECONDARY_ACTIVE
+            return sum(
+                not flow.is_primary
+                and flow.session.service == service
+                and flow.core.state == active
+                for flow in self.flows.values()
+            )
+        return sum(
+            session.service == service
+            and session.number in self.node.kernel.socks
+            and self.node.kernel.flags(session) != SHADOW
+            for session in self.world.sessions
+        )
+
+    def _on_hello(self, message: Message) -> None:
+        connection = self.connection
+        assert connection is not None
+        if self.node.index == 1:
+            self._greet()
+        said, now = connection.hello[self.node.index], self.describe()
+        if [(s.state, s.term) for s in said] != [(s.state, s.term) for s in now]:
+            self.drop_link()  # a service changed hands during HELLO
+            return
+        for service, (own, other) in enumerate(zip(said, message.data, strict=True)):
+            state, term = settle(own, other, NAMES[self.node.index])
+            self.terms[service] = term
+            if state == own.state:
+                continue
+            if state == OWNER and own.state == STANDBY and self._request(service):
+                continue
+            self.set_service(service, int(state))
+        self.settled = self.up = True
+        self.epoch = connection.epoch
+        self.own("link_up")
+
+    def _request(self, service: int) -> bool:
+        """The user's or HELLO's word: take over, if the lease lasts."""
+        self.owner_do(
+            self.lib.prl_owner_request(self.owner, service, 0, self.now_ns, self.reason)
+        )
+        return bool(self.reason[0] == self.lib.PRL_REFUSED_NOT)
+
+    def request_takeover(self, service: int) -> None:
+        """`prlctl takeover`."""
+        self.now_ns = self.node.clock_ns()
+        if self._request(service):
+            self.world.count("takeover on request")
+
+    def start_alone(self) -> None:
+        """Nobody was heard: the configured owner takes what nobody answers for."""
+        other = self.node.other
+        for service, first in enumerate(self.world.first_owner):
+            answers = other.powered and other.kernel.addresses[service] == OWNER
+            if first == self.node.index and not self.settled and not answers:
+                if self.owner.state[service] == NONE:
+                    self.terms[service] += 1
+                    self.set_service(service, OWNER)
+                    self.world.count("started alone")
+
+    def _own_without_shadow(self, session: Session) -> None:
+        kernel = self.node.kernel
+        flow = self.flows.get(session.number)
+        if session.number in kernel.socks and kernel.flags(session) != SHADOW:
+            return  # its own, from before
+        self.world.checker.abandoned(self.node, session)
+        if isinstance(flow, ShadowFlow):
+            self._forget(flow)
+        kernel.flow(session).flags = PASS
+        kernel.socks.pop(session.number, None)
+        session.over = "lost"
+        self.world.count("session lost with its host")
+
+    # -- messages (dp_primary.c, dp_secondary.c)
+
+    def _message(self, message: Message | None) -> None:
+        if message is EOF:
+            self.drop_link()
+            return
+        if message.type == self.lib.PRL_MSG_HELLO:
+            self._on_hello(message)
+            return
+        if not self.up:
+            return
+        if message.type != self.lib.PRL_MSG_LEASE:
+            self.own("heard")
+        self._on[message.type](message)
+
+    def _on_lease(self, message: Message) -> None:
+        self.own("lease", message.sent_ns, message.echo_ns, message.flags)
+
+    def _on_renounce(self, message: Message) -> None:
+        self.owner_do(self.lib.prl_owner_renounced(self.owner, message.service, self.now_ns))
+
+    def _primary(self, handle: int) -> PrimaryFlow | None:
+        flow = self.by_handle.get(handle)
+        return flow if isinstance(flow, PrimaryFlow) else None
+
+    def _on_data(self, message: Message) -> None:
+        flow = self.by_handle.get(message.handle)
+        if isinstance(flow, ShadowFlow):
+            flow.receive(message)
+            return
+        is_output = message.type == self.lib.PRL_MSG_OUTPUT
+        self.send(
+            self.lib.PRL_MSG_OUTPUT_ACK if is_output else self.lib.PRL_MSG_ACK, message.handle,
+            seq=message.seq, reason=self.lib.PRL_REASON_INVALID_HANDLE,
+        )  # fmt: skip
+
+    def _on_ack(self, message: Message) -> None:
+        flow, lib = self._primary(message.handle), self.lib
+        if flow is None:
+            return
+        if message.type == lib.PRL_MSG_FLOWCTL:
+            lib.prl_primary_flowctl(flow.core, message.space)
+            flow.note_space()
+            return
+        if message.reason:
+            self.world.count("nack")
+        if message.type == lib.PRL_MSG_OUTPUT_ACK:
+            flow.event(
+                lib.prl_primary_output_ack, message.seq, message.reason, message.tcp_seq,
+                self.now_ns, self.limits,
+            )  # fmt: skip
+            return
+        flow.event(
+            lib.prl_primary_ack, message.seq, message.reason, message.space, self.now_ns,
+            self.limits,
+        )  # fmt: skip
+        if self.by_handle.get(message.handle) is flow:
+            flow.note_space()
+            if lib.prl_primary_wants_drain(flow.core, self.now_ns):
+                flow.drain()
+
+    def _on_setup(self, message: Message) -> None:
+        session, sock, life = message.data
+        lib, world = self.lib, self.world
+        reason, space = lib.PRL_REASON_OK, 0
+        if self.owner.state[session.service] != STANDBY:
+            reason = lib.PRL_REASON_NOT_ACTIVE
+        elif world.random.random() < world.setup_fails:
+            reason = lib.PRL_REASON_RESTORE_FAILED
+            world.count("setup refused")
+        else:
+            for old in (self.by_handle.get(message.handle), self.flows.get(session.number)):
+                if old is not None and old.handle in self.by_handle:
+                    self._forget(old)
+            lib.prl_owner_given_is_taken(self.owner, session.service)
+            flow = ShadowFlow(self, message, session, sock, life)
+            self.flows[session.number] = self.by_handle[message.handle] = flow
+            self.node.kernel.socks[session.number] = sock
+            self.node.kernel.flow(session).flags = SHADOW
+            space = sock.edge & MASK
+        if world.random.random() < world.setup_fails:
+            world.count("setup answer lost")  # the control plane hangs, or dies
+            return
+        self.send(
+            lib.PRL_MSG_SETUP_DONE, message.handle, generation=message.generation, space=space,
+            reason=reason,
+        )  # fmt: skip
+
+    def _on_setup_done(self, message: Message) -> None:
+        flow, lib = self.by_handle.get(message.handle), self.lib
+        if isinstance(flow, ShadowFlow):
+            lib.prl_secondary_confirm(flow.core, message.generation, message.space)
+        elif flow is not None and message.generation == flow.generation:
+            if message.reason:
+                flow.event(lib.prl_primary_fail, message.reason, self.up, self.now_ns)
+            elif flow.core.state == lib.PRL_PRIMARY_SETUP:
+                self.world.count("protected")
+                flow.activate(message.space)
+
+    def _on_void(self, message: Message) -> None:
+        flow, lib = self.by_handle.get(message.handle), self.lib
+        if isinstance(flow, ShadowFlow):
+            if flow.core.state == lib.PRL_SECONDARY_OWNER:
+                return  # no word of ours may let the old primary open (I7)
+            if flow.core.generation == message.generation:
+                lib.prl_secondary_void(flow.core, message.reason)
+        self.send(lib.PRL_MSG_VOID_ACK, message.handle, generation=message.generation)
+
+    def _on_void_ack(self, message: Message) -> None:
+        flow = self._primary(message.handle)
+        if flow is not None and flow.generation == message.generation:
+            flow.event(self.lib.prl_primary_void_done, self.now_ns)
+
+    # -- requests
+
+    def protect(self, session: Session) -> None:
+        """Take a snapshot and send it, if there is a session, a link and nothing under way."""
+        kernel, lib = self.node.kernel, self.lib
+        if not self.up or session.number not in kernel.socks:
+            return
+        sock = kernel.socks[session.number]
+        if sock.peer_fin or sock.fin_at is not None:
+            return  # only an established connection is cloned
+        if self.owner.state[session.service] != OWNER or kernel.addresses[session.service] != OWNER:
+            return
+        flow = self.flows.get(session.number)
+        if isinstance(flow, PrimaryFlow):
+            if flow.core.state != lib.PRL_PRIMARY_OPEN or flow.retry_at_ns > self.world.now_ns:
+                return
+        else:
+            if flow is not None:
+                if flow.core.state != lib.PRL_SECONDARY_OWNER:
+                    return
+                self._forget(flow)
+            handle = self.node.index << 31 | self.next_handle
+            self.next_handle += 1
+            self.world.used_handle(handle)
+            flow = PrimaryFlow(self, session, handle)
+            self.flows[session.number] = self.by_handle[handle] = flow
+        self.now_ns = self.node.clock_ns()
+        flow.open()
+
+    def renounce(self, service: int) -> bool:
+        """prl_dp_renounce(): silent first, then the word."""
+        lib = self.lib
+        flows = [f for f in self.flows.values() if f.session.service == service]
+        if not (self.up and flows and self.owner.state[service] == OWNER) or not all(
+            f.is_primary and f.core.state == lib.PRL_PRIMARY_ACTIVE for f in flows
+        ):
+            return False
+        self.now_ns = self.node.clock_ns()
+        lib.prl_owner_give(self.owner, service)
+        self.node.kernel.set_address(service, STANDBY)
+        self._fence(service)
+        self.send(lib.PRL_MSG_RENOUNCE, service=service)
+        return True
+
+    def request_fail(self, session: Session) -> None:
+        """`prlctl flow del`, or the control plane gives up."""
+        flow = self.flows.get(session.number)
+        if isinstance(flow, PrimaryFlow):
+            self.now_ns = self.node.clock_ns()
+            reason = self.lib.PRL_REASON_REQUESTED
+            flow.event(self.lib.prl_primary_fail, reason, self.up, self.now_ns)

@@ -1,0 +1,99 @@
+"""Many seeds at once, on every processor."""
+
+import multiprocessing
+import os
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.sim.core import Core, product
+from tests.sim.mutants import load
+from tests.sim.world import World
+
+BLOCK = 50
+"""Seeds that a worker takes at once."""
+
+
+@dataclass(slots=True)
+class Report:
+    """What some seeds came to."""
+
+    seeds: int = 0
+    events: int = 0
+    messages: int = 0
+    cpu_s: float = 0.0
+    counts: Counter[str] = field(default_factory=Counter)
+    failures: list[tuple[int, str]] = field(default_factory=list)
+
+    def add(self, other: "Report") -> None:
+        """Take another report in."""
+        self.seeds += other.seeds
+        self.events += other.events
+        self.messages += other.messages
+        self.cpu_s += other.cpu_s
+        self.counts.update(other.counts)
+        self.failures += other.failures
+
+    def lines(self) -> list[str]:
+        """The report, to be read; a failure comes with the command that replays it."""
+        faults = {k[7:]: n for k, n in self.counts.items() if k.startswith("fault: ")}
+        other = {k: n for k, n in self.counts.items() if not k.startswith("fault: ") and n}
+        lines = [
+            f"seeds: {self.seeds}, events: {self.events}, messages: {self.messages}, "
+            f"{self.seeds / max(self.cpu_s, 1e-9):.0f} seeds per CPU second",
+            f"faults injected: {sum(faults.values())}: {_by_number(faults)}",
+            f"what happened: {_by_number(other)}",
+        ]
+        lines += [f"python -m tests.sim {seed}    # {why}" for seed, why in self.failures[:10]]
+        return lines
+
+
+def _by_number(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} {n}" for name, n in sorted(counts.items(), key=lambda c: -c[1]))
+
+
+_core: Core | None = None
+
+
+def _start(path: Path | None) -> None:
+    global _core  # noqa: PLW0603 - a worker has one core for its life
+    _core = load(path) if path else product()
+
+
+def _block(seeds: range) -> Report:
+    assert _core is not None
+    return run_block(seeds, _core)
+
+
+def run_block(seeds: range, core: Core, *, stop_at_first: bool = False) -> Report:
+    """Run ``seeds`` one after the other."""
+    report = Report()
+    began_s = time.process_time()
+    for seed in seeds:
+        world = World(seed, core)
+        try:
+            world.run()
+        except AssertionError as failure:  # a violation, or the model's own doubt
+            report.failures.append((seed, str(failure) or "an assertion of the simulator"))
+        report.seeds += 1
+        report.events += world.events_run
+        report.messages += world.messages
+        report.counts.update(world.counts)
+        if stop_at_first and report.failures:
+            break
+    report.cpu_s = time.process_time() - began_s
+    return report
+
+
+def run(seeds: range, module: Path | None = None, processes: int | None = None) -> Report:
+    """Run ``seeds`` on all processors; ``module`` is a core other than the product's."""
+    blocks = [seeds[at : at + BLOCK] for at in range(0, len(seeds), BLOCK)]
+    report = Report()
+    context = multiprocessing.get_context("spawn")
+    workers = min(processes or os.cpu_count() or 1, len(blocks))
+    with context.Pool(workers, _start, (module,)) as pool:
+        for part in pool.imap_unordered(_block, blocks):
+            report.add(part)
+    report.failures.sort()
+    return report

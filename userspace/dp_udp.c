@@ -1,0 +1,96 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * What is different for UDP flows. A datagram has no sequence number: one that a socket drops for want of room is
+ * gone for its application alone. So room is looked for before a datagram is replicated, and on the secondary before
+ * it is accepted (refused there, the primary drops it as well): both sockets get the same datagrams. Should one drop
+ * all the same, the two differ, and the shadow is void (R17).
+ */
+#include <linux/sock_diag.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "dp.h"
+
+/* The most that the kernel charges a socket for a datagram of so many bytes (skb->truesize, with what the allocator
+ * rounds up to). */
+#define CHARGE_BYTES(bytes, packets) (2ull * (bytes) + 2048ull * (packets))
+/* This part of the buffer stays free for datagrams that are on their way from the inject TAP to the socket: the
+ * kernel lets at most netdev_max_backlog (1000) of them wait. */
+#define RESERVE_OF(rcvbuf_bytes) ((rcvbuf_bytes) / 4)
+
+static bool meminfo(const struct dp_flow *flow, uint32_t words[SK_MEMINFO_VARS])
+{
+    socklen_t bytes = SK_MEMINFO_VARS * sizeof(*words);
+
+    return getsockopt(flow->spec.fd, SOL_SOCKET, SO_MEMINFO, words, &bytes) == 0 &&
+           bytes == SK_MEMINFO_VARS * sizeof(*words);
+}
+
+/* Datagrams that the socket refused, but for those that its gate did: these never belonged to the flow. Read in this
+ * order, one that the gate refuses meanwhile never looks like a loss. */
+static bool lost(const struct dp_flow *flow, uint32_t *count)
+{
+    uint32_t words[SK_MEMINFO_VARS];
+
+    if (!meminfo(flow, words))
+        return false;
+    *count = words[SK_MEMINFO_DROPS] - (uint32_t)__atomic_load_n(&flow->kernel->gate_refused, __ATOMIC_ACQUIRE);
+    return true;
+}
+
+void dp_udp_open(struct dp_flow *flow)
+{
+    lost(flow, &flow->udp_lost_before);
+}
+
+void dp_udp_sample(struct dp_flow *flow)
+{
+    struct prl_sock_view *view = &flow->kernel->sock;
+    uint32_t words[SK_MEMINFO_VARS];
+
+    if (!meminfo(flow, words))
+        return;
+    view->rmem_bytes = words[SK_MEMINFO_RMEM_ALLOC];
+    view->rcvbuf_bytes = words[SK_MEMINFO_RCVBUF];
+    view->drops = words[SK_MEMINFO_DROPS];
+}
+
+bool dp_udp_has_room(const struct dp_flow *flow, uint32_t bytes)
+{
+    const struct prl_chain *held = &flow->primary.in_held, *pending = &flow->primary.in_pending;
+    uint32_t words[SK_MEMINFO_VARS];
+    uint64_t used, rcvbuf_bytes;
+
+    if (!meminfo(flow, words))
+        return false;
+    rcvbuf_bytes = words[SK_MEMINFO_RCVBUF];
+    used = words[SK_MEMINFO_RMEM_ALLOC] + CHARGE_BYTES(bytes, 1);
+    if (!flow->secondary)
+        used += CHARGE_BYTES(held->bytes + pending->bytes, held->count + pending->count);
+    return used <= rcvbuf_bytes - RESERVE_OF(rcvbuf_bytes);
+}
+
+bool dp_udp_diverged(const struct dp_flow *flow)
+{
+    uint32_t now;
+
+    return lost(flow, &now) && prl_serial_lt(flow->udp_lost_before, now);
+}
+
+void dp_udp_check(struct prl_dp *dp, struct dp_flow *flow)
+{
+    struct prl_msg msg = {.type = PRL_MSG_ERROR, .handle = flow->spec.handle, .reason = PRL_REASON_DIVERGED};
+    struct prl_actions actions = {0};
+    bool active = flow->secondary ? flow->secondary_core.state == PRL_SECONDARY_ACTIVE
+                                  : flow->primary.state == PRL_PRIMARY_ACTIVE;
+
+    if (!active || !dp_udp_diverged(flow))
+        return;
+    if (flow->secondary) {
+        dp_secondary_void(dp, flow, PRL_REASON_DIVERGED);
+        dp_send(dp, &msg);
+    } else {
+        prl_primary_fail(&flow->primary, PRL_REASON_DIVERGED, dp->link_up, dp->now_ns, &actions);
+        dp_apply(dp, flow, &actions);
+    }
+}
