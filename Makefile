@@ -98,7 +98,7 @@ demo: setup ## show live sessions surviving the death of their host
 	done
 
 test: setup test-quick tidy ## every check (root)
-	@$(BIN)/python -m pytest -rs -m "kernel or system" tests </dev/null
+	@$(BIN)/python -m pytest -rs -m "not unit and not vm" tests </dev/null
 
 test-quick: build lint ## what needs no root; under two minutes
 	@$(BIN)/python -m pytest -q -m "not kernel" tests/unit </dev/null

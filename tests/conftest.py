@@ -7,7 +7,7 @@ import pytest
 
 from tests.probes import missing
 
-KINDS = frozenset({"unit", "kernel", "system", "model", "fuzz", "vm"})
+KINDS = frozenset({"unit", "kernel", "system", "model", "sim", "fuzz", "vm"})
 TESTS = Path(__file__).parent
 
 _skipped: Counter[str] = Counter()

@@ -211,7 +211,8 @@ static void take_over(struct prl_dp *dp, uint32_t mask)
     uint64_t decided_ns = dp_clock_ns();
     uint64_t first_by_ns = dp->owner.first_by_ns;
 
-    if (first_by_ns && decided_ns >= first_by_ns) { /* we were stopped since the decision: the lease is over (L2) */
+    if (first_by_ns &&
+        decided_ns >= first_by_ns) { /* we were stopped since the decision: the lease is over (L2) */
         dp_alarm(dp, "take-over: the lease ended before it was in force");
         dp_owner_do(dp, prl_owner_too_late(&dp->owner));
         return;

@@ -11,7 +11,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from prl.errors import PrlError, UsageError
+from prl import client
+from prl.errors import NoDaemonError, PrlError, UsageError
 from prl.lab import prld, processes, wiring
 from prl.lab.cables import Cable, LanCable, LinkCable
 from prl.lab.errors import LabError
@@ -21,6 +22,9 @@ from prl.lab.topology import DEFAULT_NAME, Member, Node, standard
 
 SOCKET_VARIABLE = "PRL_SOCKET"
 PIN_DIRECTORY = Path("/sys/fs/bpf/prl")
+LEASE_TIMEOUT_S = 10.0
+"""How long a new lab's nodes may take to find each other."""
+LEASE_POLL_S = 0.01
 
 
 class Mode(StrEnum):
@@ -114,10 +118,24 @@ class Lab:
                 for node in self.topology.nodes:
                     self._scrub(node)
                 self._start_prld(*self.topology.nodes)
+                self._await_lease()
         except BaseException:
             with suppress(LabError):
                 self.down()  # what went wrong first is what matters
             raise
+
+    def _await_lease(self) -> None:
+        """The pair protects from its first lease on: re1 may take over then."""
+        deadline = time.monotonic() + LEASE_TIMEOUT_S
+        try:
+            with client.Node(self.state.socket(self.topology.re1)) as standby:
+                while standby.request({"op": "status"})["lease"]["takeover_for_ms"] <= 0:
+                    if time.monotonic() > deadline:
+                        log = self.state.log(self.topology.re1)
+                        raise LabError(f"re0 and re1 do not come together; see {log}")
+                    time.sleep(LEASE_POLL_S)  # no event tells of the first lease
+        except NoDaemonError as error:
+            raise LabError(f"prld of re1 does not answer: {error}") from error
 
     def down(self) -> bool:
         """Remove all that there is of the lab, also after a crash. Idempotent.

@@ -85,6 +85,7 @@ def fake_prld(
     script.write_text(FAKE_PRLD.format(python=sys.executable, answer=answer))
     script.chmod(0o700)
     monkeypatch.setattr(sys, "executable", str(script))
+    monkeypatch.setattr(Lab, "_await_lease", lambda _: None)  # a fake has none
 
 
 def reaches(lab: Lab, node: str, address: object, timeout_s: float = 2.5) -> bool:

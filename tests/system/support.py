@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
-from prl.client import Node
 from prl.demo.payload import Payload
 from prl.demo.player import Cast, Deadline, Event
 from prl.lab import Lab
@@ -92,11 +91,6 @@ def pair(name: str, mode: str = "native") -> Iterator[Lab]:
     lab.down()
     lab.up(mode)
     try:
-        with Node(lab.state.socket(lab.topology.re1)) as node:
-            eventually(
-                "re1 may take over",
-                lambda: node.request({"op": "status"})["lease"]["takeover_for_ms"] > 0,
-            )
         yield lab
     finally:
         lab.down()

@@ -317,6 +317,24 @@ def test_renounced_service_is_taken_at_once() -> None:
     assert n.owner.link == lib.PRL_LINK_UP
 
 
+def test_what_was_renounced_is_not_taken_back_in_the_epoch() -> None:
+    n = Node(OWNER).linked()
+    lib.prl_owner_give(n.owner, 0)
+    assert n.owner.state[0] == STANDBY
+    assert not n.tick(290) & TAKEOVER  # the other may still read that word, and act on it
+    assert n.request()[1] == lib.PRL_REFUSED_LEASE_OVER
+    n.call("link_up")  # nobody reads it any more
+    n.exchange()
+    assert n.tick(450) & TAKEOVER
+
+
+def test_what_the_other_node_has_taken_can_be_taken_again() -> None:
+    n = Node(OWNER).linked()
+    lib.prl_owner_give(n.owner, 0)
+    lib.prl_owner_given_is_taken(n.owner, 0)
+    assert n.tick(150) & TAKEOVER
+
+
 def test_request_within_the_lease() -> None:
     n = Node(STANDBY).linked()
     assert n.request() == (TAKEOVER | DROP, 0)

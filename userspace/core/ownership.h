@@ -104,7 +104,7 @@ uint32_t prl_owner_hello(struct prl_owner *owner);
 /* The take-over that DO_TAKEOVER asked for came too late (first_by_ns): the services are not ours after all. */
 uint32_t prl_owner_too_late(struct prl_owner *owner);
 uint32_t prl_owner_link_down(struct prl_owner *owner, uint64_t now_ns); /* connection lost */
-uint32_t prl_owner_heard(struct prl_owner *owner, uint64_t now_ns);     /* any message but LEASE */
+uint32_t prl_owner_heard(struct prl_owner *owner, uint64_t now_ns); /* any message but LEASE */
 uint32_t prl_owner_lease(struct prl_owner *owner, uint64_t sent_ns, uint64_t echo_ns, uint32_t flags,
                          uint64_t now_ns);
 uint32_t prl_owner_lan_heard(struct prl_owner *owner, uint64_t now_ns);
@@ -120,7 +120,7 @@ uint32_t prl_owner_renounced(struct prl_owner *owner, uint32_t service, uint64_t
  * vouches that the other node is dead (L5). */
 enum prl_refused {
     PRL_REFUSED_NOT = 0,
-    PRL_REFUSED_OWNER = 1,      /* already the owner */
+    PRL_REFUSED_OWNER = 1, /* already the owner */
     PRL_REFUSED_LEASE_OVER = 2, /* the lease has ended: only --fenced */
     PRL_REFUSED_NO_LINK_YET = 3,
 };
