@@ -160,7 +160,9 @@ static void flush(struct prl_dp *dp)
 
     dp_secondary_flush_acks(dp);
     err = prl_link_flush(&dp->link);
-    if (err)
+    if (dp->link_overflow)
+        dp_link_lost(dp, "its transmit queue was full: a message found no room");
+    else if (err)
         dp_link_lost(dp, strerror(-err));
 }
 

@@ -138,6 +138,7 @@ struct prl_dp {
     struct prl_link link;
     bool link_up; /* HELLO agreed; false: only HELLO is read */
     bool hello_seen;
+    bool link_overflow; /* a message found no room: the stream has a hole, the connection is given up */
     uint64_t epoch, capabilities, rtt_ns, rtt_min_ns;
     uint8_t lan_key[32], own_token[PRL_TOKEN_BYTES], peer_token[PRL_TOKEN_BYTES];
     bool lan_key_known;
@@ -225,6 +226,7 @@ void dp_udp_check(struct prl_dp *dp, struct dp_flow *flow); /* a flow that diver
 int dp_owner_open(struct prl_dp *dp, char *error);
 void dp_owner_do(struct prl_dp *dp, uint32_t todo);
 void dp_owner_tick(struct prl_dp *dp);
+void dp_owner_notice_fencing(struct prl_dp *dp);
 void dp_owner_lan(struct prl_dp *dp);
 void dp_owner_message(struct prl_dp *dp, const struct prl_msg *msg);
 uint64_t dp_owner_next_ns(const struct prl_dp *dp);
@@ -236,6 +238,9 @@ void dp_event_flow(struct prl_dp *dp, uint32_t kind, const struct dp_flow *flow,
 void dp_alarm(struct prl_dp *dp, const char *words);
 void dp_message_event(struct prl_dp *dp, const struct prl_msg *msg);
 void dp_link_lost(struct prl_dp *dp, const char *why);
+/* Queues a message; one that finds no room is the end of the connection, for what follows would contradict it (a lost
+ * NACK would be covered by the next ACK). */
+int dp_put(struct prl_dp *dp, struct prl_msg *msg, const struct iovec *piece, uint32_t pieces);
 /* Queues a message without TLVs. */
 int dp_send(struct prl_dp *dp, struct prl_msg *msg);
 

@@ -116,11 +116,22 @@ static bool may_send(const struct prl_dp *dp, const struct prl_msg *msg)
     return dp->link_up || msg->type == PRL_MSG_HELLO;
 }
 
+int dp_put(struct prl_dp *dp, struct prl_msg *msg, const struct iovec *piece, uint32_t pieces)
+{
+    int err = dp->link_overflow ? -ENOBUFS : prl_link_put(&dp->link, msg, piece, pieces);
+
+    if (err == -ENOBUFS) {
+        dp->counters.link_tx_full++;
+        dp->link_overflow = true;
+    }
+    return err;
+}
+
 int dp_send(struct prl_dp *dp, struct prl_msg *msg)
 {
     if (!may_send(dp, msg))
         return -ENOTCONN;
-    return prl_link_put(&dp->link, msg, NULL, 0);
+    return dp_put(dp, msg, NULL, 0);
 }
 
 void dp_link_lost(struct prl_dp *dp, const char *why)
@@ -148,6 +159,7 @@ int prl_dp_link_attach(struct prl_dp *dp, int fd)
         prl_link_attach_tcp(&dp->link, fd);
         dp->link_up = false;
         dp->hello_seen = false;
+        dp->link_overflow = false;
     }
     dp_unlock(dp);
     dp_wake(dp);
@@ -246,6 +258,7 @@ void prl_dp_status(struct prl_dp *dp, struct prl_dp_status *status)
     memset(status, 0, sizeof(*status));
     dp_lock(dp);
     dp->now_ns = dp_clock_ns();
+    dp_owner_notice_fencing(dp); /* HELLO tells what the status says */
     status->now_ns = dp->now_ns;
     status->epoch = dp->epoch;
     status->rtt_ns = dp->rtt_ns;

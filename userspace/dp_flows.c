@@ -430,6 +430,7 @@ int prl_dp_secondary_open(struct prl_dp *dp, const struct prl_flow_spec *spec, u
     err = flow_enter(dp, spec, &flow);
     if (!err) {
         flow->secondary = true;
+        prl_owner_given_is_taken(&dp->owner, flow->service);
         flow->kernel->generation = spec->generation;
         dp_flow_sample(dp, flow);
         if (spec->key.proto == IPPROTO_UDP)

@@ -282,7 +282,7 @@ void dp_owner_do(struct prl_dp *dp, uint32_t todo)
 }
 
 /* A claim with our token fences in XDP; the state machine and the flows follow. */
-static void notice_fencing(struct prl_dp *dp)
+void dp_owner_notice_fencing(struct prl_dp *dp)
 {
     for (uint32_t i = 0; i < dp->config.addresses; i++) {
         uint32_t service = dp->config.address[i].service;
@@ -318,7 +318,7 @@ void dp_owner_tick(struct prl_dp *dp)
     dp_owner_do(dp, todo);
     dp->node->open_at_ns = prl_owner_open_at_ns(&dp->owner);
     if (todo & PRL_OWNER_DO_LEASE)
-        notice_fencing(dp);
+        dp_owner_notice_fencing(dp);
     claims_tick(dp);
 }
 
@@ -379,6 +379,7 @@ int prl_dp_renounce(struct prl_dp *dp, uint32_t service)
         err = dp->link_up ? 0 : -ENOTCONN;
         if (!err) { /* silent first, then the word: never two speakers (I7) */
             dp_owner_set(dp, service, PRL_OWNER_STANDBY);
+            prl_owner_give(&dp->owner, service); /* not taken back while the word may still be unread */
             dp_primary_fence_service(dp, service);
             err = dp_send(dp, &msg);
             prl_link_flush(&dp->link);

@@ -70,9 +70,7 @@ static void do_replicate(struct prl_dp *dp, struct dp_flow *flow, const struct p
 
     PRL_PROBE3(replicate, flow->spec.handle, hold->seq, hold->bytes);
     first = elide(dp, flow, piece, fields, &msg);
-    if (prl_link_put(&dp->link, &msg, piece + first, pieces - first) == -ENOBUFS) {
-        dp->counters.link_tx_full++; /* room was checked on arrival; draining may still meet this: R6 repairs it */
-    } else if (msg.data_type == PRL_TLV_ELIDED) {
+    if (dp_put(dp, &msg, piece + first, pieces - first) == 0 && msg.data_type == PRL_TLV_ELIDED) {
         dp->counters.link_elided_packets++;
         dp->counters.link_elided_bytes += hold->bytes - msg.data_bytes;
     }
@@ -99,8 +97,7 @@ static void do_output(struct prl_dp *dp, struct dp_flow *flow, const struct prl_
     piece.iov_len = packet.payload_bytes;
     msg.data = piece.iov_base;
     msg.data_bytes = packet.payload_bytes;
-    if (prl_link_put(&dp->link, &msg, &piece, 1) == -ENOBUFS)
-        dp->counters.link_tx_full++;
+    dp_put(dp, &msg, &piece, 1);
 }
 
 static void release_input(struct prl_dp *dp, struct dp_flow *flow, struct prl_chain *chain)
@@ -233,6 +230,9 @@ void dp_primary_drain(struct prl_dp *dp, struct dp_flow *flow)
     bool more = true;
 
     for (uint32_t i = 0; more && i < PRL_DP_HOLDS; i++) {
+        if (!prl_link_room(&dp->link, PRL_ACTIONS_MAX * PRL_PACKET_MAX) && prl_link_flush(&dp->link) == 0 &&
+            !prl_link_room(&dp->link, PRL_ACTIONS_MAX * PRL_PACKET_MAX))
+            break; /* dp_flows_tick() goes on with it */
         more = prl_primary_drain(&flow->primary, dp_flow_own_edge(flow), dp->now_ns, &dp->config.limits, &actions);
         dp_apply(dp, flow, &actions);
     }

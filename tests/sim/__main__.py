@@ -3,7 +3,7 @@
 import sys
 
 from tests.sim.core import product
-from tests.sim.tcp import Violation
+from tests.sim.tcp import ViolationError
 from tests.sim.world import World
 
 
@@ -13,12 +13,12 @@ def main() -> int:
     world = World(int(sys.argv[1]), product(), trace)
     try:
         world.run()
-    except Violation as violation:
+    except ViolationError as violation:
         trace.append(f"{world.now_ns / 1e6:10.3f} ms  VIOLATION: {violation}")
         return 1
     finally:
-        print("\n".join(trace))
-    print(f"good: {world.events_run} events")
+        sys.stdout.write("\n".join([*trace, ""]))
+    sys.stdout.write(f"good: {world.events_run} events\n")
     return 0
 
 

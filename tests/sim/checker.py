@@ -3,10 +3,11 @@
 from typing import TYPE_CHECKING
 
 from tests.sim.kernel import OWNER, SHADOW, STANDBY
-from tests.sim.tcp import Packet, Session, Sock, Violation
+from tests.sim.tcp import Packet, Session, Sock, ViolationError
 
 if TYPE_CHECKING:
-    from tests.sim.prld import PrimaryFlow, Prld, ShadowFlow
+    from tests.sim.flows import PrimaryFlow, ShadowFlow
+    from tests.sim.prld import Prld
     from tests.sim.world import Node, World
 
 VOIDING_MAX_NS = 450_000_000
@@ -44,7 +45,7 @@ class Checker:
         if number >= len(accepted) or accepted[number] != packet.name:
             shadow = self._shadow(flow)
             if shadow is not None and self._usable(shadow):
-                raise Violation(
+                raise ViolationError(
                     f"I1/I2: {flow}: packet {packet.name} is number {number} of the primary's L4, "
                     f"but the shadow's L4 got {accepted[number : number + 1] or 'nothing'} there"
                 )
@@ -53,7 +54,7 @@ class Checker:
         """L4: something passes that the shadow will never have."""
         shadow = self._shadow(flow)
         if shadow is not None and self._usable(shadow) and flow.life.confirmed:
-            raise Violation(f"L4: {flow}: a packet passes while its shadow may be taken over")
+            raise ViolationError(f"L4: {flow}: a packet passes while its shadow may be taken over")
         flow.life.flushed = True
 
     def unreplicated(self, node: "Node", session: Session) -> None:
@@ -68,9 +69,9 @@ class Checker:
         session, other = packet.session, node.other
         service = session.service
         if other.kernel.addresses[service] == OWNER and other.powered:
-            raise Violation(f"I7: both nodes speak for service {service}")
+            raise ViolationError(f"I7: both nodes speak for service {service}")
         if node.kernel.flags(session) == SHADOW:
-            raise Violation(f"I4: a shadow of session {session.number} speaks")
+            raise ViolationError(f"I4: a shadow of session {session.number} speaks")
         flow = node.prld.flows.get(session.number) if node.prld else None
         if flow is None or not flow.is_primary or flow.life.flushed:
             return
@@ -78,30 +79,36 @@ class Checker:
         if shadow is None or not flow.life.confirmed or not self._usable(shadow):
             return
         if sock.rcv_nxt > shadow.sock.rcv_nxt:
-            raise Violation(
-                f"I3: {flow}: the peer is told {sock.rcv_nxt}, the shadow has "
-                f"{shadow.sock.rcv_nxt}"
+            raise ViolationError(
+                f"I3: {flow}: the peer is told {sock.rcv_nxt}, the shadow has {shadow.sock.rcv_nxt}"
             )
         if packet.end > packet.seq and packet.end > shadow.sock.snd_nxt:
-            raise Violation(
+            raise ViolationError(
                 f"I3: {flow}: output up to {packet.end} leaves, the shadow has sent "
                 f"{shadow.sock.snd_nxt}"
+            )
+
+    def takes(self, prld: "Prld", service: int) -> None:
+        """I7: a service that was renounced over the link may be taken by the other at any time."""
+        if service in prld.given:
+            raise ViolationError(
+                f"I7: node {prld.node.index} takes service {service} back that it has renounced"
             )
 
     def taken_over(self, shadow: "ShadowFlow") -> None:
         """The shadow is the session from now on: nothing may be missing."""
         session, sock, life = shadow.session, shadow.sock, shadow.twin
         if life.flushed:
-            raise Violation(f"L4: {shadow}: a shadow that missed something speaks")
+            raise ViolationError(f"L4: {shadow}: a shadow that missed something speaks")
         if life.released != life.accepted[: len(life.released)]:
-            raise Violation(f"I1/I2: {shadow}: the primary's L4 had what the shadow's did not")
+            raise ViolationError(f"I1/I2: {shadow}: the primary's L4 had what the shadow's did not")
         if session.snd_una > sock.rcv_nxt:
-            raise Violation(
+            raise ViolationError(
                 f"I3: {shadow}: the peer was acknowledged {session.snd_una}, the shadow has "
                 f"{sock.rcv_nxt}"
             )
         if session.rcv_nxt > sock.snd_nxt:
-            raise Violation(
+            raise ViolationError(
                 f"I3: {shadow}: the peer has {session.rcv_nxt}, the shadow sent {sock.snd_nxt}"
             )
 
@@ -114,7 +121,7 @@ class Checker:
             and kernel.flags(session) != SHADOW
             and kernel.addresses[session.service] == OWNER
         ):
-            raise Violation(f"I5: session {session.number} lives on the node that loses it")
+            raise ViolationError(f"I5: session {session.number} lives on the node that loses it")
 
     def accounts(self, prld: "Prld") -> None:
         """Counters add up; no entry has leaked."""
@@ -123,46 +130,53 @@ class Checker:
             if flow.is_primary:
                 waiting += flow.check_counters()  # type: ignore[union-attr]
         if prld.pool.used != waiting:
-            raise Violation(
+            raise ViolationError(
                 f"node {prld.node.index}: {prld.pool.used} entries are in use, {waiting} wait"
             )
 
     def end(self) -> None:
         """I5: every session that should live goes on, on exactly one node."""
-        world, lib = self.world, self.world.core.lib
+        world = self.world
         everybody = all(node.powered and node.prld for node in world.nodes)
         for service, first in enumerate(world.first_owner):
             owners = [n for n in world.nodes if n.powered and n.kernel.addresses[service] == OWNER]
             if everybody and len(owners) != 1:
-                raise Violation(
+                raise ViolationError(
                     f"I5: service {service} of node {first} has {len(owners)} owners in the end"
                 )
         for node in world.nodes:
-            if node.powered and node.prld:
+            if node.prld:
                 self.accounts(node.prld)
-                for flow in node.prld.flows.values():
-                    if not flow.is_primary or flow.core.state != lib.PRL_PRIMARY_VOIDING:
-                        continue
-                    if world.policy_stop and not everybody:
-                        continue  # it never opens by itself (L5)
-                    if world.now_ns - flow.since_ns > VOIDING_MAX_NS:  # type: ignore[union-attr]
-                        raise Violation(f"I5: {flow} still waits to open")
+                self._nothing_waits(node.prld, everybody=everybody)
         for session in world.sessions:
-            if session.over:
-                continue
-            node = world.nodes[world.route[session.service]]
-            if not node.powered or node.kernel.addresses[session.service] != OWNER:
-                if everybody:
-                    raise Violation(f"I5: session {session.number} has no owner")
-                continue  # nobody may take it without an operator's word (L5)
-            if session.number not in node.kernel.socks:
-                raise Violation(f"I5: session {session.number} has no socket on its owner")
-            if session.heard != {node.index} and not world.allows_two(session):
-                raise Violation(
-                    f"I5: session {session.number} goes on on nodes {sorted(session.heard)}"
-                )
-            if world.now_ns - session.progress_ns > world.stall_max_ns:
-                raise Violation(
-                    f"I5: session {session.number} makes no progress since "
-                    f"{(world.now_ns - session.progress_ns) / 1e6:.0f} ms"
-                )
+            if not session.over:
+                self._goes_on(session, everybody=everybody)
+
+    def _nothing_waits(self, prld: "Prld", *, everybody: bool) -> None:
+        world = self.world
+        if world.policy_stop and not everybody:
+            return  # such a primary never opens by itself (L5)
+        for flow in prld.flows.values():
+            if flow.is_primary and flow.core.state == world.core.lib.PRL_PRIMARY_VOIDING:
+                waited_ns = world.now_ns - flow.since_ns  # type: ignore[union-attr]
+                if waited_ns > VOIDING_MAX_NS:
+                    raise ViolationError(f"I5: {flow} still waits to open")
+
+    def _goes_on(self, session: Session, *, everybody: bool) -> None:
+        world = self.world
+        node = world.nodes[world.route[session.service]]
+        if not node.powered or node.kernel.addresses[session.service] != OWNER:
+            if everybody:
+                raise ViolationError(f"I5: session {session.number} has no owner")
+            return  # nobody may take it without an operator's word (L5)
+        if session.number not in node.kernel.socks:
+            raise ViolationError(f"I5: session {session.number} has no socket on its owner")
+        if session.heard - {node.index}:
+            raise ViolationError(f"I5: session {session.number} goes on on both nodes")
+        if world.policy_stop and not everybody:
+            return  # it waits for the other node (L5)
+        silent_ns = world.now_ns - session.progress_ns
+        if silent_ns > world.stall_max_ns:
+            raise ViolationError(
+                f"I5: session {session.number} makes no progress since {silent_ns / 1e6:.0f} ms"
+            )

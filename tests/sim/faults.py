@@ -24,7 +24,7 @@ class Faults:
         self.delay_ns = 0
         self.returning: set[int] = set()
         chance = world.random
-        self.lan_only = chance.random() < 0.08
+        self.lan_only = chance.random() < 0.08 and world.fault_kinds == KINDS
         for _ in range(chance.choice([1, 2, 2, 3, 4, 6])):
             at_ns = chance.randint(FAULTS_FROM_NS, FAULTS_TO_NS - 50 * MS)
             world.at(at_ns, self._strike)
@@ -32,65 +32,92 @@ class Faults:
 
     def _strike(self) -> None:
         world, chance = self.world, self.world.random
-        kind = chance.choice(KINDS)
+        kind = "LAN cut" if self.lan_only else chance.choice(world.fault_kinds)
         node = world.nodes[chance.randint(0, 1)]
         for_ns = int(chance.choice([15, 60, 130, 250, 450, 700]) * MS * (0.7 + chance.random()))
-        if self.lan_only:
-            kind = "LAN cut"
         world.count(f"fault: {kind}")
-        if world.trace is not None:
-            world.note(f"  (node {node.index}, {for_ns / MS:.0f} ms)")
-        if kind == "LAN cut":
-            world.lan_cut = True
-            world.at(world.now_ns + for_ns, setattr, world, "lan_cut", False)
-        elif kind == "delay":
-            self.delay_ns = int(chance.random() * 120 * MS)
-            world.at(world.now_ns + for_ns, setattr, self, "delay_ns", 0)
-        elif kind in {"cut", "cut one way"}:
-            world.cut[node.index] = True
-            if kind == "cut":
-                world.cut[1 - node.index] = True
-            world.at(world.now_ns + for_ns, world.heal_link)
-        elif kind == "LAN silent":
-            before, world.lan_loss = world.lan_loss, 1.0
-            world.at(world.now_ns + for_ns, setattr, world, "lan_loss", before)
-        elif kind == "both paused":
-            for each in world.nodes:
-                each.pause(int(for_ns * (0.8 + 0.4 * chance.random())))
-        elif kind == "power off":
-            self._power_off(node, for_ns)
-        else:
-            self._strike_node(kind, node, for_ns)
+        world.note(f"  (node {node.index}, {for_ns / MS:.0f} ms)")
+        getattr(self, "_" + kind.replace(" ", "_").lower())(node, for_ns)
 
-    def _strike_node(self, kind: str, node: "Node", for_ns: int) -> None:
-        world, chance = self.world, self.world.random
-        if kind == "pause":
-            node.pause(for_ns)
-        elif kind == "stall in a pass":
-            node.stall = (chance.randint(1, 4), for_ns)
-        elif kind == "stall at the decision":
-            world.cut, world.lan_loss = [True, True], 1.0
-            node.stall, node.stall_silent = (3, for_ns), True
-            world.at(world.now_ns + for_ns, world.heal_link)
-        elif kind == "prld killed":
-            node.kill_prld()
-            world.at(world.now_ns + for_ns, self._restart_prld, node)
-        elif kind == "slow reader":
-            for sock in node.kernel.socks.values():
-                sock.slow = True
-        elif kind == "connection reset" and node.runs and node.prld:
+    def _later(self, for_ns: int, thing: object, name: str, value: object) -> None:
+        self.world.at(self.world.now_ns + for_ns, setattr, thing, name, value)
+
+    # -- networks
+
+    def _lan_cut(self, _node: "Node", for_ns: int) -> None:
+        self.world.lan_cut = True
+        self._later(for_ns, self.world, "lan_cut", False)
+
+    def _lan_silent(self, _node: "Node", for_ns: int) -> None:
+        self._later(for_ns, self.world, "lan_loss", self.world.lan_loss)
+        self.world.lan_loss = 1.0
+
+    def _delay(self, _node: "Node", for_ns: int) -> None:
+        self.delay_ns = int(self.world.random.random() * 120 * MS)
+        self._later(for_ns, self, "delay_ns", 0)
+
+    def _cut(self, _node: "Node", for_ns: int) -> None:
+        self.world.cut = [True, True]
+        self.world.at(self.world.now_ns + for_ns, self.world.heal_link)
+
+    def _cut_one_way(self, node: "Node", for_ns: int) -> None:
+        self.world.cut[node.index] = True
+        self.world.at(self.world.now_ns + for_ns, self.world.heal_link)
+
+    def _connection_reset(self, node: "Node", _for_ns: int) -> None:
+        if node.runs and node.prld:
             node.prld.drop_link()
             node.wake()
-        elif kind == "takeover requested" and node.runs and node.prld:
-            node.prld.request_takeover(chance.randrange(len(world.first_owner)))
+
+    # -- processes
+
+    def _pause(self, node: "Node", for_ns: int) -> None:
+        node.pause(for_ns)
+
+    def _both_paused(self, node: "Node", for_ns: int) -> None:
+        for each in (node, node.other):
+            each.pause(int(for_ns * (0.8 + 0.4 * self.world.random.random())))
+
+    def _stall_in_a_pass(self, node: "Node", for_ns: int) -> None:
+        node.stall = (self.world.random.randint(1, 4), for_ns)
+
+    def _stall_at_the_decision(self, node: "Node", for_ns: int) -> None:
+        self.world.lan_loss = 1.0
+        self._cut(node, for_ns)
+        node.stall, node.stall_silent = (3, for_ns), True
+
+    def _prld_killed(self, node: "Node", for_ns: int) -> None:
+        node.kill_prld()
+        self.world.at(self.world.now_ns + for_ns, self._restart_prld, node)
+
+    def _slow_reader(self, node: "Node", _for_ns: int) -> None:
+        if node.powered:
+            for sock in node.kernel.socks.values():
+                sock.slow = True
+
+    # -- words
+
+    def _takeover_requested(self, node: "Node", _for_ns: int) -> None:
+        if node.runs and node.prld:
+            node.prld.request_takeover(self.world.random.randrange(len(self.world.first_owner)))
             node.wake()
-        elif kind == "renounce" and node.runs and node.prld:
-            if node.prld.renounce(chance.randrange(len(world.first_owner))):
-                world.count("renounced")
+
+    def _renounce(self, node: "Node", for_ns: int) -> None:
+        if node.runs and node.prld:
+            service = self.world.random.randrange(len(self.world.first_owner))
+            if node.prld.renounce(service):
+                self.world.count("renounced")
+                if self.world.random.random() < 0.4:  # … to somebody who does not hear it now
+                    node.other.pause(for_ns)
+                    self._lan_silent(node, for_ns)
             node.wake()
-        elif kind == "flow given up" and node.runs and node.prld:
-            node.prld.request_fail(chance.choice(world.sessions))
+
+    def _flow_given_up(self, node: "Node", _for_ns: int) -> None:
+        if node.runs and node.prld:
+            node.prld.request_fail(self.world.random.choice(self.world.sessions))
             node.wake()
+
+    # -- machines
 
     def _power_off(self, node: "Node", for_ns: int) -> None:
         world = self.world

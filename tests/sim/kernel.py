@@ -133,17 +133,25 @@ class Kernel:
         else:
             self.world.count("hold device full")
 
+    def may_speak(self, service: int) -> bool:
+        """The first word of a new owner, a claim or a segment, comes within the lease (L2)."""
+        if self.spoken[service]:
+            return True
+        first_by_ns = self.first_by_ns[service]
+        if first_by_ns and self.node.clock_ns() >= first_by_ns:
+            self.world.count("first emission came too late")
+            self.addresses[service] = FENCED
+            return False
+        self.spoken[service] = True
+        return True
+
     def emit(self, packet: Packet) -> None:
         """The wire, with the newest ack and window."""
         service, node = packet.session.service, self.node
         if self.addresses[service] != OWNER:
             return
-        if not self.spoken[service]:
-            first_by_ns = self.first_by_ns[service]
-            if first_by_ns and node.clock_ns() >= first_by_ns:
-                self.world.count("first emission came too late")
-                return
-            self.spoken[service] = True
+        if not self.may_speak(service):
+            return
         sock = self.socks[packet.session.number]
         limit = self.flow(packet.session).limit
         edge = sock.edge if limit is None else min(sock.edge, limit)

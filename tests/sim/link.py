@@ -124,7 +124,6 @@ class Connection:
 
     def send(self, sender: int, message: Message) -> bool:
         """False when the transmit queue is full."""
-        pipe = self.pipes[sender]
         if not self.has_room(sender):
             self.world.count("link ring full")
             return False

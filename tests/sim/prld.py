@@ -4,7 +4,6 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from prl.daemon.hello import ServiceState, settle
-
 from tests.sim.core import MASK, MS
 from tests.sim.flows import PrimaryFlow, ShadowFlow, ways_out
 from tests.sim.kernel import FENCED, NONE, OWNER, PASS, SHADOW, STANDBY
@@ -53,8 +52,9 @@ class Prld:
         self.settled = False
         self.born_ns = world.now_ns
         self.connection: Connection | None = None
-        self.up = False
+        self.up = self.overrun = False
         self.epoch = 0
+        self.given: set[int] = set()
         self.epochs_heard = -1
         self.next_handle = 1
         self.flows: dict[int, PrimaryFlow | ShadowFlow] = {}
@@ -79,6 +79,15 @@ class Prld:
             self.lib.PRL_MSG_VOID_ACK: self._on_void_ack,
             self.lib.PRL_MSG_RENOUNCE: self._on_renounce,
         }
+        self._owner_does = (
+            (self.lib.PRL_OWNER_DO_LEASE, self._lease),
+            (self.lib.PRL_OWNER_DO_FAIL_FLOWS, self._fail_flows),
+            (self.lib.PRL_OWNER_DO_VOID_SHADOWS, self._void_shadows),
+            (self.lib.PRL_OWNER_DO_RENOUNCE_LAN, self._renounce_over_lan),
+            (self.lib.PRL_OWNER_DO_OPEN_FLOWS, self._open_flows),
+            (self.lib.PRL_OWNER_DO_TAKEOVER, self._take_over),
+            (self.lib.PRL_OWNER_DO_DROP_LINK, self.drop_link),
+        )
         node.kernel.heartbeat_ns = self.now_ns
         node.kernel.bypassed = False
         node.kernel.policy_stop = bool(world.policy_stop)
@@ -102,7 +111,7 @@ class Prld:
             lib.prl_pool_put(self.pool, hold)
         return found
 
-    # -- the loop (userspace/datapath.c, pass())
+    # -- the loop, as pass() in userspace/datapath.c
 
     def run_pass(self, stage: int = 0) -> None:
         """From ``stage`` to the end; a process may be stopped between any two of them."""
@@ -116,25 +125,15 @@ class Prld:
                 return
             if number != 0 or self.rx or self.tap:
                 self._stage(number)
+            if self.overrun:
+                self.drop_link()
         if self.world.passes % ACCOUNTS_EVERY == 0:
             self.world.checker.accounts(self)
         node.set_timer(self.next_ns())
 
     def _stage(self, number: int) -> None:
         if number == 0:
-            for queue, is_output in ((self.rx, False), (self.tap, True)):
-                while queue:
-                    flow = self.flows.get(queue[0].session.number)
-                    if not self._has_room() and flow is not None and flow.is_primary:
-                        self.world.count("no room in the link")
-                        if is_output:
-                            break  # left in the TAP's queue
-                        if flow.core.state == self.lib.PRL_PRIMARY_ACTIVE:
-                            queue.popleft()
-                            continue
-                    packet = queue.popleft()
-                    if flow is not None and flow.is_primary:
-                        flow.packet(packet, output=is_output)  # type: ignore[union-attr]
+            self._receive_packets()
         elif number == 1:
             while self.link_rx and self.connection is not None:
                 self._message(self.link_rx.popleft())
@@ -144,13 +143,25 @@ class Prld:
             while self.lan_rx:
                 self._lan(*self.lan_rx.popleft())
         elif number == 3:
-            if self.now_ns >= self.owner.last_lease_sent_ns + LEASE_MS * MS:
-                self._owner_tick()
-        elif self.now_ns >= self.next_tick_ns:
-            self.next_tick_ns = self.now_ns + FLOWS_TICK_NS
+            self._owner_tick()
+        else:
             self._flows_tick()
-            if self.dirty:
-                self._flush_acks()
+
+    def _receive_packets(self) -> None:
+        for queue, is_output in ((self.rx, False), (self.tap, True)):
+            while queue:
+                flow = self.flows.get(queue[0].session.number)
+                if not isinstance(flow, PrimaryFlow):
+                    queue.popleft()
+                    continue
+                if not self._has_room():
+                    self.world.count("no room in the link")
+                    if is_output:
+                        break  # left in the TAP's queue
+                    if flow.core.state == self.lib.PRL_PRIMARY_ACTIVE:
+                        queue.popleft()
+                        continue
+                flow.packet(queue.popleft(), output=is_output)
 
     def next_ns(self) -> int:
         """When the loop has something to do by itself."""
@@ -180,6 +191,9 @@ class Prld:
 
     def _flows_tick(self) -> None:
         lib = self.lib
+        if self.now_ns < self.next_tick_ns:
+            return
+        self.next_tick_ns = self.now_ns + FLOWS_TICK_NS
         for flow in list(self.flows.values()):
             if not flow.is_primary:
                 flow.tell_space()  # type: ignore[union-attr]
@@ -190,8 +204,10 @@ class Prld:
                 flow.event(lib.prl_primary_tick, self.up, self.now_ns)
             if lib.prl_primary_wants_drain(flow.core, self.now_ns):
                 flow.drain()
+        if self.dirty:
+            self._flush_acks()
 
-    # -- ownership (userspace/dp_owner.c)
+    # -- ownership, as in userspace/dp_owner.c
 
     def own(self, event: str, *args: int) -> None:
         """Give ownership an event and do what it asks."""
@@ -199,32 +215,39 @@ class Prld:
 
     def owner_do(self, todo: int) -> None:
         """In the order of dp_owner_do()."""
-        lib = self.lib
-        if todo & lib.PRL_OWNER_DO_LEASE:
-            if self.up:
-                lease = self.lease
-                lib.prl_owner_take_lease(self.owner, self.node.clock_ns(), lease)
-                self.send(
-                    lib.PRL_MSG_LEASE, sent_ns=lease.sent_ns, echo_ns=lease.echo_ns,
-                    flags=lease.flags,
-                )  # fmt: skip
-            self._lan_send("heartbeat")
-        if todo & lib.PRL_OWNER_DO_FAIL_FLOWS:
-            self._every_primary(lib.prl_primary_fail, lib.PRL_REASON_LINK_LOST, self.up)
-        if todo & lib.PRL_OWNER_DO_VOID_SHADOWS:
-            for flow in self.flows.values():
-                if not flow.is_primary:
-                    lib.prl_secondary_void(flow.core, lib.PRL_REASON_LINK_LOST)
-            self.world.count("shadows voided")
-        if todo & lib.PRL_OWNER_DO_RENOUNCE_LAN:
-            self._lan_send("renounced")
-            self.world.count("renounced over the LAN")
-        if todo & lib.PRL_OWNER_DO_OPEN_FLOWS:
-            self._every_primary(lib.prl_primary_void_done)
-        if todo & lib.PRL_OWNER_DO_TAKEOVER:
-            self._take_over(int(self.owner.take_mask))
-        if todo & lib.PRL_OWNER_DO_DROP_LINK:
-            self.drop_link()
+        if not todo:
+            return
+        for bit, do in self._owner_does:
+            if todo & bit:
+                do()
+
+    def _lease(self) -> None:
+        lib, lease = self.lib, self.lease
+        if self.up:
+            lib.prl_owner_take_lease(self.owner, self.node.clock_ns(), lease)
+            self.send(
+                lib.PRL_MSG_LEASE,
+                sent_ns=lease.sent_ns,
+                echo_ns=lease.echo_ns,
+                flags=lease.flags,
+            )
+        self._lan_send("heartbeat")
+
+    def _fail_flows(self) -> None:
+        self._every_primary(self.lib.prl_primary_fail, self.lib.PRL_REASON_LINK_LOST, self.up)
+
+    def _void_shadows(self) -> None:
+        for flow in self.flows.values():
+            if not flow.is_primary:
+                self.lib.prl_secondary_void(flow.core, self.lib.PRL_REASON_LINK_LOST)
+        self.world.count("shadows voided")
+
+    def _renounce_over_lan(self) -> None:
+        self._lan_send("renounced")
+        self.world.count("renounced over the LAN")
+
+    def _open_flows(self) -> None:
+        self._every_primary(self.lib.prl_primary_void_done)
 
     def _every_primary(self, function: Any, *args: int) -> None:
         for flow in list(self.flows.values()):
@@ -233,6 +256,8 @@ class Prld:
 
     def _owner_tick(self) -> None:
         kernel = self.node.kernel
+        if self.now_ns < self.owner.last_lease_sent_ns + LEASE_MS * MS:
+            return
         todo = self.lib.prl_owner_tick(self.owner, self.now_ns)
         if kernel.bypassed:
             self._every_primary(self.lib.prl_primary_fail, self.lib.PRL_REASON_TIMEOUT, self.up)
@@ -272,8 +297,9 @@ class Prld:
         del self.by_handle[flow.handle]
         self.dirty.discard(flow)  # type: ignore[arg-type]
 
-    def _take_over(self, mask: int) -> None:
+    def _take_over(self) -> None:
         kernel, world = self.node.kernel, self.world
+        mask = int(self.owner.take_mask)
         first_by_ns = int(self.owner.first_by_ns)
         if first_by_ns and self.node.clock_ns() >= first_by_ns:
             world.count("too late to take over")
@@ -282,6 +308,7 @@ class Prld:
         for service in range(len(world.first_owner)):
             if not mask >> service & 1:
                 continue
+            world.checker.takes(self, service)
             world.count("takeover")
             world.note(f"node {self.node.index} takes service {service}")
             self.terms[service] += 1
@@ -316,7 +343,13 @@ class Prld:
         if self.connection is None or not (self.up or kind == self.lib.PRL_MSG_HELLO):
             return False
         self.world.messages += 1
-        return self.connection.send(self.node.index, Message(kind, handle, **fields))
+        if self.overrun or not self.connection.send(
+            self.node.index, Message(kind, handle, **fields)
+        ):
+            # A link that has lost a message is none: nothing may follow. SETUP alone is said again.
+            self.overrun |= kind != self.lib.PRL_MSG_SETUP
+            return False
+        return True
 
     def _lan_send(self, what: str) -> None:
         if self.epoch:
@@ -345,7 +378,7 @@ class Prld:
         connection, was_up = self.connection, self.up
         if connection is None:
             return
-        self.connection, self.up = None, False
+        self.connection, self.up, self.overrun = None, False, False
         self.link_rx.clear()
         connection.close(self.node.index)
         self.world.count("link lost")
@@ -398,14 +431,13 @@ class Prld:
                 continue
             self.set_service(service, int(state))
         self.settled = self.up = True
+        self.given.clear()
         self.epoch = connection.epoch
         self.own("link_up")
 
     def _request(self, service: int) -> bool:
         """The user's or HELLO's word: take over, if the lease lasts."""
-        self.owner_do(
-            self.lib.prl_owner_request(self.owner, service, 0, self.now_ns, self.reason)
-        )
+        self.owner_do(self.lib.prl_owner_request(self.owner, service, 0, self.now_ns, self.reason))
         return bool(self.reason[0] == self.lib.PRL_REFUSED_NOT)
 
     def request_takeover(self, service: int) -> None:
@@ -419,11 +451,11 @@ class Prld:
         other = self.node.other
         for service, first in enumerate(self.world.first_owner):
             answers = other.powered and other.kernel.addresses[service] == OWNER
-            if first == self.node.index and not self.settled and not answers:
-                if self.owner.state[service] == NONE:
-                    self.terms[service] += 1
-                    self.set_service(service, OWNER)
-                    self.world.count("started alone")
+            free = self.owner.state[service] == NONE and not answers
+            if first == self.node.index and not self.settled and free:
+                self.terms[service] += 1
+                self.set_service(service, OWNER)
+                self.world.count("started alone")
 
     def _own_without_shadow(self, session: Session) -> None:
         kernel = self.node.kernel
@@ -438,7 +470,7 @@ class Prld:
         session.over = "lost"
         self.world.count("session lost with its host")
 
-    # -- messages (dp_primary.c, dp_secondary.c)
+    # -- messages, as in dp_primary.c and dp_secondary.c
 
     def _message(self, message: Message | None) -> None:
         if message is EOF:
@@ -457,6 +489,7 @@ class Prld:
         self.own("lease", message.sent_ns, message.echo_ns, message.flags)
 
     def _on_renounce(self, message: Message) -> None:
+        self.given.discard(message.service)
         self.owner_do(self.lib.prl_owner_renounced(self.owner, message.service, self.now_ns))
 
     def _primary(self, handle: int) -> PrimaryFlow | None:
@@ -513,6 +546,7 @@ class Prld:
                 if old is not None and old.handle in self.by_handle:
                     self._forget(old)
             lib.prl_owner_given_is_taken(self.owner, session.service)
+            self.given.discard(session.service)
             flow = ShadowFlow(self, message, session, sock, life)
             self.flows[session.number] = self.by_handle[message.handle] = flow
             self.node.kernel.socks[session.number] = sock
@@ -590,6 +624,7 @@ class Prld:
             return False
         self.now_ns = self.node.clock_ns()
         lib.prl_owner_give(self.owner, service)
+        self.given.add(service)
         self.node.kernel.set_address(service, STANDBY)
         self._fence(service)
         self.send(lib.PRL_MSG_RENOUNCE, service=service)

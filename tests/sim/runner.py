@@ -39,9 +39,10 @@ class Report:
         """The report, to be read; a failure comes with the command that replays it."""
         faults = {k[7:]: n for k, n in self.counts.items() if k.startswith("fault: ")}
         other = {k: n for k, n in self.counts.items() if not k.startswith("fault: ") and n}
+        rate = self.seeds / max(self.cpu_s, 1e-9)  # per second of one processor
         lines = [
-            f"seeds: {self.seeds}, events: {self.events}, messages: {self.messages}, "
-            f"{self.seeds / max(self.cpu_s, 1e-9):.0f} seeds per CPU second",
+            f"seeds: {self.seeds}, events: {self.events}, messages: {self.messages}",
+            f"speed: {rate:.0f} seeds per second of one processor",
             f"faults injected: {sum(faults.values())}: {_by_number(faults)}",
             f"what happened: {_by_number(other)}",
         ]
@@ -66,12 +67,14 @@ def _block(seeds: range) -> Report:
     return run_block(seeds, _core)
 
 
-def run_block(seeds: range, core: Core, *, stop_at_first: bool = False) -> Report:
-    """Run ``seeds`` one after the other."""
+def run_block(
+    seeds: range, core: Core, *, faults: tuple[str, ...] = (), stop_at_first: bool = False
+) -> Report:
+    """Run ``seeds`` one after the other; ``faults`` are the only kinds, where given."""
     report = Report()
     began_s = time.process_time()
     for seed in seeds:
-        world = World(seed, core)
+        world = World(seed, core, faults=faults)
         try:
             world.run()
         except AssertionError as failure:  # a violation, or the model's own doubt

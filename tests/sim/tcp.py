@@ -13,7 +13,7 @@ BURST_MAX = 8_000
 RTO_NS = 80_000_000
 
 
-class Violation(AssertionError):
+class ViolationError(AssertionError):
     """An invariant of SPEC section 2 does not hold."""
 
 
@@ -54,14 +54,12 @@ class Sock:
 
     def clone(self) -> "Sock":
         """What a snapshot restores."""
-        return Sock(
-            self.rcv_nxt, self.read, self.snd_una, self.snd_nxt, self.fin_at, self.peer_fin
-        )
+        return Sock(self.rcv_nxt, self.read, self.snd_una, self.snd_nxt, self.fin_at, self.peer_fin)
 
     def receive(self, packet: Packet) -> None:
-        """A segment reached this L4. Raises Violation when it acknowledges the unsent."""
+        """A segment reached this L4. Raises ViolationError when it acknowledges the unsent."""
         if packet.ack > self.snd_nxt:
-            raise Violation(
+            raise ViolationError(
                 f"I3: session {packet.session.number}: the peer acknowledges {packet.ack}, "
                 f"this socket has sent up to {self.snd_nxt}: Linux would throw the segment away"
             )
@@ -82,6 +80,8 @@ class Session:
     rcv_nxt: int
     edge: int
     progress_ns: int = 0
+    timer_ns: int = 0
+    """Since when the oldest unacknowledged segment waits for an answer."""
     over: str = ""
     """Why it has ended: fin, rst, or lost (it was not protected when its host died)."""
     fin_sent: bool = False

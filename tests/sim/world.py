@@ -8,7 +8,7 @@ from typing import Any
 
 from tests.sim.checker import Checker
 from tests.sim.core import MS, NEVER, Core
-from tests.sim.faults import Faults
+from tests.sim.faults import KINDS, Faults
 from tests.sim.kernel import FENCED, OWNER, PASS, SHADOW, Kernel
 from tests.sim.link import Codec, Connection
 from tests.sim.prld import SUSPECT_MS, Prld
@@ -55,9 +55,7 @@ class Node:
     def runs(self) -> bool:
         """Whether prld is there and is not stopped."""
         return (
-            self.prld is not None
-            and self.world.now_ns >= self.paused_until_ns
-            and not self.stalled
+            self.prld is not None and self.world.now_ns >= self.paused_until_ns and not self.stalled
         )
 
     def wake(self) -> None:
@@ -113,6 +111,8 @@ class Node:
     def claim(self, service: int) -> None:
         """L7: the claim carries the token and fences the other kernel at once."""
         kernel = self.other.kernel
+        if not self.kernel.may_speak(service):
+            return
         if self.other.powered and kernel.addresses[service] == OWNER:
             kernel.addresses[service] = FENCED
             self.world.count("claim obeyed")
@@ -136,10 +136,11 @@ class Node:
         self.pass_at_ns = NEVER
         self.prld = Prld(self)
         self.wake()
-        prld = self.prld
-        self.world.at(
-            self.world.now_ns + START_WAIT_NS, lambda: prld is self.prld and prld.start_alone()
-        )
+        self.world.at(self.world.now_ns + START_WAIT_NS, self._start_alone, self.prld)
+
+    def _start_alone(self, prld: Prld) -> None:
+        if prld is self.prld:
+            prld.start_alone()
 
     def kill_prld(self) -> None:
         """The kernel closes its connection and goes on alone (L9); shadows die with it."""
@@ -162,10 +163,17 @@ class Node:
 
 
 class World:
-    """One seed. ``run()`` raises Violation when an invariant breaks."""
+    """One seed. ``run()`` raises ViolationError when an invariant breaks."""
 
-    def __init__(self, seed: int, core: Core, trace: list[str] | None = None) -> None:
+    def __init__(
+        self,
+        seed: int,
+        core: Core,
+        trace: list[str] | None = None,
+        faults: tuple[str, ...] = (),
+    ) -> None:
         self.seed, self.core, self.trace = seed, core, trace
+        self.fault_kinds = faults or KINDS
         chance = self.random = random.Random(seed)
         self.now_ns = 0
         self._events: list[tuple[int, int, Callable[..., object], tuple[Any, ...]]] = []
@@ -196,16 +204,9 @@ class World:
         self.policy_stop = int(chance.random() < 0.08)
         self.rto_ns, self.burst_max = RTO_NS, BURST_MAX
         self.gap_ns = chance.choice([10, 16, 28]) * MS
-        self.stall_max_ns = 400 * MS
         wraps = chance.random() < 0.3
         self.number_base = 0xFFFFFFFF - chance.randint(0, 12) if wraps else 0
-        limits = self.limits = core.ffi.new("struct prl_primary_limits *")
-        limits.packets_max = chance.choice([64, 64, 5])
-        limits.bytes_max = chance.choice([100_000, 100_000, 6_000])
-        limits.answer_ns = chance.choice([50, 150]) * MS
-        limits.setup_ns = 100 * MS
-        limits.nack_retry = int(chance.random() < 0.5)
-        limits.retries_max, limits.retry_ns = chance.choice([3, 10]), 20 * MS
+        self.limits = self._draw_limits()
         self.sessions: list[Session] = []
         self.nodes = [Node(self, 0), Node(self, 1)]
         for node in self.nodes:
@@ -216,6 +217,21 @@ class World:
             self._add_session(number, wraps=wraps)
         self.at(DIAL_NS // 4, self._dial)
         self.faults = Faults(self)
+
+    def _draw_limits(self) -> Any:
+        chance = self.random
+        limits = self.core.ffi.new("struct prl_primary_limits *")
+        limits.packets_max = chance.choice([64, 64, 5])
+        limits.bytes_max = chance.choice([100_000, 100_000, 6_000])
+        limits.answer_ns = chance.choice([50, 150]) * MS
+        limits.setup_ns = 100 * MS
+        limits.nack_retry = int(chance.random() < 0.5)
+        limits.retries_max, limits.retry_ns = chance.choice([3, 10]), 20 * MS
+        # Queues of a few packets starve a peer that does not back off as TCP does.
+        is_tight = limits.packets_max < 10 or limits.bytes_max < 10_000
+        is_tight |= self.pool_entries < 20 or self.rx_max < 10
+        self.stall_max_ns = (1000 if is_tight else 400) * MS
+        return limits
 
     # -- chance and time
 
@@ -282,9 +298,10 @@ class World:
         self.at(self.now_ns + DIAL_NS, self._dial)
         for node in self.nodes:
             prld = node.prld
-            if node.runs and prld is not None and prld.connection is not None and not prld.up:
-                if self.now_ns - prld.connection.born_ns > HELLO_PATIENCE_NS:
-                    prld.drop_link()
+            if not node.runs or prld is None or prld.connection is None or prld.up:
+                continue
+            if self.now_ns - prld.connection.born_ns > HELLO_PATIENCE_NS:
+                prld.drop_link()
         if any(self.cut):
             return
         prlds = [node.prld for node in self.nodes if node.runs and node.prld]
@@ -340,8 +357,8 @@ class World:
     def _peer_sends(self, session: Session) -> None:
         chance = self.random
         unacked = session.snd_nxt - session.snd_una
-        if unacked and self.now_ns - session.progress_ns > self.rto_ns:
-            session.progress_ns += self.rto_ns  # not progress, but the timer starts anew
+        if unacked and self.now_ns - session.timer_ns > self.rto_ns:
+            session.timer_ns = self.now_ns
             end = min(session.snd_nxt, session.snd_una + SEGMENT_MAX * 2)
             self.counts["input sent again"] += 1
             self._to_service(session, session.snd_una, end)
@@ -352,7 +369,7 @@ class World:
             room = SEGMENT_MAX  # a peer that shrugs at windows
         if kind < 0.7 and unacked < self.burst_max and room > 0 and not session.fin_sent:
             if not unacked:
-                session.progress_ns = self.now_ns
+                session.timer_ns = session.progress_ns = self.now_ns
             start = session.snd_nxt
             session.snd_nxt += min(room, 1 + int(chance.random() * SEGMENT_MAX))
             if self.may_fin and chance.random() < 0.01:
@@ -382,7 +399,7 @@ class World:
             return
         if ack > session.snd_una:
             session.snd_una = ack
-            session.progress_ns = self.now_ns
+            session.timer_ns = session.progress_ns = self.now_ns
             if session.fin_sent and ack == session.snd_nxt:
                 session.over = session.over or "fin"
         elif session.snd_una == session.snd_nxt:
@@ -395,14 +412,10 @@ class World:
         if self.now_ns > CALM_NS:
             session.heard.add(node)
 
-    def allows_two(self, session: Session) -> bool:
-        """Nobody was asked anything since the calm began."""
-        return not session.heard
-
     # -- the run
 
     def run(self) -> None:
-        """To the end. Raises Violation."""
+        """To the end. Raises ViolationError."""
         events = self._events
         while events[0][0] <= END_NS:
             self.now_ns, _, function, args = heapq.heappop(events)

@@ -221,7 +221,8 @@ static bool may_send_input(const struct prl_primary *flow, uint64_t now_ns)
 
 bool prl_primary_wants_drain(const struct prl_primary *flow, uint64_t now_ns)
 {
-    return flow->state == PRL_PRIMARY_ACTIVE && flow->in_pending.head && may_send_input(flow, now_ns);
+    return flow->state == PRL_PRIMARY_ACTIVE &&
+           (flow->out_pending.head || (flow->in_pending.head && may_send_input(flow, now_ns)));
 }
 
 bool prl_primary_drain(struct prl_primary *flow, uint32_t own_edge, uint64_t now_ns,

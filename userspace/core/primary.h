@@ -146,7 +146,7 @@ void prl_primary_ack(struct prl_primary *flow, uint32_t seq, uint8_t reason, uin
 void prl_primary_output_ack(struct prl_primary *flow, uint32_t seq, uint8_t reason, uint32_t tcp_seq,
                             uint64_t now_ns, const struct prl_primary_limits *limits, struct prl_actions *out);
 void prl_primary_flowctl(struct prl_primary *flow, uint32_t space);
-/* Pending input of an ACTIVE flow may be drained now (a retry is due, or the space grew). */
+/* What is pending in an ACTIVE flow may be drained now (draining was cut short, a retry is due, the space grew). */
 bool prl_primary_wants_drain(const struct prl_primary *flow, uint64_t now_ns);
 
 /* Replication of this flow is over (link lost, timeout, error, request): SETUP -> OPEN at once,
