@@ -180,8 +180,7 @@ static bool pass(struct prl_dp *dp, uint64_t *tick_ns)
     flush(dp);
     for (uint32_t i = 0; i < dp->ports; i++)
         prl_port_refill(dp->port[i]);
-    if (dp->config.lan_fd >= 0)
-        dp_owner_lan(dp);
+    dp_owner_lan(dp);
     if (dp->now_ns >= dp_owner_next_ns(dp))
         dp_owner_tick(dp);
     if (dp->now_ns >= *tick_ns) {

@@ -109,6 +109,7 @@ static int flow_enter(struct prl_dp *dp, const struct prl_flow_spec *spec, struc
     uint32_t *bucket;
     int err, fd;
 
+    *result = NULL;
     if (service == PRL_SLOT_NONE)
         return -EADDRNOTAVAIL;
     if (dp->slots_free_count == 0)
@@ -352,7 +353,7 @@ int prl_dp_primary_setup(struct prl_dp *dp, struct prl_flow_spec *spec)
         spec->handle = dp->config.node_index << DP_HANDLE_NODE_BIT | dp->next_handle++;
         spec->generation = 0;
         err = flow_enter(dp, spec, &flow);
-        if (err)
+        if (!flow)
             goto out;
     }
     flow->spec.generation++;
@@ -425,10 +426,14 @@ int prl_dp_secondary_open(struct prl_dp *dp, const struct prl_flow_spec *spec, u
     int err;
 
     dp_lock(dp);
-    while ((old = dp_flow_by_handle(dp, spec->handle)) || (old = dp_flow_by_key(dp, &spec->key)))
+    old = dp_flow_by_handle(dp, spec->handle);
+    if (old)
+        dp_flow_forget(dp, old);
+    old = dp_flow_by_key(dp, &spec->key);
+    if (old)
         dp_flow_forget(dp, old);
     err = flow_enter(dp, spec, &flow);
-    if (!err) {
+    if (flow) {
         flow->secondary = true;
         prl_owner_given_is_taken(&dp->owner, flow->service);
         flow->kernel->generation = spec->generation;

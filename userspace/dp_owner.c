@@ -61,10 +61,12 @@ static void lan_send(struct prl_dp *dp, uint8_t type)
 
 void dp_owner_lan(struct prl_dp *dp)
 {
-    for (uint32_t i = 0; i < DP_BATCH; i++) {
+    int fd = dp->config.lan_fd;
+
+    for (uint32_t i = 0; i < DP_BATCH && fd >= 0; i++) {
         struct lan_message message;
         uint8_t tag[LAN_TAG_BYTES];
-        ssize_t got = recv(dp->config.lan_fd, &message, sizeof(message), MSG_DONTWAIT | MSG_TRUNC);
+        ssize_t got = recv(fd, &message, sizeof(message), MSG_DONTWAIT | MSG_TRUNC);
 
         if (got < 0)
             return; /* nothing more, or an ICMP error: the other node's prld is not there */
