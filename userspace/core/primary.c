@@ -138,28 +138,39 @@ static void send_output(struct prl_primary *flow, struct prl_hold *hold, uint64_
     add(out, PRL_DO_OUTPUT)->hold = hold;
 }
 
+/* Whether a packet must wait or be replicated; one that need not, or cannot, is dealt with here: a flow that is open
+ * passes it (`release`), one that is gone drops it, and one whose queue is full drops it, too. */
+static bool must_wait(struct prl_primary *flow, struct prl_hold *hold, uint8_t release,
+                      const struct prl_chain *pending, const struct prl_chain *held,
+                      const struct prl_primary_limits *limits, struct prl_actions *out)
+{
+    struct prl_primary_counters *counters = &flow->counters;
+
+    if (flow->state == PRL_PRIMARY_OPEN) {
+        (*(hold->is_output ? &counters->output_flushed : &counters->flushed_packets))++;
+        add_one(out, release, hold);
+        return false;
+    }
+    if (flow->state == PRL_PRIMARY_GONE) {
+        drop_one(out, hold, &counters->dropped_fenced);
+        return false;
+    }
+    if (is_full(pending, held, hold->bytes, limits)) {
+        drop_one(out, hold, &counters->dropped_full);
+        return false;
+    }
+    return true;
+}
+
 void prl_primary_input(struct prl_primary *flow, struct prl_hold *hold, uint32_t own_edge, uint64_t now_ns,
                        const struct prl_primary_limits *limits, struct prl_actions *out)
 {
     out->count = 0;
     hold->is_output = 0;
     hold->arrived_ns = now_ns;
-    switch (flow->state) {
-    case PRL_PRIMARY_OPEN:
-        flow->counters.flushed_packets++;
-        add_one(out, PRL_DO_RELEASE_INPUT, hold);
+    if (!must_wait(flow, hold, PRL_DO_RELEASE_INPUT, &flow->in_pending, &flow->in_held, limits, out))
         return;
-    case PRL_PRIMARY_SETUP:
-    case PRL_PRIMARY_ACTIVE:
-    case PRL_PRIMARY_VOIDING:
-        break;
-    default:
-        drop_one(out, hold, &flow->counters.dropped_fenced);
-        return;
-    }
-    if (is_full(&flow->in_pending, &flow->in_held, hold->bytes, limits)) {
-        drop_one(out, hold, &flow->counters.dropped_full);
-    } else if (flow->state == PRL_PRIMARY_ACTIVE && !flow->in_pending.head) {
+    if (flow->state == PRL_PRIMARY_ACTIVE && !flow->in_pending.head) {
         flow->own_edge = own_edge;
         send_input(flow, hold, now_ns, limits, out);
     } else {
@@ -173,22 +184,9 @@ void prl_primary_output(struct prl_primary *flow, struct prl_hold *hold, uint64_
     out->count = 0;
     hold->is_output = 1;
     hold->arrived_ns = now_ns;
-    switch (flow->state) {
-    case PRL_PRIMARY_OPEN:
-        flow->counters.output_flushed++;
-        add_one(out, PRL_DO_RELEASE_OUTPUT, hold);
+    if (!must_wait(flow, hold, PRL_DO_RELEASE_OUTPUT, &flow->out_pending, &flow->out_held, limits, out))
         return;
-    case PRL_PRIMARY_SETUP:
-    case PRL_PRIMARY_ACTIVE:
-    case PRL_PRIMARY_VOIDING:
-        break;
-    default:
-        drop_one(out, hold, &flow->counters.dropped_fenced);
-        return;
-    }
-    if (is_full(&flow->out_pending, &flow->out_held, hold->bytes, limits))
-        drop_one(out, hold, &flow->counters.dropped_full);
-    else if (flow->state == PRL_PRIMARY_ACTIVE && !flow->out_pending.head)
+    if (flow->state == PRL_PRIMARY_ACTIVE && !flow->out_pending.head)
         send_output(flow, hold, now_ns, limits, out);
     else
         prl_chain_push(&flow->out_pending, hold);
