@@ -127,23 +127,26 @@ static void free_kept(struct prl_dp *dp, struct prl_hold *hold)
     prl_pool_put(&dp->holds, hold);
 }
 
-/* Feeds again what is next in line and missing. What lies behind a hole waits: the peer fills the hole. */
+/* Feeds again what is next in line and missing, and what follows it without a hole. What lies behind a hole waits: the
+ * peer fills the hole. */
 static void check_kept(struct prl_dp *dp, struct dp_flow *flow)
 {
     struct prl_chain left = {0};
     bool fed_again = false;
     struct prl_hold *hold;
+    uint32_t next;
 
     dp_flow_sample(dp, flow);
+    next = flow->kernel->sock.rcv_nxt;
     while ((hold = prl_chain_pop(&flow->kept))) {
         if (covered(flow, hold->tcp_end)) {
             free_kept(dp, hold);
             flow->kept_tries = 0;
             continue;
         }
-        if (prl_serial_le(hold->tcp_seq, flow->kernel->sock.rcv_nxt) &&
-            dp->now_ns - hold->arrived_ns >= DP_KEPT_WAIT_NS) {
+        if (prl_serial_le(hold->tcp_seq, next) && dp->now_ns - hold->arrived_ns >= DP_KEPT_WAIT_NS) {
             feed_kept(dp, flow, hold);
+            next = prl_serial_max(next, hold->tcp_end);
             hold->arrived_ns = dp->now_ns;
             fed_again = true;
         }

@@ -36,11 +36,12 @@ static bool fits(const struct prl_gro *gro, uint32_t flow, const struct prl_rein
 
     return gro->segments && gro->flow == flow && packet->proto == IPPROTO_TCP && first->proto == IPPROTO_TCP &&
            how->checked && gro->how.checked && how->lif == gro->how.lif && packet->version == first->version &&
-           packet->l4_offset == first->l4_offset && packet->data_offset == first->data_offset &&
-           packet->seq == first->seq + first->payload_bytes && packet->ack == first->ack &&
-           packet->window == first->window && (packet->tcp_flags & ~PRL_TCP_PSH) == PRL_TCP_ACK &&
-           first->tcp_flags == PRL_TCP_ACK && packet->payload_bytes &&
-           packet->payload_bytes <= gro->segment_bytes && first->payload_bytes % gro->segment_bytes == 0 &&
+           packet->data_offset <= PRL_GRO_HEADER_MAX && packet->l4_offset == first->l4_offset &&
+           packet->data_offset == first->data_offset && packet->seq == first->seq + first->payload_bytes &&
+           packet->ack == first->ack && packet->window == first->window &&
+           (packet->tcp_flags & ~PRL_TCP_PSH) == PRL_TCP_ACK && first->tcp_flags == PRL_TCP_ACK &&
+           packet->payload_bytes && packet->payload_bytes <= gro->segment_bytes &&
+           first->payload_bytes % gro->segment_bytes == 0 &&
            first->l3_bytes + packet->payload_bytes <= PRL_GRO_BYTES_MAX &&
            gro->pieces + pieces <= PRL_GRO_PIECES_MAX && same_headers(header_of(gro), piece[0].iov_base, packet);
 }
@@ -74,21 +75,36 @@ void prl_gro_add(struct prl_gro *gro, uint32_t flow, const struct prl_reinject *
     gather(gro, piece, pieces, 0);
 }
 
-/* The first header speaks for all of them: length, PSH, and the header's own checksum. */
-static void write_header(struct prl_gro *gro)
+/* The first header speaks for all of them, but for length, PSH, and the header's own checksum. */
+static int write_large(struct prl_gro *gro)
 {
-    prl_packet_set_length(gro->piece[0].iov_base, &gro->packet);
-    ((uint8_t *)gro->piece[0].iov_base)[gro->packet.l4_offset + 13] = gro->packet.tcp_flags;
+    uint32_t header_bytes = gro->packet.data_offset;
+    struct iovec whole[PRL_TAP_PIECES_MAX];
+    uint8_t header[PRL_GRO_HEADER_MAX];
+
+    memcpy(header, gro->piece[0].iov_base, header_bytes);
+    prl_packet_set_length(header, &gro->packet);
+    header[gro->packet.l4_offset + 13] = gro->packet.tcp_flags;
     gro->how.mss = gro->segment_bytes;
+    memcpy(whole + 1, gro->piece, gro->pieces * sizeof(*whole));
+    whole[0].iov_base = header;
+    whole[0].iov_len = header_bytes;
+    whole[1].iov_base = (uint8_t *)whole[1].iov_base + header_bytes;
+    whole[1].iov_len -= header_bytes;
+    return prl_tap_reinject(gro->fd, &gro->how, whole, gro->pieces + 1, &gro->packet);
 }
 
 void prl_gro_flush(struct prl_gro *gro)
 {
+    int err;
+
     if (gro->segments == 0)
         return;
     if (gro->segments > 1)
-        write_header(gro);
-    if (prl_tap_reinject(gro->fd, &gro->how, gro->piece, gro->pieces, &gro->packet))
+        err = write_large(gro);
+    else
+        err = prl_tap_reinject(gro->fd, &gro->how, gro->piece, gro->pieces, &gro->packet);
+    if (err)
         gro->failed += gro->segments;
     gro->writes++;
     gro->segments = 0;

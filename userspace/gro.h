@@ -20,7 +20,8 @@
 #include "tap.h"
 
 /* Segments and pieces of one large packet; it is never longer than IP can say. */
-#define PRL_GRO_PIECES_MAX PRL_TAP_PIECES_MAX
+#define PRL_GRO_PIECES_MAX (PRL_TAP_PIECES_MAX - 1) /* one is the large packet's own header */
+#define PRL_GRO_HEADER_MAX 128
 #define PRL_GRO_BYTES_MAX 65000
 
 struct prl_gro {
@@ -35,7 +36,8 @@ struct prl_gro {
 };
 
 void prl_gro_init(struct prl_gro *gro, int fd);
-/* Takes a packet (pieces from L3 on, headers in piece[0], which may be written to). */
+/* Takes a packet (pieces from L3 on, headers in piece[0]). Nothing of it changes but its L4 checksum field: the large
+ * packet has a header of its own, because what is gathered here may be kept and fed again as it was (R8). */
 void prl_gro_add(struct prl_gro *gro, uint32_t flow, const struct prl_reinject *how, const struct iovec *piece,
                  uint32_t pieces, const struct prl_packet *packet);
 void prl_gro_flush(struct prl_gro *gro);

@@ -131,6 +131,14 @@ def test_other_flows_and_what_follows_psh_stay_apart(gro: Gro) -> None:
     assert [one.payload for one in gro.flush()] == [b"a", b"bc", b"d"]
 
 
+def test_what_is_gathered_stays_as_it_was(gro: Gro) -> None:
+    packets = [data(100 + n, b"x") for n in range(3)]
+    for one in packets:
+        gro.add(one)
+    assert [one.payload for one in gro.flush()] == [b"xxx"]
+    assert [ffi.buffer(parts[0])[:] for parts in gro.kept] == packets
+
+
 def test_any_stream_comes_out_as_it_went_in(gro: Gro) -> None:
     chance = random.Random(5)
     for _ in range(50):

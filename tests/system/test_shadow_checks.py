@@ -1,0 +1,86 @@
+"""The shadow's kernel loses reinjected frames (R8, R12a): repaired, or the shadow is void."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from prl.client import Node
+from prl.demo.payload import Payload
+from prl.lab import Lab, blackhole
+from prl.lab.netns import Namespace
+from tests.system.support import Applications, Peer, eventually, pair
+
+pytestmark = [pytest.mark.system, pytest.mark.needs("root", "netns", "bpf", "af_xdp", "struct_ops")]
+
+SIZE_BYTES = 24 << 20
+INGRESS = 0xFFFFFFF2  # linux/pkt_sched.h: TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS)
+PRIORITY = 1
+
+
+@contextmanager
+def deaf(lab: Lab, node: str) -> Iterator[None]:
+    """What is given to the node's stack on lan0 is swallowed before it gets there."""
+    program = blackhole.load()
+    member = lab.topology.node(node)
+    with Namespace(member.namespace).netlink() as netlink:
+        (index,) = netlink.link_lookup(ifname="lan0")
+        netlink.tc(
+            "add-filter",
+            "bpf",
+            index=index,
+            fd=program,
+            name="deaf",
+            parent=INGRESS,
+            prio=PRIORITY,
+            handle=1,
+            classid=1,
+            direct_action=True,
+        )
+        try:
+            yield
+        finally:
+            netlink.tc("del-filter", index=index, parent=INGRESS, prio=PRIORITY)
+            os.close(program)
+
+
+def counter(node: Node, name: str) -> int:
+    """Asked over a connection that is there: this must not take longer than the shadow lasts."""
+    return int(node.request({"op": "stats"})["datapath"][name])
+
+
+@contextmanager
+def uploading() -> Iterator[tuple[Lab, Applications, Peer]]:
+    with pair("f8check") as lab:
+        apps = Applications(lab, "sink", 4, SIZE_BYTES)
+        with apps.connect() as peer:
+            peer.upload(Payload(SIZE_BYTES))
+            peer.await_bytes(SIZE_BYTES // 8)
+            yield lab, apps, peer
+
+
+def test_frames_that_the_shadows_kernel_lost_are_fed_again() -> None:
+    with uploading() as (lab, apps, peer):
+        with Node(lab.state.socket(lab.topology.re1)) as standby:
+            kept = counter(standby, "kept_packets")
+            with deaf(lab, "re1"):
+                while counter(standby, "kept_packets") == kept:
+                    assert peer.error is None
+            eventually("they are fed again", lambda: counter(standby, "refed_packets") > 0)
+        lab.fail("re0", "power")
+        apps.expect("taken_over", "re1", peer=peer.port)
+        peer.finish()
+        ended = apps.expect("end", "re1", peer=peer.port)
+    assert (ended["bytes"], ended["sha256"]) == (SIZE_BYTES, Payload(SIZE_BYTES).sha256(SIZE_BYTES))
+
+
+def test_a_shadow_that_stays_behind_is_void_and_the_session_goes_on() -> None:
+    with uploading() as (lab, apps, peer):
+        with deaf(lab, "re1"):
+            void = apps.expect("void", "re1", peer=peer.port)
+            apps.expect("state", "re0", peer=peer.port, state="open")
+        assert "differ" in void["reason"]
+        peer.finish()
+        ended = apps.expect("end", "re0", peer=peer.port)
+    assert (ended["bytes"], ended["sha256"]) == (SIZE_BYTES, Payload(SIZE_BYTES).sha256(SIZE_BYTES))
