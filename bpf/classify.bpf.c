@@ -325,7 +325,7 @@ int prl_classify(struct xdp_md *ctx)
     if (!lif)
         return XDP_PASS;
     packet.key.lif = (__u16)*lif;
-    struct prl_flow_ref *ref = bpf_map_lookup_elem(&prl_flows, &packet.key);
+    struct prl_flow_ref *ref = prl_flow_find(&packet.key);
     if (!ref)
         return XDP_PASS;
     __u32 slot = ref->slot;

@@ -87,7 +87,7 @@ static __always_inline struct prl_flow *flow_of(struct __sk_buff *skb, struct pr
     if (!lif)
         return NULL;
     packet->key.lif = (__u16)*lif;
-    struct prl_flow_ref *ref = bpf_map_lookup_elem(&prl_flows, &packet->key);
+    struct prl_flow_ref *ref = prl_flow_find(&packet->key);
     if (!ref)
         return NULL;
     __u32 slot = ref->slot;
@@ -394,7 +394,7 @@ int prl_egress(struct __sk_buff *skb)
     struct prl_addr *addr = bpf_map_lookup_elem(&prl_addrs, packet.key.local);
     if (!addr)
         return PASS;
-    int speaks = may_speak(addr);
+    int speaks = skb->mark != PRL_MARK_SHADOW && may_speak(addr);
     int has_ports = packet.kind == PRL_KIND_FLOW || (packet.kind == PRL_KIND_FRAGMENT && packet.first);
     int is_tcp = has_ports && packet.key.proto == IPPROTO_TCP;
     int is_udp = has_ports && packet.key.proto == IPPROTO_UDP;

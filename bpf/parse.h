@@ -268,6 +268,18 @@ static __always_inline void prl_parse(PRL_CONTEXT *ctx, struct prl_packet *packe
         packet->kind = packet->version == 4 ? PRL_KIND_ICMP : PRL_KIND_ICMP6;
 }
 
+/* The flow that a packet of this key belongs to, or NULL. A datagram that is none of a connected socket's is looked up
+ * once more: as one of a socket without a peer. The key then has no remote end any more. */
+static __always_inline struct prl_flow_ref *prl_flow_find(struct prl_flow_key *key)
+{
+    struct prl_flow_ref *ref = bpf_map_lookup_elem(&prl_flows, key);
+    if (ref || key->proto != IPPROTO_UDP)
+        return ref;
+    __builtin_memset(key->remote, 0, sizeof(key->remote));
+    key->remote_port = 0;
+    return bpf_map_lookup_elem(&prl_flows, key);
+}
+
 /* Loads an ARP message: 0, -1 when it is too short, 1 when it is not about IPv4 over Ethernet. */
 static __always_inline int prl_arp_get(PRL_CONTEXT *ctx, __u32 l3, struct prl_arp *arp)
 {

@@ -27,11 +27,15 @@
 
 /* skb->mark of a packet that prl itself handed to the stack or to the wire (R1a). */
 #define PRL_MARK_RELEASE 0x70726c01
+/* skb->mark of what a shadow without a peer sent: never to leave, not even when it waited for the peer's MAC address
+ * until the shadow was taken over. */
+#define PRL_MARK_SHADOW 0x70726c03
 
 /* No flow (metadata of a frame that belongs to none; also an unused slot). */
 #define PRL_SLOT_NONE 0xffffffff
 
-/* A flow as a frame from the peer shows it: local is the frame's destination. */
+/* A flow as a frame from the peer shows it: local is the frame's destination. A UDP socket without a peer has one
+ * flow for all of them: remote and remote_port are zero (nobody's address, not even IPv4's mapped one). */
 struct prl_flow_key {
     __u8 local[16];
     __u8 remote[16];

@@ -22,6 +22,7 @@ import base64
 import contextlib
 import os
 import queue
+import select
 import socket
 import threading
 from collections.abc import Iterator
@@ -31,6 +32,7 @@ from typing import Any, Self
 
 from prl.errors import NoDaemonError, PrlError, ReplicationError, UsageError
 from prl.messages import (
+    ANY_PEER,
     APPLICATION_MAX_BYTES,
     MESSAGE_MAX_BYTES,
     MessageError,
@@ -182,7 +184,7 @@ class Shadow:
         self.local: str = event["local"]
         """The service's end, ``addr:port``."""
         self.remote: str = event["remote"]
-        """The peer's end, ``addr:port``."""
+        """The peer's end, ``addr:port``; ``*`` for a UDP socket that is not connected."""
         self.application: bytes = base64.b64decode(event["application"])
         """What the other application gave to Node.replicate()."""
 
@@ -206,8 +208,16 @@ class Shadow:
         Raises:
             ShadowVoid: the shadow was given up, so that nothing more comes.
         """
+        return self.recvfrom(size)[0]
+
+    def recvfrom(self, size: int) -> tuple[bytes, Any]:
+        """As recv(), and who sent it, as socket.recvfrom() gives it (UDP).
+
+        Raises:
+            ShadowVoid: the shadow was given up, so that nothing more comes.
+        """
         try:
-            data = self._sock.recv(size)
+            data, sender = self._sock.recvfrom(size)
         except (BlockingIOError, TimeoutError):
             raise
         except OSError as error:
@@ -216,7 +226,7 @@ class Shadow:
             raise ShadowVoid(why) from error
         if not data and self._sock.type == socket.SOCK_DGRAM and not self._is_live_udp():
             raise ShadowVoid(self._await_void() or "the socket was ended")
-        return data
+        return data, sender
 
     def _await_void(self) -> str | None:
         """Why the shadow is void; its socket dies a moment before the word of it comes."""
@@ -225,9 +235,16 @@ class Shadow:
             return self._void
 
     def _is_live_udp(self) -> bool:
-        """Whether it is a UDP socket that has its peer: prld takes that away from a void one."""
+        """Whether it is a UDP socket that can receive.
+
+        prld takes its peer away from a void one, and shuts it down.
+        """
         if self._sock.type != socket.SOCK_DGRAM:
             return False
+        if self.remote == ANY_PEER:
+            poll = select.poll()
+            poll.register(self._sock, 0)  # POLLHUP is always told (datagram_poll, datagram.c)
+            return not any(events & select.POLLHUP for _, events in poll.poll(0))
         try:
             self._sock.getpeername()
         except OSError:
@@ -320,8 +337,10 @@ class Node:
         self._sock.close()
 
     def replicate(self, sock: socket.socket, application: bytes = b"") -> Session:
-        """Protect a connected TCP or UDP socket; returns once the other node has its shadow.
+        """Protect a TCP or UDP socket; returns once the other node has its shadow.
 
+        TCP: connected. UDP: bound to the service address, and connected to its one peer or, for
+        any number of peers, not connected at all.
         UDP: datagrams that wait unread delay the protection, output may be sent twice at the
         take-over, and fragmented datagrams are not received while the socket is protected.
         The socket stays the caller's and is used as before. ``application`` (at most 32 KiB) is

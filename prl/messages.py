@@ -18,6 +18,8 @@ RUN_DIR: Final = Path("/run/prl")
 DEFAULT_SOCKET: Final = RUN_DIR / "prld.sock"
 SOCKET_VARIABLE: Final = "PRL_SOCKET"
 PORT_MAX: Final = 0xFFFF
+ANY_PEER: Final = "*"
+"""What is written for the peer of a UDP socket that is not connected."""
 SCHEMA: Final = 1
 """Version of the facts in answers and in ``prlctl -j``."""
 

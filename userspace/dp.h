@@ -218,6 +218,7 @@ void dp_verify_forget(struct prl_dp *dp, struct dp_flow *flow);
 /* dp_udp.c */
 void dp_udp_open(struct dp_flow *flow); /* drops count from here on */
 void dp_udp_sample(struct dp_flow *flow);
+int dp_udp_mark(const struct dp_flow *flow, bool is_shadow); /* what a socket without a peer sends; 0 or -errno */
 bool dp_udp_has_room(const struct dp_flow *flow, uint32_t bytes); /* for a packet of so many bytes */
 bool dp_udp_diverged(const struct dp_flow *flow); /* the socket dropped what the other side's may have */
 void dp_udp_check(struct prl_dp *dp, struct dp_flow *flow); /* a flow that diverged fails, its shadow is void */

@@ -435,6 +435,11 @@ int prl_dp_secondary_open(struct prl_dp *dp, const struct prl_flow_spec *spec, u
     err = flow_enter(dp, spec, &flow);
     if (flow) {
         flow->secondary = true;
+        err = dp_udp_mark(flow, true);
+        if (err) {
+            dp_flow_forget(dp, flow);
+            goto out;
+        }
         prl_owner_given_is_taken(&dp->owner, flow->service);
         flow->kernel->generation = spec->generation;
         dp_flow_sample(dp, flow);
@@ -446,6 +451,7 @@ int prl_dp_secondary_open(struct prl_dp *dp, const struct prl_flow_spec *spec, u
             spec->key.proto == IPPROTO_TCP && (dp->capabilities & PRL_CAP_NACK_RETRY);
         dp_flow_set_flags(flow);
     }
+out:
     dp_unlock(dp);
     return err;
 }

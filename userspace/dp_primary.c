@@ -38,7 +38,7 @@ static uint32_t elide(const struct prl_dp *dp, const struct dp_flow *flow, struc
     struct prl_packet packet;
     int left_out;
 
-    if (!(dp->capabilities & PRL_CAP_L3_ELISION) ||
+    if (!(dp->capabilities & PRL_CAP_L3_ELISION) || prl_key_is_unconnected(&flow->spec.key) ||
         prl_packet_parse(piece[1].iov_base, (uint32_t)piece[1].iov_len, msg->data_bytes, false, &packet))
         return 1;
     left_out = prl_elide(piece[1].iov_base, &packet, &flow->spec.key, fields);

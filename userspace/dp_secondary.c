@@ -145,6 +145,10 @@ static void replicate(struct prl_dp *dp, struct dp_flow *flow, const struct prl_
     if (!(msg->packet_flags & PRL_PACKET_ICMP)) {
         prl_packet_key(msg->data, &packet, true, msg->lif, &key);
         key.vlans = flow->spec.key.vlans;
+        if (prl_key_is_unconnected(&flow->spec.key)) { /* anybody may have sent it */
+            memset(key.remote, 0, sizeof(key.remote));
+            key.remote_port = 0;
+        }
         if (memcmp(&key, &flow->spec.key, sizeof(key)) != 0) {
             refuse(dp, flow, msg, PRL_VERDICT_VOID, PRL_REASON_MALFORMED);
             return;
@@ -177,7 +181,9 @@ static void replicate(struct prl_dp *dp, struct dp_flow *flow, const struct prl_
 static void replicate_elided(struct prl_dp *dp, struct dp_flow *flow, const struct prl_msg *msg)
 {
     uint8_t *value = (uint8_t *)msg->data; /* in the link's receive buffer, which is ours to write */
-    int header = prl_unelide(value, msg->data_bytes, &flow->spec.key);
+    int header = prl_key_is_unconnected(&flow->spec.key) /* nothing here knows who sent it */
+                     ? -EPROTO
+                     : prl_unelide(value, msg->data_bytes, &flow->spec.key);
     struct prl_msg whole = *msg;
 
     if (header < 0) {
@@ -347,6 +353,8 @@ void dp_secondary_takeover(struct prl_dp *dp, struct dp_flow *flow)
         dp_verify_refeed(dp, flow);
         dp_flow_sample(dp, flow);
         kick(dp, flow);
+    } else {
+        dp_udp_mark(flow, false);
     }
     event.value = flow->secondary_core.out_bytes;
     dp_event(dp, &event, NULL, 0);

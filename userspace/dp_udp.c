@@ -5,6 +5,7 @@
  * it is accepted (refused there, the primary drops it as well): both sockets get the same datagrams. Should one drop
  * all the same, the two differ, and the shadow is void (R17).
  */
+#include <errno.h>
 #include <linux/sock_diag.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -41,6 +42,17 @@ static bool lost(const struct dp_flow *flow, uint32_t *count)
 void dp_udp_open(struct dp_flow *flow)
 {
     lost(flow, &flow->udp_lost_before);
+}
+
+/* To a connected shadow's peer the neighbour entry is pinned; for one with many peers output may wait in a neighbour's
+ * queue, until after the take-over. */
+int dp_udp_mark(const struct dp_flow *flow, bool is_shadow)
+{
+    const uint32_t mark = is_shadow ? PRL_MARK_SHADOW : 0;
+
+    if (!prl_key_is_unconnected(&flow->spec.key))
+        return 0;
+    return setsockopt(flow->spec.fd, SOL_SOCKET, SO_MARK, &mark, sizeof(mark)) < 0 ? -errno : 0;
 }
 
 void dp_udp_sample(struct dp_flow *flow)

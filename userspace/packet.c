@@ -49,6 +49,11 @@ bool prl_addr_is_v4(const uint8_t addr[16])
     return memcmp(addr, v4_mapped, sizeof(v4_mapped)) == 0;
 }
 
+bool prl_key_is_unconnected(const struct prl_flow_key *key)
+{
+    return key->proto == IPPROTO_UDP && key->remote_port == 0;
+}
+
 /* ---- parsing ---- */
 
 static void parse_tcp_options(const uint8_t *option, uint32_t bytes, struct prl_packet *packet)

@@ -90,5 +90,6 @@ uint32_t prl_packet_claim_na(const uint8_t addr[16], const uint8_t mac[6], const
                              uint8_t out[PRL_CRAFT_MAX]);
 
 bool prl_addr_is_v4(const uint8_t addr[16]);
+bool prl_key_is_unconnected(const struct prl_flow_key *key); /* a UDP flow with any number of peers */
 
 #endif /* PRL_PACKET_H */

@@ -13,6 +13,7 @@ from prl.core.kernel import Kernel, mode_number
 from prl.core.native import ffi, lib, text_of, to_dict
 from prl.core.wire import MESSAGE_MAX_BYTES, Message
 from prl.errors import KernelError, PrlError
+from prl.messages import ANY_PEER
 
 Address = IPv4Address | IPv6Address
 UDP_PREFIX = "udp:"
@@ -144,12 +145,22 @@ class Tuple:
     """IPPROTO_TCP or IPPROTO_UDP."""
 
     def __str__(self) -> str:
-        return f"{self.service_end} <-> {endpoint(self.remote, self.remote_port)}"
+        return f"{self.service_end} <-> {self.peer_end}"
 
     @property
     def is_udp(self) -> bool:
         """Whether it is a UDP flow."""
         return self.proto == socket.IPPROTO_UDP
+
+    @property
+    def is_unconnected(self) -> bool:
+        """Whether it is a UDP socket without a peer of its own; ``remote`` says nothing then."""
+        return self.is_udp and self.remote_port == 0
+
+    @property
+    def peer_end(self) -> str:
+        """The peer's end in words; ``*``: anybody's."""
+        return ANY_PEER if self.is_unconnected else endpoint(self.remote, self.remote_port)
 
     @property
     def service_end(self) -> str:
@@ -250,6 +261,11 @@ def unmapped(raw: bytes) -> Address:
     """The address in 16 bytes."""
     address = IPv6Address(raw)
     return address.ipv4_mapped or address
+
+
+def unspecified(local: Address) -> Address:
+    """The remote address of a flow that has no peer of its own, in the version of ``local``."""
+    return IPv6Address(0) if isinstance(local, IPv6Address) else IPv4Address(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -495,7 +511,8 @@ def _spec(spec: FlowSpec) -> Any:
     wanted = ffi.new("struct prl_flow_spec *")
     key = wanted.key
     ffi.buffer(key.local)[:] = mapped(spec.ends.local)
-    ffi.buffer(key.remote)[:] = mapped(spec.ends.remote)
+    if not spec.ends.is_unconnected:  # all zero, also for IPv4 (prl_abi.h)
+        ffi.buffer(key.remote)[:] = mapped(spec.ends.remote)
     key.local_port = socket.htons(spec.ends.local_port)
     key.remote_port = socket.htons(spec.ends.remote_port)
     key.proto = spec.ends.proto
@@ -512,10 +529,11 @@ def _spec(spec: FlowSpec) -> Any:
 
 
 def _ends(key: Any) -> Tuple:
+    local, remote = (unmapped(bytes(ffi.buffer(end))) for end in (key.local, key.remote))
     return Tuple(
-        unmapped(bytes(ffi.buffer(key.local))),
+        local,
         socket.ntohs(key.local_port),
-        unmapped(bytes(ffi.buffer(key.remote))),
+        remote if key.remote_port else unspecified(local),
         socket.ntohs(key.remote_port),
         key.proto,
     )

@@ -9,11 +9,12 @@ import socket
 from dataclasses import dataclass
 from typing import Final
 
-from prl.core.datapath import Address, FlowSpec, Tuple
+from prl.core.datapath import Address, FlowSpec, Tuple, unspecified
 from prl.daemon.host import NextHop
 from prl.daemon.transfer import Setup
 from prl.shadow import (
     Endpoint,
+    SnapshotError,
     TcpSnapshot,
     UdpSnapshot,
     UnreadError,
@@ -73,9 +74,12 @@ async def freeze(
     """Take the snapshot; the input is redirected already. Raises SnapshotError, CallError."""
     hop_address, hop_mac = (str(hop.address), hop.mac) if hop else ("", "")
     if ends.is_udp:
+        snapshot = await _take_udp(sock)
+        if ends_of(snapshot) != ends:
+            raise SnapshotError(f"{ends}: its application connected the socket anew: {snapshot}")
         setup = Setup(
             udp=True,
-            snapshot=encode_udp(await _take_udp(sock)),
+            snapshot=encode_udp(snapshot),
             mss=_UDP_MSS,
             rcv_wscale=0,
             snd_wscale=0,
@@ -87,19 +91,19 @@ async def freeze(
         )
         return Frozen(setup, 0)
     mss = get_int(sock, Tcp.MAXSEG)
-    snapshot = take(sock, attempts=SNAPSHOT_ATTEMPTS)
+    tcp = take(sock, attempts=SNAPSHOT_ATTEMPTS)
     setup = Setup(
-        snapshot=encode(snapshot),
+        snapshot=encode(tcp),
         mss=mss,
-        rcv_wscale=snapshot.rcv_wscale,
-        snd_wscale=snapshot.snd_wscale,
-        committed=snapshot.snd_seq,
-        timestamps=snapshot.timestamps,
+        rcv_wscale=tcp.rcv_wscale,
+        snd_wscale=tcp.snd_wscale,
+        committed=tcp.snd_seq,
+        timestamps=tcp.timestamps,
         next_hop=hop_address,
         next_hop_mac=hop_mac,
         application=application,
     )
-    return Frozen(setup, snapshot.segs_in)
+    return Frozen(setup, tcp.segs_in)
 
 
 async def _take_udp(sock: socket.socket) -> UdpSnapshot:
@@ -127,8 +131,11 @@ def thaw(setup: Setup) -> Snapshot:
 def ends_of(snapshot: Snapshot) -> Tuple:
     """The session's ends."""
     local, remote = snapshot.local, snapshot.remote
+    address = _address(local)
+    if remote is None:
+        return Tuple(address, local.port, unspecified(address), 0, socket.IPPROTO_UDP)
     proto = socket.IPPROTO_UDP if isinstance(snapshot, UdpSnapshot) else socket.IPPROTO_TCP
-    return Tuple(_address(local), local.port, _address(remote), remote.port, proto)
+    return Tuple(address, local.port, _address(remote), remote.port, proto)
 
 
 def _address(end: Endpoint) -> Address:

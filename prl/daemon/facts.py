@@ -164,7 +164,7 @@ def flow(view: NodeView, handle: int, *, whole: bool = False) -> dict[str, Any] 
         "handle": info.handle,
         "protocol": "udp" if info.ends.is_udp else "tcp",
         "local": endpoint(info.ends.local, info.ends.local_port),
-        "remote": endpoint(info.ends.remote, info.ends.remote_port),
+        "remote": info.ends.peer_end,
         "role": _role(info),
         "state": info.state_name,
         "reason": reason or (wire.reason_text(info.reason) if info.reason else ""),

@@ -23,6 +23,7 @@ from prl.core.datapath import (
     Owner,
     Primary,
     Tuple,
+    unspecified,
 )
 from prl.core.wire import Element, Message, Reason, Tlv
 from prl.daemon import cloning, transfer
@@ -101,7 +102,7 @@ class Primaries:
     # -- requests
 
     async def replicate(self, client: Application, sock: socket.socket, data: bytes) -> Session:
-        """Protect a connected socket; returns after activation or its failure.
+        """Protect a socket; returns after activation or its failure.
 
         Takes ``sock`` over, also on failure. Raises ReplicationError or UsageError when the
         session can never be protected as things are.
@@ -124,21 +125,41 @@ class Primaries:
         ):
             raise UsageError("only TCP and UDP sockets over IPv4 or IPv6 can be replicated")
         is_udp = sock.type == socket.SOCK_DGRAM
+        host, local_port = sock.getsockname()[:2]
+        local = _address(host)
         try:
-            local, remote = sock.getsockname(), sock.getpeername()
+            host, remote_port = sock.getpeername()[:2]
+            remote = _address(host)
         except OSError as error:
-            what = "connect() one UDP socket per peer" if is_udp else "wait until it is connected"
-            raise UsageError(
-                f"the socket has no peer ({error.strerror}), which cannot be replicated; {what}"
-            ) from error
+            if not is_udp:
+                raise UsageError(
+                    f"the socket has no peer ({error.strerror}), which cannot be replicated; "
+                    "wait until it is connected"
+                ) from error
+            remote, remote_port = unspecified(local), 0
         proto = socket.IPPROTO_UDP if is_udp else socket.IPPROTO_TCP
-        ends = Tuple(_address(local[0]), local[1], _address(remote[0]), remote[1], proto)
+        ends = Tuple(local, local_port, remote, remote_port, proto)
+        if ends.is_unconnected and sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT):
+            raise UsageError(
+                f"{ends}: a UDP socket without a peer may share its port (SO_REUSEPORT), which "
+                "cannot be replicated; turn that off, or connect() one UDP socket per peer"
+            )
+        if any(
+            other.ends.service_end == ends.service_end
+            and other.ends.is_unconnected != ends.is_unconnected
+            for other in self.live()
+        ):
+            raise UsageError(
+                f"{ends}: another socket of that port is replicated already; replicate either one "
+                "UDP socket without a peer, or only connected ones"
+            )
         service = next(
             (n for n, s in enumerate(self._config.service) if ends.local in s.addresses), None
         )
         if service is None:
             raise UsageError(
-                f"{ends}: {ends.local} is no service address; connect to one of: "
+                f"{ends}: {ends.local} is no service address; "
+                f"{'bind' if ends.is_unconnected else 'connect'} to one of: "
                 + ", ".join(str(a) for s in self._config.service for a in s.addresses)
             )
         if self._dp.status().services[service] != Owner.OWNER:
@@ -344,7 +365,9 @@ class Primaries:
     async def _attempt(self, session: Session) -> None:
         """Set up, snapshot, send, activate. On failure the session is open, with the reason."""
         async with self._limit:
-            hop = await self._host.next_hop(self._lan, session.ends.remote)
+            hop = None  # of many peers: whoever takes over looks them up
+            if not session.ends.is_unconnected:
+                hop = await self._host.next_hop(self._lan, session.ends.remote)
             if not (session.is_live and not session.closing):
                 return
             try:

@@ -430,7 +430,7 @@ def _introduction(shadow: Shadow, setup: Setup) -> dict[str, Any]:
         "event": "shadow",
         "handle": shadow.handle,
         "local": show_endpoint(ends.local, ends.local_port),
-        "remote": show_endpoint(ends.remote, ends.remote_port),
+        "remote": ends.peer_end,
         "application": base64.b64encode(setup.application).decode(),
         "unread": cloning.unread_bytes(shadow.snapshot),
     }

@@ -15,7 +15,8 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def end_silently(sock: socket.socket) -> None:
     """Close ``sock`` without FIN or RST, for every process that holds it.
 
-    UDP sends nothing at its end: such a socket loses its peer, then all who wait in it are woken.
+    UDP sends nothing at its end: such a socket loses its peer, if it has one, then all who
+    wait in it are woken.
     TCP: in repair mode a disconnect empties the socket and sends nothing (tcp_disconnect in
     net/ipv4/tcp.c); a kernel that refuses it because somebody waits in recv() leaves a socket in
     repair mode, whose close is silent too. A socket that has ended already is just closed.

@@ -2,7 +2,7 @@
 
 The primary calls take() and sends encode()'s blob; the secondary, whose output is already silent,
 calls restore() on what decode() makes of it, then adopt() at take-over or discard() for no more.
-Connected UDP sockets have take_udp() and restore_udp().
+UDP sockets have take_udp() and restore_udp().
 """
 
 from prl.shadow.capture import SnapshotMovedError, take

@@ -1,4 +1,4 @@
-"""Connected UDP sockets: their snapshot, and the shadow that is made of it (SPEC R17).
+"""UDP sockets, with a peer or without: their snapshot, and the shadow made of it (SPEC R17).
 
 A datagram socket has no state but its addresses and options, once its receive queue is empty. Both
 sockets get a receive buffer of UDP_BUFFER_BYTES: the datapath refuses, on both sides alike, what
@@ -51,17 +51,18 @@ class UnreadError(SnapshotError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UdpSnapshot:
-    """One connected UDP socket, nothing of which is unread."""
+    """One UDP socket, nothing of which is unread."""
 
     version: U16 = SNAPSHOT_VERSION
     family: OptionInt
     local: Endpoint
-    remote: Endpoint
+    remote: Endpoint | None
+    """None: it is bound and not connected, and has any number of peers."""
     reuse_port: bool
     network: NetworkOptions
 
     def __str__(self) -> str:
-        return f"udp:{self.local} <-> {self.remote}"
+        return f"udp:{self.local} <-> {self.remote or '*'}"
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -69,7 +70,7 @@ _decoder = msgspec.msgpack.Decoder(UdpSnapshot)
 
 
 def take_udp(sock: socket.socket) -> UdpSnapshot:
-    """Describe a connected UDP socket; nothing of it changes.
+    """Describe a UDP socket; nothing of it changes.
 
     Redirect its input first: what arrives behind the snapshot is lost to the shadow. Raises
     UnreadError while datagrams wait in it, SnapshotError when it cannot be cloned.
@@ -88,14 +89,23 @@ def take_udp(sock: socket.socket) -> UdpSnapshot:
         return UdpSnapshot(
             family=sock.family,
             local=local,
-            remote=endpoint_of(sock, sock.getpeername()),
+            remote=_peer_of(sock),
             reuse_port=bool(get_int(sock, So.REUSEPORT)),
             network=network_options(sock, local),
         )
     except CallError as error:
         raise SnapshotError(f"{name_of(sock)}: cannot be cloned: {error}") from error
     except OSError as error:
-        raise SnapshotError(f"{name_of(sock)}: not connected any more: {error.strerror}") from error
+        raise SnapshotError(f"{name_of(sock)}: its addresses: {error.strerror}") from error
+
+
+def _peer_of(sock: socket.socket) -> Endpoint | None:
+    try:
+        return endpoint_of(sock, sock.getpeername())
+    except OSError as error:
+        if error.errno == errno.ENOTCONN:
+            return None
+        raise
 
 
 def unread_bytes(sock: socket.socket) -> int:
@@ -129,7 +139,8 @@ def decode_udp(blob: bytes | bytearray | memoryview) -> UdpSnapshot:
             f"snapshot version {snapshot.version} is not known here (only {SNAPSHOT_VERSION}); "
             "upgrade this node"
         )
-    if not len(snapshot.local.packed) == len(snapshot.remote.packed) == address_bytes:
+    ends = [snapshot.local] if snapshot.remote is None else [snapshot.local, snapshot.remote]
+    if any(len(end.packed) != address_bytes for end in ends):
         raise SnapshotError(f"{snapshot}: addresses do not fit address family {snapshot.family}")
     return snapshot
 
@@ -151,9 +162,11 @@ def restore_udp(snapshot: UdpSnapshot) -> socket.socket:
             set_int(sock, So.REUSEPORT, 1)
         set_network(sock, snapshot.local, snapshot.network)
         enlarge(sock)
-        local, remote = sockaddr_of(sock, snapshot.local), sockaddr_of(sock, snapshot.remote)
+        local = sockaddr_of(sock, snapshot.local)
         named_call(lambda: sock.bind(local), f"bind({snapshot.local})")
-        named_call(lambda: sock.connect(remote), f"connect({snapshot.remote})")
+        if snapshot.remote is not None:
+            remote = sockaddr_of(sock, snapshot.remote)
+            named_call(lambda: sock.connect(remote), f"connect({snapshot.remote})")
     except CallError as error:
         sock.close()
         raise SnapshotError(

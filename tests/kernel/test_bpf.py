@@ -6,7 +6,7 @@ import socket
 import struct
 import subprocess
 from collections.abc import Iterator
-from ipaddress import IPv4Address, ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Any
 
@@ -228,6 +228,35 @@ def test_truncated_and_contradictory_frames_are_counted_and_never_captured(bench
     bench.receive(good[:14] + b"\x44" + good[15:])  # header of 16 bytes
     bench.receive(good[:14] + b"\x45\0\0\x13" + good[18:])  # packet of 19 bytes
     assert bench.node.malformed == before + 2
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_datagram_of_no_connected_flow_is_one_of_the_socket_without_a_peer(
+    bench: Bench, version: int
+) -> None:
+    nobody = IPv6Address(0)  # all zero, for both
+    local, remote, name = (
+        (SERVICE4, PEER4, "udp") if version == 4 else (SERVICE6, PEER6, "udp ipv6")
+    )
+    frame = CAPTURED[name][0]
+    bench.own(local)
+    unconnected = bench.flow(1, local=local, remote=nobody, proto=UDP, ports=(PORT, 0))
+    bench.flow(2, local=local, remote=nobody, proto=TCP, ports=(PORT, 0))
+    ((handle, slot, _),) = bench.receive(frame)[1]
+    assert (handle, slot) == (0x1001, 1)
+    assert bench.passes((SEGMENT4 if version == 4 else SEGMENT6).frame())  # TCP has no such flows
+    other = bytearray(frame)
+    other[-10:-8] = (PORT + 1).to_bytes(2, "big")  # the destination port
+    assert bench.passes(bytes(other))
+
+    connected = bench.flow(3, local=local, remote=remote, proto=UDP)
+    ((handle, slot, _),) = bench.receive(frame)[1]
+    assert (handle, slot) == (0x1003, 3)
+    connected.flags = lib.PRL_FLOW_OPEN
+    assert bench.passes(frame)  # of the connected one still
+    assert (unconnected.in_redirected, unconnected.in_passed) == (1, 0)
+    bench.own(local, lib.PRL_ADDR_STANDBY)
+    assert not bench.passes(frame)
 
 
 def test_a_shadow_hears_nothing_from_the_network(bench: Bench) -> None:
@@ -530,11 +559,30 @@ def test_udp_and_foreign_flows_are_not_held(egress: Bench) -> None:
     assert egress.emit(piece) == ([], [])
 
 
+def test_what_a_shadow_sent_stays_unsent_when_it_is_owned_later(egress: Bench) -> None:
+    flow = egress.flow(1, remote=IPv6Address(0), proto=UDP, ports=(PORT, 0))
+    frame = from_service(
+        in4(
+            struct.pack("!HHHH", PORT, PEER_PORT, 8, 0), source=SERVICE4, target=PEER4, protocol=UDP
+        )
+    )
+    for mark, seen in ((lib.PRL_MARK_SHADOW, []), (0, [frame])):
+        egress.out.socket.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
+        egress.out.socket.send(frame)
+        egress.out.socket.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, 0)
+        assert egress.emit(frame) == ([*seen, frame], [])
+    assert flow.out_passed == 3
+
+
+@pytest.mark.parametrize("connected", [True, False])
 @pytest.mark.parametrize("fragment", [0, 0x2000])
 def test_udp_output_of_a_shadow_or_of_a_dead_datapath_is_silent(
-    egress: Bench, fragment: int
+    egress: Bench, fragment: int, *, connected: bool
 ) -> None:
-    flow = egress.flow(1, proto=UDP)
+    if connected:
+        flow = egress.flow(1, proto=UDP)
+    else:
+        flow = egress.flow(1, remote=IPv6Address(0), proto=UDP, ports=(PORT, 0))
     header = struct.pack("!HHHH", PORT, PEER_PORT, 8, 0)
     frame = from_service(
         in4(header, source=SERVICE4, target=PEER4, protocol=UDP, fragment=fragment)

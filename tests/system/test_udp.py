@@ -28,6 +28,7 @@ BURST = 32  # the peer waits for the application after so many: nothing on the w
 MTU_BYTES = 1500
 SO_ATTACH_FILTER = 26
 FAMILIES = (4, 6)
+IP_RECVERR, IPV6_RECVERR = 11, 25  # linux/in.h, linux/in6.h
 
 
 def numbered(number: int) -> bytes:
@@ -40,9 +41,10 @@ class Reader:
 
     def __init__(self, source: socket.socket | Shadow) -> None:
         self.got: list[bytes] = []
+        self.senders: list[Any] = []
         self.error: BaseException | None = None
         self._sock = source.sock if isinstance(source, Shadow) else source
-        self._recv = source.recv
+        self._recv = source.recvfrom
         self._changed = threading.Condition()
         self._stopping = False
         self._thread = threading.Thread(target=self._read, daemon=True)
@@ -51,11 +53,12 @@ class Reader:
     def _read(self) -> None:
         try:
             while True:
-                data = self._recv(65536)
+                data, sender = self._recv(65536)
                 if self._stopping:
                     return
                 with self._changed:
                     self.got.append(data)
+                    self.senders.append(sender)
                     self._changed.notify_all()
         except (OSError, PrlError) as error:
             with self._changed:
@@ -95,17 +98,32 @@ class Scene:
         self.kind = socket.AF_INET if family == 4 else socket.AF_INET6
         lan = topology.peer.lan
         peer_address = str(lan.ipv4.ip if family == 4 or lan.ipv6 is None else lan.ipv6.ip)
-        self.peer = stack.enter_context(self._socket("peer"))
-        self.peer.bind((peer_address, 0))
-        self.peer.connect((self.address, PORT))
-        self.peer.settimeout(PATIENCE_S)
+        self._peer_address = peer_address
+        self.peer = self.new_peer()
         self.nodes = [
             stack.enter_context(closing(Node(lab.state.socket(node)))) for node in topology.nodes
         ]
-        self.sock = stack.enter_context(self._socket("re0"))
-        self.sock.bind((self.address, PORT))
+        self.sock = self.new_socket()
         for node, state in zip(self.nodes, ("owner", "standby"), strict=True):
             self._await_state(node, state)
+
+    def unbound(self) -> socket.socket:
+        """A socket of the application's, as it came."""
+        return self._stack.enter_context(self._socket("re0"))
+
+    def new_socket(self) -> socket.socket:
+        """A socket of the application's at the service's port."""
+        sock = self.unbound()
+        sock.bind((self.address, PORT))
+        return sock
+
+    def new_peer(self) -> socket.socket:
+        """A socket of the peer's host with a port of its own."""
+        peer = self._stack.enter_context(self._socket("peer"))
+        peer.bind((self._peer_address, 0))
+        peer.connect((self.address, PORT))
+        peer.settimeout(PATIENCE_S)
+        return peer
 
     def _await_state(self, node: Node, state: str) -> None:
         until(lambda: node.request({"op": "status"})["services"][0]["state"] == state, state)
@@ -129,6 +147,9 @@ class Scene:
 
     def protect(self) -> tuple[Session, Shadow]:
         self.connect()
+        return self.protect_unconnected()
+
+    def protect_unconnected(self) -> tuple[Session, Shadow]:
         self.offer()
         session = self.nodes[0].replicate(self.sock, b"opaque")
         return session, self.shadow()
@@ -143,9 +164,11 @@ class Scene:
         self._stack.callback(reader.stop)
         return reader
 
-    def send(self, first: int, count: int, reader: Reader) -> None:
+    def send(self, first: int, count: int, reader: Reader, *more: socket.socket) -> None:
+        """Datagrams from the peer, and by turns from ``more`` of its sockets."""
+        peers = (self.peer, *more)
         for number in range(first, first + count):
-            self.peer.send(numbered(number))
+            peers[number % len(peers)].send(numbered(number))
             if (number + 1 - first) % BURST == 0:
                 reader.await_last(numbered(number))
         reader.await_last(numbered(first + count - 1))
@@ -163,7 +186,7 @@ def make_scene(request: pytest.FixtureRequest) -> Iterator[Callable[..., Scene]]
     with ExitStack() as stack:
 
         def make(family: int = 4, mode: str = "native") -> Scene:
-            lab = Lab(lab_name("u12" + request.node.originalname.removeprefix("test_")))
+            lab = Lab(lab_name("u13" + request.node.originalname.removeprefix("test_")))
             stack.callback(lab.down)
             lab.up(mode)
             return Scene(lab, family, stack)
@@ -244,13 +267,96 @@ def test_fragments_are_refused_at_the_gate_and_counted(make_scene: Callable[...,
     assert isinstance(standby.await_error(), ShadowVoid)
 
 
-def test_a_socket_without_a_peer_is_refused(make_scene: Callable[..., Scene]) -> None:
+@pytest.mark.parametrize(
+    ("family", "mode"), [(4, "native"), (6, "native"), (4, "generic"), (6, "generic")]
+)
+def test_a_socket_with_many_peers(make_scene: Callable[..., Scene], family: int, mode: str) -> None:
+    scene = make_scene(family, mode)
+    session, shadow = scene.protect_unconnected()
+    assert session.state == "active"
+    assert (shadow.local, shadow.remote) == (scene.endpoint.removeprefix("udp:"), "*")
+    for node in scene.nodes:
+        (flow,) = node.request({"op": "flow_list"})["flows"]
+        assert (flow["protocol"], flow["remote"]) == ("udp", "*")
+    other = scene.new_peer()
+    ends = [scene.peer.getsockname(), other.getsockname()]
+    primary, standby = scene.read(scene.sock), scene.read(shadow)
+
+    scene.send(0, 2000, primary, other)
+    other.send(b"")
+    other.send(b"last")
+    for reader in (primary, standby):
+        reader.await_last(b"last")
+        assert reader.got == [*map(numbered, range(2000)), b"", b"last"]
+        assert reader.senders == [*(ends * 1000), ends[1], ends[1]]
+    assert scene.nodes[0].request({"op": "stats"})["datapath"]["link_elided_packets"] == 0
+
+    for peer, end in zip((scene.peer, other), ends, strict=True):
+        with pytest.raises(ShadowNotOwned):
+            shadow.sock.sendto(b"no", end)
+        socket.socket.sendto(shadow.sock, b"silenced", end)
+        scene.sock.sendto(b"output", end)
+        assert peer.recv(100) == b"output"
+
+    scene.lab.fail("re0", "power")
+    shadow.wait_taken_over(PATIENCE_S)
+    late = scene.new_peer()  # nobody knew it before
+    scene.send(2000, 500, standby, other, late)
+    assert standby.got[-500:] == [*map(numbered, range(2000, 2500))]
+    assert set(standby.senders[-500:]) == {*ends, late.getsockname()}
+    for peer in (scene.peer, other, late):
+        shadow.sock.sendto(b"from the other node", peer.getsockname())
+        assert peer.recv(100) == b"from the other node"
+
+
+def test_a_shadow_without_a_peer_ends_with_its_session(make_scene: Callable[..., Scene]) -> None:
     scene = make_scene()
-    with pytest.raises(
-        UsageError, match=r"no peer .*connect\(\) one UDP socket per peer"
-    ) as caught:
+    session, shadow = scene.protect_unconnected()
+    primary = scene.read(scene.sock)
+    scene.send(0, 1, primary)
+    assert shadow.recv(100) == numbered(0)
+    standby = scene.read(shadow)
+    session.close()
+    assert isinstance(standby.await_error(), ShadowVoid)
+    scene.send(1, 1, primary)  # whose socket is as it was
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_socket_with_many_peers_reads_icmp_errors_that_it_asked_for(
+    make_scene: Callable[..., Scene], family: int
+) -> None:
+    scene = make_scene(family)
+    level, option = (
+        (socket.IPPROTO_IP, IP_RECVERR) if family == 4 else (socket.IPPROTO_IPV6, IPV6_RECVERR)
+    )
+    session, shadow = scene.protect_unconnected()
+    for sock in (scene.sock, shadow.sock):
+        sock.setsockopt(level, option, 1)
+    primary, standby = scene.read(scene.sock), scene.read(shadow)
+    scene.send(0, 10, primary)
+    gone = scene.peer.getsockname()
+    scene.peer.close()
+    scene.sock.sendto(b"to nobody", gone)
+    assert isinstance(primary.await_error(), ConnectionRefusedError)
+    assert isinstance(standby.await_error(), ConnectionRefusedError)
+    assert session.state == "active"
+
+
+def test_what_shares_its_port_with_a_socket_of_many_peers_is_refused(
+    make_scene: Callable[..., Scene],
+) -> None:
+    scene = make_scene()
+    scene.sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    with pytest.raises(UsageError, match="SO_REUSEPORT"):
         scene.nodes[0].replicate(scene.sock)
-    assert "\n" not in str(caught.value)
+    scene.sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 0)
+    scene.protect_unconnected()
+    connected = scene.new_socket()
+    connected.connect(scene.peer.getsockname())
+    with pytest.raises(UsageError, match="another socket of that port"):
+        scene.nodes[0].replicate(connected)
+    with pytest.raises(UsageError, match="no service address; bind to one"):
+        scene.nodes[0].replicate(scene.unbound())
 
 
 def test_unread_datagrams_delay_the_protection(make_scene: Callable[..., Scene]) -> None:
@@ -334,9 +440,12 @@ def test_an_icmp_error_is_read_by_both(make_scene: Callable[..., Scene], family:
     assert session.state == "active"
 
 
-def test_the_death_of_the_application_is_no_end(make_scene: Callable[..., Scene]) -> None:
+@pytest.mark.parametrize("connected", [True, False])
+def test_the_death_of_the_application_is_no_end(
+    make_scene: Callable[..., Scene], *, connected: bool
+) -> None:
     scene = make_scene()
-    _, shadow = scene.protect()
+    _, shadow = scene.protect() if connected else scene.protect_unconnected()
     primary, standby = scene.read(scene.sock), scene.read(shadow)
     scene.send(0, 10, primary)
     scene.nodes[0].close()  # as the kernel does for a process that dies

@@ -34,6 +34,12 @@ def test_it_comes_back_as_it_was() -> None:
     assert str(SNAPSHOT) == "udp:192.0.2.1:7000 <-> 192.0.2.1:40000"
 
 
+def test_a_socket_without_a_peer_comes_back_as_it_was() -> None:
+    snapshot = replace(SNAPSHOT, remote=None)
+    assert decode_udp(encode_udp(snapshot)) == snapshot
+    assert str(snapshot) == "udp:192.0.2.1:7000 <-> *"
+
+
 def test_members_of_a_later_version_are_skipped() -> None:
     fields = msgspec.msgpack.decode(encode_udp(SNAPSHOT)) | {"later": [1, 2]}
     assert decode_udp(msgspec.msgpack.encode(fields)) == SNAPSHOT
@@ -45,6 +51,7 @@ def test_members_of_a_later_version_are_skipped() -> None:
         replace(SNAPSHOT, version=2),
         replace(SNAPSHOT, family=int(socket.AF_INET6)),
         replace(SNAPSHOT, remote=Endpoint(V6, 1)),
+        replace(SNAPSHOT, local=Endpoint(V6, 1), remote=None),
         replace(SNAPSHOT, family=99),
         replace(SNAPSHOT, network=replace(SNAPSHOT.network, bound_device="../lan0")),
         replace(SNAPSHOT, network=replace(SNAPSHOT.network, ttl=-1)),
@@ -90,8 +97,9 @@ def test_only_an_empty_queue_can_be_taken(
     )
 
 
-def test_a_socket_without_a_peer_is_refused() -> None:
+def test_a_socket_without_a_peer_is_taken() -> None:
     with closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as sock:
         sock.bind(("127.0.0.1", 0))
-        with pytest.raises(SnapshotError, match="not connected"):
-            take_udp(sock)
+        snapshot = take_udp(sock)
+        assert snapshot.remote is None
+        assert snapshot.local.port == sock.getsockname()[1]
