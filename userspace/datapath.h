@@ -48,7 +48,6 @@ struct prl_dp_config {
     uint32_t poll_mode;  /* 0 = block in poll(2); 1 = yield-poll while traffic flows */
     struct prl_owner_config owner;
     struct prl_primary_limits limits;
-    uint64_t void_ns; /* how long a VOID may stay unanswered before the link is given up */
     uint32_t lifs;
     struct prl_dp_lif lif[PRL_LIFS_MAX];
     uint32_t addresses;
@@ -168,7 +167,7 @@ struct prl_dp_counters {
     uint64_t wakeups, rx_packets, rx_bytes, rx_bad_checksum, rx_malformed, rx_unknown_flow, rx_no_frame,
         rx_no_hold;
     uint64_t reinjected_packets, reinjected_bytes, reinject_failed;
-    uint64_t held_out_packets, held_out_bytes, released_out_packets, release_failed, hold_no_buffer;
+    uint64_t held_out_packets, held_out_bytes, released_out_packets, release_failed;
     uint64_t link_rx_messages[PRL_MSG_COUNT], link_tx_messages[PRL_MSG_COUNT];
     uint64_t link_rx_bytes, link_tx_bytes, link_refused, link_tx_full;
     uint64_t link_elided_packets, link_elided_bytes; /* sent without L3 header; bytes saved by that (R15) */

@@ -196,6 +196,8 @@ void dp_secondary_message(struct prl_dp *dp, const struct prl_msg *msg);
 void dp_secondary_flush_acks(struct prl_dp *dp);
 void dp_secondary_space(struct prl_dp *dp, struct dp_flow *flow); /* FLOWCTL when the space grew */
 void dp_secondary_void(struct prl_dp *dp, struct dp_flow *flow, uint8_t reason);
+/* Voids the shadow and tells the primary why (ERROR). */
+void dp_secondary_give_up(struct prl_dp *dp, struct dp_flow *flow, uint8_t reason);
 void dp_secondary_void_all(struct prl_dp *dp, uint8_t reason);
 void dp_secondary_takeover(struct prl_dp *dp, struct dp_flow *flow);
 
@@ -207,6 +209,7 @@ void dp_secondary_feed(struct prl_dp *dp, struct dp_flow *flow, struct iovec *pi
 void dp_verify_hash(struct dp_flow *flow, const struct iovec *piece, uint32_t pieces,
                     const struct prl_packet *packet);
 void dp_verify_released(struct prl_dp *dp, struct dp_flow *flow, uint32_t seq); /* primary: seq is through */
+void dp_verify_accepted(struct dp_flow *flow, uint32_t seq); /* secondary: seq is hashed */
 void dp_verify_fed(struct prl_dp *dp, struct dp_flow *flow, const struct prl_msg *msg,
                    const struct prl_packet *packet);
 void dp_verify_flush(struct prl_dp *dp); /* before the link's buffer moves: what is not in the sockets is kept */

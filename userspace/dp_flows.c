@@ -463,10 +463,7 @@ int prl_dp_secondary_void(struct prl_dp *dp, uint32_t handle, uint8_t reason)
     dp_lock(dp);
     flow = dp_flow_by_handle(dp, handle);
     if (flow && flow->secondary) {
-        struct prl_msg msg = {.type = PRL_MSG_ERROR, .handle = handle, .reason = reason};
-
-        dp_secondary_void(dp, flow, reason);
-        dp_send(dp, &msg);
+        dp_secondary_give_up(dp, flow, reason);
     }
     dp_unlock(dp);
     return flow ? 0 : -ENOENT;

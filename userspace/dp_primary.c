@@ -415,7 +415,6 @@ static void note_space(struct prl_dp *dp, struct dp_flow *flow)
 void dp_primary_message(struct prl_dp *dp, const struct prl_msg *msg)
 {
     struct dp_flow *flow = dp_flow_by_handle(dp, msg->handle);
-    struct prl_primary_limits limits = dp->config.limits;
     struct prl_actions actions = {0};
 
     if (!flow || flow->secondary)
@@ -423,9 +422,8 @@ void dp_primary_message(struct prl_dp *dp, const struct prl_msg *msg)
     switch (msg->type) {
     case PRL_MSG_ACK:
         PRL_PROBE3(ack, msg->handle, msg->seq, msg->reason);
-        limits.nack_retry &=
-            flow->spec.key.proto == IPPROTO_TCP; /* a datagram for which there is no room is lost */
-        prl_primary_ack(&flow->primary, msg->seq, msg->reason, msg->space, dp->now_ns, &limits, &actions);
+        prl_primary_ack(&flow->primary, msg->seq, msg->reason, msg->space, dp->now_ns, &dp->config.limits,
+                        &actions);
         dp_apply(dp, flow, &actions);
         note_space(dp, flow);
         if (prl_primary_wants_drain(&flow->primary, dp->now_ns))

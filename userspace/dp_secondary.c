@@ -96,6 +96,14 @@ void dp_secondary_void(struct prl_dp *dp, struct dp_flow *flow, uint8_t reason)
     dp_event_flow(dp, PRL_EVENT_SECONDARY, flow, flow->secondary_core.state, reason);
 }
 
+void dp_secondary_give_up(struct prl_dp *dp, struct dp_flow *flow, uint8_t reason)
+{
+    struct prl_msg msg = {.type = PRL_MSG_ERROR, .handle = flow->spec.handle, .reason = reason};
+
+    dp_secondary_void(dp, flow, reason);
+    dp_send(dp, &msg);
+}
+
 void dp_secondary_void_all(struct prl_dp *dp, uint8_t reason)
 {
     for (uint32_t i = 0; i < dp->flows_top; i++)
@@ -165,12 +173,7 @@ static void replicate(struct prl_dp *dp, struct dp_flow *flow, const struct prl_
     }
     dp_flow_note_peer(flow, &packet);
     dp_verify_hash(flow, &piece, 1, &packet);
-    if (msg->seq % DP_COMPARE_EVERY == 0) {
-        uint32_t at = msg->seq / DP_COMPARE_EVERY % 2;
-
-        flow->compare.check_seq[at] = msg->seq;
-        flow->compare.check_hash[at] = flow->compare.hash;
-    }
+    dp_verify_accepted(flow, msg->seq);
     PRL_PROBE3(reinject, flow->spec.handle, msg->seq, 0);
     dp_secondary_feed(dp, flow, &piece, 1, &packet, msg->lif);
     dp_verify_fed(dp, flow, msg, &packet);
@@ -333,7 +336,6 @@ void dp_secondary_takeover(struct prl_dp *dp, struct dp_flow *flow)
         .kind = PRL_EVENT_TAKEN_FLOW,
         .handle = flow->spec.handle,
         .generation = flow->spec.generation,
-        .value = flow->secondary_core.out_bytes,
     };
 
     if (flow->spec.key.proto == IPPROTO_UDP && dp_udp_diverged(flow))

@@ -91,7 +91,6 @@ bool dp_udp_diverged(const struct dp_flow *flow)
 
 void dp_udp_check(struct prl_dp *dp, struct dp_flow *flow)
 {
-    struct prl_msg msg = {.type = PRL_MSG_ERROR, .handle = flow->spec.handle, .reason = PRL_REASON_DIVERGED};
     struct prl_actions actions = {0};
     bool active = flow->secondary ? flow->secondary_core.state == PRL_SECONDARY_ACTIVE
                                   : flow->primary.state == PRL_PRIMARY_ACTIVE;
@@ -99,8 +98,7 @@ void dp_udp_check(struct prl_dp *dp, struct dp_flow *flow)
     if (!active || !dp_udp_diverged(flow))
         return;
     if (flow->secondary) {
-        dp_secondary_void(dp, flow, PRL_REASON_DIVERGED);
-        dp_send(dp, &msg);
+        dp_secondary_give_up(dp, flow, PRL_REASON_DIVERGED);
     } else {
         prl_primary_fail(&flow->primary, PRL_REASON_DIVERGED, dp->link_up, dp->now_ns, &actions);
         dp_apply(dp, flow, &actions);

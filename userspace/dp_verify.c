@@ -49,12 +49,9 @@ static void keep(struct prl_dp *dp, struct dp_flow *flow, const struct dp_fed *f
     if (packet != PRL_FRAME_NONE)
         hold = prl_pool_get(&dp->holds);
     if (!hold) {
-        struct prl_msg msg = {.type = PRL_MSG_ERROR, .handle = flow->spec.handle, .reason = PRL_REASON_NO_MEMORY};
-
         if (packet != PRL_FRAME_NONE)
             prl_umem_free_packet(dp->umem, packet);
-        dp_secondary_void(dp, flow, PRL_REASON_NO_MEMORY); /* it could not be repaired if it were lost */
-        dp_send(dp, &msg);
+        dp_secondary_give_up(dp, flow, PRL_REASON_NO_MEMORY); /* it could not be repaired if it were lost */
         return;
     }
     hold->arrived_ns = dp->now_ns;
@@ -153,12 +150,8 @@ static void check_kept(struct prl_dp *dp, struct dp_flow *flow)
         prl_chain_push(&left, hold);
     }
     flow->kept = left;
-    if (fed_again && ++flow->kept_tries > DP_KEPT_TRIES) {
-        struct prl_msg msg = {.type = PRL_MSG_ERROR, .handle = flow->spec.handle, .reason = PRL_REASON_DIVERGED};
-
-        dp_secondary_void(dp, flow, PRL_REASON_DIVERGED);
-        dp_send(dp, &msg);
-    }
+    if (fed_again && ++flow->kept_tries > DP_KEPT_TRIES)
+        dp_secondary_give_up(dp, flow, PRL_REASON_DIVERGED);
 }
 
 void dp_verify_refeed(struct prl_dp *dp, struct dp_flow *flow)
@@ -205,6 +198,16 @@ void dp_verify_released(struct prl_dp *dp, struct dp_flow *flow, uint32_t seq)
         send_compare(dp, flow, seq, 0);
 }
 
+void dp_verify_accepted(struct dp_flow *flow, uint32_t seq)
+{
+    uint32_t at = seq / DP_COMPARE_EVERY % 2;
+
+    if (seq % DP_COMPARE_EVERY != 0)
+        return;
+    flow->compare.check_seq[at] = seq;
+    flow->compare.check_hash[at] = flow->compare.hash;
+}
+
 /* The primary: nothing is on its way, so the sockets must agree as well. */
 static void compare_when_quiet(struct prl_dp *dp, struct dp_flow *flow)
 {
@@ -225,11 +228,8 @@ static void compare_when_quiet(struct prl_dp *dp, struct dp_flow *flow)
 
 static void differs(struct prl_dp *dp, struct dp_flow *flow)
 {
-    struct prl_msg msg = {.type = PRL_MSG_ERROR, .handle = flow->spec.handle, .reason = PRL_REASON_DIVERGED};
-
     dp->counters.differences++;
-    dp_secondary_void(dp, flow, PRL_REASON_DIVERGED);
-    dp_send(dp, &msg);
+    dp_secondary_give_up(dp, flow, PRL_REASON_DIVERGED);
 }
 
 /* The shadow's socket must come to the primary's numbers, unless newer packets have come in between. */

@@ -23,8 +23,6 @@ INPUT_PACKETS_MAX = 4096
 INPUT_BYTES_MAX = 16 << 20
 NACK_RETRIES_MAX = 64
 """How often one refused packet is sent again before replication of its flow ends (SPEC R5)."""
-VOID_MS = 1000
-"""How long a VOID may stay unanswered before the link is given up."""
 
 
 class DatapathError(PrlError):
@@ -504,7 +502,6 @@ def _fill_timing(wanted: Any, config: Config) -> None:
     limits.setup_ns = timing.setup_ms * 1_000_000
     limits.retries_max = NACK_RETRIES_MAX
     limits.retry_ns = timing.retry_ms * 1_000_000
-    wanted.void_ns = VOID_MS * 1_000_000
 
 
 def _spec(spec: FlowSpec) -> Any:

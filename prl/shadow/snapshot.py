@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import socket
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -190,6 +191,7 @@ class TcpSnapshot:
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(TcpSnapshot)
+Read = TypeVar("Read")
 
 
 def encode(snapshot: TcpSnapshot) -> bytes:
@@ -208,26 +210,37 @@ def decode(blob: bytes | bytearray | memoryview) -> TcpSnapshot:
 
     Raises SnapshotError for anything that is no consistent snapshot of an established connection.
     """
-    if len(blob) > SNAPSHOT_LIMIT_BYTES:
-        raise SnapshotError(f"snapshot of {len(blob)} bytes exceeds {SNAPSHOT_LIMIT_BYTES}")
-    try:
-        snapshot = _decoder.decode(blob)
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise SnapshotError(f"malformed snapshot: {error}") from error
+    snapshot = read_blob(_decoder, blob)
     _check(snapshot)
     return snapshot
 
 
-def _check(snapshot: TcpSnapshot) -> None:
-    """What the types alone do not say. Raises SnapshotError."""
-    address_bytes = {int(socket.AF_INET): 4, int(socket.AF_INET6): 16}.get(snapshot.family)
-    if snapshot.version != SNAPSHOT_VERSION:
+def read_blob(decoder: msgspec.msgpack.Decoder[Read], blob: bytes | bytearray | memoryview) -> Read:
+    """Read a snapshot of either kind, bounded. Raises SnapshotError."""
+    if len(blob) > SNAPSHOT_LIMIT_BYTES:
+        raise SnapshotError(f"snapshot of {len(blob)} bytes exceeds {SNAPSHOT_LIMIT_BYTES}")
+    try:
+        return decoder.decode(blob)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise SnapshotError(f"malformed snapshot: {error}") from error
+
+
+def check_head(snapshot: object, family: int, version: int, ends: Iterable[Endpoint]) -> None:
+    """Version and addresses of a snapshot of either kind. Raises SnapshotError."""
+    if version != SNAPSHOT_VERSION:
         raise SnapshotError(
-            f"snapshot version {snapshot.version} is not known here (only {SNAPSHOT_VERSION}); "
+            f"snapshot version {version} is not known here (only {SNAPSHOT_VERSION}); "
             "upgrade this node"
         )
-    if not len(snapshot.local.packed) == len(snapshot.remote.packed) == address_bytes:
-        raise SnapshotError(f"{snapshot}: addresses do not fit address family {snapshot.family}")
+    address_bytes = {int(socket.AF_INET): 4, int(socket.AF_INET6): 16}.get(family)
+    if any(len(end.packed) != address_bytes for end in ends):
+        raise SnapshotError(f"{snapshot}: addresses do not fit address family {family}")
+
+
+def _check(snapshot: TcpSnapshot) -> None:
+    """What the types alone do not say. Raises SnapshotError."""
+    ends = (snapshot.local, snapshot.remote)
+    check_head(snapshot, snapshot.family, snapshot.version, ends)
     if snapshot.state != TcpState.ESTABLISHED:
         raise SnapshotError(f"{snapshot}: state {snapshot.state} is not ESTABLISHED")
     if snapshot.unsent_bytes > len(snapshot.unacked):

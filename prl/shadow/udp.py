@@ -18,13 +18,14 @@ import msgspec
 from prl.shadow.capture import endpoint_of, name_of, network_options
 from prl.shadow.restore import HINTS, named_call, set_network, sockaddr_of
 from prl.shadow.snapshot import (
-    SNAPSHOT_LIMIT_BYTES,
     SNAPSHOT_VERSION,
     U16,
     Endpoint,
     NetworkOptions,
     OptionInt,
     SnapshotError,
+    check_head,
+    read_blob,
 )
 from prl.shadow.sockopt import (
     CallError,
@@ -127,21 +128,9 @@ def encode_udp(snapshot: UdpSnapshot) -> bytes:
 
 def decode_udp(blob: bytes | bytearray | memoryview) -> UdpSnapshot:
     """Read what encode_udp() wrote, on this or another version. Raises SnapshotError."""
-    if len(blob) > SNAPSHOT_LIMIT_BYTES:
-        raise SnapshotError(f"snapshot of {len(blob)} bytes exceeds {SNAPSHOT_LIMIT_BYTES}")
-    try:
-        snapshot = _decoder.decode(blob)
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise SnapshotError(f"malformed snapshot: {error}") from error
-    address_bytes = {int(socket.AF_INET): 4, int(socket.AF_INET6): 16}.get(snapshot.family)
-    if snapshot.version != SNAPSHOT_VERSION:
-        raise SnapshotError(
-            f"snapshot version {snapshot.version} is not known here (only {SNAPSHOT_VERSION}); "
-            "upgrade this node"
-        )
+    snapshot = read_blob(_decoder, blob)
     ends = [snapshot.local] if snapshot.remote is None else [snapshot.local, snapshot.remote]
-    if any(len(end.packed) != address_bytes for end in ends):
-        raise SnapshotError(f"{snapshot}: addresses do not fit address family {snapshot.family}")
+    check_head(snapshot, snapshot.family, snapshot.version, ends)
     return snapshot
 
 

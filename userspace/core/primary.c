@@ -343,7 +343,7 @@ void prl_primary_ack(struct prl_primary *flow, uint32_t seq, uint8_t reason, uin
             return;
         }
         prl_primary_flowctl(flow, space);
-        if (limits->nack_retry) {
+        if (limits->nack_retry && flow->space_known) { /* a datagram for which there is no room is lost */
             go_back(flow, seq, now_ns, limits, out);
             return;
         }
