@@ -12,6 +12,8 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).resolve().parent
 SOURCES = ROOT / "bpf"
 OBJECTS = "prl/bpf"  # under the build folder, or in the tree for an editable install
+BENCH_SOURCES = ROOT / "userspace/bench"
+BENCH_PROGRAMS = "prl/bench/bin"
 
 
 def bpf_compile_command(source: Path, target: Path) -> list[str]:
@@ -24,6 +26,14 @@ def bpf_compile_command(source: Path, target: Path) -> list[str]:
         *("-std=gnu11", "-Wall", "-Wextra", "-Werror"),
         *("-I", str(SOURCES), "-isystem", f"/usr/include/{multiarch}"),
         *("-c", str(source), "-o", str(target)),
+    ]
+
+
+def bench_compile_command(source: Path, target: Path) -> list[str]:
+    """Return the command that compiles one program of the bench."""
+    return [
+        *("gcc", "-std=gnu11", "-O2", "-g", "-Wall", "-Wextra", "-Werror"),
+        *(str(source), "-o", str(target)),
     ]
 
 
@@ -100,6 +110,36 @@ class BuildBpf(Command):
         return [str(path.relative_to(ROOT)) for path in self.targets()]
 
 
+class BuildBench(BuildBpf):
+    """Compile every ``userspace/bench/NAME.c`` to ``prl/bench/bin/prl-NAME``."""
+
+    description = "compile the programs of the bench"
+
+    @property
+    def folder(self) -> Path:
+        """Where the programs go."""
+        in_tree = self.inplace or self.editable_mode
+        return (ROOT if in_tree else Path(str(self.build_lib))) / BENCH_PROGRAMS
+
+    def targets(self) -> dict[Path, Path]:
+        """Map each source to its program."""
+        return {
+            source: self.folder / f"prl-{source.stem}"
+            for source in sorted(BENCH_SOURCES.glob("*.c"))
+        }
+
+    def run(self) -> None:
+        """Compile what is older than its source."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for source, target in self.targets().items():
+            if is_stale(target, [source, Path(__file__)]):
+                fresh = target.with_suffix(".tmp")
+                command = bench_compile_command(source, fresh)
+                self.announce(" ".join(command), level=2)
+                subprocess.run(command, check=True)
+                fresh.rename(target)
+
+
 class BuildExt(build_ext):
     """``build_ext`` that compiles an in-tree extension only when its sources changed."""
 
@@ -121,14 +161,19 @@ class BuildExt(build_ext):
 
 
 class Build(build):
-    """``build`` with the BPF objects first."""
+    """``build`` with the BPF objects and the programs of the bench first."""
 
-    sub_commands: ClassVar = [("build_bpf", None), *build.sub_commands]
+    sub_commands: ClassVar = [("build_bpf", None), ("build_bench", None), *build.sub_commands]
 
 
 if __name__ == "__main__":
     api = ROOT / "userspace/cffi_api.h"
     setup(
         cffi_modules=["userspace/build_ffi.py:ffibuilder"] if api.exists() else [],
-        cmdclass={"build": Build, "build_bpf": BuildBpf, "build_ext": BuildExt},
+        cmdclass={
+            "build": Build,
+            "build_bpf": BuildBpf,
+            "build_bench": BuildBench,
+            "build_ext": BuildExt,
+        },
     )

@@ -8,6 +8,7 @@ replicate ─▶ set up in the datapath ─▶ snapshot ─▶ SETUP … ─▶ 
 import asyncio
 import contextlib
 import socket
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from ipaddress import ip_address
@@ -370,6 +371,7 @@ class Primaries:
                 hop = await self._host.next_hop(self._lan, session.ends.remote)
             if not (session.is_live and not session.closing):
                 return
+            begun_ns = time.monotonic_ns()
             try:
                 self._begin(session)
                 frozen = await self._freeze(session, hop)
@@ -389,7 +391,12 @@ class Primaries:
             else:
                 if session.is_live:
                     session.state, session.reason = "active", ""
-                    self._log.info("active", f"{session.ends}: protected", handle=session.handle)
+                    self._log.info(
+                        "active",
+                        f"{session.ends}: protected",
+                        handle=session.handle,
+                        frozen_us=(time.monotonic_ns() - begun_ns) // 1000,
+                    )
 
     def _begin(self, session: Session) -> None:
         """Gate on, input redirected, output held."""

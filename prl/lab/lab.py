@@ -93,17 +93,22 @@ class Lab:
         return self.topology.name
 
     def up(
-        self, mode: str = Mode.NATIVE, *, start_prld: bool = True, polling: str = "blocking"
+        self,
+        mode: str = Mode.NATIVE,
+        *,
+        start_prld: bool = True,
+        polling: str = "blocking",
+        flows_max: int | None = None,
     ) -> None:
         """Build the network and start prld on both nodes; return when both serve.
 
-        ``polling`` is the datapaths' way of waiting, as docs/configuration.md has it.
+        ``polling`` and ``flows_max`` are as docs/configuration.md has them.
 
         Raises:
             LabError: it is up already, or could not be brought up; nothing is left of it then.
         """
         _require_root()
-        settings = Settings(Mode(mode), start_prld, polling)
+        settings = Settings(Mode(mode), start_prld, polling, flows_max)
         taken = LabError(
             f"lab {self.name} is up already, or a crash left a part of it: "
             f"remove it with `prlctl lab down{self._option()}`"
