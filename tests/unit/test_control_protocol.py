@@ -65,11 +65,11 @@ class Daemon:
             case _:
                 raise UsageError("no such\noperation")
 
-    def event(self, event: dict[str, Any], fd: int | None = None) -> None:
+    def event(self, event: dict[str, Any], *fds: int) -> None:
         done = threading.Event()
 
         def send() -> None:
-            self.clients[-1].send_event(event, fd)
+            self.clients[-1].send_event(event, *fds)
             done.set()
 
         self.loop.call_soon_threadsafe(send)
@@ -255,7 +255,7 @@ def test_a_void_shadow_says_why(daemon: Daemon) -> None:
 
 
 def test_the_end_of_prld_ends_all_waiting(daemon: Daemon) -> None:
-    with Node(daemon.path) as node, socket.socket() as sock:
+    with Node(daemon.path, reconnect=False) as node, socket.socket() as sock:
         session = node.replicate(sock, b"x")
         daemon.stop()
         assert session.wait_state("lost", timeout=TIMEOUT_S) == "lost"
