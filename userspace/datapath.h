@@ -77,7 +77,7 @@ enum prl_event_kind {
     PRL_EVENT_RENOUNCED = 7, /* as standby: shadows given up, primary told over the LAN */
     PRL_EVENT_ENDED = 8, /* handle: the flow's socket has gone (session over) */
     PRL_EVENT_ALARM = 9, /* body = words: foreign claim, table full, datapath limits */
-    PRL_EVENT_TAKEN_FLOW = 10, /* handle: shadow took over; value = out_bytes */
+    PRL_EVENT_TAKEN_FLOW = 10, /* handle: shadow took over; value = out_bytes, value2 = when (ns) */
 };
 
 struct prl_event {

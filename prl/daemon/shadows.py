@@ -313,6 +313,7 @@ class Shadows:
             f"{shadow.ends}: goes on here, after {event.value} bytes of output",
             handle=shadow.handle,
             out_bytes=event.value,
+            in_force_ns=event.value2,
         )
 
     def on_ended(self, handle: int) -> None:
