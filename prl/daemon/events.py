@@ -11,8 +11,8 @@ from typing import Any, Literal
 import msgspec
 
 EVENTS_MAX = 16384
-"""Events kept for ``prlctl events``, so that a take-over of all sessions is in there; older ones are
-in the log alone."""
+"""Events kept for ``prlctl events``, those of a take-over of very many sessions, too; older ones
+are in the log alone."""
 
 Level = Literal["info", "warning", "error"]
 

@@ -175,7 +175,7 @@ def _judge(stage: Stage, talks: list[Event], times: Times, measured: Measured) -
     if wrong:
         measured.troubles.append(f"{len(wrong)} sessions went wrong, the first: {wrong[0]}")
     if len(talks) != stage.options.count:
-        measured.troubles.append(f"only {len(talks)} of {stage.options.count} sessions are known of")
+        measured.troubles.append(f"only {len(talks)} of {stage.options.count} sessions told")
     measured.sent = _total(talks, "sent")
     measured.received = _total(talks, "received")
     failed_ns = stage.failed_at_ns

@@ -8,8 +8,6 @@ thing that happens.
 import argparse
 import asyncio
 import contextlib
-import errno
-import os
 import resource
 import signal
 import socket

@@ -11,6 +11,7 @@ from prl.client import Takeover
 from prl.errors import NoDaemonError, PrlError, ReplicationError
 from prl.messages import MESSAGE_MAX_BYTES, decode, default_socket, encode
 
+ACTIVE_TIMEOUT_S = 20.0
 _READS_MAX = 64
 _FDS_MAX = 4
 
@@ -36,18 +37,30 @@ class Control:
             raise NoDaemonError(f"no prld answers on {path}: {error.strerror}") from error
         self._sock.setblocking(False)
         self._loop = asyncio.get_running_loop()
+        self._sending = asyncio.Lock()
         self._next = 1
         self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._given: dict[int, Given] = {}
+        self._active: dict[int, asyncio.Future[None]] = {}
         self._shadows: asyncio.Queue[Given | None] = asyncio.Queue()
         self._loop.add_reader(self._sock, self._read)
 
     async def replicate(self, sock: socket.socket) -> int:
-        """Protect a socket; returns its handle. Raises PrlError: it is not protected, and why."""
+        """Protect a socket; returns its handle. Raises PrlError: it cannot be protected, and why.
+
+        An attempt that fails is one that prld repeats by itself: this waits for it.
+        """
         answer = await self._ask({"op": "replicate"}, sock.fileno())
+        handle, reason = int(answer["handle"]), answer["reason"]
         if answer["state"] != "active":
-            raise ReplicationError(answer["reason"] or answer["state"])
-        return int(answer["handle"])
+            active = self._active[handle] = self._loop.create_future()
+            try:
+                await asyncio.wait_for(active, ACTIVE_TIMEOUT_S)
+            except TimeoutError:
+                raise ReplicationError(reason) from None
+            finally:
+                self._active.pop(handle, None)
+        return handle
 
     async def offer(self, endpoint: str) -> None:
         """Take shadows of ``endpoint``. Raises PrlError."""
@@ -69,12 +82,8 @@ class Control:
         self._answers[number] = answer
         raw = encode(request | {"id": number})
         try:
-            while True:
-                try:
-                    socket.send_fds(self._sock, [raw], [] if fd is None else [fd])
-                    break
-                except BlockingIOError:
-                    await self._writable()
+            async with self._sending:
+                await self._send(raw, fd)
             found = await answer
         except OSError as error:
             raise NoDaemonError(f"prld is gone: {error.strerror}") from error
@@ -84,13 +93,17 @@ class Control:
             raise PrlError(str(found.get("error")))
         return found
 
-    async def _writable(self) -> None:
-        ready = asyncio.Event()
-        self._loop.add_writer(self._sock, ready.set)
-        try:
-            await ready.wait()
-        finally:
-            self._loop.remove_writer(self._sock)
+    async def _send(self, raw: bytes, fd: int | None) -> None:
+        while True:
+            try:
+                socket.send_fds(self._sock, [raw], [] if fd is None else [fd])
+            except BlockingIOError:
+                ready = asyncio.Event()
+                self._loop.add_writer(self._sock, ready.set)
+                await ready.wait()
+                self._loop.remove_writer(self._sock)
+            else:
+                return
 
     def _read(self) -> None:
         for _ in range(_READS_MAX):
@@ -118,6 +131,9 @@ class Control:
             sock.setblocking(False)
             given = self._given[handle] = Given(handle, sock, self._loop.create_future())
             self._shadows.put_nowait(given)
+        elif kind == "state" and handle in self._active:
+            if message["state"] == "active" and not self._active[handle].done():
+                self._active[handle].set_result(None)
         elif kind == "taken_over" and handle in self._given:
             takeover = Takeover(message["out_bytes"], message["monotonic_ns"])
             self._resolve(self._given[handle], takeover)

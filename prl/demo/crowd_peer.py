@@ -142,7 +142,10 @@ class Talk:
             "port": self.port,
             "sent": self.sent,
             "received": self.received,
-            "sha256": {"sent": self.sent_hash.hexdigest(), "received": self.received_hash.hexdigest()},
+            "sha256": {
+                "sent": self.sent_hash.hexdigest(),
+                "received": self.received_hash.hexdigest(),
+            },
             "trouble": self.trouble,
             "waits": self.pauses.spans(),
         }
