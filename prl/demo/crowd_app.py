@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from prl import tcp
-from prl.client import Takeover
-from prl.demo.crowd_control import Control, Given
+from prl.aio import AsyncNode, AsyncSession, AsyncShadow, NotProtectedError, ShadowVoid
 from prl.demo.crowd_peer import tell
 from prl.demo.progress import Progress
 from prl.demo.roles import Echo
@@ -27,6 +26,8 @@ from prl.errors import PrlError
 
 BACKLOG = 1024
 PROTECTED_AT_ONCE = 32
+PROTECT_TIMEOUT_S = 20.0
+OVER = ("demoted", "ended", "closed", "lost")
 _READ_BYTES = 1 << 16
 _TRIM_EVERY_BYTES = 1 << 16
 
@@ -109,8 +110,8 @@ class Conversation:
 class Application:
     """All sessions of this node."""
 
-    def __init__(self, control: Control, progress: Path) -> None:
-        self._control, self._progress = control, progress
+    def __init__(self, node: AsyncNode, progress: Path) -> None:
+        self._node, self._progress = node, progress
         self._limit = asyncio.Semaphore(PROTECTED_AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -134,31 +135,42 @@ class Application:
         async with self._limit:
             asked_ns = time.monotonic_ns()
             try:
-                handle = await self._control.replicate(sock)
-            except PrlError as error:
+                session = await self._protect(sock)
+            except (PrlError, TimeoutError) as error:
                 tell("unprotected", peer=peer, reason=str(error))
                 return
-            took_ns = time.monotonic_ns() - asked_ns
-        tell("protected", peer=peer, handle=handle, took_ns=took_ns, at_ns=time.monotonic_ns())
+            at_ns = time.monotonic_ns()
+        tell("protected", peer=peer, handle=session.handle, took_ns=at_ns - asked_ns, at_ns=at_ns)
         progress = Progress(self._progress / f"{peer}")
         conversation = Conversation(sock, speaks=True, progress=progress)
-        await self._converse(conversation, sock, handle)
+        await self._converse(conversation, session)
+        sock.close()
 
-    async def stand_by(self, given: Given) -> None:
+    async def _protect(self, sock: socket.socket) -> AsyncSession:
+        """Protected at the first attempt, or by one of those that prld makes by itself."""
+        try:
+            return await self._node.replicate(sock)
+        except NotProtectedError as error:
+            async with asyncio.timeout(PROTECT_TIMEOUT_S):
+                if await error.session.wait_state("active", *OVER) != "active":
+                    raise
+            return error.session
+
+    async def stand_by(self, shadow: AsyncShadow) -> None:
         """Follow a session of the other node's, and go on with it when it is taken over."""
-        sock = given.sock
-        conversation = Conversation(sock, speaks=False, progress=None)
-        fate = await given.fate
-        if not isinstance(fate, Takeover):
+        conversation = Conversation(shadow.sock, speaks=False, progress=None)
+        try:
+            taken = await shadow.wait_taken_over()
+        except ShadowVoid as void:
             conversation.stop()
-            tell("void", peer=conversation.peer, reason=fate)
-            sock.close()
+            tell("void", peer=conversation.peer, reason=str(void))
+            await shadow.close()
             return
-        conversation.go_on_at(fate.out_bytes)
+        conversation.go_on_at(taken.out_bytes)
         tell("taken_over", peer=conversation.peer, heard_ns=time.monotonic_ns())
-        await self._converse(conversation, sock, given.handle)
+        await self._converse(conversation, shadow)
 
-    async def _converse(self, conversation: Conversation, sock: socket.socket, handle: int) -> None:
+    async def _converse(self, conversation: Conversation, it: AsyncSession | AsyncShadow) -> None:
         await conversation.done.wait()
         tell(
             "over",
@@ -167,19 +179,19 @@ class Application:
             trouble=conversation.trouble,
         )
         with contextlib.suppress(PrlError):
-            await self._control.close_session(handle)
-        sock.close()
+            await it.close()
 
 
-async def run(endpoints: list[Endpoint], control: Control, progress: Path) -> None:
+async def run(endpoints: list[Endpoint], progress: Path) -> None:
     """Serve until killed."""
-    application = Application(control, progress)
-    for endpoint in endpoints:
-        application.start(application.accept(endpoint.listen(BACKLOG)))
-        await control.offer(str(endpoint))
-    tell("listening")
-    async for given in control.shadows():
-        application.start(application.stand_by(given))
+    async with AsyncNode() as node:
+        application = Application(node, progress)
+        for endpoint in endpoints:
+            application.start(application.accept(endpoint.listen(BACKLOG)))
+            await node.offer(str(endpoint))
+        tell("listening")
+        async for shadow in node.shadows():
+            application.start(application.stand_by(shadow))
 
 
 def main() -> int:
@@ -192,12 +204,8 @@ def main() -> int:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     options.progress.mkdir(exist_ok=True)
-
-    async def serve() -> None:
-        await run(options.listen, Control(), options.progress)
-
     try:
-        asyncio.run(serve())
+        asyncio.run(run(options.listen, options.progress))
     except PrlError as error:
         sys.stderr.write(f"crowd: {error}\n")
         return error.exit_code
