@@ -37,31 +37,18 @@ from typing import Any, Self
 
 from prl import application
 from prl.appearance import Appearance
-from prl.client_sessions import (
-    OVER,
-    Session,
-    Shadow,
-    ShadowNotOwned,
-    ShadowVoid,
-    Takeover,
-)
-from prl.errors import NoDaemonError, PrlError, ReplicationError, UsageError
-from prl.messages import (
-    MESSAGE_MAX_BYTES,
-    MessageError,
-    decode,
-    default_socket,
-    encode,
-)
+from prl.client_sessions import OVER, Followed, Session, Shadow
+from prl.dialogue import FDS_MAX, Answer, Dialogue, Given, News, TakenOver
+from prl.errors import NoDaemonError, PrlError, ReplicationError
+from prl.messages import MESSAGE_MAX_BYTES, REQUESTS_MAX, MessageError, default_socket
+from prl.shadow_socket import ShadowNotOwned, ShadowVoid, Takeover
 
 ANSWER_TIMEOUT_S = 30.0
 """How long prld may take for an answer before it counts as hung."""
 RECONNECT_MIN_S, RECONNECT_MAX_S = 0.05, 5.0
 """Back-off between attempts to reach a new prld; its socket's appearance ends a wait at once."""
-REJOINS_MAX = 32
-"""Sessions that are handed to a new prld at a time; it takes 64 requests of one client."""
-_FDS_MAX = 4
-_EARLY_MAX = 256
+REJOINS_MAX = REQUESTS_MAX // 2
+"""Sessions that are handed to a new prld at a time: there is room for other requests."""
 
 __all__ = [
     "Node",
@@ -74,7 +61,7 @@ __all__ = [
     "Takeover",
 ]
 
-_Take = Callable[[dict[str, Any]], None]
+_Take = Callable[[Answer], None]
 
 
 class Node:
@@ -96,12 +83,11 @@ class Node:
         self._sock = self._connect()
         self._lock = threading.Lock()
         self._sending = threading.Lock()
-        self._next_id = 1
+        self._dialogue = Dialogue()
         self._answers: dict[int, _Take] = {}
-        self._followed: dict[int, Session | Shadow] = {}
+        self._followed: dict[int, Followed] = {}
         self._kept: dict[Session, None] = {}
-        """Sessions that the next prld will be given; in order."""
-        self._early: dict[int, dict[str, Any]] = {}
+        """Sessions that the next prld will be given, in order."""
         self._offers: list[str] = []
         self._shadows: queue.SimpleQueue[Shadow | None] = queue.SimpleQueue()
         self._lost: PrlError | None = None
@@ -130,6 +116,8 @@ class Node:
 
     def close(self) -> None:
         """Disconnect. For sessions that were not closed this is the death of the application."""
+        if self._closed.is_set():
+            return
         self._closed.set()
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
@@ -223,10 +211,10 @@ class Node:
             PrlError: prld's own error, of the class that its exit status belongs to.
             NoDaemonError: prld is gone or hangs.
         """
-        answers: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-        number = self._expect(answers.put)
+        answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
+        number = 0
         try:
-            self._send(number, request, fds)
+            number = self._send(answers.put, request, fds)
             answer = answers.get(timeout=timeout)
         except queue.Empty:
             raise NoDaemonError(f"prld on {self.path} does not answer; is it frozen?") from None
@@ -235,27 +223,32 @@ class Node:
         finally:
             with self._lock:
                 self._answers.pop(number, None)
-        return _judged(answer)
+        if answer.error is not None:
+            raise answer.error
+        return answer.fields
 
-    def forget(self, handle: int) -> None:
+    def forget(self, what: Followed) -> None:
         """Stop following a flow."""
         with self._lock:
-            what = self._followed.pop(handle, None)
             if isinstance(what, Session):
                 self._kept.pop(what, None)
+            if self._followed.get(what.handle) is what:
+                self._dialogue.forget(what.handle)
+                del self._followed[what.handle]
 
-    def _expect(self, take: _Take) -> int:
-        """A number for a request, whose answer goes to ``take``. Raises PrlError."""
+    def _send(self, take: _Take, request: dict[str, Any], fds: tuple[int, ...]) -> int:
+        """Send a request whose answer goes to ``take``; returns its number.
+
+        Raises PrlError, OSError.
+        """
         with self._lock:
             if self._lost is not None:
                 raise self._lost
-            number, self._next_id = self._next_id, self._next_id + 1
+            number, raw = self._dialogue.ask(request)
             self._answers[number] = take
-            return number
-
-    def _send(self, number: int, request: dict[str, Any], fds: tuple[int, ...]) -> None:
         with self._sending:
-            socket.send_fds(self._sock, [encode(request | {"id": number})], fds)
+            socket.send_fds(self._sock, [raw], fds)
+        return number
 
     # -- the reader
 
@@ -273,106 +266,73 @@ class Node:
         """Read one connection to its end; returns why it ended."""
         try:
             while True:
-                raw, fds, _, _ = socket.recv_fds(
-                    self._sock, MESSAGE_MAX_BYTES, _FDS_MAX, socket.MSG_CMSG_CLOEXEC
+                raw, fds, flags, _ = socket.recv_fds(
+                    self._sock, MESSAGE_MAX_BYTES, FDS_MAX, socket.MSG_CMSG_CLOEXEC
                 )
                 if not raw:
                     return NoDaemonError(f"prld on {self.path} ended the connection")
-                self._dispatch(decode(raw), list(fds))
+                try:
+                    self._dispatch(raw, fds, flags)
+                finally:
+                    for fd in fds:
+                        os.close(fd)
         except OSError as failure:
             return NoDaemonError(f"prld on {self.path} is gone: {failure.strerror}")
-        except (MessageError, KeyError, TypeError, ValueError, UsageError) as failure:
+        except MessageError as failure:
             return PrlError(
                 f"prld on {self.path} sent nonsense ({failure}); is it another version?"
             )
 
-    def _dispatch(self, message: dict[str, Any], fds: list[int]) -> None:
-        try:
-            kind = message.get("event")
-            if kind == "shadow":
-                shadow = Shadow(self, message, fds)
-                with self._lock:
-                    self._follow(shadow)
+    def _dispatch(self, raw: bytes, fds: list[int], flags: int) -> None:
+        cut = bool(flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC))
+        take: _Take | None = None
+        with self._lock:
+            heard = self._dialogue.hear(raw, fds, cut=cut)
+            if isinstance(heard, Answer):
+                take = self._answers.pop(heard.number, None)
+            elif isinstance(heard, Given):
+                shadow = Shadow(self, heard)
+                self._follow(shadow)
                 self._shadows.put(shadow)
-            elif kind is not None:
-                self._on_event(message)
-            else:
-                self._on_answer(message)
-        finally:
-            for fd in fds:
-                os.close(fd)
+            elif isinstance(heard, News):
+                self._on_news(heard)
+        if take is not None and isinstance(heard, Answer):
+            take(heard)
 
-    def _on_answer(self, message: dict[str, Any]) -> None:
-        number = message.get("id")
-        if number is None:  # refused before it was understood, or the whole connection was
-            raise ValueError(message.get("error"))
-        with self._lock:
-            take = self._answers.pop(number, None)
-        if take is not None:
-            take(message)
-
-    def _on_event(self, message: dict[str, Any]) -> None:
-        handle = message.get("handle")
-        if not isinstance(handle, int):
+    def _on_news(self, news: News) -> None:
+        """The lock is held."""
+        what = self._followed.get(news.handle)
+        if what is None:
             return
-        with self._lock:
-            what = self._followed.get(handle)
-            if what is not None:
-                self._pass_on(what, message)
-            elif message["event"] in {"state", "demoted", "protectable"}:
-                # The flow's replicate() is about to follow it; others never are.
-                self._early[handle] = message
-                while len(self._early) > _EARLY_MAX:
-                    del self._early[next(iter(self._early))]
+        what.on_news(news)
+        if isinstance(news, TakenOver) and isinstance(what, Shadow):
+            del self._followed[news.handle]
+            self._follow(what.session)
 
-    def _follow(self, what: Session | Shadow) -> None:
+    def _follow(self, what: Followed) -> None:
         """Its events are passed on from now on; the lock is held."""
         self._followed[what.handle] = what
         if isinstance(what, Session):
             self._kept[what] = None
-        early = self._early.pop(what.handle, None)
+        early = self._dialogue.follow(what.handle)
         if early is not None:  # it overtook the answer
-            self._pass_on(what, early)
+            what.on_news(early)
         if self._lost is not None:
-            self._lose(what, self._lost)
-
-    def _pass_on(self, what: Session | Shadow, message: dict[str, Any]) -> None:
-        """The lock is held."""
-        kind = message["event"]
-        if isinstance(what, Session):
-            if kind == "state":
-                what.on_event(message["state"], message["reason"])
-            elif kind == "demoted":
-                what.on_event("demoted", "the other node has the session now")
-            elif kind == "protectable":
-                what.on_protectable()
-        elif kind == "taken_over":
-            del self._followed[what.handle]
-            session = what.on_taken_over(message)
-            self._follow(session)
-        elif kind == "void":
-            what.on_void(message["reason"])
+            what.on_lost(self._lost)
 
     # -- prld goes and comes
 
     def _give_up(self, error: PrlError) -> None:
         with self._lock:
             self._lost = error
-            answers = list(self._answers.values())
-            self._answers.clear()
-            followed: list[Session | Shadow] = [*self._followed.values(), *self._kept]
+            self._dialogue = Dialogue()
+            answers, self._answers = self._answers, {}
+            followed: dict[Followed, None] = dict.fromkeys([*self._followed.values(), *self._kept])
             self._followed.clear()
-            self._early.clear()
-        for take in answers:
-            take({"ok": False, "error": str(error), "code": error.exit_code})
-        for what in dict.fromkeys(followed):
-            self._lose(what, error)
-
-    def _lose(self, what: Session | Shadow, error: PrlError) -> None:
-        if isinstance(what, Session):
-            what.on_event("lost", str(error))
-        else:
-            what.on_void(str(error))
+        for number, take in answers.items():
+            take(Answer(number, {}, error))
+        for what in followed:
+            what.on_lost(error)
 
     def _await_prld(self) -> bool:
         """Connect to the next prld; False: closed meanwhile."""
@@ -402,8 +362,7 @@ class Node:
             waiting = deque(self._kept)
         with contextlib.suppress(OSError, PrlError):  # gone again: the reader notices
             for endpoint in self._offers:
-                request = {"op": "offer", "endpoint": endpoint}
-                self._send(self._expect(lambda _: None), request, ())
+                self._send(lambda _: None, {"op": "offer", "endpoint": endpoint}, ())
             for _ in range(REJOINS_MAX):
                 self._hand_over_next(waiting)
 
@@ -413,27 +372,24 @@ class Node:
             return
         session = waiting.popleft()
 
-        def take(answer: dict[str, Any]) -> None:
-            try:
-                found = _judged(answer)
-            except PrlError as error:
-                if self._lost is not None:
-                    return  # by the end of this prld; the next one is asked, too
-                session.on_event("ended", str(error))
-            else:
-                session.handle = found["handle"]
-                session.on_event(found["state"], found["reason"])
+        def take(answer: Answer) -> None:
+            if answer.error is None:
+                session.handle = answer.fields["handle"]
+                session.become(answer.fields["state"], answer.fields["reason"])
                 with self._lock:
                     self._follow(session)
+            elif self._lost is not None:
+                return  # by the end of this prld, too; the next one is asked
+            else:
+                session.become("ended", str(answer.error))
             with contextlib.suppress(OSError, PrlError):
                 self._hand_over_next(waiting)
 
         members, memory = application.pack(session.application)
         request = {"op": "replicate", "again": True, "renew": session.renews}
+        request |= {"streams": session.streams} | members
         try:
-            number = self._expect(take)
-            request |= {"streams": session.streams} | members
-            self._send(number, request, (session.sock.fileno(), *memory))
+            self._send(take, request, (session.sock.fileno(), *memory))
         finally:
             for fd in memory:
                 os.close(fd)
@@ -445,19 +401,3 @@ class NotProtectedError(ReplicationError):
     def __init__(self, reason: str, session: Session) -> None:
         super().__init__(f"not protected: {reason}")
         self.session: Session | None = session
-
-
-def _judged(answer: dict[str, Any]) -> dict[str, Any]:
-    """The answer's members. Raises PrlError, when it is a refusal."""
-    if answer.pop("ok", False):
-        answer.pop("id", None)
-        return answer
-    words = str(answer.get("error", "prld gave no reason"))
-    raise _error_class(answer.get("code"))(words)
-
-
-def _error_class(code: object) -> type[PrlError]:
-    return {
-        UsageError.exit_code: UsageError,
-        NoDaemonError.exit_code: NoDaemonError,
-    }.get(code if isinstance(code, int) else 1, ReplicationError)

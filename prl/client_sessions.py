@@ -2,38 +2,18 @@
 
 import contextlib
 import os
-import select
 import socket
 import threading
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from prl import application
+from prl.dialogue import Demoted, Given, News, Protectable, State, TakenOver, Void
 from prl.errors import NoDaemonError, PrlError, UsageError
-from prl.messages import ANY_PEER
+from prl.shadow_socket import ShadowNotOwned, ShadowSocket, ShadowVoid, Takeover
 
 VOID_WORD_TIMEOUT_S = 1.0
 OVER = frozenset({"demoted", "ended", "closed"})
 """States of a session that is not this application's any more."""
-
-
-class ShadowVoid(PrlError):  # noqa: N818
-    """The shadow is of no use any more; the message says why."""
-
-
-class ShadowNotOwned(PrlError, PermissionError):  # noqa: N818
-    """A shadow can only be read until it is taken over (SPEC R18)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Takeover:
-    """The session is this application's from now on."""
-
-    out_bytes: int
-    """How much output since the session was first protected the peer has had, or will get from the
-    socket itself."""
-    monotonic_ns: int
-    """When, CLOCK_MONOTONIC."""
 
 
 class Asker(Protocol):
@@ -42,7 +22,7 @@ class Asker(Protocol):
     def request(self, request: dict[str, Any], *fds: int, timeout: float = ...) -> dict[str, Any]:
         """Ask; returns the answer. Raises PrlError."""
 
-    def forget(self, handle: int) -> None:
+    def forget(self, what: "Followed") -> None:
         """Stop following a flow."""
 
 
@@ -68,6 +48,14 @@ class Followed:
         """What has changed until now is known; to be called before looking."""
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self.descriptor)
+
+    def on_news(self, news: News) -> None:
+        """Called by the Node's reader."""
+        raise NotImplementedError
+
+    def on_lost(self, error: PrlError) -> None:
+        """Called by the Node's reader when prld is gone."""
+        raise NotImplementedError
 
     def _notify(self) -> None:
         """Something has changed; the lock is held."""
@@ -173,7 +161,7 @@ class Session(Followed):
         finally:
             for fd in memory:
                 os.close(fd)
-        self.on_event(answer["state"], answer["reason"])
+        self.become(answer["state"], answer["reason"])
         return self._state
 
     def close(self) -> None:
@@ -181,17 +169,32 @@ class Session(Followed):
         try:
             self._node.request({"op": "close", "handle": self.handle})
         except NoDaemonError:  # nor shall the next prld have it
-            self.on_event("closed", "closed by its application")
+            self.become("closed", "closed by its application")
         except UsageError:  # it has ended already
             pass
 
     def unprotect(self) -> None:
         """Its replication ends for good; the session goes on. Raises UsageError: it has ended."""
         self._node.request({"op": "flow_del", "handle": self.handle})
-        self._node.forget(self.handle)
+        self._node.forget(self)
 
-    def on_event(self, state: str, reason: str) -> None:
+    def on_news(self, news: News) -> None:
         """Called by the Node's reader."""
+        if isinstance(news, State):
+            self.become(news.state, news.reason)
+        elif isinstance(news, Demoted):
+            self.become("demoted", "the other node has the session now")
+        elif isinstance(news, Protectable):
+            with self._changed:
+                self._protectable = True
+                self._notify()
+
+    def on_lost(self, error: PrlError) -> None:
+        """Called by the Node's reader when prld is gone."""
+        self.become("lost", str(error))
+
+    def become(self, state: str, reason: str) -> None:
+        """Called by the Node: prld's word, or that there is none any more."""
         with self._changed:
             if self._state in OVER:
                 return
@@ -200,75 +203,29 @@ class Session(Followed):
                 self._protectable = False
             self._notify()
 
-    def on_protectable(self) -> None:
-        """Called by the Node's reader."""
-        with self._changed:
-            self._protectable = True
-            self._notify()
-
-
-class ShadowSocket(socket.socket):
-    """A shadow's socket: everything that would enter the stream fails until it is owned."""
-
-    owned = False
-
-    def _require_owned(self) -> None:
-        if not self.owned:
-            raise ShadowNotOwned("this shadow is not taken over: it can only be read")
-
-    def send(self, *args: Any, **kwargs: Any) -> int:
-        """As socket.send(). Raises ShadowNotOwned."""
-        self._require_owned()
-        return super().send(*args, **kwargs)
-
-    def sendall(self, *args: Any, **kwargs: Any) -> None:
-        """As socket.sendall(). Raises ShadowNotOwned."""
-        self._require_owned()
-        super().sendall(*args, **kwargs)
-
-    def sendto(self, *args: Any, **kwargs: Any) -> int:
-        """As socket.sendto(). Raises ShadowNotOwned."""
-        self._require_owned()
-        return super().sendto(*args, **kwargs)
-
-    def sendmsg(self, *args: Any, **kwargs: Any) -> int:
-        """As socket.sendmsg(). Raises ShadowNotOwned."""
-        self._require_owned()
-        return super().sendmsg(*args, **kwargs)
-
-    def sendfile(self, *args: Any, **kwargs: Any) -> int:
-        """As socket.sendfile(). Raises ShadowNotOwned."""
-        self._require_owned()
-        return super().sendfile(*args, **kwargs)
-
-    def shutdown(self, how: int) -> None:
-        """As socket.shutdown(). Raises ShadowNotOwned."""
-        self._require_owned()
-        super().shutdown(how)
-
 
 class Shadow(Followed):
     """A session that lives on the other node; this application stands by for it."""
 
-    def __init__(self, node: Asker, event: dict[str, Any], fds: list[int]) -> None:
-        super().__init__(node, event["handle"])
+    def __init__(self, node: Asker, given: Given) -> None:
+        super().__init__(node, given.handle)
         self._takeover: Takeover | None = None
         self._session: Session | None = None
         self._void: str | None = None
-        self.application: bytes = application.unpack(event, fds)
-        """What the other application gave to Node.replicate() or Session.renew()."""
-        self._sock = ShadowSocket(fileno=fds.pop())
+        self._sock = ShadowSocket(fileno=given.fd)
         self._sock.setblocking(True)
-        self.local: str = event["local"]
+        self._renews = given.renew
+        self.local = given.local
         """The service's end, ``addr:port``."""
-        self.remote: str = event["remote"]
+        self.remote = given.remote
         """The peer's end, ``addr:port``; ``*`` for a UDP socket that is not connected."""
-        self.in_bytes: int = event.get("in_bytes", 0)
+        self.application = given.application
+        """What the other application gave to Node.replicate() or Session.renew()."""
+        self.in_bytes = given.in_bytes
         """How much of the peer's stream, since the session was first protected, comes before the
         first byte to be read here."""
-        self.out_bytes: int = event.get("out_bytes", 0)
+        self.out_bytes = given.out_bytes
         """How much output comes before what is still to be said."""
-        self._renews: bool = event.get("renew", False)
 
     @property
     def owned(self) -> bool:
@@ -320,10 +277,11 @@ class Shadow(Followed):
         except (BlockingIOError, TimeoutError):
             raise
         except OSError as error:
-            if self._is_live_udp() or (why := self._await_void()) is None:
+            if self._sock.is_live_udp(self.remote) or (why := self._await_void()) is None:
                 raise  # UDP: an ICMP error, which the first application reads, too
             raise ShadowVoid(why) from error
-        if not data and self._sock.type == socket.SOCK_DGRAM and not self._is_live_udp():
+        is_udp = self._sock.type == socket.SOCK_DGRAM
+        if not data and is_udp and not self._sock.is_live_udp(self.remote):
             raise ShadowVoid(self._await_void() or "the socket was ended")
         return data, sender
 
@@ -332,23 +290,6 @@ class Shadow(Followed):
         with self._changed:
             self._changed.wait_for(lambda: self.owned or self._void, VOID_WORD_TIMEOUT_S)
             return self._void
-
-    def _is_live_udp(self) -> bool:
-        """Whether it is a UDP socket that can receive.
-
-        prld takes its peer away from a void one, and shuts it down.
-        """
-        if self._sock.type != socket.SOCK_DGRAM:
-            return False
-        if self.remote == ANY_PEER:
-            poll = select.poll()
-            poll.register(self._sock, 0)  # POLLHUP is always told (datagram_poll, datagram.c)
-            return not any(events & select.POLLHUP for _, events in poll.poll(0))
-        try:
-            self._sock.getpeername()
-        except OSError:
-            return False
-        return True
 
     def wait_taken_over(self, timeout: float | None = None) -> Takeover:
         """Wait until the session is this application's.
@@ -372,29 +313,38 @@ class Shadow(Followed):
         """Give the shadow up, or, once it is owned, end the session; closes the socket."""
         if self._session is not None:
             self._session.close()
-        else:
+            self._node.forget(self._session)
+        elif self._void is None:  # else the handle may be a newer shadow's
             with contextlib.suppress(PrlError):  # it has ended already
                 self._node.request({"op": "close", "handle": self.handle})
-        self._node.forget(self.handle)
-        self.on_void("closed by its application")
+        self._node.forget(self)
+        self._become_void("closed by its application")
         self._sock.close()
 
-    def on_taken_over(self, event: dict[str, Any]) -> Session:
+    def on_news(self, news: News) -> None:
         """Called by the Node's reader."""
-        with self._changed:
-            self.handle = event.get("becomes", self.handle)
-            streams = event.get("streams", [])
-            answer = {"handle": self.handle, "state": "open", "reason": "", "streams": streams}
-            self._session = Session(
-                self._node, answer, self._sock, self.application, renew=self._renews
-            )
-            self._takeover = Takeover(event["out_bytes"], event["monotonic_ns"])
-            self._sock.owned = True
-            self._notify()
-            return self._session
+        if isinstance(news, TakenOver):
+            with self._changed:
+                self.handle = news.becomes
+                answer = {"handle": news.becomes, "state": "open", "reason": ""}
+                self._session = Session(
+                    self._node,
+                    answer | {"streams": news.streams},
+                    self._sock,
+                    self.application,
+                    renew=self._renews,
+                )
+                self._takeover = Takeover(news.out_bytes, news.monotonic_ns)
+                self._sock.owned = True
+                self._notify()
+        elif isinstance(news, Void):
+            self._become_void(news.reason)
 
-    def on_void(self, reason: str) -> None:
-        """Called by the Node's reader."""
+    def on_lost(self, error: PrlError) -> None:
+        """Called by the Node's reader when prld is gone: a shadow goes with it."""
+        self._become_void(str(error))
+
+    def _become_void(self, reason: str) -> None:
         with self._changed:
             if self._void is None:
                 self._void = reason

@@ -12,7 +12,7 @@ import contextlib
 import socket
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from ipaddress import ip_address
 
 from prl.config import Config
@@ -58,6 +58,7 @@ class Primaries:
         self._config, self._dp, self._link, self._log = config, datapath, link, log
         self._attempts = attempts
         self._sessions: dict[int, Session] = {}
+        self._by_ends: dict[Tuple, Session] = {}
         self._offered: set[str] = set()
         """Endpoints that applications on the other node have offered themselves for."""
 
@@ -99,9 +100,9 @@ class Primaries:
 
     def _supersede(self, ends: Tuple) -> None:
         """An application hands a socket over that it has handed over before."""
-        for session in self.live():
-            if session.ends == ends and session.state == "open":
-                self._finish(session, "closed")
+        before = self._by_ends.get(ends)
+        if before is not None and before.state == "open":
+            self._finish(before, "closed")
 
     def take_over(self, session: Session) -> None:
         """A shadow has become a session of this node's."""
@@ -109,6 +110,7 @@ class Primaries:
         self._begin(session)
 
     def _begin(self, session: Session) -> None:
+        self._by_ends[session.ends] = session
         session.stale = session.renew
         session.keeper = asyncio.create_task(self._keep(session))
         session.introduced = True
@@ -149,8 +151,9 @@ class Primaries:
                 f"{ends}: a UDP socket without a peer may share its port (SO_REUSEPORT), which "
                 "cannot be replicated; turn that off, or connect() one UDP socket per peer"
             )
-        if any(
-            other.ends.service_end == ends.service_end
+        if is_udp and any(
+            other.ends.is_udp
+            and other.ends.service_end == ends.service_end
             and other.ends.is_unconnected != ends.is_unconnected
             for other in self.live()
         ):
@@ -178,7 +181,7 @@ class Primaries:
             )
 
     def _owns(self, service: int) -> bool:
-        return self._dp.status().services[service] == Owner.OWNER
+        return self._dp.service_state(service) == Owner.OWNER
 
     def find(self, handle: int) -> Session | None:
         """The session of that handle."""
@@ -347,6 +350,8 @@ class Primaries:
             session.keeper.cancel()
         if self._sessions.get(session.handle) is session:
             del self._sessions[session.handle]
+        if self._by_ends.get(session.ends) is session:
+            del self._by_ends[session.ends]
 
     # -- keeping them protected
 
@@ -374,13 +379,13 @@ class Primaries:
             else:
                 await self._attempt(session)
 
-    def _obstacle(self, session: Session, services: Sequence[Owner] = ()) -> str:
-        """Why it cannot be tried now; empty when it can. ``services``: as they are now."""
+    def _obstacle(self, session: Session) -> str:
+        """Why it cannot be tried now; empty when it can."""
         if session.state != "open":
             return session.state
         if not self._link.up:
             return f"the link is down: {self._link.why_down}"
-        if (services or self._dp.status().services)[session.service] != Owner.OWNER:
+        if not self._owns(session.service):
             return "this node does not own its service"
         if session.hopeless or session.ends.service_end not in self._offered:
             return session.reason if session.hopeless else self._nobody(session)
@@ -402,13 +407,12 @@ class Primaries:
 
     def unprotected(self) -> dict[str, int]:
         """Why how many sessions are not protected now, the most frequent reasons."""
-        services = self._dp.status().services
-        reasons = Counter(self.why_not(s, services) for s in self.live() if s.state != "active")
+        reasons = Counter(self.why_not(s) for s in self.live() if s.state != "active")
         return dict(reasons.most_common(REASONS_MAX))
 
-    def why_not(self, session: Session, services: Sequence[Owner] = ()) -> str:
+    def why_not(self, session: Session) -> str:
         """Why a session is not protected now, in words."""
-        return self._obstacle(session, services) or session.reason or session.state
+        return self._obstacle(session) or session.reason or session.state
 
 
 def _address(text: str) -> Address:

@@ -95,6 +95,7 @@ class Shadows:
         self._config, self._dp, self._host, self._log = config, datapath, host, log
         self._lan, self._congestion, self._taken = lan, congestion, taken
         self._shadows: dict[int, Shadow] = {}
+        self._by_ends: dict[Tuple, Shadow] = {}
         self._offers: list[tuple[str, Application]] = []
         self._collector = Collector()
         self._neighbours: dict[NextHop, int] = {}
@@ -187,7 +188,7 @@ class Shadows:
             await self._pin(hop)
         self._replace(event.handle, ends)
         # The clock must not be behind the primary's (PAWS): count the way here, too.
-        elapsed_ns = time.monotonic_ns() - arrived.began_ns + self._dp.status().rtt_ns
+        elapsed_ns = time.monotonic_ns() - arrived.began_ns + self._dp.link_rtt_ns()
         try:
             sock = cloning.build(snapshot, self._congestion, elapsed_ns // 1_000_000)
         except BaseException:
@@ -220,7 +221,7 @@ class Shadows:
             setup=setup,
             streams=streams,
         )
-        self._shadows[event.handle] = shadow
+        self._shadows[event.handle] = self._by_ends[ends] = shadow
         self._log.info("shadow", f"{ends}: shadowed", handle=event.handle)
         _introduce(shadow)
 
@@ -229,7 +230,7 @@ class Shadows:
         service = next(
             (n for n, s in enumerate(self._config.service) if ends.local in s.addresses), None
         )
-        if service is None or self._dp.status().services[service] != Owner.STANDBY:
+        if service is None or self._dp.service_state(service) != Owner.STANDBY:
             raise RefusedError(
                 Reason.NOT_ACTIVE, f"{ends}: {self._config.node} does not stand by for it"
             )
@@ -252,8 +253,8 @@ class Shadows:
 
     def _replace(self, handle: int, ends: Tuple) -> None:
         """A new snapshot: what there was of this session is of no use any more."""
-        for old in list(self._shadows.values()):
-            if old.handle == handle or old.ends == ends:
+        for old in (self._shadows.get(handle), self._by_ends.get(ends)):
+            if old is not None and old.state == "active":
                 self._discard(old, "replaced by a new snapshot")
 
     def _refuse(self, event: Event, error: RefusedError) -> None:
@@ -291,10 +292,10 @@ class Shadows:
 
     def on_taken(self, event: Event) -> None:
         """PRL_EVENT_TAKEN_FLOW: the shadow is the session now."""
-        shadow = self._shadows.pop(event.handle, None)
+        shadow = self._shadows.get(event.handle)
         if shadow is None:
             return
-        shadow.state = "taken"
+        self._drop(shadow, "taken")
         with contextlib.suppress(OSError):
             shadow.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
         handle = self._dp.flow_adopt(shadow.handle)
@@ -318,6 +319,7 @@ class Shadows:
             f"{shadow.ends}: goes on here, after {out_bytes} bytes of output",
             handle=handle,
             out_bytes=out_bytes,
+            in_force_ns=event.value2,
         )
         self._taken(
             Session(
@@ -397,11 +399,16 @@ class Shadows:
         shadow.client.send_event({"event": "void", "handle": shadow.handle, "reason": why})
 
     def _forget(self, shadow: Shadow, state: str) -> None:
-        shadow.state = state
         self._unpin(shadow.hop, NUD_STALE)
         shadow.hop = None
+        self._drop(shadow, state)
+
+    def _drop(self, shadow: Shadow, state: str) -> None:
+        shadow.state = state
         if self._shadows.get(shadow.handle) is shadow:
             del self._shadows[shadow.handle]
+        if self._by_ends.get(shadow.ends) is shadow:
+            del self._by_ends[shadow.ends]
 
     def discard_all(self) -> None:
         """As prld stops: no shadow may outlive the silence."""
