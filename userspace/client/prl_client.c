@@ -359,7 +359,8 @@ static int shadow_of(const struct members *members, int *fds, int *count, struct
         return -EPROTO;
     event->kind = PRL_CLIENT_SHADOW;
     event->fd = fds[--*count];
-    if (handle_of(members, event) || words(&members->local, event->local, sizeof(event->local)) ||
+    if (members->local.type != PRL_JSON_STRING || members->remote.type != PRL_JSON_STRING ||
+        handle_of(members, event) || words(&members->local, event->local, sizeof(event->local)) ||
         words(&members->remote, event->remote, sizeof(event->remote)) ||
         (members->unread.type != PRL_JSON_NULL && number(&members->unread, UINT64_MAX, &event->unread)))
         return -EPROTO;
