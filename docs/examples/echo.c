@@ -202,7 +202,7 @@ static void end_if_done(struct session *session)
 
 static void protect(struct session *session)
 {
-    int error = prl ? prl_client_replicate(prl, session->fd, NULL, 0, &session->request) : -EPIPE;
+    int error = prl ? prl_client_replicate(prl, session->fd, NULL, 0, 0, &session->request) : -EPIPE;
 
     if (error) {
         tell("unprotected", session, 0, strerror(-error));

@@ -7,6 +7,7 @@
  *             order); tells what each is taken for
  *      live:  connects to $PRL_SOCKET, asks, tells all events until prld is gone
  */
+#define _GNU_SOURCE /* as prl_client.c, which comes later */
 #include <assert.h>
 #include <dirent.h>
 #include <signal.h>
@@ -56,8 +57,9 @@ static void judge_one(struct prl_client *client, const char *exact, size_t bytes
     client->under_way = 1;
     result = understand(client, bytes, fds, &count, &event);
     show(result, &event);
-    while (count > 0)
-        close(fds[--count]);
+    for (int i = 0; i < count; i++)
+        if (fds[i] >= 0)
+            close(fds[i]);
     prl_client_release(&event);
 }
 
@@ -99,10 +101,10 @@ static int live(void)
     setitimer(ITIMER_REAL, &often, NULL);
     assert(!prl_client_open(&client, NULL));
     assert(prl_client_offer(client, "bad\xff", NULL) == -EILSEQ);
-    assert(prl_client_replicate(client, 0, client, PRL_CLIENT_APPLICATION_MAX + 1, NULL) == -EMSGSIZE);
-    assert(prl_client_replicate(client, -1, NULL, 0, NULL) == -EBADF);
+    assert(prl_client_replicate(client, 0, client, PRL_CLIENT_APPLICATION_MAX + 1, 0, NULL) == -EMSGSIZE);
+    assert(prl_client_replicate(client, -1, NULL, 0, 0, NULL) == -EBADF);
     assert(!prl_client_offer(client, "192.0.2.100:7000 \"\\\n", &offer));
-    assert(!prl_client_replicate(client, 0, "state", 5, &protect));
+    assert(!prl_client_replicate(client, 0, "state", 5, 0, &protect));
     result = prl_client_answer(client, protect, 5000, &event);
     show(result, &event);
     prl_client_release(&event);

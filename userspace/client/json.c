@@ -56,7 +56,8 @@ void prl_json_read(struct prl_json_reader *reader, const char *text, size_t byte
 
 static void skip_space(struct prl_json_reader *reader)
 {
-    while (reader->at < reader->end && memchr(" \t\n\r", *reader->at, 4))
+    while (reader->at < reader->end &&
+           (*reader->at == ' ' || *reader->at == '\t' || *reader->at == '\n' || *reader->at == '\r'))
         reader->at++;
 }
 
@@ -105,7 +106,8 @@ static ssize_t character(const char *text, size_t left, char out[4], size_t *out
     }
     if (left < 2)
         return -EPROTO;
-    if (text[1] && (escape = strchr(escapes, text[1]))) {
+    escape = text[1] ? strchr(escapes, text[1]) : NULL;
+    if (escape) {
         out[0] = meant[escape - escapes];
         *out_bytes = 1;
         return 2;
@@ -263,15 +265,18 @@ static int skip_nested(struct prl_json_reader *reader, char closing)
 
 static int read_value(struct prl_json_reader *reader, struct prl_json_value *value)
 {
-    if (take(reader, '[')) {
-        value->type = PRL_JSON_ARRAY;
-        return skip_nested(reader, ']');
-    }
-    if (take(reader, '{')) {
-        value->type = PRL_JSON_OBJECT;
-        return skip_nested(reader, '}');
-    }
-    return read_scalar(reader, value);
+    bool is_array;
+    int error;
+
+    skip_space(reader);
+    value->text = reader->at;
+    is_array = take(reader, '[');
+    if (!is_array && !take(reader, '{'))
+        return read_scalar(reader, value);
+    value->type = is_array ? PRL_JSON_ARRAY : PRL_JSON_OBJECT;
+    error = skip_nested(reader, is_array ? ']' : '}');
+    value->bytes = (size_t)(reader->at - value->text);
+    return error;
 }
 
 int prl_json_next(struct prl_json_reader *reader, char key[PRL_JSON_KEY_MAX], struct prl_json_value *value)
@@ -323,7 +328,9 @@ ssize_t prl_json_string(const struct prl_json_value *value, char *out, size_t si
 
 void prl_json_write(struct prl_json_writer *writer, char *out, size_t size)
 {
-    *writer = (struct prl_json_writer){.at = out, .end = out + size};
+    writer->start = writer->at = out;
+    writer->end = out + size;
+    writer->error = 0;
 }
 
 static void put(struct prl_json_writer *writer, const char *bytes, size_t count)

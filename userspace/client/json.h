@@ -28,7 +28,7 @@ enum prl_json_type {
 /* A value in the text that is being read; `text` is valid as long as that is. */
 struct prl_json_value {
     enum prl_json_type type;
-    const char *text; /* PRL_JSON_STRING: what is between the quotes, still escaped, checked */
+    const char *text; /* a string: what is between the quotes, still escaped; an array or object: all of it */
     size_t bytes;
     bool yes;         /* PRL_JSON_BOOL */
     uint64_t integer; /* PRL_JSON_INTEGER: its magnitude */
@@ -52,7 +52,7 @@ int prl_json_next(struct prl_json_reader *reader, char key[PRL_JSON_KEY_MAX], st
 ssize_t prl_json_string(const struct prl_json_value *value, char *out, size_t size);
 
 struct prl_json_writer {
-    char *at, *end;
+    char *start, *at, *end;
     int error; /* latched: 0, -EMSGSIZE, or -EILSEQ: a string that is not UTF-8 */
 };
 

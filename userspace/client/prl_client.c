@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
+#define _GNU_SOURCE /* memfd_create() */
 #include "prl_client.h"
 
 #include <errno.h>
@@ -7,6 +8,7 @@
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <time.h>
@@ -16,6 +18,7 @@
 
 #define MESSAGE_MAX (64u << 10)
 #define FDS_MAX 4 /* that a message from prld may bring */
+#define INLINE_MAX (32u << 10) /* application data in the message itself; more is in a memfd */
 #define CONNECT_TRIES 100
 #define CONNECT_RETRY_MS 20
 #define DEFAULT_PATH "/run/prl/prld.sock"
@@ -38,7 +41,8 @@ struct prl_client {
 /* What a message says, before it is known what it is. */
 struct members {
     struct prl_json_value event, id, ok, error, code, handle, state, reason;
-    struct prl_json_value out_bytes, monotonic_ns, unread, local, remote, application;
+    struct prl_json_value out_bytes, in_bytes, monotonic_ns, unread, becomes, streams, renew;
+    struct prl_json_value local, remote, application, application_bytes;
 };
 
 /* ---- the connection ---- */
@@ -137,22 +141,22 @@ void prl_client_release(struct prl_client_event *event)
 
 /* ---- requests ---- */
 
-static int send_message(struct prl_client *client, char *text, size_t bytes, int fd)
+static int send_message(struct prl_client *client, struct prl_json_writer *writer, const int *fds, size_t count)
 {
     union {
         struct cmsghdr header;
-        char room[CMSG_SPACE(sizeof(int))];
+        char room[CMSG_SPACE(2 * sizeof(int))];
     } control = {0};
-    struct iovec piece = {.iov_base = text, .iov_len = bytes};
+    struct iovec piece = {.iov_base = writer->start, .iov_len = (size_t)(writer->at - writer->start)};
     struct msghdr message = {.msg_iov = &piece, .msg_iovlen = 1};
 
-    if (fd >= 0) {
+    if (count) {
         message.msg_control = control.room;
-        message.msg_controllen = sizeof(control.room);
+        message.msg_controllen = CMSG_SPACE(count * sizeof(int));
         control.header.cmsg_level = SOL_SOCKET;
         control.header.cmsg_type = SCM_RIGHTS;
-        control.header.cmsg_len = CMSG_LEN(sizeof(int));
-        memcpy(CMSG_DATA(&control.header), &fd, sizeof(fd));
+        control.header.cmsg_len = CMSG_LEN(count * sizeof(int));
+        memcpy(CMSG_DATA(&control.header), fds, count * sizeof(int));
     }
     while (sendmsg(client->fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
         if (errno != EINTR)
@@ -170,7 +174,8 @@ static void begin(struct prl_client *client, struct prl_json_writer *writer, con
     prl_json_put_number(writer, client->last_request + 1);
 }
 
-static int finish(struct prl_client *client, struct prl_json_writer *writer, int fd, uint32_t *request)
+static int finish(struct prl_client *client, struct prl_json_writer *writer, const int *fds, size_t count,
+                  uint32_t *request)
 {
     int error;
 
@@ -181,7 +186,7 @@ static int finish(struct prl_client *client, struct prl_json_writer *writer, int
         return -EPIPE;
     if (client->under_way == PRL_CLIENT_REQUESTS_MAX)
         return -EBUSY;
-    error = send_message(client, client->message, (size_t)(writer->at - client->message), fd);
+    error = send_message(client, writer, fds, count);
     if (error)
         return error == -ECONNRESET || error == -ENOTCONN ? -EPIPE : error;
     client->last_request++;
@@ -191,19 +196,91 @@ static int finish(struct prl_client *client, struct prl_json_writer *writer, int
     return 0;
 }
 
+/* A memfd with the data; or -errno. */
+static int memory_with(const void *data, size_t bytes)
+{
+    int fd = memfd_create("prl-application", MFD_CLOEXEC);
+    size_t at = 0;
+
+    if (fd < 0)
+        return -errno;
+    while (at < bytes) {
+        ssize_t put = pwrite(fd, (const char *)data + at, bytes - at, (off_t)at);
+
+        if (put < 0 && errno != EINTR) {
+            int error = -errno;
+
+            close(fd);
+            return error;
+        }
+        at += put > 0 ? (size_t)put : 0;
+    }
+    return fd;
+}
+
+/* The request so far, and the application's data behind it. `fd`: -1, or a socket to send along. */
+static int finish_with(struct prl_client *client, struct prl_json_writer *writer, int fd, const void *data,
+                       size_t bytes, uint32_t *request)
+{
+    int fds[2] = {fd, -1}, error;
+    size_t count = fd >= 0;
+
+    if (!data)
+        bytes = 0;
+    if (bytes > PRL_CLIENT_APPLICATION_MAX)
+        return -EMSGSIZE;
+    if (bytes <= INLINE_MAX) {
+        prl_json_put(writer, ",\"application\":");
+        prl_json_put_base64(writer, data, bytes);
+        return finish(client, writer, fds, count, request);
+    }
+    prl_json_put(writer, ",\"application_bytes\":");
+    prl_json_put_number(writer, bytes);
+    fds[count] = memory_with(data, bytes);
+    if (fds[count] < 0)
+        return fds[count];
+    error = finish(client, writer, fds, count + 1, request);
+    close(fds[count]);
+    return error;
+}
+
 int prl_client_replicate(struct prl_client *client, int fd, const void *application, size_t application_bytes,
-                         uint32_t *request)
+                         unsigned int flags, uint32_t *request)
 {
     struct prl_json_writer writer;
 
     if (fd < 0)
         return -EBADF;
-    if (application_bytes > PRL_CLIENT_APPLICATION_MAX)
-        return -EMSGSIZE;
     begin(client, &writer, "replicate");
-    prl_json_put(&writer, ",\"application\":");
-    prl_json_put_base64(&writer, application, application ? application_bytes : 0);
-    return finish(client, &writer, fd, request);
+    prl_json_put(&writer, flags & PRL_CLIENT_RENEW ? ",\"renew\":true" : "");
+    return finish_with(client, &writer, fd, application, application_bytes, request);
+}
+
+int prl_client_renew(struct prl_client *client, uint32_t handle, const void *application, size_t application_bytes,
+                     uint32_t *request)
+{
+    struct prl_json_writer writer;
+
+    begin(client, &writer, "renew");
+    prl_json_put(&writer, ",\"handle\":");
+    prl_json_put_number(&writer, handle);
+    return finish_with(client, &writer, -1, application, application_bytes, request);
+}
+
+int prl_client_rejoin(struct prl_client *client, int fd, const char *streams, const void *application,
+                      size_t application_bytes, unsigned int flags, uint32_t *request)
+{
+    struct prl_json_writer writer;
+
+    if (fd < 0)
+        return -EBADF;
+    begin(client, &writer, "replicate");
+    prl_json_put(&writer, flags & PRL_CLIENT_RENEW ? ",\"again\":true,\"renew\":true" : ",\"again\":true");
+    if (*streams) {
+        prl_json_put(&writer, ",\"streams\":");
+        prl_json_put(&writer, streams);
+    }
+    return finish_with(client, &writer, fd, application, application_bytes, request);
 }
 
 int prl_client_offer(struct prl_client *client, const char *endpoint, uint32_t *request)
@@ -213,7 +290,7 @@ int prl_client_offer(struct prl_client *client, const char *endpoint, uint32_t *
     begin(client, &writer, "offer");
     prl_json_put(&writer, ",\"endpoint\":");
     prl_json_put_string(&writer, endpoint);
-    return finish(client, &writer, -1, request);
+    return finish(client, &writer, NULL, 0, request);
 }
 
 int prl_client_end(struct prl_client *client, uint32_t handle, uint32_t *request)
@@ -223,7 +300,7 @@ int prl_client_end(struct prl_client *client, uint32_t handle, uint32_t *request
     begin(client, &writer, "close");
     prl_json_put(&writer, ",\"handle\":");
     prl_json_put_number(&writer, handle);
-    return finish(client, &writer, -1, request);
+    return finish(client, &writer, NULL, 0, request);
 }
 
 /* ---- what prld says ---- */
@@ -240,14 +317,19 @@ static int read_members(const char *text, size_t bytes, struct members *members)
         {"error", &members->error},
         {"code", &members->code},
         {"handle", &members->handle},
+        {"becomes", &members->becomes},
         {"state", &members->state},
         {"reason", &members->reason},
         {"out_bytes", &members->out_bytes},
+        {"in_bytes", &members->in_bytes},
+        {"streams", &members->streams},
+        {"renew", &members->renew},
         {"monotonic_ns", &members->monotonic_ns},
         {"unread", &members->unread},
         {"local", &members->local},
         {"remote", &members->remote},
         {"application", &members->application},
+        {"application_bytes", &members->application_bytes},
     };
     struct prl_json_reader reader;
     struct prl_json_value value;
@@ -277,6 +359,12 @@ static int number(const struct prl_json_value *value, uint64_t limit, uint64_t *
         return -EPROTO;
     *out = value->integer;
     return 0;
+}
+
+/* A number that may be missing: then `out` stays. */
+static int number_if(const struct prl_json_value *value, uint64_t limit, uint64_t *out)
+{
+    return value->type == PRL_JSON_NULL ? 0 : number(value, limit, out);
 }
 
 /* Text that may be cut; a member that is missing is empty. */
@@ -312,6 +400,19 @@ static int state_of(const struct members *members, struct prl_client_event *even
     return words(&members->reason, event->reason, sizeof(event->reason));
 }
 
+/* prld's own note: an array, as it is, to be given back one day. */
+static int streams_of(const struct members *members, struct prl_client_event *event)
+{
+    const struct prl_json_value *value = &members->streams;
+
+    if (value->type == PRL_JSON_NULL)
+        return 0;
+    if (value->type != PRL_JSON_ARRAY || value->bytes >= sizeof(event->streams))
+        return -EPROTO;
+    memcpy(event->streams, value->text, value->bytes);
+    return 0;
+}
+
 static int answer_of(struct prl_client *client, const struct members *members, struct prl_client_event *event)
 {
     uint64_t request, code = 1;
@@ -325,7 +426,7 @@ static int answer_of(struct prl_client *client, const struct members *members, s
     if (members->ok.yes) {
         if (members->handle.type == PRL_JSON_NULL)
             return 0;
-        return handle_of(members, event) || state_of(members, event) ? -EPROTO : 0;
+        return handle_of(members, event) || state_of(members, event) || streams_of(members, event) ? -EPROTO : 0;
     }
     if (number(&members->code, INT32_MAX, &code) || words(&members->error, event->reason, sizeof(event->reason)))
         return -EPROTO;
@@ -333,15 +434,17 @@ static int answer_of(struct prl_client *client, const struct members *members, s
     return 0;
 }
 
-static int application_of(const struct prl_json_value *value, struct prl_client_event *event)
+static int application_in_text(const struct prl_json_value *value, struct prl_client_event *event)
 {
     ssize_t bytes;
     char *text;
 
-    if (value->type == PRL_JSON_NULL || !value->bytes)
+    if (value->type == PRL_JSON_NULL)
         return 0;
     if (value->type != PRL_JSON_STRING)
         return -EPROTO;
+    if (!value->bytes)
+        return 0;
     text = malloc(value->bytes + 1);
     if (!text)
         return -ENOMEM;
@@ -353,26 +456,60 @@ static int application_of(const struct prl_json_value *value, struct prl_client_
     return bytes < 0 ? -EPROTO : 0;
 }
 
-static int shadow_of(const struct members *members, int *fds, int *count, struct prl_client_event *event)
+static int application_in_memory(uint64_t bytes, int memory, struct prl_client_event *event)
 {
-    if (*count != 1)
+    size_t at = 0;
+
+    event->application = malloc(bytes ? bytes : 1);
+    if (!event->application)
+        return -ENOMEM;
+    while (at < bytes) {
+        ssize_t got = pread(memory, event->application + at, bytes - at, (off_t)at);
+
+        if (got == 0 || (got < 0 && errno != EINTR))
+            return -EPROTO; /* less than it says, or no memory at all */
+        at += got > 0 ? (size_t)got : 0;
+    }
+    event->application_bytes = bytes;
+    return 0;
+}
+
+/* `fds`: the socket and, if application data are in a memfd, that; the socket becomes the event's. */
+static int shadow_of(const struct members *members, int *fds, const int *count, struct prl_client_event *event)
+{
+    bool in_memory = members->application_bytes.type != PRL_JSON_NULL;
+    uint64_t bytes = 0;
+
+    if (*count != 1 + in_memory || number_if(&members->application_bytes, PRL_CLIENT_APPLICATION_MAX, &bytes))
         return -EPROTO;
     event->kind = PRL_CLIENT_SHADOW;
-    event->fd = fds[--*count];
+    event->fd = fds[0];
+    fds[0] = -1;
     if (members->local.type != PRL_JSON_STRING || members->remote.type != PRL_JSON_STRING ||
         handle_of(members, event) || words(&members->local, event->local, sizeof(event->local)) ||
         words(&members->remote, event->remote, sizeof(event->remote)) ||
-        (members->unread.type != PRL_JSON_NULL && number(&members->unread, UINT64_MAX, &event->unread)))
+        number_if(&members->unread, UINT64_MAX, &event->unread) ||
+        number_if(&members->in_bytes, UINT64_MAX, &event->in_bytes) ||
+        number_if(&members->out_bytes, UINT64_MAX, &event->out_bytes))
         return -EPROTO;
-    return application_of(&members->application, event);
+    event->renews = members->renew.yes;
+    return in_memory ? application_in_memory(bytes, fds[1], event)
+                     : application_in_text(&members->application, event);
 }
 
 static int taken_over_of(const struct members *members, struct prl_client_event *event)
 {
+    uint64_t becomes;
+
     event->kind = PRL_CLIENT_TAKEN_OVER;
-    if (handle_of(members, event) || number(&members->out_bytes, UINT64_MAX, &event->out_bytes) ||
-        number(&members->monotonic_ns, UINT64_MAX, &event->monotonic_ns))
+    if (handle_of(members, event))
         return -EPROTO;
+    becomes = event->handle;
+    if (number(&members->out_bytes, UINT64_MAX, &event->out_bytes) || streams_of(members, event) ||
+        number(&members->monotonic_ns, UINT64_MAX, &event->monotonic_ns) ||
+        number_if(&members->becomes, UINT32_MAX, &becomes))
+        return -EPROTO;
+    event->becomes = (uint32_t)becomes;
     return 0;
 }
 
@@ -394,6 +531,9 @@ static int understand(struct prl_client *client, size_t bytes, int *fds, int *co
         error = handle_of(&members, event) || state_of(&members, event) ? -EPROTO : 0;
     } else if (is_text(&members.event, "demoted")) {
         event->kind = PRL_CLIENT_DEMOTED;
+        error = handle_of(&members, event);
+    } else if (is_text(&members.event, "protectable")) {
+        event->kind = PRL_CLIENT_PROTECTABLE;
         error = handle_of(&members, event);
     } else if (is_text(&members.event, "taken_over")) {
         error = taken_over_of(&members, event);
@@ -450,8 +590,9 @@ static int receive(struct prl_client *client, struct prl_client_event *event)
         result = -EPROTO;
     else
         result = got ? understand(client, (size_t)got, fds, &count, event) : -ECONNRESET;
-    while (count > 0)
-        close(fds[--count]);
+    for (int i = 0; i < count; i++)
+        if (fds[i] >= 0)
+            close(fds[i]);
     if (result != 1)
         prl_client_release(event);
     return result;
