@@ -80,6 +80,7 @@ class Size(click.ParamType[int]):
 @click.option("--lab-name", help="Name of the lab to make  [default: one of its own]")
 def demo(
     scenario: str,
+    *,
     size: int | None,
     family: str,
     count: int,
