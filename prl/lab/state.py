@@ -21,6 +21,7 @@ class Settings:
     start_prld: bool
     polling: str = "blocking"
     flows_max: int | None = None
+    routed: bool = False
 
 
 class StateDirectory:
