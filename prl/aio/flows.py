@@ -4,10 +4,10 @@ import asyncio
 import contextlib
 import socket
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, Final, Protocol, TypeVar
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Final, Protocol
 
-from prl.aio.waiting import Bell, Polled
+from prl.aio.waiting import Bell, Stream
 from prl.dialogue import Demoted, Given, News, Protectable, State, TakenOver
 from prl.errors import NoDaemonError, PrlError, UsageError
 from prl.shadow_socket import ShadowNotOwned, ShadowSocket, ShadowVoid, Takeover
@@ -17,8 +17,6 @@ STATES_KEPT: Final = 64
 VOID_WORD_TIMEOUT_S: Final = 1.0
 OVER: Final = frozenset({"demoted", "ended", "closed", "void"})
 """States after which there is no other."""
-
-_Result = TypeVar("_Result")
 
 
 class Connection(Protocol):
@@ -81,8 +79,10 @@ class AsyncSession:
         data: bytes = b"",
         *,
         renew: bool = False,
+        stream: Stream | None = None,
     ) -> None:
         self._node = node
+        self._stream = stream or Stream(sock)
         self._life = _Life(answer["state"], answer["reason"])
         self._protectable = False
         self.sock = sock
@@ -154,6 +154,18 @@ class AsyncSession:
         self.become(answer["state"], answer["reason"])
         return self.state
 
+    async def recv(self, size: int) -> bytes:
+        """Read what the peer sent, as socket.recv(); nothing is lost when it is cancelled."""
+        return (await self._stream.recvfrom(size))[0]
+
+    async def send(self, data: bytes | bytearray | memoryview) -> int:
+        """Send some of it; returns how much. Cancelled, it has sent nothing."""
+        return await self._stream.send(data)
+
+    async def sendall(self, data: bytes | bytearray | memoryview) -> None:
+        """Send all of it. Cancelled, it may have sent a part."""
+        await self._stream.sendall(data)
+
     async def close(self) -> None:
         """End the session deliberately, on both nodes; close the socket as well."""
         try:
@@ -194,7 +206,7 @@ class AsyncShadow:
         self._renews = given.renew
         self._sock = ShadowSocket(fileno=given.fd)
         self._sock.setblocking(False)
-        self._polled = Polled(self._sock)
+        self._stream = Stream(self._sock)
         self.handle = given.handle
         """Its 32-bit number, as prlctl shows it."""
         self.local = given.local
@@ -259,7 +271,7 @@ class AsyncShadow:
             ShadowVoid: the shadow was given up, so that nothing more comes.
         """
         try:
-            data, sender = await self._try(lambda: self._sock.recvfrom(size), self._polled.readable)
+            data, sender = await self._stream.recvfrom(size)
         except OSError as error:
             if self._sock.is_live_udp(self.remote) or not await self._is_void():
                 raise  # UDP: an ICMP error, which the first application reads, too
@@ -278,20 +290,7 @@ class AsyncShadow:
         Raises:
             ShadowNotOwned: not before it is taken over.
         """
-        left = memoryview(data).cast("B")
-        while len(left):
-            chunk = left
-            sent = await self._try(lambda: self._sock.send(chunk), self._polled.writable)  # noqa: B023
-            left = left[sent:]
-
-    async def _try(
-        self, call: Callable[[], _Result], ready: Callable[[], Awaitable[None]]
-    ) -> _Result:
-        while True:
-            try:
-                return call()
-            except BlockingIOError:
-                await ready()
+        await self._stream.sendall(data)
 
     async def wait_taken_over(self) -> Takeover:
         """Wait until the session is this application's.
@@ -319,7 +318,7 @@ class AsyncShadow:
         """Close the socket without a word to prld; it learns when the AsyncNode is closed."""
         self._node.forget(self._session or self)
         self._life.become("void", reason)
-        self._polled.close()
+        self._stream.close()
 
     async def _is_void(self) -> bool:
         """Its socket dies a moment before the word of it comes."""
@@ -342,7 +341,12 @@ class AsyncShadow:
             "streams": news.streams,
         }
         self._session = AsyncSession(
-            self._node, answer, self._sock, self.application, renew=self._renews
+            self._node,
+            answer,
+            self._sock,
+            self.application,
+            renew=self._renews,
+            stream=self._stream,
         )
         self._takeover = Takeover(news.out_bytes, news.monotonic_ns)
         self._sock.owned = True
