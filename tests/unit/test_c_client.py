@@ -117,6 +117,7 @@ def test_good_messages(driver: Path) -> None:
         (b'{"event":"demoted"}', PROTO),
         (b'{"event":"demoted","handle":99999999999999999999999999}', PROTO),
         (b'{"event":"taken_over","handle":1,"becomes":2,"monotonic_ns":1}', PROTO),
+        (b'{"event":"taken_over","handle":1,"out_bytes":2,"monotonic_ns":1}', 1),
         (b'{"event":"void","handle":1,"unused":%d}' % 2**64, 1),
         (b'{"event":"shadow","handle":1,"application":"a"}', PROTO),
         (b'{"event":"demoted","handle":01}', PROTO),

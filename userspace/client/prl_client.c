@@ -502,11 +502,11 @@ static int taken_over_of(const struct members *members, struct prl_client_event 
     uint64_t becomes = 0;
 
     event->kind = PRL_CLIENT_TAKEN_OVER;
-    if (handle_of(members, event) || number(&members->becomes, UINT32_MAX, &becomes) ||
+    if (handle_of(members, event) || number_if(&members->becomes, UINT32_MAX, &becomes) ||
         number(&members->out_bytes, UINT64_MAX, &event->out_bytes) || streams_of(members, event) ||
         number(&members->monotonic_ns, UINT64_MAX, &event->monotonic_ns))
         return -EPROTO;
-    event->becomes = (uint32_t)becomes;
+    event->becomes = becomes ? (uint32_t)becomes : event->handle;
     return 0;
 }
 
