@@ -14,7 +14,7 @@ import pytest
 from prl.demo.player import Cast, Deadline, DemoError
 from prl.lab import Lab
 from tests.system.serving import lab_name
-from tests.system.support import PATIENCE_S, Peer, eventually, listen_on, pair
+from tests.system.support import PATIENCE_S, Peer, eventually, flows, listen_on, pair, prlctl
 
 pytestmark = pytest.mark.needs("root", "netns", "bpf", "af_xdp", "struct_ops")
 
@@ -64,6 +64,10 @@ class Stage:
             self._casts[name, node] = Cast(self._lab, argv, {node: []})
         for name in PORTS:
             self.expect(name, node, "listening")
+
+    def forget(self) -> None:
+        for cast in self._casts.values():
+            cast.heard.clear()
 
     def expect(self, name: str, node: str, event: str, **facts: object) -> dict[str, Any]:
         cast = self._casts[name, node]
@@ -145,6 +149,8 @@ def test_the_peers_notice_nothing_but_two_pauses(lab: Lab, echo_c: Path, tmp_pat
         stage.expect(talk.name, "re0", "standby", peer=talk.peer.port)
         talk.goes_on()
 
+    _resync(lab, stage, talks)
+
     lab.fail("re1", "power")
 
     for talk in talks:
@@ -152,6 +158,20 @@ def test_the_peers_notice_nothing_but_two_pauses(lab: Lab, echo_c: Path, tmp_pat
         talk.goes_on()
         talk.end()
         stage.expect(talk.name, "re0", "end", peer=talk.peer.port)
+
+
+def _resync(lab: Lab, stage: Stage, talks: list[Talk]) -> None:
+    """`prlctl flow resync`: every session gets another shadow, and its peer notices nothing."""
+    before = {flow["handle"]: flow["generation"] for flow in flows(lab, "re1")}
+    stage.forget()
+    for handle in before:
+        done = prlctl("--lab", lab.name, "--node", "re1", "flow", "resync", hex(handle))
+        assert done.returncode == 0, done.stderr
+    for talk in talks:
+        stage.expect(talk.name, "re0", "standby", peer=talk.peer.port)
+        stage.expect(talk.name, "re1", "protected", peer=talk.peer.port)
+        talk.goes_on()
+    assert all(flow["generation"] > before[flow["handle"]] for flow in flows(lab, "re1"))
 
 
 def _counters_agree(stage: Stage, talk: Talk) -> None:
