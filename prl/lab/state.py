@@ -21,6 +21,7 @@ class Settings:
     start_prld: bool
     polling: str = "blocking"
     routed: bool = False
+    services: int = 1
 
 
 class StateDirectory:
@@ -122,7 +123,6 @@ class StateDirectory:
 
 def _node_toml(topology: Topology, node: Node, settings: Settings, socket: Path) -> str:
     other = topology.other(node)
-    service = topology.service
     lines = [
         f"# Written by `prlctl lab up --name {topology.name}`.",
         _assign("node", node.name),
@@ -150,12 +150,15 @@ def _node_toml(topology: Topology, node: Node, settings: Settings, socket: Path)
         _assign("local", str(node.link.ipv4.ip)),
         _assign("remote", str(other.link.ipv4.ip)),
         _assign("port", topology.link_port),
-        "",
-        "[[service]]",
-        _assign("name", service.name),
-        _assign("addresses", [str(service.ipv4), str(service.ipv6)]),
-        _assign("owner", service.owner),
     ]
+    for service in topology.services:
+        lines += [
+            "",
+            "[[service]]",
+            _assign("name", service.name),
+            _assign("addresses", [str(service.ipv4), str(service.ipv6)]),
+            _assign("owner", service.owner),
+        ]
     return "\n".join(lines) + "\n"
 
 

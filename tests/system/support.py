@@ -224,9 +224,11 @@ class Applications:
         *,
         nodes: Sequence[str] = ("re0", "re1"),
         only_stand_by: bool = False,
+        listen: str = "",
     ) -> None:
         self.lab = lab
-        argv = [sys.executable, str(APP), kind, "--listen", listen_on(family), "--size", str(size)]
+        where = listen or listen_on(family)
+        argv = [sys.executable, str(APP), kind, "--listen", where, "--size", str(size)]
         if only_stand_by:  # beside a server that has the port
             argv.append("--only-stand-by")
         self.cast = Cast(lab, argv, {node: [] for node in nodes})
