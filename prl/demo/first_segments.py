@@ -24,9 +24,9 @@ class FirstSegments:
         self._sock = Namespace(switch).call(lambda: _listen(port))
 
     def read(self) -> dict[tuple[int, int], int]:
-        """By EtherType and the peer's port: when its first segment from a service address came, in ns.
+        """By EtherType and the peer's port: when its first segment from a service address came.
 
-        CLOCK_BOOTTIME. Closes the recording.
+        Nanoseconds of CLOCK_BOOTTIME. Closes the recording.
         """
         shift_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - time.time_ns()
         first: dict[tuple[int, int], int] = {}
