@@ -100,19 +100,20 @@ class Lab:
         *,
         start_prld: bool = True,
         polling: str = "blocking",
+        flows_max: int | None = None,
         routed: bool = False,
         services: int = 1,
     ) -> None:
         """Build the network and start prld on both nodes; return when both serve.
 
-        ``polling`` is the datapaths' way of waiting, as docs/configuration.md has it; ``routed``
-        puts the peer behind a router; of several services, re0 and re1 own one by turns.
+        ``polling`` and ``flows_max`` are as docs/configuration.md has them; ``routed`` puts the
+        peer behind a router; of several services, re0 and re1 own one by turns.
 
         Raises:
             LabError: it is up already, or could not be brought up; nothing is left of it then.
         """
         _require_root()
-        settings = Settings(Mode(mode), start_prld, polling, routed, services)
+        settings = Settings(Mode(mode), start_prld, polling, flows_max, routed, services)
         taken = LabError(
             f"lab {self.name} is up already, or a crash left a part of it: "
             f"remove it with `prlctl lab down{self._option()}`"

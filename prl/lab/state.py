@@ -20,6 +20,7 @@ class Settings:
     mode: str
     start_prld: bool
     polling: str = "blocking"
+    flows_max: int | None = None
     routed: bool = False
     services: int = 1
 
@@ -130,6 +131,7 @@ def _node_toml(topology: Topology, node: Node, settings: Settings, socket: Path)
         _assign("index", node.index),
         _assign("socket", os.fspath(socket)),
         _assign("mode", settings.mode),
+        *([] if settings.flows_max is None else [_assign("flows_max", settings.flows_max)]),
         "",
         "[lan]",
         _assign("interface", node.lan.name),
