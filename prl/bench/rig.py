@@ -26,7 +26,7 @@ from prl.lab.netns import Namespace
 
 PORT = 7000
 HOLD_PORT = 7100
-ANSWER_TIMEOUT_S = 120.0
+ANSWER_TIMEOUT_S = 30.0
 _LINE_BYTES = 65536
 
 
@@ -64,8 +64,8 @@ class Recipe:
 class Program:
     """A process in the lab that answers lines with lines of JSON."""
 
-    def __init__(self, lab: Lab, node: str, argv: Sequence[str]) -> None:
-        self._what = f"{Path(argv[0]).name} on {node} of lab {lab.name}"
+    def __init__(self, lab: Lab, node: str, argv: Sequence[str], whose: str) -> None:
+        self._what = f"{whose}: {Path(argv[0]).name} on {node} of lab {lab.name}"
         self._process = lab.exec(
             node, argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
         )
@@ -179,7 +179,7 @@ class Rig:
                 self._clone()
 
     def _start(self, stack: ExitStack, node: str, argv: Sequence[str]) -> Program:
-        found = Program(self.lab, node, argv)
+        found = Program(self.lab, node, argv, self.name)
         stack.callback(found.stop)
         self._pids.add(found.pid)
         return found
@@ -247,7 +247,7 @@ class Rig:
     @contextmanager
     def another(self, node: str) -> Iterator[Program]:
         """One more client, on ``node``, for a while."""
-        client = Program(self.lab, node, [program("load"), "client"])
+        client = Program(self.lab, node, [program("load"), "client"], self.name)
         try:
             yield client
         finally:
