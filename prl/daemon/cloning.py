@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from prl.core.datapath import Address, FlowSpec, Tuple, unspecified
+from prl.daemon.freezer import Freezer
 from prl.daemon.host import NextHop
 from prl.daemon.transfer import Setup
 from prl.shadow import (
@@ -69,9 +70,16 @@ def spec_of(ends: Tuple, sock: socket.socket, handle: int) -> FlowSpec:
 
 
 async def freeze(
-    ends: Tuple, sock: socket.socket, hop: NextHop | None, application: bytes
+    ends: Tuple,
+    sock: socket.socket,
+    hop: NextHop | None,
+    application: bytes,
+    freezer: Freezer | None = None,
 ) -> Frozen:
-    """Take the snapshot; the input is redirected already. Raises SnapshotError, CallError."""
+    """Take the snapshot; the input is redirected already.
+
+    Raises SnapshotError, CallError, FreezeError.
+    """
     hop_address, hop_mac = (str(hop.address), hop.mac) if hop else ("", "")
     if ends.is_udp:
         snapshot = await _take_udp(sock)
@@ -91,7 +99,10 @@ async def freeze(
         )
         return Frozen(setup, 0)
     mss = get_int(sock, Tcp.MAXSEG)
-    tcp = take(sock, attempts=SNAPSHOT_ATTEMPTS)
+    if freezer is None:
+        tcp = take(sock, attempts=SNAPSHOT_ATTEMPTS)
+    else:
+        tcp = freezer.run(lambda pause: take(sock, attempts=SNAPSHOT_ATTEMPTS, pause=pause))
     setup = Setup(
         snapshot=encode(tcp),
         mss=mss,

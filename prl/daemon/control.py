@@ -40,6 +40,8 @@ class Client:
         self._unsent: deque[tuple[bytes, int | None]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self.closed = False
+        self.uid = os.geteuid()
+        """Whose it is (SO_PEERCRED)."""
 
     @property
     def name(self) -> str:
@@ -249,6 +251,7 @@ class ControlServer:
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         client = Client(self, sock, pid)
+        client.uid = uid
         self._clients.add(client)
         asyncio.get_running_loop().add_reader(sock, client.on_readable)
 

@@ -27,6 +27,7 @@ from prl.daemon.facts import NodeView
 from prl.daemon.host import Host, needed_sysctls
 from prl.daemon.link import Link
 from prl.daemon.ownership import Ownership
+from prl.daemon.processes import Processes
 from prl.daemon.protect import Primaries
 from prl.daemon.requests import Requests
 from prl.daemon.shadows import Shadows
@@ -112,7 +113,10 @@ class Node:
         )
         self._primaries = Primaries(config, dp, self._link, host, log, lan.ifindex)
         view = NodeView(config, self._kernel, dp, self._link, self._ownership, self._primaries)
-        requests = Requests(view, log, self._ownership, self._primaries, self._shadows)
+        self._processes = Processes(self._primaries, log)
+        requests = Requests(
+            view, log, self._ownership, self._primaries, self._shadows, self._processes
+        )
         self._control = ControlServer(
             Path(config.socket), log, handler=requests.handle, on_gone=requests.gone
         )
@@ -231,6 +235,7 @@ class Node:
     def _close_sessions(self) -> None:
         """Nothing may speak for a service once the silence is taken down."""
         self._shadows.discard_all()
+        self._processes.close()
         for session in self._primaries.live():
             self._primaries.demote(session)
 

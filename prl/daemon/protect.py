@@ -30,6 +30,7 @@ from prl.daemon import cloning, transfer
 from prl.daemon.clients import Application
 from prl.daemon.cloning import Frozen
 from prl.daemon.events import EventLog
+from prl.daemon.freezer import FreezeError, Freezer
 from prl.daemon.host import Host, NextHop
 from prl.daemon.link import Link
 from prl.daemon.silence import end_silently
@@ -66,6 +67,8 @@ class Session:
     sock: socket.socket
     client: Application
     application: bytes
+    freezer: Freezer | None = None
+    """Stops the program while its socket is copied; None: it knows of prl."""
     handle: int = 0
     generation: int = 0
     state: str = "setup"
@@ -101,7 +104,13 @@ class Primaries:
 
     # -- requests
 
-    async def replicate(self, client: Application, sock: socket.socket, data: bytes) -> Session:
+    async def replicate(
+        self,
+        client: Application,
+        sock: socket.socket,
+        data: bytes,
+        freezer: Freezer | None = None,
+    ) -> Session:
         """Protect a socket; returns after activation or its failure.
 
         Takes ``sock`` over, also on failure. Raises ReplicationError or UsageError when the
@@ -109,7 +118,7 @@ class Primaries:
         """
         try:
             ends, service = self._check(sock)
-            session = Session(ends, service, sock, client, data)
+            session = Session(ends, service, sock, client, data, freezer)
             await self._attempt(session)
         except BaseException:
             if not any(known.sock is sock for known in self._sessions.values()):
@@ -197,6 +206,10 @@ class Primaries:
         if session.keeper is not None:
             session.keeper.cancel()
         self._dp.primary_fail(session.handle, Reason.REQUESTED)
+
+    def release(self, session: Session) -> None:
+        """Forget a session that is open: its application goes on with its own descriptor."""
+        self._finish(session, "closed")
 
     def application_gone(self, client: Application) -> None:
         """Its connection ended without a close: hand over if possible, else the session ends."""
@@ -380,7 +393,7 @@ class Primaries:
                 )
             except _AttemptError as error:
                 self._failed(session, error.reason, str(error))
-            except (SnapshotError, TransferError, CallError) as error:
+            except (SnapshotError, TransferError, CallError, FreezeError) as error:
                 self._failed(session, Reason.REQUESTED, str(error))
             except DatapathError as error:
                 if not session.handle:
@@ -402,7 +415,9 @@ class Primaries:
             raise _AttemptError(Reason.LINK_LOST, f"the link is down: {self._link.why_down}")
 
     async def _freeze(self, session: Session, hop: NextHop | None) -> Frozen:
-        frozen = await cloning.freeze(session.ends, session.sock, hop, session.application)
+        frozen = await cloning.freeze(
+            session.ends, session.sock, hop, session.application, session.freezer
+        )
         info = self._dp.flow_info(session.handle)
         if info is not None and info.socket["stamp_ns"] and info.socket["has_ooo"]:
             raise _AttemptError(Reason.REQUESTED, "segments are missing in between; trying again")

@@ -9,11 +9,13 @@ from typing import Any
 import msgspec
 
 from prl.core.datapath import UDP_PREFIX
-from prl.daemon import facts
+from prl.daemon import facts, processes
 from prl.daemon.control import Client, flag_of, number_of, text_of
 from prl.daemon.events import EventLog
 from prl.daemon.facts import NodeView
+from prl.daemon.holders import Holder
 from prl.daemon.ownership import Ownership
+from prl.daemon.processes import Process, Processes
 from prl.daemon.protect import Primaries, facts_of
 from prl.daemon.shadows import Shadows
 from prl.errors import UsageError
@@ -35,9 +37,10 @@ class Requests:
         ownership: Ownership,
         primaries: Primaries,
         shadows: Shadows,
+        processes: Processes,
     ) -> None:
         self._view, self._log, self._ownership = view, log, ownership
-        self._primaries, self._shadows = primaries, shadows
+        self._primaries, self._shadows, self._processes = primaries, shadows, processes
         self._operations: dict[str, Operation] = {
             "status": self._status,
             "stats": self._stats,
@@ -47,6 +50,7 @@ class Requests:
             "flow_del": self._flow_del,
             "events": self._events,
             "replicate": self._replicate,
+            "replicate_process": self._replicate_process,
             "offer": self._offer,
             "close": self._close,
             "takeover": self._takeover,
@@ -95,7 +99,8 @@ class Requests:
         session = self._primaries.find(handle)
         if session is None:
             raise _unknown(handle)
-        self._primaries.unprotect(session)
+        if not self._processes.release(session):
+            self._primaries.unprotect(session)
         return facts_of(session)
 
     async def _events(self, _: Client, request: dict[str, Any], __: list[int]) -> dict[str, Any]:
@@ -117,6 +122,20 @@ class Requests:
         if client.closed:
             self._primaries.application_gone(client)
         return facts_of(session)
+
+    async def _replicate_process(
+        self, client: Client, request: dict[str, Any], _: list[int]
+    ) -> dict[str, Any]:
+        """A program that was not changed has the socket: pid and fd, or local and remote."""
+        pid = number_of(request, "pid", 0)
+        if "local" in request:
+            local = parse_endpoint(text_of(request, "local"))
+            remote = parse_endpoint(text_of(request, "remote"))
+            holder = await self._processes.find(local, remote, pid or None)
+        else:
+            holder = Holder(pid, number_of(request, "fd"))
+        process = await self._processes.replicate(holder, client.uid)
+        return _process_facts(process)
 
     async def _offer(self, client: Client, request: dict[str, Any], _: list[int]) -> dict[str, Any]:
         text = text_of(request, "endpoint")
@@ -145,6 +164,13 @@ class Requests:
         number = self._ownership.service_number(text_of(request, "service", ""))
         self._ownership.takeover(number, fenced=flag_of(request, "fenced"))
         return facts.status(self._view)
+
+
+def _process_facts(process: Process) -> dict[str, Any]:
+    session = process.session
+    assert session is not None
+    ends = {"local": session.ends.service_end, "remote": session.ends.peer_end}
+    return facts_of(session) | ends | processes.facts_of(process)
 
 
 def _application(request: dict[str, Any]) -> bytes:
