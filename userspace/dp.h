@@ -77,6 +77,7 @@ struct dp_flow {
     struct prl_flow *kernel;
     struct prl_primary primary;
     struct prl_secondary secondary_core;
+    uint32_t out_hash; /* of what is appended to the shadow, when that is wanted */
     /* last seen in the peer's segments, for crafted ones */
     uint32_t peer_tsval, peer_tsecr;
     uint16_t peer_window;

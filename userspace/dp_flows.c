@@ -524,6 +524,7 @@ int prl_dp_flow_info(struct prl_dp *dp, uint32_t handle, struct prl_flow_info *i
         info->flags = kernel->flags;
         info->primary = flow->primary;
         info->secondary = flow->secondary_core;
+        info->out_hash = flow->out_hash;
         info->sock = kernel->sock;
         info->in_redirected = kernel->in_redirected;
         info->in_passed = kernel->in_passed;

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <zlib.h>
 
 #include "elide.h"
 #include "probes.h"
@@ -236,6 +237,8 @@ static void output(struct prl_dp *dp, struct dp_flow *flow, const struct prl_msg
         refuse(dp, flow, msg, PRL_VERDICT_VOID, PRL_REASON_NO_SPACE);
         return;
     }
+    if (flow->spec.hash_output)
+        flow->out_hash = (uint32_t)crc32(flow->out_hash, msg->data + skip, msg->data_bytes - skip);
     prl_secondary_output_done(&flow->secondary_core, msg->data_bytes - skip, fin);
     mark_dirty(dp, flow);
     if (msg->bits & PRL_OUTPUT_RST) { /* the primary aborts the session: so ends the shadow, silently */
@@ -359,5 +362,6 @@ void dp_secondary_takeover(struct prl_dp *dp, struct dp_flow *flow)
         dp_udp_mark(flow, false);
     }
     event.value = flow->secondary_core.out_bytes;
+    event.value2 = flow->out_hash;
     dp_event(dp, &event, NULL, 0);
 }

@@ -180,6 +180,7 @@ class FlowSpec:
     generation: int = 0
     committed: int = 0
     congestion: str = ""
+    hash_output: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +203,7 @@ class FlowInfo:
     own_edge: int
     peer_edge: int
     out_bytes: int
+    out_hash: int
     socket: dict[str, int]
     counters: dict[str, int]
 
@@ -522,6 +524,7 @@ def _spec(spec: FlowSpec) -> Any:
     wanted.snd_wscale = spec.snd_wscale
     wanted.committed = spec.committed
     wanted.timestamps = spec.timestamps
+    wanted.hash_output = spec.hash_output
     wanted.fd = spec.fd
     wanted.congestion = spec.congestion.encode()[:15]
     return wanted
@@ -567,6 +570,7 @@ def _info(info: Any) -> FlowInfo:
         own_edge=side.announced_edge if secondary else side.own_edge,
         peer_edge=side.primary_edge if secondary else side.peer_edge,
         out_bytes=info.secondary.out_bytes if secondary else 0,
+        out_hash=info.out_hash,
         socket=to_dict(info.sock),
         counters=to_dict(side.counters) | counters,
     )

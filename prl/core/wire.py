@@ -69,6 +69,7 @@ class Reason(IntEnum):
     ENDED = lib.PRL_REASON_ENDED
     NO_MEMORY = lib.PRL_REASON_NO_MEMORY
     MALFORMED = lib.PRL_REASON_MALFORMED
+    OUTPUT_DIFFERS = lib.PRL_REASON_OUTPUT_DIFFERS
 
 
 class Capability(IntFlag):

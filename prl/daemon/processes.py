@@ -20,9 +20,9 @@ import select
 import socket
 import struct
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, Final
 
+from prl import procfs
 from prl.daemon import holders
 from prl.daemon.events import EventLog
 from prl.daemon.freezer import Freezer
@@ -36,8 +36,6 @@ CLOSE_POLL_S: Final = 0.02
 LOOKS_PER_POLL: Final = 1024
 """Sessions looked at in one go; with more of them a close() is noticed later."""
 
-_PF_EXITING = 0x4  # linux/sched.h; set before the descriptors are closed (do_exit, kernel/exit.c)
-_STAT_FLAGS_AT, _STAT_EXIT_CODE_AT = 6, 49  # /proc/PID/stat, counted behind the name
 # linux/pidfd.h, since 6.15: struct pidfd_info, whose exit code outlives the process
 _PIDFD_GET_INFO, _PIDFD_INFO_EXIT = 0xC040FF0B, 1 << 3
 _PIDFD_INFO = struct.Struct("=Q52xi")
@@ -223,7 +221,7 @@ class Processes:
             if others:
                 self._move(process, others[0])
                 return
-            if not _has_ended(process.pidfd) and _is_exiting(process.holder.pid):
+            if not _has_ended(process.pidfd) and procfs.is_exiting(process.holder.pid):
                 return  # the pidfd tells when it has
             self._end(process)
         finally:
@@ -288,21 +286,6 @@ def _has_ended(pidfd: int) -> bool:
     return bool(poll.poll(0))
 
 
-def _is_exiting(pid: int) -> bool:
-    """Whether every thread of it is on its way out: then the kernel closed the socket, not it."""
-    try:
-        threads = list(Path(f"/proc/{pid}/task").iterdir())
-        return all(_stat(thread)[_STAT_FLAGS_AT] & _PF_EXITING for thread in threads)
-    except OSError:
-        return True
-
-
-def _stat(folder: Path) -> list[int]:
-    text = (folder / "stat").read_text()
-    words = text[text.rindex(")") + 2 :].split()
-    return [int(word) if word.lstrip("-").isdigit() else 0 for word in words]
-
-
 def exit_status(pidfd: int, pid: int) -> int | None:
     """The wait status of a process that has ended; None when nobody knows it any more."""
     room = bytearray(_PIDFD_INFO.pack(_PIDFD_INFO_EXIT, 0))
@@ -312,7 +295,7 @@ def exit_status(pidfd: int, pid: int) -> int | None:
         if mask & _PIDFD_INFO_EXIT:
             return int(status)
     with contextlib.suppress(OSError, ValueError, IndexError):
-        return _stat(Path(f"/proc/{pid}"))[_STAT_EXIT_CODE_AT]  # a zombie still, on older kernels
+        return procfs.zombie_status(pid)  # a zombie still, on older kernels
     return None
 
 
