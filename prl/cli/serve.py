@@ -9,8 +9,9 @@ import click
 from prl.cli.daemon_commands import DEGRADED
 from prl.cli.output import settings
 from prl.endpoint import Endpoint
+from prl.input_history import HISTORY_MAX_BYTES
 from prl.serve import Options, Server
-from prl.serve.history import HISTORY_BYTES, HISTORY_MAX_BYTES
+from prl.serve.history import HISTORY_BYTES
 from prl.serve.options import CONNECTIONS_MAX
 
 CONNECTIONS_LIMIT = 4096
@@ -33,7 +34,7 @@ CONNECTIONS_LIMIT = 4096
 )
 @click.option(
     "--history",
-    type=click.IntRange(0, HISTORY_MAX_BYTES + 64),
+    type=click.IntRange(0, HISTORY_MAX_BYTES),
     default=HISTORY_BYTES,
     show_default=True,
     help="Bytes of a session's input that are kept, for a program that begins anew on a healed "

@@ -13,17 +13,20 @@ import socket
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 
 from prl.core.datapath import Address
+from prl.core.listen import Side
 from prl.errors import KernelError, UsageError
 from prl.messages import show_endpoint
 
 _SOCKET_LINK = re.compile(r"socket:\[(\d+)\]")
 _SYS_PIDFD_GETFD: Final = 438  # the same number on every architecture
 _IPPROTO_MPTCP: Final = 262
-_SO_NETNS_COOKIE: Final = 71  # asm-generic/socket.h
+_SO_GET_FILTER: Final = 26  # asm-generic/socket.h
+_SO_NETNS_COOKIE: Final = 71
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -117,8 +120,27 @@ def duplicate(holder: Holder, pidfd: int) -> socket.socket:
     return socket.socket(fileno=fd)
 
 
-def require_connected_tcp(sock: socket.socket, whose: str) -> None:
-    """Refuse what is no connected TCP socket of this network namespace. Raises UsageError."""
+@contextlib.contextmanager
+def borrowed(holder: Holder, pidfd: int) -> Iterator[socket.socket]:
+    """The holder's socket for a moment; closes ``pidfd``. Raises UsageError."""
+    try:
+        with duplicate(holder, pidfd) as sock:
+            yield sock
+    finally:
+        os.close(pidfd)
+
+
+def has_classic_filter(sock: socket.socket) -> bool:
+    """Whether there is a socket filter that is no eBPF program (such may be a dead prld's)."""
+    count = ctypes.c_uint32(0)  # asked for none of its instructions, the kernel tells how many
+    failed = _libc.getsockopt(
+        sock.fileno(), socket.SOL_SOCKET, _SO_GET_FILTER, None, ctypes.byref(count)
+    )
+    return not failed and count.value > 0  # EACCES: eBPF
+
+
+def require_plain_tcp(sock: socket.socket, whose: str) -> None:
+    """Refuse what is no TCP socket of this network namespace. Raises UsageError."""
     if sock.proto == _IPPROTO_MPTCP:
         raise UsageError(
             f"{whose}: an MPTCP socket cannot be replicated; make the listener plain TCP "
@@ -128,6 +150,11 @@ def require_connected_tcp(sock: socket.socket, whose: str) -> None:
         raise UsageError(f"{whose}: not a TCP socket")
     if _namespace_of(sock) != _own_namespace(sock.family):
         raise UsageError(f"{whose}: the socket is of another network namespace than prld")
+
+
+def require_connected_tcp(sock: socket.socket, whose: str) -> None:
+    """Refuse what is no connected TCP socket of this network namespace. Raises UsageError."""
+    require_plain_tcp(sock, whose)
     if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         raise UsageError(f"{whose}: it listens; use --listen for the connections that it accepts")
     try:
@@ -157,22 +184,31 @@ def uid_of(pid: int) -> int:
 
 
 # linux/netlink.h, linux/sock_diag.h, linux/inet_diag.h
-_NETLINK_SOCK_DIAG, _SOCK_DIAG_BY_FAMILY, _NLMSG_ERROR = 4, 20, 2
-_REQUEST = 0x1
+_NETLINK_SOCK_DIAG, _SOCK_DIAG_BY_FAMILY, _NLMSG_ERROR, _NLMSG_DONE = 4, 20, 2, 3
+_REQUEST, _DUMP = 0x1, 0x300
 _NO_COOKIE = b"\xff" * 8
 _HEADER = struct.Struct("=IHHII")
 _QUESTION = struct.Struct("=BBBxI")
-_ID = struct.Struct("!HH16s16s")
+_ID = struct.Struct("!HH16s16s12x")  # struct inet_diag_sockid
+_FOUND = struct.Struct("=BBxx48s16xI")  # struct inet_diag_msg
 _ERROR = struct.Struct("=i")
-_STATE_AT, _LISTEN = _HEADER.size + 1, 10
-_INODE_AT = _HEADER.size + 4 + 48 + 16  # struct inet_diag_msg: behind id, expires, queues, uid
-_ANSWER_BYTES, _TIMEOUT_S = 8192, 2.0
-
+_ANSWER_BYTES, _TIMEOUT_S = 1 << 16, 2.0
+_ALL_STATES = 0xFFFFFFFF
+ESTABLISHED, LISTEN = 1, 10
 _NO_CONNECTION: Final = (
     "there is no connection {},{} here; see `ss -tn`, the service's end comes first"
 )
 
-Side = tuple[Address, int]
+
+@dataclass(frozen=True, slots=True)
+class TcpSocket:
+    """A TCP socket of this network namespace."""
+
+    state: int
+    local: Side
+    remote: Side
+    inode: int
+    """0 while nobody has accepted it."""
 
 
 def inode_of_tuple(local: Side, remote: Side) -> int:
@@ -184,29 +220,78 @@ def inode_of_tuple(local: Side, remote: Side) -> int:
     """
     if local[0].version != remote[0].version:
         raise UsageError(f"{local[0]} and {remote[0]} are of different IP versions")
-    family = socket.AF_INET if local[0].version == 4 else socket.AF_INET6  # noqa: PLR2004
-    body = _QUESTION.pack(family, socket.IPPROTO_TCP, 0, 0xFFFFFFFF)
-    body += _ID.pack(local[1], remote[1], _padded(local[0]), _padded(remote[0]))
-    body += bytes(4) + _NO_COOKIE
-    message = _HEADER.pack(_HEADER.size + len(body), _SOCK_DIAG_BY_FAMILY, _REQUEST, 0, 0) + body
+    ends = _ID.pack(local[1], remote[1], _padded(local[0]), _padded(remote[0]))
+    ends = ends[: -len(_NO_COOKIE)] + _NO_COOKIE
+    found = next(_ask(_family(local[0]), _ALL_STATES, ends, _REQUEST), None)
+    if found is None or found.state == LISTEN:  # the look-up falls back to the listener
+        raise UsageError(_NO_CONNECTION.format(show_endpoint(*local), show_endpoint(*remote)))
+    return found.inode
+
+
+def sockets_on(local: Side, state: int) -> list[TcpSocket]:
+    """Sockets in that state whose local end is ``local``, or for a listener comprises it.
+
+    Raises KernelError.
+    """
+    families = {_family(local[0]), socket.AF_INET6}  # one of IPv6 may serve IPv4 as well
+    any_address = ip_address("0.0.0.0"), ip_address("::")  # noqa: S104 - compared, not bound
+    return [
+        found
+        for family in sorted(families)
+        for found in _ask(family, 1 << state, bytes(_ID.size), _REQUEST | _DUMP)
+        if found.local[1] == local[1]
+        and (found.local[0] == local[0] or (state == LISTEN and found.local[0] in any_address))
+    ]
+
+
+def _ask(family: int, states: int, ends: bytes, flags: int) -> Iterator[TcpSocket]:
+    body = _QUESTION.pack(family, socket.IPPROTO_TCP, 0, states) + ends
+    head = _HEADER.pack(_HEADER.size + len(body), _SOCK_DIAG_BY_FAMILY, flags, 0, 0)
     try:
         with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as netlink:
             netlink.settimeout(_TIMEOUT_S)
-            netlink.send(message)
-            answer = netlink.recv(_ANSWER_BYTES)
+            netlink.send(head + body)
+            yield from _answers(netlink, is_dump=bool(flags & _DUMP))
     except OSError as error:
         raise KernelError(
             f"sock_diag: {error.strerror or error}; use a kernel with CONFIG_INET_TCP_DIAG"
         ) from error
-    kind = _HEADER.unpack_from(answer)[1]
-    if kind == _NLMSG_ERROR:
-        number = -int(_ERROR.unpack_from(answer, _HEADER.size)[0])
-        if number == errno.ENOENT:
-            raise UsageError(_NO_CONNECTION.format(show_endpoint(*local), show_endpoint(*remote)))
-        raise KernelError(f"sock_diag: {os.strerror(number)}")
-    if answer[_STATE_AT] == _LISTEN:  # the look-up falls back to the listener
-        raise UsageError(_NO_CONNECTION.format(show_endpoint(*local), show_endpoint(*remote)))
-    return int(struct.unpack_from("=I", answer, _INODE_AT)[0])
+
+
+def _answers(netlink: socket.socket, *, is_dump: bool) -> Iterator[TcpSocket]:
+    while True:
+        raw, at = netlink.recv(_ANSWER_BYTES), 0
+        while at + _HEADER.size <= len(raw):
+            length, kind, *_ = _HEADER.unpack_from(raw, at)
+            body = raw[at + _HEADER.size : at + length]
+            at += max((length + 3) & ~3, _HEADER.size)
+            if kind == _NLMSG_DONE:
+                return
+            if kind == _NLMSG_ERROR:
+                number = -int(_ERROR.unpack_from(body)[0])
+                if number == errno.ENOENT:
+                    return
+                raise OSError(number, os.strerror(number))
+            yield _read(body)
+        if not is_dump:
+            return
+
+
+def _read(body: bytes) -> TcpSocket:
+    family, state, ends, inode = _FOUND.unpack_from(body)
+    local_port, remote_port, local, remote = _ID.unpack(ends)
+    return TcpSocket(
+        state, (_address(family, local), local_port), (_address(family, remote), remote_port), inode
+    )
+
+
+def _address(family: int, raw: bytes) -> Address:
+    address = ip_address(raw if family == socket.AF_INET6 else raw[:4])
+    return getattr(address, "ipv4_mapped", None) or address
+
+
+def _family(address: Address) -> socket.AddressFamily:
+    return socket.AF_INET if address.version == 4 else socket.AF_INET6  # noqa: PLR2004
 
 
 def _padded(address: Address) -> bytes:

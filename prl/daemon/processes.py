@@ -22,12 +22,14 @@ import struct
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-from prl import procfs
+from prl import input_history, procfs
 from prl.daemon import holders
 from prl.daemon.events import EventLog
 from prl.daemon.freezer import Freezer
 from prl.daemon.holders import Holder, Side
-from prl.daemon.protect import Primaries, Session
+from prl.daemon.protect import Primaries
+from prl.daemon.sessions import Session
+from prl.daemon.streams import Streams
 from prl.errors import UsageError
 from prl.shadow.sockopt import CallError, Queue, queue_bytes
 
@@ -43,11 +45,17 @@ _AF_UNSPEC = struct.pack("=H14x", socket.AF_UNSPEC)
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
+History = Callable[[], bytes | None]
+"""The input of a program from its first byte on, as far as it is known; None: not any more."""
+
 
 class Process:
     """The application that a program which does not know of prl would be."""
 
-    def __init__(self, holder: Holder, inode: int, pidfd: int, sock: socket.socket) -> None:
+    def __init__(
+        self, holder: Holder, inode: int, pidfd: int, sock: socket.socket, history: History
+    ) -> None:
+        self._history = history
         self.holder, self.inode, self.pidfd, self.sock = holder, inode, pidfd, sock
         self.freezer = Freezer(self._pids)
         self.session: Session | None = None
@@ -62,6 +70,11 @@ class Process:
     def name(self) -> str:
         """For the log."""
         return str(self.holder)
+
+    def application(self) -> bytes:
+        """What a program that begins on the other node needs; nothing when that is not known."""
+        history = self._history()
+        return b"" if history is None else input_history.pack(history)
 
     def send_event(self, event: dict[str, Any], *_: object) -> None:
         """What an application would be told; the program is not."""
@@ -85,30 +98,34 @@ class Processes:
         self._primaries, self._log = primaries, log
         self._known: dict[int, Process] = {}
         self._poll: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
 
     # -- requests
 
-    async def replicate(self, holder: Holder, uid: int, data: bytes = b"") -> Process:
+    async def replicate(self, holder: Holder, uid: int, history: History = lambda: b"") -> Process:
         """Protect the socket that ``holder`` has, for a client of that uid.
 
-        Returns after activation or its failure, as Primaries.replicate() does. Raises UsageError,
+        ``history`` is asked, once the input stands still, for what of it is known from its first
+        byte on. Returns after activation or its failure, as Primaries.replicate() does. Raises UsageError,
         ReplicationError.
         """
         inode = holders.require_socket(holder)
         if uid not in {0, holders.uid_of(holder.pid)}:
             raise UsageError(f"{holder} is another user's; only root may have it replicated")
-        pidfd = _open(holder)
+        pidfd = open_pidfd(holder)
         try:
             sock = holders.duplicate(holder, pidfd)
         except BaseException:
             os.close(pidfd)
             raise
-        process = Process(holder, inode, pidfd, sock)
+        process = Process(holder, inode, pidfd, sock, history)
         try:
             self._check(process)
             await asyncio.to_thread(process.look_for_others)
             process.on_event = lambda event: self._on_event(process, event)
-            session = await self._primaries.replicate(process, sock, data, process.freezer)
+            session = await self._primaries.replicate(
+                process, sock, b"", renew=True, streams=Streams(), program=process
+            )
         except BaseException:
             os.close(pidfd)
             sock.close()
@@ -179,6 +196,10 @@ class Processes:
             return
         if not session.is_live:
             self._forget(process)
+        elif event.get("event") == "protectable":
+            task = asyncio.create_task(self._primaries.renew(session, process.application()))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
         elif process.released and event.get("state") == "open":
             self._primaries.release(session)
 
@@ -230,7 +251,7 @@ class Processes:
     def _move(self, process: Process, heir: Holder) -> None:
         """A forked process has the socket now."""
         try:
-            pidfd = _open(heir)
+            pidfd = open_pidfd(heir)
         except UsageError:
             return  # it has gone as well: seen at the next look
         loop = asyncio.get_running_loop()
@@ -271,7 +292,8 @@ def facts_of(process: Process) -> dict[str, Any]:
     }
 
 
-def _open(holder: Holder) -> int:
+def open_pidfd(holder: Holder) -> int:
+    """A descriptor of the process, to be closed. Raises UsageError."""
     try:
         return os.pidfd_open(holder.pid)
     except ProcessLookupError:

@@ -1,16 +1,16 @@
 """The input of a session from its first byte, for a fresh program on a healed node (SPEC R23)."""
 
-HISTORY_BYTES = 1 << 20
-"""Default of --history."""
-HISTORY_MAX_BYTES = (1 << 20) - 64
-"""What fits beside the tag into an application's bytes."""
+from prl.input_history import HISTORY_MAX_BYTES
+
+HISTORY_BYTES = HISTORY_MAX_BYTES
+"""Default of --history: 1 MiB, less a few bytes."""
 
 
 class History:
     """Input bytes, kept as long as they are few enough."""
 
     def __init__(self, limit_bytes: int) -> None:
-        self._limit_bytes = min(limit_bytes, HISTORY_MAX_BYTES)
+        self._limit_bytes = limit_bytes
         self._data: bytearray | None = bytearray()
 
     @property

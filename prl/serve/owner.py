@@ -5,7 +5,7 @@ import socket
 from contextlib import ExitStack, suppress
 from ipaddress import ip_address
 
-from prl import tcp
+from prl import input_history, tcp
 from prl.client import Node, NotProtectedError, Session
 from prl.errors import PrlError
 from prl.messages import show_endpoint
@@ -15,7 +15,7 @@ from prl.serve.history import History
 from prl.serve.inbound import Inbound
 from prl.serve.options import Options
 from prl.serve.outbound import DirectOutbound
-from prl.serve.protection import Protection, application_bytes
+from prl.serve.protection import Protection
 
 _WORD_TIMEOUT_S = 1.0
 
@@ -95,7 +95,7 @@ def _end_broken(session: Session | None, who: str, error: OSError) -> None:
 def _protect(sock: socket.socket, who: str, options: Options, at_end: ExitStack) -> Session | None:
     try:
         node = at_end.enter_context(Node(options.socket_path))
-        return node.replicate(sock, application_bytes(b""), renew=True)
+        return node.replicate(sock, input_history.pack(b""), renew=True)
     except NotProtectedError as error:
         return error.session  # prld tries again; Protection tells how that goes
     except PrlError as error:

@@ -3,33 +3,17 @@
 import logging
 from contextlib import suppress
 
+from prl import input_history
 from prl.client import Session
 from prl.errors import PrlError
 from prl.serve.history import History
 
-# In front of the input history that goes with a shadow; the positions of both streams go with it
-# anyway (Shadow.in_bytes, Shadow.out_bytes).
-APPLICATION_TAG = b"prl-serve-2:"
 MID_STREAM = (
     "its program has had more input than is kept of it (--history {} bytes), so that none can "
     "begin anew on the other node"
 )
 
 _log = logging.getLogger("prl.serve")
-
-
-def application_bytes(history: bytes) -> bytes:
-    """What is given along with a session whose program has had this input."""
-    return APPLICATION_TAG + history
-
-
-def history_in(application: bytes) -> bytes | None:
-    """The input in application bytes; empty for a program that was not changed; None: neither."""
-    if not application:
-        return b""
-    if not application.startswith(APPLICATION_TAG):
-        return None
-    return application[len(APPLICATION_TAG) :]
 
 
 class Protection:
@@ -62,7 +46,7 @@ class Protection:
                 _log.warning("%s: cannot be protected: %s", self._who, reason)
                 self.session.unprotect(reason)
             else:
-                self.session.renew(application_bytes(data))
+                self.session.renew(input_history.pack(data))
 
     def _tell(self, state: str) -> None:
         if state == self._told:

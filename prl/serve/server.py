@@ -93,35 +93,24 @@ class Server:
     def _offer(self) -> Node:
         node = Node(self._options.socket_path)
         try:
-            node.offer(str(self._endpoint))
+            node.offer(str(self._endpoint), hash_output=True)
         except BaseException:
             node.close()
             raise
         return node
 
-    def _stand_by(self, first: Node) -> None:
-        """Take shadows until serving stops; when prld goes away, offer again once it is back."""
-        node: Node | None = first
-        while not self._is_stopped(0):
-            if node is None:
-                with suppress(PrlError):
-                    node = self._offer()
-                    _log.info("prld is back: standing by again")
-                if node is None and self._is_stopped(RECONNECT_INTERVAL_S):
+    def _stand_by(self, node: Node) -> None:
+        """Take shadows until serving stops; the Node makes its offer to a new prld by itself."""
+        with node:
+            while not self._is_stopped(0):
+                try:
+                    shadow = node.next_shadow(_SHADOW_POLL_S)
+                except TimeoutError:
+                    continue
+                except PrlError as error:
+                    _log.warning("not standing by any more: %s", error)
                     return
-                continue
-            try:
-                shadow = node.next_shadow(_SHADOW_POLL_S)
-            except TimeoutError:
-                continue
-            except (PrlError, OSError) as error:
-                _log.warning("not standing by: %s", error)
-                node.close()
-                node = None
-                continue
-            self._take(shadow)
-        if node is not None:
-            node.close()
+                self._take(shadow)
 
     def _take(self, shadow: Shadow) -> None:
         if not self._shadows.acquire(blocking=False):

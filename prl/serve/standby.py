@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable
 from contextlib import suppress
 
-from prl import tcp
+from prl import input_history, tcp
 from prl.client import Shadow
 from prl.errors import PrlError
 from prl.serve.command import Command, describe_status
@@ -14,7 +14,7 @@ from prl.serve.history import History
 from prl.serve.inbound import Inbound
 from prl.serve.options import Options
 from prl.serve.outbound import HeldOutbound
-from prl.serve.protection import Protection, history_in
+from prl.serve.protection import Protection
 
 _log = logging.getLogger("prl.serve")
 
@@ -32,10 +32,12 @@ def serve_shadow(shadow: Shadow, options: Options, stop: int) -> bool:
     """
     who = f"session with {shadow.remote}"
     try:
-        before = history_in(shadow.application)
-        if before is None or len(before) != shadow.in_bytes:
+        before = input_history.unpack(shadow.application)
+        if before is None or len(before) < shadow.in_bytes:
             _refuse(shadow, who, before)
             return True
+        # An unchanged program's history may hold what it has not read yet: the shadow has that.
+        before = before[: shadow.in_bytes]
         with Command(options.argv, who) as command:
             return _Standby(shadow, command, options, who).run(before, stop)
     except (OSError, PrlError) as error:
