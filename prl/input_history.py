@@ -20,7 +20,5 @@ def pack(history: bytes) -> bytes:
 
 
 def unpack(application: bytes) -> bytes | None:
-    """The input in application bytes, none in empty ones; None: they are something else."""
-    if not application:
-        return b""
+    """The input in application bytes; None: they are something else."""
     return application[len(_TAG) :] if application.startswith(_TAG) else None

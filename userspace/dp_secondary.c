@@ -97,6 +97,14 @@ void dp_secondary_void(struct prl_dp *dp, struct dp_flow *flow, uint8_t reason)
     dp_event_flow(dp, PRL_EVENT_SECONDARY, flow, flow->secondary_core.state, reason);
 }
 
+void dp_secondary_fence(struct prl_dp *dp, struct dp_flow *flow)
+{
+    if (!prl_secondary_fence(&flow->secondary_core))
+        return;
+    dp_flow_set_flags(flow);
+    dp_event_flow(dp, PRL_EVENT_PRIMARY, flow, PRL_PRIMARY_GONE, PRL_REASON_OK);
+}
+
 void dp_secondary_give_up(struct prl_dp *dp, struct dp_flow *flow, uint8_t reason)
 {
     struct prl_msg msg = {.type = PRL_MSG_ERROR, .handle = flow->spec.handle, .reason = reason};
@@ -255,6 +263,8 @@ void dp_secondary_message(struct prl_dp *dp, const struct prl_msg *msg)
 
     if (flow && !flow->secondary)
         flow = NULL;
+    if (flow)
+        dp_flow_wake(dp, flow);
     switch (msg->type) {
     case PRL_MSG_REPLICATE:
     case PRL_MSG_OUTPUT:
@@ -362,6 +372,6 @@ void dp_secondary_takeover(struct prl_dp *dp, struct dp_flow *flow)
         dp_udp_mark(flow, false);
     }
     event.value = flow->secondary_core.out_bytes;
-    event.value2 = flow->out_hash;
+    event.value2 = dp_clock_ns();
     dp_event(dp, &event, NULL, 0);
 }

@@ -70,6 +70,7 @@ class Reason(IntEnum):
     NO_MEMORY = lib.PRL_REASON_NO_MEMORY
     MALFORMED = lib.PRL_REASON_MALFORMED
     OUTPUT_DIFFERS = lib.PRL_REASON_OUTPUT_DIFFERS
+    MID_STREAM = lib.PRL_REASON_MID_STREAM
 
 
 class Capability(IntFlag):

@@ -9,9 +9,11 @@ import socket
 from dataclasses import dataclass
 from typing import Final
 
+from prl import input_history
 from prl.core.datapath import Address, FlowSpec, Tuple, unspecified
-from prl.daemon.freezer import Freezer
+from prl.daemon.clients import Program
 from prl.daemon.host import NextHop
+from prl.daemon.streams import Streams
 from prl.daemon.transfer import Setup
 from prl.shadow import (
     Endpoint,
@@ -73,8 +75,11 @@ async def freeze(
     ends: Tuple,
     sock: socket.socket,
     hop: NextHop | None,
+    streams: Streams,
+    *,
     application: bytes,
-    freezer: Freezer | None = None,
+    renew: bool,
+    program: Program | None = None,
 ) -> Frozen:
     """Take the snapshot; the input is redirected already.
 
@@ -96,13 +101,16 @@ async def freeze(
             next_hop=hop_address,
             next_hop_mac=hop_mac,
             application=application,
+            renew=renew,
         )
         return Frozen(setup, 0)
     mss = get_int(sock, Tcp.MAXSEG)
-    if freezer is None:
+    if program is None:
         tcp = take(sock, attempts=SNAPSHOT_ATTEMPTS)
     else:
-        tcp = freezer.run(lambda pause: take(sock, attempts=SNAPSHOT_ATTEMPTS, pause=pause))
+        application = program.application()
+        tcp = program.freezer.run(lambda pause: take(sock, attempts=SNAPSHOT_ATTEMPTS, pause=pause))
+    in_bytes, out_bytes = streams.of(tcp)
     setup = Setup(
         snapshot=encode(tcp),
         mss=mss,
@@ -113,6 +121,9 @@ async def freeze(
         next_hop=hop_address,
         next_hop_mac=hop_mac,
         application=application,
+        renew=renew,
+        in_bytes=in_bytes,
+        out_bytes=out_bytes,
     )
     return Frozen(setup, tcp.segs_in)
 
@@ -182,6 +193,8 @@ def shadow_spec(
         generation=generation,
         committed=setup.committed,
         congestion=snapshot.options.congestion if isinstance(snapshot, TcpSnapshot) else "",
+        # A program that begins anew is to be found out when it gives other output (R20).
+        hash_output=not setup.udp and input_history.unpack(setup.application) is not None,
     )
 
 

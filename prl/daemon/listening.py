@@ -1,7 +1,7 @@
 """Connections that an unchanged program accepts, protected from their first byte on (SPEC R17).
 
-    handshake's end, heard by the listener's filter ─▶ accepted? ─▶ who has it ─▶ Processes.replicate
-    every byte that arrives meanwhile, heard as well ─▶ Early ──────── goes along with the shadow
+    handshake's end, heard by the listener's filter ─▶ accepted? ─▶ who has it? ─▶ replicated
+    every byte that arrives meanwhile, heard as well ─▶ Early ─▶ goes along with the shadow
 
 Nothing tells of an accept(): it is looked for, ever more seldom. A server that is started again is
 noticed within RELISTEN_S.
@@ -114,9 +114,7 @@ class Watches:
         self._watches[local] = watch
         try:
             await self._attach(watch)
-            if not watch.listeners:
-                whom = f" in process {pid}" if pid else ""
-                raise UsageError(f"nobody listens on {watch.name}{whom}; see `ss -tlnp`")
+            _require_listener(watch)
         except BaseException:
             self._end(watch)
             raise
@@ -269,3 +267,9 @@ class Watches:
         task = asyncio.create_task(work)
         watch.tasks.add(task)
         task.add_done_callback(watch.tasks.discard)
+
+
+def _require_listener(watch: Watch) -> None:
+    if not watch.listeners:
+        whom = f" in process {watch.pid}" if watch.pid else ""
+        raise UsageError(f"nobody listens on {watch.name}{whom}; see `ss -tlnp`")

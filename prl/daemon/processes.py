@@ -13,7 +13,6 @@ Nothing tells of a close() of a descriptor that others hold as well: it is looke
 
 import asyncio
 import contextlib
-import ctypes
 import fcntl
 import os
 import select
@@ -23,12 +22,14 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from prl import input_history, procfs
+from prl.core.listen import Side
 from prl.daemon import holders
 from prl.daemon.events import EventLog
 from prl.daemon.freezer import Freezer
-from prl.daemon.holders import Holder, Side
+from prl.daemon.holders import Holder
 from prl.daemon.protect import Primaries
 from prl.daemon.sessions import Session
+from prl.daemon.silence import reset
 from prl.daemon.streams import Streams
 from prl.errors import UsageError
 from prl.shadow.sockopt import CallError, Queue, queue_bytes
@@ -41,9 +42,7 @@ LOOKS_PER_POLL: Final = 1024
 # linux/pidfd.h, since 6.15: struct pidfd_info, whose exit code outlives the process
 _PIDFD_GET_INFO, _PIDFD_INFO_EXIT = 0xC040FF0B, 1 << 3
 _PIDFD_INFO = struct.Struct("=Q52xi")
-_AF_UNSPEC = struct.pack("=H14x", socket.AF_UNSPEC)
 
-_libc = ctypes.CDLL(None, use_errno=True)
 
 History = Callable[[], bytes | None]
 """The input of a program from its first byte on, as far as it is known; None: not any more."""
@@ -72,9 +71,9 @@ class Process:
         return str(self.holder)
 
     def application(self) -> bytes:
-        """What a program that begins on the other node needs; nothing when that is not known."""
+        """What a program that begins on the other node needs, as far as it is known."""
         history = self._history()
-        return b"" if history is None else input_history.pack(history)
+        return input_history.pack(b"" if history is None else history)
 
     def send_event(self, event: dict[str, Any], *_: object) -> None:
         """What an application would be told; the program is not."""
@@ -106,8 +105,9 @@ class Processes:
         """Protect the socket that ``holder`` has, for a client of that uid.
 
         ``history`` is asked, once the input stands still, for what of it is known from its first
-        byte on. Returns after activation or its failure, as Primaries.replicate() does. Raises UsageError,
-        ReplicationError.
+        byte on. Returns after activation or its failure, as Primaries.replicate() does.
+
+        Raises UsageError, ReplicationError.
         """
         inode = holders.require_socket(holder)
         if uid not in {0, holders.uid_of(holder.pid)}:
@@ -275,9 +275,9 @@ class Processes:
             self._log.warning(
                 "program_died", f"{session.ends}: {process.holder} {what}", handle=session.handle
             )
-            self._primaries.application_gone(process)
+            self._primaries.abandon(session)
         elif _wants_reset(session.sock):
-            _reset(session.sock)
+            reset(session.sock)
         else:
             self._primaries.close(session)
 
@@ -330,8 +330,3 @@ def _wants_reset(sock: socket.socket) -> bool:
         return (bool(lingers) and not seconds) or queue_bytes(sock, Queue.UNREAD) > 0
     except (OSError, CallError):
         return False
-
-
-def _reset(sock: socket.socket) -> None:
-    """End the connection by RST, for all who have it (tcp_disconnect)."""
-    _libc.connect(sock.fileno(), _AF_UNSPEC, len(_AF_UNSPEC))

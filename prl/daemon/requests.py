@@ -1,14 +1,14 @@
 """What the control socket's requests do (docs/control.md)."""
 
-import base64
-import binascii
 import socket
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
 
+from prl import application
 from prl.core.datapath import UDP_PREFIX
+from prl.core.wire import Reason
 from prl.daemon import facts, processes
 from prl.daemon.control import Client, flag_of, number_of, text_of
 from prl.daemon.events import EventLog
@@ -16,13 +16,17 @@ from prl.daemon.facts import NodeView
 from prl.daemon.holders import Holder
 from prl.daemon.ownership import Ownership
 from prl.daemon.processes import Process, Processes
-from prl.daemon.protect import Primaries, facts_of
-from prl.daemon.shadows import Shadows
+from prl.daemon.protect import Primaries
+from prl.daemon.sessions import Session
+from prl.daemon.shadows import Shadow, Shadows
+from prl.daemon.streams import Streams
 from prl.errors import UsageError
-from prl.messages import APPLICATION_MAX_BYTES, parse_endpoint, show_endpoint
+from prl.messages import parse_endpoint, show_endpoint
 
 FLOWS_PER_ANSWER = 64
 EVENTS_PER_ANSWER = 64
+WHY_MAX_CHARS = 400
+_REJECTIONS = {"output_differs": Reason.OUTPUT_DIFFERS, "mid_stream": Reason.MID_STREAM}
 
 Operation = Callable[[Client, dict[str, Any], list[int]], Awaitable[dict[str, Any]]]
 
@@ -51,8 +55,13 @@ class Requests:
             "events": self._events,
             "replicate": self._replicate,
             "replicate_process": self._replicate_process,
+            "renew": self._renew,
             "offer": self._offer,
             "close": self._close,
+            "abandon": self._abandon,
+            "abort": self._abort,
+            "committed": self._committed,
+            "reject": self._reject,
             "takeover": self._takeover,
         }
 
@@ -100,8 +109,8 @@ class Requests:
         if session is None:
             raise _unknown(handle)
         if not self._processes.release(session):
-            self._primaries.unprotect(session)
-        return facts_of(session)
+            self._primaries.unprotect(session, _words(request))
+        return session.facts()
 
     async def _events(self, _: Client, request: dict[str, Any], __: list[int]) -> dict[str, Any]:
         records = self._log.after(number_of(request, "after", 0), EVENTS_PER_ANSWER)
@@ -110,7 +119,7 @@ class Requests:
     async def _replicate(
         self, client: Client, request: dict[str, Any], fds: list[int]
     ) -> dict[str, Any]:
-        data = _application(request)
+        data = application.unpack(request, fds)
         if len(fds) != 1:
             raise UsageError(f"replicate: send one socket along, not {len(fds)} descriptors")
         try:
@@ -118,10 +127,35 @@ class Requests:
         except OSError as error:
             raise UsageError(f"replicate: the descriptor is no socket ({error})") from error
         fds.clear()  # the socket's now
-        session = await self._primaries.replicate(client, sock, data)
+        session = await self._primaries.replicate(
+            client,
+            sock,
+            data,
+            renew=flag_of(request, "renew"),
+            streams=_streams(request),
+            again=flag_of(request, "again"),
+        )
         if client.closed:
             self._primaries.application_gone(client)
-        return facts_of(session)
+        return self._facts(session)
+
+    async def _renew(
+        self, client: Client, request: dict[str, Any], fds: list[int]
+    ) -> dict[str, Any]:
+        data = application.unpack(request, fds)
+        handle = number_of(request, "handle")
+        session = self._primaries.find(handle)
+        if session is None or session.client is not client:
+            raise _unknown(handle)
+        await self._primaries.renew(session, data)
+        return self._facts(session)
+
+    def _facts(self, session: Session) -> dict[str, Any]:
+        """What its application must know of a session; ``streams`` is opaque to it."""
+        facts = session.facts() | {"streams": session.streams.to_list()}
+        if session.is_live and session.state != "active":
+            facts["reason"] = session.reason or self._primaries.why_not(session)
+        return facts
 
     async def _replicate_process(
         self, client: Client, request: dict[str, Any], _: list[int]
@@ -156,9 +190,50 @@ class Requests:
             self._primaries.close(session)
         elif shadow is not None and shadow.client is client:
             self._shadows.close(shadow)
+        elif (session := self._primaries.find_former(handle, client)) is not None:
+            self._primaries.close(session)
         else:
             raise _unknown(handle)
         return {}
+
+    async def _abandon(
+        self, client: Client, request: dict[str, Any], _: list[int]
+    ) -> dict[str, Any]:
+        self._primaries.abandon(self._session_of(client, request))
+        return {}
+
+    async def _abort(self, client: Client, request: dict[str, Any], _: list[int]) -> dict[str, Any]:
+        self._primaries.abort(self._session_of(client, request), _words(request))
+        return {}
+
+    async def _committed(
+        self, client: Client, request: dict[str, Any], _: list[int]
+    ) -> dict[str, Any]:
+        return self._shadows.committed(self._shadow_of(client, request))
+
+    async def _reject(
+        self, client: Client, request: dict[str, Any], _: list[int]
+    ) -> dict[str, Any]:
+        name = text_of(request, "reason")
+        if name not in _REJECTIONS:
+            raise UsageError(f"reject: 'reason' must be one of: {', '.join(_REJECTIONS)}")
+        shadow = self._shadow_of(client, request)
+        self._shadows.reject(shadow, _REJECTIONS[name], _words(request))
+        return {}
+
+    def _session_of(self, client: Client, request: dict[str, Any]) -> Session:
+        handle = number_of(request, "handle")
+        session = self._primaries.find(handle) or self._primaries.find_former(handle, client)
+        if session is None or session.client is not client:
+            raise _unknown(handle)
+        return session
+
+    def _shadow_of(self, client: Client, request: dict[str, Any]) -> Shadow:
+        handle = number_of(request, "handle")
+        shadow = self._shadows.find(handle)
+        if shadow is None or shadow.client is not client:
+            raise _unknown(handle)
+        return shadow
 
     async def _takeover(self, _: Client, request: dict[str, Any], __: list[int]) -> dict[str, Any]:
         number = self._ownership.service_number(text_of(request, "service", ""))
@@ -166,23 +241,26 @@ class Requests:
         return facts.status(self._view)
 
 
+def _streams(request: dict[str, Any]) -> Streams | None:
+    match request.get("streams"):
+        case None:
+            return None
+        case [int(in_offset), int(out_offset)]:
+            return Streams(in_offset, out_offset)
+        case other:
+            raise UsageError(f"replicate: 'streams' must be as prld gave it, not {other!r:.100}")
+
+
 def _process_facts(process: Process) -> dict[str, Any]:
     session = process.session
     assert session is not None
     ends = {"local": session.ends.service_end, "remote": session.ends.peer_end}
-    return facts_of(session) | ends | processes.facts_of(process)
+    return session.facts() | ends | processes.facts_of(process)
 
 
-def _application(request: dict[str, Any]) -> bytes:
-    try:
-        data = base64.b64decode(text_of(request, "application", ""), validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise UsageError(f"replicate: 'application' is not base64: {error}") from error
-    if len(data) > APPLICATION_MAX_BYTES:
-        raise UsageError(
-            f"replicate: 'application' has {len(data)} bytes; at most {APPLICATION_MAX_BYTES}"
-        )
-    return data
+def _words(request: dict[str, Any]) -> str:
+    """Why, for the log and for people: one line."""
+    return " ".join(text_of(request, "why", "").split())[:WHY_MAX_CHARS]
 
 
 def _unknown(handle: int) -> UsageError:

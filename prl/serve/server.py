@@ -93,7 +93,7 @@ class Server:
     def _offer(self) -> Node:
         node = Node(self._options.socket_path)
         try:
-            node.offer(str(self._endpoint), hash_output=True)
+            node.offer(str(self._endpoint))
         except BaseException:
             node.close()
             raise

@@ -66,7 +66,7 @@ class _Standby:
     def __init__(self, shadow: Shadow, command: Command, options: Options, who: str) -> None:
         self._shadow, self._command, self._who = shadow, command, who
         self._history = History(options.history_bytes)
-        self._outbound = HeldOutbound(command, shadow.out_bytes, shadow.committed)
+        self._outbound = HeldOutbound(command, shadow.out_bytes, self._committed)
         self._watchers: dict[int, Callable[[], bool]] = {}
 
     def run(self, before: bytes, stop: int) -> bool:
@@ -108,6 +108,14 @@ class _Standby:
         protection = Protection(shadow.session, self._history, self._who)
         self._watchers[protection.descriptor] = protection.step
         return False
+
+    def _committed(self) -> tuple[int, int]:
+        """How far the owner's output is, and its hash; nowhere, once this is no shadow."""
+        try:
+            now = self._shadow.committed()
+        except PrlError:
+            return 0, 0  # its fate is on the way to us
+        return now.out_bytes, now.out_hash
 
     def _on_exit(self) -> bool:
         """The program has ended; while it only stands by, it must not have failed."""
