@@ -27,6 +27,7 @@ from prl.daemon.events import EventLog
 from prl.daemon.facts import NodeView
 from prl.daemon.host import Host, needed_sysctls
 from prl.daemon.link import Link
+from prl.daemon.listening import Watches
 from prl.daemon.ownership import Ownership
 from prl.daemon.processes import Processes
 from prl.daemon.protect import Primaries
@@ -123,8 +124,15 @@ class Node:
         self._primaries = Primaries(config, dp, self._link, log, attempts)
         view = NodeView(config, self._kernel, dp, self._link, self._ownership, self._primaries)
         self._processes = Processes(self._primaries, log)
+        self._watches = Watches(self._processes, log)
         requests = Requests(
-            view, log, self._ownership, self._primaries, self._shadows, self._processes
+            view,
+            log,
+            self._ownership,
+            self._primaries,
+            self._shadows,
+            self._processes,
+            self._watches,
         )
         self._control = ControlServer(
             Path(config.socket), log, handler=requests.handle, on_gone=requests.gone
@@ -244,6 +252,7 @@ class Node:
     def _close_sessions(self) -> None:
         """Nothing may speak for a service once the silence is taken down."""
         self._shadows.discard_all()
+        self._watches.close()
         self._processes.close()
         for session in self._primaries.live():
             self._primaries.demote(session)

@@ -7,13 +7,14 @@ from typing import Any
 import msgspec
 
 from prl import application
-from prl.core.datapath import UDP_PREFIX
+from prl.core.datapath import UDP_PREFIX, Address
 from prl.core.wire import Reason
 from prl.daemon import facts, processes
 from prl.daemon.control import Client, flag_of, number_of, text_of
 from prl.daemon.events import EventLog
 from prl.daemon.facts import NodeView
 from prl.daemon.holders import Holder
+from prl.daemon.listening import Watches
 from prl.daemon.ownership import Ownership
 from prl.daemon.processes import Process, Processes
 from prl.daemon.protect import Primaries
@@ -42,9 +43,11 @@ class Requests:
         primaries: Primaries,
         shadows: Shadows,
         processes: Processes,
+        watches: Watches,
     ) -> None:
         self._view, self._log, self._ownership = view, log, ownership
-        self._primaries, self._shadows, self._processes = primaries, shadows, processes
+        self._primaries, self._shadows = primaries, shadows
+        self._processes, self._watches = processes, watches
         self._operations: dict[str, Operation] = {
             "status": self._status,
             "stats": self._stats,
@@ -55,6 +58,7 @@ class Requests:
             "events": self._events,
             "replicate": self._replicate,
             "replicate_process": self._replicate_process,
+            "replicate_listen": self._replicate_listen,
             "renew": self._renew,
             "offer": self._offer,
             "close": self._close,
@@ -79,6 +83,7 @@ class Requests:
         """An application's connection ended: whatever it had is without an application now."""
         self._primaries.application_gone(client)
         self._shadows.application_gone(client)
+        self._watches.client_gone(client)
 
     async def _status(self, *_: object) -> dict[str, Any]:
         return facts.status(self._view)
@@ -171,15 +176,35 @@ class Requests:
         process = await self._processes.replicate(holder, client.uid)
         return _process_facts(process)
 
+    async def _replicate_listen(
+        self, client: Client, request: dict[str, Any], _: list[int]
+    ) -> dict[str, Any]:
+        """Whatever a program accepts on the endpoint, as long as the client is connected."""
+        local = parse_endpoint(text_of(request, "endpoint"))
+        self._require_service(local[0], "replicate")
+        found = await self._watches.start(
+            client,
+            client.uid,
+            local,
+            number_of(request, "pid", 0) or None,
+            number_of(request, "connections_max"),
+        )
+        if client.closed:
+            self._watches.client_gone(client)
+        return found
+
+    def _require_service(self, address: Address, what: str) -> None:
+        if address not in self._view.addresses:
+            raise UsageError(
+                f"{what}: {address} is no service address; use one of: "
+                + ", ".join(map(str, self._view.addresses))
+            )
+
     async def _offer(self, client: Client, request: dict[str, Any], _: list[int]) -> dict[str, Any]:
         text = text_of(request, "endpoint")
         prefix = UDP_PREFIX * text.startswith(UDP_PREFIX)
         address, port = parse_endpoint(text.removeprefix(UDP_PREFIX))
-        if address not in self._view.addresses:
-            raise UsageError(
-                f"offer: {address} is no service address; use one of: "
-                + ", ".join(map(str, self._view.addresses))
-            )
+        self._require_service(address, "offer")
         self._shadows.offer(client, prefix + show_endpoint(address, port))
         return {}
 

@@ -12,7 +12,7 @@ from prl.demo.payload import BLOCK_BYTES, Payload
 from prl.demo.progress import Progress
 from prl.demo.roles import Echo, Sink, Source
 from prl.demo.routers import make_routes, parse_bird, parse_frr
-from prl.serve.cutoff import CutOff, CutOffError
+from prl.demo.cutoff import CutOff, CutOffError
 
 SCENARIO = Scenario("upload", "socat", 4, "native")
 
