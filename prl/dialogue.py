@@ -56,7 +56,7 @@ class Void(msgspec.Struct, frozen=True, tag_field="event", tag="void"):
     """The shadow is of no use any more."""
 
     handle: int
-    reason: str
+    reason: str = ""
 
 
 class _Shadow(msgspec.Struct, frozen=True, tag_field="event", tag="shadow"):

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from prl.client import Node, NotProtectedError, Session, Shadow, ShadowVoid
@@ -147,7 +148,8 @@ class Service:
                     sock.sendall(answer[skip:])
                 at += len(answer) - skip
             elif word == "half":
-                sock.shutdown(socket.SHUT_WR)
+                with suppress(OSError):  # the predecessor did, and the peer has ended its own since
+                    sock.shutdown(socket.SHUT_WR)
             elif word == "close":
                 end()
         return at - began
