@@ -129,7 +129,8 @@ int prl_listen(struct __sk_buff *skb)
 
         if (done >= payload)
             break;
-        prl_listen_piece(skb, header + done, left < PIECE_BYTES ? left : PIECE_BYTES, bpf_ntohl(seq) + done, is_new);
+        prl_listen_piece(skb, header + done, left < PIECE_BYTES ? left : PIECE_BYTES, bpf_ntohl(seq) + done,
+                         is_new);
     }
     return KEEP;
 }

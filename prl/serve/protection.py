@@ -56,6 +56,7 @@ class Protection:
             case "active":
                 _log.info("%s: protected", self._who)
             case "open" | "lost":
-                _log.warning("%s: not protected: %s", self._who, self.session.reason)
+                reason = self.session.reason or "not yet, since it was taken over"
+                _log.warning("%s: not protected: %s", self._who, reason)
             case "demoted" if was:
                 _log.warning("%s: the other node has the session now", self._who)
