@@ -45,10 +45,11 @@ class TakenOver(msgspec.Struct, frozen=True, tag_field="event", tag="taken_over"
     """The shadow is the session now, under the handle ``becomes``."""
 
     handle: int
-    becomes: int
     out_bytes: int
     monotonic_ns: int
     out_hash: int = 0
+    becomes: int = 0
+    """Missing, it stays as it is."""
     streams: list[int] = []
 
 
@@ -177,6 +178,7 @@ class Dialogue:
     def _news(self, news: News) -> News | None:
         if news.handle in self._followed:
             if isinstance(news, TakenOver):
+                news = msgspec.structs.replace(news, becomes=news.becomes or news.handle)
                 self._followed.discard(news.handle)
                 self._followed.add(news.becomes)
             return news
