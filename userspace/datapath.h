@@ -162,6 +162,9 @@ int prl_dp_secondary_open(struct prl_dp *dp, const struct prl_flow_spec *spec, u
 int prl_dp_secondary_void(struct prl_dp *dp, uint32_t handle, uint8_t reason);
 /* Forgets a flow on this node (kernel entries, gate, duplicate fd); sends CLOSE when it is a live primary's. */
 int prl_dp_flow_close(struct prl_dp *dp, uint32_t handle);
+/* Gives the duplicate fd of a primary's TCP flow up, so that the last close() is the application's; the session stays
+ * protected until it has ended. 0 or -ENOENT. */
+int prl_dp_flow_orphan(struct prl_dp *dp, uint32_t handle);
 
 struct prl_flow_info {
     struct prl_flow_key key;

@@ -473,6 +473,10 @@ class Datapath:
         """Forget a flow; one that is unknown is no error."""
         lib.prl_dp_flow_close(self._dp, handle)
 
+    def flow_orphan(self, handle: int) -> None:
+        """Give our duplicate of a primary's socket up. Raises DatapathError."""
+        _check(lib.prl_dp_flow_orphan(self._dp, handle), f"flow {handle:#x}: its socket is kept")
+
     def flow_handles(self, capacity: int) -> list[int]:
         """The handles of at most ``capacity`` flows."""
         handles = ffi.new("uint32_t[]", max(capacity, 1))

@@ -29,13 +29,12 @@ from prl.daemon.freezer import Freezer
 from prl.daemon.holders import Holder
 from prl.daemon.protect import Primaries
 from prl.daemon.sessions import Session
-from prl.daemon.silence import reset
 from prl.daemon.streams import Streams
 from prl.errors import UsageError
-from prl.shadow.sockopt import CallError, Queue, queue_bytes
 
 CLOSE_POLL_S: Final = 0.02
-"""A close() by the program is passed on to the peer within this time."""
+"""A close() by the program is passed on to the peer within this time; so long may its epoll tell
+of a descriptor that is closed, which ours keeps alive (epoll(7))."""
 LOOKS_PER_POLL: Final = 1024
 """Sessions looked at in one go; with more of them a close() is noticed later."""
 
@@ -276,10 +275,8 @@ class Processes:
                 "program_died", f"{session.ends}: {process.holder} {what}", handle=session.handle
             )
             self._primaries.abandon(session)
-        elif _wants_reset(session.sock):
-            reset(session.sock)
         else:
-            self._primaries.close(session)
+            self._primaries.let_go(session)
 
 
 def facts_of(process: Process) -> dict[str, Any]:
@@ -319,14 +316,3 @@ def exit_status(pidfd: int, pid: int) -> int | None:
     with contextlib.suppress(OSError, ValueError, IndexError):
         return procfs.zombie_status(pid)  # a zombie still, on older kernels
     return None
-
-
-def _wants_reset(sock: socket.socket) -> bool:
-    """Whether close() would have reset the connection (tcp_close, net/ipv4/tcp.c)."""
-    try:
-        lingers, seconds = struct.unpack(
-            "ii", sock.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8)
-        )
-        return (bool(lingers) and not seconds) or queue_bytes(sock, Queue.UNREAD) > 0
-    except (OSError, CallError):
-        return False

@@ -220,6 +220,17 @@ class Primaries:
         self._dp.primary_fail(session.handle, Reason.REQUESTED)
         session.reason = why or session.reason
 
+    def let_go(self, session: Session) -> None:
+        """Its application has closed the socket: so do we, and the kernel says what it says then.
+
+        The session stays protected until it has ended. Raises DatapathError.
+        """
+        session.closing = True
+        self._dp.flow_orphan(session.handle)
+        session.sock.close()
+        loop = asyncio.get_running_loop()
+        loop.call_later(CLOSE_LINGER_S, self._finish, session, "closed")
+
     def release(self, session: Session) -> None:
         """Forget a session that is open: its application goes on with its own descriptor."""
         self._finish(session, "closed")

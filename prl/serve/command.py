@@ -17,6 +17,7 @@ STOP_GRACE_S = 5.0
 COMPLAINT_MAX_BYTES = 1024
 """Of one line of stderr, so much gets into the log at a time."""
 _READ_BYTES = 4096
+_LAST_READS = 16
 
 _log = logging.getLogger("prl.serve")
 
@@ -108,7 +109,18 @@ class Command:
         *lines, self._complaint = (self._complaint + data).split(b"\n")
         if len(self._complaint) > COMPLAINT_MAX_BYTES or not data:
             lines, self._complaint = [*lines, self._complaint], b""
-        for line in filter(None, lines):
+        for line in lines:
+            self._log_line(line)
+
+    def _hear_out(self) -> None:
+        """Log what it has said last, as far as it is there."""
+        for _ in range(_LAST_READS):
+            if self._complains:
+                self.step(wait([(self._stderr.fileno(), select.POLLIN)], 0))
+        self._log_line(self._complaint)
+
+    def _log_line(self, line: bytes) -> None:
+        if line:
             words = line[:COMPLAINT_MAX_BYTES].decode("utf-8", "backslashreplace")
             _log.info("%s: stderr: %s", self._who, words)
 
@@ -118,7 +130,7 @@ class Command:
             return
         self.close_stdin()
         self._stdout.close()
-        self.step({self._stderr.fileno(): select.POLLIN})  # its last words
+        self._hear_out()
         self._stderr.close()
         if self.status() is None:
             self._signal(signal.SIGTERM)

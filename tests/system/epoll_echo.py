@@ -47,6 +47,8 @@ def main() -> None:
             sys.stdout.write(f"accepted {sock.fileno()}\n")
             sys.stdout.flush()
             continue
+        if fd not in open_now:
+            continue  # epoll tells of a closed descriptor as long as somebody else has it as well
         data = open_now[fd].recv(1 << 16)
         if not data or data == b"bye\n":
             open_now.pop(fd).close()

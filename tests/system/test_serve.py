@@ -5,19 +5,28 @@ import os
 import signal
 import subprocess
 import threading
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
 from prl.demo.payload import Payload
 from prl.lab import Lab, processes
 from prl.lab.netns import Namespace
-from tests.system.serving import PORT, Client, serving
+from tests.system.serving import PORT, Client, Serve, serving
+from tests.system.support import events, flows
 
 pytestmark = pytest.mark.needs("root", "netns", "bpf", "af_xdp", "struct_ops", "socat")
 
 BOTH = ("re0", "re1")
 DATA = b"".join(bytes(Payload(24 << 20).at(offset)) for offset in range(0, 24 << 20, 1 << 20))
 HALF = len(DATA) // 2
+COUNT = ["sh", "-c", 'n=0; while read -r w; do n=$((n+1)); echo "$n $w"; done']
+
+
+def on_re1(script: str) -> str:
+    """A shell script's piece that runs on re1 alone."""
+    return f'case "$PRL_SOCKET" in */re1.sock) {script};; esac; '
 
 
 @pytest.mark.parametrize("address", ["192.0.2.100", "[2001:db8:0:1::100]"])
@@ -149,3 +158,118 @@ def _name(pid: int) -> str:
             return file.read().strip()
     except FileNotFoundError:
         return ""
+
+
+def test_from_failure_to_failure_a_fresh_program_goes_on(lab: Lab) -> None:
+    """R23: the healed node's program is given the whole input again, its output cut off."""
+    with ExitStack() as stack:
+        serves = {node: stack.enter_context(Serve(lab, node, command=COUNT)) for node in BOTH}
+        client = stack.enter_context(Client(lab))
+        said = 0
+        for owner in (*BOTH, *BOTH):
+            serves[owner].await_log("protected")
+            for _ in range(3):
+                said += 1
+                client.send(b"again\n")
+                assert client.line() == f"{said} again"
+            lab.fail(owner, "power")
+            said += 1
+            client.send(b"meanwhile\n")
+            assert client.line() == f"{said} meanwhile"
+            lab.heal(owner)
+            serves[owner] = stack.enter_context(Serve(lab, owner, command=COUNT))
+        client.hang_up()
+        assert client.receive() == b""
+        assert client.status() == 0
+
+
+def test_more_input_than_the_history_holds_is_said(lab: Lab) -> None:
+    options = ["--history", "1000"]
+    with (
+        serving(lab, ["cat"], nodes=BOTH, options=options) as serves,
+        Client(lab) as client,
+    ):
+        client.send(DATA[:3000])
+        assert client.receive(3000) == DATA[:3000]
+        lab.fail("re0", "power")
+        lab.heal("re0")
+        with Serve(lab, "re0", command=["cat"], options=options):
+            serves["re1"].await_log("more input than is kept of it (--history 1000 bytes)")
+            (flow,) = flows(lab, "re1")
+            assert "--history 1000" in flow["reason"]
+            client.send(b"goes on")
+            assert client.receive(7) == b"goes on"
+
+
+def test_a_program_that_says_something_else_is_found_out(lab: Lab) -> None:
+    with (
+        serving(lab, ["sh", "-c", "head -c 100000 /dev/urandom; cat"], nodes=BOTH) as serves,
+        Client(lab) as client,
+    ):
+        assert len(client.receive(100_000)) == 100_000
+        serves["re1"].await_log("it is not deterministic")
+        serves["re0"].await_log("not protected: the standby's program gave other output")
+        (flow,) = flows(lab, "re0")
+        assert flow["reason"] == "the standby's program gave other output"
+        assert "shadow_rejected" in [event["event"] for event in events(lab, "re1")]
+        client.send(b"goes on")
+        assert client.receive(7) == b"goes on"
+        serves["re1"].process.terminate()
+        assert serves["re1"].process.wait(15) == 3
+
+
+def test_wrong_output_is_never_heard_after_a_take_over(lab: Lab) -> None:
+    """The standby's program comes to its output only when it is the session."""
+    hold = Path(f"/run/prl/{lab.name}/hold")
+    hold.touch()
+    wait = f"while [ -e {hold} ]; do sleep 0.05; done; printf x"
+    command = ["sh", "-c", on_re1(wait) + "cat"]
+    try:
+        with serving(lab, command, nodes=BOTH) as serves, Client(lab) as client:
+            client.send(b"right")
+            assert client.receive(5) == b"right"
+            lab.fail("re0", "power")
+            serves["re1"].await_log("taken over, going on at byte 5")
+            hold.unlink()
+            serves["re1"].await_log("it is not deterministic")
+            assert client.receive() == b""
+            assert client.status() != 0  # reset
+            assert "session_aborted" in [event["event"] for event in events(lab, "re1")]
+    finally:
+        hold.unlink(missing_ok=True)
+
+
+def test_a_program_that_is_slower_over_there_goes_on_exactly(lab: Lab) -> None:
+    command = ["sh", "-c", on_re1("sleep 2") + "exec tr a-z A-Z"]
+    text = b"The quick brown fox jumps over the lazy dog.\n" * 40_000
+    with serving(lab, command, nodes=BOTH) as serves, Client(lab) as client:
+        client.send(text)
+        assert client.receive(len(text) // 2) == text.upper()[: len(text) // 2]
+        lab.fail("re0", "power")
+        client.hang_up()
+        assert client.receive() == text.upper()[len(text) // 2 :]
+        assert client.status() == 0
+        serves["re1"].await_log("taken over")
+
+
+def test_stderr_goes_to_the_log_and_half_a_close_to_the_peer(lab: Lab) -> None:
+    command = ["sh", "-c", "echo said; echo complaint >&2; exec 1>&-; sha256sum >&2"]
+    with serving(lab, command, nodes=BOTH) as serves, Client(lab) as client:
+        assert client.receive() == b"said\n"
+        client.send(DATA[:1000])
+        client.hang_up()
+        digest = hashlib.sha256(DATA[:1000]).hexdigest()
+        for serve in serves.values():
+            serve.await_log("stderr: complaint")
+            serve.await_log(f"stderr: {digest}")
+        assert client.status() == 0
+
+
+def test_connections_beyond_the_limit_are_refused(lab: Lab) -> None:
+    options = ["--max-connections", "1"]
+    with serving(lab, ["cat"], nodes=["re0"], options=options) as serves, Client(lab) as client:
+        client.send(b"one")
+        assert client.receive(3) == b"one"
+        with Client(lab) as second:
+            assert second.receive() == b""
+        serves["re0"].await_log("connection refused: 1 are being served")
