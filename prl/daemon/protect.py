@@ -219,6 +219,7 @@ class Primaries:
             session.keeper.cancel()
         self._dp.primary_fail(session.handle, Reason.REQUESTED)
         session.reason = why or session.reason
+        session.hopeless, session.asked = True, False
 
     def let_go(self, session: Session) -> None:
         """Its application has closed the socket: so do we, and the kernel says what it says then.

@@ -186,7 +186,7 @@ def test_a_forking_server_is_watched_from_the_first_byte_on(lab: Lab) -> None:
             with watch(lab) as watching, Client(lab) as client:
                 client.send(DATA[: SIZE // 8])
                 assert client.receive(SIZE // 8) == DATA[: SIZE // 8]
-                watching.await_log("protected")
+                watching.await_log(": protected")
                 standby.await_log("standing by, from byte")
                 client.send(DATA[SIZE // 8 : SIZE // 2])
                 assert client.receive(SIZE // 2 - SIZE // 8) == DATA[SIZE // 8 : SIZE // 2]
