@@ -51,6 +51,14 @@ int dp_flows_init(struct prl_dp *dp)
     return 0;
 }
 
+uint32_t prl_dp_flow_bytes(void)
+{
+    const struct prl_dp *dp = NULL;
+
+    return (uint32_t)(sizeof(*dp->flows) + sizeof(*dp->slots_free) + 2 * sizeof(*dp->by_handle) +
+                      2 * sizeof(*dp->by_key) + sizeof(struct prl_flow));
+}
+
 void dp_flows_destroy(struct prl_dp *dp)
 {
     for (uint32_t i = 0; dp->flows && i < dp->flows_top; i++)
@@ -250,6 +258,9 @@ void dp_flow_note_peer(struct dp_flow *flow, const struct prl_packet *packet)
     if (packet->proto != IPPROTO_TCP)
         return;
     flow->peer_window = packet->window;
+    if (packet->payload_bytes) /* a retransmission does not move it back */
+        flow->peer_tcp_end = prl_serial_max(flow->peer_tcp_end ? flow->peer_tcp_end : packet->seq,
+                                            packet->seq + packet->payload_bytes);
     if (packet->has_timestamps) {
         flow->has_peer_ts = true;
         flow->peer_tsval = packet->tsval;
@@ -351,6 +362,8 @@ void dp_flow_wake(struct prl_dp *dp, struct dp_flow *flow)
     flow->awake = true;
     flow->next_awake = dp->awake;
     dp->awake = flow->slot;
+    if (dp->tick_ns > dp->now_ns + DP_TICK_NS)
+        dp->tick_ns = dp->now_ns + DP_TICK_NS;
 }
 
 static void tick(struct prl_dp *dp, struct dp_flow *flow)
@@ -388,6 +401,7 @@ void dp_flows_tick(struct prl_dp *dp)
             dp_flow_wake(dp, flow);
     }
     scan(dp);
+    dp->tick_ns = dp->awake != DP_LIST_END || dp->scan_next ? dp->now_ns + DP_TICK_NS : dp->next_scan_ns;
 }
 
 /* ---- the control plane's calls ---- */

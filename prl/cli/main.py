@@ -21,6 +21,7 @@ _LATER: Final = {
     "replicate": ("prl.cli.replicate", "replicate"),
     "serve": ("prl.cli.serve", "serve"),
     "demo": ("prl.cli.demo", "demo"),
+    "bench": ("prl.cli.bench", "bench"),
 }
 _PIPE_CLOSED, _INTERRUPTED = 141, 130  # as a shell reports SIGPIPE and SIGINT
 

@@ -55,6 +55,7 @@ class Requests:
             "flow_list": self._flow_list,
             "flow_show": self._flow_show,
             "flow_del": self._flow_del,
+            "flow_resync": self._flow_resync,
             "events": self._events,
             "replicate": self._replicate,
             "replicate_process": self._replicate_process,
@@ -115,6 +116,19 @@ class Requests:
             raise _unknown(handle)
         if not self._processes.release(session):
             self._primaries.unprotect(session, _words(request))
+        return session.facts()
+
+    async def _flow_resync(
+        self, _: Client, request: dict[str, Any], __: list[int]
+    ) -> dict[str, Any]:
+        handle = number_of(request, "handle")
+        session = self._primaries.find(handle)
+        if session is None:
+            raise UsageError(
+                f"no session {handle:#x} is this node's; see `prlctl flow list` for those whose "
+                "role is primary"
+            )
+        self._primaries.resync(session)
         return session.facts()
 
     async def _events(self, _: Client, request: dict[str, Any], __: list[int]) -> dict[str, Any]:
