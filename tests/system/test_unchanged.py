@@ -200,6 +200,37 @@ def test_a_forking_server_is_watched_from_the_first_byte_on(lab: Lab) -> None:
             process.kill()
 
 
+@pytest.mark.needs("redis")
+def test_stock_redis_goes_on_with_every_counter(lab: Lab) -> None:
+    """One on each node; the standby's is fed by `serve` with what the other one is told."""
+    redis = ["redis-server", "--save", "", "--appendonly", "no", "--protected-mode", "no"]
+    through = ["socat", "-", "TCP:127.0.0.1:6379,retry=100,interval=0.1"]
+    quiet = {"stdout": subprocess.DEVNULL}
+    with (
+        lab.exec("re0", [*redis, "--bind", "192.0.2.100", "--port", str(PORT)], **quiet) as first,
+        lab.exec("re1", [*redis, "--bind", "127.0.0.1", "--port", "6379"], **quiet) as second,
+        Serve(lab, "re1", command=through, options=["--history", "0"]) as standby,
+    ):
+        try:
+            eventually("redis listens", lambda: listening(lab))
+            with watch(lab) as watching, Peer(lab) as peer:
+
+                def count(begin: int, end: int) -> None:
+                    for number in range(begin, end):
+                        peer.send(b"INCR n\r\n")
+                        assert peer.line() == f":{number}\r"
+
+                count(1, 20)  # before anybody knows of the connection, perhaps
+                watching.await_log(": protected")
+                count(20, 200)
+                os.kill(first.pid, signal.SIGKILL)
+                count(200, 400)
+                standby.await_log("taken over")
+        finally:
+            for process in (first, second):
+                process.kill()
+
+
 def listening(lab: Lab) -> bool:
     done = lab.run("re0", ["ss", "-Htln"], capture_output=True, text=True)
     return f":{PORT} " in done.stdout
