@@ -40,29 +40,31 @@ struct prl_dp_lif {
 struct prl_dp_address {
     uint8_t addr[16]; /* v4-mapped */
     uint32_t service;
+    uint32_t
+        lif; /* where it is spoken for; on the others it is silent likewise, unless it is another service's there */
 };
 
 /* How the datapath waits for work. Polling gives the CPU up (sched_yield) after each look. */
 enum prl_poll_mode {
     PRL_POLL_BLOCKING = 0, /* sleeps: no CPU without work, a wake-up for each batch */
     PRL_POLL_ADAPTIVE = 1, /* polls for poll_ns after work, then sleeps */
-    PRL_POLL_BUSY = 2,     /* never sleeps: takes all the CPU that nobody else wants */
+    PRL_POLL_BUSY = 2, /* never sleeps: takes all the CPU that nobody else wants */
 };
 
 struct prl_dp_config {
     uint32_t node_index; /* 0 or 1 */
     uint32_t flows_max;
-    uint32_t mode;       /* enum prl_xdp_mode */
-    uint32_t poll_mode;  /* enum prl_poll_mode */
-    uint64_t poll_ns;    /* adaptive: looks for work so long after the last work */
+    uint32_t mode; /* enum prl_xdp_mode */
+    uint32_t poll_mode; /* enum prl_poll_mode */
+    uint64_t poll_ns; /* adaptive: looks for work so long after the last work */
     struct prl_owner_config owner;
     struct prl_primary_limits limits;
     uint32_t lifs;
     struct prl_dp_lif lif[PRL_LIFS_MAX];
     uint32_t addresses;
     struct prl_dp_address address[PRL_ADDRS_MAX];
-    int lan_fd;     /* bound and connected UDP socket to the other node's LAN address, or -1 */
-    int inject_fd;  /* the TAPs, IFF_VNET_HDR (taken over by the datapath) */
+    int lan_fd; /* bound and connected UDP socket to the other node's LAN address, or -1 */
+    int inject_fd; /* the TAPs, IFF_VNET_HDR (taken over by the datapath) */
     int hold_fd;
 };
 

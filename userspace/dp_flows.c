@@ -91,7 +91,8 @@ struct dp_flow *dp_flow_by_key(struct prl_dp *dp, const struct prl_flow_key *key
 static uint32_t service_of(const struct prl_dp *dp, const struct prl_flow_key *key)
 {
     for (uint32_t i = 0; i < dp->config.addresses; i++)
-        if (memcmp(dp->config.address[i].addr, key->local, sizeof(key->local)) == 0)
+        if (dp->config.address[i].lif == key->lif &&
+            memcmp(dp->config.address[i].addr, key->local, sizeof(key->local)) == 0)
             return dp->config.address[i].service;
     return PRL_SLOT_NONE;
 }
