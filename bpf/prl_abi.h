@@ -208,6 +208,18 @@ struct prl_claim {
     __u8 pad[4];
 };
 
+/* What the filter on an unchanged program's listener heard; `bytes` bytes of payload follow. */
+#define PRL_LISTENERS_MAX 64
+struct prl_heard {
+    __u8 local[16];
+    __u8 remote[16];
+    __be16 local_port;
+    __be16 remote_port;
+    __u32 bytes;
+    __u32 seq;    /* TCP sequence number of the first byte, host order */
+    __u32 is_new; /* 1: the end of a handshake */
+};
+
 /* Request to the sample program (BPF_PROG_TEST_RUN): slots whose socket view is wanted. */
 #define PRL_SAMPLE_MAX 64
 struct prl_sample {
@@ -225,6 +237,7 @@ PRL_ASSERT_SIZE(struct prl_addr, 72);
 PRL_ASSERT_SIZE(struct prl_node, 128);
 PRL_ASSERT_SIZE(struct prl_inject_eth, 14);
 PRL_ASSERT_SIZE(struct prl_claim, 24);
+PRL_ASSERT_SIZE(struct prl_heard, 48);
 #endif
 
 #endif /* PRL_ABI_H */

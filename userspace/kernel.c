@@ -452,6 +452,18 @@ int prl_kernel_gate_attach(struct prl_kernel *kernel, int fd, uint32_t slot)
     return code;
 }
 
+int prl_kernel_gate_cookie(int fd, uint64_t *cookie)
+{
+    return cookie_of(fd, cookie);
+}
+
+int prl_kernel_gate_forget(struct prl_kernel *kernel, uint64_t cookie)
+{
+    int code = bpf_map_delete_elem(kernel->map[PRL_MAP_GATES], &cookie);
+
+    return code == -ENOENT ? 0 : code;
+}
+
 int prl_kernel_gate_detach(struct prl_kernel *kernel, int fd)
 {
     uint64_t cookie;
@@ -462,8 +474,7 @@ int prl_kernel_gate_detach(struct prl_kernel *kernel, int fd)
         return code;
     if (setsockopt(fd, SOL_SOCKET, SO_DETACH_FILTER, &unused, sizeof(unused)) < 0 && errno != ENOENT)
         return -errno;
-    code = bpf_map_delete_elem(kernel->map[PRL_MAP_GATES], &cookie);
-    return code == -ENOENT ? 0 : code;
+    return prl_kernel_gate_forget(kernel, cookie);
 }
 
 int prl_kernel_addr_set(struct prl_kernel *kernel, const struct prl_addr_key *key, const struct prl_addr *value)

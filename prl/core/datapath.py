@@ -188,6 +188,7 @@ class FlowSpec:
     generation: int = 0
     committed: int = 0
     congestion: str = ""
+    hash_output: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +211,7 @@ class FlowInfo:
     own_edge: int
     peer_edge: int
     out_bytes: int
+    out_hash: int
     socket: dict[str, int]
     counters: dict[str, int]
 
@@ -481,6 +483,10 @@ class Datapath:
         """Forget a flow; one that is unknown is no error."""
         lib.prl_dp_flow_close(self._dp, handle)
 
+    def flow_orphan(self, handle: int) -> None:
+        """Give our duplicate of a primary's socket up. Raises DatapathError."""
+        _check(lib.prl_dp_flow_orphan(self._dp, handle), f"flow {handle:#x}: its socket is kept")
+
     def flow_handles(self, capacity: int) -> list[int]:
         """The handles of at most ``capacity`` flows."""
         handles = ffi.new("uint32_t[]", max(capacity, 1))
@@ -547,6 +553,7 @@ def _spec(spec: FlowSpec, lifs: dict[str, int]) -> Any:
     wanted.snd_wscale = spec.snd_wscale
     wanted.committed = spec.committed
     wanted.timestamps = spec.timestamps
+    wanted.hash_output = spec.hash_output
     wanted.fd = spec.fd
     wanted.congestion = spec.congestion.encode()[:15]
     return wanted
@@ -593,6 +600,7 @@ def _info(info: Any, lifs: dict[str, int]) -> FlowInfo:
         own_edge=side.announced_edge if secondary else side.own_edge,
         peer_edge=side.primary_edge if secondary else side.peer_edge,
         out_bytes=info.secondary.out_bytes if secondary else 0,
+        out_hash=info.out_hash,
         socket=to_dict(info.sock),
         counters=to_dict(side.counters) | counters,
     )

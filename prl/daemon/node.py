@@ -28,7 +28,9 @@ from prl.daemon.facts import NodeView
 from prl.daemon.host import Host, needed_sysctls
 from prl.daemon.instances import Instances
 from prl.daemon.link import Link
+from prl.daemon.listening import Watches
 from prl.daemon.ownership import Ownership
+from prl.daemon.processes import Processes
 from prl.daemon.protect import Primaries
 from prl.daemon.requests import Requests
 from prl.daemon.sessions import Session
@@ -122,7 +124,17 @@ class Node:
         attempts = Attempts(config, dp, self._link, host, log, lans)
         self._primaries = Primaries(config, dp, self._link, log, attempts, lans)
         view = NodeView(config, self._kernel, dp, self._link, self._ownership, self._primaries)
-        requests = Requests(view, log, self._ownership, self._primaries, self._shadows)
+        self._processes = Processes(self._primaries, log)
+        self._watches = Watches(self._processes, log)
+        requests = Requests(
+            view,
+            log,
+            self._ownership,
+            self._primaries,
+            self._shadows,
+            self._processes,
+            self._watches,
+        )
         self._control = ControlServer(
             Path(config.socket), log, handler=requests.handle, on_gone=requests.gone
         )
@@ -240,6 +252,8 @@ class Node:
     def _close_sessions(self) -> None:
         """Nothing may speak for a service once the silence is taken down."""
         self._shadows.discard_all()
+        self._watches.close()
+        self._processes.close()
         for session in self._primaries.live():
             self._primaries.demote(session)
 

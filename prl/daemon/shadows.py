@@ -136,6 +136,17 @@ class Shadows:
         """Its application does not want it."""
         self._give_up(shadow, Reason.APPLICATION_GONE)
 
+    def reject(self, shadow: Shadow, reason: Reason, words: str) -> None:
+        """Its application cannot serve it; the primary is told why."""
+        self._log.error("shadow_rejected", f"{shadow.ends}: {words}", handle=shadow.handle)
+        self._give_up(shadow, reason)
+
+    def committed(self, shadow: Shadow) -> dict[str, int]:
+        """How much of the session's output is committed, and the hash of what came since."""
+        info = self._dp.flow_info(shadow.handle)
+        out_bytes, out_hash = (info.out_bytes, info.out_hash) if info else (0, 0)
+        return {"out_bytes": shadow.setup.out_bytes + out_bytes, "out_hash": out_hash}
+
     def application_gone(self, client: Application) -> None:
         """Its connection ended: its offers are over, nobody reads its shadows any more."""
         self._offers = [(where, owner) for where, owner in self._offers if owner is not client]
@@ -300,6 +311,7 @@ class Shadows:
         self._drop(shadow, "taken")
         with contextlib.suppress(OSError):
             shadow.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+        out_hash = self.committed(shadow)["out_hash"]
         handle = self._dp.flow_adopt(shadow.handle)
         out_bytes = shadow.setup.out_bytes + event.value
         shadow.client.send_event(
@@ -309,6 +321,7 @@ class Shadows:
                 "becomes": handle,
                 "streams": shadow.streams.to_list(),
                 "out_bytes": out_bytes,
+                "out_hash": out_hash,
                 "monotonic_ns": time.monotonic_ns(),
             }
         )
