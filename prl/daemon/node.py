@@ -303,6 +303,7 @@ class Node:
             service=name,
             decided_ns=event.value,
             speaking_ns=event.value2,
+            lost=self._shadows.end_lost(event.service),
         )
 
     def _on_taken_session(self, session: Session) -> None:
