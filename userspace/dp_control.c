@@ -291,6 +291,7 @@ void prl_dp_status(struct prl_dp *dp, struct prl_dp_status *status)
     memcpy(status->counters.link_tx_messages, dp->link.tx_messages, sizeof(dp->link.tx_messages));
     status->counters.link_rx_bytes = dp->link.rx_total;
     status->counters.link_tx_bytes = dp->link.tx_total;
+    status->counters.link_writes = dp->link.writes;
     status->counters.link_refused = dp->link.refused;
     status->counters.reinject_failed += dp->gro.failed;
     status->counters.reinject_writes = dp->gro.writes;

@@ -177,6 +177,7 @@ int prl_link_flush(struct prl_link *link)
             return (int)sent;
         link->tx_tail += (uint64_t)sent;
         link->tx_total += (uint64_t)sent;
+        link->writes++;
     }
     return 0;
 }

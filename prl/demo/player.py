@@ -54,6 +54,10 @@ class Player:
         """Wait until it has ended, and all that it said was put into the queue."""
         self._thread.join()
 
+    def kill(self) -> None:
+        """Let it die; the rest of its node lives on."""
+        self._process.kill()
+
     def _listen(self) -> None:
         assert self._process.stdout is not None
         with self._process.stdout as lines:
@@ -91,6 +95,10 @@ class Cast:
     def forget(self, node: str) -> None:
         """What a node has said until now is not waited for any more."""
         self.heard = [event for event in self.heard if event["node"] != node]
+
+    def kill(self, node: str) -> None:
+        """Let the program die on ``node`` alone."""
+        self._players[node].kill()
 
     def first(self, event: str, node: str | None = None) -> Event | None:
         """The first such event that was heard."""
