@@ -118,7 +118,7 @@ static bool may_send(const struct prl_dp *dp, const struct prl_msg *msg)
 
 int dp_put(struct prl_dp *dp, struct prl_msg *msg, const struct iovec *piece, uint32_t pieces)
 {
-    int err = dp->link_overflow ? -ENOBUFS : prl_link_put(&dp->link, msg, piece, pieces);
+    int err = dp->link_overflow ? -ENOBUFS : prl_link_refer(&dp->link, msg, piece, pieces);
 
     if (err == -ENOBUFS) {
         dp->counters.link_tx_full++;
