@@ -89,10 +89,12 @@ class Kernel:
         )
         return {name: int(getattr(node, name)) for name in names}
 
-    def address_state(self, address: bytes) -> int:
-        """What the programs hold a (mapped) service address for: enum prl_addr_state."""
+    def address_state(self, address: bytes, ifindex: int) -> int:
+        """What a (mapped) service address is on an interface: enum prl_addr_state."""
+        key = ffi.new("struct prl_addr_key *", {"ifindex": ifindex})
+        ffi.buffer(key.addr)[:] = address
         value = ffi.new("struct prl_addr *")
-        found = lib.prl_kernel_addr_get(self._kernel, address, value) == 0
+        found = lib.prl_kernel_addr_get(self._kernel, key, value) == 0
         return int(value.state) if found else int(lib.PRL_ADDR_NONE)
 
     @property

@@ -16,10 +16,11 @@ import asyncio
 import time
 
 from prl.config import Config
-from prl.core.datapath import LogicalInterface, Owner, mapped
+from prl.core.datapath import Owner, mapped
 from prl.core.kernel import Kernel
 from prl.daemon import probe
 from prl.daemon.events import EventLog
+from prl.daemon.instances import Instances
 from prl.errors import KernelError
 
 LEASE_POLL_S = 0.01
@@ -31,10 +32,8 @@ WAIT_MAX_NS = 10_000_000_000
 class Inheritance:
     """The services that this node owned, found out before its datapath begins."""
 
-    def __init__(
-        self, config: Config, kernel: Kernel, interface: LogicalInterface, log: EventLog
-    ) -> None:
-        self._config, self._kernel, self._interface, self._log = config, kernel, interface, log
+    def __init__(self, config: Config, kernel: Kernel, lans: Instances, log: EventLog) -> None:
+        self._config, self._kernel, self._lans, self._log = config, kernel, lans, log
 
     def _owned(self) -> set[int]:
         """As the kernel's table has it now."""
@@ -42,7 +41,8 @@ class Inheritance:
             number
             for number, service in enumerate(self._config.service)
             if all(
-                self._kernel.address_state(mapped(address)) == Owner.OWNER
+                self._kernel.address_state(mapped(address), self._lans.interface(number).ifindex)
+                == Owner.OWNER
                 for address in service.addresses
             )
         }
@@ -55,7 +55,7 @@ class Inheritance:
         for number in sorted(self._owned()):
             service = self._config.service[number]
             try:
-                users = await probe.users(self._interface, service.addresses)
+                users = await probe.users(self._lans.interface(number), service.addresses)
             except KernelError as error:
                 self._log.error("probe_failed", f"service {service.name}: {error}")
                 continue
