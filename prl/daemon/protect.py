@@ -477,7 +477,7 @@ def _end(session: Session) -> None:
                 abort_silently(session.sock)
 
         with contextlib.suppress(FreezeError, SnapshotError, CallError):
-            session.program.freezer.run(work)
+            session.client.freezer.run(work)
             return
     end_silently(session.sock)
 
