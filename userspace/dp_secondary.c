@@ -300,13 +300,60 @@ void dp_secondary_space(struct prl_dp *dp, struct dp_flow *flow)
         dp_send(dp, &msg);
 }
 
+/* ---- segments of our own making, as though from the peer ---- */
+
+static int feed_crafted(struct prl_dp *dp, const struct dp_flow *flow, const struct prl_craft *craft)
+{
+    struct prl_reinject how = {.lif = flow->spec.key.lif, .vlans = flow->spec.key.vlans};
+    uint8_t bytes[PRL_CRAFT_MAX];
+    struct iovec piece = {.iov_base = bytes, .iov_len = prl_packet_craft(craft, bytes)};
+    struct prl_packet packet;
+    int err = prl_packet_parse(bytes, (uint32_t)piece.iov_len, (uint32_t)piece.iov_len, false, &packet);
+
+    return err ? err : prl_tap_reinject(dp->config.inject_fd, &how, &piece, 1, &packet);
+}
+
+/* The restored socket is ESTABLISHED. A segment without timestamps is accepted even where they are agreed upon
+ * (net/ipv4/tcp_input.c, tcp_validate_incoming), and nothing is known of the peer's clock. */
+int dp_secondary_replay(struct prl_dp *dp, struct dp_flow *flow)
+{
+    const struct prl_flow_spec *spec = &flow->spec;
+    struct prl_craft craft = {
+        .key = &spec->key,
+        .from_peer = true,
+        .seq = spec->peer_seq,
+        .window = (uint16_t)spec->peer_window,
+        .tcp_flags = PRL_TCP_ACK,
+        .md5 = dp_sign_key(flow),
+    };
+
+    if (spec->replay & PRL_REPLAY_OWN_FIN) {
+        if (shutdown(spec->fd, SHUT_WR) < 0)
+            return -EAGAIN;
+        prl_secondary_has_ended(&flow->secondary_core);
+        craft.ack = spec->committed;
+        if ((spec->replay & PRL_REPLAY_OWN_FIN_ACK) && feed_crafted(dp, flow, &craft))
+            return -EAGAIN;
+    }
+    if (spec->replay & PRL_REPLAY_PEER_FIN) {
+        craft.tcp_flags = PRL_TCP_ACK | PRL_TCP_FIN;
+        craft.ack = flow->kernel->sock.snd_una;
+        if (feed_crafted(dp, flow, &craft))
+            return -EAGAIN;
+    }
+    dp_flow_sample(dp, flow);
+    if (((spec->replay & PRL_REPLAY_PEER_FIN) && flow->kernel->sock.state != TCP_CLOSE_WAIT) ||
+        ((spec->replay & PRL_REPLAY_OWN_FIN_ACK) && flow->kernel->sock.state != TCP_FIN_WAIT2))
+        return -EAGAIN;
+    return 0;
+}
+
 /* ---- take-over ---- */
 
 /* An ACK as though from the peer: sets a stalled sender going without repair mode, which an application's calls
  * would notice (FACT). */
 static void kick(struct prl_dp *dp, struct dp_flow *flow)
 {
-    uint8_t bytes[PRL_CRAFT_MAX];
     struct prl_craft craft = {
         .key = &flow->spec.key,
         .from_peer = true,
@@ -317,16 +364,12 @@ static void kick(struct prl_dp *dp, struct dp_flow *flow)
         .has_timestamps = flow->has_peer_ts,
         .tsval = flow->peer_tsval,
         .tsecr = flow->peer_tsecr,
+        .md5 = dp_sign_key(flow),
     };
-    struct prl_reinject how = {.lif = flow->spec.key.lif, .vlans = flow->spec.key.vlans};
-    struct prl_packet packet;
-    struct iovec piece = {.iov_base = bytes};
 
-    piece.iov_len = prl_packet_craft(&craft, bytes);
-    if (flow->kernel->sock.snd_una == flow->kernel->sock.snd_nxt || (flow->spec.timestamps && !flow->has_peer_ts))
-        return; /* nothing to send again, or nothing known of the peer's clock */
-    if (prl_packet_parse(bytes, (uint32_t)piece.iov_len, (uint32_t)piece.iov_len, false, &packet) == 0 &&
-        prl_tap_reinject(dp->config.inject_fd, &how, &piece, 1, &packet) == 0)
+    if (flow->kernel->sock.snd_una == flow->kernel->sock.snd_nxt)
+        return; /* nothing to send again */
+    if (feed_crafted(dp, flow, &craft) == 0)
         dp->counters.crafted_acks++;
 }
 

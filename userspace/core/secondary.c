@@ -22,6 +22,11 @@ void prl_secondary_open(struct prl_secondary *flow, uint32_t handle, uint32_t ge
     flow->primary_edge = own_edge;
 }
 
+void prl_secondary_has_ended(struct prl_secondary *flow)
+{
+    flow->fin_done = 1;
+}
+
 bool prl_secondary_confirm(struct prl_secondary *flow, uint32_t generation, uint32_t space)
 {
     if (flow->state != PRL_SECONDARY_ACTIVE || flow->generation != generation)

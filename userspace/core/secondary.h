@@ -69,6 +69,9 @@ struct prl_secondary {
 void prl_secondary_open(struct prl_secondary *flow, uint32_t handle, uint32_t generation, uint32_t out_tcp_next,
                         uint32_t own_edge, int space_known);
 
+/* To be called after open(): out_tcp_next counts a FIN that the shadow has sent. */
+void prl_secondary_has_ended(struct prl_secondary *flow);
+
 /* SETUP_DONE from the primary: it is ACTIVE. False when the generation is not the shadow's. */
 bool prl_secondary_confirm(struct prl_secondary *flow, uint32_t generation, uint32_t space);
 
