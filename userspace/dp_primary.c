@@ -97,6 +97,7 @@ static void do_output(struct prl_dp *dp, struct dp_flow *flow, const struct prl_
     piece.iov_len = packet.payload_bytes;
     msg.data = piece.iov_base;
     msg.data_bytes = packet.payload_bytes;
+    msg.urgent = packet.urgent <= packet.payload_bytes ? packet.urgent : 0; /* else a later segment says it */
     dp_put(dp, &msg, &piece, 1);
 }
 

@@ -201,47 +201,74 @@ static void replicate_elided(struct prl_dp *dp, struct dp_flow *flow, const stru
 
 /* ---- output ---- */
 
-/* Puts output into the shadow's send queue. All of it must be sent (into tc, which steals it) before the peer's ACK
- * of it is fed: Linux throws away a segment whose ACK is beyond snd_nxt. So OUTPUT_ACK waits for push_out(). */
-static int append(struct dp_flow *flow, const uint8_t *data, uint32_t bytes, bool fin)
+static int append_bytes(int fd, const uint8_t *data, uint32_t bytes, int flags)
 {
     while (bytes) {
-        ssize_t sent = send(flow->spec.fd, data, bytes, MSG_DONTWAIT | MSG_NOSIGNAL | MSG_EOR);
+        ssize_t sent = send(fd, data, bytes, MSG_DONTWAIT | MSG_NOSIGNAL | MSG_EOR | flags);
 
         if (sent <= 0)
             return sent < 0 ? -errno : -EPIPE;
         data += sent;
         bytes -= (uint32_t)sent;
     }
-    if (fin && shutdown(flow->spec.fd, SHUT_WR) < 0)
-        return -errno;
     return 0;
 }
 
-static void output(struct prl_dp *dp, struct dp_flow *flow, const struct prl_msg *msg)
+/* Puts output into the shadow's send queue. All of it must be sent (into tc, which steals it) before the peer's ACK
+ * of it is fed: Linux throws away a segment whose ACK is beyond snd_nxt. So OUTPUT_ACK waits for push_out(). The first
+ * `urgent` bytes end with an urgent one: a retransmission says so again (RFC 6093). */
+static int append(struct dp_flow *flow, const uint8_t *data, uint32_t bytes, uint32_t urgent, bool fin)
+{
+    int err = append_bytes(flow->spec.fd, data, urgent, MSG_OOB);
+
+    if (!err)
+        err = append_bytes(flow->spec.fd, data + urgent, bytes - urgent, 0);
+    if (!err && fin && shutdown(flow->spec.fd, SHUT_WR) < 0)
+        err = -errno;
+    return err;
+}
+
+/* The primary aborts the session: so ends the shadow, silently. What it has not sent yet it never will. */
+static void output_reset(struct prl_dp *dp, struct dp_flow *flow, const struct prl_msg *msg)
 {
     uint8_t reason = PRL_REASON_OK;
-    uint32_t skip = 0;
-    bool fin = msg->bits & PRL_OUTPUT_FIN;
-    enum prl_verdict verdict =
-        prl_secondary_output(&flow->secondary_core, msg->seq, msg->tcp_seq, msg->data_bytes, &skip, &reason);
+    enum prl_verdict verdict = prl_secondary_reset(&flow->secondary_core, msg->seq, &reason);
 
     if (verdict != PRL_VERDICT_ACCEPT) {
         refuse(dp, flow, msg, verdict, reason);
         return;
     }
+    send_ack(dp, flow);
+    if (flow->secondary_core.out_ack_due)
+        send_nack(dp, flow, msg, PRL_REASON_ENDED);
+    dp_secondary_void(dp, flow, PRL_REASON_ENDED);
+}
+
+static void output(struct prl_dp *dp, struct dp_flow *flow, const struct prl_msg *msg)
+{
+    uint8_t reason = PRL_REASON_OK;
+    uint32_t skip = 0, urgent;
+    bool fin = msg->bits & PRL_OUTPUT_FIN;
+    enum prl_verdict verdict;
+
+    if (msg->bits & PRL_OUTPUT_RST) {
+        output_reset(dp, flow, msg);
+        return;
+    }
+    verdict = prl_secondary_output(&flow->secondary_core, msg->seq, msg->tcp_seq, msg->data_bytes, &skip, &reason);
+    if (verdict != PRL_VERDICT_ACCEPT) {
+        refuse(dp, flow, msg, verdict, reason);
+        return;
+    }
+    urgent = msg->urgent > skip && msg->urgent <= msg->data_bytes ? msg->urgent - skip : 0;
     dp_flush_input(dp); /* the ACK that opens the peer's window comes first */
-    if (append(flow, msg->data + skip, msg->data_bytes - skip, fin)) {
+    if (append(flow, msg->data + skip, msg->data_bytes - skip, urgent, fin)) {
         dp->counters.append_short++;
         refuse(dp, flow, msg, PRL_VERDICT_VOID, PRL_REASON_NO_SPACE);
         return;
     }
     prl_secondary_output_done(&flow->secondary_core, msg->data_bytes - skip, fin);
     mark_dirty(dp, flow);
-    if (msg->bits & PRL_OUTPUT_RST) { /* the primary aborts the session: so ends the shadow, silently */
-        send_ack(dp, flow);
-        dp_secondary_void(dp, flow, PRL_REASON_ENDED);
-    }
 }
 
 /* ---- messages ---- */

@@ -177,8 +177,8 @@ def set_network(sock: socket.socket, local: Endpoint, network: NetworkOptions) -
         set_bytes(sock, So.BINDTODEVICE, network.bound_device.encode())
     if network.mark:
         set_u32(sock, So.MARK, network.mark)
-    if network.priority:
-        set_int(sock, So.PRIORITY, network.priority)
+    if not isinstance(local.address, IPv6Address) or network.priority:
+        set_int(sock, So.PRIORITY, network.priority)  # the TOS has just set it
     if network.mtu_discover is not None:
         set_int(sock, discover, network.mtu_discover)
     if network.ip_options:

@@ -85,6 +85,9 @@ enum prl_verdict prl_secondary_replicate(struct prl_secondary *flow, uint32_t se
 enum prl_verdict prl_secondary_output(struct prl_secondary *flow, uint32_t seq, uint32_t tcp_seq,
                                       uint32_t payload_bytes, uint32_t *skip_bytes, uint8_t *reason);
 void prl_secondary_output_done(struct prl_secondary *flow, uint32_t appended_bytes, bool fin);
+/* OUTPUT that resets the session: the end of it, wherever in the stream it stands (what is in front of it may have been
+ * dropped). When accepted, OUTPUT_ACK is due; then the shadow is to be voided. */
+enum prl_verdict prl_secondary_reset(struct prl_secondary *flow, uint32_t seq, uint8_t *reason);
 
 /* The cumulative ACK that is owed: true and the numbers, or false. Clears the debt; `own_edge` is announced. */
 bool prl_secondary_take_ack(struct prl_secondary *flow, uint32_t own_edge, uint32_t *seq, uint32_t *space);
