@@ -267,7 +267,8 @@ static __always_inline int emit(struct __sk_buff *skb, struct prl_node *node, st
     if (!segment->tcp.syn) {
         __u32 flags = PRL_READ(flow->flags);
         /* Without a datapath nobody moves the limit, and nobody signs. */
-        int clamps = (flags & PRL_FLOW_CLAMP) && segment->tcp.ack && !segment->tcp.rst && !PRL_READ(node->bypassed);
+        int clamps =
+            (flags & PRL_FLOW_CLAMP) && segment->tcp.ack && !segment->tcp.rst && !PRL_READ(node->bypassed);
         if (flags & PRL_FLOW_MD5) {
             if (clamps && !released && clamped_window(flow, segment) != bpf_ntohs(segment->tcp.window))
                 return sign_again(skb, node);

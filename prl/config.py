@@ -68,6 +68,26 @@ class Service(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     owner: Annotated[Name, Meta(description="the node that owns it when nothing else decides")]
 
 
+class DatapathSettings(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """How the datapath's thread waits for work: latency against CPU."""
+
+    polling: Annotated[
+        Literal["blocking", "adaptive", "busy"],
+        Meta(
+            description="wait for work asleep; look for it during poll_us after the last work, "
+            "yielding the CPU; or always look for it (a whole CPU, unless others want it)"
+        ),
+    ] = "blocking"
+    poll_us: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=1_000_000,
+            description="microseconds that adaptive polling goes on after the last work",
+        ),
+    ] = 200
+
+
 class Timing(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     """Intervals and deadlines (SPEC section 6 and R6). The same on both nodes."""
 
@@ -131,6 +151,7 @@ class Config(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
             "sent again (SPEC R5)"
         ),
     ] = "drop"
+    datapath: DatapathSettings = msgspec.field(default_factory=DatapathSettings)
     timing: Timing = msgspec.field(default_factory=Timing)
 
     def owns_first(self, service: Service) -> bool:
@@ -148,7 +169,7 @@ class Key(Struct, frozen=True):
 
 
 TABLES: dict[str, type[Struct]] = {"": Config, "lan": Lan, "link": Link, "service": Service}
-TABLES["timing"] = Timing
+TABLES |= {"datapath": DatapathSettings, "timing": Timing}
 
 _KINDS = {
     IPv4Address: "IPv4 address",

@@ -24,7 +24,8 @@
 #define PRL_DP_FRAME_BYTES 4096
 #define PRL_DP_OUTPUT_BUFFERS 256 /* held output segments of up to 64 KiB each */
 #define PRL_DP_HOLDS 16384
-#define PRL_DP_EVENTS 4096       /* events that wait for Python */
+#define PRL_DP_EVENTS 4096       /* events that wait for Python, besides those of flows: */
+#define PRL_DP_EVENTS_PER_FLOW 4 /* a take-over, or the loss of the link, is told of every flow at once */
 #define PRL_DP_LINK_TX_BYTES (8 << 20)
 #define PRL_DP_CLAIM_BURSTS \
     25   /* claims are repeated so often, PRL_DP_CLAIM_INTERVAL_MS apart, until input arrives */
@@ -42,11 +43,19 @@ struct prl_dp_address {
     uint32_t service;
 };
 
+/* How the datapath waits for work. Polling gives the CPU up (sched_yield) after each look. */
+enum prl_poll_mode {
+    PRL_POLL_BLOCKING = 0, /* sleeps: no CPU without work, a wake-up for each batch */
+    PRL_POLL_ADAPTIVE = 1, /* polls for poll_ns after work, then sleeps */
+    PRL_POLL_BUSY = 2,     /* never sleeps: takes all the CPU that nobody else wants */
+};
+
 struct prl_dp_config {
     uint32_t node_index; /* 0 or 1 */
     uint32_t flows_max;
     uint32_t mode;       /* enum prl_xdp_mode */
-    uint32_t poll_mode;  /* 0 = block in poll(2); 1 = yield-poll while traffic flows */
+    uint32_t poll_mode;  /* enum prl_poll_mode */
+    uint64_t poll_ns;    /* adaptive: looks for work so long after the last work */
     struct prl_owner_config owner;
     struct prl_primary_limits limits;
     uint32_t lifs;
@@ -78,7 +87,7 @@ enum prl_event_kind {
     PRL_EVENT_RENOUNCED = 7, /* as standby: shadows given up, primary told over the LAN */
     PRL_EVENT_ENDED = 8, /* handle: the flow's socket has gone (session over) */
     PRL_EVENT_ALARM = 9, /* body = words: foreign claim, table full, datapath limits */
-    PRL_EVENT_TAKEN_FLOW = 10, /* handle: shadow took over; value = out_bytes */
+    PRL_EVENT_TAKEN_FLOW = 10, /* handle: shadow took over; value = out_bytes, value2 = when (ns) */
 };
 
 struct prl_event {
@@ -112,11 +121,14 @@ void prl_dp_link_hello(struct prl_dp *dp);
 int prl_dp_link_up(struct prl_dp *dp, uint64_t epoch, uint64_t capabilities, const uint8_t lan_key[32],
                    const uint8_t own_token[16], const uint8_t peer_token[16]);
 int prl_dp_link_drop(struct prl_dp *dp, const char *why);
+uint64_t prl_dp_link_rtt_ns(struct prl_dp *dp); /* 0 = not known yet */
 /* Sends a control message; `msg` gives type, handle, seq and the fixed part; tlvs are encoded TLVs. -ENOTCONN, -ENOBUFS. */
 int prl_dp_link_send(struct prl_dp *dp, const struct prl_msg *msg, const uint8_t *tlvs, size_t tlvs_bytes);
 
 /* ---- services ---- */
 int prl_dp_service_set(struct prl_dp *dp, uint32_t service, uint8_t state); /* enum prl_owner_state */
+/* enum prl_owner_state, or -EINVAL. Cheap, unlike prl_dp_status(). */
+int prl_dp_service_state(struct prl_dp *dp, uint32_t service);
 /* 0, or a positive enum prl_refused. */
 int prl_dp_takeover(struct prl_dp *dp, uint32_t service, int fenced);
 /* Give a service up for the other node: silent at once, what is replicated is delivered, RENOUNCE sent. */
@@ -147,8 +159,10 @@ struct prl_flow_spec {
 };
 
 /* Primary: gate on, input redirected, output held; pending until activate. Returns 0 and spec->handle/generation;
- * a flow that is OPEN may be set up again by its handle. -EEXIST (tuple has a live flow), -ENOSPC. */
+ * a flow that is OPEN, or that was taken over, may be set up again by its handle. -EEXIST (tuple has a live flow), -ENOSPC. */
 int prl_dp_primary_setup(struct prl_dp *dp, struct prl_flow_spec *spec);
+/* A shadow that took over gets a handle of this node's: the other one may use its own anew. -ENOENT. */
+int prl_dp_flow_adopt(struct prl_dp *dp, uint32_t handle, uint32_t *own);
 /* R7. committed = end of the send queue in the snapshot; peer_edge = SETUP_DONE's space. -ESTALE (generation). */
 int prl_dp_primary_activate(struct prl_dp *dp, uint32_t handle, uint32_t generation, uint32_t committed,
                             uint32_t peer_edge);
@@ -186,6 +200,7 @@ struct prl_dp_counters {
     uint64_t lan_rx, lan_tx, lan_refused, claims_sent, crafted_acks, events_lost, append_short;
     uint64_t over_share; /* packets of flows that held much while the memory of all was short */
     uint64_t reinject_writes; /* gathered: one write for many packets */
+    uint64_t link_writes;
     uint64_t kept_packets, refed_packets; /* R8: not yet in the shadow's socket when looked at; fed again */
     uint64_t compared, differences; /* R12a */
     uint64_t signed_again; /* segments of ours whose header was brought up to date behind the stack's back */

@@ -41,6 +41,12 @@
 #define DP_EVENT_BODIES_MAX (32u << 20)
 /* A socket that has gone is noticed within this time. */
 #define DP_ENDED_SCAN_NS 200000000ull
+/* Flows that something happened to are looked at so often. */
+#define DP_TICK_NS 5000000ull
+/* Slots of one step of that look, one step a tick: 100,000 flows take 2 s and no tick takes long. */
+#define DP_SCAN_SLOTS 256
+/* A shadow with unread bytes is looked at so often: nothing tells of a read that does not open the window. */
+#define DP_UNREAD_SAMPLE_NS 20000000ull
 /* Held output that went missing on its way here is held again after this time. */
 #define DP_HOLD_REPAIR_NS 50000000ull
 /* Packets fed to shadows between two looks at their sockets. */
@@ -72,15 +78,20 @@ struct dp_flow {
     bool has_peer_ts;
     bool edge_known; /* kernel->edge_limit is valid */
     bool key_changed; /* the stack signs with another key than ours: the flow needs a new snapshot */
+    bool awake;      /* in dp->awake: time may bring it something (dp_flows_tick) */
     uint32_t slot;
+    uint32_t next_awake;
     uint32_t next_by_handle, next_by_key, next_dirty;
     uint32_t service;
     struct prl_flow_spec spec; /* fd is the datapath's own duplicate, or -1 */
     struct prl_flow *kernel;
-    struct prl_primary primary;
-    struct prl_secondary secondary_core;
+    union { /* by `secondary` */
+        struct prl_primary primary;
+        struct prl_secondary secondary_core;
+    };
     /* last seen in the peer's segments, for crafted ones */
     uint32_t peer_tsval, peer_tsecr;
+    uint32_t peer_tcp_end; /* the newest byte that it sent ends here */
     uint16_t peer_window;
     uint8_t peer_mac[6]; /* next hop towards the peer */
     uint64_t hold_missing_since_ns;
@@ -136,6 +147,9 @@ struct prl_dp {
     uint32_t flows_top; /* slots below this have been used */
     uint32_t next_handle;
     uint32_t dirty; /* flows that owe an ACK */
+    uint32_t awake; /* flows that dp_flows_tick() looks at; all others cost nothing until something happens */
+    uint32_t scan_next; /* slot at which the look at all flows goes on */
+    uint64_t tick_ns;   /* when dp_flows_tick() has something to do next */
 
     struct prl_link link;
     bool link_up; /* HELLO agreed; false: only HELLO is read */
@@ -180,6 +194,8 @@ void dp_flow_set_flags(struct dp_flow *flow);
 uint32_t dp_flow_own_edge(const struct dp_flow *flow);
 void dp_flow_sample(struct prl_dp *dp, struct dp_flow *flow);
 void dp_flow_note_peer(struct dp_flow *flow, const struct prl_packet *packet);
+/* Something happened to the flow: dp_flows_tick() looks at it until it is quiet again. */
+void dp_flow_wake(struct prl_dp *dp, struct dp_flow *flow);
 /* Deadlines, lost holds, ended sessions, grown space: everything that time brings. */
 void dp_flows_tick(struct prl_dp *dp);
 
@@ -200,6 +216,8 @@ void dp_secondary_space(struct prl_dp *dp, struct dp_flow *flow); /* FLOWCTL whe
 void dp_secondary_void(struct prl_dp *dp, struct dp_flow *flow, uint8_t reason);
 /* Voids the shadow and tells the primary why (ERROR). */
 void dp_secondary_give_up(struct prl_dp *dp, struct dp_flow *flow, uint8_t reason);
+/* The address is not ours any more: a session that was taken over, and not protected since, has ended here. */
+void dp_secondary_fence(struct prl_dp *dp, struct dp_flow *flow);
 void dp_secondary_void_all(struct prl_dp *dp, uint8_t reason);
 void dp_secondary_takeover(struct prl_dp *dp, struct dp_flow *flow);
 /* Lets happen to a new shadow what had happened to the session (enum prl_replay). 0 or -EAGAIN. */
@@ -219,6 +237,7 @@ void dp_verify_fed(struct prl_dp *dp, struct dp_flow *flow, const struct prl_msg
 void dp_verify_flush(struct prl_dp *dp); /* before the link's buffer moves: what is not in the sockets is kept */
 void dp_verify_compare(struct prl_dp *dp, struct dp_flow *flow, const struct prl_msg *msg);
 void dp_verify_tick(struct prl_dp *dp, struct dp_flow *flow);
+bool dp_verify_is_due(const struct dp_flow *flow); /* dp_verify_tick() has something left to do */
 void dp_verify_refeed(struct prl_dp *dp, struct dp_flow *flow); /* everything kept, now (take-over) */
 void dp_verify_forget(struct prl_dp *dp, struct dp_flow *flow);
 
@@ -255,7 +274,8 @@ void dp_alarm(struct prl_dp *dp, const char *words);
 void dp_message_event(struct prl_dp *dp, const struct prl_msg *msg);
 void dp_link_lost(struct prl_dp *dp, const char *why);
 /* Queues a message; one that finds no room is the end of the connection, for what follows would contradict it (a lost
- * NACK would be covered by the next ACK). */
+ * NACK would be covered by the next ACK). The pieces are frames or buffers of held packets, and stay where they are until
+ * they have left (prl_link_refer): whoever frees such memory settles the link first. */
 int dp_put(struct prl_dp *dp, struct prl_msg *msg, const struct iovec *piece, uint32_t pieces);
 /* Queues a message without TLVs. */
 int dp_send(struct prl_dp *dp, struct prl_msg *msg);

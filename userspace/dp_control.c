@@ -14,8 +14,8 @@ void dp_event(struct prl_dp *dp, const struct prl_event *event, const uint8_t *b
     const uint64_t one = 1;
     struct dp_event *entry;
 
-    if (dp->events >= PRL_DP_EVENTS || dp->events_body_bytes + bytes > DP_EVENT_BODIES_MAX ||
-        !(entry = malloc(sizeof(*entry) + bytes))) {
+    if (dp->events >= PRL_DP_EVENTS + PRL_DP_EVENTS_PER_FLOW * dp->config.flows_max ||
+        dp->events_body_bytes + bytes > DP_EVENT_BODIES_MAX || !(entry = malloc(sizeof(*entry) + bytes))) {
         dp->counters.events_lost++;
         return;
     }
@@ -118,7 +118,7 @@ static bool may_send(const struct prl_dp *dp, const struct prl_msg *msg)
 
 int dp_put(struct prl_dp *dp, struct prl_msg *msg, const struct iovec *piece, uint32_t pieces)
 {
-    int err = dp->link_overflow ? -ENOBUFS : prl_link_put(&dp->link, msg, piece, pieces);
+    int err = dp->link_overflow ? -ENOBUFS : prl_link_refer(&dp->link, msg, piece, pieces);
 
     if (err == -ENOBUFS) {
         dp->counters.link_tx_full++;
@@ -218,6 +218,16 @@ int prl_dp_link_drop(struct prl_dp *dp, const char *why)
     return 0;
 }
 
+uint64_t prl_dp_link_rtt_ns(struct prl_dp *dp)
+{
+    uint64_t rtt_ns;
+
+    dp_lock(dp);
+    rtt_ns = dp->rtt_ns;
+    dp_unlock(dp);
+    return rtt_ns;
+}
+
 int prl_dp_link_send(struct prl_dp *dp, const struct prl_msg *msg, const uint8_t *tlvs, size_t tlvs_bytes)
 {
     struct prl_msg copy = *msg;
@@ -281,6 +291,7 @@ void prl_dp_status(struct prl_dp *dp, struct prl_dp_status *status)
     memcpy(status->counters.link_tx_messages, dp->link.tx_messages, sizeof(dp->link.tx_messages));
     status->counters.link_rx_bytes = dp->link.rx_total;
     status->counters.link_tx_bytes = dp->link.tx_total;
+    status->counters.link_writes = dp->link.writes;
     status->counters.link_refused = dp->link.refused;
     status->counters.reinject_failed += dp->gro.failed;
     status->counters.reinject_writes = dp->gro.writes;

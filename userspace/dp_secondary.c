@@ -96,6 +96,14 @@ void dp_secondary_void(struct prl_dp *dp, struct dp_flow *flow, uint8_t reason)
     dp_event_flow(dp, PRL_EVENT_SECONDARY, flow, flow->secondary_core.state, reason);
 }
 
+void dp_secondary_fence(struct prl_dp *dp, struct dp_flow *flow)
+{
+    if (!prl_secondary_fence(&flow->secondary_core))
+        return;
+    dp_flow_set_flags(flow);
+    dp_event_flow(dp, PRL_EVENT_PRIMARY, flow, PRL_PRIMARY_GONE, PRL_REASON_OK);
+}
+
 void dp_secondary_give_up(struct prl_dp *dp, struct dp_flow *flow, uint8_t reason)
 {
     struct prl_msg msg = {.type = PRL_MSG_ERROR, .handle = flow->spec.handle, .reason = reason};
@@ -279,6 +287,8 @@ void dp_secondary_message(struct prl_dp *dp, const struct prl_msg *msg)
 
     if (flow && !flow->secondary)
         flow = NULL;
+    if (flow)
+        dp_flow_wake(dp, flow);
     switch (msg->type) {
     case PRL_MSG_REPLICATE:
     case PRL_MSG_OUTPUT:
@@ -377,14 +387,15 @@ int dp_secondary_replay(struct prl_dp *dp, struct dp_flow *flow)
 
 /* ---- take-over ---- */
 
-/* An ACK as though from the peer: sets a stalled sender going without repair mode, which an application's calls
- * would notice (FACT). */
+/* A keepalive as though from the peer (RFC 9293, 3.8.4): the shadow answers at once with its newest ACK and window, so
+ * that a peer whose ACKs died with the primary goes on, and every table on the way learns where the address is. Without
+ * repair mode, which an application's calls would notice (FACT). */
 static void kick(struct prl_dp *dp, struct dp_flow *flow)
 {
     struct prl_craft craft = {
         .key = &flow->spec.key,
         .from_peer = true,
-        .seq = flow->kernel->sock.rcv_nxt,
+        .seq = flow->kernel->sock.rcv_wup - 1, /* before the window, also when an ACK of ours is due */
         .ack = flow->kernel->sock.snd_una,
         .window = flow->peer_window,
         .tcp_flags = PRL_TCP_ACK,
@@ -394,8 +405,8 @@ static void kick(struct prl_dp *dp, struct dp_flow *flow)
         .md5 = dp_sign_key(flow),
     };
 
-    if (flow->kernel->sock.snd_una == flow->kernel->sock.snd_nxt)
-        return; /* nothing to send again */
+    if (flow->spec.timestamps && !flow->has_peer_ts)
+        return; /* nothing known of the peer's clock: the shadow would take it for an old duplicate */
     if (feed_crafted(dp, flow, &craft) == 0)
         dp->counters.crafted_acks++;
 }
@@ -429,5 +440,6 @@ void dp_secondary_takeover(struct prl_dp *dp, struct dp_flow *flow)
         dp_udp_mark(flow, false);
     }
     event.value = flow->secondary_core.out_bytes;
+    event.value2 = dp_clock_ns();
     dp_event(dp, &event, NULL, 0);
 }

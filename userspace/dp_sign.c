@@ -70,6 +70,7 @@ void dp_sign_release(struct prl_dp *dp, struct dp_flow *flow, uint8_t *frame, ui
     if (vnet->gso_type != VIRTIO_NET_HDR_GSO_NONE || !prl_md5sig_check(l3, &packet, &flow->spec.md5)) {
         dp->counters.foreign_signatures++;
         flow->key_changed = true;
+        dp_flow_wake(dp, flow);
         return;
     }
     renew(flow, l3, &packet);

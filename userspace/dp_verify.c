@@ -249,8 +249,7 @@ static void find_in_socket(struct prl_dp *dp, struct dp_flow *flow)
         return;
     }
     dp_flow_sample(dp, flow);
-    if (!is_comparable(view->state) ||
-        (view->rcv_nxt == compare->rcv_nxt && view->snd_una == compare->snd_una)) {
+    if (!is_comparable(view->state) || (view->rcv_nxt == compare->rcv_nxt && view->snd_una == compare->snd_una)) {
         compare->tries = 0;
         dp->counters.compared++;
     } else if (--compare->tries == 0) {
@@ -287,6 +286,16 @@ void dp_verify_compare(struct prl_dp *dp, struct dp_flow *flow, const struct prl
         else
             dp->counters.compared++;
     }
+}
+
+bool dp_verify_is_due(const struct dp_flow *flow)
+{
+    const struct dp_compare *compare = &flow->compare;
+
+    if (flow->secondary)
+        return flow->secondary_core.state == PRL_SECONDARY_ACTIVE && (flow->kept.head || compare->tries);
+    return flow->primary.state == PRL_PRIMARY_ACTIVE && flow->spec.key.proto == IPPROTO_TCP &&
+           (flow->primary.in_next - 1 != compare->sent_in || flow->primary.out_next - 1 != compare->sent_out);
 }
 
 void dp_verify_tick(struct prl_dp *dp, struct dp_flow *flow)

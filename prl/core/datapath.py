@@ -313,6 +313,8 @@ class Datapath:
         wanted.node_index = config.index
         wanted.flows_max = config.flows_max
         wanted.mode = mode_number(config.mode)
+        wanted.poll_mode = getattr(lib, f"PRL_POLL_{config.datapath.polling.upper()}")
+        wanted.poll_ns = config.datapath.poll_us * 1000
         _fill_timing(wanted, config)
         wanted.lifs = len(interfaces)
         for position, interface in enumerate(interfaces):
@@ -388,6 +390,10 @@ class Datapath:
         """Give the connection up."""
         lib.prl_dp_link_drop(self._dp, why.encode()[:200])
 
+    def link_rtt_ns(self) -> int:
+        """The link's round trip, with the other side's wait for its next LEASE."""
+        return int(lib.prl_dp_link_rtt_ns(self._dp))
+
     def send(
         self,
         kind: Message,
@@ -423,6 +429,10 @@ class Datapath:
         """Set what this node is for a service. Raises DatapathError."""
         _check(lib.prl_dp_service_set(self._dp, service, state), "the role was not set")
 
+    def service_state(self, service: int) -> Owner:
+        """What this node is for a service. Raises DatapathError."""
+        return Owner(_check(lib.prl_dp_service_state(self._dp, service), "no such service"))
+
     def takeover(self, service: int, *, fenced: bool) -> Refused:
         """Take a service over now; NOT when done, or why not. Raises DatapathError."""
         return Refused(_check(lib.prl_dp_takeover(self._dp, service, fenced), "take-over failed"))
@@ -438,6 +448,12 @@ class Datapath:
         wanted = _spec(spec)
         _check(lib.prl_dp_primary_setup(self._dp, wanted), f"{spec.ends}: set-up refused")
         return int(wanted.handle), int(wanted.generation)
+
+    def flow_adopt(self, handle: int) -> int:
+        """Give a shadow that took over a handle of this node's own. Raises DatapathError."""
+        own = ffi.new("uint32_t *")
+        _check(lib.prl_dp_flow_adopt(self._dp, handle, own), f"flow {handle:#x}: not adopted")
+        return int(own[0])
 
     def primary_activate(
         self, handle: int, generation: int, committed: int, peer_edge: int

@@ -10,20 +10,25 @@ import socket
 import stat
 import struct
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from prl.daemon.events import EventLog
 from prl.errors import KernelError, PrlError, UsageError
-from prl.messages import HANDLE_MAX, MESSAGE_MAX_BYTES, MessageError, decode, encode
+from prl.messages import (
+    HANDLE_MAX,
+    MESSAGE_MAX_BYTES,
+    REQUESTS_MAX,
+    MessageError,
+    decode,
+    encode,
+)
 
 CLIENTS_MAX: Final = 4096
 BACKLOG: Final = 128
-UNSENT_MAX: Final = 1024
-"""Messages that may wait for a client that does not read; then it is disconnected."""
-REQUESTS_MAX: Final = 64
-"""Requests of one client that may be under way."""
+UNSENT_MAX_BYTES: Final = 8 << 20
+"""What may wait for a client that does not read; then it is disconnected."""
 READS_MAX: Final = 16
 """Messages read from a client at a time."""
 FDS_MAX: Final = 4
@@ -37,8 +42,10 @@ class Client:
 
     def __init__(self, server: "ControlServer", sock: socket.socket, pid: int) -> None:
         self._server, self._sock, self._pid = server, sock, pid
-        self._unsent: deque[tuple[bytes, int | None]] = deque()
+        self._unsent: deque[tuple[bytes, list[int]]] = deque()
+        self._unsent_bytes = 0
         self._tasks: set[asyncio.Task[None]] = set()
+        self._paused = False
         self.closed = False
 
     @property
@@ -46,25 +53,26 @@ class Client:
         """For the log."""
         return f"pid {self._pid}"
 
-    def send_event(self, event: dict[str, Any], fd: int | None = None) -> None:
-        """Send an event, with a descriptor (which stays the caller's)."""
-        self.send(event, fd)
+    def send_event(self, event: dict[str, Any], *fds: int) -> None:
+        """Send an event, with descriptors (which stay the caller's)."""
+        self.send(event, *fds)
 
-    def send(self, message: dict[str, Any], fd: int | None = None) -> None:
+    def send(self, message: dict[str, Any], *fds: int) -> None:
         """Send now or when the client reads again; one that never does is disconnected."""
         if self.closed:
             return
         raw = encode(message)
-        if self._unsent or not self._try_send(raw, fd):
-            if len(self._unsent) >= UNSENT_MAX:
+        if self._unsent or not self._try_send(raw, fds):
+            if self._unsent_bytes + len(raw) > UNSENT_MAX_BYTES:
                 self.close()
                 return
-            self._unsent.append((raw, None if fd is None else os.dup(fd)))
+            self._unsent_bytes += len(raw)
+            self._unsent.append((raw, [os.dup(fd) for fd in fds]))
             asyncio.get_running_loop().add_writer(self._sock, self._flush)
 
-    def _try_send(self, raw: bytes, fd: int | None) -> bool:
+    def _try_send(self, raw: bytes, fds: Sequence[int]) -> bool:
         try:
-            socket.send_fds(self._sock, [raw], [] if fd is None else [fd], socket.MSG_NOSIGNAL)
+            socket.send_fds(self._sock, [raw], fds, socket.MSG_NOSIGNAL)
         except BlockingIOError:
             return False
         except OSError:
@@ -73,19 +81,26 @@ class Client:
 
     def _flush(self) -> None:
         while self._unsent and not self.closed:
-            raw, fd = self._unsent[0]
-            if not self._try_send(raw, fd):
+            raw, fds = self._unsent[0]
+            if not self._try_send(raw, fds):
                 return
             if self._unsent:  # close() has emptied it if the client is gone
                 self._unsent.popleft()
-                _close_all([fd] if fd is not None else [])
+                self._unsent_bytes -= len(raw)
+                _close_all(fds)
         if not self.closed:
             asyncio.get_running_loop().remove_writer(self._sock)
 
     def on_readable(self) -> None:
         """Read requests."""
         for _ in range(READS_MAX):
-            if self.closed or not self._read():
+            if self.closed:
+                return
+            if len(self._tasks) >= REQUESTS_MAX:
+                asyncio.get_running_loop().remove_reader(self._sock)
+                self._paused = True
+                return
+            if not self._read():
                 return
 
     def _read(self) -> bool:
@@ -110,13 +125,15 @@ class Client:
         return True
 
     def _begin(self, raw: bytes, fds: list[int]) -> None:
-        if len(self._tasks) >= REQUESTS_MAX:
-            _close_all(fds)
-            self._answer_error(None, MessageError(f"more than {REQUESTS_MAX} requests under way"))
-            return
         task = asyncio.get_running_loop().create_task(self._handle(raw, fds))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._on_answered)
+
+    def _on_answered(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        if self._paused and not self.closed:
+            self._paused = False
+            asyncio.get_running_loop().add_reader(self._sock, self.on_readable)
 
     async def _handle(self, raw: bytes, fds: list[int]) -> None:
         number: Any = None
@@ -148,7 +165,8 @@ class Client:
         loop.remove_reader(self._sock)
         loop.remove_writer(self._sock)
         self._sock.close()
-        _close_all([fd for _, fd in self._unsent if fd is not None])
+        for _, fds in self._unsent:
+            _close_all(fds)
         self._unsent.clear()
         self._server.gone(self)
 

@@ -19,6 +19,10 @@ class Settings:
 
     mode: str
     start_prld: bool
+    polling: str = "blocking"
+    flows_max: int | None = None
+    routed: bool = False
+    services: int = 1
 
 
 class StateDirectory:
@@ -81,9 +85,9 @@ class StateDirectory:
         """What the node's prld writes to standard output and error."""
         return self.path / f"{node.name}.log"
 
-    def write_config(self, topology: Topology, node: Node, mode: str) -> None:
+    def write_config(self, topology: Topology, node: Node, settings: Settings) -> None:
         """Write the configuration from which the node's prld starts."""
-        self.config(node).write_text(_node_toml(topology, node, mode, self.socket(node)))
+        self.config(node).write_text(_node_toml(topology, node, settings, self.socket(node)))
 
     def pid(self, node: Node) -> int | None:
         """The pid of the prld that was started on the node last; it may be dead by now."""
@@ -118,16 +122,16 @@ class StateDirectory:
         return self.path / f"{member.name}.off"
 
 
-def _node_toml(topology: Topology, node: Node, mode: str, socket: Path) -> str:
+def _node_toml(topology: Topology, node: Node, settings: Settings, socket: Path) -> str:
     other = topology.other(node)
-    service = topology.service
     lines = [
         f"# Written by `prlctl lab up --name {topology.name}`.",
         _assign("node", node.name),
         _assign("instance", topology.instance(node)),
         _assign("index", node.index),
         _assign("socket", os.fspath(socket)),
-        _assign("mode", mode),
+        _assign("mode", settings.mode),
+        *([] if settings.flows_max is None else [_assign("flows_max", settings.flows_max)]),
         "",
         "[lan]",
         _assign("interface", node.lan.name),
@@ -139,6 +143,8 @@ def _node_toml(topology: Topology, node: Node, mode: str, socket: Path) -> str:
             _assign("address6", str(node.lan.ipv6.ip)),
             _assign("peer_address6", str(other.lan.ipv6.ip)),
         ]
+    if settings.polling != "blocking":
+        lines += ["", "[datapath]", _assign("polling", settings.polling)]
     lines += [
         "",
         "[link]",
@@ -146,12 +152,15 @@ def _node_toml(topology: Topology, node: Node, mode: str, socket: Path) -> str:
         _assign("local", str(node.link.ipv4.ip)),
         _assign("remote", str(other.link.ipv4.ip)),
         _assign("port", topology.link_port),
-        "",
-        "[[service]]",
-        _assign("name", service.name),
-        _assign("addresses", [str(service.ipv4), str(service.ipv6)]),
-        _assign("owner", service.owner),
     ]
+    for service in topology.services:
+        lines += [
+            "",
+            "[[service]]",
+            _assign("name", service.name),
+            _assign("addresses", [str(service.ipv4), str(service.ipv6)]),
+            _assign("owner", service.owner),
+        ]
     return "\n".join(lines) + "\n"
 
 

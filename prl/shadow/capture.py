@@ -245,6 +245,8 @@ def _copy(sock: socket.socket) -> TcpSnapshot | None:
         md5_key=key,
         segs_in=before.segs_in,
         ooo_segments=before.ooo_segments,
+        bytes_received=before.bytes_received,
+        bytes_acked=before.bytes_acked,
     )
 
 
