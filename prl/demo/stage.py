@@ -8,7 +8,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -39,6 +39,7 @@ class Options:
     count: int = 1000
     both: bool = False
     routed: bool = False
+    md5: str = field(default="", repr=False)
 
 
 class Stage:

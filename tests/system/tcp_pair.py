@@ -170,13 +170,14 @@ class Pair:
         listener: Prepare = nothing,
         peer: Prepare = nothing,
         key: bytes = b"",
+        protocol: int = socket.IPPROTO_TCP,
     ) -> tuple[socket.socket, socket.socket]:
         """A connection of the peer's and the owner's, not protected yet."""
         kind = socket.AF_INET if family == 4 else socket.AF_INET6
         service, client = service_address(family), self._peer_address(family)
 
         def listen() -> socket.socket:
-            made = socket.socket(kind, socket.SOCK_STREAM)
+            made = socket.socket(kind, socket.SOCK_STREAM, protocol)
             made.settimeout(PATIENCE_S)
             if key:
                 set_key(made, client, key)
@@ -187,7 +188,7 @@ class Pair:
             return made
 
         def call(port: int) -> socket.socket:
-            made = socket.socket(kind, socket.SOCK_STREAM)
+            made = socket.socket(kind, socket.SOCK_STREAM, protocol)
             made.settimeout(PATIENCE_S)
             if key:
                 set_key(made, service, key)

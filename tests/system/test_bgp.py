@@ -9,26 +9,31 @@ import pytest
 
 pytestmark = pytest.mark.needs("root", "netns", "bpf", "af_xdp", "struct_ops")
 
+SECRET = "a-key.of/RFC+2385"  # noqa: S105 - of nobody
 PRLCTL = str(Path(sys.executable).with_name("prlctl"))
 
 
 @pytest.mark.parametrize(
-    ("peer", "family"),
+    ("peer", "family", "md5"),
     [
-        pytest.param("bird", "4", marks=pytest.mark.needs("bird")),
-        pytest.param("bird", "6", marks=pytest.mark.needs("bird")),
-        pytest.param("frr", "4", marks=pytest.mark.needs("frr")),
-        pytest.param("frr", "6", marks=pytest.mark.needs("frr")),
+        pytest.param("bird", "4", "", marks=pytest.mark.needs("bird")),
+        pytest.param("bird", "6", "", marks=pytest.mark.needs("bird")),
+        pytest.param("bird", "6", SECRET, marks=pytest.mark.needs("bird")),
+        pytest.param("frr", "4", "", marks=pytest.mark.needs("frr")),
+        pytest.param("frr", "4", SECRET, marks=pytest.mark.needs("frr")),
+        pytest.param("frr", "6", "", marks=pytest.mark.needs("frr")),
     ],
 )
-def test_a_bgp_session_survives_the_loss_of_power(peer: str, family: str) -> None:
+def test_a_bgp_session_survives_the_loss_of_power(peer: str, family: str, md5: str) -> None:
+    signed = ["--md5", md5] if md5 else []
     done = subprocess.run(
-        [PRLCTL, "-j", "demo", "bgp", "--peer", peer, "--family", family],
+        [PRLCTL, "-j", "demo", "bgp", "--peer", peer, "--family", family, *signed],
         capture_output=True,
         text=True,
         timeout=150,
         check=False,
     )
+    assert not md5 or md5 not in done.stdout + done.stderr
     facts = json.loads(done.stdout)
     assert facts["survived"], f"{facts['why']}\n{done.stderr}"
     assert facts["primary_prefix"] is True

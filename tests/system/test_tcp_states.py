@@ -11,6 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from prl.client import NotProtectedError, ShadowVoid
+from prl.errors import UsageError
+from prl.shadow.md5 import set_key
 from prl.shadow.sockopt import (
     Ip,
     Negotiated,
@@ -408,6 +410,22 @@ def test_no_key_is_ever_told(pair: Pair, family: int) -> None:
     live.fail_over()
 
 
+@FAMILIES
+def test_a_changed_key_brings_a_new_snapshot(pair: Pair, family: int) -> None:
+    live = pair.session(family, key=SECRET)
+    carry(live.app, live.peer, SOME_BYTES)
+    for sock, other in ((live.app, live.peer), (live.peer, live.app)):
+        set_key(sock, other.getsockname()[0], b"the next key")
+    live.app.sendall(b"signed with it")
+    assert receive(live.peer, 14) == b"signed with it"
+    assert pair.stats(pair.owner)["foreign_signatures"] > 0
+    live.shadow = pair.next_shadow()
+    live.session.wait_state("active", timeout=support.PATIENCE_S)
+    assert pair.key_of(pair.other, live.standby) == b"the next key"
+    live.fail_over()
+    exchange(live.peer, live.standby, SOME_BYTES)
+
+
 # -- sequence numbers, options of IP
 
 
@@ -477,6 +495,18 @@ def test_what_cannot_be_protected_is_refused_with_what_to_do(pair: Pair) -> None
         app.shutdown(socket.SHUT_WR)
         with pytest.raises(NotProtectedError, match="LAST_ACK; both directions have been ended"):
             pair.protect(peer, app)
+
+
+@FAMILIES
+def test_multipath_is_refused_with_what_to_do(pair: Pair, family: int) -> None:
+    try:
+        peer, app = pair.connect(family, protocol=socket.IPPROTO_MPTCP)
+    except OSError:
+        pytest.skip("this kernel has no MPTCP")
+    with pytest.raises(UsageError, match="MPTCP socket cannot be cloned; make the listener plain"):
+        pair.protect(peer, app)
+    peer.sendall(b"goes on")
+    assert receive(app, 7) == b"goes on"
 
 
 @FAMILIES
