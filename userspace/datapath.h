@@ -218,5 +218,7 @@ struct prl_dp_status {
     struct prl_dp_counters counters;
 };
 void prl_dp_status(struct prl_dp *dp, struct prl_dp_status *status);
+/* What a flow takes in this process and in the mapped table, allocated up front; packets that it holds are extra. */
+uint32_t prl_dp_flow_bytes(void);
 
 #endif /* PRL_DATAPATH_H */
