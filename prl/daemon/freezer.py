@@ -1,10 +1,11 @@
 """Stopping the threads of a program for the microseconds of repair mode (SPEC R17).
 
 A program must not find its socket in repair mode, where recv() and send() fail: neither one that
-was not changed, nor one whose session is protected again by itself while it works. Its threads are stopped by ptrace(2) (SEIZE, INTERRUPT), which neither it nor its parent can
-see: no signal is sent, nobody's wait() returns. A system call that the stop cut short begins
-again: the kernel sees to most; what would return EINTR (epoll_wait, recv with a time-out) is set
-back here, unless a signal is pending.
+was not changed, nor one whose session is protected again by itself while it works. Its threads are
+stopped by ptrace(2) (SEIZE, INTERRUPT), which neither it nor its parent can see: no signal is sent,
+nobody's wait() returns. A system call that the stop cut short begins again: the kernel sees to
+most; what would return EINTR (epoll_wait, recv with a time-out) is set back here, unless a signal
+is pending.
 
 The tracer is a thread of its own: when it ends, for whatever reason, the death of prld included,
 the kernel lets go of everything that it traced (exit_ptrace, kernel/ptrace.c).

@@ -384,6 +384,11 @@ class Primaries:
         )
         session.client.send_event({"event": "demoted", "handle": session.handle})
 
+    def leave(self, session: Session) -> None:
+        """As prld ends: the session goes on without it; its application has the socket."""
+        self._forget(session, "closed")
+        session.sock.close()
+
     def _finish(self, session: Session, state: str) -> None:
         if not session.is_live:
             return

@@ -308,11 +308,15 @@ class Shadows:
         shadow = self._shadows.get(event.handle)
         if shadow is None:
             return
+        out_hash = self.committed(shadow)["out_hash"]
+        try:
+            handle = self._dp.flow_adopt(shadow.handle)
+        except DatapathError:  # the address was taken from this node again
+            self._discard(shadow, "the other node has the session again")
+            return
         self._drop(shadow, "taken")
         with contextlib.suppress(OSError):
             shadow.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
-        out_hash = self.committed(shadow)["out_hash"]
-        handle = self._dp.flow_adopt(shadow.handle)
         out_bytes = shadow.setup.out_bytes + event.value
         # Before the application hears of it: what it sets itself then, stays.
         for failure in cloning.adopted(shadow.sock, shadow.snapshot):

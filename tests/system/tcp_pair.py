@@ -13,11 +13,11 @@ import struct
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Self
 
-from prl.client import Node, Session, Shadow
+from prl.client import Node, NotProtectedError, Session, Shadow
 from prl.lab import Lab
 from prl.lab.netns import Namespace
 from prl.shadow import discard
@@ -208,16 +208,29 @@ class Pair:
         lan = self.lab.topology.peer.lan
         return str(lan.ipv4.ip if family == 4 or lan.ipv6 is None else lan.ipv6.ip)
 
-    def protect(self, peer: socket.socket, app: socket.socket) -> Live:
-        """Have the session shadowed. Raises what Node.replicate() raises."""
+    def protect(self, peer: socket.socket, app: socket.socket, *, patient: bool = True) -> Live:
+        """Have the session shadowed. Raises what Node.replicate() raises.
+
+        A set-up that takes too long on a busy machine is tried again by prld, if ``patient``.
+        """
         host, port = app.getsockname()[:2]
         self.node(self.other).offer(f"{host}:{port}" if ":" not in host else f"[{host}]:{port}")
-        session = self.node(self.owner).replicate(app)
-        return Live(self, peer, app, session, self.next_shadow())
+        try:
+            session = self.node(self.owner).replicate(app)
+        except NotProtectedError as error:
+            if not patient:
+                raise
+            session = error.session
+            session.wait_state("active", timeout=PATIENCE_S)
+        live = Live(self, peer, app, session, self.next_shadow())
+        with suppress(TimeoutError):  # of the attempts that failed
+            while True:
+                live.shadow = self.next_shadow(0.0)
+        return live
 
-    def next_shadow(self) -> Shadow:
+    def next_shadow(self, timeout: float = PATIENCE_S) -> Shadow:
         """What the standby's application is given."""
-        shadow = self.node(self.other).next_shadow(PATIENCE_S)
+        shadow = self.node(self.other).next_shadow(timeout)
         shadow.sock.settimeout(PATIENCE_S)
         self._open.append(shadow.sock)
         return shadow

@@ -14,20 +14,22 @@ PRLCTL = str(Path(sys.executable).with_name("prlctl"))
 
 
 @pytest.mark.parametrize(
-    ("peer", "family", "md5"),
+    ("peer", "family", "rounds", "md5"),
     [
-        pytest.param("bird", "4", "", marks=pytest.mark.needs("bird")),
-        pytest.param("bird", "6", "", marks=pytest.mark.needs("bird")),
-        pytest.param("bird", "6", SECRET, marks=pytest.mark.needs("bird")),
-        pytest.param("frr", "4", "", marks=pytest.mark.needs("frr")),
-        pytest.param("frr", "4", SECRET, marks=pytest.mark.needs("frr")),
-        pytest.param("frr", "6", "", marks=pytest.mark.needs("frr")),
+        pytest.param("bird", "4", 3, "", marks=pytest.mark.needs("bird")),
+        pytest.param("bird", "6", 1, SECRET, marks=pytest.mark.needs("bird")),
+        pytest.param("frr", "4", 1, SECRET, marks=pytest.mark.needs("frr")),
+        pytest.param("frr", "6", 2, "", marks=pytest.mark.needs("frr")),
     ],
 )
-def test_a_bgp_session_survives_the_loss_of_power(peer: str, family: str, md5: str) -> None:
-    signed = ["--md5", md5] if md5 else []
+def test_a_bgp_session_survives_the_loss_of_power(
+    peer: str, family: str, rounds: int, md5: str
+) -> None:
+    more = ["--peer", peer, "--family", family, "--rounds", str(rounds)]
+    if md5:
+        more += ["--md5", md5]
     done = subprocess.run(
-        [PRLCTL, "-j", "demo", "bgp", "--peer", peer, "--family", family, *signed],
+        [PRLCTL, "-j", "demo", "bgp", *more],
         capture_output=True,
         text=True,
         timeout=150,
@@ -40,5 +42,6 @@ def test_a_bgp_session_survives_the_loss_of_power(peer: str, family: str, md5: s
     bgp = facts["bgp"]
     assert bgp["state"] == "Established"
     assert (bgp["flaps"], bgp["withdrawn"], bgp["our_routes_unchanged"]) == (0, 0, True)
-    assert bgp["survivor"] == "re1"
+    assert bgp["survivor"] == ("re1" if rounds % 2 else "re0")
+    assert len(bgp.get("rounds", [bgp])) == rounds
     assert bgp["routes"] == {"before": 100, "after": 50, "learnt": 150}

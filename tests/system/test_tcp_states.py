@@ -494,7 +494,7 @@ def test_what_cannot_be_protected_is_refused_with_what_to_do(pair: Pair) -> None
         await_state(app, TcpState.CLOSE_WAIT)
         app.shutdown(socket.SHUT_WR)
         with pytest.raises(NotProtectedError, match="LAST_ACK; both directions have been ended"):
-            pair.protect(peer, app)
+            pair.protect(peer, app, patient=False)
 
 
 @FAMILIES
@@ -516,7 +516,7 @@ def test_pending_urgent_data_is_waited_for(pair: Pair, family: int) -> None:
     peer.send(b"!", socket.MSG_OOB)
     assert select.select([], [], [app], support.PATIENCE_S)[2]
     with pytest.raises(NotProtectedError, match="urgent data is pending") as refused:
-        pair.protect(peer, app)
+        pair.protect(peer, app, patient=False)
     assert app.recv(1, socket.MSG_OOB) == b"!"
     peer.send(b".")
     assert app.recv(1) == b"."  # beyond the mark

@@ -238,3 +238,15 @@ def test_a_shadow_that_had_sent_its_fin_counts_it_once() -> None:
     lib.prl_secondary_has_ended(s.flow)
     assert s.append(1, 990, 10, fin=True) == 0  # the primary's retransmission
     assert s.flow.out_tcp_next == 1001
+
+
+def test_only_a_shadow_that_took_over_can_be_fenced_and_never_speaks_again() -> None:
+    s = Shadow()
+    assert not lib.prl_secondary_fence(s.flow)
+    assert s.flow.state == lib.PRL_SECONDARY_ACTIVE
+    assert lib.prl_secondary_confirm(s.flow, 3, 0)
+    assert lib.prl_secondary_takeover(s.flow)
+    assert lib.prl_secondary_fence(s.flow)
+    assert s.flow.state == lib.PRL_SECONDARY_VOID
+    assert not lib.prl_secondary_fence(s.flow)
+    assert not lib.prl_secondary_takeover(s.flow)
