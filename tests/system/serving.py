@@ -5,6 +5,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Self
@@ -126,6 +127,19 @@ class Client:
         assert self.process.stdin is not None
         self.process.stdin.write(data)
         self.process.stdin.flush()
+
+    def exchange(self, data: bytes, count: int = -1, *, hang_up: bool = False) -> bytes:
+        """Write while reading: a program that echoes stops reading when nobody reads."""
+        with ThreadPoolExecutor(1) as writer:
+            sent = writer.submit(self._send_all, data, hang_up)
+            got = self.receive(count)
+            sent.result()
+        return got
+
+    def _send_all(self, data: bytes, hang_up: bool) -> None:
+        self.send(data)
+        if hang_up:
+            self.hang_up()
 
     def hang_up(self) -> None:
         """End our direction."""

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -143,8 +144,8 @@ def test_a_port_in_use_is_one_clear_line(lab: Lab) -> None:
     assert "cannot listen on 192.0.2.100:7000" in done.stderr
 
 
-def _send_all(client: Client) -> None:
-    client.send(DATA)
+def _send_all(client: Client, data: bytes = DATA) -> None:
+    client.send(data)
     client.hang_up()
 
 
@@ -264,12 +265,17 @@ def test_wrong_output_is_never_heard_after_a_take_over(lab: Lab) -> None:
 def test_a_program_that_is_slower_over_there_goes_on_exactly(lab: Lab) -> None:
     command = ["sh", "-c", on_re1("sleep 2") + "exec tr a-z A-Z"]
     text = b"The quick brown fox jumps over the lazy dog.\n" * 40_000
-    with serving(lab, command, nodes=BOTH) as serves, Client(lab) as client:
-        client.send(text)
-        assert client.receive(len(text) // 2) == text.upper()[: len(text) // 2]
+    half = len(text) // 2
+    with (
+        serving(lab, command, nodes=BOTH) as serves,
+        Client(lab) as client,
+        ThreadPoolExecutor(1) as writer,
+    ):
+        sent = writer.submit(_send_all, client, text)  # tr stops reading when nobody reads
+        assert client.receive(half) == text.upper()[:half]
         lab.fail("re0", "power")
-        client.hang_up()
-        assert client.receive() == text.upper()[len(text) // 2 :]
+        assert client.receive() == text.upper()[half:]
+        sent.result()
         assert client.status() == 0
         serves["re1"].await_log("taken over")
 

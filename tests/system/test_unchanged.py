@@ -188,13 +188,11 @@ def test_a_forking_server_is_watched_from_the_first_byte_on(lab: Lab) -> None:
                 assert client.receive(1000) == DATA[:1000]
                 watching.await_log(": protected")
                 standby.await_log("standing by, from byte")
-                client.send(DATA[1000 : SIZE // 2])
-                assert client.receive(SIZE // 2 - 1000) == DATA[1000 : SIZE // 2]
+                first, second = DATA[1000 : SIZE // 2], DATA[SIZE // 2 :]
+                assert client.exchange(first, len(first)) == first
                 lab.fail("re0", "power")
-                client.send(DATA[SIZE // 2 :])
-                client.hang_up()
-                digest = hashlib.sha256(client.receive())
-                assert digest.digest() == hashlib.sha256(DATA[SIZE // 2 :]).digest()
+                got = client.exchange(second, hang_up=True)
+                assert hashlib.sha256(got).digest() == hashlib.sha256(second).digest()
                 assert client.status() == 0
         finally:
             process.kill()
