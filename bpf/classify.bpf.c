@@ -25,6 +25,13 @@ static __always_inline int same_mac(const __u8 *a, const __u8 *b)
     return a[0] == b[0] && a[1] == b[1] && a[2] == b[2] && a[3] == b[3] && a[4] == b[4] && a[5] == b[5];
 }
 
+/* Input of its flows is captured: it is ours, or still comes to us after we have given it away. */
+static __always_inline int is_heard(struct prl_addr *addr)
+{
+    __u32 state = PRL_READ(addr->state);
+    return state == PRL_ADDR_OWNER || state == PRL_ADDR_LEAVING;
+}
+
 /* Whether the frame with this source MAC was sent by this node itself (a hub or a looping switch gives it back). */
 static __always_inline int is_own_mac(PRL_CONTEXT *ctx, const __u8 source[6])
 {
@@ -50,7 +57,8 @@ static __always_inline int judge_claim(struct prl_node *node, struct prl_addr *a
         PRL_COUNT(node->claims_foreign);
         return XDP_PASS;
     }
-    PRL_WRITE(addr->state, PRL_ADDR_FENCED);
+    if (PRL_READ(addr->state) != PRL_ADDR_LEAVING) /* that is silent already, and what comes behind is relayed */
+        PRL_WRITE(addr->state, PRL_ADDR_FENCED);
     addr->fenced_by_ns = bpf_ktime_get_boot_ns();
     PRL_COUNT(node->claims_obeyed);
     return XDP_DROP;
@@ -78,7 +86,7 @@ __noinline int prl_classify_arp(struct xdp_md *ctx, __u32 l3)
     __builtin_memcpy(&v4, arp.sender, 4);
     prl_map_v4(key.addr, v4);
     addr = addr_of(key.addr);
-    if (addr && is_owned(addr) && !is_own_mac(ctx, source)) {
+    if (addr && is_heard(addr) && !is_own_mac(ctx, source)) {
         struct prl_claim claim = {};
         bpf_xdp_load_bytes(ctx, l3 + sizeof(arp), &claim, sizeof(claim)); /* zero, and so foreign, when absent */
         return judge_claim(node, addr, &claim);
@@ -132,7 +140,7 @@ __noinline int prl_classify_nd(struct xdp_md *ctx, struct prl_packet *packet)
         PRL_COUNT(addr->in_dropped);
         return XDP_DROP;
     }
-    if (is_owned(addr) && !is_own_mac(ctx, source)) {
+    if (is_heard(addr) && !is_own_mac(ctx, source)) {
         struct prl_claim claim = {};
         find_claim(ctx, packet->l4 + 24, &claim);
         return judge_claim(node, addr, &claim);
@@ -217,7 +225,7 @@ static __always_inline int capture(struct xdp_md *ctx, struct prl_node *node, st
         PRL_COUNT(flow->in_dropped);
         return XDP_DROP;
     }
-    if (!(flags & (PRL_FLOW_SETUP | PRL_FLOW_ACTIVE))) {
+    if (!(flags & (PRL_FLOW_SETUP | PRL_FLOW_ACTIVE | PRL_FLOW_RELAY))) {
         PRL_COUNT(flow->in_passed);
         return XDP_PASS;
     }
@@ -295,43 +303,45 @@ int prl_classify(struct xdp_md *ctx)
     if (!addr)
         return XDP_PASS;
     PRL_COUNT(node->frames);
-    if (!is_owned(addr)) {
+    if (!is_heard(addr)) {
         PRL_COUNT(addr->in_dropped);
         return XDP_DROP;
     }
+    /* Of an address that has been given away only what can be relayed is of use. */
+    int stray = is_owned(addr) ? XDP_PASS : XDP_DROP;
     switch (packet.kind) {
     case PRL_KIND_FLOW:
         break;
     case PRL_KIND_ICMP:
     case PRL_KIND_ICMP6:
         if (!is_error(&packet) || !prl_classify_quoted(ctx, &packet))
-            return XDP_PASS;
+            return stray;
         break;
     case PRL_KIND_FRAGMENT:
         PRL_COUNT(node->fragments);
-        return XDP_PASS;
+        return stray;
     case PRL_KIND_MALFORMED:
         PRL_COUNT(node->malformed);
-        return XDP_PASS;
+        return stray;
     case PRL_KIND_TUNNELLED:
         PRL_COUNT(node->tunnelled);
-        return XDP_PASS;
+        return stray;
     default:
-        return XDP_PASS;
+        return stray;
     }
 
     __u32 ifindex = ctx->ingress_ifindex;
     __u32 *lif = bpf_map_lookup_elem(&prl_lif_of, &ifindex);
     if (!lif)
-        return XDP_PASS;
+        return stray;
     packet.key.lif = (__u16)*lif;
     struct prl_flow_ref *ref = prl_flow_find(&packet.key);
     if (!ref)
-        return XDP_PASS;
+        return stray;
     __u32 slot = ref->slot;
     struct prl_flow *flow = bpf_map_lookup_elem(&prl_flow_state, &slot);
     if (!flow)
-        return XDP_PASS;
+        return stray;
     if (packet.kind != PRL_KIND_FLOW)
         PRL_COUNT(node->icmp_quoted);
     return capture(ctx, node, flow, ref, *lif);

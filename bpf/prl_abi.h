@@ -67,6 +67,7 @@ enum prl_flow_flag {
     PRL_FLOW_VOID = 1 << 3,      /* this shadow may have missed something: it never speaks */
     PRL_FLOW_OPEN = 1 << 4,      /* given up: unmarked packets pass the mark gate */
     PRL_FLOW_CLAMP = 1 << 5,     /* advertised window is limited to edge_limit */
+    PRL_FLOW_RELAY = 1 << 7,     /* moved here: input goes through userspace, in order; output leaves (R21) */
     PRL_FLOW_MD5 = 1 << 6,       /* RFC 2385 signatures: headers must not be rewritten in the kernel */
 };
 
@@ -127,6 +128,7 @@ enum prl_addr_state {
     PRL_ADDR_STANDBY = 1, /* silent: the other node owns it */
     PRL_ADDR_OWNER = 2,
     PRL_ADDR_FENCED = 3, /* silent: it was taken from us */
+    PRL_ADDR_LEAVING = 4, /* silent: given to the other node; input of its flows is still captured, to be relayed */
 };
 
 struct prl_addr_key {

@@ -14,6 +14,7 @@
 #include "core/ownership.h"
 #include "core/primary.h"
 #include "core/secondary.h"
+#include "core/switchover.h"
 #include "kernel.h"
 #include "prl_abi.h"
 #include "wire.h"
@@ -48,6 +49,7 @@ struct prl_dp_config {
     uint32_t poll_mode;  /* 0 = block in poll(2); 1 = yield-poll while traffic flows */
     struct prl_owner_config owner;
     struct prl_primary_limits limits;
+    struct prl_move_config move;
     uint32_t lifs;
     struct prl_dp_lif lif[PRL_LIFS_MAX];
     uint32_t addresses;
@@ -78,6 +80,8 @@ enum prl_event_kind {
     PRL_EVENT_ENDED = 8, /* handle: the flow's socket has gone (session over) */
     PRL_EVENT_ALARM = 9, /* body = words: foreign claim, table full, datapath limits */
     PRL_EVENT_TAKEN_FLOW = 10, /* handle: shadow took over; value = out_bytes */
+    PRL_EVENT_MOVE = 11,  /* service, state = enum prl_move_outcome, reason, seq = flows; value = silent since, value2 = now */
+    PRL_EVENT_PROBE = 12, /* service: whether anybody answers for it decides; prl_dp_switchover_resolve() */
 };
 
 struct prl_event {
@@ -118,8 +122,14 @@ int prl_dp_link_send(struct prl_dp *dp, const struct prl_msg *msg, const uint8_t
 int prl_dp_service_set(struct prl_dp *dp, uint32_t service, uint8_t state); /* enum prl_owner_state */
 /* 0, or a positive enum prl_refused. */
 int prl_dp_takeover(struct prl_dp *dp, uint32_t service, int fenced);
-/* Give a service up for the other node: silent at once, what is replicated is delivered, RENOUNCE sent. */
+/* Give a service up for the other node: silent at once, what is replicated is delivered. -EBUSY: it moves already. */
 int prl_dp_renounce(struct prl_dp *dp, uint32_t service);
+/* The planned move (R21), by the owner, or asked for by the standby: 0 and PRL_EVENT_MOVE follows, or a positive
+ * PRL_REASON_*. forced: sessions that are not protected may be lost. */
+int prl_dp_switchover(struct prl_dp *dp, uint32_t service, int forced);
+/* The end of doubt: whether the other node has the service. -EAGAIN: its lease may last yet. */
+int prl_dp_switchover_resolve(struct prl_dp *dp, uint32_t service, int taken, int by_hello);
+int prl_dp_is_given(struct prl_dp *dp, uint32_t service); /* 1: given to the other node, which has not spoken yet */
 
 /* ---- flows ---- */
 struct prl_flow_spec {
@@ -176,6 +186,7 @@ struct prl_dp_counters {
     uint64_t reinject_writes; /* gathered: one write for many packets */
     uint64_t kept_packets, refed_packets; /* R8: not yet in the shadow's socket when looked at; fed again */
     uint64_t compared, differences; /* R12a */
+    uint64_t relayed_packets, relayed_late; /* R21: input from the old owner; for a flow that is not here any more */
 };
 struct prl_dp_status {
     uint64_t now_ns, epoch, rtt_ns, rtt_min_ns;

@@ -144,8 +144,10 @@ void dp_link_lost(struct prl_dp *dp, const char *why)
     prl_link_detach(&dp->link);
     dp->link_up = false;
     dp_event(dp, &event, (const uint8_t *)why, (uint32_t)strlen(why));
-    if (was_up)
+    if (was_up) {
+        dp_switchover_link_down(dp);
         dp_owner_do(dp, prl_owner_link_down(&dp->owner, dp->now_ns));
+    }
 }
 
 int prl_dp_link_attach(struct prl_dp *dp, int fd)

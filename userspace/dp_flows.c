@@ -79,6 +79,13 @@ struct dp_flow *dp_flow_by_key(struct prl_dp *dp, const struct prl_flow_key *key
     return slot == DP_LIST_END ? NULL : &dp->flows[slot];
 }
 
+struct dp_flow *dp_flow_formerly(struct prl_dp *dp, const struct prl_meta *meta)
+{
+    struct dp_flow *flow = meta->slot < dp->flows_top ? &dp->flows[meta->slot] : NULL;
+
+    return flow && flow->used && meta->handle && flow->former_handle == meta->handle ? flow : NULL;
+}
+
 static uint32_t service_of(const struct prl_dp *dp, const struct prl_flow_key *key)
 {
     for (uint32_t i = 0; i < dp->config.addresses; i++)
@@ -167,6 +174,7 @@ void dp_flow_forget(struct prl_dp *dp, struct dp_flow *flow)
     unlink_from(dp, handle_bucket(dp, flow->spec.handle), flow, false);
     unlink_from(dp, key_bucket(dp, &flow->spec.key), flow, true);
     dp_verify_forget(dp, flow);
+    dp_switchover_forget(dp, flow);
     if (flow->dirty) {
         uint32_t *at = &dp->dirty;
 
@@ -193,7 +201,7 @@ void dp_flow_set_flags(struct dp_flow *flow)
             flags = PRL_FLOW_SECONDARY | PRL_FLOW_VOID;
             break;
         case PRL_SECONDARY_OWNER:
-            flags = PRL_FLOW_OPEN;
+            flags = flow->relaying ? PRL_FLOW_RELAY : PRL_FLOW_OPEN;
             break;
         default:
             break;
@@ -202,6 +210,7 @@ void dp_flow_set_flags(struct dp_flow *flow)
         switch (flow->primary.state) {
         case PRL_PRIMARY_SETUP:
         case PRL_PRIMARY_VOIDING:
+        case PRL_PRIMARY_MOVED:
             flags = PRL_FLOW_SETUP;
             break;
         case PRL_PRIMARY_ACTIVE:
@@ -245,6 +254,22 @@ void dp_flow_note_peer(struct dp_flow *flow, const struct prl_packet *packet)
         flow->peer_tsval = packet->tsval;
         flow->peer_tsecr = packet->tsecr;
     }
+}
+
+bool dp_flow_has_packet(const struct dp_flow *flow, const uint8_t *l3, const struct prl_packet *packet, uint16_t lif,
+                        uint16_t packet_flags)
+{
+    struct prl_flow_key key;
+
+    if (packet_flags & PRL_PACKET_ICMP)
+        return true;
+    prl_packet_key(l3, packet, true, lif, &key);
+    key.vlans = flow->spec.key.vlans;
+    if (prl_key_is_unconnected(&flow->spec.key)) { /* anybody may have sent it */
+        memset(key.remote, 0, sizeof(key.remote));
+        key.remote_port = 0;
+    }
+    return memcmp(&key, &flow->spec.key, sizeof(key)) == 0;
 }
 
 /* ---- time ---- */
@@ -309,6 +334,7 @@ void dp_flows_tick(struct prl_dp *dp)
         dp_verify_tick(dp, flow);
         if (flow->secondary) {
             dp_secondary_space(dp, flow);
+            dp_switchover_settle(dp, flow);
             continue;
         }
         if (prl_primary_deadline(&flow->primary) <= dp->now_ns) {
@@ -328,6 +354,38 @@ void dp_flows_tick(struct prl_dp *dp)
 
 /* ---- the control plane's calls ---- */
 
+/* A session that moved here and is still in our hands is protected without leaving them: its input stays captured, in
+ * order; frames under way to us have the shadow's handle. */
+static int adopt(struct prl_dp *dp, struct dp_flow *flow, struct prl_flow_spec *spec)
+{
+    int fd = fcntl(spec->fd, F_DUPFD_CLOEXEC, 0), err;
+    uint32_t *bucket;
+
+    if (fd < 0)
+        return -errno;
+    spec->handle = dp->config.node_index << DP_HANDLE_NODE_BIT | dp->next_handle++;
+    err = prl_kernel_flow_rename(dp->kernel, &spec->key, spec->handle, flow->slot);
+    if (err) {
+        close(fd);
+        return err;
+    }
+    dp_verify_forget(dp, flow);
+    unlink_from(dp, handle_bucket(dp, flow->spec.handle), flow, false);
+    close(flow->spec.fd);
+    flow->former_handle = flow->spec.handle;
+    flow->spec = *spec;
+    flow->spec.fd = fd;
+    flow->spec.generation = 0;
+    flow->kernel->rcv_wscale = spec->rcv_wscale;
+    flow->secondary = false;
+    flow->relaying = false;
+    memset(&flow->primary, 0, sizeof(flow->primary));
+    bucket = handle_bucket(dp, spec->handle);
+    flow->next_by_handle = *bucket;
+    *bucket = flow->slot;
+    return 0;
+}
+
 int prl_dp_primary_setup(struct prl_dp *dp, struct prl_flow_spec *spec)
 {
     struct prl_actions actions = {0};
@@ -341,7 +399,11 @@ int prl_dp_primary_setup(struct prl_dp *dp, struct prl_flow_spec *spec)
         err = -EEXIST;
         goto out;
     }
-    if (flow && (flow->secondary || !spec->handle)) { /* a shadow that took over: a new flow takes its place */
+    if (flow && flow->relaying) {
+        err = dp_switchover_is_idle(dp, flow->service) ? adopt(dp, flow, spec) : -EBUSY;
+        if (err)
+            goto out;
+    } else if (flow && (flow->secondary || !spec->handle)) { /* a shadow that took over: a new flow takes its place */
         dp_flow_forget(dp, flow);
         flow = NULL;
     }
@@ -356,13 +418,14 @@ int prl_dp_primary_setup(struct prl_dp *dp, struct prl_flow_spec *spec)
         if (!flow)
             goto out;
     }
+    dp->now_ns = dp_clock_ns();
+    dp_switchover_disturbed(dp, flow->service);
     flow->spec.generation++;
     spec->handle = flow->spec.handle;
     spec->generation = flow->spec.generation;
     flow->kernel->generation = flow->spec.generation;
     flow->edge_known = false;
     memset(&flow->compare, 0, sizeof(flow->compare));
-    dp->now_ns = dp_clock_ns();
     prl_primary_open(&flow->primary, spec->handle, spec->generation, dp->now_ns, &dp->config.limits, &actions);
     dp_apply(dp, flow, &actions);
     dp_flow_sample(dp, flow);

@@ -136,9 +136,10 @@ static bool input_arrived(const struct prl_dp *dp)
     for (uint32_t i = 0; i < dp->flows_top; i++) {
         const struct dp_flow *flow = &dp->flows[i];
 
-        if (!flow->used || !(dp->claims_mask & 1u << flow->service) || flow->kernel->flags != PRL_FLOW_OPEN)
+        if (!flow->used || !(dp->claims_mask & 1u << flow->service) ||
+            !(flow->kernel->flags & (PRL_FLOW_OPEN | PRL_FLOW_RELAY)))
             continue;
-        if (flow->kernel->in_passed == 0)
+        if (flow->kernel->in_passed + flow->kernel->in_redirected == 0)
             return false;
         any = true;
     }
@@ -208,6 +209,32 @@ int dp_owner_set(struct prl_dp *dp, uint32_t service, uint8_t state)
     return set_addresses(dp, service, state, 0);
 }
 
+int dp_owner_leave(struct prl_dp *dp, uint32_t service)
+{
+    for (uint32_t i = 0; i < dp->config.addresses; i++) {
+        const uint8_t *addr = dp->config.address[i].addr;
+        struct prl_addr value;
+
+        if (dp->config.address[i].service != service || prl_kernel_addr_get(dp->kernel, addr, &value))
+            continue;
+        value.fenced_by_ns = 0;
+        prl_kernel_addr_set(dp->kernel, addr, &value);
+    }
+    return set_addresses(dp, service, PRL_ADDR_LEAVING, 0);
+}
+
+bool dp_owner_is_claimed(struct prl_dp *dp, uint32_t service)
+{
+    for (uint32_t i = 0; i < dp->config.addresses; i++) {
+        struct prl_addr value;
+
+        if (dp->config.address[i].service == service &&
+            prl_kernel_addr_get(dp->kernel, dp->config.address[i].addr, &value) == 0 && value.fenced_by_ns)
+            return true;
+    }
+    return false;
+}
+
 static void take_over(struct prl_dp *dp, uint32_t mask)
 {
     uint64_t decided_ns = dp_clock_ns();
@@ -221,6 +248,8 @@ static void take_over(struct prl_dp *dp, uint32_t mask)
     }
     for (uint32_t service = 0; service < dp->config.owner.services; service++) {
         /* The first emission is held to the lease in tc (L2), unless the operator vouched or the owner renounced. */
+        if (mask & 1u << service) /* the operator's word, while it was in doubt */
+            dp_switchover_do(dp, service, prl_move_resolve(&dp->moves[service], &dp->config.move, false, dp->now_ns));
         if (mask & 1u << service && set_addresses(dp, service, PRL_OWNER_OWNER, first_by_ns))
             dp_alarm(dp, "take-over: the address table cannot be written");
     }
@@ -341,7 +370,7 @@ void dp_owner_message(struct prl_dp *dp, const struct prl_msg *msg)
     }
     dp_owner_do(dp, prl_owner_heard(&dp->owner, dp->now_ns));
     if (msg->type == PRL_MSG_RENOUNCE && msg->service < dp->config.owner.services)
-        dp_owner_do(dp, prl_owner_renounced(&dp->owner, msg->service, dp->now_ns));
+        dp_owner_do(dp, prl_owner_renounced(&dp->owner, msg->service, dp->now_ns)); /* of a node without SWITCHOVER */
 }
 
 /* ---- the control plane's calls ---- */
@@ -370,23 +399,15 @@ int prl_dp_takeover(struct prl_dp *dp, uint32_t service, int fenced)
     return service < dp->config.owner.services ? refused : -EINVAL;
 }
 
-int prl_dp_renounce(struct prl_dp *dp, uint32_t service)
+int dp_owner_renounce(struct prl_dp *dp, uint32_t service)
 {
     struct prl_msg msg = {.type = PRL_MSG_RENOUNCE, .service = service};
-    int err = -EINVAL;
+    int err;
 
-    dp_lock(dp);
-    if (service < dp->config.owner.services && dp->owner.state[service] == PRL_OWNER_OWNER) {
-        dp->now_ns = dp_clock_ns();
-        err = dp->link_up ? 0 : -ENOTCONN;
-        if (!err) { /* silent first, then the word: never two speakers (I7) */
-            dp_owner_set(dp, service, PRL_OWNER_STANDBY);
-            prl_owner_give(&dp->owner, service); /* not taken back while the word may still be unread */
-            dp_primary_fence_service(dp, service);
-            err = dp_send(dp, &msg);
-            prl_link_flush(&dp->link);
-        }
-    }
-    dp_unlock(dp);
+    dp_owner_set(dp, service, PRL_OWNER_STANDBY); /* silent first, then the word: never two speakers (I7) */
+    prl_owner_give(&dp->owner, service);          /* not taken back while the word may still be unread */
+    dp_primary_fence_service(dp, service);
+    err = dp_send(dp, &msg);
+    prl_link_flush(&dp->link);
     return err;
 }

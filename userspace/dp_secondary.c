@@ -140,7 +140,6 @@ static void replicate(struct prl_dp *dp, struct dp_flow *flow, const struct prl_
 {
     struct iovec piece = {.iov_base = (void *)(uintptr_t)msg->data, .iov_len = msg->data_bytes};
     uint8_t reason = PRL_REASON_OK;
-    struct prl_flow_key key;
     struct prl_packet packet;
     enum prl_verdict verdict;
     uint32_t payload = 0;
@@ -150,17 +149,11 @@ static void replicate(struct prl_dp *dp, struct dp_flow *flow, const struct prl_
         refuse(dp, flow, msg, PRL_VERDICT_VOID, PRL_REASON_MALFORMED);
         return;
     }
+    if (!dp_flow_has_packet(flow, msg->data, &packet, msg->lif, msg->packet_flags)) {
+        refuse(dp, flow, msg, PRL_VERDICT_VOID, PRL_REASON_MALFORMED);
+        return;
+    }
     if (!(msg->packet_flags & PRL_PACKET_ICMP)) {
-        prl_packet_key(msg->data, &packet, true, msg->lif, &key);
-        key.vlans = flow->spec.key.vlans;
-        if (prl_key_is_unconnected(&flow->spec.key)) { /* anybody may have sent it */
-            memset(key.remote, 0, sizeof(key.remote));
-            key.remote_port = 0;
-        }
-        if (memcmp(&key, &flow->spec.key, sizeof(key)) != 0) {
-            refuse(dp, flow, msg, PRL_VERDICT_VOID, PRL_REASON_MALFORMED);
-            return;
-        }
         payload = packet.proto == IPPROTO_TCP ? packet.payload_bytes : !dp_udp_has_room(flow, msg->data_bytes);
     }
     verdict = prl_secondary_replicate(&flow->secondary_core, msg->seq, msg->space, packet.seq + payload, payload,
@@ -174,6 +167,10 @@ static void replicate(struct prl_dp *dp, struct dp_flow *flow, const struct prl_
     dp_flow_note_peer(flow, &packet);
     dp_verify_hash(flow, &piece, 1, &packet);
     dp_verify_accepted(flow, msg->seq);
+    if (payload && packet.proto == IPPROTO_TCP) {
+        flow->in_end = flow->in_end_known ? prl_serial_max(flow->in_end, packet.seq + payload) : packet.seq + payload;
+        flow->in_end_known = true;
+    }
     PRL_PROBE3(reinject, flow->spec.handle, msg->seq, 0);
     dp_secondary_feed(dp, flow, &piece, 1, &packet, msg->lif);
     dp_verify_fed(dp, flow, msg, &packet);
@@ -304,13 +301,13 @@ void dp_secondary_space(struct prl_dp *dp, struct dp_flow *flow)
 
 /* An ACK as though from the peer: sets a stalled sender going without repair mode, which an application's calls
  * would notice (FACT). */
-static void kick(struct prl_dp *dp, struct dp_flow *flow)
+static void craft(struct prl_dp *dp, struct dp_flow *flow, uint32_t seq)
 {
     uint8_t bytes[PRL_CRAFT_MAX];
     struct prl_craft craft = {
         .key = &flow->spec.key,
         .from_peer = true,
-        .seq = flow->kernel->sock.rcv_nxt,
+        .seq = seq,
         .ack = flow->kernel->sock.snd_una,
         .window = flow->peer_window,
         .tcp_flags = PRL_TCP_ACK,
@@ -323,11 +320,27 @@ static void kick(struct prl_dp *dp, struct dp_flow *flow)
     struct iovec piece = {.iov_base = bytes};
 
     piece.iov_len = prl_packet_craft(&craft, bytes);
-    if (flow->kernel->sock.snd_una == flow->kernel->sock.snd_nxt || (flow->spec.timestamps && !flow->has_peer_ts))
-        return; /* nothing to send again, or nothing known of the peer's clock */
+    if (flow->spec.timestamps && !flow->has_peer_ts)
+        return; /* nothing known of the peer's clock */
     if (prl_packet_parse(bytes, (uint32_t)piece.iov_len, (uint32_t)piece.iov_len, false, &packet) == 0 &&
         prl_tap_reinject(dp->config.inject_fd, &how, &piece, 1, &packet) == 0)
         dp->counters.crafted_acks++;
+}
+
+static void kick(struct prl_dp *dp, struct dp_flow *flow)
+{
+    if (flow->kernel->sock.snd_una != flow->kernel->sock.snd_nxt) /* there is something to send again */
+        craft(dp, flow, flow->kernel->sock.rcv_nxt);
+}
+
+/* After a planned move nothing is lost, but the old owner's stack may have delayed an ACK that ours believes to have
+ * sent: an old segment makes it say so again (RFC 9293, 3.10.7.4). */
+static void prod(struct prl_dp *dp, struct dp_flow *flow)
+{
+    uint32_t rcv_nxt = flow->kernel->sock.rcv_nxt;
+
+    flow->relay_next = flow->in_end_known ? prl_serial_max(rcv_nxt, flow->in_end) : rcv_nxt;
+    craft(dp, flow, rcv_nxt - 1);
 }
 
 void dp_secondary_takeover(struct prl_dp *dp, struct dp_flow *flow)
@@ -354,7 +367,10 @@ void dp_secondary_takeover(struct prl_dp *dp, struct dp_flow *flow)
                    (socklen_t)strnlen(flow->spec.congestion, sizeof(flow->spec.congestion)));
         dp_verify_refeed(dp, flow);
         dp_flow_sample(dp, flow);
-        kick(dp, flow);
+        if (flow->relaying)
+            prod(dp, flow);
+        else
+            kick(dp, flow);
     } else {
         dp_udp_mark(flow, false);
     }

@@ -21,6 +21,12 @@ UDP_PREFIX = "udp:"
 INPUT_PACKETS_MAX = 4096
 """Most packets that one flow may have in prld's hands, each way (SPEC R4)."""
 INPUT_BYTES_MAX = 16 << 20
+RELAY_QUIET_NS = 5_000_000
+"""An old owner that has seen the claim and gets no input for so long relays no more (SPEC R21)."""
+RELAY_MAX_NS = 100_000_000
+"""How long input is relayed, and waits behind what is relayed, at most."""
+DOUBT_PROBE_NS = 1_000_000_000
+"""How often an address is probed while it is unknown whether the other node took it."""
 NACK_RETRIES_MAX = 64
 """How often one refused packet is sent again before replication of its flow ends (SPEC R5)."""
 
@@ -58,6 +64,7 @@ class Primary(IntEnum):
     ACTIVE = lib.PRL_PRIMARY_ACTIVE
     VOIDING = lib.PRL_PRIMARY_VOIDING
     OPEN = lib.PRL_PRIMARY_OPEN
+    MOVED = lib.PRL_PRIMARY_MOVED
 
 
 class Secondary(IntEnum):
@@ -78,6 +85,15 @@ class Refused(IntEnum):
     NO_LINK_YET = lib.PRL_REFUSED_NO_LINK_YET
 
 
+class Moved(IntEnum):
+    """How a move ended, as PRL_EVENT_MOVE tells it (SPEC R21)."""
+
+    DONE = lib.PRL_MOVE_DONE
+    UNDONE = lib.PRL_MOVE_UNDONE
+    UNSURE = lib.PRL_MOVE_UNSURE
+    RESUMED = lib.PRL_MOVE_RESUMED
+
+
 class EventKind(IntEnum):
     """enum prl_event_kind."""
 
@@ -91,6 +107,8 @@ class EventKind(IntEnum):
     ENDED = lib.PRL_EVENT_ENDED
     ALARM = lib.PRL_EVENT_ALARM
     TAKEN_FLOW = lib.PRL_EVENT_TAKEN_FLOW
+    MOVE = lib.PRL_EVENT_MOVE
+    PROBE = lib.PRL_EVENT_PROBE
 
 
 class FlowFlag(IntFlag):
@@ -102,6 +120,7 @@ class FlowFlag(IntFlag):
     VOID = lib.PRL_FLOW_VOID
     OPEN = lib.PRL_FLOW_OPEN
     CLAMP = lib.PRL_FLOW_CLAMP
+    RELAY = lib.PRL_FLOW_RELAY
 
 
 @dataclass(frozen=True, slots=True)
@@ -417,6 +436,22 @@ class Datapath:
         """Give a service up for the other node. Raises DatapathError."""
         _check(lib.prl_dp_renounce(self._dp, service), "the service was not renounced")
 
+    def switchover(self, service: int, *, forced: bool) -> int:
+        """Begin a planned move (SPEC R21); 0, and Moved events follow, or a Reason.
+
+        Raises DatapathError.
+        """
+        return _check(lib.prl_dp_switchover(self._dp, service, forced), "switchover failed")
+
+    def switchover_resolve(self, service: int, *, taken: bool, by_hello: bool = False) -> bool:
+        """Say who has a service that was given away; False: the other's lease may last yet."""
+        result = lib.prl_dp_switchover_resolve(self._dp, service, taken, by_hello)
+        return bool(result == 0)
+
+    def is_given(self, service: int) -> bool:
+        """Whether the service was given to the other node, which has not spoken yet."""
+        return bool(lib.prl_dp_is_given(self._dp, service) == 1)
+
     # -- flows
 
     def primary_setup(self, spec: FlowSpec) -> tuple[int, int]:
@@ -502,6 +537,10 @@ def _fill_timing(wanted: Any, config: Config) -> None:
     limits.setup_ns = timing.setup_ms * 1_000_000
     limits.retries_max = NACK_RETRIES_MAX
     limits.retry_ns = timing.retry_ms * 1_000_000
+    move = wanted.move
+    move.drain_ns = timing.switchover_ms * 1_000_000
+    move.quiet_ns, move.relay_ns = RELAY_QUIET_NS, RELAY_MAX_NS
+    move.probe_ns = DOUBT_PROBE_NS
 
 
 def _spec(spec: FlowSpec) -> Any:

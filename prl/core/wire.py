@@ -35,6 +35,8 @@ class Message(IntEnum):
     RENOUNCE = lib.PRL_MSG_RENOUNCE
     OFFER = lib.PRL_MSG_OFFER
     COMPARE = lib.PRL_MSG_COMPARE
+    SWITCHOVER = lib.PRL_MSG_SWITCHOVER
+    RELAY = lib.PRL_MSG_RELAY
 
 
 class Tlv(IntEnum):
@@ -69,6 +71,10 @@ class Reason(IntEnum):
     ENDED = lib.PRL_REASON_ENDED
     NO_MEMORY = lib.PRL_REASON_NO_MEMORY
     MALFORMED = lib.PRL_REASON_MALFORMED
+    NOT_OWNER = lib.PRL_REASON_NOT_OWNER
+    UNPROTECTED = lib.PRL_REASON_UNPROTECTED
+    BUSY = lib.PRL_REASON_BUSY
+    LEASE_OVER = lib.PRL_REASON_LEASE_OVER
 
 
 class Capability(IntFlag):
@@ -79,6 +85,7 @@ class Capability(IntFlag):
     NACK_RETRY = lib.PRL_CAP_NACK_RETRY
     COMPARE = lib.PRL_CAP_COMPARE
     L3_ELISION = lib.PRL_CAP_L3_ELISION
+    SWITCHOVER = lib.PRL_CAP_SWITCHOVER
 
 
 SETUP_LAST: int = lib.PRL_SETUP_LAST

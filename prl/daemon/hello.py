@@ -14,7 +14,9 @@ from prl.core.datapath import Event, Owner
 from prl.core.wire import Capability, Element, Tlv
 from prl.errors import PrlError
 
-OWN_CAPABILITIES = Capability.OUTPUT | Capability.COMPARE | Capability.L3_ELISION
+OWN_CAPABILITIES = (
+    Capability.OUTPUT | Capability.COMPARE | Capability.L3_ELISION | Capability.SWITCHOVER
+)
 _EPOCH_BYTES = 8
 
 

@@ -60,11 +60,12 @@ TLVS = {
     name: Tlv(name, int(kind), mandatory == "1", int(since), what)
     for name, kind, mandatory, since, what in rows("PRL_TLV")
 }
-DATA = {"REPLICATE": "PACKET", "OUTPUT": "PAYLOAD", "SETUP": "SNAPSHOT"}
+DATA = {"REPLICATE": "PACKET", "OUTPUT": "PAYLOAD", "SETUP": "SNAPSHOT", "RELAY": "PACKET"}
 MEMBERS = {
     ("LEASE", "flags"): "lease_flags",
     ("OUTPUT", "flags"): "bits",
     ("SETUP", "flags"): "bits",
+    ("SWITCHOVER", "flags"): "bits",
 }
 
 

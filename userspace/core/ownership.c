@@ -299,10 +299,11 @@ void prl_owner_take_lease(struct prl_owner *owner, uint64_t now_ns, struct prl_l
 
 uint32_t prl_owner_renounced(struct prl_owner *owner, uint32_t service, uint64_t now_ns)
 {
-    (void)now_ns;
-    if (service >= owner->config.services || owner->state[service] != PRL_OWNER_STANDBY)
+    uint64_t until_ns = prl_owner_takeover_until_ns(owner);
+
+    if (service >= owner->config.services || owner->state[service] != PRL_OWNER_STANDBY || now_ns >= until_ns)
         return 0;
-    return take(owner, 1u << service, 0);
+    return take(owner, 1u << service, until_ns);
 }
 
 uint32_t prl_owner_request(struct prl_owner *owner, uint32_t service, int fenced, uint64_t now_ns,

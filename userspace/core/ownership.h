@@ -114,7 +114,8 @@ uint32_t prl_owner_tick(struct prl_owner *owner, uint64_t now_ns);
 /* The numbers of the LEASE that DO_LEASE asks for; records what was sent. */
 void prl_owner_take_lease(struct prl_owner *owner, uint64_t now_ns, struct prl_lease_out *out);
 
-/* The primary renounced the service over the link, or its application died: take it at once. */
+/* The primary gave the service over the link: take it at once, but not beyond the lease, so that the primary knows
+ * when a word that was lost cannot be acted on any more. */
 uint32_t prl_owner_renounced(struct prl_owner *owner, uint32_t service, uint64_t now_ns);
 /* The user's `takeover`: 0 in *refused and DO_TAKEOVER, or the reason (PRL_REFUSED_*). `fenced`: the operator
  * vouches that the other node is dead (L5). */
