@@ -68,6 +68,26 @@ class Service(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     owner: Annotated[Name, Meta(description="the node that owns it when nothing else decides")]
 
 
+class DatapathSettings(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """How the datapath's thread waits for work: latency against CPU."""
+
+    polling: Annotated[
+        Literal["blocking", "adaptive", "busy"],
+        Meta(
+            description="wait for work asleep; look for it during poll_us after the last work, "
+            "yielding the CPU; or always look for it (a whole CPU, unless others want it)"
+        ),
+    ] = "blocking"
+    poll_us: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=1_000_000,
+            description="microseconds that adaptive polling goes on after the last work",
+        ),
+    ] = 200
+
+
 class Timing(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     """Intervals and deadlines (SPEC section 6 and R6). The same on both nodes."""
 
@@ -88,6 +108,9 @@ class Timing(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
         Milliseconds, Meta(description="deadline of a flow's oldest unanswered message")
     ] = 400
     setup_ms: Annotated[Milliseconds, Meta(description="deadline of a flow's set-up")] = 100
+    switchover_ms: Annotated[
+        Milliseconds, Meta(description="how long a planned move may drain before it is given up")
+    ] = 500
     retry_ms: Annotated[
         Milliseconds, Meta(description="wait before a refused packet is sent again (nack = retry)")
     ] = 20
@@ -131,6 +154,7 @@ class Config(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
             "sent again (SPEC R5)"
         ),
     ] = "drop"
+    datapath: DatapathSettings = msgspec.field(default_factory=DatapathSettings)
     timing: Timing = msgspec.field(default_factory=Timing)
 
     def owns_first(self, service: Service) -> bool:
@@ -148,7 +172,7 @@ class Key(Struct, frozen=True):
 
 
 TABLES: dict[str, type[Struct]] = {"": Config, "lan": Lan, "link": Link, "service": Service}
-TABLES["timing"] = Timing
+TABLES |= {"datapath": DatapathSettings, "timing": Timing}
 
 _KINDS = {
     IPv4Address: "IPv4 address",

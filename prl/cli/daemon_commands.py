@@ -141,6 +141,35 @@ def takeover(service: str, fenced: bool) -> None:
 
 
 @click.command()
+@click.argument("service", default="")
+def switchover(service: str) -> None:
+    """Move SERVICE to the other node, with all its sessions: nothing is lost.
+
+    Asked on the node that stands by, it moves there. Refused with exit status 3 when it is not
+    safe. SERVICE is needed when there are several.
+    """
+    _move(service, forced=False)
+
+
+@click.command()
+@click.argument("service", default="")
+def demote(service: str) -> None:
+    """Give SERVICE to the other node even if that loses sessions which are not protected.
+
+    Protected ones are moved as by switchover. For the owner alone.
+    """
+    _move(service, forced=True)
+
+
+def _move(service: str, *, forced: bool) -> None:
+    facts = ask("switchover", service=service, forced=forced)
+    words = f"service {facts['service']}: moved from {facts['from']} to {facts['to']}"
+    if facts["silent_ms"] is not None:
+        words += f", {facts['sessions']} sessions, silent for {facts['silent_ms']} ms"
+    emit(facts, words)
+
+
+@click.command()
 @click.option("--follow", "-f", is_flag=True, help="Go on as they happen.")
 def events(follow: bool) -> None:
     """Show what happened."""
@@ -192,4 +221,4 @@ def _tree(facts: dict[str, Any], indent: str = "") -> str:
     return "\n".join(line for line in lines if line)
 
 
-COMMANDS = (status, flow, link, takeover, events, stats)
+COMMANDS = (status, flow, link, takeover, switchover, demote, events, stats)

@@ -318,6 +318,8 @@ class Datapath:
         wanted.node_index = config.index
         wanted.flows_max = config.flows_max
         wanted.mode = mode_number(config.mode)
+        wanted.poll_mode = getattr(lib, f"PRL_POLL_{config.datapath.polling.upper()}")
+        wanted.poll_ns = config.datapath.poll_us * 1000
         _fill_timing(wanted, config)
         wanted.lifs = len(interfaces)
         for position, interface in enumerate(interfaces):

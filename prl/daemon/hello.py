@@ -36,6 +36,8 @@ class ServiceState(msgspec.Struct, frozen=True, kw_only=True):
     """Counts the changes of owner; the higher one knows better."""
     sessions: Annotated[int, Meta(ge=0)] = 0
     """Live sessions that the sender's kernel has on these addresses."""
+    given: bool = False
+    """The sender gave it to the other node and does not know whether that has taken it (R21)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,7 +172,7 @@ def settle(own: ServiceState, other: ServiceState, own_node: str) -> tuple[Owner
     """Who owns a service from now on: this node's state and the new term (SPEC section 6).
 
     The node that already owns it; of two the one with the higher term. If neither does: the one
-    whose kernel has live sessions, then the one with the higher term, then the configured one.
+    that gave it away, for the other one has not taken it; the one whose kernel has live sessions, then the one with the higher term, then the configured one.
     Both nodes come to the same result.
     """
     mine, theirs = own.state == Owner.OWNER, other.state == Owner.OWNER
@@ -179,6 +181,8 @@ def settle(own: ServiceState, other: ServiceState, own_node: str) -> tuple[Owner
         keep = mine
     elif mine:
         keep = (own.term, own_first) > (other.term, other_first)
+    elif own.given != other.given:
+        keep = own.given
     else:
         keep = (own.sessions > 0, own.term, own_first) > (
             other.sessions > 0,

@@ -30,6 +30,7 @@ from prl.daemon.ownership import Ownership
 from prl.daemon.protect import Primaries
 from prl.daemon.requests import Requests
 from prl.daemon.shadows import Shadows
+from prl.daemon.switchover import Switchover
 from prl.errors import KernelError, PrlError
 
 EVENTS_PER_WAKEUP = 256
@@ -112,7 +113,10 @@ class Node:
         )
         self._primaries = Primaries(config, dp, self._link, host, log, lan.ifindex)
         view = NodeView(config, self._kernel, dp, self._link, self._ownership, self._primaries)
-        requests = Requests(view, log, self._ownership, self._primaries, self._shadows)
+        self._switchover = Switchover(config, dp, self._link, lan, log, self._ownership)
+        requests = Requests(
+            view, log, self._ownership, self._primaries, self._shadows, self._switchover
+        )
         self._control = ControlServer(
             Path(config.socket), log, handler=requests.handle, on_gone=requests.gone
         )
@@ -262,6 +266,8 @@ class Node:
             EventKind.SECONDARY: self._shadows.on_state,
             EventKind.TAKEOVER: self._on_takeover,
             EventKind.TAKEN_FLOW: self._shadows.on_taken,
+            EventKind.MOVE: self._switchover.on_move,
+            EventKind.PROBE: self._switchover.on_probe,
             EventKind.FENCED: self._on_fenced,
             EventKind.RENOUNCED: self._on_renounced,
             EventKind.ENDED: self._on_ended,

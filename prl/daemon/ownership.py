@@ -68,6 +68,7 @@ class Ownership:
                 state=states[number],
                 term=self.terms[number],
                 sessions=self._sessions(number, states[number]),
+                given=self._dp.is_given(number),
             )
             for number, service in enumerate(self._config.service)
         )
@@ -83,7 +84,11 @@ class Ownership:
         for number, (own, other) in enumerate(zip(self.describe(), theirs, strict=True)):
             state, term = hello.settle(own, other, self._config.node)
             self.terms[number] = term
-            if state != own.state:
+            if own.given:
+                taken = state != Owner.OWNER
+                self._dp.switchover_resolve(number, taken=taken, by_hello=True)
+                self.tell(number, state, "agreed with the other node")
+            elif state != own.state:
                 self._become(number, state, had=Owner(own.state))
         self._settled.set()
 

@@ -69,7 +69,8 @@ class Session:
     handle: int = 0
     generation: int = 0
     state: str = "setup"
-    """setup, active, voiding, open, or how it ended: ended, demoted, closed."""
+    """setup, active, voiding, open, moved (given to the other node, which has not been heard of yet),
+    or how it ended: ended, demoted, closed."""
     reason: str = ""
     closing: bool = False
     orphan: bool = False
@@ -84,7 +85,7 @@ class Session:
     @property
     def is_live(self) -> bool:
         """Whether it is still this node's."""
-        return self.state in {"setup", "active", "voiding", "open"}
+        return self.state in {"setup", "active", "voiding", "open", "moved"}
 
 
 class Primaries:
@@ -251,6 +252,8 @@ class Primaries:
         if event.generation not in {0, session.generation}:
             return  # of an attempt that is over
         before, session.state = session.state, state.name.lower()
+        if state == Primary.MOVED:
+            return  # what becomes of it is told when it is known
         if event.reason or session.state != "open":
             session.reason = wire.reason_text(event.reason) if event.reason else ""
         if session.state in {"open", "voiding"}:
@@ -264,7 +267,7 @@ class Primaries:
             if before in {"active", "voiding"} and session.state == "open":
                 session.trigger.set()  # failures of an attempt are its own affair
         self._tell(session)
-        if session.orphan and session.state == "open":
+        if session.orphan and (session.state == "open" or before == "moved"):
             self._end_orphan(session)
 
     def on_setup_done(self, event: Event) -> None:

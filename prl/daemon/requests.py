@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from prl.core.datapath import UDP_PREFIX
+from prl.core.datapath import UDP_PREFIX, Owner
 from prl.daemon import facts
 from prl.daemon.control import Client, flag_of, number_of, text_of
 from prl.daemon.events import EventLog
@@ -16,7 +16,8 @@ from prl.daemon.facts import NodeView
 from prl.daemon.ownership import Ownership
 from prl.daemon.protect import Primaries, facts_of
 from prl.daemon.shadows import Shadows
-from prl.errors import UsageError
+from prl.daemon.switchover import Switchover
+from prl.errors import NotSafeError, UsageError
 from prl.messages import APPLICATION_MAX_BYTES, parse_endpoint, show_endpoint
 
 FLOWS_PER_ANSWER = 64
@@ -35,8 +36,10 @@ class Requests:
         ownership: Ownership,
         primaries: Primaries,
         shadows: Shadows,
+        switchover: Switchover,
     ) -> None:
         self._view, self._log, self._ownership = view, log, ownership
+        self._switchover = switchover
         self._primaries, self._shadows = primaries, shadows
         self._operations: dict[str, Operation] = {
             "status": self._status,
@@ -50,6 +53,7 @@ class Requests:
             "offer": self._offer,
             "close": self._close,
             "takeover": self._takeover,
+            "switchover": self._move,
         }
 
     async def handle(
@@ -145,6 +149,15 @@ class Requests:
         number = self._ownership.service_number(text_of(request, "service", ""))
         self._ownership.takeover(number, fenced=flag_of(request, "fenced"))
         return facts.status(self._view)
+
+
+    async def _move(self, _: Client, request: dict[str, Any], __: list[int]) -> dict[str, Any]:
+        number = self._ownership.service_number(text_of(request, "service", ""))
+        forced = flag_of(request, "forced")
+        if forced and self._ownership.state(number) != Owner.OWNER:
+            name = self._view.config.service[number].name
+            raise NotSafeError(f"service {name} is not given away: this node does not own it")
+        return await self._switchover.move(number, forced=forced)
 
 
 def _application(request: dict[str, Any]) -> bytes:
