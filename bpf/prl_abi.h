@@ -128,7 +128,8 @@ enum prl_addr_state {
     PRL_ADDR_STANDBY = 1, /* silent: the other node owns it */
     PRL_ADDR_OWNER = 2,
     PRL_ADDR_FENCED = 3, /* silent: it was taken from us */
-    PRL_ADDR_LEAVING = 4, /* silent: given to the other node; input of its flows is still captured, to be relayed */
+    PRL_ADDR_LEAVING =
+        4, /* silent: given to the other node; input of its flows is still captured, to be relayed */
 };
 
 struct prl_addr_key {

@@ -88,7 +88,8 @@ enum prl_event_kind {
     PRL_EVENT_ENDED = 8, /* handle: the flow's socket has gone (session over) */
     PRL_EVENT_ALARM = 9, /* body = words: foreign claim, table full, datapath limits */
     PRL_EVENT_TAKEN_FLOW = 10, /* handle: shadow took over; value = out_bytes */
-    PRL_EVENT_MOVE = 11,  /* service, state = enum prl_move_outcome, reason, seq = flows; value = silent since, value2 = now */
+    PRL_EVENT_MOVE =
+        11, /* service, state = enum prl_move_outcome, reason, seq = flows; value = silent since, value2 = now */
     PRL_EVENT_PROBE = 12, /* service: whether anybody answers for it decides; prl_dp_switchover_resolve() */
 };
 
@@ -137,7 +138,8 @@ int prl_dp_renounce(struct prl_dp *dp, uint32_t service);
 int prl_dp_switchover(struct prl_dp *dp, uint32_t service, int forced);
 /* The end of doubt: whether the other node has the service. -EAGAIN: its lease may last yet. */
 int prl_dp_switchover_resolve(struct prl_dp *dp, uint32_t service, int taken, int by_hello);
-int prl_dp_is_given(struct prl_dp *dp, uint32_t service); /* 1: given to the other node, which has not spoken yet */
+int prl_dp_is_given(struct prl_dp *dp,
+                    uint32_t service); /* 1: given to the other node, which has not spoken yet */
 
 /* ---- flows ---- */
 struct prl_flow_spec {
@@ -194,7 +196,8 @@ struct prl_dp_counters {
     uint64_t reinject_writes; /* gathered: one write for many packets */
     uint64_t kept_packets, refed_packets; /* R8: not yet in the shadow's socket when looked at; fed again */
     uint64_t compared, differences; /* R12a */
-    uint64_t relayed_packets, relayed_late; /* R21: input from the old owner; for a flow that is not here any more */
+    uint64_t relayed_packets,
+        relayed_late; /* R21: input from the old owner; for a flow that is not here any more */
 };
 struct prl_dp_status {
     uint64_t now_ns, epoch, rtt_ns, rtt_min_ns;

@@ -182,7 +182,8 @@ void dp_flush_input(struct prl_dp *dp);
 int dp_flows_init(struct prl_dp *dp);
 void dp_flows_destroy(struct prl_dp *dp);
 struct dp_flow *dp_flow_by_handle(struct prl_dp *dp, uint32_t handle);
-struct dp_flow *dp_flow_formerly(struct prl_dp *dp, const struct prl_meta *meta); /* captured under its handle as a shadow */
+struct dp_flow *dp_flow_formerly(struct prl_dp *dp,
+                                 const struct prl_meta *meta); /* captured under its handle as a shadow */
 struct dp_flow *dp_flow_by_key(struct prl_dp *dp, const struct prl_flow_key *key);
 void dp_flow_forget(struct prl_dp *dp, struct dp_flow *flow);
 void dp_flow_set_flags(struct dp_flow *flow);
@@ -191,8 +192,8 @@ uint32_t dp_flow_own_edge(const struct dp_flow *flow);
 void dp_flow_sample(struct prl_dp *dp, struct dp_flow *flow);
 void dp_flow_note_peer(struct dp_flow *flow, const struct prl_packet *packet);
 /* Whether a packet of the link's, from L3 on, is the flow's. */
-bool dp_flow_has_packet(const struct dp_flow *flow, const uint8_t *l3, const struct prl_packet *packet, uint16_t lif,
-                        uint16_t packet_flags);
+bool dp_flow_has_packet(const struct dp_flow *flow, const uint8_t *l3, const struct prl_packet *packet,
+                        uint16_t lif, uint16_t packet_flags);
 /* Deadlines, lost holds, ended sessions, grown space: everything that time brings. */
 void dp_flows_tick(struct prl_dp *dp);
 
@@ -248,7 +249,8 @@ void dp_switchover_pass(struct prl_dp *dp);
 void dp_switchover_link_down(struct prl_dp *dp);
 bool dp_switchover_is_idle(const struct prl_dp *dp, uint32_t service);
 void dp_switchover_disturbed(struct prl_dp *dp, uint32_t service); /* a session came that would not be moved */
-void dp_switchover_relayed(struct prl_dp *dp, struct dp_flow *flow); /* old owner: input of a flow that has moved */
+void dp_switchover_relayed(struct prl_dp *dp,
+                           struct dp_flow *flow); /* old owner: input of a flow that has moved */
 /* New owner: input that came here directly; false when the entry was not taken. */
 bool dp_switchover_direct(struct prl_dp *dp, struct dp_flow *flow, struct prl_hold *hold,
                           const struct prl_packet *packet);
@@ -256,9 +258,9 @@ void dp_switchover_settle(struct prl_dp *dp, struct dp_flow *flow);
 void dp_switchover_forget(struct prl_dp *dp, struct dp_flow *flow);
 
 /* dp_owner.c */
-int dp_owner_leave(struct prl_dp *dp, uint32_t service);      /* silent, input is still captured */
+int dp_owner_leave(struct prl_dp *dp, uint32_t service); /* silent, input is still captured */
 bool dp_owner_is_claimed(struct prl_dp *dp, uint32_t service); /* since dp_owner_leave() */
-int dp_owner_renounce(struct prl_dp *dp, uint32_t service);   /* to a node that knows no SWITCHOVER */
+int dp_owner_renounce(struct prl_dp *dp, uint32_t service); /* to a node that knows no SWITCHOVER */
 int dp_owner_open(struct prl_dp *dp, char *error);
 void dp_owner_do(struct prl_dp *dp, uint32_t todo);
 void dp_owner_tick(struct prl_dp *dp);

@@ -256,8 +256,8 @@ void dp_flow_note_peer(struct dp_flow *flow, const struct prl_packet *packet)
     }
 }
 
-bool dp_flow_has_packet(const struct dp_flow *flow, const uint8_t *l3, const struct prl_packet *packet, uint16_t lif,
-                        uint16_t packet_flags)
+bool dp_flow_has_packet(const struct dp_flow *flow, const uint8_t *l3, const struct prl_packet *packet,
+                        uint16_t lif, uint16_t packet_flags)
 {
     struct prl_flow_key key;
 
@@ -403,7 +403,8 @@ int prl_dp_primary_setup(struct prl_dp *dp, struct prl_flow_spec *spec)
         err = dp_switchover_is_idle(dp, flow->service) ? adopt(dp, flow, spec) : -EBUSY;
         if (err)
             goto out;
-    } else if (flow && (flow->secondary || !spec->handle)) { /* a shadow that took over: a new flow takes its place */
+    } else if (flow &&
+               (flow->secondary || !spec->handle)) { /* a shadow that took over: a new flow takes its place */
         dp_flow_forget(dp, flow);
         flow = NULL;
     }

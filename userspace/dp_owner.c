@@ -249,7 +249,8 @@ static void take_over(struct prl_dp *dp, uint32_t mask)
     for (uint32_t service = 0; service < dp->config.owner.services; service++) {
         /* The first emission is held to the lease in tc (L2), unless the operator vouched or the owner renounced. */
         if (mask & 1u << service) /* the operator's word, while it was in doubt */
-            dp_switchover_do(dp, service, prl_move_resolve(&dp->moves[service], &dp->config.move, false, dp->now_ns));
+            dp_switchover_do(dp, service,
+                             prl_move_resolve(&dp->moves[service], &dp->config.move, false, dp->now_ns));
         if (mask & 1u << service && set_addresses(dp, service, PRL_OWNER_OWNER, first_by_ns))
             dp_alarm(dp, "take-over: the address table cannot be written");
     }
@@ -370,7 +371,8 @@ void dp_owner_message(struct prl_dp *dp, const struct prl_msg *msg)
     }
     dp_owner_do(dp, prl_owner_heard(&dp->owner, dp->now_ns));
     if (msg->type == PRL_MSG_RENOUNCE && msg->service < dp->config.owner.services)
-        dp_owner_do(dp, prl_owner_renounced(&dp->owner, msg->service, dp->now_ns)); /* of a node without SWITCHOVER */
+        dp_owner_do(dp,
+                    prl_owner_renounced(&dp->owner, msg->service, dp->now_ns)); /* of a node without SWITCHOVER */
 }
 
 /* ---- the control plane's calls ---- */
@@ -405,7 +407,7 @@ int dp_owner_renounce(struct prl_dp *dp, uint32_t service)
     int err;
 
     dp_owner_set(dp, service, PRL_OWNER_STANDBY); /* silent first, then the word: never two speakers (I7) */
-    prl_owner_give(&dp->owner, service);          /* not taken back while the word may still be unread */
+    prl_owner_give(&dp->owner, service); /* not taken back while the word may still be unread */
     dp_primary_fence_service(dp, service);
     err = dp_send(dp, &msg);
     prl_link_flush(&dp->link);

@@ -168,7 +168,8 @@ static void replicate(struct prl_dp *dp, struct dp_flow *flow, const struct prl_
     dp_verify_hash(flow, &piece, 1, &packet);
     dp_verify_accepted(flow, msg->seq);
     if (payload && packet.proto == IPPROTO_TCP) {
-        flow->in_end = flow->in_end_known ? prl_serial_max(flow->in_end, packet.seq + payload) : packet.seq + payload;
+        flow->in_end =
+            flow->in_end_known ? prl_serial_max(flow->in_end, packet.seq + payload) : packet.seq + payload;
         flow->in_end_known = true;
     }
     PRL_PROBE3(reinject, flow->spec.handle, msg->seq, 0);

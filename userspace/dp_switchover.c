@@ -22,8 +22,8 @@ static struct prl_move *move_of(struct prl_dp *dp, uint32_t service)
     return &dp->moves[service];
 }
 
-static void say(struct prl_dp *dp, uint32_t service, uint8_t phase, uint32_t number, uint32_t flows, uint8_t reason,
-                uint8_t flags)
+static void say(struct prl_dp *dp, uint32_t service, uint8_t phase, uint32_t number, uint32_t flows,
+                uint8_t reason, uint8_t flags)
 {
     struct prl_msg msg = {
         .type = PRL_MSG_SWITCHOVER,
@@ -158,8 +158,7 @@ static bool is_drained(const struct prl_dp *dp, uint32_t service)
 {
     for (uint32_t i = 0; i < dp->flows_top; i++)
         if (is_of(&dp->flows[i], service) && !dp->flows[i].secondary &&
-            dp->flows[i].primary.state == PRL_PRIMARY_ACTIVE &&
-            !prl_primary_is_drained(&dp->flows[i].primary))
+            dp->flows[i].primary.state == PRL_PRIMARY_ACTIVE && !prl_primary_is_drained(&dp->flows[i].primary))
             return false;
     return true;
 }
@@ -505,7 +504,8 @@ int prl_dp_switchover(struct prl_dp *dp, uint32_t service, int forced)
     dp_lock(dp);
     dp->now_ns = dp_clock_ns();
     reason = why_not_moved(dp, service, flags);
-    if (reason == PRL_REASON_OK || (reason == PRL_REASON_NOT_OWNER && dp->owner.state[service] == PRL_OWNER_STANDBY))
+    if (reason == PRL_REASON_OK ||
+        (reason == PRL_REASON_NOT_OWNER && dp->owner.state[service] == PRL_OWNER_STANDBY))
         todo = prl_move_request(move_of(dp, service), &dp->config.move, reason == PRL_REASON_OK, flags, dp->now_ns,
                                 &reason);
     dp_switchover_do(dp, service, todo);

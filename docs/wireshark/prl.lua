@@ -144,13 +144,13 @@ flag("OUTPUT", 1, "RST")
 flag("SETUP", 0, "LAST")
 flag("LEASE", 0, "BUSY")
 flag("COMPARE", 0, "SOCKET")
+flag("MOVE", 0, "FORCED")
 flag("CAP", 0, "OUTPUT")
 flag("CAP", 1, "UDP")
 flag("CAP", 2, "NACK_RETRY")
 flag("CAP", 3, "COMPARE")
 flag("CAP", 4, "L3_ELISION")
 flag("CAP", 5, "SWITCHOVER")
-flag("MOVE", 0, "FORCED")
 
 -- what can be filtered for: prl.type, prl.handle …, and prl.MESSAGE.FIELD, prl.ELEMENT in lower case
 

@@ -69,8 +69,9 @@ class Session:
     handle: int = 0
     generation: int = 0
     state: str = "setup"
-    """setup, active, voiding, open, moved (given to the other node, which has not been heard of yet),
-    or how it ended: ended, demoted, closed."""
+    """setup, active, voiding, open, moved (given to the other node, of which no word has come yet),
+    or how it ended: ended, demoted, closed.
+    """
     reason: str = ""
     closing: bool = False
     orphan: bool = False

@@ -150,7 +150,6 @@ class Requests:
         self._ownership.takeover(number, fenced=flag_of(request, "fenced"))
         return facts.status(self._view)
 
-
     async def _move(self, _: Client, request: dict[str, Any], __: list[int]) -> dict[str, Any]:
         number = self._ownership.service_number(text_of(request, "service", ""))
         forced = flag_of(request, "forced")

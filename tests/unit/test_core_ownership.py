@@ -286,9 +286,12 @@ def test_a_take_over_by_lease_has_a_deadline_and_can_come_too_late() -> None:
     assert lib.prl_owner_too_late(n.owner) == VOID | DROP
     assert n.owner.state[0] == STANDBY
     assert n.tick(1000) & TAKEOVER == 0  # never by itself again
-    renounced = Node(STANDBY).linked()
-    assert renounced.call("renounced", 0) & TAKEOVER
-    assert renounced.owner.first_by_ns == 0  # the owner's own word needs no lease
+    given = Node(STANDBY).linked()
+    assert given.call("renounced", 0) & TAKEOVER
+    assert given.owner.first_by_ns == 1300 * MS  # the owner must know when a lost word is void
+    late = Node(STANDBY).linked()
+    late.now += 300
+    assert late.call("renounced", 0) == 0
 
 
 def test_with_our_hello_the_old_epoch_is_over() -> None:

@@ -498,8 +498,10 @@ void prl_primary_unmove(struct prl_primary *flow, bool is_void, uint64_t now_ns,
     }
     prl_chain_append(&flow->relayed, &flow->in_pending);
     prl_chain_append(&flow->in_pending, &flow->relayed);
-    set_state(flow, PRL_PRIMARY_ACTIVE, PRL_REASON_OK, out);
-    if (!prl_primary_is_drained(flow)) /* answers that came meanwhile are lost */
+    flow->state = PRL_PRIMARY_ACTIVE;
+    if (prl_primary_is_drained(flow))
+        set_state(flow, PRL_PRIMARY_ACTIVE, PRL_REASON_OK, out);
+    else /* answers that came meanwhile are lost */
         fail(flow, PRL_REASON_TIMEOUT, 1, now_ns, out);
 }
 

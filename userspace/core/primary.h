@@ -109,7 +109,7 @@ struct prl_primary {
     uint8_t state; /* enum prl_primary_state */
     uint8_t reason; /* why it left ACTIVE, PRL_REASON_* */
     uint8_t space_known; /* edges below are valid (TCP) */
-    uint8_t held_back;   /* ACTIVE: what is new waits; MOVED: the other node has not spoken yet */
+    uint8_t held_back; /* ACTIVE: what is new waits; MOVED: the other node has not spoken yet */
     uint32_t in_next, in_acked; /* next number to give; newest acknowledged */
     uint32_t out_next, out_acked;
     uint32_t out_tcp_next; /* output is taken without holes: the next one starts here or before */

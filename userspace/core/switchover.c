@@ -19,8 +19,8 @@ bool prl_move_is_given(const struct prl_move *move)
     return move->state == PRL_MOVE_SILENT || move->state == PRL_MOVE_DOUBT;
 }
 
-uint32_t prl_move_request(struct prl_move *move, const struct prl_move_config *config, bool is_owner, uint8_t flags,
-                          uint64_t now_ns, uint8_t *reason)
+uint32_t prl_move_request(struct prl_move *move, const struct prl_move_config *config, bool is_owner,
+                          uint8_t flags, uint64_t now_ns, uint8_t *reason)
 {
     *reason = move->state == PRL_MOVE_IDLE ? PRL_REASON_OK : PRL_REASON_BUSY;
     if (*reason != PRL_REASON_OK)
@@ -107,7 +107,8 @@ static uint32_t relay(struct prl_move *move, const struct prl_move_config *confi
     return tell(move, PRL_MOVE_DONE, PRL_REASON_OK) | PRL_MOVE_DO_TAKEN;
 }
 
-uint32_t prl_move_taken(struct prl_move *move, const struct prl_move_config *config, uint32_t number, uint64_t now_ns)
+uint32_t prl_move_taken(struct prl_move *move, const struct prl_move_config *config, uint32_t number,
+                        uint64_t now_ns)
 {
     return number == move->number ? relay(move, config, now_ns) : 0;
 }
@@ -135,7 +136,8 @@ uint32_t prl_move_link_down(struct prl_move *move, uint64_t now_ns)
     return prl_move_fail(move, PRL_REASON_LINK_LOST);
 }
 
-uint32_t prl_move_resolve(struct prl_move *move, const struct prl_move_config *config, bool is_taken, uint64_t now_ns)
+uint32_t prl_move_resolve(struct prl_move *move, const struct prl_move_config *config, bool is_taken,
+                          uint64_t now_ns)
 {
     if (move->state != PRL_MOVE_DOUBT)
         return 0;

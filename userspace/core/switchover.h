@@ -83,8 +83,8 @@ struct prl_move {
 };
 
 /* A move is wanted. `is_owner`: by the node that can do it; else it is asked for. */
-uint32_t prl_move_request(struct prl_move *move, const struct prl_move_config *config, bool is_owner, uint8_t flags,
-                          uint64_t now_ns, uint8_t *reason);
+uint32_t prl_move_request(struct prl_move *move, const struct prl_move_config *config, bool is_owner,
+                          uint8_t flags, uint64_t now_ns, uint8_t *reason);
 /* The service is renounced as things are: no questions, no drain. False in *reason: OK, or why not. */
 uint32_t prl_move_give(struct prl_move *move, uint64_t now_ns, uint8_t *reason);
 /* PREPARED: the standby has so many shadows for `flows` active flows. */
