@@ -172,7 +172,8 @@ def settle(own: ServiceState, other: ServiceState, own_node: str) -> tuple[Owner
     """Who owns a service from now on: this node's state and the new term (SPEC section 6).
 
     The node that already owns it; of two the one with the higher term. If neither does: the one
-    that gave it away, for the other one has not taken it; the one whose kernel has live sessions, then the one with the higher term, then the configured one.
+    that gave it away, for the other one has not taken it; then the one whose kernel has live
+    sessions, then the one with the higher term, then the configured one.
     Both nodes come to the same result.
     """
     mine, theirs = own.state == Owner.OWNER, other.state == Owner.OWNER

@@ -95,6 +95,28 @@ class Checker:
                 f"I7: node {prld.node.index} takes service {service} back that it has renounced"
             )
 
+    def relayed(self, shadow: "ShadowFlow", packet: Packet) -> None:
+        """I2, I6: what the old owner passes on arrives, all of it and in order."""
+        life = shadow.twin
+        if life.relayed[life.relayed_here] != packet.name:
+            raise ViolationError(f"I6: {shadow}: packet {packet.name} was relayed out of order")
+        life.relayed_here += 1
+
+    def moved(self, prld: "Prld", service: int) -> None:
+        """I6: COMMIT of a planned move: nothing is on its way that could be lost."""
+        for flow in prld.flows.values():
+            active = flow.core.state == self.world.core.lib.PRL_PRIMARY_ACTIVE
+            if not flow.is_primary or not active or flow.session.service != service:
+                continue
+            if flow.core.in_held.count or flow.core.out_held.count:
+                raise ViolationError(f"I6: {flow}: moved before it was drained")
+
+    def resumes(self, prld: "Prld", service: int) -> None:
+        """I7: who takes a service back that it gave away must be the only one who has it."""
+        other = prld.node.other
+        if other.powered and other.kernel.addresses[service] == OWNER:
+            raise ViolationError(f"I7: service {service} is taken back from its new owner")
+
     def taken_over(self, shadow: "ShadowFlow") -> None:
         """The shadow is the session from now on: nothing may be missing."""
         session, sock, life = shadow.session, shadow.sock, shadow.twin

@@ -12,7 +12,7 @@ KINDS = (
     "delay", "cut", "cut one way", "cut one way", "pause", "pause", "stall in a pass",
     "stall at the decision", "prld killed", "power off", "LAN silent", "slow reader",
     "slow reader", "connection reset", "takeover requested", "renounce", "flow given up",
-    "both paused",
+    "both paused", "switchover", "switchover", "switchover",
 )  # fmt: skip
 
 
@@ -110,6 +110,22 @@ class Faults:
                 if self.world.random.random() < 0.4:  # … to somebody who does not hear it now
                     node.other.pause(for_ns)
                     self._lan_silent(node, for_ns)
+            node.wake()
+
+    def _switchover(self, node: "Node", for_ns: int) -> None:
+        world, chance = self.world, self.world.random
+        if node.runs and node.prld:
+            service = chance.randrange(len(world.first_owner))
+            if node.prld.switchover(service, forced=chance.random() < 0.2):
+                world.count("switchover asked for")
+                if chance.random() < 0.5:  # … and something goes wrong in the middle of it
+                    kind = chance.choice(
+                        ("pause", "cut", "connection reset", "cut one way", "delay", "power off",
+                         "prld killed", "stall in a pass")
+                    )  # fmt: skip
+                    after_ns = int(chance.random() * 10 * world.latency_base_ns)
+                    strike = getattr(self, "_" + kind.replace(" ", "_"))
+                    world.at(world.now_ns + after_ns, strike, chance.choice(world.nodes), for_ns)
             node.wake()
 
     def _flow_given_up(self, node: "Node", _for_ns: int) -> None:

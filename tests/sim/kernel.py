@@ -9,9 +9,11 @@ from tests.sim.tcp import SEGMENT_MAX, Packet, Session, Sock
 if TYPE_CHECKING:
     from tests.sim.world import Node
 
-NONE, STANDBY, OWNER, FENCED = range(4)
-PASS, HOLD, ACTIVE, SHADOW = range(4)
-"""A flow's packets pass, wait in prld (SETUP, VOIDING), are replicated; or it is a shadow."""
+NONE, STANDBY, OWNER, FENCED, LEAVING = range(5)
+PASS, HOLD, ACTIVE, SHADOW, RELAY = range(5)
+"""A flow's packets pass, wait in prld (SETUP, VOIDING, MOVED), are replicated; or it is a shadow; or
+its input alone goes through prld, for it has just moved here.
+"""
 STALE_NS = 200 * MS
 
 
@@ -33,6 +35,7 @@ class Kernel:
         self.addresses = [NONE] * services
         self.first_by_ns = [0] * services
         self.spoken = [False] * services
+        self.claimed = [False] * services
         self.flows: dict[int, FlowState] = {}
         self.socks: dict[int, Sock] = {}
         self.heartbeat_ns = self.open_at_ns = 0
@@ -63,9 +66,11 @@ class Kernel:
     def frame(self, packet: Packet) -> None:
         """XDP: a frame of the peer's."""
         session = packet.session
-        if self.addresses[session.service] != OWNER:
-            return
+        state = self.addresses[session.service]
         flags = self.flags(session)
+        if state != OWNER and (state != LEAVING or flags == PASS):
+            self.world.count("input of a silent node dropped")
+            return
         if flags == PASS:
             self.receive(packet)
         elif flags == SHADOW:

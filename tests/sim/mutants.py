@@ -12,7 +12,7 @@ from tests.sim.core import Core
 
 ROOT = Path(__file__).parent.parent.parent
 HEADERS = ("core/serial.h", "core/hold.h", "core/primary.h", "core/secondary.h",
-           "core/ownership.h", "wire.h")  # fmt: skip
+           "core/ownership.h", "core/switchover.h", "wire.h")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

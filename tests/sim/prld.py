@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 from prl.daemon.hello import ServiceState, settle
 from tests.sim.core import MASK, MS
 from tests.sim.flows import PrimaryFlow, ShadowFlow, ways_out
-from tests.sim.kernel import FENCED, NONE, OWNER, PASS, SHADOW, STANDBY
+from tests.sim.kernel import FENCED, NONE, OWNER, PASS, RELAY, SHADOW, STANDBY
 from tests.sim.link import EOF, Connection, Message
+from tests.sim.moves import Moves
 from tests.sim.tcp import Packet, Session
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ class Prld:
         self.link_rx: deque[Message | None] = deque()
         self.lan_rx: deque[tuple[str, int]] = deque()
         self.next_tick_ns = 0
+        self.moves = Moves(self)
         self._on = {
             self.lib.PRL_MSG_HELLO: self._on_hello,
             self.lib.PRL_MSG_LEASE: self._on_lease,
@@ -77,7 +79,8 @@ class Prld:
             self.lib.PRL_MSG_SETUP_DONE: self._on_setup_done,
             self.lib.PRL_MSG_VOID: self._on_void,
             self.lib.PRL_MSG_VOID_ACK: self._on_void_ack,
-            self.lib.PRL_MSG_RENOUNCE: self._on_renounce,
+            self.lib.PRL_MSG_SWITCHOVER: self.moves.message,
+            self.lib.PRL_MSG_RELAY: self.moves.relayed,
         }
         self._owner_does = (
             (self.lib.PRL_OWNER_DO_LEASE, self._lease),
@@ -137,6 +140,7 @@ class Prld:
         elif number == 1:
             while self.link_rx and self.connection is not None:
                 self._message(self.link_rx.popleft())
+            self.moves.run_pass()
             if self.dirty:
                 self._flush_acks()
         elif number == 2:
@@ -152,7 +156,9 @@ class Prld:
             while queue:
                 flow = self.flows.get(queue[0].session.number)
                 if not isinstance(flow, PrimaryFlow):
-                    queue.popleft()
+                    packet = queue.popleft()
+                    if isinstance(flow, ShadowFlow) and flow.relaying and not is_output:
+                        self.moves.direct(flow, packet)
                     continue
                 if not self._has_room():
                     self.world.count("no room in the link")
@@ -162,6 +168,8 @@ class Prld:
                         queue.popleft()
                         continue
                 flow.packet(queue.popleft(), output=is_output)
+                if flow.core.state == self.lib.PRL_PRIMARY_MOVED:
+                    self.moves.still_comes(flow)
 
     def next_ns(self) -> int:
         """When the loop has something to do by itself."""
@@ -173,7 +181,7 @@ class Prld:
                     at = min(at, self.next_tick_ns)
             elif flow.sock.slow or flow.sock.edge > flow.sock.edge_told:
                 at = min(at, self.next_tick_ns)
-        if self.dirty:
+        if self.dirty or self.moves.busy:
             at = min(at, self.now_ns + MS)
         return max(at, self.now_ns + MS // 10)
 
@@ -197,6 +205,7 @@ class Prld:
         for flow in list(self.flows.values()):
             if not flow.is_primary:
                 flow.tell_space()  # type: ignore[union-attr]
+                self.moves.settle(flow)  # type: ignore[arg-type]
                 flow.sock.edge_told = flow.sock.edge
                 continue
             assert isinstance(flow, PrimaryFlow)
@@ -308,6 +317,7 @@ class Prld:
         for service in range(len(world.first_owner)):
             if not mask >> service & 1:
                 continue
+            self.moves.resolve(service, taken=False)  # the operator's word, while it was in doubt
             world.checker.takes(self, service)
             world.count("takeover")
             world.note(f"node {self.node.index} takes service {service}")
@@ -331,7 +341,8 @@ class Prld:
             return
         world.checker.taken_over(shadow)
         world.count("session taken over")
-        kernel.flow(session).flags = PASS
+        kernel.flow(session).flags = RELAY if shadow.relaying else PASS
+        shadow.relay_next = max(shadow.sock.rcv_nxt, shadow.in_end)
         kernel.flow(session).limit = None
         shadow.sock.progress_ns = 0
         session.heard.clear()
@@ -383,6 +394,7 @@ class Prld:
         connection.close(self.node.index)
         self.world.count("link lost")
         if was_up:
+            self.moves.link_down()
             self.own("link_down")
 
     def describe(self) -> tuple[ServiceState, ...]:
@@ -392,7 +404,7 @@ class Prld:
             ServiceState(
                 name=str(number), addresses=[], owner=NAMES[first],
                 state=int(self.owner.state[number]), term=self.terms[number],
-                sessions=self._sessions(number),
+                sessions=self._sessions(number), given=self.moves.is_given(number),
             )
             for number, first in enumerate(self.world.first_owner)
         )  # fmt: skip
@@ -425,7 +437,9 @@ class Prld:
         for service, (own, other) in enumerate(zip(said, message.data, strict=True)):
             state, term = settle(own, other, NAMES[self.node.index])
             self.terms[service] = term
-            if state == own.state:
+            if own.given:
+                self.moves.resolve(service, taken=state != OWNER)
+            if own.given or state == own.state:
                 continue
             if state == OWNER and own.state == STANDBY and self._request(service):
                 continue
@@ -487,10 +501,6 @@ class Prld:
 
     def _on_lease(self, message: Message) -> None:
         self.own("lease", message.sent_ns, message.echo_ns, message.flags)
-
-    def _on_renounce(self, message: Message) -> None:
-        self.given.discard(message.service)
-        self.owner_do(self.lib.prl_owner_renounced(self.owner, message.service, self.now_ns))
 
     def _primary(self, handle: int) -> PrimaryFlow | None:
         flow = self.by_handle.get(handle)
@@ -597,13 +607,14 @@ class Prld:
             return  # only an established connection is cloned
         if self.owner.state[session.service] != OWNER or kernel.addresses[session.service] != OWNER:
             return
+        self.moves.disturbed(session.service)
         flow = self.flows.get(session.number)
         if isinstance(flow, PrimaryFlow):
             if flow.core.state != lib.PRL_PRIMARY_OPEN or flow.retry_at_ns > self.world.now_ns:
                 return
         else:
             if flow is not None:
-                if flow.core.state != lib.PRL_SECONDARY_OWNER:
+                if flow.core.state != lib.PRL_SECONDARY_OWNER or flow.relaying:
                     return
                 self._forget(flow)
             handle = self.node.index << 31 | self.next_handle
@@ -615,7 +626,7 @@ class Prld:
         flow.open()
 
     def renounce(self, service: int) -> bool:
-        """prl_dp_renounce(): silent first, then the word."""
+        """prl_dp_renounce(), as for an application that died."""
         lib = self.lib
         flows = [f for f in self.flows.values() if f.session.service == service]
         if not (self.up and flows and self.owner.state[service] == OWNER) or not all(
@@ -623,12 +634,12 @@ class Prld:
         ):
             return False
         self.now_ns = self.node.clock_ns()
-        lib.prl_owner_give(self.owner, service)
-        self.given.add(service)
-        self.node.kernel.set_address(service, STANDBY)
-        self._fence(service)
-        self.send(lib.PRL_MSG_RENOUNCE, service=service)
-        return True
+        return self.moves.give(service)
+
+    def switchover(self, service: int, *, forced: bool) -> bool:
+        """prl_dp_switchover()."""
+        self.now_ns = self.node.clock_ns()
+        return self.moves.request(service, forced=forced)
 
     def request_fail(self, session: Session) -> None:
         """`prlctl flow del`, or the control plane gives up."""

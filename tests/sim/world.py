@@ -9,7 +9,7 @@ from typing import Any
 from tests.sim.checker import Checker
 from tests.sim.core import MS, NEVER, Core
 from tests.sim.faults import KINDS, Faults
-from tests.sim.kernel import FENCED, OWNER, PASS, SHADOW, Kernel
+from tests.sim.kernel import FENCED, LEAVING, OWNER, PASS, SHADOW, Kernel
 from tests.sim.link import Codec, Connection
 from tests.sim.prld import SUSPECT_MS, Prld
 from tests.sim.tcp import BURST_MAX, RTO_NS, SEGMENT_MAX, Packet, Session, Sock
@@ -113,8 +113,10 @@ class Node:
         kernel = self.other.kernel
         if not self.kernel.may_speak(service):
             return
-        if self.other.powered and kernel.addresses[service] == OWNER:
-            kernel.addresses[service] = FENCED
+        if self.other.powered and kernel.addresses[service] in (OWNER, LEAVING):
+            kernel.claimed[service] = True
+            if kernel.addresses[service] == OWNER:
+                kernel.addresses[service] = FENCED
             self.world.count("claim obeyed")
 
     # -- life and death
@@ -384,9 +386,9 @@ class World:
         fin = session.fin_sent and end == session.snd_nxt and end > seq
         packet = Packet(self.name(), session, seq, end, session.rcv_nxt, fin=fin)
         delay_ns = int(self.random.random() * self.jitter_ns)
+        node = self.nodes[self.route[session.service]]  # as the peer knows it when it sends
 
         def arrive() -> None:
-            node = self.nodes[self.route[session.service]]
             if node.powered and not self.lan_cut:
                 node.kernel.frame(packet)
 

@@ -236,7 +236,7 @@ static bool relay_pending(struct prl_primary *flow, struct prl_actions *out)
         if (flow->held_back)
             prl_chain_push(&flow->relayed, hold);
         else
-            add_one(out, PRL_DO_DROP, hold);
+            drop_one(out, hold, &flow->counters.dropped_moved);
     }
     return flow->in_pending.head;
 }
@@ -483,6 +483,7 @@ void prl_primary_taken(struct prl_primary *flow, struct prl_actions *out)
     prl_chain_append(&all, &flow->relayed);
     prl_chain_append(&all, &flow->out_held);
     prl_chain_append(&all, &flow->out_pending);
+    flow->counters.dropped_moved += all.count;
     add_chain(out, PRL_DO_DROP, &all);
 }
 

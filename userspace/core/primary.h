@@ -97,7 +97,7 @@ struct prl_primary_counters {
     uint64_t retried; /* packets that went back to be sent again (R5, go-back-N) */
     uint64_t dropped_nack; /* refused by the secondary: no space */
     uint64_t dropped_fenced;
-    uint64_t relayed; /* input that came after the flow had moved */
+    uint64_t relayed, dropped_moved; /* R21: sent to the new owner; not needed here any more */
     uint64_t dropped_hole; /* output behind a segment that was dropped: TCP sends both again */
     uint64_t acks, nacks, stale_acks; /* stale: acknowledges what was never sent */
     uint64_t hold_ns_sum, hold_ns_max; /* time in the queue of input, over released_packets */
