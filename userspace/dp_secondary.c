@@ -250,6 +250,8 @@ void dp_secondary_message(struct prl_dp *dp, const struct prl_msg *msg)
 
     if (flow && !flow->secondary)
         flow = NULL;
+    if (flow)
+        dp_flow_wake(dp, flow);
     switch (msg->type) {
     case PRL_MSG_REPLICATE:
     case PRL_MSG_OUTPUT:
@@ -376,5 +378,6 @@ void dp_secondary_takeover(struct prl_dp *dp, struct dp_flow *flow)
         dp_udp_mark(flow, false);
     }
     event.value = flow->secondary_core.out_bytes;
+    event.value2 = dp_clock_ns();
     dp_event(dp, &event, NULL, 0);
 }

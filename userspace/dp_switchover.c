@@ -267,6 +267,7 @@ static void capture_flows(struct prl_dp *dp, uint32_t service)
             continue;
         flow->relaying = true;
         flow->last_direct_ns = dp->now_ns;
+        dp_flow_wake(dp, flow);
         __atomic_store_n(&flow->kernel->flags, PRL_FLOW_RELAY, __ATOMIC_RELEASE);
     }
 }

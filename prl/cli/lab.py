@@ -14,7 +14,7 @@ from prl.lab.errors import LabError
 from prl.lab.lab import How, Lab, LabStatus, MemberStatus, Mode, PrldState
 from prl.lab.topology import DEFAULT_NAME
 
-_NODES = click.Choice(["re0", "re1", "peer", "lan"])
+_NODES = click.Choice(["re0", "re1", "peer", "lan", "router"])
 
 _name_option = click.option(
     "--name",
@@ -57,14 +57,24 @@ def _leave_nothing_half_built() -> None:
     show_default=True,
     help="How the datapaths wait for work.",
 )
-def up(name: str, mode: str, polling: str) -> None:
+@click.option("--routed", is_flag=True, help="Put the peer behind a router.")
+@click.option(
+    "--path-mtu",
+    type=click.IntRange(1280, 1500),
+    help="The longest packet that the router passes to the peer (--routed).",
+)
+def up(name: str, mode: str, polling: str, routed: bool, path_mtu: int | None) -> None:
     """Build the lab and start prld on re0 and re1."""
+    if path_mtu is not None and not routed:
+        raise click.UsageError("--path-mtu is the router's: give --routed, too")
     _leave_nothing_half_built()
     the_lab = Lab(name)
-    the_lab.up(mode, polling=polling)
+    the_lab.up(mode, polling=polling, routed=routed)
+    if path_mtu is not None:
+        the_lab.limit_path(path_mtu)
     namespaces = the_lab.topology.namespaces
     emit(
-        {"lab": name, "up": True, "mode": mode, "namespaces": namespaces},
+        {"lab": name, "up": True, "mode": mode, "routed": routed, "namespaces": namespaces},
         f"lab {name} is up ({mode}): {', '.join(namespaces.values())}",
     )
 

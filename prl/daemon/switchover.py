@@ -115,8 +115,8 @@ class Switchover:
             "known who has it",
             Moved.RESUMED: "the other node did not take it: this node has it again",
         }[outcome]
-        level = "info" if outcome == Moved.DONE else "warning"
-        self._log.post(level, "switchover", f"service {name}: {words}", service=name)
+        post = self._log.info if outcome == Moved.DONE else self._log.warning
+        post("switchover", f"service {name}: {words}", service=name)
         if outcome == Moved.RESUMED and owns:
             self._ownership.tell(event.service, Owner.OWNER, "the other node did not take it")
 

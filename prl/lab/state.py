@@ -20,6 +20,7 @@ class Settings:
     mode: str
     start_prld: bool
     polling: str = "blocking"
+    routed: bool = False
 
 
 class StateDirectory:

@@ -1,7 +1,7 @@
 """What a lab consists of: names and addresses, as values (SPEC section 8)."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 
 from prl.errors import UsageError
@@ -40,10 +40,12 @@ class Member:
     name: str
     namespace: str
     lan: Interface
+    gateway: Interface | None = field(default=None, kw_only=True)
+    """The router's interface on the same network; the default route goes there."""
 
     @property
     def port(self) -> str:
-        """The switch's interface that this machine's ``lan0`` is plugged into."""
+        """The interface that this machine's ``lan0`` is plugged into."""
         return f"to-{self.name}"
 
 
@@ -53,6 +55,13 @@ class Node(Member):
 
     link: Interface
     index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Router(Member):
+    """The machine between the LAN and the peer of a routed lab; ``far`` is its end there."""
+
+    far: Interface
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +85,7 @@ class Topology:
     peer: Member
     service: Service
     link_port: int = LINK_PORT
+    router: Router | None = None
 
     @property
     def nodes(self) -> tuple[Node, Node]:
@@ -83,9 +93,15 @@ class Topology:
         return (self.re0, self.re1)
 
     @property
-    def members(self) -> tuple[Member, Member, Member]:
-        """The machines that are plugged into the switch."""
-        return (self.re0, self.re1, self.peer)
+    def members(self) -> tuple[Member, ...]:
+        """All machines."""
+        return (self.re0, self.re1, self.peer, *([self.router] if self.router else []))
+
+    def plug(self, member: Member) -> str:
+        """The namespace that has ``member.port``: the switch's, or the router's for its peer."""
+        if self.router is not None and member.name == self.peer.name:
+            return self.router.namespace
+        return self.switch
 
     @property
     def namespaces(self) -> dict[str, str]:
@@ -101,7 +117,8 @@ class Topology:
         for member in self.members:
             if member.name == name:
                 return member
-        raise UsageError(f"the lab has no machine {name!r}: it has re0, re1 and peer")
+        names = ", ".join(member.name for member in self.members)
+        raise UsageError(f"the lab has no machine {name!r}: it has {names}")
 
     def node(self, name: str) -> Node:
         """The machine called ``name``, which must be a node.
@@ -123,8 +140,8 @@ class Topology:
         return node.namespace
 
 
-def standard(name: str = DEFAULT_NAME) -> Topology:
-    """The flat lab of SPEC section 8: peer and both nodes on one LAN.
+def standard(name: str = DEFAULT_NAME, *, routed: bool = False) -> Topology:
+    """The lab of SPEC section 8: peer and both nodes on one LAN, or the peer behind a router.
 
     Raises:
         UsageError: ``name`` cannot be part of a namespace's name.
@@ -142,6 +159,19 @@ def standard(name: str = DEFAULT_NAME) -> Topology:
             IPv6Interface(f"2001:db8:0:1::{host6}/64"),
         )
 
+    def far(name: str, host: int, host6: str) -> Interface:
+        return Interface(
+            name,
+            IPv4Interface(f"203.0.113.{host}/24"),
+            IPv6Interface(f"2001:db8:0:2::{host6}/64"),
+        )
+
+    peer = Member("peer", f"{name}-peer", lan(1, "1"))
+    router = None
+    if routed:
+        router = Router("router", f"{name}-router", lan(254, "fe"), far("to-peer", 254, "fe"))
+        peer = Member("peer", f"{name}-peer", far(LAN_INTERFACE, 1, "1"), gateway=router.far)
+
     def node(index: int) -> Node:
         return Node(
             name=f"re{index}",
@@ -149,6 +179,7 @@ def standard(name: str = DEFAULT_NAME) -> Topology:
             lan=lan(10 + index, f"1{index}"),
             link=Interface(LINK_INTERFACE, IPv4Interface(f"198.51.100.{10 + index}/24")),
             index=index,
+            gateway=router.lan if router else None,
         )
 
     return Topology(
@@ -156,7 +187,8 @@ def standard(name: str = DEFAULT_NAME) -> Topology:
         switch=f"{name}-lan",
         re0=node(0),
         re1=node(1),
-        peer=Member("peer", f"{name}-peer", lan(1, "1")),
+        peer=peer,
+        router=router,
         service=Service(
             "lab", IPv4Address("192.0.2.100"), IPv6Address("2001:db8:0:1::100"), owner="re0"
         ),

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 
 NONE, STANDBY, OWNER, FENCED, LEAVING = range(5)
 PASS, HOLD, ACTIVE, SHADOW, RELAY = range(5)
-"""A flow's packets pass, wait in prld (SETUP, VOIDING, MOVED), are replicated; or it is a shadow; or
-its input alone goes through prld, for it has just moved here.
+"""A flow's packets pass, wait in prld (SETUP, VOIDING, MOVED), are replicated; or it is a shadow;
+or its input alone goes through prld, for it has just moved here.
 """
 STALE_NS = 200 * MS
 

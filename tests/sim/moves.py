@@ -31,7 +31,7 @@ class Moves:
     @property
     def busy(self) -> bool:
         """Whether there is something to be looked at in every pass."""
-        return any(move.state not in (self.lib.PRL_MOVE_IDLE,) for move in self._pointers)
+        return any(move.state != self.lib.PRL_MOVE_IDLE for move in self._pointers)
 
     def is_given(self, service: int) -> bool:
         """Given away, and no word of the other node yet."""
@@ -78,9 +78,7 @@ class Moves:
 
     def give(self, service: int) -> bool:
         """prl_dp_renounce()."""
-        todo = self.lib.prl_move_give(
-            self._pointers[service], self.prld.now_ns, self.prld.reason
-        )
+        todo = self.lib.prl_move_give(self._pointers[service], self.prld.now_ns, self.prld.reason)
         self._do(service, todo)
         return bool(todo)
 
@@ -108,9 +106,7 @@ class Moves:
         if message.phase == lib.PRL_PHASE_REQUEST:
             todo = 0
             if prld.owner.state[service] == OWNER and not self._why_not(service, forced=is_forced):
-                todo = lib.prl_move_request(
-                    move, self.config, 1, message.bits, now_ns, prld.reason
-                )
+                todo = lib.prl_move_request(move, self.config, 1, message.bits, now_ns, prld.reason)
             if not todo:
                 self._say(service, lib.PRL_PHASE_REFUSED, message.move)
             self._do(service, todo)
@@ -123,9 +119,7 @@ class Moves:
             if others and not move.flags & lib.PRL_MOVE_FORCED:
                 self.disturbed(service)
             else:
-                self._do(
-                    service, lib.prl_move_prepared(move, message.move, message.flows, active)
-                )
+                self._do(service, lib.prl_move_prepared(move, message.move, message.flows, active))
         elif message.phase == lib.PRL_PHASE_COMMIT:
             self._take(service, message, forced=is_forced)
         elif message.phase == lib.PRL_PHASE_TAKEN:
@@ -182,7 +176,7 @@ class Moves:
                     flow.core.state == lib.PRL_SECONDARY_ACTIVE and flow.core.confirmed
                 )
             prld.owner_do(lib.prl_owner_renounced(prld.owner, service, prld.now_ns))
-            prld._notice_fencing()  # noqa: SLF001 - one prld, in two files
+            prld._notice_fencing()
             good = prld.owner.state[service] == OWNER
         if not good:
             for flow in self._shadows(service):
@@ -273,7 +267,7 @@ class Moves:
             open_at_ns = int(lib.prl_owner_open_at_ns(prld.owner))
             self._do(service, lib.prl_move_tick(move, self.config, open_at_ns, prld.now_ns))
 
-    def _do(self, service: int, todo: int) -> None:
+    def _do(self, service: int, todo: int) -> None:  # noqa: C901, PLR0912 - a bit, a line
         lib, prld, move = self.lib, self.prld, self._pointers[service]
         if todo & lib.PRL_MOVE_DO_REQUEST:
             self._say(service, lib.PRL_PHASE_REQUEST, 0, bits=move.flags)
@@ -317,9 +311,7 @@ class Moves:
         prld.node.kernel.set_address(service, LEAVING)
         lib.prl_owner_give(prld.owner, service)
         prld.given.add(service)
-        self._say(
-            service, lib.PRL_PHASE_COMMIT, move.number, flows=move.flows, bits=move.flags
-        )
+        self._say(service, lib.PRL_PHASE_COMMIT, move.number, flows=move.flows, bits=move.flags)
         for flow in self._primaries(service):
             flow.event(lib.prl_primary_move)
             self._drain(flow)

@@ -85,11 +85,11 @@ def left_behind(topology: Topology) -> list[str]:
 
 
 @contextmanager
-def pair(name: str, mode: str = "native") -> Iterator[Lab]:
+def pair(name: str, mode: str = "native", **options: Any) -> Iterator[Lab]:
     """A lab that is up, its link and lease too, and gone without a trace afterwards."""
     lab = Lab(name)
     lab.down()
-    lab.up(mode)
+    lab.up(mode, **options)
     try:
         yield lab
     finally:
