@@ -226,6 +226,8 @@ void dp_secondary_space(struct prl_dp *dp, struct dp_flow *flow); /* FLOWCTL whe
 void dp_secondary_void(struct prl_dp *dp, struct dp_flow *flow, uint8_t reason);
 /* Voids the shadow and tells the primary why (ERROR). */
 void dp_secondary_give_up(struct prl_dp *dp, struct dp_flow *flow, uint8_t reason);
+/* The address is not ours any more: a session that was taken over, and not protected since, has ended here. */
+void dp_secondary_fence(struct prl_dp *dp, struct dp_flow *flow);
 void dp_secondary_void_all(struct prl_dp *dp, uint8_t reason);
 void dp_secondary_takeover(struct prl_dp *dp, struct dp_flow *flow);
 

@@ -414,25 +414,62 @@ void dp_flows_tick(struct prl_dp *dp)
 
 /* ---- the control plane's calls ---- */
 
-/* A session that moved here and is still in our hands is protected without leaving them: its input stays captured, in
- * order; frames under way to us have the shadow's handle. */
-static int adopt(struct prl_dp *dp, struct dp_flow *flow, struct prl_flow_spec *spec)
+static uint32_t new_handle(struct prl_dp *dp)
 {
-    int fd = fcntl(spec->fd, F_DUPFD_CLOEXEC, 0), err;
+    return dp->config.node_index << DP_HANDLE_NODE_BIT | dp->next_handle++;
+}
+
+/* The flow stays where it is, in the kernel's table, too; what is under way to us has the former handle. */
+static int rename_flow(struct prl_dp *dp, struct dp_flow *flow, uint32_t handle)
+{
+    int err = prl_kernel_flow_rename(dp->kernel, &flow->spec.key, handle, flow->slot);
     uint32_t *bucket;
 
-    if (fd < 0)
-        return -errno;
-    spec->handle = dp->config.node_index << DP_HANDLE_NODE_BIT | dp->next_handle++;
-    err = prl_kernel_flow_rename(dp->kernel, &spec->key, spec->handle, flow->slot);
-    if (err) {
-        close(fd);
+    if (err)
         return err;
-    }
-    dp_verify_forget(dp, flow);
     unlink_from(dp, handle_bucket(dp, flow->spec.handle), flow, false);
-    close(flow->spec.fd);
     flow->former_handle = flow->spec.handle;
+    flow->spec.handle = flow->secondary_core.handle = handle;
+    bucket = handle_bucket(dp, handle);
+    flow->next_by_handle = *bucket;
+    *bucket = flow->slot;
+    return 0;
+}
+
+int prl_dp_flow_adopt(struct prl_dp *dp, uint32_t handle, uint32_t *own)
+{
+    struct dp_flow *flow;
+    int err;
+
+    dp_lock(dp);
+    flow = dp_flow_by_handle(dp, handle);
+    if (!flow || !flow->secondary || flow->secondary_core.state != PRL_SECONDARY_OWNER) {
+        err = -ENOENT;
+    } else {
+        *own = new_handle(dp);
+        err = rename_flow(dp, flow, *own);
+    }
+    dp_unlock(dp);
+    return err;
+}
+
+/* A session that moved here and is still in our hands is protected without leaving them: its input stays captured. */
+static int keep_in_hands(struct prl_dp *dp, struct dp_flow *flow, struct prl_flow_spec *spec)
+{
+    int fd = -1, err = 0;
+
+    if (!dp_switchover_is_idle(dp, flow->service))
+        return -EBUSY; /* input may still be relayed */
+    if (!spec->handle) {
+        spec->handle = new_handle(dp);
+        err = rename_flow(dp, flow, spec->handle);
+    }
+    if (!err)
+        fd = fcntl(spec->fd, F_DUPFD_CLOEXEC, 0);
+    if (fd < 0)
+        return err ? err : -errno;
+    dp_verify_forget(dp, flow);
+    close(flow->spec.fd);
     flow->spec = *spec;
     flow->spec.fd = fd;
     flow->spec.generation = 0;
@@ -440,9 +477,6 @@ static int adopt(struct prl_dp *dp, struct dp_flow *flow, struct prl_flow_spec *
     flow->secondary = false;
     flow->relaying = false;
     memset(&flow->primary, 0, sizeof(flow->primary));
-    bucket = handle_bucket(dp, spec->handle);
-    flow->next_by_handle = *bucket;
-    *bucket = flow->slot;
     return 0;
 }
 
@@ -459,21 +493,21 @@ int prl_dp_primary_setup(struct prl_dp *dp, struct prl_flow_spec *spec)
         err = -EEXIST;
         goto out;
     }
+    if (!flow && spec->handle) {
+        err = -ENOENT;
+        goto out;
+    }
     if (flow && flow->relaying) {
-        err = dp_switchover_is_idle(dp, flow->service) ? adopt(dp, flow, spec) : -EBUSY;
+        err = keep_in_hands(dp, flow, spec);
         if (err)
             goto out;
-    } else if (flow &&
-               (flow->secondary || !spec->handle)) { /* a shadow that took over: a new flow takes its place */
+    } else if (flow && (flow->secondary || !spec->handle)) { /* taken over: a new flow takes its place */
         dp_flow_forget(dp, flow);
         flow = NULL;
     }
     if (!flow) {
-        if (spec->handle) {
-            err = -ENOENT;
-            goto out;
-        }
-        spec->handle = dp->config.node_index << DP_HANDLE_NODE_BIT | dp->next_handle++;
+        if (!spec->handle)
+            spec->handle = new_handle(dp);
         spec->generation = 0;
         err = flow_enter(dp, spec, &flow);
         if (!flow)

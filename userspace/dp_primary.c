@@ -493,8 +493,13 @@ static void sweep(struct prl_dp *dp, enum sweep what, uint8_t reason, uint32_t s
         struct dp_flow *flow = &dp->flows[i];
         struct prl_actions actions = {0};
 
-        if (!flow->used || flow->secondary)
+        if (!flow->used)
             continue;
+        if (flow->secondary) {
+            if (what == SWEEP_FENCE && flow->service == service)
+                dp_secondary_fence(dp, flow);
+            continue;
+        }
         if (what == SWEEP_FAIL)
             prl_primary_fail(&flow->primary, reason, dp->link_up, dp->now_ns, &actions);
         else if (what == SWEEP_OPEN)

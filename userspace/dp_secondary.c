@@ -96,6 +96,14 @@ void dp_secondary_void(struct prl_dp *dp, struct dp_flow *flow, uint8_t reason)
     dp_event_flow(dp, PRL_EVENT_SECONDARY, flow, flow->secondary_core.state, reason);
 }
 
+void dp_secondary_fence(struct prl_dp *dp, struct dp_flow *flow)
+{
+    if (!prl_secondary_fence(&flow->secondary_core))
+        return;
+    dp_flow_set_flags(flow);
+    dp_event_flow(dp, PRL_EVENT_PRIMARY, flow, PRL_PRIMARY_GONE, PRL_REASON_OK);
+}
+
 void dp_secondary_give_up(struct prl_dp *dp, struct dp_flow *flow, uint8_t reason)
 {
     struct prl_msg msg = {.type = PRL_MSG_ERROR, .handle = flow->spec.handle, .reason = reason};

@@ -204,9 +204,20 @@ bool dp_switchover_direct(struct prl_dp *dp, struct dp_flow *flow, struct prl_ho
     return true;
 }
 
+/* The old owner knows a flow by the handle that it had as a shadow. */
+static struct dp_flow *moved_flow(struct prl_dp *dp, uint32_t handle)
+{
+    struct dp_flow *flow = dp_flow_by_handle(dp, handle);
+
+    for (uint32_t i = 0; !flow && i < dp->flows_top; i++)
+        if (dp->flows[i].used && dp->flows[i].relaying && dp->flows[i].former_handle == handle)
+            flow = &dp->flows[i];
+    return flow;
+}
+
 static void relayed(struct prl_dp *dp, const struct prl_msg *msg)
 {
-    struct dp_flow *flow = dp_flow_by_handle(dp, msg->handle);
+    struct dp_flow *flow = moved_flow(dp, msg->handle);
     struct iovec piece = {.iov_base = (void *)(uintptr_t)msg->data, .iov_len = msg->data_bytes};
     struct prl_packet packet;
 

@@ -23,7 +23,7 @@ _Result = TypeVar("_Result")
 class Connection(Protocol):
     """What a flow needs of its AsyncNode."""
 
-    async def request(self, request: dict[str, Any]) -> dict[str, Any]:
+    async def request(self, request: dict[str, Any], *fds: int) -> dict[str, Any]:
         """Ask prld. Raises PrlError."""
 
     def forget(self, what: "AsyncSession | AsyncShadow") -> None:
@@ -135,13 +135,18 @@ class AsyncShadow:
         """The peer's end, ``addr:port``; ``*`` for a UDP socket that is not connected."""
         self.application = given.application
         """What the other application gave to AsyncNode.replicate()."""
+        self.in_bytes = given.in_bytes
+        """How much of the peer's stream, since the session was first protected, comes before the
+        first byte to be read here."""
+        self.out_bytes = given.out_bytes
+        """How much output comes before what is still to be said."""
 
     @property
     def state(self) -> str:
         """One word.
 
-        ``standby``, ``owned`` (the session is this application's), ``void``, ``ended``, or, when
-        prld is gone while it is owned, ``lost``.
+        ``standby``, ``owned`` (the session is this application's), ``demoted`` (not any more),
+        ``void``, ``ended``, or, when prld is gone while it is owned, ``lost``.
         """
         return self._life.state
 
@@ -253,6 +258,7 @@ class AsyncShadow:
     def on_news(self, news: News) -> None:
         """Called by the AsyncNode."""
         if isinstance(news, TakenOver):
+            self.handle = news.becomes
             self._takeover = Takeover(news.out_bytes, news.monotonic_ns)
             self._sock.owned = True
             self._life.become("owned", "")
@@ -260,6 +266,8 @@ class AsyncShadow:
             self._life.become("void", news.reason)
         elif isinstance(news, State) and news.state in _OVER:
             self._life.become(news.state, news.reason)
+        elif isinstance(news, Demoted):
+            self._life.become("demoted", "the other node has the session now")
 
     def on_lost(self, reason: str) -> None:
         """Called by the AsyncNode when prld is gone: a shadow goes with it."""

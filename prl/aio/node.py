@@ -9,9 +9,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Final, Self
 
+from prl import application
 from prl.aio.flows import AsyncSession, AsyncShadow
 from prl.aio.waiting import Bell, Polled
-from prl.dialogue import FDS_MAX, Answer, Dialogue, Given, replicate_request
+from prl.dialogue import FDS_MAX, Answer, Dialogue, Given, TakenOver
 from prl.errors import NoDaemonError, PrlError, ReplicationError, UsageError
 from prl.messages import MESSAGE_MAX_BYTES, REQUESTS_MAX, MessageError, default_socket
 
@@ -86,7 +87,7 @@ class AsyncNode:
         while self._given:  # nobody will ask for them
             self._given.popleft().discard("nobody asked for it")
 
-    async def replicate(self, sock: socket.socket, application: bytes = b"") -> AsyncSession:
+    async def replicate(self, sock: socket.socket, data: bytes = b"") -> AsyncSession:
         """Protect a TCP or UDP socket; returns once the other node has its shadow.
 
         As prl.client.Node.replicate(), which says what can be protected. When the wait is
@@ -99,7 +100,13 @@ class AsyncNode:
             UsageError: this is no socket that can be protected.
             NoDaemonError: prld is gone.
         """
-        answer = await self.request(replicate_request(application), sock.fileno())
+        members, memory = application.pack(data)
+        try:
+            request = {"op": "replicate"} | members
+            answer = await self.request(request, sock.fileno(), *memory)
+        finally:
+            for fd in memory:
+                os.close(fd)
         session = AsyncSession(self, answer["handle"], answer["state"], answer["reason"])
         self._follow(session)
         if answer["state"] != "active":
@@ -137,7 +144,7 @@ class AsyncNode:
         while True:
             yield await self.next_shadow()
 
-    async def request(self, request: dict[str, Any], fd: int | None = None) -> dict[str, Any]:
+    async def request(self, request: dict[str, Any], *fds: int) -> dict[str, Any]:
         """Ask prld; returns the answer without ``id`` and ``ok`` (docs/control.md).
 
         Waits for its turn when REQUESTS_MAX are under way.
@@ -148,7 +155,7 @@ class AsyncNode:
         """
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
-                return await self._ask(request, fd)
+                return await self._ask(request, fds)
         except TimeoutError:
             raise NoDaemonError(f"prld on {self.path} does not answer; is it frozen?") from None
 
@@ -160,13 +167,13 @@ class AsyncNode:
 
     # -- requests
 
-    async def _ask(self, request: dict[str, Any], fd: int | None) -> dict[str, Any]:
+    async def _ask(self, request: dict[str, Any], fds: tuple[int, ...]) -> dict[str, Any]:
         number, raw = self._dialogue.ask(request)
         async with self._sending:
             await self._bell.wait_for(
                 lambda: len(self._under_way) < REQUESTS_MAX or self._lost is not None
             )
-            while not self._try_send(raw, fd):
+            while not self._try_send(raw, fds):
                 assert self._polled is not None
                 await self._polled.writable()
             answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
@@ -182,12 +189,11 @@ class AsyncNode:
         self._replicates.discard(number)
         return fields
 
-    def _try_send(self, raw: bytes, fd: int | None) -> bool:
+    def _try_send(self, raw: bytes, fds: tuple[int, ...]) -> bool:
         if self._lost is not None:
             raise self._lost
         if self._sock is None:
             raise UsageError("this AsyncNode is not connected: use `async with`, or connect()")
-        fds = [] if fd is None else [fd]
         try:
             socket.send_fds(self._sock, [raw], fds, socket.MSG_NOSIGNAL)
         except BlockingIOError:
@@ -216,7 +222,7 @@ class AsyncNode:
         self._replicates.discard(number)
         number, raw = self._dialogue.ask({"op": "flow_del", "handle": fields["handle"]})
         with contextlib.suppress(PrlError):
-            if self._try_send(raw, None):
+            if self._try_send(raw, ()):
                 self._under_way[number] = future = asyncio.get_running_loop().create_future()
                 future.cancel()
 
@@ -269,6 +275,9 @@ class AsyncNode:
             self._bell.ring()
         elif heard is not None and (what := self._flows.get(heard.handle)) is not None:
             what.on_news(heard)
+            if isinstance(heard, TakenOver):
+                del self._flows[heard.handle]
+                self._flows[heard.becomes] = what
 
     def _give_up(self, error: PrlError) -> None:
         if self._lost is not None:

@@ -158,7 +158,7 @@ def test_a_shadow_from_standby_to_the_end(tmp_path: Path) -> None:
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.01):
                     await shadow.recv(1)
-            prld.tell("taken_over", handle=3, out_bytes=5, monotonic_ns=1)
+            prld.tell("taken_over", handle=3, becomes=4, out_bytes=5, monotonic_ns=1)
             assert (await shadow.wait_taken_over()).out_bytes == 5
             large = bytes(4 << 20)
             sending = asyncio.create_task(shadow.sendall(large))
@@ -167,7 +167,7 @@ def test_a_shadow_from_standby_to_the_end(tmp_path: Path) -> None:
             while received < len(large):
                 received += len(await asyncio.get_running_loop().sock_recv(peer, 1 << 20))
             await sending
-            prld.tell("state", handle=3, state="ended", reason="")
+            prld.tell("state", handle=4, state="ended", reason="")
             assert [state async for state, _ in shadow.states()] == ["standby", "owned", "ended"]
             await shadow.close()
 
