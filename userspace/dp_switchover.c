@@ -341,7 +341,7 @@ static void tell(struct prl_dp *dp, uint32_t service, const struct prl_move *mov
         .reason = move->reason,
         .seq = move->flows,
         .value = move->silent_ns,
-        .value2 = dp->now_ns,
+        .value2 = dp_clock_ns(),
     };
 
     if (move->outcome == PRL_MOVE_UNDONE && dp->owner.state[service] == PRL_OWNER_OWNER)

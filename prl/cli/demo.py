@@ -18,6 +18,7 @@ _FACTORS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 SIZE_MIN_BYTES = 1 << 10
 SIZE_MAX_BYTES = 64 << 30
 COUNT_MAX = 10_000
+MOVES_MAX = 1000
 
 
 class Size(click.ParamType[int]):
@@ -77,6 +78,13 @@ class Size(click.ParamType[int]):
     help="The BGP speaker that plays the peer (bgp).",
 )
 @click.option("--routed", is_flag=True, help="Put the peer behind a router.")
+@click.option(
+    "--moves",
+    type=click.IntRange(1, MOVES_MAX),
+    default=20,
+    show_default=True,
+    help="How often the service moves in each direction (switchover).",
+)
 @click.option("--lab-name", help="Name of the lab to make  [default: one of its own]")
 def demo(
     scenario: str,
@@ -88,6 +96,7 @@ def demo(
     how: str,
     peer: str,
     routed: bool,
+    moves: int,
     lab_name: str | None,
 ) -> None:
     """Let the machine that serves a live session die, and prove that the session survives.
@@ -98,7 +107,7 @@ def demo(
     if both and scenario != "sessions":
         raise click.UsageError("--family both is for sessions alone: choose 4 or 6")
     options = Options(
-        size, 4 if both else int(family), mode, how, lab_name, peer, count, both, routed
+        size, 4 if both else int(family), mode, how, lab_name, peer, count, both, routed, moves
     )
     # The story belongs on standard output, but for -j, which is for programs.
     tell = narrate if settings().json else click.echo

@@ -287,6 +287,10 @@ class Primaries:
             if before in {"active", "voiding"} and session.state == "open":
                 session.trigger.set()  # failures of an attempt are its own affair
         session.tell()
+        self._end_if_orphan(session, before)
+
+    def _end_if_orphan(self, session: Session, before: str) -> None:
+        """Nobody has it: its application is gone, and the other node did not take it."""
         if session.orphan and (session.state == "open" or before == "moved"):
             self._end_orphan(session)
 

@@ -39,6 +39,7 @@ class Options:
     count: int = 1000
     both: bool = False
     routed: bool = False
+    moves: int = 20
 
 
 class Stage:
