@@ -24,7 +24,7 @@ APT_RUN := bpftool iproute2 ethtool procps util-linux python3-bpfcc linux-header
 APT_TEST := curl socat bird2 frr tcpdump tshark vagrant vagrant-libvirt spin
 APT := $(APT_BUILD) $(APT_RUN) $(APT_TEST)
 
-C_FILES := $(wildcard bpf/*.c userspace/*.c userspace/core/*.c userspace/client/*.c docs/examples/*.c)
+C_FILES := $(wildcard bpf/*.c userspace/*.c userspace/core/*.c userspace/client/*.c userspace/bench/*.c docs/examples/*.c)
 H_FILES := $(wildcard bpf/*.h userspace/*.h userspace/core/*.h userspace/client/*.h)
 DEF_FILES := $(wildcard bpf/*.def userspace/*.def userspace/core/*.def)
 PY_FILES := $(wildcard prl tests docs/examples setup.py userspace/build_ffi.py bpf/trace)
@@ -89,7 +89,7 @@ $(VENV)/.installed: pyproject.toml setup.py MANIFEST.in | $(BIN)/python
 build: $(VENV)/.built ## rebuild the C extension, the C client and the BPF objects where sources changed
 
 $(VENV)/.built: $(C_FILES) $(H_FILES) $(DEF_FILES) setup.py userspace/build_ffi.py | $(VENV)/.installed
-	@$(BIN)/python setup.py -q build_bpf --inplace build_client --inplace build_ext --inplace
+	@$(BIN)/python setup.py -q build_bpf --inplace build_client --inplace build_bench --inplace build_ext --inplace
 	touch $@
 
 demo: setup ## show live sessions surviving the death of their host

@@ -13,6 +13,8 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).resolve().parent
 SOURCES = ROOT / "bpf"
 OBJECTS = "prl/bpf"
+BENCH_SOURCES = ROOT / "userspace/bench"
+BENCH_PROGRAMS = "prl/bench/bin"
 CLIENT = ROOT / "userspace/client"
 CLIENT_OBJECTS = "prl/c"
 CLIENT_SONAME, CLIENT_STATIC = "libprl_client.so", "libprl_client.a"
@@ -33,6 +35,14 @@ def bpf_compile_command(source: Path, target: Path) -> list[str]:
         *("-std=gnu11", "-Wall", "-Wextra", "-Werror"),
         *("-I", str(SOURCES), "-isystem", f"/usr/include/{multiarch}"),
         *("-c", str(source), "-o", str(target)),
+    ]
+
+
+def bench_compile_command(source: Path, target: Path) -> list[str]:
+    """Return the command that compiles one program of the bench."""
+    return [
+        *("gcc", "-std=gnu11", "-O2", "-g", "-Wall", "-Wextra", "-Werror"),
+        *(str(source), "-o", str(target)),
     ]
 
 
@@ -152,6 +162,39 @@ class BuildClient(BuildFiles):
         return sorted(str(path.relative_to(ROOT)) for path in CLIENT.glob("*.[ch]"))
 
 
+class BuildBench(BuildFiles):
+    """Compile every ``userspace/bench/NAME.c`` to ``prl/bench/bin/prl-NAME``."""
+
+    description = "compile the programs of the bench"
+    objects = BENCH_PROGRAMS
+
+    def targets(self) -> dict[Path, Path]:
+        """Map each source to its program."""
+        return {
+            source: self.folder / f"prl-{source.stem}"
+            for source in sorted(BENCH_SOURCES.glob("*.c"))
+        }
+
+    def run(self) -> None:
+        """Compile what is older than its source."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for source, target in self.targets().items():
+            if is_stale(target, [source, Path(__file__)]):
+                fresh = target.with_suffix(".tmp")
+                command = bench_compile_command(source, fresh)
+                self.announce(" ".join(command), level=2)
+                subprocess.run(command, check=True)
+                fresh.rename(target)
+
+    def get_outputs(self) -> list[str]:
+        """Return the programs' paths (part of setuptools' protocol)."""
+        return [str(path) for path in self.targets().values()]
+
+    def get_source_files(self) -> list[str]:
+        """Return the sources, for the sdist."""
+        return [str(path.relative_to(ROOT)) for path in self.targets()]
+
+
 class BuildExt(build_ext):
     """``build_ext`` that compiles an in-tree extension only when its sources changed."""
 
@@ -173,9 +216,14 @@ class BuildExt(build_ext):
 
 
 class Build(build):
-    """``build`` with the BPF objects and the C client first."""
+    """``build`` with the BPF objects, the C client and the programs of the bench first."""
 
-    sub_commands: ClassVar = [("build_bpf", None), ("build_client", None), *build.sub_commands]
+    sub_commands: ClassVar = [
+        ("build_bpf", None),
+        ("build_client", None),
+        ("build_bench", None),
+        *build.sub_commands,
+    ]
 
 
 if __name__ == "__main__":
@@ -186,6 +234,7 @@ if __name__ == "__main__":
             "build": Build,
             "build_bpf": BuildBpf,
             "build_client": BuildClient,
+            "build_bench": BuildBench,
             "build_ext": BuildExt,
         },
     )

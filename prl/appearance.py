@@ -17,21 +17,29 @@ class Appearance:
 
     def __init__(self, path: Path) -> None:
         self._interrupted = os.eventfd(0, os.EFD_CLOEXEC)
-        self._watch = _libc.inotify_init1(_IN_CLOEXEC | _IN_NONBLOCK)
+        self._watch: int = _libc.inotify_init1(_IN_CLOEXEC | _IN_NONBLOCK)
         self._folder = os.fsencode(path.parent)
+
+    @property
+    def descriptor(self) -> int:
+        """Readable when something has appeared since arm(); -1: there is no inotify."""
+        return self._watch
+
+    def arm(self) -> None:
+        """Watch from now on. Again each time: the folder may have been removed and made anew."""
+        if self._watch >= 0:
+            with contextlib.suppress(BlockingIOError):
+                os.read(self._watch, _EVENTS_BYTES)
+            _libc.inotify_add_watch(self._watch, self._folder, _IN_CREATE | _IN_MOVED_TO)
 
     def wait(self, timeout_s: float) -> None:
         """Return when something has appeared in the folder, after interrupt(), or in the end."""
         poller = select.poll()
         poller.register(self._interrupted, select.POLLIN)
         if self._watch >= 0:
-            # Again each time: the folder may have been removed and made anew.
-            _libc.inotify_add_watch(self._watch, self._folder, _IN_CREATE | _IN_MOVED_TO)
+            self.arm()
             poller.register(self._watch, select.POLLIN)
         poller.poll(timeout_s * 1000)
-        if self._watch >= 0:
-            with contextlib.suppress(BlockingIOError):
-                os.read(self._watch, _EVENTS_BYTES)
 
     def interrupt(self) -> None:
         """No wait() waits any more."""

@@ -49,7 +49,8 @@ class TakenOver(msgspec.Struct, frozen=True, tag_field="event", tag="taken_over"
     monotonic_ns: int
     becomes: int = 0
     """Missing, it stays as it is."""
-    streams: list[int] = []
+    streams: list[Any] = []
+    """prld's own, to be given back as they are."""
 
 
 class Void(msgspec.Struct, frozen=True, tag_field="event", tag="void"):
@@ -115,6 +116,11 @@ class Dialogue:
         self._next = 1
         self._followed: set[int] = set()
         self._early: dict[int, State | Demoted | Protectable] = {}
+
+    def renew(self) -> None:
+        """The connection is a new one: nothing is followed any more."""
+        self._followed.clear()
+        self._early.clear()
 
     def ask(self, request: dict[str, Any]) -> tuple[int, bytes]:
         """Number a request; returns the number and what to send. Raises MessageError."""

@@ -199,6 +199,7 @@ struct prl_dp_counters {
     uint64_t lan_rx, lan_tx, lan_refused, claims_sent, crafted_acks, events_lost, append_short;
     uint64_t over_share; /* packets of flows that held much while the memory of all was short */
     uint64_t reinject_writes; /* gathered: one write for many packets */
+    uint64_t link_writes;
     uint64_t kept_packets, refed_packets; /* R8: not yet in the shadow's socket when looked at; fed again */
     uint64_t compared, differences; /* R12a */
     uint64_t relayed_packets,

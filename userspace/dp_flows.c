@@ -255,6 +255,9 @@ void dp_flow_note_peer(struct dp_flow *flow, const struct prl_packet *packet)
     if (packet->proto != IPPROTO_TCP)
         return;
     flow->peer_window = packet->window;
+    if (packet->payload_bytes) /* a retransmission does not move it back */
+        flow->peer_tcp_end = prl_serial_max(flow->peer_tcp_end ? flow->peer_tcp_end : packet->seq,
+                                            packet->seq + packet->payload_bytes);
     if (packet->has_timestamps) {
         flow->has_peer_ts = true;
         flow->peer_tsval = packet->tsval;
@@ -372,6 +375,8 @@ void dp_flow_wake(struct prl_dp *dp, struct dp_flow *flow)
     flow->awake = true;
     flow->next_awake = dp->awake;
     dp->awake = flow->slot;
+    if (dp->tick_ns > dp->now_ns + DP_TICK_NS)
+        dp->tick_ns = dp->now_ns + DP_TICK_NS;
 }
 
 static void tick(struct prl_dp *dp, struct dp_flow *flow)
@@ -410,6 +415,7 @@ void dp_flows_tick(struct prl_dp *dp)
             dp_flow_wake(dp, flow);
     }
     scan(dp);
+    dp->tick_ns = dp->awake != DP_LIST_END || dp->scan_next ? dp->now_ns + DP_TICK_NS : dp->next_scan_ns;
 }
 
 /* ---- the control plane's calls ---- */

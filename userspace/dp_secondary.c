@@ -310,15 +310,16 @@ void dp_secondary_space(struct prl_dp *dp, struct dp_flow *flow)
 
 /* ---- take-over ---- */
 
-/* An ACK as though from the peer: sets a stalled sender going without repair mode, which an application's calls
- * would notice (FACT). */
-static void craft(struct prl_dp *dp, struct dp_flow *flow, uint32_t seq)
+/* A keepalive as though from the peer (RFC 9293, 3.8.4): the shadow answers at once with its newest ACK and window, so
+ * that a peer whose ACKs died with the primary goes on, and every table on the way learns where the address is. Without
+ * repair mode, which an application's calls would notice (FACT). */
+static void kick(struct prl_dp *dp, struct dp_flow *flow)
 {
     uint8_t bytes[PRL_CRAFT_MAX];
     struct prl_craft craft = {
         .key = &flow->spec.key,
         .from_peer = true,
-        .seq = seq,
+        .seq = flow->kernel->sock.rcv_wup - 1, /* before the window, also when an ACK of ours is due */
         .ack = flow->kernel->sock.snd_una,
         .window = flow->peer_window,
         .tcp_flags = PRL_TCP_ACK,
@@ -332,26 +333,10 @@ static void craft(struct prl_dp *dp, struct dp_flow *flow, uint32_t seq)
 
     piece.iov_len = prl_packet_craft(&craft, bytes);
     if (flow->spec.timestamps && !flow->has_peer_ts)
-        return; /* nothing known of the peer's clock */
+        return; /* nothing known of the peer's clock: the shadow would take it for an old duplicate */
     if (prl_packet_parse(bytes, (uint32_t)piece.iov_len, (uint32_t)piece.iov_len, false, &packet) == 0 &&
         prl_tap_reinject(dp->config.inject_fd, &how, &piece, 1, &packet) == 0)
         dp->counters.crafted_acks++;
-}
-
-static void kick(struct prl_dp *dp, struct dp_flow *flow)
-{
-    if (flow->kernel->sock.snd_una != flow->kernel->sock.snd_nxt) /* there is something to send again */
-        craft(dp, flow, flow->kernel->sock.rcv_nxt);
-}
-
-/* After a planned move nothing is lost, but the old owner's stack may have delayed an ACK that ours believes to have
- * sent: an old segment makes it say so again (RFC 9293, 3.10.7.4). */
-static void prod(struct prl_dp *dp, struct dp_flow *flow)
-{
-    uint32_t rcv_nxt = flow->kernel->sock.rcv_nxt;
-
-    flow->relay_next = flow->in_end_known ? prl_serial_max(rcv_nxt, flow->in_end) : rcv_nxt;
-    craft(dp, flow, rcv_nxt - 1);
 }
 
 void dp_secondary_takeover(struct prl_dp *dp, struct dp_flow *flow)
@@ -378,10 +363,10 @@ void dp_secondary_takeover(struct prl_dp *dp, struct dp_flow *flow)
                    (socklen_t)strnlen(flow->spec.congestion, sizeof(flow->spec.congestion)));
         dp_verify_refeed(dp, flow);
         dp_flow_sample(dp, flow);
-        if (flow->relaying)
-            prod(dp, flow);
-        else
-            kick(dp, flow);
+        flow->relay_next = flow->kernel->sock.rcv_nxt;
+        if (flow->in_end_known)
+            flow->relay_next = prl_serial_max(flow->relay_next, flow->in_end);
+        kick(dp, flow);
     } else {
         dp_udp_mark(flow, false);
     }

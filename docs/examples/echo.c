@@ -4,10 +4,11 @@
  *
  *      cc echo.c -I prl/c -L prl/c -lprl_client -o echo
  *
- * On the node that owns the address it accepts connections and has each protected before it reads a byte. On the
- * other node it gets their shadows, reads the same input from them, and remembers the output that it would have
- * sent, until the peer has acknowledged it. When it is told that a session is its own, it goes on at exactly the byte
- * that it is told. One thread, one poll(); one line of JSON on standard output tells each thing that happens.
+ * On the node that owns the address it accepts connections and has each protected. On the other node it gets their
+ * shadows, reads the same input from them, and remembers the output that it would have sent, until the peer has
+ * acknowledged it. When it is told that a session is its own, it goes on at exactly the byte that it is told. From
+ * then on prld wants to protect the session again: it asks for what was read and is not sent yet, with which another
+ * node can join in. One thread, one poll(); one line of JSON on standard output tells each thing that happens.
  */
 #define _GNU_SOURCE /* accept4() */
 #include <arpa/inet.h>
@@ -27,13 +28,13 @@
 #include "prl_client.h"
 
 #define SESSIONS_MAX 256
-#define HELD_MAX (4u << 20) /* output of a session that may still have to be sent; then reading stops */
+#define HELD_MAX (512u << 10) /* output of a session that may still have to be sent; then reading stops */
 #define READ_BYTES (64u << 10)
 #define RECONNECT_MS 500
 
 enum role {
     NOBODY, /* a free place */
-    ASKED,  /* accepted; whether it is protected is not known yet, so nothing is read */
+    ASKED,  /* ours; prld is just protecting it: nothing is read or written meanwhile */
     OWNER,  /* ours, protected or not */
     SHADOW, /* the other node's: only read */
     DEAD,   /* its socket failed; prld is about to say why */
@@ -48,7 +49,7 @@ struct session {
     uint64_t in;          /* bytes read */
     uint64_t out;         /* bytes of output before held[0] */
     uint64_t done;        /* output before this one will never be asked for: sent by somebody */
-    uint64_t acked_start; /* what the shadow's socket had acknowledged when we got it */
+    uint64_t out_start, acked_start; /* of a shadow: where it began, and what its socket had acknowledged then */
     size_t held_bytes;
     uint8_t *held; /* output from `out` on */
 };
@@ -157,7 +158,7 @@ static bool read_input(struct session *session)
     session->held_bytes += (size_t)got; /* an echo: the input is the output */
     /* The shadow's kernel knows what the peer has acknowledged. */
     if (session->role == SHADOW)
-        session->done = acknowledged(session->fd) - session->acked_start;
+        session->done = session->out_start + acknowledged(session->fd) - session->acked_start;
     drop_done(session);
     return true;
 }
@@ -202,12 +203,15 @@ static void end_if_done(struct session *session)
 
 static void protect(struct session *session)
 {
-    int error = prl ? prl_client_replicate(prl, session->fd, NULL, 0, 0, &session->request) : -EPIPE;
+    int error = -EPIPE;
 
-    if (error) {
+    if (prl && session->handle)
+        error = prl_client_renew(prl, session->handle, session->held, session->held_bytes, &session->request);
+    else if (prl)
+        error = prl_client_replicate(prl, session->fd, NULL, 0, PRL_CLIENT_RENEW, &session->request);
+    session->role = error ? OWNER : ASKED;
+    if (error)
         tell("unprotected", session, 0, strerror(-error));
-        session->role = OWNER;
-    }
 }
 
 static void on_answer(const struct prl_client_event *event)
@@ -215,7 +219,8 @@ static void on_answer(const struct prl_client_event *event)
     for (struct session *session = sessions; session < sessions + SESSIONS_MAX; session++) {
         if (session->role != ASKED || session->request != event->request)
             continue;
-        session->handle = event->handle;
+        if (!event->code)
+            session->handle = event->handle;
         session->role = OWNER;
         if (!event->code && event->state == PRL_CLIENT_ACTIVE)
             tell("protected", session, 0, "");
@@ -241,7 +246,14 @@ static void on_shadow(struct prl_client_event *event)
     event->fd = -1; /* ours now */
     session->handle = event->handle;
     session->acked_start = acknowledged(session->fd);
-    tell("standby", session, event->unread, "");
+    session->in = event->in_bytes;
+    session->out = session->out_start = session->done = event->out_bytes;
+    if (event->application_bytes > HELD_MAX)
+        event->application_bytes = 0; /* not from a program like this one */
+    session->held_bytes = event->application_bytes;
+    if (session->held_bytes)
+        memcpy(session->held, event->application, session->held_bytes);
+    tell("standby", session, session->in, "");
 }
 
 static void on_event(struct prl_client_event *event)
@@ -256,9 +268,13 @@ static void on_event(struct prl_client_event *event)
         return; /* one that we have ended ourselves */
     } else if (event->kind == PRL_CLIENT_TAKEN_OVER) {
         tell("taken_over", session, event->out_bytes, "");
+        session->handle = event->becomes;
         session->done = event->out_bytes;
         drop_done(session);
         session->role = OWNER;
+    } else if (event->kind == PRL_CLIENT_PROTECTABLE) {
+        if (session->role == OWNER)
+            protect(session);
     } else if (event->kind == PRL_CLIENT_STATE) {
         tell("state", session, event->state, event->reason);
         if (event->state == PRL_CLIENT_ENDED || event->state == PRL_CLIENT_CLOSED)

@@ -1,25 +1,25 @@
 """An echo server whose sessions outlive its host, with threads: ``echo_threads.py ADDRESS:PORT``.
 
-The same line on both nodes. The node that owns the address accepts connections and has each
-protected before it reads a byte. The other one gets their shadows, reads the same input from them,
-and remembers the output that it would have sent until the peer has acknowledged it. Told that a
-session is its own, it goes on at exactly the byte that it is told.
+The same as echo_asyncio.py, which says what happens on which node. A thread has a session; it polls
+the socket and, beside it, the descriptor that tells of prld's word.
 """
 
 import json
 import os
+import select
 import socket
 import sys
 import threading
 from collections.abc import Callable
 
 from prl import tcp
-from prl.client import Node, NotProtectedError, Shadow, ShadowVoid
+from prl.client import Node, NotProtectedError, Session, Shadow
 from prl.endpoint import Endpoint
 from prl.errors import PrlError
 
-HELD_MAX_BYTES = 4 << 20
+UNSAID_MAX_BYTES = 512 << 10  # it must fit into the application bytes: 1 MiB
 READ_BYTES = 64 << 10
+OVER = frozenset({"demoted", "ended", "closed"})
 
 
 def tell(event: str, **facts: object) -> None:
@@ -27,129 +27,128 @@ def tell(event: str, **facts: object) -> None:
     os.write(sys.stdout.fileno(), (json.dumps({"event": event, **facts}) + "\n").encode())
 
 
-class Output:
-    """What is to be sent, from byte ``start`` on; one thread appends, another one sends."""
+class Talk:
+    """One session; ``unsaid`` is what was read and is not said yet, from byte ``start`` on."""
 
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._held = bytearray()
-        self._start = 0
-        self._done = 0
-        self._ended = False
+    def __init__(self, sock: socket.socket, unsaid: bytes = b"", start: int = 0) -> None:
+        self.sock = sock
+        self.peer: int = sock.getpeername()[1]
+        self.unsaid = bytearray(unsaid)
+        self.start = self.done = start
+        self.input_ended = False
+        self.broken = ""
 
-    def append(self, data: bytes) -> None:
-        """Take in what was read, nothing being the end; waits while too much is held."""
-        with self._changed:
-            self._held += data
-            self._ended = not data
-            self._drop()
-            self._changed.wait_for(lambda: len(self._held) < HELD_MAX_BYTES)
+    def own(self, session: Session) -> None:
+        """Serve it until it is over."""
+        told = ""
+        while session.state not in OVER and not self.broken:
+            session.clear()
+            if session.protectable:  # nothing is read or written meanwhile: there is one thread
+                session.renew(bytes(self.unsaid))
+            if session.state != told:
+                told = session.state
+                tell("protected" if told == "active" else told, peer=self.peer)
+            if self.input_ended and not self.unsaid:
+                self.sock.shutdown(socket.SHUT_WR)
+                session.close()
+                break
+            self._turn(session.descriptor, speaks=True)
+        self.sock.close()
+        tell("end", peer=self.peer, reason=self.broken or session.state)
 
-    def done(self, offset: int) -> None:
-        """Output before ``offset`` will never be asked for: somebody has sent it."""
-        with self._changed:
-            self._done = max(self._done, offset)
-            self._drop()
+    def stand_by(self, shadow: Shadow) -> None:
+        """Follow it; serve it when it is taken over."""
+        tell("standby", peer=self.peer)
+        before = tcp.bytes_acked(self.sock)
+        while shadow.takeover is None and shadow.void_reason is None:
+            shadow.clear()
+            self._turn(shadow.descriptor, speaks=False)
+            if not self.broken:  # what the peer has acknowledged need not be remembered
+                self.said_until(shadow.out_bytes + tcp.bytes_acked(self.sock) - before)
+        if shadow.takeover is None:
+            tell("void", peer=self.peer, reason=shadow.void_reason)
+            shadow.close()
+            return
+        tell("taken_over", peer=self.peer, bytes=shadow.takeover.out_bytes)
+        self.said_until(shadow.takeover.out_bytes)
+        self.own(shadow.session)
 
-    def _drop(self) -> None:
-        count = min(len(self._held), max(0, self._done - self._start))
-        del self._held[:count]
-        self._start += count
-        self._changed.notify_all()
+    def said_until(self, offset: int) -> None:
+        """Output before ``offset`` will never be asked for: somebody has said it."""
+        self.done = max(self.done, offset)
+        count = min(len(self.unsaid), self.done - self.start)
+        del self.unsaid[:count]
+        self.start += count
 
-    def speak(self, sock: socket.socket) -> None:
-        """Send everything, to the end of the input."""
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._held or self._ended)
-                start, data = self._start, bytes(self._held[:READ_BYTES])
-            if not data:
-                return
-            self.done(start + sock.send(data))
-
-
-def read_all(receive: Callable[[int], bytes], output: Output, acked: Callable[[], int]) -> None:
-    """Read to the end; an echo's input is its output."""
-    data = b"?"
-    while data:
+    def _turn(self, also: int, *, speaks: bool) -> None:
+        """Wait for the socket or prld's word; read and write what can be."""
+        poller = select.poll()
+        poller.register(also, select.POLLIN)
+        is_full = len(self.unsaid) >= UNSAID_MAX_BYTES
+        wanted = 0 if self.input_ended or is_full or self.broken else select.POLLIN
+        wanted |= select.POLLOUT if speaks and self.unsaid else 0
+        if wanted:
+            poller.register(self.sock, wanted)
+        # A standby that remembers too much looks now and then what has been acknowledged.
+        ready = dict(poller.poll(20 if is_full and not speaks else None))
         try:
-            data = receive(READ_BYTES)
-            output.done(acked())
-        except (OSError, ShadowVoid):  # whoever speaks, or awaits the take-over, is told why
-            data = b""
-        output.append(data)
+            if wanted & select.POLLIN and ready.get(self.sock.fileno(), 0) & ~select.POLLOUT:
+                data = self.sock.recv(READ_BYTES, socket.MSG_DONTWAIT)
+                self.unsaid += data  # an echo: the input is the output
+                self.input_ended = not data
+                self.said_until(self.done)
+            if wanted & select.POLLOUT and ready.get(self.sock.fileno(), 0) and self.unsaid:
+                sent = self.sock.send(self.unsaid[:READ_BYTES], socket.MSG_DONTWAIT)
+                self.said_until(self.start + sent)
+        except BlockingIOError:
+            pass
+        except OSError as error:  # prld's word about it comes a moment later
+            self.broken = str(error)
 
 
-def own(sock: socket.socket, node: Node) -> None:
+def serve(sock: socket.socket, node: Node) -> None:
     """Serve a connection of this node's."""
-    peer = sock.getpeername()[1]
-    session = None
+    talk = Talk(sock)
     try:
-        session = node.replicate(sock)
-        tell("protected", peer=peer)
-    except NotProtectedError as error:  # prld tries again: error.session would tell
+        session: Session | None = node.replicate(sock, renew=True)
+    except NotProtectedError as error:  # prld asks for the state when it can be
         session = error.session
-        tell("unprotected", peer=peer, reason=str(error))
-    except PrlError as error:
-        tell("unprotected", peer=peer, reason=str(error))
-    output = Output()
-    reader = threading.Thread(target=read_all, args=(sock.recv, output, lambda: 0), daemon=True)
-    reader.start()
-    try:
-        output.speak(sock)
-        sock.shutdown(socket.SHUT_WR)
-    except OSError as error:  # also when the session is demoted: the other node has it
-        tell("broken", peer=peer, reason=str(error))
-    else:
-        if session is not None:
-            session.close()
-        tell("end", peer=peer)
-    sock.close()
-
-
-def stand_by(shadow: Shadow) -> None:
-    """Follow a session of the other node's; serve it once it is ours."""
-    peer = int(shadow.remote.rpartition(":")[2])
-    tell("standby", peer=peer)
-    output, before = Output(), tcp.bytes_acked(shadow.sock)
-
-    def acked() -> int:
-        return 0 if shadow.owned else tcp.bytes_acked(shadow.sock) - before
-
-    threading.Thread(target=read_all, args=(shadow.recv, output, acked), daemon=True).start()
-    try:
-        taken = shadow.wait_taken_over()
-        tell("taken_over", peer=peer, bytes=taken.out_bytes)
-        output.done(taken.out_bytes)
-        output.speak(shadow.sock)
-        shadow.sock.shutdown(socket.SHUT_WR)
-        tell("end", peer=peer)
-    except (OSError, PrlError) as error:
-        tell("void", peer=peer, reason=str(error))
-    shadow.close()
+    if session is not None:
+        talk.own(session)
 
 
 def accept(listener: socket.socket, node: Node) -> None:
     """Serve every connection in a thread."""
     while True:
         sock, _ = listener.accept()
-        threading.Thread(target=own, args=(sock, node), daemon=True).start()
+        start(serve, sock, node)
 
 
-def main() -> int:
-    """Serve until prld is gone."""
+def start(work: Callable[..., None], *args: object) -> None:
+    """Do it in a thread."""
+
+    def run() -> None:
+        try:
+            work(*args)
+        except (PrlError, OSError) as error:
+            tell("failed", reason=str(error))
+
+    threading.Thread(target=run, daemon=True).start()
+
+
+def main() -> None:
+    """Serve until it is ended; prld may come and go."""
     endpoint = Endpoint.parse(sys.argv[1])
     with Node() as node, endpoint.listen(64) as listener:
-        threading.Thread(target=accept, args=(listener, node), daemon=True).start()
+        start(accept, listener, node)
         node.offer(str(endpoint))
         tell("listening")
         for shadow in node.shadows():
-            threading.Thread(target=stand_by, args=(shadow,), daemon=True).start()
-    return 0
+            start(Talk(shadow.sock, shadow.application, shadow.out_bytes).stand_by, shadow)
 
 
 if __name__ == "__main__":
     try:
-        sys.exit(main())
+        main()
     except PrlError as error:
         sys.exit(f"echo: {error}")

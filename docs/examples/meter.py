@@ -9,53 +9,66 @@ whoever connects to it gets the counters in Prometheus' text format.
 import asyncio
 import contextlib
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
-from echo_asyncio import Server, main
+import msgspec
+from echo_asyncio import Server, Talk, main
 
 from prl.endpoint import Endpoint
 
 
-@dataclass
-class Meter:
-    """One peer's numbers."""
+class Sums(msgspec.Struct):
+    """What is known of one peer's numbers."""
 
-    role: str
+    unsaid: bytes = b""
     rest: bytes = b""
     received_bytes: int = 0
     lines: int = 0
     total: int = 0
 
-    def feed(self, data: bytes) -> bytes:
-        """Take numbers in; returns what is answered.
 
-        The same input, in whatever pieces, has the same answers: that is all that a server needs
-        so that another node can go on in its place.
-        """
-        self.received_bytes += len(data)
-        *lines, self.rest = (self.rest + data).split(b"\n")
-        answers = []
+class Meter(Talk):
+    """Adds one peer's numbers up."""
+
+    known: "dict[int, Meter]" = {}  # noqa: RUF012 - of all peers: what is exported
+
+    def __init__(self, peer: int, role: str, state: bytes = b"", out_bytes: int = 0) -> None:
+        """See ``Talk``."""
+        self.sums = Sums()
+        super().__init__(peer, role, state, out_bytes)
+        self.known[peer] = self
+
+    def answer(self, data: bytes) -> bytes:
+        """See ``Talk``."""
+        sums, answers = self.sums, []
+        sums.received_bytes += len(data)
+        *lines, sums.rest = (sums.rest + data).split(b"\n")
         for line in lines:
-            self.lines += 1
+            sums.lines += 1
             with contextlib.suppress(ValueError):
-                self.total += int(line)
-            answers.append(b"%d\n" % self.total)
+                sums.total += int(line)
+            answers.append(b"%d\n" % sums.total)
         return b"".join(answers)
+
+    def state(self) -> bytes:
+        """See ``Talk``."""
+        self.sums.unsaid = super().state()
+        return msgspec.json.encode(self.sums)
+
+    def resume(self, state: bytes) -> None:
+        """See ``Talk``."""
+        if state:
+            self.sums = msgspec.json.decode(state, type=Sums)
+        super().resume(self.sums.unsaid)
 
 
 class MeterServer(Server):
     """Adds up, and exports the sums."""
 
+    talk = Meter
+
     def __init__(self, export: Path) -> None:
         self._export = export
-        self._meters: dict[int, Meter] = {}
-
-    def answers(self, peer: int, role: str) -> Callable[[bytes], bytes]:
-        """See ``Server``."""
-        self._meters[peer] = meter = Meter(role)
-        return meter.feed
 
     async def serve(self, endpoint: Endpoint) -> None:
         """See ``Server``."""
@@ -63,12 +76,12 @@ class MeterServer(Server):
             await super().serve(endpoint)
 
     async def _on_scrape(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        for peer, meter in self._meters.items():
-            labels = f'{{peer="{peer}",role="{meter.role}"}}'
+        for meter in Meter.known.values():
+            labels = f'{{peer="{meter.peer}",role="{meter.role}"}}'
             text = (
-                f"meter_received_bytes{labels} {meter.received_bytes}\n"
-                f"meter_lines{labels} {meter.lines}\n"
-                f"meter_total{labels} {meter.total}\n"
+                f"meter_received_bytes{labels} {meter.sums.received_bytes}\n"
+                f"meter_lines{labels} {meter.sums.lines}\n"
+                f"meter_total{labels} {meter.sums.total}\n"
             )
             writer.write(text.encode())
         with contextlib.suppress(OSError):

@@ -12,7 +12,7 @@ import click
 from prl.cli.output import emit
 from prl.lab.errors import LabError
 from prl.lab.lab import How, Lab, LabStatus, MemberStatus, Mode, PrldState
-from prl.lab.topology import DEFAULT_NAME
+from prl.lab.topology import DEFAULT_NAME, SERVICES_MAX
 
 _NODES = click.Choice(["re0", "re1", "peer", "lan", "router"])
 
@@ -63,13 +63,22 @@ def _leave_nothing_half_built() -> None:
     type=click.IntRange(1280, 1500),
     help="The longest packet that the router passes to the peer (--routed).",
 )
-def up(name: str, mode: str, polling: str, routed: bool, path_mtu: int | None) -> None:
+@click.option(
+    "--services",
+    type=click.IntRange(1, SERVICES_MAX),
+    default=1,
+    show_default=True,
+    help="So many pairs of service addresses; re0 and re1 own one by turns.",
+)
+def up(
+    name: str, mode: str, polling: str, routed: bool, path_mtu: int | None, services: int
+) -> None:
     """Build the lab and start prld on re0 and re1."""
     if path_mtu is not None and not routed:
         raise click.UsageError("--path-mtu is the router's: give --routed, too")
     _leave_nothing_half_built()
     the_lab = Lab(name)
-    the_lab.up(mode, polling=polling, routed=routed)
+    the_lab.up(mode, polling=polling, routed=routed, services=services)
     if path_mtu is not None:
         the_lab.limit_path(path_mtu)
     namespaces = the_lab.topology.namespaces

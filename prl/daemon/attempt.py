@@ -70,6 +70,7 @@ class Attempts:
             if session.state != "open" or session.closing:
                 return
             session.hopeless = False
+            begun_ns = time.monotonic_ns()
             try:
                 self._begin(session, sessions)
                 frozen = await self._freeze(session, hop)
@@ -90,7 +91,12 @@ class Attempts:
                 if session.is_live:
                     session.state, session.reason = "active", ""
                     session.active_since_s = time.monotonic()
-                    self._log.info("active", f"{session.ends}: protected", handle=session.handle)
+                    self._log.info(
+                        "active",
+                        f"{session.ends}: protected",
+                        handle=session.handle,
+                        frozen_us=(time.monotonic_ns() - begun_ns) // 1000,
+                    )
 
     def _begin(self, session: Session, sessions: dict[int, Session]) -> None:
         """Gate on, input redirected, output held."""

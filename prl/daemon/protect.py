@@ -216,6 +216,15 @@ class Primaries:
             session.keeper.cancel()
         self._dp.primary_fail(session.handle, Reason.REQUESTED)
 
+    def resync(self, session: Session) -> None:
+        """A new snapshot now; what protects the session is given up first. Raises DatapathError."""
+        if session.keeper is None or session.keeper.done():
+            session.keeper = asyncio.create_task(self._keep(session))
+        if session.state == "active":
+            self._dp.primary_fail(session.handle, Reason.REQUESTED)
+        session.hopeless = session.asked = False
+        session.hope()
+
     def application_gone(self, client: Application) -> None:
         """Its connection ended without a close: hand over if possible, else the session ends."""
         for session in list(self.of(client)):

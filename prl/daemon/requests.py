@@ -49,6 +49,7 @@ class Requests:
             "flow_list": self._flow_list,
             "flow_show": self._flow_show,
             "flow_del": self._flow_del,
+            "flow_resync": self._flow_resync,
             "events": self._events,
             "replicate": self._replicate,
             "renew": self._renew,
@@ -102,6 +103,19 @@ class Requests:
         if session is None:
             raise _unknown(handle)
         self._primaries.unprotect(session)
+        return session.facts()
+
+    async def _flow_resync(
+        self, _: Client, request: dict[str, Any], __: list[int]
+    ) -> dict[str, Any]:
+        handle = number_of(request, "handle")
+        session = self._primaries.find(handle)
+        if session is None:
+            raise UsageError(
+                f"no session {handle:#x} is this node's; see `prlctl flow list` for those whose "
+                "role is primary"
+            )
+        self._primaries.resync(session)
         return session.facts()
 
     async def _events(self, _: Client, request: dict[str, Any], __: list[int]) -> dict[str, Any]:

@@ -100,18 +100,20 @@ class Lab:
         *,
         start_prld: bool = True,
         polling: str = "blocking",
+        flows_max: int | None = None,
         routed: bool = False,
+        services: int = 1,
     ) -> None:
         """Build the network and start prld on both nodes; return when both serve.
 
-        ``polling`` is the datapaths' way of waiting, as docs/configuration.md has it; ``routed``
-        puts the peer behind a router.
+        ``polling`` and ``flows_max`` are as docs/configuration.md has them; ``routed`` puts the
+        peer behind a router; of several services, re0 and re1 own one by turns.
 
         Raises:
             LabError: it is up already, or could not be brought up; nothing is left of it then.
         """
         _require_root()
-        settings = Settings(Mode(mode), start_prld, polling, routed)
+        settings = Settings(Mode(mode), start_prld, polling, flows_max, routed, services)
         taken = LabError(
             f"lab {self.name} is up already, or a crash left a part of it: "
             f"remove it with `prlctl lab down{self._option()}`"
@@ -138,17 +140,18 @@ class Lab:
             raise
 
     def _await_lease(self) -> None:
-        """The pair protects from its first lease on: re1 may take over then."""
+        """The pair protects from its first lease on: either may take over then."""
         deadline = time.monotonic() + LEASE_TIMEOUT_S
-        try:
-            with client.Node(self.state.socket(self.topology.re1)) as standby:
-                while standby.request({"op": "status"})["lease"]["takeover_for_ms"] <= 0:
-                    if time.monotonic() > deadline:
-                        log = self.state.log(self.topology.re1)
-                        raise LabError(f"re0 and re1 do not come together; see {log}")
-                    time.sleep(LEASE_POLL_S)  # no event tells of the first lease
-        except NoDaemonError as error:
-            raise LabError(f"prld of re1 does not answer: {error}") from error
+        for node in reversed(self.topology.nodes):
+            try:
+                with client.Node(self.state.socket(node)) as daemon:
+                    while daemon.request({"op": "status"})["lease"]["takeover_for_ms"] <= 0:
+                        if time.monotonic() > deadline:
+                            log = self.state.log(node)
+                            raise LabError(f"re0 and re1 do not come together; see {log}")
+                        time.sleep(LEASE_POLL_S)  # no event tells of the first lease
+            except NoDaemonError as error:
+                raise LabError(f"prld of {node.name} does not answer: {error}") from error
 
     def down(self) -> bool:
         """Remove all that there is of the lab, also after a crash. Idempotent.
@@ -429,7 +432,7 @@ class Lab:
 
 
 def _topology(name: str, settings: Settings) -> Topology:
-    return standard(name, routed=settings.routed)
+    return standard(name, routed=settings.routed, services=settings.services)
 
 
 def _now() -> float:

@@ -8,6 +8,7 @@ from prl.errors import UsageError
 
 DEFAULT_NAME = "prl"
 NAME_MAX_LENGTH = 32
+SERVICES_MAX = 16
 LAN_INTERFACE = "lan0"
 LINK_INTERFACE = "link0"
 BRIDGE = "br0"
@@ -66,7 +67,7 @@ class Router(Member):
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """The service address pair and the node that owns it first."""
+    """A pair of service addresses and the node that owns it first."""
 
     name: str
     ipv4: IPv4Address
@@ -83,9 +84,14 @@ class Topology:
     re0: Node
     re1: Node
     peer: Member
-    service: Service
+    services: tuple[Service, ...]
     link_port: int = LINK_PORT
     router: Router | None = None
+
+    @property
+    def service(self) -> Service:
+        """The first service: re0 owns it."""
+        return self.services[0]
 
     @property
     def nodes(self) -> tuple[Node, Node]:
@@ -140,8 +146,10 @@ class Topology:
         return node.namespace
 
 
-def standard(name: str = DEFAULT_NAME, *, routed: bool = False) -> Topology:
+def standard(name: str = DEFAULT_NAME, *, routed: bool = False, services: int = 1) -> Topology:
     """The lab of SPEC section 8: peer and both nodes on one LAN, or the peer behind a router.
+
+    Of several services, re0 and re1 own one by turns.
 
     Raises:
         UsageError: ``name`` cannot be part of a namespace's name.
@@ -164,6 +172,14 @@ def standard(name: str = DEFAULT_NAME, *, routed: bool = False) -> Topology:
             name,
             IPv4Interface(f"203.0.113.{host}/24"),
             IPv6Interface(f"2001:db8:0:2::{host6}/64"),
+        )
+
+    def service(number: int) -> Service:
+        return Service(
+            f"lab{number + 1}" if number else "lab",
+            IPv4Address("192.0.2.100") + number,
+            IPv6Address("2001:db8:0:1::100") + number,
+            owner=f"re{number % 2}",
         )
 
     peer = Member("peer", f"{name}-peer", lan(1, "1"))
@@ -189,7 +205,5 @@ def standard(name: str = DEFAULT_NAME, *, routed: bool = False) -> Topology:
         re1=node(1),
         peer=peer,
         router=router,
-        service=Service(
-            "lab", IPv4Address("192.0.2.100"), IPv6Address("2001:db8:0:1::100"), owner="re0"
-        ),
+        services=tuple(map(service, range(services))),
     )

@@ -223,9 +223,11 @@ class Applications:
         size: int = 0,
         *,
         nodes: Sequence[str] = ("re0", "re1"),
+        listen: str = "",
     ) -> None:
         self.lab = lab
-        argv = [sys.executable, str(APP), kind, "--listen", listen_on(family), "--size", str(size)]
+        where = listen or listen_on(family)
+        argv = [sys.executable, str(APP), kind, "--listen", where, "--size", str(size)]
         self.cast = Cast(lab, argv, {node: [] for node in nodes})
         for node in nodes:
             self.expect("listening", node)

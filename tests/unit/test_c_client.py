@@ -27,10 +27,12 @@ GOOD: list[dict[str, Any]] = [
     {"id": 7, "ok": False, "error": 'no flow \u00e9\u20ac\U0001f600 "here" \\ \t', "code": 2},
     {"event": "state", "handle": 9, "state": "open", "reason": "link lost"},
     {"event": "demoted", "handle": 9},
-    {"event": "taken_over", "handle": 9, "out_bytes": 2**63, "monotonic_ns": 1},
+    {"event": "taken_over", "handle": 9, "becomes": 10, "out_bytes": 2**63, "monotonic_ns": 1,
+     "streams": [-5, 2**40]},
     {"event": "void", "handle": 9, "reason": "link lost", "more": [1, {"a": [None]}, -2.5e3]},
     {"event": "shadow", "handle": 9, "local": "1.2.3.4:5", "remote": "[::1]:6",
-     "application": "aGVsbG8=", "unread": 3},
+     "application": "aGVsbG8=", "unread": 3, "in_bytes": 70, "out_bytes": 80, "renew": True},
+    {"event": "protectable", "handle": 9},
 ]  # fmt: skip
 PROTO = -errno.EPROTO
 
@@ -67,8 +69,8 @@ def python_takes(raw: bytes, fds: int) -> bool:
     try:
         heard = Dialogue().hear(raw, left := list(opened))
         assert heard is not None or left == opened
-    except MessageError:
-        return False
+    except MessageError as error:
+        return "out of range" in str(error)  # C does not look at numbers that it has no use for
     finally:
         for fd in opened:
             os.close(fd)
@@ -88,12 +90,13 @@ def test_good_messages(driver: Path) -> None:
         ["1", "5", "9", "0", "0"],
         ["1", "6", "9", "0", "0"],
         ["1", "4", "9", "0", "0"],
+        ["1", "7", "9", "0", "0"],
         ["1", "1", "0", "2", "0"],
     ]
     assert (
         bytes.fromhex(found[2][-2]).decode()
         == GOOD[2]["error"]
-        == "".join(bytes.fromhex(found[8][-2]).decode())
+        == "".join(bytes.fromhex(found[9][-2]).decode())
     )
     assert found[5][5] == str(2**63)
     assert found[7][7:] == ["[1.2.3.4:5]", "[[::1]:6]", "", b"hello".hex()]
@@ -113,7 +116,9 @@ def test_good_messages(driver: Path) -> None:
         (b'{"event":"demoted","handle":"1"}', PROTO),
         (b'{"event":"demoted"}', PROTO),
         (b'{"event":"demoted","handle":99999999999999999999999999}', PROTO),
-        (b'{"event":"taken_over","handle":1,"monotonic_ns":1,"out_bytes":%d}' % 2**64, PROTO),
+        (b'{"event":"taken_over","handle":1,"becomes":2,"monotonic_ns":1}', PROTO),
+        (b'{"event":"taken_over","handle":1,"out_bytes":2,"monotonic_ns":1}', 1),
+        (b'{"event":"void","handle":1,"unused":%d}' % 2**64, 1),
         (b'{"event":"shadow","handle":1,"application":"a"}', PROTO),
         (b'{"event":"demoted","handle":01}', PROTO),
         (b'{"event":"demoted","handle":1}x', PROTO),
@@ -140,7 +145,7 @@ def test_odd_messages(driver: Path, raw: bytes, result: int) -> None:
 
 
 def test_descriptors_where_none_belongs_are_closed(driver: Path) -> None:
-    shadow = json.dumps(GOOD[-1]).encode()
+    shadow = json.dumps(GOOD[-2]).encode()
     demoted = json.dumps(GOOD[4]).encode()
     found = judge(driver, [(shadow, 0), (shadow, 2), (shadow, 4), (demoted, 4), (shadow, 1)])
     assert [line[0] for line in found] == [str(PROTO)] * 3 + ["1", "1"]
@@ -248,7 +253,7 @@ def test_a_life_with_a_signal_every_half_millisecond(driver: Path, tmp_path: Pat
     prld = Prld(driver, tmp_path)
     prld.introduce()
     for _ in range(300):
-        prld.say(GOOD[-1], fds=1)
+        prld.say(GOOD[-2], fds=1)
         prld.say(GOOD[3])
     told = prld.end()
     assert [line[:2] for line in told[:3]] == [["0", "1"], ["0", "1"], ["1", "2"]]

@@ -499,17 +499,14 @@ static int shadow_of(const struct members *members, int *fds, const int *count, 
 
 static int taken_over_of(const struct members *members, struct prl_client_event *event)
 {
-    uint64_t becomes;
+    uint64_t becomes = 0;
 
     event->kind = PRL_CLIENT_TAKEN_OVER;
-    if (handle_of(members, event))
+    if (handle_of(members, event) || number_if(&members->becomes, UINT32_MAX, &becomes) ||
+        number(&members->out_bytes, UINT64_MAX, &event->out_bytes) || streams_of(members, event) ||
+        number(&members->monotonic_ns, UINT64_MAX, &event->monotonic_ns))
         return -EPROTO;
-    becomes = event->handle;
-    if (number(&members->out_bytes, UINT64_MAX, &event->out_bytes) || streams_of(members, event) ||
-        number(&members->monotonic_ns, UINT64_MAX, &event->monotonic_ns) ||
-        number_if(&members->becomes, UINT32_MAX, &becomes))
-        return -EPROTO;
-    event->becomes = (uint32_t)becomes;
+    event->becomes = becomes ? (uint32_t)becomes : event->handle;
     return 0;
 }
 
