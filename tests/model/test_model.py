@@ -31,8 +31,11 @@ SCENARIOS = {
     "secondary-dies": "IN=2 OUT=1 LEASES=1 CRASHES=2",
     # The link comes back: HELLO, a new epoch, a new snapshot.
     "epochs": "IN=1 OUT=1 GENERATIONS=2 LEASES=1 EPOCHS=2 LOSSES=1",
-    # The primary renounces over the link, which may be lost then.
-    "word": "IN=2 OUT=1 LEASES=1 WORD=1 LOSSES=1 REFUSALS=2",
+    # The primary renounces over the link, which may be lost then: it may come back.
+    "word": "IN=1 OUT=1 LEASES=1 WORD=1 LOSSES=1 REFUSALS=2",
+    "word-epochs": "IN=1 OUT=0 GENERATIONS=2 LEASES=1 WORD=2 EPOCHS=2 LOSSES=1",
+    # A planned move: drained, what waits is relayed.
+    "planned": "IN=2 OUT=1 LEASES=1 WORD=2",
 }
 # Every run of the model ends; without this, `timeout` in it would prove nothing about I5.
 ENDING = "IN=1 OUT=0 LEASES=1 EPOCHS=2 LOSSES=1 CRASHES=3 REFUSALS=1"
@@ -53,6 +56,9 @@ MUTANTS = {
     "NEVER_BY_LEASE": ("link", "I5"),
     "WORD_OVERTAKES": ("word", "I6"),
     "WORD_BEFORE_SILENCE": ("word", "I7"),
+    "WORD_WITHOUT_LEASE": ("word", "I7"),
+    "SPEAKS_AGAIN_AT_ONCE": ("word", "I7"),
+    "NO_RELAY": ("planned", "I6"),
     "OPEN_WITHOUT_VOID": ("primary-dies", "I7"),
     "VOID_IGNORED": ("primary-dies", "I7"),
     "TAKE_OVER_VOID": ("primary-dies", "I7"),
