@@ -19,7 +19,7 @@
 
 /* Limits of the kernel side. The two tables are sized at load time, up to these. */
 #define PRL_FLOWS_MAX 131072
-#define PRL_ADDRS_MAX 64
+#define PRL_ADDRS_MAX 64 /* service addresses; each has an entry on every logical interface */
 #define PRL_LIFS_MAX 16
 #define PRL_QUEUES_MAX 64
 #define PRL_VLANS_MAX 2
@@ -132,8 +132,10 @@ enum prl_addr_state {
         4, /* silent: given to the other node; input of its flows is still captured, to be relayed */
 };
 
+/* Which address on which interface: routing instances may use the same addresses. */
 struct prl_addr_key {
     __u8 addr[16];
+    __u32 ifindex;
 };
 
 struct prl_addr {
@@ -209,6 +211,18 @@ struct prl_claim {
     __u8 pad[4];
 };
 
+/* What the filter on an unchanged program's listener heard; `bytes` bytes of payload follow. */
+#define PRL_LISTENERS_MAX 64
+struct prl_heard {
+    __u8 local[16];
+    __u8 remote[16];
+    __be16 local_port;
+    __be16 remote_port;
+    __u32 bytes;
+    __u32 seq;    /* TCP sequence number of the first byte, host order */
+    __u32 is_new; /* 1: the end of a handshake */
+};
+
 /* Request to the sample program (BPF_PROG_TEST_RUN): slots whose socket view is wanted. */
 #define PRL_SAMPLE_MAX 64
 struct prl_sample {
@@ -221,10 +235,12 @@ struct prl_sample {
 PRL_ASSERT_SIZE(struct prl_flow_key, 44);
 PRL_ASSERT_SIZE(struct prl_sock_view, 56);
 PRL_ASSERT_SIZE(struct prl_flow, 232);
+PRL_ASSERT_SIZE(struct prl_addr_key, 20);
 PRL_ASSERT_SIZE(struct prl_addr, 72);
 PRL_ASSERT_SIZE(struct prl_node, 128);
 PRL_ASSERT_SIZE(struct prl_inject_eth, 14);
 PRL_ASSERT_SIZE(struct prl_claim, 24);
+PRL_ASSERT_SIZE(struct prl_heard, 48);
 #endif
 
 #endif /* PRL_ABI_H */

@@ -41,21 +41,23 @@ struct prl_dp_lif {
 struct prl_dp_address {
     uint8_t addr[16]; /* v4-mapped */
     uint32_t service;
+    uint32_t
+        lif; /* where it is spoken for; on the others it is silent likewise, unless it is another service's there */
 };
 
 /* How the datapath waits for work. Polling gives the CPU up (sched_yield) after each look. */
 enum prl_poll_mode {
     PRL_POLL_BLOCKING = 0, /* sleeps: no CPU without work, a wake-up for each batch */
     PRL_POLL_ADAPTIVE = 1, /* polls for poll_ns after work, then sleeps */
-    PRL_POLL_BUSY = 2,     /* never sleeps: takes all the CPU that nobody else wants */
+    PRL_POLL_BUSY = 2, /* never sleeps: takes all the CPU that nobody else wants */
 };
 
 struct prl_dp_config {
     uint32_t node_index; /* 0 or 1 */
     uint32_t flows_max;
-    uint32_t mode;       /* enum prl_xdp_mode */
-    uint32_t poll_mode;  /* enum prl_poll_mode */
-    uint64_t poll_ns;    /* adaptive: looks for work so long after the last work */
+    uint32_t mode; /* enum prl_xdp_mode */
+    uint32_t poll_mode; /* enum prl_poll_mode */
+    uint64_t poll_ns; /* adaptive: looks for work so long after the last work */
     struct prl_owner_config owner;
     struct prl_primary_limits limits;
     struct prl_move_config move;
@@ -63,8 +65,8 @@ struct prl_dp_config {
     struct prl_dp_lif lif[PRL_LIFS_MAX];
     uint32_t addresses;
     struct prl_dp_address address[PRL_ADDRS_MAX];
-    int lan_fd;     /* bound and connected UDP socket to the other node's LAN address, or -1 */
-    int inject_fd;  /* the TAPs, IFF_VNET_HDR (taken over by the datapath) */
+    int lan_fd; /* bound and connected UDP socket to the other node's LAN address, or -1 */
+    int inject_fd; /* the TAPs, IFF_VNET_HDR (taken over by the datapath) */
     int hold_fd;
 };
 
@@ -154,6 +156,7 @@ struct prl_flow_spec {
     uint32_t snd_wscale;
     uint32_t committed; /* secondary: end of the snapshot's send queue */
     uint32_t timestamps; /* 1: RFC 7323 timestamps in use */
+    uint32_t hash_output; /* secondary: 1 = keep a hash of the output (R20) */
     int fd; /* the socket; the datapath keeps a duplicate of its own */
     char congestion[16]; /* secondary: the application's congestion control, set again at take-over */
 };
@@ -172,6 +175,9 @@ int prl_dp_secondary_open(struct prl_dp *dp, const struct prl_flow_spec *spec, u
 int prl_dp_secondary_void(struct prl_dp *dp, uint32_t handle, uint8_t reason);
 /* Forgets a flow on this node (kernel entries, gate, duplicate fd); sends CLOSE when it is a live primary's. */
 int prl_dp_flow_close(struct prl_dp *dp, uint32_t handle);
+/* Gives the duplicate fd of a primary's TCP flow up, so that the last close() is the application's; the session stays
+ * protected until it has ended. 0 or -ENOENT. */
+int prl_dp_flow_orphan(struct prl_dp *dp, uint32_t handle);
 
 struct prl_flow_info {
     struct prl_flow_key key;
@@ -180,6 +186,7 @@ struct prl_flow_info {
     uint32_t flags; /* kernel's: enum prl_flow_flag */
     struct prl_primary primary; /* valid for a primary */
     struct prl_secondary secondary; /* valid for a secondary */
+    uint32_t out_hash; /* secondary, with hash_output: CRC-32 (zlib's) of its first out_bytes bytes of output */
     struct prl_sock_view sock;
     uint64_t in_redirected, in_passed, in_dropped, out_passed, out_held_packets, out_duplicates, out_silenced,
         gate_refused;
@@ -217,5 +224,7 @@ struct prl_dp_status {
     struct prl_dp_counters counters;
 };
 void prl_dp_status(struct prl_dp *dp, struct prl_dp_status *status);
+/* What a flow takes in this process and in the mapped table, allocated up front; packets that it holds are extra. */
+uint32_t prl_dp_flow_bytes(void);
 
 #endif /* PRL_DATAPATH_H */

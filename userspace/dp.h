@@ -90,6 +90,8 @@ struct dp_flow {
         struct prl_primary primary;
         struct prl_secondary secondary_core;
     };
+    uint64_t orphan_cookie; /* the socket's, once spec.fd is -1 */
+    uint32_t out_hash; /* of what is appended to the shadow, when that is wanted */
     /* last seen in the peer's segments, for crafted ones */
     uint32_t peer_tsval, peer_tsecr;
     uint32_t peer_tcp_end; /* the newest byte that it sent ends here */
@@ -287,6 +289,7 @@ void dp_owner_notice_fencing(struct prl_dp *dp);
 void dp_owner_lan(struct prl_dp *dp);
 void dp_owner_message(struct prl_dp *dp, const struct prl_msg *msg);
 uint64_t dp_owner_next_ns(const struct prl_dp *dp);
+void dp_owner_set_tokens(struct prl_dp *dp);
 int dp_owner_set(struct prl_dp *dp, uint32_t service, uint8_t state);
 
 /* dp_control.c */

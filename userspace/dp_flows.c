@@ -51,6 +51,14 @@ int dp_flows_init(struct prl_dp *dp)
     return 0;
 }
 
+uint32_t prl_dp_flow_bytes(void)
+{
+    const struct prl_dp *dp = NULL;
+
+    return (uint32_t)(sizeof(*dp->flows) + sizeof(*dp->slots_free) + 2 * sizeof(*dp->by_handle) +
+                      2 * sizeof(*dp->by_key) + sizeof(struct prl_flow));
+}
+
 void dp_flows_destroy(struct prl_dp *dp)
 {
     for (uint32_t i = 0; dp->flows && i < dp->flows_top; i++)
@@ -90,7 +98,8 @@ struct dp_flow *dp_flow_formerly(struct prl_dp *dp, const struct prl_meta *meta)
 static uint32_t service_of(const struct prl_dp *dp, const struct prl_flow_key *key)
 {
     for (uint32_t i = 0; i < dp->config.addresses; i++)
-        if (memcmp(dp->config.address[i].addr, key->local, sizeof(key->local)) == 0)
+        if (dp->config.address[i].lif == key->lif &&
+            memcmp(dp->config.address[i].addr, key->local, sizeof(key->local)) == 0)
             return dp->config.address[i].service;
     return PRL_SLOT_NONE;
 }
@@ -175,8 +184,12 @@ void dp_flow_forget(struct prl_dp *dp, struct dp_flow *flow)
     }
     prl_kernel_flow_del(dp->kernel, &flow->spec.key);
     flow->kernel->flags = PRL_FLOW_OPEN;
-    prl_kernel_gate_detach(dp->kernel, flow->spec.fd);
-    close(flow->spec.fd);
+    if (flow->spec.fd >= 0) {
+        prl_kernel_gate_detach(dp->kernel, flow->spec.fd);
+        close(flow->spec.fd);
+    } else {
+        prl_kernel_gate_forget(dp->kernel, flow->orphan_cookie);
+    }
     unlink_from(dp, handle_bucket(dp, flow->spec.handle), flow, false);
     unlink_from(dp, key_bucket(dp, &flow->spec.key), flow, true);
     dp_verify_forget(dp, flow);
@@ -651,6 +664,24 @@ int prl_dp_flow_close(struct prl_dp *dp, uint32_t handle)
     return flow ? 0 : -ENOENT;
 }
 
+int prl_dp_flow_orphan(struct prl_dp *dp, uint32_t handle)
+{
+    struct dp_flow *flow;
+    int err = -ENOENT;
+
+    dp_lock(dp);
+    flow = dp_flow_by_handle(dp, handle);
+    if (flow && !flow->secondary && flow->spec.key.proto == IPPROTO_TCP && flow->spec.fd >= 0) {
+        err = prl_kernel_gate_cookie(flow->spec.fd, &flow->orphan_cookie);
+        if (!err) {
+            close(flow->spec.fd);
+            flow->spec.fd = -1;
+        }
+    }
+    dp_unlock(dp);
+    return err;
+}
+
 uint32_t prl_dp_flow_handles(struct prl_dp *dp, uint32_t *handles, uint32_t capacity)
 {
     uint32_t count = 0;
@@ -690,6 +721,7 @@ int prl_dp_flow_info(struct prl_dp *dp, uint32_t handle, struct prl_flow_info *i
             info->secondary = flow->secondary_core;
         else
             info->primary = flow->primary;
+        info->out_hash = flow->out_hash;
         info->sock = kernel->sock;
         info->in_redirected = kernel->in_redirected;
         info->in_passed = kernel->in_passed;

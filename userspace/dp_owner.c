@@ -112,19 +112,15 @@ static void claim(struct prl_dp *dp, uint32_t service_mask)
     for (uint32_t i = 0; i < dp->config.addresses; i++) {
         const struct prl_dp_address *address = &dp->config.address[i];
 
+        const struct prl_dp_lif *lif = &dp->config.lif[address->lif];
+
         if (!(service_mask & 1u << address->service))
             continue;
-        for (uint32_t j = 0; j < dp->config.lifs; j++) {
-            const struct prl_dp_lif *lif = &dp->config.lif[j];
-
-            if (prl_addr_is_v4(address->addr)) {
-                send_claim(dp, frame, prl_packet_claim_arp(address->addr, lif->mac, false, dp->own_token, frame),
-                           lif);
-                send_claim(dp, frame, prl_packet_claim_arp(address->addr, lif->mac, true, dp->own_token, frame),
-                           lif);
-            } else {
-                send_claim(dp, frame, prl_packet_claim_na(address->addr, lif->mac, dp->own_token, frame), lif);
-            }
+        if (prl_addr_is_v4(address->addr)) {
+            send_claim(dp, frame, prl_packet_claim_arp(address->addr, lif->mac, false, dp->own_token, frame), lif);
+            send_claim(dp, frame, prl_packet_claim_arp(address->addr, lif->mac, true, dp->own_token, frame), lif);
+        } else {
+            send_claim(dp, frame, prl_packet_claim_na(address->addr, lif->mac, dp->own_token, frame), lif);
         }
     }
 }
@@ -161,25 +157,66 @@ static void claims_tick(struct prl_dp *dp)
 
 /* ---- roles ---- */
 
-/* The address table entries of one service. */
+static struct prl_addr_key address_key(const struct prl_dp *dp, const struct prl_dp_address *address, uint32_t lif)
+{
+    struct prl_addr_key key = {.ifindex = dp->config.lif[lif].ifindex};
+
+    memcpy(key.addr, address->addr, sizeof(key.addr));
+    return key;
+}
+
+/* Whether a service of another routing instance has the same address there. */
+static bool is_others(const struct prl_dp *dp, const struct prl_dp_address *address, uint32_t lif)
+{
+    for (uint32_t i = 0; i < dp->config.addresses; i++) {
+        const struct prl_dp_address *other = &dp->config.address[i];
+
+        if (other != address && other->lif == lif && memcmp(other->addr, address->addr, sizeof(other->addr)) == 0)
+            return true;
+    }
+    return false;
+}
+
+/* The address table entries of one service: on every logical interface, lest it is heard by another way (I4). */
 static int set_addresses(struct prl_dp *dp, uint32_t service, uint8_t state, uint64_t first_by_ns)
 {
     int err = 0;
 
     for (uint32_t i = 0; i < dp->config.addresses && !err; i++) {
-        struct prl_addr value = {0};
+        const struct prl_dp_address *address = &dp->config.address[i];
 
-        if (dp->config.address[i].service != service)
-            continue;
-        prl_kernel_addr_get(dp->kernel, dp->config.address[i].addr, &value);
-        value.state = state;
-        value.service = service;
-        value.first_by_ns = first_by_ns;
-        value.spoken = 0;
-        memcpy(value.token, dp->peer_token, sizeof(value.token));
-        err = prl_kernel_addr_set(dp->kernel, dp->config.address[i].addr, &value);
+        for (uint32_t lif = 0; lif < dp->config.lifs && !err && address->service == service; lif++) {
+            struct prl_addr_key key = address_key(dp, address, lif);
+            struct prl_addr value = {0};
+
+            if (is_others(dp, address, lif))
+                continue;
+            prl_kernel_addr_get(dp->kernel, &key, &value);
+            value.state = state;
+            value.service = service;
+            value.first_by_ns = first_by_ns;
+            value.spoken = 0;
+            memcpy(value.token, dp->peer_token, sizeof(value.token));
+            err = prl_kernel_addr_set(dp->kernel, &key, &value);
+        }
     }
     return err;
+}
+
+/* The tokens of a new epoch; the roles stay. */
+void dp_owner_set_tokens(struct prl_dp *dp)
+{
+    for (uint32_t i = 0; i < dp->config.addresses; i++) {
+        for (uint32_t lif = 0; lif < dp->config.lifs; lif++) {
+            struct prl_addr_key key = address_key(dp, &dp->config.address[i], lif);
+            struct prl_addr value;
+
+            if (is_others(dp, &dp->config.address[i], lif) || prl_kernel_addr_get(dp->kernel, &key, &value))
+                continue;
+            memcpy(value.token, dp->peer_token, sizeof(value.token));
+            prl_kernel_addr_set(dp->kernel, &key, &value);
+        }
+    }
 }
 
 int dp_owner_open(struct prl_dp *dp, char *error)
@@ -212,13 +249,15 @@ int dp_owner_set(struct prl_dp *dp, uint32_t service, uint8_t state)
 int dp_owner_leave(struct prl_dp *dp, uint32_t service)
 {
     for (uint32_t i = 0; i < dp->config.addresses; i++) {
-        const uint8_t *addr = dp->config.address[i].addr;
-        struct prl_addr value;
+        for (uint32_t lif = 0; lif < dp->config.lifs && dp->config.address[i].service == service; lif++) {
+            struct prl_addr_key key = address_key(dp, &dp->config.address[i], lif);
+            struct prl_addr value;
 
-        if (dp->config.address[i].service != service || prl_kernel_addr_get(dp->kernel, addr, &value))
-            continue;
-        value.fenced_by_ns = 0;
-        prl_kernel_addr_set(dp->kernel, addr, &value);
+            if (is_others(dp, &dp->config.address[i], lif) || prl_kernel_addr_get(dp->kernel, &key, &value))
+                continue;
+            value.fenced_by_ns = 0;
+            prl_kernel_addr_set(dp->kernel, &key, &value);
+        }
     }
     return set_addresses(dp, service, PRL_ADDR_LEAVING, 0);
 }
@@ -226,11 +265,14 @@ int dp_owner_leave(struct prl_dp *dp, uint32_t service)
 bool dp_owner_is_claimed(struct prl_dp *dp, uint32_t service)
 {
     for (uint32_t i = 0; i < dp->config.addresses; i++) {
-        struct prl_addr value;
+        for (uint32_t lif = 0; lif < dp->config.lifs && dp->config.address[i].service == service; lif++) {
+            struct prl_addr_key key = address_key(dp, &dp->config.address[i], lif);
+            struct prl_addr value;
 
-        if (dp->config.address[i].service == service &&
-            prl_kernel_addr_get(dp->kernel, dp->config.address[i].addr, &value) == 0 && value.fenced_by_ns)
-            return true;
+            if (!is_others(dp, &dp->config.address[i], lif) &&
+                prl_kernel_addr_get(dp->kernel, &key, &value) == 0 && value.fenced_by_ns)
+                return true;
+        }
     }
     return false;
 }
@@ -319,10 +361,11 @@ void dp_owner_notice_fencing(struct prl_dp *dp)
     for (uint32_t i = 0; i < dp->config.addresses; i++) {
         uint32_t service = dp->config.address[i].service;
         struct prl_event event = {.kind = PRL_EVENT_FENCED, .service = service};
+        struct prl_addr_key key = address_key(dp, &dp->config.address[i], dp->config.address[i].lif);
         struct prl_addr value;
 
-        if (dp->owner.state[service] != PRL_OWNER_OWNER ||
-            prl_kernel_addr_get(dp->kernel, dp->config.address[i].addr, &value) || value.state != PRL_ADDR_FENCED)
+        if (dp->owner.state[service] != PRL_OWNER_OWNER || prl_kernel_addr_get(dp->kernel, &key, &value) ||
+            value.state != PRL_ADDR_FENCED)
             continue;
         dp_owner_set(dp, service, PRL_OWNER_FENCED);
         dp_primary_fence_service(dp, service);

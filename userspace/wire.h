@@ -82,11 +82,13 @@ enum prl_reason {
     PRL_REASON_ENDED = 11,         /* the session ended in the regular way */
     PRL_REASON_NO_MEMORY = 12,
     PRL_REASON_MALFORMED = 13,
-    PRL_REASON_NOT_OWNER = 14,     /* the owner of the service alone can move it */
-    PRL_REASON_UNPROTECTED = 15,   /* a session of the service would not be moved */
-    PRL_REASON_BUSY = 16,          /* a move is under way already */
-    PRL_REASON_LEASE_OVER = 17,    /* whoever was asked to take over must not any more */
-    PRL_REASON_COUNT = 18,
+    PRL_REASON_OUTPUT_DIFFERS = 14, /* the standby's program gave other output than the primary's (R20) */
+    PRL_REASON_MID_STREAM = 15,     /* the standby's program cannot begin in the middle of this session (R23) */
+    PRL_REASON_NOT_OWNER = 16,     /* the owner of the service alone can move it */
+    PRL_REASON_UNPROTECTED = 17,   /* a session of the service would not be moved */
+    PRL_REASON_BUSY = 18,          /* a move is under way already */
+    PRL_REASON_LEASE_OVER = 19,    /* whoever was asked to take over must not any more */
+    PRL_REASON_COUNT = 20,
 };
 
 enum prl_packet_flag {

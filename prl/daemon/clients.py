@@ -2,6 +2,8 @@
 
 from typing import Any, Protocol
 
+from prl.daemon.freezer import Freezer
+
 
 class Application(Protocol):
     """The connection of one application; sending to one that is gone does nothing."""
@@ -12,3 +14,13 @@ class Application(Protocol):
 
     def send_event(self, event: dict[str, Any], *fds: int) -> None:
         """Send an event, with descriptors (which stay the caller's)."""
+
+
+class Program(Protocol):
+    """An application that does not know of prl: a program that was not changed."""
+
+    freezer: Freezer
+    """Stops it while its socket is copied."""
+
+    def application(self) -> bytes:
+        """Its application bytes as of now; asked for when its input stands still."""

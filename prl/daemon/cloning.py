@@ -9,7 +9,9 @@ import socket
 from dataclasses import dataclass
 from typing import Final
 
+from prl import input_history
 from prl.core.datapath import Address, FlowSpec, Tuple, unspecified
+from prl.daemon.clients import Program
 from prl.daemon.host import NextHop
 from prl.daemon.streams import Streams
 from prl.daemon.transfer import Setup
@@ -77,15 +79,20 @@ async def freeze(
     *,
     application: bytes,
     renew: bool,
+    program: Program | None = None,
 ) -> Frozen:
-    """Take the snapshot; the input is redirected already. Raises SnapshotError, CallError."""
+    """Take the snapshot; the input is redirected already.
+
+    Raises SnapshotError, CallError, FreezeError.
+    """
     hop_address, hop_mac = (str(hop.address), hop.mac) if hop else ("", "")
     if ends.is_udp:
         snapshot = await _take_udp(sock)
-        if ends_of(snapshot) != ends:
+        if ends_of(snapshot, ends.instance) != ends:
             raise SnapshotError(f"{ends}: its application connected the socket anew: {snapshot}")
         setup = Setup(
             udp=True,
+            instance=ends.instance,
             snapshot=encode_udp(snapshot),
             mss=_UDP_MSS,
             rcv_wscale=0,
@@ -99,9 +106,14 @@ async def freeze(
         )
         return Frozen(setup, 0)
     mss = get_int(sock, Tcp.MAXSEG)
-    tcp = take(sock, attempts=SNAPSHOT_ATTEMPTS)
+    if program is None:
+        tcp = take(sock, attempts=SNAPSHOT_ATTEMPTS)
+    else:
+        application = program.application()
+        tcp = program.freezer.run(lambda pause: take(sock, attempts=SNAPSHOT_ATTEMPTS, pause=pause))
     in_bytes, out_bytes = streams.of(tcp)
     setup = Setup(
+        instance=ends.instance,
         snapshot=encode(tcp),
         mss=mss,
         rcv_wscale=tcp.rcv_wscale,
@@ -140,14 +152,14 @@ def thaw(setup: Setup) -> Snapshot:
     return decode_udp(setup.snapshot) if setup.udp else decode(setup.snapshot)
 
 
-def ends_of(snapshot: Snapshot) -> Tuple:
+def ends_of(snapshot: Snapshot, instance: str) -> Tuple:
     """The session's ends."""
     local, remote = snapshot.local, snapshot.remote
     address = _address(local)
     if remote is None:
-        return Tuple(address, local.port, unspecified(address), 0, socket.IPPROTO_UDP)
+        return Tuple(address, local.port, unspecified(address), 0, socket.IPPROTO_UDP, instance)
     proto = socket.IPPROTO_UDP if isinstance(snapshot, UdpSnapshot) else socket.IPPROTO_TCP
-    return Tuple(address, local.port, _address(remote), remote.port, proto)
+    return Tuple(address, local.port, _address(remote), remote.port, proto, instance)
 
 
 def _address(end: Endpoint) -> Address:
@@ -173,7 +185,7 @@ def shadow_spec(
 ) -> FlowSpec:
     """What the secondary's datapath must know."""
     return FlowSpec(
-        ends=ends_of(snapshot),
+        ends=ends_of(snapshot, setup.instance),
         fd=fd,
         mss=setup.mss,
         rcv_wscale=setup.rcv_wscale,
@@ -183,6 +195,8 @@ def shadow_spec(
         generation=generation,
         committed=setup.committed,
         congestion=snapshot.options.congestion if isinstance(snapshot, TcpSnapshot) else "",
+        # A program that begins anew is to be found out when it gives other output (R20).
+        hash_output=not setup.udp and input_history.unpack(setup.application) is not None,
     )
 
 

@@ -47,6 +47,8 @@ class Client:
         self._tasks: set[asyncio.Task[None]] = set()
         self._paused = False
         self.closed = False
+        self.uid = os.geteuid()
+        """Whose it is (SO_PEERCRED)."""
 
     @property
     def name(self) -> str:
@@ -267,6 +269,7 @@ class ControlServer:
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         client = Client(self, sock, pid)
+        client.uid = uid
         self._clients.add(client)
         asyncio.get_running_loop().add_reader(sock, client.on_readable)
 

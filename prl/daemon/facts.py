@@ -52,6 +52,7 @@ def status(view: NodeView) -> dict[str, Any]:
                 "state": found.services[number].name.lower(),
                 "term": view.ownership.terms[number],
                 "configured_owner": service.owner,
+                "instance": service.instance,
             }
             for number, service in enumerate(view.config.service)
         ],
@@ -166,6 +167,7 @@ def flow(view: NodeView, handle: int, *, whole: bool = False) -> dict[str, Any] 
         "protocol": "udp" if info.ends.is_udp else "tcp",
         "local": endpoint(info.ends.local, info.ends.local_port),
         "remote": info.ends.peer_end,
+        "instance": info.ends.instance,
         "role": _role(info),
         "state": info.state_name,
         "reason": reason or (wire.reason_text(info.reason) if info.reason else ""),
@@ -174,6 +176,7 @@ def flow(view: NodeView, handle: int, *, whole: bool = False) -> dict[str, Any] 
     }
     if whole:
         facts |= {
+            "application": session.client.name if session else "",
             "flags": [str(flag.name).lower() for flag in type(info.flags) if flag in info.flags],
             "input": {"next": info.in_seq, "acknowledged": info.in_acked},
             "output": {"next": info.out_seq, "acknowledged": info.out_acked},

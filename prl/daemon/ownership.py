@@ -9,11 +9,12 @@ import contextlib
 from collections.abc import Callable
 
 from prl.config import Config
-from prl.core.datapath import Datapath, LogicalInterface, Owner, Refused
+from prl.core.datapath import Datapath, Owner, Refused
 from prl.daemon import ghosts, hello, probe
 from prl.daemon.events import EventLog
 from prl.daemon.hello import ServiceState
 from prl.daemon.host import live_sessions
+from prl.daemon.instances import Instances
 from prl.errors import KernelError, PrlError, UsageError
 
 PROBE_AGAIN_S = 2.0
@@ -43,12 +44,12 @@ class Ownership:
         self,
         config: Config,
         datapath: Datapath,
-        interface: LogicalInterface,
+        instances: Instances,
         log: EventLog,
         *,
         usable_shadows: Callable[[int], int],
     ) -> None:
-        self._config, self._dp, self._interface, self._log = config, datapath, interface, log
+        self._config, self._dp, self._instances, self._log = config, datapath, instances, log
         self._usable_shadows = usable_shadows
         self.terms = [0] * len(config.service)
         self._settled = asyncio.Event()
@@ -65,6 +66,8 @@ class Ownership:
                 name=service.name,
                 addresses=[str(address) for address in service.addresses],
                 owner=service.owner,
+                instance=service.instance,
+                lif=self._config.lifs[service.instance],
                 state=states[number],
                 term=self.terms[number],
                 sessions=self._sessions(number, states[number]),
@@ -77,7 +80,10 @@ class Ownership:
         if state == Owner.STANDBY:
             return self._usable_shadows(number)
         # Sessions of before a restart of prld: whoever has them should go on with them.
-        return live_sessions(self._config.service[number].addresses)
+        addresses = self._config.service[number].addresses
+        if self._instances.is_shared(number):
+            return ghosts.count_on(addresses, self._instances.devices(number))
+        return live_sessions(addresses)
 
     def settle(self, theirs: tuple[ServiceState, ...]) -> None:
         """HELLO: decide about every service with the other node's view. Raises DatapathError."""
@@ -108,7 +114,8 @@ class Ownership:
         """The service lives elsewhere: connections that there still are here are void (L8)."""
         service = self._config.service[number]
         try:
-            ended = ghosts.end_all_on(service.addresses)
+            devices = self._instances.devices(number) if self._instances.is_shared(number) else None
+            ended = ghosts.end_all_on(service.addresses, devices)
         except KernelError as error:
             self._log.error("ghosts_left", f"service {service.name}: {error}")
             return
@@ -153,7 +160,7 @@ class Ownership:
     async def _take_if_free(self, number: int) -> bool:
         service = self._config.service[number]
         try:
-            users = await probe.users(self._interface, service.addresses)
+            users = await probe.users(self._instances.interface(number), service.addresses)
         except KernelError as error:
             self._log.error("probe_failed", f"service {service.name}: {error}")
             return False

@@ -29,11 +29,12 @@ from prl.core.datapath import (
 )
 from prl.core.wire import Reason
 from prl.daemon.attempt import Attempts
-from prl.daemon.clients import Application
+from prl.daemon.clients import Application, Program
 from prl.daemon.events import EventLog
+from prl.daemon.instances import Instances
 from prl.daemon.link import Link
 from prl.daemon.sessions import Session
-from prl.daemon.silence import end_silently
+from prl.daemon.silence import end_silently, reset
 from prl.daemon.streams import Streams
 from prl.errors import ReplicationError, UsageError
 
@@ -45,6 +46,7 @@ RENEW_TRIES = 3
 """Attempts with bytes that the application has just given, while it waits."""
 REASONS_MAX = 8
 """Different reasons for missing protection that ``status`` names."""
+_HOPELESS = frozenset({Reason.APPLICATION_GONE, Reason.OUTPUT_DIFFERS, Reason.MID_STREAM})
 CLOSE_LINGER_S = 60.0
 """How long a session that its application closed may take to end (the peer's FIN)."""
 
@@ -53,9 +55,16 @@ class Primaries:
     """All sessions whose application is here, by handle."""
 
     def __init__(
-        self, config: Config, datapath: Datapath, link: Link, log: EventLog, attempts: Attempts
+        self,
+        config: Config,
+        datapath: Datapath,
+        link: Link,
+        log: EventLog,
+        attempts: Attempts,
+        instances: Instances,
     ) -> None:
         self._config, self._dp, self._link, self._log = config, datapath, link, log
+        self._instances = instances
         self._attempts = attempts
         self._sessions: dict[int, Session] = {}
         self._by_ends: dict[Tuple, Session] = {}
@@ -73,19 +82,21 @@ class Primaries:
         renew: bool = False,
         streams: Streams | None = None,
         again: bool = False,
+        program: Program | None = None,
     ) -> Session:
         """Protect a socket; returns after activation or its failure.
 
         Takes ``sock`` over, also on failure. ``streams``: of a socket that prl has known before.
         ``again``: it was replicated by a prld that died; returns at once, and it is protected when
-        that can be. Raises ReplicationError or UsageError when the session can never be protected
-        as things are.
+        that can be. ``program``: the application does not know of prl.
+
+        Raises ReplicationError or UsageError when the session can never be protected as things are.
         """
         try:
             ends, service = self._check(sock)
             self._supersede(ends)
             streams = streams or Streams.at(sock)
-            session = Session(ends, service, sock, client, application, renew, streams)
+            session = Session(ends, service, sock, client, application, renew, streams, program)
             if again:
                 self._attempts.enter(session, self._sessions)
             else:
@@ -145,7 +156,9 @@ class Primaries:
                 ) from error
             remote, remote_port = unspecified(local), 0
         proto = socket.IPPROTO_UDP if is_udp else socket.IPPROTO_TCP
-        ends = Tuple(local, local_port, remote, remote_port, proto)
+        service = self._instances.of_socket(local, sock)
+        instance = "" if service is None else self._config.service[service].instance
+        ends = Tuple(local, local_port, remote, remote_port, proto, instance)
         if ends.is_unconnected and sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT):
             raise UsageError(
                 f"{ends}: a UDP socket without a peer may share its port (SO_REUSEPORT), which "
@@ -161,9 +174,6 @@ class Primaries:
                 f"{ends}: another socket of that port is replicated already; replicate either one "
                 "UDP socket without a peer, or only connected ones"
             )
-        service = next(
-            (n for n, s in enumerate(self._config.service) if ends.local in s.addresses), None
-        )
         if service is None:
             raise UsageError(
                 f"{ends}: {ends.local} is no service address; "
@@ -210,11 +220,28 @@ class Primaries:
         loop = asyncio.get_running_loop()
         loop.call_later(CLOSE_LINGER_S, self._finish, session, "closed")
 
-    def unprotect(self, session: Session) -> None:
+    def unprotect(self, session: Session, why: str = "") -> None:
         """Replication of the session ends, the session goes on. Raises DatapathError."""
         if session.keeper is not None:
             session.keeper.cancel()
         self._dp.primary_fail(session.handle, Reason.REQUESTED)
+        session.reason = why or session.reason
+        session.hopeless, session.asked = True, False
+
+    def let_go(self, session: Session) -> None:
+        """Its application has closed the socket: so do we, and the kernel says what it says then.
+
+        The session stays protected until it has ended. Raises DatapathError.
+        """
+        session.closing = True
+        self._dp.flow_orphan(session.handle)
+        session.sock.close()
+        loop = asyncio.get_running_loop()
+        loop.call_later(CLOSE_LINGER_S, self._finish, session, "closed")
+
+    def release(self, session: Session) -> None:
+        """Forget a session that is open: its application goes on with its own descriptor."""
+        self._finish(session, "closed")
 
     def resync(self, session: Session) -> None:
         """A new snapshot now; what protects the session is given up first. Raises DatapathError."""
@@ -228,15 +255,24 @@ class Primaries:
     def application_gone(self, client: Application) -> None:
         """Its connection ended without a close: hand over if possible, else the session ends."""
         for session in list(self.of(client)):
-            if session.closing:
-                continue
-            session.orphan = True
-            if session.keeper is not None:
-                session.keeper.cancel()
-            if session.state == "active":
-                self._renounce(session)
-            elif session.state != "voiding":
-                self._end_orphan(session)
+            self.abandon(session)
+
+    def abandon(self, session: Session) -> None:
+        """What served the session has died: hand over if possible, else the session ends."""
+        if session.closing:
+            return
+        session.orphan = True
+        if session.keeper is not None:
+            session.keeper.cancel()
+        if session.state == "active":
+            self._renounce(session)
+        elif session.state != "voiding":
+            self._end_orphan(session)
+
+    def abort(self, session: Session, why: str) -> None:
+        """Reset the connection; the peer must not have more of it than it has."""
+        self._log.error("session_aborted", f"{session.ends}: {why}", handle=session.handle)
+        reset(session.sock)
 
     def _renounce(self, session: Session) -> None:
         name = self._config.service[session.service].name
@@ -292,7 +328,7 @@ class Primaries:
                 )
             if before == "active":
                 session.hopeful = time.monotonic() - session.active_since_s > STABLE_S
-                session.hopeless |= event.reason == Reason.APPLICATION_GONE
+                session.hopeless |= event.reason in _HOPELESS
             if before in {"active", "voiding"} and session.state == "open":
                 session.trigger.set()  # failures of an attempt are its own affair
         session.tell()

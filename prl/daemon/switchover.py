@@ -10,10 +10,11 @@ from typing import Any
 
 from prl.config import Config
 from prl.core import wire
-from prl.core.datapath import Datapath, Event, LogicalInterface, Moved, Owner
+from prl.core.datapath import Datapath, Event, Moved, Owner
 from prl.core.wire import Reason
 from prl.daemon import probe
 from prl.daemon.events import EventLog
+from prl.daemon.instances import Instances
 from prl.daemon.link import Link
 from prl.daemon.ownership import Ownership
 from prl.errors import KernelError, NotSafeError, PrlError
@@ -48,12 +49,12 @@ class Switchover:
         config: Config,
         datapath: Datapath,
         link: Link,
-        interface: LogicalInterface,
+        instances: Instances,
         log: EventLog,
         ownership: Ownership,
     ) -> None:
         self._config, self._dp, self._link, self._log = config, datapath, link, log
-        self._interface, self._ownership = interface, ownership
+        self._instances, self._ownership = instances, ownership
         self._waiting: dict[int, asyncio.Future[Event]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -129,7 +130,7 @@ class Switchover:
     async def _probe(self, number: int) -> None:
         service = self._config.service[number]
         try:
-            users = await probe.users(self._interface, service.addresses)
+            users = await probe.users(self._instances.interface(number), service.addresses)
         except KernelError as error:
             self._log.error("probe_failed", f"service {service.name}: {error}")
             return
