@@ -24,6 +24,7 @@
 #define PRL_QUEUES_MAX 64
 #define PRL_VLANS_MAX 2
 #define PRL_TOKEN_BYTES 16
+#define PRL_TERMS_MAX 16 /* services */
 
 /* skb->mark of a packet that prl itself handed to the stack or to the wire (R1a). */
 #define PRL_MARK_RELEASE 0x70726c01
@@ -168,6 +169,7 @@ struct prl_node {
     __u32 open_wanted;  /* egress stole output of a dead datapath's flow: any frame that arrives may open (L6) */
     __u8 cookie[6]; /* source MAC of reinjected frames (generic XDP sees them again) */
     __u16 pad2;
+    __u64 terms[PRL_TERMS_MAX]; /* of each service, for a userspace that starts anew */
     /* counters, packets */
     __u64 frames;
     __u64 malformed;
@@ -237,7 +239,7 @@ PRL_ASSERT_SIZE(struct prl_sock_view, 56);
 PRL_ASSERT_SIZE(struct prl_flow, 232);
 PRL_ASSERT_SIZE(struct prl_addr_key, 20);
 PRL_ASSERT_SIZE(struct prl_addr, 72);
-PRL_ASSERT_SIZE(struct prl_node, 128);
+PRL_ASSERT_SIZE(struct prl_node, 256);
 PRL_ASSERT_SIZE(struct prl_inject_eth, 14);
 PRL_ASSERT_SIZE(struct prl_claim, 24);
 PRL_ASSERT_SIZE(struct prl_heard, 48);

@@ -63,6 +63,8 @@ struct prl_dp_config {
     struct prl_move_config move;
     uint32_t lifs;
     struct prl_dp_lif lif[PRL_LIFS_MAX];
+    uint32_t
+        adopted; /* bit per service: this node owned it in a former life, and it was shown that it still does */
     uint32_t addresses;
     struct prl_dp_address address[PRL_ADDRS_MAX];
     int lan_fd; /* bound and connected UDP socket to the other node's LAN address, or -1 */

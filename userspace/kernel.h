@@ -37,6 +37,15 @@ struct prl_kernel_config {
 
 struct prl_kernel; /* opaque */
 
+/*
+ * Whether a dead instance of that name still guards just these interfaces (L9). Then prl_kernel_open() takes its maps
+ * over with all that they say, prl_kernel_attach() puts the programs in the place of its own without a gap, and
+ * prl_kernel_forget() is to be called before the datapath enters flows.
+ */
+int prl_kernel_is_inherited(const char *instance, const uint32_t *ifindexes, uint32_t count);
+/* Nothing of the former life's flows is replicated or held any more: their packets pass, where the address may speak. */
+void prl_kernel_forget(struct prl_kernel *kernel);
+
 /* Loads, pins, maps. NULL and a message in error[PRL_ERROR_BYTES] on failure (nothing is left behind). */
 struct prl_kernel *prl_kernel_open(const struct prl_kernel_config *config, char *error);
 /* Attaches in the order that keeps I4: silence first (tc egress), reinjection, then XDP. 0 or -errno + error. */

@@ -308,7 +308,8 @@ class LogicalInterface:
 class Datapath:
     """One node's datapath. run() blocks in its own thread; every other call is short.
 
-    Takes ``lan_fd``, ``inject_fd`` and ``hold_fd`` over.
+    Takes ``lan_fd``, ``inject_fd`` and ``hold_fd`` over. ``adopted``: services that this node owns
+    from the first moment on.
 
     Raises:
         KernelError: it could not be set up; the message says why.
@@ -323,6 +324,7 @@ class Datapath:
         lan_fd: int,
         inject_fd: int,
         hold_fd: int,
+        adopted: frozenset[int] = frozenset(),
     ) -> None:
         self._lifs = config.lifs
         wanted = ffi.new("struct prl_dp_config *")
@@ -344,6 +346,7 @@ class Datapath:
             for number, service in enumerate(config.service)
             for address in service.addresses
         ]
+        wanted.adopted = sum(1 << service for service in adopted)
         wanted.addresses = len(addresses)
         for position, (number, lif, address) in enumerate(addresses):
             wanted.address[position].service = number

@@ -128,6 +128,7 @@ class Attempts:
             session.streams,
             application=session.application,
             renew=session.renew,
+            freezer=session.client.freezer,
             program=session.program,
         )
         info = self._dp.flow_info(session.handle)

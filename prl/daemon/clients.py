@@ -8,6 +8,9 @@ from prl.daemon.freezer import Freezer
 class Application(Protocol):
     """The connection of one application; sending to one that is gone does nothing."""
 
+    freezer: Freezer
+    """Stops it while its socket is copied: it must not find that in repair mode (SPEC R17)."""
+
     @property
     def name(self) -> str:
         """For the log, for example its pid."""
@@ -18,9 +21,6 @@ class Application(Protocol):
 
 class Program(Protocol):
     """An application that does not know of prl: a program that was not changed."""
-
-    freezer: Freezer
-    """Stops it while its socket is copied."""
 
     def application(self) -> bytes:
         """Its application bytes as of now; asked for when its input stands still."""

@@ -12,6 +12,7 @@ from typing import Final
 from prl import input_history
 from prl.core.datapath import Address, FlowSpec, Tuple, unspecified
 from prl.daemon.clients import Program
+from prl.daemon.freezer import Freezer
 from prl.daemon.host import NextHop
 from prl.daemon.streams import Streams
 from prl.daemon.transfer import Setup
@@ -79,9 +80,10 @@ async def freeze(
     *,
     application: bytes,
     renew: bool,
+    freezer: Freezer,
     program: Program | None = None,
 ) -> Frozen:
-    """Take the snapshot; the input is redirected already.
+    """Take the snapshot; the input is redirected already, ``freezer`` stops the application.
 
     Raises SnapshotError, CallError, FreezeError.
     """
@@ -106,11 +108,9 @@ async def freeze(
         )
         return Frozen(setup, 0)
     mss = get_int(sock, Tcp.MAXSEG)
-    if program is None:
-        tcp = take(sock, attempts=SNAPSHOT_ATTEMPTS)
-    else:
+    if program is not None:
         application = program.application()
-        tcp = program.freezer.run(lambda pause: take(sock, attempts=SNAPSHOT_ATTEMPTS, pause=pause))
+    tcp = freezer.run(lambda pause: take(sock, attempts=SNAPSHOT_ATTEMPTS, pause=pause))
     in_bytes, out_bytes = streams.of(tcp)
     setup = Setup(
         instance=ends.instance,

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from prl.daemon.events import EventLog
+from prl.daemon.freezer import Freezer
 from prl.errors import KernelError, PrlError, UsageError
 from prl.messages import (
     HANDLE_MAX,
@@ -49,6 +50,7 @@ class Client:
         self.closed = False
         self.uid = os.geteuid()
         """Whose it is (SO_PEERCRED)."""
+        self.freezer = Freezer(lambda: [] if pid in {0, os.getpid()} else [pid])
 
     @property
     def name(self) -> str:

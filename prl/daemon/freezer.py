@@ -1,10 +1,11 @@
 """Stopping the threads of a program for the microseconds of repair mode (SPEC R17).
 
-A program that was not changed must not find its socket in repair mode, where recv() and send()
-fail. Its threads are stopped by ptrace(2) (SEIZE, INTERRUPT), which neither it nor its parent can
-see: no signal is sent, nobody's wait() returns. A system call that the stop cut short begins
-again: the kernel sees to most; what would return EINTR (epoll_wait, recv with a time-out) is set
-back here, unless a signal is pending.
+A program must not find its socket in repair mode, where recv() and send() fail: neither one that
+was not changed, nor one whose session is protected again by itself while it works. Its threads are
+stopped by ptrace(2) (SEIZE, INTERRUPT), which neither it nor its parent can see: no signal is sent,
+nobody's wait() returns. A system call that the stop cut short begins again: the kernel sees to
+most; what would return EINTR (epoll_wait, recv with a time-out) is set back here, unless a signal
+is pending.
 
 The tracer is a thread of its own: when it ends, for whatever reason, the death of prld included,
 the kernel lets go of everything that it traced (exit_ptrace, kernel/ptrace.c).
@@ -25,6 +26,8 @@ from prl.errors import ReplicationError
 
 STOP_TIMEOUT_S: Final = 0.05
 """How long all threads may take to stop; then they are let go, and protecting is tried again."""
+STRAGGLER_TIMEOUT_S: Final = 1.0
+"""A thread that was told to stop is waited for so long, so that it can be let go unseen."""
 THREADS_MAX: Final = 4096
 _SWEEPS_MAX: Final = 8  # a thread may start another one while it is being stopped
 _SPIN_S: Final = 20e-6
@@ -86,18 +89,20 @@ class Freezer:
     @contextmanager
     def _paused(self) -> Iterator[None]:
         stopped: dict[int, int] = {}
+        stopping: list[int] = []
         began_ns = time.monotonic_ns()
         try:
             for pid in self._pids():
-                _stop_all(pid, stopped, time.monotonic() + STOP_TIMEOUT_S)
+                _stop_all(pid, stopped, stopping, time.monotonic() + STOP_TIMEOUT_S)
             yield
         finally:
+            _let_stragglers_go(stopped, stopping)
             for tid, number in stopped.items():
                 _resume(tid, number)
             self.last_ns = time.monotonic_ns() - began_ns
 
 
-def _stop_all(pid: int, stopped: dict[int, int], deadline: float) -> None:
+def _stop_all(pid: int, stopped: dict[int, int], stopping: list[int], deadline: float) -> None:
     for _ in range(_SWEEPS_MAX):
         new = [tid for tid in _threads(pid) if tid not in stopped]
         if not new:
@@ -105,11 +110,28 @@ def _stop_all(pid: int, stopped: dict[int, int], deadline: float) -> None:
         if len(stopped) + len(new) > THREADS_MAX:
             raise FreezeError(f"process {pid} has more than {THREADS_MAX} threads")
         seized = [tid for tid in new if _seize(pid, tid)]
+        stopping += seized
         for tid in seized:
             number = _await_stop(pid, tid, deadline)
+            stopping.remove(tid)
             if number is not None:
                 stopped[tid] = number
     raise FreezeError(f"process {pid} starts threads faster than they can be stopped; try again")
+
+
+def _let_stragglers_go(stopped: dict[int, int], stopping: list[int]) -> None:
+    """Those that were told to stop and have not yet."""
+    if not stopping:
+        return
+    for tid, number in stopped.items():
+        _resume(tid, number)
+    stopped.clear()
+    deadline = time.monotonic() + STRAGGLER_TIMEOUT_S
+    for tid in stopping:
+        with suppress(FreezeError):  # the end of this thread lets it go
+            signal_number = _await_stop(tid, tid, deadline)
+            if signal_number is not None:
+                _resume(tid, signal_number)
 
 
 def _threads(pid: int) -> list[int]:

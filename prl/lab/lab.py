@@ -104,12 +104,13 @@ class Lab:
         routed: bool = False,
         services: int = 1,
         second: bool = False,
+        vrf: bool = False,
     ) -> None:
         """Build the network and start prld on both nodes; return when both serve.
 
         ``polling`` and ``flows_max`` are as docs/configuration.md has them; ``routed`` puts the
         peer behind a router; of several services, re0 and re1 own one by turns; ``second`` adds a
-        second LAN, a routing instance with the same addresses.
+        second LAN, a routing instance with the same addresses, with ``vrf`` in a VRF of its own.
 
         Raises:
             LabError: it is up already, or could not be brought up; nothing is left of it then.
@@ -123,6 +124,7 @@ class Lab:
             routed=routed,
             services=services,
             second=second,
+            vrf=vrf,
         )
         taken = LabError(
             f"lab {self.name} is up already, or a crash left a part of it: "
@@ -301,12 +303,6 @@ class Lab:
                 self._scrub(member)
             wiring.reboot(self.topology, member)
             self.state.set_off(member, off=False)
-        elif isinstance(member, Node) and prld_missing:
-            # Scrubbing takes the silence of a standby away: until its new prld is there, the
-            # machine stays off the LAN (I7).
-            with LanCable(self.topology, member) as lan:
-                lan.cut()
-            self._scrub(member)
         processes.thaw(place)
         if isinstance(member, Node):
             with LinkCable(member) as link:
@@ -444,7 +440,11 @@ class Lab:
 
 def _topology(name: str, settings: Settings) -> Topology:
     return standard(
-        name, routed=settings.routed, services=settings.services, second=settings.second
+        name,
+        routed=settings.routed,
+        services=settings.services,
+        second=settings.second,
+        vrf=settings.vrf,
     )
 
 

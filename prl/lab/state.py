@@ -24,6 +24,7 @@ class Settings:
     routed: bool = False
     services: int = 1
     second: bool = False
+    vrf: bool = False
 
 
 class StateDirectory:
@@ -169,6 +170,7 @@ def _node_toml(topology: Topology, node: Node, settings: Settings, socket: Path)
             "[[routing]]",
             _assign("name", SECOND),
             _assign("interface", node.second.name),
+            *([_assign("vrf", topology.vrf)] if topology.vrf else []),
         ]
     return "\n".join(lines) + "\n"
 
