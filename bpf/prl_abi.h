@@ -24,6 +24,8 @@
 #define PRL_QUEUES_MAX 64
 #define PRL_VLANS_MAX 2
 #define PRL_TOKEN_BYTES 16
+/* Without word of the other node, a new owner repeats its claim so often for good (L7). */
+#define PRL_CLAIM_SLOW_NS 200000000ull
 
 /* skb->mark of a packet that prl itself handed to the stack or to the wire (R1a). */
 #define PRL_MARK_RELEASE 0x70726c01
@@ -129,6 +131,12 @@ enum prl_addr_state {
     PRL_ADDR_FENCED = 3, /* silent: it was taken from us */
 };
 
+enum prl_spoken {
+    PRL_SPOKEN_NOT = 0,
+    PRL_SPOKEN_IN_TIME = 1, /* the first emission came before first_by_ns */
+    PRL_SPOKEN_FOR_GOOD = 2, /* first_by_ns is of no interest any more */
+};
+
 struct prl_addr_key {
     __u8 addr[16];
 };
@@ -136,8 +144,9 @@ struct prl_addr_key {
 struct prl_addr {
     __u32 state;         /* enum prl_addr_state; XDP itself writes FENCED on a good claim (L7) */
     __u32 service;       /* index of the service that the address belongs to */
-    __u64 first_by_ns;   /* the first emission as owner must come before this (L2); 0 = any time */
-    __u64 spoken;        /* 1 after the first emission as owner */
+    __u64 first_by_ns; /* the first emission as owner, and a frame from the LAN, must come before this (L2, L6); 0 =
+                          any time */
+    __u64 spoken; /* enum prl_spoken */
     __u8 token[PRL_TOKEN_BYTES]; /* a claim that carries this silences us; all zero = none */
     __u64 fenced_by_ns;  /* when a claim fenced us */
     __u64 foreign_claims;/* claims without the token: defended, alarmed */
@@ -163,6 +172,11 @@ struct prl_node {
     __u32 open_wanted;  /* egress stole output of a dead datapath's flow: any frame that arrives may open (L6) */
     __u8 cookie[6]; /* source MAC of reinjected frames (generic XDP sees them again) */
     __u16 pad2;
+    __u32 silent;   /* bit per service: its owner emits nothing for now (L6) */
+    __u32 watch;    /* frames from the LAN are evidence: the two times below are wanted */
+    __u64 lan_first_ns; /* first and newest frame from the LAN since userspace cleared lan_first_ns */
+    __u64 lan_seen_ns;
+    __u64 word_ns;  /* userspace was told by somebody that this node may speak: what first_by_ns says is past */
     /* counters, packets */
     __u64 frames;
     __u64 malformed;
@@ -219,7 +233,7 @@ PRL_ASSERT_SIZE(struct prl_flow_key, 44);
 PRL_ASSERT_SIZE(struct prl_sock_view, 56);
 PRL_ASSERT_SIZE(struct prl_flow, 232);
 PRL_ASSERT_SIZE(struct prl_addr, 72);
-PRL_ASSERT_SIZE(struct prl_node, 128);
+PRL_ASSERT_SIZE(struct prl_node, 160);
 PRL_ASSERT_SIZE(struct prl_inject_eth, 14);
 PRL_ASSERT_SIZE(struct prl_claim, 24);
 #endif
