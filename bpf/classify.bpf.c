@@ -34,6 +34,14 @@ static __always_inline int is_own_mac(PRL_CONTEXT *ctx, const __u8 source[6])
     return lif && same_mac(lif->mac, source);
 }
 
+/* Whether the frame is addressed to the interface that it came in by. */
+static __always_inline int is_for(const struct xdp_md *ctx, __u32 lif_index)
+{
+    const struct ethhdr *eth = (void *)(long)ctx->data;
+    struct prl_lif *lif = bpf_map_lookup_elem(&prl_lifs, &lif_index);
+    return lif && (void *)(eth + 1) <= (void *)(long)ctx->data_end && same_mac(lif->mac, eth->h_dest);
+}
+
 /*
  * Somebody else says that `addr`, which this node owns, is his. With the token that was agreed over the link it is
  * the other node taking over: silent from this instant (L7). Without, it is counted, and the stack defends.
@@ -241,12 +249,14 @@ static __always_inline int capture(struct xdp_md *ctx, struct prl_node *node, st
         return XDP_DROP;
     }
     if (!(flags & (PRL_FLOW_SETUP | PRL_FLOW_ACTIVE))) {
-        PRL_COUNT(flow->in_passed);
+        if (is_for(ctx, lif)) /* what a switch floods is no sign that the peer has heard our claim (L7) */
+            PRL_COUNT(flow->in_passed);
         return XDP_PASS;
     }
     __u64 now_ns = bpf_ktime_get_boot_ns();
     enum prl_health health = prl_health(node, now_ns);
-    if (health == PRL_STALE && !try_open(node, now_ns)) {
+    /* The peer sends here: had the other node taken over meanwhile, it would send there. */
+    if (health == PRL_STALE && (!is_for(ctx, lif) || !try_open(node, now_ns))) {
         PRL_COUNT(node->stale_dropped);
         return XDP_DROP;
     }

@@ -144,12 +144,13 @@ struct prl_addr_key {
 struct prl_addr {
     __u32 state;         /* enum prl_addr_state; XDP itself writes FENCED on a good claim (L7) */
     __u32 service;       /* index of the service that the address belongs to */
-    __u64 first_by_ns; /* the first emission as owner, and a frame from the LAN, must come before this (L2, L6); 0 =
+    __u64
+        first_by_ns; /* the first emission as owner, and a frame from the LAN, must come before this (L2, L6); 0 =
                           any time */
     __u64 spoken; /* enum prl_spoken */
     __u8 token[PRL_TOKEN_BYTES]; /* a claim that carries this silences us; all zero = none */
-    __u64 fenced_by_ns;  /* when a claim fenced us */
-    __u64 foreign_claims;/* claims without the token: defended, alarmed */
+    __u64 fenced_by_ns; /* when a claim fenced us */
+    __u64 foreign_claims; /* claims without the token: defended, alarmed */
     __u64 in_dropped;
     __u64 out_silenced;
 };
@@ -164,26 +165,26 @@ struct prl_lif {
 /* Node-wide state; single element of prl_node, mapped by userspace. */
 struct prl_node {
     __u64 heartbeat_ns; /* the datapath was alive */
-    __u64 stale_ns;     /* heartbeat older than this: the datapath is dead or hung (L9) */
-    __u64 open_at_ns;   /* not before this may a dead datapath's flows open (end of the lease) */
-    __u32 bypassed;     /* latched by classify when it opened; cleared by a new prld */
-    __u32 policy_stop;  /* 1: never open without userspace (policy stop) */
+    __u64 stale_ns; /* heartbeat older than this: the datapath is dead or hung (L9) */
+    __u64 open_at_ns; /* not before this may a dead datapath's flows open (end of the lease) */
+    __u32 bypassed; /* latched by classify when it opened; cleared by a new prld */
+    __u32 policy_stop; /* 1: never open without userspace (policy stop) */
     __u32 hold_ifindex; /* TAP that held output goes to */
-    __u32 open_wanted;  /* egress stole output of a dead datapath's flow: any frame that arrives may open (L6) */
+    __u32 open_wanted; /* egress stole output of a dead datapath's flow: any frame that arrives may open (L6) */
     __u8 cookie[6]; /* source MAC of reinjected frames (generic XDP sees them again) */
     __u16 pad2;
-    __u32 silent;   /* bit per service: its owner emits nothing for now (L6) */
-    __u32 watch;    /* frames from the LAN are evidence: the two times below are wanted */
+    __u32 silent; /* bit per service: its owner emits nothing for now (L6) */
+    __u32 watch; /* frames from the LAN are evidence: the two times below are wanted */
     __u64 lan_first_ns; /* first and newest frame from the LAN since userspace cleared lan_first_ns */
     __u64 lan_seen_ns;
-    __u64 word_ns;  /* userspace was told by somebody that this node may speak: what first_by_ns says is past */
+    __u64 word_ns; /* userspace was told by somebody that this node may speak: what first_by_ns says is past */
     /* counters, packets */
     __u64 frames;
     __u64 malformed;
-    __u64 fragments;   /* fragments towards a service address: only the mark gate judges them */
-    __u64 tunnelled;   /* more than PRL_VLANS_MAX tags, or too many extension headers: passed up */
+    __u64 fragments; /* fragments towards a service address: only the mark gate judges them */
+    __u64 tunnelled; /* more than PRL_VLANS_MAX tags, or too many extension headers: passed up */
     __u64 icmp_quoted; /* ICMP errors that quoted a flow */
-    __u64 reentered;   /* own reinjected frames seen again by generic XDP */
+    __u64 reentered; /* own reinjected frames seen again by generic XDP */
     __u64 stale_dropped;
     __u64 claims_obeyed;
     __u64 claims_foreign;
@@ -213,9 +214,9 @@ struct prl_inject_eth {
  */
 #define PRL_ND_OPT_CLAIM 253
 struct prl_claim {
-    __u8 type;    /* PRL_ND_OPT_CLAIM */
+    __u8 type; /* PRL_ND_OPT_CLAIM */
     __u8 length8; /* 3: length in units of 8 bytes */
-    __u8 magic[2];/* 'P','R' */
+    __u8 magic[2]; /* 'P','R' */
     __u8 token[PRL_TOKEN_BYTES];
     __u8 pad[4];
 };

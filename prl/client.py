@@ -18,34 +18,34 @@ Closing a Node, or the death of the process, without Session.close() is the deat
 application: if the other node has a good shadow, it goes on at once.
 """
 
-import base64
 import contextlib
 import os
 import queue
-import select
 import socket
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from prl.errors import NoDaemonError, PrlError, ReplicationError, UsageError
-from prl.messages import (
-    ANY_PEER,
-    APPLICATION_MAX_BYTES,
-    MESSAGE_MAX_BYTES,
-    MessageError,
-    decode,
-    default_socket,
-    encode,
+from prl.dialogue import (
+    FDS_MAX,
+    Answer,
+    Demoted,
+    Dialogue,
+    Given,
+    News,
+    State,
+    TakenOver,
+    Void,
+    replicate_request,
 )
+from prl.errors import NoDaemonError, PrlError, ReplicationError, UsageError
+from prl.messages import MESSAGE_MAX_BYTES, MessageError, default_socket
+from prl.shadow_socket import ShadowNotOwned, ShadowSocket, ShadowVoid, Takeover
 
 ANSWER_TIMEOUT_S = 30.0
 """How long prld may take for an answer before it counts as hung."""
 VOID_WORD_TIMEOUT_S = 1.0
-_FDS_MAX = 4
-_EARLY_MAX = 256
 
 __all__ = [
     "Node",
@@ -57,24 +57,6 @@ __all__ = [
     "ShadowVoid",
     "Takeover",
 ]
-
-
-class ShadowVoid(PrlError):  # noqa: N818
-    """The shadow is of no use any more; the message says why."""
-
-
-class ShadowNotOwned(PrlError, PermissionError):  # noqa: N818
-    """A shadow can only be read until it is taken over (SPEC R18)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Takeover:
-    """The session is this application's from now on."""
-
-    out_bytes: int
-    """How much output since the snapshot the peer has had, or will get from the socket itself."""
-    monotonic_ns: int
-    """When, CLOCK_MONOTONIC."""
 
 
 class Session:
@@ -122,70 +104,41 @@ class Session:
         with contextlib.suppress(UsageError, NoDaemonError):  # it has ended already
             self._node.request({"op": "close", "handle": self.handle})
 
-    def on_event(self, state: str, reason: str) -> None:
+    def on_news(self, news: News) -> None:
         """Called by the Node's reader."""
+        if isinstance(news, State):
+            self._become(news.state, news.reason)
+        elif isinstance(news, Demoted):
+            self._become("demoted", "the other node has the session now")
+
+    def on_lost(self, error: PrlError) -> None:
+        """Called by the Node's reader when prld is gone."""
+        if self._state not in {"demoted", "ended", "closed"}:
+            self._become("lost", str(error))
+
+    def _become(self, state: str, reason: str) -> None:
         with self._changed:
             self._state, self._reason = state, reason
             self._changed.notify_all()
 
 
-class ShadowSocket(socket.socket):
-    """A shadow's socket: everything that would enter the stream fails until it is owned."""
-
-    owned = False
-
-    def _require_owned(self) -> None:
-        if not self.owned:
-            raise ShadowNotOwned("this shadow is not taken over: it can only be read")
-
-    def send(self, *args: Any, **kwargs: Any) -> int:
-        """As socket.send(). Raises ShadowNotOwned."""
-        self._require_owned()
-        return super().send(*args, **kwargs)
-
-    def sendall(self, *args: Any, **kwargs: Any) -> None:
-        """As socket.sendall(). Raises ShadowNotOwned."""
-        self._require_owned()
-        super().sendall(*args, **kwargs)
-
-    def sendto(self, *args: Any, **kwargs: Any) -> int:
-        """As socket.sendto(). Raises ShadowNotOwned."""
-        self._require_owned()
-        return super().sendto(*args, **kwargs)
-
-    def sendmsg(self, *args: Any, **kwargs: Any) -> int:
-        """As socket.sendmsg(). Raises ShadowNotOwned."""
-        self._require_owned()
-        return super().sendmsg(*args, **kwargs)
-
-    def sendfile(self, *args: Any, **kwargs: Any) -> int:
-        """As socket.sendfile(). Raises ShadowNotOwned."""
-        self._require_owned()
-        return super().sendfile(*args, **kwargs)
-
-    def shutdown(self, how: int) -> None:
-        """As socket.shutdown(). Raises ShadowNotOwned."""
-        self._require_owned()
-        super().shutdown(how)
-
-
 class Shadow:
     """A session that lives on the other node; this application stands by for it."""
 
-    def __init__(self, node: "Node", event: dict[str, Any], fd: int) -> None:
+    def __init__(self, node: "Node", given: Given) -> None:
         self._node = node
         self._changed = threading.Condition()
         self._takeover: Takeover | None = None
         self._void: str | None = None
-        self._sock = ShadowSocket(fileno=fd)
+        self._sock = ShadowSocket(fileno=given.fd)
         self._sock.setblocking(True)
-        self.handle: int = event["handle"]
+        self.handle = given.handle
         """Its 32-bit number, as prlctl shows it."""
-        self.local: str = event["local"]
+        self.local = given.local
         """The service's end, ``addr:port``."""
-        self.remote: str = event["remote"]
+        self.remote = given.remote
         """The peer's end, ``addr:port``; ``*`` for a UDP socket that is not connected."""
-        self.application: bytes = base64.b64decode(event["application"])
+        self.application = given.application
         """What the other application gave to Node.replicate()."""
 
     @property
@@ -221,10 +174,11 @@ class Shadow:
         except (BlockingIOError, TimeoutError):
             raise
         except OSError as error:
-            if self._is_live_udp() or (why := self._await_void()) is None:
+            if self._sock.is_live_udp(self.remote) or (why := self._await_void()) is None:
                 raise  # UDP: an ICMP error, which the first application reads, too
             raise ShadowVoid(why) from error
-        if not data and self._sock.type == socket.SOCK_DGRAM and not self._is_live_udp():
+        is_udp = self._sock.type == socket.SOCK_DGRAM
+        if not data and is_udp and not self._sock.is_live_udp(self.remote):
             raise ShadowVoid(self._await_void() or "the socket was ended")
         return data, sender
 
@@ -233,23 +187,6 @@ class Shadow:
         with self._changed:
             self._changed.wait_for(lambda: self._void is not None, VOID_WORD_TIMEOUT_S)
             return self._void
-
-    def _is_live_udp(self) -> bool:
-        """Whether it is a UDP socket that can receive.
-
-        prld takes its peer away from a void one, and shuts it down.
-        """
-        if self._sock.type != socket.SOCK_DGRAM:
-            return False
-        if self.remote == ANY_PEER:
-            poll = select.poll()
-            poll.register(self._sock, 0)  # POLLHUP is always told (datagram_poll, datagram.c)
-            return not any(events & select.POLLHUP for _, events in poll.poll(0))
-        try:
-            self._sock.getpeername()
-        except OSError:
-            return False
-        return True
 
     def wait_taken_over(self, timeout: float | None = None) -> Takeover:
         """Wait until the session is this application's.
@@ -271,21 +208,28 @@ class Shadow:
 
     def close(self) -> None:
         """Give the shadow up, or, once it is owned, end the session; closes the socket."""
-        with contextlib.suppress(PrlError):  # it has ended already
-            self._node.request({"op": "close", "handle": self.handle})
-        self._node.forget(self.handle)
-        self.on_void("closed by its application")
+        if self._void is None:  # else the handle may be a newer shadow's
+            with contextlib.suppress(PrlError):  # it has ended already
+                self._node.request({"op": "close", "handle": self.handle})
+        self._node.forget(self)
+        self._become_void("closed by its application")
         self._sock.close()
 
-    def on_taken_over(self, takeover: Takeover) -> None:
+    def on_news(self, news: News) -> None:
         """Called by the Node's reader."""
-        with self._changed:
-            self._takeover = takeover
-            self._sock.owned = True
-            self._changed.notify_all()
+        if isinstance(news, TakenOver):
+            with self._changed:
+                self._takeover = Takeover(news.out_bytes, news.monotonic_ns)
+                self._sock.owned = True
+                self._changed.notify_all()
+        elif isinstance(news, Void):
+            self._become_void(news.reason)
 
-    def on_void(self, reason: str) -> None:
-        """Called by the Node's reader."""
+    def on_lost(self, error: PrlError) -> None:
+        """Called by the Node's reader when prld is gone: a shadow goes with it."""
+        self._become_void(str(error))
+
+    def _become_void(self, reason: str) -> None:
         with self._changed:
             if self._void is None:
                 self._void = reason
@@ -313,10 +257,9 @@ class Node:
             ) from error
         self._lock = threading.Lock()
         self._sending = threading.Lock()
-        self._next_id = 1
-        self._answers: dict[int, queue.SimpleQueue[dict[str, Any]]] = {}
+        self._dialogue = Dialogue()
+        self._answers: dict[int, queue.SimpleQueue[Answer]] = {}
         self._followed: dict[int, Session | Shadow] = {}
-        self._early: dict[int, dict[str, Any]] = {}
         self._shadows: queue.SimpleQueue[Shadow | None] = queue.SimpleQueue()
         self._lost: PrlError | None = None
         self._reader = threading.Thread(target=self._read, name="prl-client", daemon=True)
@@ -354,12 +297,7 @@ class Node:
             UsageError: this is no socket that can be protected.
             NoDaemonError: prld is gone.
         """
-        if len(application) > APPLICATION_MAX_BYTES:
-            raise UsageError(
-                f"{len(application)} bytes of application data; at most {APPLICATION_MAX_BYTES}"
-            )
-        request = {"op": "replicate", "application": base64.b64encode(application).decode()}
-        answer = self.request(request, sock.fileno())
+        answer = self.request(replicate_request(application), sock.fileno())
         session = Session(self, answer["handle"], answer["state"], answer["reason"])
         self._follow(session)
         if answer["state"] != "active":
@@ -413,15 +351,14 @@ class Node:
             PrlError: prld's own error, of the class that its exit status belongs to.
             NoDaemonError: prld is gone or hangs.
         """
-        answers: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
         with self._lock:
             if self._lost is not None:
                 raise self._lost
-            number, self._next_id = self._next_id, self._next_id + 1
+            number, raw = self._dialogue.ask(request)
             self._answers[number] = answers
         try:
             with self._sending:
-                raw = encode(request | {"id": number})
                 socket.send_fds(self._sock, [raw], [] if fd is None else [fd])
             answer = answers.get(timeout=timeout)
         except queue.Empty:
@@ -431,110 +368,72 @@ class Node:
         finally:
             with self._lock:
                 self._answers.pop(number, None)
-        if answer.pop("ok", False):
-            answer.pop("id", None)
-            return answer
-        words = str(answer.get("error", "prld gave no reason"))
-        raise _error_class(answer.get("code"))(words)
+        if answer.error is not None:
+            raise answer.error
+        return answer.fields
 
-    def forget(self, handle: int) -> None:
+    def forget(self, what: Session | Shadow) -> None:
         """Stop following a flow."""
         with self._lock:
-            self._followed.pop(handle, None)
+            if self._followed.get(what.handle) is what:
+                self._dialogue.forget(what.handle)
+                del self._followed[what.handle]
 
     # -- the reader
 
     def _follow(self, what: Session | Shadow) -> None:
         with self._lock:
             self._followed[what.handle] = what
-            early = self._early.pop(what.handle, None)
+            early = self._dialogue.follow(what.handle)
             if early is not None:  # it overtook the answer
-                self._pass_on(what, early)
+                what.on_news(early)
             if self._lost is not None:
-                self._end(what, self._lost)
+                what.on_lost(self._lost)
 
     def _read(self) -> None:
         error: PrlError = NoDaemonError(f"prld on {self.path} ended the connection")
         try:
             while True:
-                raw, fds, _, _ = socket.recv_fds(
-                    self._sock, MESSAGE_MAX_BYTES, _FDS_MAX, socket.MSG_CMSG_CLOEXEC
+                raw, fds, flags, _ = socket.recv_fds(
+                    self._sock, MESSAGE_MAX_BYTES, FDS_MAX, socket.MSG_CMSG_CLOEXEC
                 )
                 if not raw:
                     break
-                self._dispatch(decode(raw), list(fds))
+                try:
+                    self._dispatch(raw, fds, flags)
+                finally:
+                    for fd in fds:
+                        os.close(fd)
         except OSError as failure:
             error = NoDaemonError(f"prld on {self.path} is gone: {failure.strerror}")
-        except (MessageError, KeyError, TypeError, ValueError) as failure:
+        except MessageError as failure:
             error = PrlError(
                 f"prld on {self.path} sent nonsense ({failure}); is it another version?"
             )
         self._give_up(error)
 
-    def _dispatch(self, message: dict[str, Any], fds: list[int]) -> None:
-        kind = message.get("event")
-        if kind == "shadow" and len(fds) == 1:
-            shadow = Shadow(self, message, fds.pop())
+    def _dispatch(self, raw: bytes, fds: list[int], flags: int) -> None:
+        cut = bool(flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC))
+        with self._lock:
+            heard = self._dialogue.hear(raw, fds, cut=cut)
+            if isinstance(heard, Answer) and (answers := self._answers.get(heard.number)):
+                answers.put(heard)
+            elif isinstance(heard, News) and (what := self._followed.get(heard.handle)):
+                what.on_news(heard)
+        if isinstance(heard, Given):
+            shadow = Shadow(self, heard)
             self._follow(shadow)
             self._shadows.put(shadow)
-        elif kind is not None:
-            self._on_event(message)
-        else:
-            self._on_answer(message)
-        for fd in fds:
-            os.close(fd)
-
-    def _on_answer(self, message: dict[str, Any]) -> None:
-        number = message.get("id")
-        if number is None:  # refused before it was understood, or the whole connection was
-            raise ValueError(message.get("error"))
-        with self._lock:
-            answers = self._answers.get(number)
-        if answers is not None:
-            answers.put(message)
-
-    def _on_event(self, message: dict[str, Any]) -> None:
-        handle = message.get("handle")
-        if not isinstance(handle, int):
-            return
-        with self._lock:
-            what = self._followed.get(handle)
-            if what is not None:
-                self._pass_on(what, message)
-            elif message["event"] in {"state", "demoted"}:
-                # The flow's replicate() is about to follow it; others never are.
-                self._early[handle] = message
-                while len(self._early) > _EARLY_MAX:
-                    del self._early[next(iter(self._early))]
-
-    def _pass_on(self, what: Session | Shadow, message: dict[str, Any]) -> None:
-        kind = message["event"]
-        if isinstance(what, Session):
-            if kind == "state":
-                what.on_event(message["state"], message["reason"])
-            elif kind == "demoted":
-                what.on_event("demoted", "the other node has the session now")
-        elif kind == "taken_over":
-            what.on_taken_over(Takeover(message["out_bytes"], message["monotonic_ns"]))
-        elif kind == "void":
-            what.on_void(message["reason"])
 
     def _give_up(self, error: PrlError) -> None:
         with self._lock:
             self._lost = error
-            for answers in self._answers.values():
-                answers.put({"ok": False, "error": str(error), "code": error.exit_code})
+            for number, answers in self._answers.items():
+                answers.put(Answer(number, {}, error))
             followed = list(self._followed.values())
         for what in followed:
-            self._end(what, error)
+            what.on_lost(error)
         self._shadows.put(None)
-
-    def _end(self, what: Session | Shadow, error: PrlError) -> None:
-        if isinstance(what, Session):
-            if what.state not in {"demoted", "ended", "closed"}:
-                what.on_event("lost", str(error))
-        else:
-            what.on_void(str(error))
 
 
 class NotProtectedError(ReplicationError):
@@ -543,10 +442,3 @@ class NotProtectedError(ReplicationError):
     def __init__(self, reason: str, session: Session) -> None:
         super().__init__(f"not protected: {reason}")
         self.session: Session | None = session
-
-
-def _error_class(code: object) -> type[PrlError]:
-    return {
-        UsageError.exit_code: UsageError,
-        NoDaemonError.exit_code: NoDaemonError,
-    }.get(code if isinstance(code, int) else 1, ReplicationError)

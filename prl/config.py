@@ -68,6 +68,43 @@ class Service(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     owner: Annotated[Name, Meta(description="the node that owns it when nothing else decides")]
 
 
+class DatapathSettings(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """How the datapath's thread waits for work: latency against CPU."""
+
+    polling: Annotated[
+        Literal["blocking", "adaptive", "busy"],
+        Meta(
+            description="wait for work asleep; look for it during poll_us after the last work, "
+            "yielding the CPU; or always look for it (a whole CPU, unless others want it)"
+        ),
+    ] = "blocking"
+    poll_us: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=1_000_000,
+            description="microseconds that adaptive polling goes on after the last work",
+        ),
+    ] = 200
+
+
+class Ownership(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """What helps to decide who may speak (SPEC L5)."""
+
+    fence_command: Annotated[
+        list[str],
+        Meta(
+            max_length=64,
+            description="program and arguments that make sure that the other node is dead: run, "
+            "without a shell, when the lease ended before this node took over; exit status 0 means "
+            "that it is",
+        ),
+    ] = []
+    fence_timeout_ms: Annotated[
+        Milliseconds, Meta(description="how long the fence command may take; then it is killed")
+    ] = 10_000
+
+
 class Timing(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     """Intervals and deadlines (SPEC section 6 and R6). The same on both nodes."""
 
@@ -131,6 +168,8 @@ class Config(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
             "sent again (SPEC R5)"
         ),
     ] = "drop"
+    datapath: DatapathSettings = msgspec.field(default_factory=DatapathSettings)
+    ownership: Ownership = msgspec.field(default_factory=Ownership)
     timing: Timing = msgspec.field(default_factory=Timing)
 
     def owns_first(self, service: Service) -> bool:
@@ -148,13 +187,14 @@ class Key(Struct, frozen=True):
 
 
 TABLES: dict[str, type[Struct]] = {"": Config, "lan": Lan, "link": Link, "service": Service}
-TABLES["timing"] = Timing
+TABLES |= {"datapath": DatapathSettings, "ownership": Ownership, "timing": Timing}
 
 _KINDS = {
     IPv4Address: "IPv4 address",
     IPv6Address: "IPv6 address",
     Address: "IPv4 or IPv6 address",
     list[Address]: "list of addresses",
+    list[str]: "list of strings",
     str: "string",
     int: "whole number",
 }
@@ -308,6 +348,11 @@ def _check(config: Config) -> None:
     _require(
         (config.lan.address6 is None) == (config.lan.peer_address6 is None),
         "lan.address6: give it together with lan.peer_address6, or neither",
+    )
+    command = config.ownership.fence_command
+    _require(
+        not command or command[0].startswith("/"),
+        "ownership.fence_command: give the program's whole path: it is run without a shell",
     )
     _check_services(config)
 

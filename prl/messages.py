@@ -14,6 +14,8 @@ from prl.errors import UsageError
 MESSAGE_MAX_BYTES: Final = 64 << 10
 APPLICATION_MAX_BYTES: Final = 32 << 10
 """Most opaque data that an application may send along with a socket."""
+REQUESTS_MAX: Final = 64
+"""Requests of one client that may be under way."""
 RUN_DIR: Final = Path("/run/prl")
 DEFAULT_SOCKET: Final = RUN_DIR / "prld.sock"
 SOCKET_VARIABLE: Final = "PRL_SOCKET"

@@ -211,10 +211,18 @@ static uint32_t poll_set(const struct prl_dp *dp, struct pollfd *set)
     return FIXED_FDS + dp->ports;
 }
 
+/* Whether to look for work again rather than to sleep. *until_ns: the end of adaptive polling. */
+static bool polls_on(const struct prl_dp *dp, bool worked, uint64_t *until_ns)
+{
+    if (dp->config.poll_mode == PRL_POLL_ADAPTIVE && worked)
+        *until_ns = dp->now_ns + dp->config.poll_ns;
+    return dp->config.poll_mode == PRL_POLL_BUSY || dp->now_ns < *until_ns;
+}
+
 int prl_dp_run(struct prl_dp *dp)
 {
     struct pollfd set[FIXED_FDS + PRL_LIFS_MAX * PRL_QUEUES_MAX];
-    uint64_t tick_ns = 0;
+    uint64_t tick_ns = 0, poll_until_ns = 0;
 
     while (!atomic_load(&dp->stop)) {
         uint32_t fds;
@@ -227,12 +235,12 @@ int prl_dp_run(struct prl_dp *dp)
         fds = poll_set(dp, set);
         next_ns = dp_owner_next_ns(dp) < tick_ns ? dp_owner_next_ns(dp) : tick_ns;
         dp_unlock(dp);
-        if (atomic_load(&dp->waiting))
-            sched_yield();
-        if (worked && dp->config.poll_mode) {
+        if (polls_on(dp, worked, &poll_until_ns)) {
             sched_yield();
             continue;
         }
+        if (atomic_load(&dp->waiting))
+            sched_yield();
         now_ns = dp_clock_ns();
         if (dp->dirty != DP_LIST_END && next_ns > now_ns + NS_PER_MS)
             next_ns = now_ns + NS_PER_MS; /* a shadow has not sent all yet */

@@ -51,12 +51,20 @@ struct prl_dp_neighbour {
     uint16_t lif;
 };
 
+/* How the datapath waits for work. Polling gives the CPU up (sched_yield) after each look. */
+enum prl_poll_mode {
+    PRL_POLL_BLOCKING = 0, /* sleeps: no CPU without work, a wake-up for each batch */
+    PRL_POLL_ADAPTIVE = 1, /* polls for poll_ns after work, then sleeps */
+    PRL_POLL_BUSY = 2,     /* never sleeps: takes all the CPU that nobody else wants */
+};
+
 struct prl_dp_config {
     uint8_t own_addr[2][16]; /* this node's own addresses on the LAN, IPv4 (mapped) and IPv6; zero = none */
     uint32_t node_index; /* 0 or 1 */
     uint32_t flows_max;
     uint32_t mode;       /* enum prl_xdp_mode */
-    uint32_t poll_mode;  /* 0 = block in poll(2); 1 = yield-poll while traffic flows */
+    uint32_t poll_mode;  /* enum prl_poll_mode */
+    uint64_t poll_ns;    /* adaptive: looks for work so long after the last work */
     struct prl_owner_config owner;
     struct prl_primary_limits limits;
     uint32_t lifs;

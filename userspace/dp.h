@@ -40,6 +40,10 @@
 #define DP_EVENT_BODIES_MAX (32u << 20)
 /* A socket that has gone is noticed within this time. */
 #define DP_ENDED_SCAN_NS 200000000ull
+/* Slots of one step of that look, one step a tick: 100,000 flows take 2 s and no tick takes long. */
+#define DP_SCAN_SLOTS 256
+/* A shadow with unread bytes is looked at so often: nothing tells of a read that does not open the window. */
+#define DP_UNREAD_SAMPLE_NS 20000000ull
 /* Held output that went missing on its way here is held again after this time. */
 #define DP_HOLD_REPAIR_NS 50000000ull
 /* Packets fed to shadows between two looks at their sockets. */
@@ -70,13 +74,17 @@ struct dp_flow {
     bool used, secondary, dirty;
     bool has_peer_ts;
     bool edge_known; /* kernel->edge_limit is valid */
+    bool awake;      /* in dp->awake: time may bring it something (dp_flows_tick) */
     uint32_t slot;
+    uint32_t next_awake;
     uint32_t next_by_handle, next_by_key, next_dirty;
     uint32_t service;
     struct prl_flow_spec spec; /* fd is the datapath's own duplicate, or -1 */
     struct prl_flow *kernel;
-    struct prl_primary primary;
-    struct prl_secondary secondary_core;
+    union { /* by `secondary` */
+        struct prl_primary primary;
+        struct prl_secondary secondary_core;
+    };
     /* last seen in the peer's segments, for crafted ones */
     uint32_t peer_tsval, peer_tsecr;
     uint16_t peer_window;
@@ -134,6 +142,8 @@ struct prl_dp {
     uint32_t flows_top; /* slots below this have been used */
     uint32_t next_handle;
     uint32_t dirty; /* flows that owe an ACK */
+    uint32_t awake; /* flows that dp_flows_tick() looks at; all others cost nothing until something happens */
+    uint32_t scan_next; /* slot at which the look at all flows goes on */
 
     struct prl_link link;
     bool link_up; /* HELLO agreed; false: only HELLO is read */
@@ -181,6 +191,8 @@ void dp_flow_set_flags(struct dp_flow *flow);
 uint32_t dp_flow_own_edge(const struct dp_flow *flow);
 void dp_flow_sample(struct prl_dp *dp, struct dp_flow *flow);
 void dp_flow_note_peer(struct dp_flow *flow, const struct prl_packet *packet);
+/* Something happened to the flow: dp_flows_tick() looks at it until it is quiet again. */
+void dp_flow_wake(struct prl_dp *dp, struct dp_flow *flow);
 /* Deadlines, lost holds, ended sessions, grown space: everything that time brings. */
 void dp_flows_tick(struct prl_dp *dp);
 
@@ -218,6 +230,7 @@ void dp_verify_fed(struct prl_dp *dp, struct dp_flow *flow, const struct prl_msg
 void dp_verify_flush(struct prl_dp *dp); /* before the link's buffer moves: what is not in the sockets is kept */
 void dp_verify_compare(struct prl_dp *dp, struct dp_flow *flow, const struct prl_msg *msg);
 void dp_verify_tick(struct prl_dp *dp, struct dp_flow *flow);
+bool dp_verify_is_due(const struct dp_flow *flow); /* dp_verify_tick() has something left to do */
 void dp_verify_refeed(struct prl_dp *dp, struct dp_flow *flow); /* everything kept, now (take-over) */
 void dp_verify_forget(struct prl_dp *dp, struct dp_flow *flow);
 

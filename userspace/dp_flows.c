@@ -47,6 +47,7 @@ int dp_flows_init(struct prl_dp *dp)
     for (uint32_t i = 0; i < count; i++)
         dp->slots_free[dp->slots_free_count++] = count - 1 - i;
     dp->dirty = DP_LIST_END;
+    dp->awake = DP_LIST_END;
     return 0;
 }
 
@@ -118,7 +119,12 @@ static int flow_enter(struct prl_dp *dp, const struct prl_flow_spec *spec, struc
     if (fd < 0)
         return -errno;
     flow = &dp->flows[dp->slots_free[dp->slots_free_count - 1]];
+    bool awake = flow->awake; /* the list may still have the slot from its last flow */
+    uint32_t next_awake = flow->next_awake;
+
     memset(flow, 0, sizeof(*flow));
+    flow->awake = awake;
+    flow->next_awake = next_awake;
     flow->slot = (uint32_t)(flow - dp->flows);
     flow->service = service;
     flow->spec = *spec;
@@ -251,13 +257,20 @@ void dp_flow_note_peer(struct dp_flow *flow, const struct prl_packet *packet)
 
 /* A held segment can be lost between tc and us (the TAP's queue is full): its retransmission would be taken for a
  * duplicate for ever. When the kernel says "held" and nothing is here, it may hold from the committed end again. */
+static bool hold_is_missing(const struct dp_flow *flow)
+{
+    const struct prl_flow *kernel = flow->kernel;
+
+    return flow->primary.state == PRL_PRIMARY_ACTIVE && kernel->out_valid == flow->spec.generation + 1 &&
+           flow->primary.out_held.count == 0 && flow->primary.out_pending.count == 0 &&
+           prl_serial_lt(kernel->out_committed, kernel->out_held);
+}
+
 static void repair_hold(struct prl_dp *dp, struct dp_flow *flow)
 {
     struct prl_flow *kernel = flow->kernel;
-    bool missing = kernel->out_valid == flow->spec.generation + 1 && flow->primary.out_held.count == 0 &&
-                   flow->primary.out_pending.count == 0 && prl_serial_lt(kernel->out_committed, kernel->out_held);
 
-    if (!missing) {
+    if (!hold_is_missing(flow)) {
         flow->hold_missing_since_ns = 0;
     } else if (flow->hold_missing_since_ns == 0) {
         flow->hold_missing_since_ns = dp->now_ns;
@@ -275,55 +288,102 @@ static bool session_ended(const struct dp_flow *flow)
            (state == 0 || state == TCP_CLOSE || state == TCP_TIME_WAIT);
 }
 
-static void scan_ended(struct prl_dp *dp)
+/* One step of the look at all flows, the quiet ones as well: has the socket gone, did the datagram queue overflow, was
+ * a held segment lost before we heard of it? */
+static void scan(struct prl_dp *dp)
 {
-    uint32_t slots[PRL_SAMPLE_MAX], count = 0;
+    uint32_t slots[DP_SCAN_SLOTS], count = 0;
+    uint32_t first = dp->scan_next, end = first + DP_SCAN_SLOTS;
 
-    for (uint32_t i = 0; i < dp->flows_top; i++) {
+    if (first == 0 && dp->now_ns < dp->next_scan_ns)
+        return;
+    if (first == 0)
+        dp->next_scan_ns = dp->now_ns + DP_ENDED_SCAN_NS;
+    if (end > dp->flows_top)
+        end = dp->flows_top;
+    for (uint32_t i = first; i < end; i++)
         if (dp->flows[i].used && dp->flows[i].spec.key.proto == IPPROTO_TCP)
             slots[count++] = i;
-        if (count == PRL_SAMPLE_MAX || (count && i + 1 == dp->flows_top)) {
-            prl_kernel_sample(dp->kernel, slots, count);
-            count = 0;
-        }
-    }
-    for (uint32_t i = 0; i < dp->flows_top; i++) {
+    for (uint32_t done = 0; done < count; done += PRL_SAMPLE_MAX)
+        prl_kernel_sample(dp->kernel, slots + done, count - done < PRL_SAMPLE_MAX ? count - done : PRL_SAMPLE_MAX);
+    for (uint32_t i = first; i < end; i++) {
         struct dp_flow *flow = &dp->flows[i];
 
-        if (flow->used && session_ended(flow) &&
-            !(flow->secondary && flow->secondary_core.state == PRL_SECONDARY_VOID))
+        if (!flow->used)
+            continue;
+        if (session_ended(flow) && !(flow->secondary && flow->secondary_core.state == PRL_SECONDARY_VOID))
             dp_event_flow(dp, PRL_EVENT_ENDED, flow, 0, PRL_REASON_ENDED);
-        if (flow->used && flow->spec.key.proto == IPPROTO_UDP)
+        if (flow->spec.key.proto == IPPROTO_UDP)
             dp_udp_check(dp, flow);
+        if (flow->secondary)
+            dp_secondary_space(dp, flow);
+        else if (hold_is_missing(flow))
+            dp_flow_wake(dp, flow);
     }
+    dp->scan_next = end < dp->flows_top ? end : 0;
+}
+
+/* Whether time alone may bring the flow something; if not, it sleeps until something happens to it. */
+static bool wants_time(struct prl_dp *dp, struct dp_flow *flow)
+{
+    const struct prl_primary *primary = &flow->primary;
+
+    if (dp_verify_is_due(flow))
+        return true;
+    if (!flow->secondary)
+        return prl_primary_deadline(primary) != UINT64_MAX || primary->in_pending.head ||
+               primary->out_pending.head || hold_is_missing(flow);
+    if (flow->secondary_core.state != PRL_SECONDARY_ACTIVE || flow->spec.key.proto != IPPROTO_TCP)
+        return false;
+    if (flow->kernel->sock.rmem_bytes && dp->now_ns - flow->kernel->sock.stamp_ns >= DP_UNREAD_SAMPLE_NS)
+        dp_flow_sample(dp, flow);
+    return flow->kernel->sock.rmem_bytes != 0;
+}
+
+void dp_flow_wake(struct prl_dp *dp, struct dp_flow *flow)
+{
+    if (flow->awake)
+        return;
+    flow->awake = true;
+    flow->next_awake = dp->awake;
+    dp->awake = flow->slot;
+}
+
+static void tick(struct prl_dp *dp, struct dp_flow *flow)
+{
+    struct prl_actions actions = {0};
+
+    dp_verify_tick(dp, flow);
+    if (flow->secondary) {
+        dp_secondary_space(dp, flow);
+        return;
+    }
+    if (prl_primary_deadline(&flow->primary) <= dp->now_ns) {
+        prl_primary_tick(&flow->primary, dp->link_up, dp->now_ns, &actions);
+        dp_apply(dp, flow, &actions);
+    }
+    repair_hold(dp, flow);
+    if (prl_primary_wants_drain(&flow->primary, dp->now_ns))
+        dp_primary_drain(dp, flow);
 }
 
 void dp_flows_tick(struct prl_dp *dp)
 {
-    for (uint32_t i = 0; i < dp->flows_top; i++) {
-        struct dp_flow *flow = &dp->flows[i];
-        struct prl_actions actions = {0};
+    uint32_t slot = dp->awake;
 
+    dp->awake = DP_LIST_END;
+    while (slot != DP_LIST_END) {
+        struct dp_flow *flow = &dp->flows[slot];
+
+        slot = flow->next_awake;
+        flow->awake = false;
         if (!flow->used)
             continue;
-        dp_verify_tick(dp, flow);
-        if (flow->secondary) {
-            dp_secondary_space(dp, flow);
-            continue;
-        }
-        if (prl_primary_deadline(&flow->primary) <= dp->now_ns) {
-            prl_primary_tick(&flow->primary, dp->link_up, dp->now_ns, &actions);
-            dp_apply(dp, flow, &actions);
-        }
-        if (flow->primary.state == PRL_PRIMARY_ACTIVE)
-            repair_hold(dp, flow);
-        if (prl_primary_wants_drain(&flow->primary, dp->now_ns))
-            dp_primary_drain(dp, flow);
+        tick(dp, flow);
+        if (wants_time(dp, flow))
+            dp_flow_wake(dp, flow);
     }
-    if (dp->now_ns >= dp->next_scan_ns) {
-        dp->next_scan_ns = dp->now_ns + DP_ENDED_SCAN_NS;
-        scan_ended(dp);
-    }
+    scan(dp);
 }
 
 /* ---- the control plane's calls ---- */
@@ -522,8 +582,10 @@ int prl_dp_flow_info(struct prl_dp *dp, uint32_t handle, struct prl_flow_info *i
         info->state = flow->secondary ? flow->secondary_core.state : flow->primary.state;
         info->reason = flow->secondary ? flow->secondary_core.reason : flow->primary.reason;
         info->flags = kernel->flags;
-        info->primary = flow->primary;
-        info->secondary = flow->secondary_core;
+        if (flow->secondary)
+            info->secondary = flow->secondary_core;
+        else
+            info->primary = flow->primary;
         info->sock = kernel->sock;
         info->in_redirected = kernel->in_redirected;
         info->in_passed = kernel->in_passed;

@@ -192,8 +192,8 @@ static void ask(struct prl_dp *dp)
         static const uint8_t none[16];
 
         if (memcmp(own, none, sizeof(none)) != 0)
-            dp->counters.asks_sent += send_frame(
-                dp, frame, prl_packet_ask(own, lif->mac, neighbour->addr, neighbour->mac, frame), lif);
+            dp->counters.asks_sent +=
+                send_frame(dp, frame, prl_packet_ask(own, lif->mac, neighbour->addr, neighbour->mac, frame), lif);
     }
 }
 
@@ -210,10 +210,11 @@ static void defend(struct prl_dp *dp, uint32_t index, uint64_t foreign_claims)
         return;
     if (dp->now_ns >= dp->alarm_next_ns[index]) {
         inet_ntop(is_v4 ? AF_INET : AF_INET6, is_v4 ? addr + 12 : addr, text, sizeof(text));
-        snprintf(words, sizeof(words),
-                 "%s is claimed by somebody who is not the other node (%llu times): it is defended; find the machine "
-                 "that uses this address",
-                 text, (unsigned long long)more);
+        snprintf(
+            words, sizeof(words),
+            "%s is claimed by somebody who is not the other node (%llu times): it is defended; find the machine "
+            "that uses this address",
+            text, (unsigned long long)more);
         dp_alarm(dp, words);
         dp->alarm_next_ns[index] = dp->now_ns + PRL_DP_ALARM_INTERVAL_MS * 1000000ull;
     }

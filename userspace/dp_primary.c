@@ -182,6 +182,7 @@ static void send_active(struct prl_dp *dp, struct dp_flow *flow)
 
 void dp_apply(struct prl_dp *dp, struct dp_flow *flow, struct prl_actions *actions)
 {
+    dp_flow_wake(dp, flow);
     for (uint32_t i = 0; i < actions->count; i++) {
         struct prl_action *action = &actions->action[i];
         struct prl_hold *hold;

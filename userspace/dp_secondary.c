@@ -252,6 +252,8 @@ void dp_secondary_message(struct prl_dp *dp, const struct prl_msg *msg)
 
     if (flow && !flow->secondary)
         flow = NULL;
+    if (flow)
+        dp_flow_wake(dp, flow);
     switch (msg->type) {
     case PRL_MSG_REPLICATE:
     case PRL_MSG_OUTPUT:

@@ -283,6 +283,16 @@ void dp_verify_compare(struct prl_dp *dp, struct dp_flow *flow, const struct prl
     }
 }
 
+bool dp_verify_is_due(const struct dp_flow *flow)
+{
+    const struct dp_compare *compare = &flow->compare;
+
+    if (flow->secondary)
+        return flow->secondary_core.state == PRL_SECONDARY_ACTIVE && (flow->kept.head || compare->tries);
+    return flow->primary.state == PRL_PRIMARY_ACTIVE && flow->spec.key.proto == IPPROTO_TCP &&
+           (flow->primary.in_next - 1 != compare->sent_in || flow->primary.out_next - 1 != compare->sent_out);
+}
+
 void dp_verify_tick(struct prl_dp *dp, struct dp_flow *flow)
 {
     if (!flow->secondary) {

@@ -258,11 +258,17 @@ static uint16_t fold(uint64_t sum)
     return (uint16_t)((sum >> 16) + (sum & 0xffff));
 }
 
+static uint64_t add_carry(uint64_t sum, uint64_t word)
+{
+    sum += word;
+    return sum + (sum < word);
+}
+
 static uint64_t pseudo_sum(const uint8_t *l3, uint8_t version, uint8_t proto, uint32_t l4_bytes)
 {
     uint64_t sum = version == 4 ? sum_bytes(l3 + 12, 8, false) : sum_bytes(l3 + 8, 32, false);
 
-    return sum + htons(proto) + htons((uint16_t)(l4_bytes >> 16)) + htons((uint16_t)l4_bytes);
+    return add_carry(sum, (uint64_t)htons(proto) + htons((uint16_t)(l4_bytes >> 16)) + htons((uint16_t)l4_bytes));
 }
 
 static uint32_t checksum_offset(uint8_t proto)
@@ -302,12 +308,6 @@ enum prl_checksum prl_packet_checksum(const struct iovec *piece, uint32_t pieces
         odd ^= bytes & 1;
     }
     return fold(sum) == 0xffff ? PRL_CHECKSUM_FULL : PRL_CHECKSUM_BAD;
-}
-
-static uint64_t add_carry(uint64_t sum, uint64_t word)
-{
-    sum += word;
-    return sum + (sum < word);
 }
 
 /* As sum_bytes(), in words of 64 bits: a piece that starts in mid-word is summed as if it were aligned, and the sum
@@ -411,8 +411,8 @@ uint32_t prl_packet_craft(const struct prl_craft *craft, uint8_t out[PRL_CRAFT_M
         put32(l4 + 24, craft->tsval);
         put32(l4 + 28, craft->tsecr);
     }
-    sum = (uint16_t)~fold(sum_bytes(l4, l4_bytes, false) +
-                          pseudo_sum(out, l3_header == IPV4_HEADER ? 4 : 6, IPPROTO_TCP, l4_bytes));
+    sum = (uint16_t)~fold(add_carry(sum_bytes(l4, l4_bytes, false),
+                                    pseudo_sum(out, l3_header == IPV4_HEADER ? 4 : 6, IPPROTO_TCP, l4_bytes)));
     memcpy(l4 + 16, &sum, sizeof(sum));
     return l3_header + l4_bytes;
 }
@@ -483,7 +483,7 @@ static uint32_t finish_nd(uint8_t *out, uint32_t l4_bytes)
     uint16_t sum;
 
     put16(ip + 4, (uint16_t)l4_bytes);
-    sum = (uint16_t)~fold(sum_bytes(nd, l4_bytes, false) + pseudo_sum(ip, 6, IPPROTO_ICMPV6, l4_bytes));
+    sum = (uint16_t)~fold(add_carry(sum_bytes(nd, l4_bytes, false), pseudo_sum(ip, 6, IPPROTO_ICMPV6, l4_bytes)));
     memcpy(nd + 2, &sum, sizeof(sum));
     return ETH_HLEN + IPV6_HEADER + l4_bytes;
 }

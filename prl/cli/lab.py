@@ -50,11 +50,18 @@ def _leave_nothing_half_built() -> None:
     show_default=True,
     help="How prld attaches XDP.",
 )
-def up(name: str, mode: str) -> None:
+@click.option(
+    "--polling",
+    type=click.Choice(["blocking", "adaptive", "busy"]),
+    default="blocking",
+    show_default=True,
+    help="How the datapaths wait for work.",
+)
+def up(name: str, mode: str, polling: str) -> None:
     """Build the lab and start prld on re0 and re1."""
     _leave_nothing_half_built()
     the_lab = Lab(name)
-    the_lab.up(mode)
+    the_lab.up(mode, polling=polling)
     namespaces = the_lab.topology.namespaces
     emit(
         {"lab": name, "up": True, "mode": mode, "namespaces": namespaces},

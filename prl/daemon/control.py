@@ -16,14 +16,19 @@ from typing import Any, Final
 
 from prl.daemon.events import EventLog
 from prl.errors import KernelError, PrlError, UsageError
-from prl.messages import HANDLE_MAX, MESSAGE_MAX_BYTES, MessageError, decode, encode
+from prl.messages import (
+    HANDLE_MAX,
+    MESSAGE_MAX_BYTES,
+    REQUESTS_MAX,
+    MessageError,
+    decode,
+    encode,
+)
 
 CLIENTS_MAX: Final = 4096
 BACKLOG: Final = 128
 UNSENT_MAX: Final = 1024
 """Messages that may wait for a client that does not read; then it is disconnected."""
-REQUESTS_MAX: Final = 64
-"""Requests of one client that may be under way."""
 READS_MAX: Final = 16
 """Messages read from a client at a time."""
 FDS_MAX: Final = 4

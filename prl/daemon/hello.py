@@ -2,6 +2,7 @@
 
 import hashlib
 import secrets
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -34,6 +35,10 @@ class ServiceState(msgspec.Struct, frozen=True, kw_only=True):
     """Counts the changes of owner; the higher one knows better."""
     sessions: Annotated[int, Meta(ge=0)] = 0
     """Live sessions that the sender's kernel has on these addresses."""
+    silent: bool = False
+    """The sender owns it but does not speak: whoever does has the sessions."""
+    policy: str = ""
+    """``continue`` or ``stop``: the sender's configuration. Earlier nodes do not say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,11 +169,21 @@ def lan_key(own: Hello, other: Hello) -> bytes:
     return hashlib.sha256(b"prl lan key" + b"".join(half for _, half in halves)).digest()
 
 
+def agreed_stop(own: Iterable[ServiceState], other: Iterable[ServiceState]) -> bool:
+    """Whether the pair runs with policy *stop*: when either node asks for it (SPEC L5).
+
+    Of two that differ the safer one wins. A standby relies on it only within an epoch that the
+    owner is in too, so that it never relies on what the owner has not heard.
+    """
+    return any(service.policy == "stop" for service in (*own, *other))
+
+
 def settle(own: ServiceState, other: ServiceState, own_node: str) -> tuple[Owner, int]:
     """Who owns a service from now on: this node's state and the new term (SPEC section 6).
 
-    The node that already owns it; of two the one with the higher term. If neither does: the one
-    whose kernel has live sessions, then the one with the higher term, then the configured one.
+    The node that already owns it; of two the one that speaks, then the one with the higher term. If
+    neither does: the one whose kernel has live sessions, then the one with the higher term, then
+    the configured one.
     Both nodes come to the same result.
     """
     mine, theirs = own.state == Owner.OWNER, other.state == Owner.OWNER
@@ -176,7 +191,7 @@ def settle(own: ServiceState, other: ServiceState, own_node: str) -> tuple[Owner
     if mine != theirs:
         keep = mine
     elif mine:
-        keep = (own.term, own_first) > (other.term, other_first)
+        keep = (not own.silent, own.term, own_first) > (not other.silent, other.term, other_first)
     else:
         keep = (own.sessions > 0, own.term, own_first) > (
             other.sessions > 0,

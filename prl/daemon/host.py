@@ -12,7 +12,7 @@ import struct
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -91,6 +91,10 @@ class Host:
                 return hop
             await asyncio.sleep(RESOLVE_POLL_S)  # asked for by the look-up (UDP: a first answer)
         return None
+
+    async def neighbours(self, ifindex: int) -> list[NextHop]:
+        """Everybody on the LAN whose MAC address is known. Raises KernelError."""
+        return await self._run(self._netlink.neighbours, ifindex)
 
     async def set_neighbour(self, ifindex: int, hop: NextHop, state: int) -> None:
         """Enter a neighbour with one of the NUD_ states. Raises KernelError."""
@@ -177,6 +181,18 @@ class _Netlink:
         except NetlinkError:
             return None
         return None
+
+    def neighbours(self, ifindex: int) -> list[NextHop]:
+        found: list[NextHop] = []
+        try:
+            for family in (socket.AF_INET, socket.AF_INET6):
+                for entry in self._ip.get_neighbours(family=family, ifindex=ifindex):
+                    mac, address = entry.get_attr("NDA_LLADDR"), entry.get_attr("NDA_DST")
+                    if mac and address and entry["state"] & NUD_VALID:
+                        found.append(NextHop(ip_address(address), str(mac)))
+        except NetlinkError as error:
+            raise KernelError(f"the neighbour table cannot be read: {error}") from error
+        return [hop for hop in found if not hop.address.is_multicast]
 
     def set_neighbour(self, ifindex: int, hop: NextHop, state: int) -> None:
         try:

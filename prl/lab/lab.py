@@ -92,14 +92,18 @@ class Lab:
         """The lab's name."""
         return self.topology.name
 
-    def up(self, mode: str = Mode.NATIVE, *, start_prld: bool = True) -> None:
+    def up(
+        self, mode: str = Mode.NATIVE, *, start_prld: bool = True, polling: str = "blocking"
+    ) -> None:
         """Build the network and start prld on both nodes; return when both serve.
+
+        ``polling`` is the datapaths' way of waiting, as docs/configuration.md has it.
 
         Raises:
             LabError: it is up already, or could not be brought up; nothing is left of it then.
         """
         _require_root()
-        settings = Settings(Mode(mode), start_prld)
+        settings = Settings(Mode(mode), start_prld, polling)
         taken = LabError(
             f"lab {self.name} is up already, or a crash left a part of it: "
             f"remove it with `prlctl lab down{self._option()}`"
@@ -113,7 +117,7 @@ class Lab:
         try:
             wiring.build(self.topology)
             for node in self.topology.nodes:
-                self.state.write_config(self.topology, node, mode)
+                self.state.write_config(self.topology, node, settings)
             if start_prld:
                 for node in self.topology.nodes:
                     self._scrub(node)

@@ -19,6 +19,7 @@ class Settings:
 
     mode: str
     start_prld: bool
+    polling: str = "blocking"
 
 
 class StateDirectory:
@@ -81,9 +82,9 @@ class StateDirectory:
         """What the node's prld writes to standard output and error."""
         return self.path / f"{node.name}.log"
 
-    def write_config(self, topology: Topology, node: Node, mode: str) -> None:
+    def write_config(self, topology: Topology, node: Node, settings: Settings) -> None:
         """Write the configuration from which the node's prld starts."""
-        self.config(node).write_text(_node_toml(topology, node, mode, self.socket(node)))
+        self.config(node).write_text(_node_toml(topology, node, settings, self.socket(node)))
 
     def pid(self, node: Node) -> int | None:
         """The pid of the prld that was started on the node last; it may be dead by now."""
@@ -118,7 +119,7 @@ class StateDirectory:
         return self.path / f"{member.name}.off"
 
 
-def _node_toml(topology: Topology, node: Node, mode: str, socket: Path) -> str:
+def _node_toml(topology: Topology, node: Node, settings: Settings, socket: Path) -> str:
     other = topology.other(node)
     service = topology.service
     lines = [
@@ -127,7 +128,7 @@ def _node_toml(topology: Topology, node: Node, mode: str, socket: Path) -> str:
         _assign("instance", topology.instance(node)),
         _assign("index", node.index),
         _assign("socket", os.fspath(socket)),
-        _assign("mode", mode),
+        _assign("mode", settings.mode),
         "",
         "[lan]",
         _assign("interface", node.lan.name),
@@ -139,6 +140,8 @@ def _node_toml(topology: Topology, node: Node, mode: str, socket: Path) -> str:
             _assign("address6", str(node.lan.ipv6.ip)),
             _assign("peer_address6", str(other.lan.ipv6.ip)),
         ]
+    if settings.polling != "blocking":
+        lines += ["", "[datapath]", _assign("polling", settings.polling)]
     lines += [
         "",
         "[link]",

@@ -74,6 +74,7 @@ def test_a_good_file_is_understood_with_its_defaults() -> None:
         ("[link]", "[timing]\nlease_ms = 60\n[link]", "timing.suspect_ms", "twice"),
         ("[link]", "[timing]\nhold_ms = 300\n[link]", "timing.hold_ms", "two nodes"),
         ("[link]", "[timing]\nlease_ms = 0\n[link]", "timing.lease_ms", ">= 1"),
+        ("[link]", '[datapath]\npolling = "hard"\n[link]', "datapath.polling", '"adaptive"'),
         ("[[service]]", "[service]", "service", "array"),
     ],
 )

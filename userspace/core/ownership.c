@@ -213,8 +213,7 @@ static uint32_t judge_presence(struct prl_owner *owner, uint64_t now_ns)
     if (owner->flows_failed == 1 && is_silent(open_at_ns, now_ns, owner->config.suspect_ns) &&
         is_silent(heard_ns, now_ns, owner->config.suspect_ns))
         return fall_silent(owner, PRL_SILENCE_NO_LAN, now_ns);
-    return is_silent(heard_ns, now_ns, owner->config.hold_ns) ? fall_silent(owner, PRL_SILENCE_NO_LAN, now_ns)
-                                                              : 0;
+    return is_silent(heard_ns, now_ns, owner->config.hold_ns) ? fall_silent(owner, PRL_SILENCE_NO_LAN, now_ns) : 0;
 }
 
 /* The link was lost, or is about to be; `heard_ns`: its last sign of life. */
@@ -235,8 +234,7 @@ static uint32_t alone(struct prl_owner *owner, uint64_t now_ns)
  * replaces it that soon. */
 static uint32_t notice_lateness(struct prl_owner *owner, uint64_t now_ns)
 {
-    uint64_t replaced_ns =
-        owner->link == PRL_LINK_DOWN ? owner->config.hold_ns : owner->config.suspect_ns;
+    uint64_t replaced_ns = owner->link == PRL_LINK_DOWN ? owner->config.hold_ns : owner->config.suspect_ns;
     uint32_t todo = 0;
 
     if (!is_silent(owner->last_tick_ns, now_ns, owner->config.late_ns))
@@ -352,7 +350,8 @@ uint32_t prl_owner_lan_renounced(struct prl_owner *owner, uint64_t now_ns)
         return 0;
     todo = fail_flows(owner) | PRL_OWNER_DO_OPEN_FLOWS | drop_link(owner);
     owner->flows_failed = 2;
-    return todo | speak(owner, now_ns); /* L6: word over the LAN of a node that has not taken over, and cannot now */
+    return todo |
+           speak(owner, now_ns); /* L6: word over the LAN of a node that has not taken over, and cannot now */
 }
 
 int prl_owner_watches(const struct prl_owner *owner)
@@ -379,8 +378,7 @@ uint32_t prl_owner_unanswered(struct prl_owner *owner, uint64_t probed_ns, uint6
 
     if (owner->silence == PRL_SILENCE_NOT || owner->silence == PRL_SILENCE_STOP || probed_ns < owner->silent_ns)
         return 0;
-    if (owner->last_frame_ns < probed_ns ||
-        (owner->flows_failed != 2 && now_ns < prl_owner_open_at_ns(owner)))
+    if (owner->last_frame_ns < probed_ns || (owner->flows_failed != 2 && now_ns < prl_owner_open_at_ns(owner)))
         return 0;
     todo = speak(owner, now_ns);
     return todo | decide_as_primary(owner, now_ns);

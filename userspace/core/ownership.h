@@ -79,8 +79,8 @@ enum prl_owner_do {
     PRL_OWNER_DO_DROP_LINK = 1 << 6, /* give the connection up; a new epoch follows */
     PRL_OWNER_DO_SILENCE = 1 << 7,   /* emit nothing for any service; `silence` says why (L6) */
     PRL_OWNER_DO_SPEAK = 1 << 8,     /* that is over */
-    PRL_OWNER_DO_EXPIRE = 1 << 9,    /* as secondary: the lease is over; only fencing lets the shadows speak (L5) */
-    PRL_OWNER_DO_ASK = 1 << 10,      /* ask the neighbours on the LAN; prl_owner_frame() when one is heard (L6) */
+    PRL_OWNER_DO_EXPIRE = 1 << 9, /* as secondary: the lease is over; only fencing lets the shadows speak (L5) */
+    PRL_OWNER_DO_ASK = 1 << 10, /* ask the neighbours on the LAN; prl_owner_frame() when one is heard (L6) */
 };
 
 struct prl_owner {
@@ -93,21 +93,21 @@ struct prl_owner {
     uint8_t expired; /* the lease ended in this epoch */
     uint8_t silence; /* enum prl_silence */
     uint32_t silent_mask; /* the services that it holds for */
-    uint32_t taken_mask;  /* taken over since the link was last up */
+    uint32_t taken_mask; /* taken over since the link was last up */
     uint32_t busy; /* own tick was late: the next LEASE says so */
     uint64_t last_tick_ns;
     uint64_t last_lease_sent_ns;
-    uint64_t last_heard_ns;     /* any link message */
-    uint64_t last_lan_ns;       /* any authentic LAN heartbeat; 0 = never */
-    uint64_t peer_sent_ns;      /* newest sent_ns of the other's, to be echoed */
-    uint64_t echoed_own_ns;     /* newest own sent_ns that came back in this epoch; 0 = none */
+    uint64_t last_heard_ns; /* any link message */
+    uint64_t last_lan_ns; /* any authentic LAN heartbeat; 0 = never */
+    uint64_t peer_sent_ns; /* newest sent_ns of the other's, to be echoed */
+    uint64_t echoed_own_ns; /* newest own sent_ns that came back in this epoch; 0 = none */
     uint64_t last_echo_sent_ns; /* when an echo (of anything) last left, in any epoch; 0 = never */
     uint32_t take_mask;
     uint32_t given_mask; /* renounced over the link and not known to be taken: not ours to take back */
     uint64_t first_by_ns; /* of the last take-over: the first emission must come before; 0 = any time (L2) */
-    uint64_t taken_ns;    /* when that was */
+    uint64_t taken_ns; /* when that was */
     uint64_t proof_by_ns; /* the LAN must be heard after it and before this; 0 = it was, or need not (L6) */
-    uint64_t alone_ns;    /* since when there is no link */
+    uint64_t alone_ns; /* since when there is no link */
     uint64_t last_frame_ns; /* newest frame from the LAN, while one is waited for (prl_owner_watches) */
     uint64_t last_ask_ns;
     uint64_t silent_ns; /* since when it is silent */
@@ -129,7 +129,7 @@ void prl_owner_give(struct prl_owner *owner, uint32_t service);
 void prl_owner_given_is_taken(struct prl_owner *owner, uint32_t service);
 
 /* Events; each returns enum prl_owner_do bits. */
-uint32_t prl_owner_link_up(struct prl_owner *owner, uint64_t now_ns);   /* new epoch: no lease yet (L10) */
+uint32_t prl_owner_link_up(struct prl_owner *owner, uint64_t now_ns); /* new epoch: no lease yet (L10) */
 /* Our HELLO is about to leave: what the old epoch allowed is over, before the other side can rely on the new one. */
 uint32_t prl_owner_hello(struct prl_owner *owner);
 /* The take-over that DO_TAKEOVER asked for came too late (first_by_ns): the services are not ours after all. */

@@ -1,0 +1,302 @@
+"""prl.aio against a prld whose answers the test decides, in one event loop."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prl.aio import (
+    AsyncNode,
+    AsyncShadow,
+    NoDaemonError,
+    NotProtectedError,
+    PrlError,
+    ShadowNotOwned,
+    ShadowVoid,
+    UsageError,
+)
+from prl.daemon.control import Client, ControlServer
+from prl.daemon.events import EventLog
+from prl.messages import REQUESTS_MAX
+
+TIMEOUT_S = 5.0
+
+
+class Prld:
+    """Answers what the test says; ``hold`` keeps answers back."""
+
+    def __init__(self, path: Path) -> None:
+        self.requests: list[dict[str, Any]] = []
+        self.under_way = 0
+        self.most_under_way = 0
+        self.free = asyncio.Event()
+        self.free.set()
+        self.state = "active"
+        self.heard = asyncio.Event()
+        self.client: Client | None = None
+        self.server = ControlServer(
+            path, EventLog(str), handler=self.handle, on_gone=lambda _: None
+        )
+        self.server.start()
+
+    async def handle(
+        self, client: Client, request: dict[str, Any], fds: list[int]
+    ) -> dict[str, Any]:
+        self.client = client
+        self.requests.append(request | {"fds": len(fds)})
+        self.heard.set()
+        self.under_way += 1
+        self.most_under_way = max(self.most_under_way, self.under_way)
+        await self.free.wait()
+        self.under_way -= 1
+        if request["op"] == "replicate":
+            early = {"event": "state", "handle": 9, "state": self.state, "reason": "early"}
+            client.send(early)
+            return {"handle": 9, "state": self.state, "reason": "why"}
+        if request["op"] == "bad":
+            raise UsageError("bad")
+        return {}
+
+    def tell(self, event: str, **members: Any) -> None:
+        assert self.client is not None
+        self.client.send({"event": event, **members})
+
+    def give(self, handle: int, sock: socket.socket) -> None:
+        assert self.client is not None
+        event = {"event": "shadow", "handle": handle, "application": "aGk=", "unread": 0}
+        self.client.send(event | {"local": "a:1", "remote": "b:2"}, sock.fileno())
+
+    def say_raw(self, raw: bytes, *fds: int) -> None:
+        assert self.client is not None
+        socket.send_fds(self.client._sock, [raw], fds)
+
+    async def until(self, *operations: str) -> None:
+        while [request["op"] for request in self.requests[-len(operations) :]] != [*operations]:
+            self.heard.clear()
+            await self.heard.wait()
+
+
+Story = Callable[[AsyncNode, Prld], Awaitable[None]]
+
+
+@asynccontextmanager
+async def connected(path: Path) -> AsyncIterator[tuple[AsyncNode, Prld]]:
+    prld = Prld(path)
+    try:
+        async with AsyncNode(path) as node:
+            await node.request({"op": "status"})
+            yield node, prld
+    finally:
+        prld.server.close()
+
+
+def play(path: Path, story: Story) -> None:
+    """Run the story; no descriptor is left of it."""
+
+    async def run() -> None:
+        async with asyncio.timeout(TIMEOUT_S), connected(path / "prld.sock") as (node, prld):
+            await story(node, prld)
+        await asyncio.sleep(0)
+
+    before = set(Path("/proc/self/fd").iterdir())
+    asyncio.run(run())
+    assert set(Path("/proc/self/fd").iterdir()) <= before
+
+
+def test_the_states_of_a_session(tmp_path: Path) -> None:
+    async def story(node: AsyncNode, prld: Prld) -> None:
+        with socket.socket() as sock:
+            session = await node.replicate(sock, b"data")
+        assert prld.requests[-1]["fds"] == 1
+        waiting = asyncio.create_task(session.wait_state("open"))
+        prld.tell("state", handle=9, state="open", reason="link lost")
+        prld.tell("state", handle=9, state="active", reason="")
+        prld.tell("demoted", handle=9)
+        seen = [state async for state in session.states()]
+        assert [state for state, _ in seen] == ["active", "active", "open", "active", "demoted"]
+        assert seen[2][1] == "link lost"
+        assert not waiting.done() or waiting.result() == "open"
+        waiting.cancel()
+        assert session.state == "demoted"
+        await session.close()
+        assert prld.requests[-1]["op"] == "close"
+
+    play(tmp_path, story)
+
+
+def test_a_session_that_is_not_protected_says_why(tmp_path: Path) -> None:
+    async def story(node: AsyncNode, prld: Prld) -> None:
+        prld.state = "open"
+        with socket.socket() as sock, pytest.raises(NotProtectedError, match="why") as caught:
+            await node.replicate(sock)
+        prld.tell("state", handle=9, state="active", reason="")
+        assert await caught.value.session.wait_state("active") == "active"
+        with pytest.raises(UsageError):
+            await node.request({"op": "bad"})
+
+    play(tmp_path, story)
+
+
+def test_a_shadow_from_standby_to_the_end(tmp_path: Path) -> None:
+    async def story(node: AsyncNode, prld: Prld) -> None:
+        ours, peer = socket.socketpair()
+        with peer:
+            with ours:
+                prld.give(3, ours)
+            shadow = await node.next_shadow()
+            assert shadow.application == b"hi"
+            reading = asyncio.create_task(shadow.recv(100))
+            await asyncio.sleep(0)
+            peer.sendall(b"hello")
+            assert await reading == b"hello"
+            with pytest.raises(ShadowNotOwned):
+                await shadow.sendall(b"x")
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.01):
+                    await shadow.recv(1)
+            prld.tell("taken_over", handle=3, out_bytes=5, monotonic_ns=1)
+            assert (await shadow.wait_taken_over()).out_bytes == 5
+            large = bytes(4 << 20)
+            sending = asyncio.create_task(shadow.sendall(large))
+            peer.setblocking(False)
+            received = 0
+            while received < len(large):
+                received += len(await asyncio.get_running_loop().sock_recv(peer, 1 << 20))
+            await sending
+            prld.tell("state", handle=3, state="ended", reason="")
+            assert [state async for state, _ in shadow.states()] == ["standby", "owned", "ended"]
+            await shadow.close()
+
+    play(tmp_path, story)
+
+
+def test_a_void_shadow_ends_every_wait(tmp_path: Path) -> None:
+    async def story(node: AsyncNode, prld: Prld) -> None:
+        ours, peer = socket.socketpair()
+        with peer, ours:
+            prld.give(3, ours)
+            shadow = await node.next_shadow()
+            reading = asyncio.create_task(shadow.recv(1))
+            waiting = asyncio.create_task(shadow.wait_taken_over())
+            await asyncio.sleep(0)
+            prld.tell("void", handle=3, reason="the link was lost")
+            with pytest.raises(ShadowVoid, match="the link was lost"):
+                await waiting
+            await shadow.close()
+            with pytest.raises(ShadowVoid):
+                await reading
+
+    play(tmp_path, story)
+
+
+def test_shadows_that_nobody_took_are_closed(tmp_path: Path) -> None:
+    async def story(node: AsyncNode, prld: Prld) -> None:
+        ours, peer = socket.socketpair()
+        with peer, ours:
+            taking = asyncio.create_task(anext(node.shadows()))
+            await asyncio.sleep(0)
+            taking.cancel()
+            prld.give(3, ours)
+            prld.give(4, ours)
+            shadow: AsyncShadow = await node.next_shadow()
+            assert shadow.handle == 3
+            shadow.discard("enough")
+            await node.request({"op": "status"})
+
+    play(tmp_path, story)
+
+
+def test_a_cancelled_replicate_is_undone(tmp_path: Path) -> None:
+    async def story(node: AsyncNode, prld: Prld) -> None:
+        prld.free.clear()
+        with socket.socket() as sock:
+            protecting = asyncio.create_task(node.replicate(sock))
+            await prld.until("replicate")
+            protecting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await protecting
+        prld.free.set()
+        await prld.until("replicate", "flow_del")
+        assert prld.requests[-1]["handle"] == 9
+        await node.request({"op": "status"})  # the connection is as good as before
+
+    play(tmp_path, story)
+
+
+def test_never_more_under_way_than_prld_allows_even_if_nobody_waits(tmp_path: Path) -> None:
+    async def story(node: AsyncNode, prld: Prld) -> None:
+        prld.free.clear()
+        first = [asyncio.create_task(node.request({"op": "x"})) for _ in range(REQUESTS_MAX + 9)]
+        await prld.until(*["x"] * REQUESTS_MAX)
+        for task in first:
+            task.cancel()
+        second = [asyncio.create_task(node.request({"op": "y"})) for _ in range(100)]
+        await asyncio.sleep(0)
+        prld.free.set()
+        await asyncio.gather(*second)
+        assert prld.most_under_way == REQUESTS_MAX
+
+    play(tmp_path, story)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"\0",
+        b"[]",
+        b"{}",
+        b'{"id":null,"ok":false,"error":"no"}',
+        b'{"event":"state","handle":"9","state":"x"}',
+        b'{"event":"shadow","handle":3,"local":"a","remote":"b"}',
+        b'{"event":"taken_over","handle":9}',
+    ],
+)
+def test_nonsense_ends_the_connection_with_a_clear_word(tmp_path: Path, raw: bytes) -> None:
+    async def story(node: AsyncNode, prld: Prld) -> None:
+        with socket.socket() as sock:
+            session = await node.replicate(sock)
+        waiting = asyncio.create_task(node.next_shadow())
+        await asyncio.sleep(0)
+        prld.say_raw(raw, 0, 0)
+        with pytest.raises(PrlError, match=r"nonsense|too many"):
+            await waiting
+        assert await session.wait_state("lost") == "lost"
+        with pytest.raises(PrlError):
+            await node.request({"op": "status"})
+
+    play(tmp_path, story)
+
+
+def test_unknown_events_are_of_a_later_version(tmp_path: Path) -> None:
+    async def story(node: AsyncNode, prld: Prld) -> None:
+        prld.say_raw(b'{"event":"news","handle":"?"}', 0)
+        await node.request({"op": "status"})
+
+    play(tmp_path, story)
+
+
+def test_the_end_of_prld_ends_every_wait(tmp_path: Path) -> None:
+    async def story(node: AsyncNode, prld: Prld) -> None:
+        prld.free.clear()
+        asking = asyncio.create_task(node.request({"op": "x"}))
+        waiting = asyncio.create_task(node.next_shadow())
+        await prld.until("x")
+        prld.server.close()
+        for task in (asking, waiting):
+            with pytest.raises(NoDaemonError, match="ended the connection"):
+                await task
+
+    play(tmp_path, story)
+
+
+def test_without_prld_there_is_one_clear_line(tmp_path: Path) -> None:
+    async def connect() -> None:
+        async with AsyncNode(tmp_path / "nothing"):
+            pass
+
+    with pytest.raises(NoDaemonError, match="no prld answers on"):
+        asyncio.run(connect())
