@@ -23,7 +23,8 @@
 #define PRL_DP_FRAME_BYTES 4096
 #define PRL_DP_OUTPUT_BUFFERS 256 /* held output segments of up to 64 KiB each */
 #define PRL_DP_HOLDS 16384
-#define PRL_DP_EVENTS 4096       /* events that wait for Python */
+#define PRL_DP_EVENTS 4096       /* events that wait for Python, besides those of flows: */
+#define PRL_DP_EVENTS_PER_FLOW 4 /* a take-over, or the loss of the link, is told of every flow at once */
 #define PRL_DP_LINK_TX_BYTES (8 << 20)
 #define PRL_DP_CLAIM_BURSTS \
     25   /* claims are repeated so often, PRL_DP_CLAIM_INTERVAL_MS apart, until input arrives */
@@ -96,7 +97,7 @@ enum prl_event_kind {
     PRL_EVENT_RENOUNCED = 7, /* as standby: shadows given up, primary told over the LAN */
     PRL_EVENT_ENDED = 8, /* handle: the flow's socket has gone (session over) */
     PRL_EVENT_ALARM = 9, /* body = words: foreign claim, table full, datapath limits */
-    PRL_EVENT_TAKEN_FLOW = 10, /* handle: shadow took over; value = out_bytes */
+    PRL_EVENT_TAKEN_FLOW = 10, /* handle: shadow took over; value = out_bytes, value2 = when (ns) */
     PRL_EVENT_SILENT = 11, /* state = enum prl_silence: an owner fell silent (L6), or speaks again (NOT) */
     PRL_EVENT_EXPIRED = 12, /* as standby: the lease is over, only fencing lets the shadows speak (L5) */
 };
@@ -132,11 +133,14 @@ void prl_dp_link_hello(struct prl_dp *dp);
 int prl_dp_link_up(struct prl_dp *dp, uint64_t epoch, uint64_t capabilities, const uint8_t lan_key[32],
                    const uint8_t own_token[16], const uint8_t peer_token[16]);
 int prl_dp_link_drop(struct prl_dp *dp, const char *why);
+uint64_t prl_dp_link_rtt_ns(struct prl_dp *dp); /* 0 = not known yet */
 /* Sends a control message; `msg` gives type, handle, seq and the fixed part; tlvs are encoded TLVs. -ENOTCONN, -ENOBUFS. */
 int prl_dp_link_send(struct prl_dp *dp, const struct prl_msg *msg, const uint8_t *tlvs, size_t tlvs_bytes);
 
 /* ---- services ---- */
 int prl_dp_service_set(struct prl_dp *dp, uint32_t service, uint8_t state); /* enum prl_owner_state */
+/* enum prl_owner_state, or -EINVAL. Cheap, unlike prl_dp_status(). */
+int prl_dp_service_state(struct prl_dp *dp, uint32_t service);
 /* 0, or a positive enum prl_refused. fenced: enum prl_fenced. */
 int prl_dp_takeover(struct prl_dp *dp, uint32_t service, int fenced);
 /* Nobody answered to probes for our addresses that were sent at probed_ns or later: a silent owner speaks, if the LAN

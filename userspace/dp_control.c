@@ -14,8 +14,8 @@ void dp_event(struct prl_dp *dp, const struct prl_event *event, const uint8_t *b
     const uint64_t one = 1;
     struct dp_event *entry;
 
-    if (dp->events >= PRL_DP_EVENTS || dp->events_body_bytes + bytes > DP_EVENT_BODIES_MAX ||
-        !(entry = malloc(sizeof(*entry) + bytes))) {
+    if (dp->events >= PRL_DP_EVENTS + PRL_DP_EVENTS_PER_FLOW * dp->config.flows_max ||
+        dp->events_body_bytes + bytes > DP_EVENT_BODIES_MAX || !(entry = malloc(sizeof(*entry) + bytes))) {
         dp->counters.events_lost++;
         return;
     }
@@ -216,6 +216,16 @@ int prl_dp_link_drop(struct prl_dp *dp, const char *why)
     dp_unlock(dp);
     dp_wake(dp);
     return 0;
+}
+
+uint64_t prl_dp_link_rtt_ns(struct prl_dp *dp)
+{
+    uint64_t rtt_ns;
+
+    dp_lock(dp);
+    rtt_ns = dp->rtt_ns;
+    dp_unlock(dp);
+    return rtt_ns;
 }
 
 int prl_dp_link_send(struct prl_dp *dp, const struct prl_msg *msg, const uint8_t *tlvs, size_t tlvs_bytes)

@@ -475,6 +475,19 @@ int prl_dp_service_set(struct prl_dp *dp, uint32_t service, uint8_t state)
     return err;
 }
 
+int prl_dp_service_state(struct prl_dp *dp, uint32_t service)
+{
+    int state;
+
+    if (service >= dp->config.owner.services)
+        return -EINVAL;
+    dp_lock(dp);
+    dp_owner_notice_fencing(dp);
+    state = dp->owner.state[service];
+    dp_unlock(dp);
+    return state;
+}
+
 int prl_dp_takeover(struct prl_dp *dp, uint32_t service, int fenced)
 {
     uint8_t refused = PRL_REFUSED_NOT;

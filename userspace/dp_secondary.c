@@ -361,5 +361,6 @@ void dp_secondary_takeover(struct prl_dp *dp, struct dp_flow *flow)
         dp_udp_mark(flow, false);
     }
     event.value = flow->secondary_core.out_bytes;
+    event.value2 = dp_clock_ns();
     dp_event(dp, &event, NULL, 0);
 }

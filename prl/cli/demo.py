@@ -6,7 +6,8 @@ from typing import Any
 import click
 
 from prl.cli.output import emit, narrate, settings
-from prl.demo.facts import verdict
+from prl.demo.crowd import DEFAULT_COUNT
+from prl.demo.facts import BOTH, verdict
 from prl.demo.routers import ROUTERS
 from prl.demo.scenarios import SCENARIOS, show
 from prl.demo.stage import Options
@@ -16,6 +17,7 @@ ALL = "all"
 _FACTORS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 SIZE_MIN_BYTES = 1 << 10
 SIZE_MAX_BYTES = 64 << 30
+COUNT_MAX = 10_000
 
 
 class Size(click.ParamType[int]):
@@ -39,7 +41,20 @@ class Size(click.ParamType[int]):
 @click.command("demo")
 @click.argument("scenario", type=click.Choice([*SCENARIOS, ALL]))
 @click.option("--size", type=Size(), help="Bytes to move  [default: 200M; echo: 16M]")
-@click.option("--family", type=click.Choice(["4", "6"]), default="4", show_default=True)
+@click.option(
+    "--family",
+    type=click.Choice(["4", "6", BOTH]),
+    default="4",
+    show_default=True,
+    help="IP version; both at once in sessions alone.",
+)
+@click.option(
+    "--count",
+    type=click.IntRange(1, COUNT_MAX),
+    default=DEFAULT_COUNT,
+    show_default=True,
+    help="Sessions at a time (sessions).",
+)
 @click.option(
     "--mode",
     type=click.Choice([mode.value for mode in Mode]),
@@ -66,6 +81,7 @@ def demo(
     scenario: str,
     size: int | None,
     family: str,
+    count: int,
     mode: str,
     how: str,
     peer: str,
@@ -75,7 +91,10 @@ def demo(
 
     A lab of its own is made, and removed whatever happens. Exit status 0 means survived.
     """
-    options = Options(size, int(family), mode, how, lab_name, peer)
+    both = family == BOTH
+    if both and scenario != "sessions":
+        raise click.UsageError("--family both is for sessions alone: choose 4 or 6")
+    options = Options(size, 4 if both else int(family), mode, how, lab_name, peer, count, both)
     # The story belongs on standard output, but for -j, which is for programs.
     tell = narrate if settings().json else click.echo
     names = list(SCENARIOS) if scenario == ALL else [scenario]

@@ -57,11 +57,18 @@ def _leave_nothing_half_built() -> None:
     show_default=True,
     help="How the datapaths wait for work.",
 )
-def up(name: str, mode: str, polling: str) -> None:
+@click.option(
+    "--policy",
+    type=click.Choice(["continue", "stop"]),
+    default="continue",
+    show_default=True,
+    help="What an owner does without the other node.",
+)
+def up(name: str, mode: str, polling: str, policy: str) -> None:
     """Build the lab and start prld on re0 and re1."""
     _leave_nothing_half_built()
     the_lab = Lab(name)
-    the_lab.up(mode, polling=polling)
+    the_lab.up(mode, polling=polling, policy=policy)
     namespaces = the_lab.topology.namespaces
     emit(
         {"lab": name, "up": True, "mode": mode, "namespaces": namespaces},

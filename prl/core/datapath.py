@@ -416,6 +416,10 @@ class Datapath:
         """Give the connection up."""
         lib.prl_dp_link_drop(self._dp, why.encode()[:200])
 
+    def link_rtt_ns(self) -> int:
+        """The link's round trip, with the other side's wait for its next LEASE."""
+        return int(lib.prl_dp_link_rtt_ns(self._dp))
+
     def send(
         self,
         kind: Message,
@@ -450,6 +454,10 @@ class Datapath:
     def service_set(self, service: int, state: Owner) -> None:
         """Set what this node is for a service. Raises DatapathError."""
         _check(lib.prl_dp_service_set(self._dp, service, state), "the role was not set")
+
+    def service_state(self, service: int) -> Owner:
+        """What this node is for a service. Raises DatapathError."""
+        return Owner(_check(lib.prl_dp_service_state(self._dp, service), "no such service"))
 
     def takeover(self, service: int, *, fenced: Fenced = Fenced.NOT) -> Refused:
         """Take a service over now; NOT when done, or why not. Raises DatapathError."""

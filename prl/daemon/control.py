@@ -27,8 +27,8 @@ from prl.messages import (
 
 CLIENTS_MAX: Final = 4096
 BACKLOG: Final = 128
-UNSENT_MAX: Final = 1024
-"""Messages that may wait for a client that does not read; then it is disconnected."""
+UNSENT_MAX_BYTES: Final = 8 << 20
+"""What may wait for a client that does not read; then it is disconnected."""
 READS_MAX: Final = 16
 """Messages read from a client at a time."""
 FDS_MAX: Final = 4
@@ -43,7 +43,9 @@ class Client:
     def __init__(self, server: "ControlServer", sock: socket.socket, pid: int) -> None:
         self._server, self._sock, self._pid = server, sock, pid
         self._unsent: deque[tuple[bytes, int | None]] = deque()
+        self._unsent_bytes = 0
         self._tasks: set[asyncio.Task[None]] = set()
+        self._paused = False
         self.closed = False
 
     @property
@@ -61,9 +63,10 @@ class Client:
             return
         raw = encode(message)
         if self._unsent or not self._try_send(raw, fd):
-            if len(self._unsent) >= UNSENT_MAX:
+            if self._unsent_bytes + len(raw) > UNSENT_MAX_BYTES:
                 self.close()
                 return
+            self._unsent_bytes += len(raw)
             self._unsent.append((raw, None if fd is None else os.dup(fd)))
             asyncio.get_running_loop().add_writer(self._sock, self._flush)
 
@@ -83,6 +86,7 @@ class Client:
                 return
             if self._unsent:  # close() has emptied it if the client is gone
                 self._unsent.popleft()
+                self._unsent_bytes -= len(raw)
                 _close_all([fd] if fd is not None else [])
         if not self.closed:
             asyncio.get_running_loop().remove_writer(self._sock)
@@ -90,7 +94,13 @@ class Client:
     def on_readable(self) -> None:
         """Read requests."""
         for _ in range(READS_MAX):
-            if self.closed or not self._read():
+            if self.closed:
+                return
+            if len(self._tasks) >= REQUESTS_MAX:
+                asyncio.get_running_loop().remove_reader(self._sock)
+                self._paused = True
+                return
+            if not self._read():
                 return
 
     def _read(self) -> bool:
@@ -115,13 +125,15 @@ class Client:
         return True
 
     def _begin(self, raw: bytes, fds: list[int]) -> None:
-        if len(self._tasks) >= REQUESTS_MAX:
-            _close_all(fds)
-            self._answer_error(None, MessageError(f"more than {REQUESTS_MAX} requests under way"))
-            return
         task = asyncio.get_running_loop().create_task(self._handle(raw, fds))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._on_answered)
+
+    def _on_answered(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        if self._paused and not self.closed:
+            self._paused = False
+            asyncio.get_running_loop().add_reader(self._sock, self.on_readable)
 
     async def _handle(self, raw: bytes, fds: list[int]) -> None:
         number: Any = None

@@ -10,8 +10,9 @@ from typing import Any, Literal
 
 import msgspec
 
-EVENTS_MAX = 1000
-"""Events kept for ``prlctl events``; older ones are in the log alone."""
+EVENTS_MAX = 16384
+"""Events kept for ``prlctl events``, those of a take-over of very many sessions, too; older ones
+are in the log alone."""
 
 Level = Literal["info", "warning", "error"]
 

@@ -6,9 +6,11 @@ pyroute2 works in a thread of its own: it may not be called where an asyncio loo
 import array
 import asyncio
 import contextlib
+import errno
 import fcntl
 import socket
 import struct
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -34,6 +36,10 @@ NUD_REACHABLE, NUD_STALE, NUD_PERMANENT = 0x02, 0x04, 0x80
 NUD_VALID = 0x02 | 0x04 | 0x08 | 0x10 | 0x40 | NUD_PERMANENT
 NTF_USE = 0x01  # "resolve it", include/uapi/linux/neighbour.h
 RESOLVE_POLLS_MAX, RESOLVE_POLL_S = 10, 0.005
+NEXT_HOP_FRESH_S = 1.0
+"""How long a next hop is believed without asking the kernel again: a peer may open many sessions
+at once."""
+NEXT_HOPS_MAX = 4096
 RT_SCOPE_LINK = 253
 _ESTABLISHED = "01"
 _SIOCETHTOOL, _ETHTOOL_GCHANNELS = 0x8946, 0x3C
@@ -53,6 +59,7 @@ class Host:
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="netlink")
         self._netlink = _Netlink()
+        self._hops: dict[tuple[int, Address], _Asked] = {}
 
     async def _run(self, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         loop = asyncio.get_running_loop()
@@ -85,6 +92,16 @@ class Host:
 
     async def next_hop(self, ifindex: int, peer: Address) -> NextHop | None:
         """Where packets to ``peer`` go from ``ifindex``; None when its MAC cannot be found out."""
+        now_s = time.monotonic()
+        asked = self._hops.get((ifindex, peer))
+        if asked is None or now_s - asked.at_s > NEXT_HOP_FRESH_S or asked.failed:
+            if len(self._hops) >= NEXT_HOPS_MAX:
+                self._hops.clear()
+            task = asyncio.create_task(self._find_next_hop(ifindex, peer))
+            asked = self._hops[ifindex, peer] = _Asked(task, now_s)
+        return await asyncio.shield(asked.answer)
+
+    async def _find_next_hop(self, ifindex: int, peer: Address) -> NextHop | None:
         for _ in range(RESOLVE_POLLS_MAX):
             hop = await self._run(self._netlink.next_hop, ifindex, peer)
             if hop is not None:
@@ -99,6 +116,18 @@ class Host:
     async def set_neighbour(self, ifindex: int, hop: NextHop, state: int) -> None:
         """Enter a neighbour with one of the NUD_ states. Raises KernelError."""
         await self._run(self._netlink.set_neighbour, ifindex, hop, state)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A question for a next hop, answered or under way."""
+
+    answer: "asyncio.Task[NextHop | None]"
+    at_s: float
+
+    @property
+    def failed(self) -> bool:
+        return self.answer.done() and (self.answer.cancelled() or self.answer.result() is None)
 
 
 class _Netlink:
@@ -157,7 +186,7 @@ class _Netlink:
         try:
             self._ip.addr("add", **fields)
         except NetlinkError as error:
-            if error.code != _EEXIST:
+            if error.code != errno.EEXIST:
                 raise KernelError(f"address {address} cannot be added: {error}") from error
 
     def remove_address(self, ifindex: int, address: Address) -> None:
@@ -172,7 +201,7 @@ class _Netlink:
             hop = str(peer)
             if routes:
                 hop = str(routes[0].get_attr("RTA_GATEWAY") or hop)
-            for entry in self._ip.get_neighbours(family=family, ifindex=ifindex, dst=hop):
+            for entry in self._neighbours(ifindex, hop, family):
                 mac = entry.get_attr("NDA_LLADDR")
                 if mac and entry["state"] & NUD_VALID:
                     kind = IPv6Address if isinstance(peer, IPv6Address) else IPv4Address
@@ -194,6 +223,14 @@ class _Netlink:
             raise KernelError(f"the neighbour table cannot be read: {error}") from error
         return [hop for hop in found if not hop.address.is_multicast]
 
+    def _neighbours(self, ifindex: int, address: str, family: int) -> list[Any]:
+        try:
+            return list(self._ip.neigh("get", dst=address, ifindex=ifindex, family=family))
+        except NetlinkError as error:
+            if error.code != errno.ENOENT:
+                raise
+            return []
+
     def set_neighbour(self, ifindex: int, hop: NextHop, state: int) -> None:
         try:
             self._ip.neigh(
@@ -204,7 +241,6 @@ class _Netlink:
 
 
 IFF_UP, IFF_NOARP = 0x1, 0x80
-_EEXIST = 17
 
 
 def _receive_queues(name: str) -> int:

@@ -71,11 +71,19 @@ async def _serve(config: Config, ready: "_Ready") -> None:
 
     with contextlib.suppress(OSError, ValueError):  # kernels since 5.11 do not need it
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY,) * 2)
+    _raise_descriptor_limit()
     node = Node(config, EventLog())
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, node.stop)
     await node.serve(lambda: ready.tell("ready"))
+
+
+def _raise_descriptor_limit() -> None:
+    """Two descriptors a session: the usual soft limit would end at 500 of them."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 class _Ready:

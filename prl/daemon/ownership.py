@@ -74,7 +74,7 @@ class Ownership:
 
     def state(self, service: int) -> Owner:
         """What this node is for a service, now."""
-        return self._dp.status().services[service]
+        return self._dp.service_state(service)
 
     def describe(self) -> tuple[ServiceState, ...]:
         """All services, for HELLO."""

@@ -144,8 +144,9 @@ class Primaries:
                 f"{ends}: a UDP socket without a peer may share its port (SO_REUSEPORT), which "
                 "cannot be replicated; turn that off, or connect() one UDP socket per peer"
             )
-        if any(
-            other.ends.service_end == ends.service_end
+        if is_udp and any(
+            other.ends.is_udp
+            and other.ends.service_end == ends.service_end
             and other.ends.is_unconnected != ends.is_unconnected
             for other in self.live()
         ):
@@ -162,7 +163,7 @@ class Primaries:
                 f"{'bind' if ends.is_unconnected else 'connect'} to one of: "
                 + ", ".join(str(a) for s in self._config.service for a in s.addresses)
             )
-        if self._dp.status().services[service] != Owner.OWNER:
+        if self._dp.service_state(service) != Owner.OWNER:
             name = self._config.service[service].name
             raise ReplicationError(
                 f"{ends}: this node does not own service {name}; replicate where it is owned"
@@ -213,7 +214,7 @@ class Primaries:
 
     def _renounce(self, session: Session) -> None:
         name = self._config.service[session.service].name
-        if self._dp.status().services[session.service] != Owner.OWNER:
+        if self._dp.service_state(session.service) != Owner.OWNER:
             return  # renounced for another session just now; this one is about to be demoted
         try:
             self._dp.renounce(session.service)

@@ -72,6 +72,11 @@ class Shadow:
     """active, void, owner (taken over), or ended."""
     closing: bool = False
 
+    @property
+    def is_kept(self) -> bool:
+        """Whether it is still this node's, as a shadow or as the session."""
+        return self.state in {"active", "owner"}
+
 
 class Shadows:
     """All shadows here, by handle, and the applications that wait for more."""
@@ -89,6 +94,7 @@ class Shadows:
         self._config, self._dp, self._host, self._log = config, datapath, host, log
         self._lan, self._congestion = lan, congestion
         self._shadows: dict[int, Shadow] = {}
+        self._by_ends: dict[Tuple, Shadow] = {}
         self._offers: list[tuple[str, Application]] = []
         self._collector = Collector()
         self._neighbours: dict[NextHop, int] = {}
@@ -198,7 +204,7 @@ class Shadows:
             await self._pin(hop)
         self._replace(event.handle, ends)
         # The clock must not be behind the primary's (PAWS): count the way here, too.
-        elapsed_ns = time.monotonic_ns() - arrived.began_ns + self._dp.status().rtt_ns
+        elapsed_ns = time.monotonic_ns() - arrived.began_ns + self._dp.link_rtt_ns()
         try:
             sock = cloning.build(snapshot, self._congestion, elapsed_ns // 1_000_000)
         except BaseException:
@@ -219,7 +225,7 @@ class Shadows:
             self._unpin(hop, NUD_STALE)
             raise
         shadow = Shadow(event.handle, event.generation, ends, service, sock, snapshot, client, hop)
-        self._shadows[event.handle] = shadow
+        self._shadows[event.handle] = self._by_ends[ends] = shadow
         self._log.info("shadow", f"{ends}: shadowed", handle=event.handle)
         client.send_event(_introduction(shadow, setup), sock.fileno())
 
@@ -228,7 +234,7 @@ class Shadows:
         service = next(
             (n for n, s in enumerate(self._config.service) if ends.local in s.addresses), None
         )
-        if service is None or self._dp.status().services[service] != Owner.STANDBY:
+        if service is None or self._dp.service_state(service) != Owner.STANDBY:
             raise RefusedError(
                 Reason.NOT_ACTIVE, f"{ends}: {self._config.node} does not stand by for it"
             )
@@ -251,8 +257,8 @@ class Shadows:
 
     def _replace(self, handle: int, ends: Tuple) -> None:
         """A new snapshot: what there was of this session is of no use any more."""
-        for old in list(self._shadows.values()):
-            if old.handle == handle or old.ends == ends:
+        for old in (self._shadows.get(handle), self._by_ends.get(ends)):
+            if old is not None and old.is_kept:
                 self._discard(old, "replaced by a new snapshot")
 
     def _refuse(self, event: Event, error: RefusedError) -> None:
@@ -313,6 +319,7 @@ class Shadows:
             f"{shadow.ends}: goes on here, after {event.value} bytes of output",
             handle=shadow.handle,
             out_bytes=event.value,
+            in_force_ns=event.value2,
         )
 
     def on_ended(self, handle: int) -> None:
@@ -391,6 +398,8 @@ class Shadows:
         shadow.hop = None
         if self._shadows.get(shadow.handle) is shadow:
             del self._shadows[shadow.handle]
+        if self._by_ends.get(shadow.ends) is shadow:
+            del self._by_ends[shadow.ends]
 
     def discard_all(self) -> None:
         """As prld stops: no shadow may outlive the silence."""

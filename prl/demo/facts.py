@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 SCHEMA = 1
+BOTH = "both"
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +21,7 @@ class Scenario:
 
     name: str
     peer: str
-    family: int
+    family: int | str
     mode: str
 
 
@@ -99,7 +100,8 @@ def facts(scenario: Scenario, measured: Measured) -> dict[str, Any]:
 
 def verdict(shown: dict[str, Any]) -> str:
     """One line for people."""
-    what = f"{shown['scenario']} with {shown['peer']} over IPv{shown['family']} ({shown['mode']})"
+    over = "IPv4 and IPv6" if shown["family"] == BOTH else f"IPv{shown['family']}"
+    what = f"{shown['scenario']} with {shown['peer']} over {over} ({shown['mode']})"
     if not shown["survived"]:
         return f"LOST: {what}: {shown['why']}"
     times = [

@@ -23,12 +23,16 @@ class Pauses:
         """Bytes pass now."""
         now_ns = boottime_ns()
         if self._last_ns is not None:
-            entry = (now_ns - self._last_ns, self._last_ns, now_ns)
-            if len(self._heap) < KEPT:
-                heapq.heappush(self._heap, entry)
-            elif entry > self._heap[0]:
-                heapq.heapreplace(self._heap, entry)
+            self.add(self._last_ns, now_ns)
         self._last_ns = now_ns
+
+    def add(self, start_ns: int, end_ns: int) -> None:
+        """A pause of which both ends are known."""
+        entry = (end_ns - start_ns, start_ns, end_ns)
+        if len(self._heap) < KEPT:
+            heapq.heappush(self._heap, entry)
+        elif entry > self._heap[0]:
+            heapq.heapreplace(self._heap, entry)
 
     def spans(self) -> list[tuple[int, int]]:
         """Start and end of each, longest first."""

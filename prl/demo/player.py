@@ -1,5 +1,6 @@
 """A program of ours on one machine of the lab, and what it tells."""
 
+import contextlib
 import json
 import queue
 import subprocess
@@ -103,6 +104,30 @@ class Cast:
                 self.heard.append(self._told.get(timeout=deadline.left_s(what)))
             except queue.Empty:
                 deadline.left_s(what)
+
+    def collect(
+        self, event: str, node: str, count: int, deadline: Deadline, *, fails: str
+    ) -> list[Event]:
+        """Wait for ``count`` such events of ``node``.
+
+        Raises:
+            DemoError: the deadline passed, or there was a ``fails`` or an end instead.
+        """
+        found: list[Event] = []
+        seen = 0
+        while len(found) < count:
+            what = f"{event} of {node} ({len(found)} of {count})"
+            if seen == len(self.heard):
+                with contextlib.suppress(queue.Empty):
+                    self.heard.append(self._told.get(timeout=deadline.left_s(what)))
+                continue
+            heard = self.heard[seen]
+            seen += 1
+            if heard["node"] == node and heard["event"] in {fails, "exit"}:
+                raise DemoError(f"{what}: {json.dumps(heard)}")
+            if heard["node"] == node and heard["event"] == event:
+                found.append(heard)
+        return found
 
     def _last_word(self, node: str | None) -> str:
         for heard in reversed(self.heard):

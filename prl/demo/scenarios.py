@@ -5,6 +5,7 @@ from typing import Any
 
 from prl.demo import facts
 from prl.demo.bgp import bgp
+from prl.demo.crowd import sessions
 from prl.demo.echo import echo
 from prl.demo.facts import Measured, Scenario
 from prl.demo.stage import Narrator, Options, Stage
@@ -15,6 +16,7 @@ SCENARIOS: dict[str, Callable[[Stage], tuple[Scenario, Measured]]] = {
     "download": download,
     "echo": echo,
     "bgp": bgp,
+    "sessions": sessions,
 }
 
 

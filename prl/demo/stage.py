@@ -15,7 +15,7 @@ from typing import Any, Self
 from prl.demo.facts import Measured
 from prl.demo.player import Cast, DemoError
 from prl.lab import Lab
-from prl.messages import MESSAGE_MAX_BYTES, decode, encode
+from prl.messages import MESSAGE_MAX_BYTES, decode, encode, show_endpoint
 
 PORT = 7000
 CONTROL_TIMEOUT_S = 5.0
@@ -25,7 +25,10 @@ Narrator = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a demo is asked to show. ``size_bytes`` None: as much as suits the scenario."""
+    """What a demo is asked to show. ``size_bytes`` None: as much as suits the scenario.
+
+    ``both``: IPv4 and IPv6 at once (sessions).
+    """
 
     size_bytes: int | None = None
     family: int = 4
@@ -33,6 +36,8 @@ class Options:
     how: str = "power"
     lab_name: str | None = None
     peer: str = "bird"
+    count: int = 1000
+    both: bool = False
 
 
 class Stage:
@@ -75,8 +80,21 @@ class Stage:
     @property
     def endpoint(self) -> str:
         """Where the applications listen, as socat wants it, too."""
-        shown = str(self.address)
-        return f"[{shown}]:{PORT}" if ":" in shown else f"{shown}:{PORT}"
+        return show_endpoint(self.address, PORT)
+
+    @property
+    def endpoints(self) -> list[str]:
+        """As ``endpoint``, of every family that is asked for."""
+        if not self.options.both:
+            return [self.endpoint]
+        service = self.lab.topology.service
+        return [show_endpoint(address, PORT) for address in (service.ipv4, service.ipv6)]
+
+    @property
+    def packed_addresses(self) -> frozenset[bytes]:
+        """The service addresses as packets have them."""
+        service = self.lab.topology.service
+        return frozenset((service.ipv4.packed, service.ipv6.packed))
 
     @property
     def socat_target(self) -> str:

@@ -42,6 +42,7 @@ class How(StrEnum):
     FREEZE = "freeze"
     CUT_LAN = "cut-lan"
     CUT_LINK = "cut-link"
+    CUT_BOTH = "cut-both"
     POWER = "power"
 
 
@@ -93,17 +94,24 @@ class Lab:
         return self.topology.name
 
     def up(
-        self, mode: str = Mode.NATIVE, *, start_prld: bool = True, polling: str = "blocking"
+        self,
+        mode: str = Mode.NATIVE,
+        *,
+        start_prld: bool = True,
+        polling: str = "blocking",
+        policy: str = "continue",
+        fence_command: Sequence[str] = (),
     ) -> None:
         """Build the network and start prld on both nodes; return when both serve.
 
-        ``polling`` is the datapaths' way of waiting, as docs/configuration.md has it.
+        ``polling``, ``policy`` and ``fence_command`` are both nodes', as docs/configuration.md has
+        them.
 
         Raises:
             LabError: it is up already, or could not be brought up; nothing is left of it then.
         """
         _require_root()
-        settings = Settings(Mode(mode), start_prld, polling)
+        settings = Settings(Mode(mode), start_prld, polling, policy, fence_command)
         taken = LabError(
             f"lab {self.name} is up already, or a crash left a part of it: "
             f"remove it with `prlctl lab down{self._option()}`"
@@ -246,14 +254,7 @@ class Lab:
             return self._kill_prld(place, self.topology.node(node))
         if kind is How.POWER:
             return self._power_off(place, self.topology.member(node))
-        cable: Cable = (
-            LanCable(self.topology, self.topology.member(node))
-            if kind is How.CUT_LAN
-            else LinkCable(self.topology.node(node))
-        )
-        with cable:
-            cable.cut()
-            return _now()
+        return self._cut(node, kind)
 
     def heal(self, node: str) -> None:
         """Undo every failure of ``node``: power, cables, stopped processes, a dead prld.
@@ -311,6 +312,18 @@ class Lab:
         at = _now()
         processes.kill(place, spare=spared)
         return at
+
+    def _cut(self, node: str, kind: How) -> float:
+        with ExitStack() as opened:
+            cables: list[Cable] = []
+            if kind is not How.CUT_LINK:
+                lan = LanCable(self.topology, self.topology.member(node))
+                cables.append(opened.enter_context(lan))
+            if kind is not How.CUT_LAN:
+                cables.append(opened.enter_context(LinkCable(self.topology.node(node))))
+            for cable in cables:
+                cable.cut()
+            return _now()
 
     def _kill_prld(self, place: Namespace, node: Node) -> float:
         pid = self.state.pid(node)

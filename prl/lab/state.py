@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -20,6 +21,8 @@ class Settings:
     mode: str
     start_prld: bool
     polling: str = "blocking"
+    policy: str = "continue"
+    fence_command: Sequence[str] = ()
 
 
 class StateDirectory:
@@ -129,6 +132,10 @@ def _node_toml(topology: Topology, node: Node, settings: Settings, socket: Path)
         _assign("index", node.index),
         _assign("socket", os.fspath(socket)),
         _assign("mode", settings.mode),
+        _assign("policy", settings.policy),
+        "",
+        "[ownership]",
+        _assign("fence_command", list(settings.fence_command)),
         "",
         "[lan]",
         _assign("interface", node.lan.name),

@@ -363,7 +363,11 @@ def test_a_dead_datapath_drops_then_opens_and_stays_open(bench: Bench) -> None:
     bench.node.policy_stop = 0
     assert bench.emit(outgoing(output(1, b"dead"))) == ([], [])  # egress never opens by itself
     assert (bench.node.bypassed, bench.node.open_wanted) == (0, 1)
-    assert bench.passes(arp(1, PEER4, PEER4))  # any frame is evidence of the LAN
+    assert bench.passes(arp(1, PEER4, PEER4))  # any frame is evidence of the LAN …
+    assert (bench.node.bypassed, bench.node.open_wanted) == (0, 1)
+    bench.alive(-10)
+    bench.node.lan_first_ns -= 10**9  # … once a new owner's claim would have come
+    assert bench.passes(arp(1, PEER4, PEER4))
     assert (bench.node.bypassed, bench.node.open_wanted) == (1, 0)
     segment = outgoing(output(1, b"dead"))
     assert bench.emit(segment) == ([segment], [])

@@ -1,0 +1,46 @@
+"""Many sessions, IPv4 and IPv6, talking while their host loses its power: all go on, exactly."""
+
+import json
+import subprocess
+
+import pytest
+
+from prl.demo.records import RECORD_BYTES, record, stream_sha256
+from prl.lab import Lab
+from tests.system.support import PRLCTL, left_behind
+
+pytestmark = pytest.mark.needs("root", "netns", "bpf", "af_xdp", "struct_ops")
+
+COUNT = 300
+TIMES = ("protect_ms", "in_force_ms", "first_segment_ms", "told_ms", "pause_ms")
+
+
+def test_all_of_many_sessions_go_on() -> None:
+    argv = ["-j", "demo", "sessions", "--count", str(COUNT), "--family", "both"]
+    done = subprocess.run(
+        [PRLCTL, *argv, "--lab-name", "many"],
+        capture_output=True,
+        text=True,
+        timeout=150,
+        check=False,
+    )
+    facts = json.loads(done.stdout)
+    assert facts["survived"], f"{facts['why']}\n{done.stderr}"
+    assert done.returncode == 0
+    assert (facts["scenario"], facts["family"]) == ("sessions", "both")
+    assert facts["bytes"]["sent"] == facts["bytes"]["received"]
+    assert facts["bytes"]["sent"] % RECORD_BYTES == 0
+    assert 0 < facts["bytes"]["primary"] < facts["bytes"]["sent"]
+    assert facts["sha256"]["sent"] == facts["sha256"]["received"]
+    assert facts["primary_prefix"] is True
+    sessions = facts["sessions"]
+    assert sessions["count"] == sessions["continued"] == COUNT
+    assert all(sessions[name]["max"] > 0 for name in TIMES)
+    assert not left_behind(Lab("many").topology)
+
+
+def test_no_two_sessions_say_the_same() -> None:
+    said = {record(session, number) for session in range(20) for number in range(20)}
+    assert len(said) == 400
+    assert {len(one) for one in said} == {RECORD_BYTES}
+    assert stream_sha256(1, 300) != stream_sha256(2, 300)
