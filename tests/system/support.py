@@ -85,11 +85,11 @@ def left_behind(topology: Topology) -> list[str]:
 
 
 @contextmanager
-def pair(name: str, mode: str = "native") -> Iterator[Lab]:
+def pair(name: str, mode: str = "native", **up: Any) -> Iterator[Lab]:
     """A lab that is up, its link and lease too, and gone without a trace afterwards."""
     lab = Lab(name)
     lab.down()
-    lab.up(mode)
+    lab.up(mode, **up)
     try:
         yield lab
     finally:
@@ -307,6 +307,16 @@ def captured(pcap: Path, since_monotonic_ns: int, expression: Sequence[str] = ()
     argv = ["tcpdump", "-r", str(pcap), "-tt", "-n", *expression]
     done = subprocess.run(argv, capture_output=True, text=True, check=True)
     return [line for line in done.stdout.splitlines() if float(line.split()[0]) > began]
+
+
+def send_frames(lab: Lab, member: str, frames: Sequence[bytes]) -> None:
+    """Whole Ethernet frames, from a machine's LAN interface."""
+    machine = lab.topology.member(member)
+    place = Namespace(machine.namespace)
+    with place.call(lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW)) as sock:
+        sock.bind((machine.lan.name, 0))
+        for frame in frames:
+            sock.send(frame)
 
 
 def is_root() -> bool:
