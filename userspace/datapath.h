@@ -27,7 +27,7 @@
 #define PRL_DP_EVENTS_PER_FLOW 4 /* a take-over, or the loss of the link, is told of every flow at once */
 #define PRL_DP_LINK_TX_BYTES (8 << 20)
 #define PRL_DP_CLAIM_BURSTS \
-    25   /* claims are repeated so often, PRL_DP_CLAIM_INTERVAL_MS apart, until input arrives */
+    25   /* claims are repeated so often, PRL_DP_CLAIM_INTERVAL_MS apart; see PRL_CLAIM_SLOW_NS */
 #define PRL_DP_CLAIM_INTERVAL_MS 20
 #define PRL_DP_NEIGHBOURS_MAX 64 /* asked for evidence and told of claims; more are not */
 #define PRL_DP_DEFEND_INTERVAL_MS 100 /* an address is defended at most so often (L7) … */

@@ -155,15 +155,14 @@ static bool input_arrived(const struct prl_dp *dp)
     return any;
 }
 
-/* Fast until the peers have heard it; then slowly for as long as the old owner has not said on the link that it knows:
- * it may come back to the LAN at any time. */
+/* Fast at first; then slowly, for as long as the old owner has not said on the link that it knows: it may come back to
+ * the LAN at any time. When it has said so before, until the peers have heard it. */
 static void claims_tick(struct prl_dp *dp)
 {
     if (!dp->claims_mask || dp->now_ns < dp->claims_next_ns)
         return;
-    if (dp->claims_left && input_arrived(dp))
+    if (dp->link_up && (!dp->claims_left || input_arrived(dp))) {
         dp->claims_left = 0;
-    if (!dp->claims_left && dp->link_up) {
         dp->claims_mask = 0;
         return;
     }

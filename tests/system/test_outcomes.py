@@ -1,4 +1,4 @@
-"""The table of docs/failover.md: what fails, what the peer sees of it, who owns the service afterwards.
+"""The table of docs/failover.md: what fails, what the peer sees of it, who owns afterwards.
 
 In every row the switch is watched: never do two nodes speak for the service in the same period.
 """

@@ -325,8 +325,8 @@ def test_an_owner_without_link_and_lan_falls_silent_and_opens_nothing() -> None:
     n = Node(OWNER).linked()
     n.present = False
     assert n.call("link_down") == FAIL
-    assert n.tick(399) == 0
-    assert n.tick(400) == SILENCE
+    assert n.tick(99) == 0
+    assert n.tick(100) == SILENCE
     assert n.owner.silence == lib.PRL_SILENCE_NO_LAN
     assert n.tick(5000) == 0
     probed = n.now * MS
@@ -359,8 +359,8 @@ def test_who_took_over_without_the_lan_falls_silent_before_the_primary_may_open(
     n.present = False
     assert n.tick(100) == TAKEOVER | DROP
     assert n.call("link_down") == FAIL
-    assert n.tick(299) == 0
-    assert n.tick(300) == SILENCE
+    assert n.tick(199) == 0
+    assert n.tick(200) == SILENCE
     proven = Node(STANDBY).linked()
     assert proven.tick(100) & TAKEOVER
     assert proven.call("link_down") == FAIL

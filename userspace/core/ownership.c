@@ -199,24 +199,20 @@ static uint32_t decide_as_primary(struct prl_owner *owner, uint64_t now_ns)
 }
 
 /* L6: an owner without the link that does not hear the LAN either may be the one that is cut off, and be replaced
- * without noticing. */
+ * without noticing: soon, while the lease of the other side may last; only by fencing, later. */
 static uint32_t judge_presence(struct prl_owner *owner, uint64_t now_ns)
 {
     uint64_t heard_ns = owner->last_frame_ns > owner->alone_ns ? owner->last_frame_ns : owner->alone_ns;
-    uint64_t open_at_ns = prl_owner_open_at_ns(owner);
+    uint64_t patience_ns = owner->flows_failed == 1 ? owner->config.suspect_ns : owner->config.hold_ns;
 
     if (owner->silence != PRL_SILENCE_NOT || !is_primary(owner) || owner->link == PRL_LINK_UP)
         return 0;
-    if (owner->proof_by_ns && now_ns >= owner->proof_by_ns)
+    if ((owner->proof_by_ns && now_ns >= owner->proof_by_ns) || is_silent(heard_ns, now_ns, patience_ns))
         return fall_silent(owner, PRL_SILENCE_NO_LAN, now_ns);
-    /* The lease of the other side is over: it has taken over by now, or it will not. */
-    if (owner->flows_failed == 1 && is_silent(open_at_ns, now_ns, owner->config.suspect_ns) &&
-        is_silent(heard_ns, now_ns, owner->config.suspect_ns))
-        return fall_silent(owner, PRL_SILENCE_NO_LAN, now_ns);
-    return is_silent(heard_ns, now_ns, owner->config.hold_ns) ? fall_silent(owner, PRL_SILENCE_NO_LAN, now_ns) : 0;
+    return 0;
 }
 
-/* The link was lost, or is about to be; `heard_ns`: its last sign of life. */
+/* The link is lost, or silent. */
 static uint32_t alone(struct prl_owner *owner, uint64_t now_ns)
 {
     uint32_t todo = fail_flows(owner);
