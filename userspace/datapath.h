@@ -216,9 +216,10 @@ struct prl_dp_status {
     uint64_t last_heard_ns, last_lan_ns;
     uint8_t link_attached, link_up, link_state; /* enum prl_link_state */
     uint8_t silence; /* enum prl_silence */
+    uint8_t unheard; /* nobody has heard it since the link was lost */
     uint8_t expired; /* shadows wait for fencing */
     uint8_t policy_stop;
-    uint8_t pad[2];
+    uint8_t pad;
     uint32_t silent_mask; /* services */
     uint32_t neighbours;
     uint8_t service_state[PRL_SERVICES_MAX];

@@ -156,8 +156,11 @@ struct prl_dp {
 
     struct prl_owner owner;
     int raw_fd; /* AF_PACKET, for claims */
-    uint32_t claims_left, claims_mask; /* fast ones that are left; the services taken over */
+    uint32_t claims_left, claims_mask; /* fast ones that are left; services that are claimed */
+    uint32_t claims_slow_mask;         /* services taken over from a node that has not said that it knows */
+    uint8_t claims_token[PRL_TOKEN_BYTES]; /* the one that it knows */
     uint64_t claims_next_ns;
+    bool proof_awaited; /* the kernel is to be told when owner.proof_by_ns is met */
     struct prl_dp_neighbour neighbour[PRL_DP_NEIGHBOURS_MAX];
     uint32_t neighbours;
     uint64_t foreign_seen[PRL_ADDRS_MAX], defend_next_ns[PRL_ADDRS_MAX], alarm_next_ns[PRL_ADDRS_MAX];

@@ -161,22 +161,34 @@ static void claims_tick(struct prl_dp *dp)
 {
     if (!dp->claims_mask || dp->now_ns < dp->claims_next_ns)
         return;
-    if (dp->link_up && (!dp->claims_left || input_arrived(dp))) {
-        dp->claims_left = 0;
-        dp->claims_mask = 0;
-        return;
+    if (dp->link_up && dp->owner.peer_sent_ns) { /* its LEASE in this epoch: it has read our HELLO */
+        dp->claims_slow_mask = 0;
+        if (input_arrived(dp))
+            dp->claims_left = 0;
     }
+    if (!dp->claims_left && (dp->claims_mask &= dp->claims_slow_mask) == 0)
+        return;
     for (uint32_t i = 0; i < dp->config.addresses; i++) {
         const struct prl_dp_address *address = &dp->config.address[i];
 
         if (dp->claims_mask & 1u << address->service && dp->owner.state[address->service] == PRL_OWNER_OWNER)
-            dp->counters.claims_sent += announce(dp, address, dp->own_token);
+            dp->counters.claims_sent += announce(
+                dp, address,
+                dp->claims_slow_mask & 1u << address->service ? dp->claims_token : dp->own_token);
     }
     dp->claims_next_ns = dp->now_ns + PRL_CLAIM_SLOW_NS;
     if (dp->claims_left) {
         dp->claims_left--;
         dp->claims_next_ns = dp->now_ns + PRL_DP_CLAIM_INTERVAL_MS * 1000000ull;
     }
+}
+
+static void start_claims(struct prl_dp *dp, uint32_t mask)
+{
+    dp->claims_mask |= mask;
+    dp->claims_left = PRL_DP_CLAIM_BURSTS;
+    dp->claims_next_ns = 0;
+    claims_tick(dp);
 }
 
 /* Each neighbour is asked for its own address, from ours: who answers hears us, and we hear the LAN. */
@@ -271,12 +283,17 @@ int dp_owner_open(struct prl_dp *dp, char *error)
 
 int dp_owner_set(struct prl_dp *dp, uint32_t service, uint8_t state)
 {
+    int err;
+
     if (service >= dp->config.owner.services)
         return -EINVAL;
     prl_owner_set_state(&dp->owner, service, state);
     if (state == PRL_OWNER_OWNER) /* whoever says so has asked the other node, or the LAN */
         prl_owner_frame(&dp->owner, dp->now_ns);
-    return set_addresses(dp, service, state, 0);
+    err = set_addresses(dp, service, state, 0);
+    if (!err && state == PRL_OWNER_OWNER)
+        start_claims(dp, 1u << service);
+    return err;
 }
 
 static void take_over(struct prl_dp *dp, uint32_t mask)
@@ -292,15 +309,15 @@ static void take_over(struct prl_dp *dp, uint32_t mask)
     }
     __atomic_store_n(&dp->node->lan_first_ns, 0, __ATOMIC_RELEASE);
     __atomic_store_n(&dp->node->watch, 1, __ATOMIC_RELEASE);
+    dp->proof_awaited = first_by_ns != 0;
     for (uint32_t service = 0; service < dp->config.owner.services; service++) {
         /* The first emission is held to the lease in tc (L2), unless the operator vouched or the owner renounced. */
         if (mask & 1u << service && set_addresses(dp, service, PRL_OWNER_OWNER, first_by_ns))
             dp_alarm(dp, "take-over: the address table cannot be written");
     }
-    dp->claims_mask = mask;
-    dp->claims_left = PRL_DP_CLAIM_BURSTS;
-    dp->claims_next_ns = 0;
-    claims_tick(dp);
+    dp->claims_slow_mask |= mask;
+    memcpy(dp->claims_token, dp->own_token, sizeof(dp->claims_token));
+    start_claims(dp, mask);
     ask(dp);
     for (uint32_t i = 0; i < dp->flows_top; i++) {
         struct dp_flow *flow = &dp->flows[i];
@@ -329,6 +346,8 @@ static void set_silence(struct prl_dp *dp)
     if (dp->owner.silence == PRL_SILENCE_NOT)
         dp->node->word_ns = dp_clock_ns();
     __atomic_store_n(&dp->node->silent, dp->owner.silent_mask, __ATOMIC_RELEASE);
+    if (dp->owner.silence == PRL_SILENCE_NOT) /* what was claimed in silence was not heard */
+        start_claims(dp, UINT32_MAX);
     dp_event(dp, &event, NULL, 0);
 }
 
@@ -336,6 +355,10 @@ static void watch_lan(struct prl_dp *dp)
 {
     uint32_t watch = (uint32_t)prl_owner_watches(&dp->owner);
 
+    if (dp->proof_awaited && !dp->owner.proof_by_ns && dp->owner.silence == PRL_SILENCE_NOT) {
+        dp->proof_awaited = false;
+        dp->node->word_ns = dp->owner.first_by_ns + 1; /* may_speak() in egress.bpf.c */
+    }
     if (watch && !dp->node->watch)
         __atomic_store_n(&dp->node->lan_first_ns, 0, __ATOMIC_RELEASE);
     __atomic_store_n(&dp->node->watch, watch, __ATOMIC_RELEASE);

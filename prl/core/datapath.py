@@ -251,6 +251,8 @@ class Status:
     silence: Silence
     silent_mask: int
     """Bit per service that the silence is for."""
+    unheard: bool
+    """Silent, and not heard by anybody since the link was lost."""
     expired: bool
     """As standby: the lease is over, the shadows wait for fencing."""
     policy_stop: bool
@@ -659,6 +661,7 @@ def _status(status: Any) -> Status:
         services=tuple(Owner(state) for state in status.service_state),
         silence=Silence(status.silence),
         silent_mask=status.silent_mask,
+        unheard=bool(status.unheard),
         expired=bool(status.expired),
         policy_stop=bool(status.policy_stop),
         neighbours=status.neighbours,

@@ -35,8 +35,9 @@ class ServiceState(msgspec.Struct, frozen=True, kw_only=True):
     """Counts the changes of owner; the higher one knows better."""
     sessions: Annotated[int, Meta(ge=0)] = 0
     """Live sessions that the sender's kernel has on these addresses."""
-    silent: bool = False
-    """The sender owns it but does not speak: whoever does has the sessions."""
+    silent: Annotated[int, Meta(ge=0, le=2)] = 0
+    """The sender owns it, but 1: does not speak; 2: has not spoken since the link was lost. Who has
+    spoken since has the sessions."""
     policy: str = ""
     """``continue`` or ``stop``: the sender's configuration. Earlier nodes do not say."""
 
@@ -191,7 +192,7 @@ def settle(own: ServiceState, other: ServiceState, own_node: str) -> tuple[Owner
     if mine != theirs:
         keep = mine
     elif mine:
-        keep = (not own.silent, own.term, own_first) > (not other.silent, other.term, other_first)
+        keep = (-own.silent, own.term, own_first) > (-other.silent, other.term, other_first)
     else:
         keep = (own.sessions > 0, own.term, own_first) > (
             other.sessions > 0,

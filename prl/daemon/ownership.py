@@ -88,7 +88,7 @@ class Ownership:
                 state=states[number],
                 term=self.terms[number],
                 sessions=self._sessions(number, states[number]),
-                silent=bool(status.silent_mask >> number & 1),
+                silent=(1 + status.unheard) * (status.silent_mask >> number & 1),
                 policy=self._config.policy,
             )
             for number, service in enumerate(self._config.service)

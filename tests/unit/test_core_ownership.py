@@ -331,9 +331,10 @@ def test_an_owner_without_link_and_lan_falls_silent_and_opens_nothing() -> None:
     assert n.tick(5000) == 0
     probed = n.now * MS
     assert n.call("unanswered", probed) == 0  # nothing was heard: the probes may not have got out
-    n.now += 300
-    lib.prl_owner_frame(n.owner, n.now * MS)
-    assert n.call("unanswered", probed) == SPEAK | OPEN
+    n.present = True
+    assert n.tick(5300) == 0
+    assert n.call("unanswered", probed) == 0  # they may have got lost before the LAN was back
+    assert n.call("unanswered", 6010 * MS) == SPEAK | OPEN
 
 
 def test_an_owner_that_is_alone_keeps_asking_and_falls_silent_when_nobody_answers() -> None:

@@ -103,6 +103,7 @@ static uint32_t fall_silent(struct prl_owner *owner, uint8_t why, uint64_t now_n
         mask &= ~owner->taken_mask; /* those are ours, for the other node does not take over what it lost */
     if (owner->silence != PRL_SILENCE_NOT || mask == 0)
         return 0;
+    owner->unheard = why == PRL_SILENCE_NO_LAN && (owner->proof_by_ns != 0 || owner->flows_failed == 1);
     owner->silence = why;
     owner->silent_mask = why == PRL_SILENCE_STOP ? mask : UINT32_MAX;
     owner->silent_ns = now_ns;
@@ -116,6 +117,7 @@ static uint32_t speak(struct prl_owner *owner, uint64_t now_ns)
     if (owner->silence == PRL_SILENCE_NOT)
         return 0;
     owner->silence = PRL_SILENCE_NOT;
+    owner->unheard = 0;
     owner->silent_mask = 0;
     if (owner->alone_ns)
         owner->alone_ns = now_ns;
@@ -357,6 +359,8 @@ int prl_owner_watches(const struct prl_owner *owner)
 
 void prl_owner_frame(struct prl_owner *owner, uint64_t seen_ns)
 {
+    if (is_silent(owner->last_frame_ns, seen_ns, owner->config.suspect_ns))
+        owner->present_ns = seen_ns;
     if (seen_ns > owner->last_frame_ns)
         owner->last_frame_ns = seen_ns;
     if (seen_ns >= owner->taken_ns && seen_ns <= owner->proof_by_ns)
@@ -374,7 +378,10 @@ uint32_t prl_owner_unanswered(struct prl_owner *owner, uint64_t probed_ns, uint6
 
     if (owner->silence == PRL_SILENCE_NOT || owner->silence == PRL_SILENCE_STOP || probed_ns < owner->silent_ns)
         return 0;
-    if (owner->last_frame_ns < probed_ns || (owner->flows_failed != 2 && now_ns < prl_owner_open_at_ns(owner)))
+    if (owner->present_ns > probed_ns || owner->last_frame_ns < probed_ns ||
+        is_silent(owner->last_frame_ns, now_ns, owner->config.suspect_ns))
+        return 0;
+    if (owner->flows_failed != 2 && now_ns < prl_owner_open_at_ns(owner))
         return 0;
     todo = speak(owner, now_ns);
     return todo | decide_as_primary(owner, now_ns);

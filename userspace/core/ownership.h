@@ -92,6 +92,7 @@ struct prl_owner {
     uint8_t shadows_void;
     uint8_t expired; /* the lease ended in this epoch */
     uint8_t silence; /* enum prl_silence */
+    uint8_t unheard; /* silent, and nobody has heard it since the link was lost: the other node has the sessions */
     uint32_t silent_mask; /* the services that it holds for */
     uint32_t taken_mask; /* taken over since the link was last up */
     uint32_t busy; /* own tick was late: the next LEASE says so */
@@ -109,6 +110,7 @@ struct prl_owner {
     uint64_t proof_by_ns; /* the LAN must be heard after it and before this; 0 = it was, or need not (L6) */
     uint64_t alone_ns; /* since when there is no link */
     uint64_t last_frame_ns; /* newest frame from the LAN, while one is waited for (prl_owner_watches) */
+    uint64_t present_ns;    /* since when frames have come without a gap of suspect_ns */
     uint64_t last_ask_ns;
     uint64_t silent_ns; /* since when it is silent */
     uint64_t takeovers, late_ticks, suspects, silences;
@@ -150,8 +152,8 @@ int prl_owner_watches(const struct prl_owner *owner);
 void prl_owner_frame(struct prl_owner *owner, uint64_t seen_ns);
 /* First in every pass, before anything can be emitted: it may have been stopped since the last one (L6). */
 uint32_t prl_owner_woke(struct prl_owner *owner, uint64_t now_ns);
-/* Nobody answered for our addresses to probes that were sent at `probed_ns` or later. It counts if the LAN was heard
- * since, which shows that the probes got out. */
+/* Nobody answered for our addresses to probes that were sent at `probed_ns` or later. It counts if the LAN has been heard
+ * from then on without a gap, which shows that the probes got out. */
 uint32_t prl_owner_unanswered(struct prl_owner *owner, uint64_t probed_ns, uint64_t now_ns);
 /* What both nodes agreed in HELLO (L5): 1 = stop. Before link_up(). */
 void prl_owner_policy(struct prl_owner *owner, uint32_t policy_stop);
