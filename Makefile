@@ -24,12 +24,12 @@ APT_RUN := bpftool iproute2 ethtool procps util-linux python3-bpfcc linux-header
 APT_TEST := curl socat bird2 frr tcpdump tshark vagrant vagrant-libvirt spin
 APT := $(APT_BUILD) $(APT_RUN) $(APT_TEST)
 
-C_FILES := $(wildcard bpf/*.c userspace/*.c userspace/core/*.c)
-H_FILES := $(wildcard bpf/*.h userspace/*.h userspace/core/*.h)
+C_FILES := $(wildcard bpf/*.c userspace/*.c userspace/core/*.c userspace/client/*.c userspace/bench/*.c docs/examples/*.c)
+H_FILES := $(wildcard bpf/*.h userspace/*.h userspace/core/*.h userspace/client/*.h)
 DEF_FILES := $(wildcard bpf/*.def userspace/*.def userspace/core/*.def)
-PY_FILES := $(wildcard prl tests setup.py userspace/build_ffi.py bpf/trace)
+PY_FILES := $(wildcard prl tests docs/examples setup.py userspace/build_ffi.py bpf/trace)
 
-.PHONY: help setup root apt kernel-headers bpffs build demo test test-quick lint tidy format clean
+.PHONY: help setup root apt kernel-headers bpffs build install-client demo test test-quick lint tidy format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -86,10 +86,10 @@ $(VENV)/.installed: pyproject.toml setup.py MANIFEST.in | $(BIN)/python
 	$(BIN)/python -m pip install -q --no-input --no-build-isolation -e '.[dev]' </dev/null
 	touch $@
 
-build: $(VENV)/.built ## rebuild the C extension and the BPF objects where sources changed
+build: $(VENV)/.built ## rebuild the C extension, the C client and the BPF objects where sources changed
 
 $(VENV)/.built: $(C_FILES) $(H_FILES) $(DEF_FILES) setup.py userspace/build_ffi.py | $(VENV)/.installed
-	@$(BIN)/python setup.py -q build_bpf --inplace build_ext --inplace
+	@$(BIN)/python setup.py -q build_bpf --inplace build_client --inplace build_bench --inplace build_ext --inplace
 	touch $@
 
 demo: setup ## show live sessions surviving the death of their host
@@ -112,14 +112,21 @@ lint: $(VENV)/.installed ## style, types, import directions
 
 tidy: $(VENV)/.installed ## clang-tidy over the C datapath
 	@[ -z "$(filter userspace/%,$(C_FILES))" ] || \
-	    $(BIN)/clang-tidy --quiet $(filter userspace/%,$(C_FILES)) -- -std=gnu11 -I bpf -I userspace
+	    $(BIN)/clang-tidy --quiet $(filter userspace/% docs/%,$(C_FILES)) -- -std=gnu11 -I bpf -I userspace -I userspace/client
 
 format: $(VENV)/.installed ## lay out Python and C as the checks want it
 	@$(BIN)/ruff check -q --fix-only $(PY_FILES)
 	$(BIN)/ruff format -q $(PY_FILES)
 	[ -z "$(C_FILES)$(H_FILES)" ] || $(BIN)/clang-format -i $(C_FILES) $(H_FILES)
 
+# For programs in C that do not want to look into the Python package for it.
+PREFIX ?= /usr/local
+install-client: build ## install the C client library and its header under PREFIX
+	@install -D -m 644 prl/c/prl_client.h $(DESTDIR)$(PREFIX)/include/prl_client.h
+	install -D -m 644 prl/c/libprl_client.a $(DESTDIR)$(PREFIX)/lib/libprl_client.a
+	install -D -m 755 prl/c/libprl_client.so $(DESTDIR)$(PREFIX)/lib/libprl_client.so
+
 clean: ## remove all that was built here, the virtual environment too
-	rm -rf $(VENV) build dist *.egg-info prl/bpf prl/_core.* .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build dist *.egg-info prl/bpf prl/c prl/_core.* .pytest_cache .mypy_cache .ruff_cache
 	rm -rf .hypothesis .import_linter_cache
 	find prl tests userspace bpf -name __pycache__ -type d -prune -exec rm -rf {} +

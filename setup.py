@@ -1,7 +1,8 @@
-"""The part of the build that pyproject.toml cannot say: the cffi extension and the BPF objects."""
+"""The part of the build that pyproject.toml cannot say: the cffi extension, BPF, the C client."""
 
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import ClassVar
 
@@ -11,7 +12,17 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
 SOURCES = ROOT / "bpf"
-OBJECTS = "prl/bpf"  # under the build folder, or in the tree for an editable install
+OBJECTS = "prl/bpf"
+BENCH_SOURCES = ROOT / "userspace/bench"
+BENCH_PROGRAMS = "prl/bench/bin"
+CLIENT = ROOT / "userspace/client"
+CLIENT_OBJECTS = "prl/c"
+CLIENT_SONAME, CLIENT_STATIC = "libprl_client.so", "libprl_client.a"
+CLIENT_HEADER = "prl_client.h"
+CLIENT_CFLAGS = (
+    *("-std=gnu11", "-O2", "-g", "-fPIC", "-fvisibility=hidden"),
+    *("-Wall", "-Wextra", "-Werror"),
+)
 
 
 def bpf_compile_command(source: Path, target: Path) -> list[str]:
@@ -27,6 +38,14 @@ def bpf_compile_command(source: Path, target: Path) -> list[str]:
     ]
 
 
+def bench_compile_command(source: Path, target: Path) -> list[str]:
+    """Return the command that compiles one program of the bench."""
+    return [
+        *("gcc", "-std=gnu11", "-O2", "-g", "-Wall", "-Wextra", "-Werror"),
+        *(str(source), "-o", str(target)),
+    ]
+
+
 def is_stale(target: Path, inputs: list[Path]) -> bool:
     """Return whether ``target`` is missing or older than any of ``inputs``."""
     if not target.exists():
@@ -35,13 +54,11 @@ def is_stale(target: Path, inputs: list[Path]) -> bool:
     return any(path.stat().st_mtime_ns > made_at for path in inputs)
 
 
-class BuildBpf(Command):
-    """Compile every ``bpf/*.bpf.c`` to ``prl/bpf/*.bpf.o``.
+class BuildFiles(Command):
+    """A sub-command of ``build`` (setuptools.command.build.SubCommand) that makes files."""
 
-    A sub-command of ``build`` as setuptools.command.build.SubCommand describes them.
-    """
-
-    description = "compile the BPF programs"
+    objects: ClassVar[str]
+    """Where, under the build folder, or in the tree for an editable install."""
     user_options: ClassVar[list[tuple[str, str | None, str]]] = [
         ("inplace", "i", "put the objects into the source tree"),
         ("build-lib=", "b", "folder to build into"),
@@ -62,7 +79,18 @@ class BuildBpf(Command):
     def folder(self) -> Path:
         """Where the objects go."""
         in_tree = self.inplace or self.editable_mode
-        return (ROOT if in_tree else Path(str(self.build_lib))) / OBJECTS
+        return (ROOT if in_tree else Path(str(self.build_lib))) / self.objects
+
+    def get_output_mapping(self) -> dict[str, str]:
+        """Return nothing: no output is a copy of a file in the tree."""
+        return {}
+
+
+class BuildBpf(BuildFiles):
+    """Compile every ``bpf/*.bpf.c`` to ``prl/bpf/*.bpf.o``."""
+
+    description = "compile the BPF programs"
+    objects = OBJECTS
 
     def targets(self) -> dict[Path, Path]:
         """Map each source to its object."""
@@ -91,9 +119,76 @@ class BuildBpf(Command):
         """Return the objects' paths (part of setuptools' protocol)."""
         return [str(path) for path in self.targets().values()]
 
-    def get_output_mapping(self) -> dict[str, str]:
-        """Return nothing: no output is a copy of a file in the tree."""
-        return {}
+    def get_source_files(self) -> list[str]:
+        """Return the sources, for the sdist."""
+        return [str(path.relative_to(ROOT)) for path in self.targets()]
+
+
+class BuildClient(BuildFiles):
+    """Compile ``userspace/client`` to a shared and a static library, beside their header."""
+
+    description = "compile the C client library"
+    objects = CLIENT_OBJECTS
+
+    def run(self) -> None:
+        """Make both libraries where any source is newer."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        inputs = [*CLIENT.glob("*.[ch]"), Path(__file__)]
+        if not any(is_stale(Path(target), inputs) for target in self.get_outputs()):
+            return
+        shared, static, header = map(Path, self.get_outputs())
+        with tempfile.TemporaryDirectory(dir=self.folder) as scratch:
+            made = []
+            for source in sorted(CLIENT.glob("*.c")):
+                made.append(str(Path(scratch, source.with_suffix(".o").name)))
+                self._call("gcc", *CLIENT_CFLAGS, "-c", str(source), "-o", made[-1])
+            fresh = [str(Path(scratch, path.name)) for path in (shared, static)]
+            self._call("gcc", "-shared", f"-Wl,-soname,{CLIENT_SONAME}", *made, "-o", fresh[0])
+            self._call("ar", "rcs", fresh[1], *made)
+            Path(fresh[0]).rename(shared)
+            Path(fresh[1]).rename(static)
+        shutil.copyfile(CLIENT / header.name, header)
+
+    def _call(self, *command: str) -> None:
+        self.announce(" ".join(command), level=2)
+        subprocess.run(command, check=True)
+
+    def get_outputs(self) -> list[str]:
+        """Return the paths of libraries and header (part of setuptools' protocol)."""
+        return [str(self.folder / name) for name in (CLIENT_SONAME, CLIENT_STATIC, CLIENT_HEADER)]
+
+    def get_source_files(self) -> list[str]:
+        """Return the sources, for the sdist."""
+        return sorted(str(path.relative_to(ROOT)) for path in CLIENT.glob("*.[ch]"))
+
+
+class BuildBench(BuildFiles):
+    """Compile every ``userspace/bench/NAME.c`` to ``prl/bench/bin/prl-NAME``."""
+
+    description = "compile the programs of the bench"
+    objects = BENCH_PROGRAMS
+
+    def targets(self) -> dict[Path, Path]:
+        """Map each source to its program."""
+        return {
+            source: self.folder / f"prl-{source.stem}"
+            for source in sorted(BENCH_SOURCES.glob("*.c"))
+        }
+
+    def run(self) -> None:
+        """Compile what is older than its source."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for source, target in self.targets().items():
+            if is_stale(target, [source, Path(__file__)]):
+                fresh = target.with_suffix(".tmp")
+                command = bench_compile_command(source, fresh)
+                self.announce(" ".join(command), level=2)
+                subprocess.run(command, check=True)
+                fresh.rename(target)
+
+    def get_outputs(self) -> list[str]:
+        """Return the programs' paths (part of setuptools' protocol)."""
+        return [str(path) for path in self.targets().values()]
 
     def get_source_files(self) -> list[str]:
         """Return the sources, for the sdist."""
@@ -121,14 +216,25 @@ class BuildExt(build_ext):
 
 
 class Build(build):
-    """``build`` with the BPF objects first."""
+    """``build`` with the BPF objects, the C client and the programs of the bench first."""
 
-    sub_commands: ClassVar = [("build_bpf", None), *build.sub_commands]
+    sub_commands: ClassVar = [
+        ("build_bpf", None),
+        ("build_client", None),
+        ("build_bench", None),
+        *build.sub_commands,
+    ]
 
 
 if __name__ == "__main__":
     api = ROOT / "userspace/cffi_api.h"
     setup(
         cffi_modules=["userspace/build_ffi.py:ffibuilder"] if api.exists() else [],
-        cmdclass={"build": Build, "build_bpf": BuildBpf, "build_ext": BuildExt},
+        cmdclass={
+            "build": Build,
+            "build_bpf": BuildBpf,
+            "build_client": BuildClient,
+            "build_bench": BuildBench,
+            "build_ext": BuildExt,
+        },
     )

@@ -1,4 +1,4 @@
-"""The application's interface to prld (IFM, SPEC R17, R18).
+"""The application's interface to prld (IFM, SPEC R17, R18, R23).
 
 On the node that owns the service address::
 
@@ -14,6 +14,13 @@ On the other node, the same program::
         taken = shadow.wait_taken_over()
         shadow.sock.sendall(answer[taken.out_bytes:])
 
+After a take-over ``shadow.session`` is a session like any other, and prld protects it again as soon
+as an application on the other node has offered itself. That one joins in mid-stream: with
+``replicate(sock, state, renew=True)`` the owner is asked for its state each time
+(``Session.protectable``, ``Session.renew``), and the other one starts from ``Shadow.application``,
+which belongs exactly to ``Shadow.in_bytes`` and ``Shadow.out_bytes``.
+
+A Node outlives its prld: when that one is started again, offers and sessions are handed to it anew.
 Closing a Node, or the death of the process, without Session.close() is the death of the
 application: if the other node has a good shadow, it goes on at once.
 """
@@ -23,29 +30,25 @@ import os
 import queue
 import socket
 import threading
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
-from prl.dialogue import (
-    FDS_MAX,
-    Answer,
-    Demoted,
-    Dialogue,
-    Given,
-    News,
-    State,
-    TakenOver,
-    Void,
-    replicate_request,
-)
-from prl.errors import NoDaemonError, PrlError, ReplicationError, UsageError
-from prl.messages import MESSAGE_MAX_BYTES, MessageError, default_socket
-from prl.shadow_socket import ShadowNotOwned, ShadowSocket, ShadowVoid, Takeover
+from prl import application
+from prl.appearance import Appearance
+from prl.client_sessions import OVER, Followed, Session, Shadow
+from prl.dialogue import FDS_MAX, Answer, Dialogue, Given, News, TakenOver
+from prl.errors import NoDaemonError, PrlError, ReplicationError
+from prl.messages import MESSAGE_MAX_BYTES, REQUESTS_MAX, MessageError, default_socket
+from prl.shadow_socket import ShadowNotOwned, ShadowVoid, Takeover
 
 ANSWER_TIMEOUT_S = 30.0
 """How long prld may take for an answer before it counts as hung."""
-VOID_WORD_TIMEOUT_S = 1.0
+RECONNECT_MIN_S, RECONNECT_MAX_S = 0.05, 5.0
+"""Back-off between attempts to reach a new prld; its socket's appearance ends a wait at once."""
+REJOINS_MAX = REQUESTS_MAX // 2
+"""Sessions that are handed to a new prld at a time: there is room for other requests."""
 
 __all__ = [
     "Node",
@@ -58,211 +61,39 @@ __all__ = [
     "Takeover",
 ]
 
-
-class Session:
-    """A session that this application has on the owning node. Made by Node.replicate()."""
-
-    def __init__(self, node: "Node", handle: int, state: str, reason: str) -> None:
-        self._node = node
-        self._changed = threading.Condition()
-        self._state, self._reason = state, reason
-        self.handle = handle
-        """Its 32-bit number, as prlctl shows it."""
-
-    @property
-    def state(self) -> str:
-        """One word.
-
-        ``active`` (protected), ``setup``, ``voiding``, ``open`` (goes on, not protected),
-        ``demoted`` (the other node has it), ``ended``, ``closed``, or ``lost`` (prld is gone).
-        """
-        return self._state
-
-    @property
-    def reason(self) -> str:
-        """Why it is not active, in words."""
-        return self._reason
-
-    def wait_state(self, *states: str, timeout: float | None = None) -> str:
-        """Wait until the state is one of ``states`` (without any: until it changes); return it.
-
-        Raises:
-            TimeoutError: it did not become so within ``timeout`` seconds.
-        """
-        with self._changed:
-            before = self._state
-
-            def reached() -> bool:
-                return self._state in states if states else self._state != before
-
-            if not self._changed.wait_for(reached, timeout):
-                raise TimeoutError(f"flow {self.handle:#x} is still {self._state}")
-            return self._state
-
-    def close(self) -> None:
-        """End the session deliberately, on both nodes; close the socket as well."""
-        with contextlib.suppress(UsageError, NoDaemonError):  # it has ended already
-            self._node.request({"op": "close", "handle": self.handle})
-
-    def on_news(self, news: News) -> None:
-        """Called by the Node's reader."""
-        if isinstance(news, State):
-            self._become(news.state, news.reason)
-        elif isinstance(news, Demoted):
-            self._become("demoted", "the other node has the session now")
-
-    def on_lost(self, error: PrlError) -> None:
-        """Called by the Node's reader when prld is gone."""
-        if self._state not in {"demoted", "ended", "closed"}:
-            self._become("lost", str(error))
-
-    def _become(self, state: str, reason: str) -> None:
-        with self._changed:
-            self._state, self._reason = state, reason
-            self._changed.notify_all()
-
-
-class Shadow:
-    """A session that lives on the other node; this application stands by for it."""
-
-    def __init__(self, node: "Node", given: Given) -> None:
-        self._node = node
-        self._changed = threading.Condition()
-        self._takeover: Takeover | None = None
-        self._void: str | None = None
-        self._sock = ShadowSocket(fileno=given.fd)
-        self._sock.setblocking(True)
-        self.handle = given.handle
-        """Its 32-bit number, as prlctl shows it."""
-        self.local = given.local
-        """The service's end, ``addr:port``."""
-        self.remote = given.remote
-        """The peer's end, ``addr:port``; ``*`` for a UDP socket that is not connected."""
-        self.application = given.application
-        """What the other application gave to Node.replicate()."""
-
-    @property
-    def owned(self) -> bool:
-        """Whether the session is this application's now."""
-        return self._takeover is not None
-
-    @property
-    def sock(self) -> socket.socket:
-        """The socket: for reading alone (ShadowNotOwned otherwise) until it is taken over."""
-        return self._sock
-
-    def fileno(self) -> int:
-        """The socket's descriptor, for polling."""
-        return self._sock.fileno()
-
-    def recv(self, size: int) -> bytes:
-        """Read what the peer sent, as socket.recv(): bytes of the stream, or a UDP datagram.
-
-        Raises:
-            ShadowVoid: the shadow was given up, so that nothing more comes.
-        """
-        return self.recvfrom(size)[0]
-
-    def recvfrom(self, size: int) -> tuple[bytes, Any]:
-        """As recv(), and who sent it, as socket.recvfrom() gives it (UDP).
-
-        Raises:
-            ShadowVoid: the shadow was given up, so that nothing more comes.
-        """
-        try:
-            data, sender = self._sock.recvfrom(size)
-        except (BlockingIOError, TimeoutError):
-            raise
-        except OSError as error:
-            if self._sock.is_live_udp(self.remote) or (why := self._await_void()) is None:
-                raise  # UDP: an ICMP error, which the first application reads, too
-            raise ShadowVoid(why) from error
-        is_udp = self._sock.type == socket.SOCK_DGRAM
-        if not data and is_udp and not self._sock.is_live_udp(self.remote):
-            raise ShadowVoid(self._await_void() or "the socket was ended")
-        return data, sender
-
-    def _await_void(self) -> str | None:
-        """Why the shadow is void; its socket dies a moment before the word of it comes."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._void is not None, VOID_WORD_TIMEOUT_S)
-            return self._void
-
-    def wait_taken_over(self, timeout: float | None = None) -> Takeover:
-        """Wait until the session is this application's.
-
-        Raises:
-            ShadowVoid: it never will be; the message says why.
-            TimeoutError: not within ``timeout`` seconds.
-        """
-
-        def known() -> bool:
-            return self._takeover is not None or self._void is not None
-
-        with self._changed:
-            if not self._changed.wait_for(known, timeout):
-                raise TimeoutError(f"flow {self.handle:#x} is still a shadow")
-            if self._takeover is None:
-                raise ShadowVoid(f"{self.remote}: {self._void}")
-            return self._takeover
-
-    def close(self) -> None:
-        """Give the shadow up, or, once it is owned, end the session; closes the socket."""
-        if self._void is None:  # else the handle may be a newer shadow's
-            with contextlib.suppress(PrlError):  # it has ended already
-                self._node.request({"op": "close", "handle": self.handle})
-        self._node.forget(self)
-        self._become_void("closed by its application")
-        self._sock.close()
-
-    def on_news(self, news: News) -> None:
-        """Called by the Node's reader."""
-        if isinstance(news, TakenOver):
-            with self._changed:
-                self._takeover = Takeover(news.out_bytes, news.monotonic_ns)
-                self._sock.owned = True
-                self._changed.notify_all()
-        elif isinstance(news, Void):
-            self._become_void(news.reason)
-
-    def on_lost(self, error: PrlError) -> None:
-        """Called by the Node's reader when prld is gone: a shadow goes with it."""
-        self._become_void(str(error))
-
-    def _become_void(self, reason: str) -> None:
-        with self._changed:
-            if self._void is None:
-                self._void = reason
-            self._changed.notify_all()
+_Take = Callable[[Answer], None]
 
 
 class Node:
     """A connection to this host's prld; safe to be used by several threads.
+
+    With ``reconnect``, its end is not the end of this object: sessions are ``lost`` for a while,
+    and handed to the next prld with its offers. Shadows are void.
 
     Raises:
         NoDaemonError: nobody answers on ``socket_path`` (default: $PRL_SOCKET, or
             /run/prl/prld.sock).
     """
 
-    def __init__(self, socket_path: str | os.PathLike[str] | None = None) -> None:
+    def __init__(
+        self, socket_path: str | os.PathLike[str] | None = None, *, reconnect: bool = True
+    ) -> None:
         self.path = Path(socket_path) if socket_path is not None else default_socket()
-        self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        try:
-            self._sock.connect(str(self.path))
-        except OSError as error:
-            self._sock.close()
-            raise NoDaemonError(
-                f"no prld answers on {self.path}: {error.strerror}; start it, or name another "
-                "socket with --socket, --node or $PRL_SOCKET"
-            ) from error
+        self._reconnects = reconnect
+        self._sock = self._connect()
         self._lock = threading.Lock()
         self._sending = threading.Lock()
         self._dialogue = Dialogue()
-        self._answers: dict[int, queue.SimpleQueue[Answer]] = {}
-        self._followed: dict[int, Session | Shadow] = {}
+        self._answers: dict[int, _Take] = {}
+        self._followed: dict[int, Followed] = {}
+        self._kept: dict[Session, None] = {}
+        """Sessions that the next prld will be given, in order."""
+        self._offers: list[str] = []
         self._shadows: queue.SimpleQueue[Shadow | None] = queue.SimpleQueue()
         self._lost: PrlError | None = None
-        self._reader = threading.Thread(target=self._read, name="prl-client", daemon=True)
+        self._closed = threading.Event()
+        self._appearance = Appearance(self.path) if reconnect else None
+        self._reader = threading.Thread(target=self._run, name="prl-client", daemon=True)
         self._reader.start()
 
     def __enter__(self) -> Self:
@@ -271,24 +102,44 @@ class Node:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _connect(self) -> socket.socket:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            sock.connect(str(self.path))
+        except OSError as error:
+            sock.close()
+            raise NoDaemonError(
+                f"no prld answers on {self.path}: {error.strerror}; start it, or name another "
+                "socket with --socket, --node or $PRL_SOCKET"
+            ) from error
+        return sock
+
     def close(self) -> None:
         """Disconnect. For sessions that were not closed this is the death of the application."""
+        if self._closed.is_set():
+            return
+        self._closed.set()
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
+        if self._appearance is not None:
+            self._appearance.interrupt()
         if threading.current_thread() is not self._reader:
             self._reader.join()
+            if self._appearance is not None:
+                self._appearance.close()
         self._sock.close()
 
-    def replicate(self, sock: socket.socket, application: bytes = b"") -> Session:
+    def replicate(self, sock: socket.socket, data: bytes = b"", *, renew: bool = False) -> Session:
         """Protect a TCP or UDP socket; returns once the other node has its shadow.
 
         TCP: connected. UDP: bound to the service address, and connected to its one peer or, for
         any number of peers, not connected at all.
         UDP: datagrams that wait unread delay the protection, output may be sent twice at the
         take-over, and fragmented datagrams are not received while the socket is protected.
-        The socket stays the caller's and is used as before. ``application`` (at most 32 KiB) is
-        given to the application on the other node together with the shadow. prld keeps trying
-        for a session that cannot be protected yet: see NotProtectedError.
+        The socket stays the caller's and is used as before. ``data`` (at most 1 MiB) is given to
+        the application on the other node together with the shadow; ``renew``: for every further
+        shadow prld asks for new data (Session.protectable), otherwise the same is given again.
+        prld keeps trying for a session that cannot be protected yet: see NotProtectedError.
 
         Raises:
             NotProtectedError: it is not protected, and why. It goes on unprotected, prld tries
@@ -297,9 +148,16 @@ class Node:
             UsageError: this is no socket that can be protected.
             NoDaemonError: prld is gone.
         """
-        answer = self.request(replicate_request(application), sock.fileno())
-        session = Session(self, answer["handle"], answer["state"], answer["reason"])
-        self._follow(session)
+        members, memory = application.pack(data)
+        try:
+            request = {"op": "replicate", "renew": renew} | members
+            answer = self.request(request, sock.fileno(), *memory)
+        finally:
+            for fd in memory:
+                os.close(fd)
+        session = Session(self, answer, sock, data, renew=renew)
+        with self._lock:
+            self._follow(session)
         if answer["state"] != "active":
             raise NotProtectedError(answer["reason"] or answer["state"], session)
         return session
@@ -313,13 +171,15 @@ class Node:
             UsageError: that is no service address here.
         """
         self.request({"op": "offer", "endpoint": endpoint})
+        if endpoint not in self._offers:
+            self._offers.append(endpoint)
 
     def next_shadow(self, timeout: float | None = None) -> Shadow:
         """The next shadow given to this application.
 
         Raises:
             TimeoutError: none came within ``timeout`` seconds.
-            NoDaemonError: prld is gone.
+            NoDaemonError: prld is gone, and no other is waited for.
         """
         try:
             shadow = self._shadows.get(timeout=timeout)
@@ -334,7 +194,7 @@ class Node:
         """Shadows as they come; ends when none comes within ``timeout`` seconds.
 
         Raises:
-            NoDaemonError: prld is gone.
+            NoDaemonError: prld is gone, and no other is waited for.
         """
         while True:
             try:
@@ -343,7 +203,7 @@ class Node:
                 return
 
     def request(
-        self, request: dict[str, Any], fd: int | None = None, timeout: float = ANSWER_TIMEOUT_S
+        self, request: dict[str, Any], *fds: int, timeout: float = ANSWER_TIMEOUT_S
     ) -> dict[str, Any]:
         """Ask prld; returns the answer without ``id`` and ``ok`` (docs/control.md).
 
@@ -352,14 +212,9 @@ class Node:
             NoDaemonError: prld is gone or hangs.
         """
         answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
-        with self._lock:
-            if self._lost is not None:
-                raise self._lost
-            number, raw = self._dialogue.ask(request)
-            self._answers[number] = answers
+        number = 0
         try:
-            with self._sending:
-                socket.send_fds(self._sock, [raw], [] if fd is None else [fd])
+            number = self._send(answers.put, request, fds)
             answer = answers.get(timeout=timeout)
         except queue.Empty:
             raise NoDaemonError(f"prld on {self.path} does not answer; is it frozen?") from None
@@ -372,68 +227,172 @@ class Node:
             raise answer.error
         return answer.fields
 
-    def forget(self, what: Session | Shadow) -> None:
+    def forget(self, what: Followed) -> None:
         """Stop following a flow."""
         with self._lock:
+            if isinstance(what, Session):
+                self._kept.pop(what, None)
             if self._followed.get(what.handle) is what:
                 self._dialogue.forget(what.handle)
                 del self._followed[what.handle]
 
+    def _send(self, take: _Take, request: dict[str, Any], fds: tuple[int, ...]) -> int:
+        """Send a request whose answer goes to ``take``; returns its number.
+
+        Raises PrlError, OSError.
+        """
+        with self._lock:
+            if self._lost is not None:
+                raise self._lost
+            number, raw = self._dialogue.ask(request)
+            self._answers[number] = take
+        with self._sending:
+            socket.send_fds(self._sock, [raw], fds)
+        return number
+
     # -- the reader
 
-    def _follow(self, what: Session | Shadow) -> None:
-        with self._lock:
-            self._followed[what.handle] = what
-            early = self._dialogue.follow(what.handle)
-            if early is not None:  # it overtook the answer
-                what.on_news(early)
-            if self._lost is not None:
-                what.on_lost(self._lost)
+    def _run(self) -> None:
+        """Read until close(); prld may die and come back meanwhile."""
+        while True:
+            error = self._read()
+            self._give_up(error)
+            if not self._reconnects or not self._await_prld():
+                break
+            self._rejoin()
+        self._shadows.put(None)
 
-    def _read(self) -> None:
-        error: PrlError = NoDaemonError(f"prld on {self.path} ended the connection")
+    def _read(self) -> PrlError:
+        """Read one connection to its end; returns why it ended."""
         try:
             while True:
                 raw, fds, flags, _ = socket.recv_fds(
                     self._sock, MESSAGE_MAX_BYTES, FDS_MAX, socket.MSG_CMSG_CLOEXEC
                 )
                 if not raw:
-                    break
+                    return NoDaemonError(f"prld on {self.path} ended the connection")
                 try:
                     self._dispatch(raw, fds, flags)
                 finally:
                     for fd in fds:
                         os.close(fd)
         except OSError as failure:
-            error = NoDaemonError(f"prld on {self.path} is gone: {failure.strerror}")
+            return NoDaemonError(f"prld on {self.path} is gone: {failure.strerror}")
         except MessageError as failure:
-            error = PrlError(
+            return PrlError(
                 f"prld on {self.path} sent nonsense ({failure}); is it another version?"
             )
-        self._give_up(error)
 
     def _dispatch(self, raw: bytes, fds: list[int], flags: int) -> None:
         cut = bool(flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC))
+        take: _Take | None = None
         with self._lock:
             heard = self._dialogue.hear(raw, fds, cut=cut)
-            if isinstance(heard, Answer) and (answers := self._answers.get(heard.number)):
-                answers.put(heard)
-            elif isinstance(heard, News) and (what := self._followed.get(heard.handle)):
-                what.on_news(heard)
-        if isinstance(heard, Given):
-            shadow = Shadow(self, heard)
-            self._follow(shadow)
-            self._shadows.put(shadow)
+            if isinstance(heard, Answer):
+                take = self._answers.pop(heard.number, None)
+            elif isinstance(heard, Given):
+                shadow = Shadow(self, heard)
+                self._follow(shadow)
+                self._shadows.put(shadow)
+            elif isinstance(heard, News):
+                self._on_news(heard)
+        if take is not None and isinstance(heard, Answer):
+            take(heard)
+
+    def _on_news(self, news: News) -> None:
+        """The lock is held."""
+        what = self._followed.get(news.handle)
+        if what is None:
+            return
+        what.on_news(news)
+        if isinstance(news, TakenOver) and isinstance(what, Shadow):
+            del self._followed[news.handle]
+            self._follow(what.session)
+
+    def _follow(self, what: Followed) -> None:
+        """Its events are passed on from now on; the lock is held."""
+        self._followed[what.handle] = what
+        if isinstance(what, Session):
+            self._kept[what] = None
+        early = self._dialogue.follow(what.handle)
+        if early is not None:  # it overtook the answer
+            what.on_news(early)
+        if self._lost is not None:
+            what.on_lost(self._lost)
+
+    # -- prld goes and comes
 
     def _give_up(self, error: PrlError) -> None:
         with self._lock:
             self._lost = error
-            for number, answers in self._answers.items():
-                answers.put(Answer(number, {}, error))
-            followed = list(self._followed.values())
+            self._dialogue = Dialogue()
+            answers, self._answers = self._answers, {}
+            followed: dict[Followed, None] = dict.fromkeys([*self._followed.values(), *self._kept])
+            self._followed.clear()
+        for number, take in answers.items():
+            take(Answer(number, {}, error))
         for what in followed:
             what.on_lost(error)
-        self._shadows.put(None)
+
+    def _await_prld(self) -> bool:
+        """Connect to the next prld; False: closed meanwhile."""
+        assert self._appearance is not None
+        wait_s = RECONNECT_MIN_S
+        while not self._closed.is_set():
+            try:
+                fresh = self._connect()
+            except NoDaemonError:
+                self._appearance.wait(wait_s)
+                wait_s = min(2 * wait_s, RECONNECT_MAX_S)
+                continue
+            with self._sending:
+                self._sock.close()
+                self._sock = fresh
+            with self._lock:
+                self._lost = None
+            return not self._closed.is_set()
+        return False
+
+    def _rejoin(self) -> None:
+        """Hand offers and sessions to the new prld; the answers come in like all others."""
+        with self._lock:
+            for session in list(self._kept):
+                if session.state in OVER or session.sock.fileno() < 0:
+                    del self._kept[session]
+            waiting = deque(self._kept)
+        with contextlib.suppress(OSError, PrlError):  # gone again: the reader notices
+            for endpoint in self._offers:
+                self._send(lambda _: None, {"op": "offer", "endpoint": endpoint}, ())
+            for _ in range(REJOINS_MAX):
+                self._hand_over_next(waiting)
+
+    def _hand_over_next(self, waiting: deque[Session]) -> None:
+        """Hand one over, and when the answer is there, the next."""
+        if not waiting:
+            return
+        session = waiting.popleft()
+
+        def take(answer: Answer) -> None:
+            if answer.error is None:
+                session.handle = answer.fields["handle"]
+                session.become(answer.fields["state"], answer.fields["reason"])
+                with self._lock:
+                    self._follow(session)
+            elif self._lost is not None:
+                return  # by the end of this prld, too; the next one is asked
+            else:
+                session.become("ended", str(answer.error))
+            with contextlib.suppress(OSError, PrlError):
+                self._hand_over_next(waiting)
+
+        members, memory = application.pack(session.application)
+        request = {"op": "replicate", "again": True, "renew": session.renews}
+        request |= {"streams": session.streams} | members
+        try:
+            self._send(take, request, (session.sock.fileno(), *memory))
+        finally:
+            for fd in memory:
+                os.close(fd)
 
 
 class NotProtectedError(ReplicationError):

@@ -6,15 +6,14 @@ The clients, with threads (prl.client) and with asyncio (prl.aio), own a socket 
 on it, and what belongs to what, is decided here.
 """
 
-import base64
-import binascii
 from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
 
+from prl import application
 from prl.errors import NoDaemonError, PrlError, ReplicationError, UsageError
-from prl.messages import APPLICATION_MAX_BYTES, MessageError, decode, encode
+from prl.messages import MessageError, decode, encode
 
 FDS_MAX: Final = 4
 """Descriptors that a message from prld may bring; a reader makes room for so many."""
@@ -36,32 +35,50 @@ class Demoted(msgspec.Struct, frozen=True, tag_field="event", tag="demoted"):
     handle: int
 
 
+class Protectable(msgspec.Struct, frozen=True, tag_field="event", tag="protectable"):
+    """prld asks for the application's bytes as of now (``renew``)."""
+
+    handle: int
+
+
 class TakenOver(msgspec.Struct, frozen=True, tag_field="event", tag="taken_over"):
-    """The shadow is the session now."""
+    """The shadow is the session now, under the handle ``becomes``."""
 
     handle: int
     out_bytes: int
     monotonic_ns: int
+    becomes: int = 0
+    """Missing, it stays as it is."""
+    streams: list[Any] = []
+    """prld's own, to be given back as they are."""
 
 
 class Void(msgspec.Struct, frozen=True, tag_field="event", tag="void"):
     """The shadow is of no use any more."""
 
     handle: int
-    reason: str
+    reason: str = ""
 
 
 class _Shadow(msgspec.Struct, frozen=True, tag_field="event", tag="shadow"):
     handle: int
     local: str
     remote: str
-    application: str = ""
     unread: int = 0
+    in_bytes: int = 0
+    out_bytes: int = 0
+    renew: bool = False
 
 
-News = State | Demoted | TakenOver | Void
+News = State | Demoted | Protectable | TakenOver | Void
 """What becomes of one flow."""
-_KINDS: Final = {"state": State, "demoted": Demoted, "taken_over": TakenOver, "void": Void}
+_KINDS: Final = {
+    "state": State,
+    "demoted": Demoted,
+    "protectable": Protectable,
+    "taken_over": TakenOver,
+    "void": Void,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +100,13 @@ class Given:
     application: bytes
     unread: int
     fd: int
+    in_bytes: int
+    """How much of the peer's stream, since the session was first protected, comes before the first
+    byte to be read."""
+    out_bytes: int
+    """How much output comes before the snapshot."""
+    renew: bool
+    """The application is asked for its bytes anew before each shadow of this session."""
 
 
 class Dialogue:
@@ -91,7 +115,12 @@ class Dialogue:
     def __init__(self) -> None:
         self._next = 1
         self._followed: set[int] = set()
-        self._early: dict[int, State | Demoted] = {}
+        self._early: dict[int, State | Demoted | Protectable] = {}
+
+    def renew(self) -> None:
+        """The connection is a new one: nothing is followed any more."""
+        self._followed.clear()
+        self._early.clear()
 
     def ask(self, request: dict[str, Any]) -> tuple[int, bytes]:
         """Number a request; returns the number and what to send. Raises MessageError."""
@@ -117,10 +146,10 @@ class Dialogue:
             return _answer(message)
         try:
             if kind == "shadow":
-                return self._given(msgspec.convert(message, _Shadow), fds)
+                return self._given(message, fds)
             if kind in _KINDS:
                 return self._news(msgspec.convert(message, _KINDS[kind]))
-        except (msgspec.ValidationError, binascii.Error, ValueError, TypeError) as error:
+        except (msgspec.ValidationError, UsageError, ValueError, TypeError) as error:
             raise MessageError(f"event {kind!r:.40}: {error}") from error
         return None  # of a later version
 
@@ -133,31 +162,37 @@ class Dialogue:
         """News of a flow is not wanted any more."""
         self._followed.discard(handle)
 
-    def _given(self, event: _Shadow, fds: list[int]) -> Given | None:
+    def _given(self, message: dict[str, Any], fds: list[int]) -> Given | None:
+        event = msgspec.convert(message, _Shadow)
+        data = application.unpack(message, fds)
         if len(fds) != 1:
-            raise ValueError(f"it has {len(fds)} descriptors, not one")
-        data = base64.b64decode(event.application, validate=True)
+            raise ValueError(f"it has {len(fds)} sockets, not one")
         self._followed.add(event.handle)
-        return Given(event.handle, event.local, event.remote, data, event.unread, fds.pop())
+        return Given(
+            handle=event.handle,
+            local=event.local,
+            remote=event.remote,
+            application=data,
+            unread=event.unread,
+            fd=fds.pop(),
+            in_bytes=event.in_bytes,
+            out_bytes=event.out_bytes,
+            renew=event.renew,
+        )
 
     def _news(self, news: News) -> News | None:
         if news.handle in self._followed:
+            if isinstance(news, TakenOver):
+                news = msgspec.structs.replace(news, becomes=news.becomes or news.handle)
+                self._followed.discard(news.handle)
+                self._followed.add(news.becomes)
             return news
-        if isinstance(news, State | Demoted):
+        if isinstance(news, State | Demoted | Protectable):
             # The flow's replicate() is about to follow it; others never are.
             self._early[news.handle] = news
             while len(self._early) > EARLY_MAX:
                 del self._early[next(iter(self._early))]
         return None
-
-
-def replicate_request(application: bytes) -> dict[str, Any]:
-    """The request that goes along with a socket. Raises UsageError: too much data."""
-    if len(application) > APPLICATION_MAX_BYTES:
-        raise UsageError(
-            f"{len(application)} bytes of application data; at most {APPLICATION_MAX_BYTES}"
-        )
-    return {"op": "replicate", "application": base64.b64encode(application).decode()}
 
 
 def _answer(message: dict[str, Any]) -> Answer:

@@ -12,7 +12,7 @@ import msgspec
 from prl.errors import UsageError
 
 MESSAGE_MAX_BYTES: Final = 64 << 10
-APPLICATION_MAX_BYTES: Final = 32 << 10
+APPLICATION_MAX_BYTES: Final = 1 << 20
 """Most opaque data that an application may send along with a socket."""
 REQUESTS_MAX: Final = 64
 """Requests of one client that may be under way."""

@@ -22,7 +22,8 @@ class Takeover:
     """The session is this application's from now on."""
 
     out_bytes: int
-    """How much output since the snapshot the peer has had, or will get from the socket itself."""
+    """How much output since the session was first protected the peer has had, or will get from the
+    socket itself."""
     monotonic_ns: int
     """When, CLOCK_MONOTONIC."""
 

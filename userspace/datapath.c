@@ -132,6 +132,18 @@ static void take_message(struct prl_dp *dp, const struct prl_msg *msg)
     }
 }
 
+static void flush(struct prl_dp *dp)
+{
+    int err;
+
+    dp_secondary_flush_acks(dp);
+    err = prl_link_flush(&dp->link);
+    if (dp->link_overflow)
+        dp_link_lost(dp, "its transmit queue was full: a message found no room");
+    else if (err)
+        dp_link_lost(dp, strerror(-err));
+}
+
 static bool receive_link(struct prl_dp *dp)
 {
     struct prl_msg msg;
@@ -148,25 +160,16 @@ static bool receive_link(struct prl_dp *dp)
         }
         take_message(dp, &msg);
     }
+    flush(dp); /* the other side need not wait for our stack: what it is told of is here (R8) */
     dp_verify_flush(dp);
     if (got < 0)
         dp_link_lost(dp, strerror(-got));
     return got > 0;
 }
+/* What poll() found; the rings of AF_XDP are looked at in any case, that costs no system call. */
+enum ready { READY_LINK = 1, READY_OUTPUT = 2, READY_LAN = 4, READY_ALL = 7 };
 
-static void flush(struct prl_dp *dp)
-{
-    int err;
-
-    dp_secondary_flush_acks(dp);
-    err = prl_link_flush(&dp->link);
-    if (dp->link_overflow)
-        dp_link_lost(dp, "its transmit queue was full: a message found no room");
-    else if (err)
-        dp_link_lost(dp, strerror(-err));
-}
-
-static bool pass(struct prl_dp *dp, uint64_t *tick_ns)
+static bool pass(struct prl_dp *dp, uint32_t ready)
 {
     bool worked;
 
@@ -175,26 +178,27 @@ static bool pass(struct prl_dp *dp, uint64_t *tick_ns)
     dp->node->heartbeat_ns = dp->now_ns;
     dp->counters.wakeups++;
     worked = receive_frames(dp);
-    worked |= receive_output(dp);
+    if (ready & READY_OUTPUT)
+        worked |= receive_output(dp);
     prl_link_flush(&dp->link); /* what was captured leaves before the other side's messages are worked on */
-    worked |= receive_link(dp);
+    if (ready & READY_LINK || prl_link_unread(&dp->link)) /* what came with HELLO waits until the link is up */
+        worked |= receive_link(dp);
     flush(dp);
     for (uint32_t i = 0; i < dp->ports; i++)
         prl_port_refill(dp->port[i]);
-    dp_owner_lan(dp);
+    if (ready & READY_LAN)
+        dp_owner_lan(dp);
     if (dp->now_ns >= dp_owner_next_ns(dp))
         dp_owner_tick(dp);
-    if (dp->now_ns >= *tick_ns) {
-        *tick_ns = dp->now_ns + 5 * NS_PER_MS;
+    if (dp->now_ns >= dp->tick_ns)
         dp_flows_tick(dp);
-    }
     flush(dp);
     return worked;
 }
 
 /* ---- waiting ---- */
 
-static uint32_t poll_set(const struct prl_dp *dp, struct pollfd *set)
+static void poll_set(const struct prl_dp *dp, struct pollfd *set)
 {
     bool link_reads = dp->link.fd >= 0 && (!dp->hello_seen || dp->link_up);
     bool output_room = dp->buffers_free && prl_link_room(&dp->link, PRL_PACKET_MAX);
@@ -206,9 +210,30 @@ static uint32_t poll_set(const struct prl_dp *dp, struct pollfd *set)
     };
     set[2] = (struct pollfd){.fd = output_room ? dp->config.hold_fd : -1, .events = POLLIN};
     set[3] = (struct pollfd){.fd = dp->config.lan_fd, .events = POLLIN};
+}
+
+static uint32_t poll_set_ports(const struct prl_dp *dp, struct pollfd *set)
+{
     for (uint32_t i = 0; i < dp->ports; i++)
         set[FIXED_FDS + i] = (struct pollfd){.fd = prl_port_fd(dp->port[i]), .events = POLLIN};
     return FIXED_FDS + dp->ports;
+}
+
+/* An error is found by reading. */
+static uint32_t ready_of(const struct pollfd *set)
+{
+    return (set[1].revents & ~POLLOUT ? READY_LINK : 0u) | (set[2].revents ? READY_OUTPUT : 0u) |
+           (set[3].revents ? READY_LAN : 0u);
+}
+
+static uint64_t next_deadline_ns(const struct prl_dp *dp)
+{
+    uint64_t owner_ns = dp_owner_next_ns(dp), next_ns = owner_ns < dp->tick_ns ? owner_ns : dp->tick_ns;
+    uint64_t soon_ns = dp->now_ns + NS_PER_MS;
+
+    if (dp->dirty != DP_LIST_END && soon_ns < next_ns) /* a shadow has not sent all yet */
+        return soon_ns;
+    return next_ns;
 }
 
 /* Whether to look for work again rather than to sleep. *until_ns: the end of adaptive polling. */
@@ -222,31 +247,27 @@ static bool polls_on(const struct prl_dp *dp, bool worked, uint64_t *until_ns)
 int prl_dp_run(struct prl_dp *dp)
 {
     struct pollfd set[FIXED_FDS + PRL_LIFS_MAX * PRL_QUEUES_MAX];
-    uint64_t tick_ns = 0, poll_until_ns = 0;
+    uint64_t poll_until_ns = 0;
+    uint32_t ready = READY_ALL;
 
     while (!atomic_load(&dp->stop)) {
         uint32_t fds;
         uint64_t next_ns, now_ns;
-        bool worked;
-        int wait_ms;
+        bool polling;
 
         dp_lock(dp);
-        worked = pass(dp, &tick_ns);
-        fds = poll_set(dp, set);
-        next_ns = dp_owner_next_ns(dp) < tick_ns ? dp_owner_next_ns(dp) : tick_ns;
+        polling = polls_on(dp, pass(dp, ready), &poll_until_ns);
+        fds = polling ? FIXED_FDS : poll_set_ports(dp, set);
+        poll_set(dp, set);
+        next_ns = next_deadline_ns(dp);
         dp_unlock(dp);
-        if (polls_on(dp, worked, &poll_until_ns)) {
+        if (polling || atomic_load(&dp->waiting))
             sched_yield();
-            continue;
-        }
-        if (atomic_load(&dp->waiting))
-            sched_yield();
-        now_ns = dp_clock_ns();
-        if (dp->dirty != DP_LIST_END && next_ns > now_ns + NS_PER_MS)
-            next_ns = now_ns + NS_PER_MS; /* a shadow has not sent all yet */
-        wait_ms = worked || next_ns <= now_ns ? 0 : (int)((next_ns - now_ns + NS_PER_MS - 1) / NS_PER_MS);
-        if (poll(set, fds, wait_ms) < 0 && errno != EINTR)
+        now_ns = polling ? next_ns : dp_clock_ns();
+        if (poll(set, fds, next_ns <= now_ns ? 0 : (int)((next_ns - now_ns + NS_PER_MS - 1) / NS_PER_MS)) < 0 &&
+            errno != EINTR)
             return -errno;
+        ready = ready_of(set);
         if (set[0].revents & POLLIN) {
             uint64_t count;
 

@@ -168,8 +168,10 @@ struct prl_flow_spec {
 };
 
 /* Primary: gate on, input redirected, output held; pending until activate. Returns 0 and spec->handle/generation;
- * a flow that is OPEN may be set up again by its handle. -EEXIST (tuple has a live flow), -ENOSPC. */
+ * a flow that is OPEN, or that was taken over, may be set up again by its handle. -EEXIST (tuple has a live flow), -ENOSPC. */
 int prl_dp_primary_setup(struct prl_dp *dp, struct prl_flow_spec *spec);
+/* A shadow that took over gets a handle of this node's: the other one may use its own anew. -ENOENT. */
+int prl_dp_flow_adopt(struct prl_dp *dp, uint32_t handle, uint32_t *own);
 /* R7. committed = end of the send queue in the snapshot; peer_edge = SETUP_DONE's space. -ESTALE (generation). */
 int prl_dp_primary_activate(struct prl_dp *dp, uint32_t handle, uint32_t generation, uint32_t committed,
                             uint32_t peer_edge);
@@ -207,6 +209,7 @@ struct prl_dp_counters {
     uint64_t asks_sent, defences; /* L6: neighbours asked; L7: claims that were answered */
     uint64_t over_share; /* packets of flows that held much while the memory of all was short */
     uint64_t reinject_writes; /* gathered: one write for many packets */
+    uint64_t link_writes;
     uint64_t kept_packets, refed_packets; /* R8: not yet in the shadow's socket when looked at; fed again */
     uint64_t compared, differences; /* R12a */
 };

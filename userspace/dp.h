@@ -40,6 +40,8 @@
 #define DP_EVENT_BODIES_MAX (32u << 20)
 /* A socket that has gone is noticed within this time. */
 #define DP_ENDED_SCAN_NS 200000000ull
+/* Flows that something happened to are looked at so often. */
+#define DP_TICK_NS 5000000ull
 /* Slots of one step of that look, one step a tick: 100,000 flows take 2 s and no tick takes long. */
 #define DP_SCAN_SLOTS 256
 /* A shadow with unread bytes is looked at so often: nothing tells of a read that does not open the window. */
@@ -87,6 +89,7 @@ struct dp_flow {
     };
     /* last seen in the peer's segments, for crafted ones */
     uint32_t peer_tsval, peer_tsecr;
+    uint32_t peer_tcp_end; /* the newest byte that it sent ends here */
     uint16_t peer_window;
     uint8_t peer_mac[6]; /* next hop towards the peer */
     uint64_t hold_missing_since_ns;
@@ -144,6 +147,7 @@ struct prl_dp {
     uint32_t dirty; /* flows that owe an ACK */
     uint32_t awake; /* flows that dp_flows_tick() looks at; all others cost nothing until something happens */
     uint32_t scan_next; /* slot at which the look at all flows goes on */
+    uint64_t tick_ns;   /* when dp_flows_tick() has something to do next */
 
     struct prl_link link;
     bool link_up; /* HELLO agreed; false: only HELLO is read */
@@ -216,6 +220,8 @@ void dp_secondary_space(struct prl_dp *dp, struct dp_flow *flow); /* FLOWCTL whe
 void dp_secondary_void(struct prl_dp *dp, struct dp_flow *flow, uint8_t reason);
 /* Voids the shadow and tells the primary why (ERROR). */
 void dp_secondary_give_up(struct prl_dp *dp, struct dp_flow *flow, uint8_t reason);
+/* The address is not ours any more: a session that was taken over, and not protected since, has ended here. */
+void dp_secondary_fence(struct prl_dp *dp, struct dp_flow *flow);
 void dp_secondary_void_all(struct prl_dp *dp, uint8_t reason);
 void dp_secondary_takeover(struct prl_dp *dp, struct dp_flow *flow);
 
@@ -263,7 +269,8 @@ void dp_alarm(struct prl_dp *dp, const char *words);
 void dp_message_event(struct prl_dp *dp, const struct prl_msg *msg);
 void dp_link_lost(struct prl_dp *dp, const char *why);
 /* Queues a message; one that finds no room is the end of the connection, for what follows would contradict it (a lost
- * NACK would be covered by the next ACK). */
+ * NACK would be covered by the next ACK). The pieces are frames or buffers of held packets, and stay where they are until
+ * they have left (prl_link_refer): whoever frees such memory settles the link first. */
 int dp_put(struct prl_dp *dp, struct prl_msg *msg, const struct iovec *piece, uint32_t pieces);
 /* Queues a message without TLVs. */
 int dp_send(struct prl_dp *dp, struct prl_msg *msg);

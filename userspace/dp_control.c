@@ -118,7 +118,7 @@ static bool may_send(const struct prl_dp *dp, const struct prl_msg *msg)
 
 int dp_put(struct prl_dp *dp, struct prl_msg *msg, const struct iovec *piece, uint32_t pieces)
 {
-    int err = dp->link_overflow ? -ENOBUFS : prl_link_put(&dp->link, msg, piece, pieces);
+    int err = dp->link_overflow ? -ENOBUFS : prl_link_refer(&dp->link, msg, piece, pieces);
 
     if (err == -ENOBUFS) {
         dp->counters.link_tx_full++;
@@ -297,6 +297,7 @@ void prl_dp_status(struct prl_dp *dp, struct prl_dp_status *status)
     memcpy(status->counters.link_tx_messages, dp->link.tx_messages, sizeof(dp->link.tx_messages));
     status->counters.link_rx_bytes = dp->link.rx_total;
     status->counters.link_tx_bytes = dp->link.tx_total;
+    status->counters.link_writes = dp->link.writes;
     status->counters.link_refused = dp->link.refused;
     status->counters.reinject_failed += dp->gro.failed;
     status->counters.reinject_writes = dp->gro.writes;

@@ -246,6 +246,9 @@ void dp_flow_note_peer(struct dp_flow *flow, const struct prl_packet *packet)
     if (packet->proto != IPPROTO_TCP)
         return;
     flow->peer_window = packet->window;
+    if (packet->payload_bytes) /* a retransmission does not move it back */
+        flow->peer_tcp_end = prl_serial_max(flow->peer_tcp_end ? flow->peer_tcp_end : packet->seq,
+                                            packet->seq + packet->payload_bytes);
     if (packet->has_timestamps) {
         flow->has_peer_ts = true;
         flow->peer_tsval = packet->tsval;
@@ -347,6 +350,8 @@ void dp_flow_wake(struct prl_dp *dp, struct dp_flow *flow)
     flow->awake = true;
     flow->next_awake = dp->awake;
     dp->awake = flow->slot;
+    if (dp->tick_ns > dp->now_ns + DP_TICK_NS)
+        dp->tick_ns = dp->now_ns + DP_TICK_NS;
 }
 
 static void tick(struct prl_dp *dp, struct dp_flow *flow)
@@ -384,9 +389,39 @@ void dp_flows_tick(struct prl_dp *dp)
             dp_flow_wake(dp, flow);
     }
     scan(dp);
+    dp->tick_ns = dp->awake != DP_LIST_END || dp->scan_next ? dp->now_ns + DP_TICK_NS : dp->next_scan_ns;
 }
 
 /* ---- the control plane's calls ---- */
+
+static uint32_t new_handle(struct prl_dp *dp)
+{
+    return dp->config.node_index << DP_HANDLE_NODE_BIT | dp->next_handle++;
+}
+
+int prl_dp_flow_adopt(struct prl_dp *dp, uint32_t handle, uint32_t *own)
+{
+    struct dp_flow *flow;
+    uint32_t *bucket;
+    int err = 0;
+
+    dp_lock(dp);
+    flow = dp_flow_by_handle(dp, handle);
+    if (!flow || !flow->secondary || flow->secondary_core.state != PRL_SECONDARY_OWNER) {
+        err = -ENOENT;
+        goto out;
+    }
+    prl_kernel_flow_del(dp->kernel, &flow->spec.key); /* its packets pass meanwhile, as they do now */
+    unlink_from(dp, handle_bucket(dp, handle), flow, false);
+    *own = flow->spec.handle = flow->secondary_core.handle = new_handle(dp);
+    bucket = handle_bucket(dp, *own);
+    flow->next_by_handle = *bucket;
+    *bucket = flow->slot;
+    err = prl_kernel_flow_add(dp->kernel, &flow->spec.key, *own, flow->slot);
+out:
+    dp_unlock(dp);
+    return err;
+}
 
 int prl_dp_primary_setup(struct prl_dp *dp, struct prl_flow_spec *spec)
 {
@@ -401,16 +436,17 @@ int prl_dp_primary_setup(struct prl_dp *dp, struct prl_flow_spec *spec)
         err = -EEXIST;
         goto out;
     }
+    if (!flow && spec->handle) {
+        err = -ENOENT;
+        goto out;
+    }
     if (flow && (flow->secondary || !spec->handle)) { /* a shadow that took over: a new flow takes its place */
         dp_flow_forget(dp, flow);
         flow = NULL;
     }
     if (!flow) {
-        if (spec->handle) {
-            err = -ENOENT;
-            goto out;
-        }
-        spec->handle = dp->config.node_index << DP_HANDLE_NODE_BIT | dp->next_handle++;
+        if (!spec->handle)
+            spec->handle = new_handle(dp);
         spec->generation = 0;
         err = flow_enter(dp, spec, &flow);
         if (!flow)

@@ -11,11 +11,15 @@
 
 /* A window that was clamped is announced again when it grew by this many segments (RFC 9293, 3.8.6.2.2). */
 #define REOPEN_SEGMENTS 2
+/* While the peer may still send so much, the own stack's next ACK is soon enough. */
+#define REOPEN_BELOW_BYTES 65536u
 
 /* ---- frames and buffers ---- */
 
 static void free_hold(struct prl_dp *dp, struct prl_hold *hold)
 {
+    if (dp->link.referred)
+        prl_link_settle(&dp->link);
     if (hold->frame & DP_FRAME_IS_BUFFER)
         dp->buffer_free[dp->buffers_free++] = (uint32_t)hold->frame;
     else
@@ -393,7 +397,8 @@ static void reopen_window(struct prl_dp *dp, struct dp_flow *flow)
     uint32_t bytes;
 
     if (!kernel->clamped || !(kernel->last_valid & 1) ||
-        prl_serial_lt(kernel->edge_limit, kernel->last_edge + REOPEN_SEGMENTS * flow->spec.mss))
+        prl_serial_lt(kernel->edge_limit, kernel->last_edge + REOPEN_SEGMENTS * flow->spec.mss) ||
+        (flow->peer_tcp_end && prl_serial_lt(flow->peer_tcp_end + REOPEN_BELOW_BYTES, kernel->last_edge)))
         return;
     kernel->clamped = 0;
     memcpy(eth, flow->peer_mac, 6);
@@ -464,8 +469,13 @@ static void sweep(struct prl_dp *dp, enum sweep what, uint8_t reason, uint32_t s
         struct dp_flow *flow = &dp->flows[i];
         struct prl_actions actions = {0};
 
-        if (!flow->used || flow->secondary)
+        if (!flow->used)
             continue;
+        if (flow->secondary) {
+            if (what == SWEEP_FENCE && flow->service == service)
+                dp_secondary_fence(dp, flow);
+            continue;
+        }
         if (what == SWEEP_FAIL)
             prl_primary_fail(&flow->primary, reason, dp->link_up, dp->now_ns, &actions);
         else if (what == SWEEP_OPEN)

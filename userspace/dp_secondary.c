@@ -96,6 +96,14 @@ void dp_secondary_void(struct prl_dp *dp, struct dp_flow *flow, uint8_t reason)
     dp_event_flow(dp, PRL_EVENT_SECONDARY, flow, flow->secondary_core.state, reason);
 }
 
+void dp_secondary_fence(struct prl_dp *dp, struct dp_flow *flow)
+{
+    if (!prl_secondary_fence(&flow->secondary_core))
+        return;
+    dp_flow_set_flags(flow);
+    dp_event_flow(dp, PRL_EVENT_PRIMARY, flow, PRL_PRIMARY_GONE, PRL_REASON_OK);
+}
+
 void dp_secondary_give_up(struct prl_dp *dp, struct dp_flow *flow, uint8_t reason)
 {
     struct prl_msg msg = {.type = PRL_MSG_ERROR, .handle = flow->spec.handle, .reason = reason};
@@ -304,15 +312,16 @@ void dp_secondary_space(struct prl_dp *dp, struct dp_flow *flow)
 
 /* ---- take-over ---- */
 
-/* An ACK as though from the peer: sets a stalled sender going without repair mode, which an application's calls
- * would notice (FACT). */
+/* A keepalive as though from the peer (RFC 9293, 3.8.4): the shadow answers at once with its newest ACK and window, so
+ * that a peer whose ACKs died with the primary goes on, and every table on the way learns where the address is. Without
+ * repair mode, which an application's calls would notice (FACT). */
 static void kick(struct prl_dp *dp, struct dp_flow *flow)
 {
     uint8_t bytes[PRL_CRAFT_MAX];
     struct prl_craft craft = {
         .key = &flow->spec.key,
         .from_peer = true,
-        .seq = flow->kernel->sock.rcv_nxt,
+        .seq = flow->kernel->sock.rcv_wup - 1, /* before the window, also when an ACK of ours is due */
         .ack = flow->kernel->sock.snd_una,
         .window = flow->peer_window,
         .tcp_flags = PRL_TCP_ACK,
@@ -325,8 +334,8 @@ static void kick(struct prl_dp *dp, struct dp_flow *flow)
     struct iovec piece = {.iov_base = bytes};
 
     piece.iov_len = prl_packet_craft(&craft, bytes);
-    if (flow->kernel->sock.snd_una == flow->kernel->sock.snd_nxt || (flow->spec.timestamps && !flow->has_peer_ts))
-        return; /* nothing to send again, or nothing known of the peer's clock */
+    if (flow->spec.timestamps && !flow->has_peer_ts)
+        return; /* nothing known of the peer's clock: the shadow would take it for an old duplicate */
     if (prl_packet_parse(bytes, (uint32_t)piece.iov_len, (uint32_t)piece.iov_len, false, &packet) == 0 &&
         prl_tap_reinject(dp->config.inject_fd, &how, &piece, 1, &packet) == 0)
         dp->counters.crafted_acks++;

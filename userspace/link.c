@@ -77,6 +77,7 @@ void prl_link_detach(struct prl_link *link)
     link->fd = -1;
     link->rx_from = link->rx_to = 0;
     link->tx_head = link->tx_tail = 0;
+    link->referred = 0;
 }
 
 static uint32_t room(const struct prl_link *link)
@@ -94,14 +95,41 @@ bool prl_link_pending(const struct prl_link *link)
     return link->tx_head != link->tx_tail;
 }
 
-static void put_bytes(struct prl_link *link, const void *from, uint32_t bytes)
+static void write_at(struct prl_link *link, uint64_t where, const void *from, uint32_t bytes)
 {
-    uint32_t at = (uint32_t)(link->tx_head % link->tx_bytes);
+    uint32_t at = (uint32_t)(where % link->tx_bytes);
     uint32_t first = link->tx_bytes - at < bytes ? link->tx_bytes - at : bytes;
 
     memcpy(link->tx + at, from, first);
     memcpy(link->tx, (const uint8_t *)from + first, bytes - first);
+}
+
+static void put_bytes(struct prl_link *link, const void *from, uint32_t bytes)
+{
+    write_at(link, link->tx_head, from, bytes);
     link->tx_head += bytes;
+}
+
+static void put_piece(struct prl_link *link, const void *from, uint32_t bytes, bool may_refer)
+{
+    if (!may_refer || bytes < PRL_LINK_REFER_BYTES || link->referred == PRL_LINK_PIECES_MAX / 2) {
+        put_bytes(link, from, bytes);
+        return;
+    }
+    link->refer[link->referred++] = (struct prl_link_piece){.at = link->tx_head, .from = from, .bytes = bytes};
+    link->tx_head += bytes;
+}
+
+void prl_link_settle(struct prl_link *link)
+{
+    for (uint32_t i = 0; i < link->referred; i++) {
+        const struct prl_link_piece *piece = &link->refer[i];
+        uint64_t sent = link->tx_tail > piece->at ? link->tx_tail - piece->at : 0;
+
+        if (sent < piece->bytes)
+            write_at(link, piece->at + sent, piece->from + sent, piece->bytes - (uint32_t)sent);
+    }
+    link->referred = 0;
 }
 
 static void set_version(const struct prl_link *link, struct prl_msg *msg)
@@ -110,7 +138,8 @@ static void set_version(const struct prl_link *link, struct prl_msg *msg)
         msg->version = link->version;
 }
 
-int prl_link_put(struct prl_link *link, struct prl_msg *msg, const struct iovec *piece, uint32_t pieces)
+static int put_message(struct prl_link *link, struct prl_msg *msg, const struct iovec *piece, uint32_t pieces,
+                       bool may_refer)
 {
     static const uint8_t zero[4];
     uint8_t prefix[PRL_WIRE_PREFIX_MAX];
@@ -131,12 +160,22 @@ int prl_link_put(struct prl_link *link, struct prl_msg *msg, const struct iovec 
     for (uint32_t i = 0; i < pieces && left; i++) {
         uint32_t part = piece[i].iov_len < left ? (uint32_t)piece[i].iov_len : left;
 
-        put_bytes(link, piece[i].iov_base, part);
+        put_piece(link, piece[i].iov_base, part, may_refer);
         left -= part;
     }
     put_bytes(link, zero, prl_wire_padding(msg->data_bytes));
     link->tx_messages[msg->type]++;
     return 0;
+}
+
+int prl_link_put(struct prl_link *link, struct prl_msg *msg, const struct iovec *piece, uint32_t pieces)
+{
+    return put_message(link, msg, piece, pieces, false);
+}
+
+int prl_link_refer(struct prl_link *link, struct prl_msg *msg, const struct iovec *piece, uint32_t pieces)
+{
+    return put_message(link, msg, piece, pieces, true);
 }
 
 int prl_link_put_tlvs(struct prl_link *link, struct prl_msg *msg, const uint8_t *tlvs, size_t tlvs_bytes)
@@ -159,26 +198,66 @@ int prl_link_put_tlvs(struct prl_link *link, struct prl_msg *msg, const uint8_t 
     return 0;
 }
 
+/* A stretch of the ring, in one piece or two. */
+static uint32_t ring_pieces(struct prl_link *link, uint64_t from, uint64_t to, struct iovec *piece)
+{
+    uint32_t bytes = (uint32_t)(to - from), at = (uint32_t)(from % link->tx_bytes);
+    uint32_t first = link->tx_bytes - at < bytes ? link->tx_bytes - at : bytes;
+    uint32_t pieces = 0;
+
+    if (first)
+        piece[pieces++] = (struct iovec){.iov_base = link->tx + at, .iov_len = first};
+    if (bytes > first)
+        piece[pieces++] = (struct iovec){.iov_base = link->tx, .iov_len = bytes - first};
+    return pieces;
+}
+
+/* What waits, in order, as far as it fits: ring and referred pieces in turn. */
+static uint32_t gather(struct prl_link *link, struct iovec *piece)
+{
+    uint64_t at = link->tx_tail;
+    uint32_t pieces = 0;
+
+    for (uint32_t i = 0; i < link->referred && pieces + 5 <= PRL_LINK_PIECES_MAX; i++) {
+        const struct prl_link_piece *one = &link->refer[i];
+        uint64_t sent = at > one->at ? at - one->at : 0;
+
+        if (sent >= one->bytes)
+            continue; /* has left */
+        if (one->at > at)
+            pieces += ring_pieces(link, at, one->at, piece + pieces);
+        piece[pieces++] = (struct iovec){
+            .iov_base = (void *)(uintptr_t)(one->from + sent),
+            .iov_len = one->bytes - (uint32_t)sent,
+        };
+        at = one->at + one->bytes;
+        if (i + 1 == link->referred)
+            pieces += ring_pieces(link, at, link->tx_head, piece + pieces);
+    }
+    return pieces ? pieces : ring_pieces(link, at, link->tx_head, piece);
+}
+
 int prl_link_flush(struct prl_link *link)
 {
     while (link->fd >= 0 && prl_link_pending(link)) {
-        uint32_t bytes = (uint32_t)(link->tx_head - link->tx_tail);
-        uint32_t at = (uint32_t)(link->tx_tail % link->tx_bytes);
-        uint32_t first = link->tx_bytes - at < bytes ? link->tx_bytes - at : bytes;
-        struct iovec piece[2] = {
-            {.iov_base = link->tx + at, .iov_len = first},
-            {.iov_base = link->tx, .iov_len = bytes - first},
-        };
-        ssize_t sent = link->transport->writev(link->state, piece, bytes > first ? 2 : 1);
+        struct iovec piece[PRL_LINK_PIECES_MAX];
+        ssize_t sent = link->transport->writev(link->state, piece, (int)gather(link, piece));
 
         if (sent == -EAGAIN || sent == -EINTR)
-            return 0;
+            break;
         if (sent < 0)
             return (int)sent;
         link->tx_tail += (uint64_t)sent;
         link->tx_total += (uint64_t)sent;
+        link->writes++;
     }
+    prl_link_settle(link);
     return 0;
+}
+
+bool prl_link_unread(const struct prl_link *link)
+{
+    return link->rx_to > link->rx_from;
 }
 
 int prl_link_receive(struct prl_link *link)

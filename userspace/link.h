@@ -5,6 +5,10 @@
  * without the packet replication layer noticing.
  *
  *     put ─▶ [ tx ring ] ─▶ flush ─▶ transport ─▶ … ─▶ transport ─▶ [ rx buffer ] ─▶ next message
+ *
+ * The ring is in order, but not all of its bytes need be in it: large data that prl_link_refer() was given leaves from
+ * where it is (a packet's frames), and is copied to its place in the ring only when the transport does not take it at
+ * once, or when its owner wants the memory back (prl_link_settle()).
  */
 #ifndef PRL_LINK_H
 #define PRL_LINK_H
@@ -20,6 +24,10 @@
 #include "wire.h"
 
 #define PRL_LINK_RX_BYTES 4194304u
+/* Data of at least so many bytes is not copied: prl_link_flush() sends it from where it is. */
+#define PRL_LINK_REFER_BYTES 512u
+/* Pieces that one flush sends. */
+#define PRL_LINK_PIECES_MAX 512u
 
 /* Both return bytes, 0 for the end of the stream (read), or -errno; -EAGAIN when nothing can be done now. */
 struct prl_transport {
@@ -38,7 +46,14 @@ struct prl_link {
     uint8_t *tx; /* ring */
     uint64_t tx_head, tx_tail; /* bytes ever put, ever sent */
     uint32_t tx_bytes;
+    uint32_t referred; /* pieces whose bytes are not in the ring yet */
+    struct prl_link_piece {
+        uint64_t at; /* their place in the stream, as tx_head counts */
+        const uint8_t *from;
+        uint32_t bytes;
+    } refer[PRL_LINK_PIECES_MAX / 2];
     uint64_t rx_total, tx_total; /* bytes, since the link was opened */
+    uint64_t writes;             /* system calls that sent something */
     uint64_t rx_messages[PRL_MSG_COUNT], tx_messages[PRL_MSG_COUNT];
     uint64_t refused; /* malformed or unknown messages */
     uint64_t full;    /* messages that found no room */
@@ -54,11 +69,18 @@ void prl_link_detach(struct prl_link *link); /* closes the transport, drops what
 bool prl_link_room(const struct prl_link *link, uint32_t data_bytes);
 /* Queues one message whose data (if any) lies in pieces. 0, -ENOTCONN, -ENOBUFS. */
 int prl_link_put(struct prl_link *link, struct prl_msg *msg, const struct iovec *piece, uint32_t pieces);
+/* Likewise; the pieces stay as they are until the next flush or settle. */
+int prl_link_refer(struct prl_link *link, struct prl_msg *msg, const struct iovec *piece, uint32_t pieces);
+/* Copies what prl_link_refer() left where it was. */
+void prl_link_settle(struct prl_link *link);
 /* Queues one message with ready-made TLVs. */
 int prl_link_put_tlvs(struct prl_link *link, struct prl_msg *msg, const uint8_t *tlvs, size_t tlvs_bytes);
 bool prl_link_pending(const struct prl_link *link);
 /* Sends what is queued, as far as the transport takes it. 0 or -errno (the connection is dead). */
 int prl_link_flush(struct prl_link *link);
+
+/* Bytes were read that no message has been made of yet. */
+bool prl_link_unread(const struct prl_link *link);
 
 /* Reads what is there (one read). Bytes read, 0 nothing now, -errno when the connection has ended. */
 int prl_link_receive(struct prl_link *link);

@@ -310,6 +310,27 @@ enum prl_checksum prl_packet_checksum(const struct iovec *piece, uint32_t pieces
     return fold(sum) == 0xffff ? PRL_CHECKSUM_FULL : PRL_CHECKSUM_BAD;
 }
 
+/* Four words at a time: the sums of their low and of their high halves have room for any packet, and no carries. */
+typedef uint64_t lanes __attribute__((vector_size(32)));
+#define LANES_BYTES ((uint32_t)sizeof(lanes))
+
+static uint64_t sum_lanes(const uint8_t *at, uint32_t count)
+{
+    lanes low = {0}, high = {0};
+    uint64_t sum_low, sum_high;
+
+    for (uint32_t i = 0; i < count; i++, at += sizeof(lanes)) {
+        lanes words;
+
+        memcpy(&words, at, sizeof(words));
+        low += words & 0xffffffff;
+        high += words >> 32;
+    }
+    sum_low = low[0] + low[1] + low[2] + low[3];
+    sum_high = high[0] + high[1] + high[2] + high[3];
+    return add_carry(sum_low, sum_high << 32 | sum_high >> 32);
+}
+
 /* As sum_bytes(), in words of 64 bits: a piece that starts in mid-word is summed as if it were aligned, and the sum
  * turned by as many bytes (RFC 1071, 2(B), for wider words). */
 uint64_t prl_packet_payload_sum(const struct iovec *piece, uint32_t pieces, const struct prl_packet *packet)
@@ -321,12 +342,15 @@ uint64_t prl_packet_payload_sum(const struct iovec *piece, uint32_t pieces, cons
         const uint8_t *at = (const uint8_t *)piece[i].iov_base + skip;
         uint32_t bytes = (uint32_t)piece[i].iov_len - skip;
         uint32_t turn = offset % 8 * 8;
-        uint64_t part = 0, word;
+        uint64_t part, word = 0;
 
         skip = 0;
         bytes = bytes < left ? bytes : left;
         left -= bytes;
         offset += bytes;
+        part = sum_lanes(at, bytes / LANES_BYTES);
+        at += bytes / LANES_BYTES * LANES_BYTES;
+        bytes %= LANES_BYTES;
         for (; bytes >= sizeof(word); at += sizeof(word), bytes -= sizeof(word)) {
             memcpy(&word, at, sizeof(word));
             part = add_carry(part, word);

@@ -9,9 +9,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Final, Self
 
+from prl import application
 from prl.aio.flows import AsyncSession, AsyncShadow
 from prl.aio.waiting import Bell, Polled
-from prl.dialogue import FDS_MAX, Answer, Dialogue, Given, replicate_request
+from prl.appearance import Appearance
+from prl.dialogue import FDS_MAX, Answer, Dialogue, Given, News, TakenOver, Void
 from prl.errors import NoDaemonError, PrlError, ReplicationError, UsageError
 from prl.messages import MESSAGE_MAX_BYTES, REQUESTS_MAX, MessageError, default_socket
 
@@ -20,6 +22,11 @@ ANSWER_TIMEOUT_S: Final = 30.0
 CONNECT_TIMEOUT_S: Final = 10.0
 READS_MAX: Final = 64
 """Messages read at a time, so that the loop's other work is not kept waiting."""
+RECONNECT_MIN_S: Final = 0.05
+RECONNECT_MAX_S: Final = 5.0
+"""Back-off between attempts to reach a new prld; its socket's appearance ends a wait at once."""
+REJOINS_MAX: Final = REQUESTS_MAX // 2
+"""Sessions that are handed to a new prld at a time: there is room for other requests."""
 _CONNECT_RETRY_S: Final = 0.01
 
 
@@ -32,10 +39,18 @@ class NotProtectedError(ReplicationError):
 
 
 class AsyncNode:
-    """A connection to this host's prld, made by ``async with`` or connect(); for one event loop."""
+    """A connection to this host's prld, made by ``async with`` or connect(); for one event loop.
 
-    def __init__(self, socket_path: str | os.PathLike[str] | None = None) -> None:
+    With ``reconnect``, the end of prld is not the end of this object: sessions are ``lost`` for a
+    while, and handed to the next prld with its offers. Shadows are void.
+    """
+
+    def __init__(
+        self, socket_path: str | os.PathLike[str] | None = None, *, reconnect: bool = True
+    ) -> None:
         self.path = Path(socket_path) if socket_path is not None else default_socket()
+        self._reconnects = reconnect
+        self._returning: asyncio.Task[None] | None = None
         self._dialogue = Dialogue()
         self._sock: socket.socket | None = None
         self._polled: Polled | None = None
@@ -43,10 +58,14 @@ class AsyncNode:
         """Every request that prld has and has not answered, be it that nobody waits any more."""
         self._replicates: set[int] = set()
         self._flows: dict[int, AsyncSession | AsyncShadow] = {}
+        self._kept: dict[AsyncSession, None] = {}
+        """Sessions that the next prld will be given; in order."""
+        self._offers: dict[str, None] = {}
         self._given: deque[AsyncShadow] = deque()
         self._bell = Bell()
         self._sending = asyncio.Lock()
         self._lost: PrlError | None = None
+        self._closed = False
 
     async def __aenter__(self) -> Self:
         await self.connect()
@@ -78,15 +97,19 @@ class AsyncNode:
             sock.close()
             raise
         self._sock, self._polled = sock, Polled(sock)
+        self._lost = None
         asyncio.get_running_loop().add_reader(sock, self._read)
 
     def close(self) -> None:
         """Disconnect. For sessions that were not closed this is the death of the application."""
+        self._closed = True
         self._give_up(NoDaemonError(f"the connection to prld on {self.path} was closed"))
         while self._given:  # nobody will ask for them
             self._given.popleft().discard("nobody asked for it")
 
-    async def replicate(self, sock: socket.socket, application: bytes = b"") -> AsyncSession:
+    async def replicate(
+        self, sock: socket.socket, data: bytes = b"", *, renew: bool = False
+    ) -> AsyncSession:
         """Protect a TCP or UDP socket; returns once the other node has its shadow.
 
         As prl.client.Node.replicate(), which says what can be protected. When the wait is
@@ -99,8 +122,9 @@ class AsyncNode:
             UsageError: this is no socket that can be protected.
             NoDaemonError: prld is gone.
         """
-        answer = await self.request(replicate_request(application), sock.fileno())
-        session = AsyncSession(self, answer["handle"], answer["state"], answer["reason"])
+        request = {"op": "replicate", "renew": renew}
+        answer = await self.request_with(request, data, sock.fileno())
+        session = AsyncSession(self, answer, sock, data, renew=renew)
         self._follow(session)
         if answer["state"] != "active":
             raise NotProtectedError(answer["reason"] or answer["state"], session)
@@ -115,14 +139,15 @@ class AsyncNode:
             UsageError: that is no service address here.
         """
         await self.request({"op": "offer", "endpoint": endpoint})
+        self._offers[endpoint] = None
 
     async def next_shadow(self) -> AsyncShadow:
         """The next shadow given to this application.
 
         Raises:
-            NoDaemonError: prld is gone.
+            NoDaemonError: prld is gone, and no other is waited for.
         """
-        await self._bell.wait_for(lambda: bool(self._given) or self._lost is not None)
+        await self._bell.wait_for(lambda: bool(self._given) or self._is_over)
         if self._given:
             return self._given.popleft()
         assert self._lost is not None
@@ -132,12 +157,12 @@ class AsyncNode:
         """Shadows as they come.
 
         Raises:
-            NoDaemonError: prld is gone.
+            NoDaemonError: prld is gone, and no other is waited for.
         """
         while True:
             yield await self.next_shadow()
 
-    async def request(self, request: dict[str, Any], fd: int | None = None) -> dict[str, Any]:
+    async def request(self, request: dict[str, Any], *fds: int) -> dict[str, Any]:
         """Ask prld; returns the answer without ``id`` and ``ok`` (docs/control.md).
 
         Waits for its turn when REQUESTS_MAX are under way.
@@ -148,25 +173,40 @@ class AsyncNode:
         """
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
-                return await self._ask(request, fd)
+                return await self._ask(request, fds)
         except TimeoutError:
             raise NoDaemonError(f"prld on {self.path} does not answer; is it frozen?") from None
 
+    async def request_with(self, request: dict[str, Any], data: bytes, *fds: int) -> dict[str, Any]:
+        """As request(), with application bytes (at most 1 MiB). Raises UsageError, too."""
+        members, memory = application.pack(data)
+        try:
+            return await self.request(request | members, *fds, *memory)
+        finally:
+            for fd in memory:
+                os.close(fd)
+
     def forget(self, what: AsyncSession | AsyncShadow) -> None:
         """Stop following a flow."""
+        if isinstance(what, AsyncSession):
+            self._kept.pop(what, None)
         if self._flows.get(what.handle) is what:
             self._dialogue.forget(what.handle)
             del self._flows[what.handle]
 
+    @property
+    def _is_over(self) -> bool:
+        return self._closed or (self._lost is not None and not self._reconnects)
+
     # -- requests
 
-    async def _ask(self, request: dict[str, Any], fd: int | None) -> dict[str, Any]:
+    async def _ask(self, request: dict[str, Any], fds: tuple[int, ...]) -> dict[str, Any]:
         number, raw = self._dialogue.ask(request)
         async with self._sending:
             await self._bell.wait_for(
                 lambda: len(self._under_way) < REQUESTS_MAX or self._lost is not None
             )
-            while not self._try_send(raw, fd):
+            while not self._try_send(raw, fds):
                 assert self._polled is not None
                 await self._polled.writable()
             answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
@@ -182,12 +222,11 @@ class AsyncNode:
         self._replicates.discard(number)
         return fields
 
-    def _try_send(self, raw: bytes, fd: int | None) -> bool:
+    def _try_send(self, raw: bytes, fds: tuple[int, ...]) -> bool:
         if self._lost is not None:
             raise self._lost
         if self._sock is None:
             raise UsageError("this AsyncNode is not connected: use `async with`, or connect()")
-        fds = [] if fd is None else [fd]
         try:
             socket.send_fds(self._sock, [raw], fds, socket.MSG_NOSIGNAL)
         except BlockingIOError:
@@ -216,7 +255,7 @@ class AsyncNode:
         self._replicates.discard(number)
         number, raw = self._dialogue.ask({"op": "flow_del", "handle": fields["handle"]})
         with contextlib.suppress(PrlError):
-            if self._try_send(raw, None):
+            if self._try_send(raw, ()):
                 self._under_way[number] = future = asyncio.get_running_loop().create_future()
                 future.cancel()
 
@@ -224,11 +263,28 @@ class AsyncNode:
 
     def _follow(self, what: AsyncSession | AsyncShadow) -> None:
         self._flows[what.handle] = what
+        if isinstance(what, AsyncSession):
+            self._kept[what] = None
         early = self._dialogue.follow(what.handle)
         if early is not None:
-            what.on_news(early)
+            self._pass_on(what, early)
         if self._lost is not None:
-            what.on_lost(str(self._lost))
+            self._lose(what)
+
+    def _pass_on(self, what: AsyncSession | AsyncShadow, news: News) -> None:
+        if isinstance(what, AsyncSession):
+            what.on_news(news)
+        elif isinstance(news, Void):
+            what.on_void(news.reason)
+        elif isinstance(news, TakenOver):
+            del self._flows[news.handle]
+            self._follow(what.on_taken_over(news))
+
+    def _lose(self, what: AsyncSession | AsyncShadow) -> None:
+        if isinstance(what, AsyncSession):
+            what.on_lost(str(self._lost), for_good=self._is_over)
+        else:
+            what.on_void(str(self._lost))
 
     def _read(self) -> None:
         for _ in range(READS_MAX):
@@ -268,10 +324,12 @@ class AsyncNode:
             self._given.append(shadow)
             self._bell.ring()
         elif heard is not None and (what := self._flows.get(heard.handle)) is not None:
-            what.on_news(heard)
+            self._pass_on(what, heard)
+
+    # -- prld goes and comes
 
     def _give_up(self, error: PrlError) -> None:
-        if self._lost is not None:
+        if self._lost is not None and not self._closed:
             return
         self._lost = error
         if self._polled is not None:
@@ -281,9 +339,68 @@ class AsyncNode:
             if not future.done():
                 future.set_exception(error)
         self._under_way.clear()
-        for what in list(self._flows.values()):
-            what.on_lost(str(error))
+        self._replicates.clear()
+        for what in dict.fromkeys([*self._flows.values(), *self._kept]):
+            self._lose(what)
+        self._flows.clear()
         self._bell.ring()
+        if self._returning is not None:
+            self._returning.cancel()
+        if not self._is_over:
+            self._returning = asyncio.get_running_loop().create_task(self._return())
+
+    async def _return(self) -> None:
+        """Connect to the next prld; hand offers and sessions to it."""
+        wait_s = RECONNECT_MIN_S
+        with contextlib.closing(Appearance(self.path)) as appearance:
+            while self._lost is not None:
+                await _await_appearance(appearance, wait_s)
+                wait_s = min(2 * wait_s, RECONNECT_MAX_S)
+                with contextlib.suppress(NoDaemonError):
+                    await self.connect()
+        self._dialogue.renew()
+        for session in list(self._kept):
+            if session.over or session.sock.fileno() < 0:
+                del self._kept[session]
+        with contextlib.suppress(PrlError):  # gone again: _give_up() has begun anew
+            for endpoint in self._offers:
+                await self.request({"op": "offer", "endpoint": endpoint})
+        waiting = deque(self._kept)
+        async with asyncio.TaskGroup() as group:
+            for _ in range(REJOINS_MAX):
+                group.create_task(self._rejoin(waiting))
+
+    async def _rejoin(self, waiting: deque[AsyncSession]) -> None:
+        while waiting and self._lost is None:
+            session = waiting.popleft()
+            request = {"op": "replicate", "again": True, "renew": session.renews}
+            request |= {"streams": session.streams} if session.streams else {}
+            try:
+                answer = await self.request_with(
+                    request, session.application, session.sock.fileno()
+                )
+            except (PrlError, OSError) as error:
+                if self._lost is None:  # else the next prld is asked, too
+                    session.become("ended", str(error))
+                continue
+            session.handle = answer["handle"]
+            session.become(answer["state"], answer["reason"])
+            self._follow(session)
+
+
+async def _await_appearance(appearance: Appearance, timeout_s: float) -> None:
+    """Wait until something has appeared, or so long."""
+    bell, loop = Bell(), asyncio.get_running_loop()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(timeout_s):
+            appearance.arm()
+            if appearance.descriptor >= 0:
+                loop.add_reader(appearance.descriptor, bell.ring)
+            try:
+                await bell.wait()
+            finally:
+                if appearance.descriptor >= 0:
+                    loop.remove_reader(appearance.descriptor)
 
 
 def _has_connected(sock: socket.socket, path: Path) -> bool:

@@ -2,7 +2,10 @@
 
 import asyncio
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+_Result = TypeVar("_Result")
 
 
 class Bell:
@@ -77,3 +80,36 @@ class Polled:
             self._sock.close()
         self._input.ring()
         self._output.ring()
+
+
+class Stream(Polled):
+    """A socket that is read and written without losing a byte when a wait is cancelled.
+
+    The socket's own blocking mode does not matter. loop.sock_recv() and its kin must not be used
+    beside it: the loop has one watcher for a descriptor.
+    """
+
+    async def recvfrom(self, size: int) -> tuple[bytes, Any]:
+        """As socket.recvfrom()."""
+        return await self._try(
+            lambda: self._sock.recvfrom(size, socket.MSG_DONTWAIT), self.readable
+        )
+
+    async def send(self, data: bytes | bytearray | memoryview) -> int:
+        """As socket.send(): how much was taken; it waits until that is something."""
+        return await self._try(lambda: self._sock.send(data, socket.MSG_DONTWAIT), self.writable)
+
+    async def sendall(self, data: bytes | bytearray | memoryview) -> None:
+        """As socket.sendall(): when it is cancelled, a part may have been sent."""
+        left = memoryview(data).cast("B")
+        while len(left):
+            left = left[await self.send(left) :]
+
+    async def _try(
+        self, call: Callable[[], _Result], ready: Callable[[], Awaitable[None]]
+    ) -> _Result:
+        while True:
+            try:
+                return call()
+            except BlockingIOError:
+                await ready()

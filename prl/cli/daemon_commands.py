@@ -1,5 +1,8 @@
 """The commands that ask or steer prld."""
 
+import itertools
+import shutil
+import sys
 import time
 from typing import Any
 
@@ -11,6 +14,7 @@ from prl.messages import HANDLE_MAX
 
 DEGRADED = 3
 FOLLOW_INTERVAL_S = 0.2
+_TOP_HEAD_LINES = 12  # the status, and the heading of the flows
 
 
 class _Handle(click.ParamType[int]):
@@ -92,13 +96,22 @@ def flow() -> None:
 @flow.command("list")
 def flow_list() -> None:
     """List them."""
+    with settings().connect() as node:
+        flows = _all_flows(node)
+    emit({"flows": flows}, _flows_text(flows))
+
+
+def _all_flows(node: Node) -> list[dict[str, Any]]:
     flows: list[dict[str, Any]] = []
     after: int | None = 0
-    with settings().connect() as node:
-        while after is not None:
-            answer = node.request({"op": "flow_list", "after": after})
-            flows += answer["flows"]
-            after = answer["next"]
+    while after is not None:
+        answer = node.request({"op": "flow_list", "after": after})
+        flows += answer["flows"]
+        after = answer["next"]
+    return flows
+
+
+def _flows_text(flows: list[dict[str, Any]]) -> str:
     rows = [["HANDLE", "ROLE", "STATE", "LOCAL", "REMOTE", "GEN", "QUEUE", "REASON"]]
     rows += [
         [
@@ -108,7 +121,7 @@ def flow_list() -> None:
         ]
         for entry in flows
     ]
-    emit({"flows": flows}, table(rows))
+    return table(rows)
 
 
 @flow.command("show")
@@ -125,6 +138,14 @@ def flow_del(handle: int) -> None:
     """End the replication of one; the session goes on."""
     facts = ask("flow_del", handle=handle)
     emit(facts, f"flow {handle:#x} is not replicated any more")
+
+
+@flow.command("resync")
+@click.argument("handle", type=HANDLE)
+def flow_resync(handle: int) -> None:
+    """Give one a new shadow, from a new snapshot."""
+    facts = ask("flow_resync", handle=handle)
+    emit(facts, f"flow {handle:#x} gets a new shadow; `prlctl flow show {handle:#x}` tells when")
 
 
 @click.group()
@@ -181,6 +202,25 @@ def _event_text(record: dict[str, Any]) -> str:
 
 
 @click.command()
+@click.option("--interval", type=click.FloatRange(0.1, 3600), default=1.0, help="Seconds.")
+@click.option("--count", type=click.IntRange(1), help="End after so many views.")
+def top(interval: float, count: int | None) -> None:
+    """Show the node and its flows, again and again; those with the longest queues first."""
+    views = itertools.count() if count is None else range(count)
+    with settings().connect() as node:
+        for view in views:
+            if view:
+                time.sleep(interval)
+            facts, flows = node.request({"op": "status"}), _all_flows(node)
+            flows.sort(key=lambda one: (one["state"] == "active", -one["queue"]["packets"]))
+            room = shutil.get_terminal_size().lines - _TOP_HEAD_LINES
+            if sys.stdout.isatty() and not settings().json:
+                click.clear()
+                flows = flows[: max(room, 1)]
+            emit(facts | {"flow_list": flows}, f"{_status_text(facts)}\n\n{_flows_text(flows)}")
+
+
+@click.command()
 def stats() -> None:
     """Show every counter."""
     facts = ask("stats")
@@ -200,4 +240,4 @@ def _tree(facts: dict[str, Any], indent: str = "") -> str:
     return "\n".join(line for line in lines if line)
 
 
-COMMANDS = (status, flow, link, takeover, events, stats)
+COMMANDS = (status, flow, link, takeover, events, stats, top)

@@ -76,15 +76,18 @@ class Size(click.ParamType[int]):
     show_default=True,
     help="The BGP speaker that plays the peer (bgp).",
 )
+@click.option("--routed", is_flag=True, help="Put the peer behind a router.")
 @click.option("--lab-name", help="Name of the lab to make  [default: one of its own]")
 def demo(
     scenario: str,
+    *,
     size: int | None,
     family: str,
     count: int,
     mode: str,
     how: str,
     peer: str,
+    routed: bool,
     lab_name: str | None,
 ) -> None:
     """Let the machine that serves a live session die, and prove that the session survives.
@@ -94,7 +97,9 @@ def demo(
     both = family == BOTH
     if both and scenario != "sessions":
         raise click.UsageError("--family both is for sessions alone: choose 4 or 6")
-    options = Options(size, 4 if both else int(family), mode, how, lab_name, peer, count, both)
+    options = Options(
+        size, 4 if both else int(family), mode, how, lab_name, peer, count, both, routed
+    )
     # The story belongs on standard output, but for -j, which is for programs.
     tell = narrate if settings().json else click.echo
     names = list(SCENARIOS) if scenario == ALL else [scenario]

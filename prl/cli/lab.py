@@ -12,9 +12,9 @@ import click
 from prl.cli.output import emit
 from prl.lab.errors import LabError
 from prl.lab.lab import How, Lab, LabStatus, MemberStatus, Mode, PrldState
-from prl.lab.topology import DEFAULT_NAME
+from prl.lab.topology import DEFAULT_NAME, SERVICES_MAX
 
-_NODES = click.Choice(["re0", "re1", "peer", "lan"])
+_NODES = click.Choice(["re0", "re1", "peer", "lan", "router"])
 
 _name_option = click.option(
     "--name",
@@ -64,14 +64,39 @@ def _leave_nothing_half_built() -> None:
     show_default=True,
     help="What an owner does without the other node.",
 )
-def up(name: str, mode: str, polling: str, policy: str) -> None:
+@click.option("--routed", is_flag=True, help="Put the peer behind a router.")
+@click.option(
+    "--path-mtu",
+    type=click.IntRange(1280, 1500),
+    help="The longest packet that the router passes to the peer (--routed).",
+)
+@click.option(
+    "--services",
+    type=click.IntRange(1, SERVICES_MAX),
+    default=1,
+    show_default=True,
+    help="So many pairs of service addresses; re0 and re1 own one by turns.",
+)
+def up(
+    name: str,
+    mode: str,
+    polling: str,
+    policy: str,
+    routed: bool,
+    path_mtu: int | None,
+    services: int,
+) -> None:
     """Build the lab and start prld on re0 and re1."""
+    if path_mtu is not None and not routed:
+        raise click.UsageError("--path-mtu is the router's: give --routed, too")
     _leave_nothing_half_built()
     the_lab = Lab(name)
-    the_lab.up(mode, polling=polling, policy=policy)
+    the_lab.up(mode, polling=polling, policy=policy, routed=routed, services=services)
+    if path_mtu is not None:
+        the_lab.limit_path(path_mtu)
     namespaces = the_lab.topology.namespaces
     emit(
-        {"lab": name, "up": True, "mode": mode, "namespaces": namespaces},
+        {"lab": name, "up": True, "mode": mode, "routed": routed, "namespaces": namespaces},
         f"lab {name} is up ({mode}): {', '.join(namespaces.values())}",
     )
 

@@ -20,6 +20,7 @@ _LATER: Final = {
     "lab": ("prl.cli.lab", "lab"),
     "serve": ("prl.cli.serve", "serve"),
     "demo": ("prl.cli.demo", "demo"),
+    "bench": ("prl.cli.bench", "bench"),
 }
 _PIPE_CLOSED, _INTERRUPTED = 141, 130  # as a shell reports SIGPIPE and SIGINT
 

@@ -21,7 +21,7 @@ class Settings:
 
     def connect(self) -> Node:
         """Connect to prld. Raises NoDaemonError."""
-        return Node(self.socket or default_socket())
+        return Node(self.socket or default_socket(), reconnect=False)
 
 
 def settings() -> Settings:

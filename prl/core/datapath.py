@@ -498,6 +498,12 @@ class Datapath:
         _check(lib.prl_dp_primary_setup(self._dp, wanted), f"{spec.ends}: set-up refused")
         return int(wanted.handle), int(wanted.generation)
 
+    def flow_adopt(self, handle: int) -> int:
+        """Give a shadow that took over a handle of this node's own. Raises DatapathError."""
+        own = ffi.new("uint32_t *")
+        _check(lib.prl_dp_flow_adopt(self._dp, handle, own), f"flow {handle:#x}: not adopted")
+        return int(own[0])
+
     def primary_activate(
         self, handle: int, generation: int, committed: int, peer_edge: int
     ) -> None:

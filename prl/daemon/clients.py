@@ -10,5 +10,5 @@ class Application(Protocol):
     def name(self) -> str:
         """For the log, for example its pid."""
 
-    def send_event(self, event: dict[str, Any], fd: int | None = None) -> None:
-        """Send an event, with a descriptor (which stays the caller's)."""
+    def send_event(self, event: dict[str, Any], *fds: int) -> None:
+        """Send an event, with descriptors (which stay the caller's)."""

@@ -11,6 +11,7 @@ from typing import Final
 
 from prl.core.datapath import Address, FlowSpec, Tuple, unspecified
 from prl.daemon.host import NextHop
+from prl.daemon.streams import Streams
 from prl.daemon.transfer import Setup
 from prl.shadow import (
     Endpoint,
@@ -69,7 +70,13 @@ def spec_of(ends: Tuple, sock: socket.socket, handle: int) -> FlowSpec:
 
 
 async def freeze(
-    ends: Tuple, sock: socket.socket, hop: NextHop | None, application: bytes
+    ends: Tuple,
+    sock: socket.socket,
+    hop: NextHop | None,
+    streams: Streams,
+    *,
+    application: bytes,
+    renew: bool,
 ) -> Frozen:
     """Take the snapshot; the input is redirected already. Raises SnapshotError, CallError."""
     hop_address, hop_mac = (str(hop.address), hop.mac) if hop else ("", "")
@@ -88,10 +95,12 @@ async def freeze(
             next_hop=hop_address,
             next_hop_mac=hop_mac,
             application=application,
+            renew=renew,
         )
         return Frozen(setup, 0)
     mss = get_int(sock, Tcp.MAXSEG)
     tcp = take(sock, attempts=SNAPSHOT_ATTEMPTS)
+    in_bytes, out_bytes = streams.of(tcp)
     setup = Setup(
         snapshot=encode(tcp),
         mss=mss,
@@ -102,6 +111,9 @@ async def freeze(
         next_hop=hop_address,
         next_hop_mac=hop_mac,
         application=application,
+        renew=renew,
+        in_bytes=in_bytes,
+        out_bytes=out_bytes,
     )
     return Frozen(setup, tcp.segs_in)
 

@@ -10,7 +10,7 @@ import socket
 import stat
 import struct
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -42,7 +42,7 @@ class Client:
 
     def __init__(self, server: "ControlServer", sock: socket.socket, pid: int) -> None:
         self._server, self._sock, self._pid = server, sock, pid
-        self._unsent: deque[tuple[bytes, int | None]] = deque()
+        self._unsent: deque[tuple[bytes, list[int]]] = deque()
         self._unsent_bytes = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._paused = False
@@ -53,26 +53,26 @@ class Client:
         """For the log."""
         return f"pid {self._pid}"
 
-    def send_event(self, event: dict[str, Any], fd: int | None = None) -> None:
-        """Send an event, with a descriptor (which stays the caller's)."""
-        self.send(event, fd)
+    def send_event(self, event: dict[str, Any], *fds: int) -> None:
+        """Send an event, with descriptors (which stay the caller's)."""
+        self.send(event, *fds)
 
-    def send(self, message: dict[str, Any], fd: int | None = None) -> None:
+    def send(self, message: dict[str, Any], *fds: int) -> None:
         """Send now or when the client reads again; one that never does is disconnected."""
         if self.closed:
             return
         raw = encode(message)
-        if self._unsent or not self._try_send(raw, fd):
+        if self._unsent or not self._try_send(raw, fds):
             if self._unsent_bytes + len(raw) > UNSENT_MAX_BYTES:
                 self.close()
                 return
             self._unsent_bytes += len(raw)
-            self._unsent.append((raw, None if fd is None else os.dup(fd)))
+            self._unsent.append((raw, [os.dup(fd) for fd in fds]))
             asyncio.get_running_loop().add_writer(self._sock, self._flush)
 
-    def _try_send(self, raw: bytes, fd: int | None) -> bool:
+    def _try_send(self, raw: bytes, fds: Sequence[int]) -> bool:
         try:
-            socket.send_fds(self._sock, [raw], [] if fd is None else [fd], socket.MSG_NOSIGNAL)
+            socket.send_fds(self._sock, [raw], fds, socket.MSG_NOSIGNAL)
         except BlockingIOError:
             return False
         except OSError:
@@ -81,13 +81,13 @@ class Client:
 
     def _flush(self) -> None:
         while self._unsent and not self.closed:
-            raw, fd = self._unsent[0]
-            if not self._try_send(raw, fd):
+            raw, fds = self._unsent[0]
+            if not self._try_send(raw, fds):
                 return
             if self._unsent:  # close() has emptied it if the client is gone
                 self._unsent.popleft()
                 self._unsent_bytes -= len(raw)
-                _close_all([fd] if fd is not None else [])
+                _close_all(fds)
         if not self.closed:
             asyncio.get_running_loop().remove_writer(self._sock)
 
@@ -165,7 +165,8 @@ class Client:
         loop.remove_reader(self._sock)
         loop.remove_writer(self._sock)
         self._sock.close()
-        _close_all([fd for _, fd in self._unsent if fd is not None])
+        for _, fds in self._unsent:
+            _close_all(fds)
         self._unsent.clear()
         self._server.gone(self)
 

@@ -71,6 +71,7 @@ def status(view: NodeView) -> dict[str, Any]:
         },
         "neighbours": found.neighbours,
         "flows": _flow_counts(view, found),
+        "unprotected": view.primaries.unprotected(),
         "behind": {"packets": found.behind_packets, "bytes": found.behind_bytes},
         "oldest_unacknowledged_ms": round(found.oldest_unanswered_ns / _NS_PER_MS, 3),
     }
@@ -97,7 +98,7 @@ def _why_unsafe(view: NodeView, found: Status) -> str:
             return f"service {service.name} is {found.services[number].name.lower()} here"
     for session in view.primaries.live():
         if session.state != "active":
-            return f"{session.ends} is not protected: {session.reason or session.state}"
+            return f"{session.ends} is not protected: {view.primaries.why_not(session)}"
     return ""
 
 
@@ -170,7 +171,7 @@ def flow(view: NodeView, handle: int, *, whole: bool = False) -> dict[str, Any] 
     if info is None:
         return None
     session = view.primaries.find(handle)
-    reason = session.reason if session else ""
+    reason = view.primaries.why_not(session) if session and session.state != "active" else ""
     facts: dict[str, Any] = {
         "handle": info.handle,
         "protocol": "udp" if info.ends.is_udp else "tcp",

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -198,15 +198,16 @@ class _Netlink:
         family = socket.AF_INET6 if isinstance(peer, IPv6Address) else socket.AF_INET
         try:
             routes = list(self._ip.route("get", dst=str(peer), oif=ifindex, family=family))
-            hop = str(peer)
-            if routes:
-                hop = str(routes[0].get_attr("RTA_GATEWAY") or hop)
-            for entry in self._neighbours(ifindex, hop, family):
+            hop = _gateway(routes[0]) if routes else None
+            address = peer if hop is None else hop
+            family = socket.AF_INET6 if address.version == IPV6 else socket.AF_INET
+            for entry in self._neighbours(ifindex, str(address), family):
                 mac = entry.get_attr("NDA_LLADDR")
                 if mac and entry["state"] & NUD_VALID:
-                    kind = IPv6Address if isinstance(peer, IPv6Address) else IPv4Address
-                    return NextHop(kind(hop), str(mac))
-            self._ip.neigh("replace", dst=hop, ifindex=ifindex, family=family, flags=NTF_USE)
+                    return NextHop(address, str(mac))
+            self._ip.neigh(
+                "replace", dst=str(address), ifindex=ifindex, family=family, flags=NTF_USE
+            )
         except NetlinkError:
             return None
         return None
@@ -241,6 +242,13 @@ class _Netlink:
 
 
 IFF_UP, IFF_NOARP = 0x1, 0x80
+IPV6 = 6
+
+
+def _gateway(route: Any) -> Address | None:
+    """The router that a route leads to; one of IPv6 may serve IPv4 (RFC 5549)."""
+    via = route.get_attr("RTA_GATEWAY") or (route.get_attr("RTA_VIA") or {}).get("addr")
+    return ip_address(via) if via else None
 
 
 def _receive_queues(name: str) -> int:

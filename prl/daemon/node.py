@@ -29,6 +29,7 @@ from prl.core.datapath import (
 from prl.core.kernel import Kernel
 from prl.core.wire import Message, Tlv
 from prl.daemon import ghosts, tap
+from prl.daemon.attempt import Attempts
 from prl.daemon.control import ControlServer
 from prl.daemon.events import EventLog
 from prl.daemon.facts import NodeView
@@ -39,6 +40,7 @@ from prl.daemon.neighbours import Neighbours
 from prl.daemon.ownership import Ownership
 from prl.daemon.protect import Primaries
 from prl.daemon.requests import Requests
+from prl.daemon.sessions import Session
 from prl.daemon.shadows import Shadows
 from prl.errors import KernelError, PrlError
 
@@ -108,7 +110,13 @@ class Node:
     def _assemble(self, host: Host, lan: LogicalInterface) -> None:
         config, log, dp = self._config, self._log, self._dp
         self._shadows = Shadows(
-            config, dp, host, log, lan=lan.ifindex, congestion=self._kernel.shadow_congestion
+            config,
+            dp,
+            host,
+            log,
+            lan=lan.ifindex,
+            congestion=self._kernel.shadow_congestion,
+            taken=self._on_taken_session,
         )
         if self._kernel.shadow_congestion is None:
             words = "this kernel has no struct_ops: no shadows can be kept here"
@@ -125,7 +133,8 @@ class Node:
             raised=self._on_link_up,
             lost=self._on_link_lost,
         )
-        self._primaries = Primaries(config, dp, self._link, host, log, lan.ifindex)
+        attempts = Attempts(config, dp, self._link, host, log, lan.ifindex)
+        self._primaries = Primaries(config, dp, self._link, log, attempts)
         view = NodeView(config, self._kernel, dp, self._link, self._ownership, self._primaries)
         requests = Requests(view, log, self._ownership, self._primaries, self._shadows)
         self._control = ControlServer(
@@ -298,6 +307,9 @@ class Node:
             decided_ns=event.value,
             speaking_ns=event.value2,
         )
+
+    def _on_taken_session(self, session: Session) -> None:
+        self._primaries.take_over(session)
 
     def _on_fenced(self, event: Event) -> None:
         self._ownership.on_fenced(event.service, "the other node claimed it")

@@ -1,17 +1,19 @@
-"""Sessions whose application is on this node: protecting them (SPEC R17), and what follows.
+"""Sessions whose application is on this node: kept protected (SPEC R17, R23).
 
-replicate ─▶ set up in the datapath ─▶ snapshot ─▶ SETUP … ─▶ SETUP_DONE ─▶ active
-                ▲                         └──────────┴─ refused, too late, link lost ─▶ open
-                └── the link is up again, an application offers itself, or a while has passed ──┘
+replicate ─┐      ┌── refused, too late, link lost, void ──┐
+           ├─▶ attempt (attempt.py) ─▶ active              ▼
+taken over ┘      ▲                                      open
+                  └── link up, an application offers itself over there, or a while has passed
+                      (renew: and the application has given its bytes anew) ──┘
 """
 
 import asyncio
 import contextlib
 import socket
+import time
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from ipaddress import ip_address
-from typing import Any
 
 from prl.config import Config
 from prl.core import wire
@@ -25,99 +27,104 @@ from prl.core.datapath import (
     Tuple,
     unspecified,
 )
-from prl.core.wire import Element, Message, Reason, Tlv
-from prl.daemon import cloning, transfer
+from prl.core.wire import Reason
+from prl.daemon.attempt import Attempts
 from prl.daemon.clients import Application
-from prl.daemon.cloning import Frozen
 from prl.daemon.events import EventLog
-from prl.daemon.host import Host, NextHop
 from prl.daemon.link import Link
+from prl.daemon.sessions import Session
 from prl.daemon.silence import end_silently
-from prl.daemon.transfer import TransferError
+from prl.daemon.streams import Streams
 from prl.errors import ReplicationError, UsageError
-from prl.shadow import SnapshotError
-from prl.shadow.sockopt import CallError
 
-SETUPS_AT_ONCE = 8
-RETRIES_MAX = 8
-"""Attempts after one trigger (link up, offer); then the next trigger is waited for."""
-RETRY_MIN_S, RETRY_MAX_S = 0.05, 5.0
-SEND_FULL_WAIT_S = 0.002
+RETRY_MIN_S, RETRY_MAX_S = 0.05, 30.0
+"""Back-off between attempts of one session. It begins anew when the link comes up, an application
+offers itself on the other node, or the session was protected for STABLE_S."""
+STABLE_S = 5.0
+RENEW_TRIES = 3
+"""Attempts with bytes that the application has just given, while it waits."""
+REASONS_MAX = 8
+"""Different reasons for missing protection that ``status`` names."""
 CLOSE_LINGER_S = 60.0
 """How long a session that its application closed may take to end (the peer's FIN)."""
-
-_EBUFFERS = 105  # ENOBUFS: the transmit queue of the link is full
-
-
-class _AttemptError(ReplicationError):
-    """One attempt to protect a session failed."""
-
-    def __init__(self, reason: int, words: str) -> None:
-        self.reason = reason
-        super().__init__(words)
-
-
-@dataclass(eq=False, slots=True)
-class Session:
-    """One session whose application is here."""
-
-    ends: Tuple
-    service: int
-    sock: socket.socket
-    client: Application
-    application: bytes
-    handle: int = 0
-    generation: int = 0
-    state: str = "setup"
-    """setup, active, voiding, open, or how it ended: ended, demoted, closed."""
-    reason: str = ""
-    closing: bool = False
-    orphan: bool = False
-    introduced: bool = False
-    """The application knows the handle: events follow the answer, never overtake it."""
-    hopeless: bool = False
-    """Trying again is of no use before an application offers itself."""
-    done: "asyncio.Future[Event] | None" = None
-    trigger: asyncio.Event = field(default_factory=asyncio.Event)
-    keeper: "asyncio.Task[None] | None" = None
-
-    @property
-    def is_live(self) -> bool:
-        """Whether it is still this node's."""
-        return self.state in {"setup", "active", "voiding", "open"}
 
 
 class Primaries:
     """All sessions whose application is here, by handle."""
 
     def __init__(
-        self, config: Config, datapath: Datapath, link: Link, host: Host, log: EventLog, lan: int
+        self, config: Config, datapath: Datapath, link: Link, log: EventLog, attempts: Attempts
     ) -> None:
         self._config, self._dp, self._link, self._log = config, datapath, link, log
-        self._host, self._lan = host, lan
+        self._attempts = attempts
         self._sessions: dict[int, Session] = {}
-        self._limit = asyncio.Semaphore(SETUPS_AT_ONCE)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._by_ends: dict[Tuple, Session] = {}
+        self._offered: set[str] = set()
+        """Endpoints that applications on the other node have offered themselves for."""
 
     # -- requests
 
-    async def replicate(self, client: Application, sock: socket.socket, data: bytes) -> Session:
+    async def replicate(
+        self,
+        client: Application,
+        sock: socket.socket,
+        application: bytes,
+        *,
+        renew: bool = False,
+        streams: Streams | None = None,
+        again: bool = False,
+    ) -> Session:
         """Protect a socket; returns after activation or its failure.
 
-        Takes ``sock`` over, also on failure. Raises ReplicationError or UsageError when the
-        session can never be protected as things are.
+        Takes ``sock`` over, also on failure. ``streams``: of a socket that prl has known before.
+        ``again``: it was replicated by a prld that died; returns at once, and it is protected when
+        that can be. Raises ReplicationError or UsageError when the session can never be protected
+        as things are.
         """
         try:
             ends, service = self._check(sock)
-            session = Session(ends, service, sock, client, data)
-            await self._attempt(session)
+            self._supersede(ends)
+            streams = streams or Streams.at(sock)
+            session = Session(ends, service, sock, client, application, renew, streams)
+            if again:
+                self._attempts.enter(session, self._sessions)
+            else:
+                self._refuse_foreign(session)
+                await self._attempt(session)
         except BaseException:
             if not any(known.sock is sock for known in self._sessions.values()):
                 sock.close()
             raise
+        self._begin(session)
+        return session
+
+    def _supersede(self, ends: Tuple) -> None:
+        """An application hands a socket over that it has handed over before."""
+        before = self._by_ends.get(ends)
+        if before is not None and before.state == "open":
+            self._finish(before, "closed")
+
+    def take_over(self, session: Session) -> None:
+        """A shadow has become a session of this node's."""
+        self._sessions[session.handle] = session
+        self._begin(session)
+
+    def _begin(self, session: Session) -> None:
+        self._by_ends[session.ends] = session
+        session.stale = session.renew
         session.keeper = asyncio.create_task(self._keep(session))
         session.introduced = True
-        return session
+
+    async def renew(self, session: Session, application: bytes) -> None:
+        """The application's bytes as of now; it neither reads nor writes the socket meanwhile."""
+        session.application = application
+        session.stale = session.asked = False
+        for _ in range(RENEW_TRIES):
+            if self._obstacle(session):
+                break
+            await self._attempt(session)
+        session.stale = session.renew
+        session.trigger.set()
 
     def _check(self, sock: socket.socket) -> tuple[Tuple, int]:
         if sock.family not in (socket.AF_INET, socket.AF_INET6) or (
@@ -163,16 +170,26 @@ class Primaries:
                 f"{'bind' if ends.is_unconnected else 'connect'} to one of: "
                 + ", ".join(str(a) for s in self._config.service for a in s.addresses)
             )
-        if self._dp.service_state(service) != Owner.OWNER:
-            name = self._config.service[service].name
-            raise ReplicationError(
-                f"{ends}: this node does not own service {name}; replicate where it is owned"
-            )
         return ends, service
+
+    def _refuse_foreign(self, session: Session) -> None:
+        if not self._owns(session.service):
+            name = self._config.service[session.service].name
+            raise ReplicationError(
+                f"{session.ends}: this node does not own service {name}; replicate where it is "
+                "owned"
+            )
+
+    def _owns(self, service: int) -> bool:
+        return self._dp.service_state(service) == Owner.OWNER
 
     def find(self, handle: int) -> Session | None:
         """The session of that handle."""
         return self._sessions.get(handle)
+
+    def find_former(self, handle: int, client: Application) -> Session | None:
+        """The application's session that was the shadow of that handle."""
+        return next((s for s in self.of(client) if s.former == handle), None)
 
     def of(self, client: Application) -> Iterator[Session]:
         """The live sessions of one application."""
@@ -199,6 +216,15 @@ class Primaries:
             session.keeper.cancel()
         self._dp.primary_fail(session.handle, Reason.REQUESTED)
 
+    def resync(self, session: Session) -> None:
+        """A new snapshot now; what protects the session is given up first. Raises DatapathError."""
+        if session.keeper is None or session.keeper.done():
+            session.keeper = asyncio.create_task(self._keep(session))
+        if session.state == "active":
+            self._dp.primary_fail(session.handle, Reason.REQUESTED)
+        session.hopeless = session.asked = False
+        session.hope()
+
     def application_gone(self, client: Application) -> None:
         """Its connection ended without a close: hand over if possible, else the session ends."""
         for session in list(self.of(client)):
@@ -214,7 +240,7 @@ class Primaries:
 
     def _renounce(self, session: Session) -> None:
         name = self._config.service[session.service].name
-        if self._dp.service_state(session.service) != Owner.OWNER:
+        if not self._owns(session.service):
             return  # renounced for another session just now; this one is about to be demoted
         try:
             self._dp.renounce(session.service)
@@ -255,16 +281,19 @@ class Primaries:
         if event.reason or session.state != "open":
             session.reason = wire.reason_text(event.reason) if event.reason else ""
         if session.state in {"open", "voiding"}:
-            self._resolve(session, event)
+            session.resolve(event)
             if before == "active" and not session.closing:
                 self._log.error(
                     "replication_ended",
                     f"{session.ends}: not protected: {session.reason}",
                     handle=session.handle,
                 )
+            if before == "active":
+                session.hopeful = time.monotonic() - session.active_since_s > STABLE_S
+                session.hopeless |= event.reason == Reason.APPLICATION_GONE
             if before in {"active", "voiding"} and session.state == "open":
                 session.trigger.set()  # failures of an attempt are its own affair
-        self._tell(session)
+        session.tell()
         if session.orphan and session.state == "open":
             self._end_orphan(session)
 
@@ -272,7 +301,7 @@ class Primaries:
         """SETUP_DONE arrived."""
         session = self._sessions.get(event.handle)
         if session is not None and event.generation == session.generation:
-            self._resolve(session, event)
+            session.resolve(event)
 
     def on_ended(self, handle: int) -> None:
         """The session's socket has gone."""
@@ -281,19 +310,23 @@ class Primaries:
 
     def on_offer(self, endpoint: str) -> None:
         """An application on the other node waits for shadows of ``endpoint``."""
+        self._offered.add(endpoint)
         for session in self.live():
-            if wire_endpoint(session.ends) == endpoint:
-                session.trigger.set()
+            if session.ends.service_end == endpoint:
+                session.hopeless = False
+                session.hope()
 
     def on_link_up(self) -> None:
-        """Everything that is not protected is tried again."""
+        """Everything that is not protected is tried again, as soon as there is an offer."""
         for session in self.live():
-            session.trigger.set()
+            session.hope()
 
     def on_link_down(self) -> None:
-        """No answer will come."""
+        """No answer will come, and offers will be made again."""
+        self._offered.clear()
         for session in self.live():
-            self._resolve(session, Event(kind=0, reason=Reason.LINK_LOST))
+            session.asked = False
+            session.resolve(Event(kind=0, reason=Reason.LINK_LOST))
 
     def on_fenced(self, service: int) -> None:
         """The other node owns the service now."""
@@ -317,164 +350,78 @@ class Primaries:
         self._forget(session, state)
         self._dp.flow_close(session.handle)
         session.sock.close()
-        self._tell(session)
+        session.tell()
 
     def _forget(self, session: Session, state: str) -> None:
         session.state = state
-        self._resolve(session, Event(kind=0, reason=Reason.ENDED))
+        session.resolve(Event(kind=0, reason=Reason.ENDED))
         if session.keeper is not None:
             session.keeper.cancel()
         if self._sessions.get(session.handle) is session:
             del self._sessions[session.handle]
+        if self._by_ends.get(session.ends) is session:
+            del self._by_ends[session.ends]
 
-    def _tell(self, session: Session) -> None:
-        if not session.introduced:
-            return
-        session.client.send_event(
-            {
-                "event": "state",
-                "handle": session.handle,
-                "state": session.state,
-                "reason": session.reason,
-            }
-        )
-
-    def _resolve(self, session: Session, event: Event) -> None:
-        if session.done is not None and not session.done.done():
-            session.done.set_result(event)
-
-    # -- one attempt
+    # -- keeping them protected
 
     async def _keep(self, session: Session) -> None:
-        """Try again whenever there is reason to hope, as long as the session lives."""
-        retries, wait_s = 0, RETRY_MIN_S
+        """Protect it again whenever that may succeed, as long as it lives."""
+        wait_s = RETRY_MIN_S
         while session.is_live and not session.closing:
-            may_retry = self._link.up and retries < RETRIES_MAX and not session.hopeless
-            if session.state == "open" and may_retry:
+            if self._obstacle(session):
+                await session.trigger.wait()
+            else:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(session.trigger.wait(), wait_s)
                 wait_s = min(wait_s * 2, RETRY_MAX_S)
+            was_triggered = session.trigger.is_set()
+            session.trigger.clear()
+            if session.hopeful:
+                session.hopeful, wait_s = False, RETRY_MIN_S
+            elif was_triggered:
+                continue  # an obstacle has come or gone: the back-off goes on
+            if self._obstacle(session):
+                continue
+            if session.stale:
+                session.asked = True
+                session.client.send_event({"event": "protectable", "handle": session.handle})
             else:
-                await session.trigger.wait()
-            if session.trigger.is_set():
-                session.trigger.clear()
-                retries, wait_s = 0, RETRY_MIN_S
-            if session.state == "open" and self._link.up:
-                retries += 1
                 await self._attempt(session)
 
-    async def _attempt(self, session: Session) -> None:
-        """Set up, snapshot, send, activate. On failure the session is open, with the reason."""
-        async with self._limit:
-            hop = None  # of many peers: whoever takes over looks them up
-            if not session.ends.is_unconnected:
-                hop = await self._host.next_hop(self._lan, session.ends.remote)
-            if not (session.is_live and not session.closing):
-                return
-            try:
-                self._begin(session)
-                frozen = await self._freeze(session, hop)
-                edge = await self._transfer(session, transfer.encode(frozen.setup))
-                self._refuse_moved(session, frozen)
-                self._dp.primary_activate(
-                    session.handle, session.generation, frozen.setup.committed, edge
-                )
-            except _AttemptError as error:
-                self._failed(session, error.reason, str(error))
-            except (SnapshotError, TransferError, CallError) as error:
-                self._failed(session, Reason.REQUESTED, str(error))
-            except DatapathError as error:
-                if not session.handle:
-                    raise ReplicationError(str(error)) from error
-                self._failed(session, Reason.REQUESTED, str(error))
-            else:
-                if session.is_live:
-                    session.state, session.reason = "active", ""
-                    self._log.info("active", f"{session.ends}: protected", handle=session.handle)
-
-    def _begin(self, session: Session) -> None:
-        """Gate on, input redirected, output held."""
-        spec = cloning.spec_of(session.ends, session.sock, session.handle)
-        session.done = asyncio.get_running_loop().create_future()
-        session.handle, session.generation = self._dp.primary_setup(spec)
-        session.state, session.reason = "setup", ""
-        self._sessions[session.handle] = session
-        if not self._link.up:
-            raise _AttemptError(Reason.LINK_LOST, f"the link is down: {self._link.why_down}")
-
-    async def _freeze(self, session: Session, hop: NextHop | None) -> Frozen:
-        frozen = await cloning.freeze(session.ends, session.sock, hop, session.application)
-        info = self._dp.flow_info(session.handle)
-        if info is not None and info.socket["stamp_ns"] and info.socket["has_ooo"]:
-            raise _AttemptError(Reason.REQUESTED, "segments are missing in between; trying again")
-        return frozen
-
-    async def _transfer(self, session: Session, blob: bytes) -> int:
-        """Send the pieces and wait for the shadow; returns the right edge that it gave."""
-        assert session.done is not None
-        pieces = transfer.pieces(blob, wire.SETUP_CHUNK_BYTES)
-        for number, piece in enumerate(pieces, 1):
-            tlvs = wire.encode_tlvs([Element(Tlv.SNAPSHOT, piece)])
-            bits = wire.SETUP_LAST if number == len(pieces) else 0
-            while not session.done.done():
-                try:
-                    self._dp.send(
-                        Message.SETUP,
-                        tlvs,
-                        handle=session.handle,
-                        generation=session.generation,
-                        bits=bits,
-                    )
-                    break
-                except DatapathError as error:
-                    if error.errno != _EBUFFERS:
-                        raise
-                await asyncio.sleep(SEND_FULL_WAIT_S)  # the link drains; nothing tells us
-        # The datapath opens the flow at its deadline; twice that is for a datapath that hangs.
-        deadline_s = 2 * self._config.timing.setup_ms / 1000
-        try:
-            event = await asyncio.wait_for(session.done, deadline_s)
-        except TimeoutError:
-            raise _AttemptError(Reason.TIMEOUT, wire.reason_text(Reason.TIMEOUT)) from None
-        if event.reason or event.type != Message.SETUP_DONE:
-            words = next((e.value.decode("utf-8", "replace") for e in _texts(event)), "")
-            reason = event.reason or Reason.REQUESTED
-            raise _AttemptError(reason, words or wire.reason_text(reason))
-        return event.space
-
-    def _refuse_moved(self, session: Session, frozen: Frozen) -> None:
-        """A straggler that came after the snapshot is missing in the shadow."""
-        if cloning.has_moved(session.ends, session.sock, frozen):
-            raise _AttemptError(Reason.REQUESTED, "a segment slipped in; trying again")
-
-    def _failed(self, session: Session, reason: int, words: str) -> None:
-        if not session.is_live:
-            return
+    def _obstacle(self, session: Session) -> str:
+        """Why it cannot be tried now; empty when it can."""
         if session.state != "open":
-            with contextlib.suppress(DatapathError):
-                self._dp.primary_fail(session.handle, reason)
-        session.state, session.reason = "open", words
-        session.hopeless = reason == Reason.NO_APPLICATION
-        self._log.warning(
-            "not_protected", f"{session.ends}: not protected: {words}", handle=session.handle
+            return session.state
+        if not self._link.up:
+            return f"the link is down: {self._link.why_down}"
+        if not self._owns(session.service):
+            return "this node does not own its service"
+        if session.hopeless or session.ends.service_end not in self._offered:
+            return session.reason if session.hopeless else self._nobody(session)
+        if session.asked:
+            return "its application was asked to renew it, and has not yet"
+        return ""
+
+    def _nobody(self, session: Session) -> str:
+        other = self._link.other
+        return (
+            f"no application on {other.node if other else 'the other node'} waits for "
+            f"{session.ends.service_end}; start it there, too"
         )
 
+    async def _attempt(self, session: Session) -> None:
+        await self._attempts.protect(session, self._sessions)
+        if session.hopeless:
+            self._offered.discard(session.ends.service_end)
 
-def wire_endpoint(ends: Tuple) -> str:
-    """The endpoint that an application offers itself for, as OFFER carries it."""
-    return ends.service_end
+    def unprotected(self) -> dict[str, int]:
+        """Why how many sessions are not protected now, the most frequent reasons."""
+        reasons = Counter(self.why_not(s) for s in self.live() if s.state != "active")
+        return dict(reasons.most_common(REASONS_MAX))
 
-
-def facts_of(session: Session) -> dict[str, Any]:
-    """What answers and events say of a session."""
-    return {"handle": session.handle, "state": session.state, "reason": session.reason}
-
-
-def _texts(event: Event) -> list[Element]:
-    try:
-        return [element for element in wire.decode_tlvs(event.body) if element.type == Tlv.TEXT]
-    except wire.WireError:
-        return []
+    def why_not(self, session: Session) -> str:
+        """Why a session is not protected now, in words."""
+        return self._obstacle(session) or session.reason or session.state
 
 
 def _address(text: str) -> Address:

@@ -1,23 +1,24 @@
 """What the control socket's requests do (docs/control.md)."""
 
-import base64
-import binascii
 import socket
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
 
+from prl import application
 from prl.core.datapath import UDP_PREFIX
 from prl.daemon import facts
 from prl.daemon.control import Client, flag_of, number_of, text_of
 from prl.daemon.events import EventLog
 from prl.daemon.facts import NodeView
 from prl.daemon.ownership import Ownership
-from prl.daemon.protect import Primaries, facts_of
+from prl.daemon.protect import Primaries
+from prl.daemon.sessions import Session
 from prl.daemon.shadows import Shadows
+from prl.daemon.streams import Streams
 from prl.errors import UsageError
-from prl.messages import APPLICATION_MAX_BYTES, parse_endpoint, show_endpoint
+from prl.messages import parse_endpoint, show_endpoint
 
 FLOWS_PER_ANSWER = 64
 EVENTS_PER_ANSWER = 64
@@ -45,8 +46,10 @@ class Requests:
             "flow_list": self._flow_list,
             "flow_show": self._flow_show,
             "flow_del": self._flow_del,
+            "flow_resync": self._flow_resync,
             "events": self._events,
             "replicate": self._replicate,
+            "renew": self._renew,
             "offer": self._offer,
             "close": self._close,
             "takeover": self._takeover,
@@ -96,7 +99,20 @@ class Requests:
         if session is None:
             raise _unknown(handle)
         self._primaries.unprotect(session)
-        return facts_of(session)
+        return session.facts()
+
+    async def _flow_resync(
+        self, _: Client, request: dict[str, Any], __: list[int]
+    ) -> dict[str, Any]:
+        handle = number_of(request, "handle")
+        session = self._primaries.find(handle)
+        if session is None:
+            raise UsageError(
+                f"no session {handle:#x} is this node's; see `prlctl flow list` for those whose "
+                "role is primary"
+            )
+        self._primaries.resync(session)
+        return session.facts()
 
     async def _events(self, _: Client, request: dict[str, Any], __: list[int]) -> dict[str, Any]:
         records = self._log.after(number_of(request, "after", 0), EVENTS_PER_ANSWER)
@@ -105,7 +121,7 @@ class Requests:
     async def _replicate(
         self, client: Client, request: dict[str, Any], fds: list[int]
     ) -> dict[str, Any]:
-        data = _application(request)
+        data = application.unpack(request, fds)
         if len(fds) != 1:
             raise UsageError(f"replicate: send one socket along, not {len(fds)} descriptors")
         try:
@@ -113,10 +129,35 @@ class Requests:
         except OSError as error:
             raise UsageError(f"replicate: the descriptor is no socket ({error})") from error
         fds.clear()  # the socket's now
-        session = await self._primaries.replicate(client, sock, data)
+        session = await self._primaries.replicate(
+            client,
+            sock,
+            data,
+            renew=flag_of(request, "renew"),
+            streams=_streams(request),
+            again=flag_of(request, "again"),
+        )
         if client.closed:
             self._primaries.application_gone(client)
-        return facts_of(session)
+        return self._facts(session)
+
+    async def _renew(
+        self, client: Client, request: dict[str, Any], fds: list[int]
+    ) -> dict[str, Any]:
+        data = application.unpack(request, fds)
+        handle = number_of(request, "handle")
+        session = self._primaries.find(handle)
+        if session is None or session.client is not client:
+            raise _unknown(handle)
+        await self._primaries.renew(session, data)
+        return self._facts(session)
+
+    def _facts(self, session: Session) -> dict[str, Any]:
+        """What its application must know of a session; ``streams`` is opaque to it."""
+        facts = session.facts() | {"streams": session.streams.to_list()}
+        if session.is_live and session.state != "active":
+            facts["reason"] = session.reason or self._primaries.why_not(session)
+        return facts
 
     async def _offer(self, client: Client, request: dict[str, Any], _: list[int]) -> dict[str, Any]:
         text = text_of(request, "endpoint")
@@ -137,6 +178,8 @@ class Requests:
             self._primaries.close(session)
         elif shadow is not None and shadow.client is client:
             self._shadows.close(shadow)
+        elif (session := self._primaries.find_former(handle, client)) is not None:
+            self._primaries.close(session)
         else:
             raise _unknown(handle)
         return {}
@@ -147,16 +190,14 @@ class Requests:
         return facts.status(self._view)
 
 
-def _application(request: dict[str, Any]) -> bytes:
-    try:
-        data = base64.b64decode(text_of(request, "application", ""), validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise UsageError(f"replicate: 'application' is not base64: {error}") from error
-    if len(data) > APPLICATION_MAX_BYTES:
-        raise UsageError(
-            f"replicate: 'application' has {len(data)} bytes; at most {APPLICATION_MAX_BYTES}"
-        )
-    return data
+def _streams(request: dict[str, Any]) -> Streams | None:
+    match request.get("streams"):
+        case None:
+            return None
+        case [int(in_offset), int(out_offset)]:
+            return Streams(in_offset, out_offset)
+        case other:
+            raise UsageError(f"replicate: 'streams' must be as prld gave it, not {other!r:.100}")
 
 
 def _unknown(handle: int) -> UsageError:

@@ -2,20 +2,20 @@
 
 SETUP … ─▶ restored, in the datapath, given to the application that offered itself ─▶ active
 active ─┬─ void: discarded silently (L8) ─▶ gone
-        └─ take-over: the application's options, the application told ─▶ owner
+        └─ take-over: the application's options, the application told ─▶ a session (protect.py)
 """
 
 import asyncio
-import base64
 import contextlib
+import os
 import socket
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from ipaddress import ip_address
-from typing import Any
 
+from prl import application
 from prl.config import Config
 from prl.core import wire
 from prl.core.datapath import (
@@ -32,14 +32,15 @@ from prl.daemon.clients import Application
 from prl.daemon.cloning import Snapshot
 from prl.daemon.events import EventLog
 from prl.daemon.host import NUD_PERMANENT, NUD_REACHABLE, NUD_STALE, Host, NextHop
+from prl.daemon.sessions import Session
 from prl.daemon.silence import end_silently
+from prl.daemon.streams import Streams
 from prl.daemon.transfer import Arrived, Collector, Setup, TransferError
 from prl.errors import KernelError, PrlError
 from prl.messages import show_endpoint
 from prl.shadow import SnapshotError
 from prl.shadow.sockopt import Queue, queue_bytes
 
-CLOSE_LINGER_S = 60.0
 READ_LINGER_S = 60.0
 """How long a standby application may read on after its session ended on the primary."""
 READ_POLL_S = 0.05
@@ -68,18 +69,17 @@ class Shadow:
     snapshot: Snapshot
     client: Application
     hop: NextHop | None
+    setup: Setup
+    streams: Streams
     state: str = "active"
-    """active, void, owner (taken over), or ended."""
-    closing: bool = False
-
-    @property
-    def is_kept(self) -> bool:
-        """Whether it is still this node's, as a shadow or as the session."""
-        return self.state in {"active", "owner"}
+    """active, void, taken (over), or ended."""
 
 
 class Shadows:
-    """All shadows here, by handle, and the applications that wait for more."""
+    """All shadows here, by handle, and the applications that wait for more.
+
+    ``taken`` is given the session that a shadow becomes when it is taken over.
+    """
 
     def __init__(
         self,
@@ -90,9 +90,10 @@ class Shadows:
         *,
         lan: int,
         congestion: str | None,
+        taken: Callable[[Session], None],
     ) -> None:
         self._config, self._dp, self._host, self._log = config, datapath, host, log
-        self._lan, self._congestion = lan, congestion
+        self._lan, self._congestion, self._taken = lan, congestion, taken
         self._shadows: dict[int, Shadow] = {}
         self._by_ends: dict[Tuple, Shadow] = {}
         self._offers: list[tuple[str, Application]] = []
@@ -129,31 +130,14 @@ class Shadows:
         return sum(s.state == "active" and s.service == service for s in self._shadows.values())
 
     def close(self, shadow: Shadow) -> None:
-        """Its application is done with it: the session ends, or the shadow is given up."""
-        if shadow.state == "owner":
-            shadow.closing = True
-            if shadow.ends.is_udp:  # nothing to wait for
-                self._finish(shadow)
-                return
-            with contextlib.suppress(OSError):
-                shadow.sock.shutdown(socket.SHUT_WR)
-            asyncio.get_running_loop().call_later(CLOSE_LINGER_S, self._finish, shadow)
-        else:
-            self._give_up(shadow, Reason.APPLICATION_GONE)
+        """Its application does not want it."""
+        self._give_up(shadow, Reason.APPLICATION_GONE)
 
     def application_gone(self, client: Application) -> None:
         """Its connection ended: its offers are over, nobody reads its shadows any more."""
         self._offers = [(where, owner) for where, owner in self._offers if owner is not client]
         for shadow in list(self._of(client)):
-            if shadow.state == "owner" and not shadow.closing:
-                self._log.error(
-                    "session_lost",
-                    f"{shadow.ends}: its application ({client.name}) died: the session ends",
-                    handle=shadow.handle,
-                )
-                self._finish(shadow)
-            elif shadow.state == "active":
-                self._give_up(shadow, Reason.APPLICATION_GONE)
+            self._give_up(shadow, Reason.APPLICATION_GONE)
 
     def _of(self, client: Application) -> Iterator[Shadow]:
         return (shadow for shadow in self._shadows.values() if shadow.client is client)
@@ -214,6 +198,7 @@ class Shadows:
         # would be sent again for ever, and the socket keep its congestion control loaded.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _END_AT_CLOSE)
         spec = cloning.shadow_spec(snapshot, setup, sock.fileno(), event.handle, event.generation)
+        streams = Streams.at(sock, setup.in_bytes, setup.out_bytes)
         try:
             space = self._dp.secondary_open(spec)
             self._dp.send(
@@ -224,10 +209,21 @@ class Shadows:
             self._dp.flow_close(event.handle)
             self._unpin(hop, NUD_STALE)
             raise
-        shadow = Shadow(event.handle, event.generation, ends, service, sock, snapshot, client, hop)
+        shadow = Shadow(
+            handle=event.handle,
+            generation=event.generation,
+            ends=ends,
+            service=service,
+            sock=sock,
+            snapshot=snapshot,
+            client=client,
+            hop=hop,
+            setup=setup,
+            streams=streams,
+        )
         self._shadows[event.handle] = self._by_ends[ends] = shadow
         self._log.info("shadow", f"{ends}: shadowed", handle=event.handle)
-        client.send_event(_introduction(shadow, setup), sock.fileno())
+        _introduce(shadow)
 
     def _admit(self, ends: Tuple) -> tuple[int, Application]:
         """The service and the application of a new shadow. Raises RefusedError."""
@@ -258,7 +254,7 @@ class Shadows:
     def _replace(self, handle: int, ends: Tuple) -> None:
         """A new snapshot: what there was of this session is of no use any more."""
         for old in (self._shadows.get(handle), self._by_ends.get(ends)):
-            if old is not None and old.is_kept:
+            if old is not None and old.state == "active":
                 self._discard(old, "replaced by a new snapshot")
 
     def _refuse(self, event: Event, error: RefusedError) -> None:
@@ -299,27 +295,45 @@ class Shadows:
         shadow = self._shadows.get(event.handle)
         if shadow is None:
             return
-        shadow.state = "owner"
+        self._drop(shadow, "taken")
         with contextlib.suppress(OSError):
             shadow.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+        handle = self._dp.flow_adopt(shadow.handle)
+        out_bytes = shadow.setup.out_bytes + event.value
         shadow.client.send_event(
             {
                 "event": "taken_over",
                 "handle": shadow.handle,
-                "out_bytes": event.value,
+                "becomes": handle,
+                "streams": shadow.streams.to_list(),
+                "out_bytes": out_bytes,
                 "monotonic_ns": time.monotonic_ns(),
             }
         )
         for failure in cloning.adopted(shadow.sock, shadow.snapshot):
-            self._log.warning("option_lost", failure, handle=shadow.handle)
+            self._log.warning("option_lost", failure, handle=handle)
         self._unpin(shadow.hop, NUD_REACHABLE)
         shadow.hop = None
         self._log.warning(
             "taken_over",
-            f"{shadow.ends}: goes on here, after {event.value} bytes of output",
-            handle=shadow.handle,
-            out_bytes=event.value,
+            f"{shadow.ends}: goes on here, after {out_bytes} bytes of output",
+            handle=handle,
+            out_bytes=out_bytes,
             in_force_ns=event.value2,
+        )
+        self._taken(
+            Session(
+                shadow.ends,
+                shadow.service,
+                shadow.sock,
+                shadow.client,
+                shadow.setup.application,
+                shadow.setup.renew,
+                shadow.streams,
+                handle=handle,
+                former=shadow.handle,
+                reason="it was taken over, and is not protected yet",
+            )
         )
 
     def on_ended(self, handle: int) -> None:
@@ -378,24 +392,19 @@ class Shadows:
 
     def _finish(self, shadow: Shadow) -> None:
         """The session is over."""
-        if shadow.state not in {"active", "owner"}:
-            return
-        was_shadow = shadow.state == "active"
         self._forget(shadow, "ended")
         self._dp.flow_close(shadow.handle)
         shadow.sock.close()  # its application may still read what is left in it
-        if was_shadow:
-            why = wire.reason_text(Reason.ENDED)
-            shadow.client.send_event({"event": "void", "handle": shadow.handle, "reason": why})
-            return
-        shadow.client.send_event(
-            {"event": "state", "handle": shadow.handle, "state": "ended", "reason": ""}
-        )
+        why = wire.reason_text(Reason.ENDED)
+        shadow.client.send_event({"event": "void", "handle": shadow.handle, "reason": why})
 
     def _forget(self, shadow: Shadow, state: str) -> None:
-        shadow.state = state
         self._unpin(shadow.hop, NUD_STALE)
         shadow.hop = None
+        self._drop(shadow, state)
+
+    def _drop(self, shadow: Shadow, state: str) -> None:
+        shadow.state = state
         if self._shadows.get(shadow.handle) is shadow:
             del self._shadows[shadow.handle]
         if self._by_ends.get(shadow.ends) is shadow:
@@ -433,16 +442,23 @@ class Shadows:
             await self._host.set_neighbour(self._lan, hop, state)
 
 
-def _introduction(shadow: Shadow, setup: Setup) -> dict[str, Any]:
-    ends = shadow.ends
-    return {
+def _introduce(shadow: Shadow) -> None:
+    """Give the shadow to its application."""
+    setup = shadow.setup
+    members, memory = application.pack(setup.application)
+    introduction = {
         "event": "shadow",
         "handle": shadow.handle,
-        "local": show_endpoint(ends.local, ends.local_port),
-        "remote": ends.peer_end,
-        "application": base64.b64encode(setup.application).decode(),
+        "local": show_endpoint(shadow.ends.local, shadow.ends.local_port),
+        "remote": shadow.ends.peer_end,
         "unread": cloning.unread_bytes(shadow.snapshot),
+        "in_bytes": setup.in_bytes,
+        "out_bytes": setup.out_bytes,
+        "renew": setup.renew,
     }
+    shadow.client.send_event(introduction | members, shadow.sock.fileno(), *memory)
+    for fd in memory:
+        os.close(fd)
 
 
 def _hop(setup: Setup) -> NextHop | None:

@@ -15,6 +15,7 @@ TRANSFERS_MAX = 64
 """Most set-ups that may be unfinished at a time."""
 
 U32 = Annotated[int, Meta(ge=0, le=0xFFFFFFFF)]
+U64 = Annotated[int, Meta(ge=0, le=2**63 - 1)]  # msgspec knows no larger bound
 Scale = Annotated[int, Meta(ge=0, le=14)]
 
 
@@ -37,6 +38,12 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
     """Address of the next hop towards the peer, empty when it is not known."""
     next_hop_mac: str = ""
     application: Annotated[bytes, Meta(max_length=APPLICATION_MAX_BYTES)] = b""
+    renew: bool = False
+    """The application gives its bytes anew for each snapshot."""
+    in_bytes: U64 = 0
+    """How much of the peer's stream comes before the first byte to be read from the shadow."""
+    out_bytes: U64 = 0
+    """How much output comes before the snapshot's end of the send queue."""
 
 
 _encoder = msgspec.msgpack.Encoder()

@@ -44,6 +44,7 @@ def bgp(stage: Stage) -> tuple[Scenario, Measured]:
         neighbour=stage.address,
         before=make_routes(version, 0, ROUTES_BEFORE),
         after=make_routes(version, ROUTES_BEFORE, ROUTES_AFTER),
+        routed=stage.options.routed,
     )
     router = ROUTERS[stage.options.peer](place)
     try:

@@ -160,7 +160,9 @@ def _decided_ns(stage: Stage) -> int:
     return int(found[-1]["facts"]["decided_ns"])
 
 
-def _measure(stage: Stage, heard: dict[int, int], times: Times, measured: Measured) -> None:
+def _measure(
+    stage: Stage, heard: dict[tuple[int, int], int], times: Times, measured: Measured
+) -> None:
     stage.measure_takeover(measured)
     decided_ns = _decided_ns(stage)
     for one in events(stage.socket("re1")):
@@ -197,7 +199,7 @@ def _look_at_primary(stage: Stage, talks: list[Event], measured: Measured) -> No
     """What the dead application had echoed of each session must be how the session begins."""
     count, digest, good = 0, hashlib.sha256(), True
     for one in talks:
-        reached = progress.read(stage.progress("re0") / str(one["port"]))
+        reached = progress.read(stage.progress("re0") / one["name"])
         if reached is not None:
             count += reached.count
             digest.update(reached.sha256.encode())

@@ -18,7 +18,7 @@ from typing import Any
 
 from prl import tcp
 from prl.aio import AsyncNode, AsyncSession, AsyncShadow, NotProtectedError, ShadowVoid
-from prl.demo.crowd_peer import tell
+from prl.demo.crowd_peer import name_of, tell
 from prl.demo.progress import Progress
 from prl.demo.roles import Echo
 from prl.endpoint import Endpoint
@@ -32,11 +32,17 @@ _READ_BYTES = 1 << 16
 _TRIM_EVERY_BYTES = 1 << 16
 
 
+def peer_of(sock: socket.socket) -> str:
+    """The peer's end, as the peer calls it: a port may be in use with either version of IP."""
+    address, port, *_ = sock.getpeername()
+    return name_of(address, port)
+
+
 class Conversation:
     """One session, echoed; heard by the peer only while ``speaks``."""
 
     def __init__(self, sock: socket.socket, *, speaks: bool, progress: Progress | None) -> None:
-        self.peer: int = sock.getpeername()[1]
+        self.peer = peer_of(sock)
         self.done = asyncio.Event()
         self.trouble = ""
         self._sock, self._speaks, self._progress = sock, speaks, progress
@@ -131,7 +137,7 @@ class Application:
             self.start(self._own(sock))
 
     async def _own(self, sock: socket.socket) -> None:
-        peer = sock.getpeername()[1]
+        peer = peer_of(sock)
         async with self._limit:
             asked_ns = time.monotonic_ns()
             try:
@@ -141,7 +147,7 @@ class Application:
                 return
             at_ns = time.monotonic_ns()
         tell("protected", peer=peer, handle=session.handle, took_ns=at_ns - asked_ns, at_ns=at_ns)
-        progress = Progress(self._progress / f"{peer}")
+        progress = Progress(self._progress / peer)
         conversation = Conversation(sock, speaks=True, progress=progress)
         await self._converse(conversation, session)
         sock.close()

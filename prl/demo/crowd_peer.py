@@ -36,12 +36,17 @@ def tell(event: str, **facts: Any) -> None:
         out.write(json.dumps({"event": event, **facts}) + "\n")
 
 
+def name_of(address: str, port: int) -> str:
+    """What the peer's end of a session is called."""
+    return f"{6 if ':' in address else 4}-{port}"
+
+
 class Talk:
     """One session."""
 
     def __init__(self, number: int, sock: socket.socket) -> None:
         self.number = number
-        self.port: int = sock.getsockname()[1]
+        self.name = name_of(*sock.getsockname()[:2])
         self.sent = self.received = 0
         self.trouble = ""
         self.ended = asyncio.Event()
@@ -139,7 +144,7 @@ class Talk:
         """How it went."""
         return {
             "session": self.number,
-            "port": self.port,
+            "name": self.name,
             "sent": self.sent,
             "received": self.received,
             "sha256": {

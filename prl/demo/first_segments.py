@@ -23,13 +23,13 @@ class FirstSegments:
         self._addresses = addresses
         self._sock = Namespace(switch).call(lambda: _listen(port))
 
-    def read(self) -> dict[int, int]:
-        """By the peer's port: when its first segment from a service address came, in ns.
+    def read(self) -> dict[tuple[int, int], int]:
+        """By EtherType and the peer's port: when its first segment from a service address came.
 
-        CLOCK_BOOTTIME. Closes the recording.
+        Nanoseconds of CLOCK_BOOTTIME. Closes the recording.
         """
         shift_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - time.time_ns()
-        first: dict[int, int] = {}
+        first: dict[tuple[int, int], int] = {}
         with self._sock, suppress(BlockingIOError):
             while True:
                 frame, extra, _, sender = self._sock.recvmsg(_FRAME_BYTES, 64)
@@ -39,7 +39,10 @@ class FirstSegments:
                 for _, kind, data in extra:
                     if port is not None and kind == _SO_TIMESTAMPNS:
                         seconds, ns = _TIMESPEC.unpack(data)
-                        first.setdefault(port, seconds * 1_000_000_000 + ns + shift_ns)
+                        first.setdefault(
+                            (int.from_bytes(frame[12:14]), port),
+                            seconds * 1_000_000_000 + ns + shift_ns,
+                        )
         return first
 
     def _peer_port(self, frame: bytes) -> int | None:

@@ -50,6 +50,10 @@ class Player:
         self._thread = threading.Thread(target=self._listen, daemon=True)
         self._thread.start()
 
+    def kill(self) -> None:
+        """Let it die; the rest of its node lives on."""
+        self._process.kill()
+
     def _listen(self) -> None:
         assert self._process.stdout is not None
         with self._process.stdout as lines:
@@ -72,6 +76,12 @@ class Cast:
         self._players = [
             Player(lab, node, [*argv, *more], self._told) for node, more in own.items()
         ]
+
+    def kill(self, node: str) -> None:
+        """Let the program die on ``node`` alone."""
+        for player in self._players:
+            if player.node == node:
+                player.kill()
 
     def first(self, event: str, node: str | None = None) -> Event | None:
         """The first such event that was heard."""

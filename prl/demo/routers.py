@@ -73,6 +73,8 @@ class Place:
     neighbour: IPv4Address | IPv6Address
     before: tuple[Prefix, ...]
     after: tuple[Prefix, ...]
+    routed: bool = False
+    """There is a router in between."""
 
     @property
     def version(self) -> int:
@@ -170,6 +172,7 @@ protocol device {{ }}
 protocol bgp prl {{
   local {place.local} as {PEER_ASN};
   neighbor {place.neighbour} as {OUR_ASN};
+  {"multihop;" if place.routed else "direct;"}
   hold time {HOLD_TIME_S};
   connect delay time 1;
   connect retry time 2;
@@ -252,7 +255,7 @@ router bgp {PEER_ASN}
  no bgp network import-check
  no bgp default ipv4-unicast
  neighbor {neighbour} remote-as {OUR_ASN}
- neighbor {neighbour} disable-connected-check
+ neighbor {neighbour} {"ebgp-multihop" if self._place.routed else "disable-connected-check"}
  neighbor {neighbour} update-source {self._place.local}
  neighbor {neighbour} timers {HOLD_TIME_S // 3} {HOLD_TIME_S}
  neighbor {neighbour} timers connect 1

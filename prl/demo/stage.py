@@ -38,6 +38,7 @@ class Options:
     peer: str = "bird"
     count: int = 1000
     both: bool = False
+    routed: bool = False
 
 
 class Stage:
@@ -55,8 +56,9 @@ class Stage:
         self._handler = signal.signal(signal.SIGTERM, _interrupt_only(os.getpid()))
         self.scratch = Path(tempfile.mkdtemp(prefix="prl-demo-"))
         try:
-            self.narrate(f"building lab {self.lab.name} ({self.options.mode} XDP)")
-            self.lab.up(self.options.mode)
+            where = ", the peer behind a router" if self.options.routed else ""
+            self.narrate(f"building lab {self.lab.name} ({self.options.mode} XDP{where})")
+            self.lab.up(self.options.mode, routed=self.options.routed)
         except BaseException:
             self._clear()
             raise

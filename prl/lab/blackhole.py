@@ -1,4 +1,6 @@
-"""A tc program that swallows every frame: two instructions, loaded without a compiler.
+"""Programs of two instructions, loaded without a compiler.
+
+One for tc swallows every frame; one for XDP passes every frame: `prlctl bench` compares with it.
 
 Not matchall with an action: neither is in every kernel, while prl needs tc's bpf anyway. STOLEN and
 not SHOT: the sender of a frame that is lost on a cable is not told.
@@ -16,7 +18,10 @@ _SYSCALL_BPF = {"x86_64": 321, "aarch64": 280, "riscv64": 280}
 # linux/bpf.h and linux/pkt_cls.h
 _BPF_PROG_LOAD = 5
 _BPF_PROG_TYPE_SCHED_CLS = 3
+_BPF_PROG_TYPE_XDP = 6
+_BPF_F_XDP_HAS_FRAGS = 1 << 5
 _TC_ACT_STOLEN = 4
+_XDP_PASS = 2
 _MOV_TO_R0 = 0xB7  # BPF_ALU64 | BPF_MOV | BPF_K
 _EXIT = 0x95  # BPF_JMP | BPF_EXIT
 _INSTRUCTION = "=BBhi"  # code, registers, offset, immediate
@@ -26,21 +31,34 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def load() -> int:
-    """Load the program and return its file descriptor, which the caller closes.
+    """Load the tc program and return its file descriptor, which the caller closes.
 
     Raises:
         LabError: the kernel refuses, or the machine is of a kind not known here.
     """
+    return _load(_BPF_PROG_TYPE_SCHED_CLS, _TC_ACT_STOLEN, 0)
+
+
+def load_xdp_pass() -> int:
+    """Load the XDP program and return its file descriptor, which the caller closes.
+
+    Raises:
+        LabError: as load().
+    """
+    return _load(_BPF_PROG_TYPE_XDP, _XDP_PASS, _BPF_F_XDP_HAS_FRAGS)
+
+
+def _load(kind: int, verdict: int, flags: int) -> int:
     number = _SYSCALL_BPF.get(platform.machine())
     if number is None:
-        raise LabError(f"cannot cut a link on {platform.machine()}: number of bpf(2) not known")
-    program = struct.pack(_INSTRUCTION, _MOV_TO_R0, 0, 0, _TC_ACT_STOLEN)
+        raise LabError(f"cannot load BPF on {platform.machine()}: number of bpf(2) not known")
+    program = struct.pack(_INSTRUCTION, _MOV_TO_R0, 0, 0, verdict)
     program += struct.pack(_INSTRUCTION, _EXIT, 0, 0, 0)
     instructions = ctypes.create_string_buffer(program, len(program))
     licence = ctypes.create_string_buffer(b"Dual BSD/GPL")
     attributes = struct.pack(
         _ATTRIBUTES,
-        _BPF_PROG_TYPE_SCHED_CLS,
+        kind,
         len(program) // struct.calcsize(_INSTRUCTION),
         ctypes.addressof(instructions),
         ctypes.addressof(licence),
@@ -48,12 +66,12 @@ def load() -> int:
         0,  # log_size
         0,  # log_buf
         0,  # kern_version
-        0,  # prog_flags
+        flags,
         NAME.encode(),
     )
     descriptor: int = _libc.syscall(number, _BPF_PROG_LOAD, attributes, len(attributes))
     if descriptor < 0:
         raise LabError(
-            f"cannot load the program that cuts a link: {os.strerror(ctypes.get_errno())}"
+            f"cannot load a program of two instructions: {os.strerror(ctypes.get_errno())}"
         )
     return descriptor

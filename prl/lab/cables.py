@@ -45,13 +45,13 @@ class Cable(Protocol):
 
 
 class LanCable(Cable):
-    """Between a machine's ``lan0`` and its switch port; cut by taking the port down.
+    """Between a machine's ``lan0`` and the port it is plugged into; cut by taking that down.
 
     Not by tc on ``lan0``: frames sent through AF_XDP or with PACKET_QDISC_BYPASS do not meet tc.
     """
 
     def __init__(self, topology: Topology, member: Member) -> None:
-        self._netlink, self._port = _open(Namespace(topology.switch), member.port)
+        self._netlink, self._port = _open(Namespace(topology.plug(member)), member.port)
 
     def __enter__(self) -> Self:
         return self

@@ -18,7 +18,7 @@ from prl.lab.cables import Cable, LanCable, LinkCable
 from prl.lab.errors import LabError
 from prl.lab.netns import Namespace, exec_in
 from prl.lab.state import Settings, StateDirectory
-from prl.lab.topology import DEFAULT_NAME, Member, Node, standard
+from prl.lab.topology import DEFAULT_NAME, Member, Node, Topology, standard
 
 SOCKET_VARIABLE = "PRL_SOCKET"
 PIN_DIRECTORY = Path("/sys/fs/bpf/prl")
@@ -86,6 +86,8 @@ class Lab:
     def __init__(self, name: str = DEFAULT_NAME) -> None:
         self.topology = standard(name)
         self.state = StateDirectory(name)
+        with suppress(LabError):  # it is not up: up() says what it consists of
+            self.topology = _topology(name, self.state.settings())
         self._children: set[int] = set()
 
     @property
@@ -99,29 +101,36 @@ class Lab:
         *,
         start_prld: bool = True,
         polling: str = "blocking",
+        flows_max: int | None = None,
         policy: str = "continue",
         fence_command: Sequence[str] = (),
+        routed: bool = False,
+        services: int = 1,
     ) -> None:
         """Build the network and start prld on both nodes; return when both serve.
 
-        ``polling``, ``policy`` and ``fence_command`` are both nodes', as docs/configuration.md has
-        them.
+        ``polling``, ``flows_max``, ``policy`` and ``fence_command`` are as docs/configuration.md
+        has them; ``routed`` puts the peer behind a router; of several services, re0 and re1 own one
+        by turns.
 
         Raises:
             LabError: it is up already, or could not be brought up; nothing is left of it then.
         """
         _require_root()
-        settings = Settings(Mode(mode), start_prld, polling, policy, fence_command)
+        settings = Settings(
+            Mode(mode), start_prld, polling, flows_max, routed, services, policy, fence_command
+        )
         taken = LabError(
             f"lab {self.name} is up already, or a crash left a part of it: "
             f"remove it with `prlctl lab down{self._option()}`"
         )
-        if any(Namespace(name).exists() for name in self.topology.namespaces.values()):
+        if any(place.exists() for place in self._places()):
             raise taken
         try:
             self.state.create(settings)
         except FileExistsError:
             raise taken from None
+        self.topology = _topology(self.name, settings)
         try:
             wiring.build(self.topology)
             for node in self.topology.nodes:
@@ -137,17 +146,18 @@ class Lab:
             raise
 
     def _await_lease(self) -> None:
-        """The pair protects from its first lease on: re1 may take over then."""
+        """The pair protects from its first lease on: either may take over then."""
         deadline = time.monotonic() + LEASE_TIMEOUT_S
-        try:
-            with client.Node(self.state.socket(self.topology.re1)) as standby:
-                while standby.request({"op": "status"})["lease"]["takeover_for_ms"] <= 0:
-                    if time.monotonic() > deadline:
-                        log = self.state.log(self.topology.re1)
-                        raise LabError(f"re0 and re1 do not come together; see {log}")
-                    time.sleep(LEASE_POLL_S)  # no event tells of the first lease
-        except NoDaemonError as error:
-            raise LabError(f"prld of re1 does not answer: {error}") from error
+        for node in reversed(self.topology.nodes):
+            try:
+                with client.Node(self.state.socket(node)) as daemon:
+                    while daemon.request({"op": "status"})["lease"]["takeover_for_ms"] <= 0:
+                        if time.monotonic() > deadline:
+                            log = self.state.log(node)
+                            raise LabError(f"re0 and re1 do not come together; see {log}")
+                        time.sleep(LEASE_POLL_S)  # no event tells of the first lease
+            except NoDaemonError as error:
+                raise LabError(f"prld of {node.name} does not answer: {error}") from error
 
     def down(self) -> bool:
         """Remove all that there is of the lab, also after a crash. Idempotent.
@@ -159,9 +169,7 @@ class Lab:
             LabError: a process in it does not die; the rest is removed.
         """
         _require_root()
-        there = [
-            place for place in map(Namespace, self.topology.namespaces.values()) if place.exists()
-        ]
+        there = [place for place in self._places() if place.exists()]
         found = bool(there) or self.state.exists()
         failures: list[LabError] = []
         for place in there:
@@ -381,6 +389,19 @@ class Lab:
             link_cut,
         )
 
+    def _places(self) -> list[Namespace]:
+        """All namespaces that a lab of this name may have, however it was brought up."""
+        return [Namespace(name) for name in standard(self.name, routed=True).namespaces.values()]
+
+    def limit_path(self, mtu_bytes: int) -> None:
+        """Let the router of a routed lab pass nothing longer to the peer than ``mtu_bytes``.
+
+        Raises:
+            LabError: the lab is not up, or has no router.
+        """
+        self._require_up()
+        wiring.limit_path(self.topology, mtu_bytes)
+
     def _scrub(self, node: Node) -> None:
         """Remove what the node's prld left in the kernel; it keeps all of that by its pins."""
         instance = self.topology.instance(node)
@@ -401,7 +422,8 @@ class Lab:
     def _namespace(self, node: str) -> Namespace:
         name = self.topology.namespaces.get(node)
         if name is None:
-            raise UsageError(f"the lab has no node {node!r}: it has re0, re1, peer and lan")
+            names = ", ".join(self.topology.namespaces)
+            raise UsageError(f"the lab has no node {node!r}: it has {names}")
         place = Namespace(name)
         if not place.exists():
             raise self._not_up()
@@ -418,6 +440,10 @@ class Lab:
 
     def _option(self) -> str:
         return "" if self.name == DEFAULT_NAME else f" --name {self.name}"
+
+
+def _topology(name: str, settings: Settings) -> Topology:
+    return standard(name, routed=settings.routed, services=settings.services)
 
 
 def _now() -> float:

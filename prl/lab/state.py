@@ -21,6 +21,9 @@ class Settings:
     mode: str
     start_prld: bool
     polling: str = "blocking"
+    flows_max: int | None = None
+    routed: bool = False
+    services: int = 1
     policy: str = "continue"
     fence_command: Sequence[str] = ()
 
@@ -124,7 +127,6 @@ class StateDirectory:
 
 def _node_toml(topology: Topology, node: Node, settings: Settings, socket: Path) -> str:
     other = topology.other(node)
-    service = topology.service
     lines = [
         f"# Written by `prlctl lab up --name {topology.name}`.",
         _assign("node", node.name),
@@ -132,6 +134,7 @@ def _node_toml(topology: Topology, node: Node, settings: Settings, socket: Path)
         _assign("index", node.index),
         _assign("socket", os.fspath(socket)),
         _assign("mode", settings.mode),
+        *([] if settings.flows_max is None else [_assign("flows_max", settings.flows_max)]),
         _assign("policy", settings.policy),
         "",
         "[ownership]",
@@ -156,12 +159,15 @@ def _node_toml(topology: Topology, node: Node, settings: Settings, socket: Path)
         _assign("local", str(node.link.ipv4.ip)),
         _assign("remote", str(other.link.ipv4.ip)),
         _assign("port", topology.link_port),
-        "",
-        "[[service]]",
-        _assign("name", service.name),
-        _assign("addresses", [str(service.ipv4), str(service.ipv6)]),
-        _assign("owner", service.owner),
     ]
+    for service in topology.services:
+        lines += [
+            "",
+            "[[service]]",
+            _assign("name", service.name),
+            _assign("addresses", [str(service.ipv4), str(service.ipv6)]),
+            _assign("owner", service.owner),
+        ]
     return "\n".join(lines) + "\n"
 
 

@@ -1,13 +1,14 @@
 """What a lab consists of: names and addresses, as values (SPEC section 8)."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 
 from prl.errors import UsageError
 
 DEFAULT_NAME = "prl"
 NAME_MAX_LENGTH = 32
+SERVICES_MAX = 16
 LAN_INTERFACE = "lan0"
 LINK_INTERFACE = "link0"
 BRIDGE = "br0"
@@ -40,10 +41,12 @@ class Member:
     name: str
     namespace: str
     lan: Interface
+    gateway: Interface | None = field(default=None, kw_only=True)
+    """The router's interface on the same network; the default route goes there."""
 
     @property
     def port(self) -> str:
-        """The switch's interface that this machine's ``lan0`` is plugged into."""
+        """The interface that this machine's ``lan0`` is plugged into."""
         return f"to-{self.name}"
 
 
@@ -56,8 +59,15 @@ class Node(Member):
 
 
 @dataclass(frozen=True, slots=True)
+class Router(Member):
+    """The machine between the LAN and the peer of a routed lab; ``far`` is its end there."""
+
+    far: Interface
+
+
+@dataclass(frozen=True, slots=True)
 class Service:
-    """The service address pair and the node that owns it first."""
+    """A pair of service addresses and the node that owns it first."""
 
     name: str
     ipv4: IPv4Address
@@ -74,8 +84,14 @@ class Topology:
     re0: Node
     re1: Node
     peer: Member
-    service: Service
+    services: tuple[Service, ...]
     link_port: int = LINK_PORT
+    router: Router | None = None
+
+    @property
+    def service(self) -> Service:
+        """The first service: re0 owns it."""
+        return self.services[0]
 
     @property
     def nodes(self) -> tuple[Node, Node]:
@@ -83,9 +99,15 @@ class Topology:
         return (self.re0, self.re1)
 
     @property
-    def members(self) -> tuple[Member, Member, Member]:
-        """The machines that are plugged into the switch."""
-        return (self.re0, self.re1, self.peer)
+    def members(self) -> tuple[Member, ...]:
+        """All machines."""
+        return (self.re0, self.re1, self.peer, *([self.router] if self.router else []))
+
+    def plug(self, member: Member) -> str:
+        """The namespace that has ``member.port``: the switch's, or the router's for its peer."""
+        if self.router is not None and member.name == self.peer.name:
+            return self.router.namespace
+        return self.switch
 
     @property
     def namespaces(self) -> dict[str, str]:
@@ -101,7 +123,8 @@ class Topology:
         for member in self.members:
             if member.name == name:
                 return member
-        raise UsageError(f"the lab has no machine {name!r}: it has re0, re1 and peer")
+        names = ", ".join(member.name for member in self.members)
+        raise UsageError(f"the lab has no machine {name!r}: it has {names}")
 
     def node(self, name: str) -> Node:
         """The machine called ``name``, which must be a node.
@@ -123,8 +146,10 @@ class Topology:
         return node.namespace
 
 
-def standard(name: str = DEFAULT_NAME) -> Topology:
-    """The flat lab of SPEC section 8: peer and both nodes on one LAN.
+def standard(name: str = DEFAULT_NAME, *, routed: bool = False, services: int = 1) -> Topology:
+    """The lab of SPEC section 8: peer and both nodes on one LAN, or the peer behind a router.
+
+    Of several services, re0 and re1 own one by turns.
 
     Raises:
         UsageError: ``name`` cannot be part of a namespace's name.
@@ -142,6 +167,27 @@ def standard(name: str = DEFAULT_NAME) -> Topology:
             IPv6Interface(f"2001:db8:0:1::{host6}/64"),
         )
 
+    def far(name: str, host: int, host6: str) -> Interface:
+        return Interface(
+            name,
+            IPv4Interface(f"203.0.113.{host}/24"),
+            IPv6Interface(f"2001:db8:0:2::{host6}/64"),
+        )
+
+    def service(number: int) -> Service:
+        return Service(
+            f"lab{number + 1}" if number else "lab",
+            IPv4Address("192.0.2.100") + number,
+            IPv6Address("2001:db8:0:1::100") + number,
+            owner=f"re{number % 2}",
+        )
+
+    peer = Member("peer", f"{name}-peer", lan(1, "1"))
+    router = None
+    if routed:
+        router = Router("router", f"{name}-router", lan(254, "fe"), far("to-peer", 254, "fe"))
+        peer = Member("peer", f"{name}-peer", far(LAN_INTERFACE, 1, "1"), gateway=router.far)
+
     def node(index: int) -> Node:
         return Node(
             name=f"re{index}",
@@ -149,6 +195,7 @@ def standard(name: str = DEFAULT_NAME) -> Topology:
             lan=lan(10 + index, f"1{index}"),
             link=Interface(LINK_INTERFACE, IPv4Interface(f"198.51.100.{10 + index}/24")),
             index=index,
+            gateway=router.lan if router else None,
         )
 
     return Topology(
@@ -156,8 +203,7 @@ def standard(name: str = DEFAULT_NAME) -> Topology:
         switch=f"{name}-lan",
         re0=node(0),
         re1=node(1),
-        peer=Member("peer", f"{name}-peer", lan(1, "1")),
-        service=Service(
-            "lab", IPv4Address("192.0.2.100"), IPv6Address("2001:db8:0:1::100"), owner="re0"
-        ),
+        peer=peer,
+        router=router,
+        services=tuple(map(service, range(services))),
     )

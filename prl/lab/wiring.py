@@ -10,11 +10,12 @@ from pyroute2.netlink.exceptions import NetlinkError
 from prl.lab.cables import LinkCable
 from prl.lab.errors import LabError
 from prl.lab.netns import Namespace, drain
-from prl.lab.topology import BRIDGE, Interface, Member, Node, Topology
+from prl.lab.topology import BRIDGE, Interface, Member, Node, Router, Topology
 
 UP_TIMEOUT_S = 5.0
 _FORWARDING = 3  # BR_STATE_FORWARDING, linux/if_bridge.h
 _IFA_F_NODAD = 0x02
+_RTAX_MTU = 2  # linux/rtnetlink.h
 
 # The service address is on both nodes at once and must be found on lan0 alone (arp_ignore), never
 # named as the source of an ARP request (arp_announce), and usable without delay (no DAD).
@@ -36,6 +37,17 @@ _NODE_SYSCTLS = {
     "net/ipv4/conf/all/arp_ignore": 1,
     "net/ipv4/tcp_autocorking": 0,
 }
+# A reply must go where its request came from: the strictest that a routed node may be (RFC 3704).
+_ROUTED_NODE_SYSCTLS = {
+    "net/ipv4/conf/all/rp_filter": 1,
+    "net/ipv4/conf/default/rp_filter": 1,
+}
+_ROUTER_SYSCTLS = {
+    "net/ipv4/ip_forward": 1,
+    "net/ipv6/conf/all/forwarding": 1,
+    "net/ipv6/conf/all/keep_addr_on_down": 1,
+    "net/ipv6/conf/default/keep_addr_on_down": 1,
+}
 _SWITCH_SYSCTLS = {"net/ipv6/conf/all/disable_ipv6": 1, "net/ipv6/conf/default/disable_ipv6": 1}
 
 
@@ -49,7 +61,8 @@ def build(topology: Topology) -> None:
         _build_switch(topology)
         for member in topology.members:
             _make_machine(member)
-            _plug_into_switch(topology, member)
+        for member in topology.members:
+            _plug(topology, member)
         _connect_nodes(topology)
         await_network(topology)
     except NetlinkError as error:
@@ -67,15 +80,17 @@ def reboot(topology: Topology, member: Member) -> None:
     """
     place = Namespace(member.namespace)
     try:
-        with Namespace(topology.switch).netlink() as switch, place.netlink() as old:
+        with Namespace(topology.plug(member)).netlink() as plug, place.netlink() as old:
             place.remove()
             _make_machine(member)
-            for port in switch.link_lookup(ifname=member.port):
-                switch.link("del", index=port)
+            for port in plug.link_lookup(ifname=member.port):
+                plug.link("del", index=port)
             if isinstance(member, Node):
                 _move(old, member.link.name, place)
                 _configure_link(member)
-        _plug_into_switch(topology, member)
+        _plug(topology, member)
+        if isinstance(member, Router):
+            _plug(topology, topology.peer)  # its cable went with the router's old namespace
         await_network(topology)
     except NetlinkError as error:
         raise LabError(f"cannot start {member.name} again: {error}") from error
@@ -89,7 +104,9 @@ def await_network(topology: Topology) -> None:
     """
     deadline = time.monotonic() + UP_TIMEOUT_S
     plugged = _plugged(topology)
-    _await_links(Namespace(topology.switch), {member.port for member in plugged}, deadline)
+    for place in {topology.plug(member) for member in plugged}:
+        ports = {member.port for member in plugged if topology.plug(member) == place}
+        _await_links(Namespace(place), ports, deadline)
     for member in topology.members:
         names = {member.lan.name} if member in plugged else set()
         if isinstance(member, Node):
@@ -117,19 +134,62 @@ def _build_switch(topology: Topology) -> None:
 def _make_machine(member: Member) -> None:
     place = Namespace(member.namespace)
     place.create()
-    place.set_sysctls(_MACHINE_SYSCTLS | (_NODE_SYSCTLS if isinstance(member, Node) else {}))
+    sysctls = dict(_MACHINE_SYSCTLS)
+    if isinstance(member, Node):
+        sysctls |= _NODE_SYSCTLS | (_ROUTED_NODE_SYSCTLS if member.gateway else {})
+    elif isinstance(member, Router):
+        sysctls |= _ROUTER_SYSCTLS
+    place.set_sysctls(sysctls)
     with place.netlink() as netlink:
         netlink.link("set", index=_index(netlink, "lo"), state="up")
 
 
-def _plug_into_switch(topology: Topology, member: Member) -> None:
-    with Namespace(topology.switch).netlink() as switch:
-        _add_pair(switch, {"ifname": member.port}, member, member.lan)
-        port = _index(switch, member.port)
-        switch.link("set", index=port, master=_index(switch, BRIDGE))
-        with Namespace(member.namespace).netlink() as netlink:
-            _configure(netlink, member.lan)
-        switch.link("set", index=port, state="up")
+def _plug(topology: Topology, member: Member) -> None:
+    """Connect ``lan0`` with the switch, or the peer's with the router."""
+    router = topology.router if topology.plug(member) != topology.switch else None
+    near = {"ifname": member.port} | ({"address": router.far.mac} if router else {})
+    with (
+        Namespace(topology.plug(member)).netlink() as plug,
+        Namespace(member.namespace).netlink() as netlink,
+    ):
+        _add_pair(plug, near, member, member.lan)
+        port = _index(plug, member.port)
+        if router is None:
+            plug.link("set", index=port, master=_index(plug, BRIDGE))
+        _configure(netlink, member.lan)
+        if router is not None:
+            _configure(plug, router.far)
+        plug.link("set", index=port, state="up")
+        if member.gateway is not None:
+            _add_default_routes(netlink, member.gateway)
+
+
+def _add_default_routes(netlink: Any, gateway: Interface) -> None:
+    netlink.route("add", dst="default", gateway=str(gateway.ipv4.ip))
+    if gateway.ipv6 is not None:
+        netlink.route("add", dst="::/0", gateway=str(gateway.ipv6.ip))
+
+
+def limit_path(topology: Topology, mtu_bytes: int) -> None:
+    """Let the router pass nothing longer to the peer: whoever sends more hears of it by ICMP.
+
+    Raises:
+        LabError: it could not be done.
+    """
+    router = topology.router
+    if router is None:
+        raise LabError(f"lab {topology.name} has no router: bring it up with --routed")
+    peer = topology.peer.lan
+    hosts = [f"{peer.ipv4.ip}/32", *([f"{peer.ipv6.ip}/128"] if peer.ipv6 else [])]
+    # A locked metric, and not the device's MTU: what the peer sends must pass unchanged.
+    metrics = {"mtu": mtu_bytes, "lock": 1 << _RTAX_MTU}
+    try:
+        with Namespace(router.namespace).netlink() as netlink:
+            index = _index(netlink, router.far.name)
+            for host in hosts:
+                netlink.route("replace", dst=host, oif=index, metrics=metrics)
+    except NetlinkError as error:
+        raise LabError(f"cannot limit the path of lab {topology.name}: {error}") from error
 
 
 def _connect_nodes(topology: Topology) -> None:
@@ -191,9 +251,15 @@ def _index(netlink: Any, name: str) -> int:
 
 def _plugged(topology: Topology) -> list[Member]:
     """The machines whose LAN cable is not cut."""
-    with Namespace(topology.switch).netlink() as netlink:
-        up = {link.get("ifname") for link in netlink.get_links() if link.get("state") == "up"}
-    return [member for member in topology.members if member.port in up]
+    up: set[tuple[str, str]] = set()
+    for place in {topology.plug(member) for member in topology.members}:
+        with Namespace(place).netlink() as netlink:
+            up |= {
+                (place, link.get("ifname"))
+                for link in netlink.get_links()
+                if link.get("state") == "up"
+            }
+    return [m for m in topology.members if (topology.plug(m), m.port) in up]
 
 
 def _await_links(place: Namespace, names: set[str], deadline: float) -> None:

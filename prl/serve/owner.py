@@ -97,7 +97,7 @@ def _protect(
     sock: socket.socket, who: str, socket_path: Path | None, at_end: ExitStack
 ) -> Session | None:
     try:
-        node = at_end.enter_context(Node(socket_path))
+        node = at_end.enter_context(Node(socket_path, reconnect=False))
     except PrlError as error:
         _log.warning("%s: served without protection: %s", who, error)
         return None

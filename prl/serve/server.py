@@ -127,7 +127,7 @@ class Server:
             node.close()
 
     def _take(self, shadow: Shadow) -> None:
-        if not self._is_first(shadow.application):
+        if not self._is_first(shadow):
             _log.warning(
                 "session with %s: it is under way already, and the program can only start at its "
                 "beginning: not taken",
@@ -148,7 +148,10 @@ class Server:
 
         self._start(work)
 
-    def _is_first(self, application: bytes) -> bool:
+    def _is_first(self, shadow: Shadow) -> bool:
+        application = shadow.application
+        if shadow.in_bytes or shadow.out_bytes:
+            return False
         if not application.startswith(APPLICATION_TAG) or application in self._nonces:
             return False
         self._nonces[application] = None

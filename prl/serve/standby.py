@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 
 from prl import tcp
 from prl.client import Shadow
@@ -54,6 +55,8 @@ def _stand_by(shadow: Shadow, command: Command, fate: Fate, who: str, stop: int)
             return True
         _log.warning("%s: taken over, going on at byte %d", who, fate.takeover.out_bytes)
         outbound.take_over(shadow.sock, fate.takeover.out_bytes)
+        with suppress(PrlError):  # the program on the other node could not join in now
+            shadow.session.unprotect()
         return False
 
     status = converse(command, inbound, outbound, {stop: lambda: True, fate.descriptor: decided})

@@ -221,6 +221,8 @@ def _copy(sock: socket.socket) -> TcpSnapshot | None:
         network=network,
         segs_in=before.segs_in,
         ooo_segments=before.ooo_segments,
+        bytes_received=before.bytes_received,
+        bytes_acked=before.bytes_acked,
     )
 
 

@@ -32,7 +32,7 @@ REPAIR_WINDOW_WORDS_MIN = 5
 U8 = Annotated[int, Meta(ge=0, le=0xFF)]
 U16 = Annotated[int, Meta(ge=0, le=0xFFFF)]
 U32 = Annotated[int, Meta(ge=0, le=0xFFFFFFFF)]
-U64 = Annotated[int, Meta(ge=0, le=2**64 - 1)]
+U64 = Annotated[int, Meta(ge=0, le=2**63 - 1)]  # msgspec knows no larger bound
 OptionInt = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 Port = Annotated[int, Meta(ge=1, le=0xFFFF)]
 Scale = Annotated[int, Meta(ge=0, le=14)]
@@ -184,6 +184,10 @@ class TcpSnapshot:
     """Segments received so far; to tell whether anything arrived since."""
     ooo_segments: U32 = 0
     """Segments that ever arrived out of order; a counter, not what is queued."""
+    bytes_received: U64 = 0
+    """tcpi_bytes_received: what the socket received in order, ever; so it is of use here alone."""
+    bytes_acked: U64 = 0
+    """tcpi_bytes_acked: what the peer acknowledged, ever."""
 
     def __str__(self) -> str:
         return f"{self.local} <-> {self.remote}"

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from prl.client import Node, NotProtectedError, Session, Shadow, ShadowVoid
@@ -21,7 +22,7 @@ from prl.endpoint import Endpoint
 from prl.errors import PrlError
 
 SESSION_STATES = ("active", "setup", "voiding", "open", "demoted", "ended", "closed", "lost")
-SESSION_OVER = frozenset({"demoted", "ended", "closed", "lost"})
+SESSION_OVER = frozenset({"demoted", "ended", "closed"})
 PROGRESS_EVERY_BYTES = 1 << 20
 READ_BYTES = 1 << 18
 
@@ -37,8 +38,8 @@ def tell(event: str, **facts: Any) -> None:
 class Input:
     """What the peer sent, read by a thread of its own."""
 
-    def __init__(self, peer: int, receive: Callable[[int], bytes]) -> None:
-        self._peer, self._receive = peer, receive
+    def __init__(self, peer: int, receive: Callable[[int], bytes], began: int = 0) -> None:
+        self._peer, self._receive, self._began = peer, receive, began
         self._changed = threading.Condition()
         self._hash = hashlib.sha256()
         self.data = bytearray()
@@ -65,7 +66,8 @@ class Input:
                 self._changed.notify_all()
             if self.ended or len(self.data) - told >= PROGRESS_EVERY_BYTES:
                 told = len(self.data)
-                tell("read", peer=self._peer, bytes=told, sha256=self._hash.hexdigest())
+                facts = {"began": self._began, "bytes": told, "sha256": self._hash.hexdigest()}
+                tell("read", peer=self._peer, **facts)
 
     def wait_beyond(self, count: int) -> bool:
         """Wait until more than ``count`` bytes are there; False when there will not be more."""
@@ -84,9 +86,19 @@ class Service:
         self._kind, self._size_bytes = kind, size_bytes
 
     def play(
-        self, peer: int, sock: socket.socket, inside: Input, end: Callable[[], None], at: int = 0
+        self,
+        peer: int,
+        sock: socket.socket,
+        inside: Input,
+        end: Callable[[], None],
+        at: int = 0,
+        joined: tuple[int, int] = (0, 0),
     ) -> None:
-        """Speak from output byte ``at`` on, until the session is over."""
+        """Speak from output byte ``at`` on, until the session is over.
+
+        ``joined``: how much input and output there was before ``inside`` begins.
+        """
+        self._in_before, self._out_before = joined
         try:
             at += getattr(self, f"_{self._kind}")(sock, inside, end, at)
             while inside.wait_beyond(len(inside.data)):
@@ -112,16 +124,16 @@ class Service:
         return at - began
 
     def _echo(self, sock: socket.socket, inside: Input, _end: Callable[[], None], at: int) -> int:
-        began = at
-        while inside.wait_beyond(at):
-            at += sock.send(bytes(inside.data[at : at + READ_BYTES]))
+        began, before = at, self._in_before
+        while inside.wait_beyond(at - before):
+            at += sock.send(bytes(inside.data[at - before : at - before + READ_BYTES]))
         if not inside.error:
             sock.shutdown(socket.SHUT_WR)
         return at - began
 
     def _obey(self, sock: socket.socket, inside: Input, end: Callable[[], None], at: int) -> int:
         """Lines from the peer: ``say X`` is answered with X, ``half`` and ``close`` done."""
-        began, line_at, said = at, 0, 0
+        began, line_at, said = at, 0, self._out_before
         while inside.wait_beyond(line_at):
             newline = inside.data.find(b"\n", line_at)
             if newline < 0:
@@ -136,16 +148,17 @@ class Service:
                     sock.sendall(answer[skip:])
                 at += len(answer) - skip
             elif word == "half":
-                sock.shutdown(socket.SHUT_WR)
+                with suppress(OSError):  # the predecessor did, and the peer has ended its own since
+                    sock.shutdown(socket.SHUT_WR)
             elif word == "close":
                 end()
         return at - began
 
 
-def accept(listener: socket.socket, node: Node, service: Service) -> None:
+def accept(listener: socket.socket, node: Node, service: Callable[[], Service]) -> None:
     while True:
         sock, _ = listener.accept()
-        threading.Thread(target=own, args=(sock, node, service), daemon=True).start()
+        threading.Thread(target=own, args=(sock, node, service()), daemon=True).start()
 
 
 def own(sock: socket.socket, node: Node, service: Service) -> None:
@@ -169,8 +182,8 @@ def own(sock: socket.socket, node: Node, service: Service) -> None:
     service.play(peer, sock, Input(peer, sock.recv), end)
 
 
-def follow(peer: int, session: Session) -> None:
-    state, event = "setup", "protected"  # the first time
+def follow(peer: int, session: Session, event: str = "protected") -> None:
+    state = "setup"
     while state not in SESSION_OVER:
         state = session.wait_state(*(set(SESSION_STATES) - {state}))
         if state == "active" and event == "protected":
@@ -182,15 +195,17 @@ def follow(peer: int, session: Session) -> None:
 
 def stand_by(shadow: Shadow, service: Service) -> None:
     peer = int(shadow.remote.rpartition(":")[2])
-    tell("standby", peer=peer, handle=shadow.handle)
-    inside = Input(peer, shadow.recv)
+    tell("standby", peer=peer, handle=shadow.handle, in_bytes=shadow.in_bytes)
+    inside = Input(peer, shadow.recv, shadow.in_bytes)
     try:
         taken = shadow.wait_taken_over()
     except ShadowVoid as void:
         tell("void", peer=peer, reason=str(void), bytes=len(inside.data), sha256=inside.sha256())
         return
     tell("taken_over", peer=peer, out_bytes=taken.out_bytes, monotonic_ns=taken.monotonic_ns)
-    service.play(peer, shadow.sock, inside, shadow.close, taken.out_bytes)
+    threading.Thread(target=follow, args=(peer, shadow.session, "state"), daemon=True).start()
+    joined = (shadow.in_bytes, shadow.out_bytes)
+    service.play(peer, shadow.sock, inside, shadow.close, taken.out_bytes, joined)
 
 
 def main() -> int:
@@ -198,21 +213,18 @@ def main() -> int:
     parser.add_argument("kind", choices=("sink", "source", "echo", "obey"))
     parser.add_argument("--listen", type=Endpoint.parse, required=True)
     parser.add_argument("--size", type=int, default=0)
-    parser.add_argument("--only-stand-by", action="store_true", help="serve no new session")
     options = parser.parse_args()
-    service = Service(options.kind, options.size)
+
+    def service() -> Service:
+        return Service(options.kind, options.size)
+
     with Node() as node:
-        if not options.only_stand_by:
-            listener = options.listen.listen(8)
-            threading.Thread(target=accept, args=(listener, node, service), daemon=True).start()
+        listener = options.listen.listen(8)
+        threading.Thread(target=accept, args=(listener, node, service), daemon=True).start()
         node.offer(str(options.listen))
         tell("listening")
-        try:
-            for shadow in node.shadows():
-                threading.Thread(target=stand_by, args=(shadow, service), daemon=True).start()
-        except PrlError as error:
-            tell("prld_gone", reason=str(error))
-            threading.Event().wait()
+        for shadow in node.shadows():
+            threading.Thread(target=stand_by, args=(shadow, service()), daemon=True).start()
     return 0
 
 

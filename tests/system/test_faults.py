@@ -134,15 +134,14 @@ def test_a_restarted_secondary_ends_its_ghosts_and_shadows_again() -> None:
     with applications("obey") as apps, apps.connect() as peer:
         assert peer.ask("before") == "before"
         apps.lab.fail("re1", "kill-prld")
-        apps.expect("prld_gone", "re1")
+        apps.expect("void", "re1", peer=peer.port)
         apps.lab.heal("re1")  # its application still holds the shadow of before
-        again = Applications(apps.lab, "obey", nodes=("re1",), only_stand_by=True)
-        again.expect("standby", "re1", peer=peer.port)
+        apps.expect("standby", "re1", peer=peer.port, in_bytes=len("say before\n"))
         apps.expect("state", "re0", peer=peer.port, state="active")
         assert "ghosts_ended" in [record["event"] for record in support.events(apps.lab, "re1")]
         apps.lab.fail("re0", "power")
         assert peer.ask("after") == "after"
-        again.expect("taken_over", "re1", peer=peer.port)
+        apps.expect("taken_over", "re1", peer=peer.port)
 
 
 def test_a_thawed_primary_stays_silent(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from prl.aio import (
 )
 from prl.daemon.control import Client, ControlServer
 from prl.daemon.events import EventLog
+from prl.dialogue import Demoted
 from prl.messages import REQUESTS_MAX
 
 TIMEOUT_S = 5.0
@@ -56,7 +57,9 @@ class Prld:
         if request["op"] == "replicate":
             early = {"event": "state", "handle": 9, "state": self.state, "reason": "early"}
             client.send(early)
-            return {"handle": 9, "state": self.state, "reason": "why"}
+            return {"handle": 9, "state": self.state, "reason": "why", "streams": [1, 2]}
+        if request["op"] == "renew":
+            return {"handle": request["handle"], "state": "active", "reason": ""}
         if request["op"] == "bad":
             raise UsageError("bad")
         return {}
@@ -87,7 +90,7 @@ Story = Callable[[AsyncNode, Prld], Awaitable[None]]
 async def connected(path: Path) -> AsyncIterator[tuple[AsyncNode, Prld]]:
     prld = Prld(path)
     try:
-        async with AsyncNode(path) as node:
+        async with AsyncNode(path, reconnect=False) as node:
             await node.request({"op": "status"})
             yield node, prld
     finally:
@@ -158,7 +161,7 @@ def test_a_shadow_from_standby_to_the_end(tmp_path: Path) -> None:
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.01):
                     await shadow.recv(1)
-            prld.tell("taken_over", handle=3, out_bytes=5, monotonic_ns=1)
+            prld.tell("taken_over", handle=3, becomes=4, out_bytes=5, monotonic_ns=1)
             assert (await shadow.wait_taken_over()).out_bytes == 5
             large = bytes(4 << 20)
             sending = asyncio.create_task(shadow.sendall(large))
@@ -167,11 +170,70 @@ def test_a_shadow_from_standby_to_the_end(tmp_path: Path) -> None:
             while received < len(large):
                 received += len(await asyncio.get_running_loop().sock_recv(peer, 1 << 20))
             await sending
-            prld.tell("state", handle=3, state="ended", reason="")
-            assert [state async for state, _ in shadow.states()] == ["standby", "owned", "ended"]
+            assert [state async for state, _ in shadow.states()] == ["standby", "owned"]
+            prld.tell("state", handle=4, state="active", reason="")
+            prld.tell("state", handle=4, state="ended", reason="")
+            states = [state async for state, _ in shadow.session.states()]
+            assert states == ["open", "active", "ended"]
             await shadow.close()
 
     play(tmp_path, story)
+
+
+def test_prld_asks_for_the_application_s_bytes(tmp_path: Path) -> None:
+    async def story(node: AsyncNode, prld: Prld) -> None:
+        prld.state = "open"
+        with socket.socket() as sock, pytest.raises(NotProtectedError) as caught:
+            await node.replicate(sock, b"then", renew=True)
+        session = caught.value.session
+        waiting = asyncio.create_task(session.wait_protectable())
+        prld.tell("protectable", handle=9)
+        assert await waiting
+        assert await session.renew(bytes(100_000)) == "active"
+        assert (prld.requests[-1]["application_bytes"], prld.requests[-1]["fds"]) == (100_000, 1)
+        assert not session.protectable
+        prld.tell("demoted", handle=9)
+        assert not await session.wait_protectable()
+
+    play(tmp_path, story)
+
+
+def test_sessions_and_offers_are_handed_to_the_next_prld(tmp_path: Path) -> None:
+    path = tmp_path / "prld.sock"
+
+    async def story() -> None:
+        prld = Prld(path)
+        async with AsyncNode(path) as node:
+            await node.offer("192.0.2.100:7000")
+            with socket.socket() as sock, socket.socket() as other:
+                session = await node.replicate(sock, b"state", renew=True)
+                closed = await node.replicate(other)
+                closed.on_news(Demoted(9))
+                waiting = asyncio.create_task(node.next_shadow())
+                states = session.states()
+                assert (await anext(states))[0] == "active"
+                assert (await anext(states))[0] == "active"  # the early word
+                prld.server.close()
+                assert (await anext(states))[0] == "lost"
+                with pytest.raises(NoDaemonError):
+                    await node.request({"op": "status"})
+                prld = Prld(path)
+                prld.state = "open"
+                assert (await anext(states))[0] == "open"
+                assert not waiting.done()
+                waiting.cancel()
+            kinds = [request["op"] for request in prld.requests]
+            assert kinds == ["offer", "replicate"]
+            assert prld.requests[-1]["again"]
+            assert prld.requests[-1]["renew"]
+            assert prld.requests[-1]["streams"] == [1, 2]
+        prld.server.close()
+
+    async def bounded() -> None:
+        async with asyncio.timeout(TIMEOUT_S):
+            await story()
+
+    asyncio.run(bounded())
 
 
 def test_a_void_shadow_ends_every_wait(tmp_path: Path) -> None:

@@ -180,6 +180,18 @@ def test_events_are_all_shown(prld: FakePrld, run: Run) -> None:
     assert "ready: here" in run("--socket", prld.path, "events")[1]
 
 
+def test_top_shows_what_is_in_trouble_first(prld: FakePrld, run: Run) -> None:
+    prld.answers["status"] = [STATUS]
+    trouble = FLOW | {"handle": 2, "state": "open", "reason": "link lost"}
+    prld.answers["flow_list"] = [{"flows": [FLOW, trouble], "next": None}]
+    arguments = ("top", "--count", "2", "--interval", "0.1")
+    code, out, _ = run("--socket", prld.path, "-j", *arguments)
+    views = [json.loads(line) for line in out.splitlines()]
+    assert code == 0
+    assert [[flow["handle"] for flow in view["flow_list"]] for view in views] == [[2, 1]] * 2
+    assert "link lost" in run("--socket", prld.path, *arguments)[1]
+
+
 def test_doctor_needs_no_prld(run: Run) -> None:
     code, out, _ = run("-j", "doctor")
     facts = json.loads(out)
@@ -191,7 +203,17 @@ def test_doctor_needs_no_prld(run: Run) -> None:
 def test_help_names_every_command(run: Run) -> None:
     code, out, _ = run("--help")
     assert code == 0
-    for command in ("status", "flow", "link", "takeover", "events", "stats", "doctor", "lab"):
+    for command in (
+        "status",
+        "flow",
+        "link",
+        "takeover",
+        "events",
+        "stats",
+        "top",
+        "doctor",
+        "lab",
+    ):
         assert command in out
 
 

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import select
 import socket
 import threading
 from collections.abc import Iterator
@@ -10,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from prl import application
 from prl.client import Node, NotProtectedError, ShadowNotOwned, ShadowVoid
 from prl.daemon.control import Client, ControlServer, flag_of, number_of, text_of
 from prl.daemon.events import EventLog
@@ -28,6 +31,7 @@ class Daemon:
         self.log: list[str] = []
         self.gone = threading.Event()
         self.clients: list[Client] = []
+        self.given: list[tuple[dict[str, Any], bytes]] = []
         self._started = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
         self._thread.start()
@@ -55,9 +59,20 @@ class Daemon:
             case "status":
                 return {"node": "fake", "fds": len(fds)}
             case "replicate":
-                state = "active" if text_of(request, "application") else "open"
+                self.given.append((request, application.unpack(request, fds)))
+                if flag_of(request, "again"):
+                    client.send({"event": "protectable", "handle": 11})
+                    return {"handle": 11, "state": "open", "reason": "new", "streams": [1, 2]}
+                state = "active" if self.given[-1][1] else "open"
                 client.send({"event": "state", "handle": 9, "state": "setup", "reason": "early"})
-                return {"handle": 9, "state": state, "reason": "" if state == "active" else "why"}
+                reason = "" if state == "active" else "why"
+                return {"handle": 9, "state": state, "reason": reason, "streams": [1, -2]}
+            case "renew":
+                self.given.append((request, application.unpack(request, fds)))
+                return {"handle": request["handle"], "state": "active", "reason": ""}
+            case "offer":
+                self.given.append((request, b""))
+                return {}
             case "close":
                 return {}
             case "crash":
@@ -65,11 +80,11 @@ class Daemon:
             case _:
                 raise UsageError("no such\noperation")
 
-    def event(self, event: dict[str, Any], fd: int | None = None) -> None:
+    def event(self, event: dict[str, Any], *fds: int) -> None:
         done = threading.Event()
 
         def send() -> None:
-            self.clients[-1].send_event(event, fd)
+            self.clients[-1].send_event(event, *fds)
             done.set()
 
         self.loop.call_soon_threadsafe(send)
@@ -233,7 +248,9 @@ def test_a_shadow_can_only_be_read_until_it_is_owned(daemon: Daemon) -> None:
                 attempt()
         with pytest.raises(TimeoutError):
             shadow.wait_taken_over(0.01)
-        daemon.event({"event": "taken_over", "handle": 3, "out_bytes": 5, "monotonic_ns": 1})
+        daemon.event(
+            {"event": "taken_over", "handle": 3, "becomes": 4, "out_bytes": 5, "monotonic_ns": 1}
+        )
         assert shadow.wait_taken_over(TIMEOUT_S).out_bytes == 5
         assert shadow.owned
         shadow.sock.sendall(b"answer")
@@ -255,7 +272,7 @@ def test_a_void_shadow_says_why(daemon: Daemon) -> None:
 
 
 def test_the_end_of_prld_ends_all_waiting(daemon: Daemon) -> None:
-    with Node(daemon.path) as node, socket.socket() as sock:
+    with Node(daemon.path, reconnect=False) as node, socket.socket() as sock:
         session = node.replicate(sock, b"x")
         daemon.stop()
         assert session.wait_state("lost", timeout=TIMEOUT_S) == "lost"
@@ -263,6 +280,72 @@ def test_the_end_of_prld_ends_all_waiting(daemon: Daemon) -> None:
             node.next_shadow(TIMEOUT_S)
         with pytest.raises(NoDaemonError):
             node.request({"op": "status"})
+
+
+def test_state_is_given_anew_when_prld_asks_for_it(daemon: Daemon) -> None:
+    large = bytes(range(256)) * 4096
+    with Node(daemon.path) as node, socket.socket() as sock:
+        session = node.replicate(sock, b"first", renew=True)
+        daemon.event({"event": "state", "handle": 9, "state": "open", "reason": "link lost"})
+        assert not session.protectable
+        session.clear()
+        daemon.event({"event": "protectable", "handle": 9})
+        assert select.select([session.descriptor], [], [], TIMEOUT_S)[0]
+        assert session.wait_protectable(TIMEOUT_S)
+        assert session.renew(large) == "active"
+        assert not session.protectable
+        with pytest.raises(UsageError, match="1048577 bytes"):
+            session.renew(large + b"x")
+    assert [data for _, data in daemon.given] == [b"first", large]
+    assert daemon.given[0][0]["renew"] is True
+
+
+def test_a_shadow_that_is_taken_over_is_a_session(daemon: Daemon) -> None:
+    ours, peer = socket.socketpair()
+    members, memory = application.pack(b"x" * 100_000)
+    introduction = {"event": "shadow", "handle": 3, "unread": 0, "local": "a:1", "remote": "b:2"}
+    positions = {"in_bytes": 2**40, "out_bytes": 7, "renew": True}
+    with Node(daemon.path) as node, ours, peer:
+        node.request({"op": "status"})
+        daemon.event(introduction | positions | members, ours.fileno(), *memory)
+        shadow = node.next_shadow(TIMEOUT_S)
+        assert shadow.application == b"x" * 100_000
+        assert (shadow.in_bytes, shadow.out_bytes) == (2**40, 7)
+        with pytest.raises(ShadowNotOwned):
+            _ = shadow.session
+        taken = {"out_bytes": 9, "monotonic_ns": 1, "streams": [3, 4]}
+        daemon.event({"event": "taken_over", "handle": 3, "becomes": 5} | taken)
+        assert shadow.wait_taken_over(TIMEOUT_S).out_bytes == 9
+        daemon.event({"event": "protectable", "handle": 5})
+        assert shadow.session.wait_protectable(TIMEOUT_S)
+        shadow.session.renew(b"now")
+        assert daemon.given[-1][0]["handle"] == 5
+        daemon.event({"event": "demoted", "handle": 5})
+        assert shadow.session.wait_state("demoted", timeout=TIMEOUT_S) == "demoted"
+        shadow.close()
+    os.close(memory[0])
+
+
+def test_a_new_prld_gets_offers_and_sessions(daemon: Daemon, tmp_path: Path) -> None:
+    with Node(daemon.path) as node, socket.socket() as sock, socket.socket() as ended:
+        node.offer("192.0.2.100:7000")
+        session = node.replicate(sock, b"state", renew=True)
+        node.forget(node.replicate(ended, b"unprotected"))
+        daemon.stop()
+        session.wait_state("lost", timeout=TIMEOUT_S)
+        with pytest.raises(NoDaemonError):
+            node.request({"op": "status"})
+        again = Daemon(tmp_path / "prld.sock")
+        try:
+            assert session.wait_protectable(TIMEOUT_S)
+            assert (session.handle, session.state, session.reason) == (11, "open", "new")
+            assert session.renew(b"later") == "active"
+        finally:
+            again.stop()
+        (offer, _), (request, data), (renewal, _) = again.given
+        assert (offer["op"], offer["endpoint"]) == ("offer", "192.0.2.100:7000")
+        assert (request["op"], request["streams"], data) == ("replicate", [1, -2], b"state")
+        assert (renewal["op"], renewal["handle"]) == ("renew", 11)
 
 
 def test_without_prld_there_is_one_clear_line(tmp_path: Path) -> None:

@@ -17,17 +17,32 @@ class End:
         self.link = ffi.new("struct prl_link *")
         assert lib.prl_link_init(self.link, TX_BYTES) == 0
         lib.prl_link_attach_tcp(self.link, sock.detach())
+        self.referred: list[tuple[bytearray, list[object]]] = []
 
-    def put(self, kind: int, data: bytes = b"", cuts: int = 1, **fields: int) -> int:
+    def put(
+        self, kind: int, data: bytes = b"", cuts: int = 1, refer: bool = False, **fields: int
+    ) -> int:
+        """Queue a message; referred data is overwritten as soon as a flush gives it back."""
+        data = bytearray(data)
         msg = ffi.new("struct prl_msg *", {"type": kind, **fields})
         size = -(-len(data) // cuts) if data else 0
-        parts = [ffi.from_buffer(data[n : n + size]) for n in range(0, len(data), size or 1)]
+        view = memoryview(data)
+        parts = [ffi.from_buffer(view[n : n + size]) for n in range(0, len(data), size or 1)]
         pieces = ffi.new("struct iovec[]", len(parts) or 1)
         for n, part in enumerate(parts):
             pieces[n].iov_base, pieces[n].iov_len = part, len(part)
         kept = ffi.from_buffer(data)
         msg.data, msg.data_bytes = kept, len(data)
+        if refer:
+            self.referred.append((data, parts))
+            return lib.prl_link_refer(self.link, msg, pieces, len(parts))
         return lib.prl_link_put(self.link, msg, pieces, len(parts))
+
+    def flush(self) -> None:
+        assert lib.prl_link_flush(self.link) == 0
+        for data, _ in self.referred:
+            data[:] = bytes(len(data))
+        self.referred.clear()
 
     def take(self) -> tuple[int, tuple[int, int, bytes] | None]:
         msg = ffi.new("struct prl_msg *")
@@ -53,18 +68,27 @@ def ends() -> Iterator[tuple[End, End]]:
         end.close()
 
 
-def test_messages_survive_every_cut_of_the_stream(ends) -> None:
+@pytest.mark.parametrize("refer", [False, True])
+def test_messages_survive_every_cut_of_the_stream(ends, refer: bool) -> None:
     sender, receiver = ends
     chance = random.Random(3)
     sent, got = [], []
     for seq in range(400):
         data = chance.randbytes(chance.choice([1, 60, 1500, 20_000]))
-        while sender.put(lib.PRL_MSG_REPLICATE, data, chance.randrange(1, 9), seq=seq) != 0:
-            assert lib.prl_link_flush(sender.link) == 0
+        by_reference = refer and chance.random() < 0.7
+        while (
+            sender.put(
+                lib.PRL_MSG_REPLICATE, data, chance.randrange(1, 9), refer=by_reference, seq=seq
+            )
+            != 0
+        ):
+            sender.flush()
             drain(receiver, got)
         sent.append((lib.PRL_MSG_REPLICATE, seq, data))
+        if chance.random() < 0.1:
+            sender.flush()
     while lib.prl_link_pending(sender.link):
-        assert lib.prl_link_flush(sender.link) == 0
+        sender.flush()
         drain(receiver, got)
     drain(receiver, got)
     assert got == sent

@@ -172,6 +172,14 @@ bool prl_secondary_void(struct prl_secondary *flow, uint8_t reason)
     return true;
 }
 
+bool prl_secondary_fence(struct prl_secondary *flow)
+{
+    if (flow->state != PRL_SECONDARY_OWNER)
+        return false;
+    flow->state = PRL_SECONDARY_VOID;
+    return true;
+}
+
 bool prl_secondary_takeover(struct prl_secondary *flow)
 {
     if (flow->state == PRL_SECONDARY_ACTIVE && flow->confirmed) {

@@ -4,6 +4,7 @@
  *
  *     (none) ──open()──▶ ACTIVE ──void()──▶ VOID      a void shadow never speaks and never comes back
  *                          └────takeover()──▶ OWNER   the shadow goes on with the session
+ *                                               └──fence()──▶ VOID
  *
  * An ACTIVE shadow may be taken over once the primary has confirmed that it is active as well: by SETUP_DONE in its
  * direction, or by any REPLICATE or OUTPUT. A primary that gave the set-up up never confirms (L4).
@@ -96,5 +97,7 @@ bool prl_secondary_space_grew(struct prl_secondary *flow, uint32_t own_edge, uin
 bool prl_secondary_void(struct prl_secondary *flow, uint8_t reason);
 /* True when the shadow may speak: it was ACTIVE and confirmed; it is OWNER afterwards, and VOID otherwise. */
 bool prl_secondary_takeover(struct prl_secondary *flow);
+/* The address was taken from us again: true when the shadow had spoken for it; never more. */
+bool prl_secondary_fence(struct prl_secondary *flow);
 
 #endif /* PRL_CORE_SECONDARY_H */

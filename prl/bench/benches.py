@@ -1,0 +1,52 @@
+"""All benches by name."""
+
+import os
+import signal
+from collections.abc import Callable, Sequence
+
+from prl.bench.bulk import bulk, cpu
+from prl.bench.latency import latency
+from prl.bench.passthrough import passthrough
+from prl.bench.protect import protect
+from prl.bench.run import Bench, Narrator, Part, bench
+from prl.bench.sessions import flows, sessions
+from prl.bench.takeover import takeover
+
+BENCHES: dict[str, Callable[[Bench], Part]] = {
+    "latency": latency,
+    "bulk": bulk,
+    "cpu": cpu,
+    "flows": flows,
+    "sessions": sessions,
+    "protect": protect,
+    "takeover": takeover,
+    "passthrough": passthrough,
+}
+_COVERED = {"cpu": "bulk"}
+"""What another one measures as well, when both are asked for."""
+
+
+def measure(names: Sequence[str], *, quick: bool, narrate: Narrator) -> list[Part]:
+    """Run the benches called ``names``, one after the other. SIGTERM unwinds, as Ctrl-C does.
+
+    Raises:
+        PrlError: something could not be set up or measured; all labs are gone.
+    """
+    handler = signal.signal(signal.SIGTERM, _interrupt_only(os.getpid()))
+    try:
+        with bench(quick=quick, narrate=narrate) as run:
+            chosen = [name for name in names if _COVERED.get(name) not in names]
+            return [BENCHES[name](run) for name in chosen]
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+
+
+def _interrupt_only(pid: int) -> Callable[[int, object], None]:
+    """Not for forked children: pyroute2 forks and ends them with SIGTERM."""
+
+    def handle(number: int, _: object) -> None:
+        if os.getpid() != pid:
+            os._exit(128 + number)
+        raise KeyboardInterrupt
+
+    return handle

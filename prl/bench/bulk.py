@@ -1,0 +1,113 @@
+"""`prlctl bench bulk` and `prlctl bench cpu` (T3, T4, T5): one stream as fast as it goes."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from prl.bench.rig import Recipe, Rig, Way
+from prl.bench.run import Bench, Part, ratio_facts
+from prl.bench.stats import ratios, significant, summary
+
+UPLOAD = (
+    Recipe("none", Way.NONE, role="sink"),
+    Recipe("xdp-pass native", Way.XDP_PASS, role="sink"),
+    Recipe("xdp-pass generic", Way.XDP_PASS, role="sink", mode="generic"),
+    Recipe("nfqueue", Way.NFQUEUE_INPUT, role="sink"),
+    Recipe("prl native", Way.PRL, role="sink"),
+    Recipe("prl generic", Way.PRL, role="sink", mode="generic"),
+)
+DOWNLOAD = (
+    Recipe("none", Way.NONE, role="source"),
+    Recipe("nfqueue", Way.NFQUEUE, role="source"),
+    Recipe("prl native", Way.PRL, role="source"),
+    Recipe("prl generic", Way.PRL, role="source", mode="generic"),
+)
+_COUNTED = ("wakeups", "reinject_writes", "link_writes", "rx_packets")
+
+
+@dataclass(frozen=True, slots=True)
+class Burst:
+    """One round of one way."""
+
+    gbit_s: float
+    cpu_s_per_gb: float
+
+
+def upload(ms: int, rig: Rig) -> Burst:
+    """Send for so long, to the last acknowledgement."""
+    before_ns = rig.cpu_ns()
+    found = rig.client.ask(f"send {ms} 0")
+    return _burst(found, rig.cpu_ns() - before_ns)
+
+
+def download(ms: int, rig: Rig) -> Burst:
+    """Read for so long what the server writes."""
+    before_ns = rig.cpu_ns()
+    found = rig.client.ask(f"take {ms}")
+    return _burst(found, rig.cpu_ns() - before_ns)
+
+
+def _burst(found: dict[str, Any], cpu_ns: int) -> Burst:
+    return Burst(found["bytes"] * 8 / found["ns"], cpu_ns / max(found["bytes"], 1))
+
+
+def bulk(bench: Bench) -> Part:
+    """Both directions; the goals are about the upload, whose packets are captured by XDP."""
+    part = Part("bulk")
+    _upload(bench, part, UPLOAD)
+    with bench.rigs(part, DOWNLOAD) as rigs:
+        bench.narrate("bulk, server to peer")
+        found = bench.take_turns(
+            rigs, bench.rounds(3, 10), partial(download, bench.rounds(250, 500))
+        )
+    part.series("download", {n: [one.gbit_s for one in t] for n, t in found.items()}, "Gbit/s")
+    part.series(
+        "download_cpu", {n: [one.cpu_s_per_gb for one in t] for n, t in found.items()}, "s/GB"
+    )
+    return part
+
+
+def cpu(bench: Bench) -> Part:
+    """What a gigabyte costs, and where: an upload alone."""
+    part = Part("cpu")
+    wanted = {"none", "nfqueue", "prl native", "prl generic"}
+    _upload(bench, part, [one for one in UPLOAD if one.name in wanted])
+    return part
+
+
+def _upload(bench: Bench, part: Part, recipes: Any) -> None:
+    with bench.rigs(part, recipes) as rigs:
+        bench.narrate(f"bulk, peer to server, {len(rigs)} ways in turns")
+        found = bench.take_turns(rigs, bench.rounds(5, 15), partial(upload, bench.rounds(300, 500)))
+        part.facts["per_packet"] = {
+            name: {node: _counts(rig, node) for node in ("re0", "re1")}
+            for name, rig in rigs.items()
+            if rig.recipe.way is Way.PRL
+        }
+    speed = {name: [one.gbit_s for one in turns] for name, turns in found.items()}
+    price = {name: [one.cpu_s_per_gb for one in turns] for name, turns in found.items()}
+    part.series("upload", speed, "Gbit/s")
+    part.series("cpu", price, "s/GB")
+    found_ratios = {
+        f"{name}/none": ratios(speed[name], speed["none"]) for name in speed if name != "none"
+    }
+    if "xdp-pass native" in speed:
+        found_ratios["t3_pass"] = ratios(speed["prl native"], speed["xdp-pass native"])
+    found_ratios["t4_none"] = ratios(speed["prl generic"], speed["none"])
+    if "nfqueue" in speed:
+        found_ratios["t4_nfqueue"] = ratios(speed["prl generic"], speed["nfqueue"])
+        found_ratios["t5_nfqueue"] = ratios(price["prl generic"], price["nfqueue"])
+        found_ratios["cpu prl native/nfqueue"] = ratios(price["prl native"], price["nfqueue"])
+    part.facts["ratios"] = ratio_facts(found_ratios)
+    for name, values in found_ratios.items():
+        if name.startswith("t"):
+            part.figures[name] = summary(values).median
+    part.curves["bars_gbit_s"] = {name: summary(values).median for name, values in speed.items()}
+
+
+def _counts(rig: Rig, node: str) -> dict[str, float]:
+    """Counts per packet that was reinjected on the node, over all that was sent so far."""
+    counters = rig.stats(node)["datapath"]
+    packets = max(counters["reinjected_packets"], 1)
+    found = {name: significant(counters[name] / packets) for name in _COUNTED if name in counters}
+    return found | {"packets": packets, "bytes_per_packet": counters["reinjected_bytes"] // packets}

@@ -1,0 +1,283 @@
+"""One way to serve sessions, set up in a lab of its own: a server, a client, and what is between.
+
+Several rigs are up side by side, so that what they do can be measured in turns.
+"""
+
+import json
+import os
+import secrets
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Self
+
+from prl.bench import xdp_pass
+from prl.bench.errors import BenchError
+from prl.bench.programs import program
+from prl.client import Node
+from prl.lab import Lab
+from prl.lab.netns import Namespace
+
+PORT = 7000
+HOLD_PORT = 7100
+ANSWER_TIMEOUT_S = 120.0
+_LINE_BYTES = 65536
+
+
+class Way(StrEnum):
+    """What stands between the network and the application."""
+
+    NONE = "none"
+    """Nothing: no prl, no program."""
+    BARE = "bare"
+    """Nothing, on the bare link between the two nodes."""
+    XDP_PASS = "xdp-pass"  # noqa: S105
+    """An XDP program of two instructions on the LAN interface, which passes everything."""
+    NFQUEUE_INPUT = "nfqueue-input"
+    NFQUEUE = "nfqueue"
+    """A hold in NFQUEUE (userspace/bench/nfhold.c), of the input, or of input and output."""
+    PRL = "prl"
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How to set a rig up. ``protect`` False: prld is there, the sessions are not replicated."""
+
+    name: str
+    way: Way
+    role: str = "echo"
+    mode: str = "native"
+    polling: str = "blocking"
+    connections: int = 1
+    protect: bool = True
+    flows_max: int | None = None
+
+
+class Program:
+    """A process in the lab that answers lines with lines of JSON."""
+
+    def __init__(self, lab: Lab, node: str, argv: Sequence[str]) -> None:
+        self._what = f"{Path(argv[0]).name} on {node} of lab {lab.name}"
+        self._process = lab.exec(
+            node, argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+        )
+        self._rest = b""
+        self.pid = self._process.pid
+
+    def ask(self, line: str, timeout_s: float = ANSWER_TIMEOUT_S) -> dict[str, Any]:
+        """Give an order and return the answer. Raises BenchError: an error, or none in time."""
+        self.tell(line)
+        return self.answer(timeout_s, line)
+
+    def tell(self, line: str) -> None:
+        """Give an order; its answer is to be fetched with answer()."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(line.encode() + b"\n")
+        except BrokenPipeError:
+            raise BenchError(f"{self._what} has ended") from None
+
+    def answer(self, timeout_s: float, what: str = "answer") -> dict[str, Any]:
+        """The next line. Raises BenchError: it tells of an error, or does not come in time."""
+        assert self._process.stdout is not None
+        deadline = time.monotonic() + timeout_s
+        while b"\n" not in self._rest:
+            left_s = deadline - time.monotonic()
+            if left_s <= 0 or not select.select([self._process.stdout], [], [], left_s)[0]:
+                raise BenchError(f"{self._what}: no answer to {what!r} in {timeout_s:g} s")
+            more = os.read(self._process.stdout.fileno(), _LINE_BYTES)
+            if not more:
+                raise BenchError(f"{self._what} has ended before it answered {what!r}")
+            self._rest += more
+        line, self._rest = self._rest.split(b"\n", 1)
+        if line == b"ready":
+            return {}
+        found: dict[str, Any] = json.loads(line)
+        if "error" in found:
+            raise BenchError(f"{self._what}: {what}: {found['error']}")
+        return found
+
+    def stop(self) -> None:
+        """End it, whatever it is doing."""
+        self._process.kill()
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                stream.close()
+
+
+class Rig:
+    """A recipe set up; entered as a context. The lab goes with it."""
+
+    def __init__(self, recipe: Recipe, scratch: Path) -> None:
+        self.recipe = recipe
+        self.lab = Lab(f"b{secrets.token_hex(4)}")
+        self._scratch = scratch
+        self._stack = ExitStack()
+        self._standby: Program | None = None
+        self._pids: set[int] = set()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            self._set_up(stack)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    @property
+    def name(self) -> str:
+        """The recipe's name."""
+        return self.recipe.name
+
+    @property
+    def address(self) -> str:
+        """Where the sessions are served."""
+        topology = self.lab.topology
+        at_link = self.recipe.way is Way.BARE
+        return str(topology.re0.link.ipv4.ip if at_link else topology.service.ipv4)
+
+    def _set_up(self, stack: ExitStack) -> None:
+        recipe, way = self.recipe, self.recipe.way
+        with_prld = way is Way.PRL
+        self.lab.up(
+            recipe.mode,
+            start_prld=with_prld,
+            polling=recipe.polling,
+            flows_max=recipe.flows_max,
+        )
+        stack.callback(self.lab.down)
+        if with_prld:
+            for node in self.lab.topology.nodes:
+                self._pids.add(self.prld_pid(node.name))
+        else:
+            self._add_address()
+        if way is Way.XDP_PASS:
+            xdp_pass.attach(Namespace(self.lab.topology.re0.namespace), "lan0", recipe.mode)
+        if way in {Way.NFQUEUE, Way.NFQUEUE_INPUT}:
+            self._start_hold(stack, both=way is Way.NFQUEUE)
+        self.server = self._serve("re0", stack)
+        if with_prld:
+            self._standby = self._serve("re1", stack)
+        self.client = self._start(
+            stack, "re1" if way is Way.BARE else "peer", [program("load"), "client"]
+        )
+        if recipe.connections:
+            self.connect(recipe.connections)
+            if with_prld and recipe.protect:
+                self.protect(recipe.connections)
+
+    def _start(self, stack: ExitStack, node: str, argv: Sequence[str]) -> Program:
+        found = Program(self.lab, node, argv)
+        stack.callback(found.stop)
+        self._pids.add(found.pid)
+        return found
+
+    def _serve(self, node: str, stack: ExitStack) -> Program:
+        argv = [sys.executable, "-m", "prl.bench.server", self.recipe.role]
+        argv += ["--listen", f"{self.address}:{PORT}"]
+        argv += [] if self.recipe.way is Way.PRL else ["--plain"]
+        found = self._start(stack, node, argv)
+        self._pids.add(found.answer(ANSWER_TIMEOUT_S)["mover"])
+        return found
+
+    def _add_address(self) -> None:
+        topology = self.lab.topology
+        with Namespace(topology.re0.namespace).netlink() as netlink:
+            (index,) = netlink.link_lookup(ifname=topology.re0.lan.name)
+            netlink.addr("add", index=index, address=str(topology.service.ipv4), prefixlen=32)
+
+    def _start_hold(self, stack: ExitStack, *, both: bool) -> None:
+        hold, link = program("nfhold"), str(self.lab.topology.re1.link.ipv4.ip)
+        more = ["output"] if both else []
+        more += ["poll"] if self.recipe.polling != "blocking" else []
+        done = self.lab.run(
+            "re0",
+            [hold, "rules", str(self.lab.topology.service.ipv4), *more],
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode:
+            raise BenchError(f"no NFQUEUE here: {done.stderr.strip()}")
+        for node, role in (("re1", "secondary"), ("re0", "primary")):
+            started = self._start(stack, node, [hold, role, link, str(HOLD_PORT), *more])
+            started.answer(ANSWER_TIMEOUT_S)
+
+    def connect(self, count: int) -> None:
+        """Open so many connections more."""
+        self.client.ask(f"connect {self.address} {PORT} {count}")
+
+    def protect(self, count: int, *, partly: bool = False) -> dict[str, Any]:
+        """Have the next ``count`` connections replicated; returns what the server says.
+
+        Raises:
+            BenchError: not all of them could be; with ``partly``, none.
+        """
+        found = self.server.ask(f"protect {count}", ANSWER_TIMEOUT_S + count / 10)
+        if found["failed"] and not (partly and found["count"]):
+            raise BenchError(
+                f"{found['failed']} of {count} sessions are not protected: {found['reasons'][0]}"
+            )
+        return found
+
+    @contextmanager
+    def another(self, node: str) -> Iterator[Program]:
+        """One more client, on ``node``, for a while."""
+        client = Program(self.lab, node, [program("load"), "client"])
+        try:
+            yield client
+        finally:
+            client.stop()
+
+    def prld_pid(self, node: str) -> int:
+        """The prld of a node."""
+        pid = self.lab.state.pid(self.lab.topology.node(node))
+        assert pid is not None
+        return pid
+
+    def prld_cpu_ns(self) -> int:
+        """CPU time that both prld have taken."""
+        return sum(_cpu_ns(self.prld_pid(node.name)) for node in self.lab.topology.nodes)
+
+    def file(self, what: str) -> Path:
+        """A file of this rig's in the scratch directory."""
+        return self._scratch / f"{self.lab.name}-{what}"
+
+    def cpu_ns(self) -> int:
+        """CPU time that all programs of the rig have taken, on all its hosts."""
+        return sum(map(_cpu_ns, self._pids))
+
+    def stats(self, node: str) -> dict[str, Any]:
+        """What `prlctl stats` prints for a node."""
+        with Node(self.lab.state.socket(self.lab.topology.node(node))) as connection:
+            return connection.request({"op": "stats"})
+
+
+def events(rig: Rig, node: str) -> list[dict[str, Any]]:
+    """What a node's prld logged, oldest first."""
+    found: list[dict[str, Any]] = []
+    with Node(rig.lab.state.socket(rig.lab.topology.node(node))) as connection:
+        while True:
+            after = found[-1]["seq"] if found else 0
+            more = connection.request({"op": "events", "after": after})["events"]
+            if not more:
+                return found
+            found += more
+
+
+def _cpu_ns(pid: int) -> int:
+    """What the scheduler counts for the threads of ``pid`` (proc(5), schedstat)."""
+    total = 0
+    for path in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+        try:
+            total += int(path.read_text().split()[0])
+        except OSError:  # the thread has ended
+            continue
+    return total

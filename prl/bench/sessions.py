@@ -1,0 +1,146 @@
+"""`prlctl bench sessions` and `bench flows` (T6, T7, T11): many sessions, held and busy."""
+
+import resource
+from pathlib import Path
+from typing import Any
+
+from prl.bench import bpfmap
+from prl.bench.errors import BenchError
+from prl.bench.latency import open_loop
+from prl.bench.rig import Recipe, Rig, Way
+from prl.bench.run import Bench, Part
+from prl.bench.stats import quantile, significant
+from prl.errors import PrlError
+
+HELD, BUSY = 10_000, 1_000
+STEP = 1_000
+PATIENCE_S, PATIENCE_QUICK_S = 240, 40
+"""How long protecting sessions may go on in all."""
+BUSY_RATE = 4_000
+GROWTH_RATE = 2_000
+_US, _KIB = 1000.0, 1024
+_RECIPE = Recipe("prl", Way.PRL, connections=0)
+
+
+def sessions(bench: Bench) -> Part:
+    """As many as go; then a thousand of them busy; and what an idle one takes in memory."""
+    part = Part("sessions")
+    with bench.rigs(part, [_RECIPE]) as rigs:
+        rig = rigs["prl"]
+        before = _memory_bytes(rig)
+        seconds: list[float] = []
+        held = 0
+        patience_s = PATIENCE_QUICK_S if bench.quick else PATIENCE_S
+        bench.narrate(f"protecting {HELD} sessions, {STEP} at a time, for at most {patience_s} s")
+        while held < HELD:
+            if sum(seconds) > patience_s:
+                part.notes.append(f"held: stopped at {held} after {sum(seconds):.0f} s")
+                break
+            try:
+                held += _add(rig, STEP, seconds)
+            except PrlError as error:
+                part.notes.append(f"held: no more than {held}: {error}")
+                break
+        if held:
+            _note_memory(part, before, _memory_bytes(rig), held)
+            _busy(bench, part, rig, held)
+    part.facts["held"] = {"sessions": held, "seconds_per_1000": [round(s, 3) for s in seconds]}
+    part.figures["t11_held"] = float(held)
+    return part
+
+
+def _add(rig: Rig, count: int, seconds: list[float]) -> int:
+    rig.connect(count)
+    found = rig.protect(count, partly=True)
+    seconds.append(found["seconds"])
+    if found["failed"]:
+        raise BenchError(f"{found['failed']} of {count} are not protected: {found['reasons'][0]}")
+    return int(found["count"])
+
+
+def _memory_bytes(rig: Rig) -> dict[str, int]:
+    """By node and kind. What prld maps of the kernel's flow state is in its resident memory."""
+    topology, found = rig.lab.topology, {}
+    for node in topology.nodes:
+        fields = _status(rig.prld_pid(node.name))
+        found[f"{node.name}: prld"] = int(fields["VmRSS"].split()[0]) * _KIB
+        found[f"{node.name}: flow table"] = bpfmap.table_bytes(topology.instance(node))
+    return found
+
+
+def _note_memory(part: Part, before: dict[str, int], after: dict[str, int], held: int) -> None:
+    each = {name: (after[name] - before[name]) / held for name in before}
+    part.facts["memory"] = {"unit": "bytes per idle session"} | {
+        name: round(value) for name, value in each.items()
+    }
+    part.figures["t7_bytes"] = max(
+        sum(value for name, value in each.items() if name.startswith(node))
+        for node in ("re0", "re1")
+    )
+
+
+def _busy(bench: Bench, part: Part, rig: Rig, held: int) -> None:
+    busy = min(BUSY, held)
+    bench.narrate(f"{busy} of them busy: {BUSY_RATE} requests a second in all")
+    latencies = open_loop(rig, bench.rounds(1500, 4000), BUSY_RATE, busy)
+    answered = [ns for ns in latencies if ns >= 0]
+    part.facts["busy"] = {
+        "sessions": busy,
+        "asked": len(latencies),
+        "answered": len(answered),
+        "p50_us": significant(quantile(answered, 0.5) / _US) if answered else None,
+        "p99_us": significant(quantile(answered, 0.99) / _US) if answered else None,
+    }
+    part.figures["t11_busy"] = busy * len(answered) / len(latencies)
+
+
+def flows(bench: Bench) -> Part:
+    """CPU of both datapaths per packet while the number of sessions grows (T6).
+
+    Single packets at one rate, spread over all sessions in turn: no batch hides what a packet
+    costs, and what quiet sessions cost is in it.
+    """
+    part = Part("flows")
+    sizes = [1, 100, 1_000] if bench.quick else [1, 10, 100, 1_000, 3_000, 9_000]
+    found: dict[int, list[float]] = {}
+    with bench.rigs(part, [Recipe("prl", Way.PRL, role="sink", connections=0)]) as rigs:
+        rig, held = rigs["prl"], 0
+        for size in sizes:
+            try:
+                while held < size:
+                    held += _add(rig, min(size - held, STEP), [])
+            except PrlError as error:
+                part.notes.append(f"{size} sessions: {error}")
+                break
+            bench.narrate(f"{size} sessions")
+            found[size] = [_packet_cost_ns(bench, rig, size) for _ in range(bench.rounds(3, 5))]
+    medians = {size: quantile(costs, 0.5) for size, costs in found.items()}
+    most = max(medians)
+    part.series("cost", {f"{size} sessions": costs for size, costs in found.items()}, "ns/packet")
+    part.curves["growth_ns"] = {"both datapaths": list(medians.items())}
+    part.figures["t6_growth"] = medians[most] / medians[1]
+    part.notes.append(
+        f"growth is from 1 to {most} sessions; a process has at most "
+        f"{_descriptors_max()} descriptors here, and prld needs two a session"
+    )
+    return part
+
+
+def _packet_cost_ns(bench: Bench, rig: Rig, size: int) -> float:
+    before, before_ns = _packets(rig), rig.prld_cpu_ns()
+    rig.client.ask(f"pace {GROWTH_RATE} {bench.rounds(800, 2000)} {size}")
+    return (rig.prld_cpu_ns() - before_ns) / max(_packets(rig) - before, 1)
+
+
+def _packets(rig: Rig) -> int:
+    """Packets captured: each goes through both datapaths."""
+    return int(rig.stats("re0")["datapath"]["rx_packets"])
+
+
+def _status(pid: int) -> dict[str, Any]:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return dict(line.split(":", 1) for line in lines if ":" in line)
+
+
+def _descriptors_max() -> int:
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[1]

@@ -1,0 +1,119 @@
+"""`prlctl bench takeover` (T10, T12): the primary loses its power, and what the peer sees of it."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from prl.bench.errors import BenchError
+from prl.bench.rig import Recipe, Rig, Way, events
+from prl.bench.run import Bench, Part, read_columns
+from prl.bench.stats import quantile, significant, summary
+from prl.lab.cables import LanCable
+
+MANY = 1000
+RATE = 1000
+"""Requests a second, whether or not they are answered: a pause delays all that fall into it."""
+_BEFORE_S, _WHOLE_MS = 0.6, 2600
+_OUTSTANDING_S = 0.35
+"""How long the peer is cut off first, so that every session has output that it must have again."""
+_WATCH_MS = 4000
+_NS_PER_MS = 1e6
+
+
+def takeover(bench: Bench) -> Part:
+    """Fresh labs, one failure each."""
+    part = Part("takeover")
+    pauses, detects, broken = [], [], 0
+    rounds = bench.rounds(5, 15)
+    bench.narrate(f"{rounds} times power off under {RATE} requests a second")
+    for _ in range(rounds):
+        failure = _fail_under_load(bench)
+        pauses.append(failure.pause_ms)
+        detects.append(failure.detect_ms)
+        broken += failure.broken
+    part.series("pause", {"pause at the peer": pauses, "detected after": detects}, "ms")
+    part.curves["pauses_ms"] = {f"failure {n}": pause for n, pause in enumerate(pauses, 1)}
+    part.figures |= {
+        "t12_median_ms": quantile(pauses, 0.5),
+        "t12_max_ms": max(pauses),
+        "t12_broken": float(broken),
+    }
+    bench.narrate(f"power off with 1 and with {MANY} sessions")
+    ones = [_first_segments(bench, 1) for _ in range(bench.rounds(2, 5))]
+    many = [_first_segments(bench, MANY) for _ in range(bench.rounds(1, 3))]
+    part.facts["first_segment"] = {
+        "unit": "ms",
+        "one session": summary([max(one.values()) for one in ones]).facts(),
+        f"{MANY} sessions, last of them": summary([max(one.values()) for one in many]).facts(),
+        f"{MANY} sessions, median of them": significant(quantile(list(many[0].values()), 0.5)),
+    }
+    part.figures["t10_one_ms"] = quantile([max(one.values()) for one in ones], 0.5)
+    if any(len(one) < MANY for one in many):
+        part.notes.append(f"of {MANY} sessions only {min(map(len, many))} spoke after take-over")
+    else:
+        part.figures["t10_many_ms"] = quantile([max(one.values()) for one in many], 0.5)
+    return part
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One failure as the peer saw it. ``detect_ms``: until the other node decided."""
+
+    pause_ms: float
+    detect_ms: float
+    broken: int
+
+
+def _fail_under_load(bench: Bench) -> Failure:
+    with Rig(Recipe("prl", Way.PRL), bench.scratch) as rig:
+        path = rig.file("open")
+        rig.client.ask(f"ping 200 {path}")
+        rig.client.tell(f"open {RATE} {_WHOLE_MS} 1 {path}")
+        time.sleep(_BEFORE_S)  # a stretch of undisturbed service is part of the scenario
+        failed_ns = rig.lab.fail("re0", "power") * 1e9
+        found = rig.client.answer(60.0, "open")
+        due, latencies = read_columns(path, "q", 2)
+        broken = found["failed"] or found["answered"] < found["asked"]
+        waits = [
+            wait for at, wait in zip(due, latencies, strict=True) if at + max(wait, 0) > failed_ns
+        ]
+        longest = max((wait for wait in waits if wait >= 0), default=0)
+        return Failure(
+            longest / _NS_PER_MS, (_decided_ns(rig) - failed_ns) / _NS_PER_MS, int(bool(broken))
+        )
+
+
+def _first_segments(bench: Bench, sessions: int) -> Mapping[int, float]:
+    """Milliseconds from the decision to the first segment of each session, by the peer's port.
+
+    The servers push a message a tenth of a second. The peer is cut off for a moment, so that all
+    have something outstanding when the primary dies: every one of them has cause to speak.
+    """
+    recipe = Recipe("prl", Way.PRL, role="push", connections=sessions)
+    with Rig(recipe, bench.scratch) as rig, rig.another("peer") as watcher:
+        path, topology = rig.file("segments"), rig.lab.topology
+        rig.client.tell(f"absorb {_WATCH_MS}")
+        with LanCable(topology, topology.peer) as cable:
+            cable.cut()
+            time.sleep(_OUTSTANDING_S)  # several pushes go unanswered
+            watcher.tell(f"segments {rig.address} {_WATCH_MS - 1000} {path}")
+            rig.lab.fail("re0", "power")
+            cable.mend()
+        watcher.answer(60.0, "segments")
+        decided_ns = _decided_ns(rig)
+        last_byte = topology.re1.lan.ipv4.ip.packed[-1]
+        first: dict[int, float] = {}
+        for at_ns, port, mac in zip(*read_columns(path, "q", 3), strict=True):
+            if mac == last_byte and at_ns >= decided_ns and port not in first:
+                first[port] = (at_ns - decided_ns) / _NS_PER_MS
+        rig.client.answer(60.0, "absorb")
+        if not first:
+            raise BenchError("no session spoke after the take-over")
+        return first
+
+
+def _decided_ns(rig: Rig) -> int:
+    found = [one["facts"]["decided_ns"] for one in events(rig, "re1") if one["event"] == "takeover"]
+    if not found:
+        raise BenchError("re1 did not take over")
+    return int(found[-1])

@@ -1,0 +1,41 @@
+"""Where a session's two streams are, counted from the first byte after it was first handed to prl.
+
+TCP counts in 32 bits that wrap and begin anywhere. TCP_INFO's 64-bit counters count what passed a
+socket since it was made or restored; so one offset for each direction says it for a socket's whole
+life, over any number of snapshots, and a prld that starts anew can be told it.
+"""
+
+import socket
+from dataclasses import dataclass
+from typing import Self
+
+from prl.shadow.snapshot import TcpSnapshot
+from prl.shadow.sockopt import Queue, queue_bytes, tcp_info
+
+
+@dataclass(frozen=True, slots=True)
+class Streams:
+    """Offsets of one socket's counters; (0, 0) for UDP, whose datagrams are not counted."""
+
+    in_offset: int = 0
+    out_offset: int = 0
+
+    @classmethod
+    def at(cls, sock: socket.socket, in_bytes: int = 0, out_bytes: int = 0) -> Self:
+        """Such that the socket, at rest, is at these positions now. Raises CallError."""
+        if sock.type == socket.SOCK_DGRAM:
+            return cls()
+        info = tcp_info(sock)
+        read = info.bytes_received - queue_bytes(sock, Queue.UNREAD)
+        written = info.bytes_acked + queue_bytes(sock, Queue.UNACKED)
+        return cls(in_bytes - read, out_bytes - written)
+
+    def to_list(self) -> list[int]:
+        """As its application keeps it, for a prld that starts anew."""
+        return [self.in_offset, self.out_offset]
+
+    def of(self, snapshot: TcpSnapshot) -> tuple[int, int]:
+        """Positions of the first unread byte, and of the send queue's end, in a snapshot."""
+        read = snapshot.bytes_received - len(snapshot.unread)
+        written = snapshot.bytes_acked + len(snapshot.unacked)
+        return max(self.in_offset + read, 0), max(self.out_offset + written, 0)

@@ -1,0 +1,139 @@
+"""The pair heals: sessions go from failure to failure, under traffic, without a byte lost (R23)."""
+
+import random
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Self
+
+import pytest
+
+from prl.demo.player import Cast, Deadline
+from prl.lab import Lab
+from tests.system import support
+from tests.system.support import PATIENCE_S, Peer, eventually
+
+pytestmark = [
+    pytest.mark.system,
+    pytest.mark.needs("root", "netns", "bpf", "af_xdp", "struct_ops", "bpftool"),
+]
+
+APP = Path(__file__).with_name("healing_app.py")
+MANY = 50
+TALK_BYTES = 4000
+
+
+class Talk:
+    """A peer that sends and wants the same back, without end."""
+
+    def __init__(self, lab: Lab, family: int = 4) -> None:
+        self.peer = Peer(lab, family)
+        self.rounds = 0
+        self.trouble = ""
+        self._chance = random.Random(self.peer.port)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(PATIENCE_S)
+        self.peer.sock.close()
+
+    def _run(self) -> None:
+        try:
+            while not self._stop.wait(0.001):
+                said = self._chance.randbytes(self._chance.randint(1, TALK_BYTES))
+                self.peer.send(said)
+                heard = b""
+                while len(heard) < len(said):
+                    more = self.peer.receive(len(said) - len(heard))
+                    assert more, "the stream ended"
+                    heard += more
+                assert heard == said
+                self.rounds += 1
+        except (OSError, AssertionError) as error:
+            self.trouble = repr(error)
+
+    def goes_on(self) -> None:
+        """Whether it is still under way; returns when some more has been said and heard."""
+        before = self.rounds
+
+        def more() -> bool:
+            assert not self.trouble, self.trouble
+            return self.rounds > before + 2
+
+        eventually("the talk goes on", more)
+
+
+class Casts:
+    """The application on each node; a node that was without power gets it anew."""
+
+    def __init__(self, lab: Lab, family: int = 4) -> None:
+        self.lab, self._family = lab, family
+        self._casts: dict[str, Cast] = {}
+        for node in ("re0", "re1"):
+            self.start(node)
+
+    def start(self, node: str) -> None:
+        argv = [sys.executable, str(APP), "--listen", support.listen_on(self._family)]
+        self._casts[node] = Cast(self.lab, argv, {node: []})
+        self.expect(node, "listening")
+
+    def expect(self, node: str, event: str, *, again: bool = False, **facts: object) -> None:
+        """Wait for it; ``again``: one that was not heard before."""
+        cast = self._casts[node]
+        if again:
+            cast.heard.clear()
+        cast.expect({event}, node, Deadline(PATIENCE_S), **facts)
+
+    def forget(self, node: str) -> None:
+        self._casts[node].heard.clear()
+
+
+@contextmanager
+def talks(name: str, count: int, family: int = 4) -> Iterator[tuple[Casts, list[Talk]]]:
+    with support.pair(name) as lab, ExitStack() as stack:
+        casts = Casts(lab, family)
+        found = [stack.enter_context(Talk(lab, family)) for _ in range(count)]
+        for talk in found:
+            casts.expect("re0", "active", peer=talk.peer.port)
+        yield casts, found
+
+
+def all_go_on(found: list[Talk]) -> None:
+    for talk in found:
+        talk.goes_on()
+
+
+def safe(lab: Lab, node: str) -> bool:
+    return bool(support.status(lab, node)["switchover_safe"])
+
+
+@pytest.mark.parametrize(("count", "rounds", "family"), [(MANY, 2, 4), (2, 4, 6)])
+def test_nodes_fail_in_turn_and_every_session_goes_on(count: int, rounds: int, family: int) -> None:
+    with talks(f"rp{count}", count, family) as (casts, found):
+        owner, other = "re0", "re1"
+        for _ in range(rounds):
+            all_go_on(found)
+            casts.forget(other)
+            casts.lab.fail(owner, "power")
+            for talk in found:
+                casts.expect(other, "taken_over", peer=talk.peer.port)
+            all_go_on(found)
+            assert not safe(casts.lab, other)
+            casts.forget(other)
+            casts.lab.heal(owner)
+            casts.start(owner)
+            for talk in found:
+                casts.expect(other, "active", peer=talk.peer.port)
+                casts.expect(owner, "standby", peer=talk.peer.port)
+            assert safe(casts.lab, other)
+            assert support.status(casts.lab, other)["flows"]["unprotected"] == 0
+            owner, other = other, owner
+        all_go_on(found)

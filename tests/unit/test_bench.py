@@ -1,0 +1,125 @@
+"""prl.bench: statistics, the table of goals, pictures and the page."""
+
+import re
+from operator import le
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from prl.bench import report, svg
+from prl.bench.run import Part
+from prl.bench.stats import quantile, ratios, summary, thinned
+from prl.bench.targets import TARGETS, verdicts
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_quantiles_lie_between_their_neighbours() -> None:
+    assert quantile([4, 1, 3, 2], 0.5) == 2.5
+    assert quantile([7], 0.99) == 7
+    found = summary([1, 2, 3, 4, 5])
+    assert (found.median, found.low, found.high, found.count) == (3, 2, 4, 5)
+    assert thinned([10, 20, 30], 5) == [10, 15, 20, 25, 30]
+    assert thinned([], 5) == []
+    with pytest.raises(ValueError, match="nothing was measured"):
+        quantile([], 0.5)
+
+
+def test_ratios_are_taken_round_by_round() -> None:
+    # The second round was disturbed, for both: its ratio is none the worse for it.
+    assert ratios([20, 200, 22], [10, 100, 11]) == [2, 2, 2]
+    with pytest.raises(ValueError, match="shorter"):
+        ratios([1, 2], [1])
+
+
+def test_every_figure_of_the_specification_has_a_verdict() -> None:
+    figures = {target.figure: target.limit for target in TARGETS}
+    assert [row["met"] for row in verdicts(figures)] == [True] * len(TARGETS)
+
+    worse = {
+        target.figure: target.limit * 1.5 + 1 if target.compare is le else target.limit * 0.5
+        for target in TARGETS
+    }
+    rows = verdicts(worse)
+    assert not any(row["met"] for row in rows)
+    assert {row["id"] for row in rows} == {f"T{number}" for number in range(1, 13)}
+
+
+def test_what_was_not_measured_is_not_met() -> None:
+    (row,) = [row for row in verdicts({}) if row["what"].startswith("bulk, native")]
+    assert row == {
+        "id": "T3",
+        "what": "bulk, native XDP / XDP_PASS + GRO",
+        "goal": "≥ 0.9 x",
+        "measured": None,
+        "unit": "x",
+        "met": False,
+    }
+
+
+def test_the_documentation_has_a_row_for_every_goal() -> None:
+    rows = re.findall(r"^\| (T\d+) \|", (ROOT / "docs/performance.md").read_text(), re.MULTILINE)
+    assert sorted(rows) == sorted(target.ident for target in TARGETS)
+
+
+def parse(picture: str) -> ET.Element:
+    return ET.fromstring(picture)  # noqa: S314 - our own
+
+
+def test_a_curve_keeps_its_points_in_order_and_inside() -> None:
+    drawn = svg.curves(
+        "a <title>",
+        {"one": [(10, 0), (100, 50), (1000, 100)], "two": [(20, 10), (500, 90)]},
+        x_label="µs",
+        y_label="%",
+        log_x=True,
+    )
+    lines = [one.attrib["points"] for one in parse(drawn).iter() if one.tag.endswith("polyline")]
+    assert len(lines) == 2
+    places = [tuple(map(float, point.split(","))) for point in lines[0].split()]
+    # Equal factors are equal steps on a logarithmic axis, and more is higher up.
+    assert places[1][0] - places[0][0] == pytest.approx(places[2][0] - places[1][0], abs=0.2)
+    assert places[0][1] > places[1][1] > places[2][1]
+    assert all(0 <= x <= svg.WIDTH and 0 <= y <= svg.HEIGHT for x, y in places)
+    assert "a &lt;title&gt;" in drawn
+
+
+def test_bars_are_as_long_as_their_values() -> None:
+    drawn = svg.bars("bulk", {"none": 10.0, "prl": 5.0}, unit="Gbit/s", marks=[7.5])
+    wide = [
+        float(one.attrib["width"])
+        for one in parse(drawn).iter()
+        if one.tag.endswith("rect") and "y" in one.attrib
+    ]
+    assert wide[0] == pytest.approx(2 * wide[1], abs=0.2)
+    assert "stroke-dasharray" in drawn
+
+
+def test_nothing_measured_is_still_a_picture() -> None:
+    assert "not measured" in svg.curves("t", {}, x_label="x", y_label="y")
+    assert "not measured" in svg.bars("t", {}, unit="u")
+    parse(svg.curves("t", {"flat": [(1, 0), (1, 0)]}, x_label="x", y_label="y", log_x=True))
+
+
+def test_facts_text_and_page_tell_the_same() -> None:
+    part = Part("bulk", figures={"t3_pass": 0.95, "t4_none": 0.5})
+    part.series("upload", {"none": [10.0, 11.0, 12.0], "prl <native>": [5.0]}, "Gbit/s")
+    part.curves["bars_gbit_s"] = {"none": 11.0, "prl <native>": 5.0}
+    part.notes.append("nfqueue: not measured: no NFQUEUE here")
+
+    alone = report.facts("bulk", [part], quick=True)
+    assert [(row["id"], row["met"]) for row in alone["targets"]] == [("T3", True), ("T4", False)]
+    assert alone["parts"]["bulk"]["upload"]["none"]["median"] == 11
+    whole = report.facts("all", [part], quick=False)
+    assert len(whole["targets"]) == len(TARGETS)
+    assert {"kernel", "cpus", "cpu", "architecture"} <= whole["machine"].keys()
+
+    words = report.text(whole)
+    assert "T3   met" in words
+    assert "T12  no figure" in words
+    assert "no NFQUEUE here" in words
+    page = report.page(alone, [part])
+    assert page.count("<svg") == 1
+    assert "prl &lt;native&gt;" in page
+    assert "<native>" not in page
