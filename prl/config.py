@@ -92,14 +92,14 @@ class Ownership(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     """What helps to decide who may speak (SPEC L5)."""
 
     fence_command: Annotated[
-        list[str],
+        list[str] | None,
         Meta(
             max_length=64,
             description="program and arguments that make sure that the other node is dead: run, "
             "without a shell, when the lease ended before this node took over; exit status 0 means "
             "that it is",
         ),
-    ] = []
+    ] = None
     fence_timeout_ms: Annotated[
         Milliseconds, Meta(description="how long the fence command may take; then it is killed")
     ] = 10_000

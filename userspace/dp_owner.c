@@ -173,8 +173,7 @@ static void claims_tick(struct prl_dp *dp)
 
         if (dp->claims_mask & 1u << address->service && dp->owner.state[address->service] == PRL_OWNER_OWNER)
             dp->counters.claims_sent += announce(
-                dp, address,
-                dp->claims_slow_mask & 1u << address->service ? dp->claims_token : dp->own_token);
+                dp, address, dp->claims_slow_mask & 1u << address->service ? dp->claims_token : dp->own_token);
     }
     dp->claims_next_ns = dp->now_ns + PRL_CLAIM_SLOW_NS;
     if (dp->claims_left) {

@@ -38,7 +38,7 @@ class FenceHook:
                 await self._running
 
     async def _run(self) -> None:
-        command = self._config.fence_command
+        command = self._config.fence_command or []
         self._log.warning("fencing", f"the other node is being fenced: {command[0]}")
         try:
             process = await asyncio.create_subprocess_exec(

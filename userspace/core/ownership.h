@@ -110,7 +110,7 @@ struct prl_owner {
     uint64_t proof_by_ns; /* the LAN must be heard after it and before this; 0 = it was, or need not (L6) */
     uint64_t alone_ns; /* since when there is no link */
     uint64_t last_frame_ns; /* newest frame from the LAN, while one is waited for (prl_owner_watches) */
-    uint64_t present_ns;    /* since when frames have come without a gap of suspect_ns */
+    uint64_t present_ns; /* since when frames have come without a gap of suspect_ns */
     uint64_t last_ask_ns;
     uint64_t silent_ns; /* since when it is silent */
     uint64_t takeovers, late_ticks, suspects, silences;
