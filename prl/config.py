@@ -94,7 +94,6 @@ class Ownership(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     fence_command: Annotated[
         list[str] | None,
         Meta(
-            max_length=64,
             description="program and arguments that make sure that the other node is dead: run, "
             "without a shell, when the lease ended before this node took over; exit status 0 means "
             "that it is",
