@@ -10,9 +10,13 @@
 #define PRL_XDP
 #include "parse.h"
 
-static __always_inline struct prl_addr *addr_of(const __u8 addr[16])
+static __always_inline struct prl_addr *addr_of(const PRL_CONTEXT *ctx, const __u8 addr[16])
 {
-    return bpf_map_lookup_elem(&prl_addrs, addr);
+    struct prl_addr_key key;
+
+    __builtin_memcpy(key.addr, addr, sizeof(key.addr));
+    key.ifindex = ctx->ingress_ifindex;
+    return bpf_map_lookup_elem(&prl_addrs, &key);
 }
 
 static __always_inline int is_owned(struct prl_addr *addr)
@@ -85,7 +89,7 @@ __noinline int prl_classify_arp(struct xdp_md *ctx, __u32 l3)
     __be32 v4;
     __builtin_memcpy(&v4, arp.sender, 4);
     prl_map_v4(key.addr, v4);
-    addr = addr_of(key.addr);
+    addr = addr_of(ctx, key.addr);
     if (addr && is_owned(addr) && !is_own_mac(ctx, source)) {
         struct prl_claim claim = {};
         bpf_xdp_load_bytes(ctx, l3 + sizeof(arp), &claim, sizeof(claim)); /* zero, and so foreign, when absent */
@@ -94,7 +98,7 @@ __noinline int prl_classify_arp(struct xdp_md *ctx, __u32 l3)
 
     __builtin_memcpy(&v4, arp.target, 4);
     prl_map_v4(key.addr, v4);
-    addr = addr_of(key.addr);
+    addr = addr_of(ctx, key.addr);
     if (addr && !is_owned(addr) && arp.operation == bpf_htons(PRL_ARP_REQUEST)) {
         PRL_COUNT(addr->in_dropped);
         return XDP_DROP;
@@ -131,7 +135,7 @@ __noinline int prl_classify_nd(struct xdp_md *ctx, struct prl_packet *packet)
         PRL_COUNT(node->malformed);
         return -1;
     }
-    addr = addr_of(target.addr);
+    addr = addr_of(ctx, target.addr);
     if (!addr)
         return -1;
     if (packet->icmp_type == PRL_ND_NEIGHBOUR_SOLICIT) {
@@ -326,7 +330,7 @@ int prl_classify(struct xdp_md *ctx)
         return XDP_PASS;
     }
 
-    addr = addr_of(packet.key.local);
+    addr = addr_of(ctx, packet.key.local);
     if (!addr)
         return XDP_PASS;
     PRL_COUNT(node->frames);

@@ -74,9 +74,18 @@ static __always_inline int may_speak(const struct prl_node *node, struct prl_add
     return 0;
 }
 
-static __always_inline int silent_for(const __u8 key[16])
+static __always_inline struct prl_addr *addr_of(const struct __sk_buff *skb, const __u8 addr[16])
 {
-    struct prl_addr *addr = bpf_map_lookup_elem(&prl_addrs, key);
+    struct prl_addr_key key;
+
+    __builtin_memcpy(key.addr, addr, sizeof(key.addr));
+    key.ifindex = skb->ifindex;
+    return bpf_map_lookup_elem(&prl_addrs, &key);
+}
+
+static __always_inline int silent_for(const struct __sk_buff *skb, const __u8 key[16])
+{
+    struct prl_addr *addr = addr_of(skb, key);
     struct prl_node *node = prl_node_get();
     return addr && node && !may_speak(node, addr);
 }
@@ -91,7 +100,7 @@ __noinline int prl_egress_arp(struct __sk_buff *skb, __u32 l3)
         return PASS;
     __builtin_memcpy(&v4, arp.sender, 4);
     prl_map_v4(key.addr, v4);
-    return silent_for(key.addr) ? TC_ACT_STOLEN : PASS;
+    return silent_for(skb, key.addr) ? TC_ACT_STOLEN : PASS;
 }
 
 static __always_inline struct prl_flow *flow_of(struct __sk_buff *skb, struct prl_packet *packet)
@@ -400,12 +409,12 @@ int prl_egress(struct __sk_buff *skb)
         return prl_egress_arp(skb, packet.l3);
     if (packet.kind == PRL_KIND_ICMP6 && packet.icmp_type == PRL_ND_NEIGHBOUR_ADVERT) {
         struct prl_addr_key target;
-        if (prl_nd_target(skb, &packet, &target) == 0 && silent_for(target.addr))
+        if (prl_nd_target(skb, &packet, &target) == 0 && silent_for(skb, target.addr))
             return TC_ACT_STOLEN;
     }
     if (!packet.version)
         return PASS;
-    struct prl_addr *addr = bpf_map_lookup_elem(&prl_addrs, packet.key.local);
+    struct prl_addr *addr = addr_of(skb, packet.key.local);
     if (!addr)
         return PASS;
     int speaks = skb->mark != PRL_MARK_SHADOW && may_speak(node, addr);

@@ -42,7 +42,7 @@ struct {
 
 struct {
     __uint(type, BPF_MAP_TYPE_HASH);
-    __uint(max_entries, PRL_ADDRS_MAX);
+    __uint(max_entries, PRL_ADDRS_MAX *PRL_LIFS_MAX);
     __uint(pinning, LIBBPF_PIN_BY_NAME);
     __type(key, struct prl_addr_key);
     __type(value, struct prl_addr);

@@ -19,7 +19,7 @@
 
 /* Limits of the kernel side. The two tables are sized at load time, up to these. */
 #define PRL_FLOWS_MAX 131072
-#define PRL_ADDRS_MAX 64
+#define PRL_ADDRS_MAX 64 /* service addresses; each has an entry on every logical interface */
 #define PRL_LIFS_MAX 16
 #define PRL_QUEUES_MAX 64
 #define PRL_VLANS_MAX 2
@@ -137,8 +137,10 @@ enum prl_spoken {
     PRL_SPOKEN_FOR_GOOD = 2, /* first_by_ns is of no interest any more */
 };
 
+/* Which address on which interface: routing instances may use the same addresses. */
 struct prl_addr_key {
     __u8 addr[16];
+    __u32 ifindex;
 };
 
 struct prl_addr {
@@ -233,6 +235,7 @@ struct prl_sample {
 PRL_ASSERT_SIZE(struct prl_flow_key, 44);
 PRL_ASSERT_SIZE(struct prl_sock_view, 56);
 PRL_ASSERT_SIZE(struct prl_flow, 232);
+PRL_ASSERT_SIZE(struct prl_addr_key, 20);
 PRL_ASSERT_SIZE(struct prl_addr, 72);
 PRL_ASSERT_SIZE(struct prl_node, 160);
 PRL_ASSERT_SIZE(struct prl_inject_eth, 14);

@@ -165,10 +165,11 @@ class Node:
     def offer(self, endpoint: str) -> None:
         """Offer to take shadows of sessions whose local end is ``endpoint``.
 
-        "addr:port" means TCP, "udp:addr:port" UDP.
+        "addr:port" means TCP, "udp:addr:port" UDP; "@" and a routing instance stand behind where
+        several have that address.
 
         Raises:
-            UsageError: that is no service address here.
+            UsageError: that is no service address here, or one of several instances.
         """
         self.request({"op": "offer", "endpoint": endpoint})
         if endpoint not in self._offers:

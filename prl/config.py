@@ -16,6 +16,7 @@ from prl.errors import ConfigError
 DEFAULT_PATH = Path("/etc/prl/prld.toml")
 ADDRESSES_MAX = 64  # PRL_ADDRS_MAX
 SERVICES_MAX = 16  # PRL_SERVICES_MAX
+INSTANCES_MAX = 15  # PRL_LIFS_MAX, the network of [lan] being the first
 FLOWS_MAX = 131072  # PRL_FLOWS_MAX
 
 if TYPE_CHECKING:
@@ -66,6 +67,21 @@ class Service(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
         list[Address], Meta(min_length=1, description="its IPv4 and IPv6 addresses")
     ]
     owner: Annotated[Name, Meta(description="the node that owns it when nothing else decides")]
+    instance: Annotated[
+        str, Meta(description="routing instance that it is in; empty: the network of [lan]")
+    ] = ""
+
+
+class Instance(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """A routing instance: one more network that peers are on. In the same order on both nodes."""
+
+    name: Annotated[Name, Meta(description="name, unique")]
+    interface: Annotated[
+        Interface, Meta(description="its interface, of the same name on both nodes")
+    ]
+    vrf: Annotated[
+        Interface | None, Meta(description="VRF device that the interface belongs to, if any")
+    ] = None
 
 
 class DatapathSettings(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -150,6 +166,9 @@ class Config(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     lan: Lan
     link: Link
     service: Annotated[list[Service], Meta(min_length=1, max_length=SERVICES_MAX)]
+    routing: Annotated[list[Instance], Meta(max_length=INSTANCES_MAX)] = msgspec.field(
+        default_factory=list
+    )
     object_dir: Annotated[
         str | None, Meta(description="folder of the BPF objects; without it, the package's own")
     ] = None
@@ -175,6 +194,16 @@ class Config(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
         """Whether this node is the configured owner of ``service``."""
         return service.owner == self.node
 
+    @property
+    def lifs(self) -> dict[str, int]:
+        """The numbers of the logical interfaces, by routing instance; "" is that of [lan]."""
+        return {"": 0} | {instance.name: n for n, instance in enumerate(self.routing, 1)}
+
+    @property
+    def interfaces(self) -> list[str]:
+        """The interfaces towards peers, by number of logical interface."""
+        return [self.lan.interface, *(instance.interface for instance in self.routing)]
+
 
 class Key(Struct, frozen=True):
     """One row of the schema's documentation."""
@@ -186,7 +215,8 @@ class Key(Struct, frozen=True):
 
 
 TABLES: dict[str, type[Struct]] = {"": Config, "lan": Lan, "link": Link, "service": Service}
-TABLES |= {"datapath": DatapathSettings, "ownership": Ownership, "timing": Timing}
+TABLES |= {"routing": Instance, "datapath": DatapathSettings, "ownership": Ownership}
+TABLES |= {"timing": Timing}
 
 _KINDS = {
     IPv4Address: "IPv4 address",
@@ -354,29 +384,47 @@ def _check(config: Config) -> None:
         "ownership.fence_command: give the program's whole path: it is run without a shell",
     )
     _check_services(config)
+    _check_routing(config)
 
 
 def _check_services(config: Config) -> None:
     names = [service.name for service in config.service]
-    addresses = [address for service in config.service for address in service.addresses]
+    addresses = [(s.instance, address) for s in config.service for address in s.addresses]
     own = {config.lan.address, config.lan.peer_address, config.link.local, config.link.remote}
     own |= {config.lan.address6 or config.lan.address}
     own |= {config.lan.peer_address6 or config.lan.address}
     for name in names:
         _require(names.count(name) == 1, f"service.name: {name!r} is used twice; rename one")
-    for address in addresses:
+    for instance, address in addresses:
         _require(
-            addresses.count(address) == 1,
+            addresses.count((instance, address)) == 1,
             f"service.addresses: {address} is used twice; remove one",
         )
         _require(
-            address not in own,
+            bool(instance) or address not in own,
             f"service.addresses: {address} is a node's own address; give one that can move",
         )
     _require(
         len(addresses) <= ADDRESSES_MAX,
         f"service.addresses: {len(addresses)} of them; at most {ADDRESSES_MAX} are possible",
     )
+
+
+def _check_routing(config: Config) -> None:
+    names, interfaces = list(config.lifs), config.interfaces
+    _require(
+        len(names) == len(interfaces), "routing.name: a name is used twice; rename one of them"
+    )
+    for interface in interfaces:
+        _require(
+            interfaces.count(interface) == 1,
+            f"routing.interface: {interface} is used twice; each needs one of its own",
+        )
+    for service in config.service:
+        _require(
+            service.instance in names,
+            f"service.instance: there is no [[routing]] of the name {service.instance!r}; add one",
+        )
 
 
 def _require(good: bool, message: str) -> None:

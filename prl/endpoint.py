@@ -36,8 +36,11 @@ class Endpoint:
         """The socket family of the address."""
         return socket.AF_INET if self.address.version == 4 else socket.AF_INET6  # noqa: PLR2004
 
-    def listen(self, backlog: int) -> socket.socket:
+    def listen(self, backlog: int, device: str = "") -> socket.socket:
         """A listening socket, also where the address is not configured (yet): IP_FREEBIND.
+
+        ``device``: bound to this interface or VRF, as several routing instances with the same
+        address need it.
 
         Raises:
             PrlError: the port is in use, or the kernel refuses otherwise.
@@ -45,6 +48,8 @@ class Endpoint:
         listener = socket.socket(self.family, socket.SOCK_STREAM)
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if device:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode())
             if self.family == socket.AF_INET:
                 listener.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
             else:

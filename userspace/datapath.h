@@ -43,6 +43,8 @@ struct prl_dp_lif {
 struct prl_dp_address {
     uint8_t addr[16]; /* v4-mapped */
     uint32_t service;
+    uint32_t
+        lif; /* where it is spoken for; on the others it is silent likewise, unless it is another service's there */
 };
 
 /* A machine on the LAN that peers' packets come from: a peer or a gateway. */
@@ -56,24 +58,24 @@ struct prl_dp_neighbour {
 enum prl_poll_mode {
     PRL_POLL_BLOCKING = 0, /* sleeps: no CPU without work, a wake-up for each batch */
     PRL_POLL_ADAPTIVE = 1, /* polls for poll_ns after work, then sleeps */
-    PRL_POLL_BUSY = 2,     /* never sleeps: takes all the CPU that nobody else wants */
+    PRL_POLL_BUSY = 2, /* never sleeps: takes all the CPU that nobody else wants */
 };
 
 struct prl_dp_config {
     uint8_t own_addr[2][16]; /* this node's own addresses on the LAN, IPv4 (mapped) and IPv6; zero = none */
     uint32_t node_index; /* 0 or 1 */
     uint32_t flows_max;
-    uint32_t mode;       /* enum prl_xdp_mode */
-    uint32_t poll_mode;  /* enum prl_poll_mode */
-    uint64_t poll_ns;    /* adaptive: looks for work so long after the last work */
+    uint32_t mode; /* enum prl_xdp_mode */
+    uint32_t poll_mode; /* enum prl_poll_mode */
+    uint64_t poll_ns; /* adaptive: looks for work so long after the last work */
     struct prl_owner_config owner;
     struct prl_primary_limits limits;
     uint32_t lifs;
     struct prl_dp_lif lif[PRL_LIFS_MAX];
     uint32_t addresses;
     struct prl_dp_address address[PRL_ADDRS_MAX];
-    int lan_fd;     /* bound and connected UDP socket to the other node's LAN address, or -1 */
-    int inject_fd;  /* the TAPs, IFF_VNET_HDR (taken over by the datapath) */
+    int lan_fd; /* bound and connected UDP socket to the other node's LAN address, or -1 */
+    int inject_fd; /* the TAPs, IFF_VNET_HDR (taken over by the datapath) */
     int hold_fd;
 };
 
@@ -232,5 +234,7 @@ struct prl_dp_status {
     struct prl_dp_counters counters;
 };
 void prl_dp_status(struct prl_dp *dp, struct prl_dp_status *status);
+/* What a flow takes in this process and in the mapped table, allocated up front; packets that it holds are extra. */
+uint32_t prl_dp_flow_bytes(void);
 
 #endif /* PRL_DATAPATH_H */

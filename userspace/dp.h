@@ -260,6 +260,7 @@ void dp_owner_notice_fencing(struct prl_dp *dp);
 void dp_owner_lan(struct prl_dp *dp);
 void dp_owner_message(struct prl_dp *dp, const struct prl_msg *msg);
 uint64_t dp_owner_next_ns(const struct prl_dp *dp);
+void dp_owner_set_tokens(struct prl_dp *dp);
 int dp_owner_set(struct prl_dp *dp, uint32_t service, uint8_t state);
 
 /* dp_control.c */

@@ -193,14 +193,7 @@ int prl_dp_link_up(struct prl_dp *dp, uint64_t epoch, uint64_t capabilities, con
         memcpy(dp->own_token, own_token, sizeof(dp->own_token));
         memcpy(dp->peer_token, peer_token, sizeof(dp->peer_token));
         dp->lan_key_known = true;
-        for (uint32_t i = 0; i < dp->config.addresses; i++) { /* the token alone: the role stays */
-            struct prl_addr value;
-
-            if (prl_kernel_addr_get(dp->kernel, dp->config.address[i].addr, &value))
-                continue;
-            memcpy(value.token, peer_token, sizeof(value.token));
-            prl_kernel_addr_set(dp->kernel, dp->config.address[i].addr, &value);
-        }
+        dp_owner_set_tokens(dp);
         dp_owner_do(dp, prl_owner_link_up(&dp->owner, dp->now_ns));
     }
     dp_unlock(dp);

@@ -51,6 +51,14 @@ int dp_flows_init(struct prl_dp *dp)
     return 0;
 }
 
+uint32_t prl_dp_flow_bytes(void)
+{
+    const struct prl_dp *dp = NULL;
+
+    return (uint32_t)(sizeof(*dp->flows) + sizeof(*dp->slots_free) + 2 * sizeof(*dp->by_handle) +
+                      2 * sizeof(*dp->by_key) + sizeof(struct prl_flow));
+}
+
 void dp_flows_destroy(struct prl_dp *dp)
 {
     for (uint32_t i = 0; dp->flows && i < dp->flows_top; i++)
@@ -83,7 +91,8 @@ struct dp_flow *dp_flow_by_key(struct prl_dp *dp, const struct prl_flow_key *key
 static uint32_t service_of(const struct prl_dp *dp, const struct prl_flow_key *key)
 {
     for (uint32_t i = 0; i < dp->config.addresses; i++)
-        if (memcmp(dp->config.address[i].addr, key->local, sizeof(key->local)) == 0)
+        if (dp->config.address[i].lif == key->lif &&
+            memcmp(dp->config.address[i].addr, key->local, sizeof(key->local)) == 0)
             return dp->config.address[i].service;
     return PRL_SLOT_NONE;
 }

@@ -124,17 +124,14 @@ static uint32_t send_to_all(struct prl_dp *dp, uint8_t *frame, uint32_t bytes, u
 static uint32_t announce(struct prl_dp *dp, const struct prl_dp_address *address, const uint8_t *token)
 {
     uint8_t frame[PRL_CRAFT_MAX];
-    uint32_t sent = 0;
+    uint32_t lif = address->lif, sent = 0;
+    const uint8_t *mac = dp->config.lif[lif].mac;
 
-    for (uint32_t i = 0; i < dp->config.lifs; i++) {
-        const uint8_t *mac = dp->config.lif[i].mac;
-
-        if (prl_addr_is_v4(address->addr)) {
-            sent += send_to_all(dp, frame, prl_packet_claim_arp(address->addr, mac, false, token, frame), i, true);
-            sent += send_to_all(dp, frame, prl_packet_claim_arp(address->addr, mac, true, token, frame), i, true);
-        } else {
-            sent += send_to_all(dp, frame, prl_packet_claim_na(address->addr, mac, token, frame), i, false);
-        }
+    if (prl_addr_is_v4(address->addr)) {
+        sent += send_to_all(dp, frame, prl_packet_claim_arp(address->addr, mac, false, token, frame), lif, true);
+        sent += send_to_all(dp, frame, prl_packet_claim_arp(address->addr, mac, true, token, frame), lif, true);
+    } else {
+        sent += send_to_all(dp, frame, prl_packet_claim_na(address->addr, mac, token, frame), lif, false);
     }
     return sent;
 }
@@ -190,7 +187,8 @@ static void start_claims(struct prl_dp *dp, uint32_t mask)
     claims_tick(dp);
 }
 
-/* Each neighbour is asked for its own address, from ours: who answers hears us, and we hear the LAN. */
+/* Each neighbour on the LAN is asked for its own address, from ours: who answers hears us, and we hear the LAN. Of other
+ * routing instances this node knows no address of its own; the LAN speaks for all. */
 static void ask(struct prl_dp *dp)
 {
     uint8_t frame[PRL_CRAFT_MAX];
@@ -201,7 +199,7 @@ static void ask(struct prl_dp *dp)
         const uint8_t *own = dp->config.own_addr[!prl_addr_is_v4(neighbour->addr)];
         static const uint8_t none[16];
 
-        if (memcmp(own, none, sizeof(none)) != 0)
+        if (neighbour->lif == 0 && memcmp(own, none, sizeof(none)) != 0)
             dp->counters.asks_sent +=
                 send_frame(dp, frame, prl_packet_ask(own, lif->mac, neighbour->addr, neighbour->mac, frame), lif);
     }
@@ -238,25 +236,66 @@ static void defend(struct prl_dp *dp, uint32_t index, uint64_t foreign_claims)
 
 /* ---- roles ---- */
 
-/* The address table entries of one service. */
+static struct prl_addr_key address_key(const struct prl_dp *dp, const struct prl_dp_address *address, uint32_t lif)
+{
+    struct prl_addr_key key = {.ifindex = dp->config.lif[lif].ifindex};
+
+    memcpy(key.addr, address->addr, sizeof(key.addr));
+    return key;
+}
+
+/* Whether a service of another routing instance has the same address there. */
+static bool is_others(const struct prl_dp *dp, const struct prl_dp_address *address, uint32_t lif)
+{
+    for (uint32_t i = 0; i < dp->config.addresses; i++) {
+        const struct prl_dp_address *other = &dp->config.address[i];
+
+        if (other != address && other->lif == lif && memcmp(other->addr, address->addr, sizeof(other->addr)) == 0)
+            return true;
+    }
+    return false;
+}
+
+/* The address table entries of one service: on every logical interface, lest it is heard by another way (I4). */
 static int set_addresses(struct prl_dp *dp, uint32_t service, uint8_t state, uint64_t first_by_ns)
 {
     int err = 0;
 
     for (uint32_t i = 0; i < dp->config.addresses && !err; i++) {
-        struct prl_addr value = {0};
+        const struct prl_dp_address *address = &dp->config.address[i];
 
-        if (dp->config.address[i].service != service)
-            continue;
-        prl_kernel_addr_get(dp->kernel, dp->config.address[i].addr, &value);
-        value.state = state;
-        value.service = service;
-        value.first_by_ns = first_by_ns;
-        value.spoken = PRL_SPOKEN_NOT;
-        memcpy(value.token, dp->peer_token, sizeof(value.token));
-        err = prl_kernel_addr_set(dp->kernel, dp->config.address[i].addr, &value);
+        for (uint32_t lif = 0; lif < dp->config.lifs && !err && address->service == service; lif++) {
+            struct prl_addr_key key = address_key(dp, address, lif);
+            struct prl_addr value = {0};
+
+            if (is_others(dp, address, lif))
+                continue;
+            prl_kernel_addr_get(dp->kernel, &key, &value);
+            value.state = state;
+            value.service = service;
+            value.first_by_ns = first_by_ns;
+            value.spoken = PRL_SPOKEN_NOT;
+            memcpy(value.token, dp->peer_token, sizeof(value.token));
+            err = prl_kernel_addr_set(dp->kernel, &key, &value);
+        }
     }
     return err;
+}
+
+/* The tokens of a new epoch; the roles stay. */
+void dp_owner_set_tokens(struct prl_dp *dp)
+{
+    for (uint32_t i = 0; i < dp->config.addresses; i++) {
+        for (uint32_t lif = 0; lif < dp->config.lifs; lif++) {
+            struct prl_addr_key key = address_key(dp, &dp->config.address[i], lif);
+            struct prl_addr value;
+
+            if (is_others(dp, &dp->config.address[i], lif) || prl_kernel_addr_get(dp->kernel, &key, &value))
+                continue;
+            memcpy(value.token, dp->peer_token, sizeof(value.token));
+            prl_kernel_addr_set(dp->kernel, &key, &value);
+        }
+    }
 }
 
 int dp_owner_open(struct prl_dp *dp, char *error)
@@ -415,10 +454,10 @@ void dp_owner_notice_fencing(struct prl_dp *dp)
     for (uint32_t i = 0; i < dp->config.addresses; i++) {
         uint32_t service = dp->config.address[i].service;
         struct prl_event event = {.kind = PRL_EVENT_FENCED, .service = service};
+        struct prl_addr_key key = address_key(dp, &dp->config.address[i], dp->config.address[i].lif);
         struct prl_addr value;
 
-        if (dp->owner.state[service] != PRL_OWNER_OWNER ||
-            prl_kernel_addr_get(dp->kernel, dp->config.address[i].addr, &value))
+        if (dp->owner.state[service] != PRL_OWNER_OWNER || prl_kernel_addr_get(dp->kernel, &key, &value))
             continue;
         if (value.state != PRL_ADDR_FENCED) {
             defend(dp, i, value.foreign_claims);

@@ -322,6 +322,16 @@ drop:
     prl_umem_free_packet(dp->umem, received->packet);
 }
 
+/* The logical interface that a frame on its way out was taken from: the one with its source address. */
+static uint16_t lif_of(const struct prl_dp *dp, const uint8_t *frame)
+{
+    for (uint32_t i = 1; i < dp->config.lifs; i++)
+        if (memcmp(frame + sizeof(dp->config.lif[i].mac), dp->config.lif[i].mac, sizeof(dp->config.lif[i].mac)) ==
+            0)
+            return (uint16_t)i;
+    return 0;
+}
+
 bool dp_output(struct prl_dp *dp)
 {
     struct prl_actions actions = {0};
@@ -346,7 +356,7 @@ bool dp_output(struct prl_dp *dp)
     frame_bytes = (uint32_t)bytes - (uint32_t)sizeof(struct virtio_net_hdr);
     if (prl_packet_parse(frame, frame_bytes, frame_bytes, true, &packet) || packet.proto != IPPROTO_TCP)
         return true;
-    prl_packet_key(frame + packet.l2_bytes, &packet, false, 0, &key);
+    prl_packet_key(frame + packet.l2_bytes, &packet, false, lif_of(dp, frame), &key);
     flow = dp_flow_by_key(dp, &key);
     if (!flow || flow->secondary)
         return true; /* forgotten since; its socket sends again, unheld */

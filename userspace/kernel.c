@@ -466,19 +466,19 @@ int prl_kernel_gate_detach(struct prl_kernel *kernel, int fd)
     return code == -ENOENT ? 0 : code;
 }
 
-int prl_kernel_addr_set(struct prl_kernel *kernel, const uint8_t addr[16], const struct prl_addr *value)
+int prl_kernel_addr_set(struct prl_kernel *kernel, const struct prl_addr_key *key, const struct prl_addr *value)
 {
-    return bpf_map_update_elem(kernel->map[PRL_MAP_ADDRS], addr, value, BPF_ANY);
+    return bpf_map_update_elem(kernel->map[PRL_MAP_ADDRS], key, value, BPF_ANY);
 }
 
-int prl_kernel_addr_get(struct prl_kernel *kernel, const uint8_t addr[16], struct prl_addr *value)
+int prl_kernel_addr_get(struct prl_kernel *kernel, const struct prl_addr_key *key, struct prl_addr *value)
 {
-    return bpf_map_lookup_elem(kernel->map[PRL_MAP_ADDRS], addr, value);
+    return bpf_map_lookup_elem(kernel->map[PRL_MAP_ADDRS], key, value);
 }
 
-int prl_kernel_addr_del(struct prl_kernel *kernel, const uint8_t addr[16])
+int prl_kernel_addr_del(struct prl_kernel *kernel, const struct prl_addr_key *key)
 {
-    return bpf_map_delete_elem(kernel->map[PRL_MAP_ADDRS], addr);
+    return bpf_map_delete_elem(kernel->map[PRL_MAP_ADDRS], key);
 }
 
 int prl_kernel_xsk_set(struct prl_kernel *kernel, uint32_t lif, uint32_t queue, int xsk_fd)
@@ -489,6 +489,21 @@ int prl_kernel_xsk_set(struct prl_kernel *kernel, uint32_t lif, uint32_t queue, 
     return bpf_map_update_elem(kernel->map[PRL_MAP_XSKS], &key, &xsk_fd, BPF_ANY);
 }
 
+/* How many of the flows, from the first on, have the first one's logical interface. */
+static uint32_t same_lif(struct prl_kernel *kernel, const uint32_t *slots, uint32_t count)
+{
+    const struct prl_flow *first = prl_kernel_flow(kernel, slots[0]);
+    uint32_t same = 1;
+
+    for (; same < count; same++) {
+        const struct prl_flow *next = prl_kernel_flow(kernel, slots[same]);
+
+        if (!first || !next || next->key.lif != first->key.lif)
+            break;
+    }
+    return same;
+}
+
 int prl_kernel_sample(struct prl_kernel *kernel, const uint32_t *slots, uint32_t count)
 {
     uint8_t frame[SAMPLE_FRAME_BYTES] = {0};
@@ -497,11 +512,11 @@ int prl_kernel_sample(struct prl_kernel *kernel, const uint32_t *slots, uint32_t
                 .ctx_size_in = sizeof(context), .repeat = 1);
 
     while (count) {
-        uint32_t chunk = count < PRL_SAMPLE_MAX ? count : PRL_SAMPLE_MAX;
         struct prl_flow *first = prl_kernel_flow(kernel, slots[0]);
+        uint32_t chunk = same_lif(kernel, slots, count < PRL_SAMPLE_MAX ? count : PRL_SAMPLE_MAX);
         kernel->sample->count = chunk;
         memcpy(kernel->sample->slot, slots, chunk * sizeof(*slots));
-        /* A socket in a VRF is found from its own interface only. */
+        /* A socket that is bound to a device, or in a VRF, is found from its own interface only. */
         context.ifindex = first && first->key.lif < kernel->lifs ? kernel->ifindex[first->key.lif] : 0;
         int code = bpf_prog_test_run_opts(kernel->program[PRL_PROG_SAMPLE], &options);
         if (code < 0)

@@ -51,9 +51,9 @@ int prl_kernel_flow_del(struct prl_kernel *kernel, const struct prl_flow_key *ke
 /* The mark gate (R1a) of one socket: attach before the flow is SETUP. Removing it is SO_DETACH_FILTER. */
 int prl_kernel_gate_attach(struct prl_kernel *kernel, int fd, uint32_t slot);
 int prl_kernel_gate_detach(struct prl_kernel *kernel, int fd);
-int prl_kernel_addr_set(struct prl_kernel *kernel, const uint8_t addr[16], const struct prl_addr *value);
-int prl_kernel_addr_get(struct prl_kernel *kernel, const uint8_t addr[16], struct prl_addr *value);
-int prl_kernel_addr_del(struct prl_kernel *kernel, const uint8_t addr[16]);
+int prl_kernel_addr_set(struct prl_kernel *kernel, const struct prl_addr_key *key, const struct prl_addr *value);
+int prl_kernel_addr_get(struct prl_kernel *kernel, const struct prl_addr_key *key, struct prl_addr *value);
+int prl_kernel_addr_del(struct prl_kernel *kernel, const struct prl_addr_key *key);
 int prl_kernel_xsk_set(struct prl_kernel *kernel, uint32_t lif, uint32_t queue, int xsk_fd);
 /* Reads the sockets' state of these slots into prl_flow.sock (one system call per PRL_SAMPLE_MAX slots). */
 int prl_kernel_sample(struct prl_kernel *kernel, const uint32_t *slots, uint32_t count);

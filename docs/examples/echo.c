@@ -46,12 +46,14 @@ struct session {
     uint32_t request, handle; /* handle 0: prld does not know it (any more) */
     unsigned int peer_port;
     bool input_ended;
+    bool known; /* prld took it once: the next prld will, too */
     uint64_t in;          /* bytes read */
     uint64_t out;         /* bytes of output before held[0] */
     uint64_t done;        /* output before this one will never be asked for: sent by somebody */
     uint64_t out_start, acked_start; /* of a shadow: where it began, and what its socket had acknowledged then */
     size_t held_bytes;
     uint8_t *held; /* output from `out` on */
+    char streams[PRL_CLIENT_STREAMS_MAX];
 };
 
 static struct session sessions[SESSIONS_MAX];
@@ -217,15 +219,20 @@ static void protect(struct session *session)
 static void on_answer(const struct prl_client_event *event)
 {
     for (struct session *session = sessions; session < sessions + SESSIONS_MAX; session++) {
-        if (session->role != ASKED || session->request != event->request)
+        if (session->role == NOBODY || session->request != event->request)
             continue;
-        if (!event->code)
+        session->request = 0;
+        session->known = !event->code;
+        if (!event->code) {
             session->handle = event->handle;
-        session->role = OWNER;
+            memcpy(session->streams, event->streams, sizeof(session->streams));
+        }
+        if (session->role == ASKED)
+            session->role = OWNER;
         if (!event->code && event->state == PRL_CLIENT_ACTIVE)
-            tell("protected", session, 0, "");
+            tell("protected", session, session->out, "");
         else
-            tell("unprotected", session, 0, event->reason);
+            tell("unprotected", session, session->out, event->reason);
         return;
     }
     if (event->code)
@@ -269,6 +276,8 @@ static void on_event(struct prl_client_event *event)
     } else if (event->kind == PRL_CLIENT_TAKEN_OVER) {
         tell("taken_over", session, event->out_bytes, "");
         session->handle = event->becomes;
+        session->known = true;
+        memcpy(session->streams, event->streams, sizeof(session->streams));
         session->done = event->out_bytes;
         drop_done(session);
         session->role = OWNER;
@@ -291,12 +300,21 @@ static void on_prld_gone(int error)
     prl_client_close(prl);
     prl = NULL;
     for (struct session *session = sessions; session < sessions + SESSIONS_MAX; session++) {
-        session->handle = 0;
+        session->handle = session->request = 0;
         if (session->role == SHADOW || session->role == DEAD)
             forget(session);
         else if (session->role == ASKED)
             session->role = OWNER; /* goes on, unprotected */
     }
+}
+
+/* A prld that started anew knows nobody: it is handed what lives, and asks for the state when it has use for it. */
+static void rejoin(void)
+{
+    for (struct session *session = sessions; session < sessions + SESSIONS_MAX; session++)
+        if (session->role == OWNER && session->known && !session->handle && !session->request &&
+            prl_client_rejoin(prl, session->fd, session->streams, NULL, 0, PRL_CLIENT_RENEW, &session->request))
+            return; /* -EBUSY: as soon as some are answered; -EPIPE: the reader will be told */
 }
 
 static void hear_prld(void)
@@ -411,6 +429,8 @@ int main(int argc, char **argv)
     while (!stopping) {
         if (!prl)
             connect_prld(argv[1]);
+        if (prl)
+            rejoin();
         wait_and_serve(listener);
     }
     prl_client_close(prl); /* the death of the application: the other node goes on with its sessions */

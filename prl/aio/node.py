@@ -302,9 +302,11 @@ class AsyncNode:
             if not raw:
                 self._give_up(NoDaemonError(f"prld on {self.path} ended the connection"))
                 return
-            self._understand(raw, fds, flags)
+            if self._understand(raw, fds, flags):
+                return  # whoever waited for the answer acts on it before later news is heard
 
-    def _understand(self, raw: bytes, fds: list[int], flags: int) -> None:
+    def _understand(self, raw: bytes, fds: list[int], flags: int) -> bool:
+        """Act on a message; returns whether it was an answer."""
         try:
             cut = bool(flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC))
             heard = self._dialogue.hear(raw, fds, cut=cut)
@@ -312,7 +314,7 @@ class AsyncNode:
             self._give_up(
                 PrlError(f"prld on {self.path} sent nonsense ({error}); is it another version?")
             )
-            return
+            return False
         finally:
             for fd in fds:
                 os.close(fd)
@@ -325,6 +327,7 @@ class AsyncNode:
             self._bell.ring()
         elif heard is not None and (what := self._flows.get(heard.handle)) is not None:
             self._pass_on(what, heard)
+        return isinstance(heard, Answer)
 
     # -- prld goes and comes
 

@@ -4,9 +4,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from prl.bench.errors import BenchError
+from prl.bench.latency import ping
 from prl.bench.rig import Recipe, Rig, Way
 from prl.bench.run import Bench, Part, ratio_facts
 from prl.bench.stats import ratios, significant, summary
+from prl.bench.syscalls import SystemCalls
 
 UPLOAD = (
     Recipe("none", Way.NONE, role="sink"),
@@ -72,7 +75,25 @@ def cpu(bench: Bench) -> Part:
     part = Part("cpu")
     wanted = {"none", "nfqueue", "prl native", "prl generic"}
     _upload(bench, part, [one for one in UPLOAD if one.name in wanted])
+    with bench.rigs(part, [Recipe("prl", Way.PRL)]) as rigs:
+        bench.narrate("system calls of a round trip")
+        try:
+            part.facts["system_calls"] = _system_calls(bench, rigs["prl"])
+        except BenchError as error:
+            part.notes.append(str(error))
     return part
+
+
+def _system_calls(bench: Bench, rig: Rig) -> dict[str, dict[str, float]]:
+    """Of the datapaths' threads, for each 64-byte round trip, by name."""
+    trips, found = bench.rounds(500, 3000), {}
+    for node in ("re0", "re1"):
+        ping(trips, rig)
+        with SystemCalls(rig.prld_pid(node)) as calls:
+            ping(trips, rig)
+        counts = {name: significant(n / trips, 3) for name, n in calls.of_datapath().items()}
+        found[node] = {"all": significant(sum(counts.values()), 3)} | counts
+    return found
 
 
 def _upload(bench: Bench, part: Part, recipes: Any) -> None:

@@ -27,7 +27,7 @@ def takeover(bench: Bench) -> Part:
     rounds = bench.rounds(5, 15)
     bench.narrate(f"{rounds} times power off under {RATE} requests a second")
     for _ in range(rounds):
-        failure = _fail_under_load(bench)
+        failure = fail_under_load(bench)
         pauses.append(failure.pause_ms)
         detects.append(failure.detect_ms)
         broken += failure.broken
@@ -64,7 +64,8 @@ class Failure:
     broken: int
 
 
-def _fail_under_load(bench: Bench) -> Failure:
+def fail_under_load(bench: Bench) -> Failure:
+    """One power failure under an open loop. Raises BenchError: re1 did not take over."""
     with Rig(Recipe("prl", Way.PRL), bench.scratch) as rig:
         path = rig.file("open")
         rig.client.ask(f"ping 200 {path}")

@@ -14,7 +14,7 @@ from prl.lab.errors import LabError
 from prl.lab.lab import How, Lab, LabStatus, MemberStatus, Mode, PrldState
 from prl.lab.topology import DEFAULT_NAME, SERVICES_MAX
 
-_NODES = click.Choice(["re0", "re1", "peer", "lan", "router"])
+_NODES = click.Choice(["re0", "re1", "peer", "lan", "router", "peer2"])
 
 _name_option = click.option(
     "--name",
@@ -77,21 +77,28 @@ def _leave_nothing_half_built() -> None:
     show_default=True,
     help="So many pairs of service addresses; re0 and re1 own one by turns.",
 )
+@click.option(
+    "--second", is_flag=True, help="Add a second LAN: a routing instance of the same addresses."
+)
 def up(
     name: str,
+    *,
     mode: str,
     polling: str,
     policy: str,
     routed: bool,
     path_mtu: int | None,
     services: int,
+    second: bool,
 ) -> None:
     """Build the lab and start prld on re0 and re1."""
     if path_mtu is not None and not routed:
         raise click.UsageError("--path-mtu is the router's: give --routed, too")
     _leave_nothing_half_built()
     the_lab = Lab(name)
-    the_lab.up(mode, polling=polling, policy=policy, routed=routed, services=services)
+    the_lab.up(
+        mode, polling=polling, policy=policy, routed=routed, services=services, second=second
+    )
     if path_mtu is not None:
         the_lab.limit_path(path_mtu)
     namespaces = the_lab.topology.namespaces

@@ -18,6 +18,8 @@ from prl.messages import ANY_PEER
 Address = IPv4Address | IPv6Address
 UDP_PREFIX = "udp:"
 """In front of an endpoint that means UDP."""
+INSTANCE_MARK = "@"
+"""Behind an endpoint, in front of the name of its routing instance."""
 INPUT_PACKETS_MAX = 4096
 """Most packets that one flow may have in prld's hands, each way (SPEC R4)."""
 INPUT_BYTES_MAX = 16 << 20
@@ -161,6 +163,8 @@ class Tuple:
     remote_port: int
     proto: int = socket.IPPROTO_TCP
     """IPPROTO_TCP or IPPROTO_UDP."""
+    instance: str = ""
+    """Name of its routing instance; empty: the network of [lan]."""
 
     def __str__(self) -> str:
         return f"{self.service_end} <-> {self.peer_end}"
@@ -182,8 +186,12 @@ class Tuple:
 
     @property
     def service_end(self) -> str:
-        """Our end, as applications offer themselves for it: ``udp:`` in front for UDP."""
-        return UDP_PREFIX * self.is_udp + endpoint(self.local, self.local_port)
+        """Our end, as applications offer themselves for it.
+
+        ``udp:`` stands in front for UDP, ``@`` and the routing instance behind.
+        """
+        where = INSTANCE_MARK + self.instance if self.instance else ""
+        return UDP_PREFIX * self.is_udp + endpoint(self.local, self.local_port) + where
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,6 +342,7 @@ class Datapath:
         inject_fd: int,
         hold_fd: int,
     ) -> None:
+        self._lifs = config.lifs
         wanted = ffi.new("struct prl_dp_config *")
         wanted.node_index = config.index
         wanted.flows_max = config.flows_max
@@ -349,13 +358,14 @@ class Datapath:
             lif.mac = interface.mac
             lif.queues = interface.queues
         addresses = [
-            (number, address)
+            (number, self._lifs[service.instance], address)
             for number, service in enumerate(config.service)
             for address in service.addresses
         ]
         wanted.addresses = len(addresses)
-        for position, (number, address) in enumerate(addresses):
+        for position, (number, lif, address) in enumerate(addresses):
             wanted.address[position].service = number
+            wanted.address[position].lif = lif
             ffi.buffer(wanted.address[position].addr)[:] = mapped(address)
         for position, own in enumerate((config.lan.address, config.lan.address6)):
             if own is not None:
@@ -494,7 +504,7 @@ class Datapath:
 
     def primary_setup(self, spec: FlowSpec) -> tuple[int, int]:
         """Gate, redirect and hold; returns (handle, generation). Raises DatapathError."""
-        wanted = _spec(spec)
+        wanted = _spec(spec, self._lifs)
         _check(lib.prl_dp_primary_setup(self._dp, wanted), f"{spec.ends}: set-up refused")
         return int(wanted.handle), int(wanted.generation)
 
@@ -521,7 +531,7 @@ class Datapath:
         """Take a shadow in; returns the right edge for SETUP_DONE. Raises DatapathError."""
         space = ffi.new("uint32_t *")
         _check(
-            lib.prl_dp_secondary_open(self._dp, _spec(spec), space),
+            lib.prl_dp_secondary_open(self._dp, _spec(spec, self._lifs), space),
             f"{spec.ends}: the shadow was refused",
         )
         return int(space[0])
@@ -543,7 +553,7 @@ class Datapath:
     def flow_info(self, handle: int) -> FlowInfo | None:
         """One flow; None when there is none of that handle."""
         info = ffi.new("struct prl_flow_info *")
-        return None if lib.prl_dp_flow_info(self._dp, handle, info) else _info(info)
+        return None if lib.prl_dp_flow_info(self._dp, handle, info) else _info(info, self._lifs)
 
     def status(self) -> Status:
         """The node as a whole."""
@@ -583,7 +593,7 @@ def _fill_timing(wanted: Any, config: Config) -> None:
     limits.retry_ns = timing.retry_ms * 1_000_000
 
 
-def _spec(spec: FlowSpec) -> Any:
+def _spec(spec: FlowSpec, lifs: dict[str, int]) -> Any:
     wanted = ffi.new("struct prl_flow_spec *")
     key = wanted.key
     ffi.buffer(key.local)[:] = mapped(spec.ends.local)
@@ -592,6 +602,7 @@ def _spec(spec: FlowSpec) -> Any:
     key.local_port = socket.htons(spec.ends.local_port)
     key.remote_port = socket.htons(spec.ends.remote_port)
     key.proto = spec.ends.proto
+    key.lif = lifs[spec.ends.instance]
     wanted.handle = spec.handle
     wanted.generation = spec.generation
     wanted.mss = spec.mss
@@ -604,7 +615,7 @@ def _spec(spec: FlowSpec) -> Any:
     return wanted
 
 
-def _ends(key: Any) -> Tuple:
+def _ends(key: Any, lifs: dict[str, int]) -> Tuple:
     local, remote = (unmapped(bytes(ffi.buffer(end))) for end in (key.local, key.remote))
     return Tuple(
         local,
@@ -612,10 +623,11 @@ def _ends(key: Any) -> Tuple:
         remote if key.remote_port else unspecified(local),
         socket.ntohs(key.remote_port),
         key.proto,
+        next(name for name, number in lifs.items() if number == key.lif),
     )
 
 
-def _info(info: Any) -> FlowInfo:
+def _info(info: Any, lifs: dict[str, int]) -> FlowInfo:
     secondary = bool(info.is_secondary)
     side = info.secondary if secondary else info.primary
     primary = info.primary
@@ -630,7 +642,7 @@ def _info(info: Any) -> FlowInfo:
     return FlowInfo(
         handle=info.handle,
         generation=info.generation,
-        ends=_ends(info.key),
+        ends=_ends(info.key, lifs),
         is_secondary=secondary,
         state=info.state,
         reason=info.reason,

@@ -16,6 +16,7 @@ from prl.daemon import cloning, transfer
 from prl.daemon.cloning import Frozen
 from prl.daemon.events import EventLog
 from prl.daemon.host import Host, NextHop
+from prl.daemon.instances import Instances
 from prl.daemon.link import Link
 from prl.daemon.sessions import Session
 from prl.daemon.transfer import TransferError
@@ -42,10 +43,16 @@ class Attempts:
     """Makes attempts, a few at a time."""
 
     def __init__(
-        self, config: Config, datapath: Datapath, link: Link, host: Host, log: EventLog, lan: int
+        self,
+        config: Config,
+        datapath: Datapath,
+        link: Link,
+        host: Host,
+        log: EventLog,
+        instances: Instances,
     ) -> None:
         self._config, self._dp, self._link, self._log = config, datapath, link, log
-        self._host, self._lan = host, lan
+        self._host, self._instances = host, instances
         self._limit = asyncio.Semaphore(SETUPS_AT_ONCE)
 
     def enter(self, session: Session, sessions: dict[int, Session]) -> None:
@@ -66,7 +73,8 @@ class Attempts:
         async with session.lock, self._limit:
             hop = None  # of many peers: whoever takes over looks them up
             if not session.ends.is_unconnected:
-                hop = await self._host.next_hop(self._lan, session.ends.remote)
+                ifindex = self._instances.interface(session.service).ifindex
+                hop = await self._host.next_hop(ifindex, session.ends.remote)
             if session.state != "open" or session.closing:
                 return
             session.hopeless = False

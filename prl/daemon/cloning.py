@@ -82,10 +82,11 @@ async def freeze(
     hop_address, hop_mac = (str(hop.address), hop.mac) if hop else ("", "")
     if ends.is_udp:
         snapshot = await _take_udp(sock)
-        if ends_of(snapshot) != ends:
+        if ends_of(snapshot, ends.instance) != ends:
             raise SnapshotError(f"{ends}: its application connected the socket anew: {snapshot}")
         setup = Setup(
             udp=True,
+            instance=ends.instance,
             snapshot=encode_udp(snapshot),
             mss=_UDP_MSS,
             rcv_wscale=0,
@@ -102,6 +103,7 @@ async def freeze(
     tcp = take(sock, attempts=SNAPSHOT_ATTEMPTS)
     in_bytes, out_bytes = streams.of(tcp)
     setup = Setup(
+        instance=ends.instance,
         snapshot=encode(tcp),
         mss=mss,
         rcv_wscale=tcp.rcv_wscale,
@@ -140,14 +142,14 @@ def thaw(setup: Setup) -> Snapshot:
     return decode_udp(setup.snapshot) if setup.udp else decode(setup.snapshot)
 
 
-def ends_of(snapshot: Snapshot) -> Tuple:
+def ends_of(snapshot: Snapshot, instance: str) -> Tuple:
     """The session's ends."""
     local, remote = snapshot.local, snapshot.remote
     address = _address(local)
     if remote is None:
-        return Tuple(address, local.port, unspecified(address), 0, socket.IPPROTO_UDP)
+        return Tuple(address, local.port, unspecified(address), 0, socket.IPPROTO_UDP, instance)
     proto = socket.IPPROTO_UDP if isinstance(snapshot, UdpSnapshot) else socket.IPPROTO_TCP
-    return Tuple(address, local.port, _address(remote), remote.port, proto)
+    return Tuple(address, local.port, _address(remote), remote.port, proto, instance)
 
 
 def _address(end: Endpoint) -> Address:
@@ -173,7 +175,7 @@ def shadow_spec(
 ) -> FlowSpec:
     """What the secondary's datapath must know."""
     return FlowSpec(
-        ends=ends_of(snapshot),
+        ends=ends_of(snapshot, setup.instance),
         fd=fd,
         mss=setup.mss,
         rcv_wscale=setup.rcv_wscale,

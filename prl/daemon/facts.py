@@ -57,6 +57,7 @@ def status(view: NodeView) -> dict[str, Any]:
                 ),
                 "term": view.ownership.terms[number],
                 "configured_owner": service.owner,
+                "instance": service.instance,
             }
             for number, service in enumerate(view.config.service)
         ],
@@ -177,6 +178,7 @@ def flow(view: NodeView, handle: int, *, whole: bool = False) -> dict[str, Any] 
         "protocol": "udp" if info.ends.is_udp else "tcp",
         "local": endpoint(info.ends.local, info.ends.local_port),
         "remote": info.ends.peer_end,
+        "instance": info.ends.instance,
         "role": _role(info),
         "state": info.state_name,
         "reason": reason or (wire.reason_text(info.reason) if info.reason else ""),

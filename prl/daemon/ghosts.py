@@ -10,6 +10,7 @@ import os
 import re
 import socket
 import struct
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -23,7 +24,7 @@ _SOCK_DIAG_BY_FAMILY, _SOCK_DESTROY = 20, 21
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _REQUEST, _ACK, _DUMP = 0x1, 0x4, 0x300
 _INET_DIAG_CONG = 4
-_ALL_STATES, _LISTEN = 0xFFFFFFFF, 10
+_ALL_STATES, _LISTEN, _ESTABLISHED = 0xFFFFFFFF, 10, 1
 _HEADER = struct.Struct("=IHHII")
 _QUESTION = struct.Struct("=BBBxI")
 _ID = struct.Struct("!HH16s16s12s")  # struct inet_diag_sockid; interface and cookie as they are
@@ -44,6 +45,8 @@ class TcpSocket:
     state: int
     local: Address
     congestion: str
+    device: int
+    """Index of the device that it is bound to, or 0."""
     raw_id: bytes
 
 
@@ -52,10 +55,34 @@ def end_orphaned_shadows() -> int:
     return _end(lambda found: _SHADOW_CONGESTION.fullmatch(found.congestion) is not None)
 
 
-def end_all_on(addresses: Iterable[Address]) -> int:
-    """End the connections of ``addresses``, no listener; return how many. Raises KernelError."""
+def end_all_on(addresses: Iterable[Address], devices: frozenset[int] | None = None) -> int:
+    """End the connections of ``addresses``, no listener; return how many. Raises KernelError.
+
+    ``devices``: only of sockets that are bound to one of these (another routing instance has the
+    same addresses).
+    """
     silent = set(addresses)
-    return _end(lambda found: found.local in silent and found.state != _LISTEN)
+    return _end(
+        lambda found: (
+            found.local in silent
+            and found.state != _LISTEN
+            and (devices is None or found.device in devices)
+        )
+    )
+
+
+def count_on(addresses: Iterable[Address], devices: frozenset[int]) -> int:
+    """How many connections of ``addresses`` are established on ``devices``. Raises KernelError."""
+    wanted = set(addresses)
+    try:
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as netlink:
+            netlink.settimeout(_TIMEOUT_S)
+            return sum(
+                found.local in wanted and found.state == _ESTABLISHED and found.device in devices
+                for found in _all(netlink)
+            )
+    except OSError as error:
+        raise KernelError(f"sockets cannot be counted: {error.strerror or error}") from error
 
 
 def _end(is_meant: Callable[[TcpSocket], bool]) -> int:
@@ -118,7 +145,7 @@ def _messages(raw: bytes) -> Iterator[tuple[int, bytes]]:
 
 def _read(body: bytes) -> TcpSocket:
     family, state, raw_id = _FOUND.unpack_from(body)
-    _, _, source, _, _ = _ID.unpack(raw_id)
+    _, _, source, _, rest = _ID.unpack(raw_id)
     local = ip_address(source if family == socket.AF_INET6 else source[:4])
     congestion = ""
     at = _FOUND.size
@@ -131,4 +158,6 @@ def _read(body: bytes) -> TcpSocket:
             congestion = value.rstrip(b"\0").decode("ascii", "replace")
         at += (length + 3) & ~3
     plain: Address = getattr(local, "ipv4_mapped", None) or local
-    return TcpSocket(family, state, plain, congestion, raw_id)
+    return TcpSocket(
+        family, state, plain, congestion, int.from_bytes(rest[:4], sys.byteorder), raw_id
+    )

@@ -33,6 +33,10 @@ class ServiceState(msgspec.Struct, frozen=True, kw_only=True):
     state: Annotated[int, Meta(ge=0, le=3)]
     term: Annotated[int, Meta(ge=0, le=2**63 - 1)]
     """Counts the changes of owner; the higher one knows better."""
+    instance: Annotated[str, Meta(max_length=63)] = ""
+    """Routing instance that it is in."""
+    lif: Annotated[int, Meta(ge=0, le=0xFFFF)] = 0
+    """Number of its logical interface: what REPLICATE names."""
     sessions: Annotated[int, Meta(ge=0)] = 0
     """Live sessions that the sender's kernel has on these addresses."""
     silent: Annotated[int, Meta(ge=0, le=2)] = 0
@@ -150,6 +154,8 @@ def check(own: Hello, other: Hello) -> int:
             f"{len(mine)} services here, {len(theirs)} on {other.node}; "
             "make [[service]] the same in both configurations"
         )
+    for own_service, other_service in zip(own.services, other.services, strict=True):
+        _check_instance(own_service, other_service, other.node)
     for name, _, owner in mine:
         if owner not in {own.node, other.node}:
             raise HelloError(
@@ -157,6 +163,20 @@ def check(own: Hello, other: Hello) -> int:
                 "correct service.owner in both configurations"
             )
     return version
+
+
+def _check_instance(here: ServiceState, there: ServiceState, other: str) -> None:
+    if (here.instance, here.lif) != (there.instance, there.lif):
+        raise HelloError(
+            f"service {here.name}: is in {_place(here)} here, but in {_place(there)} on {other}; "
+            "make [[routing]] the same in both configurations, in the same order"
+        )
+
+
+def _place(service: ServiceState) -> str:
+    if not service.lif:
+        return "the network of [lan]"
+    return f"routing instance {service.instance} (number {service.lif})"
 
 
 def common_capabilities(own: Hello, other: Hello) -> Capability:

@@ -51,6 +51,7 @@ class NextHop:
 
     address: Address
     mac: str
+    ifindex: int = 0
 
 
 class Host:
@@ -113,9 +114,9 @@ class Host:
         """Everybody on the LAN whose MAC address is known. Raises KernelError."""
         return await self._run(self._netlink.neighbours, ifindex)
 
-    async def set_neighbour(self, ifindex: int, hop: NextHop, state: int) -> None:
+    async def set_neighbour(self, hop: NextHop, state: int) -> None:
         """Enter a neighbour with one of the NUD_ states. Raises KernelError."""
-        await self._run(self._netlink.set_neighbour, ifindex, hop, state)
+        await self._run(self._netlink.set_neighbour, hop, state)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +149,8 @@ class _Netlink:
         found = self._ip.link_lookup(ifname=name)
         if not found:
             raise KernelError(
-                f"interface {name} does not exist; create it or correct lan.interface"
+                f"interface {name} does not exist; create it or correct lan.interface, or "
+                "routing.interface"
             )
         (link,) = self._ip.get_links(found[0])
         mac = bytes.fromhex(str(link.get_attr("IFLA_ADDRESS")).replace(":", ""))
@@ -204,7 +206,7 @@ class _Netlink:
             for entry in self._neighbours(ifindex, str(address), family):
                 mac = entry.get_attr("NDA_LLADDR")
                 if mac and entry["state"] & NUD_VALID:
-                    return NextHop(address, str(mac))
+                    return NextHop(address, str(mac), ifindex)
             self._ip.neigh(
                 "replace", dst=str(address), ifindex=ifindex, family=family, flags=NTF_USE
             )
@@ -232,10 +234,10 @@ class _Netlink:
                 raise
             return []
 
-    def set_neighbour(self, ifindex: int, hop: NextHop, state: int) -> None:
+    def set_neighbour(self, hop: NextHop, state: int) -> None:
         try:
             self._ip.neigh(
-                "replace", dst=str(hop.address), lladdr=hop.mac, ifindex=ifindex, state=state
+                "replace", dst=str(hop.address), lladdr=hop.mac, ifindex=hop.ifindex, state=state
             )
         except NetlinkError as error:
             raise KernelError(f"neighbour {hop.address} cannot be entered: {error}") from error
@@ -291,14 +293,12 @@ class Sysctls:
         self._before.clear()
 
 
-def needed_sysctls(lan_interface: str) -> Sysctls:
+def needed_sysctls(interfaces: Iterable[str]) -> Sysctls:
     """What shadows need (FACTS): nothing stays uncorked, ARP never names a service address."""
-    interface = lan_interface.replace(".", "/")
+    names = (interface.replace(".", "/") for interface in interfaces)
     return Sysctls(
-        {
-            "net/ipv4/tcp_autocorking": "0",
-            f"net/ipv4/conf/{interface}/arp_announce": "2",
-        }
+        {"net/ipv4/tcp_autocorking": "0"}
+        | {f"net/ipv4/conf/{name}/arp_announce": "2" for name in names}
     )
 
 

@@ -4,8 +4,9 @@ import asyncio
 import contextlib
 
 from prl.config import Config
-from prl.core.datapath import Datapath, LogicalInterface, Neighbour
+from prl.core.datapath import Datapath, Neighbour
 from prl.daemon.host import Host
+from prl.daemon.instances import Instances
 from prl.errors import KernelError
 
 REFRESH_S = 1.0
@@ -17,10 +18,10 @@ class Neighbours:
     """What the kernel's neighbour table says; run() is a task for the daemon's whole life."""
 
     def __init__(
-        self, config: Config, datapath: Datapath, host: Host, interface: LogicalInterface
+        self, config: Config, datapath: Datapath, host: Host, instances: Instances
     ) -> None:
         lan = config.lan
-        self._dp, self._host, self._interface = datapath, host, interface
+        self._dp, self._host, self._interfaces = datapath, host, instances.interfaces
         self._not_these = {lan.peer_address, lan.peer_address6}
         self._hint = asyncio.Event()
 
@@ -40,13 +41,17 @@ class Neighbours:
     async def refresh(self) -> None:
         """Read the table now."""
         try:
-            hops = await self._host.neighbours(self._interface.ifindex)
+            hops = [
+                (lif, hop)
+                for lif, interface in enumerate(self._interfaces)
+                for hop in await self._host.neighbours(interface.ifindex)
+            ]
         except KernelError:
             return  # the table is asked again soon; the old list is better than none
         self._dp.neighbours(
             [
-                Neighbour(hop.address, bytes.fromhex(hop.mac.replace(":", "")))
-                for hop in hops
+                Neighbour(hop.address, bytes.fromhex(hop.mac.replace(":", "")), lif)
+                for lif, hop in hops
                 if hop.address not in self._not_these and not hop.address.is_link_local
             ]
         )

@@ -17,15 +17,7 @@ from pathlib import Path
 from prl.config import Config
 from prl.core import kernel as programs
 from prl.core import wire
-from prl.core.datapath import (
-    Datapath,
-    DatapathError,
-    Event,
-    EventKind,
-    LogicalInterface,
-    Owner,
-    Silence,
-)
+from prl.core.datapath import Datapath, DatapathError, Event, EventKind, Owner, Silence
 from prl.core.kernel import Kernel
 from prl.core.wire import Message, Tlv
 from prl.daemon import ghosts, tap
@@ -35,6 +27,7 @@ from prl.daemon.events import EventLog
 from prl.daemon.facts import NodeView
 from prl.daemon.fencing import FenceHook
 from prl.daemon.host import Host, needed_sysctls
+from prl.daemon.instances import Instances
 from prl.daemon.link import Link
 from prl.daemon.neighbours import Neighbours
 from prl.daemon.ownership import Ownership
@@ -87,14 +80,14 @@ class Node:
         host = Host()
         await host.open()
         stack.push_async_callback(host.close)
-        lan = await host.interface(config.lan.interface)
-        await self._clean_up_after_crash(host, lan)
-        sysctls = needed_sysctls(config.lan.interface)
+        lans = Instances(config, [await host.interface(name) for name in config.interfaces])
+        await self._clean_up_after_crash(host, lans)
+        sysctls = needed_sysctls(config.interfaces)
         stack.callback(sysctls.restore)
         sysctls.apply()
-        self._kernel, self._dp = await self._open_datapath(stack, host, lan)
-        await self._add_addresses(stack, host, lan)
-        self._assemble(host, lan)
+        self._kernel, self._dp = await self._open_datapath(stack, host, lans)
+        await self._add_addresses(stack, host, lans)
+        self._assemble(host, lans)
         stack.callback(self._control.close)
         stack.callback(self._close_sessions)
         self._link.listen()
@@ -107,23 +100,23 @@ class Node:
             task.add_done_callback(self._on_task_done)
             stack.push_async_callback(_cancel, task)
 
-    def _assemble(self, host: Host, lan: LogicalInterface) -> None:
+    def _assemble(self, host: Host, lans: Instances) -> None:
         config, log, dp = self._config, self._log, self._dp
         self._shadows = Shadows(
             config,
             dp,
             host,
             log,
-            lan=lan.ifindex,
+            instances=lans,
             congestion=self._kernel.shadow_congestion,
             taken=self._on_taken_session,
         )
         if self._kernel.shadow_congestion is None:
             words = "this kernel has no struct_ops: no shadows can be kept here"
             self._log.warning("no_struct_ops", words)
-        self._ownership = Ownership(config, dp, lan, log, usable_shadows=self._shadows.usable)
+        self._ownership = Ownership(config, dp, lans, log, usable_shadows=self._shadows.usable)
         self._fence = FenceHook(config, log, self._ownership.take_fenced)
-        self._neighbours = Neighbours(config, dp, host, lan)
+        self._neighbours = Neighbours(config, dp, host, lans)
         self._link = Link(
             config,
             dp,
@@ -133,15 +126,15 @@ class Node:
             raised=self._on_link_up,
             lost=self._on_link_lost,
         )
-        attempts = Attempts(config, dp, self._link, host, log, lan.ifindex)
-        self._primaries = Primaries(config, dp, self._link, log, attempts)
+        attempts = Attempts(config, dp, self._link, host, log, lans)
+        self._primaries = Primaries(config, dp, self._link, log, attempts, lans)
         view = NodeView(config, self._kernel, dp, self._link, self._ownership, self._primaries)
         requests = Requests(view, log, self._ownership, self._primaries, self._shadows)
         self._control = ControlServer(
             Path(config.socket), log, handler=requests.handle, on_gone=requests.gone
         )
 
-    async def _clean_up_after_crash(self, host: Host, lan: LogicalInterface) -> None:
+    async def _clean_up_after_crash(self, host: Host, lans: Instances) -> None:
         """End a former life: its shadows, its addresses, its programs.
 
         In this order: shadows end behind the silence that there still is, and the addresses may
@@ -149,13 +142,13 @@ class Node:
         """
         if ended := ghosts.end_orphaned_shadows():
             self._log.warning("ghosts_ended", f"{ended} shadows of a former life are ended")
-        for service in self._config.service:
+        for number, service in enumerate(self._config.service):
             for address in service.addresses:
-                await host.remove_address(lan.ifindex, address)
+                await host.remove_address(lans.interface(number).ifindex, address)
         programs.scrub(self._config.instance)
 
     async def _open_datapath(
-        self, stack: AsyncExitStack, host: Host, lan: LogicalInterface
+        self, stack: AsyncExitStack, host: Host, lans: Instances
     ) -> tuple[Kernel, Datapath]:
         config = self._config
         # Held open here, too, so that the devices outlive the datapath that owns its descriptors.
@@ -169,7 +162,7 @@ class Node:
             object_dir=Path(config.object_dir) if config.object_dir else programs.OBJECTS,
             flows_max=config.flows_max,
             mode=config.mode,
-            lan_ifindexes=[lan.ifindex],
+            lan_ifindexes=[interface.ifindex for interface in lans.interfaces],
             inject_ifindex=inject,
             hold_ifindex=hold,
             stale_ms=config.timing.stale_ms,
@@ -180,7 +173,7 @@ class Node:
             datapath = Datapath(
                 config,
                 kernel,
-                [lan],
+                lans.interfaces,
                 lan_fd=os.dup(heartbeats.fileno()),
                 inject_fd=os.dup(taps[tap.INJECT]),
                 hold_fd=os.dup(taps[tap.HOLD]),
@@ -229,14 +222,13 @@ class Node:
         if not task.cancelled() and (error := task.exception()) is not None:
             self._fail(error if isinstance(error, PrlError) else PrlError(repr(error)))
 
-    async def _add_addresses(
-        self, stack: AsyncExitStack, host: Host, lan: LogicalInterface
-    ) -> None:
+    async def _add_addresses(self, stack: AsyncExitStack, host: Host, lans: Instances) -> None:
         """Only now: the programs keep them silent (L9)."""
-        for service in self._config.service:
+        for number, service in enumerate(self._config.service):
+            ifindex = lans.interface(number).ifindex
             for address in service.addresses:
-                stack.push_async_callback(host.remove_address, lan.ifindex, address)
-                await host.add_address(lan.ifindex, address)
+                stack.push_async_callback(host.remove_address, ifindex, address)
+                await host.add_address(ifindex, address)
 
     # -- stopping
 

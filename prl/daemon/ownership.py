@@ -8,14 +8,15 @@ and is told by the other one.
 import asyncio
 import contextlib
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from prl.config import Config
-from prl.core.datapath import Datapath, Fenced, LogicalInterface, Owner, Refused, Silence
+from prl.core.datapath import Address, Datapath, Fenced, Owner, Refused, Silence
 from prl.daemon import ghosts, hello, probe
 from prl.daemon.events import EventLog
 from prl.daemon.hello import ServiceState
 from prl.daemon.host import live_sessions
+from prl.daemon.instances import Instances
 from prl.errors import KernelError, PrlError, UsageError
 
 PROBE_AGAIN_S = 2.0
@@ -61,12 +62,12 @@ class Ownership:
         self,
         config: Config,
         datapath: Datapath,
-        interface: LogicalInterface,
+        instances: Instances,
         log: EventLog,
         *,
         usable_shadows: Callable[[int], int],
     ) -> None:
-        self._config, self._dp, self._interface, self._log = config, datapath, interface, log
+        self._config, self._dp, self._instances, self._log = config, datapath, instances, log
         self._usable_shadows = usable_shadows
         self.terms = [0] * len(config.service)
         self._settled = asyncio.Event()
@@ -85,6 +86,8 @@ class Ownership:
                 name=service.name,
                 addresses=[str(address) for address in service.addresses],
                 owner=service.owner,
+                instance=service.instance,
+                lif=self._config.lifs[service.instance],
                 state=states[number],
                 term=self.terms[number],
                 sessions=self._sessions(number, states[number]),
@@ -98,7 +101,10 @@ class Ownership:
         if state == Owner.STANDBY:
             return self._usable_shadows(number)
         # Sessions of before a restart of prld: whoever has them should go on with them.
-        return live_sessions(self._config.service[number].addresses)
+        addresses = self._config.service[number].addresses
+        if self._instances.is_shared(number):
+            return ghosts.count_on(addresses, self._instances.devices(number))
+        return live_sessions(addresses)
 
     def settle(self, theirs: tuple[ServiceState, ...]) -> None:
         """HELLO: decide about every service with the other node's view. Raises DatapathError."""
@@ -140,7 +146,8 @@ class Ownership:
         """The service lives elsewhere: connections that there still are here are void (L8)."""
         service = self._config.service[number]
         try:
-            ended = ghosts.end_all_on(service.addresses)
+            devices = self._instances.devices(number) if self._instances.is_shared(number) else None
+            ended = ghosts.end_all_on(service.addresses, devices)
         except KernelError as error:
             self._log.error("ghosts_left", f"service {service.name}: {error}")
             return
@@ -185,7 +192,7 @@ class Ownership:
     async def _take_if_free(self, number: int) -> bool:
         service = self._config.service[number]
         try:
-            users = await probe.users(self._interface, service.addresses)
+            users = await probe.users(self._instances.interface(number), service.addresses)
         except KernelError as error:
             self._log.error("probe_failed", f"service {service.name}: {error}")
             return False
@@ -240,17 +247,7 @@ class Ownership:
         """Ask the LAN until nobody answers for what is ours, or the silence ends otherwise (L6)."""
         complained = False
         while (status := self._dp.status()).silence in {Silence.NO_LAN, Silence.FROZEN}:
-            owned = [
-                address
-                for number, service in enumerate(self._config.service)
-                if status.services[number] == Owner.OWNER
-                for address in service.addresses
-            ]
-            try:
-                users = await probe.users(self._interface, owned)
-            except KernelError as error:
-                self._log.error("probe_failed", str(error))
-                users = set(owned)
+            users = await self._users_of_mine(status.services)
             if not users and self._dp.unanswered(status.now_ns):
                 return
             if users and not complained:
@@ -261,6 +258,20 @@ class Ownership:
                     "the link is back",
                 )
             await asyncio.sleep(random.uniform(*SEEK_AGAIN_S))  # noqa: S311 - no secret
+
+    async def _users_of_mine(self, states: Sequence[Owner]) -> set[Address]:
+        """What somebody else answers for; all of it where the LAN cannot be asked."""
+        mine = [
+            (self._instances.interface(number), service.addresses)
+            for number, service in enumerate(self._config.service)
+            if states[number] == Owner.OWNER
+        ]
+        try:
+            found = await asyncio.gather(*(probe.users(where, what) for where, what in mine))
+        except KernelError as error:
+            self._log.error("probe_failed", str(error))
+            return {address for _, addresses in mine for address in addresses}
+        return set().union(*found)
 
     async def close(self) -> None:
         """Stop asking."""

@@ -31,6 +31,7 @@ from prl.core.wire import Reason
 from prl.daemon.attempt import Attempts
 from prl.daemon.clients import Application
 from prl.daemon.events import EventLog
+from prl.daemon.instances import Instances
 from prl.daemon.link import Link
 from prl.daemon.sessions import Session
 from prl.daemon.silence import end_silently
@@ -53,9 +54,16 @@ class Primaries:
     """All sessions whose application is here, by handle."""
 
     def __init__(
-        self, config: Config, datapath: Datapath, link: Link, log: EventLog, attempts: Attempts
+        self,
+        config: Config,
+        datapath: Datapath,
+        link: Link,
+        log: EventLog,
+        attempts: Attempts,
+        instances: Instances,
     ) -> None:
         self._config, self._dp, self._link, self._log = config, datapath, link, log
+        self._instances = instances
         self._attempts = attempts
         self._sessions: dict[int, Session] = {}
         self._by_ends: dict[Tuple, Session] = {}
@@ -145,7 +153,9 @@ class Primaries:
                 ) from error
             remote, remote_port = unspecified(local), 0
         proto = socket.IPPROTO_UDP if is_udp else socket.IPPROTO_TCP
-        ends = Tuple(local, local_port, remote, remote_port, proto)
+        service = self._instances.of_socket(local, sock)
+        instance = "" if service is None else self._config.service[service].instance
+        ends = Tuple(local, local_port, remote, remote_port, proto, instance)
         if ends.is_unconnected and sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT):
             raise UsageError(
                 f"{ends}: a UDP socket without a peer may share its port (SO_REUSEPORT), which "
@@ -161,9 +171,6 @@ class Primaries:
                 f"{ends}: another socket of that port is replicated already; replicate either one "
                 "UDP socket without a peer, or only connected ones"
             )
-        service = next(
-            (n for n, s in enumerate(self._config.service) if ends.local in s.addresses), None
-        )
         if service is None:
             raise UsageError(
                 f"{ends}: {ends.local} is no service address; "

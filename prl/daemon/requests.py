@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from prl import application
-from prl.core.datapath import UDP_PREFIX
+from prl.core.datapath import INSTANCE_MARK, UDP_PREFIX
 from prl.daemon import facts
 from prl.daemon.control import Client, flag_of, number_of, text_of
 from prl.daemon.events import EventLog
@@ -160,15 +160,24 @@ class Requests:
         return facts
 
     async def _offer(self, client: Client, request: dict[str, Any], _: list[int]) -> dict[str, Any]:
-        text = text_of(request, "endpoint")
+        text, mark, instance = text_of(request, "endpoint").partition(INSTANCE_MARK)
         prefix = UDP_PREFIX * text.startswith(UDP_PREFIX)
         address, port = parse_endpoint(text.removeprefix(UDP_PREFIX))
-        if address not in self._view.addresses:
+        instances = [s.instance for s in self._view.config.service if address in s.addresses]
+        if not instances:
             raise UsageError(
                 f"offer: {address} is no service address; use one of: "
                 + ", ".join(map(str, self._view.addresses))
             )
-        self._shadows.offer(client, prefix + show_endpoint(address, port))
+        if not mark and len(instances) == 1:
+            (instance,) = instances
+        if instance not in instances or (not mark and len(instances) > 1):
+            raise UsageError(
+                f"offer: {address} is a service address in other routing instances; use one of: "
+                + ", ".join(f"{text}{INSTANCE_MARK}{name}" for name in instances)
+            )
+        where = INSTANCE_MARK + instance if instance else ""
+        self._shadows.offer(client, prefix + show_endpoint(address, port) + where)
         return {}
 
     async def _close(self, client: Client, request: dict[str, Any], _: list[int]) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from prl.daemon.clients import Application
 from prl.daemon.cloning import Snapshot
 from prl.daemon.events import EventLog
 from prl.daemon.host import NUD_PERMANENT, NUD_REACHABLE, NUD_STALE, Host, NextHop
+from prl.daemon.instances import Instances
 from prl.daemon.sessions import Session
 from prl.daemon.silence import end_silently
 from prl.daemon.streams import Streams
@@ -88,12 +89,12 @@ class Shadows:
         host: Host,
         log: EventLog,
         *,
-        lan: int,
+        instances: Instances,
         congestion: str | None,
         taken: Callable[[Session], None],
     ) -> None:
         self._config, self._dp, self._host, self._log = config, datapath, host, log
-        self._lan, self._congestion, self._taken = lan, congestion, taken
+        self._instances, self._congestion, self._taken = instances, congestion, taken
         self._shadows: dict[int, Shadow] = {}
         self._by_ends: dict[Tuple, Shadow] = {}
         self._offers: list[tuple[str, Application]] = []
@@ -181,9 +182,9 @@ class Shadows:
     async def _build(self, event: Event, arrived: Arrived) -> None:
         setup = transfer.decode(arrived.blob)
         snapshot = cloning.thaw(setup)
-        ends = cloning.ends_of(snapshot)
+        ends = cloning.ends_of(snapshot, setup.instance)
         service, client = self._admit(ends)
-        hop = _hop(setup)
+        hop = _hop(setup, self._instances.interface(service).ifindex)
         if hop is not None:
             await self._pin(hop)
         self._replace(event.handle, ends)
@@ -227,9 +228,7 @@ class Shadows:
 
     def _admit(self, ends: Tuple) -> tuple[int, Application]:
         """The service and the application of a new shadow. Raises RefusedError."""
-        service = next(
-            (n for n, s in enumerate(self._config.service) if ends.local in s.addresses), None
-        )
+        service = self._instances.in_instance(ends.local, ends.instance)
         if service is None or self._dp.service_state(service) != Owner.STANDBY:
             raise RefusedError(
                 Reason.NOT_ACTIVE, f"{ends}: {self._config.node} does not stand by for it"
@@ -423,7 +422,7 @@ class Shadows:
         count = self._neighbours.get(hop, 0)
         self._neighbours[hop] = count + 1
         if not count:
-            await self._host.set_neighbour(self._lan, hop, NUD_PERMANENT)
+            await self._host.set_neighbour(hop, NUD_PERMANENT)
 
     def _unpin(self, hop: NextHop | None, state: int) -> None:
         if hop is None or hop not in self._neighbours:
@@ -439,7 +438,7 @@ class Shadows:
         if hop in self._neighbours:
             return  # wanted again meanwhile
         with contextlib.suppress(KernelError):
-            await self._host.set_neighbour(self._lan, hop, state)
+            await self._host.set_neighbour(hop, state)
 
 
 def _introduce(shadow: Shadow) -> None:
@@ -461,7 +460,7 @@ def _introduce(shadow: Shadow) -> None:
         os.close(fd)
 
 
-def _hop(setup: Setup) -> NextHop | None:
+def _hop(setup: Setup, ifindex: int) -> NextHop | None:
     if not (setup.next_hop and setup.next_hop_mac):
         return None
-    return NextHop(ip_address(setup.next_hop), setup.next_hop_mac)
+    return NextHop(ip_address(setup.next_hop), setup.next_hop_mac, ifindex)

@@ -27,6 +27,8 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
     """All that the other node needs to build a shadow. Unknown members are skipped (R14)."""
 
     udp: bool = False
+    instance: str = ""
+    """Routing instance; empty: the network of [lan]."""
     snapshot: bytes
     """As prl.shadow.encode() made it, or encode_udp()."""
     mss: Annotated[int, Meta(ge=1, le=0xFFFF)]

@@ -51,7 +51,10 @@ class LanCable(Cable):
     """
 
     def __init__(self, topology: Topology, member: Member) -> None:
-        self._netlink, self._port = _open(Namespace(topology.plug(member)), member.port)
+        self._netlink, port = _open(Namespace(topology.plug(member)), member.port)
+        self._ports = [port]
+        if isinstance(member, Node) and member.second is not None:
+            self._ports += self._netlink.link_lookup(ifname=member.second_port)
 
     def __enter__(self) -> Self:
         return self
@@ -66,15 +69,17 @@ class LanCable(Cable):
 
     def cut(self) -> None:
         """Take the port down."""
-        self._netlink.link("set", index=self._port, state="down")
+        for port in self._ports:
+            self._netlink.link("set", index=port, state="down")
 
     def mend(self) -> None:
         """Bring the port up."""
-        self._netlink.link("set", index=self._port, state="up")
+        for port in self._ports:
+            self._netlink.link("set", index=port, state="up")
 
     def is_cut(self) -> bool:
         """Whether the port is down."""
-        return not self._netlink.get_links(self._port)[0]["flags"] & _IFF_UP
+        return not self._netlink.get_links(self._ports[0])[0]["flags"] & _IFF_UP
 
 
 class LinkCable(Cable):

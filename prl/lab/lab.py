@@ -106,19 +106,28 @@ class Lab:
         fence_command: Sequence[str] = (),
         routed: bool = False,
         services: int = 1,
+        second: bool = False,
     ) -> None:
         """Build the network and start prld on both nodes; return when both serve.
 
         ``polling``, ``flows_max``, ``policy`` and ``fence_command`` are as docs/configuration.md
         has them; ``routed`` puts the peer behind a router; of several services, re0 and re1 own one
-        by turns.
+        by turns; ``second`` adds a second LAN, a routing instance with the same addresses.
 
         Raises:
             LabError: it is up already, or could not be brought up; nothing is left of it then.
         """
         _require_root()
         settings = Settings(
-            Mode(mode), start_prld, polling, flows_max, routed, services, policy, fence_command
+            Mode(mode),
+            start_prld,
+            polling=polling,
+            flows_max=flows_max,
+            routed=routed,
+            services=services,
+            second=second,
+            policy=policy,
+            fence_command=fence_command,
         )
         taken = LabError(
             f"lab {self.name} is up already, or a crash left a part of it: "
@@ -391,7 +400,8 @@ class Lab:
 
     def _places(self) -> list[Namespace]:
         """All namespaces that a lab of this name may have, however it was brought up."""
-        return [Namespace(name) for name in standard(self.name, routed=True).namespaces.values()]
+        whole = standard(self.name, routed=True, second=True)
+        return [Namespace(name) for name in whole.namespaces.values()]
 
     def limit_path(self, mtu_bytes: int) -> None:
         """Let the router of a routed lab pass nothing longer to the peer than ``mtu_bytes``.
@@ -443,7 +453,9 @@ class Lab:
 
 
 def _topology(name: str, settings: Settings) -> Topology:
-    return standard(name, routed=settings.routed, services=settings.services)
+    return standard(
+        name, routed=settings.routed, services=settings.services, second=settings.second
+    )
 
 
 def _now() -> float:

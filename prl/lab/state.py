@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from prl.lab.errors import LabError
-from prl.lab.topology import Member, Node, Topology
+from prl.lab.topology import SECOND, Member, Node, Topology
 
 RUN_DIRECTORY = Path("/run/prl")
 _CREATE_TRIES_MAX = 10  # another lab's `down` may take an empty /run/prl away meanwhile
@@ -26,6 +26,7 @@ class Settings:
     services: int = 1
     policy: str = "continue"
     fence_command: Sequence[str] = ()
+    second: bool = False
 
 
 class StateDirectory:
@@ -167,6 +168,14 @@ def _node_toml(topology: Topology, node: Node, settings: Settings, socket: Path)
             _assign("name", service.name),
             _assign("addresses", [str(service.ipv4), str(service.ipv6)]),
             _assign("owner", service.owner),
+        ]
+        lines += [_assign("instance", service.instance)] if service.instance else []
+    if node.second is not None:
+        lines += [
+            "",
+            "[[routing]]",
+            _assign("name", SECOND),
+            _assign("interface", node.second.name),
         ]
     return "\n".join(lines) + "\n"
 

@@ -12,6 +12,10 @@ SERVICES_MAX = 16
 LAN_INTERFACE = "lan0"
 LINK_INTERFACE = "link0"
 BRIDGE = "br0"
+SECOND = "second"
+"""The routing instance of the second LAN."""
+SECOND_INTERFACE = "lan1"
+SECOND_BRIDGE = "br1"
 LINK_PORT = 7077
 
 _NAME_PATTERN = re.compile(rf"[a-z0-9][a-z0-9-]{{0,{NAME_MAX_LENGTH - 1}}}")
@@ -24,6 +28,7 @@ class Interface:
     name: str
     ipv4: IPv4Interface
     ipv6: IPv6Interface | None = None
+    mac_prefix: str = "02:00"
 
     @property
     def mac(self) -> str:
@@ -31,7 +36,7 @@ class Interface:
 
         Its last four bytes are the IPv4 address, which makes captures readable.
         """
-        return ":".join(f"{byte:02x}" for byte in (0x02, 0x00, *self.ipv4.ip.packed))
+        return ":".join([self.mac_prefix, *(f"{byte:02x}" for byte in self.ipv4.ip.packed)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +61,13 @@ class Node(Member):
 
     link: Interface
     index: int
+    second: Interface | None = field(default=None, kw_only=True)
+    """On the second LAN, if there is one."""
+
+    @property
+    def second_port(self) -> str:
+        """The switch's interface that ``second`` is plugged into."""
+        return f"{self.port}-b"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +79,16 @@ class Router(Member):
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A pair of service addresses and the node that owns it first."""
+    """A pair of service addresses and the node that owns it first.
+
+    ``instance``: the routing instance, whose addresses may be those of another one.
+    """
 
     name: str
     ipv4: IPv4Address
     ipv6: IPv6Address
     owner: str
+    instance: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +103,8 @@ class Topology:
     services: tuple[Service, ...]
     link_port: int = LINK_PORT
     router: Router | None = None
+    second_peer: Member | None = None
+    """The peer on the second LAN, which has the addresses of the first."""
 
     @property
     def service(self) -> Service:
@@ -101,7 +119,8 @@ class Topology:
     @property
     def members(self) -> tuple[Member, ...]:
         """All machines."""
-        return (self.re0, self.re1, self.peer, *([self.router] if self.router else []))
+        more = (self.router, self.second_peer)
+        return (self.re0, self.re1, self.peer, *(member for member in more if member))
 
     def plug(self, member: Member) -> str:
         """The namespace that has ``member.port``: the switch's, or the router's for its peer."""
@@ -146,10 +165,14 @@ class Topology:
         return node.namespace
 
 
-def standard(name: str = DEFAULT_NAME, *, routed: bool = False, services: int = 1) -> Topology:
+def standard(
+    name: str = DEFAULT_NAME, *, routed: bool = False, services: int = 1, second: bool = False
+) -> Topology:
     """The lab of SPEC section 8: peer and both nodes on one LAN, or the peer behind a router.
 
-    Of several services, re0 and re1 own one by turns.
+    Of several services, re0 and re1 own one by turns. With ``second``, there is a second LAN with a
+    peer of its own and the same addresses: a routing instance in which re1 owns the same services
+    that re0 owns in the first one, and the other way round.
 
     Raises:
         UsageError: ``name`` cannot be part of a namespace's name.
@@ -174,12 +197,14 @@ def standard(name: str = DEFAULT_NAME, *, routed: bool = False, services: int = 
             IPv6Interface(f"2001:db8:0:2::{host6}/64"),
         )
 
-    def service(number: int) -> Service:
+    def service(number: int, instance: str = "") -> Service:
+        own = f"lab{number + 1}" if number else "lab"
         return Service(
-            f"lab{number + 1}" if number else "lab",
+            f"{own}-{instance}" if instance else own,
             IPv4Address("192.0.2.100") + number,
             IPv6Address("2001:db8:0:1::100") + number,
-            owner=f"re{number % 2}",
+            owner=f"re{(number + bool(instance)) % 2}",
+            instance=instance,
         )
 
     peer = Member("peer", f"{name}-peer", lan(1, "1"))
@@ -196,7 +221,12 @@ def standard(name: str = DEFAULT_NAME, *, routed: bool = False, services: int = 
             link=Interface(LINK_INTERFACE, IPv4Interface(f"198.51.100.{10 + index}/24")),
             index=index,
             gateway=router.lan if router else None,
+            second=on_second(10 + index, f"1{index}") if second else None,
         )
+
+    def on_second(host: int, host6: str) -> Interface:
+        first = lan(host, host6)
+        return Interface(SECOND_INTERFACE, first.ipv4, first.ipv6, mac_prefix="02:02")
 
     return Topology(
         name=name,
@@ -205,5 +235,9 @@ def standard(name: str = DEFAULT_NAME, *, routed: bool = False, services: int = 
         re1=node(1),
         peer=peer,
         router=router,
-        services=tuple(map(service, range(services))),
+        services=(
+            *map(service, range(services)),
+            *(service(number, SECOND) for number in range(services if second else 0)),
+        ),
+        second_peer=Member("peer2", f"{name}-peer2", lan(1, "1")) if second else None,
     )

@@ -10,7 +10,15 @@ from pyroute2.netlink.exceptions import NetlinkError
 from prl.lab.cables import LinkCable
 from prl.lab.errors import LabError
 from prl.lab.netns import Namespace, drain
-from prl.lab.topology import BRIDGE, Interface, Member, Node, Router, Topology
+from prl.lab.topology import (
+    BRIDGE,
+    SECOND_BRIDGE,
+    Interface,
+    Member,
+    Node,
+    Router,
+    Topology,
+)
 
 UP_TIMEOUT_S = 5.0
 _FORWARDING = 3  # BR_STATE_FORWARDING, linux/if_bridge.h
@@ -63,6 +71,8 @@ def build(topology: Topology) -> None:
             _make_machine(member)
         for member in topology.members:
             _plug(topology, member)
+        for node in topology.nodes:
+            _plug_second(topology, node)
         _connect_nodes(topology)
         await_network(topology)
     except NetlinkError as error:
@@ -89,6 +99,8 @@ def reboot(topology: Topology, member: Member) -> None:
                 _move(old, member.link.name, place)
                 _configure_link(member)
         _plug(topology, member)
+        if isinstance(member, Node):
+            _plug_second(topology, member)
         if isinstance(member, Router):
             _plug(topology, topology.peer)  # its cable went with the router's old namespace
         await_network(topology)
@@ -111,6 +123,8 @@ def await_network(topology: Topology) -> None:
         names = {member.lan.name} if member in plugged else set()
         if isinstance(member, Node):
             names.add(member.link.name)
+            if member.second is not None and member in plugged:
+                names.add(member.second.name)
         _await_links(Namespace(member.namespace), names, deadline)
 
 
@@ -119,15 +133,16 @@ def _build_switch(topology: Topology) -> None:
     place.create()
     place.set_sysctls(_SWITCH_SYSCTLS)
     with place.netlink() as netlink:
-        netlink.link(
-            "add",
-            ifname=BRIDGE,
-            kind="bridge",
-            br_stp_state=0,
-            br_forward_delay=0,
-            br_mcast_snooping=0,
-        )
-        netlink.link("set", index=_index(netlink, BRIDGE), state="up")
+        for bridge in (BRIDGE, SECOND_BRIDGE) if topology.second_peer else (BRIDGE,):
+            netlink.link(
+                "add",
+                ifname=bridge,
+                kind="bridge",
+                br_stp_state=0,
+                br_forward_delay=0,
+                br_mcast_snooping=0,
+            )
+            netlink.link("set", index=_index(netlink, bridge), state="up")
         netlink.link("set", index=_index(netlink, "lo"), state="up")
 
 
@@ -155,13 +170,31 @@ def _plug(topology: Topology, member: Member) -> None:
         _add_pair(plug, near, member, member.lan)
         port = _index(plug, member.port)
         if router is None:
-            plug.link("set", index=port, master=_index(plug, BRIDGE))
+            bridge = SECOND_BRIDGE if member == topology.second_peer else BRIDGE
+            plug.link("set", index=port, master=_index(plug, bridge))
         _configure(netlink, member.lan)
         if router is not None:
             _configure(plug, router.far)
         plug.link("set", index=port, state="up")
         if member.gateway is not None:
             _add_default_routes(netlink, member.gateway)
+
+
+def _plug_second(topology: Topology, node: Node) -> None:
+    """Connect a node with the second LAN, if there is one."""
+    if node.second is None:
+        return
+    with (
+        Namespace(topology.switch).netlink() as switch,
+        Namespace(node.namespace).netlink() as netlink,
+    ):
+        for old in switch.link_lookup(ifname=node.second_port):
+            switch.link("del", index=old)
+        _add_pair(switch, {"ifname": node.second_port}, node, node.second)
+        port = _index(switch, node.second_port)
+        switch.link("set", index=port, master=_index(switch, SECOND_BRIDGE))
+        _configure(netlink, node.second)
+        switch.link("set", index=port, state="up")
 
 
 def _add_default_routes(netlink: Any, gateway: Interface) -> None:

@@ -434,12 +434,17 @@ class Bench:
 
     def own(self, address: Address, state: int = lib.PRL_ADDR_OWNER, **more: Any) -> None:
         value = ffi.new("struct prl_addr *", {"state": state, **more})
-        assert lib.prl_kernel_addr_set(self.kernel, mapped(address), value) == 0
+        assert lib.prl_kernel_addr_set(self.kernel, self._address_key(address), value) == 0
 
     def address(self, address: Address) -> Any:
         value = ffi.new("struct prl_addr *")
-        assert lib.prl_kernel_addr_get(self.kernel, mapped(address), value) == 0
+        assert lib.prl_kernel_addr_get(self.kernel, self._address_key(address), value) == 0
         return value
+
+    def _address_key(self, address: Address) -> Any:
+        key = ffi.new("struct prl_addr_key *", {"ifindex": self.lan_ifindex})
+        ffi.buffer(key.addr)[:] = mapped(address)
+        return key
 
     def flow(
         self,

@@ -213,15 +213,17 @@ def main() -> int:
     parser.add_argument("kind", choices=("sink", "source", "echo", "obey"))
     parser.add_argument("--listen", type=Endpoint.parse, required=True)
     parser.add_argument("--size", type=int, default=0)
+    parser.add_argument("--device", default="", help="bind to it")
+    parser.add_argument("--instance", default="", help="behind the endpoint that is offered")
     options = parser.parse_args()
 
     def service() -> Service:
         return Service(options.kind, options.size)
 
     with Node() as node:
-        listener = options.listen.listen(8)
+        listener = options.listen.listen(8, options.device)
         threading.Thread(target=accept, args=(listener, node, service), daemon=True).start()
-        node.offer(str(options.listen))
+        node.offer(f"{options.listen}{options.instance}")
         tell("listening")
         for shadow in node.shadows():
             threading.Thread(target=stand_by, args=(shadow, service()), daemon=True).start()

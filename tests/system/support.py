@@ -103,10 +103,20 @@ def pair(name: str, mode: str = "native", **options: Any) -> Iterator[Lab]:
 class Peer:
     """One connection of the peer's, made in its namespace; every wait is bounded."""
 
-    def __init__(self, lab: Lab, family: int = 4, port: int = PORT, to: str = "") -> None:
-        place = Namespace(lab.topology.peer.namespace)
+    def __init__(
+        self,
+        lab: Lab,
+        family: int = 4,
+        port: int = PORT,
+        to: str = "",
+        *,
+        machine: str = "peer",
+        own_port: int = 0,
+    ) -> None:
+        place = Namespace(lab.topology.member(machine).namespace)
         target = (to or service_address(family), port)
-        self.sock = place.call(lambda: socket.create_connection(target, PATIENCE_S))
+        own = ("::" if family == 6 else "", own_port)
+        self.sock = place.call(lambda: socket.create_connection(target, PATIENCE_S, own))
         self.port: int = self.sock.getsockname()[1]
         self.sent = 0
         self.received = 0
@@ -224,10 +234,11 @@ class Applications:
         *,
         nodes: Sequence[str] = ("re0", "re1"),
         listen: str = "",
+        more: Sequence[str] = (),
     ) -> None:
         self.lab = lab
         where = listen or listen_on(family)
-        argv = [sys.executable, str(APP), kind, "--listen", where, "--size", str(size)]
+        argv = [sys.executable, str(APP), kind, "--listen", where, "--size", str(size), *more]
         self.cast = Cast(lab, argv, {node: [] for node in nodes})
         for node in nodes:
             self.expect("listening", node)

@@ -150,6 +150,7 @@ def test_the_peers_notice_nothing_but_two_pauses(lab: Lab, echo_c: Path, tmp_pat
         talk.goes_on()
 
     _resync(lab, stage, talks)
+    _restart_prld(lab, stage, talks)
 
     lab.fail("re1", "power")
 
@@ -172,6 +173,17 @@ def _resync(lab: Lab, stage: Stage, talks: list[Talk]) -> None:
         stage.expect(talk.name, "re1", "protected", peer=talk.peer.port)
         talk.goes_on()
     assert all(flow["generation"] > before[flow["handle"]] for flow in flows(lab, "re1"))
+
+
+def _restart_prld(lab: Lab, stage: Stage, talks: list[Talk]) -> None:
+    """The standby's prld dies: the applications find the next one by themselves."""
+    stage.forget()
+    lab.fail("re0", "kill-prld")
+    lab.heal("re0")
+    for talk in talks:
+        stage.expect(talk.name, "re0", "standby", peer=talk.peer.port)
+        stage.expect(talk.name, "re1", "protected", peer=talk.peer.port)
+        talk.goes_on()
 
 
 def _counters_agree(stage: Stage, talk: Talk) -> None:

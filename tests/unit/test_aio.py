@@ -59,6 +59,9 @@ class Prld:
             client.send(early)
             return {"handle": 9, "state": self.state, "reason": "why", "streams": [1, 2]}
         if request["op"] == "renew":
+            # Heard right behind the answer: this is the newer word.
+            later = {"event": "state", "handle": 9, "state": "open", "reason": "link lost"}
+            asyncio.get_running_loop().call_soon(client.send, later)
             return {"handle": request["handle"], "state": "active", "reason": ""}
         if request["op"] == "bad":
             raise UsageError("bad")
@@ -192,6 +195,7 @@ def test_prld_asks_for_the_application_s_bytes(tmp_path: Path) -> None:
         assert await session.renew(bytes(100_000)) == "active"
         assert (prld.requests[-1]["application_bytes"], prld.requests[-1]["fds"]) == (100_000, 1)
         assert not session.protectable
+        await session.wait_state("open")
         prld.tell("demoted", handle=9)
         assert not await session.wait_protectable()
 

@@ -8,7 +8,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from prl.bench import report, svg
-from prl.bench.run import Part
+from prl.bench.run import Part, read_columns
 from prl.bench.stats import quantile, ratios, summary, thinned
 from prl.bench.targets import TARGETS, verdicts
 
@@ -123,3 +123,10 @@ def test_facts_text_and_page_tell_the_same() -> None:
     assert page.count("<svg") == 1
     assert "prl &lt;native&gt;" in page
     assert "<native>" not in page
+
+
+def test_columns_are_read_once(tmp_path: Path) -> None:
+    path = tmp_path / "columns"
+    path.write_bytes(b"\1\0\0\0\2\0\0\0\3\0\0\0\4\0\0\0")
+    assert [list(column) for column in read_columns(path, "i", 2)] == [[1, 3], [2, 4]]
+    assert not path.exists()

@@ -95,6 +95,41 @@ def test_addresses_and_names_are_used_once() -> None:
     assert "192.0.2.100 is used twice" in error_of(other)
 
 
+ROUTING = """
+[[routing]]
+name = "blue"
+interface = "lan1"
+[[service]]
+name = "two"
+addresses = ["192.0.2.100", "192.0.2.10"]
+owner = "re1"
+instance = "blue"
+"""
+
+
+def test_routing_instances_may_have_the_same_addresses() -> None:
+    found = config.parse(GOOD + ROUTING)
+    assert found.lifs == {"": 0, "blue": 1}
+    assert found.interfaces == ["lan0", "lan1"]
+    assert found.service[0].addresses[0] == found.service[1].addresses[0]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key", "what"),
+    [
+        ('instance = "blue"', 'instance = "red"', "service.instance", "no [[routing]]"),
+        ('instance = "blue"', "", "service.addresses", "used twice"),
+        ('"lan1"', '"lan0"', "routing.interface", "used twice"),
+        ("[[service]]", '[[routing]]\nname="blue"\ninterface="x"\n[[service]]', "routing.name", ""),
+        ('name = "blue"', "", "routing[0].name", "missing"),
+    ],
+)
+def test_routing_instances_are_checked(old: str, new: str, key: str, what: str) -> None:
+    message = error_of(GOOD + ROUTING.replace(old, new))
+    assert message.startswith(key)
+    assert what in message
+
+
 def test_a_message_names_the_file(tmp_path: Path) -> None:
     path = tmp_path / "prld.toml"
     with pytest.raises(ConfigError, match=rf"{path}: cannot be read: .*--config"):
@@ -118,6 +153,7 @@ def test_the_documentation_is_the_schema() -> None:
 
 
 def test_the_example_in_the_documentation_is_good() -> None:
-    (example,) = re.findall(r"```toml\n(.*?)```", DOCS.read_text(), re.DOTALL)
+    example, more = re.findall(r"```toml\n(.*?)```", DOCS.read_text(), re.DOTALL)
 
     assert config.parse(example).node == "re0"
+    assert config.parse(example + more).interfaces == ["lan0", "lan1"]

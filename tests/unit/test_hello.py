@@ -1,6 +1,7 @@
 """prl.daemon.hello: what two nodes must agree about, and who owns a service."""
 
 import itertools
+from typing import Any
 
 import msgspec
 import pytest
@@ -52,6 +53,15 @@ def test_what_was_sent_is_what_arrives() -> None:
 def test_a_malformed_hello_is_refused(body: bytes) -> None:
     with pytest.raises(HelloError):
         hello.decode(received(greet("re0", 0), body))
+
+
+@pytest.mark.parametrize("there", [{"lif": 2}, {"instance": "red"}, {"instance": "", "lif": 0}])
+def test_routing_instances_must_be_the_same(there: dict[str, Any]) -> None:
+    here = msgspec.structs.replace(service(), instance="blue", lif=1)
+    other = msgspec.structs.replace(here, **there)
+    assert hello.check(greet("re0", 0, here), greet("re1", 1, here)) == 1
+    with pytest.raises(HelloError, match=r"routing instance blue \(number 1\) here.*\[\[routing"):
+        hello.check(greet("re0", 0, here), greet("re1", 1, other))
 
 
 def test_both_nodes_have_the_same_key() -> None:

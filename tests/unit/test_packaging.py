@@ -144,7 +144,13 @@ def test_metadata_and_scripts() -> None:
 
 
 def test_what_the_build_makes_is_ignored_by_git() -> None:
-    made = ["prl/_core.abi3.so", "prl/bpf/classify.bpf.o", ".venv/bin/python", "build/lib/x"]
+    made = [
+        "prl/_core.abi3.so",
+        "prl/bpf/classify.bpf.o",
+        "prl/c/libprl_client.a",
+        ".venv/bin/python",
+        "build/lib/x",
+    ]
     done = subprocess.run(
         ["git", "check-ignore", "--no-index", *made],
         cwd=ROOT,
@@ -183,6 +189,9 @@ def test_a_real_wheel_carries_extension_and_objects(tmp_path: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {f"prl/bpf/{name}.o" for name in BPF_PROGRAMS} <= names
     assert {"prl/py.typed", "prl/__init__.py"} <= names
+    assert {
+        f"prl/c/{name}" for name in ("prl_client.h", "libprl_client.so", "libprl_client.a")
+    } <= names
     assert [name for name in names if re.fullmatch(r"prl/_core\..*so", name)]
     assert not [name for name in names if name.startswith(("tests/", "userspace/", "bpf/"))]
     assert sysconfig.get_platform().replace("-", "_") in wheel.name

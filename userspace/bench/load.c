@@ -11,6 +11,7 @@
  *     ping ROUNDS FILE           64-byte ping-pong on the first connection; three int32 a round: ns there and back, there,
  *                                back (one clock for all namespaces)
  *     send MS BYTES              bulk on the first connection, for MS milliseconds or BYTES (0: no limit), to the last ACK
+ *     burst BYTES                one send() of so many bytes, to the last ACK
  *     take MS                    bulk the other way: reads for MS milliseconds what the server writes
  *     open RATE MS COUNT FILE    open loop over the first COUNT connections: a request of 64 bytes each 1/RATE s, due
  *                                whether or not the last one was answered; two int64 a request: ns on CLOCK_BOOTTIME when
@@ -215,6 +216,15 @@ static void do_send(int64_t ms, uint64_t bytes_max)
     getsockopt(fd, IPPROTO_TCP, TCP_INFO, &after, &length);
     printf("{\"bytes\": %" PRIu64 ", \"ns\": %" PRId64 ", \"unacknowledged\": %d, \"retransmitted\": %u}\n", bytes,
            now_ns() - begun, left, after.tcpi_total_retrans - before.tcpi_total_retrans);
+}
+
+static void do_burst(uint32_t bytes)
+{
+    errno = EINVAL;
+    if (bytes == 0 || bytes > CHUNK_BYTES)
+        die("burst");
+    send_all(connection[0], chunk, bytes);
+    printf("{\"bytes\": %u, \"unacknowledged\": %d}\n", bytes, drain(connection[0]));
 }
 
 static void do_take(int64_t ms)
@@ -515,6 +525,8 @@ static int client(void)
             do_pace((uint32_t)x, y, (uint32_t)z);
         else if (sscanf(line, "absorb %lld", &x) == 1)
             do_absorb(x);
+        else if (sscanf(line, "burst %lld", &x) == 1)
+            do_burst((uint32_t)x);
         else if (sscanf(line, "take %lld", &x) == 1)
             do_take(x);
         else if (sscanf(line, "open %lld %lld %lld %255s", &x, &y, &z, b) == 4)

@@ -1,0 +1,68 @@
+"""System calls of one process, counted in the kernel by bcc's raw tracepoint.
+
+A count that no other load on the machine disturbs, unlike a time.
+"""
+
+from types import TracebackType
+from typing import Any, Self
+
+from prl.bench.errors import BenchError
+
+_PROGRAM = """
+struct call { u32 thread; u32 number; };
+BPF_HASH(counts, struct call, u64);
+RAW_TRACEPOINT_PROBE(sys_enter)
+{
+    u64 id = bpf_get_current_pid_tgid();
+    struct call call = { .thread = (u32)id, .number = (u32)ctx->args[1] };
+
+    if (id >> 32 == PID)
+        counts.increment(call);
+    return 0;
+}
+"""
+_WAITS = "poll"  # what a datapath's thread calls, and nobody else in prld
+
+
+class SystemCalls:
+    """Counts while it is entered.
+
+    Raises:
+        BenchError: bcc is not there, or the kernel refuses.
+    """
+
+    def __init__(self, pid: int) -> None:
+        try:
+            from bcc import BPF  # noqa: PLC0415 - Debian's package, which may be missing
+            from bcc.syscall import syscalls  # noqa: PLC0415
+        except ImportError as error:
+            raise BenchError(f"no bcc: {error}; install python3-bpfcc") from error
+        self._names: dict[int, bytes] = syscalls
+        try:
+            self._bpf: Any = BPF(text=_PROGRAM.replace("PID", str(pid)).encode())
+        except Exception as error:  # bcc raises plain Exception
+            raise BenchError(f"system calls cannot be counted: {error}") from error
+
+    def __enter__(self) -> Self:
+        self._bpf[b"counts"].clear()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._found = {
+            (key.thread, self._names.get(key.number, b"?").decode()): int(value.value)
+            for key, value in self._bpf[b"counts"].items()
+        }
+        self._bpf.cleanup()
+
+    def of_datapath(self) -> dict[str, int]:
+        """By name, of the thread that runs the datapath: the one that polls most."""
+        polls = {thread: n for (thread, name), n in self._found.items() if name == _WAITS}
+        if not polls:
+            return {}
+        busiest = max(polls, key=lambda thread: polls[thread])
+        return {name: n for (thread, name), n in self._found.items() if thread == busiest}

@@ -1,0 +1,57 @@
+"""A bench so short that its figures mean nothing: every field is there all the same."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from prl.bench import report
+from prl.bench.latency import latency
+from prl.bench.run import Bench
+from prl.bench.takeover import fail_under_load
+
+pytestmark = [
+    pytest.mark.system,
+    pytest.mark.needs("root", "netns", "bpf", "af_xdp", "struct_ops", "bpftool"),
+]
+
+SHORT = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Tiny(Bench):
+    """At most so many of everything."""
+
+    def rounds(self, quick: int, full: int) -> int:
+        return min(quick, full, SHORT if quick > SHORT else 1)
+
+
+@pytest.fixture(name="tiny")
+def _tiny(tmp_path: Path) -> Tiny:
+    return Tiny(quick=True, narrate=lambda _: None, scratch=tmp_path)
+
+
+def test_latency_yields_every_field(tiny: Tiny) -> None:
+    part = latency(tiny)
+    found = report.facts("latency", [part], quick=True)
+
+    assert not part.notes
+    ways = {"none", "bare", "nfqueue", "prl", "prl polling"}
+    facts = found["parts"]["latency"]
+    for series in ("round_trip", "there", "back"):
+        assert facts[series].keys() == ways | {"unit"}
+        assert all(facts[series][way]["median"] > 0 for way in ways)
+    # A held packet cannot be faster than one that is not, whatever else the machine does.
+    assert facts["round_trip"]["prl"]["median"] > facts["round_trip"]["none"]["median"]
+    opened = facts["open_loop"]["prl"]
+    assert opened["asked"] == opened["answered"] > 0
+    assert [row["id"] for row in found["targets"]] == ["T1", "T1", "T2", "T2"]
+    assert all(isinstance(row["met"], bool) for row in found["targets"])
+    assert report.page(found, [part]).count("<polyline") == len(ways)
+
+
+def test_a_failure_under_load_is_measured(tiny: Tiny) -> None:
+    failure = fail_under_load(tiny)
+
+    assert not failure.broken
+    assert 0 < failure.detect_ms <= failure.pause_ms
