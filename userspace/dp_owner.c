@@ -460,7 +460,8 @@ void dp_owner_notice_fencing(struct prl_dp *dp)
         if (dp->owner.state[service] != PRL_OWNER_OWNER || prl_kernel_addr_get(dp->kernel, &key, &value))
             continue;
         if (value.state != PRL_ADDR_FENCED) {
-            defend(dp, i, value.foreign_claims);
+            if (!(dp->owner.silent_mask & 1u << service)) /* who is silent does not know whose it is */
+                defend(dp, i, value.foreign_claims);
             continue;
         }
         dp_owner_set(dp, service, PRL_OWNER_FENCED);

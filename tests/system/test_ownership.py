@@ -14,7 +14,8 @@ from prl._core import ffi, lib
 
 from prl.core.datapath import mapped
 from prl.daemon.probe import probe_frame
-from prl.lab import Lab
+from prl.lab import Lab, processes
+from prl.lab.cables import LanCable, LinkCable
 from prl.lab.netns import Namespace
 from prl.lab.topology import BRIDGE
 from tests.system import support
@@ -113,8 +114,12 @@ def test_with_policy_stop_an_owner_alone_is_silent_until_the_operator_vouches() 
 
 def both_stop(lab: Lab) -> None:
     """The owner loses its power while the standby is stopped, for longer than the lease lasts."""
-    lab.fail("re1", "freeze")
-    lab.fail("re0", "power")
+    topology = lab.topology
+    with LanCable(topology, topology.re0) as lan, LinkCable(topology.re0) as link:
+        processes.freeze(Namespace(topology.re1.namespace))
+        for cable in (lan, link):  # at once: nothing of it may reach the standby's backlog
+            cable.cut()
+        lab.fail("re0", "power")
     over = time.monotonic() + LEASE_S  # nobody can be asked
     eventually("the lease is over", lambda: time.monotonic() > over)
     lab.heal("re1")
