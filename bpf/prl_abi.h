@@ -26,6 +26,7 @@
 #define PRL_TOKEN_BYTES 16
 /* Without word of the other node, a new owner repeats its claim so often for good (L7). */
 #define PRL_CLAIM_SLOW_NS 200000000ull
+#define PRL_TERMS_MAX 16 /* services */
 
 /* skb->mark of a packet that prl itself handed to the stack or to the wire (R1a). */
 #define PRL_MARK_RELEASE 0x70726c01
@@ -180,6 +181,7 @@ struct prl_node {
     __u64 lan_first_ns; /* first and newest frame from the LAN since userspace cleared lan_first_ns */
     __u64 lan_seen_ns;
     __u64 word_ns; /* userspace was told by somebody that this node may speak: what first_by_ns says is past */
+    __u64 terms[PRL_TERMS_MAX]; /* of each service, for a userspace that starts anew */
     /* counters, packets */
     __u64 frames;
     __u64 malformed;
@@ -223,6 +225,18 @@ struct prl_claim {
     __u8 pad[4];
 };
 
+/* What the filter on an unchanged program's listener heard; `bytes` bytes of payload follow. */
+#define PRL_LISTENERS_MAX 64
+struct prl_heard {
+    __u8 local[16];
+    __u8 remote[16];
+    __be16 local_port;
+    __be16 remote_port;
+    __u32 bytes;
+    __u32 seq; /* TCP sequence number of the first byte, host order */
+    __u32 is_new; /* 1: the end of a handshake */
+};
+
 /* Request to the sample program (BPF_PROG_TEST_RUN): slots whose socket view is wanted. */
 #define PRL_SAMPLE_MAX 64
 struct prl_sample {
@@ -237,9 +251,10 @@ PRL_ASSERT_SIZE(struct prl_sock_view, 56);
 PRL_ASSERT_SIZE(struct prl_flow, 232);
 PRL_ASSERT_SIZE(struct prl_addr_key, 20);
 PRL_ASSERT_SIZE(struct prl_addr, 72);
-PRL_ASSERT_SIZE(struct prl_node, 160);
+PRL_ASSERT_SIZE(struct prl_node, 288);
 PRL_ASSERT_SIZE(struct prl_inject_eth, 14);
 PRL_ASSERT_SIZE(struct prl_claim, 24);
+PRL_ASSERT_SIZE(struct prl_heard, 48);
 #endif
 
 #endif /* PRL_ABI_H */

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from prl import application
 from prl.dialogue import Demoted, Given, News, Protectable, State, TakenOver, Void
 from prl.errors import NoDaemonError, PrlError, UsageError
-from prl.shadow_socket import ShadowNotOwned, ShadowSocket, ShadowVoid, Takeover
+from prl.shadow_socket import Committed, ShadowNotOwned, ShadowSocket, ShadowVoid, Takeover
 
 VOID_WORD_TIMEOUT_S = 1.0
 OVER = frozenset({"demoted", "ended", "closed"})
@@ -173,9 +173,23 @@ class Session(Followed):
         except UsageError:  # it has ended already
             pass
 
-    def unprotect(self) -> None:
-        """Its replication ends for good; the session goes on. Raises UsageError: it has ended."""
-        self._node.request({"op": "flow_del", "handle": self.handle})
+    def abandon(self) -> None:
+        """What served it has died: the other node goes on if it can, else the session ends.
+
+        As closing the Node, for one session. Raises UsageError: it has ended.
+        """
+        self._node.request({"op": "abandon", "handle": self.handle})
+
+    def abort(self, why: str) -> None:
+        """Reset the connection, on both nodes; prld logs why. Raises UsageError: it has ended."""
+        self._node.request({"op": "abort", "handle": self.handle, "why": why})
+
+    def unprotect(self, why: str = "") -> None:
+        """Its replication ends for good; the session goes on; ``why`` is what prlctl shows.
+
+        Raises UsageError: it has ended.
+        """
+        self._node.request({"op": "flow_del", "handle": self.handle, "why": why})
         self._node.forget(self)
 
     def on_news(self, news: News) -> None:
@@ -309,6 +323,22 @@ class Shadow(Followed):
                 raise ShadowVoid(f"{self.remote}: {self._void}")
             return self._takeover
 
+    def committed(self) -> Committed:
+        """How far the owner's output is. Raises UsageError: this is no shadow any more."""
+        answer = self._node.request({"op": "committed", "handle": self.handle})
+        return Committed(answer["out_bytes"], answer["out_hash"])
+
+    def reject(self, reason: str, why: str) -> None:
+        """Give the shadow up, and have the owner's node told the reason.
+
+        ``output_differs``: what serves it here does not give the owner's output; ``mid_stream``:
+        it cannot begin in the middle of a session. prld logs ``why``.
+        """
+        with contextlib.suppress(UsageError):  # it is void already
+            self._node.request(
+                {"op": "reject", "handle": self.handle, "reason": reason, "why": why}
+            )
+
     def close(self) -> None:
         """Give the shadow up, or, once it is owned, end the session; closes the socket."""
         if self._session is not None:
@@ -334,7 +364,7 @@ class Shadow(Followed):
                     self.application,
                     renew=self._renews,
                 )
-                self._takeover = Takeover(news.out_bytes, news.monotonic_ns)
+                self._takeover = Takeover(news.out_bytes, news.monotonic_ns, news.out_hash)
                 self._sock.owned = True
                 self._notify()
         elif isinstance(news, Void):

@@ -47,6 +47,7 @@ class TakenOver(msgspec.Struct, frozen=True, tag_field="event", tag="taken_over"
     handle: int
     out_bytes: int
     monotonic_ns: int
+    out_hash: int = 0
     becomes: int = 0
     """Missing, it stays as it is."""
     streams: list[Any] = []

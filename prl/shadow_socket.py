@@ -26,6 +26,19 @@ class Takeover:
     socket itself."""
     monotonic_ns: int
     """When, CLOCK_MONOTONIC."""
+    out_hash: int = 0
+    """As Committed.out_hash, of all of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """What the owner's application has said for good: the peer has it, or gets it without it."""
+
+    out_bytes: int
+    """How much output, since the session was first protected."""
+    out_hash: int
+    """CRC-32 (zlib's) of what came since this shadow's snapshot (Shadow.out_bytes); only of a
+    session whose application bytes are an input history (prl.input_history), else 0."""
 
 
 class ShadowSocket(socket.socket):

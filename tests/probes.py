@@ -123,6 +123,11 @@ def socat() -> bool:
     return _installed("socat")
 
 
+@probe("redis is not installed: apt-get install socat")
+def redis() -> bool:
+    return _installed("redis-server")
+
+
 @probe("tshark with Lua is not installed: apt-get install tshark")
 def tshark() -> bool:
     return _works("tshark", "-X", f"lua_script:{os.devnull}", "--version")

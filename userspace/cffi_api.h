@@ -8,6 +8,7 @@
 #include "prl_abi.h"
 #include "wire.h"
 #include "kernel.h"
+#include "listen.h"
 #include "packet.h"
 #include "gro.h"
 #include "elide.h"

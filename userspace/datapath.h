@@ -72,6 +72,8 @@ struct prl_dp_config {
     struct prl_primary_limits limits;
     uint32_t lifs;
     struct prl_dp_lif lif[PRL_LIFS_MAX];
+    uint32_t
+        adopted; /* bit per service: this node owned it in a former life, and it was shown that it still does */
     uint32_t addresses;
     struct prl_dp_address address[PRL_ADDRS_MAX];
     int lan_fd; /* bound and connected UDP socket to the other node's LAN address, or -1 */
@@ -165,6 +167,7 @@ struct prl_flow_spec {
     uint32_t snd_wscale;
     uint32_t committed; /* secondary: end of the snapshot's send queue */
     uint32_t timestamps; /* 1: RFC 7323 timestamps in use */
+    uint32_t hash_output; /* secondary: 1 = keep a hash of the output (R20) */
     int fd; /* the socket; the datapath keeps a duplicate of its own */
     char congestion[16]; /* secondary: the application's congestion control, set again at take-over */
 };
@@ -183,6 +186,9 @@ int prl_dp_secondary_open(struct prl_dp *dp, const struct prl_flow_spec *spec, u
 int prl_dp_secondary_void(struct prl_dp *dp, uint32_t handle, uint8_t reason);
 /* Forgets a flow on this node (kernel entries, gate, duplicate fd); sends CLOSE when it is a live primary's. */
 int prl_dp_flow_close(struct prl_dp *dp, uint32_t handle);
+/* Gives the duplicate fd of a primary's TCP flow up, so that the last close() is the application's; the session stays
+ * protected until it has ended. 0 or -ENOENT. */
+int prl_dp_flow_orphan(struct prl_dp *dp, uint32_t handle);
 
 struct prl_flow_info {
     struct prl_flow_key key;
@@ -191,6 +197,7 @@ struct prl_flow_info {
     uint32_t flags; /* kernel's: enum prl_flow_flag */
     struct prl_primary primary; /* valid for a primary */
     struct prl_secondary secondary; /* valid for a secondary */
+    uint32_t out_hash; /* secondary, with hash_output: CRC-32 (zlib's) of its first out_bytes bytes of output */
     struct prl_sock_view sock;
     uint64_t in_redirected, in_passed, in_dropped, out_passed, out_held_packets, out_duplicates, out_silenced,
         gate_refused;

@@ -87,6 +87,8 @@ struct dp_flow {
         struct prl_primary primary;
         struct prl_secondary secondary_core;
     };
+    uint64_t orphan_cookie; /* the socket's, once spec.fd is -1 */
+    uint32_t out_hash; /* of what is appended to the shadow, when that is wanted */
     /* last seen in the peer's segments, for crafted ones */
     uint32_t peer_tsval, peer_tsecr;
     uint32_t peer_tcp_end; /* the newest byte that it sent ends here */

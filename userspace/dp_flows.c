@@ -177,8 +177,12 @@ void dp_flow_forget(struct prl_dp *dp, struct dp_flow *flow)
     }
     prl_kernel_flow_del(dp->kernel, &flow->spec.key);
     flow->kernel->flags = PRL_FLOW_OPEN;
-    prl_kernel_gate_detach(dp->kernel, flow->spec.fd);
-    close(flow->spec.fd);
+    if (flow->spec.fd >= 0) {
+        prl_kernel_gate_detach(dp->kernel, flow->spec.fd);
+        close(flow->spec.fd);
+    } else {
+        prl_kernel_gate_forget(dp->kernel, flow->orphan_cookie);
+    }
     unlink_from(dp, handle_bucket(dp, flow->spec.handle), flow, false);
     unlink_from(dp, key_bucket(dp, &flow->spec.key), flow, true);
     dp_verify_forget(dp, flow);
@@ -592,6 +596,24 @@ int prl_dp_flow_close(struct prl_dp *dp, uint32_t handle)
     return flow ? 0 : -ENOENT;
 }
 
+int prl_dp_flow_orphan(struct prl_dp *dp, uint32_t handle)
+{
+    struct dp_flow *flow;
+    int err = -ENOENT;
+
+    dp_lock(dp);
+    flow = dp_flow_by_handle(dp, handle);
+    if (flow && !flow->secondary && flow->spec.key.proto == IPPROTO_TCP && flow->spec.fd >= 0) {
+        err = prl_kernel_gate_cookie(flow->spec.fd, &flow->orphan_cookie);
+        if (!err) {
+            close(flow->spec.fd);
+            flow->spec.fd = -1;
+        }
+    }
+    dp_unlock(dp);
+    return err;
+}
+
 uint32_t prl_dp_flow_handles(struct prl_dp *dp, uint32_t *handles, uint32_t capacity)
 {
     uint32_t count = 0;
@@ -631,6 +653,7 @@ int prl_dp_flow_info(struct prl_dp *dp, uint32_t handle, struct prl_flow_info *i
             info->secondary = flow->secondary_core;
         else
             info->primary = flow->primary;
+        info->out_hash = flow->out_hash;
         info->sock = kernel->sock;
         info->in_redirected = kernel->in_redirected;
         info->in_passed = kernel->in_passed;

@@ -282,6 +282,19 @@ static int set_addresses(struct prl_dp *dp, uint32_t service, uint8_t state, uin
     return err;
 }
 
+/* A claim of the other node may still be on its way: it carries the token of the former life's epoch. */
+static void keep_token(struct prl_dp *dp, uint32_t service)
+{
+    for (uint32_t i = 0; i < dp->config.addresses; i++) {
+        const struct prl_dp_address *address = &dp->config.address[i];
+        struct prl_addr_key key = address_key(dp, address, address->lif);
+        struct prl_addr value;
+
+        if (address->service == service && prl_kernel_addr_get(dp->kernel, &key, &value) == 0)
+            memcpy(dp->peer_token, value.token, sizeof(dp->peer_token));
+    }
+}
+
 /* The tokens of a new epoch; the roles stay. */
 void dp_owner_set_tokens(struct prl_dp *dp)
 {
@@ -309,8 +322,14 @@ int dp_owner_open(struct prl_dp *dp, char *error)
     dp->node->policy_stop = dp->config.owner.policy_stop;
     dp->node->silent = 0;
     for (uint32_t service = 0; service < dp->config.owner.services; service++) {
-        int err = set_addresses(dp, service, PRL_OWNER_NONE, 0); /* silent from the first moment (L9) */
+        int err;
 
+        if (dp->config.adopted & 1u << service) { /* goes on speaking: not silent for a moment (L9) */
+            keep_token(dp, service);
+            err = dp_owner_set(dp, service, PRL_OWNER_OWNER);
+        } else {
+            err = set_addresses(dp, service, PRL_OWNER_NONE, 0); /* silent from the first moment (L9) */
+        }
         if (err) {
             snprintf(error, PRL_ERROR_BYTES, "address table: %s", strerror(-err));
             return err;

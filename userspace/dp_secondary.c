@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <zlib.h>
 
 #include "elide.h"
 #include "probes.h"
@@ -244,6 +245,8 @@ static void output(struct prl_dp *dp, struct dp_flow *flow, const struct prl_msg
         refuse(dp, flow, msg, PRL_VERDICT_VOID, PRL_REASON_NO_SPACE);
         return;
     }
+    if (flow->spec.hash_output && msg->data_bytes > skip) /* crc32() of a NULL buffer begins anew */
+        flow->out_hash = (uint32_t)crc32(flow->out_hash, msg->data + skip, msg->data_bytes - skip);
     prl_secondary_output_done(&flow->secondary_core, msg->data_bytes - skip, fin);
     mark_dirty(dp, flow);
     if (msg->bits & PRL_OUTPUT_RST) { /* the primary aborts the session: so ends the shadow, silently */

@@ -452,6 +452,18 @@ int prl_kernel_gate_attach(struct prl_kernel *kernel, int fd, uint32_t slot)
     return code;
 }
 
+int prl_kernel_gate_cookie(int fd, uint64_t *cookie)
+{
+    return cookie_of(fd, cookie);
+}
+
+int prl_kernel_gate_forget(struct prl_kernel *kernel, uint64_t cookie)
+{
+    int code = bpf_map_delete_elem(kernel->map[PRL_MAP_GATES], &cookie);
+
+    return code == -ENOENT ? 0 : code;
+}
+
 int prl_kernel_gate_detach(struct prl_kernel *kernel, int fd)
 {
     uint64_t cookie;
@@ -462,8 +474,7 @@ int prl_kernel_gate_detach(struct prl_kernel *kernel, int fd)
         return code;
     if (setsockopt(fd, SOL_SOCKET, SO_DETACH_FILTER, &unused, sizeof(unused)) < 0 && errno != ENOENT)
         return -errno;
-    code = bpf_map_delete_elem(kernel->map[PRL_MAP_GATES], &cookie);
-    return code == -ENOENT ? 0 : code;
+    return prl_kernel_gate_forget(kernel, cookie);
 }
 
 int prl_kernel_addr_set(struct prl_kernel *kernel, const struct prl_addr_key *key, const struct prl_addr *value)
@@ -530,6 +541,55 @@ int prl_kernel_sample(struct prl_kernel *kernel, const uint32_t *slots, uint32_t
 const char *prl_kernel_shadow_cc(struct prl_kernel *kernel)
 {
     return kernel->shadow_map < 0 ? NULL : kernel->shadow_name;
+}
+
+int prl_kernel_is_inherited(const char *instance, const uint32_t *ifindexes, uint32_t count)
+{
+    char pin_dir[PRL_PATH_BYTES], path[PRL_PATH_BYTES + 32];
+    bool guarded = count > 0;
+
+    set_printer();
+    if (pin_dir_of(instance, pin_dir, NULL) < 0)
+        return 0;
+    pin_path(pin_dir, map_names[PRL_MAP_LIFS], path);
+    int lifs = bpf_obj_get(path);
+    if (lifs < 0)
+        return 0;
+    for (uint32_t i = 0; i < PRL_LIFS_MAX; i++) {
+        struct prl_lif lif = {0};
+        if (bpf_map_lookup_elem(lifs, &i, &lif) < 0)
+            guarded = false;
+        else if (i < count)
+            guarded &= lif.ifindex == ifindexes[i] && prl_kernel_is_guarded(&lif);
+        else
+            guarded &= lif.ifindex == 0;
+    }
+    close(lifs);
+    return guarded;
+}
+
+void prl_kernel_forget(struct prl_kernel *kernel)
+{
+    struct prl_flow_key key;
+    uint64_t cookie;
+
+    for (uint32_t i = 0; i < kernel->flows_max; i++) { /* flags before the look-up goes: gates read them */
+        struct prl_flow *flow = prl_kernel_flow(kernel, i);
+        if (flow->flags)
+            __atomic_store_n(&flow->flags, PRL_FLOW_OPEN, __ATOMIC_RELEASE);
+    }
+    for (uint32_t i = 0; i < kernel->flows_max; i++) {
+        if (bpf_map_get_next_key(kernel->map[PRL_MAP_FLOWS], NULL, &key) < 0)
+            break;
+        bpf_map_delete_elem(kernel->map[PRL_MAP_FLOWS], &key);
+    }
+    for (uint32_t i = 0; i < kernel->flows_max; i++) {
+        if (bpf_map_get_next_key(kernel->map[PRL_MAP_GATES], NULL, &cookie) < 0)
+            break;
+        bpf_map_delete_elem(kernel->map[PRL_MAP_GATES], &cookie);
+    }
+    kernel->node->bypassed = 0;
+    kernel->node->open_wanted = 0;
 }
 
 int prl_kernel_scrub(const char *instance, char *error)

@@ -37,6 +37,15 @@ struct prl_kernel_config {
 
 struct prl_kernel; /* opaque */
 
+/*
+ * Whether a dead instance of that name still guards just these interfaces (L9). Then prl_kernel_open() takes its maps
+ * over with all that they say, prl_kernel_attach() puts the programs in the place of its own without a gap, and
+ * prl_kernel_forget() is to be called before the datapath enters flows.
+ */
+int prl_kernel_is_inherited(const char *instance, const uint32_t *ifindexes, uint32_t count);
+/* Nothing of the former life's flows is replicated or held any more: their packets pass, where the address may speak. */
+void prl_kernel_forget(struct prl_kernel *kernel);
+
 /* Loads, pins, maps. NULL and a message in error[PRL_ERROR_BYTES] on failure (nothing is left behind). */
 struct prl_kernel *prl_kernel_open(const struct prl_kernel_config *config, char *error);
 /* Attaches in the order that keeps I4: silence first (tc egress), reinjection, then XDP. 0 or -errno + error. */
@@ -51,6 +60,9 @@ int prl_kernel_flow_del(struct prl_kernel *kernel, const struct prl_flow_key *ke
 /* The mark gate (R1a) of one socket: attach before the flow is SETUP. Removing it is SO_DETACH_FILTER. */
 int prl_kernel_gate_attach(struct prl_kernel *kernel, int fd, uint32_t slot);
 int prl_kernel_gate_detach(struct prl_kernel *kernel, int fd);
+/* For a socket that nobody has a descriptor of any more: the gate that stays on it lets everything pass. */
+int prl_kernel_gate_cookie(int fd, uint64_t *cookie);
+int prl_kernel_gate_forget(struct prl_kernel *kernel, uint64_t cookie);
 int prl_kernel_addr_set(struct prl_kernel *kernel, const struct prl_addr_key *key, const struct prl_addr *value);
 int prl_kernel_addr_get(struct prl_kernel *kernel, const struct prl_addr_key *key, struct prl_addr *value);
 int prl_kernel_addr_del(struct prl_kernel *kernel, const struct prl_addr_key *key);

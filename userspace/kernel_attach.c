@@ -232,6 +232,17 @@ static bool is_ours(uint32_t id)
     return code == 0 && strncmp(info.name, PROGRAM_PREFIX, strlen(PROGRAM_PREFIX)) == 0;
 }
 
+bool prl_kernel_is_guarded(const struct prl_lif *lif)
+{
+    LIBBPF_OPTS(bpf_tc_hook, egress, .ifindex = (int)lif->ifindex, .attach_point = BPF_TC_EGRESS);
+    LIBBPF_OPTS(bpf_tc_opts, options, .handle = TC_HANDLE, .priority = TC_PRIORITY);
+    uint8_t mac[6] = {0};
+
+    if (mac_of(lif->ifindex, mac) < 0 || memcmp(mac, lif->mac, sizeof(mac)) != 0)
+        return false;
+    return bpf_tc_query(&egress, &options) == 0 && is_ours(options.prog_id);
+}
+
 void prl_kernel_scrub_lif(const struct prl_lif *lif)
 {
     int ifindex = (int)lif->ifindex;

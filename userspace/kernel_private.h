@@ -77,6 +77,8 @@ struct prl_kernel {
 __attribute__((format(printf, 3, 4))) int prl_kernel_fail(char *error, int code, const char *format, ...);
 
 void prl_kernel_detach(struct prl_kernel *kernel);
+/* Whether a logical interface is the one recorded, and this project's silence is on it. */
+bool prl_kernel_is_guarded(const struct prl_lif *lif);
 /* Takes this project's programs off one logical interface of a dead instance, if it still is the one recorded. */
 void prl_kernel_scrub_lif(const struct prl_lif *lif);
 

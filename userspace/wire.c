@@ -52,6 +52,8 @@ static const char *const reasons[PRL_REASON_COUNT] = {
     [PRL_REASON_ENDED] = "session ended",
     [PRL_REASON_NO_MEMORY] = "no memory",
     [PRL_REASON_MALFORMED] = "malformed",
+    [PRL_REASON_OUTPUT_DIFFERS] = "the standby's program gave other output",
+    [PRL_REASON_MID_STREAM] = "the standby's program cannot begin in mid-stream",
 };
 
 static const struct msg_info *info_of(uint8_t type)

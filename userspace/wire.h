@@ -80,7 +80,9 @@ enum prl_reason {
     PRL_REASON_ENDED = 11,         /* the session ended in the regular way */
     PRL_REASON_NO_MEMORY = 12,
     PRL_REASON_MALFORMED = 13,
-    PRL_REASON_COUNT = 14,
+    PRL_REASON_OUTPUT_DIFFERS = 14, /* the standby's program gave other output than the primary's (R20) */
+    PRL_REASON_MID_STREAM = 15,     /* the standby's program cannot begin in the middle of this session (R23) */
+    PRL_REASON_COUNT = 16,
 };
 
 enum prl_packet_flag {

@@ -121,6 +121,8 @@ reason(10, "requested")
 reason(11, "session ended")
 reason(12, "no memory")
 reason(13, "malformed")
+reason(14, "the standby's program gave other output")
+reason(15, "the standby's program cannot begin in mid-stream")
 
 flag("PACKET", 0, "CSUM_PARTIAL")
 flag("PACKET", 1, "ICMP")

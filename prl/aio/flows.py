@@ -348,7 +348,7 @@ class AsyncShadow:
             renew=self._renews,
             stream=self._stream,
         )
-        self._takeover = Takeover(news.out_bytes, news.monotonic_ns)
+        self._takeover = Takeover(news.out_bytes, news.monotonic_ns, news.out_hash)
         self._sock.owned = True
         self._life.become("owned", "", over=True)
         return self._session

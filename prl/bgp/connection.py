@@ -20,8 +20,8 @@ class Watch(Protocol):
     def descriptor(self) -> int:
         """Readable when ``ready`` has something to say."""
 
-    def ready(self) -> bool:
-        """Act; False ends the connection's loop. Called once."""
+    def ready(self) -> str:
+        """Act; words end the connection's loop."""
 
 
 class Connection:
@@ -55,14 +55,11 @@ class Connection:
                 poller = select.poll()
                 events = select.POLLIN | (select.POLLOUT if self._unsent else 0)
                 poller.register(self._socket, events)
-                if watch is not None:
+                if watch is not None and watch.descriptor >= 0:
                     poller.register(watch.descriptor, select.POLLIN)
                 ready = dict(poller.poll(self._timeout_ms()))
-                if watch is not None and watch.descriptor in ready:
-                    goes_on = watch.ready()
-                    watch = None
-                    if not goes_on:
-                        return "the shadow is not needed any more"
+                if watch is not None and watch.descriptor in ready and (why := watch.ready()):
+                    return why
                 if self._socket.fileno() in ready and not self._receive():
                     return "the peer closed the connection"
                 self._check_timers()

@@ -28,3 +28,7 @@ class BgpError(PrlError):
 
 class PeerEndedError(PrlError):
     """The peer ended the session by a NOTIFICATION."""
+
+
+class MemoryLostError(PrlError):
+    """What another speaker said of its session cannot be read."""

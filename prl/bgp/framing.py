@@ -11,6 +11,15 @@ class Framing:
     def __init__(self) -> None:
         self._buffer = bytearray()
 
+    @property
+    def unfinished(self) -> bytes:
+        """The beginning of the next message."""
+        return bytes(self._buffer)
+
+    @unfinished.setter
+    def unfinished(self, data: bytes) -> None:
+        self._buffer[:] = data
+
     def feed(self, data: bytes) -> Iterator[tuple[Type, bytes]]:
         """Yield type and body of each message that is whole now.
 

@@ -24,8 +24,10 @@ class Journal:
         self._hash = hashlib.sha256()
         self._input_bytes = 0
         self._inputs: deque[tuple[int, int]] = deque(maxlen=_INPUTS_KEPT)
-        self._since: str | None = None
+        self.since: str | None = None
         self._sent_bytes = 0
+        self.began_at = 0
+        """The input's byte at which this speaker joined in."""
         self.role = "idle"
         self.takeover: dict[str, int] | None = None
 
@@ -43,8 +45,8 @@ class Journal:
 
     def write(self, session: Session) -> None:
         """Show the session as it is now, and say so on standard output."""
-        if session.state is State.ESTABLISHED and self._since is None:
-            self._since = datetime.now(UTC).isoformat()
+        if session.state is State.ESTABLISHED and self.since is None:
+            self.since = datetime.now(UTC).isoformat()
         facts = self._facts(session)
         if self._state_file is not None:
             fresh = self._state_file.with_suffix(".new")
@@ -64,11 +66,12 @@ class Journal:
         return {
             "role": self.role,
             "state": str(session.state),
-            "since": self._since,
+            "since": self.since,
             "hold_time_s": session.hold_time_s,
             "peer_asn": session.peer.asn if session.peer else None,
             "peer_id": str(session.peer.router_id) if session.peer else None,
             "received": {
+                "began_at": self.began_at,
                 "bytes": self._input_bytes,
                 "sha256": self._hash.hexdigest(),
                 "messages": dict(session.received),

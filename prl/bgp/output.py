@@ -32,6 +32,21 @@ class Output:
         """How long the plan is so far."""
         return len(self._plan)
 
+    @property
+    def planned(self) -> bytes:
+        """The plan so far, from the stream's first byte on."""
+        return bytes(self._plan)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the plan ends there."""
+        return self._is_complete
+
+    def remember(self, plan: bytes, *, is_complete: bool) -> None:
+        """Take over the plan of another one that has read the same."""
+        self._plan[:] = plan
+        self._is_complete = is_complete
+
     def plan(self, data: bytes) -> None:
         """Add the stream's next bytes, which depend on the input alone."""
         assert not self._is_complete

@@ -72,7 +72,7 @@ class Session:
     peer: Open | None = None
     routes: dict[Prefix, Route] = field(default_factory=dict)
     received: Counter[str] = field(default_factory=Counter)
-    _framing: Framing = field(default_factory=Framing)
+    framing: Framing = field(default_factory=Framing)
 
     def __post_init__(self) -> None:
         self.output.plan(encode(self._own_open()))
@@ -92,7 +92,7 @@ class Session:
             PeerEndedError: the peer has ended it.
         """
         try:
-            for kind, body in self._framing.feed(data):
+            for kind, body in self.framing.feed(data):
                 self._handle(kind, decode(kind, body, self._as_bytes()))
         except BgpError as error:
             self.end(error)

@@ -1,32 +1,32 @@
 """The speaker's process: ``python -m prl.bgp.speaker``, the same line on both nodes.
 
 It waits for the peer to connect (RFC 4271's passive mode), protects the session before the first
-byte is read, and on the other node follows it through the shadow. It serves one session at a time.
+byte is read, and on the other node follows it through the shadow, from its beginning or, with the
+other one's memory, from the middle: over any number of failures. One session at a time.
 """
 
 import argparse
-import secrets
 import signal
 import socket
 import sys
 import threading
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Address, ip_address, ip_network
 from pathlib import Path
 
+from prl.bgp import memory
 from prl.bgp.connection import Connection
+from prl.bgp.errors import MemoryLostError
 from prl.bgp.journal import Journal
+from prl.bgp.seat import Seat
 from prl.bgp.session import Session, Settings
-from prl.client import Node, Shadow
+from prl.client import Node, NotProtectedError
 from prl.endpoint import Endpoint
 from prl.errors import PrlError
-from prl.fate import Fate
 
 PORT = 179
 BACKLOG = 8
-_TAG = b"prl-bgp-1:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Speaker:
         journal.role = role
         return journal
 
-    def serve(self, listener: socket.socket) -> None:
+    def serve(self, listener: socket.socket, node: Node) -> None:
         """Speak with whoever connects, one after the other."""
         while True:
             sock, address = listener.accept()
@@ -54,85 +54,46 @@ class Speaker:
                 if ip_address(address[0]) != ip_address(self.peer):
                     _complain(f"{address[0]} is not the peer: refused")
                     continue
-                self._serve(sock)
+                self._serve(sock, node)
 
-    def _serve(self, sock: socket.socket) -> None:
+    def _serve(self, sock: socket.socket, node: Node) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         journal = self.journal("primary")
-        node = session = None
+        bgp = Session(self.settings)
+        session = None
         try:
-            try:
-                node = Node(self.socket_path)
-                session = node.replicate(sock, _TAG + secrets.token_bytes(16))
-                journal.event("protected", handle=session.handle)
-            except PrlError as error:
-                journal.event("unprotected", reason=str(error))
-            bgp = Session(self.settings)
-            connection = Connection(sock, bgp, journal)
-            connection.speak(sock, 0)
-            why = connection.run()
-            with suppress(OSError):
-                sock.shutdown(socket.SHUT_WR)
-            if session is not None:
-                session.close()
-        except (OSError, PrlError) as error:
-            why = str(error)
-        finally:
-            if node is not None:
-                node.close()
-        journal.event("ended", reason=why)
+            session = node.replicate(sock, memory.encode(bgp, None), renew=True)
+        except NotProtectedError as error:
+            session = error.session
+        except PrlError as error:
+            journal.event("unprotected", reason=str(error))
+        connection = Connection(sock, bgp, journal)
+        connection.speak(sock, 0)
+        self._run(connection, Seat(session, bgp, connection, journal), journal)
 
     def stand_by(self, node: Node) -> None:
-        """Follow the other node's sessions, one after the other."""
-        seen: set[bytes] = set()
-        while True:
-            shadow = node.next_shadow()
-            if shadow.application in seen:  # only a session's beginning is of use to us
+        """Follow the other node's sessions, one after the other, and go on with them."""
+        for shadow in node.shadows():
+            try:
+                bgp, since = memory.decode(shadow.application, self.settings)
+            except MemoryLostError as error:
+                _complain(str(error))
                 shadow.close()
                 continue
-            seen = {shadow.application}
-            self._follow(shadow)
+            journal = self.journal("standby")
+            journal.began_at, journal.since = shadow.in_bytes, since
+            journal.event("standby", remote=str(shadow.remote), in_bytes=shadow.in_bytes)
+            connection = Connection(shadow.sock, bgp, journal)
+            journal.write(bgp)
+            self._run(connection, Seat(shadow, bgp, connection, journal), journal)
 
-    def _follow(self, shadow: Shadow) -> None:
-        journal = self.journal("standby")
-        journal.event("standby", remote=str(shadow.remote))
-        fate = Fate(shadow)
+    def _run(self, connection: Connection, seat: Seat, journal: Journal) -> None:
         try:
-            follower = _Follower(shadow, fate, Session(self.settings), journal)
-            why = follower.connection.run(follower)
-        except (OSError, PrlError) as error:
-            why = str(error)
-        shadow.close()
-        fate.close()
-        journal.event("ended", reason=f"{why}: {fate.reason}" if fate.reason else why)
-
-
-class _Follower:
-    """Turns a follower into the speaker once the shadow has been taken over."""
-
-    def __init__(self, shadow: Shadow, fate: Fate, session: Session, journal: Journal) -> None:
-        self._shadow = shadow
-        self._fate = fate
-        self._session = session
-        self._journal = journal
-        self.connection = Connection(shadow.sock, session, journal)
-
-    @property
-    def descriptor(self) -> int:
-        """See ``Watch``."""
-        return self._fate.descriptor
-
-    def ready(self) -> bool:
-        """See ``Watch``."""
-        takeover = self._fate.takeover
-        if takeover is None:
-            return False
-        self._journal.role = "primary"
-        self._journal.takeover = {"out_bytes": takeover.out_bytes}
-        self.connection.speak(self._shadow.sock, takeover.out_bytes)
-        self._journal.event("taken_over", out_bytes=takeover.out_bytes)
-        self._journal.write(self._session)
-        return True
+            why = connection.run(seat)
+        except OSError as error:
+            why = seat.ready() or str(error)  # a shadow that is void breaks, too
+        seat.leave()
+        journal.event("ended", reason=why)
 
 
 def parse(argv: Sequence[str] | None) -> Speaker:
@@ -180,7 +141,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             follower = threading.Thread(target=_follow, args=(speaker, node), daemon=True)
             follower.start()
             Journal.event("listening", endpoint=str(speaker.endpoint))
-            speaker.serve(listener)
+            speaker.serve(listener, node)
     except PrlError as error:
         _complain(str(error))
         return error.exit_code

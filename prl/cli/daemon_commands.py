@@ -175,7 +175,7 @@ def events(follow: bool) -> None:
     """Show what happened."""
     after = 0
     with settings().connect() as node:
-        found = _all_events(node, after)
+        found = all_events(node, after)
         if not follow:
             emit({"events": found}, "\n".join(map(_event_text, found)))
             return
@@ -184,10 +184,11 @@ def events(follow: bool) -> None:
                 emit({"event": record}, _event_text(record))
                 after = record["seq"]
             time.sleep(FOLLOW_INTERVAL_S)
-            found = _all_events(node, after)
+            found = all_events(node, after)
 
 
-def _all_events(node: Node, after: int) -> list[dict[str, Any]]:
+def all_events(node: Node, after: int) -> list[dict[str, Any]]:
+    """All that happened after number ``after``."""
     found: list[dict[str, Any]] = []
     while True:
         more = node.request({"op": "events", "after": after})["events"]

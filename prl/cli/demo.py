@@ -18,6 +18,7 @@ _FACTORS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 SIZE_MIN_BYTES = 1 << 10
 SIZE_MAX_BYTES = 64 << 30
 COUNT_MAX = 10_000
+ROUNDS_MAX = 1000
 
 
 class Size(click.ParamType[int]):
@@ -76,6 +77,13 @@ class Size(click.ParamType[int]):
     show_default=True,
     help="The BGP speaker that plays the peer (bgp).",
 )
+@click.option(
+    "--rounds",
+    type=click.IntRange(1, ROUNDS_MAX),
+    default=1,
+    show_default=True,
+    help="Failures of one session, of alternating nodes; in between they heal (bgp).",
+)
 @click.option("--routed", is_flag=True, help="Put the peer behind a router.")
 @click.option("--lab-name", help="Name of the lab to make  [default: one of its own]")
 def demo(
@@ -87,6 +95,7 @@ def demo(
     mode: str,
     how: str,
     peer: str,
+    rounds: int,
     routed: bool,
     lab_name: str | None,
 ) -> None:
@@ -94,11 +103,13 @@ def demo(
 
     A lab of its own is made, and removed whatever happens. Exit status 0 means survived.
     """
+    if rounds > 1 and (scenario != "bgp" or how != How.POWER.value):
+        raise click.UsageError("--rounds is for bgp and --how power alone")
     both = family == BOTH
     if both and scenario != "sessions":
         raise click.UsageError("--family both is for sessions alone: choose 4 or 6")
     options = Options(
-        size, 4 if both else int(family), mode, how, lab_name, peer, count, both, routed
+        size, 4 if both else int(family), mode, how, lab_name, peer, count, both, routed, rounds
     )
     # The story belongs on standard output, but for -j, which is for programs.
     tell = narrate if settings().json else click.echo

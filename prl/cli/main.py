@@ -18,6 +18,7 @@ from prl.messages import node_socket
 DEFAULT_LAB: Final = "prl"
 _LATER: Final = {
     "lab": ("prl.cli.lab", "lab"),
+    "replicate": ("prl.cli.replicate", "replicate"),
     "serve": ("prl.cli.serve", "serve"),
     "demo": ("prl.cli.demo", "demo"),
     "bench": ("prl.cli.bench", "bench"),

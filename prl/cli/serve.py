@@ -6,9 +6,16 @@ import sys
 
 import click
 
+from prl.cli.daemon_commands import DEGRADED
 from prl.cli.output import settings
 from prl.endpoint import Endpoint
-from prl.serve import Server
+from prl.input_history import HISTORY_MAX_BYTES
+from prl.serve import Options, Server
+from prl.serve.history import HISTORY_BYTES
+from prl.serve.options import CONNECTIONS_MAX
+
+CONNECTIONS_LIMIT = 4096
+"""As many clients as prld has (docs/control.md)."""
 
 
 @click.command("serve", context_settings={"allow_interspersed_args": False})
@@ -18,15 +25,41 @@ from prl.serve import Server
     metavar="ADDR:PORT",
     help="The service address and port; an IPv6 address in brackets.",
 )
+@click.option(
+    "--max-connections",
+    type=click.IntRange(1, CONNECTIONS_LIMIT),
+    default=CONNECTIONS_MAX,
+    show_default=True,
+    help="Served, and stood by for, at a time.",
+)
+@click.option(
+    "--history",
+    type=click.IntRange(0, HISTORY_MAX_BYTES),
+    default=HISTORY_BYTES,
+    show_default=True,
+    help="Bytes of a session's input that are kept, for a program that begins anew on a healed "
+    "node; what has had more cannot be protected again.",
+)
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, metavar="CMD…")
-def serve(listen: str, command: tuple[str, ...]) -> None:
+@click.pass_context
+def serve(
+    context: click.Context,
+    listen: str,
+    max_connections: int,
+    history: int,
+    command: tuple[str, ...],
+) -> None:
     """Run CMD for each connection, its stdin and stdout being the connection, on both nodes.
 
     Give the same line on the other node. Runs in the foreground; SIGTERM and SIGINT end it, and
-    the other node goes on with the sessions that it can.
+    the other node goes on with the sessions that it can. CMD must give the same output for the
+    same input: a session where it did not is given up, and the exit status is 3 then.
     """
     logging.basicConfig(stream=sys.stderr, format="serve: %(message)s", level=logging.INFO)
-    server = Server(Endpoint.parse(listen), command, settings().socket)
+    options = Options(command, settings().socket, max_connections, history)
+    server = Server(Endpoint.parse(listen), options)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: server.stop())
     server.run()
+    if not server.is_deterministic:
+        context.exit(DEGRADED)

@@ -208,6 +208,7 @@ class FlowSpec:
     generation: int = 0
     committed: int = 0
     congestion: str = ""
+    hash_output: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +231,7 @@ class FlowInfo:
     own_edge: int
     peer_edge: int
     out_bytes: int
+    out_hash: int
     socket: dict[str, int]
     counters: dict[str, int]
 
@@ -326,7 +328,8 @@ class Neighbour:
 class Datapath:
     """One node's datapath. run() blocks in its own thread; every other call is short.
 
-    Takes ``lan_fd``, ``inject_fd`` and ``hold_fd`` over.
+    Takes ``lan_fd``, ``inject_fd`` and ``hold_fd`` over. ``adopted``: services that this node owns
+    from the first moment on.
 
     Raises:
         KernelError: it could not be set up; the message says why.
@@ -341,6 +344,7 @@ class Datapath:
         lan_fd: int,
         inject_fd: int,
         hold_fd: int,
+        adopted: frozenset[int] = frozenset(),
     ) -> None:
         self._lifs = config.lifs
         wanted = ffi.new("struct prl_dp_config *")
@@ -362,6 +366,7 @@ class Datapath:
             for number, service in enumerate(config.service)
             for address in service.addresses
         ]
+        wanted.adopted = sum(1 << service for service in adopted)
         wanted.addresses = len(addresses)
         for position, (number, lif, address) in enumerate(addresses):
             wanted.address[position].service = number
@@ -544,6 +549,10 @@ class Datapath:
         """Forget a flow; one that is unknown is no error."""
         lib.prl_dp_flow_close(self._dp, handle)
 
+    def flow_orphan(self, handle: int) -> None:
+        """Give our duplicate of a primary's socket up. Raises DatapathError."""
+        _check(lib.prl_dp_flow_orphan(self._dp, handle), f"flow {handle:#x}: its socket is kept")
+
     def flow_handles(self, capacity: int) -> list[int]:
         """The handles of at most ``capacity`` flows."""
         handles = ffi.new("uint32_t[]", max(capacity, 1))
@@ -610,6 +619,7 @@ def _spec(spec: FlowSpec, lifs: dict[str, int]) -> Any:
     wanted.snd_wscale = spec.snd_wscale
     wanted.committed = spec.committed
     wanted.timestamps = spec.timestamps
+    wanted.hash_output = spec.hash_output
     wanted.fd = spec.fd
     wanted.congestion = spec.congestion.encode()[:15]
     return wanted
@@ -656,6 +666,7 @@ def _info(info: Any, lifs: dict[str, int]) -> FlowInfo:
         own_edge=side.announced_edge if secondary else side.own_edge,
         peer_edge=side.primary_edge if secondary else side.peer_edge,
         out_bytes=info.secondary.out_bytes if secondary else 0,
+        out_hash=info.out_hash,
         socket=to_dict(info.sock),
         counters=to_dict(side.counters) | counters,
     )

@@ -89,11 +89,46 @@ class Kernel:
         )
         return {name: int(getattr(node, name)) for name in names}
 
+    def address_state(self, address: bytes, ifindex: int) -> int:
+        """What a (mapped) service address is on an interface: enum prl_addr_state."""
+        key = ffi.new("struct prl_addr_key *", {"ifindex": ifindex})
+        ffi.buffer(key.addr)[:] = address
+        value = ffi.new("struct prl_addr *")
+        found = lib.prl_kernel_addr_get(self._kernel, key, value) == 0
+        return int(value.state) if found else int(lib.PRL_ADDR_NONE)
+
+    @property
+    def open_at_ns(self) -> int:
+        """CLOCK_BOOTTIME, when the other node's lease ends: a dead datapath's flows may open."""
+        return int(lib.prl_kernel_node(self._kernel).open_at_ns)
+
+    def term(self, service: int) -> int:
+        """The term that was noted for a service, be it in a former life."""
+        return int(lib.prl_kernel_node(self._kernel).terms[service])
+
+    def note_term(self, service: int, term: int) -> None:
+        """Keep it for a prld that starts anew."""
+        lib.prl_kernel_node(self._kernel).terms[service] = term
+
+    def forget(self) -> None:
+        """Let go of a former life's flows: their packets pass, where the address may speak."""
+        lib.prl_kernel_forget(self._kernel)
+
+    def bypass(self) -> None:
+        """The datapath is about to end, and its sessions are to go on without it."""
+        lib.prl_kernel_node(self._kernel).bypassed = 1
+
     def close(self, *, keep_silence: bool = False) -> None:
         """Detach and unload all; with ``keep_silence`` leave programs and pins in place."""
         if self._kernel != ffi.NULL:
             lib.prl_kernel_close(self._kernel, keep_silence)
             self._kernel = ffi.NULL
+
+
+def is_inherited(instance: str, ifindexes: Sequence[int]) -> bool:
+    """Whether a dead prld of that name still guards just these interfaces (SPEC L9)."""
+    wanted = ffi.new("uint32_t[]", list(ifindexes))
+    return bool(lib.prl_kernel_is_inherited(instance.encode(), wanted, len(ifindexes)))
 
 
 def scrub(instance: str) -> None:

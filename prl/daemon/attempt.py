@@ -15,6 +15,7 @@ from prl.core.wire import Element, Message, Reason, Tlv
 from prl.daemon import cloning, transfer
 from prl.daemon.cloning import Frozen
 from prl.daemon.events import EventLog
+from prl.daemon.freezer import FreezeError
 from prl.daemon.host import Host, NextHop
 from prl.daemon.instances import Instances
 from prl.daemon.link import Link
@@ -89,7 +90,7 @@ class Attempts:
                 )
             except AttemptError as error:
                 self._failed(session, error.reason, str(error))
-            except (SnapshotError, TransferError, CallError) as error:
+            except (SnapshotError, TransferError, CallError, FreezeError) as error:
                 self._failed(session, Reason.REQUESTED, str(error))
             except DatapathError as error:
                 if not session.handle:
@@ -127,6 +128,8 @@ class Attempts:
             session.streams,
             application=session.application,
             renew=session.renew,
+            freezer=session.client.freezer,
+            program=session.program,
         )
         info = self._dp.flow_info(session.handle)
         if info is not None and info.socket["stamp_ns"] and info.socket["has_ooo"]:

@@ -9,7 +9,10 @@ import socket
 from dataclasses import dataclass
 from typing import Final
 
+from prl import input_history
 from prl.core.datapath import Address, FlowSpec, Tuple, unspecified
+from prl.daemon.clients import Program
+from prl.daemon.freezer import Freezer
 from prl.daemon.host import NextHop
 from prl.daemon.streams import Streams
 from prl.daemon.transfer import Setup
@@ -77,8 +80,13 @@ async def freeze(
     *,
     application: bytes,
     renew: bool,
+    freezer: Freezer,
+    program: Program | None = None,
 ) -> Frozen:
-    """Take the snapshot; the input is redirected already. Raises SnapshotError, CallError."""
+    """Take the snapshot; the input is redirected already, ``freezer`` stops the application.
+
+    Raises SnapshotError, CallError, FreezeError.
+    """
     hop_address, hop_mac = (str(hop.address), hop.mac) if hop else ("", "")
     if ends.is_udp:
         snapshot = await _take_udp(sock)
@@ -100,7 +108,9 @@ async def freeze(
         )
         return Frozen(setup, 0)
     mss = get_int(sock, Tcp.MAXSEG)
-    tcp = take(sock, attempts=SNAPSHOT_ATTEMPTS)
+    if program is not None:
+        application = program.application()
+    tcp = freezer.run(lambda pause: take(sock, attempts=SNAPSHOT_ATTEMPTS, pause=pause))
     in_bytes, out_bytes = streams.of(tcp)
     setup = Setup(
         instance=ends.instance,
@@ -185,6 +195,8 @@ def shadow_spec(
         generation=generation,
         committed=setup.committed,
         congestion=snapshot.options.congestion if isinstance(snapshot, TcpSnapshot) else "",
+        # A program that begins anew is to be found out when it gives other output (R20).
+        hash_output=not setup.udp and input_history.unpack(setup.application) is not None,
     )
 
 

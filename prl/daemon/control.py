@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from prl.daemon.events import EventLog
+from prl.daemon.freezer import Freezer
 from prl.errors import KernelError, PrlError, UsageError
 from prl.messages import (
     HANDLE_MAX,
@@ -47,6 +48,9 @@ class Client:
         self._tasks: set[asyncio.Task[None]] = set()
         self._paused = False
         self.closed = False
+        self.uid = os.geteuid()
+        """Whose it is (SO_PEERCRED)."""
+        self.freezer = Freezer(lambda: [] if pid in {0, os.getpid()} else [pid])
 
     @property
     def name(self) -> str:
@@ -267,6 +271,7 @@ class ControlServer:
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         client = Client(self, sock, pid)
+        client.uid = uid
         self._clients.add(client)
         asyncio.get_running_loop().add_reader(sock, client.on_readable)
 

@@ -187,6 +187,7 @@ def flow(view: NodeView, handle: int, *, whole: bool = False) -> dict[str, Any] 
     }
     if whole:
         facts |= {
+            "application": session.client.name if session else "",
             "flags": [str(flag.name).lower() for flag in type(info.flags) if flag in info.flags],
             "input": {"next": info.in_seq, "acknowledged": info.in_acked},
             "output": {"next": info.out_seq, "acknowledged": info.out_acked},

@@ -17,7 +17,15 @@ from pathlib import Path
 from prl.config import Config
 from prl.core import kernel as programs
 from prl.core import wire
-from prl.core.datapath import Datapath, DatapathError, Event, EventKind, Owner, Silence
+from prl.core.datapath import (
+    Address,
+    Datapath,
+    DatapathError,
+    Event,
+    EventKind,
+    Owner,
+    Silence,
+)
 from prl.core.kernel import Kernel
 from prl.core.wire import Message, Tlv
 from prl.daemon import ghosts, tap
@@ -27,10 +35,13 @@ from prl.daemon.events import EventLog
 from prl.daemon.facts import NodeView
 from prl.daemon.fencing import FenceHook
 from prl.daemon.host import Host, needed_sysctls
+from prl.daemon.inheritance import Inheritance
 from prl.daemon.instances import Instances
 from prl.daemon.link import Link
+from prl.daemon.listening import Watches
 from prl.daemon.neighbours import Neighbours
 from prl.daemon.ownership import Ownership
+from prl.daemon.processes import Processes
 from prl.daemon.protect import Primaries
 from prl.daemon.requests import Requests
 from prl.daemon.sessions import Session
@@ -52,6 +63,8 @@ class Node:
     def __init__(self, config: Config, log: EventLog) -> None:
         self._config, self._log = config, log
         self._stop = asyncio.Event()
+        self._stays = False
+        """Programs and addresses stay when this prld ends: there are sockets that need them."""
         self._failure: PrlError | None = None
 
     def stop(self) -> None:
@@ -66,11 +79,13 @@ class Node:
         """
         async with AsyncExitStack() as stack:
             await self._start(stack)
+            self._stays = False
             ready()
             self._log.info("ready", f"node {self._config.node} serves on {self._config.socket}")
             await self._stop.wait()
             if self._failure is None:
                 await self._hand_over()
+            self._stays = self._has_sessions()
         if self._failure is not None:
             raise self._failure
 
@@ -81,7 +96,7 @@ class Node:
         await host.open()
         stack.push_async_callback(host.close)
         lans = Instances(config, [await host.interface(name) for name in config.interfaces])
-        await self._clean_up_after_crash(host, lans)
+        self._stays = await self._clean_up_after_crash(host, lans)
         sysctls = needed_sysctls(config.interfaces)
         stack.callback(sysctls.restore)
         sysctls.apply()
@@ -95,10 +110,14 @@ class Node:
         stack.push_async_callback(self._ownership.close)
         stack.push_async_callback(self._fence.close)
         await self._neighbours.refresh()
-        for life in (self._link.run(), self._ownership.start_alone(), self._neighbours.run()):
+        for life in (self._link.run(), self._start_alone(), self._neighbours.run()):
             task = asyncio.create_task(life)
             task.add_done_callback(self._on_task_done)
             stack.push_async_callback(_cancel, task)
+
+    async def _start_alone(self) -> None:
+        await self._ownership.start_alone()
+        self._note_terms()
 
     def _assemble(self, host: Host, lans: Instances) -> None:
         config, log, dp = self._config, self._log, self._dp
@@ -117,6 +136,9 @@ class Node:
         self._ownership = Ownership(config, dp, lans, log, usable_shadows=self._shadows.usable)
         self._fence = FenceHook(config, log, self._ownership.take_fenced)
         self._neighbours = Neighbours(config, dp, host, lans)
+        for number, _ in enumerate(config.service):
+            if dp.service_state(number) == Owner.OWNER:  # adopted
+                self._ownership.terms[number] = self._kernel.term(number)
         self._link = Link(
             config,
             dp,
@@ -129,19 +151,38 @@ class Node:
         attempts = Attempts(config, dp, self._link, host, log, lans)
         self._primaries = Primaries(config, dp, self._link, log, attempts, lans)
         view = NodeView(config, self._kernel, dp, self._link, self._ownership, self._primaries)
-        requests = Requests(view, log, self._ownership, self._primaries, self._shadows)
+        self._processes = Processes(self._primaries, log)
+        self._watches = Watches(self._processes, log)
+        requests = Requests(
+            view,
+            log,
+            self._ownership,
+            self._primaries,
+            self._shadows,
+            self._processes,
+            self._watches,
+        )
         self._control = ControlServer(
             Path(config.socket), log, handler=requests.handle, on_gone=requests.gone
         )
 
-    async def _clean_up_after_crash(self, host: Host, lans: Instances) -> None:
-        """End a former life: its shadows, its addresses, its programs.
+    async def _clean_up_after_crash(self, host: Host, lans: Instances) -> bool:
+        """End what has no owner of a former life; returns whether the rest of it is taken over.
 
-        In this order: shadows end behind the silence that there still is, and the addresses may
-        not be there without it.
+        Shadows end behind the silence that there still is. Programs and addresses stay where the
+        programs still guard the interface; otherwise the addresses go first, for they may not be
+        there without them.
         """
         if ended := ghosts.end_orphaned_shadows():
             self._log.warning("ghosts_ended", f"{ended} shadows of a former life are ended")
+        if programs.is_inherited(
+            self._config.instance, [interface.ifindex for interface in lans.interfaces]
+        ):
+            return True
+        await self._scrub(host, lans)
+        return False
+
+    async def _scrub(self, host: Host, lans: Instances) -> None:
         for number, service in enumerate(self._config.service):
             for address in service.addresses:
                 await host.remove_address(lans.interface(number).ifindex, address)
@@ -157,18 +198,35 @@ class Node:
             stack.callback(os.close, fd)
         inject = await host.tap_up(tap.INJECT)
         hold = await host.tap_up(tap.HOLD)
-        kernel = Kernel(
-            instance=config.instance,
-            object_dir=Path(config.object_dir) if config.object_dir else programs.OBJECTS,
-            flows_max=config.flows_max,
-            mode=config.mode,
-            lan_ifindexes=[interface.ifindex for interface in lans.interfaces],
-            inject_ifindex=inject,
-            hold_ifindex=hold,
-            stale_ms=config.timing.stale_ms,
-        )
-        stack.callback(kernel.close)
+
+        def load() -> Kernel:
+            return Kernel(
+                instance=config.instance,
+                object_dir=Path(config.object_dir) if config.object_dir else programs.OBJECTS,
+                flows_max=config.flows_max,
+                mode=config.mode,
+                lan_ifindexes=[interface.ifindex for interface in lans.interfaces],
+                inject_ifindex=inject,
+                hold_ifindex=hold,
+                stale_ms=config.timing.stale_ms,
+            )
+
+        try:
+            kernel = load()
+        except KernelError as error:
+            if not self._stays:
+                raise
+            # Of another version, or sized in another way: then it cannot go on without a gap.
+            self._log.warning("not_inherited", f"what a former life left is of no use: {error}")
+            self._stays = False
+            await self._scrub(host, lans)
+            kernel = load()
+        stack.callback(self._close_kernel, kernel)
         kernel.attach()
+        adopted: frozenset[int] = frozenset()
+        if self._stays:
+            adopted = await Inheritance(config, kernel, lans, self._log).settle()
+            kernel.forget()
         with contextlib.closing(self._lan_socket()) as heartbeats:
             datapath = Datapath(
                 config,
@@ -177,10 +235,16 @@ class Node:
                 lan_fd=os.dup(heartbeats.fileno()),
                 inject_fd=os.dup(taps[tap.INJECT]),
                 hold_fd=os.dup(taps[tap.HOLD]),
+                adopted=adopted,
             )
         stack.callback(datapath.close)
         self._run_datapath(stack, datapath)
         return kernel, datapath
+
+    def _close_kernel(self, kernel: Kernel) -> None:
+        if self._stays and self._stop.is_set():
+            kernel.bypass()
+        kernel.close(keep_silence=self._stays)
 
     def _lan_socket(self) -> socket.socket:
         """The heartbeats' socket: bound to this node's LAN address, connected to the other's."""
@@ -227,8 +291,12 @@ class Node:
         for number, service in enumerate(self._config.service):
             ifindex = lans.interface(number).ifindex
             for address in service.addresses:
-                stack.push_async_callback(host.remove_address, ifindex, address)
+                stack.push_async_callback(self._remove_address, host, ifindex, address)
                 await host.add_address(ifindex, address)
+
+    async def _remove_address(self, host: Host, ifindex: int, address: Address) -> None:
+        if not self._stays:
+            await host.remove_address(ifindex, address)
 
     # -- stopping
 
@@ -244,17 +312,42 @@ class Node:
                 break
             await asyncio.sleep(DRAIN_POLL_S)
 
+    def _has_sessions(self) -> bool:
+        """Whether there are sessions that nobody but this node has: they go on, bypassed."""
+        owned = {
+            number
+            for number, _ in enumerate(self._config.service)
+            if self._dp.service_state(number) == Owner.OWNER
+        }
+        left = sum(session.service in owned for session in self._primaries.live())
+        if left:
+            self._log.warning(
+                "left_behind",
+                f"{left} sessions go on without protection; programs and addresses stay for them",
+            )
+        return left > 0
+
     def _close_sessions(self) -> None:
         """Nothing may speak for a service once the silence is taken down."""
         self._shadows.discard_all()
+        self._watches.close()
+        self._processes.close()
         for session in self._primaries.live():
-            self._primaries.demote(session)
+            if self._stays and self._dp.service_state(session.service) == Owner.OWNER:
+                self._primaries.leave(session)
+            else:
+                self._primaries.demote(session)
 
     # -- events
 
     def _on_link_up(self) -> None:
+        self._note_terms()
         self._shadows.announce_offers()
         self._primaries.on_link_up()
+
+    def _note_terms(self) -> None:
+        for number, term in enumerate(self._ownership.terms):
+            self._kernel.note_term(number, term)
 
     def _on_link_lost(self) -> None:
         self._shadows.on_link_down()
@@ -292,12 +385,14 @@ class Node:
         name = self._config.service[event.service].name
         self._shadows.end_unread()
         self._ownership.on_takeover(event.service)
+        self._note_terms()
         self._log.warning(
             "takeover",
             f"service {name}: taken over",
             service=name,
             decided_ns=event.value,
             speaking_ns=event.value2,
+            lost=self._shadows.end_lost(event.service),
         )
 
     def _on_taken_session(self, session: Session) -> None:

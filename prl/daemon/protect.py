@@ -29,12 +29,12 @@ from prl.core.datapath import (
 )
 from prl.core.wire import Reason
 from prl.daemon.attempt import Attempts
-from prl.daemon.clients import Application
+from prl.daemon.clients import Application, Program
 from prl.daemon.events import EventLog
 from prl.daemon.instances import Instances
 from prl.daemon.link import Link
 from prl.daemon.sessions import Session
-from prl.daemon.silence import end_silently
+from prl.daemon.silence import end_silently, reset
 from prl.daemon.streams import Streams
 from prl.errors import ReplicationError, UsageError
 
@@ -46,6 +46,7 @@ RENEW_TRIES = 3
 """Attempts with bytes that the application has just given, while it waits."""
 REASONS_MAX = 8
 """Different reasons for missing protection that ``status`` names."""
+_HOPELESS = frozenset({Reason.APPLICATION_GONE, Reason.OUTPUT_DIFFERS, Reason.MID_STREAM})
 CLOSE_LINGER_S = 60.0
 """How long a session that its application closed may take to end (the peer's FIN)."""
 
@@ -81,19 +82,21 @@ class Primaries:
         renew: bool = False,
         streams: Streams | None = None,
         again: bool = False,
+        program: Program | None = None,
     ) -> Session:
         """Protect a socket; returns after activation or its failure.
 
         Takes ``sock`` over, also on failure. ``streams``: of a socket that prl has known before.
         ``again``: it was replicated by a prld that died; returns at once, and it is protected when
-        that can be. Raises ReplicationError or UsageError when the session can never be protected
-        as things are.
+        that can be. ``program``: the application does not know of prl.
+
+        Raises ReplicationError or UsageError when the session can never be protected as things are.
         """
         try:
             ends, service = self._check(sock)
             self._supersede(ends)
             streams = streams or Streams.at(sock)
-            session = Session(ends, service, sock, client, application, renew, streams)
+            session = Session(ends, service, sock, client, application, renew, streams, program)
             if again:
                 self._attempts.enter(session, self._sessions)
             else:
@@ -217,11 +220,28 @@ class Primaries:
         loop = asyncio.get_running_loop()
         loop.call_later(CLOSE_LINGER_S, self._finish, session, "closed")
 
-    def unprotect(self, session: Session) -> None:
+    def unprotect(self, session: Session, why: str = "") -> None:
         """Replication of the session ends, the session goes on. Raises DatapathError."""
         if session.keeper is not None:
             session.keeper.cancel()
         self._dp.primary_fail(session.handle, Reason.REQUESTED)
+        session.reason = why or session.reason
+        session.hopeless, session.asked = True, False
+
+    def let_go(self, session: Session) -> None:
+        """Its application has closed the socket: so do we, and the kernel says what it says then.
+
+        The session stays protected until it has ended. Raises DatapathError.
+        """
+        session.closing = True
+        self._dp.flow_orphan(session.handle)
+        session.sock.close()
+        loop = asyncio.get_running_loop()
+        loop.call_later(CLOSE_LINGER_S, self._finish, session, "closed")
+
+    def release(self, session: Session) -> None:
+        """Forget a session that is open: its application goes on with its own descriptor."""
+        self._finish(session, "closed")
 
     def resync(self, session: Session) -> None:
         """A new snapshot now; what protects the session is given up first. Raises DatapathError."""
@@ -235,15 +255,24 @@ class Primaries:
     def application_gone(self, client: Application) -> None:
         """Its connection ended without a close: hand over if possible, else the session ends."""
         for session in list(self.of(client)):
-            if session.closing:
-                continue
-            session.orphan = True
-            if session.keeper is not None:
-                session.keeper.cancel()
-            if session.state == "active":
-                self._renounce(session)
-            elif session.state != "voiding":
-                self._end_orphan(session)
+            self.abandon(session)
+
+    def abandon(self, session: Session) -> None:
+        """What served the session has died: hand over if possible, else the session ends."""
+        if session.closing:
+            return
+        session.orphan = True
+        if session.keeper is not None:
+            session.keeper.cancel()
+        if session.state == "active":
+            self._renounce(session)
+        elif session.state != "voiding":
+            self._end_orphan(session)
+
+    def abort(self, session: Session, why: str) -> None:
+        """Reset the connection; the peer must not have more of it than it has."""
+        self._log.error("session_aborted", f"{session.ends}: {why}", handle=session.handle)
+        reset(session.sock)
 
     def _renounce(self, session: Session) -> None:
         name = self._config.service[session.service].name
@@ -297,7 +326,7 @@ class Primaries:
                 )
             if before == "active":
                 session.hopeful = time.monotonic() - session.active_since_s > STABLE_S
-                session.hopeless |= event.reason == Reason.APPLICATION_GONE
+                session.hopeless |= event.reason in _HOPELESS
             if before in {"active", "voiding"} and session.state == "open":
                 session.trigger.set()  # failures of an attempt are its own affair
         session.tell()
@@ -350,6 +379,11 @@ class Primaries:
             "demoted", f"{session.ends}: the other node has it now", handle=session.handle
         )
         session.client.send_event({"event": "demoted", "handle": session.handle})
+
+    def leave(self, session: Session) -> None:
+        """As prld ends: the session goes on without it; its application has the socket."""
+        self._forget(session, "closed")
+        session.sock.close()
 
     def _finish(self, session: Session, state: str) -> None:
         if not session.is_live:

@@ -7,21 +7,27 @@ from typing import Any
 import msgspec
 
 from prl import application
-from prl.core.datapath import INSTANCE_MARK, UDP_PREFIX
-from prl.daemon import facts
+from prl.core.datapath import INSTANCE_MARK, UDP_PREFIX, Address
+from prl.core.wire import Reason
+from prl.daemon import facts, processes
 from prl.daemon.control import Client, flag_of, number_of, text_of
 from prl.daemon.events import EventLog
 from prl.daemon.facts import NodeView
+from prl.daemon.holders import Holder
+from prl.daemon.listening import Watches
 from prl.daemon.ownership import Ownership
+from prl.daemon.processes import Process, Processes
 from prl.daemon.protect import Primaries
 from prl.daemon.sessions import Session
-from prl.daemon.shadows import Shadows
+from prl.daemon.shadows import Shadow, Shadows
 from prl.daemon.streams import Streams
 from prl.errors import UsageError
 from prl.messages import parse_endpoint, show_endpoint
 
 FLOWS_PER_ANSWER = 64
 EVENTS_PER_ANSWER = 64
+WHY_MAX_CHARS = 400
+_REJECTIONS = {"output_differs": Reason.OUTPUT_DIFFERS, "mid_stream": Reason.MID_STREAM}
 
 Operation = Callable[[Client, dict[str, Any], list[int]], Awaitable[dict[str, Any]]]
 
@@ -36,9 +42,12 @@ class Requests:
         ownership: Ownership,
         primaries: Primaries,
         shadows: Shadows,
+        processes: Processes,
+        watches: Watches,
     ) -> None:
         self._view, self._log, self._ownership = view, log, ownership
         self._primaries, self._shadows = primaries, shadows
+        self._processes, self._watches = processes, watches
         self._operations: dict[str, Operation] = {
             "status": self._status,
             "stats": self._stats,
@@ -49,9 +58,15 @@ class Requests:
             "flow_resync": self._flow_resync,
             "events": self._events,
             "replicate": self._replicate,
+            "replicate_process": self._replicate_process,
+            "replicate_listen": self._replicate_listen,
             "renew": self._renew,
             "offer": self._offer,
             "close": self._close,
+            "abandon": self._abandon,
+            "abort": self._abort,
+            "committed": self._committed,
+            "reject": self._reject,
             "takeover": self._takeover,
         }
 
@@ -69,6 +84,7 @@ class Requests:
         """An application's connection ended: whatever it had is without an application now."""
         self._primaries.application_gone(client)
         self._shadows.application_gone(client)
+        self._watches.client_gone(client)
 
     async def _status(self, *_: object) -> dict[str, Any]:
         return facts.status(self._view)
@@ -98,7 +114,8 @@ class Requests:
         session = self._primaries.find(handle)
         if session is None:
             raise _unknown(handle)
-        self._primaries.unprotect(session)
+        if not self._processes.release(session):
+            self._primaries.unprotect(session, _words(request))
         return session.facts()
 
     async def _flow_resync(
@@ -159,16 +176,50 @@ class Requests:
             facts["reason"] = session.reason or self._primaries.why_not(session)
         return facts
 
+    async def _replicate_process(
+        self, client: Client, request: dict[str, Any], _: list[int]
+    ) -> dict[str, Any]:
+        """A program that was not changed has the socket: pid and fd, or local and remote."""
+        pid = number_of(request, "pid", 0)
+        if "local" in request:
+            local = parse_endpoint(text_of(request, "local"))
+            remote = parse_endpoint(text_of(request, "remote"))
+            holder = await self._processes.find(local, remote, pid or None)
+        else:
+            holder = Holder(pid, number_of(request, "fd"))
+        process = await self._processes.replicate(holder, client.uid)
+        return _process_facts(process)
+
+    async def _replicate_listen(
+        self, client: Client, request: dict[str, Any], _: list[int]
+    ) -> dict[str, Any]:
+        """Whatever a program accepts on the endpoint, as long as the client is connected."""
+        local = parse_endpoint(text_of(request, "endpoint"))
+        self._require_service(local[0], "replicate")
+        found = await self._watches.start(
+            client,
+            client.uid,
+            local,
+            number_of(request, "pid", 0) or None,
+            number_of(request, "connections_max"),
+        )
+        if client.closed:
+            self._watches.client_gone(client)
+        return found
+
+    def _require_service(self, address: Address, what: str) -> None:
+        if address not in self._view.addresses:
+            raise UsageError(
+                f"{what}: {address} is no service address; use one of: "
+                + ", ".join(map(str, self._view.addresses))
+            )
+
     async def _offer(self, client: Client, request: dict[str, Any], _: list[int]) -> dict[str, Any]:
         text, mark, instance = text_of(request, "endpoint").partition(INSTANCE_MARK)
         prefix = UDP_PREFIX * text.startswith(UDP_PREFIX)
         address, port = parse_endpoint(text.removeprefix(UDP_PREFIX))
+        self._require_service(address, "offer")
         instances = [s.instance for s in self._view.config.service if address in s.addresses]
-        if not instances:
-            raise UsageError(
-                f"offer: {address} is no service address; use one of: "
-                + ", ".join(map(str, self._view.addresses))
-            )
         if not mark and len(instances) == 1:
             (instance,) = instances
         if instance not in instances or (not mark and len(instances) > 1):
@@ -193,6 +244,45 @@ class Requests:
             raise _unknown(handle)
         return {}
 
+    async def _abandon(
+        self, client: Client, request: dict[str, Any], _: list[int]
+    ) -> dict[str, Any]:
+        self._primaries.abandon(self._session_of(client, request))
+        return {}
+
+    async def _abort(self, client: Client, request: dict[str, Any], _: list[int]) -> dict[str, Any]:
+        self._primaries.abort(self._session_of(client, request), _words(request))
+        return {}
+
+    async def _committed(
+        self, client: Client, request: dict[str, Any], _: list[int]
+    ) -> dict[str, Any]:
+        return self._shadows.committed(self._shadow_of(client, request))
+
+    async def _reject(
+        self, client: Client, request: dict[str, Any], _: list[int]
+    ) -> dict[str, Any]:
+        name = text_of(request, "reason")
+        if name not in _REJECTIONS:
+            raise UsageError(f"reject: 'reason' must be one of: {', '.join(_REJECTIONS)}")
+        shadow = self._shadow_of(client, request)
+        self._shadows.reject(shadow, _REJECTIONS[name], _words(request))
+        return {}
+
+    def _session_of(self, client: Client, request: dict[str, Any]) -> Session:
+        handle = number_of(request, "handle")
+        session = self._primaries.find(handle) or self._primaries.find_former(handle, client)
+        if session is None or session.client is not client:
+            raise _unknown(handle)
+        return session
+
+    def _shadow_of(self, client: Client, request: dict[str, Any]) -> Shadow:
+        handle = number_of(request, "handle")
+        shadow = self._shadows.find(handle)
+        if shadow is None or shadow.client is not client:
+            raise _unknown(handle)
+        return shadow
+
     async def _takeover(self, _: Client, request: dict[str, Any], __: list[int]) -> dict[str, Any]:
         number = self._ownership.service_number(text_of(request, "service", ""))
         self._ownership.takeover(number, fenced=flag_of(request, "fenced"))
@@ -207,6 +297,18 @@ def _streams(request: dict[str, Any]) -> Streams | None:
             return Streams(in_offset, out_offset)
         case other:
             raise UsageError(f"replicate: 'streams' must be as prld gave it, not {other!r:.100}")
+
+
+def _process_facts(process: Process) -> dict[str, Any]:
+    session = process.session
+    assert session is not None
+    ends = {"local": session.ends.service_end, "remote": session.ends.peer_end}
+    return session.facts() | ends | processes.facts_of(process)
+
+
+def _words(request: dict[str, Any]) -> str:
+    """Why, for the log and for people: one line."""
+    return " ".join(text_of(request, "why", "").split())[:WHY_MAX_CHARS]
 
 
 def _unknown(handle: int) -> UsageError:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from prl.core.datapath import Event, Tuple
-from prl.daemon.clients import Application
+from prl.daemon.clients import Application, Program
 from prl.daemon.streams import Streams
 
 LIVE = frozenset({"setup", "active", "voiding", "open"})
@@ -24,6 +24,8 @@ class Session:
     renew: bool = False
     """The application gives its bytes anew for every snapshot but the first."""
     streams: Streams = field(default_factory=Streams)
+    program: Program | None = None
+    """The application, if it does not know of prl."""
     handle: int = 0
     generation: int = 0
     """0: not set up on this node yet; then a handle is that of the shadow it was."""

@@ -33,6 +33,7 @@ from prl.daemon.cloning import Snapshot
 from prl.daemon.events import EventLog
 from prl.daemon.host import NUD_PERMANENT, NUD_REACHABLE, NUD_STALE, Host, NextHop
 from prl.daemon.instances import Instances
+from prl.daemon.lost import Lost
 from prl.daemon.sessions import Session
 from prl.daemon.silence import end_silently
 from prl.daemon.streams import Streams
@@ -99,6 +100,7 @@ class Shadows:
         self._by_ends: dict[Tuple, Shadow] = {}
         self._offers: list[tuple[str, Application]] = []
         self._collector = Collector()
+        self._lost = Lost(config, instances, log)
         self._neighbours: dict[NextHop, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._unread: dict[Shadow, asyncio.Task[None]] = {}
@@ -133,6 +135,17 @@ class Shadows:
     def close(self, shadow: Shadow) -> None:
         """Its application does not want it."""
         self._give_up(shadow, Reason.APPLICATION_GONE)
+
+    def reject(self, shadow: Shadow, reason: Reason, words: str) -> None:
+        """Its application cannot serve it; the primary is told why."""
+        self._log.error("shadow_rejected", f"{shadow.ends}: {words}", handle=shadow.handle)
+        self._give_up(shadow, reason)
+
+    def committed(self, shadow: Shadow) -> dict[str, int]:
+        """How much of the session's output is committed, and the hash of what came since."""
+        info = self._dp.flow_info(shadow.handle)
+        out_bytes, out_hash = (info.out_bytes, info.out_hash) if info else (0, 0)
+        return {"out_bytes": shadow.setup.out_bytes + out_bytes, "out_hash": out_hash}
 
     def application_gone(self, client: Application) -> None:
         """Its connection ended: its offers are over, nobody reads its shadows any more."""
@@ -223,6 +236,7 @@ class Shadows:
             streams=streams,
         )
         self._shadows[event.handle] = self._by_ends[ends] = shadow
+        self._lost.forget(ends)
         self._log.info("shadow", f"{ends}: shadowed", handle=event.handle)
         _introduce(shadow)
 
@@ -287,17 +301,22 @@ class Shadows:
             if event.reason == Reason.ENDED:
                 self._let_read(shadow)
             else:
-                self._discard(shadow, wire.reason_text(event.reason))
+                self._discard(shadow, wire.reason_text(event.reason), lost=True)
 
     def on_taken(self, event: Event) -> None:
         """PRL_EVENT_TAKEN_FLOW: the shadow is the session now."""
         shadow = self._shadows.get(event.handle)
         if shadow is None:
             return
+        out_hash = self.committed(shadow)["out_hash"]
+        try:
+            handle = self._dp.flow_adopt(shadow.handle)
+        except DatapathError:  # the address was taken from this node again
+            self._discard(shadow, "the other node has the session again")
+            return
         self._drop(shadow, "taken")
         with contextlib.suppress(OSError):
             shadow.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
-        handle = self._dp.flow_adopt(shadow.handle)
         out_bytes = shadow.setup.out_bytes + event.value
         shadow.client.send_event(
             {
@@ -306,6 +325,7 @@ class Shadows:
                 "becomes": handle,
                 "streams": shadow.streams.to_list(),
                 "out_bytes": out_bytes,
+                "out_hash": out_hash,
                 "monotonic_ns": time.monotonic_ns(),
             }
         )
@@ -353,10 +373,12 @@ class Shadows:
             return
         with contextlib.suppress(DatapathError):
             self._dp.secondary_void(shadow.handle, reason)
-        self._discard(shadow, wire.reason_text(reason))
+        self._discard(shadow, wire.reason_text(reason), lost=True)
 
-    def _discard(self, shadow: Shadow, why: str) -> None:
-        """Of no use any more: away with it, silently."""
+    def _discard(self, shadow: Shadow, why: str, *, lost: bool = False) -> None:
+        """Of no use any more: away with it, silently. ``lost``: its session lives elsewhere."""
+        if lost:
+            self._lost.add(shadow.ends, shadow.service, why)
         self._forget(shadow, "void")
         end_silently(shadow.sock)
         self._dp.flow_close(shadow.handle)
@@ -383,6 +405,10 @@ class Shadows:
             pass
         finally:
             end_silently(sock)
+
+    def end_lost(self, service: int) -> int:
+        """A service was taken over: end the sessions that cannot go on; returns how many."""
+        return self._lost.end_all(service)
 
     def end_unread(self) -> None:
         """Before this node may be heard: what ended elsewhere must not speak here."""

@@ -1,4 +1,4 @@
-"""Ending a socket so that its peer hears nothing of it (SPEC L8)."""
+"""Ending a socket for all who hold it: so that its peer hears nothing of it (SPEC L8), or does."""
 
 import contextlib
 import ctypes
@@ -34,3 +34,8 @@ def end_silently(sock: socket.socket) -> None:
         discard(sock)
     except (SnapshotError, OSError):
         sock.close()
+
+
+def reset(sock: socket.socket) -> None:
+    """End a TCP connection by RST, for every process that holds it (tcp_disconnect)."""
+    _libc.connect(sock.fileno(), _AF_UNSPEC, len(_AF_UNSPEC))

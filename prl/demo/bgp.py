@@ -30,6 +30,7 @@ ROUTES_AFTER = 50
 WATCH_S = HOLD_TIME_S * 1.2
 POLL_INTERVAL_S = 0.2
 _OUR_ROUTES = 3
+NODES = ("re0", "re1")
 
 
 def bgp(stage: Stage) -> tuple[Scenario, Measured]:
@@ -62,38 +63,77 @@ def _play(stage: Stage, place: Place, router: Router, measured: Measured) -> Non
     router.start()
     await_protected(stage, cast)
     deadline = Deadline(SETUP_TIMEOUT_S)
-    for node in ("re0", "re1"):
+    for node in NODES:
         cast.expect({"state"}, node, deadline, state="Established", routes=len(place.before))
     before = _await_view(router, lambda view: len(view.routes) == _OUR_ROUTES)
     stage.narrate(f"Established since {before.since}; both nodes know {len(place.before)} routes")
-    failed_ns = stage.fail()
-    primary = _state(stage, "re0")
-    router.announce_more()
-    stage.narrate(f"the peer announces {len(place.after)} more, while nobody has taken over yet")
+    rounds: list[dict[str, Any]] = []
+    for number in range(stage.options.rounds):
+        owner, other = NODES[number % 2], NODES[(number + 1) % 2]
+        if number:
+            _heal(stage, cast, owner=owner, healed=other)
+        after = _round(stage, cast, place, router, measured, owner=owner, is_first=not number)
+        _judge(measured, before, after, place)
+        rounds.append(_facts(place, before, after, _state(stage, other)) | {"survivor": other})
+        if measured.troubles:
+            break
+    measured.more = {"bgp": rounds[-1] | ({"rounds": rounds} if stage.options.rounds > 1 else {})}
+
+
+def _round(
+    stage: Stage,
+    cast: Cast,
+    place: Place,
+    router: Router,
+    measured: Measured,
+    *,
+    owner: str,
+    is_first: bool,
+) -> View:
+    """The owner fails; returns what the peer says when the hold time has passed."""
+    survivor = NODES[1 - NODES.index(owner)]
+    cast.forget(survivor)
+    failed_ns = stage.fail(owner)
+    primary = _state(stage, owner)
+    if is_first:
+        router.announce_more()
+        stage.narrate(f"the peer announces {len(place.after)} more: nobody has taken over yet")
     expected = len(place.before) + len(place.after)
-    survivor = cast.expect({"state"}, None, Deadline(SETUP_TIMEOUT_S), routes=expected)["node"]
+    speaks = {"routes": expected, "role": "primary"}
+    cast.expect({"state"}, survivor, Deadline(SETUP_TIMEOUT_S), **speaks)
     stage.narrate(f"{survivor} knows {expected} routes; now the hold time must pass")
     after = _watch(router, failed_ns)
-    _judge(measured, before, after, place)
-    now = _state(stage, survivor)
-    _measure(stage, measured, primary, now, after)
-    measured.more = {
-        "bgp": {
-            "state": after.state,
-            "since": {"before": str(before.since), "after": str(after.since)},
-            "flaps": after.flaps - before.flaps,
-            "withdrawn": after.withdrawn - before.withdrawn,
-            "our_routes_unchanged": after.has_same_routes(before),
-            "hold_time_s": now["hold_time_s"],
-            "survivor": survivor,
-            "routes": {
-                "before": len(place.before),
-                "after": len(place.after),
-                "learnt": len(now["routes"]),
-            },
-        }
+    _measure(stage, measured, primary, survivor, after)
+    stage.measure_takeover(measured, survivor)
+    return after
+
+
+def _heal(stage: Stage, cast: Cast, *, owner: str, healed: str) -> None:
+    """The node that failed comes back, and gets a shadow in the middle of the session."""
+    cast.forget(owner)
+    stage.lab.heal(healed)
+    cast.start_again(healed)
+    deadline = Deadline(SETUP_TIMEOUT_S)
+    cast.expect({"listening"}, healed, deadline)
+    cast.expect({"standby"}, healed, deadline)
+    cast.expect({"protected"}, owner, deadline)
+    stage.narrate(f"{healed} is back, and has a shadow of the session that {owner} serves")
+
+
+def _facts(place: Place, before: View, after: View, now: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "state": after.state,
+        "since": {"before": str(before.since), "after": str(after.since)},
+        "flaps": after.flaps - before.flaps,
+        "withdrawn": after.withdrawn - before.withdrawn,
+        "our_routes_unchanged": after.has_same_routes(before),
+        "hold_time_s": now["hold_time_s"],
+        "routes": {
+            "before": len(place.before),
+            "after": len(place.after),
+            "learnt": len(now["routes"]),
+        },
     }
-    stage.measure_takeover(measured)
 
 
 def _speakers(stage: Stage, place: Place) -> Cast:
@@ -168,13 +208,14 @@ def _judge(measured: Measured, before: View, after: View, place: Place) -> None:
 
 
 def _measure(
-    stage: Stage, measured: Measured, primary: dict[str, Any], now: dict[str, Any], after: View
+    stage: Stage, measured: Measured, primary: dict[str, Any], survivor: str, after: View
 ) -> None:
     """Bytes and hashes are of the routes as text, one a line, sorted: what the session is for."""
+    now = _state(stage, survivor)
     measured.sent = _stream(after.announced)
     measured.received = _stream(_prefixes(now))
     measured.primary = _stream(_prefixes(primary))
-    measured.primary_prefix = _is_prefix(stage, primary)
+    measured.primary_prefix = _is_prefix(stage, primary, now, survivor)
     arrivals = [at_ns for at_ns, _ in now["received"]["last"]]
     failed_ns = stage.failed_at_ns
     if failed_ns is not None:
@@ -192,10 +233,16 @@ def _stream(prefixes: Iterable[str]) -> Stream:
     return Stream(len(text), hashlib.sha256(text).hexdigest())
 
 
-def _is_prefix(stage: Stage, primary: dict[str, Any]) -> bool:
-    """Whether the input of the dead speaker is how the survivor's begins, byte for byte."""
-    count: int = primary["received"]["bytes"]
-    expected: str = primary["received"]["sha256"]
-    survivors = _input(stage, "re1").read_bytes()
-    digest = hashlib.sha256(survivors[:count]).hexdigest()
-    return count <= len(survivors) and digest == expected
+def _is_prefix(stage: Stage, dead: dict[str, Any], now: dict[str, Any], survivor: str) -> bool:
+    """Whether the dead speaker's input is how the survivor's begins, byte for byte.
+
+    One of them may have joined in later than the other: what both have read must be the same.
+    """
+    other = NODES[1 - NODES.index(survivor)]
+    starts = [part["received"]["began_at"] for part in (dead, now)]
+    end = starts[0] + dead["received"]["bytes"]
+    inputs = [_input(stage, node).read_bytes() for node in (other, survivor)]
+    both = [
+        data[max(starts) - start : end - start] for data, start in zip(inputs, starts, strict=True)
+    ]
+    return both[0] == both[1] and len(both[0]) == end - max(starts)

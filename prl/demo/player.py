@@ -50,6 +50,10 @@ class Player:
         self._thread = threading.Thread(target=self._listen, daemon=True)
         self._thread.start()
 
+    def join(self) -> None:
+        """Wait until it has ended, and all that it said was put into the queue."""
+        self._thread.join()
+
     def kill(self) -> None:
         """Let it die; the rest of its node lives on."""
         self._process.kill()
@@ -73,15 +77,28 @@ class Cast:
         """Start ``argv`` and, on each node, the further arguments ``own``."""
         self._told: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self.heard: list[Event] = []
-        self._players = [
-            Player(lab, node, [*argv, *more], self._told) for node, more in own.items()
-        ]
+        self._lab, self._argv, self._own = lab, argv, own
+        self._players = {node: self._play(node) for node in own}
+
+    def _play(self, node: str) -> Player:
+        return Player(self._lab, node, [*self._argv, *self._own[node]], self._told)
+
+    def start_again(self, node: str) -> None:
+        """Start the program of a node anew, after it died; what it said before is forgotten."""
+        self._players[node].join()
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self.heard.append(self._told.get_nowait())
+        self.forget(node)
+        self._players[node] = self._play(node)
+
+    def forget(self, node: str) -> None:
+        """What a node has said until now is not waited for any more."""
+        self.heard = [event for event in self.heard if event["node"] != node]
 
     def kill(self, node: str) -> None:
         """Let the program die on ``node`` alone."""
-        for player in self._players:
-            if player.node == node:
-                player.kill()
+        self._players[node].kill()
 
     def first(self, event: str, node: str | None = None) -> Event | None:
         """The first such event that was heard."""

@@ -3,9 +3,9 @@
 import hashlib
 from typing import Protocol
 
+from prl.demo.cutoff import CutOff
 from prl.demo.pauses import Pauses
 from prl.demo.payload import Payload
-from prl.serve.cutoff import CutOff
 
 ECHO_HELD_MAX_BYTES = 64 << 20
 _SEND_BYTES = 256 << 10

@@ -27,7 +27,7 @@ Narrator = Callable[[str], None]
 class Options:
     """What a demo is asked to show. ``size_bytes`` None: as much as suits the scenario.
 
-    ``both``: IPv4 and IPv6 at once (sessions).
+    ``both``: IPv4 and IPv6 at once (sessions). ``rounds``: failures, of alternating nodes (bgp).
     """
 
     size_bytes: int | None = None
@@ -39,6 +39,7 @@ class Options:
     count: int = 1000
     both: bool = False
     routed: bool = False
+    rounds: int = 1
 
 
 class Stage:
@@ -121,18 +122,18 @@ class Stage:
         """The control socket of the node's prld."""
         return self.lab.state.socket(self.lab.topology.node(node))
 
-    def fail(self) -> int:
-        """Let re0 fail; return the time of it on CLOCK_BOOTTIME, in nanoseconds."""
-        self.failed_at_ns = int(self.lab.fail("re0", self.options.how) * 1e9)
-        self.narrate(f"re0 fails: {self.options.how}")
+    def fail(self, node: str = "re0") -> int:
+        """Let a node fail; return the time of it on CLOCK_BOOTTIME, in nanoseconds."""
+        self.failed_at_ns = int(self.lab.fail(node, self.options.how) * 1e9)
+        self.narrate(f"{node} fails: {self.options.how}")
         return self.failed_at_ns
 
-    def measure_takeover(self, measured: Measured) -> None:
-        """Ask re1's prld when it decided to take over and when it spoke first."""
+    def measure_takeover(self, measured: Measured, survivor: str = "re1") -> None:
+        """Ask the survivor's prld when it decided to take over and when it spoke first."""
         try:
-            found = [one for one in events(self.socket("re1")) if one["event"] == "takeover"]
+            found = [one for one in events(self.socket(survivor)) if one["event"] == "takeover"]
         except (OSError, DemoError) as error:
-            measured.troubles.append(f"re1 does not tell when it took over: {error}")
+            measured.troubles.append(f"{survivor} does not tell when it took over: {error}")
             return
         if found and self.failed_at_ns is not None:
             decided_ns, speaking_ns = (

@@ -299,12 +299,6 @@ class Lab:
                 self._scrub(member)
             wiring.reboot(self.topology, member)
             self.state.set_off(member, off=False)
-        elif isinstance(member, Node) and prld_missing:
-            # Scrubbing takes the silence of a standby away: until its new prld is there, the
-            # machine stays off the LAN (I7).
-            with LanCable(self.topology, member) as lan:
-                lan.cut()
-            self._scrub(member)
         processes.thaw(place)
         if isinstance(member, Node):
             with LinkCable(member) as link:

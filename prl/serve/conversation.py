@@ -8,14 +8,12 @@ from prl.serve.inbound import Inbound
 from prl.serve.outbound import Outbound
 from prl.serve.relay import wait
 
-_NOTHING: Mapping[int, Callable[[], bool]] = {}
+Watchers = Mapping[int, Callable[[], bool]]
+"""Descriptors, and what to do when one is readable; True ends the conversation."""
 
 
 def converse(
-    command: Command,
-    inbound: Inbound,
-    outbound: Outbound,
-    stoppers: Mapping[int, Callable[[], bool]] = _NOTHING,
+    command: Command, inbound: Inbound, outbound: Outbound, watchers: Watchers
 ) -> int | None:
     """Move input and output until the program has ended and its output has been given on.
 
@@ -23,24 +21,28 @@ def converse(
         command: the program.
         inbound: where its input comes from.
         outbound: where its output goes.
-        stoppers: descriptors and what to do when one is readable; True ends the conversation.
+        watchers: asked for anew before each wait, so that it may change.
 
     Returns:
-        The program's exit status, or None when a stopper ended the conversation.
+        The program's exit status, or None when a watcher ended the conversation.
 
     Raises:
         OSError: the connection broke.
+        OutputDiffersError: the program is not the owner's equal.
     """
-    watched = dict(stoppers)
+    has_ended_direction = False
     while not outbound.has_ended or command.status() is None:
-        interests = [(descriptor, select.POLLIN) for descriptor in watched]
-        interests += inbound.interests() + outbound.interests()
-        if command.status() is None:
-            interests.append((command.pidfd, select.POLLIN))
+        interests = [(descriptor, select.POLLIN) for descriptor in watchers]
+        interests += inbound.interests() + outbound.interests() + command.interests()
         events = wait(interests, outbound.timeout_s())
-        for descriptor in watched.keys() & events.keys():
-            if watched.pop(descriptor)():
+        for descriptor in [known for known in watchers if known in events]:
+            if watchers[descriptor]():
                 return None
+        command.step(events)
         inbound.step(events)
         outbound.step(events)
+        if outbound.has_ended and not has_ended_direction:
+            has_ended_direction = True
+            if not command.is_exiting():
+                outbound.end_direction()
     return command.status()

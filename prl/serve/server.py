@@ -6,24 +6,20 @@ import os
 import select
 import socket
 import threading
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from pathlib import Path
+from collections.abc import Callable
 
 from prl.client import Node, Shadow
 from prl.endpoint import Endpoint
 from prl.errors import PrlError
-from prl.serve.owner import APPLICATION_TAG, serve_connection
+from prl.serve.options import Options
+from prl.serve.owner import serve_connection
 from prl.serve.relay import wait
 from prl.serve.standby import serve_shadow
 
-CONNECTIONS_MAX = 256
-SHADOWS_MAX = 256
 BACKLOG = 128
-RECONNECT_INTERVAL_S = 1.0
+ACCEPT_PAUSE_S = 1.0
+"""How long nothing is accepted when the host is short of something."""
 STOP_TIMEOUT_S = 10.0
-_NONCES_MAX = 4096
 _SHADOW_POLL_S = 0.5
 # accept(2): these are about one connection or about resources, not about the listener.
 _PASSING = frozenset({errno.ECONNABORTED, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -34,17 +30,15 @@ _log = logging.getLogger("prl.serve")
 class Server:
     """Serves one endpoint with one program; the same runs on the other node."""
 
-    def __init__(
-        self, endpoint: Endpoint, argv: Sequence[str], socket_path: Path | None = None
-    ) -> None:
+    def __init__(self, endpoint: Endpoint, options: Options) -> None:
         self._endpoint = endpoint
-        self._argv = list(argv)
-        self._socket_path = socket_path
+        self._options = options
         self._stop = os.eventfd(0, os.EFD_CLOEXEC)
-        self._connections = threading.BoundedSemaphore(CONNECTIONS_MAX)
-        self._shadows = threading.BoundedSemaphore(SHADOWS_MAX)
+        self._connections = threading.BoundedSemaphore(options.connections_max)
+        self._shadows = threading.BoundedSemaphore(options.connections_max)
         self._threads: set[threading.Thread] = set()
-        self._nonces: OrderedDict[bytes, None] = OrderedDict()
+        self.is_deterministic = True
+        """Whether the program always gave the same output as on the other node."""
 
     def stop(self) -> None:
         """End ``run``; sessions that the other node can go on with go there. Safe in a handler."""
@@ -61,7 +55,7 @@ class Server:
             listener.setblocking(False)
             node = self._offer()
             self._start(self._stand_by, node)
-            _log.info("serving %s: %s", self._endpoint, " ".join(self._argv))
+            _log.info("serving %s: %s", self._endpoint, " ".join(self._options.argv))
             while self._stop not in wait(
                 [(self._stop, select.POLLIN), (listener.fileno(), select.POLLIN)]
             ):
@@ -78,23 +72,26 @@ class Server:
             if error.errno not in _PASSING:
                 raise
             _log.warning("cannot accept a connection: %s", error.strerror)
-            wait([(self._stop, select.POLLIN)], RECONNECT_INTERVAL_S)
+            wait([(self._stop, select.POLLIN)], ACCEPT_PAUSE_S)
             return
         if not self._connections.acquire(blocking=False):
-            _log.warning("connection refused: %d are being served", CONNECTIONS_MAX)
+            _log.warning(
+                "connection refused: %d are being served; see --max-connections",
+                self._options.connections_max,
+            )
             sock.close()
             return
 
         def work() -> None:
             try:
-                serve_connection(sock, self._argv, self._socket_path, self._stop)
+                serve_connection(sock, self._options, self._stop)
             finally:
                 self._connections.release()
 
         self._start(work)
 
     def _offer(self) -> Node:
-        node = Node(self._socket_path)
+        node = Node(self._options.socket_path)
         try:
             node.offer(str(self._endpoint))
         except BaseException:
@@ -102,62 +99,34 @@ class Server:
             raise
         return node
 
-    def _stand_by(self, first: Node) -> None:
-        """Take shadows until serving stops; when prld goes away, offer again once it is back."""
-        node: Node | None = first
-        while not self._is_stopped(0):
-            if node is None:
-                with suppress(PrlError):
-                    node = self._offer()
-                    _log.info("prld is back: standing by again")
-                if node is None and self._is_stopped(RECONNECT_INTERVAL_S):
+    def _stand_by(self, node: Node) -> None:
+        """Take shadows until serving stops; the Node makes its offer to a new prld by itself."""
+        with node:
+            while not self._is_stopped(0):
+                try:
+                    shadow = node.next_shadow(_SHADOW_POLL_S)
+                except TimeoutError:
+                    continue
+                except PrlError as error:
+                    _log.warning("not standing by any more: %s", error)
                     return
-                continue
-            try:
-                shadow = node.next_shadow(_SHADOW_POLL_S)
-            except TimeoutError:
-                continue
-            except (PrlError, OSError) as error:
-                _log.warning("not standing by: %s", error)
-                node.close()
-                node = None
-                continue
-            self._take(shadow)
-        if node is not None:
-            node.close()
+                self._take(shadow)
 
     def _take(self, shadow: Shadow) -> None:
-        if not self._is_first(shadow):
-            _log.warning(
-                "session with %s: it is under way already, and the program can only start at its "
-                "beginning: not taken",
-                shadow.remote,
-            )
-            shadow.close()
-            return
         if not self._shadows.acquire(blocking=False):
-            _log.warning("session with %s: not taken, there are %d", shadow.remote, SHADOWS_MAX)
+            words = f"there are {self._options.connections_max} already; see --max-connections"
+            _log.warning("session with %s: not taken: %s", shadow.remote, words)
             shadow.close()
             return
 
         def work() -> None:
             try:
-                serve_shadow(shadow, self._argv, self._stop)
+                if not serve_shadow(shadow, self._options, self._stop):
+                    self.is_deterministic = False
             finally:
                 self._shadows.release()
 
         self._start(work)
-
-    def _is_first(self, shadow: Shadow) -> bool:
-        application = shadow.application
-        if shadow.in_bytes or shadow.out_bytes:
-            return False
-        if not application.startswith(APPLICATION_TAG) or application in self._nonces:
-            return False
-        self._nonces[application] = None
-        if len(self._nonces) > _NONCES_MAX:
-            self._nonces.popitem(last=False)
-        return True
 
     def _is_stopped(self, timeout_s: float) -> bool:
         return bool(wait([(self._stop, select.POLLIN)], timeout_s))

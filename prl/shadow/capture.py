@@ -15,8 +15,8 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from ipaddress import IPv6Address, ip_address
 
 from prl.shadow.snapshot import (
@@ -67,26 +67,35 @@ class SnapshotMovedError(SnapshotError):
     """Segments came or went during every attempt; trying again may succeed."""
 
 
-def take(sock: socket.socket, *, attempts: int = 3) -> TcpSnapshot:
+def take(
+    sock: socket.socket,
+    *,
+    attempts: int = 3,
+    pause: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> TcpSnapshot:
     """Copy the state of an established TCP connection; the socket is as before afterwards.
 
     While it lasts (tens of microseconds) other threads' recv() and send() on the socket fail with
-    EPERM and EINVAL: freeze a program that does not know. Needs CAP_NET_ADMIN. Raises SnapshotError
-    for a socket that cannot be cloned, SnapshotMovedError when no attempt found it at rest.
+    EPERM and EINVAL: ``pause`` stops a program that does not know. Needs CAP_NET_ADMIN.
+
+    Raises SnapshotError for a socket that cannot be cloned, SnapshotMovedError when no attempt
+    found it at rest.
     """
     # A Python-level timeout would make recv() wait for readability; the duplicate has none.
     with socket.socket(sock.family, sock.type, sock.proto, fileno=os.dup(sock.fileno())) as dup:
         try:
-            return _take(dup, attempts)
+            return _take(dup, attempts, pause)
         except CallError as error:
             raise SnapshotError(f"{name_of(dup)}: cannot be cloned: {error}") from error
 
 
-def _take(sock: socket.socket, attempts: int) -> TcpSnapshot:
+def _take(
+    sock: socket.socket, attempts: int, pause: Callable[[], AbstractContextManager[None]]
+) -> TcpSnapshot:
     _refuse_other_protocols(sock)
     for _ in range(attempts):
         _refuse_state(sock, tcp_info(sock))
-        snapshot = _copy(sock)
+        snapshot = _copy(sock, pause)
         if snapshot is not None:
             return snapshot
     raise SnapshotMovedError(f"{name_of(sock)}: {_MOVED.format(attempts=attempts)}")
@@ -167,7 +176,9 @@ def enter_repair(sock: socket.socket) -> None:
         raise SnapshotError(f"{name_of(sock)}: {reason}") from error
 
 
-def _copy(sock: socket.socket) -> TcpSnapshot | None:
+def _copy(
+    sock: socket.socket, pause: Callable[[], AbstractContextManager[None]]
+) -> TcpSnapshot | None:
     """One attempt; None if the connection moved meanwhile."""
     peek_offset = get_int_or(sock, So.PEEK_OFF, -1)
     inline = get_int(sock, So.OOBINLINE)
@@ -177,7 +188,7 @@ def _copy(sock: socket.socket) -> TcpSnapshot | None:
     try:
         if peek_offset >= 0:
             set_int(sock, So.PEEK_OFF, -1)
-        with repair_mode(sock):
+        with pause(), repair_mode(sock):
             before = tcp_info(sock)
             _refuse_state(sock, before)
             window = RepairWindow.from_bytes(_repair_window(sock))

@@ -15,38 +15,47 @@ PATIENCE_S = 30.0
 PORT = 7000
 
 
-class Serve:
-    """One `prlctl serve` on one node, with what it has logged."""
+class Foreground:
+    """A `prlctl` that stays in the foreground of one node, with all that it has said."""
 
-    def __init__(self, lab: Lab, node: str, address: str, command: Sequence[str]) -> None:
+    def __init__(self, lab: Lab, node: str, argv: Sequence[str], ready: str) -> None:
         prlctl = str(Path(sys.executable).with_name("prlctl"))
         self.process = lab.exec(
             node,
-            [prlctl, "serve", "--listen", f"{address}:{PORT}", "--", *command],
+            [prlctl, *argv],
             stdin=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             text=True,
         )
+        self._ready = ready
         self.log: list[str] = []
         self._heard = threading.Condition()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
     def _read(self) -> None:
-        assert self.process.stderr is not None
-        with self.process.stderr as lines:
+        assert self.process.stdout is not None
+        with self.process.stdout as lines:
             for line in lines:
                 with self._heard:
                     self.log.append(line.rstrip())
                     self._heard.notify_all()
 
-    def await_log(self, words: str) -> None:
-        """Wait until a line with ``words`` has been logged."""
+    def await_log(self, words: str, times: int = 1) -> None:
+        """Wait until so many lines with ``words`` have been logged."""
         with self._heard:
             found = self._heard.wait_for(
-                lambda: any(words in line for line in self.log), PATIENCE_S
+                lambda: sum(words in line for line in self.log) >= times, PATIENCE_S
             )
-        assert found, f"{words!r} not in {self.log}"
+        assert found, f"{words!r} not {times} times in {self.log}"
+
+    def __enter__(self) -> Self:
+        self.await_log(self._ready)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
 
     def end(self) -> None:
         """Kill it if it still runs, and reap it."""
@@ -55,12 +64,32 @@ class Serve:
         self._reader.join(PATIENCE_S)
 
 
+class Serve(Foreground):
+    """One `prlctl serve`."""
+
+    def __init__(
+        self,
+        lab: Lab,
+        node: str,
+        address: str = "192.0.2.100",
+        command: Sequence[str] = ("cat",),
+        options: Sequence[str] = (),
+    ) -> None:
+        where = ["--listen", f"{address}:{PORT}"]
+        super().__init__(lab, node, ["serve", *where, *options, "--", *command], "serving")
+
+
 @contextmanager
 def serving(
-    lab: Lab, command: Sequence[str], *, address: str = "192.0.2.100", nodes: Sequence[str]
+    lab: Lab,
+    command: Sequence[str],
+    *,
+    address: str = "192.0.2.100",
+    nodes: Sequence[str],
+    options: Sequence[str] = (),
 ) -> Iterator[dict[str, Serve]]:
     """Serve on ``nodes`` until the end of the context."""
-    serves = {node: Serve(lab, node, address, command) for node in nodes}
+    serves = {node: Serve(lab, node, address, command, options) for node in nodes}
     try:
         for serve in serves.values():
             serve.await_log("serving")
@@ -108,6 +137,11 @@ class Client:
         stdout: IO[bytes] | None = self.process.stdout
         assert stdout is not None
         return stdout.read(count)
+
+    def line(self) -> str:
+        """Read a line, without its end."""
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().decode().rstrip("\n")
 
     def status(self) -> int:
         """socat's exit status."""

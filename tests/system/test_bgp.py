@@ -13,17 +13,18 @@ PRLCTL = str(Path(sys.executable).with_name("prlctl"))
 
 
 @pytest.mark.parametrize(
-    ("peer", "family"),
+    ("peer", "family", "rounds"),
     [
-        pytest.param("bird", "4", marks=pytest.mark.needs("bird")),
-        pytest.param("bird", "6", marks=pytest.mark.needs("bird")),
-        pytest.param("frr", "4", marks=pytest.mark.needs("frr")),
-        pytest.param("frr", "6", marks=pytest.mark.needs("frr")),
+        pytest.param("bird", "4", 3, marks=pytest.mark.needs("bird")),
+        pytest.param("bird", "6", 1, marks=pytest.mark.needs("bird")),
+        pytest.param("frr", "4", 1, marks=pytest.mark.needs("frr")),
+        pytest.param("frr", "6", 2, marks=pytest.mark.needs("frr")),
     ],
 )
-def test_a_bgp_session_survives_the_loss_of_power(peer: str, family: str) -> None:
+def test_a_bgp_session_survives_the_loss_of_power(peer: str, family: str, rounds: int) -> None:
+    more = ["--peer", peer, "--family", family, "--rounds", str(rounds)]
     done = subprocess.run(
-        [PRLCTL, "-j", "demo", "bgp", "--peer", peer, "--family", family],
+        [PRLCTL, "-j", "demo", "bgp", *more],
         capture_output=True,
         text=True,
         timeout=150,
@@ -35,5 +36,6 @@ def test_a_bgp_session_survives_the_loss_of_power(peer: str, family: str) -> Non
     bgp = facts["bgp"]
     assert bgp["state"] == "Established"
     assert (bgp["flaps"], bgp["withdrawn"], bgp["our_routes_unchanged"]) == (0, 0, True)
-    assert bgp["survivor"] == "re1"
+    assert bgp["survivor"] == ("re1" if rounds % 2 else "re0")
+    assert len(bgp.get("rounds", [bgp])) == rounds
     assert bgp["routes"] == {"before": 100, "after": 50, "learnt": 150}

@@ -1,6 +1,9 @@
 """The pair heals: sessions go from failure to failure, under traffic, without a byte lost (R23)."""
 
+import os
 import random
+import select
+import signal
 import sys
 import threading
 from collections.abc import Iterator
@@ -136,4 +139,57 @@ def test_nodes_fail_in_turn_and_every_session_goes_on(count: int, rounds: int, f
             assert safe(casts.lab, other)
             assert support.status(casts.lab, other)["flows"]["unprotected"] == 0
             owner, other = other, owner
+        all_go_on(found)
+
+
+def restart(casts: Casts, node: str, how: str) -> None:
+    """A new prld on a node whose applications live on."""
+    if how == "kill-prld":
+        casts.lab.fail(node, how)
+    else:
+        pid = casts.lab.state.pid(casts.lab.topology.node(node))
+        assert pid is not None
+        with os.fdopen(os.pidfd_open(pid)) as ended:
+            os.kill(pid, signal.SIGTERM)
+            assert select.select([ended], [], [], PATIENCE_S)[0]
+    casts.lab.heal(node)
+
+
+@pytest.mark.parametrize("how", ["kill-prld", "stop"])
+def test_an_owner_s_prld_is_restarted_while_it_is_alone(how: str) -> None:
+    with talks(f"rpo{how[0]}", 3) as (casts, found):
+        casts.lab.fail("re1", "power")
+        for talk in found:
+            casts.expect("re0", "open", peer=talk.peer.port)
+        all_go_on(found)
+        restart(casts, "re0", how)
+        told = [record["event"] for record in support.events(casts.lab, "re0")]
+        assert "adopted" in told
+        assert support.status(casts.lab, "re0")["services"][0]["state"] == "owner"
+        casts.forget("re0")
+        casts.lab.heal("re1")
+        casts.start("re1")
+        for talk in found:
+            casts.expect("re0", "active", peer=talk.peer.port)
+        all_go_on(found)
+        casts.lab.fail("re0", "power")
+        for talk in found:
+            casts.expect("re1", "taken_over", peer=talk.peer.port)
+        all_go_on(found)
+
+
+@pytest.mark.parametrize(("node", "how"), [("re0", "kill-prld"), ("re1", "kill-prld")])
+def test_one_prld_is_restarted_and_the_pair_heals(node: str, how: str) -> None:
+    with talks(f"rpp{node}", 3) as (casts, found):
+        owner, other = ("re1", "re0") if node == "re0" else ("re0", "re1")
+        restart(casts, node, how)
+        if node == "re0":
+            for talk in found:
+                casts.expect("re1", "taken_over", peer=talk.peer.port)
+        eventually("both nodes are safe", lambda: safe(casts.lab, owner))
+        all_go_on(found)
+        casts.forget(other)
+        casts.lab.fail(owner, "power")
+        for talk in found:
+            casts.expect(other, "taken_over", peer=talk.peer.port)
         all_go_on(found)

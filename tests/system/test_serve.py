@@ -3,21 +3,31 @@
 import hashlib
 import os
 import signal
+import socket
 import subprocess
 import threading
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
 from prl.demo.payload import Payload
 from prl.lab import Lab, processes
 from prl.lab.netns import Namespace
-from tests.system.serving import PORT, Client, serving
+from tests.system.serving import PORT, Client, Serve, serving
+from tests.system.support import Peer, events, flows
 
 pytestmark = pytest.mark.needs("root", "netns", "bpf", "af_xdp", "struct_ops", "socat")
 
 BOTH = ("re0", "re1")
 DATA = b"".join(bytes(Payload(24 << 20).at(offset)) for offset in range(0, 24 << 20, 1 << 20))
 HALF = len(DATA) // 2
+COUNT = ["sh", "-c", 'n=0; while read -r w; do n=$((n+1)); echo "$n $w"; done']
+
+
+def on_re1(script: str) -> str:
+    """A shell script's piece that runs on re1 alone."""
+    return f'case "$PRL_SOCKET" in */re1.sock) {script};; esac; '
 
 
 @pytest.mark.parametrize("address", ["192.0.2.100", "[2001:db8:0:1::100]"])
@@ -27,7 +37,7 @@ def test_the_power_goes_in_mid_stream_and_the_digest_is_right(lab: Lab, address:
         Client(lab, address) as client,
     ):
         client.send(DATA[:HALF])
-        serves["re0"].await_log("protected")
+        serves["re0"].await_log(": protected")
         lab.fail("re0", "power")
         client.send(DATA[HALF:])
         client.hang_up()
@@ -41,7 +51,7 @@ def test_both_directions_go_on_at_the_right_byte(lab: Lab) -> None:
         sender = threading.Thread(target=_send_all, args=(client,))
         sender.start()
         head = client.receive(HALF)
-        serves["re0"].await_log("protected")
+        serves["re0"].await_log(": protected")
         lab.fail("re0", "power")
         tail = client.receive()
         sender.join()
@@ -105,7 +115,7 @@ def test_without_the_other_node_it_serves_unprotected_and_says_so(lab: Lab) -> N
         client.send(DATA)
         client.hang_up()
         assert client.receive() == f"{hashlib.sha256(DATA).hexdigest()}  -\n".encode()
-        serves["re0"].await_log("served without protection")
+        serves["re0"].await_log("not protected: no application waits")
 
 
 def test_sigterm_ends_serve_and_leaves_its_sessions_to_the_other_node(lab: Lab) -> None:
@@ -149,3 +159,113 @@ def _name(pid: int) -> str:
             return file.read().strip()
     except FileNotFoundError:
         return ""
+
+
+def test_from_failure_to_failure_a_fresh_program_goes_on(lab: Lab) -> None:
+    """R23: the healed node's program is given the whole input again, its output cut off."""
+    with ExitStack() as stack:
+        serves = {node: stack.enter_context(Serve(lab, node, command=COUNT)) for node in BOTH}
+        client = stack.enter_context(Client(lab))
+        said = 0
+        for owner in (*BOTH, *BOTH):
+            serves[owner].await_log(": protected")
+            for _ in range(3):
+                said += 1
+                client.send(b"again\n")
+                assert client.line() == f"{said} again"
+            lab.fail(owner, "power")
+            said += 1
+            client.send(b"meanwhile\n")
+            assert client.line() == f"{said} meanwhile"
+            lab.heal(owner)
+            serves[owner] = stack.enter_context(Serve(lab, owner, command=COUNT))
+        client.hang_up()
+        assert client.receive() == b""
+        assert client.status() == 0
+
+
+def test_more_input_than_the_history_holds_is_said(lab: Lab) -> None:
+    options = ["--history", "1000"]
+    with (
+        serving(lab, ["cat"], nodes=BOTH, options=options) as serves,
+        Client(lab) as client,
+    ):
+        client.send(DATA[:3000])
+        assert client.receive(3000) == DATA[:3000]
+        lab.fail("re0", "power")
+        lab.heal("re0")
+        with Serve(lab, "re0", command=["cat"], options=options):
+            serves["re1"].await_log("more input than is kept of it (--history 1000 bytes)")
+            (flow,) = flows(lab, "re1")
+            assert "--history 1000" in flow["reason"]
+            client.send(b"goes on")
+            assert client.receive(7) == b"goes on"
+
+
+def test_a_program_that_says_something_else_is_found_out(lab: Lab) -> None:
+    with (
+        serving(lab, ["sh", "-c", "head -c 100000 /dev/urandom; cat"], nodes=BOTH) as serves,
+        Client(lab) as client,
+    ):
+        assert len(client.receive(100_000)) == 100_000
+        serves["re1"].await_log("it is not deterministic")
+        serves["re0"].await_log("not protected: the standby's program gave other output")
+        (flow,) = flows(lab, "re0")
+        assert flow["reason"] == "the standby's program gave other output"
+        assert "shadow_rejected" in [event["event"] for event in events(lab, "re1")]
+        client.send(b"goes on")
+        assert client.receive(7) == b"goes on"
+        serves["re1"].process.terminate()
+        assert serves["re1"].process.wait(15) == 3
+
+
+def test_wrong_output_is_never_heard_after_a_take_over(lab: Lab) -> None:
+    """The standby's program comes to its output only when it is the session."""
+    hold = Path(f"/run/prl/{lab.name}/hold")
+    hold.touch()
+    wait = f"while [ -e {hold} ]; do sleep 0.05; done; printf x"
+    command = ["sh", "-c", on_re1(wait) + "cat"]
+    try:
+        with serving(lab, command, nodes=BOTH) as serves, Peer(lab) as peer:
+            peer.send(b"right")
+            assert peer.receive() == b"right"
+            lab.fail("re0", "power")
+            serves["re1"].await_log("taken over, going on at byte 5")
+            hold.unlink()
+            with pytest.raises(ConnectionResetError):
+                peer.receive()
+            serves["re1"].await_log("it is not deterministic")
+            assert "session_aborted" in [event["event"] for event in events(lab, "re1")]
+    finally:
+        hold.unlink(missing_ok=True)
+
+
+def test_a_program_that_is_slower_over_there_goes_on_exactly(lab: Lab) -> None:
+    command = ["sh", "-c", on_re1("sleep 2") + "exec tr a-z A-Z"]
+    text = b"The quick brown fox jumps over the lazy dog.\n" * 40_000
+    with serving(lab, command, nodes=BOTH) as serves, Client(lab) as client:
+        client.send(text)
+        assert client.receive(len(text) // 2) == text.upper()[: len(text) // 2]
+        lab.fail("re0", "power")
+        client.hang_up()
+        assert client.receive() == text.upper()[len(text) // 2 :]
+        assert client.status() == 0
+        serves["re1"].await_log("taken over")
+
+
+def test_stderr_is_logged_half_a_close_passed_on_and_connections_limited(lab: Lab) -> None:
+    command = ["sh", "-c", "echo said; echo complaint >&2; exec 1>&-; sha256sum >&2"]
+    options = ["--max-connections", "1"]
+    with serving(lab, command, nodes=BOTH, options=options) as serves, Peer(lab) as peer:
+        assert peer.line() == "said"
+        assert peer.receive() == b""  # the program has ended its output, and reads on
+        with Peer(lab) as second:
+            assert second.receive() == b""
+        serves["re0"].await_log("connection refused: 1 are being served")
+        peer.send(DATA[:1000])
+        peer.sock.shutdown(socket.SHUT_WR)
+        digest = hashlib.sha256(DATA[:1000]).hexdigest()
+        for serve in serves.values():
+            serve.await_log("stderr: complaint")
+            serve.await_log(f"stderr: {digest}")
+        serves["re0"].await_log("ended")

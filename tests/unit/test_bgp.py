@@ -1,6 +1,7 @@
 """The BGP codec, the state machine, and the byte at which the other node goes on."""
 
 import random
+import zlib
 from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import Any
 
@@ -8,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prl.bgp import attributes, prefixes
+from prl.bgp import attributes, memory, prefixes
 from prl.bgp.attributes import Attributes
-from prl.bgp.errors import BgpError, PeerEndedError
+from prl.bgp.errors import BgpError, MemoryLostError, PeerEndedError
 from prl.bgp.framing import Framing
 from prl.bgp.messages import (
     HEADER_BYTES,
@@ -253,3 +254,30 @@ def test_nothing_is_sent_before_the_plan_is_complete_but_the_plan() -> None:
     output.keepalive()
     assert output.take() == b"abc"
     assert output.take() == b""
+
+
+@given(joined=st.integers(0, 400), cut=st.integers(0, 400))
+def test_a_speaker_joins_in_at_any_byte_with_the_other_one_s_memory(joined: int, cut: int) -> None:
+    stream = peer_input(announce(V4), announce(ip_network("198.18.2.0/23")), Update())
+    joined = min(joined, len(stream))
+    first = Session(OURS)
+    first.output.go_on_at(0)
+    first.feed(stream[:joined])
+    said = first.output.take()
+    second, since = memory.decode(memory.encode(first, "then"), OURS)
+    assert since == "then"
+    first.feed(stream[joined:])
+    said += first.output.take()
+    second.feed(stream[joined:])
+    assert (second.state, second.peer, second.routes) == (first.state, first.peer, first.routes)
+    assert second.received == first.received
+    third, _ = memory.decode(memory.encode(second, None), OURS)
+    cut = min(cut, len(said))
+    third.output.go_on_at(cut)
+    assert said[:cut] + third.output.take() == said
+
+
+@pytest.mark.parametrize("data", [b"", b"x", zlib.compress(b"x"), zlib.compress(b"\x80")])
+def test_what_is_no_memory_is_refused(data: bytes) -> None:
+    with pytest.raises(MemoryLostError):
+        memory.decode(data, OURS)

@@ -222,3 +222,15 @@ def test_a_shadow_that_the_primary_never_confirmed_does_not_speak() -> None:
     s = Shadow()
     assert not lib.prl_secondary_takeover(s.flow)
     assert s.flow.state == lib.PRL_SECONDARY_VOID
+
+
+def test_only_a_shadow_that_took_over_can_be_fenced_and_never_speaks_again() -> None:
+    s = Shadow()
+    assert not lib.prl_secondary_fence(s.flow)
+    assert s.flow.state == lib.PRL_SECONDARY_ACTIVE
+    assert lib.prl_secondary_confirm(s.flow, 3, 0)
+    assert lib.prl_secondary_takeover(s.flow)
+    assert lib.prl_secondary_fence(s.flow)
+    assert s.flow.state == lib.PRL_SECONDARY_VOID
+    assert not lib.prl_secondary_fence(s.flow)
+    assert not lib.prl_secondary_takeover(s.flow)

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from prl.demo import progress
+from prl.demo.cutoff import CutOff, CutOffError
 from prl.demo.facts import Measured, Scenario, Stream, differences, facts, verdict
 from prl.demo.pauses import Pauses, longest_ms
 from prl.demo.payload import BLOCK_BYTES, Payload
 from prl.demo.progress import Progress
 from prl.demo.roles import Echo, Sink, Source
 from prl.demo.routers import make_routes, parse_bird, parse_frr
-from prl.serve.cutoff import CutOff, CutOffError
 
 SCENARIO = Scenario("upload", "socat", 4, "native")
 

@@ -1,0 +1,198 @@
+"""Stopping the threads of a program for the microseconds of repair mode (SPEC R17).
+
+A program must not find its socket in repair mode, where recv() and send() fail: neither one that
+was not changed, nor one whose session is protected again by itself while it works. Its threads are
+stopped by ptrace(2) (SEIZE, INTERRUPT), which neither it nor its parent can see: no signal is sent,
+nobody's wait() returns. A system call that the stop cut short begins again: the kernel sees to
+most; what would return EINTR (epoll_wait, recv with a time-out) is set back here, unless a signal
+is pending.
+
+The tracer is a thread of its own: when it ends, for whatever reason, the death of prld included,
+the kernel lets go of everything that it traced (exit_ptrace, kernel/ptrace.c).
+"""
+
+import ctypes
+import os
+import platform
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
+from typing import Final, TypeVar
+
+from prl.errors import ReplicationError
+
+STOP_TIMEOUT_S: Final = 0.05
+"""How long all threads may take to stop; then they are let go, and protecting is tried again."""
+THREADS_MAX: Final = 4096
+_SWEEPS_MAX: Final = 8  # a thread may start another one while it is being stopped
+_SPIN_S: Final = 20e-6
+
+# linux/ptrace.h
+_SEIZE, _INTERRUPT, _DETACH = 0x4206, 0x4207, 17
+_GETREGSET, _SETREGSET, _NT_PRSTATUS = 0x4204, 0x4205, 1
+_EVENT_STOP = 128
+_WALL = 0x40000000
+# struct user_regs_struct of x86-64 (sys/user.h): 27 words; `syscall` is two bytes long.
+_X86_WORDS, _AX, _ORIG_AX, _IP, _SYSCALL_BYTES = 27, 10, 15, 16, 2
+_X86_REGS = struct.Struct(f"={_X86_WORDS}q")
+_EINTR = 4
+_IS_X86_64 = platform.machine() == "x86_64"
+
+T = TypeVar("T")
+Pause = Callable[[], AbstractContextManager[None]]
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.ptrace.restype = ctypes.c_long
+_libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
+
+
+class FreezeError(ReplicationError):
+    """The program cannot be stopped; it was not, or goes on already."""
+
+
+class Freezer:
+    """Stops the threads of some processes around a short piece of work."""
+
+    def __init__(self, pids: Callable[[], Iterable[int]]) -> None:
+        """``pids`` says, each time, which processes to stop."""
+        self._pids = pids
+        self.last_ns = 0
+        """How long they stood still the last time."""
+
+    def run(self, work: Callable[[Pause], T]) -> T:
+        """Call ``work(pause)`` in a thread; between entering and leaving ``pause()`` all stand.
+
+        Raises:
+            FreezeError: they do not stop.
+        """
+        results: list[T] = []
+        failures: list[BaseException] = []
+
+        def trace() -> None:
+            try:
+                results.append(work(self._paused))
+            except BaseException as error:  # noqa: BLE001 - it is raised again by the caller's thread
+                failures.append(error)
+
+        thread = threading.Thread(target=trace, name="freezer")
+        thread.start()
+        thread.join()
+        if failures:
+            raise failures[0]
+        return results[0]
+
+    @contextmanager
+    def _paused(self) -> Iterator[None]:
+        stopped: dict[int, int] = {}
+        began_ns = time.monotonic_ns()
+        try:
+            for pid in self._pids():
+                _stop_all(pid, stopped, time.monotonic() + STOP_TIMEOUT_S)
+            yield
+        finally:
+            for tid, number in stopped.items():
+                _resume(tid, number)
+            self.last_ns = time.monotonic_ns() - began_ns
+
+
+def _stop_all(pid: int, stopped: dict[int, int], deadline: float) -> None:
+    for _ in range(_SWEEPS_MAX):
+        new = [tid for tid in _threads(pid) if tid not in stopped]
+        if not new:
+            return
+        if len(stopped) + len(new) > THREADS_MAX:
+            raise FreezeError(f"process {pid} has more than {THREADS_MAX} threads")
+        seized = [tid for tid in new if _seize(pid, tid)]
+        for tid in seized:
+            number = _await_stop(pid, tid, deadline)
+            if number is not None:
+                stopped[tid] = number
+    raise FreezeError(f"process {pid} starts threads faster than they can be stopped; try again")
+
+
+def _threads(pid: int) -> list[int]:
+    try:
+        return [int(name) for name in os.listdir(f"/proc/{pid}/task")]  # noqa: PTH208 - hot
+    except OSError:
+        return []  # it has just ended
+
+
+def _seize(pid: int, tid: int) -> bool:
+    """Whether the thread will stop; one that has ended need not."""
+    if _ptrace(_SEIZE, tid) == 0:
+        return _ptrace(_INTERRUPT, tid) == 0
+    number = ctypes.get_errno()
+    if number == _ESRCH:
+        return False
+    raise FreezeError(
+        f"process {pid} cannot be stopped for the moment that its socket is copied: "
+        f"{os.strerror(number)}; is it being traced, by gdb or strace?"
+    )
+
+
+_ESRCH = 3
+
+
+def _await_stop(pid: int, tid: int, deadline: float) -> int | None:
+    """The signal that the thread was about to get (0: none); None when it has ended."""
+    while True:
+        try:
+            found, status = os.waitpid(tid, os.WNOHANG | _WALL)
+        except ChildProcessError:
+            return None
+        if found:
+            break
+        if time.monotonic() > deadline:
+            raise FreezeError(f"thread {tid} of process {pid} does not stop; it is tried again")
+        time.sleep(_SPIN_S)
+    if not os.WIFSTOPPED(status):
+        return None
+    if status >> 16 == _EVENT_STOP:
+        _begin_again(tid)
+        return 0
+    return os.WSTOPSIG(status)
+
+
+def _resume(tid: int, number: int) -> None:
+    _ptrace(_DETACH, tid, number)  # ESRCH: killed meanwhile
+
+
+def _ptrace(request: int, tid: int, data: int | None = None, address: int | None = None) -> int:
+    return int(_libc.ptrace(request, tid, address, data))
+
+
+class _Iovec(ctypes.Structure):
+    _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
+
+
+def _begin_again(tid: int) -> None:
+    """Let a system call that would return EINTR because of us begin again instead."""
+    if not _IS_X86_64 or _has_signals(tid):
+        return
+    room = ctypes.create_string_buffer(_X86_REGS.size)
+    vector = _Iovec(ctypes.cast(room, ctypes.c_void_p), len(room))
+    if _ptrace(_GETREGSET, tid, ctypes.addressof(vector), _NT_PRSTATUS):
+        return
+    if vector.length != _X86_REGS.size:
+        return  # a 32-bit program
+    registers = list(_X86_REGS.unpack(room.raw))
+    if registers[_ORIG_AX] < 0 or registers[_AX] != -_EINTR:
+        return
+    registers[_AX] = registers[_ORIG_AX]
+    registers[_IP] -= _SYSCALL_BYTES
+    room.raw = _X86_REGS.pack(*registers)
+    _ptrace(_SETREGSET, tid, ctypes.addressof(vector), _NT_PRSTATUS)
+
+
+def _has_signals(tid: int) -> bool:
+    """Whether a signal waits that the thread does not block: EINTR may be about that one."""
+    masks = dict.fromkeys(("SigPnd", "ShdPnd", "SigBlk"), 0)
+    with suppress(OSError):
+        for line in Path(f"/proc/{tid}/status").read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name in masks:
+                masks[name] = int(value, 16)
+    return bool((masks["SigPnd"] | masks["ShdPnd"]) & ~masks["SigBlk"])

@@ -1,0 +1,298 @@
+"""Which process has a socket, and a duplicate of it (SPEC R17, programs that were not changed).
+
+By pid and descriptor it is /proc/P/fd/F; by the connection's ends, sock_diag(7) tells the inode,
+and /proc/*/fd who has that.
+"""
+
+import contextlib
+import ctypes
+import errno
+import os
+import re
+import socket
+import struct
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Final
+
+from prl.core.datapath import Address
+from prl.core.listen import Side
+from prl.errors import KernelError, UsageError
+from prl.messages import show_endpoint
+
+_SOCKET_LINK = re.compile(r"socket:\[(\d+)\]")
+_SYS_PIDFD_GETFD: Final = 438  # the same number on every architecture
+_IPPROTO_MPTCP: Final = 262
+_SO_GET_FILTER: Final = 26  # asm-generic/socket.h
+_SO_NETNS_COOKIE: Final = 71
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A process, and the descriptor by which it has the socket."""
+
+    pid: int
+    fd: int
+
+    @property
+    def program(self) -> str:
+        """Its name, for people."""
+        try:
+            return Path(f"/proc/{self.pid}/comm").read_text().strip()
+        except OSError:
+            return "?"
+
+    def __str__(self) -> str:
+        return f"pid {self.pid} ({self.program})"
+
+
+def inode_of(holder: Holder) -> int | None:
+    """The inode of the socket there now; None when there is none."""
+    try:
+        found = _SOCKET_LINK.fullmatch(os.readlink(f"/proc/{holder.pid}/fd/{holder.fd}"))  # noqa: PTH115
+    except OSError:
+        return None
+    return int(found[1]) if found else None
+
+
+def require_socket(holder: Holder) -> int:
+    """The inode of the socket there. Raises UsageError that says what is wrong."""
+    if not Path(f"/proc/{holder.pid}").is_dir():
+        raise UsageError(f"there is no process {holder.pid}; see `ss -tnp`")
+    place = Path(f"/proc/{holder.pid}/fd/{holder.fd}")
+    try:
+        target = str(place.readlink())
+    except FileNotFoundError:
+        raise UsageError(
+            f"{holder} has no descriptor {holder.fd}; see `ss -tnp`, or give --tuple"
+        ) from None
+    except OSError as error:
+        raise UsageError(f"{place} cannot be read: {error.strerror}") from error
+    found = _SOCKET_LINK.fullmatch(target)
+    if found is None:
+        raise UsageError(f"descriptor {holder.fd} of {holder} is no socket but {target}")
+    return int(found[1])
+
+
+def holders_of(inode: int, among: Iterable[int] | None = None) -> list[Holder]:
+    """Who has the socket of that inode, this process left out; one descriptor of each."""
+    wanted, own = f"socket:[{inode}]", os.getpid()
+    pids = among if among is not None else _processes()
+    return [
+        Holder(pid, fd)
+        for pid in pids
+        if pid != own and (fd := _descriptor(pid, wanted)) is not None
+    ]
+
+
+def _processes() -> Iterator[int]:
+    with os.scandir("/proc") as entries:
+        names = [entry.name for entry in entries if entry.name.isdigit()]
+    return map(int, names)
+
+
+def _descriptor(pid: int, wanted: str) -> int | None:
+    folder = f"/proc/{pid}/fd"
+    with contextlib.suppress(OSError):
+        for name in os.listdir(folder):  # noqa: PTH208 - every descriptor of the host comes here
+            with contextlib.suppress(OSError):
+                if os.readlink(f"{folder}/{name}") == wanted:  # noqa: PTH115
+                    return int(name)
+    return None
+
+
+def duplicate(holder: Holder, pidfd: int) -> socket.socket:
+    """The holder's socket, as a descriptor of ours. Raises UsageError."""
+    fd = _libc.syscall(_SYS_PIDFD_GETFD, pidfd, holder.fd, 0)
+    if fd < 0:
+        number = ctypes.get_errno()
+        reason = {
+            errno.EBADF: "it has closed that just now",
+            errno.ESRCH: "it has just ended",
+            errno.EPERM: "prld may not (it needs CAP_SYS_PTRACE)",
+            errno.ENOSYS: "this kernel has no pidfd_getfd (5.6 has)",
+        }.get(number, os.strerror(number))
+        raise UsageError(f"descriptor {holder.fd} of {holder} cannot be had: {reason}")
+    return socket.socket(fileno=fd)
+
+
+@contextlib.contextmanager
+def borrowed(holder: Holder, pidfd: int) -> Iterator[socket.socket]:
+    """The holder's socket for a moment; closes ``pidfd``. Raises UsageError."""
+    try:
+        with duplicate(holder, pidfd) as sock:
+            yield sock
+    finally:
+        os.close(pidfd)
+
+
+def has_classic_filter(sock: socket.socket) -> bool:
+    """Whether there is a socket filter that is no eBPF program (such may be a dead prld's)."""
+    count = ctypes.c_uint32(0)  # asked for none of its instructions, the kernel tells how many
+    failed = _libc.getsockopt(
+        sock.fileno(), socket.SOL_SOCKET, _SO_GET_FILTER, None, ctypes.byref(count)
+    )
+    return not failed and count.value > 0  # EACCES: eBPF
+
+
+def require_plain_tcp(sock: socket.socket, whose: str) -> None:
+    """Refuse what is no TCP socket of this network namespace. Raises UsageError."""
+    if sock.proto == _IPPROTO_MPTCP:
+        raise UsageError(
+            f"{whose}: an MPTCP socket cannot be replicated; make the listener plain TCP "
+            "(Go: GODEBUG=multipathtcp=0)"
+        )
+    if sock.family not in (socket.AF_INET, socket.AF_INET6) or sock.proto != socket.IPPROTO_TCP:
+        raise UsageError(f"{whose}: not a TCP socket")
+    if _namespace_of(sock) != _own_namespace(sock.family):
+        raise UsageError(f"{whose}: the socket is of another network namespace than prld")
+
+
+def require_connected_tcp(sock: socket.socket, whose: str) -> None:
+    """Refuse what is no connected TCP socket of this network namespace. Raises UsageError."""
+    require_plain_tcp(sock, whose)
+    if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        raise UsageError(f"{whose}: it listens; use --listen for the connections that it accepts")
+    try:
+        sock.getpeername()
+    except OSError as error:
+        raise UsageError(f"{whose}: the socket is not connected ({error.strerror})") from error
+
+
+def _namespace_of(sock: socket.socket) -> bytes:
+    try:
+        return sock.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8)
+    except OSError:
+        return b""  # before Linux 5.14
+
+
+def _own_namespace(family: int) -> bytes:
+    with socket.socket(family, socket.SOCK_DGRAM) as own:
+        return _namespace_of(own)
+
+
+def uid_of(pid: int) -> int:
+    """The real user of a process. Raises UsageError when it has gone."""
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith("Uid:")).split()[1])
+    raise UsageError(f"there is no process {pid}")
+
+
+# linux/netlink.h, linux/sock_diag.h, linux/inet_diag.h
+_NETLINK_SOCK_DIAG, _SOCK_DIAG_BY_FAMILY, _NLMSG_ERROR, _NLMSG_DONE = 4, 20, 2, 3
+_REQUEST, _DUMP = 0x1, 0x300
+_NO_COOKIE = b"\xff" * 8
+_HEADER = struct.Struct("=IHHII")
+_QUESTION = struct.Struct("=BBBxI")
+_ID = struct.Struct("!HH16s16s12x")  # struct inet_diag_sockid
+_FOUND = struct.Struct("=BBxx48s16xI")  # struct inet_diag_msg
+_ERROR = struct.Struct("=i")
+_ANSWER_BYTES, _TIMEOUT_S = 1 << 16, 2.0
+_ALL_STATES = 0xFFFFFFFF
+ESTABLISHED, LISTEN = 1, 10
+_NO_CONNECTION: Final = (
+    "there is no connection {},{} here; see `ss -tn`, the service's end comes first"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TcpSocket:
+    """A TCP socket of this network namespace."""
+
+    state: int
+    local: Side
+    remote: Side
+    inode: int
+    """0 while nobody has accepted it."""
+
+
+def inode_of_tuple(local: Side, remote: Side) -> int:
+    """The inode of the connected TCP socket with these ends; 0 while nobody has accepted it.
+
+    Raises:
+        UsageError: there is no such socket.
+        KernelError: sock_diag does not work.
+    """
+    if local[0].version != remote[0].version:
+        raise UsageError(f"{local[0]} and {remote[0]} are of different IP versions")
+    ends = _ID.pack(local[1], remote[1], _padded(local[0]), _padded(remote[0]))
+    ends = ends[: -len(_NO_COOKIE)] + _NO_COOKIE
+    found = next(_ask(_family(local[0]), _ALL_STATES, ends, _REQUEST), None)
+    if found is None or found.state == LISTEN:  # the look-up falls back to the listener
+        raise UsageError(_NO_CONNECTION.format(show_endpoint(*local), show_endpoint(*remote)))
+    return found.inode
+
+
+def sockets_on(local: Side, state: int) -> list[TcpSocket]:
+    """Sockets in that state whose local end is ``local``, or for a listener comprises it.
+
+    Raises KernelError.
+    """
+    families = {_family(local[0]), socket.AF_INET6}  # one of IPv6 may serve IPv4 as well
+    any_address = ip_address("0.0.0.0"), ip_address("::")  # noqa: S104 - compared, not bound
+    return [
+        found
+        for family in sorted(families)
+        for found in _ask(family, 1 << state, bytes(_ID.size), _REQUEST | _DUMP)
+        if found.local[1] == local[1]
+        and (found.local[0] == local[0] or (state == LISTEN and found.local[0] in any_address))
+    ]
+
+
+def _ask(family: int, states: int, ends: bytes, flags: int) -> Iterator[TcpSocket]:
+    body = _QUESTION.pack(family, socket.IPPROTO_TCP, 0, states) + ends
+    head = _HEADER.pack(_HEADER.size + len(body), _SOCK_DIAG_BY_FAMILY, flags, 0, 0)
+    try:
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as netlink:
+            netlink.settimeout(_TIMEOUT_S)
+            netlink.send(head + body)
+            yield from _answers(netlink, is_dump=bool(flags & _DUMP))
+    except OSError as error:
+        raise KernelError(
+            f"sock_diag: {error.strerror or error}; use a kernel with CONFIG_INET_TCP_DIAG"
+        ) from error
+
+
+def _answers(netlink: socket.socket, *, is_dump: bool) -> Iterator[TcpSocket]:
+    while True:
+        raw, at = netlink.recv(_ANSWER_BYTES), 0
+        while at + _HEADER.size <= len(raw):
+            length, kind, *_ = _HEADER.unpack_from(raw, at)
+            body = raw[at + _HEADER.size : at + length]
+            at += max((length + 3) & ~3, _HEADER.size)
+            if kind == _NLMSG_DONE:
+                return
+            if kind == _NLMSG_ERROR:
+                number = -int(_ERROR.unpack_from(body)[0])
+                if number == errno.ENOENT:
+                    return
+                raise OSError(number, os.strerror(number))
+            yield _read(body)
+        if not is_dump:
+            return
+
+
+def _read(body: bytes) -> TcpSocket:
+    family, state, ends, inode = _FOUND.unpack_from(body)
+    local_port, remote_port, local, remote = _ID.unpack(ends)
+    return TcpSocket(
+        state, (_address(family, local), local_port), (_address(family, remote), remote_port), inode
+    )
+
+
+def _address(family: int, raw: bytes) -> Address:
+    address = ip_address(raw if family == socket.AF_INET6 else raw[:4])
+    return getattr(address, "ipv4_mapped", None) or address
+
+
+def _family(address: Address) -> socket.AddressFamily:
+    return socket.AF_INET if address.version == 4 else socket.AF_INET6  # noqa: PLR2004
+
+
+def _padded(address: Address) -> bytes:
+    return address.packed.ljust(16, b"\0")

@@ -1,0 +1,86 @@
+"""What a former life of prld left on this node, and what of it is adopted (SPEC L9).
+
+Its programs and maps outlive a prld that dies: a standby stays silent, an owner goes on, its flows
+bypassed. A new prld takes the maps over as they are, and lays its own programs in the place of the
+old ones; nothing of this is noticed by anybody. It then asks for each service that was owned
+whether it still is, and leaves it to the old rules until it knows:
+
+    the kernel says OWNER: no claim with the other node's token has come, also while nobody looked
+    ─▶ the other node's lease is over: from now on it cannot take over any more
+    ─▶ nobody on the LAN answers for the addresses ─▶ still OWNER
+A word over the link is not waited for: should the other node own it after all, HELLO settles it by
+the higher term, which outlives prld, too.
+"""
+
+import asyncio
+import time
+
+from prl.config import Config
+from prl.core.datapath import Owner, mapped
+from prl.core.kernel import Kernel
+from prl.daemon import probe
+from prl.daemon.events import EventLog
+from prl.daemon.instances import Instances
+from prl.errors import KernelError
+
+LEASE_POLL_S = 0.01
+"""How often the kernel's tables are looked at while the other node's lease may last."""
+WAIT_MAX_NS = 10_000_000_000
+"""A lease that would last longer is none: the policy is stop, and nothing opens by itself."""
+
+
+class Inheritance:
+    """The services that this node owned, found out before its datapath begins."""
+
+    def __init__(self, config: Config, kernel: Kernel, lans: Instances, log: EventLog) -> None:
+        self._config, self._kernel, self._lans, self._log = config, kernel, lans, log
+
+    def _owned(self) -> set[int]:
+        """As the kernel's table has it now."""
+        return {
+            number
+            for number, service in enumerate(self._config.service)
+            if all(
+                self._kernel.address_state(mapped(address), self._lans.interface(number).ifindex)
+                == Owner.OWNER
+                for address in service.addresses
+            )
+        }
+
+    async def settle(self) -> frozenset[int]:
+        """The services that are this node's for certain."""
+        if not self._owned() or not await self._lease_is_over():
+            return frozenset()
+        kept: set[int] = set()
+        for number in sorted(self._owned()):
+            service = self._config.service[number]
+            try:
+                users = await probe.users(self._lans.interface(number), service.addresses)
+            except KernelError as error:
+                self._log.error("probe_failed", f"service {service.name}: {error}")
+                continue
+            if users:
+                self._log.warning(
+                    "address_in_use",
+                    f"service {service.name}: {min(map(str, users))} answers on the LAN: it is not "
+                    "this node's any more",
+                )
+                continue
+            kept.add(number)
+        kept &= self._owned()  # a claim may have come while the others were asked for
+        for number in kept:
+            name = self._config.service[number].name
+            self._log.warning(
+                "adopted", f"service {name}: owned before, and still: its sessions go on"
+            )
+        return frozenset(kept)
+
+    async def _lease_is_over(self) -> bool:
+        while not self._kernel.bypassed:
+            left_ns = self._kernel.open_at_ns - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+            if left_ns <= 0:
+                break
+            if left_ns > WAIT_MAX_NS or not self._owned():
+                return False
+            await asyncio.sleep(LEASE_POLL_S)  # a claim in XDP, or the kernel's opening: no event
+        return True

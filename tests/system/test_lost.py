@@ -1,0 +1,39 @@
+"""What becomes of a session that cannot go on at a take-over: reset, with a reason, at once."""
+
+import pytest
+
+from tests.system import support
+from tests.system.support import Applications, events, eventually, flows, prlctl
+
+pytestmark = [
+    pytest.mark.system,
+    pytest.mark.needs("root", "netns", "bpf", "af_xdp", "struct_ops", "bpftool"),
+]
+
+
+def test_of_two_sessions_one_goes_on_and_the_other_is_reset() -> None:
+    with support.pair("lost") as lab:
+        for family in support.FAMILIES:
+            apps = Applications(lab, "obey", family)
+            good, bad = apps.connect(family), apps.connect(family)
+            handle = apps.expect("protected", "re0", peer=bad.port)["handle"]
+            done = prlctl("--lab", lab.name, "--node", "re0", "flow", "del", str(handle))
+            assert done.returncode == 0, done.stderr
+            apps.expect("void", "re1", peer=bad.port)
+            assert bad.ask("still there") == "still there"
+            if family == support.FAMILIES[0]:
+                first = (apps, good, bad)
+        eventually("two shadows are left", lambda: len(flows(lab, "re1")) == 2)
+        lab.fail("re0", "power")
+        for served, protected, lost in (first, (apps, good, bad)):
+            served.expect("taken_over", "re1", peer=protected.port)
+            with pytest.raises(ConnectionResetError):  # it only waits, and says nothing
+                lost.receive()
+            assert protected.ask("and you?") == "and you?"
+            protected.sock.close()
+            lost.sock.close()
+        told = [event for event in events(lab, "re1") if event["event"] == "session_lost"]
+        assert len(told) == 2
+        assert all("request" in event["facts"]["reason"] for event in told)
+        (takeover,) = (event for event in events(lab, "re1") if event["event"] == "takeover")
+        assert takeover["facts"]["lost"] == 2
