@@ -83,6 +83,12 @@ def af_xdp() -> bool:
     return True
 
 
+@probe("the kernel has no VRF devices (CONFIG_NET_VRF)")
+def vrf() -> bool:
+    make = "ip link add probe type vrf table 100"
+    return _works("unshare", "--net", "sh", "-c", make)
+
+
 @probe("the kernel does not let BPF programs be a TCP congestion control")
 def struct_ops() -> bool:
     # The wrapper type is in the kernel's BTF exactly when bpf_tcp_ca.c is built in.

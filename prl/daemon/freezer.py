@@ -26,6 +26,8 @@ from prl.errors import ReplicationError
 
 STOP_TIMEOUT_S: Final = 0.05
 """How long all threads may take to stop; then they are let go, and protecting is tried again."""
+STRAGGLER_TIMEOUT_S: Final = 1.0
+"""A thread that was told to stop is waited for so long, so that it can be let go unseen."""
 THREADS_MAX: Final = 4096
 _SWEEPS_MAX: Final = 8  # a thread may start another one while it is being stopped
 _SPIN_S: Final = 20e-6
@@ -87,18 +89,20 @@ class Freezer:
     @contextmanager
     def _paused(self) -> Iterator[None]:
         stopped: dict[int, int] = {}
+        stopping: list[int] = []
         began_ns = time.monotonic_ns()
         try:
             for pid in self._pids():
-                _stop_all(pid, stopped, time.monotonic() + STOP_TIMEOUT_S)
+                _stop_all(pid, stopped, stopping, time.monotonic() + STOP_TIMEOUT_S)
             yield
         finally:
+            _let_stragglers_go(stopped, stopping)
             for tid, number in stopped.items():
                 _resume(tid, number)
             self.last_ns = time.monotonic_ns() - began_ns
 
 
-def _stop_all(pid: int, stopped: dict[int, int], deadline: float) -> None:
+def _stop_all(pid: int, stopped: dict[int, int], stopping: list[int], deadline: float) -> None:
     for _ in range(_SWEEPS_MAX):
         new = [tid for tid in _threads(pid) if tid not in stopped]
         if not new:
@@ -106,11 +110,28 @@ def _stop_all(pid: int, stopped: dict[int, int], deadline: float) -> None:
         if len(stopped) + len(new) > THREADS_MAX:
             raise FreezeError(f"process {pid} has more than {THREADS_MAX} threads")
         seized = [tid for tid in new if _seize(pid, tid)]
+        stopping += seized
         for tid in seized:
             number = _await_stop(pid, tid, deadline)
+            stopping.remove(tid)
             if number is not None:
                 stopped[tid] = number
     raise FreezeError(f"process {pid} starts threads faster than they can be stopped; try again")
+
+
+def _let_stragglers_go(stopped: dict[int, int], stopping: list[int]) -> None:
+    """Those that were told to stop and have not yet."""
+    if not stopping:
+        return
+    for tid, number in stopped.items():
+        _resume(tid, number)
+    stopped.clear()
+    deadline = time.monotonic() + STRAGGLER_TIMEOUT_S
+    for tid in stopping:
+        with suppress(FreezeError):  # the end of this thread lets it go
+            signal_number = _await_stop(tid, tid, deadline)
+            if signal_number is not None:
+                _resume(tid, signal_number)
 
 
 def _threads(pid: int) -> list[int]:

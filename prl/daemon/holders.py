@@ -11,6 +11,7 @@ import os
 import re
 import socket
 import struct
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -87,6 +88,36 @@ def holders_of(inode: int, among: Iterable[int] | None = None) -> list[Holder]:
         for pid in pids
         if pid != own and (fd := _descriptor(pid, wanted)) is not None
     ]
+
+
+def family(pids: Iterable[int]) -> list[int]:
+    """These processes and all that descend from them."""
+    children: dict[int, list[int]] = {}
+    for pid, parent in _parents().items():
+        children.setdefault(parent, []).append(pid)
+    found, todo = set(pids), list(pids)
+    while todo:
+        new = set(children.get(todo.pop(), ())) - found
+        found |= new
+        todo += new
+    return sorted(found)
+
+
+_PARENTS_FRESH_S: Final = 0.01
+_known_parents: tuple[float, dict[int, int]] = (0.0, {})
+
+
+def _parents() -> dict[int, int]:
+    """Of each process; read once for connections that come together."""
+    global _known_parents  # noqa: PLW0603 - a cache
+    if time.monotonic() - _known_parents[0] > _PARENTS_FRESH_S:
+        parents = {}
+        for pid in _processes():
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                text = Path(f"/proc/{pid}/stat").read_text()
+                parents[pid] = int(text[text.rindex(")") + 2 :].split(maxsplit=2)[1])
+        _known_parents = (time.monotonic(), parents)
+    return _known_parents[1]
 
 
 def _processes() -> Iterator[int]:

@@ -81,6 +81,10 @@ class Watch:
         """The endpoint."""
         return show_endpoint(*self.local)
 
+    def kin(self) -> list[int]:
+        """The servers, and whatever they have forked."""
+        return holders.family({holder.pid for holder in self.listeners.values()})
+
     def live(self) -> int:
         """How many connections of it are protected, or would be."""
         self.processes = [p for p in self.processes if p.session and p.session.is_live]
@@ -220,7 +224,7 @@ class Watches:
                 self.drain()
                 return b"" if early is None else early.data
 
-            process = await self._processes.replicate(holder, watch.uid, history)
+            process = await self._processes.replicate(holder, watch.uid, history, watch.kin)
         except PrlError as error:
             self._refused(watch, remote, str(error))
             return
@@ -257,8 +261,8 @@ class Watches:
                 wait_s = min(wait_s * 2, ACCEPT_POLL_MAX_S)
 
     async def _find(self, watch: Watch, inode: int) -> Holder | None:
-        likely = {holder.pid for holder in watch.listeners.values()}
-        found = holders.holders_of(inode, likely)
+        servers = {holder.pid for holder in watch.listeners.values()}
+        found = holders.holders_of(inode, servers) or holders.holders_of(inode, watch.kin())
         if not found:
             found = await asyncio.to_thread(holders.holders_of, inode)
         return found[0] if found else None

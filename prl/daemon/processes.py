@@ -45,6 +45,8 @@ _PIDFD_INFO = struct.Struct("=Q52xi")
 
 History = Callable[[], bytes | None]
 """The input of a program from its first byte on, as far as it is known; None: not any more."""
+Kin = Callable[[], list[int] | None]
+"""Which processes may have a program's socket; None: any."""
 
 
 class Process:
@@ -61,6 +63,7 @@ class Process:
         self.released = False
         self.ending = False
         self.looking: asyncio.Task[None] | None = None
+        self.kin: Kin = lambda: None
         self.others: list[Holder] = []
         """Other processes that had the socket when that was last looked at."""
 
@@ -84,8 +87,9 @@ class Process:
         yield from (other.pid for other in self.others)
 
     def look_for_others(self) -> list[Holder]:
-        """Find the other processes that have the socket; slow: it reads all of /proc."""
-        self.others = [h for h in holders.holders_of(self.inode) if h.pid != self.holder.pid]
+        """Find the other processes that have the socket; slow if it reads all of /proc."""
+        found = holders.holders_of(self.inode, self.kin())
+        self.others = [other for other in found if other.pid != self.holder.pid]
         return self.others
 
 
@@ -100,7 +104,13 @@ class Processes:
 
     # -- requests
 
-    async def replicate(self, holder: Holder, uid: int, history: History = lambda: b"") -> Process:
+    async def replicate(
+        self,
+        holder: Holder,
+        uid: int,
+        history: History = lambda: b"",
+        kin: Kin = lambda: None,
+    ) -> Process:
         """Protect the socket that ``holder`` has, for a client of that uid.
 
         ``history`` is asked, once the input stands still, for what of it is known from its first
@@ -118,6 +128,7 @@ class Processes:
             os.close(pidfd)
             raise
         process = Process(holder, inode, pidfd, sock, history)
+        process.kin = kin
         try:
             self._check(process)
             await asyncio.to_thread(process.look_for_others)

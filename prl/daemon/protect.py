@@ -31,12 +31,15 @@ from prl.core.wire import Reason
 from prl.daemon.attempt import Attempts
 from prl.daemon.clients import Application, Program
 from prl.daemon.events import EventLog
+from prl.daemon.freezer import FreezeError, Pause
 from prl.daemon.instances import Instances
 from prl.daemon.link import Link
 from prl.daemon.sessions import Session
-from prl.daemon.silence import end_silently, reset
+from prl.daemon.silence import abort_silently, end_silently, reset
 from prl.daemon.streams import Streams
 from prl.errors import ReplicationError, UsageError
+from prl.shadow import SnapshotError
+from prl.shadow.sockopt import CallError
 
 RETRY_MIN_S, RETRY_MAX_S = 0.05, 30.0
 """Back-off between attempts of one session. It begins anew when the link comes up, an application
@@ -373,7 +376,7 @@ class Primaries:
     def demote(self, session: Session) -> None:
         """The other node has the session: end ours behind the silence (L8)."""
         self._forget(session, "demoted")
-        end_silently(session.sock)
+        _end(session)
         self._dp.flow_close(session.handle)
         self._log.warning(
             "demoted", f"{session.ends}: the other node has it now", handle=session.handle
@@ -463,6 +466,20 @@ class Primaries:
     def why_not(self, session: Session) -> str:
         """Why a session is not protected now, in words."""
         return self._obstacle(session) or session.reason or session.state
+
+
+def _end(session: Session) -> None:
+    """Without a word, for all who have the socket."""
+    if session.program is not None and not session.closing:
+
+        def work(pause: Pause) -> None:
+            with pause():
+                abort_silently(session.sock)
+
+        with contextlib.suppress(FreezeError, SnapshotError, CallError):
+            session.client.freezer.run(work)
+            return
+    end_silently(session.sock)
 
 
 def _address(text: str) -> Address:

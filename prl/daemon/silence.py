@@ -7,6 +7,7 @@ import struct
 
 from prl.shadow import SnapshotError, discard
 from prl.shadow.capture import enter_repair
+from prl.shadow.sockopt import Repair, Tcp, set_int
 
 _AF_UNSPEC = struct.pack("=H14x", socket.AF_UNSPEC)
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -34,6 +35,18 @@ def end_silently(sock: socket.socket) -> None:
         discard(sock)
     except (SnapshotError, OSError):
         sock.close()
+
+
+def abort_silently(sock: socket.socket) -> None:
+    """Like end_silently(), for a TCP socket that a program has which does not know of prl.
+
+    The program gets ECONNABORTED (tcp_disconnect), and must stand still meanwhile. Raises
+    SnapshotError, CallError.
+    """
+    enter_repair(sock)
+    _libc.connect(sock.fileno(), _AF_UNSPEC, len(_AF_UNSPEC))
+    set_int(sock, Tcp.REPAIR, Repair.OFF_NO_WINDOW_PROBE)
+    sock.close()
 
 
 def reset(sock: socket.socket) -> None:

@@ -107,12 +107,14 @@ class Lab:
         routed: bool = False,
         services: int = 1,
         second: bool = False,
+        vrf: bool = False,
     ) -> None:
         """Build the network and start prld on both nodes; return when both serve.
 
         ``polling``, ``flows_max``, ``policy`` and ``fence_command`` are as docs/configuration.md
         has them; ``routed`` puts the peer behind a router; of several services, re0 and re1 own one
-        by turns; ``second`` adds a second LAN, a routing instance with the same addresses.
+        by turns; ``second`` adds a second LAN, a routing instance with the same addresses,
+        with ``vrf`` in a VRF of its own.
 
         Raises:
             LabError: it is up already, or could not be brought up; nothing is left of it then.
@@ -126,6 +128,7 @@ class Lab:
             routed=routed,
             services=services,
             second=second,
+            vrf=vrf,
             policy=policy,
             fence_command=fence_command,
         )
@@ -448,7 +451,11 @@ class Lab:
 
 def _topology(name: str, settings: Settings) -> Topology:
     return standard(
-        name, routed=settings.routed, services=settings.services, second=settings.second
+        name,
+        routed=settings.routed,
+        services=settings.services,
+        second=settings.second,
+        vrf=settings.vrf,
     )
 
 

@@ -27,6 +27,7 @@ class Settings:
     policy: str = "continue"
     fence_command: Sequence[str] = ()
     second: bool = False
+    vrf: bool = False
 
 
 class StateDirectory:
@@ -176,6 +177,7 @@ def _node_toml(topology: Topology, node: Node, settings: Settings, socket: Path)
             "[[routing]]",
             _assign("name", SECOND),
             _assign("interface", node.second.name),
+            *([_assign("vrf", topology.vrf)] if topology.vrf else []),
         ]
     return "\n".join(lines) + "\n"
 

@@ -16,6 +16,7 @@ SECOND = "second"
 """The routing instance of the second LAN."""
 SECOND_INTERFACE = "lan1"
 SECOND_BRIDGE = "br1"
+SECOND_VRF = "vrf-second"
 LINK_PORT = 7077
 
 _NAME_PATTERN = re.compile(rf"[a-z0-9][a-z0-9-]{{0,{NAME_MAX_LENGTH - 1}}}")
@@ -103,6 +104,8 @@ class Topology:
     services: tuple[Service, ...]
     link_port: int = LINK_PORT
     router: Router | None = None
+    vrf: str = ""
+    """The VRF device that the nodes' second LAN belongs to, where there is one."""
     second_peer: Member | None = None
     """The peer on the second LAN, which has the addresses of the first."""
 
@@ -166,7 +169,12 @@ class Topology:
 
 
 def standard(
-    name: str = DEFAULT_NAME, *, routed: bool = False, services: int = 1, second: bool = False
+    name: str = DEFAULT_NAME,
+    *,
+    routed: bool = False,
+    services: int = 1,
+    second: bool = False,
+    vrf: bool = False,
 ) -> Topology:
     """The lab of SPEC section 8: peer and both nodes on one LAN, or the peer behind a router.
 
@@ -239,5 +247,6 @@ def standard(
             *map(service, range(services)),
             *(service(number, SECOND) for number in range(services if second else 0)),
         ),
+        vrf=SECOND_VRF if second and vrf else "",
         second_peer=Member("peer2", f"{name}-peer2", lan(1, "1")) if second else None,
     )

@@ -23,6 +23,7 @@ from prl.lab.topology import (
 UP_TIMEOUT_S = 5.0
 _FORWARDING = 3  # BR_STATE_FORWARDING, linux/if_bridge.h
 _IFA_F_NODAD = 0x02
+_VRF_TABLE = 100
 _RTAX_MTU = 2  # linux/rtnetlink.h
 
 # The service address is on both nodes at once and must be found on lan0 alone (arp_ignore), never
@@ -193,8 +194,17 @@ def _plug_second(topology: Topology, node: Node) -> None:
         _add_pair(switch, {"ifname": node.second_port}, node, node.second)
         port = _index(switch, node.second_port)
         switch.link("set", index=port, master=_index(switch, SECOND_BRIDGE))
+        if topology.vrf:  # first: its routes go into the VRF's table
+            _add_vrf(netlink, topology.vrf, node.second)
         _configure(netlink, node.second)
         switch.link("set", index=port, state="up")
+
+
+def _add_vrf(netlink: Any, name: str, member: Interface) -> None:
+    netlink.link("add", ifname=name, kind="vrf", vrf_table=_VRF_TABLE)
+    index = _index(netlink, name)
+    netlink.link("set", index=index, state="up")
+    netlink.link("set", index=_index(netlink, member.name), master=index)
 
 
 def _add_default_routes(netlink: Any, gateway: Interface) -> None:

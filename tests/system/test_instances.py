@@ -25,6 +25,8 @@ class Session:
 
     def __init__(self, lab: Lab, instance: str, family: int) -> None:
         machine, device, self.owner, self.standby = PLACES[instance]
+        if instance and lab.topology.vrf:
+            device = lab.topology.vrf
         more = ["--device", device, "--instance", f"@{instance}"]
         self.apps = Applications(lab, "echo", family, more=more)
         self.peer = Peer(lab, family, machine=machine, own_port=PEER_PORT)
@@ -43,12 +45,19 @@ class Session:
 
 @pytest.fixture
 def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
-    with support.pair("instances", request.param, second=True) as made:
+    mode, _, vrf = request.param.partition("+")
+    with support.pair("instances", mode, second=True, vrf=bool(vrf)) as made:
         yield made
 
 
 @pytest.mark.parametrize(
-    ("lab", "family", "dead"), [("native", 4, "re0"), ("generic", 6, "re1")], indirect=["lab"]
+    ("lab", "family", "dead"),
+    [
+        ("native", 4, "re0"),
+        ("generic", 6, "re1"),
+        pytest.param("native+vrf", 4, "re1", marks=pytest.mark.needs("vrf")),
+    ],
+    indirect=["lab"],
 )
 def test_sessions_of_the_same_four_tuple_live_side_by_side(
     lab: Lab, family: int, dead: str

@@ -161,13 +161,34 @@ def _name(pid: int) -> str:
         return ""
 
 
+def test_curl_has_a_file_that_dd_reads(lab: Lab, tmp_path: Path) -> None:
+    """The program dies while dd still says it, and the other node's dd goes on."""
+    file = tmp_path / "file"
+    file.write_bytes(DATA)
+    script = (
+        "while read -r line && [ ${#line} -gt 1 ]; do :; done; "
+        f"printf 'HTTP/1.0 200 OK\\r\\nContent-Length: {len(DATA)}\\r\\n\\r\\n'; "
+        f"exec dd if={file} bs=64k status=none"
+    )
+    with serving(lab, ["sh", "-c", script], nodes=BOTH) as serves:
+        url = f"http://192.0.2.100:{PORT}/file"
+        with lab.exec("peer", ["curl", "-sS", "-m", "60", url], stdout=subprocess.PIPE) as curl:
+            assert curl.stdout is not None
+            head = curl.stdout.read(HALF)
+            (program,) = _programs(lab, "re0", "dd")
+            os.kill(program, signal.SIGKILL)
+            assert head + curl.stdout.read() == DATA
+            assert curl.wait(30) == 0
+        serves["re1"].await_log("taken over")
+
+
 def test_from_failure_to_failure_a_fresh_program_goes_on(lab: Lab) -> None:
     """R23: the healed node's program is given the whole input again, its output cut off."""
     with ExitStack() as stack:
         serves = {node: stack.enter_context(Serve(lab, node, command=COUNT)) for node in BOTH}
         client = stack.enter_context(Client(lab))
         said = 0
-        for owner in (*BOTH, *BOTH):
+        for owner in (*BOTH, "re0"):
             serves[owner].await_log(": protected")
             for _ in range(3):
                 said += 1
