@@ -6,6 +6,7 @@
  *                                 ├─ payload, FIN, RST not committed ─▶ hold TAP (prl_hold_guard) ─▶ userspace
  *                                 └─ the rest ─────────────────────▶ wire
  *     userspace ──▶ hold TAP (prl_release) ──▶ prl_egress, marked: newest ack, window, timestamp ──▶ wire
+ *                   a signed segment (RFC 2385) comes back as it is to leave: userspace has the key
  *     userspace ──▶ inject TAP (prl_inject) ──▶ ingress of the lif, marked ──▶ stack
  *
  * What is suppressed is STOLEN, never SHOT: SHOT tells the local TCP, which then does not count it as sent.
@@ -28,6 +29,8 @@
 
 /* NOP NOP timestamp, as Linux puts it in front of all other options (net/ipv4/tcp_output.c, tcp_options_write). */
 #define STAMPS_HEAD 0x0101080a
+/* NOP NOP signature, in front of all others where there is one (likewise). */
+#define MD5_OPTION_BYTES 20
 
 struct tcp_segment {
     struct tcphdr tcp;
@@ -127,10 +130,11 @@ static __always_inline void note_socket(struct __sk_buff *skb, struct prl_flow *
         prl_view_store(&flow->sock, tcp, now_ns);
 }
 
-/* Reads the TCP header. 0, or -1: not to be understood. */
-static __always_inline int load_segment(struct __sk_buff *skb, const struct prl_packet *packet,
+/* Reads the TCP header. 0, or -1: not to be understood. A signature stands in front of the timestamps. */
+static __always_inline int load_segment(struct __sk_buff *skb, const struct prl_packet *packet, int is_signed,
                                         struct tcp_segment *segment)
 {
+    __u32 stamps_at = sizeof(segment->tcp) + (is_signed ? MD5_OPTION_BYTES : 0);
     __u32 l4 = packet->l4;
     if (bpf_skb_load_bytes(skb, l4, &segment->tcp, sizeof(segment->tcp)) < 0)
         return -1;
@@ -140,8 +144,8 @@ static __always_inline int load_segment(struct __sk_buff *skb, const struct prl_
         return -1;
     segment->payload = end - l4 - header;
     segment->has_stamps = 0;
-    if (header >= sizeof(segment->tcp) + sizeof(segment->stamps) &&
-        bpf_skb_load_bytes(skb, l4 + sizeof(segment->tcp), segment->stamps, sizeof(segment->stamps)) == 0)
+    if (header >= stamps_at + sizeof(segment->stamps) &&
+        bpf_skb_load_bytes(skb, l4 + stamps_at, segment->stamps, sizeof(segment->stamps)) == 0)
         segment->has_stamps = segment->stamps[0] == bpf_htonl(STAMPS_HEAD);
     return 0;
 }
@@ -198,12 +202,11 @@ static __always_inline void refresh(struct __sk_buff *skb, struct prl_flow *flow
 }
 
 /*
- * Lowers the advertised window to what the other side can take too (R10), rounded down to the window's unit: what the
+ * The advertised window, lowered to what the other side can take too (R10), rounded down to the window's unit: what the
  * peer may send, both sides take. The right edge does not move back, but for that rounding (RFC 7323, 2.4): rounding
  * up instead would let it creep by up to a unit with every ack.
  */
-static __always_inline void clamp(struct __sk_buff *skb, struct prl_flow *flow, __u32 l4,
-                                  struct tcp_segment *segment)
+static __always_inline __u32 clamped_window(const struct prl_flow *flow, const struct tcp_segment *segment)
 {
     __u32 scale = flow->rcv_wscale & 15;
     __u32 ack = bpf_ntohl(segment->tcp.ack_seq);
@@ -216,11 +219,18 @@ static __always_inline void clamp(struct __sk_buff *skb, struct prl_flow *flow, 
     if (is_after(ack, edge))
         edge = ack;
     if (!is_after(right, edge))
-        return;
+        return window;
     __u32 lower = (edge - ack) >> scale;
-    if (lower >= window)
+    return lower < window ? lower : window;
+}
+
+static __always_inline void clamp(struct __sk_buff *skb, struct prl_flow *flow, __u32 l4,
+                                  struct tcp_segment *segment)
+{
+    __be16 raw = bpf_htons((__u16)clamped_window(flow, segment));
+
+    if (raw == segment->tcp.window)
         return;
-    __be16 raw = bpf_htons((__u16)lower);
     store_window(skb, l4, segment->tcp.window, raw);
     segment->tcp.window = raw;
     PRL_WRITE(flow->clamped, 1);
@@ -263,17 +273,33 @@ static __always_inline void note_emitted(struct prl_flow *flow, const struct tcp
     flow->last_valid = valid;
 }
 
+/* A signed segment whose window must be lowered: userspace does it, signs again and releases it at once. One that the
+ * TAP has no room for is lost like any ACK in a network. */
+static __always_inline int sign_again(struct __sk_buff *skb, struct prl_node *node)
+{
+    skb->mark = PRL_MARK_HOLD;
+    if (bpf_clone_redirect(skb, node->hold_ifindex, 0))
+        PRL_COUNT(node->redirect_failed);
+    return TC_ACT_STOLEN;
+}
+
 /* The segment leaves. MD5 signs ack and window (RFC 2385): such headers stay as they are. */
-static __always_inline int emit(struct __sk_buff *skb, struct prl_flow *flow, __u32 l4,
+static __always_inline int emit(struct __sk_buff *skb, struct prl_node *node, struct prl_flow *flow, __u32 l4,
                                 struct tcp_segment *segment, int released)
 {
     if (!segment->tcp.syn) {
         __u32 flags = PRL_READ(flow->flags);
-        if (!(flags & PRL_FLOW_MD5)) {
+        /* Without a datapath nobody moves the limit, and nobody signs. */
+        int clamps =
+            (flags & PRL_FLOW_CLAMP) && segment->tcp.ack && !segment->tcp.rst && !PRL_READ(node->bypassed);
+        if (flags & PRL_FLOW_MD5) {
+            if (clamps && !released && clamped_window(flow, segment) != bpf_ntohs(segment->tcp.window))
+                return sign_again(skb, node);
+        } else {
             if (released)
                 refresh(skb, flow, l4, segment);
             note_emitted(flow, segment);
-            if ((flags & PRL_FLOW_CLAMP) && segment->tcp.ack && !segment->tcp.rst)
+            if (clamps)
                 clamp(skb, flow, l4, segment);
         }
         note_edge(flow, segment);
@@ -328,18 +354,18 @@ static __always_inline int judge_segment(struct __sk_buff *skb, struct prl_node 
     struct tcp_segment segment;
     __u32 l4 = packet->l4;
 
-    if (load_segment(skb, packet, &segment) < 0)
-        return TC_ACT_STOLEN;
     __u32 flags = PRL_READ(flow->flags);
+    if (load_segment(skb, packet, flags & PRL_FLOW_MD5, &segment) < 0)
+        return TC_ACT_STOLEN;
     if (flags & PRL_FLOW_SILENT) { /* a shadow that has not taken over, or never may */
         PRL_COUNT(flow->out_silenced);
         note_socket(skb, flow, bpf_ktime_get_boot_ns());
         return TC_ACT_STOLEN;
     }
     if (skb->mark == PRL_MARK_RELEASE)
-        return emit(skb, flow, l4, &segment, 1);
+        return emit(skb, node, flow, l4, &segment, 1);
     if (!(flags & (PRL_FLOW_SETUP | PRL_FLOW_ACTIVE)))
-        return emit(skb, flow, l4, &segment, 0);
+        return emit(skb, node, flow, l4, &segment, 0);
 
     __u64 now_ns = bpf_ktime_get_boot_ns();
     note_socket(skb, flow, now_ns);
@@ -347,7 +373,7 @@ static __always_inline int judge_segment(struct __sk_buff *skb, struct prl_node 
     case PRL_HEALTHY:
         break;
     case PRL_BYPASSED:
-        return emit(skb, flow, l4, &segment, 0);
+        return emit(skb, node, flow, l4, &segment, 0);
     case PRL_STALE: /* only a frame from the network opens (L6) */
         PRL_WRITE(node->open_wanted, 1);
         PRL_COUNT(flow->out_silenced);
@@ -355,13 +381,15 @@ static __always_inline int judge_segment(struct __sk_buff *skb, struct prl_node 
     }
 
     if (segment.tcp.syn)
-        return emit(skb, flow, l4, &segment, 0);
+        return emit(skb, node, flow, l4, &segment, 0);
+    if (flags & PRL_FLOW_MD5) /* for what userspace signs, as soon as the stack has said it */
+        note_emitted(flow, &segment);
     if (!segment.payload && !segment.tcp.fin && !segment.tcp.rst)
-        return emit(skb, flow, l4, &segment, 0);
+        return emit(skb, node, flow, l4, &segment, 0);
     __u32 end = bpf_ntohl(segment.tcp.seq) + segment.payload + segment.tcp.fin;
     if (!segment.tcp.rst) {
         if ((flags & PRL_FLOW_ACTIVE) && !is_after(end, PRL_READ(flow->out_committed)))
-            return emit(skb, flow, l4, &segment, 0);
+            return emit(skb, node, flow, l4, &segment, 0);
         if (PRL_READ(flow->out_valid) == flow->generation + 1 && !is_after(end, flow->out_held)) {
             PRL_COUNT(flow->out_duplicates);
             return TC_ACT_STOLEN;

@@ -9,6 +9,7 @@
 #include "wire.h"
 #include "kernel.h"
 #include "listen.h"
+#include "md5sig.h"
 #include "packet.h"
 #include "gro.h"
 #include "elide.h"

@@ -15,6 +15,7 @@
 #include "core/primary.h"
 #include "core/secondary.h"
 #include "kernel.h"
+#include "md5sig.h"
 #include "prl_abi.h"
 #include "wire.h"
 
@@ -158,6 +159,13 @@ void prl_dp_neighbours(struct prl_dp *dp, const struct prl_dp_neighbour *list, u
 int prl_dp_renounce(struct prl_dp *dp, uint32_t service);
 
 /* ---- flows ---- */
+/* What had happened to a session before its snapshot, and a restored socket does not have. */
+enum prl_replay {
+    PRL_REPLAY_PEER_FIN = 1 << 0, /* the peer has ended its direction, at peer_seq */
+    PRL_REPLAY_OWN_FIN = 1 << 1, /* the application has ended its; the FIN counts in `committed` */
+    PRL_REPLAY_OWN_FIN_ACK = 1 << 2, /* and the peer has acknowledged that */
+};
+
 struct prl_flow_spec {
     struct prl_flow_key key;
     uint32_t handle; /* 0: the datapath allocates one */
@@ -167,9 +175,12 @@ struct prl_flow_spec {
     uint32_t snd_wscale;
     uint32_t committed; /* secondary: end of the snapshot's send queue */
     uint32_t timestamps; /* 1: RFC 7323 timestamps in use */
+    uint32_t replay; /* secondary: enum prl_replay */
+    uint32_t peer_seq, peer_window; /* secondary: for the segments that do it; the window as in the header */
     uint32_t hash_output; /* secondary: 1 = keep a hash of the output (R20) */
     int fd; /* the socket; the datapath keeps a duplicate of its own */
     char congestion[16]; /* secondary: the application's congestion control, set again at take-over */
+    struct prl_md5_key md5; /* what the session's segments are signed with, both ways (RFC 2385) */
 };
 
 /* Primary: gate on, input redirected, output held; pending until activate. Returns 0 and spec->handle/generation;
@@ -181,7 +192,8 @@ int prl_dp_flow_adopt(struct prl_dp *dp, uint32_t handle, uint32_t *own);
 int prl_dp_primary_activate(struct prl_dp *dp, uint32_t handle, uint32_t generation, uint32_t committed,
                             uint32_t peer_edge);
 int prl_dp_primary_fail(struct prl_dp *dp, uint32_t handle, uint8_t reason);
-/* Secondary: the restored shadow. Returns 0 and *space (right edge for SETUP_DONE). */
+/* Secondary: the restored shadow. Returns 0 and *space (right edge for SETUP_DONE). -EAGAIN: what had to happen to it
+ * again (spec->replay) did not. */
 int prl_dp_secondary_open(struct prl_dp *dp, const struct prl_flow_spec *spec, uint32_t *space);
 int prl_dp_secondary_void(struct prl_dp *dp, uint32_t handle, uint8_t reason);
 /* Forgets a flow on this node (kernel entries, gate, duplicate fd); sends CLOSE when it is a live primary's. */
@@ -221,6 +233,8 @@ struct prl_dp_counters {
     uint64_t link_writes;
     uint64_t kept_packets, refed_packets; /* R8: not yet in the shadow's socket when looked at; fed again */
     uint64_t compared, differences; /* R12a */
+    uint64_t signed_again; /* segments of ours whose header was brought up to date behind the stack's back */
+    uint64_t foreign_signatures; /* of ours, made with another key than the one that the flow was set up with */
 };
 struct prl_dp_status {
     uint64_t now_ns, epoch, rtt_ns, rtt_min_ns;

@@ -6,6 +6,7 @@
  *     dp_flows.c    the flow table, setting up and forgetting flows
  *     dp_primary.c  the primary's packets and what its state machine asks for
  *     dp_secondary.c  the shadows' input and output
+ *     dp_sign.c     the headers of signed flows (RFC 2385)
  *     dp_udp.c      room in a UDP socket, what it dropped
  *     dp_owner.c    lease, LAN heartbeats, claims, take-over
  *     dp_control.c  events, link calls, status
@@ -76,6 +77,7 @@ struct dp_flow {
     bool used, secondary, dirty;
     bool has_peer_ts;
     bool edge_known; /* kernel->edge_limit is valid */
+    bool key_changed; /* the stack signs with another key than ours: the flow needs a new snapshot */
     bool awake;      /* in dp->awake: time may bring it something (dp_flows_tick) */
     uint32_t slot;
     uint32_t next_awake;
@@ -226,6 +228,8 @@ void dp_secondary_give_up(struct prl_dp *dp, struct dp_flow *flow, uint8_t reaso
 void dp_secondary_fence(struct prl_dp *dp, struct dp_flow *flow);
 void dp_secondary_void_all(struct prl_dp *dp, uint8_t reason);
 void dp_secondary_takeover(struct prl_dp *dp, struct dp_flow *flow);
+/* Lets happen to a new shadow what had happened to the session (enum prl_replay). 0 or -EAGAIN. */
+int dp_secondary_replay(struct prl_dp *dp, struct dp_flow *flow);
 
 void dp_secondary_feed(struct prl_dp *dp, struct dp_flow *flow, struct iovec *piece, uint32_t pieces,
                        const struct prl_packet *packet, uint16_t lif);
@@ -244,6 +248,14 @@ void dp_verify_tick(struct prl_dp *dp, struct dp_flow *flow);
 bool dp_verify_is_due(const struct dp_flow *flow); /* dp_verify_tick() has something left to do */
 void dp_verify_refeed(struct prl_dp *dp, struct dp_flow *flow); /* everything kept, now (take-over) */
 void dp_verify_forget(struct prl_dp *dp, struct dp_flow *flow);
+
+/* dp_sign.c */
+/* The window that both sides take, for a segment with this ack and window (R10); bpf/egress.bpf.c, clamped_window(). */
+uint16_t dp_sign_window(const struct dp_flow *flow, uint32_t ack, uint16_t window);
+/* A held segment that is about to leave: newest ack, window and timestamps, signed. `frame` is as read from the TAP. */
+void dp_sign_release(struct prl_dp *dp, struct dp_flow *flow, uint8_t *frame, uint32_t bytes);
+/* The key of the flow for prl_packet_craft(), NULL when it is not signed. */
+const struct prl_md5_key *dp_sign_key(const struct dp_flow *flow);
 
 /* dp_udp.c */
 void dp_udp_open(struct dp_flow *flow); /* drops count from here on */

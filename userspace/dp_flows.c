@@ -185,6 +185,7 @@ void dp_flow_forget(struct prl_dp *dp, struct dp_flow *flow)
     }
     unlink_from(dp, handle_bucket(dp, flow->spec.handle), flow, false);
     unlink_from(dp, key_bucket(dp, &flow->spec.key), flow, true);
+    explicit_bzero(&flow->spec.md5, sizeof(flow->spec.md5));
     dp_verify_forget(dp, flow);
     if (flow->dirty) {
         uint32_t *at = &dp->dirty;
@@ -236,6 +237,8 @@ void dp_flow_set_flags(struct dp_flow *flow)
         if (flags & PRL_FLOW_SETUP && flow->spec.key.proto == IPPROTO_TCP && flow->edge_known)
             flags |= PRL_FLOW_CLAMP;
     }
+    if (flow->spec.md5.bytes)
+        flags |= PRL_FLOW_MD5;
     __atomic_store_n(&flow->kernel->flags, flags, __ATOMIC_RELEASE);
 }
 
@@ -380,6 +383,11 @@ static void tick(struct prl_dp *dp, struct dp_flow *flow)
         prl_primary_tick(&flow->primary, dp->link_up, dp->now_ns, &actions);
         dp_apply(dp, flow, &actions);
     }
+    if (flow->key_changed) {
+        prl_primary_fail(&flow->primary, PRL_REASON_DIVERGED, dp->link_up, dp->now_ns, &actions);
+        dp_apply(dp, flow, &actions);
+        flow->key_changed = false;
+    }
     repair_hold(dp, flow);
     if (prl_primary_wants_drain(&flow->primary, dp->now_ns))
         dp_primary_drain(dp, flow);
@@ -470,6 +478,8 @@ int prl_dp_primary_setup(struct prl_dp *dp, struct prl_flow_spec *spec)
     spec->generation = flow->spec.generation;
     flow->kernel->generation = flow->spec.generation;
     flow->edge_known = false;
+    flow->spec.md5 = spec->md5; /* it may have changed since the last snapshot */
+    flow->key_changed = false;
     memset(&flow->compare, 0, sizeof(flow->compare));
     dp->now_ns = dp_clock_ns();
     prl_primary_open(&flow->primary, spec->handle, spec->generation, dp->now_ns, &dp->config.limits, &actions);
@@ -559,6 +569,12 @@ int prl_dp_secondary_open(struct prl_dp *dp, const struct prl_flow_spec *spec, u
         flow->secondary_core.nack_retry =
             spec->key.proto == IPPROTO_TCP && (dp->capabilities & PRL_CAP_NACK_RETRY);
         dp_flow_set_flags(flow);
+        flow->peer_window = (uint16_t)spec->peer_window;
+        if (spec->replay) {
+            err = dp_secondary_replay(dp, flow);
+            if (err)
+                dp_flow_forget(dp, flow);
+        }
     }
 out:
     dp_unlock(dp);

@@ -101,6 +101,7 @@ static void do_output(struct prl_dp *dp, struct dp_flow *flow, const struct prl_
     piece.iov_len = packet.payload_bytes;
     msg.data = piece.iov_base;
     msg.data_bytes = packet.payload_bytes;
+    msg.urgent = packet.urgent <= packet.payload_bytes ? packet.urgent : 0; /* else a later segment says it */
     dp_put(dp, &msg, &piece, 1);
 }
 
@@ -153,6 +154,7 @@ static void release_output(struct prl_dp *dp, struct dp_flow *flow, struct prl_c
         uint32_t buffer = (uint32_t)hold->frame;
 
         PRL_PROBE3(output_release, flow->spec.handle, hold->tcp_end, dp->now_ns - hold->arrived_ns);
+        dp_sign_release(dp, flow, buffer_at(dp, buffer), dp->buffer_bytes[buffer]);
         if (prl_tap_release(dp->config.hold_fd, buffer_at(dp, buffer), dp->buffer_bytes[buffer]))
             dp->counters.release_failed++; /* TCP sends it again: it is committed and passes unheld */
         dp->counters.released_out_packets++;
@@ -388,7 +390,8 @@ bool dp_output(struct prl_dp *dp)
 /* ---- messages ---- */
 
 /* The other side's space grew after we had to lower the advertised window: the own stack believes that its window is
- * open and would say nothing, so the peer is told with a segment of ours; tc fills in the newest numbers (R10). */
+ * open and would say nothing, so the peer is told with a segment of ours; tc fills in the newest numbers (R10), unless the
+ * flow is signed. */
 static void reopen_window(struct prl_dp *dp, struct dp_flow *flow)
 {
     struct prl_flow *kernel = flow->kernel;
@@ -403,6 +406,7 @@ static void reopen_window(struct prl_dp *dp, struct dp_flow *flow)
         .has_timestamps = flow->spec.timestamps,
         .tsval = kernel->last_tsval,
         .tsecr = kernel->last_tsecr,
+        .md5 = dp_sign_key(flow),
     };
     uint32_t bytes;
 
@@ -411,6 +415,10 @@ static void reopen_window(struct prl_dp *dp, struct dp_flow *flow)
         (flow->peer_tcp_end && prl_serial_lt(flow->peer_tcp_end + REOPEN_BELOW_BYTES, kernel->last_edge)))
         return;
     kernel->clamped = 0;
+    if (craft.md5) {
+        craft.window = dp_sign_window(flow, craft.ack, craft.window);
+        kernel->clamped = craft.window != (uint16_t)kernel->last_window;
+    }
     memcpy(eth, flow->peer_mac, 6);
     memcpy(eth + 6, dp->config.lif[flow->spec.key.lif].mac, 6);
     eth[12] = prl_addr_is_v4(flow->spec.key.local) ? 0x08 : 0x86;

@@ -210,37 +210,68 @@ static void replicate_elided(struct prl_dp *dp, struct dp_flow *flow, const stru
 
 /* ---- output ---- */
 
-/* Puts output into the shadow's send queue. All of it must be sent (into tc, which steals it) before the peer's ACK
- * of it is fed: Linux throws away a segment whose ACK is beyond snd_nxt. So OUTPUT_ACK waits for push_out(). */
-static int append(struct dp_flow *flow, const uint8_t *data, uint32_t bytes, bool fin)
+static int append_bytes(int fd, const uint8_t *data, uint32_t bytes, int flags)
 {
     while (bytes) {
-        ssize_t sent = send(flow->spec.fd, data, bytes, MSG_DONTWAIT | MSG_NOSIGNAL | MSG_EOR);
+        ssize_t sent = send(fd, data, bytes, MSG_DONTWAIT | MSG_NOSIGNAL | MSG_EOR | flags);
 
         if (sent <= 0)
             return sent < 0 ? -errno : -EPIPE;
         data += sent;
         bytes -= (uint32_t)sent;
     }
-    if (fin && shutdown(flow->spec.fd, SHUT_WR) < 0)
-        return -errno;
     return 0;
 }
 
-static void output(struct prl_dp *dp, struct dp_flow *flow, const struct prl_msg *msg)
+/* Puts output into the shadow's send queue. All of it must be sent (into tc, which steals it) before the peer's ACK
+ * of it is fed: Linux throws away a segment whose ACK is beyond snd_nxt. So OUTPUT_ACK waits for push_out(). The first
+ * `urgent` bytes end with an urgent one: a retransmission says so again (RFC 6093). */
+static int append(struct dp_flow *flow, const uint8_t *data, uint32_t bytes, uint32_t urgent, bool fin)
+{
+    int err = append_bytes(flow->spec.fd, data, urgent, MSG_OOB);
+
+    if (!err)
+        err = append_bytes(flow->spec.fd, data + urgent, bytes - urgent, 0);
+    if (!err && fin && shutdown(flow->spec.fd, SHUT_WR) < 0)
+        err = -errno;
+    return err;
+}
+
+/* The primary aborts the session: so ends the shadow, silently. What it has not sent yet it never will. */
+static void output_reset(struct prl_dp *dp, struct dp_flow *flow, const struct prl_msg *msg)
 {
     uint8_t reason = PRL_REASON_OK;
-    uint32_t skip = 0;
-    bool fin = msg->bits & PRL_OUTPUT_FIN;
-    enum prl_verdict verdict =
-        prl_secondary_output(&flow->secondary_core, msg->seq, msg->tcp_seq, msg->data_bytes, &skip, &reason);
+    enum prl_verdict verdict = prl_secondary_reset(&flow->secondary_core, msg->seq, &reason);
 
     if (verdict != PRL_VERDICT_ACCEPT) {
         refuse(dp, flow, msg, verdict, reason);
         return;
     }
+    send_ack(dp, flow);
+    if (flow->secondary_core.out_ack_due)
+        send_nack(dp, flow, msg, PRL_REASON_ENDED);
+    dp_secondary_void(dp, flow, PRL_REASON_ENDED);
+}
+
+static void output(struct prl_dp *dp, struct dp_flow *flow, const struct prl_msg *msg)
+{
+    uint8_t reason = PRL_REASON_OK;
+    uint32_t skip = 0, urgent;
+    bool fin = msg->bits & PRL_OUTPUT_FIN;
+    enum prl_verdict verdict;
+
+    if (msg->bits & PRL_OUTPUT_RST) {
+        output_reset(dp, flow, msg);
+        return;
+    }
+    verdict = prl_secondary_output(&flow->secondary_core, msg->seq, msg->tcp_seq, msg->data_bytes, &skip, &reason);
+    if (verdict != PRL_VERDICT_ACCEPT) {
+        refuse(dp, flow, msg, verdict, reason);
+        return;
+    }
+    urgent = msg->urgent > skip && msg->urgent <= msg->data_bytes ? msg->urgent - skip : 0;
     dp_flush_input(dp); /* the ACK that opens the peer's window comes first */
-    if (append(flow, msg->data + skip, msg->data_bytes - skip, fin)) {
+    if (append(flow, msg->data + skip, msg->data_bytes - skip, urgent, fin)) {
         dp->counters.append_short++;
         refuse(dp, flow, msg, PRL_VERDICT_VOID, PRL_REASON_NO_SPACE);
         return;
@@ -249,10 +280,6 @@ static void output(struct prl_dp *dp, struct dp_flow *flow, const struct prl_msg
         flow->out_hash = (uint32_t)crc32(flow->out_hash, msg->data + skip, msg->data_bytes - skip);
     prl_secondary_output_done(&flow->secondary_core, msg->data_bytes - skip, fin);
     mark_dirty(dp, flow);
-    if (msg->bits & PRL_OUTPUT_RST) { /* the primary aborts the session: so ends the shadow, silently */
-        send_ack(dp, flow);
-        dp_secondary_void(dp, flow, PRL_REASON_ENDED);
-    }
 }
 
 /* ---- messages ---- */
@@ -313,6 +340,54 @@ void dp_secondary_space(struct prl_dp *dp, struct dp_flow *flow)
         dp_send(dp, &msg);
 }
 
+/* ---- segments of our own making, as though from the peer ---- */
+
+static int feed_crafted(struct prl_dp *dp, const struct dp_flow *flow, const struct prl_craft *craft)
+{
+    struct prl_reinject how = {.lif = flow->spec.key.lif, .vlans = flow->spec.key.vlans};
+    uint8_t bytes[PRL_CRAFT_MAX];
+    struct iovec piece = {.iov_base = bytes, .iov_len = prl_packet_craft(craft, bytes)};
+    struct prl_packet packet;
+    int err = prl_packet_parse(bytes, (uint32_t)piece.iov_len, (uint32_t)piece.iov_len, false, &packet);
+
+    return err ? err : prl_tap_reinject(dp->config.inject_fd, &how, &piece, 1, &packet);
+}
+
+/* The restored socket is ESTABLISHED. A segment without timestamps is accepted even where they are agreed upon
+ * (net/ipv4/tcp_input.c, tcp_validate_incoming), and nothing is known of the peer's clock. */
+int dp_secondary_replay(struct prl_dp *dp, struct dp_flow *flow)
+{
+    const struct prl_flow_spec *spec = &flow->spec;
+    struct prl_craft craft = {
+        .key = &spec->key,
+        .from_peer = true,
+        .seq = spec->peer_seq,
+        .window = (uint16_t)spec->peer_window,
+        .tcp_flags = PRL_TCP_ACK,
+        .md5 = dp_sign_key(flow),
+    };
+
+    if (spec->replay & PRL_REPLAY_OWN_FIN) {
+        if (shutdown(spec->fd, SHUT_WR) < 0)
+            return -EAGAIN;
+        prl_secondary_has_ended(&flow->secondary_core);
+        craft.ack = spec->committed;
+        if ((spec->replay & PRL_REPLAY_OWN_FIN_ACK) && feed_crafted(dp, flow, &craft))
+            return -EAGAIN;
+    }
+    if (spec->replay & PRL_REPLAY_PEER_FIN) {
+        craft.tcp_flags = PRL_TCP_ACK | PRL_TCP_FIN;
+        craft.ack = flow->kernel->sock.snd_una;
+        if (feed_crafted(dp, flow, &craft))
+            return -EAGAIN;
+    }
+    dp_flow_sample(dp, flow);
+    if (((spec->replay & PRL_REPLAY_PEER_FIN) && flow->kernel->sock.state != TCP_CLOSE_WAIT) ||
+        ((spec->replay & PRL_REPLAY_OWN_FIN_ACK) && flow->kernel->sock.state != TCP_FIN_WAIT2))
+        return -EAGAIN;
+    return 0;
+}
+
 /* ---- take-over ---- */
 
 /* A keepalive as though from the peer (RFC 9293, 3.8.4): the shadow answers at once with its newest ACK and window, so
@@ -320,7 +395,6 @@ void dp_secondary_space(struct prl_dp *dp, struct dp_flow *flow)
  * repair mode, which an application's calls would notice (FACT). */
 static void kick(struct prl_dp *dp, struct dp_flow *flow)
 {
-    uint8_t bytes[PRL_CRAFT_MAX];
     struct prl_craft craft = {
         .key = &flow->spec.key,
         .from_peer = true,
@@ -331,16 +405,12 @@ static void kick(struct prl_dp *dp, struct dp_flow *flow)
         .has_timestamps = flow->has_peer_ts,
         .tsval = flow->peer_tsval,
         .tsecr = flow->peer_tsecr,
+        .md5 = dp_sign_key(flow),
     };
-    struct prl_reinject how = {.lif = flow->spec.key.lif, .vlans = flow->spec.key.vlans};
-    struct prl_packet packet;
-    struct iovec piece = {.iov_base = bytes};
 
-    piece.iov_len = prl_packet_craft(&craft, bytes);
     if (flow->spec.timestamps && !flow->has_peer_ts)
         return; /* nothing known of the peer's clock: the shadow would take it for an old duplicate */
-    if (prl_packet_parse(bytes, (uint32_t)piece.iov_len, (uint32_t)piece.iov_len, false, &packet) == 0 &&
-        prl_tap_reinject(dp->config.inject_fd, &how, &piece, 1, &packet) == 0)
+    if (feed_crafted(dp, flow, &craft) == 0)
         dp->counters.crafted_acks++;
 }
 

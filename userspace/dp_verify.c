@@ -208,6 +208,12 @@ void dp_verify_accepted(struct dp_flow *flow, uint32_t seq)
     flow->compare.check_hash[at] = flow->compare.hash;
 }
 
+/* Between the other states there is more than one way, and their numbers tell less. */
+static bool is_comparable(uint32_t state)
+{
+    return state == TCP_ESTABLISHED || state == TCP_CLOSE_WAIT || state == TCP_FIN_WAIT2;
+}
+
 /* The primary: nothing is on its way, so the sockets must agree as well. */
 static void compare_when_quiet(struct prl_dp *dp, struct dp_flow *flow)
 {
@@ -222,7 +228,7 @@ static void compare_when_quiet(struct prl_dp *dp, struct dp_flow *flow)
     flow->compare.sent_in = in;
     flow->compare.sent_out = out;
     dp_flow_sample(dp, flow);
-    if (flow->kernel->sock.state == TCP_ESTABLISHED)
+    if (is_comparable(flow->kernel->sock.state))
         send_compare(dp, flow, in, PRL_COMPARE_SOCKET);
 }
 
@@ -243,8 +249,7 @@ static void find_in_socket(struct prl_dp *dp, struct dp_flow *flow)
         return;
     }
     dp_flow_sample(dp, flow);
-    if (view->state != TCP_ESTABLISHED ||
-        (view->rcv_nxt == compare->rcv_nxt && view->snd_una == compare->snd_una)) {
+    if (!is_comparable(view->state) || (view->rcv_nxt == compare->rcv_nxt && view->snd_una == compare->snd_una)) {
         compare->tries = 0;
         dp->counters.compared++;
     } else if (--compare->tries == 0) {

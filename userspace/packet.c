@@ -58,7 +58,8 @@ bool prl_key_is_unconnected(const struct prl_flow_key *key)
 
 /* ---- parsing ---- */
 
-static void parse_tcp_options(const uint8_t *option, uint32_t bytes, struct prl_packet *packet)
+/* `offset` is where the options begin, from the start of L3. */
+static void parse_tcp_options(const uint8_t *option, uint32_t bytes, uint32_t offset, struct prl_packet *packet)
 {
     uint32_t at = 0;
 
@@ -77,7 +78,10 @@ static void parse_tcp_options(const uint8_t *option, uint32_t bytes, struct prl_
             packet->has_timestamps = true;
             packet->tsval = get32(option + at + 2);
             packet->tsecr = get32(option + at + 6);
+            packet->stamps_offset = (uint16_t)(offset + at + 2);
         }
+        if (kind == PRL_MD5_OPTION_KIND && option[at + 1] == PRL_MD5_OPTION_LENGTH)
+            packet->md5_offset = (uint16_t)(offset + at + 2);
         at += option[at + 1];
     }
 }
@@ -98,7 +102,9 @@ static int parse_l4(const uint8_t *l3, uint32_t have, struct prl_packet *packet)
         packet->ack = get32(l4 + 8);
         packet->tcp_flags = l4[13];
         packet->window = get16(l4 + 14);
-        parse_tcp_options(l4 + TCP_HEADER, header - TCP_HEADER, packet);
+        if (packet->tcp_flags & PRL_TCP_URG)
+            packet->urgent = get16(l4 + 18);
+        parse_tcp_options(l4 + TCP_HEADER, header - TCP_HEADER, packet->l4_offset + TCP_HEADER, packet);
     } else if (packet->proto == IPPROTO_UDP) {
         header = UDP_HEADER;
         if (l4_bytes < UDP_HEADER || packet->l4_offset + UDP_HEADER > have)
@@ -377,6 +383,18 @@ void prl_packet_set_length(uint8_t *l3, const struct prl_packet *packet)
     memcpy(l3 + 10, &sum, sizeof(sum));
 }
 
+void prl_packet_set_ack(uint8_t *l3, const struct prl_packet *packet, uint32_t ack, uint16_t window)
+{
+    put32(l3 + packet->l4_offset + 8, ack);
+    put16(l3 + packet->l4_offset + 14, window);
+}
+
+void prl_packet_set_stamps(uint8_t *l3, const struct prl_packet *packet, uint32_t tsval, uint32_t tsecr)
+{
+    put32(l3 + packet->stamps_offset, tsval);
+    put32(l3 + packet->stamps_offset + 4, tsecr);
+}
+
 void prl_packet_set_partial(uint8_t *l3, const struct prl_packet *packet)
 {
     uint16_t sum = fold(pseudo_sum(l3, packet->version, packet->proto, packet->l3_bytes - packet->l4_offset));
@@ -413,9 +431,29 @@ static uint32_t craft_l3(const struct prl_craft *craft, uint32_t l4_bytes, uint8
     return IPV4_HEADER;
 }
 
+/* The signature in front of the timestamps, as Linux has it. Returns the bytes of the options. */
+static uint32_t craft_options(const struct prl_craft *craft, uint8_t *options)
+{
+    uint32_t bytes = 0;
+
+    if (craft->md5 && craft->md5->bytes) {
+        put32(options, 0x01010000 | PRL_MD5_OPTION_KIND << 8 | PRL_MD5_OPTION_LENGTH);
+        bytes += PRL_MD5_OPTION_BYTES;
+    }
+    if (craft->has_timestamps) {
+        put32(options + bytes, 0x0101080a);
+        put32(options + bytes + 4, craft->tsval);
+        put32(options + bytes + 8, craft->tsecr);
+        bytes += 12;
+    }
+    return bytes;
+}
+
 uint32_t prl_packet_craft(const struct prl_craft *craft, uint8_t out[PRL_CRAFT_MAX])
 {
-    uint32_t l4_bytes = TCP_HEADER + (craft->has_timestamps ? 12 : 0);
+    uint8_t options[TCP_OPTIONS_MAX] = {0};
+    uint32_t l4_bytes = TCP_HEADER + craft_options(craft, options);
+    struct prl_packet packet;
     uint32_t l3_header;
     uint8_t *l4;
     uint16_t sum;
@@ -430,11 +468,10 @@ uint32_t prl_packet_craft(const struct prl_craft *craft, uint8_t out[PRL_CRAFT_M
     l4[12] = (uint8_t)(l4_bytes / 4 << 4);
     l4[13] = craft->tcp_flags;
     put16(l4 + 14, craft->window);
-    if (craft->has_timestamps) {
-        put32(l4 + 20, 0x0101080a);
-        put32(l4 + 24, craft->tsval);
-        put32(l4 + 28, craft->tsecr);
-    }
+    memcpy(l4 + TCP_HEADER, options, l4_bytes - TCP_HEADER);
+    if (craft->md5 && craft->md5->bytes &&
+        prl_packet_parse(out, l3_header + l4_bytes, l3_header + l4_bytes, false, &packet) == 0)
+        prl_md5sig_sign(out, &packet, craft->md5);
     sum = (uint16_t)~fold(add_carry(sum_bytes(l4, l4_bytes, false),
                                     pseudo_sum(out, l3_header == IPV4_HEADER ? 4 : 6, IPPROTO_TCP, l4_bytes)));
     memcpy(l4 + 16, &sum, sizeof(sum));

@@ -19,6 +19,7 @@ struct iovec {
 #include <sys/uio.h>
 #endif
 
+#include "md5sig.h"
 #include "prl_abi.h"
 
 #define PRL_PACKET_PIECES_MAX 24
@@ -38,6 +39,9 @@ struct prl_packet {
     uint32_t seq, ack;
     uint16_t window; /* raw field */
     uint8_t tcp_flags;
+    uint16_t urgent; /* raw field, of a segment with PRL_TCP_URG */
+    uint16_t stamps_offset; /* TSval and TSecr, from the start of L3; 0 = none */
+    uint16_t md5_offset; /* signature (RFC 2385), likewise */
     bool has_timestamps;
     uint32_t tsval, tsecr;
 };
@@ -47,6 +51,7 @@ struct prl_packet {
 #define PRL_TCP_RST 0x04
 #define PRL_TCP_PSH 0x08
 #define PRL_TCP_ACK 0x10
+#define PRL_TCP_URG 0x20
 
 /* Parses `have` contiguous bytes of a packet of `total` bytes. ethernet: an Ethernet header is in front.
  * 0, or -EBADMSG: truncated or inconsistent (counted by the caller, never reinjected). */
@@ -68,6 +73,9 @@ enum prl_checksum prl_packet_checksum(const struct iovec *piece, uint32_t pieces
 uint64_t prl_packet_payload_sum(const struct iovec *piece, uint32_t pieces, const struct prl_packet *packet);
 /* Writes packet->l3_bytes into the L3 header, and the IPv4 header's checksum. */
 void prl_packet_set_length(uint8_t *l3, const struct prl_packet *packet);
+/* Replaces the acknowledgement number and the window; checksum and signature are then the caller's affair. */
+void prl_packet_set_ack(uint8_t *l3, const struct prl_packet *packet, uint32_t ack, uint16_t window);
+void prl_packet_set_stamps(uint8_t *l3, const struct prl_packet *packet, uint32_t tsval, uint32_t tsecr);
 /* Puts the pseudo-header sum into the L4 checksum field, for VIRTIO_NET_HDR_F_NEEDS_CSUM. */
 void prl_packet_set_partial(uint8_t *l3, const struct prl_packet *packet);
 
@@ -80,6 +88,7 @@ struct prl_craft {
     uint8_t tcp_flags;
     bool has_timestamps;
     uint32_t tsval, tsecr;
+    const struct prl_md5_key *md5; /* NULL or without bytes: not signed */
 };
 uint32_t prl_packet_craft(const struct prl_craft *craft, uint8_t out[PRL_CRAFT_MAX]);
 

@@ -121,6 +121,7 @@ static void put_be(uint8_t *at, unsigned int width, uint64_t value)
 #define FIELD_snd_una_4 msg->snd_una
 #define FIELD_compare_flags_4 msg->compare_flags
 #define FIELD_hash_8 msg->hash
+#define FIELD_urgent_2 msg->urgent
 #define FIELD_unused_1 unused
 #define FIELD_unused_3 unused
 #define FIELD_unused_4 unused

@@ -138,6 +138,7 @@ struct prl_msg {
     uint8_t bits;         /* OUTPUT: PRL_OUTPUT_*; SETUP: PRL_SETUP_* */
     uint8_t version_min, version_max, node_index; /* HELLO */
     uint8_t pad;
+    uint16_t urgent;     /* OUTPUT */
     uint16_t data_type;  /* enum prl_tlv_type of data; to encode, 0 = PACKET, PAYLOAD or SNAPSHOT as is usual */
     const uint8_t *data; /* value of PACKET, ELIDED, PAYLOAD or SNAPSHOT, else NULL */
     uint32_t data_bytes;

@@ -11,7 +11,7 @@ import socket
 import sys
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address, ip_address, ip_network
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from prl.bgp.session import Session, Settings
 from prl.client import Node, NotProtectedError
 from prl.endpoint import Endpoint
 from prl.errors import PrlError
+from prl.shadow.md5 import set_key
 
 PORT = 179
 BACKLOG = 8
@@ -39,6 +40,7 @@ class Speaker:
     socket_path: str | None
     state_file: Path | None
     input_file: Path | None
+    md5_key: bytes = field(default=b"", repr=False)
 
     def journal(self, role: str) -> Journal:
         """A new journal; a session begins it afresh."""
@@ -107,6 +109,9 @@ def parse(argv: Sequence[str] | None) -> Speaker:
     parser.add_argument("--peer-asn", type=int)
     parser.add_argument("--hold-time", type=int, default=90, help="seconds")
     parser.add_argument("--announce", type=ip_network, action="append", default=[])
+    parser.add_argument(
+        "--md5-file", type=Path, help="file with the key that segments are signed with (RFC 2385)"
+    )
     parser.add_argument("--socket", help="prld's control socket")
     parser.add_argument("--state", type=Path, help="JSON file that shows session and routes")
     parser.add_argument("--input", type=Path, help="file to record the input in")
@@ -126,6 +131,7 @@ def parse(argv: Sequence[str] | None) -> Speaker:
         socket_path=options.socket,
         state_file=options.state,
         input_file=options.input,
+        md5_key=options.md5_file.read_bytes().strip() if options.md5_file else b"",
     )
 
 
@@ -136,6 +142,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         signal.signal(number, lambda *_: sys.exit(0))
     try:
         with speaker.endpoint.listen(BACKLOG) as listener:
+            if speaker.md5_key:
+                set_key(listener, speaker.peer, speaker.md5_key)
             node = Node(speaker.socket_path)
             node.offer(str(speaker.endpoint))
             follower = threading.Thread(target=_follow, args=(speaker, node), daemon=True)

@@ -1,5 +1,6 @@
 """`prlctl demo`: a session that outlives its host, shown and proved (SPEC section 8)."""
 
+import re
 import sys
 from typing import Any
 
@@ -37,6 +38,15 @@ class Size(click.ParamType[int]):
         if not SIZE_MIN_BYTES <= size_bytes <= SIZE_MAX_BYTES:
             self.fail(f"{value!r} is not between 1K and 64G", param, ctx)
         return size_bytes
+
+
+def _secret(_context: click.Context, _param: click.Parameter, value: str | None) -> str:
+    """A key that every router's configuration can spell. Never repeated in a message."""
+    if value is None:
+        return ""
+    if not re.fullmatch(r"[A-Za-z0-9._+/=-]{1,80}", value):
+        raise click.BadParameter("a key is 1 to 80 of A-Z, a-z, 0-9 and . _ + / = -")
+    return value
 
 
 @click.command("demo")
@@ -84,6 +94,12 @@ class Size(click.ParamType[int]):
     show_default=True,
     help="Failures of one session, of alternating nodes; in between they heal (bgp).",
 )
+@click.option(
+    "--md5",
+    metavar="SECRET",
+    callback=_secret,
+    help="Sign the session's segments with this key, as RFC 2385 has it (bgp).",
+)
 @click.option("--routed", is_flag=True, help="Put the peer behind a router.")
 @click.option("--lab-name", help="Name of the lab to make  [default: one of its own]")
 def demo(
@@ -96,6 +112,7 @@ def demo(
     how: str,
     peer: str,
     rounds: int,
+    md5: str,
     routed: bool,
     lab_name: str | None,
 ) -> None:
@@ -108,8 +125,20 @@ def demo(
     both = family == BOTH
     if both and scenario != "sessions":
         raise click.UsageError("--family both is for sessions alone: choose 4 or 6")
+    if md5 and scenario != "bgp":
+        raise click.UsageError("--md5 is for bgp alone")
     options = Options(
-        size, 4 if both else int(family), mode, how, lab_name, peer, count, both, routed, rounds
+        size,
+        4 if both else int(family),
+        mode,
+        how,
+        lab_name,
+        peer,
+        count,
+        both,
+        routed,
+        rounds,
+        md5,
     )
     # The story belongs on standard output, but for -j, which is for programs.
     tell = narrate if settings().json else click.echo

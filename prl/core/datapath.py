@@ -3,7 +3,7 @@
 import os
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum, IntFlag
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
@@ -195,6 +195,18 @@ class Tuple:
 
 
 @dataclass(frozen=True, slots=True)
+class Replay:
+    """What had ended before the snapshot, and happens to the shadow again: prl_flow_spec.replay."""
+
+    peer_ended: bool
+    own_ended: bool
+    own_end_acked: bool
+    peer_seq: int
+    """The peer's next sequence number; its FIN's, if it has ended."""
+    peer_window: int
+
+
+@dataclass(frozen=True, slots=True)
 class FlowSpec:
     """What the datapath must know of a session; members as in struct prl_flow_spec."""
 
@@ -208,6 +220,8 @@ class FlowSpec:
     generation: int = 0
     committed: int = 0
     congestion: str = ""
+    md5_key: bytes = field(default=b"", repr=False)
+    replay: Replay | None = None
     hash_output: bool = False
 
 
@@ -622,6 +636,15 @@ def _spec(spec: FlowSpec, lifs: dict[str, int]) -> Any:
     wanted.hash_output = spec.hash_output
     wanted.fd = spec.fd
     wanted.congestion = spec.congestion.encode()[:15]
+    if spec.replay is not None:
+        wanted.replay = (
+            lib.PRL_REPLAY_PEER_FIN * spec.replay.peer_ended
+            | lib.PRL_REPLAY_OWN_FIN * spec.replay.own_ended
+            | lib.PRL_REPLAY_OWN_FIN_ACK * spec.replay.own_end_acked
+        )
+        wanted.peer_seq, wanted.peer_window = spec.replay.peer_seq, spec.replay.peer_window
+    wanted.md5.bytes = len(spec.md5_key)
+    ffi.buffer(wanted.md5.key)[: len(spec.md5_key)] = spec.md5_key
     return wanted
 
 

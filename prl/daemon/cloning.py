@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from prl import input_history
-from prl.core.datapath import Address, FlowSpec, Tuple, unspecified
+from prl.core.datapath import Address, FlowSpec, Replay, Tuple, unspecified
 from prl.daemon.clients import Program
 from prl.daemon.freezer import Freezer
 from prl.daemon.host import NextHop
@@ -33,6 +33,7 @@ from prl.shadow import (
     take,
     take_udp,
 )
+from prl.shadow.capture import md5_key
 from prl.shadow.sockopt import Negotiated, Tcp, get_int, tcp_info
 
 SNAPSHOT_ATTEMPTS: Final = 5
@@ -56,7 +57,7 @@ class Frozen:
 
 
 def spec_of(ends: Tuple, sock: socket.socket, handle: int) -> FlowSpec:
-    """What the primary's datapath must know. Raises CallError."""
+    """What the primary's datapath must know. Raises SnapshotError, CallError."""
     if ends.is_udp:
         enlarge(sock)
         return FlowSpec(ends, sock.fileno(), _UDP_MSS, 0, 0, timestamps=False, handle=handle)
@@ -69,6 +70,7 @@ def spec_of(ends: Tuple, sock: socket.socket, handle: int) -> FlowSpec:
         snd_wscale=info.snd_wscale,
         timestamps=Negotiated.TIMESTAMPS in Negotiated(info.options),
         handle=handle,
+        md5_key=md5_key(sock),
     )
 
 
@@ -118,7 +120,7 @@ async def freeze(
         mss=mss,
         rcv_wscale=tcp.rcv_wscale,
         snd_wscale=tcp.snd_wscale,
-        committed=tcp.snd_seq,
+        committed=tcp.committed,
         timestamps=tcp.timestamps,
         next_hop=hop_address,
         next_hop_mac=hop_mac,
@@ -184,6 +186,7 @@ def shadow_spec(
     snapshot: Snapshot, setup: Setup, fd: int, handle: int, generation: int
 ) -> FlowSpec:
     """What the secondary's datapath must know."""
+    tcp = snapshot if isinstance(snapshot, TcpSnapshot) else None
     return FlowSpec(
         ends=ends_of(snapshot, setup.instance),
         fd=fd,
@@ -194,9 +197,22 @@ def shadow_spec(
         handle=handle,
         generation=generation,
         committed=setup.committed,
-        congestion=snapshot.options.congestion if isinstance(snapshot, TcpSnapshot) else "",
+        congestion=tcp.options.congestion if tcp else "",
+        md5_key=tcp.md5_key if tcp else b"",
+        replay=replay_of(tcp) if tcp else None,
         # A program that begins anew is to be found out when it gives other output (R20).
         hash_output=not setup.udp and input_history.unpack(setup.application) is not None,
+    )
+
+
+def replay_of(snapshot: TcpSnapshot) -> Replay:
+    """What had ended before the snapshot."""
+    return Replay(
+        peer_ended=snapshot.peer_ended,
+        own_ended=snapshot.own_ended,
+        own_end_acked=snapshot.own_end_acked,
+        peer_seq=snapshot.rcv_seq,
+        peer_window=snapshot.peer_window,
     )
 
 

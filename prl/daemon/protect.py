@@ -39,6 +39,7 @@ from prl.daemon.silence import abort_silently, end_silently, reset
 from prl.daemon.streams import Streams
 from prl.errors import ReplicationError, UsageError
 from prl.shadow import SnapshotError
+from prl.shadow.capture import refuse_other_protocols
 from prl.shadow.sockopt import CallError
 
 RETRY_MIN_S, RETRY_MAX_S = 0.05, 30.0
@@ -146,6 +147,8 @@ class Primaries:
         ):
             raise UsageError("only TCP and UDP sockets over IPv4 or IPv6 can be replicated")
         is_udp = sock.type == socket.SOCK_DGRAM
+        if not is_udp:
+            _refuse_kind(sock)
         host, local_port = sock.getsockname()[:2]
         local = _address(host)
         try:
@@ -466,6 +469,14 @@ class Primaries:
     def why_not(self, session: Session) -> str:
         """Why a session is not protected now, in words."""
         return self._obstacle(session) or session.reason or session.state
+
+
+def _refuse_kind(sock: socket.socket) -> None:
+    """Raise UsageError for what can never be cloned: MPTCP, kernel TLS, TCP-AO."""
+    try:
+        refuse_other_protocols(sock)
+    except SnapshotError as error:
+        raise UsageError(str(error)) from error
 
 
 def _end(session: Session) -> None:

@@ -318,6 +318,9 @@ class Shadows:
         with contextlib.suppress(OSError):
             shadow.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
         out_bytes = shadow.setup.out_bytes + event.value
+        # Before the application hears of it: what it sets itself then, stays.
+        for failure in cloning.adopted(shadow.sock, shadow.snapshot):
+            self._log.warning("option_lost", failure, handle=handle)
         shadow.client.send_event(
             {
                 "event": "taken_over",
@@ -329,8 +332,6 @@ class Shadows:
                 "monotonic_ns": time.monotonic_ns(),
             }
         )
-        for failure in cloning.adopted(shadow.sock, shadow.snapshot):
-            self._log.warning("option_lost", failure, handle=handle)
         self._unpin(shadow.hop, NUD_REACHABLE)
         shadow.hop = None
         self._log.warning(

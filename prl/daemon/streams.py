@@ -10,7 +10,14 @@ from dataclasses import dataclass
 from typing import Self
 
 from prl.shadow.snapshot import TcpSnapshot
-from prl.shadow.sockopt import Queue, queue_bytes, tcp_info
+from prl.shadow.sockopt import Queue, TcpState, queue_bytes, tcp_info
+
+# The counters count a FIN, the peer's once received, ours once acknowledged; so does the send
+# queue's length until then, and the receive queue's never (net/ipv4/tcp.c, tcp_ioctl).
+_PEER_ENDED = frozenset({TcpState.CLOSE_WAIT, TcpState.LAST_ACK, TcpState.CLOSING})
+_OWN_ENDED = frozenset(
+    {TcpState.FIN_WAIT1, TcpState.FIN_WAIT2, TcpState.LAST_ACK, TcpState.CLOSING}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +33,8 @@ class Streams:
         if sock.type == socket.SOCK_DGRAM:
             return cls()
         info = tcp_info(sock)
-        read = info.bytes_received - queue_bytes(sock, Queue.UNREAD)
-        written = info.bytes_acked + queue_bytes(sock, Queue.UNACKED)
+        read = info.bytes_received - queue_bytes(sock, Queue.UNREAD) - (info.state in _PEER_ENDED)
+        written = info.bytes_acked + queue_bytes(sock, Queue.UNACKED) - (info.state in _OWN_ENDED)
         return cls(in_bytes - read, out_bytes - written)
 
     def to_list(self) -> list[int]:
@@ -36,6 +43,6 @@ class Streams:
 
     def of(self, snapshot: TcpSnapshot) -> tuple[int, int]:
         """Positions of the first unread byte, and of the send queue's end, in a snapshot."""
-        read = snapshot.bytes_received - len(snapshot.unread)
-        written = snapshot.bytes_acked + len(snapshot.unacked)
+        read = snapshot.bytes_received - len(snapshot.unread) - snapshot.peer_ended
+        written = snapshot.bytes_acked + len(snapshot.unacked) - snapshot.own_end_acked
         return max(self.in_offset + read, 0), max(self.out_offset + written, 0)

@@ -45,6 +45,7 @@ def bgp(stage: Stage) -> tuple[Scenario, Measured]:
         neighbour=stage.address,
         before=make_routes(version, 0, ROUTES_BEFORE),
         after=make_routes(version, ROUTES_BEFORE, ROUTES_AFTER),
+        md5=stage.options.md5,
         routed=stage.options.routed,
     )
     router = ROUTERS[stage.options.peer](place)
@@ -139,6 +140,11 @@ def _facts(place: Place, before: View, after: View, now: dict[str, Any]) -> dict
 def _speakers(stage: Stage, place: Place) -> Cast:
     argv = [sys.executable, "-m", "prl.bgp.speaker", "--local", str(place.neighbour)]
     argv += ["--asn", str(OUR_ASN), "--peer", str(place.local), "--peer-asn", str(PEER_ASN)]
+    if place.md5:
+        key_file = stage.scratch / "md5.key"
+        key_file.touch(mode=0o600)
+        key_file.write_text(place.md5)
+        argv += ["--md5-file", str(key_file)]
     for prefix in _ours(place.version):
         argv += ["--announce", str(prefix)]
     own = {

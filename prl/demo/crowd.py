@@ -143,9 +143,12 @@ def _protect(stage: Stage, cast: Cast, crowd: Crowd, times: Times, deadline: Dea
 
 
 def _take_over(stage: Stage, cast: Cast, times: Times, deadline: Deadline) -> None:
-    done = cast.collect("taken_over", "re1", stage.options.count, deadline, fails="void")
-    decided_ns = _decided_ns(stage)
     shift_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - time.monotonic_ns()
+    # A shadow that is void before the failure was replaced by a newer one.
+    failed_ns = (stage.failed_at_ns or 0) - shift_ns
+    count = stage.options.count
+    done = cast.collect("taken_over", "re1", count, deadline, fails="void", since_ns=failed_ns)
+    decided_ns = _decided_ns(stage)
     times.told = [(event["heard_ns"] + shift_ns - decided_ns) / 1e6 for event in done]
     stage.narrate(
         f"re1 goes on with {len(done)} sessions; the last application heard of it "

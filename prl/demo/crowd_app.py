@@ -169,7 +169,7 @@ class Application:
             taken = await shadow.wait_taken_over()
         except ShadowVoid as void:
             conversation.stop()
-            tell("void", peer=conversation.peer, reason=str(void))
+            tell("void", peer=conversation.peer, reason=str(void), at_ns=time.monotonic_ns())
             await shadow.close()
             return
         conversation.go_on_at(taken.out_bytes)

@@ -133,12 +133,20 @@ class Cast:
                 deadline.left_s(what)
 
     def collect(
-        self, event: str, node: str, count: int, deadline: Deadline, *, fails: str
+        self,
+        event: str,
+        node: str,
+        count: int,
+        deadline: Deadline,
+        *,
+        fails: str,
+        since_ns: int = 0,
     ) -> list[Event]:
         """Wait for ``count`` such events of ``node``.
 
         Raises:
-            DemoError: the deadline passed, or there was a ``fails`` or an end instead.
+            DemoError: the deadline passed, or there was an end, or a ``fails`` whose ``at_ns`` is
+                not before ``since_ns``.
         """
         found: list[Event] = []
         seen = 0
@@ -150,7 +158,8 @@ class Cast:
                 continue
             heard = self.heard[seen]
             seen += 1
-            if heard["node"] == node and heard["event"] in {fails, "exit"}:
+            failed = heard["event"] == fails and heard.get("at_ns", since_ns) >= since_ns
+            if heard["node"] == node and (failed or heard["event"] == "exit"):
                 raise DemoError(f"{what}: {json.dumps(heard)}")
             if heard["node"] == node and heard["event"] == event:
                 found.append(heard)

@@ -5,7 +5,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from ipaddress import IPv4Address, IPv6Address, ip_network
 from pathlib import Path
@@ -73,6 +73,7 @@ class Place:
     neighbour: IPv4Address | IPv6Address
     before: tuple[Prefix, ...]
     after: tuple[Prefix, ...]
+    md5: str = field(default="", repr=False)
     routed: bool = False
     """There is a router in between."""
 
@@ -157,6 +158,8 @@ class Bird:
         place = self._place
         channel = f"ipv{place.version}"
 
+        signed = f'\n  password "{place.md5}";' if place.md5 else ""
+
         def static(name: str, routes: tuple[Prefix, ...], disabled: str) -> str:
             lines = "".join(f"  route {prefix} blackhole;\n" for prefix in routes)
             return f"protocol static {name} {{\n  disabled {disabled};\n  {channel};\n{lines}}}\n"
@@ -172,7 +175,7 @@ protocol device {{ }}
 protocol bgp prl {{
   local {place.local} as {PEER_ASN};
   neighbor {place.neighbour} as {OUR_ASN};
-  {"multihop;" if place.routed else "direct;"}
+  {"multihop;" if place.routed else "direct;"}{signed}
   hold time {HOLD_TIME_S};
   connect delay time 1;
   connect retry time 2;
@@ -246,6 +249,7 @@ class Frr:
 
     def _configuration(self) -> str:
         neighbour = self._place.neighbour
+        signed = f"\n neighbor {neighbour} password {self._place.md5}" if self._place.md5 else ""
         networks = "".join(f"  network {prefix}\n" for prefix in self._place.before)
         return f"""\
 hostname peer
@@ -255,7 +259,7 @@ router bgp {PEER_ASN}
  no bgp network import-check
  no bgp default ipv4-unicast
  neighbor {neighbour} remote-as {OUR_ASN}
- neighbor {neighbour} {"ebgp-multihop" if self._place.routed else "disable-connected-check"}
+ neighbor {neighbour} {"ebgp-multihop" if self._place.routed else "disable-connected-check"}{signed}
  neighbor {neighbour} update-source {self._place.local}
  neighbor {neighbour} timers {HOLD_TIME_S // 3} {HOLD_TIME_S}
  neighbor {neighbour} timers connect 1

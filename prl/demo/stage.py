@@ -8,7 +8,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -40,6 +40,7 @@ class Options:
     both: bool = False
     routed: bool = False
     rounds: int = 1
+    md5: str = field(default="", repr=False)
 
 
 class Stage:

@@ -15,14 +15,19 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import struct
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from ipaddress import IPv6Address, ip_address
 
+from prl.shadow.md5 import KeyUnknownError, key_of
 from prl.shadow.snapshot import (
+    CLONEABLE_STATES,
     QUEUES_LIMIT_BYTES,
     REPAIR_WINDOW_WORDS_LIMIT,
     REPAIR_WINDOW_WORDS_MIN,
+    SNAPSHOT_VERSION,
+    SNAPSHOT_VERSION_SIGNED,
     ApplicationOptions,
     Endpoint,
     NetworkOptions,
@@ -54,6 +59,7 @@ from prl.shadow.sockopt import (
 )
 
 IPPROTO_MPTCP = 262
+_ENDING = frozenset({TcpState.CLOSING, TcpState.LAST_ACK, TcpState.TIME_WAIT})
 PEEK_SLACK_BYTES = 128 << 10
 """Room for data in front of the send queue that is acknowledged but still kept (see _peek)."""
 
@@ -73,7 +79,7 @@ def take(
     attempts: int = 3,
     pause: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> TcpSnapshot:
-    """Copy the state of an established TCP connection; the socket is as before afterwards.
+    """Copy the state of a live TCP connection; the socket is as before afterwards.
 
     While it lasts (tens of microseconds) other threads' recv() and send() on the socket fail with
     EPERM and EINVAL: ``pause`` stops a program that does not know. Needs CAP_NET_ADMIN.
@@ -92,7 +98,7 @@ def take(
 def _take(
     sock: socket.socket, attempts: int, pause: Callable[[], AbstractContextManager[None]]
 ) -> TcpSnapshot:
-    _refuse_other_protocols(sock)
+    refuse_other_protocols(sock)
     for _ in range(attempts):
         _refuse_state(sock, tcp_info(sock))
         snapshot = _copy(sock, pause)
@@ -120,7 +126,16 @@ def endpoint_of(sock: socket.socket, name: tuple[str, int] | tuple[str, int, int
     return Endpoint.of(ip_address(host.partition("%")[0]), port, scope)
 
 
-def _refuse_other_protocols(sock: socket.socket) -> None:
+def md5_key(sock: socket.socket) -> bytes:
+    """The key of RFC 2385, empty when there is none. Raises SnapshotError, CallError."""
+    try:
+        return key_of(sock)
+    except KeyUnknownError as error:
+        raise SnapshotError(f"{name_of(sock)}: cannot be cloned: {error}") from error
+
+
+def refuse_other_protocols(sock: socket.socket) -> None:
+    """Raise SnapshotError, which says what to do, for what can never be cloned."""
     protocol = get_int(sock, So.PROTOCOL)
     family = get_int(sock, So.DOMAIN)
     if protocol == IPPROTO_MPTCP:
@@ -141,11 +156,13 @@ def _refuse_other_protocols(sock: socket.socket) -> None:
 
 
 def _refuse_state(sock: socket.socket, info: TcpInfo) -> None:
-    if info.state != TcpState.ESTABLISHED:
-        raise SnapshotError(
-            f"{name_of(sock)}: the connection is in state {TcpState(info.state).name}; "
-            "only an ESTABLISHED one can be cloned"
-        )
+    if info.state in CLONEABLE_STATES:
+        return
+    state = TcpState(info.state)
+    why = "only a live one can be cloned"
+    if state in _ENDING:
+        why = "both directions have been ended, so there is nothing left to protect"
+    raise SnapshotError(f"{name_of(sock)}: the connection is in state {state.name}; {why}")
 
 
 @contextmanager
@@ -195,9 +212,11 @@ def _copy(
             tsval = get_u32(sock, Tcp.TIMESTAMP)
             mss = get_int(sock, Tcp.MAXSEG)
             _refuse_urgent(sock, bool(inline))
+            # An unacknowledged FIN counts in the ioctls of the send queue (tcp_ioctl).
+            own_fin = int(before.state == TcpState.FIN_WAIT1)
             unread_bytes = queue_bytes(sock, Queue.UNREAD)
-            unacked_bytes = queue_bytes(sock, Queue.UNACKED)
-            unsent_bytes = queue_bytes(sock, Queue.UNSENT)
+            unacked_bytes = max(queue_bytes(sock, Queue.UNACKED) - own_fin, 0)
+            unsent_bytes = max(queue_bytes(sock, Queue.UNSENT) - own_fin, 0)
             _refuse_size(sock, unread_bytes + unacked_bytes)
             rcv_seq, unread = _peek(sock, RepairQueue.RECV, unread_bytes)
             snd_seq, unacked = _peek(sock, RepairQueue.SEND, unacked_bytes)
@@ -208,13 +227,17 @@ def _copy(
     if unread is None or unacked is None or before.movement != after.movement:
         return None
     negotiated = Negotiated(before.options)
+    key = md5_key(sock)
+    peer_fin = before.state == TcpState.CLOSE_WAIT
+    own_fin = before.state in {TcpState.FIN_WAIT1, TcpState.FIN_WAIT2}
     return TcpSnapshot(
+        version=SNAPSHOT_VERSION_SIGNED if key else SNAPSHOT_VERSION,
         family=sock.family,
         state=before.state,
         local=local,
         remote=remote,
-        rcv_seq=rcv_seq,
-        snd_seq=snd_seq,
+        rcv_seq=(rcv_seq - peer_fin) & 0xFFFFFFFF,
+        snd_seq=(snd_seq - own_fin) & 0xFFFFFFFF,
         unread=unread,
         unacked=unacked,
         unsent_bytes=unsent_bytes,
@@ -230,6 +253,7 @@ def _copy(
         repair_window=window,
         options=options,
         network=network,
+        md5_key=key,
         segs_in=before.segs_in,
         ooo_segments=before.ooo_segments,
         bytes_received=before.bytes_received,
@@ -237,7 +261,11 @@ def _copy(
     )
 
 
+_LINGER = struct.Struct("=ii")  # struct linger: on, seconds
+
+
 def _application_options(sock: socket.socket, *, oob_inline: bool) -> ApplicationOptions:
+    linger, linger_s = _LINGER.unpack(get_bytes(sock, So.LINGER, _LINGER.size))
     return ApplicationOptions(
         congestion=get_name(sock, Tcp.CONGESTION),
         nodelay=bool(get_int(sock, Tcp.NODELAY)),
@@ -249,25 +277,37 @@ def _application_options(sock: socket.socket, *, oob_inline: bool) -> Applicatio
         rto_max_ms=get_int_or(sock, Tcp.RTO_MAX_MS, 0),
         buffer_lock=get_int_or(sock, So.BUF_LOCK, 0),
         oob_inline=oob_inline,
+        linger=bool(linger),
+        linger_s=linger_s,
+        linger2_s=get_int(sock, Tcp.LINGER2),
+        notsent_lowat=get_int(sock, Tcp.NOTSENT_LOWAT),
+        rcvlowat=get_int(sock, So.RCVLOWAT),
+        cork=bool(get_int(sock, Tcp.CORK)),
     )
 
 
 def network_options(sock: socket.socket, local: Endpoint) -> NetworkOptions:
     """The socket's options below TCP and UDP. Raises CallError."""
-    tos, ttl, min_ttl = ip_options(local)
+    tos, ttl, min_ttl, discover = ip_options(local)
     return NetworkOptions(
         tos=get_int(sock, tos),
         ttl=get_int(sock, ttl),
         min_ttl=get_int(sock, min_ttl),
         bound_device=get_name(sock, So.BINDTODEVICE),
+        mark=get_u32(sock, So.MARK),
+        priority=get_int(sock, So.PRIORITY),
+        mtu_discover=get_int(sock, discover),
+        ip_options=get_bytes(sock, Ip.OPTIONS, 40) if tos is Ip.TOS else b"",
     )
 
 
-def ip_options(local: Endpoint) -> tuple[Ip | Ipv6, Ip | Ipv6, Ip | Ipv6]:
-    """The options for (TOS, TTL, lowest TTL); an IPv4-mapped connection speaks IPv4."""
+def ip_options(
+    local: Endpoint,
+) -> tuple[Ip | Ipv6, Ip | Ipv6, Ip | Ipv6, Ip | Ipv6]:
+    """The options for (TOS, TTL, lowest TTL, path MTU); an IPv4-mapped connection speaks IPv4."""
     if isinstance(local.address, IPv6Address) and local.address.ipv4_mapped is None:
-        return Ipv6.TCLASS, Ipv6.UNICAST_HOPS, Ipv6.MINHOPCOUNT
-    return Ip.TOS, Ip.TTL, Ip.MINTTL
+        return Ipv6.TCLASS, Ipv6.UNICAST_HOPS, Ipv6.MINHOPCOUNT, Ipv6.MTU_DISCOVER
+    return Ip.TOS, Ip.TTL, Ip.MINTTL, Ip.MTU_DISCOVER
 
 
 _REPAIR_WINDOW_SIZES_BYTES = tuple(

@@ -4,6 +4,7 @@
     TCP_REPAIR = 1, bind, TCP_QUEUE_SEQ (start of each queue), connect: established, nothing sent
     options, clock, receive queue, send queue, window
     TCP_REPAIR = -1     alive, without a window probe
+    FIN                 what each end has ended already is replayed by the datapath, as it happened
 
 The order is the kernel's: TCP_QUEUE_SEQ is refused after connect(), options and window before it,
 and the window is judged by the sequence numbers that the queues lead to (net/ipv4/tcp.c). A shadow
@@ -17,13 +18,22 @@ import errno
 import socket
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from ipaddress import IPv6Address
 
 from prl.shadow.capture import enter_repair, ip_options, repair_window_size_bytes
-from prl.shadow.snapshot import Endpoint, NetworkOptions, SnapshotError, TcpSnapshot
+from prl.shadow.md5 import set_key
+from prl.shadow.snapshot import (
+    Endpoint,
+    NetworkOptions,
+    RepairWindow,
+    SnapshotError,
+    TcpSnapshot,
+)
 from prl.shadow.sockopt import (
     INTEGER_MAX,
     CallError,
+    Ip,
     Ipv6,
     Negotiated,
     OptionKind,
@@ -52,6 +62,8 @@ USER_MSS_MAX_BYTES = 32767
 """Most that TCP_MAXSEG accepts (MAX_TCP_WINDOW)."""
 APPEND_BYTES = 64 << 10
 """Queue contents go in by pieces of this; a larger one needs contiguous kernel memory."""
+BUFFER_MAX_BYTES = INTEGER_MAX // 2 - (64 << 10)
+"""Most that can be asked for: the kernel doubles it."""
 QUEUE_OVERHEAD_BYTES = 64 << 10
 """Room in a buffer beyond its queue's contents, for the kernel's own structures."""
 
@@ -101,7 +113,7 @@ def restore(
         _append(sock, RepairQueue.RECV, snapshot.unread)
         _append(sock, RepairQueue.SEND, _sent_part(snapshot, include_unsent))
         _check_all_sent(sock, snapshot)
-        window = snapshot.repair_window.to_bytes(repair_window_size_bytes(sock))
+        window = _window_of(snapshot).to_bytes(repair_window_size_bytes(sock))
         set_bytes(sock, Tcp.REPAIR_WINDOW, window)
         _check_negotiated(sock, snapshot)
         set_int(sock, Tcp.REPAIR, Repair.OFF_NO_WINDOW_PROBE)
@@ -113,6 +125,20 @@ def restore(
             raise SnapshotError(f"{snapshot}: cannot be restored: {error}{hint}") from error
         raise
     return sock
+
+
+def _window_of(snapshot: TcpSnapshot) -> RepairWindow:
+    """The window, as it was in front of the peer's FIN if there was one: same right edge."""
+    window = snapshot.repair_window
+    if not snapshot.peer_ended:
+        return window
+    beyond = int(window.rcv_wup == (snapshot.rcv_seq + 1) & 0xFFFFFFFF)
+    return replace(
+        window,
+        snd_wl1=snapshot.rcv_seq,
+        rcv_wup=(window.rcv_wup - beyond) & 0xFFFFFFFF,
+        rcv_wnd=window.rcv_wnd + beyond,
+    )
 
 
 def _abandon(sock: socket.socket) -> None:
@@ -134,11 +160,13 @@ def _prepare(sock: socket.socket, snapshot: TcpSnapshot, congestion: str | None)
     if snapshot.options.oob_inline:
         set_int(sock, So.OOBINLINE, 1)
     set_network(sock, snapshot.local, snapshot.network)
+    if snapshot.md5_key:
+        set_key(sock, str(snapshot.remote.address), snapshot.md5_key)
 
 
 def set_network(sock: socket.socket, local: Endpoint, network: NetworkOptions) -> None:
     """Options below TCP and UDP, before bind(). Raises CallError."""
-    tos, ttl, min_ttl = ip_options(local)
+    tos, ttl, min_ttl, discover = ip_options(local)
     if isinstance(local.address, IPv6Address) and local.address.ipv4_mapped:
         set_int(sock, Ipv6.V6ONLY, 0)
     set_int(sock, tos, network.tos)
@@ -147,6 +175,14 @@ def set_network(sock: socket.socket, local: Endpoint, network: NetworkOptions) -
         set_int(sock, min_ttl, network.min_ttl)
     if network.bound_device:
         set_bytes(sock, So.BINDTODEVICE, network.bound_device.encode())
+    if network.mark:
+        set_u32(sock, So.MARK, network.mark)
+    if not isinstance(local.address, IPv6Address) or network.priority:
+        set_int(sock, So.PRIORITY, network.priority)  # the TOS has just set it
+    if network.mtu_discover is not None:
+        set_int(sock, discover, network.mtu_discover)
+    if network.ip_options:
+        set_bytes(sock, Ip.OPTIONS, network.ip_options)
 
 
 def _set_buffers(
@@ -154,13 +190,20 @@ def _set_buffers(
 ) -> None:
     """Before connect(), which derives the receive window's bound from the buffer."""
     for option, wanted_bytes, queued_bytes in (
-        (So.RCVBUFFORCE, rcvbuf_bytes, len(snapshot.unread)),
+        (So.RCVBUFFORCE, rcvbuf_bytes, max(len(snapshot.unread), _advertised_bytes(snapshot))),
         (So.SNDBUFFORCE, sndbuf_bytes, len(snapshot.unacked)),
     ):
         needed_bytes = queued_bytes + QUEUE_OVERHEAD_BYTES if queued_bytes else 0
         size_bytes = max(wanted_bytes, needed_bytes)
         if size_bytes:
             set_int(sock, option, size_bytes)
+
+
+def _advertised_bytes(snapshot: TcpSnapshot) -> int:
+    """What the peer may send, after its window was granted, and what is still unread."""
+    window = snapshot.repair_window
+    left = (window.rcv_wup + window.rcv_wnd - snapshot.rcv_seq) & 0xFFFFFFFF
+    return min(len(snapshot.unread) + left, BUFFER_MAX_BYTES) if left <= INTEGER_MAX else 0
 
 
 def _sent_part(snapshot: TcpSnapshot, include_unsent: bool) -> memoryview:
@@ -299,6 +342,12 @@ def adopt(sock: socket.socket, snapshot: TcpSnapshot) -> tuple[str, ...]:
     attempt(lambda: set_int(sock, Tcp.KEEPCNT, options.keepcnt))
     attempt(lambda: set_int(sock, So.KEEPALIVE, int(options.keepalive)))
     attempt(lambda: set_int(sock, Tcp.NODELAY, int(options.nodelay)))
+    attempt(lambda: set_int(sock, Tcp.CORK, int(options.cork)))
+    attempt(lambda: set_int(sock, Tcp.NOTSENT_LOWAT, options.notsent_lowat))
+    attempt(lambda: set_int(sock, Tcp.LINGER2, options.linger2_s))
+    attempt(lambda: set_int(sock, So.RCVLOWAT, options.rcvlowat))
+    linger = struct.pack("=ii", options.linger, options.linger_s)
+    attempt(lambda: set_bytes(sock, So.LINGER, linger))
     with contextlib.suppress(CallError):  # Linux 5.14 and later
         set_int(sock, So.BUF_LOCK, options.buffer_lock)
     return tuple(failures)

@@ -18,9 +18,16 @@ import msgspec
 from msgspec import Meta
 
 from prl.errors import PrlError
+from prl.shadow.md5 import KEY_MAX_BYTES
 from prl.shadow.sockopt import TcpState
 
 SNAPSHOT_VERSION = 1
+SNAPSHOT_VERSION_SIGNED = 2
+"""Of a snapshot with a key: whoever does not know it would build a shadow that cannot speak."""
+CLONEABLE_STATES = frozenset(
+    {TcpState.ESTABLISHED, TcpState.CLOSE_WAIT, TcpState.FIN_WAIT1, TcpState.FIN_WAIT2}
+)
+"""In the others the connection is about to be over, or not yet made."""
 SNAPSHOT_LIMIT_BYTES = 16 << 20
 """Largest encoded snapshot."""
 QUEUES_LIMIT_BYTES = SNAPSHOT_LIMIT_BYTES - (64 << 10)
@@ -34,6 +41,7 @@ U16 = Annotated[int, Meta(ge=0, le=0xFFFF)]
 U32 = Annotated[int, Meta(ge=0, le=0xFFFFFFFF)]
 U64 = Annotated[int, Meta(ge=0, le=2**63 - 1)]  # msgspec knows no larger bound
 OptionInt = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+SignedInt = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
 Port = Annotated[int, Meta(ge=1, le=0xFFFF)]
 Scale = Annotated[int, Meta(ge=0, le=14)]
 Name = Annotated[str, Meta(max_length=15, pattern=r"^[A-Za-z0-9_.@:-]*\Z")]
@@ -122,6 +130,15 @@ class ApplicationOptions:
     buffer_lock: OptionInt = 0
     """SO_BUF_LOCK: which buffers the application sized itself, so that they do not autotune."""
     oob_inline: bool = False
+    linger: bool = False
+    linger_s: OptionInt = 0
+    """SO_LINGER: how long close() waits; with `linger` and 0 it resets."""
+    linger2_s: SignedInt = 0
+    """TCP_LINGER2: how long an orphan stays in FIN_WAIT2; 0 is the system's value."""
+    notsent_lowat: SignedInt = 0
+    """TCP_NOTSENT_LOWAT; 0 is the system's value."""
+    rcvlowat: OptionInt = 1
+    cork: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,14 +153,22 @@ class NetworkOptions:
     """Lowest time to live that is accepted (RFC 5082); 0 is any."""
     bound_device: Name = ""
     """Interface or VRF that the socket is bound to."""
+    mark: U32 = 0
+    """SO_MARK, by which routes are chosen."""
+    priority: OptionInt = 0
+    mtu_discover: U8 | None = None
+    """IP_MTU_DISCOVER or IPV6_MTU_DISCOVER; None leaves the system's."""
+    ip_options: Annotated[bytes, Meta(max_length=40)] = b""
+    """IPv4 options of what is sent (IP_OPTIONS)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TcpSnapshot:
     """One connection at one moment. Sequence numbers and windows are as the kernel keeps them.
 
-    Not part of it: the out-of-order queue (replay the frames), MD5 keys (sock_diag), SO_LINGER and
-    the like. ECN cannot be restored: the clone never answers congestion marks.
+    Not part of it: the out-of-order queue (replay the frames). ECN cannot be restored: the clone
+    never answers congestion marks. A FIN counts in neither queue, nor in the numbers of their ends:
+    it is replayed after the restore (peer_ended, own_ended).
     """
 
     version: U16 = SNAPSHOT_VERSION
@@ -180,6 +205,9 @@ class TcpSnapshot:
     options: ApplicationOptions
     network: NetworkOptions
 
+    md5_key: Annotated[bytes, Meta(max_length=KEY_MAX_BYTES)] = field(default=b"", repr=False)
+    """What the connection's segments are signed with (RFC 2385); empty when they are not."""
+
     segs_in: U32
     """Segments received so far; to tell whether anything arrived since."""
     ooo_segments: U32 = 0
@@ -191,6 +219,31 @@ class TcpSnapshot:
 
     def __str__(self) -> str:
         return f"{self.local} <-> {self.remote}"
+
+    @property
+    def peer_ended(self) -> bool:
+        """The peer's FIN has been received; its sequence number is `rcv_seq`."""
+        return self.state == TcpState.CLOSE_WAIT
+
+    @property
+    def own_ended(self) -> bool:
+        """The application has ended its direction; the FIN's sequence number is `snd_seq`."""
+        return self.state in {TcpState.FIN_WAIT1, TcpState.FIN_WAIT2}
+
+    @property
+    def own_end_acked(self) -> bool:
+        """The peer has acknowledged that."""
+        return self.state == TcpState.FIN_WAIT2
+
+    @property
+    def committed(self) -> int:
+        """The end of the output that the clone has, FIN included."""
+        return (self.snd_seq + self.own_ended) & 0xFFFFFFFF
+
+    @property
+    def peer_window(self) -> int:
+        """The peer's window as its segments' headers say it."""
+        return self.repair_window.snd_wnd >> self.snd_wscale & 0xFFFF
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -212,7 +265,7 @@ def encode(snapshot: TcpSnapshot) -> bytes:
 def decode(blob: bytes | bytearray | memoryview) -> TcpSnapshot:
     """Read what encode() wrote, on this or another version. Never trusts it.
 
-    Raises SnapshotError for anything that is no consistent snapshot of an established connection.
+    Raises SnapshotError for anything that is no consistent snapshot of a live connection.
     """
     snapshot = read_blob(_decoder, blob)
     _check(snapshot)
@@ -231,10 +284,10 @@ def read_blob(decoder: msgspec.msgpack.Decoder[Read], blob: bytes | bytearray | 
 
 def check_head(snapshot: object, family: int, version: int, ends: Iterable[Endpoint]) -> None:
     """Version and addresses of a snapshot of either kind. Raises SnapshotError."""
-    if version != SNAPSHOT_VERSION:
+    if not SNAPSHOT_VERSION <= version <= SNAPSHOT_VERSION_SIGNED:
         raise SnapshotError(
-            f"snapshot version {version} is not known here (only {SNAPSHOT_VERSION}); "
-            "upgrade this node"
+            f"snapshot version {version} is not known here (only {SNAPSHOT_VERSION} to "
+            f"{SNAPSHOT_VERSION_SIGNED}); upgrade this node"
         )
     address_bytes = {int(socket.AF_INET): 4, int(socket.AF_INET6): 16}.get(family)
     if any(len(end.packed) != address_bytes for end in ends):
@@ -245,8 +298,8 @@ def _check(snapshot: TcpSnapshot) -> None:
     """What the types alone do not say. Raises SnapshotError."""
     ends = (snapshot.local, snapshot.remote)
     check_head(snapshot, snapshot.family, snapshot.version, ends)
-    if snapshot.state != TcpState.ESTABLISHED:
-        raise SnapshotError(f"{snapshot}: state {snapshot.state} is not ESTABLISHED")
+    if snapshot.state not in CLONEABLE_STATES:
+        raise SnapshotError(f"{snapshot}: a connection in state {snapshot.state} has no clone")
     if snapshot.unsent_bytes > len(snapshot.unacked):
         raise SnapshotError(f"{snapshot}: more data unsent than queued")
     if len(snapshot.unread) + len(snapshot.unacked) > QUEUES_LIMIT_BYTES:

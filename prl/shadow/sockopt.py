@@ -35,9 +35,11 @@ class Tcp(IntEnum):
 
     NODELAY = 1
     MAXSEG = 2
+    CORK = 3
     KEEPIDLE = 4
     KEEPINTVL = 5
     KEEPCNT = 6
+    LINGER2 = 8
     INFO = 11
     CONGESTION = 13
     USER_TIMEOUT = 18
@@ -46,6 +48,7 @@ class Tcp(IntEnum):
     QUEUE_SEQ = 21
     REPAIR_OPTIONS = 22
     TIMESTAMP = 24
+    NOTSENT_LOWAT = 25
     REPAIR_WINDOW = 29
     ULP = 31
     AO_INFO = 40
@@ -67,14 +70,20 @@ class So(IntEnum):
     RCVBUF = 8
     KEEPALIVE = 9
     OOBINLINE = 10
+    PRIORITY = 12
+    LINGER = 13
     REUSEPORT = 15
+    RCVLOWAT = 18
     BINDTODEVICE = 25
     SNDBUFFORCE = 32
     RCVBUFFORCE = 33
+    MARK = 36
     PROTOCOL = 38
     DOMAIN = 39
     PEEK_OFF = 42
     MEMINFO = 55
+    COOKIE = 57
+    BINDTOIFINDEX = 62
     BUF_LOCK = 72
 
 
@@ -83,6 +92,8 @@ class Ip(IntEnum):
 
     TOS = 1
     TTL = 2
+    OPTIONS = 4
+    MTU_DISCOVER = 10
     MINTTL = 21
 
 
@@ -90,6 +101,7 @@ class Ipv6(IntEnum):
     """Options of level Sol.IPV6."""
 
     UNICAST_HOPS = 16
+    MTU_DISCOVER = 23
     V6ONLY = 26
     TCLASS = 67
     MINHOPCOUNT = 73
@@ -229,6 +241,14 @@ def set_bytes(sock: socket.socket, option: Option, value: bytes) -> None:
         sock.setsockopt(_LEVELS[type(option)], option, value)
     except OSError as error:
         raise CallError(error, f"setsockopt({option_name(option)})") from error
+
+
+def set_bytes_at(sock: socket.socket, level: int, option: int, value: bytes, name: str) -> None:
+    """As set_bytes(); the error names the option alone, never the value. Raises CallError."""
+    try:
+        sock.setsockopt(level, option, value)
+    except OSError as error:
+        raise CallError(error, f"setsockopt({name})") from error
 
 
 def get_name(sock: socket.socket, option: Option, space_bytes: int = 16) -> str:

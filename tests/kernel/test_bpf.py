@@ -653,15 +653,33 @@ def test_released_output_carries_the_newest_ack_window_and_timestamp(egress: Ben
     assert egress.peer.until_sentinel() == [newest]
 
 
-def test_signed_headers_stay_as_they_are(egress: Bench) -> None:
+def test_signed_headers_are_left_to_userspace(egress: Bench) -> None:
     flow = egress.flow(1, lib.PRL_FLOW_ACTIVE | lib.PRL_FLOW_MD5 | lib.PRL_FLOW_CLAMP)
-    flow.edge_limit = 600
-    newer = outgoing(output(1004, ack=900, window=90))
-    assert egress.emit(newer) == ([newer], [])
-    old = outgoing(output(1000, b"held", ack=500, window=100))
+    flow.edge_limit = 1000
+    fits = outgoing(output(1004, ack=900, window=90))
+    assert egress.emit(fits) == ([fits], [])
+    wide = outgoing(output(1004, ack=910, window=100))
+    assert egress.emit(wide) == ([], [wide])  # its window must be lowered, and it is signed
+    assert (flow.last_ack, flow.last_window, flow.last_edge) == (910, 100, 990)
+    held = outgoing(output(1000, b"held", ack=920, window=70))
+    assert egress.emit(held) == ([], [held])
+    assert (flow.last_ack, flow.last_window) == (920, 70)
+    old = outgoing(output(1000, b"held", ack=500, window=700))
     egress.hold.write(old)
     egress.out.send(ethernet(bytes(50), 0x88B5, source=NODE_MAC, target=PEER_MAC))
     assert egress.peer.until_sentinel() == [old]
+    assert (flow.last_ack, flow.last_edge) == (920, 1200)
+    egress.node.bypassed = 1
+    assert egress.emit(wide) == ([wide], [])  # nobody is there to sign
+
+
+def test_a_dead_datapath_does_not_close_the_window(egress: Bench) -> None:
+    flow = egress.flow(1, lib.PRL_FLOW_ACTIVE | lib.PRL_FLOW_CLAMP)
+    flow.edge_limit = 600
+    frame = outgoing(output(1, ack=900, window=90))
+    assert Segment.read(egress.emit(frame)[0][0]).window == 0
+    egress.node.bypassed = 1
+    assert egress.emit(frame) == ([frame], [])
 
 
 def test_released_output_is_silent_after_the_address_is_lost(egress: Bench) -> None:

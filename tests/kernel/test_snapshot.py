@@ -28,8 +28,8 @@ from prl.shadow import (
     discard,
     encode,
     restore,
-    take,
 )
+from prl.shadow import take as take_here
 from prl.shadow.sockopt import (
     Ip,
     Option,
@@ -215,6 +215,11 @@ def exchange(session: Session, to_node: bytes, to_peer: bytes) -> tuple[bytes, b
             if not data:
                 open_for_reading.discard(sock)
     return bytes(read[session.node]), bytes(read[session.peer])
+
+
+def take(sock: socket.socket, **how: int) -> TcpSnapshot:
+    with inside(NODE):  # sock_diag looks in the caller's namespace
+        return take_here(sock, **how)
 
 
 def clone(snapshot: TcpSnapshot, **changes: bool) -> socket.socket:
@@ -516,12 +521,15 @@ def test_what_is_no_established_tcp_is_refused(make: Callable[[], socket.socket]
         take(sock)
 
 
-def test_half_closed_connection_is_refused() -> None:
+def test_a_connection_that_both_have_ended_is_refused() -> None:
     with connected() as session:
         session.peer.shutdown(socket.SHUT_WR)
         assert receive(session.node, 1) == b""
-        with pytest.raises(SnapshotError, match="state CLOSE_WAIT; only"):
-            take(session.node)
+        assert take(session.node).peer_ended
+        with peer_hears_nothing():
+            session.node.shutdown(socket.SHUT_WR)
+            with pytest.raises(SnapshotError, match="state LAST_ACK; both directions"):
+                take(session.node)
 
 
 def test_missing_capability_is_named() -> None:

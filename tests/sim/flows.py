@@ -285,6 +285,9 @@ class ShadowFlow:
                 self.core, message.seq, message.space, (packet.seq + payload) & MASK, payload,
                 payload + PACKET_OVERHEAD, self.edge() & MASK, reason,
             )  # fmt: skip
+        elif packet.rst:
+            payload = 0
+            verdict = lib.prl_secondary_reset(self.core, message.seq, reason)
         else:
             payload = packet.end - packet.seq - packet.fin
             verdict = lib.prl_secondary_output(
@@ -300,6 +303,10 @@ class ShadowFlow:
             self.twin.accepted.append(packet.name)
             self.sock.receive(packet)
             return
+        if packet.rst:
+            self.acknowledge(all_sent=True)
+            lib.prl_secondary_void(self.core, lib.PRL_REASON_ENDED)
+            return
         appended = payload - skip[0]
         self.sock.snd_nxt += appended
         if packet.fin and self.sock.fin_at is None:
@@ -308,15 +315,11 @@ class ShadowFlow:
         lib.prl_secondary_output_done(self.core, appended, packet.fin)
         if (self.sock.snd_nxt & MASK) != self.core.out_tcp_next:
             raise ViolationError(f"{self}: the core believes in another end of the output")
-        if packet.rst:
-            self.acknowledge(all_sent=True)
-            lib.prl_secondary_void(self.core, lib.PRL_REASON_ENDED)
 
     def _refuse(self, message: Message, reason: int) -> None:
         prld, lib = self.prld, self.prld.lib
         prld.world.count(f"refused: {prld.reason_text(reason)}")
-        # An RST may come behind output that was dropped.
-        if reason == lib.PRL_REASON_DIVERGED and not message.data.rst:
+        if reason == lib.PRL_REASON_DIVERGED:
             raise ViolationError(f"{self}: a link in order made a difference")
         self.acknowledge()
         is_output = message.type == lib.PRL_MSG_OUTPUT

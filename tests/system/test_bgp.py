@@ -9,20 +9,25 @@ import pytest
 
 pytestmark = pytest.mark.needs("root", "netns", "bpf", "af_xdp", "struct_ops")
 
+SECRET = "a-key.of/RFC+2385"  # noqa: S105 - of nobody
 PRLCTL = str(Path(sys.executable).with_name("prlctl"))
 
 
 @pytest.mark.parametrize(
-    ("peer", "family", "rounds"),
+    ("peer", "family", "rounds", "md5"),
     [
-        pytest.param("bird", "4", 3, marks=pytest.mark.needs("bird")),
-        pytest.param("bird", "6", 1, marks=pytest.mark.needs("bird")),
-        pytest.param("frr", "4", 1, marks=pytest.mark.needs("frr")),
-        pytest.param("frr", "6", 2, marks=pytest.mark.needs("frr")),
+        pytest.param("bird", "4", 3, "", marks=pytest.mark.needs("bird")),
+        pytest.param("bird", "6", 1, SECRET, marks=pytest.mark.needs("bird")),
+        pytest.param("frr", "4", 1, SECRET, marks=pytest.mark.needs("frr")),
+        pytest.param("frr", "6", 2, "", marks=pytest.mark.needs("frr")),
     ],
 )
-def test_a_bgp_session_survives_the_loss_of_power(peer: str, family: str, rounds: int) -> None:
+def test_a_bgp_session_survives_the_loss_of_power(
+    peer: str, family: str, rounds: int, md5: str
+) -> None:
     more = ["--peer", peer, "--family", family, "--rounds", str(rounds)]
+    if md5:
+        more += ["--md5", md5]
     done = subprocess.run(
         [PRLCTL, "-j", "demo", "bgp", *more],
         capture_output=True,
@@ -30,6 +35,7 @@ def test_a_bgp_session_survives_the_loss_of_power(peer: str, family: str, rounds
         timeout=150,
         check=False,
     )
+    assert not md5 or md5 not in done.stdout + done.stderr
     facts = json.loads(done.stdout)
     assert facts["survived"], f"{facts['why']}\n{done.stderr}"
     assert facts["primary_prefix"] is True

@@ -100,8 +100,8 @@ class Casts:
 
 
 @contextmanager
-def talks(name: str, count: int, family: int = 4) -> Iterator[tuple[Casts, list[Talk]]]:
-    with support.pair(name) as lab, ExitStack() as stack:
+def talks(count: int, family: int = 4) -> Iterator[tuple[Casts, list[Talk]]]:
+    with support.pair(f"rp{os.getpid()}") as lab, ExitStack() as stack:
         casts = Casts(lab, family)
         found = [stack.enter_context(Talk(lab, family)) for _ in range(count)]
         for talk in found:
@@ -120,7 +120,7 @@ def safe(lab: Lab, node: str) -> bool:
 
 @pytest.mark.parametrize(("count", "rounds", "family"), [(MANY, 2, 4), (2, 4, 6)])
 def test_nodes_fail_in_turn_and_every_session_goes_on(count: int, rounds: int, family: int) -> None:
-    with talks(f"rp{count}", count, family) as (casts, found):
+    with talks(count, family) as (casts, found):
         owner, other = "re0", "re1"
         for _ in range(rounds):
             all_go_on(found)
@@ -157,7 +157,7 @@ def restart(casts: Casts, node: str, how: str) -> None:
 
 @pytest.mark.parametrize("how", ["kill-prld", "stop"])
 def test_an_owner_s_prld_is_restarted_while_it_is_alone(how: str) -> None:
-    with talks(f"rpo{how[0]}", 3) as (casts, found):
+    with talks(3) as (casts, found):
         casts.lab.fail("re1", "power")
         for talk in found:
             casts.expect("re0", "open", peer=talk.peer.port)
@@ -180,7 +180,7 @@ def test_an_owner_s_prld_is_restarted_while_it_is_alone(how: str) -> None:
 
 @pytest.mark.parametrize(("node", "how"), [("re0", "kill-prld"), ("re1", "kill-prld")])
 def test_one_prld_is_restarted_and_the_pair_heals(node: str, how: str) -> None:
-    with talks(f"rpp{node}", 3) as (casts, found):
+    with talks(3) as (casts, found):
         owner, other = ("re1", "re0") if node == "re0" else ("re0", "re1")
         restart(casts, node, how)
         if node == "re0":

@@ -224,6 +224,22 @@ def test_a_shadow_that_the_primary_never_confirmed_does_not_speak() -> None:
     assert s.flow.state == lib.PRL_SECONDARY_VOID
 
 
+def test_a_reset_behind_dropped_output_is_the_end_and_no_difference() -> None:
+    s = Shadow(out_tcp_next=1000)
+    reason = ffi.new("uint8_t *")
+    assert lib.prl_secondary_reset(s.flow, 1, reason) == ACCEPT
+    assert s.take_output_ack() == (1, 1000)
+    assert lib.prl_secondary_reset(s.flow, 3, reason) == VOID  # a number is missing
+    assert reason[0] == lib.PRL_REASON_DIVERGED
+
+
+def test_a_shadow_that_had_sent_its_fin_counts_it_once() -> None:
+    s = Shadow(out_tcp_next=1001)
+    lib.prl_secondary_has_ended(s.flow)
+    assert s.append(1, 990, 10, fin=True) == 0  # the primary's retransmission
+    assert s.flow.out_tcp_next == 1001
+
+
 def test_only_a_shadow_that_took_over_can_be_fenced_and_never_speaks_again() -> None:
     s = Shadow()
     assert not lib.prl_secondary_fence(s.flow)

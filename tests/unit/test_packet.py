@@ -169,6 +169,20 @@ def test_a_crafted_segment_is_a_right_one(peer, host, stamps) -> None:
     assert ffi.buffer(again)[:] == ffi.buffer(key)[:]
 
 
+def test_the_checksum_of_a_crafted_segment_has_every_carry() -> None:
+    _, parsed = parse(original := packet(PEER4, HOST4, segment(PEER4, HOST4, b"")))
+    key = ffi.new("struct prl_flow_key *")
+    lib.prl_packet_key(original, parsed, True, 0, key)
+    out = ffi.new("uint8_t[]", lib.PRL_CRAFT_MAX)
+    craft = ffi.new("struct prl_craft *", {"key": key, "from_peer": True, "tcp_flags": 0x10})
+    rng = random.Random(7)
+    for _ in range(500):
+        craft.seq, craft.ack = rng.randrange(1 << 32), rng.randrange(1 << 32)
+        craft.window = rng.randrange(1 << 16)
+        data = bytes(ffi.buffer(out, lib.prl_packet_craft(craft, out)))
+        assert checksum(data, parse(data)[1]) == lib.PRL_CHECKSUM_FULL
+
+
 def test_claims_carry_address_and_token() -> None:
     token, mac = bytes(range(16)), b"\x02\0\0\0\0\x0a"
     out = ffi.new("uint8_t[]", lib.PRL_CRAFT_MAX)

@@ -39,6 +39,7 @@ SNAPSHOT = TcpSnapshot(
     timestamps=True,
     tsval=0xFFFFFFFE,
     repair_window=RepairWindow(1, 2, 3, 4, 5),
+    md5_key=b"key secret",
     options=ApplicationOptions(
         congestion="cubic",
         nodelay=True,
@@ -93,10 +94,11 @@ def test_an_older_nodes_missing_member_takes_its_default() -> None:
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
-        ({"version": 2}, "version 2"),
+        ({"version": 3}, "version 3"),
         ({"family": socket.AF_INET6}, "do not fit"),
         ({"family": socket.AF_UNIX}, "do not fit"),
-        ({"state": TcpState.CLOSE_WAIT}, "not ESTABLISHED"),
+        ({"state": TcpState.LAST_ACK}, "has no clone"),
+        ({"md5_key": b"x" * 81}, "md5_key"),
         ({"unsent_bytes": 22}, "more data unsent"),
         ({"rcv_seq": -1}, "rcv_seq"),
         ({"snd_seq": 1 << 32}, "snd_seq"),

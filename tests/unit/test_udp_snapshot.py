@@ -48,7 +48,7 @@ def test_members_of_a_later_version_are_skipped() -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        replace(SNAPSHOT, version=2),
+        replace(SNAPSHOT, version=3),
         replace(SNAPSHOT, family=int(socket.AF_INET6)),
         replace(SNAPSHOT, remote=Endpoint(V6, 1)),
         replace(SNAPSHOT, local=Endpoint(V6, 1), remote=None),

@@ -22,6 +22,11 @@ void prl_secondary_open(struct prl_secondary *flow, uint32_t handle, uint32_t ge
     flow->primary_edge = own_edge;
 }
 
+void prl_secondary_has_ended(struct prl_secondary *flow)
+{
+    flow->fin_done = 1;
+}
+
 bool prl_secondary_confirm(struct prl_secondary *flow, uint32_t generation, uint32_t space)
 {
     if (flow->state != PRL_SECONDARY_ACTIVE || flow->generation != generation)
@@ -111,6 +116,20 @@ void prl_secondary_output_done(struct prl_secondary *flow, uint32_t appended_byt
     flow->out_ack_due = 1;
     flow->counters.output_packets++;
     flow->counters.output_bytes += appended_bytes;
+}
+
+enum prl_verdict prl_secondary_reset(struct prl_secondary *flow, uint32_t seq, uint8_t *reason)
+{
+    *reason = not_active(flow);
+    if (*reason != PRL_REASON_OK)
+        return PRL_VERDICT_NACK;
+    if (seq != flow->out_next)
+        return diverged(flow, reason);
+    flow->confirmed = 1;
+    flow->out_next++;
+    flow->out_ack_due = 1;
+    flow->counters.output_packets++;
+    return PRL_VERDICT_ACCEPT;
 }
 
 bool prl_secondary_take_ack(struct prl_secondary *flow, uint32_t own_edge, uint32_t *seq, uint32_t *space)

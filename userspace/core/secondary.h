@@ -70,6 +70,9 @@ struct prl_secondary {
 void prl_secondary_open(struct prl_secondary *flow, uint32_t handle, uint32_t generation, uint32_t out_tcp_next,
                         uint32_t own_edge, int space_known);
 
+/* To be called after open(): out_tcp_next counts a FIN that the shadow has sent. */
+void prl_secondary_has_ended(struct prl_secondary *flow);
+
 /* SETUP_DONE from the primary: it is ACTIVE. False when the generation is not the shadow's. */
 bool prl_secondary_confirm(struct prl_secondary *flow, uint32_t generation, uint32_t space);
 
@@ -83,6 +86,9 @@ enum prl_verdict prl_secondary_replicate(struct prl_secondary *flow, uint32_t se
 enum prl_verdict prl_secondary_output(struct prl_secondary *flow, uint32_t seq, uint32_t tcp_seq,
                                       uint32_t payload_bytes, uint32_t *skip_bytes, uint8_t *reason);
 void prl_secondary_output_done(struct prl_secondary *flow, uint32_t appended_bytes, bool fin);
+/* OUTPUT that resets the session: the end of it, wherever in the stream it stands (what is in front of it may have been
+ * dropped). When accepted, OUTPUT_ACK is due; then the shadow is to be voided. */
+enum prl_verdict prl_secondary_reset(struct prl_secondary *flow, uint32_t seq, uint8_t *reason);
 
 /* The cumulative ACK that is owed: true and the numbers, or false. Clears the debt; `own_edge` is announced. */
 bool prl_secondary_take_ack(struct prl_secondary *flow, uint32_t own_edge, uint32_t *seq, uint32_t *space);

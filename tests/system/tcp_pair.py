@@ -1,0 +1,377 @@
+"""One lab for many sessions, whose applications are the test itself.
+
+The application on the owning node dies by closing its connection to prld: the other node goes on at
+once (SPEC R22), and is the owner of the next session. So a failover costs no more than its bytes.
+"""
+
+import ctypes
+import json
+import random
+import select
+import socket
+import struct
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, Self
+
+from prl.client import Node, NotProtectedError, Session, Shadow
+from prl.lab import Lab
+from prl.lab.netns import Namespace
+from prl.shadow import discard
+from prl.shadow.capture import repair_window_size_bytes
+from prl.shadow.md5 import key_of, set_key
+from prl.shadow.snapshot import RepairWindow
+from prl.shadow.sockopt import (
+    OptionKind,
+    Repair,
+    RepairQueue,
+    Tcp,
+    TcpState,
+    set_bytes,
+    set_int,
+    set_u32,
+    tcp_info,
+)
+from tests.system.support import PATIENCE_S, eventually, service_address
+
+rng = random.Random(793)
+ABORT = struct.pack("=ii", 1, 0)  # struct linger: close() resets
+_libc = ctypes.CDLL(None, use_errno=True)
+_AF_UNSPEC = struct.pack("=H14x", socket.AF_UNSPEC)
+
+Prepare = Callable[[socket.socket], None]
+
+
+def nothing(_: socket.socket) -> None:
+    """No preparation."""
+
+
+def state_of(sock: socket.socket) -> TcpState:
+    return TcpState(tcp_info(sock).state)
+
+
+def await_state(sock: socket.socket, *states: TcpState) -> None:
+    eventually(f"a socket in {states}", lambda: state_of(sock) in states)
+
+
+def receive(sock: socket.socket, count: int) -> bytes:
+    """Exactly so many bytes."""
+    found = bytearray()
+    while len(found) < count:
+        data = sock.recv(count - len(found))
+        assert data, f"the stream ended after {len(found)} of {count} bytes"
+        found += data
+    return bytes(found)
+
+
+def abort(sock: socket.socket) -> None:
+    """RST, though somebody else holds the socket too (tcp_disconnect, net/ipv4/tcp.c)."""
+    assert _libc.connect(sock.fileno(), _AF_UNSPEC, len(_AF_UNSPEC)) == 0
+
+
+@dataclass
+class Live:
+    """A session and its three sockets."""
+
+    pair: "Pair"
+    peer: socket.socket
+    app: socket.socket
+    session: Session
+    shadow: Shadow
+
+    @property
+    def standby(self) -> socket.socket:
+        """The shadow's socket."""
+        return self.shadow.sock
+
+    def states(self) -> tuple[str, str, str]:
+        """Of peer, primary and shadow."""
+        return tuple(state_of(s).name for s in (self.peer, self.app, self.standby))
+
+    def are(self, peer: str, primary: str, shadow: str) -> None:
+        """Wait until the three states are these."""
+        wanted = (peer, primary, shadow)
+        try:
+            eventually("", lambda: self.states() == wanted)
+        except AssertionError:
+            raise AssertionError(f"{self.states()} instead of {wanted}") from None
+
+    def shadow_state(self) -> str:
+        return state_of(self.standby).name
+
+    def went_on(self, peer: str, owner: str) -> None:
+        """Wait until the two that are left after a failover are in these states."""
+        wanted = (peer, owner)
+
+        def found() -> tuple[str, str]:
+            return state_of(self.peer).name, state_of(self.standby).name
+
+        try:
+            eventually("", lambda: found() == wanted)
+        except AssertionError:
+            raise AssertionError(f"{found()} instead of {wanted}") from None
+
+    def fail_over(self) -> None:
+        """The application dies; what was the shadow is the session."""
+        self.pair.fail_over()
+        self.shadow.wait_taken_over(PATIENCE_S)
+        self.app.close()
+
+
+class Pair:
+    """The lab, and an application's connection to prld on each node."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        self.owner, self.other = "re0", "re1"
+        self._nodes: dict[str, Node] = {}
+        self._open: list[socket.socket] = []
+        self.peer_place = Namespace(lab.topology.peer.namespace)
+
+    def __enter__(self) -> Self:
+        for name in (self.owner, self.other):
+            self._connect(name)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close_sockets()
+        for node in self._nodes.values():
+            node.close()
+
+    def _connect(self, name: str) -> None:
+        node = Node(self.lab.state.socket(self.lab.topology.node(name)))
+        self._nodes[name] = node
+
+    def place(self, name: str) -> Namespace:
+        return Namespace(self.lab.topology.node(name).namespace)
+
+    def node(self, name: str) -> Node:
+        return self._nodes[name]
+
+    def fail_over(self) -> None:
+        """The application on the owner dies, with all its sessions; the roles change."""
+        self._nodes[self.owner].close()
+        self._connect(self.owner)
+        self.owner, self.other = self.other, self.owner
+
+    def key_of(self, name: str, sock: socket.socket) -> bytes:
+        """The key of a socket of that node's."""
+        return self.place(name).call(lambda: key_of(sock))
+
+    # -- sessions
+
+    def connect(
+        self,
+        family: int,
+        *,
+        listener: Prepare = nothing,
+        peer: Prepare = nothing,
+        key: bytes = b"",
+        protocol: int = socket.IPPROTO_TCP,
+    ) -> tuple[socket.socket, socket.socket]:
+        """A connection of the peer's and the owner's, not protected yet."""
+        kind = socket.AF_INET if family == 4 else socket.AF_INET6
+        service, client = service_address(family), self._peer_address(family)
+
+        def listen() -> socket.socket:
+            made = socket.socket(kind, socket.SOCK_STREAM, protocol)
+            made.settimeout(PATIENCE_S)
+            if key:
+                set_key(made, client, key)
+            listener(made)
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            made.bind((service, 0))
+            made.listen(1)
+            return made
+
+        def call(port: int) -> socket.socket:
+            made = socket.socket(kind, socket.SOCK_STREAM, protocol)
+            made.settimeout(PATIENCE_S)
+            if key:
+                set_key(made, service, key)
+            peer(made)
+            made.connect((service, port))
+            return made
+
+        with self.place(self.owner).call(listen) as listening:
+            port = listening.getsockname()[1]
+            there = self.peer_place.call(lambda: call(port))
+            here, _ = listening.accept()
+        here.settimeout(PATIENCE_S)
+        self._open += [there, here]
+        return there, here
+
+    def _peer_address(self, family: int) -> str:
+        lan = self.lab.topology.peer.lan
+        return str(lan.ipv4.ip if family == 4 or lan.ipv6 is None else lan.ipv6.ip)
+
+    def protect(self, peer: socket.socket, app: socket.socket, *, patient: bool = True) -> Live:
+        """Have the session shadowed. Raises what Node.replicate() raises.
+
+        A set-up that takes too long on a busy machine is tried again by prld, if ``patient``.
+        """
+        host, port = app.getsockname()[:2]
+        self.node(self.other).offer(f"{host}:{port}" if ":" not in host else f"[{host}]:{port}")
+        try:
+            session = self.node(self.owner).replicate(app)
+        except NotProtectedError as error:
+            if not patient:
+                raise
+            session = error.session
+            session.wait_state("active", timeout=PATIENCE_S)
+        live = Live(self, peer, app, session, self.next_shadow())
+        with suppress(TimeoutError):  # of the attempts that failed
+            while True:
+                live.shadow = self.next_shadow(0.0)
+        return live
+
+    def next_shadow(self, timeout: float = PATIENCE_S) -> Shadow:
+        """What the standby's application is given."""
+        shadow = self.node(self.other).next_shadow(timeout)
+        shadow.sock.settimeout(PATIENCE_S)
+        self._open.append(shadow.sock)
+        return shadow
+
+    def session(self, family: int, **how: Any) -> Live:
+        """A protected session."""
+        return self.protect(*self.connect(family, **how))
+
+    def forge(
+        self, family: int, peer_seq: int, app_seq: int, *, key: bytes = b"", stamps: bool = False
+    ) -> tuple[socket.socket, socket.socket]:
+        """A connection that no handshake makes: its streams begin at these numbers.
+
+        With timestamps beside a signature, too, which Linux never agrees upon but other stacks do.
+        """
+        peer, app = self.connect(family)
+        kind, ends = peer.family, (peer.getsockname(), app.getsockname())
+
+        def make(own: tuple[Any, ...], other: tuple[Any, ...], snd: int, rcv: int) -> socket.socket:
+            made = socket.socket(kind, socket.SOCK_STREAM)
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            set_int(made, Tcp.REPAIR, Repair.ON)
+            if key:
+                set_key(made, other[0], key)
+            made.bind(own)
+            for queue, seq in ((RepairQueue.RECV, rcv), (RepairQueue.SEND, snd)):
+                set_int(made, Tcp.REPAIR_QUEUE, queue)
+                set_u32(made, Tcp.QUEUE_SEQ, seq)
+            made.connect(other)
+            agreed = [(OptionKind.MSS, 1400), (OptionKind.WINDOW_SCALE, 7 | 7 << 16)]
+            agreed += [(OptionKind.TIMESTAMPS, 0)] * stamps
+            raw = b"".join(struct.pack("=II", *pair) for pair in agreed)
+            set_bytes(made, Tcp.REPAIR_OPTIONS, raw)
+            window = RepairWindow(rcv, 60_000, 60_000, 60_000, rcv)
+            set_bytes(made, Tcp.REPAIR_WINDOW, window.to_bytes(repair_window_size_bytes(made)))
+            set_int(made, Tcp.REPAIR, Repair.OFF_NO_WINDOW_PROBE)
+            made.settimeout(PATIENCE_S)
+            return made
+
+        for sock in (peer, app):
+            discard(sock)
+        peer = self.peer_place.call(lambda: make(ends[0], ends[1], peer_seq, app_seq))
+        app = self.place(self.owner).call(lambda: make(ends[1], ends[0], app_seq, peer_seq))
+        self._open += [peer, app]
+        return peer, app
+
+    # -- what is told
+
+    def ask(self, name: str, operation: str, **arguments: Any) -> dict[str, Any]:
+        return self.node(name).request({"op": operation, **arguments})
+
+    def stats(self, name: str) -> dict[str, int]:
+        counters: dict[str, int] = self.ask(name, "stats")["datapath"]
+        return counters
+
+    def link(self, name: str) -> dict[str, Any]:
+        return self.ask(name, "link_show")
+
+    def everything_said(self, name: str, live: Live) -> str:
+        """All that this node tells of a session, and its log."""
+        handle = live.session.handle
+        told = [
+            self.ask(name, op) for op in ("status", "stats", "flow_list", "link_show", "events")
+        ]
+        told.append(self.ask(name, "flow_show", handle=handle))
+        log = self.lab.state.log(self.lab.topology.node(name))
+        return json.dumps(told) + log.read_text(errors="replace")
+
+    def close_sockets(self) -> None:
+        """Away with all, whatever state they are in."""
+        while self._open:
+            self._open.pop().close()
+
+    # -- the network
+
+    @contextmanager
+    def peer_hears_nothing(self) -> Iterator[None]:
+        """What the service sends to the peer is lost for a while."""
+        rules = "type filter hook input priority 0; policy accept;\nmeta l4proto tcp drop"
+        self._nft("-f", "-", stdin=f"table inet prltest {{\nchain lost {{\n{rules}\n}}\n}}\n")
+        try:
+            yield
+        finally:
+            self._nft("delete", "table", "inet", "prltest")
+
+    def _nft(self, *words: str, stdin: str = "") -> None:
+        argv = self.peer_place.command(["nft", *words])
+        subprocess.run(argv, input=stdin, text=True, check=True, timeout=PATIENCE_S)
+
+    @contextmanager
+    def peer_sysctls(self, values: Mapping[str, int]) -> Iterator[None]:
+        """net.ipv4 sysctls of the peer's, for connections made meanwhile; each is 1 otherwise."""
+        self.peer_place.set_sysctls({f"net/ipv4/{name}": value for name, value in values.items()})
+        try:
+            yield
+        finally:
+            self.peer_place.set_sysctls({f"net/ipv4/{name}": 1 for name in values})
+
+
+def exchange(left: socket.socket, right: socket.socket, count: int) -> None:
+    """Random bytes in both directions at once; each end must read what the other wrote."""
+    due = {left: rng.randbytes(count), right: rng.randbytes(count)}
+    other = {left: right, right: left}
+    written, read = {left: 0, right: 0}, {left: bytearray(), right: bytearray()}
+    patience = {sock: sock.gettimeout() for sock in due}
+    for sock in due:
+        sock.setblocking(False)
+    try:
+        while any(len(data) < count for data in read.values()):
+            writers = [sock for sock in due if written[sock] < count]
+            readable, writable, _ = select.select(list(due), writers, [], PATIENCE_S)
+            progress = {s.getsockname()[1]: (written[s], len(read[s])) for s in due}
+            assert readable or writable, f"stalled: (written, read) by port {progress} of {count}"
+            for sock in writable:
+                written[sock] += sock.send(due[sock][written[sock] : written[sock] + 65536])
+            for sock in readable:
+                data = sock.recv(65536)
+                assert data, "the stream ended early"
+                read[sock] += data
+    finally:
+        for sock, timeout in patience.items():
+            sock.settimeout(timeout)
+    for sock in due:
+        assert read[sock] == due[other[sock]]
+
+
+def traffic(live: Live, count: int) -> None:
+    """Both directions before a failover, what the shadow's application reads, and both after it."""
+    assert carry(live.peer, live.app, count) == receive(live.standby, count)
+    carry(live.app, live.peer, count)
+    live.are("ESTABLISHED", "ESTABLISHED", "ESTABLISHED")
+    live.fail_over()
+    exchange(live.peer, live.standby, count)
+    live.went_on("ESTABLISHED", "ESTABLISHED")
+
+
+def carry(source: socket.socket, target: socket.socket, count: int) -> bytes:
+    """Random bytes in one direction; what was written is what is read."""
+    data = rng.randbytes(count)
+    with ThreadPoolExecutor(1) as executor:
+        writing = executor.submit(source.sendall, data)
+        assert receive(target, count) == data
+        writing.result()
+    return data
