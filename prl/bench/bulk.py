@@ -16,6 +16,7 @@ UPLOAD = (
     Recipe("xdp-pass native", Way.XDP_PASS, role="sink"),
     Recipe("xdp-pass generic", Way.XDP_PASS, role="sink", mode="generic"),
     Recipe("nfqueue", Way.NFQUEUE_INPUT, role="sink"),
+    Recipe("nfqueue fed", Way.NFQUEUE_FED, role="sink"),
     Recipe("prl native", Way.PRL, role="sink"),
     Recipe("prl generic", Way.PRL, role="sink", mode="generic"),
 )
@@ -73,7 +74,7 @@ def bulk(bench: Bench) -> Part:
 def cpu(bench: Bench) -> Part:
     """What a gigabyte costs, and where: an upload alone."""
     part = Part("cpu")
-    wanted = {"none", "nfqueue", "prl native", "prl generic"}
+    wanted = {"none", "nfqueue", "nfqueue fed", "prl native", "prl generic"}
     _upload(bench, part, [one for one in UPLOAD if one.name in wanted])
     with bench.rigs(part, [Recipe("prl", Way.PRL)]) as rigs:
         bench.narrate("system calls of a round trip")
@@ -119,6 +120,9 @@ def _upload(bench: Bench, part: Part, recipes: Any) -> None:
         found_ratios["t4_nfqueue"] = ratios(speed["prl generic"], speed["nfqueue"])
         found_ratios["t5_nfqueue"] = ratios(price["prl generic"], price["nfqueue"])
         found_ratios["cpu prl native/nfqueue"] = ratios(price["prl native"], price["nfqueue"])
+    if "nfqueue fed" in speed:
+        found_ratios["t4_fed"] = ratios(speed["prl generic"], speed["nfqueue fed"])
+        found_ratios["t5_fed"] = ratios(price["prl generic"], price["nfqueue fed"])
     part.facts["ratios"] = ratio_facts(found_ratios)
     for name, values in found_ratios.items():
         if name.startswith("t"):

@@ -26,7 +26,7 @@ from prl.lab.netns import Namespace
 
 PORT = 7000
 HOLD_PORT = 7100
-ANSWER_TIMEOUT_S = 120.0
+ANSWER_TIMEOUT_S = 30.0
 _LINE_BYTES = 65536
 
 
@@ -42,6 +42,8 @@ class Way(StrEnum):
     NFQUEUE_INPUT = "nfqueue-input"
     NFQUEUE = "nfqueue"
     """A hold in NFQUEUE (userspace/bench/nfhold.c), of the input, or of input and output."""
+    NFQUEUE_FED = "nfqueue-fed"
+    """A hold of the input whose copies are fed to a shadow socket: as much work as prl's."""
     PRL = "prl"
 
 
@@ -62,8 +64,8 @@ class Recipe:
 class Program:
     """A process in the lab that answers lines with lines of JSON."""
 
-    def __init__(self, lab: Lab, node: str, argv: Sequence[str]) -> None:
-        self._what = f"{Path(argv[0]).name} on {node} of lab {lab.name}"
+    def __init__(self, lab: Lab, node: str, argv: Sequence[str], whose: str) -> None:
+        self._what = f"{whose}: {Path(argv[0]).name} on {node} of lab {lab.name}"
         self._process = lab.exec(
             node, argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
         )
@@ -158,13 +160,13 @@ class Rig:
             for node in self.lab.topology.nodes:
                 self._pids.add(self.prld_pid(node.name))
         else:
-            self._add_address()
+            self._add_address("re0", "lan0")
         if way is Way.XDP_PASS:
             xdp_pass.attach(Namespace(self.lab.topology.re0.namespace), "lan0", recipe.mode)
-        if way in {Way.NFQUEUE, Way.NFQUEUE_INPUT}:
-            self._start_hold(stack, both=way is Way.NFQUEUE)
+        if way in {Way.NFQUEUE, Way.NFQUEUE_INPUT, Way.NFQUEUE_FED}:
+            self._start_hold(stack)
         self.server = self._serve("re0", stack)
-        if with_prld:
+        if with_prld or way is Way.NFQUEUE_FED:
             self._standby = self._serve("re1", stack)
         self.client = self._start(
             stack, "re1" if way is Way.BARE else "peer", [program("load"), "client"]
@@ -173,9 +175,11 @@ class Rig:
             self.connect(recipe.connections)
             if with_prld and recipe.protect:
                 self.protect(recipe.connections)
+            elif way is Way.NFQUEUE_FED:
+                self._clone()
 
     def _start(self, stack: ExitStack, node: str, argv: Sequence[str]) -> Program:
-        found = Program(self.lab, node, argv)
+        found = Program(self.lab, node, argv, self.name)
         stack.callback(found.stop)
         self._pids.add(found.pid)
         return found
@@ -184,31 +188,44 @@ class Rig:
         argv = [sys.executable, "-m", "prl.bench.server", self.recipe.role]
         argv += ["--listen", f"{self.address}:{PORT}"]
         argv += [] if self.recipe.way is Way.PRL else ["--plain"]
+        # Copies of the peer's SYN reach the second stack, too: nobody there may answer.
+        argv += ["--deaf"] if self.recipe.way is Way.NFQUEUE_FED and node == "re1" else []
         found = self._start(stack, node, argv)
         self._pids.add(found.answer(ANSWER_TIMEOUT_S)["mover"])
         return found
 
-    def _add_address(self) -> None:
+    def _add_address(self, node: str, interface: str) -> None:
         topology = self.lab.topology
-        with Namespace(topology.re0.namespace).netlink() as netlink:
-            (index,) = netlink.link_lookup(ifname=topology.re0.lan.name)
+        with Namespace(topology.member(node).namespace).netlink() as netlink:
+            (index,) = netlink.link_lookup(ifname=interface)
             netlink.addr("add", index=index, address=str(topology.service.ipv4), prefixlen=32)
 
-    def _start_hold(self, stack: ExitStack, *, both: bool) -> None:
+    def _start_hold(self, stack: ExitStack) -> None:
+        fed = self.recipe.way is Way.NFQUEUE_FED
         hold, link = program("nfhold"), str(self.lab.topology.re1.link.ipv4.ip)
-        more = ["output"] if both else []
+        more = ["output"] if self.recipe.way is Way.NFQUEUE else []
         more += ["poll"] if self.recipe.polling != "blocking" else []
-        done = self.lab.run(
-            "re0",
-            [hold, "rules", str(self.lab.topology.service.ipv4), *more],
-            capture_output=True,
-            text=True,
-        )
+        self._enter_rules("re0", *more)
+        if fed:
+            self._enter_rules("re1", "silent")
+            self._add_address("re1", "lo")
+        for node, role in (("re1", "secondary"), ("re0", "primary")):
+            own = ["feed"] if fed and node == "re1" else []
+            started = self._start(stack, node, [hold, role, link, str(HOLD_PORT), *more, *own])
+            started.answer(ANSWER_TIMEOUT_S)
+
+    def _enter_rules(self, node: str, *words: str) -> None:
+        argv = [program("nfhold"), "rules", str(self.lab.topology.service.ipv4), *words]
+        done = self.lab.run(node, argv, capture_output=True, text=True)
         if done.returncode:
             raise BenchError(f"no NFQUEUE here: {done.stderr.strip()}")
-        for node, role in (("re1", "secondary"), ("re0", "primary")):
-            started = self._start(stack, node, [hold, role, link, str(HOLD_PORT), *more])
-            started.answer(ANSWER_TIMEOUT_S)
+
+    def _clone(self) -> None:
+        """A shadow of the one connection on re1; nothing may be under way."""
+        assert self._standby is not None
+        path = self.file("snapshot")
+        self.server.ask(f"snapshot {path}")
+        self._standby.ask(f"shadow {path}")
 
     def connect(self, count: int) -> None:
         """Open so many connections more."""
@@ -230,7 +247,7 @@ class Rig:
     @contextmanager
     def another(self, node: str) -> Iterator[Program]:
         """One more client, on ``node``, for a while."""
-        client = Program(self.lab, node, [program("load"), "client"])
+        client = Program(self.lab, node, [program("load"), "client"], self.name)
         try:
             yield client
         finally:

@@ -5,6 +5,8 @@ socket. A line on standard input is an order, a line of JSON on standard output 
 
     protect     replicate every accepted connection that is not; answered when all are done
     count       what went through
+    snapshot F  write a snapshot of the oldest connection to the file F
+    shadow F    read (and only read) a socket restored from the snapshot in F
 """
 
 import argparse
@@ -18,17 +20,21 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 from prl.bench.programs import program
 from prl.client import Node, NotProtectedError, Shadow
 from prl.endpoint import Endpoint
 from prl.errors import PrlError
+from prl.shadow import restore, snapshot, take
 
 ROLES = ("echo", "sink", "source", "push")
 BACKLOG = 16384
 AT_ONCE = 48
 """Requests under way; prld takes 64 of one connection."""
+SHADOW_BUFFER_BYTES = 16 << 20
 RETRY_S = 20.0
 """How long a session that was not protected at once may take until it is."""
 REASONS_MAX = 5
@@ -75,8 +81,11 @@ class Mover:
 class Server:
     """Connections of one endpoint, ours and shadows."""
 
-    def __init__(self, endpoint: Endpoint, mover: Mover, node: Node | None) -> None:
+    def __init__(
+        self, endpoint: Endpoint, mover: Mover, node: Node | None, *, listens: bool
+    ) -> None:
         self._endpoint, self._mover, self._node = endpoint, mover, node
+        self._listens = listens
         self._unprotected: list[socket.socket] = []
         self._changed = threading.Condition()
         self._telling = threading.Lock()
@@ -90,8 +99,10 @@ class Server:
 
     def run(self) -> None:
         """Serve until standard input ends."""
-        with self._endpoint.listen(BACKLOG) as listener:
-            threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
+        with ExitStack() as stack:
+            if self._listens:
+                listener = stack.enter_context(self._endpoint.listen(BACKLOG))
+                threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
             if self._node is not None:
                 self._node.offer(str(self._endpoint))
                 threading.Thread(target=self._stand_by, args=(self._node,), daemon=True).start()
@@ -100,10 +111,35 @@ class Server:
                 match line.split():
                     case ["protect", count]:
                         self._protect(int(count))
+                    case ["snapshot", path]:
+                        self._snapshot(Path(path))
+                    case ["shadow", path]:
+                        self._shadow(Path(path))
                     case ["count"]:
                         self.tell("count", **self._mover.count(), shadows=len(self._shadows))
                     case _:
                         self.tell("error", reason=f"what is {line!r}?")
+
+    def _snapshot(self, path: Path) -> None:
+        """The oldest connection, for shadow() on the other node."""
+        with self._changed:
+            self._changed.wait_for(lambda: bool(self._unprotected))
+            sock = self._unprotected.pop(0)
+        with sock:
+            path.write_bytes(snapshot.encode(take(sock)))
+        self.tell("snapshot")
+
+    def _shadow(self, path: Path) -> None:
+        """A shadow of the snapshot, with nothing but the kernel's own memory limits."""
+        taken = snapshot.decode(path.read_bytes())
+        with restore(
+            taken,
+            congestion=None,
+            rcvbuf_bytes=SHADOW_BUFFER_BYTES,
+            sndbuf_bytes=SHADOW_BUFFER_BYTES,
+        ) as sock:
+            self._mover.add(sock.fileno(), shadow=True)
+        self.tell("shadow")
 
     def _accept(self, listener: socket.socket) -> None:
         while True:
@@ -184,11 +220,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("role", choices=ROLES)
     parser.add_argument("--listen", type=Endpoint.parse, required=True)
     parser.add_argument("--plain", action="store_true", help="no prld here")
+    parser.add_argument("--deaf", action="store_true", help="shadows alone, no listener")
     options = parser.parse_args(argv)
     threading.stack_size(_THREAD_STACK_BYTES)
     mover = Mover(ROLES.index(options.role))
     try:
-        Server(options.listen, mover, None if options.plain else Node()).run()
+        node = None if options.plain else Node()
+        Server(options.listen, mover, node, listens=not options.deaf).run()
     except PrlError as error:
         sys.stderr.write(f"prl.bench.server: {error}\n")
         return error.exit_code

@@ -332,7 +332,7 @@ class Moves:
     def _probed(self, service: int) -> None:
         """Nobody but the new owner would answer."""
         prld, other = self.prld, self.prld.node.other
-        if prld.node.prld is not prld or not prld.node.runs or self.world.lan_cut:
+        if prld.node.prld is not prld or not prld.node.runs or prld.node.lan_cut:
             return
         prld.now_ns = prld.node.clock_ns()
         taken = other.powered and other.kernel.addresses[service] == OWNER

@@ -629,7 +629,8 @@ static void serve(uint32_t number)
         one->in_bytes += (uint64_t)got;
         if (one->role == ECHO && one->owned && got <= 16 * MESSAGE_BYTES)
             stamp(chunk, got);
-    } else if (got == 0 || errno != EAGAIN) {
+    } else if (got == 0 ||
+               (errno != EAGAIN && errno != EPERM)) { /* EPERM: a snapshot is being taken (tcp_repair) */
         watch(number, 0, EPOLL_CTL_DEL);
         close(one->fd);
         one->fd = -1;

@@ -5,23 +5,33 @@
  * to the link without copying, cumulative answers, one batched verdict, optional polling.
  *
  *     prl-nfhold rules ADDRESS [output]             TCP to ADDRESS into queue 0 (and TCP from it into queue 1)
+ *     prl-nfhold rules ADDRESS silent               drops TCP from ADDRESS: a shadow's output
  *     prl-nfhold primary LINK-ADDRESS PORT [output] [poll]
- *     prl-nfhold secondary LINK-ADDRESS PORT [poll] keeps the copies: in a ring of RING_BYTES, as a log
+ *     prl-nfhold secondary LINK-ADDRESS PORT [poll] [feed]
+ *
+ * The secondary keeps the copies in a ring of RING_BYTES, as a log. With "feed" it gives them to its own stack instead, by a
+ * TUN device with a virtio-net header, and a shadow socket takes them.
  *
  * The rules are entered by the classic setsockopt (linux/netfilter_ipv4/ip_tables.h), table "raw", because the NFQUEUE
  * target of x_tables is in more kernels than nftables' queue expression, and no tool is needed. IPv4 only.
  *
- * This does less than prl: no live shadow is fed, so there is nothing to go on with after a failure.
+ * This does less than prl: without "feed" there is nothing to go on with after a failure; with it, no loss on the way into
+ * the shadow is noticed, the peer's window is not that of both sides, and nothing decides who may speak.
  */
 #define _GNU_SOURCE /* recvmmsg */
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
+#include <linux/if.h>
+#include <linux/if_ether.h>
+#include <linux/if_tun.h>
 #include <linux/netfilter.h>
 #include <linux/netfilter/nfnetlink.h>
 #include <linux/netfilter/nfnetlink_queue.h>
 #include <linux/netfilter/xt_NFQUEUE.h>
 #include <linux/netfilter_ipv4/ip_tables.h>
 #include <linux/netlink.h>
+#include <linux/virtio_net.h>
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <sched.h>
@@ -31,6 +41,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 #include <time.h>
@@ -90,13 +101,13 @@ static void set_queue(struct rule *rule, uint16_t queue)
     rule->target.queue.info.queuenum = queue;
 }
 
-static void set_accept(struct rule *rule)
+static void set_verdict(struct rule *rule, int verdict)
 {
-    rule->target.verdict.verdict = -NF_ACCEPT - 1;
+    rule->target.verdict.verdict = -verdict - 1;
 }
 
 /* One size for all, so that an offset is an index. */
-static void enter_rules(const char *address, bool output)
+static void enter_rules(const char *address, bool output, bool silent)
 {
     const uint32_t size = sizeof(struct rule), end = sizeof(struct ipt_entry) + sizeof(struct xt_error_target);
     struct table table = {.head = {.name = "raw", .num_entries = RULES + 1, .size = RULES * size + end}};
@@ -118,13 +129,17 @@ static void enter_rules(const char *address, bool output)
         table.rule[i].entry.target_offset = offsetof(struct rule, target);
         table.rule[i].entry.next_offset = (uint16_t)size;
         table.rule[i].target.verdict.target.u.target_size = sizeof(struct xt_standard_target);
-        set_accept(&table.rule[i]);
+        set_verdict(&table.rule[i], NF_ACCEPT);
     }
-    set_queue(&table.rule[INPUT_RULE], 0);
+    if (silent)
+        set_verdict(&table.rule[OUTPUT_RULE], NF_DROP);
+    else
+        set_queue(&table.rule[INPUT_RULE], 0);
     inet_pton(AF_INET, address, &table.rule[INPUT_RULE].entry.ip.dst);
     memset(&table.rule[INPUT_RULE].entry.ip.dmsk, 0xff, sizeof(struct in_addr));
     if (output)
         set_queue(&table.rule[OUTPUT_RULE], 1);
+    table.rule[OUTPUT_RULE].entry.ip.proto = IPPROTO_TCP;
     inet_pton(AF_INET, address, &table.rule[OUTPUT_RULE].entry.ip.src);
     memset(&table.rule[OUTPUT_RULE].entry.ip.smsk, 0xff, sizeof(struct in_addr));
     table.end.target_offset = sizeof(table.end);
@@ -386,6 +401,44 @@ static void primary(int link, bool output, bool polling)
 
 static uint8_t *ring;
 static uint64_t ring_at;
+static int tun_fd = -1;
+
+static void open_tun(void)
+{
+    struct ifreq request = {.ifr_name = "nf0", .ifr_flags = IFF_TUN | IFF_NO_PI | IFF_VNET_HDR};
+    int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+
+    tun_fd = open("/dev/net/tun", O_RDWR | O_CLOEXEC);
+    if (tun_fd < 0 || ioctl(tun_fd, TUNSETIFF, &request) < 0)
+        die("TUN");
+    request.ifr_flags = IFF_UP | IFF_NOARP;
+    if (ioctl(fd, SIOCSIFFLAGS, &request) < 0)
+        die("TUN up");
+    close(fd);
+}
+
+/* The sender is on this machine and left its checksums to the receiver (NFQA_SKB_CSUMNOTREADY), which skips them. */
+static void feed(const uint8_t *data, uint32_t bytes)
+{
+    uint32_t ip_bytes = (data[0] & 15u) * 4, tcp_bytes = (data[ip_bytes + 12] >> 4) * 4u;
+    struct virtio_net_hdr vnet = {
+        .flags = VIRTIO_NET_HDR_F_NEEDS_CSUM,
+        .csum_start = (uint16_t)ip_bytes,
+        .csum_offset = 16,
+        .hdr_len = (uint16_t)(ip_bytes + tcp_bytes),
+    };
+    struct iovec piece[2] = {
+        {.iov_base = &vnet, .iov_len = sizeof(vnet)},
+        {.iov_base = (void *)(uintptr_t)data, .iov_len = bytes},
+    };
+
+    if (bytes > ETH_DATA_LEN) {
+        vnet.gso_type = VIRTIO_NET_HDR_GSO_TCPV4;
+        vnet.gso_size = (uint16_t)(ETH_DATA_LEN - ip_bytes - tcp_bytes);
+    }
+    if (writev(tun_fd, piece, 2) < 0)
+        die("TUN write");
+}
 
 static void keep(const uint8_t *data, uint32_t bytes)
 {
@@ -428,7 +481,10 @@ static void secondary(int link, bool polling)
             memcpy(&head, data + at, sizeof(head));
             if (have - at < sizeof(head) + head.bytes)
                 break;
-            keep(data + at, (uint32_t)sizeof(head) + head.bytes);
+            if (tun_fd >= 0)
+                feed(data + at + sizeof(head), head.bytes);
+            else
+                keep(data + at, (uint32_t)sizeof(head) + head.bytes);
             at += (uint32_t)sizeof(head) + head.bytes;
             answer[head.queue % QUEUES] = (struct frame){.queue = head.queue, .id = head.id};
             owed[head.queue % QUEUES] = true;
@@ -453,8 +509,11 @@ int main(int argc, char **argv)
 {
     bool polling = has(argc, argv, "poll"), output = has(argc, argv, "output");
 
+    if (has(argc, argv, "feed"))
+        open_tun();
+
     if (argc >= 3 && strcmp(argv[1], "rules") == 0)
-        enter_rules(argv[2], output);
+        enter_rules(argv[2], output, has(argc, argv, "silent"));
     else if (argc >= 4 && strcmp(argv[1], "primary") == 0)
         primary(link_connect(argv[2], (uint16_t)atoi(argv[3])), output, polling);
     else if (argc >= 4 && strcmp(argv[1], "secondary") == 0)
