@@ -220,6 +220,29 @@ static __always_inline int try_open(struct prl_node *node, __u64 now_ns)
     return 1;
 }
 
+/*
+ * Nothing of the peer's has arrived since output was stolen, so that any frame must do as evidence that this node is on
+ * the LAN. Had the other node taken over while it was not, its claim comes within PRL_CLAIM_SLOW_NS of our return.
+ */
+static __always_inline int has_waited(struct prl_node *node, __u64 now_ns)
+{
+    __u64 first_ns = PRL_READ(node->lan_first_ns);
+    if (first_ns < PRL_READ(node->heartbeat_ns)) {
+        PRL_WRITE(node->lan_first_ns, now_ns);
+        return 0;
+    }
+    return now_ns - first_ns >= PRL_CLAIM_SLOW_NS + PRL_CLAIM_SLOW_NS / 2;
+}
+
+/* L6: somebody on the LAN is heard. */
+static __always_inline void note_lan(struct prl_node *node)
+{
+    __u64 now_ns = bpf_ktime_get_boot_ns();
+    PRL_WRITE(node->lan_seen_ns, now_ns);
+    if (!PRL_READ(node->lan_first_ns))
+        PRL_WRITE(node->lan_first_ns, now_ns);
+}
+
 /* A frame of the flow in slot ref->slot: to userspace, up, or nowhere. */
 static __always_inline int capture(struct xdp_md *ctx, struct prl_node *node, struct prl_flow *flow,
                                    const struct prl_flow_ref *ref, __u32 lif)
@@ -236,7 +259,8 @@ static __always_inline int capture(struct xdp_md *ctx, struct prl_node *node, st
     }
     __u64 now_ns = bpf_ktime_get_boot_ns();
     enum prl_health health = prl_health(node, now_ns);
-    if (health == PRL_STALE && !try_open(node, now_ns)) {
+    /* The peer sends here: had the other node taken over meanwhile, it would send there. */
+    if (health == PRL_STALE && (!is_for(ctx, lif) || !try_open(node, now_ns))) {
         PRL_COUNT(node->stale_dropped);
         return XDP_DROP;
     }
@@ -278,12 +302,14 @@ int prl_classify(struct xdp_md *ctx)
         PRL_COUNT(node->reentered);
         return XDP_PASS;
     }
+    if (PRL_READ(node->watch) && !is_own_mac(ctx, eth->h_source))
+        note_lan(node);
     if (PRL_READ(node->open_wanted)) {
         __u64 now_ns = bpf_ktime_get_boot_ns();
-        if (prl_health(node, now_ns) == PRL_STALE)
-            try_open(node, now_ns);
-        else
+        if (prl_health(node, now_ns) != PRL_STALE)
             PRL_WRITE(node->open_wanted, 0);
+        else if (has_waited(node, now_ns))
+            try_open(node, now_ns);
     }
 
     __builtin_memset(&packet, 0, sizeof(packet));

@@ -174,6 +174,7 @@ static bool pass(struct prl_dp *dp, uint32_t ready)
     bool worked;
 
     dp->now_ns = dp_clock_ns();
+    dp_owner_woke(dp);
     dp->node->heartbeat_ns = dp->now_ns;
     dp->counters.wakeups++;
     worked = receive_frames(dp);

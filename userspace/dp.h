@@ -164,8 +164,14 @@ struct prl_dp {
 
     struct prl_owner owner;
     int raw_fd; /* AF_PACKET, for claims */
-    uint32_t claims_left, claims_mask;
+    uint32_t claims_left, claims_mask; /* fast ones that are left; services that are claimed */
+    uint32_t claims_slow_mask;         /* services taken over from a node that has not said that it knows */
+    uint8_t claims_token[PRL_TOKEN_BYTES]; /* the one that it knows */
     uint64_t claims_next_ns;
+    bool proof_awaited; /* the kernel is to be told when owner.proof_by_ns is met */
+    struct prl_dp_neighbour neighbour[PRL_DP_NEIGHBOURS_MAX];
+    uint32_t neighbours;
+    uint64_t foreign_seen[PRL_ADDRS_MAX], defend_next_ns[PRL_ADDRS_MAX], alarm_next_ns[PRL_ADDRS_MAX];
     uint64_t next_scan_ns;
 
     struct prl_gro gro;
@@ -263,6 +269,7 @@ void dp_udp_check(struct prl_dp *dp, struct dp_flow *flow); /* a flow that diver
 int dp_owner_open(struct prl_dp *dp, char *error);
 void dp_owner_do(struct prl_dp *dp, uint32_t todo);
 void dp_owner_tick(struct prl_dp *dp);
+void dp_owner_woke(struct prl_dp *dp); /* before the heartbeat is renewed (L6) */
 void dp_owner_notice_fencing(struct prl_dp *dp);
 void dp_owner_lan(struct prl_dp *dp);
 void dp_owner_message(struct prl_dp *dp, const struct prl_msg *msg);

@@ -273,6 +273,12 @@ void prl_dp_status(struct prl_dp *dp, struct prl_dp_status *status)
     status->link_attached = dp->link.fd >= 0;
     status->link_up = dp->link_up;
     status->link_state = dp->owner.link;
+    status->silence = dp->owner.silence;
+    status->unheard = dp->owner.unheard;
+    status->silent_mask = dp->owner.silent_mask;
+    status->expired = dp->owner.expired && !dp->owner.shadows_void;
+    status->policy_stop = (uint8_t)dp->owner.config.policy_stop;
+    status->neighbours = dp->neighbours;
     memcpy(status->service_state, dp->owner.state, sizeof(status->service_state));
     for (uint32_t i = 0; i < dp->flows_top; i++)
         if (dp->flows[i].used)

@@ -59,6 +59,8 @@ def _status_text(facts: dict[str, Any]) -> str:
         lines.append(
             f"service {service['name']}: {service['state']} (term {service['term']}) {addresses}"
         )
+        if service["silent"]:
+            lines.append(f"  silent: {service['silent']}")
     other = f" to {link['other']}" if link["other"] else ""
     detail = f"round trip {link['rtt_ms']} ms" if link["state"] != "down" else link["reason"]
     lease = facts["lease"]
@@ -66,7 +68,13 @@ def _status_text(facts: dict[str, Any]) -> str:
     lines.append(
         f"epoch {facts['epoch']}, may take over for {lease['takeover_for_ms']} ms, "
         f"must not open for {lease['open_in_ms']} ms"
+        + (", over: shadows wait for fencing" if lease["over"] else "")
     )
+    policy = facts["policy"]
+    differs = f" (configured: {policy['configured']})" * (
+        policy["configured"] != policy["in_force"]
+    )
+    lines.append(f"without the other node: {policy['in_force']}{differs}")
     lines.append(
         f"flows: {flows['primary']} primary, {flows['secondary']} secondary, "
         f"{flows['active']} active, {flows['unprotected']} unprotected"

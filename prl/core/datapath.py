@@ -78,6 +78,24 @@ class Refused(IntEnum):
     OWNER = lib.PRL_REFUSED_OWNER
     LEASE_OVER = lib.PRL_REFUSED_LEASE_OVER
     NO_LINK_YET = lib.PRL_REFUSED_NO_LINK_YET
+    HEARD = lib.PRL_REFUSED_HEARD
+
+
+class Fenced(IntEnum):
+    """Who vouches that the other node is dead (SPEC L5)."""
+
+    NOT = lib.PRL_FENCED_NOT
+    BY_OPERATOR = lib.PRL_FENCED_BY_OPERATOR
+    BY_HOOK = lib.PRL_FENCED_BY_HOOK
+
+
+class Silence(IntEnum):
+    """Why an owner emits nothing (SPEC L6)."""
+
+    NOT = lib.PRL_SILENCE_NOT
+    NO_LAN = lib.PRL_SILENCE_NO_LAN
+    FROZEN = lib.PRL_SILENCE_FROZEN
+    STOP = lib.PRL_SILENCE_STOP
 
 
 class EventKind(IntEnum):
@@ -93,6 +111,8 @@ class EventKind(IntEnum):
     ENDED = lib.PRL_EVENT_ENDED
     ALARM = lib.PRL_EVENT_ALARM
     TAKEN_FLOW = lib.PRL_EVENT_TAKEN_FLOW
+    SILENT = lib.PRL_EVENT_SILENT
+    EXPIRED = lib.PRL_EVENT_EXPIRED
 
 
 class FlowFlag(IntFlag):
@@ -252,6 +272,16 @@ class Status:
     link_up: bool
     link_state: LinkState
     services: tuple[Owner, ...]
+    silence: Silence
+    silent_mask: int
+    """Bit per service that the silence is for."""
+    unheard: bool
+    """Silent, and not heard by anybody since the link was lost."""
+    expired: bool
+    """As standby: the lease is over, the shadows wait for fencing."""
+    policy_stop: bool
+    """The policy in force: agreed in HELLO."""
+    neighbours: int
     flows_primary: int
     flows_secondary: int
     flows_active: int
@@ -298,6 +328,15 @@ class LogicalInterface:
     ifindex: int
     mac: bytes
     queues: int
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """A machine on the LAN that peers' packets come from."""
+
+    address: Address
+    mac: bytes
+    lif: int = 0
 
 
 class Datapath:
@@ -347,6 +386,9 @@ class Datapath:
             wanted.address[position].service = number
             wanted.address[position].lif = lif
             ffi.buffer(wanted.address[position].addr)[:] = mapped(address)
+        for position, own in enumerate((config.lan.address, config.lan.address6)):
+            if own is not None:
+                ffi.buffer(wanted.own_addr[position])[:] = mapped(own)
         wanted.lan_fd, wanted.inject_fd, wanted.hold_fd = lan_fd, inject_fd, hold_fd
         error = ffi.new("char[]", lib.PRL_ERROR_BYTES)
         self._dp: Any = lib.prl_dp_open(wanted, kernel.pointer, error)
@@ -448,9 +490,30 @@ class Datapath:
         """What this node is for a service. Raises DatapathError."""
         return Owner(_check(lib.prl_dp_service_state(self._dp, service), "no such service"))
 
-    def takeover(self, service: int, *, fenced: bool) -> Refused:
+    def takeover(self, service: int, *, fenced: Fenced = Fenced.NOT) -> Refused:
         """Take a service over now; NOT when done, or why not. Raises DatapathError."""
         return Refused(_check(lib.prl_dp_takeover(self._dp, service, fenced), "take-over failed"))
+
+    def unanswered(self, probed_ns: int) -> bool:
+        """Let a silent owner speak: nobody answered probes sent since ``probed_ns`` (SPEC L6).
+
+        False when that is not enough: the LAN was not heard since, or the lease still lasts.
+        """
+        return bool(lib.prl_dp_unanswered(self._dp, probed_ns))
+
+    def policy(self, *, stop: bool) -> None:
+        """The policy that both nodes agreed (SPEC L5); before link_up()."""
+        lib.prl_dp_policy(self._dp, stop)
+
+    def neighbours(self, found: Sequence[Neighbour]) -> None:
+        """Whom to ask for evidence and to tell of claims; those beyond the limit are left out."""
+        wanted = found[: lib.PRL_DP_NEIGHBOURS_MAX]
+        raw = ffi.new("struct prl_dp_neighbour[]", max(len(wanted), 1))
+        for entry, neighbour in zip(raw, wanted, strict=False):
+            ffi.buffer(entry.addr)[:] = mapped(neighbour.address)
+            entry.mac = neighbour.mac
+            entry.lif = neighbour.lif
+        lib.prl_dp_neighbours(self._dp, raw, len(wanted))
 
     def renounce(self, service: int) -> None:
         """Give a service up for the other node. Raises DatapathError."""
@@ -648,6 +711,12 @@ def _status(status: Any) -> Status:
         link_up=bool(status.link_up),
         link_state=LinkState(status.link_state),
         services=tuple(Owner(state) for state in status.service_state),
+        silence=Silence(status.silence),
+        silent_mask=status.silent_mask,
+        unheard=bool(status.unheard),
+        expired=bool(status.expired),
+        policy_stop=bool(status.policy_stop),
+        neighbours=status.neighbours,
         flows_primary=status.flows_primary,
         flows_secondary=status.flows_secondary,
         flows_active=status.flows_active,

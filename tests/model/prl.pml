@@ -48,6 +48,12 @@
 #ifndef WORD
 #define WORD 0 /* 1: the primary renounces over the link */
 #endif
+#ifndef ISOLATED
+#define ISOLATED 0 /* 1: the primary's LAN may be cut, and come back */
+#endif
+#ifndef FENCING
+#define FENCING 0 /* 1: beyond the lease the secondary may have the primary fenced */
+#endif
 #ifndef TAKEOVER
 #define TAKEOVER 2
 #endif
@@ -72,6 +78,7 @@ chan s2p = [LINK] of { mtype, byte, byte };
 mtype p_node = RUNS, ps = P_OPEN;
 bool p_fenced;              /* in its kernel: nothing of the address leaves it */
 bool p_up = true;           /* its view of the link */
+bool p_cut, p_silent;       /* its LAN is cut; it emits nothing until it has word (L6) */
 bool p_void_sent;           /* in this epoch, for this generation */
 byte p_epoch = 1, p_gen, p_hold; /* p_hold: ticks until it may open by itself */
 byte in_next, out_next;
@@ -86,7 +93,7 @@ byte snap_l4[GENERATIONS + 1], snap_out[GENERATIONS + 1];
 mtype s_node = RUNS, ss = S_GONE;
 bool s_owner;               /* of the address */
 bool s_up = true, s_decided, s_confirmed, s_ack_due, s_out_ack_due;
-bool s_gave_up;             /* prl_owner.shadows_void: no take-over in this epoch any more */
+bool s_gave_up;             /* prl_owner.expired or shadows_void: no take-over by the lease in this epoch any more */
 byte s_epoch = 1, s_gen, s_lease, s_leases; /* s_lease: ticks for which it may take over */
 byte s_in_next, s_accepted, s_out_next, s_out;
 byte s_l4, s_last;
@@ -96,6 +103,7 @@ byte arrived, made, dropped, refused; /* dropped: by the primary; the peer sends
 byte peer_acked, peer_out;            /* what the peer learned: input that was acknowledged, output */
 byte epoch = 1, losses, lan_word;     /* lan_word: epoch in which the secondary said on the LAN that it renounced */
 bool crashed, was_stuck, said_owner, p_hello, s_hello;
+bool was_cut, opened_alone; /* opened_alone: without the secondary's word, so that the shadow may have missed something */
 bool unprotected_move, word_said, word_heard;
 byte moved_in, moved_out;             /* what had to get over when the primary renounced */
 #ifdef MUTANT_ACK_BEFORE_L4
@@ -113,7 +121,7 @@ hidden byte I1, I2, I3, I5, I6, I7;
 #define HOLDS_SAME_INPUT (p_l4 == (s_l4 & UPTO(p_last)))
 #define HOLDS_COMMITTED (WITHIN(peer_acked, s_l4) && peer_out <= s_out)
 #define IS_REPLICATED (ps == P_ACTIVE || ps == P_VOIDING)
-#define P_SPEAKS (p_node != DEAD && !p_fenced)
+#define P_SPEAKS (p_node != DEAD && !p_fenced && !p_silent && !p_cut)
 
 inline put(link, kind, number, value) { assert(nfull(link)); link!kind, number, value }
 inline drain(queue) { do :: queue?_ :: len(queue) == 0 -> break od }
@@ -171,6 +179,15 @@ inline p_drop_all() {
 }
 
 inline p_fence() { p_fenced = true; p_drop_all(); ps = P_GONE }
+
+/* Without the link and without the LAN it may be the one that is cut off (L6). It notices before the LAN is back. */
+inline p_hear_lan() {
+#ifndef MUTANT_NO_EVIDENCE
+    if :: p_cut && !p_up && p_node == RUNS -> p_silent = true :: else fi
+#else
+    skip
+#endif
+}
 
 inline p_link_down() {
     if :: p_up -> p_up = false; p_void_sent = false; empty_link(s2p) :: else fi;
@@ -290,21 +307,35 @@ end:do
     :: atomic { p_node == RUNS && ps == P_VOIDING && p_up && !p_void_sent -> p_send_void() }
     /* The lease of the other side is over (L2); only a link that is down or suspect comes to this. */
 #ifndef MUTANT_NEVER_BY_LEASE
-    :: atomic { p_node == RUNS && ps == P_VOIDING && !p_up && P_LEASE_OVER -> p_open() }
+#ifdef MUTANT_NO_EVIDENCE
+    :: atomic { p_node == RUNS && ps == P_VOIDING && !p_up && P_LEASE_OVER -> opened_alone = true; p_open() }
+#else
+    :: atomic { p_node == RUNS && ps == P_VOIDING && !p_up && P_LEASE_OVER && !p_silent && !p_cut ->
+        opened_alone = true; p_open() }
+#endif
 #endif
 #ifdef MUTANT_STALE_LAN_WORD
     :: atomic { p_node == RUNS && IS_REPLICATED && lan_word != 0 ->
 #else
-    :: atomic { p_node == RUNS && IS_REPLICATED && lan_word == p_epoch ->
+    :: atomic { p_node == RUNS && IS_REPLICATED && lan_word == p_epoch && !p_cut ->
 #endif
-        p_link_down(); p_open() }
+        p_link_down(); p_silent = false; p_open() }
     :: atomic { p_node == RUNS && p_up && (!s_up && !s_hello || losses < LOSSES) ->
         if :: s_up || s_hello -> losses++ :: else fi;
-        p_link_down() }
+        p_link_down(); p_hear_lan() }
+#if ISOLATED
+    /* Nobody answers its probes, and they got out (L6). */
+#ifdef MUTANT_SPEAKS_UNASKED
+    :: atomic { p_node == RUNS && p_silent && !p_cut && !p_up -> p_silent = false }
+#else
+    :: atomic { p_node == RUNS && p_silent && !p_cut && !p_up && P_LEASE_OVER && (!s_owner || s_node == DEAD) ->
+        p_silent = false }
+#endif
+#endif
     :: atomic { p_node == RUNS && p_hello ->
         p_hello = false; p_epoch = epoch;
         if :: said_owner -> p_fence() :: else fi;
-        p_up = true }
+        p_up = true; p_silent = false }
 #if WORD
     :: atomic { p_node == RUNS && ps == P_ACTIVE && p_up && !word_said ->
         word_said = true;
@@ -318,7 +349,7 @@ end:do
         put(p2s, RENOUNCE, 0, 0) }
 #endif
     /* prld was killed: the kernel opens when the lease has ended (L9). */
-    :: atomic { p_node == KERNEL && !p_fenced && ps != P_OPEN && KERNEL_LEASE_OVER -> ps = P_OPEN }
+    :: atomic { p_node == KERNEL && !p_fenced && ps != P_OPEN && KERNEL_LEASE_OVER -> opened_alone = true; ps = P_OPEN }
     od
 }
 
@@ -348,19 +379,19 @@ inline s_link_down() { if :: s_up -> s_up = false; empty_link(p2s) :: else fi }
 /* The address is ours from now on; `by_claim`: the first thing that leaves silences the old owner (L7). */
 inline s_take_over(by_claim) {
     s_owner = true; s_decided = false;
+    if :: by_claim && !S_USABLE -> unprotected_move = true :: else fi;
     if
 #ifdef MUTANT_NO_CLAIM
     :: false -> skip
 #else
-    :: by_claim && p_node != DEAD && s_epoch == p_epoch ->
-       if :: !S_USABLE -> unprotected_move = true :: else fi;
+    :: by_claim && p_node != DEAD && s_epoch == p_epoch && !p_cut ->
        p_fence()
 #endif
     :: else
     fi;
     if
     :: S_USABLE ->
-       MUST(I7, HOLDS_SAME_INPUT && HOLDS_COMMITTED); /* it missed nothing: it is not void */
+       MUST(I7, HOLDS_SAME_INPUT && HOLDS_COMMITTED || opened_alone); /* it missed nothing: it is not void */
        ss = S_OWNER
     :: else -> s_void()
     fi
@@ -496,17 +527,23 @@ end:do
         fi;
         s_link_down() }
     /* The lease is over on a silent link: void. The other node is heard on the LAN: void, and say so there. */
-    :: atomic { S_FREE && !s_owner && !s_gave_up && (s_lease == 0 && !s_up || P_SPEAKS && p_node == RUNS && LOSSES &&
-               (!s_up || losses < LOSSES)) ->
-        if
-        :: P_SPEAKS && p_node == RUNS -> lan_word = s_epoch
-        :: s_lease == 0 && !s_up
-        fi;
+    :: atomic { S_FREE && !s_owner && !s_gave_up && P_SPEAKS && p_node == RUNS && LOSSES &&
+               (!s_up || losses < LOSSES) ->
+        lan_word = s_epoch;
         if :: s_up -> losses++ :: else fi;
 #ifndef MUTANT_LAN_WORD_WITHOUT_VOID
         s_gave_up = true; s_void();
 #endif
         s_link_down() }
+    :: atomic { S_FREE && !s_owner && !s_gave_up && s_lease == 0 && !s_up -> s_gave_up = true }
+#if FENCING
+    /* Expired is not void: a primary that is confirmed dead lets the shadow speak (L5). */
+#ifdef MUTANT_FENCE_UNCONFIRMED
+    :: atomic { S_FREE && !s_owner && s_gave_up && ss == S_ACTIVE && !s_up -> s_take_over(false) }
+#else
+    :: atomic { S_FREE && !s_owner && s_gave_up && ss == S_ACTIVE && !s_up && p_node == DEAD -> s_take_over(false) }
+#endif
+#endif
     :: atomic { S_FREE && s_up && (!p_up && !p_hello || losses < LOSSES) ->
         if :: p_up || p_hello -> losses++ :: else fi;
         s_link_down() }
@@ -576,7 +613,7 @@ inline age(link) {
  * renounced on a link that then lost its word (it must stay silent: I7). */
 #define NOTHING_WAITS (len(in_held) + len(in_pending) + len(out_held) + len(out_pending) == 0)
 #define SAME_AT_REST (ss == S_ACTIVE && s_l4 == p_l4 && s_out == peer_out)
-#define SERVED (p_fenced -> ss == S_OWNER || s_node == DEAD || unprotected_move || (word_said && !word_heard) : \
+#define SERVED (p_fenced || p_silent -> ss == S_OWNER || s_node == DEAD || unprotected_move || (word_said && !word_heard) : \
     NOTHING_WAITS && (ps == P_OPEN || ps == P_ACTIVE) && (p_l4 | dropped) == UPTO(arrived) - 1)
 
 active proctype World() {
@@ -586,6 +623,12 @@ end:do
         if :: s_lease -> s_lease-- :: else fi;
         if :: p_hold -> p_hold-- :: else fi;
         age(p2s); age(s2p) }
+#if ISOLATED
+    :: atomic { !was_cut -> was_cut = true; p_cut = true; p_hear_lan() }
+    :: atomic { p_cut ->
+        p_cut = false;
+        if :: p_up && s_owner && s_epoch == p_epoch -> p_fence() :: else fi } /* claims are still fast (L7) */
+#endif
 #if CRASHES & 1
     :: atomic { !crashed -> crashed = true; p_node = DEAD; p_up = false; p_hello = false; empty_link(s2p) }
     :: atomic { !crashed -> crashed = true; p_node = KERNEL; p_up = false; p_hello = false; empty_link(s2p); p_drop_all() }

@@ -31,6 +31,10 @@ SCENARIOS = {
     "secondary-dies": "IN=2 OUT=1 LEASES=1 CRASHES=2",
     # The link comes back: HELLO, a new epoch, a new snapshot.
     "epochs": "IN=1 OUT=1 GENERATIONS=2 LEASES=1 EPOCHS=2 LOSSES=1",
+    # The primary loses link and LAN, and the LAN comes back first, or last.
+    "isolated": "IN=1 OUT=0 LEASES=1 EPOCHS=2 LOSSES=1 ISOLATED=1",
+    # The lease ends, and the primary is confirmed dead after that, or not.
+    "fencing": "IN=1 OUT=1 LEASES=1 CRASHES=1 LOSSES=1 FENCING=1",
     # The primary renounces over the link, which may be lost then.
     "word": "IN=2 OUT=1 LEASES=1 WORD=1 LOSSES=1 REFUSALS=2",
 }
@@ -66,6 +70,9 @@ MUTANTS = {
     "NO_CLAIM": ("link", "I7"),
     "NO_DEADLINE": ("link", "I7"),
     "LAN_WORD_WITHOUT_VOID": ("link", "I7"),
+    "NO_EVIDENCE": ("isolated", "I7"),
+    "SPEAKS_UNASKED": ("isolated", "I7"),
+    "FENCE_UNCONFIRMED": ("fencing", "I7"),
     "STALE_LAN_WORD": ("epochs", "I7"),
     "SHADOW_OF_OLD_EPOCH": ("epochs", "I7"),
     "HELLO_KEEPS_SHADOW": ("epochs", "I7"),

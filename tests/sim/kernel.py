@@ -38,12 +38,15 @@ class Kernel:
         self.heartbeat_ns = self.open_at_ns = 0
         self.bypassed = False
         self.policy_stop = False
+        self.silent_mask = 0
+        self.watch = False
+        self.lan_first_ns = self.lan_seen_ns = self.word_ns = 0
 
     def set_address(self, service: int, state: int, first_by_ns: int = 0) -> None:
         """Write the address table."""
         self.addresses[service] = state
         self.first_by_ns[service], self.spoken[service] = first_by_ns, False
-        if state == OWNER:
+        if state == OWNER and not self.node.lan_cut:
             self.world.route[service] = self.node.index
 
     def flow(self, session: Session) -> FlowState:
@@ -133,24 +136,48 @@ class Kernel:
         else:
             self.world.count("hold device full")
 
-    def may_speak(self, service: int) -> bool:
-        """The first word of a new owner, a claim or a segment, comes within the lease (L2)."""
-        if self.spoken[service]:
-            return True
+    def hear_lan(self) -> None:
+        """A frame of somebody else's on the LAN (L6)."""
+        if self.watch:
+            self.lan_seen_ns = self.node.clock_ns()
+            self.lan_first_ns = self.lan_first_ns or self.lan_seen_ns
+
+    def could_speak(self, service: int) -> bool:
+        """Whether a segment would leave now, and reach the LAN."""
         first_by_ns = self.first_by_ns[service]
-        if first_by_ns and self.node.clock_ns() >= first_by_ns:
+        in_time = self.node.clock_ns() <= first_by_ns or (
+            self.spoken[service] and 0 < self.lan_first_ns <= first_by_ns
+        )
+        return (
+            self.addresses[service] == OWNER
+            and (self._works() or self.bypassed)
+            and not self.silent_mask >> service & 1
+            and not self.node.lan_cut
+            and (not first_by_ns or self.word_ns > first_by_ns or in_time)
+        )
+
+    def may_speak(self, service: int) -> bool:
+        """The first word of a new owner comes within the lease (L2), and the LAN is heard (L6)."""
+        if self.silent_mask >> service & 1:
+            return False
+        first_by_ns = self.first_by_ns[service]
+        if not first_by_ns or self.word_ns > first_by_ns:
+            return True
+        if self.node.clock_ns() <= first_by_ns:
+            self.spoken[service] = True
+            return True
+        if not self.spoken[service]:
             self.world.count("first emission came too late")
             self.addresses[service] = FENCED
             return False
-        self.spoken[service] = True
-        return True
+        return 0 < self.lan_first_ns <= first_by_ns
 
     def emit(self, packet: Packet) -> None:
         """The wire, with the newest ack and window."""
         service, node = packet.session.service, self.node
         if self.addresses[service] != OWNER:
             return
-        if not self.may_speak(service):
+        if not self.may_speak(service) or node.lan_cut:
             return
         sock = self.socks[packet.session.number]
         limit = self.flow(packet.session).limit

@@ -85,6 +85,13 @@ MUTANTS = (
         "owner->first_by_ns = first_by_ns == UINT64_MAX ? 0 : 0;",
         ("stall at the decision",),
     ),
+    Mutant(
+        "an owner that has lost link and LAN is not silent",
+        "core/ownership.c",
+        "        return fall_silent(owner, PRL_SILENCE_NO_LAN, now_ns);",
+        "        return 0;",
+        ("both cut",),
+    ),
 )
 
 

@@ -17,6 +17,8 @@ LEASE_MS, SUSPECT_MS, LATE_MS, TAKEOVER_MS, HOLD_MS = 20, 100, 60, 300, 400
 FLOWS_TICK_NS = 5 * MS
 NAMES = ("re0", "re1")
 STAGES = 5
+CLAIMS = 25
+PROBES, PROBE_NS = 3, 100 * MS
 ACCOUNTS_EVERY = 4
 """Passes between two audits of the counters; one more comes at the end."""
 
@@ -80,6 +82,10 @@ class Prld:
             self.lib.PRL_MSG_RENOUNCE: self._on_renounce,
         }
         self._owner_does = (
+            (self.lib.PRL_OWNER_DO_SILENCE, self._fall_silent),
+            (self.lib.PRL_OWNER_DO_SPEAK, self._set_silence),
+            (self.lib.PRL_OWNER_DO_EXPIRE, lambda: self.world.count("shadows expired")),
+            (self.lib.PRL_OWNER_DO_ASK, self._ask),
             (self.lib.PRL_OWNER_DO_LEASE, self._lease),
             (self.lib.PRL_OWNER_DO_FAIL_FLOWS, self._fail_flows),
             (self.lib.PRL_OWNER_DO_VOID_SHADOWS, self._void_shadows),
@@ -90,6 +96,10 @@ class Prld:
         )
         node.kernel.heartbeat_ns = self.now_ns
         node.kernel.bypassed = False
+        node.kernel.silent_mask, node.kernel.watch = 0, False
+        self.proof_awaited = False
+        self.claims: dict[int, int] = {}
+        """Services that were taken over since the link was last up; how often they were claimed."""
         node.kernel.policy_stop = bool(world.policy_stop)
         for service in range(len(world.first_owner)):
             node.kernel.set_address(service, NONE)  # silent from the first moment (L9)
@@ -118,6 +128,7 @@ class Prld:
         node = self.node
         if stage == 0:
             self.now_ns = node.clock_ns()
+            self.own("woke")
             node.kernel.heartbeat_ns = self.now_ns
             self.world.passes += 1
         for number in range(stage, STAGES):
@@ -221,6 +232,111 @@ class Prld:
             if todo & bit:
                 do()
 
+    # -- evidence, L6
+
+    def _watch_lan(self) -> None:
+        kernel, lib = self.node.kernel, self.lib
+        if self.proof_awaited and not self.owner.proof_by_ns and not self.owner.silence:
+            self.proof_awaited = False
+            kernel.word_ns = int(self.owner.first_by_ns) + 1
+        watch = bool(lib.prl_owner_watches(self.owner))
+        if watch and not kernel.watch:
+            kernel.lan_first_ns = 0
+        kernel.watch = watch
+        if watch:
+            lib.prl_owner_frame(self.owner, kernel.lan_first_ns)
+            lib.prl_owner_frame(self.owner, kernel.lan_seen_ns)
+
+    def _ask(self) -> None:
+        """Somebody on the LAN answers, if it is there."""
+        node = self.node
+
+        def answered() -> None:
+            if node.powered and not node.lan_cut:
+                node.kernel.hear_lan()
+
+        if not node.lan_cut:
+            self.world.at(self.world.now_ns + MS // 2, answered)
+
+    def _fall_silent(self) -> None:
+        self.world.count("silent")
+        self._set_silence()
+        if self.owner.silence != self.lib.PRL_SILENCE_STOP:
+            self.world.at(self.world.now_ns + self.world.seek_ns(), self._seek)
+
+    def _set_silence(self) -> None:
+        kernel = self.node.kernel
+        kernel.silent_mask = int(self.owner.silent_mask)
+        if not kernel.silent_mask:
+            kernel.word_ns = self.node.clock_ns()
+            self.world.count("speaks again")
+            self.world.note(f"  (node {self.node.index})")
+            for service, state in enumerate(kernel.addresses):
+                if state == OWNER:
+                    self.node.claim(service)
+            self._notice_lost()
+
+    def _seek(self) -> None:
+        """Probes: sent now, judged when an answer would have come."""
+        node, world = self.node, self.world
+        if node.prld is not self or not self.owner.silence:
+            return
+        probed_ns = node.clock_ns()
+        answered: list[int] = []
+        mine = [s for s in range(len(world.first_owner)) if self.owner.state[s] == OWNER]
+
+        def probe() -> None:
+            answered.extend(s for s in mine if self._is_answered(s))
+
+        def judge() -> None:
+            if node.prld is not self or not self.owner.silence:
+                return
+            if node.runs and not answered:
+                self.now_ns = node.clock_ns()
+                self._watch_lan()
+                self._notice_fencing()
+                self.own_unanswered(probed_ns)
+                node.wake()
+            world.at(world.now_ns + world.seek_ns(), self._seek)
+
+        for number in range(PROBES):
+            world.at(world.now_ns + number * PROBE_NS, probe)
+        world.at(world.now_ns + PROBES * PROBE_NS, judge)
+
+    def _is_answered(self, service: int) -> bool:
+        other = self.node.other
+        reachable = not self.node.lan_cut and not other.lan_cut and other.powered
+        return reachable and other.kernel.could_speak(service)
+
+    def own_unanswered(self, probed_ns: int) -> None:
+        """prl_dp_unanswered()."""
+        self.owner_do(self.lib.prl_owner_unanswered(self.owner, probed_ns, self.now_ns))
+
+    def _notice_lost(self) -> None:
+        """Sessions that the other node took over and served, and that are gone with it."""
+        for session in self.world.sessions:
+            sock = self.node.kernel.socks.get(session.number)
+            if sock is None or session.over or self.owner.state[session.service] != OWNER:
+                continue
+            if session.rcv_nxt > sock.snd_nxt or session.snd_una > sock.rcv_nxt:
+                session.over = "lost"
+                self.world.count("session lost with the node that had taken it over")
+
+    # -- claims, L7
+
+    def _claim(self, service: int) -> None:
+        """Every tick for half a second, then every tenth."""
+        if self.owner.state[service] == OWNER:
+            if self.claims[service] < CLAIMS or self.claims[service] % 10 == 0:
+                self.node.claim(service)
+            self.claims[service] += 1
+
+    def claim_again(self) -> None:
+        """A LAN has come back while claims are fast."""
+        for service, claims in self.claims.items():
+            if claims < CLAIMS and self.owner.state[service] == OWNER:
+                self.node.claim(service)
+
     def _lease(self) -> None:
         lib, lease = self.lib, self.lease
         if self.up:
@@ -258,12 +374,16 @@ class Prld:
         kernel = self.node.kernel
         if self.now_ns < self.owner.last_lease_sent_ns + LEASE_MS * MS:
             return
+        self._watch_lan()
         todo = self.lib.prl_owner_tick(self.owner, self.now_ns)
         if kernel.bypassed:
             self._every_primary(self.lib.prl_primary_fail, self.lib.PRL_REASON_TIMEOUT, self.up)
             self._every_primary(self.lib.prl_primary_void_done)
             kernel.bypassed = False
         self.owner_do(todo)
+        self._watch_lan()
+        for service in self.claims:
+            self._claim(service)
         kernel.open_at_ns = int(self.lib.prl_owner_open_at_ns(self.owner))
         if todo & self.lib.PRL_OWNER_DO_LEASE:
             self._notice_fencing()
@@ -277,9 +397,12 @@ class Prld:
     def set_service(self, service: int, state: int) -> None:
         """prl_dp_service_set()."""
         self.lib.prl_owner_set_state(self.owner, service, state)
+        if state == OWNER:
+            self.lib.prl_owner_frame(self.owner, self.now_ns)
         self.node.kernel.set_address(service, state)
         if state != OWNER:
             self._fence(service)
+            self._end_ghosts(service)
             return
         for session in self.world.sessions:
             if session.service == service and not session.over:
@@ -291,6 +414,17 @@ class Prld:
                 flow.event(self.lib.prl_primary_fence)  # type: ignore[union-attr]
                 self._forget(flow)
                 self.node.kernel.socks.pop(flow.session.number, None)  # L8, silently
+
+    def _end_ghosts(self, service: int) -> None:
+        """What was taken over here and goes on elsewhere (L8)."""
+        for flow in list(self.flows.values()):
+            if (
+                not flow.is_primary
+                and flow.session.service == service
+                and flow.core.state == self.lib.PRL_SECONDARY_OWNER
+            ):
+                self._forget(flow)
+                self.node.kernel.socks.pop(flow.session.number, None)
 
     def _forget(self, flow: PrimaryFlow | ShadowFlow) -> None:
         del self.flows[flow.session.number]
@@ -312,8 +446,11 @@ class Prld:
             world.count("takeover")
             world.note(f"node {self.node.index} takes service {service}")
             self.terms[service] += 1
+            kernel.lan_first_ns, kernel.watch = 0, True
+            self.proof_awaited = first_by_ns != 0
             kernel.set_address(service, OWNER, first_by_ns)
             self.node.claim(service)
+            self.claims[service] = 1
             for session in world.sessions:
                 if session.service != service or session.over:
                     continue
@@ -393,6 +530,7 @@ class Prld:
                 name=str(number), addresses=[], owner=NAMES[first],
                 state=int(self.owner.state[number]), term=self.terms[number],
                 sessions=self._sessions(number),
+                silent=(1 + int(self.owner.unheard)) * (int(self.owner.silent_mask) >> number & 1),
             )
             for number, first in enumerate(self.world.first_owner)
         )  # fmt: skip
@@ -448,10 +586,9 @@ class Prld:
 
     def start_alone(self) -> None:
         """Nobody was heard: the configured owner takes what nobody answers for."""
-        other = self.node.other
         for service, first in enumerate(self.world.first_owner):
-            answers = other.powered and other.kernel.addresses[service] == OWNER
-            free = self.owner.state[service] == NONE and not answers
+            free = self.owner.state[service] == NONE and not self._is_answered(service)
+            free = free and not self.node.lan_cut
             if first == self.node.index and not self.settled and free:
                 self.terms[service] += 1
                 self.set_service(service, OWNER)
@@ -486,6 +623,7 @@ class Prld:
         self._on[message.type](message)
 
     def _on_lease(self, message: Message) -> None:
+        self.claims.clear()  # it has read our HELLO
         self.own("lease", message.sent_ns, message.echo_ns, message.flags)
 
     def _on_renounce(self, message: Message) -> None:

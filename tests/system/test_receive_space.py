@@ -90,7 +90,8 @@ def test_a_cut_link_costs_nothing_but_the_protection() -> None:
             lab.fail("re0", "cut-link")
             apps.expect("state", "re0", peer=peer.port, state="open")
             flow = flow_of(lab, "re0")
-            assert (flow["state"], flow["reason"]) == ("open", "link lost")
+            assert flow["state"] == "open"
+            assert "link" in flow["reason"]  # lost; or down, when it was tried again since
             assert_every_packet_is_accounted_for(flow)
             assert flow["counters"]["replicated_packets"] > 0
             posted = [e for e in support.events(lab, "re0") if e["event"] == "replication_ended"]
