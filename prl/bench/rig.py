@@ -28,6 +28,8 @@ PORT = 7000
 HOLD_PORT = 7100
 ANSWER_TIMEOUT_S = 30.0
 _LINE_BYTES = 65536
+_ASIDES = ("void", "lost")
+"""What a server tells of shadows between its answers."""
 
 
 class Way(StrEnum):
@@ -101,6 +103,8 @@ class Program:
         if line == b"ready":
             return {}
         found: dict[str, Any] = json.loads(line)
+        if found.get("event") in _ASIDES:
+            return self.answer(max(deadline - time.monotonic(), 0), what)
         if "error" in found:
             raise BenchError(f"{self._what}: {what}: {found['error']}")
         return found

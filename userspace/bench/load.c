@@ -54,7 +54,8 @@
 #define NS_PER_MS 1000000ll
 #define NS_PER_S 1000000000ll
 #define ANSWER_WAIT_MS 3000 /* for the last requests of an open loop, and the last ACK of a bulk */
-#define WORD_MAX 256
+#define LINE_MAX_BYTES 512
+#define WORDS_MAX 6
 
 static uint8_t chunk[CHUNK_BYTES];
 
@@ -319,7 +320,7 @@ static void do_open(uint32_t rate, int64_t ms, uint32_t count, const char *path)
     FILE *file = open_file(path);
 
     errno = EINVAL;
-    if (total == 0 || total >= REQUESTS_MAX || count == 0 || count > connections)
+    if (total == 0 || total >= REQUESTS_MAX || count == 0 || count > connections || count > CONNECTIONS_MAX)
         die("open");
     request = calloc(total + 1, sizeof(*request));
     next_request = calloc(total + 1, sizeof(*next_request));
@@ -379,7 +380,7 @@ static void do_pace(uint32_t rate, int64_t ms, uint32_t count)
     uint32_t refused = 0;
 
     errno = EINVAL;
-    if (rate == 0 || count == 0 || count > connections)
+    if (rate == 0 || count == 0 || count > connections || count > CONNECTIONS_MAX)
         die("pace");
     for (uint32_t i = 0; i < total; i++) {
         int64_t left = begun + (int64_t)i * NS_PER_S / rate - now_ns();
@@ -501,38 +502,65 @@ static void do_udp(const char *text, uint16_t port, uint32_t packets, uint32_t b
     printf("{\"sent\": %u, \"ns\": %" PRId64 "}\n", sent, now_ns() - begun);
 }
 
+/* A number on a command line or in an order; what is none is 0. */
+static long long number(const char *text)
+{
+    char *end;
+    long long value = strtoll(text, &end, 10);
+
+    return *end || end == text ? 0 : value;
+}
+
+static uint32_t split(char *line, char **word)
+{
+    uint32_t words = 0;
+    char *rest = NULL;
+
+    for (char *at = strtok_r(line, " \n", &rest); at && words < WORDS_MAX; at = strtok_r(NULL, " \n", &rest))
+        word[words++] = at;
+    return words;
+}
+
+static bool obey_connected(char **word, uint32_t words)
+{
+    const char *name = word[0];
+
+    if (words == 3 && strcmp(name, "ping") == 0)
+        do_ping((uint32_t)number(word[1]), word[2]);
+    else if (words == 3 && strcmp(name, "send") == 0)
+        do_send(number(word[1]), (uint64_t)number(word[2]));
+    else if (words == 4 && strcmp(name, "pace") == 0)
+        do_pace((uint32_t)number(word[1]), number(word[2]), (uint32_t)number(word[3]));
+    else if (words == 2 && strcmp(name, "absorb") == 0)
+        do_absorb(number(word[1]));
+    else if (words == 2 && strcmp(name, "burst") == 0)
+        do_burst((uint32_t)number(word[1]));
+    else if (words == 2 && strcmp(name, "take") == 0)
+        do_take(number(word[1]));
+    else if (words == 5 && strcmp(name, "open") == 0)
+        do_open((uint32_t)number(word[1]), number(word[2]), (uint32_t)number(word[3]), word[4]);
+    else
+        return false;
+    return true;
+}
+
 static int client(void)
 {
-    char line[2 * WORD_MAX], a[WORD_MAX], b[WORD_MAX];
-    long long x, y, z;
+    char line[LINE_MAX_BYTES], *word[WORDS_MAX];
 
     while (fgets(line, sizeof(line), stdin)) {
-        if (sscanf(line, "connect %255s %lld %lld", a, &x, &y) == 3)
-            do_connect(a, (uint16_t)x, (uint32_t)y);
-        else if (sscanf(line, "udp %255s %lld %lld %lld", a, &x, &y, &z) == 4)
-            do_udp(a, (uint16_t)x, (uint32_t)y, (uint32_t)z);
-        else if (sscanf(line, "segments %255s %lld %255s", a, &x, b) == 3)
-            do_segments(a, x, b);
-        else if (strncmp(line, "quit", 4) == 0)
+        uint32_t words = split(line, word);
+
+        if (words == 4 && strcmp(word[0], "connect") == 0)
+            do_connect(word[1], (uint16_t)number(word[2]), (uint32_t)number(word[3]));
+        else if (words == 5 && strcmp(word[0], "udp") == 0)
+            do_udp(word[1], (uint16_t)number(word[2]), (uint32_t)number(word[3]), (uint32_t)number(word[4]));
+        else if (words == 4 && strcmp(word[0], "segments") == 0)
+            do_segments(word[1], number(word[2]), word[3]);
+        else if (words == 1 && strcmp(word[0], "quit") == 0)
             return 0;
-        else if (connections == 0)
-            printf("{\"error\": \"connect first\"}\n");
-        else if (sscanf(line, "ping %lld %255s", &x, b) == 2)
-            do_ping((uint32_t)x, b);
-        else if (sscanf(line, "send %lld %lld", &x, &y) == 2)
-            do_send(x, (uint64_t)y);
-        else if (sscanf(line, "pace %lld %lld %lld", &x, &y, &z) == 3)
-            do_pace((uint32_t)x, y, (uint32_t)z);
-        else if (sscanf(line, "absorb %lld", &x) == 1)
-            do_absorb(x);
-        else if (sscanf(line, "burst %lld", &x) == 1)
-            do_burst((uint32_t)x);
-        else if (sscanf(line, "take %lld", &x) == 1)
-            do_take(x);
-        else if (sscanf(line, "open %lld %lld %lld %255s", &x, &y, &z, b) == 4)
-            do_open((uint32_t)x, y, (uint32_t)z, b);
-        else
-            printf("{\"error\": \"what?\"}\n");
+        else if (words == 0 || connections == 0 || !obey_connected(word, words))
+            printf("{\"error\": \"what? (or not connected)\"}\n");
         fflush(stdout);
     }
     return 0;
@@ -644,9 +672,11 @@ static void add_session(int fd, uint32_t role, bool owned)
 {
     if (sessions == sessions_room) {
         sessions_room = sessions_room ? 2 * sessions_room : 64;
-        session = realloc(session, sessions_room * sizeof(*session));
-        if (!session)
+        struct session *grown = realloc(session, sessions_room * sizeof(*session));
+
+        if (!grown)
             die("realloc");
+        session = grown;
     }
     session[sessions] = (struct session){.fd = fd, .role = role, .owned = owned};
     watch(sessions++, EPOLLIN, EPOLL_CTL_ADD);
@@ -752,7 +782,7 @@ int main(int argc, char **argv)
     if (argc == 2 && strcmp(argv[1], "client") == 0)
         return client();
     if (argc == 3 && strcmp(argv[1], "server") == 0)
-        return server(atoi(argv[2]));
+        return server((int)number(argv[2]));
     fprintf(stderr, "usage: prl-load client | server FD\n");
     return 2;
 }

@@ -497,6 +497,17 @@ static void secondary(int link, bool polling)
     }
 }
 
+static uint16_t port_of(const char *text)
+{
+    char *end;
+    long value = strtol(text, &end, 10);
+
+    errno = EINVAL;
+    if (*end || value < 1 || value > UINT16_MAX)
+        die("port");
+    return (uint16_t)value;
+}
+
 static bool has(int argc, char **argv, const char *word)
 {
     for (int i = 2; i < argc; i++)
@@ -515,9 +526,9 @@ int main(int argc, char **argv)
     if (argc >= 3 && strcmp(argv[1], "rules") == 0)
         enter_rules(argv[2], output, has(argc, argv, "silent"));
     else if (argc >= 4 && strcmp(argv[1], "primary") == 0)
-        primary(link_connect(argv[2], (uint16_t)atoi(argv[3])), output, polling);
+        primary(link_connect(argv[2], port_of(argv[3])), output, polling);
     else if (argc >= 4 && strcmp(argv[1], "secondary") == 0)
-        secondary(link_accept(argv[2], (uint16_t)atoi(argv[3])), polling);
+        secondary(link_accept(argv[2], port_of(argv[3])), polling);
     else
         return fprintf(stderr, "usage: prl-nfhold rules|primary|secondary ADDRESS …\n"), 2;
     return 0;
