@@ -131,15 +131,15 @@ class Client:
     def exchange(self, data: bytes, count: int = -1, *, hang_up: bool = False) -> bytes:
         """Write while reading: a program that echoes stops reading when nobody reads."""
         with ThreadPoolExecutor(1) as writer:
-            sent = writer.submit(self._send_all, data, hang_up)
+            sent = writer.submit(self.send_and_hang_up if hang_up else self.send, data)
             got = self.receive(count)
             sent.result()
         return got
 
-    def _send_all(self, data: bytes, hang_up: bool) -> None:
+    def send_and_hang_up(self, data: bytes) -> None:
+        """Write all of it, and end our direction."""
         self.send(data)
-        if hang_up:
-            self.hang_up()
+        self.hang_up()
 
     def hang_up(self) -> None:
         """End our direction."""

@@ -49,7 +49,7 @@ def test_the_power_goes_in_mid_stream_and_the_digest_is_right(lab: Lab, address:
 
 def test_both_directions_go_on_at_the_right_byte(lab: Lab) -> None:
     with serving(lab, ["cat"], nodes=BOTH) as serves, Client(lab) as client:
-        sender = threading.Thread(target=_send_all, args=(client,))
+        sender = threading.Thread(target=client.send_and_hang_up, args=(DATA,))
         sender.start()
         head = client.receive(HALF)
         serves["re0"].await_log(": protected")
@@ -142,11 +142,6 @@ def test_a_port_in_use_is_one_clear_line(lab: Lab) -> None:
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert "cannot listen on 192.0.2.100:7000" in done.stderr
-
-
-def _send_all(client: Client, data: bytes = DATA) -> None:
-    client.send(data)
-    client.hang_up()
 
 
 def _programs(lab: Lab, node: str, name: str) -> list[int]:
@@ -271,7 +266,7 @@ def test_a_program_that_is_slower_over_there_goes_on_exactly(lab: Lab) -> None:
         Client(lab) as client,
         ThreadPoolExecutor(1) as writer,
     ):
-        sent = writer.submit(_send_all, client, text)  # tr stops reading when nobody reads
+        sent = writer.submit(client.send_and_hang_up, text)  # tr stops reading when nobody reads
         assert client.receive(half) == text.upper()[:half]
         lab.fail("re0", "power")
         assert client.receive() == text.upper()[half:]
