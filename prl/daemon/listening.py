@@ -27,6 +27,8 @@ ACCEPT_WAIT_S: Final = 30.0
 """A connection that is not accepted within this time is not protected."""
 ACCEPT_POLL_MIN_S, ACCEPT_POLL_MAX_S = 0.001, 0.1
 RELISTEN_S: Final = 1.0
+HANDED_ON_MAX: Final = 16
+"""So many times an accepted connection may pass to another process while it is being protected."""
 PENDING_MAX: Final = 1024
 """Connections that wait to be accepted and protected; further ones are not."""
 RECORDS_PER_WAKEUP: Final = 512
@@ -209,29 +211,16 @@ class Watches:
 
     async def _protect(self, watch: Watch, remote: Side, early: Early | None) -> None:
         try:
-            try:
-                holder = await self._await_accept(watch, remote)
-            except TimeoutError:
-                raise UsageError(f"not accepted within {ACCEPT_WAIT_S:.0f} s") from None
-            if holder is None:
-                return
-            if watch.live() >= watch.connections_max:
-                raise UsageError(
-                    f"{watch.connections_max} are protected already; see --max-connections"
-                )
-
-            def history() -> bytes | None:
-                self.drain()
-                return b"" if early is None else early.data
-
-            process = await self._processes.replicate(holder, watch.uid, history, watch.kin)
+            protected = await self._replicate(watch, remote, early)
         except PrlError as error:
             self._refused(watch, remote, str(error))
             return
         finally:
             self._early.pop((watch.local, remote), None)
-        watch.processes.append(process)
-        session = process.session
+        if protected is None:
+            return
+        watch.processes.append(protected)
+        holder, session = protected.holder, protected.session
         assert session is not None
         is_active = session.state == "active"
         self._log.post(
@@ -242,23 +231,52 @@ class Watches:
             handle=session.handle,
         )
 
+    async def _replicate(self, watch: Watch, remote: Side, early: Early | None) -> Process | None:
+        """Protect it once it is accepted; None when it has ended before. Raises PrlError."""
+
+        def history() -> bytes | None:
+            self.drain()
+            return b"" if early is None else early.data
+
+        for _ in range(HANDED_ON_MAX):
+            accepted = await self._await_accept(watch, remote)
+            if accepted is None:
+                return None
+            if watch.live() >= watch.connections_max:
+                raise UsageError(
+                    f"{watch.connections_max} are protected already; see --max-connections"
+                )
+            holder, inode = accepted
+            try:
+                return await self._processes.replicate(holder, watch.uid, history, watch.kin, inode)
+            except UsageError:
+                if holders.inode_of(holder) == inode:
+                    raise  # it has the connection still: that is not why
+        raise UsageError(f"it passed on to another process {HANDED_ON_MAX} times")
+
     def _refused(self, watch: Watch, remote: Side, words: str) -> None:
         text = f"{watch.name} <-> {show_endpoint(*remote)}: not protected: {words}"
         self._log.warning("replicated", text, endpoint=watch.name)
 
-    async def _await_accept(self, watch: Watch, remote: Side) -> Holder | None:
-        """Who has accepted the connection; None when it has ended before."""
+    async def _await_accept(self, watch: Watch, remote: Side) -> tuple[Holder, int] | None:
+        """Who has accepted the connection, and the socket's inode; None: it has ended before.
+
+        Raises UsageError.
+        """
         wait_s, inode = ACCEPT_POLL_MIN_S, 0
-        async with asyncio.timeout(ACCEPT_WAIT_S):
-            while True:
-                try:
-                    inode = holders.inode_of_tuple(watch.local, remote)
-                except UsageError:
-                    return None
-                if inode and (holder := await self._find(watch, inode)) is not None:
-                    return holder
-                await asyncio.sleep(wait_s)
-                wait_s = min(wait_s * 2, ACCEPT_POLL_MAX_S)
+        try:
+            async with asyncio.timeout(ACCEPT_WAIT_S):
+                while True:
+                    try:
+                        inode = holders.inode_of_tuple(watch.local, remote)
+                    except UsageError:
+                        return None
+                    if inode and (holder := await self._find(watch, inode)) is not None:
+                        return holder, inode
+                    await asyncio.sleep(wait_s)
+                    wait_s = min(wait_s * 2, ACCEPT_POLL_MAX_S)
+        except TimeoutError:
+            raise UsageError(f"not accepted within {ACCEPT_WAIT_S:.0f} s") from None
 
     async def _find(self, watch: Watch, inode: int) -> Holder | None:
         servers = {holder.pid for holder in watch.listeners.values()}

@@ -110,15 +110,18 @@ class Processes:
         uid: int,
         history: History = lambda: b"",
         kin: Kin = lambda: None,
+        inode: int | None = None,
     ) -> Process:
-        """Protect the socket that ``holder`` has, for a client of that uid.
+        """Protect the socket that ``holder`` has (that of ``inode``), for a client of that uid.
 
         ``history`` is asked, once the input stands still, for what of it is known from its first
         byte on. Returns after activation or its failure, as Primaries.replicate() does.
 
         Raises UsageError, ReplicationError.
         """
-        inode = holders.require_socket(holder)
+        found = holders.require_socket(holder)
+        if inode not in {None, found}:
+            raise UsageError(f"descriptor {holder.fd} of {holder} is another connection's now")
         if uid not in {0, holders.uid_of(holder.pid)}:
             raise UsageError(f"{holder} is another user's; only root may have it replicated")
         pidfd = open_pidfd(holder)
@@ -127,7 +130,7 @@ class Processes:
         except BaseException:
             os.close(pidfd)
             raise
-        process = Process(holder, inode, pidfd, sock, history)
+        process = Process(holder, found, pidfd, sock, history)
         process.kin = kin
         try:
             self._check(process)
