@@ -612,6 +612,22 @@ int prl_dp_flow_close(struct prl_dp *dp, uint32_t handle)
     return flow ? 0 : -ENOENT;
 }
 
+int prl_dp_flow_socket(struct prl_dp *dp, uint32_t handle)
+{
+    const struct dp_flow *flow;
+    int fd = -ENOENT;
+
+    dp_lock(dp);
+    flow = dp_flow_by_handle(dp, handle);
+    if (flow) {
+        fd = fcntl(flow->spec.fd, F_DUPFD_CLOEXEC, 0);
+        if (fd < 0)
+            fd = -errno;
+    }
+    dp_unlock(dp);
+    return fd;
+}
+
 int prl_dp_flow_orphan(struct prl_dp *dp, uint32_t handle)
 {
     struct dp_flow *flow;

@@ -500,6 +500,14 @@ class Datapath:
         """Forget a flow; one that is unknown is no error."""
         lib.prl_dp_flow_close(self._dp, handle)
 
+    def flow_socket(self, handle: int) -> socket.socket:
+        """A duplicate of a flow's socket, to be closed soon. Raises DatapathError.
+
+        The datapath's own is the only descriptor that a session takes for long.
+        """
+        fd = lib.prl_dp_flow_socket(self._dp, handle)
+        return socket.socket(fileno=_check(fd, f"flow {handle:#x}: its socket is not here"))
+
     def flow_orphan(self, handle: int) -> None:
         """Give our duplicate of a primary's socket up. Raises DatapathError."""
         _check(lib.prl_dp_flow_orphan(self._dp, handle), f"flow {handle:#x}: its socket is kept")

@@ -6,6 +6,7 @@ set up in the datapath ─▶ snapshot ─▶ SETUP … ─▶ SETUP_DONE ─▶
 
 import asyncio
 import contextlib
+import socket
 import time
 
 from prl.config import Config
@@ -56,74 +57,82 @@ class Attempts:
         self._host, self._instances = host, instances
         self._limit = asyncio.Semaphore(SETUPS_AT_ONCE)
 
-    def enter(self, session: Session, sessions: dict[int, Session]) -> None:
+    def enter(self, session: Session, sock: socket.socket, sessions: dict[int, Session]) -> None:
         """Make it known to the datapath, and leave it open. Raises DatapathError."""
-        self._set_up(session, sessions)
+        self._set_up(session, sock, sessions)
         self._dp.primary_fail(session.handle, Reason.REQUESTED)
         session.state, session.reason = (
             "open",
             "prld was started anew, and has not protected it yet",
         )
 
-    async def protect(self, session: Session, sessions: dict[int, Session]) -> None:
+    async def protect(
+        self, session: Session, sessions: dict[int, Session], sock: socket.socket | None = None
+    ) -> None:
         """Set up, snapshot, send, activate. On failure the session is open, with the reason.
 
-        Enters it in ``sessions`` as soon as it has a handle. Raises ReplicationError when it does
-        not even get one.
+        ``sock`` is the socket of a session that the datapath does not have yet. Enters the session
+        in ``sessions`` as soon as it has a handle. Raises ReplicationError when it does not even
+        get one.
         """
-        async with session.lock, self._limit:
+        mending = session.mend()
+        async with mending.lock, self._limit:
             hop = None  # of many peers: whoever takes over looks them up
             if not session.ends.is_unconnected:
                 ifindex = self._instances.interface(session.service).ifindex
                 hop = await self._host.next_hop(ifindex, session.ends.remote)
             if session.state != "open" or session.closing:
                 return
-            session.hopeless = False
-            begun_ns = time.monotonic_ns()
+            mending.hopeless = False
             try:
-                self._begin(session, sessions)
-                frozen = await self._freeze(session, hop)
-                edge = await self._transfer(session, transfer.encode(frozen.setup))
-                self._refuse_moved(session, frozen)
-                self._dp.primary_activate(
-                    session.handle, session.generation, frozen.setup.committed, edge
-                )
+                with sock.dup() if sock else self._dp.flow_socket(session.handle) as own:
+                    await self._try(session, own, hop, sessions)
             except AttemptError as error:
                 self._failed(session, error.reason, str(error))
-            except (SnapshotError, TransferError, CallError, FreezeError) as error:
-                self._failed(session, Reason.REQUESTED, str(error))
-            except DatapathError as error:
+            except (SnapshotError, TransferError, CallError, FreezeError, DatapathError) as error:
                 if not session.handle:
                     raise ReplicationError(str(error)) from error
                 self._failed(session, Reason.REQUESTED, str(error))
-            else:
-                if session.is_live:
-                    session.state, session.reason = "active", ""
-                    session.active_since_s = time.monotonic()
-                    self._log.info(
-                        "active",
-                        f"{session.ends}: protected",
-                        handle=session.handle,
-                        frozen_us=(time.monotonic_ns() - begun_ns) // 1000,
-                    )
 
-    def _begin(self, session: Session, sessions: dict[int, Session]) -> None:
+    async def _try(
+        self,
+        session: Session,
+        sock: socket.socket,
+        hop: NextHop | None,
+        sessions: dict[int, Session],
+    ) -> None:
+        begun_ns = time.monotonic_ns()
+        self._begin(session, sock, sessions)
+        frozen = await self._freeze(session, sock, hop)
+        edge = await self._transfer(session, transfer.encode(frozen.setup))
+        _refuse_moved(session, sock, frozen)
+        self._dp.primary_activate(session.handle, session.generation, frozen.setup.committed, edge)
+        if session.is_live:
+            session.mended(time.monotonic())
+            self._log.info(
+                "active",
+                f"{session.ends}: protected",
+                handle=session.handle,
+                frozen_us=(time.monotonic_ns() - begun_ns) // 1000,
+            )
+
+    def _begin(self, session: Session, sock: socket.socket, sessions: dict[int, Session]) -> None:
         """Gate on, input redirected, output held."""
-        self._set_up(session, sessions)
+        self._set_up(session, sock, sessions)
         if not self._link.up:
             raise AttemptError(Reason.LINK_LOST, f"the link is down: {self._link.why_down}")
 
-    def _set_up(self, session: Session, sessions: dict[int, Session]) -> None:
-        spec = cloning.spec_of(session.ends, session.sock, session.handle)
-        session.done = asyncio.get_running_loop().create_future()
+    def _set_up(self, session: Session, sock: socket.socket, sessions: dict[int, Session]) -> None:
+        spec = cloning.spec_of(session.ends, sock, session.handle)
+        session.mend().done = asyncio.get_running_loop().create_future()
         session.handle, session.generation = self._dp.primary_setup(spec)
         session.state, session.reason = "setup", ""
         sessions[session.handle] = session
 
-    async def _freeze(self, session: Session, hop: NextHop | None) -> Frozen:
+    async def _freeze(self, session: Session, sock: socket.socket, hop: NextHop | None) -> Frozen:
         frozen = await cloning.freeze(
             session.ends,
-            session.sock,
+            sock,
             hop,
             session.streams,
             application=session.application,
@@ -138,12 +147,13 @@ class Attempts:
 
     async def _transfer(self, session: Session, blob: bytes) -> int:
         """Send the pieces and wait for the shadow; returns the right edge that it gave."""
-        assert session.done is not None
+        done = session.mend().done
+        assert done is not None
         pieces = transfer.pieces(blob, wire.SETUP_CHUNK_BYTES)
         for number, piece in enumerate(pieces, 1):
             tlvs = wire.encode_tlvs([Element(Tlv.SNAPSHOT, piece)])
             bits = wire.SETUP_LAST if number == len(pieces) else 0
-            while not session.done.done():
+            while not done.done():
                 try:
                     self._dp.send(
                         Message.SETUP,
@@ -160,7 +170,7 @@ class Attempts:
         # The datapath opens the flow at its deadline; twice that is for a datapath that hangs.
         deadline_s = 2 * self._config.timing.setup_ms / 1000
         try:
-            event = await asyncio.wait_for(session.done, deadline_s)
+            event = await asyncio.wait_for(done, deadline_s)
         except TimeoutError:
             raise AttemptError(Reason.TIMEOUT, wire.reason_text(Reason.TIMEOUT)) from None
         if event.reason or event.type != Message.SETUP_DONE:
@@ -169,11 +179,6 @@ class Attempts:
             raise AttemptError(reason, words or wire.reason_text(reason))
         return event.space
 
-    def _refuse_moved(self, session: Session, frozen: Frozen) -> None:
-        """A straggler that came after the snapshot is missing in the shadow."""
-        if cloning.has_moved(session.ends, session.sock, frozen):
-            raise AttemptError(Reason.REQUESTED, "a segment slipped in; trying again")
-
     def _failed(self, session: Session, reason: int, words: str) -> None:
         if not session.is_live:
             return
@@ -181,10 +186,16 @@ class Attempts:
             with contextlib.suppress(DatapathError):
                 self._dp.primary_fail(session.handle, reason)
         session.state, session.reason = "open", words
-        session.hopeless = reason == Reason.NO_APPLICATION
+        session.mend().hopeless = reason == Reason.NO_APPLICATION
         self._log.warning(
             "not_protected", f"{session.ends}: not protected: {words}", handle=session.handle
         )
+
+
+def _refuse_moved(session: Session, sock: socket.socket, frozen: Frozen) -> None:
+    """A straggler that came after the snapshot is missing in the shadow."""
+    if cloning.has_moved(session.ends, sock, frozen):
+        raise AttemptError(Reason.REQUESTED, "a segment slipped in; trying again")
 
 
 def _texts(event: Event) -> list[Element]:

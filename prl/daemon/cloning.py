@@ -7,6 +7,8 @@ adopted() (SPEC R17, R18).
 import asyncio
 import socket
 from dataclasses import dataclass
+from functools import lru_cache
+from ipaddress import ip_address
 from typing import Final
 
 from prl import input_history
@@ -17,17 +19,18 @@ from prl.daemon.host import NextHop
 from prl.daemon.streams import Streams
 from prl.daemon.transfer import Setup
 from prl.shadow import (
+    ApplicationOptions,
     Endpoint,
     SnapshotError,
     TcpSnapshot,
     UdpSnapshot,
     UnreadError,
-    adopt,
     decode,
     decode_udp,
     encode,
     encode_udp,
     enlarge,
+    give,
     restore,
     restore_udp,
     take,
@@ -42,6 +45,10 @@ BUFFER_BYTES: Final = 4 << 20
 UNREAD_POLLS_MAX: Final = 20
 UNREAD_POLL_S: Final = 0.001
 """A UDP application that is just reading has so much time to empty its queue; nothing tells us."""
+OPTIONS_KINDS: Final = 256
+"""Different sets of options of which sessions share one object; the others have their own."""
+ADDRESSES_SHARED: Final = 4096
+"""Likewise, peers' addresses."""
 _UDP_MSS: Final = 0xFFFF  # datagrams are never cut
 
 Snapshot = TcpSnapshot | UdpSnapshot
@@ -165,8 +172,14 @@ def ends_of(snapshot: Snapshot, instance: str) -> Tuple:
 
 
 def _address(end: Endpoint) -> Address:
-    address = end.address
-    return getattr(address, "ipv4_mapped", None) or address
+    return shared_address(end.packed)
+
+
+@lru_cache(ADDRESSES_SHARED)
+def shared_address(address: bytes | str) -> Address:
+    """The address, IPv4 as such even if mapped; one object for all sessions that have it."""
+    found = ip_address(address)
+    return getattr(found, "ipv4_mapped", None) or found
 
 
 def build(snapshot: Snapshot, congestion: str | None, elapsed_ms: int) -> socket.socket:
@@ -216,9 +229,19 @@ def replay_of(snapshot: TcpSnapshot) -> Replay:
     )
 
 
-def adopted(sock: socket.socket, snapshot: Snapshot) -> tuple[str, ...]:
+def adopted(sock: socket.socket, options: ApplicationOptions | None, name: str) -> tuple[str, ...]:
     """Give a shadow that takes over its application's options; returns what was refused."""
-    return adopt(sock, snapshot) if isinstance(snapshot, TcpSnapshot) else ()
+    return give(sock, options, name) if options is not None else ()
+
+
+@lru_cache(OPTIONS_KINDS)
+def _shared(options: ApplicationOptions) -> ApplicationOptions:
+    return options
+
+
+def options_of(snapshot: Snapshot) -> ApplicationOptions | None:
+    """TCP: the application's options, one object for all sessions that have the same."""
+    return _shared(snapshot.options) if isinstance(snapshot, TcpSnapshot) else None
 
 
 def unread_bytes(snapshot: Snapshot) -> int:

@@ -40,7 +40,7 @@ from prl.daemon.streams import Streams
 from prl.daemon.transfer import Arrived, Collector, Setup, TransferError
 from prl.errors import KernelError, PrlError
 from prl.messages import show_endpoint
-from prl.shadow import SnapshotError
+from prl.shadow import ApplicationOptions, SnapshotError
 from prl.shadow.sockopt import Queue, queue_bytes
 
 READ_LINGER_S = 60.0
@@ -61,17 +61,20 @@ class RefusedError(PrlError):
 
 @dataclass(eq=False, slots=True)
 class Shadow:
-    """One shadow."""
+    """One shadow; its socket is the datapath's, for there may be very many."""
 
     handle: int
     generation: int
     ends: Tuple
     service: int
-    sock: socket.socket
-    snapshot: Snapshot
     client: Application
+    application: bytes
+    renew: bool
+    out_bytes: int
+    """How much output comes before the snapshot's end of the send queue."""
     hop: NextHop | None
-    setup: Setup
+    options: ApplicationOptions | None
+    """TCP: what its application had chosen, in force once it is taken over."""
     streams: Streams
     state: str = "active"
     """active, void, taken (over), or ended."""
@@ -145,7 +148,7 @@ class Shadows:
         """How much of the session's output is committed, and the hash of what came since."""
         info = self._dp.flow_info(shadow.handle)
         out_bytes, out_hash = (info.out_bytes, info.out_hash) if info else (0, 0)
-        return {"out_bytes": shadow.setup.out_bytes + out_bytes, "out_hash": out_hash}
+        return {"out_bytes": shadow.out_bytes + out_bytes, "out_hash": out_hash}
 
     def application_gone(self, client: Application) -> None:
         """Its connection ended: its offers are over, nobody reads its shadows any more."""
@@ -208,6 +211,20 @@ class Shadows:
         except BaseException:
             self._unpin(hop, NUD_STALE)
             raise
+        with sock:
+            self._enter(event, setup, snapshot, sock, hop, service, client)
+
+    def _enter(
+        self,
+        event: Event,
+        setup: Setup,
+        snapshot: Snapshot,
+        sock: socket.socket,
+        hop: NextHop | None,
+        service: int,
+        client: Application,
+    ) -> None:
+        """The shadow is there: hand it to the datapath, tell the primary, then its application."""
         # If prld and its application die, nothing of it stays: a FIN that the silence swallows
         # would be sent again for ever, and the socket keep its congestion control loaded.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _END_AT_CLOSE)
@@ -226,19 +243,20 @@ class Shadows:
         shadow = Shadow(
             handle=event.handle,
             generation=event.generation,
-            ends=ends,
+            ends=spec.ends,
             service=service,
-            sock=sock,
-            snapshot=snapshot,
             client=client,
+            application=setup.application,
+            renew=setup.renew,
+            out_bytes=setup.out_bytes,
             hop=hop,
-            setup=setup,
+            options=cloning.options_of(snapshot),
             streams=streams,
         )
-        self._shadows[event.handle] = self._by_ends[ends] = shadow
-        self._lost.forget(ends)
-        self._log.info("shadow", f"{ends}: shadowed", handle=event.handle)
-        _introduce(shadow)
+        self._shadows[event.handle] = self._by_ends[shadow.ends] = shadow
+        self._lost.forget(shadow.ends)
+        self._log.info("shadow", f"{shadow.ends}: shadowed", handle=event.handle)
+        _introduce(shadow, sock, setup.in_bytes, cloning.unread_bytes(snapshot))
 
     def _admit(self, ends: Tuple) -> tuple[int, Application]:
         """The service and the application of a new shadow. Raises RefusedError."""
@@ -315,12 +333,12 @@ class Shadows:
             self._discard(shadow, "the other node has the session again")
             return
         self._drop(shadow, "taken")
-        with contextlib.suppress(OSError):
-            shadow.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
-        out_bytes = shadow.setup.out_bytes + event.value
+        out_bytes = shadow.out_bytes + event.value
         # Before the application hears of it: what it sets itself then, stays.
-        for failure in cloning.adopted(shadow.sock, shadow.snapshot):
-            self._log.warning("option_lost", failure, handle=handle)
+        with contextlib.suppress(OSError, DatapathError), self._dp.flow_socket(handle) as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+            for failure in cloning.adopted(sock, shadow.options, str(shadow.ends)):
+                self._log.warning("option_lost", failure, handle=handle)
         shadow.client.send_event(
             {
                 "event": "taken_over",
@@ -345,10 +363,9 @@ class Shadows:
             Session(
                 shadow.ends,
                 shadow.service,
-                shadow.sock,
                 shadow.client,
-                shadow.setup.application,
-                shadow.setup.renew,
+                shadow.application,
+                shadow.renew,
                 shadow.streams,
                 handle=handle,
                 former=shadow.handle,
@@ -381,7 +398,8 @@ class Shadows:
         if lost:
             self._lost.add(shadow.ends, shadow.service, why)
         self._forget(shadow, "void")
-        end_silently(shadow.sock)
+        with contextlib.suppress(DatapathError):
+            end_silently(self._dp.flow_socket(shadow.handle))
         self._dp.flow_close(shadow.handle)
         shadow.client.send_event({"event": "void", "handle": shadow.handle, "reason": why})
 
@@ -391,11 +409,13 @@ class Shadows:
         The socket stays, behind this node's silence, until it has, or for READ_LINGER_S.
         """
         self._forget(shadow, "ended")
+        with contextlib.suppress(DatapathError):
+            sock = self._dp.flow_socket(shadow.handle)
+            self._unread[shadow] = task = asyncio.create_task(self._end_when_read(sock))
+            task.add_done_callback(lambda _: self._unread.pop(shadow, None))
         self._dp.flow_close(shadow.handle)
         why = wire.reason_text(Reason.ENDED)
         shadow.client.send_event({"event": "void", "handle": shadow.handle, "reason": why})
-        self._unread[shadow] = task = asyncio.create_task(self._end_when_read(shadow.sock))
-        task.add_done_callback(lambda _: self._unread.pop(shadow, None))
 
     async def _end_when_read(self, sock: socket.socket) -> None:
         try:
@@ -417,10 +437,9 @@ class Shadows:
             task.cancel()
 
     def _finish(self, shadow: Shadow) -> None:
-        """The session is over."""
+        """The session is over; its application may still read what is left in its socket."""
         self._forget(shadow, "ended")
         self._dp.flow_close(shadow.handle)
-        shadow.sock.close()  # its application may still read what is left in it
         why = wire.reason_text(Reason.ENDED)
         shadow.client.send_event({"event": "void", "handle": shadow.handle, "reason": why})
 
@@ -468,21 +487,20 @@ class Shadows:
             await self._host.set_neighbour(hop, state)
 
 
-def _introduce(shadow: Shadow) -> None:
+def _introduce(shadow: Shadow, sock: socket.socket, in_bytes: int, unread_bytes: int) -> None:
     """Give the shadow to its application."""
-    setup = shadow.setup
-    members, memory = application.pack(setup.application)
+    members, memory = application.pack(shadow.application)
     introduction = {
         "event": "shadow",
         "handle": shadow.handle,
         "local": show_endpoint(shadow.ends.local, shadow.ends.local_port),
         "remote": shadow.ends.peer_end,
-        "unread": cloning.unread_bytes(shadow.snapshot),
-        "in_bytes": setup.in_bytes,
-        "out_bytes": setup.out_bytes,
-        "renew": setup.renew,
+        "unread": unread_bytes,
+        "in_bytes": in_bytes,
+        "out_bytes": shadow.out_bytes,
+        "renew": shadow.renew,
     }
-    shadow.client.send_event(introduction | members, shadow.sock.fileno(), *memory)
+    shadow.client.send_event(introduction | members, sock.fileno(), *memory)
     for fd in memory:
         os.close(fd)
 

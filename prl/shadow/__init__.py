@@ -6,9 +6,10 @@ UDP sockets have take_udp() and restore_udp().
 """
 
 from prl.shadow.capture import SnapshotMovedError, take
-from prl.shadow.restore import adopt, discard, restore
+from prl.shadow.restore import adopt, discard, give, restore
 from prl.shadow.snapshot import (
     SNAPSHOT_LIMIT_BYTES,
+    ApplicationOptions,
     Endpoint,
     SnapshotError,
     TcpSnapshot,
@@ -29,6 +30,7 @@ from prl.shadow.udp import (
 __all__ = [
     "SNAPSHOT_LIMIT_BYTES",
     "UDP_BUFFER_BYTES",
+    "ApplicationOptions",
     "Endpoint",
     "SnapshotError",
     "SnapshotMovedError",
@@ -42,6 +44,7 @@ __all__ = [
     "encode",
     "encode_udp",
     "enlarge",
+    "give",
     "restore",
     "restore_udp",
     "take",
