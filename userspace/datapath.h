@@ -180,6 +180,8 @@ int prl_dp_secondary_void(struct prl_dp *dp, uint32_t handle, uint8_t reason);
 int prl_dp_flow_close(struct prl_dp *dp, uint32_t handle);
 /* A duplicate of the flow's socket, to be closed by the caller; or -ENOENT, -EBADF (given up), -EMFILE … */
 int prl_dp_flow_socket(struct prl_dp *dp, uint32_t handle);
+/* 1: its socket, looked at now, has segments behind one that is missing; 0 or -ENOENT. */
+int prl_dp_flow_has_hole(struct prl_dp *dp, uint32_t handle);
 /* Gives the duplicate fd of a primary's TCP flow up, so that the last close() is the application's; the session stays
  * protected until it has ended. 0 or -ENOENT. */
 int prl_dp_flow_orphan(struct prl_dp *dp, uint32_t handle);

@@ -628,6 +628,21 @@ int prl_dp_flow_socket(struct prl_dp *dp, uint32_t handle)
     return fd;
 }
 
+int prl_dp_flow_has_hole(struct prl_dp *dp, uint32_t handle)
+{
+    struct dp_flow *flow;
+    int has_hole = -ENOENT;
+
+    dp_lock(dp);
+    flow = dp_flow_by_handle(dp, handle);
+    if (flow) {
+        dp_flow_sample(dp, flow);
+        has_hole = flow->kernel->sock.stamp_ns && flow->kernel->sock.has_ooo;
+    }
+    dp_unlock(dp);
+    return has_hole;
+}
+
 int prl_dp_flow_orphan(struct prl_dp *dp, uint32_t handle)
 {
     struct dp_flow *flow;

@@ -508,6 +508,10 @@ class Datapath:
         fd = lib.prl_dp_flow_socket(self._dp, handle)
         return socket.socket(fileno=_check(fd, f"flow {handle:#x}: its socket is not here"))
 
+    def flow_has_hole(self, handle: int) -> bool:
+        """Whether the flow's socket has segments behind one that is missing, as far as is known."""
+        return bool(lib.prl_dp_flow_has_hole(self._dp, handle) > 0)
+
     def flow_orphan(self, handle: int) -> None:
         """Give our duplicate of a primary's socket up. Raises DatapathError."""
         _check(lib.prl_dp_flow_orphan(self._dp, handle), f"flow {handle:#x}: its socket is kept")

@@ -8,22 +8,23 @@ import asyncio
 import contextlib
 import socket
 import time
+from dataclasses import replace
 
 from prl.config import Config
 from prl.core import wire
-from prl.core.datapath import Datapath, DatapathError, Event
+from prl.core.datapath import Datapath, DatapathError, Event, FlowSpec
 from prl.core.wire import Element, Message, Reason, Tlv
 from prl.daemon import cloning, transfer
-from prl.daemon.cloning import Frozen
+from prl.daemon.cloning import Frozen, Order
 from prl.daemon.events import EventLog
-from prl.daemon.freezer import FreezeError
+from prl.daemon.freezer import FreezeError, Pause
 from prl.daemon.host import Host, NextHop
 from prl.daemon.instances import Instances
 from prl.daemon.link import Link
 from prl.daemon.sessions import Session
 from prl.daemon.transfer import TransferError
 from prl.errors import ReplicationError
-from prl.shadow import SnapshotError
+from prl.shadow import SnapshotError, fixed_of
 from prl.shadow.sockopt import CallError
 
 SETUPS_AT_ONCE = 8
@@ -59,12 +60,17 @@ class Attempts:
 
     def enter(self, session: Session, sock: socket.socket, sessions: dict[int, Session]) -> None:
         """Make it known to the datapath, and leave it open. Raises DatapathError."""
-        self._set_up(session, sock, sessions)
+        self._know(session, sock, sessions)
         self._dp.primary_fail(session.handle, Reason.REQUESTED)
         session.state, session.reason = (
             "open",
             "prld was started anew, and has not protected it yet",
         )
+
+    def _know(self, session: Session, sock: socket.socket, sessions: dict[int, Session]) -> None:
+        fixed = None if session.ends.is_udp else fixed_of(sock)
+        spec = cloning.spec_of(session.ends, sock, session.handle, fixed)
+        self._set_up(session, spec, sessions)
 
     async def protect(
         self, session: Session, sessions: dict[int, Session], sock: socket.socket | None = None
@@ -90,6 +96,8 @@ class Attempts:
             except AttemptError as error:
                 self._failed(session, error.reason, str(error))
             except (SnapshotError, TransferError, CallError, FreezeError, DatapathError) as error:
+                if sock is not None and isinstance(error, FreezeError):
+                    self._know(session, sock, sessions)  # the next attempt may do better
                 if not session.handle:
                     raise ReplicationError(str(error)) from error
                 self._failed(session, Reason.REQUESTED, str(error))
@@ -101,10 +109,47 @@ class Attempts:
         hop: NextHop | None,
         sessions: dict[int, Session],
     ) -> None:
-        begun_ns = time.monotonic_ns()
-        self._begin(session, sock, sessions)
-        frozen = await self._freeze(session, sock, hop)
-        edge = await self._transfer(session, transfer.encode(frozen.setup))
+        """What can be done before the input waits comes before, the rest is in the order of R17."""
+        session.mend().done = done = asyncio.get_running_loop().create_future()
+        fixed = None if session.ends.is_udp else fixed_of(sock)
+        spec = cloning.spec_of(session.ends, sock, session.handle, fixed)
+        order = Order(
+            ends=session.ends,
+            streams=session.streams,
+            application=session.application,
+            renew=session.renew,
+            next_hop=str(hop.address) if hop else "",
+            next_hop_mac=hop.mac if hop else "",
+        )
+        begun_ns = 0
+
+        def begin() -> None:
+            nonlocal begun_ns
+            begun_ns = time.monotonic_ns()
+            self._begin(session, spec, sessions)
+
+        def copy(pause: Pause) -> tuple[Frozen, list[bytes]]:
+            assert fixed is not None
+            with pause():
+                begin()
+                program = session.program
+                own = (
+                    order if program is None else replace(order, application=program.application())
+                )
+                frozen = cloning.freeze_tcp(sock, own, fixed)
+            return frozen, self._send(session, _pieces(frozen))
+
+        if fixed is not None:
+            frozen, left = session.client.freezer.run(copy)
+        else:
+            begin()
+            frozen = await cloning.freeze_udp(sock, order)
+            left = self._send(session, _pieces(frozen))
+        self._refuse_holes(session)
+        while left and not done.done():
+            await asyncio.sleep(SEND_FULL_WAIT_S)  # the link drains; nothing tells us
+            left = self._send(session, left)
+        edge = await self._answer(done)
         _refuse_moved(session, sock, frozen)
         self._dp.primary_activate(session.handle, session.generation, frozen.setup.committed, edge)
         if session.is_live:
@@ -116,61 +161,46 @@ class Attempts:
                 frozen_us=(time.monotonic_ns() - begun_ns) // 1000,
             )
 
-    def _begin(self, session: Session, sock: socket.socket, sessions: dict[int, Session]) -> None:
+    def _begin(self, session: Session, spec: FlowSpec, sessions: dict[int, Session]) -> None:
         """Gate on, input redirected, output held."""
-        self._set_up(session, sock, sessions)
+        self._set_up(session, spec, sessions)
         if not self._link.up:
             raise AttemptError(Reason.LINK_LOST, f"the link is down: {self._link.why_down}")
 
-    def _set_up(self, session: Session, sock: socket.socket, sessions: dict[int, Session]) -> None:
-        spec = cloning.spec_of(session.ends, sock, session.handle)
-        session.mend().done = asyncio.get_running_loop().create_future()
+    def _set_up(self, session: Session, spec: FlowSpec, sessions: dict[int, Session]) -> None:
         session.handle, session.generation = self._dp.primary_setup(spec)
         session.state, session.reason = "setup", ""
         sessions[session.handle] = session
 
-    async def _freeze(self, session: Session, sock: socket.socket, hop: NextHop | None) -> Frozen:
-        frozen = await cloning.freeze(
-            session.ends,
-            sock,
-            hop,
-            session.streams,
-            application=session.application,
-            renew=session.renew,
-            freezer=session.client.freezer,
-            program=session.program,
-        )
-        info = self._dp.flow_info(session.handle)
-        if info is not None and info.socket["stamp_ns"] and info.socket["has_ooo"]:
+    def _refuse_holes(self, session: Session) -> None:
+        """What the socket has behind a hole is not in the snapshot, and will not come again."""
+        if self._dp.flow_has_hole(session.handle):
             raise AttemptError(Reason.REQUESTED, "segments are missing in between; trying again")
-        return frozen
 
-    async def _transfer(self, session: Session, blob: bytes) -> int:
-        """Send the pieces and wait for the shadow; returns the right edge that it gave."""
-        done = session.mend().done
-        assert done is not None
-        pieces = transfer.pieces(blob, wire.SETUP_CHUNK_BYTES)
+    def _send(self, session: Session, pieces: list[bytes]) -> list[bytes]:
+        """Send what the link takes now, the last piece last; returns the rest."""
         for number, piece in enumerate(pieces, 1):
-            tlvs = wire.encode_tlvs([Element(Tlv.SNAPSHOT, piece)])
-            bits = wire.SETUP_LAST if number == len(pieces) else 0
-            while not done.done():
-                try:
-                    self._dp.send(
-                        Message.SETUP,
-                        tlvs,
-                        handle=session.handle,
-                        generation=session.generation,
-                        bits=bits,
-                    )
-                    break
-                except DatapathError as error:
-                    if error.errno != _EBUFFERS:
-                        raise
-                await asyncio.sleep(SEND_FULL_WAIT_S)  # the link drains; nothing tells us
+            try:
+                self._dp.send(
+                    Message.SETUP,
+                    wire.encode_tlvs([Element(Tlv.SNAPSHOT, piece)]),
+                    handle=session.handle,
+                    generation=session.generation,
+                    bits=wire.SETUP_LAST if number == len(pieces) else 0,
+                )
+            except DatapathError as error:
+                if error.errno != _EBUFFERS:
+                    raise
+                return pieces[number - 1 :]
+        return []
+
+    async def _answer(self, done: "asyncio.Future[Event]") -> int:
+        """Wait for the shadow; returns the right edge that it gave."""
         # The datapath opens the flow at its deadline; twice that is for a datapath that hangs.
         deadline_s = 2 * self._config.timing.setup_ms / 1000
         try:
-            event = await asyncio.wait_for(done, deadline_s)
+            async with asyncio.timeout(deadline_s):
+                event = await done
         except TimeoutError:
             raise AttemptError(Reason.TIMEOUT, wire.reason_text(Reason.TIMEOUT)) from None
         if event.reason or event.type != Message.SETUP_DONE:
@@ -190,6 +220,10 @@ class Attempts:
         self._log.warning(
             "not_protected", f"{session.ends}: not protected: {words}", handle=session.handle
         )
+
+
+def _pieces(frozen: Frozen) -> list[bytes]:
+    return transfer.pieces(transfer.encode(frozen.setup), wire.SETUP_CHUNK_BYTES)
 
 
 def _refuse_moved(session: Session, sock: socket.socket, frozen: Frozen) -> None:

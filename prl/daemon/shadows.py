@@ -80,6 +80,20 @@ class Shadow:
     """active, void, taken (over), or ended."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Coming:
+    """A set-up that was admitted."""
+
+    event: Event
+    began_ns: int
+    setup: Setup
+    snapshot: Snapshot
+    ends: Tuple
+    service: int
+    client: Application
+    hop: NextHop | None
+
+
 class Shadows:
     """All shadows here, by handle, and the applications that wait for more.
 
@@ -177,17 +191,42 @@ class Shadows:
             self._refuse(event, RefusedError(Reason.MALFORMED, words))
             return
         if arrived is not None:
-            task = asyncio.get_running_loop().create_task(self._set_up(event, arrived))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._set_up(event, arrived)
 
     def on_link_down(self) -> None:
         """Unfinished set-ups will never be complete."""
         self._collector.clear()
 
-    async def _set_up(self, event: Event, arrived: Arrived) -> None:
+    def _set_up(self, event: Event, arrived: Arrived) -> None:
+        """At once, unless the neighbour is new: the session stands still meanwhile."""
+        with self._refusing(event):
+            setup = transfer.decode(arrived.blob)
+            snapshot = cloning.thaw(setup)
+            ends = cloning.ends_of(snapshot, setup.instance)
+            service, client = self._admit(ends)
+            hop = _hop(setup, self._instances.interface(service).ifindex)
+            coming = _Coming(event, arrived.began_ns, setup, snapshot, ends, service, client, hop)
+            if hop is None or self._pin(hop):
+                self._build(coming)
+                return
+            task = asyncio.get_running_loop().create_task(self._set_up_slowly(coming, hop))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _set_up_slowly(self, coming: "_Coming", hop: NextHop) -> None:
+        with self._refusing(coming.event):
+            try:
+                await self._host.set_neighbour(hop, NUD_PERMANENT)
+            except KernelError:
+                self._unpin(hop, NUD_STALE)
+                raise
+            self._build(coming)
+
+    @contextlib.contextmanager
+    def _refusing(self, event: Event) -> Iterator[None]:
+        """Whatever stands in the way: the primary is told."""
         try:
-            await self._build(event, arrived)
+            yield
         except RefusedError as error:
             self._refuse(event, error)
         except (SnapshotError, DatapathError) as error:
@@ -195,40 +234,27 @@ class Shadows:
         except (TransferError, KernelError, ValueError) as error:
             self._refuse(event, RefusedError(Reason.MALFORMED, str(error)))
 
-    async def _build(self, event: Event, arrived: Arrived) -> None:
-        setup = transfer.decode(arrived.blob)
-        snapshot = cloning.thaw(setup)
-        ends = cloning.ends_of(snapshot, setup.instance)
-        service, client = self._admit(ends)
-        hop = _hop(setup, self._instances.interface(service).ifindex)
-        if hop is not None:
-            await self._pin(hop)
-        self._replace(event.handle, ends)
+    def _build(self, coming: "_Coming") -> None:
+        self._replace(coming.event.handle, coming.ends)
         # The clock must not be behind the primary's (PAWS): count the way here, too.
-        elapsed_ns = time.monotonic_ns() - arrived.began_ns + self._dp.link_rtt_ns()
+        elapsed_ns = time.monotonic_ns() - coming.began_ns + self._dp.link_rtt_ns()
         try:
-            sock = cloning.build(snapshot, self._congestion, elapsed_ns // 1_000_000)
+            sock = cloning.build(coming.snapshot, self._congestion, elapsed_ns // 1_000_000)
         except BaseException:
-            self._unpin(hop, NUD_STALE)
+            self._unpin(coming.hop, NUD_STALE)
             raise
         with sock:
-            self._enter(event, setup, snapshot, sock, hop, service, client)
+            self._enter(coming, sock)
 
-    def _enter(
-        self,
-        event: Event,
-        setup: Setup,
-        snapshot: Snapshot,
-        sock: socket.socket,
-        hop: NextHop | None,
-        service: int,
-        client: Application,
-    ) -> None:
+    def _enter(self, coming: "_Coming", sock: socket.socket) -> None:
         """The shadow is there: hand it to the datapath, tell the primary, then its application."""
+        event, setup, snapshot = coming.event, coming.setup, coming.snapshot
         # If prld and its application die, nothing of it stays: a FIN that the silence swallows
         # would be sent again for ever, and the socket keep its congestion control loaded.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _END_AT_CLOSE)
-        spec = cloning.shadow_spec(snapshot, setup, sock.fileno(), event.handle, event.generation)
+        spec = cloning.shadow_spec(
+            coming.ends, snapshot, setup, sock.fileno(), event.handle, event.generation
+        )
         streams = Streams.at(sock, setup.in_bytes, setup.out_bytes)
         try:
             space = self._dp.secondary_open(spec)
@@ -238,18 +264,18 @@ class Shadows:
         except DatapathError:
             end_silently(sock)
             self._dp.flow_close(event.handle)
-            self._unpin(hop, NUD_STALE)
+            self._unpin(coming.hop, NUD_STALE)
             raise
         shadow = Shadow(
             handle=event.handle,
             generation=event.generation,
-            ends=spec.ends,
-            service=service,
-            client=client,
+            ends=coming.ends,
+            service=coming.service,
+            client=coming.client,
             application=setup.application,
             renew=setup.renew,
             out_bytes=setup.out_bytes,
-            hop=hop,
+            hop=coming.hop,
             options=cloning.options_of(snapshot),
             streams=streams,
         )
@@ -464,11 +490,11 @@ class Shadows:
 
     # -- neighbours: a silent node cannot resolve the peer's address by itself
 
-    async def _pin(self, hop: NextHop) -> None:
+    def _pin(self, hop: NextHop) -> bool:
+        """One shadow more needs it; whether it is entered already."""
         count = self._neighbours.get(hop, 0)
         self._neighbours[hop] = count + 1
-        if not count:
-            await self._host.set_neighbour(hop, NUD_PERMANENT)
+        return count > 0
 
     def _unpin(self, hop: NextHop | None, state: int) -> None:
         if hop is None or hop not in self._neighbours:

@@ -5,7 +5,7 @@ calls restore() on what decode() makes of it, then adopt() at take-over or disca
 UDP sockets have take_udp() and restore_udp().
 """
 
-from prl.shadow.capture import SnapshotMovedError, take
+from prl.shadow.capture import Fixed, SnapshotMovedError, fixed_of, take
 from prl.shadow.restore import adopt, discard, give, restore
 from prl.shadow.snapshot import (
     SNAPSHOT_LIMIT_BYTES,
@@ -32,6 +32,7 @@ __all__ = [
     "UDP_BUFFER_BYTES",
     "ApplicationOptions",
     "Endpoint",
+    "Fixed",
     "SnapshotError",
     "SnapshotMovedError",
     "TcpSnapshot",
@@ -44,6 +45,7 @@ __all__ = [
     "encode",
     "encode_udp",
     "enlarge",
+    "fixed_of",
     "give",
     "restore",
     "restore_udp",
