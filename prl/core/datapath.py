@@ -206,6 +206,15 @@ class FlowSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class Prepared:
+    """A FlowSpec as the datapath takes it."""
+
+    spec: FlowSpec
+    wanted: Any
+    """struct prl_flow_spec."""
+
+
+@dataclass(frozen=True, slots=True)
 class FlowInfo:
     """One flow as the datapath and the kernel see it."""
 
@@ -458,10 +467,15 @@ class Datapath:
 
     # -- flows
 
-    def primary_setup(self, spec: FlowSpec) -> tuple[int, int]:
+    def prepare(self, spec: FlowSpec) -> "Prepared":
+        """Ready for primary_setup(): nothing is left to do while the session stands still."""
+        return Prepared(spec, _spec(spec, self._lifs))
+
+    def primary_setup(self, prepared: "Prepared") -> tuple[int, int]:
         """Gate, redirect and hold; returns (handle, generation). Raises DatapathError."""
-        wanted = _spec(spec, self._lifs)
-        _check(lib.prl_dp_primary_setup(self._dp, wanted), f"{spec.ends}: set-up refused")
+        wanted = prepared.wanted
+        if err := lib.prl_dp_primary_setup(self._dp, wanted):
+            raise DatapathError(f"{prepared.spec.ends}: set-up refused", err)
         return int(wanted.handle), int(wanted.generation)
 
     def flow_adopt(self, handle: int) -> int:

@@ -8,11 +8,12 @@ import asyncio
 import contextlib
 import socket
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 
 from prl.config import Config
 from prl.core import wire
-from prl.core.datapath import Datapath, DatapathError, Event, FlowSpec
+from prl.core.datapath import Datapath, DatapathError, Event, Prepared
 from prl.core.wire import Element, Message, Reason, Tlv
 from prl.daemon import cloning, transfer
 from prl.daemon.cloning import Frozen, Order
@@ -70,7 +71,7 @@ class Attempts:
     def _know(self, session: Session, sock: socket.socket, sessions: dict[int, Session]) -> None:
         fixed = None if session.ends.is_udp else fixed_of(sock)
         spec = cloning.spec_of(session.ends, sock, session.handle, fixed)
-        self._set_up(session, spec, sessions)
+        self._set_up(session, self._dp.prepare(spec), sessions)
 
     async def protect(
         self, session: Session, sessions: dict[int, Session], sock: socket.socket | None = None
@@ -91,7 +92,7 @@ class Attempts:
                 return
             mending.hopeless = False
             try:
-                with sock.dup() if sock else self._dp.flow_socket(session.handle) as own:
+                with nullcontext(sock) if sock else self._dp.flow_socket(session.handle) as own:
                     await self._try(session, own, hop, sessions)
             except AttemptError as error:
                 self._failed(session, error.reason, str(error))
@@ -121,12 +122,13 @@ class Attempts:
             next_hop=str(hop.address) if hop else "",
             next_hop_mac=hop.mac if hop else "",
         )
+        wanted = self._dp.prepare(spec)
         begun_ns = 0
 
         def begin() -> None:
             nonlocal begun_ns
             begun_ns = time.monotonic_ns()
-            self._begin(session, spec, sessions)
+            self._begin(session, wanted, sessions)
 
         def copy(pause: Pause) -> tuple[Frozen, list[bytes]]:
             assert fixed is not None
@@ -161,13 +163,13 @@ class Attempts:
                 frozen_us=(time.monotonic_ns() - begun_ns) // 1000,
             )
 
-    def _begin(self, session: Session, spec: FlowSpec, sessions: dict[int, Session]) -> None:
+    def _begin(self, session: Session, spec: Prepared, sessions: dict[int, Session]) -> None:
         """Gate on, input redirected, output held."""
         self._set_up(session, spec, sessions)
         if not self._link.up:
             raise AttemptError(Reason.LINK_LOST, f"the link is down: {self._link.why_down}")
 
-    def _set_up(self, session: Session, spec: FlowSpec, sessions: dict[int, Session]) -> None:
+    def _set_up(self, session: Session, spec: Prepared, sessions: dict[int, Session]) -> None:
         session.handle, session.generation = self._dp.primary_setup(spec)
         session.state, session.reason = "setup", ""
         sessions[session.handle] = session

@@ -13,6 +13,7 @@ import struct
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import ip_address
 
 from prl import application
@@ -47,6 +48,8 @@ READ_LINGER_S = 60.0
 """How long a standby application may read on after its session ended on the primary."""
 READ_POLL_S = 0.05
 OFFERS_MAX = 1024
+HOPS_SHARED = 1024
+"""Next hops of which shadows share one object; the others have their own."""
 _END_AT_CLOSE = struct.pack("=ii", 1, 0)  # struct linger: on, no time
 _NO_LINGER = struct.pack("=ii", 0, 0)
 
@@ -204,7 +207,8 @@ class Shadows:
             snapshot = cloning.thaw(setup)
             ends = cloning.ends_of(snapshot, setup.instance)
             service, client = self._admit(ends)
-            hop = _hop(setup, self._instances.interface(service).ifindex)
+            ifindex = self._instances.interface(service).ifindex
+            hop = _hop(setup.next_hop, setup.next_hop_mac, ifindex)
             coming = _Coming(event, arrived.began_ns, setup, snapshot, ends, service, client, hop)
             if hop is None or self._pin(hop):
                 self._build(coming)
@@ -531,7 +535,6 @@ def _introduce(shadow: Shadow, sock: socket.socket, in_bytes: int, unread_bytes:
         os.close(fd)
 
 
-def _hop(setup: Setup, ifindex: int) -> NextHop | None:
-    if not (setup.next_hop and setup.next_hop_mac):
-        return None
-    return NextHop(ip_address(setup.next_hop), setup.next_hop_mac, ifindex)
+@lru_cache(HOPS_SHARED)
+def _hop(address: str, mac: str, ifindex: int) -> NextHop | None:
+    return NextHop(ip_address(address), mac, ifindex) if address and mac else None

@@ -74,6 +74,11 @@ class SnapshotMovedError(SnapshotError):
     """Segments came or went during every attempt; trying again may succeed."""
 
 
+def _without_timeout(sock: socket.socket) -> socket.socket:
+    """A duplicate: with a timeout of Python's, recv() would wait for readability."""
+    return socket.socket(sock.family, sock.type, sock.proto, fileno=os.dup(sock.fileno()))
+
+
 @dataclass(frozen=True, slots=True)
 class Fixed:
     """What does not move with the connection's segments: read before its input is made to wait."""
@@ -88,6 +93,7 @@ class Fixed:
 def fixed_of(sock: socket.socket) -> Fixed:
     """For take(). Raises SnapshotError, CallError."""
     refuse_other_protocols(sock)
+    _refuse_state(sock, tcp_info(sock))
     local, remote = endpoint_of(sock, sock.getsockname()), endpoint_of(sock, sock.getpeername())
     inline = bool(get_int(sock, So.OOBINLINE))
     options = _application_options(sock, oob_inline=inline)
@@ -110,8 +116,7 @@ def take(
     Raises SnapshotError for a socket that cannot be cloned, SnapshotMovedError when no attempt
     found it at rest.
     """
-    # A Python-level timeout would make recv() wait for readability; the duplicate has none.
-    with socket.socket(sock.family, sock.type, sock.proto, fileno=os.dup(sock.fileno())) as dup:
+    with nullcontext(sock) if sock.gettimeout() is None else _without_timeout(sock) as dup:
         try:
             return _take(dup, attempts, pause, fixed or fixed_of(dup))
         except CallError as error:
@@ -221,7 +226,6 @@ def _copy(
     sock: socket.socket, pause: Callable[[], AbstractContextManager[None]], fixed: Fixed
 ) -> TcpSnapshot | None:
     """One attempt; None if the connection moved meanwhile."""
-    _refuse_state(sock, tcp_info(sock))
     peek_offset = get_int_or(sock, So.PEEK_OFF, -1)
     try:
         if peek_offset >= 0:
