@@ -50,6 +50,7 @@ RENEW_TRIES = 3
 REASONS_MAX = 8
 """Different reasons for missing protection that ``status`` names."""
 _HOPELESS = frozenset({Reason.APPLICATION_GONE, Reason.OUTPUT_DIFFERS, Reason.MID_STREAM})
+_STATES = {state: state.name.lower() for state in Primary}
 CLOSE_LINGER_S = 60.0
 """How long a session that its application closed may take to end (the peer's FIN)."""
 
@@ -321,7 +322,7 @@ class Primaries:
             return
         if event.generation not in {0, session.generation}:
             return  # of an attempt that is over
-        before, session.state = session.state, state.name.lower()
+        before, session.state = session.state, _STATES[state]
         if event.reason or session.state != "open":
             session.reason = wire.reason_text(event.reason) if event.reason else ""
         if session.state in {"open", "voiding"}:
