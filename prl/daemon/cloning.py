@@ -74,7 +74,7 @@ def spec_of(ends: Tuple, sock: socket.socket, handle: int, fixed: Fixed | None) 
         snd_wscale=info.snd_wscale,
         timestamps=Negotiated.TIMESTAMPS in Negotiated(info.options),
         handle=handle,
-        md5_key=fixed.md5_key,
+        md5_key=fixed.md5_key or b"",
     )
 
 

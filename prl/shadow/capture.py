@@ -87,17 +87,26 @@ class Fixed:
     remote: Endpoint
     options: ApplicationOptions
     network: NetworkOptions
-    md5_key: bytes = field(repr=False)
+    md5_key: bytes | None = field(repr=False)
+    """None: not read yet."""
 
 
 def fixed_of(sock: socket.socket) -> Fixed:
     """For take(). Raises SnapshotError, CallError."""
     refuse_other_protocols(sock)
-    _refuse_state(sock, tcp_info(sock))
-    local, remote = endpoint_of(sock, sock.getsockname()), endpoint_of(sock, sock.getpeername())
+    return _fixed(sock, md5_key(sock))
+
+
+def _fixed(sock: socket.socket, key: bytes | None) -> Fixed:
+    try:
+        local, remote = endpoint_of(sock, sock.getsockname()), endpoint_of(sock, sock.getpeername())
+    except CallError:
+        raise
+    except OSError as error:
+        raise SnapshotError(f"{name_of(sock)}: the connection has gone") from error
     inline = bool(get_int(sock, So.OOBINLINE))
     options = _application_options(sock, oob_inline=inline)
-    return Fixed(local, remote, options, network_options(sock, local), md5_key(sock))
+    return Fixed(local, remote, options, network_options(sock, local), key)
 
 
 def take(
@@ -118,7 +127,7 @@ def take(
     """
     with nullcontext(sock) if sock.gettimeout() is None else _without_timeout(sock) as dup:
         try:
-            return _take(dup, attempts, pause, fixed or fixed_of(dup))
+            return _take(dup, attempts, pause, fixed)
         except CallError as error:
             raise SnapshotError(f"{name_of(dup)}: cannot be cloned: {error}") from error
 
@@ -127,8 +136,12 @@ def _take(
     sock: socket.socket,
     attempts: int,
     pause: Callable[[], AbstractContextManager[None]],
-    fixed: Fixed,
+    fixed: Fixed | None,
 ) -> TcpSnapshot:
+    if fixed is None:
+        refuse_other_protocols(sock)
+        _refuse_state(sock, tcp_info(sock))
+        fixed = _fixed(sock, None)
     for _ in range(attempts):
         snapshot = _copy(sock, pause, fixed)
         if snapshot is not None:
@@ -252,7 +265,7 @@ def _copy(
     if unread is None or unacked is None or before.movement != after.movement:
         return None
     negotiated = Negotiated(before.options)
-    key = fixed.md5_key
+    key = md5_key(sock) if fixed.md5_key is None else fixed.md5_key
     peer_fin = before.state == TcpState.CLOSE_WAIT
     own_fin = before.state in {TcpState.FIN_WAIT1, TcpState.FIN_WAIT2}
     return TcpSnapshot(

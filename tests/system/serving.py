@@ -104,9 +104,14 @@ class Client:
     """socat on the peer, its standard input and output being ours."""
 
     def __init__(
-        self, lab: Lab, address: str = "192.0.2.100", *, listens_only: bool = False
+        self,
+        lab: Lab,
+        address: str = "192.0.2.100",
+        *,
+        listens_only: bool = False,
+        buffer_bytes: int = 0,
     ) -> None:
-        target = f"TCP:{address}:{PORT}"
+        target = f"TCP:{address}:{PORT}" + (f",rcvbuf={buffer_bytes}" if buffer_bytes else "")
         directions = ["-u", target, "-"] if listens_only else ["-t", str(PATIENCE_S), "-", target]
         self.process = lab.exec(
             "peer",

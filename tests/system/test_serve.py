@@ -23,6 +23,7 @@ pytestmark = pytest.mark.needs("root", "netns", "bpf", "af_xdp", "struct_ops", "
 BOTH = ("re0", "re1")
 DATA = b"".join(bytes(Payload(24 << 20).at(offset)) for offset in range(0, 24 << 20, 1 << 20))
 HALF = len(DATA) // 2
+CLIENT_BUFFER_BYTES = 64 << 10  # what it has not read yet is left to the one that takes over
 COUNT = ["sh", "-c", 'n=0; while read -r w; do n=$((n+1)); echo "$n $w"; done']
 
 
@@ -263,7 +264,7 @@ def test_a_program_that_is_slower_over_there_goes_on_exactly(lab: Lab) -> None:
     half = len(text) // 2
     with (
         serving(lab, command, nodes=BOTH) as serves,
-        Client(lab) as client,
+        Client(lab, buffer_bytes=CLIENT_BUFFER_BYTES) as client,
         ThreadPoolExecutor(1) as writer,
     ):
         sent = writer.submit(client.send_and_hang_up, text)  # tr stops reading when nobody reads
