@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, Self
 
 from prl.lab import Lab
+from prl.lab.netns import Namespace
 
 PATIENCE_S = 30.0
 PORT = 7000
@@ -100,18 +101,19 @@ def serving(
             serve.end()
 
 
+def narrow(lab: Lab) -> None:
+    """The peer's kernel takes little ahead of its programs, so that no server is done too early."""
+    peer = Namespace(lab.topology.peer.namespace)
+    peer.set_sysctls({"net/ipv4/tcp_rmem": "4096 131072 1048576"})
+
+
 class Client:
     """socat on the peer, its standard input and output being ours."""
 
     def __init__(
-        self,
-        lab: Lab,
-        address: str = "192.0.2.100",
-        *,
-        listens_only: bool = False,
-        buffer_bytes: int = 0,
+        self, lab: Lab, address: str = "192.0.2.100", *, listens_only: bool = False
     ) -> None:
-        target = f"TCP:{address}:{PORT}" + (f",rcvbuf={buffer_bytes}" if buffer_bytes else "")
+        target = f"TCP:{address}:{PORT}"
         directions = ["-u", target, "-"] if listens_only else ["-t", str(PATIENCE_S), "-", target]
         self.process = lab.exec(
             "peer",
