@@ -26,7 +26,7 @@ from prl.daemon.sessions import Session
 from prl.daemon.transfer import TransferError
 from prl.errors import ReplicationError
 from prl.shadow import SnapshotError, fixed_of
-from prl.shadow.sockopt import CallError
+from prl.shadow.sockopt import CallError, So, get_int
 
 SETUPS_AT_ONCE = 8
 """Sessions that are being protected at a time; the others wait, undisturbed."""
@@ -84,33 +84,36 @@ class Attempts:
         """
         mending = session.mend()
         async with mending.lock, self._limit:
-            hop = None  # of many peers: whoever takes over looks them up
-            if not session.ends.is_unconnected:
-                ifindex = self._instances.interface(session.service).ifindex
-                hop = await self._host.next_hop(ifindex, session.ends.remote)
             if session.state != "open" or session.closing:
                 return
-            mending.hopeless = False
             try:
                 with nullcontext(sock) if sock else self._dp.flow_socket(session.handle) as own:
-                    await self._try(session, own, hop, sessions)
+                    await self._try(session, own, sessions)
             except AttemptError as error:
                 self._failed(session, error.reason, str(error))
             except (SnapshotError, TransferError, CallError, FreezeError, DatapathError) as error:
-                if sock is not None and isinstance(error, FreezeError):
+                if sock and not session.handle and isinstance(error, FreezeError):
                     self._know(session, sock, sessions)  # the next attempt may do better
                 if not session.handle:
                     raise ReplicationError(str(error)) from error
                 self._failed(session, Reason.REQUESTED, str(error))
 
     async def _try(
-        self,
-        session: Session,
-        sock: socket.socket,
-        hop: NextHop | None,
-        sessions: dict[int, Session],
+        self, session: Session, sock: socket.socket, sessions: dict[int, Session]
     ) -> None:
         """What can be done before the input waits comes before, the rest is in the order of R17."""
+        hop, detour = None, ""  # of many peers: whoever takes over looks them up
+        if not session.ends.is_unconnected:
+            ifindex = self._instances.interface(session.service).ifindex
+            detour = await self._detour(session, sock)
+            hop = None if detour else await self._host.next_hop(ifindex, session.ends.remote)
+        if session.state != "open" or session.closing:
+            return
+        session.mend().hopeless = False
+        if detour and not session.handle:
+            self._know(session, sock, sessions)
+        if detour:
+            raise AttemptError(Reason.REQUESTED, detour)
         session.mend().done = done = asyncio.get_running_loop().create_future()
         fixed = None if session.ends.is_udp else fixed_of(sock)
         spec = cloning.spec_of(session.ends, sock, session.handle, fixed)
@@ -162,6 +165,24 @@ class Attempts:
                 handle=session.handle,
                 frozen_us=(time.monotonic_ns() - begun_ns) // 1000,
             )
+
+    async def _detour(self, session: Session, sock: socket.socket) -> str:
+        """What is wrong with the way of a session's packets; empty when they pass prl's programs.
+
+        A VLAN is an interface of its own: what leaves by lan0.100 is not seen on lan0.
+        """
+        ends = session.ends
+        ours = self._instances.devices(session.service)
+        way = get_int(sock, So.BINDTOIFINDEX)
+        if not way and not ends.remote.is_link_local:
+            way = await self._host.way_out(ends.local, ends.remote, get_int(sock, So.MARK))
+        if not way or way in ours:
+            return ""
+        name, own = _name(way), self._instances.interface(session.service).name
+        return (
+            f"packets to {ends.remote} leave by {name}, while prld has its programs on {own}; name "
+            f"{name} as lan.interface or in [[routing]], or correct the route"
+        )
 
     def _begin(self, session: Session, spec: Prepared, sessions: dict[int, Session]) -> None:
         """Gate on, input redirected, output held."""
@@ -222,6 +243,13 @@ class Attempts:
         self._log.warning(
             "not_protected", f"{session.ends}: not protected: {words}", handle=session.handle
         )
+
+
+def _name(ifindex: int) -> str:
+    try:
+        return socket.if_indextoname(ifindex)
+    except OSError:
+        return f"interface {ifindex}"
 
 
 def _pieces(frozen: Frozen) -> list[bytes]:
