@@ -19,7 +19,7 @@ from prl.daemon import cloning, transfer
 from prl.daemon.cloning import Frozen, Order
 from prl.daemon.events import EventLog
 from prl.daemon.freezer import FreezeError, Pause
-from prl.daemon.host import Host, NextHop
+from prl.daemon.host import Host
 from prl.daemon.instances import Instances
 from prl.daemon.link import Link
 from prl.daemon.sessions import Session
