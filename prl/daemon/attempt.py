@@ -28,8 +28,11 @@ from prl.errors import ReplicationError
 from prl.shadow import SnapshotError, fixed_of
 from prl.shadow.sockopt import CallError, So, get_int
 
-SETUPS_AT_ONCE = 8
-"""Sessions that are being protected at a time; the others wait, undisturbed."""
+SETUPS_AT_ONCE = 3
+"""Sessions that are being protected at a time; the others wait, undisturbed.
+
+Enough to have work while an answer is on its way; with more, all stand still for longer.
+"""
 SEND_FULL_WAIT_S = 0.002
 
 _EBUFFERS = 105  # ENOBUFS: the transmit queue of the link is full
