@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import contextlib
+import ctypes
 import os
 import resource
 import signal
@@ -19,6 +20,7 @@ READY_FD = "PRL_READY_FD"
 KERNEL_BTF = Path("/sys/kernel/btf/vmlinux")
 BPFFS = Path("/sys/fs/bpf")
 _KERNEL_MIN = (6, 1)
+_M_ARENA_MAX = -8  # malloc.h
 DESCRIPTORS_BESIDES = 8192
 """Descriptors that are no session's: applications, unchanged programs, what prld itself needs."""
 
@@ -74,6 +76,7 @@ async def _serve(config: Config, ready: "_Ready") -> None:
     with contextlib.suppress(OSError, ValueError):  # kernels since 5.11 do not need it
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY,) * 2)
     _raise_descriptor_limit(config.flows_max)
+    _use_one_heap()
     node = Node(config, EventLog())
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -91,6 +94,12 @@ def _raise_descriptor_limit(flows_max: int) -> None:
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (limit, max(limit, hard)))
             return
+
+
+def _use_one_heap() -> None:
+    """Threads that live for one snapshot would each leave freed memory in a heap of their own."""
+    with contextlib.suppress(AttributeError):  # glibc's alone, mallopt(3)
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
 
 
 class _Ready:
