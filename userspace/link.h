@@ -44,7 +44,7 @@ struct prl_link {
     uint8_t *rx;
     uint32_t rx_from, rx_to;
     uint8_t *tx; /* ring */
-    uint64_t tx_head, tx_tail; /* bytes ever put, ever sent */
+    uint64_t tx_head, tx_tail; /* bytes put and sent since the ring was last empty */
     uint32_t tx_bytes;
     uint32_t referred; /* pieces whose bytes are not in the ring yet */
     struct prl_link_piece {
