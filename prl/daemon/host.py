@@ -110,6 +110,10 @@ class Host:
             await asyncio.sleep(RESOLVE_POLL_S)  # asked for by the look-up (UDP: a first answer)
         return None
 
+    async def neighbours(self, ifindex: int) -> list[NextHop]:
+        """Everybody on the LAN whose MAC address is known. Raises KernelError."""
+        return await self._run(self._netlink.neighbours, ifindex)
+
     async def set_neighbour(self, hop: NextHop, state: int) -> None:
         """Enter a neighbour with one of the NUD_ states. Raises KernelError."""
         await self._run(self._netlink.set_neighbour, hop, state)
@@ -209,6 +213,18 @@ class _Netlink:
         except NetlinkError:
             return None
         return None
+
+    def neighbours(self, ifindex: int) -> list[NextHop]:
+        found: list[NextHop] = []
+        try:
+            for family in (socket.AF_INET, socket.AF_INET6):
+                for entry in self._ip.get_neighbours(family=family, ifindex=ifindex):
+                    mac, address = entry.get_attr("NDA_LLADDR"), entry.get_attr("NDA_DST")
+                    if mac and address and entry["state"] & NUD_VALID:
+                        found.append(NextHop(ip_address(address), str(mac)))
+        except NetlinkError as error:
+            raise KernelError(f"the neighbour table cannot be read: {error}") from error
+        return [hop for hop in found if not hop.address.is_multicast]
 
     def _neighbours(self, ifindex: int, address: str, family: int) -> list[Any]:
         try:

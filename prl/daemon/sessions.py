@@ -9,7 +9,7 @@ from prl.core.datapath import Event, Tuple
 from prl.daemon.clients import Application, Program
 from prl.daemon.streams import Streams
 
-LIVE = frozenset({"setup", "active", "voiding", "open"})
+LIVE = frozenset({"setup", "active", "voiding", "open", "moved"})
 
 
 @dataclass(eq=False, slots=True)
@@ -32,7 +32,9 @@ class Session:
     former: int = 0
     """Its handle when it was a shadow; its application may not have heard of the new one yet."""
     state: str = "open"
-    """setup, active, voiding, open, or how it ended: ended, demoted, closed."""
+    """setup, active, voiding, open, moved (given to the other node, of which no word has come yet),
+    or how it ended: ended, demoted, closed.
+    """
     reason: str = ""
     closing: bool = False
     orphan: bool = False
