@@ -285,6 +285,7 @@ void dp_udp_check(struct prl_dp *dp, struct dp_flow *flow); /* a flow that diver
 void dp_switchover_do(struct prl_dp *dp, uint32_t service, uint32_t todo); /* enum prl_move_do */
 void dp_switchover_message(struct prl_dp *dp, const struct prl_msg *msg);
 void dp_switchover_pass(struct prl_dp *dp);
+void dp_switchover_hand_over(struct prl_dp *dp);
 void dp_switchover_link_down(struct prl_dp *dp);
 bool dp_switchover_is_idle(const struct prl_dp *dp, uint32_t service);
 void dp_switchover_disturbed(struct prl_dp *dp, uint32_t service); /* a session came that would not be moved */

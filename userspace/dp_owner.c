@@ -435,8 +435,8 @@ static void set_silence(struct prl_dp *dp)
 {
     struct prl_event event = {.kind = PRL_EVENT_SILENT, .state = dp->owner.silence};
 
-    if (dp->owner.silence == PRL_SILENCE_NOT)
-        dp->node->word_ns = dp_clock_ns();
+    if (dp->owner.silence == PRL_SILENCE_NOT && dp->node->word_ns < dp_clock_ns())
+        dp->node->word_ns = dp_clock_ns(); /* the proof of a take-over reaches farther */
     __atomic_store_n(&dp->node->silent, dp->owner.silent_mask, __ATOMIC_RELEASE);
     if (dp->owner.silence == PRL_SILENCE_NOT) /* what was claimed in silence was not heard */
         start_claims(dp, UINT32_MAX);
@@ -490,6 +490,8 @@ void dp_owner_do(struct prl_dp *dp, uint32_t todo)
     }
     if (todo & PRL_OWNER_DO_ASK)
         ask(dp);
+    if (todo & PRL_OWNER_DO_HAND_OVER)
+        dp_switchover_hand_over(dp);
     if (todo & PRL_OWNER_DO_VOID_SHADOWS)
         dp_secondary_void_all(dp, PRL_REASON_LINK_LOST);
     if (todo & PRL_OWNER_DO_RENOUNCE_LAN) /* only now: the shadows are void */
@@ -558,7 +560,7 @@ void dp_owner_tick(struct prl_dp *dp)
 
 uint64_t dp_owner_next_ns(const struct prl_dp *dp)
 {
-    uint64_t next = dp->owner.last_lease_sent_ns + dp->config.owner.lease_ns;
+    uint64_t next = prl_owner_next_ns(&dp->owner);
 
     if (dp->claims_mask && dp->claims_next_ns < next)
         next = dp->claims_next_ns;

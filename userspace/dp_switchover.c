@@ -303,6 +303,8 @@ static uint8_t why_not_taken(struct prl_dp *dp, uint32_t service, uint32_t flows
         return PRL_REASON_NOT_ACTIVE;
     if (dp->now_ns >= prl_owner_takeover_until_ns(&dp->owner))
         return PRL_REASON_LEASE_OVER;
+    if (!prl_owner_hears_lan(&dp->owner, dp->now_ns))
+        return PRL_REASON_NO_LAN;
     if (!is_forced && count_shadows(dp, service) < flows)
         return PRL_REASON_UNPROTECTED;
     return PRL_REASON_OK;
@@ -503,24 +505,39 @@ void dp_switchover_pass(struct prl_dp *dp)
     }
 }
 
-/* ---- the control plane's calls ---- */
-
-int prl_dp_switchover(struct prl_dp *dp, uint32_t service, int forced)
+static uint8_t request(struct prl_dp *dp, uint32_t service, uint8_t flags)
 {
-    uint8_t flags = forced ? PRL_MOVE_FORCED : 0;
-    uint8_t reason = PRL_REASON_OK;
+    uint8_t reason = why_not_moved(dp, service, flags);
     uint32_t todo = 0;
 
-    if (service >= dp->config.owner.services)
-        return -EINVAL;
-    dp_lock(dp);
-    dp->now_ns = dp_clock_ns();
-    reason = why_not_moved(dp, service, flags);
     if (reason == PRL_REASON_OK ||
         (reason == PRL_REASON_NOT_OWNER && dp->owner.state[service] == PRL_OWNER_STANDBY))
         todo = prl_move_request(move_of(dp, service), &dp->config.move, reason == PRL_REASON_OK, flags, dp->now_ns,
                                 &reason);
     dp_switchover_do(dp, service, todo);
+    return reason;
+}
+
+/* L11: none is forced: a session that is not protected would be lost, and the LAN may come back. */
+void dp_switchover_hand_over(struct prl_dp *dp)
+{
+    dp_alarm(dp, "nobody on the LAN answers, but the other node is there: what this node owns is handed over");
+    for (uint32_t service = 0; service < dp->config.owner.services; service++)
+        if (dp->owner.state[service] == PRL_OWNER_OWNER)
+            request(dp, service, 0);
+}
+
+/* ---- the control plane's calls ---- */
+
+int prl_dp_switchover(struct prl_dp *dp, uint32_t service, int forced)
+{
+    uint8_t reason;
+
+    if (service >= dp->config.owner.services)
+        return -EINVAL;
+    dp_lock(dp);
+    dp->now_ns = dp_clock_ns();
+    reason = request(dp, service, forced ? PRL_MOVE_FORCED : 0);
     prl_link_flush(&dp->link);
     dp_unlock(dp);
     dp_wake(dp);

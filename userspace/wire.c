@@ -58,6 +58,7 @@ static const char *const reasons[PRL_REASON_COUNT] = {
     [PRL_REASON_UNPROTECTED] = "a session is not protected",
     [PRL_REASON_BUSY] = "a move is under way already",
     [PRL_REASON_LEASE_OVER] = "the lease is over",
+    [PRL_REASON_NO_LAN] = "the other node does not hear the LAN",
 };
 
 static const struct msg_info *info_of(uint8_t type)

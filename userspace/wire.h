@@ -88,7 +88,8 @@ enum prl_reason {
     PRL_REASON_UNPROTECTED = 17,   /* a session of the service would not be moved */
     PRL_REASON_BUSY = 18,          /* a move is under way already */
     PRL_REASON_LEASE_OVER = 19,    /* whoever was asked to take over must not any more */
-    PRL_REASON_COUNT = 20,
+    PRL_REASON_NO_LAN = 20,        /* whoever was asked to take over does not hear the LAN either (L11) */
+    PRL_REASON_COUNT = 21,
 };
 
 enum prl_packet_flag {

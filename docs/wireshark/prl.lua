@@ -139,6 +139,7 @@ reason(16, "that node does not own the service")
 reason(17, "a session is not protected")
 reason(18, "a move is under way already")
 reason(19, "the lease is over")
+reason(20, "the other node does not hear the LAN")
 
 flag("PACKET", 0, "CSUM_PARTIAL")
 flag("PACKET", 1, "ICMP")

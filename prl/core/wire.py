@@ -77,6 +77,7 @@ class Reason(IntEnum):
     UNPROTECTED = lib.PRL_REASON_UNPROTECTED
     BUSY = lib.PRL_REASON_BUSY
     LEASE_OVER = lib.PRL_REASON_LEASE_OVER
+    NO_LAN = lib.PRL_REASON_NO_LAN
 
 
 class Capability(IntFlag):

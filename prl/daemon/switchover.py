@@ -33,6 +33,7 @@ _REMEDY = {
     Reason.BUSY: "a move of it is under way",
     Reason.TIMEOUT: "it did not become quiet within timing.switchover_ms",
     Reason.LEASE_OVER: "the other node has no lease yet; try again",
+    Reason.NO_LAN: "the other node does not hear the LAN either; see its cables",
     Reason.NOT_ACTIVE: "the other node does not stand by for it",
 }
 

@@ -447,7 +447,7 @@ inline s_take_over(by_claim) {
     fi;
     if
     :: S_USABLE ->
-       MUST(I7, HOLDS_SAME_INPUT && HOLDS_COMMITTED || opened_alone); /* it missed nothing: it is not void */
+       MUST(I7, HOLDS_SAME_INPUT && HOLDS_COMMITTED || opened_alone && s_gave_up); /* it missed nothing, but beyond the lease (L5) */
        ss = S_OWNER
     :: else -> s_void()
     fi

@@ -98,11 +98,12 @@ class Checker:
             )
 
     def relayed(self, shadow: "ShadowFlow", packet: Packet) -> None:
-        """I2, I6: what the old owner passes on arrives, all of it and in order."""
+        """I2, I6: what the old owner passes on arrives in order, and all of it while the link lasts."""
         life = shadow.twin
-        if life.relayed[life.relayed_here] != packet.name:
+        at = life.relayed.index(packet.name)
+        if at < life.relayed_here or (at > life.relayed_here and not life.relay_cut):
             raise ViolationError(f"I6: {shadow}: packet {packet.name} was relayed out of order")
-        life.relayed_here += 1
+        life.relayed_here = at + 1
 
     def moved(self, prld: "Prld", service: int) -> None:
         """I6: COMMIT of a planned move: nothing is on its way that could be lost."""

@@ -12,7 +12,7 @@ KINDS = (
     "delay", "cut", "cut one way", "cut one way", "pause", "pause", "stall in a pass",
     "stall at the decision", "prld killed", "power off", "LAN silent", "slow reader",
     "slow reader", "connection reset", "takeover requested", "renounce", "flow given up",
-    "both paused", "both cut", "both cut",
+    "both paused", "both cut", "both cut", "LAN of one cut",
     "switchover", "switchover", "switchover",
 )  # fmt: skip
 
@@ -49,6 +49,10 @@ class Faults:
         for node in self.world.nodes:
             node.lan_cut = True
             self.world.at(self.world.now_ns + for_ns, node.mend_lan)
+
+    def _lan_of_one_cut(self, node: "Node", for_ns: int) -> None:
+        node.lan_cut = True
+        self.world.at(self.world.now_ns + for_ns, node.mend_lan)
 
     def _both_cut(self, node: "Node", for_ns: int) -> None:
         """Of one node; either is back first."""

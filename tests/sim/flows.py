@@ -33,6 +33,8 @@ class Life:
     relayed: list[int] = field(default_factory=list)
     """Input that the old owner passed on after a move; the new one got a prefix of it."""
     relayed_here: int = 0
+    relay_cut: bool = False
+    """The link was lost meanwhile, with what was on its way."""
 
 
 class PrimaryFlow:

@@ -76,6 +76,13 @@ class Moves:
         self._do(service, todo)
         return bool(todo)
 
+    def hand_over(self) -> None:
+        """dp_switchover_hand_over()."""
+        self.world.count("handed over for want of a LAN")
+        for service in range(len(self._pointers)):
+            if self.prld.owner.state[service] == OWNER:
+                self.request(service, forced=False)
+
     def give(self, service: int) -> bool:
         """prl_dp_renounce()."""
         todo = self.lib.prl_move_give(self._pointers[service], self.prld.now_ns, self.prld.reason)
@@ -137,6 +144,9 @@ class Moves:
 
     def link_down(self) -> None:
         """The connection is given up."""
+        for flow in self.prld.flows.values():
+            if flow.is_primary:
+                flow.life.relay_cut = True  # type: ignore[union-attr]
         for service, move in enumerate(self._pointers):
             self._do(service, self.lib.prl_move_link_down(move, self.prld.now_ns))
 
@@ -162,10 +172,10 @@ class Moves:
             return False
         if prld.owner.state[service] != STANDBY:
             return False
-        in_time = bool(prld.now_ns < prld.owner_until())
-        if not in_time:
+        if prld.now_ns >= prld.owner_until():
             self.world.count("word too late")
-        return in_time
+            return False
+        return bool(self.lib.prl_owner_hears_lan(prld.owner, prld.now_ns))
 
     def _take(self, service: int, message: Message, *, forced: bool) -> None:
         prld, lib = self.prld, self.lib

@@ -89,6 +89,7 @@ class Prld:
             (self.lib.PRL_OWNER_DO_SPEAK, self._set_silence),
             (self.lib.PRL_OWNER_DO_EXPIRE, lambda: self.world.count("shadows expired")),
             (self.lib.PRL_OWNER_DO_ASK, self._ask),
+            (self.lib.PRL_OWNER_DO_HAND_OVER, self.moves.hand_over),
             (self.lib.PRL_OWNER_DO_LEASE, self._lease),
             (self.lib.PRL_OWNER_DO_FAIL_FLOWS, self._fail_flows),
             (self.lib.PRL_OWNER_DO_VOID_SHADOWS, self._void_shadows),
@@ -184,7 +185,7 @@ class Prld:
 
     def next_ns(self) -> int:
         """When the loop has something to do by itself."""
-        at = int(self.owner.last_lease_sent_ns) + LEASE_MS * MS
+        at = int(self.lib.prl_owner_next_ns(self.owner))
         for flow in self.flows.values():
             if flow.is_primary:
                 at = min(at, self.lib.prl_primary_deadline(flow.core))
@@ -277,7 +278,7 @@ class Prld:
         kernel = self.node.kernel
         kernel.silent_mask = int(self.owner.silent_mask)
         if not kernel.silent_mask:
-            kernel.word_ns = self.node.clock_ns()
+            kernel.word_ns = max(kernel.word_ns, self.node.clock_ns())
             self.world.count("speaks again")
             self.world.note(f"  (node {self.node.index})")
             for service, state in enumerate(kernel.addresses):
@@ -381,7 +382,7 @@ class Prld:
 
     def _owner_tick(self) -> None:
         kernel = self.node.kernel
-        if self.now_ns < self.owner.last_lease_sent_ns + LEASE_MS * MS:
+        if self.now_ns < int(self.lib.prl_owner_next_ns(self.owner)):
             return
         self._watch_lan()
         todo = self.lib.prl_owner_tick(self.owner, self.now_ns)
@@ -411,7 +412,7 @@ class Prld:
         self.node.kernel.set_address(service, state)
         if state != OWNER:
             self._fence(service)
-            self._end_ghosts(service)
+            self._end_ghosts(service, all_of_it=state == STANDBY)
             return
         for session in self.world.sessions:
             if session.service == service and not session.over:
@@ -424,16 +425,17 @@ class Prld:
                 self._forget(flow)
                 self.node.kernel.socks.pop(flow.session.number, None)  # L8, silently
 
-    def _end_ghosts(self, service: int) -> None:
-        """What was taken over here and goes on elsewhere (L8)."""
-        for flow in list(self.flows.values()):
-            if (
-                not flow.is_primary
-                and flow.session.service == service
-                and flow.core.state == self.lib.PRL_SECONDARY_OWNER
-            ):
+    def _end_ghosts(self, service: int, *, all_of_it: bool) -> None:
+        """It goes on elsewhere: what was taken over here, or all that is left of it (L8)."""
+        for session in self.world.sessions:
+            if session.service != service or self.node.kernel.flags(session) == SHADOW:
+                continue
+            flow = self.flows.get(session.number)
+            if flow is not None and flow.core.state == self.lib.PRL_SECONDARY_OWNER:
                 self._forget(flow)
-                self.node.kernel.socks.pop(flow.session.number, None)
+            elif not all_of_it:
+                continue
+            self.node.kernel.socks.pop(session.number, None)
 
     def _forget(self, flow: PrimaryFlow | ShadowFlow) -> None:
         del self.flows[flow.session.number]

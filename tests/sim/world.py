@@ -148,7 +148,10 @@ class Node:
         for flow in self.kernel.flows.values():
             flow.flags, flow.limit = PASS, None
         for session in self.world.sessions:  # what was fenced is ended behind the silence (L8)
-            if self.kernel.addresses[session.service] == FENCED:
+            if self.kernel.addresses[session.service] == FENCED or (
+                self.kernel.addresses[session.service] == LEAVING
+                and self.kernel.claimed[session.service]
+            ):
                 self.kernel.socks.pop(session.number, None)
         self.paused_until_ns, self.stalled, self.stall = 0, False, None
         self.pass_at_ns = NEVER

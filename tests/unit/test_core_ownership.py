@@ -20,6 +20,7 @@ DROP = lib.PRL_OWNER_DO_DROP_LINK
 SILENCE = lib.PRL_OWNER_DO_SILENCE
 SPEAK = lib.PRL_OWNER_DO_SPEAK
 EXPIRE = lib.PRL_OWNER_DO_EXPIRE
+HAND_OVER = lib.PRL_OWNER_DO_HAND_OVER
 ASK = lib.PRL_OWNER_DO_ASK
 OPERATOR, HOOK = lib.PRL_FENCED_BY_OPERATOR, lib.PRL_FENCED_BY_HOOK
 
@@ -355,17 +356,64 @@ def test_an_owner_that_is_alone_keeps_asking_and_falls_silent_when_nobody_answer
     assert n.owner.silence == lib.PRL_SILENCE_NOT
 
 
+def test_a_secondary_that_does_not_hear_the_lan_is_the_one_that_is_cut_off() -> None:
+    n = Node(STANDBY).linked()
+    n.present = False
+    assert n.tick(60) == 0
+    assert n.owner.unsure_ns and lib.prl_owner_watches(n.owner)  # asks in good time
+    assert n.tick(250) == 0
+    n.present = True
+    assert n.tick(260) == TAKEOVER | DROP  # the LAN is back: the claim reaches whoever is there
+    late = Node(STANDBY).linked()
+    late.present = False
+    assert late.tick(400) == EXPIRE | DROP
+
+
 def test_who_took_over_without_the_lan_falls_silent_before_the_primary_may_open() -> None:
     n = Node(STANDBY).linked()
     n.present = False
-    assert n.tick(100) == TAKEOVER | DROP
+    assert n.request() == (TAKEOVER | DROP, lib.PRL_REFUSED_NOT)
     assert n.call("link_down") == FAIL
-    assert n.tick(199) == 0
-    assert n.tick(200) == SILENCE
+    assert n.tick(299) == 0
+    assert n.tick(300) == SILENCE
     proven = Node(STANDBY).linked()
     assert proven.tick(100) & TAKEOVER
     assert proven.call("link_down") == FAIL
     assert proven.tick(5000) & SILENCE == 0
+
+
+def test_an_owner_is_silent_before_the_other_node_may_have_taken_over_unheard() -> None:
+    n = Node(OWNER).linked()
+    n.present = False
+    assert lib.prl_owner_replaceable_ns(n.owner) == 1100 * MS  # of the newest LEASE that was echoed
+    assert lib.prl_owner_next_ns(n.owner) == 1020 * MS
+    assert n.tick(90) == 0
+    n.take_lease()
+    assert lib.prl_owner_next_ns(n.owner) == 1100 * MS  # not a tick later
+    assert n.tick(100) & SILENCE
+    heard = Node(OWNER).linked()
+    for _ in range(8):  # leases come, but nobody echoes ours: the link is cut one way
+        heard.tick(heard.now - 1000 + 20)
+        heard.call("lease", 5 * heard.now, 0, 0)
+        heard.take_lease()
+    assert heard.owner.link == lib.PRL_LINK_UP
+    assert heard.owner.silence == lib.PRL_SILENCE_NOT  # it hears the LAN, so a claim would reach it
+    heard.present = False
+    assert heard.tick(190) == 0
+    assert heard.tick(200) & SILENCE
+    lease = heard.take_lease()
+    assert heard.call("lease", 5 * heard.now, lease.sent_ns, 0) == 0  # not sent after the silence
+    heard.now += 10
+    lease = heard.take_lease()
+    assert heard.call("lease", 5 * heard.now, lease.sent_ns, 0) == SPEAK
+
+
+def test_a_silent_node_takes_nothing_over() -> None:
+    n = Node(OWNER, STANDBY).linked()
+    n.present = False
+    assert n.tick(150) & SILENCE
+    n.present = True
+    assert n.tick(400) & (TAKEOVER | EXPIRE) == EXPIRE
 
 
 def test_a_frozen_secondary_cannot_take_over_by_its_old_lease() -> None:
@@ -470,3 +518,26 @@ def test_leases_never_overlap() -> None:
             primary.call("tick")
             secondary.call("tick")
         assert secondary.until() < primary.open_at() or primary.owner.last_echo_sent_ns == 0
+
+
+def test_an_owner_without_lan_hands_over_on_a_link_that_works() -> None:
+    """L11; the other node hears the LAN, or says that it does not."""
+    n, standby = Node(OWNER).linked(), Node(STANDBY).linked()
+    n.present = False
+    handed = 0
+    for _ in range(120):
+        for node in (n, standby):
+            todo = node.tick(node.now - 1000 + 10)
+            assert todo & (SILENCE | TAKEOVER | EXPIRE) == 0  # the link answers
+            handed += todo & HAND_OVER != 0
+            lease = node.take_lease()
+            node.call("lease", 5 * node.now, lease.sent_ns, 0)
+        assert lib.prl_owner_hears_lan(standby.owner, standby.now * MS)
+    assert handed == 1 == n.owner.hand_overs  # from time to time, not at once again
+    assert not lib.prl_owner_hears_lan(n.owner, n.now * MS)
+    n.present = True
+    n.tick(n.now - 1000 + 10)
+    assert lib.prl_owner_hears_lan(n.owner, n.now * MS)
+    never = Node(OWNER, lan=False).linked()
+    never.present = False
+    assert lib.prl_owner_hears_lan(never.owner, 10**12)  # no heartbeats at any time prove nothing

@@ -24,6 +24,12 @@ static uint32_t takeable(const struct prl_owner *owner)
     return mask_of(owner, PRL_OWNER_STANDBY) & ~owner->given_mask;
 }
 
+/* Who is on the LAN has heard somebody within this time, for it asks every lease_ms. */
+static uint64_t presence_ns(const struct prl_owner *owner)
+{
+    return 2 * owner->config.lease_ns;
+}
+
 static bool has_shadows(const struct prl_owner *owner)
 {
     return takeable(owner) != 0 && !owner->shadows_void;
@@ -103,7 +109,7 @@ static uint32_t fall_silent(struct prl_owner *owner, uint8_t why, uint64_t now_n
         mask &= ~owner->taken_mask; /* those are ours, for the other node does not take over what it lost */
     if (owner->silence != PRL_SILENCE_NOT || mask == 0)
         return 0;
-    owner->unheard = why == PRL_SILENCE_NO_LAN && (owner->proof_by_ns != 0 || owner->flows_failed == 1);
+    owner->unheard = why == PRL_SILENCE_NO_LAN && (owner->proof_by_ns != 0 || owner->flows_failed != 2);
     owner->silence = why;
     owner->silent_mask = why == PRL_SILENCE_STOP ? mask : UINT32_MAX;
     owner->silent_ns = now_ns;
@@ -181,6 +187,8 @@ static uint32_t decide_as_secondary(struct prl_owner *owner, uint64_t now_ns)
         return 0;
     if (owner->last_lan_ns && !is_silent(owner->last_lan_ns, now_ns, suspect_ns))
         return 0; /* its next LAN heartbeat makes us renounce, the lack of one makes us take over */
+    if (is_silent(owner->last_frame_ns, now_ns, presence_ns(owner)) || owner->silent_mask == UINT32_MAX)
+        return 0; /* L6: the one that is cut off is this node, and its claim would reach nobody */
     return take(owner, takeable(owner), prl_owner_takeover_until_ns(owner), now_ns) | drop_link(owner);
 }
 
@@ -200,16 +208,72 @@ static uint32_t decide_as_primary(struct prl_owner *owner, uint64_t now_ns)
     return PRL_OWNER_DO_OPEN_FLOWS | drop_link(owner);
 }
 
-/* L6: an owner without the link that does not hear the LAN either may be the one that is cut off, and be replaced
- * without noticing: soon, while the lease of the other side may last; only by fencing, later. */
+uint64_t prl_owner_replaceable_ns(const struct prl_owner *owner)
+{
+    uint32_t old_mask = mask_of(owner, PRL_OWNER_OWNER) & ~owner->taken_mask; /* nobody has shadows of the others */
+
+    if (!old_mask || !owner->echoed_own_ns || owner->flows_failed == 2)
+        return 0;
+    return owner->echoed_own_ns + owner->config.suspect_ns;
+}
+
+/* The other node's LAN heartbeats have stopped: one of the two is not on the LAN. */
+static bool has_lost_lan_heartbeats(const struct prl_owner *owner, uint64_t now_ns)
+{
+    return owner->last_lan_ns && is_silent(owner->last_lan_ns, now_ns, owner->config.suspect_ns);
+}
+
+/* L6, L11: the LAN is watched in good time before somebody takes over on a link that does not answer, and when the other
+ * node is not heard there. */
+static void watch(struct prl_owner *owner, uint64_t now_ns)
+{
+    uint64_t replaceable_ns = prl_owner_replaceable_ns(owner), watched_ns = owner->config.suspect_ns / 2;
+    bool may_take = has_shadows(owner) && is_silent(owner->last_heard_ns, now_ns, watched_ns);
+    bool may_lose = replaceable_ns && now_ns + watched_ns >= replaceable_ns;
+
+    owner->is_urgent = may_take || may_lose;
+    if (!owner->is_urgent && !has_lost_lan_heartbeats(owner, now_ns))
+        owner->unsure_ns = 0;
+    else if (owner->unsure_ns == 0)
+        owner->unsure_ns = now_ns;
+}
+
+bool prl_owner_hears_lan(const struct prl_owner *owner, uint64_t now_ns)
+{
+    return !has_lost_lan_heartbeats(owner, now_ns) ||
+           !is_silent(owner->last_frame_ns, now_ns, owner->config.hold_ns);
+}
+
+/* L11: nobody on the LAN hears this owner, but the other node does on the link. */
+static uint32_t hand_over(struct prl_owner *owner, uint64_t now_ns)
+{
+    uint64_t hold_ns = owner->config.hold_ns;
+
+    if (owner->link != PRL_LINK_UP || owner->silence != PRL_SILENCE_NOT || !is_primary(owner) || !owner->unsure_ns ||
+        !is_silent(owner->unsure_ns, now_ns, hold_ns) || prl_owner_hears_lan(owner, now_ns) ||
+        !is_silent(owner->last_hand_over_ns, now_ns, PRL_OWNER_HAND_OVER_NS))
+        return 0;
+    owner->last_hand_over_ns = now_ns;
+    owner->hand_overs++;
+    return PRL_OWNER_DO_HAND_OVER;
+}
+
+/* L6: an owner whose link does not answer, and that does not hear the LAN either, may be the one that is cut off, and be
+ * replaced without noticing: while the lease of the other side may last; only by fencing, later. */
 static uint32_t judge_presence(struct prl_owner *owner, uint64_t now_ns)
 {
-    uint64_t heard_ns = owner->last_frame_ns > owner->alone_ns ? owner->last_frame_ns : owner->alone_ns;
-    uint64_t patience_ns = owner->flows_failed == 1 ? owner->config.suspect_ns : owner->config.hold_ns;
+    uint64_t replaceable_ns = prl_owner_replaceable_ns(owner);
+    uint64_t heard_ns = owner->last_frame_ns > owner->unsure_ns ? owner->last_frame_ns : owner->unsure_ns;
 
-    if (owner->silence != PRL_SILENCE_NOT || !is_primary(owner) || owner->link == PRL_LINK_UP)
+    if (owner->silence != PRL_SILENCE_NOT || !is_primary(owner))
         return 0;
-    if ((owner->proof_by_ns && now_ns >= owner->proof_by_ns) || is_silent(heard_ns, now_ns, patience_ns))
+    if (replaceable_ns && now_ns >= replaceable_ns && is_silent(heard_ns, now_ns, presence_ns(owner)))
+        return fall_silent(owner, PRL_SILENCE_NO_LAN, now_ns);
+    if (owner->link == PRL_LINK_UP)
+        return 0;
+    if (owner->alone_ns > heard_ns)
+        heard_ns = owner->alone_ns;
+    if ((owner->proof_by_ns && now_ns >= owner->proof_by_ns) || is_silent(heard_ns, now_ns, owner->config.hold_ns))
         return fall_silent(owner, PRL_SILENCE_NO_LAN, now_ns);
     return 0;
 }
@@ -249,6 +313,8 @@ static uint32_t notice_lateness(struct prl_owner *owner, uint64_t now_ns)
         owner->last_echo_sent_ns = now_ns;
     if (owner->alone_ns)
         owner->alone_ns = now_ns;
+    if (owner->unsure_ns)
+        owner->unsure_ns = now_ns;
     return todo;
 }
 
@@ -354,7 +420,7 @@ uint32_t prl_owner_lan_renounced(struct prl_owner *owner, uint64_t now_ns)
 
 int prl_owner_watches(const struct prl_owner *owner)
 {
-    return is_primary(owner) && (owner->link != PRL_LINK_UP || owner->proof_by_ns);
+    return owner->unsure_ns || (is_primary(owner) && (owner->link != PRL_LINK_UP || owner->proof_by_ns));
 }
 
 void prl_owner_frame(struct prl_owner *owner, uint64_t seen_ns)
@@ -395,7 +461,8 @@ void prl_owner_policy(struct prl_owner *owner, uint32_t policy_stop)
 /* How often the neighbours are asked: what waits for an answer waits no longer than a lease interval. */
 static uint32_t ask(struct prl_owner *owner, uint64_t now_ns)
 {
-    bool waits = owner->flows_failed == 1 || owner->proof_by_ns || owner->silence != PRL_SILENCE_NOT;
+    bool waits =
+        owner->flows_failed == 1 || owner->is_urgent || owner->proof_by_ns || owner->silence != PRL_SILENCE_NOT;
 
     if (!prl_owner_watches(owner) ||
         !is_silent(owner->last_ask_ns, now_ns, waits ? owner->config.lease_ns : PRL_OWNER_ASK_NS))
@@ -419,8 +486,10 @@ uint32_t prl_owner_tick(struct prl_owner *owner, uint64_t now_ns)
         todo |= alone(owner, now_ns);
         todo |= decide_as_secondary(owner, now_ns);
         todo |= decide_as_primary(owner, now_ns);
-        todo |= judge_presence(owner, now_ns);
     }
+    watch(owner, now_ns);
+    todo |= judge_presence(owner, now_ns);
+    todo |= hand_over(owner, now_ns);
     todo |= ask(owner, now_ns);
     if (owner->link == PRL_LINK_SUSPECT && is_silent(owner->last_heard_ns, now_ns, config->hold_ns))
         todo |= PRL_OWNER_DO_DROP_LINK;
@@ -430,6 +499,14 @@ uint32_t prl_owner_tick(struct prl_owner *owner, uint64_t now_ns)
             owner->last_lease_sent_ns = now_ns; /* the LAN heartbeat alone: nobody takes its numbers */
     }
     return todo;
+}
+
+uint64_t prl_owner_next_ns(const struct prl_owner *owner)
+{
+    uint64_t next_ns = owner->last_lease_sent_ns + owner->config.lease_ns;
+    uint64_t replaceable_ns = prl_owner_replaceable_ns(owner);
+
+    return replaceable_ns > owner->last_tick_ns && replaceable_ns < next_ns ? replaceable_ns : next_ns;
 }
 
 void prl_owner_take_lease(struct prl_owner *owner, uint64_t now_ns, struct prl_lease_out *out)

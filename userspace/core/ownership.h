@@ -19,6 +19,9 @@
  * An OWNER may be silent all the same (L6): it emits nothing and opens nothing, but its sessions live, until the other
  * node has said on the link that it did not take over, or nobody answers for the address on a LAN that answers.
  *
+ * Who takes over by its lease hears the LAN at that moment, for its claim must reach the owner that may be alive; an
+ * owner whose link does not answer must hear it, too, from the moment on at which it may be replaced.
+ *
  * When the lease is over the shadows stay as they are, but they are expired: only a primary that is confirmed dead lets
  * them speak (L5). They are void at the next word of the other node: VOID, a LAN heartbeat, HELLO.
  */
@@ -34,6 +37,8 @@
 /* Without the link, who owns a service asks its neighbours on the LAN so often whether they hear it: lease_ns while
  * something waits for the answer, this otherwise. */
 #define PRL_OWNER_ASK_NS 100000000ull
+/* An owner with a link and no LAN tries to hand over so often. */
+#define PRL_OWNER_HAND_OVER_NS 1000000000ull
 
 enum prl_owner_state { /* values as enum prl_addr_state */
                        PRL_OWNER_NONE = 0,
@@ -80,6 +85,7 @@ enum prl_owner_do {
     PRL_OWNER_DO_SILENCE = 1 << 7,   /* emit nothing for any service; `silence` says why (L6) */
     PRL_OWNER_DO_SPEAK = 1 << 8,     /* that is over */
     PRL_OWNER_DO_EXPIRE = 1 << 9, /* as secondary: the lease is over; only fencing lets the shadows speak (L5) */
+    PRL_OWNER_DO_HAND_OVER = 1 << 11, /* as owner: move what is ours to the other node, which may hear the LAN (L11) */
     PRL_OWNER_DO_ASK = 1 << 10, /* ask the neighbours on the LAN; prl_owner_frame() when one is heard (L6) */
 };
 
@@ -92,6 +98,7 @@ struct prl_owner {
     uint8_t shadows_void;
     uint8_t expired; /* the lease ended in this epoch */
     uint8_t silence; /* enum prl_silence */
+    uint8_t is_urgent; /* the LAN is watched because somebody may soon take over */
     uint8_t unheard; /* silent, and nobody has heard it since the link was lost: the other node has the sessions */
     uint32_t silent_mask; /* the services that it holds for */
     uint32_t taken_mask; /* taken over since the link was last up */
@@ -109,11 +116,12 @@ struct prl_owner {
     uint64_t taken_ns; /* when that was */
     uint64_t proof_by_ns; /* the LAN must be heard after it and before this; 0 = it was, or need not (L6) */
     uint64_t alone_ns; /* since when there is no link */
+    uint64_t unsure_ns; /* since when the LAN is watched because the link does not answer, or the other node not on it; 0 = both do */
     uint64_t last_frame_ns; /* newest frame from the LAN, while one is waited for (prl_owner_watches) */
     uint64_t present_ns; /* since when frames have come without a gap of suspect_ns */
-    uint64_t last_ask_ns;
+    uint64_t last_ask_ns, last_hand_over_ns;
     uint64_t silent_ns; /* since when it is silent */
-    uint64_t takeovers, late_ticks, suspects, silences;
+    uint64_t takeovers, late_ticks, suspects, silences, hand_overs;
 };
 
 struct prl_lease_out {
@@ -147,7 +155,16 @@ uint32_t prl_owner_tick(struct prl_owner *owner, uint64_t now_ns);
 /* The numbers of the LEASE that DO_LEASE asks for; records what was sent. */
 void prl_owner_take_lease(struct prl_owner *owner, uint64_t now_ns, struct prl_lease_out *out);
 
-/* Whether frames from the LAN are evidence now (no link, or a take-over that waits for proof); and the newest one. */
+/* From when the other node may have replaced this owner (L3): suspect_ns after it heard the newest message that it has
+ * echoed, which was not before that was sent. From then on an owner speaks only while it hears the LAN, for then the
+ * other's claim would have reached it. 0: the other node has no lease. */
+uint64_t prl_owner_replaceable_ns(const struct prl_owner *owner);
+/* Whether this node is on the LAN, as far as it knows: what is moved here can be served (L11). */
+bool prl_owner_hears_lan(const struct prl_owner *owner, uint64_t now_ns);
+/* When prl_owner_tick() wants to be called at the latest. */
+uint64_t prl_owner_next_ns(const struct prl_owner *owner);
+
+/* Whether frames from the LAN are evidence now (no link, one that does not answer, or a take-over that waits for proof); and the newest one. */
 int prl_owner_watches(const struct prl_owner *owner);
 void prl_owner_frame(struct prl_owner *owner, uint64_t seen_ns);
 /* First in every pass, before anything can be emitted: it may have been stopped since the last one (L6). */
