@@ -149,15 +149,21 @@ class Node:
             NoDaemonError: prld is gone.
         """
         members, memory = application.pack(data)
+        made: list[Session] = []
+
+        def begin(answer: dict[str, Any]) -> None:
+            session = Session(self, answer, sock, data, renew=renew)
+            with self._lock:
+                self._follow(session)
+            made.append(session)
+
         try:
             request = {"op": "replicate", "renew": renew} | members
-            answer = self.request(request, sock.fileno(), *memory)
+            answer = self.request(request, sock.fileno(), *memory, then=begin)
         finally:
             for fd in memory:
                 os.close(fd)
-        session = Session(self, answer, sock, data, renew=renew)
-        with self._lock:
-            self._follow(session)
+        (session,) = made
         if answer["state"] != "active":
             raise NotProtectedError(answer["reason"] or answer["state"], session)
         return session
@@ -204,18 +210,31 @@ class Node:
                 return
 
     def request(
-        self, request: dict[str, Any], *fds: int, timeout: float = ANSWER_TIMEOUT_S
+        self,
+        request: dict[str, Any],
+        *fds: int,
+        timeout: float = ANSWER_TIMEOUT_S,
+        then: Callable[[dict[str, Any]], None] = lambda _: None,
     ) -> dict[str, Any]:
         """Ask prld; returns the answer without ``id`` and ``ok`` (docs/control.md).
+
+        ``then`` has the answer of a request that was granted before any later word of prld's is
+        heard: in the reader's thread, where it must not wait.
 
         Raises:
             PrlError: prld's own error, of the class that its exit status belongs to.
             NoDaemonError: prld is gone or hangs.
         """
         answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
+
+        def take(answer: Answer) -> None:
+            if answer.error is None:
+                then(answer.fields)
+            answers.put(answer)
+
         number = 0
         try:
-            number = self._send(answers.put, request, fds)
+            number = self._send(take, request, fds)
             answer = answers.get(timeout=timeout)
         except queue.Empty:
             raise NoDaemonError(f"prld on {self.path} does not answer; is it frozen?") from None

@@ -4,6 +4,7 @@ import contextlib
 import os
 import socket
 import threading
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from prl import application
@@ -19,8 +20,14 @@ OVER = frozenset({"demoted", "ended", "closed"})
 class Asker(Protocol):
     """The connection to prld."""
 
-    def request(self, request: dict[str, Any], *fds: int, timeout: float = ...) -> dict[str, Any]:
-        """Ask; returns the answer. Raises PrlError."""
+    def request(
+        self,
+        request: dict[str, Any],
+        *fds: int,
+        timeout: float = ...,
+        then: Callable[[dict[str, Any]], None] = ...,
+    ) -> dict[str, Any]:
+        """Ask; returns the answer, which ``then`` has first. Raises PrlError."""
 
     def forget(self, what: "Followed") -> None:
         """Stop following a flow."""
@@ -157,12 +164,15 @@ class Session(Followed):
         self.application = data
         try:
             request = {"op": "renew", "handle": self.handle} | members
-            answer = self._node.request(request, *memory)
+            answer: dict[str, Any] = self._node.request(request, *memory, then=self._renewed)
         finally:
             for fd in memory:
                 os.close(fd)
+        return str(answer["state"])
+
+    def _renewed(self, answer: dict[str, Any]) -> None:
+        """Before later news: that it is not protected any more is the newer word."""
         self.become(answer["state"], answer["reason"])
-        return self._state
 
     def close(self) -> None:
         """End the session deliberately, on both nodes; close the socket as well."""

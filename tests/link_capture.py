@@ -140,7 +140,7 @@ def converse(lab: Lab) -> None:
             Client(lab, address) as client,
         ):
             client.send(SENT[:HALF_BYTES])
-            serves["re0"].await_log("protected")
+            serves["re0"].await_log(": protected")
             client.send(SENT[HALF_BYTES:])
             client.hang_up()
             assert client.receive() == SENT

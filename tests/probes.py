@@ -89,6 +89,12 @@ def vrf() -> bool:
     return _works("unshare", "--net", "sh", "-c", make)
 
 
+@probe("the kernel has no VLAN devices (CONFIG_VLAN_8021Q)")
+def vlan() -> bool:
+    make = "ip link add below type veth && ip link add link below name probe type vlan id 5"
+    return _works("unshare", "--net", "sh", "-c", make)
+
+
 @probe("the kernel does not let BPF programs be a TCP congestion control")
 def struct_ops() -> bool:
     # The wrapper type is in the kernel's BTF exactly when bpf_tcp_ca.c is built in.

@@ -10,6 +10,7 @@
 #include <linux/netlink.h>
 #include <linux/pkt_sched.h>
 #include <linux/rtnetlink.h>
+#include <net/if.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
@@ -123,10 +124,13 @@ static int attach_xdp(struct prl_kernel *kernel, uint32_t ifindex, char *error)
     /* A device runs one mode; a program of an earlier life in the same mode is replaced without a gap. */
     bpf_xdp_detach((int)ifindex, xdp_flags(native ? PRL_XDP_GENERIC : PRL_XDP_NATIVE), NULL);
     int code = bpf_xdp_attach((int)ifindex, kernel->program[PRL_PROG_CLASSIFY], xdp_flags(kernel->mode), NULL);
-    if (code < 0)
-        return prl_kernel_fail(error, code, "cannot attach %s XDP to interface %u%s",
-                               native ? "native" : "generic", ifindex,
-                               native ? " (mode generic works with every driver)" : "");
+    if (code < 0) {
+        char name[IF_NAMESIZE] = "?";
+
+        if_indextoname(ifindex, name);
+        return prl_kernel_fail(error, code, "cannot attach %s XDP to %s%s", native ? "native" : "generic", name,
+                               native ? " (mode generic works with every driver, and with VLANs)" : "");
+    }
     return 0;
 }
 

@@ -109,7 +109,7 @@ class Kernel:
         )
 
     def is_silent(self, service: int) -> bool:
-        """Whether the node was silent as its owner, not knowing whether it had been replaced (L6)."""
+        """Whether its owner was silent, not knowing whether it had been replaced (L6)."""
         return bool(lib.prl_kernel_node(self._kernel).silent >> service & 1)
 
     @property

@@ -6,6 +6,7 @@ set up in the datapath ─▶ snapshot ─▶ SETUP … ─▶ SETUP_DONE ─▶
 
 import asyncio
 import contextlib
+import socket
 import time
 
 from prl.config import Config
@@ -23,7 +24,7 @@ from prl.daemon.sessions import Session
 from prl.daemon.transfer import TransferError
 from prl.errors import ReplicationError
 from prl.shadow import SnapshotError
-from prl.shadow.sockopt import CallError
+from prl.shadow.sockopt import CallError, So, get_int
 
 SETUPS_AT_ONCE = 8
 """Sessions that are being protected at a time; the others wait, undisturbed."""
@@ -72,16 +73,17 @@ class Attempts:
         not even get one.
         """
         async with session.lock, self._limit:
-            hop = None  # of many peers: whoever takes over looks them up
+            hop, detour = None, ""  # of many peers: whoever takes over looks them up
             if not session.ends.is_unconnected:
                 ifindex = self._instances.interface(session.service).ifindex
-                hop = await self._host.next_hop(ifindex, session.ends.remote)
+                detour = await self._detour(session)
+                hop = None if detour else await self._host.next_hop(ifindex, session.ends.remote)
             if session.state != "open" or session.closing:
                 return
             session.hopeless = False
             begun_ns = time.monotonic_ns()
             try:
-                self._begin(session, sessions)
+                self._begin(session, sessions, detour)
                 frozen = await self._freeze(session, hop)
                 edge = await self._transfer(session, transfer.encode(frozen.setup))
                 self._refuse_moved(session, frozen)
@@ -107,9 +109,30 @@ class Attempts:
                         frozen_us=(time.monotonic_ns() - begun_ns) // 1000,
                     )
 
-    def _begin(self, session: Session, sessions: dict[int, Session]) -> None:
+    async def _detour(self, session: Session) -> str:
+        """What is wrong with the way of a session's packets; empty when they pass prl's programs.
+
+        A VLAN is an interface of its own: what leaves by lan0.100 is not seen on lan0.
+        """
+        ends, sock = session.ends, session.sock
+        ours = self._instances.devices(session.service)
+        way = get_int(sock, So.BINDTOIFINDEX)
+        if not way and not ends.remote.is_link_local:
+            way = await self._host.way_out(ends.local, ends.remote, get_int(sock, So.MARK))
+        if not way or way in ours:
+            return ""
+        name, own = _name(way), self._instances.interface(session.service).name
+        return (
+            f"packets to {ends.remote} leave by {name}, while prld has its programs on {own}; name "
+            f"{name} as lan.interface or in [[routing]], or correct the route"
+        )
+
+    def _begin(self, session: Session, sessions: dict[int, Session], detour: str) -> None:
         """Gate on, input redirected, output held."""
-        self._set_up(session, sessions)
+        if not detour or not session.handle:
+            self._set_up(session, sessions)
+        if detour:
+            raise AttemptError(Reason.REQUESTED, detour)
         if not self._link.up:
             raise AttemptError(Reason.LINK_LOST, f"the link is down: {self._link.why_down}")
 
@@ -185,6 +208,13 @@ class Attempts:
         self._log.warning(
             "not_protected", f"{session.ends}: not protected: {words}", handle=session.handle
         )
+
+
+def _name(ifindex: int) -> str:
+    try:
+        return socket.if_indextoname(ifindex)
+    except OSError:
+        return f"interface {ifindex}"
 
 
 def _texts(event: Event) -> list[Element]:

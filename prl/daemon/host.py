@@ -61,6 +61,7 @@ class Host:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="netlink")
         self._netlink = _Netlink()
         self._hops: dict[tuple[int, Address], _Asked] = {}
+        self._ways: dict[tuple[Address, Address, int], tuple[float, int]] = {}
 
     async def _run(self, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         loop = asyncio.get_running_loop()
@@ -113,6 +114,26 @@ class Host:
     async def neighbours(self, ifindex: int) -> list[NextHop]:
         """Everybody on the LAN whose MAC address is known. Raises KernelError."""
         return await self._run(self._netlink.neighbours, ifindex)
+
+    async def way_out(self, local: Address, remote: Address, mark: int) -> int:
+        """The index of the interface that a session's packets leave by; 0: they go nowhere."""
+        key, now_s = (local, remote, mark), time.monotonic()
+        at_s, ifindex = self._ways.get(key, (0.0, 0))
+        if not ifindex or now_s - at_s > NEXT_HOP_FRESH_S:
+            if len(self._ways) >= NEXT_HOPS_MAX:
+                self._ways.clear()
+            ifindex = await self._run(self._netlink.way_out, local, remote, mark)
+            self._ways[key] = now_s, ifindex
+        return ifindex
+
+    async def require(self, name: str, address: Address) -> None:
+        """This host's own address tells which interface the LAN is. Raises KernelError."""
+        holder = await self._run(self._netlink.holder, address)
+        if holder not in {"", name}:
+            raise KernelError(
+                f"lan.address {address} is on {holder}, not on {name}: correct lan.interface "
+                "(a VLAN is an interface of its own)"
+            )
 
     async def set_neighbour(self, hop: NextHop, state: int) -> None:
         """Enter a neighbour with one of the NUD_ states. Raises KernelError."""
@@ -225,6 +246,24 @@ class _Netlink:
         except NetlinkError as error:
             raise KernelError(f"the neighbour table cannot be read: {error}") from error
         return [hop for hop in found if not hop.address.is_multicast]
+
+    def way_out(self, local: Address, remote: Address, mark: int) -> int:
+        family = socket.AF_INET6 if remote.version == IPV6 else socket.AF_INET
+        asked = {"dst": str(remote), "src": str(local), "mark": mark, "family": family}
+        try:
+            routes = list(self._ip.route("get", **asked))
+        except NetlinkError:
+            return 0
+        return int(routes[0].get_attr("RTA_OIF") or 0) if routes else 0
+
+    def holder(self, address: Address) -> str:
+        """The interface that has it; empty: none."""
+        family = socket.AF_INET6 if address.version == IPV6 else socket.AF_INET
+        for entry in self._ip.get_addr(family=family):
+            own = entry.get_attr("IFA_LOCAL") or entry.get_attr("IFA_ADDRESS")
+            if own and ip_address(own) == address:
+                return socket.if_indextoname(entry["index"])
+        return ""
 
     def _neighbours(self, ifindex: int, address: str, family: int) -> list[Any]:
         try:

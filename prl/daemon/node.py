@@ -97,6 +97,7 @@ class Node:
         await host.open()
         stack.push_async_callback(host.close)
         lans = Instances(config, [await host.interface(name) for name in config.interfaces])
+        await host.require(config.lan.interface, config.lan.address)
         self._stays = await self._clean_up_after_crash(host, lans)
         sysctls = needed_sysctls(config.interfaces)
         stack.callback(sysctls.restore)

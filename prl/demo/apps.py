@@ -6,6 +6,7 @@ tells each thing that happens.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import queue
@@ -18,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from prl import tcp
-from prl.client import Node, Shadow
+from prl.client import Node, NotProtectedError, Session, Shadow
+from prl.client_sessions import OVER
 from prl.demo.payload import Payload
 from prl.demo.progress import Progress
 from prl.demo.roles import Echo, Role, Sink, Source
@@ -30,6 +32,7 @@ KINDS = ("sink", "source", "echo")
 BACKLOG = 8
 _READ_BYTES = 1 << 20
 _WORD_TIMEOUT_S = 1.0
+_PROTECT_TIMEOUT_S = 10.0
 _TRIM_EVERY_BYTES = 1 << 20
 
 
@@ -52,12 +55,7 @@ class Application:
     def own(self, sock: socket.socket, node: Node) -> None:
         """Serve an accepted connection, protected if that can be had."""
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        session = None
-        try:
-            session = node.replicate(sock)
-            tell("protected", handle=session.handle)
-        except PrlError as error:
-            tell("unprotected", reason=str(error))
+        session = _protect(sock, node)
         sock.setblocking(False)
         while not self._role.is_done():
             self._wait(sock, speaks=True)
@@ -159,6 +157,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     except PrlError as error:
         sys.stderr.write(f"{options.kind}: {error}\n")
         return error.exit_code
+
+
+def _protect(sock: socket.socket, node: Node) -> Session | None:
+    """Have the session protected before anything is read; on a busy host that takes some tries."""
+    try:
+        try:
+            session = node.replicate(sock)
+        except NotProtectedError as error:
+            if error.session is None:
+                raise
+            session = error.session
+            with contextlib.suppress(TimeoutError):
+                session.wait_state("active", *OVER, timeout=_PROTECT_TIMEOUT_S)
+    except PrlError as error:
+        tell("unprotected", reason=str(error))
+        return None
+    if session.state == "active":
+        tell("protected", handle=session.handle)
+    else:
+        tell("unprotected", reason=session.reason or session.state)
+    return session
 
 
 def _serve(application: Application, endpoint: Endpoint, socket_path: str | None) -> int:

@@ -71,11 +71,17 @@ def _play(stage: Stage, place: Place, router: Router, measured: Measured) -> Non
     rounds: list[dict[str, Any]] = []
     for number in range(stage.options.rounds):
         owner, other = NODES[number % 2], NODES[(number + 1) % 2]
-        if number:
-            _heal(stage, cast, owner=owner, healed=other)
+        healed_ms = _heal(stage, cast, owner=owner, healed=other) if number else None
         after = _round(stage, cast, place, router, measured, owner=owner, is_first=not number)
         _judge(measured, before, after, place)
-        rounds.append(_facts(place, before, after, _state(stage, other)) | {"survivor": other})
+        figures = {
+            "survivor": other,
+            "healed_ms": healed_ms,
+            "gap_ms": measured.gap_ms,
+            "detect_ms": measured.detect_ms,
+            "takeover_ms": measured.takeover_ms,
+        }
+        rounds.append(_facts(place, before, after, _state(stage, other)) | figures)
         if measured.troubles:
             break
     measured.more = {"bgp": rounds[-1] | ({"rounds": rounds} if stage.options.rounds > 1 else {})}
@@ -109,16 +115,23 @@ def _round(
     return after
 
 
-def _heal(stage: Stage, cast: Cast, *, owner: str, healed: str) -> None:
-    """The node that failed comes back, and gets a shadow in the middle of the session."""
+def _heal(stage: Stage, cast: Cast, *, owner: str, healed: str) -> float:
+    """The node that failed comes back, and gets a shadow in the middle of the session.
+
+    Returns how long that took from the power on, its prld's and its speaker's start included, in
+    milliseconds.
+    """
     cast.forget(owner)
+    began_s = time.monotonic()
     stage.lab.heal(healed)
     cast.start_again(healed)
     deadline = Deadline(SETUP_TIMEOUT_S)
     cast.expect({"listening"}, healed, deadline)
     cast.expect({"standby"}, healed, deadline)
     cast.expect({"protected"}, owner, deadline)
+    healed_ms = round((time.monotonic() - began_s) * 1000, 3)
     stage.narrate(f"{healed} is back, and has a shadow of the session that {owner} serves")
+    return healed_ms
 
 
 def _facts(place: Place, before: View, after: View, now: dict[str, Any]) -> dict[str, Any]:

@@ -92,7 +92,7 @@ class Namespace:
         with ThreadPoolExecutor(max_workers=1) as executor:
             return executor.submit(enter_and_work).result()
 
-    def set_sysctls(self, values: Mapping[str, int]) -> None:
+    def set_sysctls(self, values: Mapping[str, int | str]) -> None:
         """Write sysctls, named as below /proc/sys with '/' between the parts."""
 
         def write() -> None:

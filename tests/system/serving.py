@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, Self
 
 from prl.lab import Lab
+from prl.lab.netns import Namespace
 
 PATIENCE_S = 30.0
 PORT = 7000
@@ -98,6 +99,12 @@ def serving(
     finally:
         for serve in serves.values():
             serve.end()
+
+
+def narrow(lab: Lab) -> None:
+    """The peer's kernel takes little ahead of its programs, so that no server is done too early."""
+    peer = Namespace(lab.topology.peer.namespace)
+    peer.set_sysctls({"net/ipv4/tcp_rmem": "4096 131072 1048576"})
 
 
 class Client:

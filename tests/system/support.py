@@ -10,10 +10,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
+from prl.client import Node, NotProtectedError, Session, Shadow
 from prl.demo.payload import Payload
 from prl.demo.player import Cast, Deadline, Event
 from prl.lab import Lab
@@ -87,7 +88,7 @@ def left_behind(topology: Topology) -> list[str]:
 @contextmanager
 def pair(name: str, mode: str = "native", **options: Any) -> Iterator[Lab]:
     """A lab that is up, its link and lease too, and gone without a trace afterwards."""
-    lab = Lab(name)
+    lab = Lab(f"{name}-{os.getpid()}")  # several runs of the tests can go on side by side
     lab.down()
     lab.up(mode, **options)
     try:
@@ -123,11 +124,14 @@ class Peer:
         self.error: BaseException | None = None
         self._hash = hashlib.sha256()
         self._thread: threading.Thread | None = None
+        self._hold_at: int | None = None
+        self._held = threading.Condition()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.hold_at(None)
         self.sock.close()
         if self._thread is not None:
             self._thread.join(PATIENCE_S)
@@ -163,6 +167,22 @@ class Peer:
 
     # -- transfers, each in a thread of its own
 
+    def hold_at(self, count: int | None) -> None:
+        """A transfer waits when so many bytes were sent and received in all; None: it goes on.
+
+        So it cannot be over before the failure in its middle has come about.
+        """
+        with self._held:
+            self._hold_at = count
+            self._held.notify_all()
+
+    def _step(self) -> None:
+        """Between two parts of a transfer."""
+        with self._held:
+            self._held.wait_for(
+                lambda: self._hold_at is None or self.sent + self.received < self._hold_at
+            )
+
     def upload(self, payload: Payload) -> None:
         self._start(lambda: self._upload(payload))
 
@@ -177,18 +197,21 @@ class Peer:
         while data := payload.at(self.sent, _READ_BYTES):
             self.send(data)
             time.sleep(_PAUSE_S)
+            self._step()
         self.sock.shutdown(socket.SHUT_WR)
         self._expect_end()
 
     def _download(self) -> None:
         while self.receive():
             time.sleep(_PAUSE_S)
+            self._step()
 
     def _converse(self, payload: Payload, chunk_bytes: int) -> None:
         while chunk := bytes(payload.at(self.sent, chunk_bytes)):
             self.send(chunk)
             while self.received < self.sent:
                 assert self.receive(self.sent - self.received), "the stream ended early"
+            self._step()
         self.sock.shutdown(socket.SHUT_WR)
         self._expect_end()
 
@@ -209,6 +232,7 @@ class Peer:
     def finish(self) -> None:
         """Wait until the transfer is over, with a proper end: no reset, no stall."""
         assert self._thread is not None
+        self.hold_at(None)
         self._thread.join(2 * PATIENCE_S)
         assert not self._thread.is_alive(), f"stalled: sent {self.sent}, received {self.received}"
         assert self.error is None, f"{self.error!r} (sent {self.sent}, received {self.received})"
@@ -298,6 +322,27 @@ def eventually(what: str, check: Callable[[], object], timeout: float = PATIENCE
     while not check():
         assert time.monotonic() < deadline, f"not within {timeout:.0f} s: {what}"
         time.sleep(POLL_S)
+
+
+def protect(node: Node, sock: socket.socket, data: bytes = b"") -> Session:
+    """As Node.replicate(); prld tries again what takes too long on a busy machine."""
+    try:
+        return node.replicate(sock, data)
+    except NotProtectedError as error:
+        if error.session is None:
+            raise
+        error.session.wait_state("active", timeout=PATIENCE_S)
+        return error.session
+
+
+def newest_shadow(node: Node) -> Shadow:
+    """What the standby was given for a session that is active: not of an attempt before."""
+    node.request({"op": "status"})  # all that was said before has been heard then
+    shadow = node.next_shadow(PATIENCE_S)
+    with suppress(TimeoutError):
+        while True:
+            shadow = node.next_shadow(0.0)
+    return shadow
 
 
 @contextmanager

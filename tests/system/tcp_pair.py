@@ -13,11 +13,11 @@ import struct
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Self
 
-from prl.client import Node, NotProtectedError, Session, Shadow
+from prl.client import Node, Session, Shadow
 from prl.lab import Lab
 from prl.lab.netns import Namespace
 from prl.shadow import discard
@@ -35,7 +35,13 @@ from prl.shadow.sockopt import (
     set_u32,
     tcp_info,
 )
-from tests.system.support import PATIENCE_S, eventually, service_address
+from tests.system.support import (
+    PATIENCE_S,
+    eventually,
+    newest_shadow,
+    protect,
+    service_address,
+)
 
 rng = random.Random(793)
 ABORT = struct.pack("=ii", 1, 0)  # struct linger: close() resets
@@ -215,22 +221,13 @@ class Pair:
         """
         host, port = app.getsockname()[:2]
         self.node(self.other).offer(f"{host}:{port}" if ":" not in host else f"[{host}]:{port}")
-        try:
-            session = self.node(self.owner).replicate(app)
-        except NotProtectedError as error:
-            if not patient:
-                raise
-            session = error.session
-            session.wait_state("active", timeout=PATIENCE_S)
-        live = Live(self, peer, app, session, self.next_shadow())
-        with suppress(TimeoutError):  # of the attempts that failed
-            while True:
-                live.shadow = self.next_shadow(0.0)
-        return live
+        node = self.node(self.owner)
+        session = protect(node, app) if patient else node.replicate(app)
+        return Live(self, peer, app, session, self.next_shadow())
 
-    def next_shadow(self, timeout: float = PATIENCE_S) -> Shadow:
+    def next_shadow(self) -> Shadow:
         """What the standby's application is given."""
-        shadow = self.node(self.other).next_shadow(timeout)
+        shadow = newest_shadow(self.node(self.other))
         shadow.sock.settimeout(PATIENCE_S)
         self._open.append(shadow.sock)
         return shadow

@@ -41,8 +41,6 @@ def test_latency_yields_every_field(tiny: Tiny) -> None:
     for series in ("round_trip", "there", "back"):
         assert facts[series].keys() == ways | {"unit"}
         assert all(facts[series][way]["median"] > 0 for way in ways)
-    # A held packet cannot be faster than one that is not, whatever else the machine does.
-    assert facts["round_trip"]["prl"]["median"] > facts["round_trip"]["none"]["median"]
     opened = facts["open_loop"]["prl"]
     assert opened["asked"] == opened["answered"] > 0
     assert [row["id"] for row in found["targets"]] == ["T1", "T1", "T2", "T2"]

@@ -26,7 +26,7 @@ def test_every_message_of_a_live_link_is_decoded(tmp_path: Path) -> None:
             converse(lab)
             with serving(lab, ["cat"], nodes=("re0", "re1")) as serves, Client(lab) as client:
                 client.send(b"first")
-                serves["re0"].await_log("protected")
+                serves["re0"].await_log(": protected")
                 with ThreadPoolExecutor() as beside:  # an echo is read while it is sent
                     rest = beside.submit(client.receive)
                     client.send(BULK)

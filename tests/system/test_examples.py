@@ -142,6 +142,7 @@ def test_the_peers_notice_nothing_but_two_pauses(lab: Lab, echo_c: Path, tmp_pat
     for talk in talks:
         assert stage.expect(talk.name, "re1", "taken_over", peer=talk.peer.port)["bytes"] > 0
         talk.goes_on()
+    _restart_prld_alone(lab, talks)
     lab.heal("re0")
     stage.start("re0")
     for talk in talks:  # in mid-stream
@@ -173,6 +174,16 @@ def _resync(lab: Lab, stage: Stage, talks: list[Talk]) -> None:
         stage.expect(talk.name, "re1", "protected", peer=talk.peer.port)
         talk.goes_on()
     assert all(flow["generation"] > before[flow["handle"]] for flow in flows(lab, "re1"))
+
+
+def _restart_prld_alone(lab: Lab, talks: list[Talk]) -> None:
+    """The owner's prld dies and nobody else is there: the next one is handed every session (L9)."""
+    lab.fail("re1", "kill-prld")
+    lab.heal("re1")
+    eventually("all are known again", lambda: len(flows(lab, "re1")) == len(talks))
+    assert {flow["state"] for flow in flows(lab, "re1")} == {"open"}
+    for talk in talks:
+        talk.goes_on()
 
 
 def _restart_prld(lab: Lab, stage: Stage, talks: list[Talk]) -> None:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, suppress
+from typing import Any
 
 import pytest
 
@@ -17,6 +18,7 @@ from prl.lab.netns import Namespace
 from prl.shadow.sockopt import Tcp, tcp_info
 from tests.system.impair import CHANCES, Impaired, impaired
 from tests.system.serving import lab_name
+from tests.system.support import newest_shadow, protect
 
 pytestmark = pytest.mark.needs("root", "netns", "bpf", "af_xdp", "struct_ops")
 
@@ -93,8 +95,9 @@ class Scene:
             )
             self.sock = self._own(server.accept()[0])
         self.peer.settimeout(PATIENCE_S)
-        self.session: Session = self.nodes[0].replicate(self.sock)
-        self.shadow: Shadow = self.nodes[1].next_shadow(PATIENCE_S)
+        self.session: Session = protect(self.nodes[0], self.sock)
+        self.shadow: Shadow = newest_shadow(self.nodes[1])
+        self._generation = self._flow()["generation"]
         self._own(self.shadow.sock)
 
     def _inside(self, where: str, work: Callable[[], socket.socket]) -> socket.socket:
@@ -143,10 +146,14 @@ class Scene:
         self.start(stream, work, sock)
         return stream
 
+    def _flow(self) -> dict[str, Any]:
+        asked = {"op": "flow_show", "handle": self.session.handle}
+        return dict(self.nodes[0].request(asked)["flow"])
+
     def power(self) -> None:
-        """Cut it off, protected by the very first snapshot."""
-        flow = self.nodes[0].request({"op": "flow_show", "handle": self.session.handle})["flow"]
-        assert (flow["state"], flow["generation"]) == ("active", 1), flow
+        """Cut it off, protected by the very first snapshot that there was a shadow of."""
+        flow = self._flow()
+        assert (flow["state"], flow["generation"]) == ("active", self._generation), flow
         self.lab.fail("re0", "power")
         self.failed.set()
 

@@ -34,6 +34,7 @@ class Session:
         self.apps.expect("standby", self.standby, peer=PEER_PORT)
 
     def begin(self) -> None:
+        self.peer.hold_at(SIZE_BYTES)  # of twice as much, until finish()
         self.peer.converse(Payload(SIZE_BYTES), 20_000)
 
     def finish(self) -> None:

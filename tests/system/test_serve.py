@@ -5,8 +5,6 @@ import os
 import signal
 import socket
 import subprocess
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -15,7 +13,7 @@ import pytest
 from prl.demo.payload import Payload
 from prl.lab import Lab, processes
 from prl.lab.netns import Namespace
-from tests.system.serving import PORT, Client, Serve, serving
+from tests.system.serving import PORT, Client, Serve, narrow, serving
 from tests.system.support import Peer, events, flows
 
 pytestmark = pytest.mark.needs("root", "netns", "bpf", "af_xdp", "struct_ops", "socat")
@@ -49,25 +47,24 @@ def test_the_power_goes_in_mid_stream_and_the_digest_is_right(lab: Lab, address:
 
 def test_both_directions_go_on_at_the_right_byte(lab: Lab) -> None:
     with serving(lab, ["cat"], nodes=BOTH) as serves, Client(lab) as client:
-        sender = threading.Thread(target=client.send_and_hang_up, args=(DATA,))
-        sender.start()
-        head = client.receive(HALF)
         serves["re0"].await_log(": protected")
+        assert client.exchange(DATA[:HALF], HALF - 100_000) == DATA[: HALF - 100_000]
         lab.fail("re0", "power")
-        tail = client.receive()
-        sender.join()
-        assert head + tail == DATA
+        rest = client.exchange(DATA[HALF:], hang_up=True)
+        assert rest == DATA[HALF - 100_000 :]
         assert client.status() == 0
         serves["re1"].await_log("taken over")
 
 
 def test_output_larger_than_what_the_standby_may_hold(lab: Lab) -> None:
     numbers = 12_000_000  # 99 MB
+    narrow(lab)
     with (
         serving(lab, ["seq", str(numbers)], nodes=BOTH) as serves,
         Client(lab, listens_only=True) as client,
     ):
         digest = hashlib.sha256(client.receive(80 << 20))
+        serves["re0"].await_log(": protected")
         lab.fail("re0", "power")
         digest.update(client.receive())
         assert client.status() == 0
@@ -78,6 +75,7 @@ def test_output_larger_than_what_the_standby_may_hold(lab: Lab) -> None:
 
 def test_the_death_of_the_program_alone_is_no_end(lab: Lab) -> None:
     with serving(lab, ["cat"], nodes=BOTH) as serves, Client(lab) as client:
+        serves["re0"].await_log(": protected")
         client.send(b"before")
         assert client.receive(6) == b"before"
         (program,) = _programs(lab, "re0", "cat")
@@ -92,6 +90,7 @@ def test_the_death_of_the_program_alone_is_no_end(lab: Lab) -> None:
 
 def test_the_death_of_serve_is_no_end(lab: Lab) -> None:
     with serving(lab, ["cat"], nodes=BOTH) as serves, Client(lab) as client:
+        serves["re0"].await_log(": protected")
         client.send(DATA[:1000])
         assert client.receive(1000) == DATA[:1000]
         lab.fail("re0", "kill-app")
@@ -101,13 +100,16 @@ def test_the_death_of_serve_is_no_end(lab: Lab) -> None:
 
 
 def test_a_deliberate_end_is_the_end_on_both_nodes(lab: Lab) -> None:
-    with serving(lab, ["echo", "hello"], nodes=BOTH) as serves:
-        for _ in range(3):
-            with Client(lab, listens_only=True) as client:
-                assert client.receive() == b"hello\n"
+    command = ["sh", "-c", "read -r name; echo hello $name"]
+    with serving(lab, command, nodes=BOTH) as serves:
+        for number in range(1, 4):
+            with Client(lab) as client:
+                serves["re0"].await_log(": protected", number)
+                client.send_and_hang_up(b"you\n")
+                assert client.receive() == b"hello you\n"
                 assert client.status() == 0
-        serves["re0"].await_log("ended")
-        serves["re1"].await_log("not needed any more")
+            serves["re0"].await_log("ended", number)
+            serves["re1"].await_log("not needed any more", number)
         assert not any("taken over" in line for line in serves["re1"].log)
 
 
@@ -121,6 +123,7 @@ def test_without_the_other_node_it_serves_unprotected_and_says_so(lab: Lab) -> N
 
 def test_sigterm_ends_serve_and_leaves_its_sessions_to_the_other_node(lab: Lab) -> None:
     with serving(lab, ["cat"], nodes=BOTH) as serves, Client(lab) as client:
+        serves["re0"].await_log(": protected")
         client.send(b"one")
         assert client.receive(3) == b"one"
         serves["re0"].process.terminate()
@@ -159,6 +162,7 @@ def _name(pid: int) -> str:
 
 def test_curl_has_a_file_that_dd_reads(lab: Lab, tmp_path: Path) -> None:
     """The program dies while dd still says it, and the other node's dd goes on."""
+    narrow(lab)
     file = tmp_path / "file"
     file.write_bytes(DATA)
     script = (
@@ -171,6 +175,7 @@ def test_curl_has_a_file_that_dd_reads(lab: Lab, tmp_path: Path) -> None:
         with lab.exec("peer", ["curl", "-sS", "-m", "60", url], stdout=subprocess.PIPE) as curl:
             assert curl.stdout is not None
             head = curl.stdout.read(HALF)
+            serves["re0"].await_log(": protected")
             (program,) = _programs(lab, "re0", "dd")
             os.kill(program, signal.SIGKILL)
             assert head + curl.stdout.read() == DATA
@@ -207,6 +212,7 @@ def test_more_input_than_the_history_holds_is_said(lab: Lab) -> None:
         serving(lab, ["cat"], nodes=BOTH, options=options) as serves,
         Client(lab) as client,
     ):
+        serves["re0"].await_log(": protected")
         client.send(DATA[:3000])
         assert client.receive(3000) == DATA[:3000]
         lab.fail("re0", "power")
@@ -244,6 +250,7 @@ def test_wrong_output_is_never_heard_after_a_take_over(lab: Lab) -> None:
     command = ["sh", "-c", on_re1(wait) + "cat"]
     try:
         with serving(lab, command, nodes=BOTH) as serves, Peer(lab) as peer:
+            serves["re0"].await_log(": protected")
             peer.send(b"right")
             assert peer.receive() == b"right"
             lab.fail("re0", "power")
@@ -261,16 +268,12 @@ def test_a_program_that_is_slower_over_there_goes_on_exactly(lab: Lab) -> None:
     command = ["sh", "-c", on_re1("sleep 2") + "exec tr a-z A-Z"]
     text = b"The quick brown fox jumps over the lazy dog.\n" * 40_000
     half = len(text) // 2
-    with (
-        serving(lab, command, nodes=BOTH) as serves,
-        Client(lab) as client,
-        ThreadPoolExecutor(1) as writer,
-    ):
-        sent = writer.submit(client.send_and_hang_up, text)  # tr stops reading when nobody reads
-        assert client.receive(half) == text.upper()[:half]
+    with serving(lab, command, nodes=BOTH) as serves, Client(lab) as client:
+        serves["re0"].await_log(": protected")
+        heard = half - 100_000  # tr writes whole blocks
+        assert client.exchange(text[:half], heard) == text.upper()[:heard]
         lab.fail("re0", "power")
-        assert client.receive() == text.upper()[half:]
-        sent.result()
+        assert client.exchange(text[half:], hang_up=True) == text.upper()[heard:]
         assert client.status() == 0
         serves["re1"].await_log("taken over")
 
@@ -279,6 +282,7 @@ def test_stderr_is_logged_half_a_close_passed_on_and_connections_limited(lab: La
     command = ["sh", "-c", "echo said; echo complaint >&2; exec 1>&-; sha256sum >&2"]
     options = ["--max-connections", "1"]
     with serving(lab, command, nodes=BOTH, options=options) as serves, Peer(lab) as peer:
+        serves["re0"].await_log(": protected")
         assert peer.line() == "said"
         assert peer.receive() == b""  # the program has ended its output, and reads on
         with Peer(lab) as second:

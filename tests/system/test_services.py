@@ -36,8 +36,9 @@ class Sessions:
             self.peers.append(peer)
 
     def begin(self) -> None:
-        """Return in the middle of it."""
+        """Return in the middle of it; it ends in finish() alone."""
         for peer in self.peers:
+            peer.hold_at(SIZE_BYTES)
             peer.converse(Payload(SIZE_BYTES), 20_000)
         for peer in self.peers:
             peer.await_bytes(SIZE_BYTES // 16)

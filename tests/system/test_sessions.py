@@ -1,6 +1,7 @@
 """Many sessions, IPv4 and IPv6, talking while their host loses its power: all go on, exactly."""
 
 import json
+import os
 import subprocess
 
 import pytest
@@ -12,13 +13,14 @@ from tests.system.support import PRLCTL, left_behind
 pytestmark = pytest.mark.needs("root", "netns", "bpf", "af_xdp", "struct_ops")
 
 COUNT = 300
+NAME = f"many-{os.getpid()}"
 TIMES = ("protect_ms", "in_force_ms", "first_segment_ms", "told_ms", "pause_ms")
 
 
 def test_all_of_many_sessions_go_on() -> None:
     argv = ["-j", "demo", "sessions", "--count", str(COUNT), "--family", "both"]
     done = subprocess.run(
-        [PRLCTL, *argv, "--lab-name", "many"],
+        [PRLCTL, *argv, "--lab-name", NAME],
         capture_output=True,
         text=True,
         timeout=150,
@@ -36,7 +38,7 @@ def test_all_of_many_sessions_go_on() -> None:
     sessions = facts["sessions"]
     assert sessions["count"] == sessions["continued"] == COUNT
     assert all(sessions[name]["max"] > 0 for name in TIMES)
-    assert not left_behind(Lab("many").topology)
+    assert not left_behind(Lab(NAME).topology)
 
 
 def test_no_two_sessions_say_the_same() -> None:

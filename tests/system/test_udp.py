@@ -17,6 +17,7 @@ from prl.errors import PrlError, UsageError
 from prl.lab import Lab
 from prl.lab.netns import Namespace
 from tests.system.serving import lab_name
+from tests.system.support import newest_shadow, protect
 
 pytestmark = pytest.mark.needs("root", "netns", "bpf", "af_xdp", "struct_ops")
 
@@ -151,11 +152,11 @@ class Scene:
 
     def protect_unconnected(self) -> tuple[Session, Shadow]:
         self.offer()
-        session = self.nodes[0].replicate(self.sock, b"opaque")
+        session = protect(self.nodes[0], self.sock, b"opaque")
         return session, self.shadow()
 
     def shadow(self) -> Shadow:
-        shadow = self.nodes[1].next_shadow(PATIENCE_S)
+        shadow = newest_shadow(self.nodes[1])
         self._stack.callback(shadow.sock.close)
         return shadow
 

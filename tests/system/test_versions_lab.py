@@ -53,7 +53,7 @@ def test_next_version_on_one_node_survives(bare: Lab, tree: Path, newer: str) ->
         assert shown == (node != newer)
     with serving(bare, ["sha256sum"], nodes=BOTH) as serves, Client(bare) as client:
         client.send(DATA)
-        serves["re0"].await_log("protected")
+        serves["re0"].await_log(": protected")
         client.send(DATA)
         bare.fail("re0", "power")
         client.send(DATA)
@@ -67,7 +67,7 @@ def test_what_elision_saves_is_told(lab: Lab, address: str) -> None:
     with serving(lab, ["sha256sum"], address=address, nodes=BOTH) as serves:
         with Client(lab, address) as client:
             client.send(b"first")
-            serves["re0"].await_log("protected")
+            serves["re0"].await_log(": protected")
             client.send(DATA)
             client.hang_up()
             assert (

@@ -32,6 +32,7 @@ class Daemon:
         self.gone = threading.Event()
         self.clients: list[Client] = []
         self.given: list[tuple[dict[str, Any], bytes]] = []
+        self.loses_link = False
         self._started = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
         self._thread.start()
@@ -69,6 +70,9 @@ class Daemon:
                 return {"handle": 9, "state": state, "reason": reason, "streams": [1, -2]}
             case "renew":
                 self.given.append((request, application.unpack(request, fds)))
+                if self.loses_link:  # right behind the answer: this is the newer word
+                    later = {"handle": request["handle"], "state": "open", "reason": "link lost"}
+                    self.loop.call_soon(client.send, {"event": "state"} | later)
                 return {"handle": request["handle"], "state": "active", "reason": ""}
             case "offer":
                 self.given.append((request, b""))
@@ -298,6 +302,17 @@ def test_state_is_given_anew_when_prld_asks_for_it(daemon: Daemon) -> None:
             session.renew(large + b"x")
     assert [data for _, data in daemon.given] == [b"first", large]
     assert daemon.given[0][0]["renew"] is True
+
+
+def test_what_comes_behind_an_answer_is_the_newer_word(daemon: Daemon) -> None:
+    daemon.loses_link = True
+    with Node(daemon.path) as node, socket.socket() as sock:
+        session = node.replicate(sock, b"first", renew=True)
+        for _ in range(100):
+            assert session.renew(b"now") == "active"
+            assert session.wait_state("open", timeout=TIMEOUT_S) == "open"
+            node.request({"op": "status"})  # whatever was under way has been heard
+            assert (session.state, session.reason) == ("open", "link lost")
 
 
 def test_a_shadow_that_is_taken_over_is_a_session(daemon: Daemon) -> None:
