@@ -574,8 +574,9 @@ int prl_dp_switchover_resolve(struct prl_dp *dp, uint32_t service, int taken, in
         return -EINVAL;
     dp_lock(dp);
     dp->now_ns = dp_clock_ns();
-    if (!taken && !by_hello && dp->now_ns < prl_owner_open_at_ns(&dp->owner))
-        err = -EAGAIN; /* we were not running meanwhile: the wait began anew (L3) */
+    if (!taken && !by_hello &&
+        (dp->now_ns < prl_owner_open_at_ns(&dp->owner) || !prl_owner_hears_lan(&dp->owner, dp->now_ns)))
+        err = -EAGAIN; /* we were not running meanwhile: the wait began anew (L3); or no probe got out (L6) */
     else
         dp_switchover_do(dp, service, prl_move_resolve(move_of(dp, service), &dp->config.move, taken, dp->now_ns));
     dp_unlock(dp);

@@ -98,7 +98,7 @@ class Checker:
             )
 
     def relayed(self, shadow: "ShadowFlow", packet: Packet) -> None:
-        """I2, I6: what the old owner passes on arrives in order, and all of it while the link lasts."""
+        """I2, I6: what the old owner passes on comes in order; all of it while the link lasts."""
         life = shadow.twin
         at = life.relayed.index(packet.name)
         if at < life.relayed_here or (at > life.relayed_here and not life.relay_cut):

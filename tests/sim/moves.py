@@ -346,9 +346,13 @@ class Moves:
             return
         prld.now_ns = prld.node.clock_ns()
         taken = other.powered and other.kernel.addresses[service] == OWNER
-        if not taken and prld.now_ns < int(self.lib.prl_owner_open_at_ns(prld.owner)):
+        lib, owner = self.lib, prld.owner
+        if not taken and (
+            prld.now_ns < int(lib.prl_owner_open_at_ns(owner))
+            or not lib.prl_owner_hears_lan(owner, prld.now_ns)
+        ):
             return
-        if self._pointers[service].state == self.lib.PRL_MOVE_DOUBT:
+        if self._pointers[service].state == lib.PRL_MOVE_DOUBT:
             self.world.count("moved by a probe" if taken else "resumed after a probe")
         self.resolve(service, taken=taken)
         prld.node.wake()

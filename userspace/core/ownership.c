@@ -210,7 +210,8 @@ static uint32_t decide_as_primary(struct prl_owner *owner, uint64_t now_ns)
 
 uint64_t prl_owner_replaceable_ns(const struct prl_owner *owner)
 {
-    uint32_t old_mask = mask_of(owner, PRL_OWNER_OWNER) & ~owner->taken_mask; /* nobody has shadows of the others */
+    uint32_t old_mask =
+        mask_of(owner, PRL_OWNER_OWNER) & ~owner->taken_mask; /* nobody has shadows of the others */
 
     if (!old_mask || !owner->echoed_own_ns || owner->flows_failed == 2)
         return 0;
@@ -249,8 +250,8 @@ static uint32_t hand_over(struct prl_owner *owner, uint64_t now_ns)
 {
     uint64_t hold_ns = owner->config.hold_ns;
 
-    if (owner->link != PRL_LINK_UP || owner->silence != PRL_SILENCE_NOT || !is_primary(owner) || !owner->unsure_ns ||
-        !is_silent(owner->unsure_ns, now_ns, hold_ns) || prl_owner_hears_lan(owner, now_ns) ||
+    if (owner->link != PRL_LINK_UP || owner->silence != PRL_SILENCE_NOT || !is_primary(owner) ||
+        !owner->unsure_ns || !is_silent(owner->unsure_ns, now_ns, hold_ns) || prl_owner_hears_lan(owner, now_ns) ||
         !is_silent(owner->last_hand_over_ns, now_ns, PRL_OWNER_HAND_OVER_NS))
         return 0;
     owner->last_hand_over_ns = now_ns;

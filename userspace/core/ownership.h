@@ -85,7 +85,8 @@ enum prl_owner_do {
     PRL_OWNER_DO_SILENCE = 1 << 7,   /* emit nothing for any service; `silence` says why (L6) */
     PRL_OWNER_DO_SPEAK = 1 << 8,     /* that is over */
     PRL_OWNER_DO_EXPIRE = 1 << 9, /* as secondary: the lease is over; only fencing lets the shadows speak (L5) */
-    PRL_OWNER_DO_HAND_OVER = 1 << 11, /* as owner: move what is ours to the other node, which may hear the LAN (L11) */
+    PRL_OWNER_DO_HAND_OVER = 1
+        << 11, /* as owner: move what is ours to the other node, which may hear the LAN (L11) */
     PRL_OWNER_DO_ASK = 1 << 10, /* ask the neighbours on the LAN; prl_owner_frame() when one is heard (L6) */
 };
 
@@ -116,7 +117,8 @@ struct prl_owner {
     uint64_t taken_ns; /* when that was */
     uint64_t proof_by_ns; /* the LAN must be heard after it and before this; 0 = it was, or need not (L6) */
     uint64_t alone_ns; /* since when there is no link */
-    uint64_t unsure_ns; /* since when the LAN is watched because the link does not answer, or the other node not on it; 0 = both do */
+    uint64_t
+        unsure_ns; /* since when the LAN is watched because the link does not answer, or the other node not on it; 0 = both do */
     uint64_t last_frame_ns; /* newest frame from the LAN, while one is waited for (prl_owner_watches) */
     uint64_t present_ns; /* since when frames have come without a gap of suspect_ns */
     uint64_t last_ask_ns, last_hand_over_ns;
