@@ -436,6 +436,7 @@ class Node:
                 self._neighbours.hint()
             case Message.SETUP_DONE:
                 self._primaries.on_setup_done(event)
+                self._neighbours.hint()
             case Message.OFFER:
                 for element in wire.decode_tlvs(event.body):
                     if element.type == Tlv.ENDPOINT:
