@@ -173,7 +173,7 @@ static void feed(struct prl_dp *dp, struct dp_flow *flow, struct prl_hold *hold)
 
     if (prl_packet_parse(piece[0].iov_base, (uint32_t)piece[0].iov_len, hold->bytes, false, &packet) == 0)
         dp_secondary_feed(dp, flow, piece, pieces, &packet, hold->lif);
-    flow->relay_next = prl_serial_max(flow->relay_next, hold->tcp_end);
+    flow->shadow.relay_next = prl_serial_max(flow->shadow.relay_next, hold->tcp_end);
     prl_chain_push(&dp->released, hold); /* freed once the gathered packet is written */
 }
 
@@ -182,24 +182,25 @@ static void feed_waiting(struct prl_dp *dp, struct dp_flow *flow)
 {
     bool is_over = move_of(dp, flow->service)->state != PRL_MOVE_TAKING;
 
-    while (flow->waiting.head && (is_over || flow->spec.key.proto != IPPROTO_TCP ||
-                                  prl_serial_le(flow->waiting.head->tcp_seq, flow->relay_next)))
-        feed(dp, flow, prl_chain_pop(&flow->waiting));
+    while (flow->shadow.waiting.head &&
+           (is_over || flow->spec.key.proto != IPPROTO_TCP ||
+            prl_serial_le(flow->shadow.waiting.head->tcp_seq, flow->shadow.relay_next)))
+        feed(dp, flow, prl_chain_pop(&flow->shadow.waiting));
 }
 
 bool dp_switchover_direct(struct prl_dp *dp, struct dp_flow *flow, struct prl_hold *hold,
                           const struct prl_packet *packet)
 {
-    if (!flow->relaying || flow->waiting.count >= dp->config.limits.packets_max)
+    if (!flow->relaying || flow->shadow.waiting.count >= dp->config.limits.packets_max)
         return false;
-    flow->last_direct_ns = dp->now_ns;
+    flow->shadow.last_direct_ns = dp->now_ns;
     if (packet->proto == IPPROTO_TCP) {
         hold->tcp_end += packet->tcp_flags & PRL_TCP_FIN ? 1 : 0;
         dp_flow_note_peer(flow, packet);
     } else { /* its place in the stream is unknown */
-        hold->tcp_seq = hold->tcp_end = flow->relay_next;
+        hold->tcp_seq = hold->tcp_end = flow->shadow.relay_next;
     }
-    prl_chain_push(&flow->waiting, hold);
+    prl_chain_push(&flow->shadow.waiting, hold);
     feed_waiting(dp, flow);
     return true;
 }
@@ -235,8 +236,8 @@ static void relayed(struct prl_dp *dp, const struct prl_msg *msg)
     dp_flow_note_peer(flow, &packet);
     dp_secondary_feed(dp, flow, &piece, 1, &packet, msg->lif);
     if (packet.proto == IPPROTO_TCP)
-        flow->relay_next = prl_serial_max(flow->relay_next, packet.seq + packet.payload_bytes +
-                                                                (packet.tcp_flags & PRL_TCP_FIN ? 1 : 0));
+        flow->shadow.relay_next = prl_serial_max(
+            flow->shadow.relay_next, packet.seq + packet.payload_bytes + (packet.tcp_flags & PRL_TCP_FIN ? 1 : 0));
     feed_waiting(dp, flow);
 }
 
@@ -250,8 +251,8 @@ static void feed_all(struct prl_dp *dp, uint32_t service)
 /* The switch from our hands to the stack must not let newer input overtake: only in a quiet moment. */
 void dp_switchover_settle(struct prl_dp *dp, struct dp_flow *flow)
 {
-    if (!flow->relaying || flow->waiting.head || move_of(dp, flow->service)->state == PRL_MOVE_TAKING ||
-        dp->now_ns < flow->last_direct_ns + DP_RELAY_QUIET_NS)
+    if (!flow->relaying || flow->shadow.waiting.head || move_of(dp, flow->service)->state == PRL_MOVE_TAKING ||
+        dp->now_ns < flow->shadow.last_direct_ns + DP_RELAY_QUIET_NS)
         return;
     flow->relaying = false;
     dp_flush_input(dp);
@@ -262,7 +263,7 @@ void dp_switchover_forget(struct prl_dp *dp, struct dp_flow *flow)
 {
     struct prl_hold *hold;
 
-    while ((hold = prl_chain_pop(&flow->waiting))) {
+    while ((hold = prl_chain_pop(&flow->shadow.waiting))) {
         prl_umem_free_packet(dp->umem, (uint32_t)hold->frame);
         prl_pool_put(&dp->holds, hold);
     }
@@ -277,7 +278,7 @@ static void capture_flows(struct prl_dp *dp, uint32_t service)
         if (!is_of(flow, service) || !is_usable(flow))
             continue;
         flow->relaying = true;
-        flow->last_direct_ns = dp->now_ns;
+        flow->shadow.last_direct_ns = dp->now_ns;
         dp_flow_wake(dp, flow);
         __atomic_store_n(&flow->kernel->flags, PRL_FLOW_RELAY, __ATOMIC_RELEASE);
     }
