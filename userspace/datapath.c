@@ -62,8 +62,11 @@ static bool receive_frames(struct prl_dp *dp)
     for (uint32_t i = 0; i < dp->ports; i++) {
         uint32_t count = prl_port_receive(dp->port[i], dp->received, DP_BATCH);
 
-        for (uint32_t j = 0; j < count; j++)
+        for (uint32_t j = 0; j < count; j++) {
+            if (j + 1 < count)
+                prl_umem_prefetch(dp->umem, dp->received[j + 1].packet);
             dp_input(dp, dp->port_lif[i], &dp->received[j]);
+        }
         worked |= count > 0;
     }
     return worked;
