@@ -20,6 +20,7 @@ from prl.daemon.freezer import FreezeError
 from prl.daemon.host import Host, NextHop
 from prl.daemon.instances import Instances
 from prl.daemon.link import Link
+from prl.daemon.pace import Pace
 from prl.daemon.sessions import Session
 from prl.daemon.transfer import TransferError
 from prl.errors import ReplicationError
@@ -27,7 +28,9 @@ from prl.shadow import SnapshotError
 from prl.shadow.sockopt import CallError, So, get_int
 
 SETUPS_AT_ONCE = 8
-"""Sessions that are being protected at a time; the others wait, undisturbed."""
+"""Sessions that are being protected at a time, at most; the others wait, undisturbed."""
+SLOW_PART = 4
+"""Where an attempt takes more than this part of its deadline, fewer are made at a time."""
 SEND_FULL_WAIT_S = 0.002
 
 _EBUFFERS = 105  # ENOBUFS: the transmit queue of the link is full
@@ -55,7 +58,7 @@ class Attempts:
     ) -> None:
         self._config, self._dp, self._link, self._log = config, datapath, link, log
         self._host, self._instances = host, instances
-        self._limit = asyncio.Semaphore(SETUPS_AT_ONCE)
+        self._pace = Pace(SETUPS_AT_ONCE, config.timing.setup_ms / SLOW_PART / 1000)
 
     def enter(self, session: Session, sessions: dict[int, Session]) -> None:
         """Make it known to the datapath, and leave it open. Raises DatapathError."""
@@ -72,7 +75,7 @@ class Attempts:
         Enters it in ``sessions`` as soon as it has a handle. Raises ReplicationError when it does
         not even get one.
         """
-        async with session.lock, self._limit:
+        async with session.lock, self._pace:
             hop, detour = None, ""  # of many peers: whoever takes over looks them up
             if not session.ends.is_unconnected:
                 ifindex = self._instances.interface(session.service).ifindex
@@ -108,6 +111,7 @@ class Attempts:
                         handle=session.handle,
                         frozen_us=(time.monotonic_ns() - begun_ns) // 1000,
                     )
+            self._pace.took((time.monotonic_ns() - begun_ns) / 1e9)
 
     async def _detour(self, session: Session) -> str:
         """What is wrong with the way of a session's packets; empty when they pass prl's programs.
