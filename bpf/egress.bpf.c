@@ -7,7 +7,7 @@
  *                                 └─ the rest ─────────────────────▶ wire
  *     userspace ──▶ hold TAP (prl_release) ──▶ prl_egress, marked: newest ack, window, timestamp ──▶ wire
  *                   a signed segment (RFC 2385) comes back as it is to leave: userspace has the key
- *     userspace ──▶ inject TAP (prl_inject) ──▶ ingress of the lif, marked ──▶ stack
+ *     userspace ──▶ inject TAP (prl_inject, prl_pick) ──▶ ingress of the lif, marked ──▶ stack
  *
  * What is suppressed is STOLEN, never SHOT: SHOT tells the local TCP, which then does not count it as sent.
  */
@@ -17,6 +17,13 @@
 
 /* Pass on to whatever other tc programs there are. */
 #define PASS TC_ACT_UNSPEC
+
+#define PACKET_HOST 0 /* linux/if_packet.h */
+#define PACKET_OTHERHOST 3
+
+/* What a classifier that is no action says (net/sched/cls_bpf.c, cls_bpf_classify). */
+#define MINE (-1)
+#define NOT_MINE 0
 
 /* Bits of prl_flow.last_valid. */
 #define LAST_ACK 1
@@ -486,7 +493,27 @@ int prl_inject(struct __sk_buff *skb)
     if (bpf_skb_store_bytes(skb, 0, macs, sizeof(macs), 0) < 0)
         return TC_ACT_SHOT;
     skb->mark = PRL_MARK_RELEASE;
-    return bpf_redirect(lif->ifindex, BPF_F_INGRESS);
+    if (!lif->mirrored)
+        return bpf_redirect(lif->ifindex, BPF_F_INGRESS);
+    /* Until a prl_pick has said yes, it is for nobody: the stack drops what no filter takes. */
+    bpf_skb_change_type(skb, PACKET_OTHERHOST);
+    skb->cb[0] = ((__u32)eth.lif_hi << 8 | eth.lif_lo) + 1;
+    return PASS;
+}
+
+/*
+ * Behind prl_inject there is one filter for each logical interface, in order: this program, which counts down to the
+ * frame's own, and act_mirred, which hands the frame to that interface's ingress. Where bpf_redirect() lets generic XDP
+ * see the frame again, and copy all of it for that, act_mirred tells it not to (net/core/dev.c,
+ * netif_receive_generic_xdp, skb_is_redirected), and no second soft interrupt is needed.
+ */
+SEC("tc")
+int prl_pick(struct __sk_buff *skb)
+{
+    if (!skb->cb[0] || --skb->cb[0])
+        return NOT_MINE;
+    bpf_skb_change_type(skb, PACKET_HOST);
+    return MINE;
 }
 
 /* Held output that userspace wrote back to the hold TAP, its Ethernet header as captured: out of the interface that

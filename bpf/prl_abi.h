@@ -152,7 +152,7 @@ struct prl_addr {
 struct prl_lif {
     __u32 ifindex;
     __u8 mac[6];
-    __u16 pad;
+    __u16 mirrored; /* 1: reinjected frames go there by act_mirred (prl_pick) */
 };
 
 /* Node-wide state; single element of prl_node, mapped by userspace. */

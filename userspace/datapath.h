@@ -158,7 +158,7 @@ struct prl_flow_spec {
     uint32_t replay; /* secondary: enum prl_replay */
     uint32_t peer_seq, peer_window; /* secondary: for the segments that do it; the window as in the header */
     uint32_t hash_output; /* secondary: 1 = keep a hash of the output (R20) */
-    int fd; /* the socket; the datapath keeps a duplicate of its own */
+    int fd; /* the socket; the datapath keeps a duplicate of its own: the only one that prld has for long */
     char congestion[16]; /* secondary: the application's congestion control, set again at take-over */
     struct prl_md5_key md5; /* what the session's segments are signed with, both ways (RFC 2385) */
 };
@@ -178,6 +178,10 @@ int prl_dp_secondary_open(struct prl_dp *dp, const struct prl_flow_spec *spec, u
 int prl_dp_secondary_void(struct prl_dp *dp, uint32_t handle, uint8_t reason);
 /* Forgets a flow on this node (kernel entries, gate, duplicate fd); sends CLOSE when it is a live primary's. */
 int prl_dp_flow_close(struct prl_dp *dp, uint32_t handle);
+/* A duplicate of the flow's socket, to be closed by the caller; or -ENOENT, -EBADF (given up), -EMFILE … */
+int prl_dp_flow_socket(struct prl_dp *dp, uint32_t handle);
+/* 1: its socket, looked at now, has segments behind one that is missing; 0 or -ENOENT. */
+int prl_dp_flow_has_hole(struct prl_dp *dp, uint32_t handle);
 /* Gives the duplicate fd of a primary's TCP flow up, so that the last close() is the application's; the session stays
  * protected until it has ended. 0 or -ENOENT. */
 int prl_dp_flow_orphan(struct prl_dp *dp, uint32_t handle);

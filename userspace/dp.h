@@ -65,16 +65,34 @@
 /* Tries to push appended bytes out of a shadow (FACT: TCP_NODELAY pushes what TSO deferral kept back). */
 #define DP_PUSH_TRIES 16
 
-/* Where two sides compared equal, or are about to (R12a). */
+/* Where two sides compared equal (R12a). */
 struct dp_compare {
-    uint64_t hash;                      /* running, over all packets up to now */
-    uint64_t check_hash[2];             /* secondary: at the last two multiples of DP_COMPARE_EVERY */
-    uint32_t check_seq[2];
-    uint32_t sent_in, sent_out;         /* primary: numbers of the last COMPARE */
-    uint32_t rcv_nxt, snd_una, in_seq;  /* secondary: what is still to be found in the socket */
-    uint32_t tries;                     /* 0: nothing to be found */
+    uint64_t hash; /* running, over all packets up to now */
+    uint32_t sent_in, sent_out; /* primary: numbers of the last COMPARE */
 };
 
+/* What only a shadow needs. */
+struct dp_shadow {
+    struct prl_chain kept; /* acknowledged packets that its kernel does not have yet (R8) */
+    uint32_t kept_tries;
+    uint32_t out_hash; /* of what is appended to it, when that is wanted */
+    uint64_t check_hash[2]; /* R12a: at the last two multiples of DP_COMPARE_EVERY */
+    uint32_t check_seq[2];
+    uint32_t rcv_nxt, snd_una, in_seq; /* what is still to be found in its socket */
+    uint32_t tries; /* 0: nothing to be found */
+    char congestion[16]; /* the application's congestion control, set again at take-over */
+};
+
+/* What is kept of struct prl_flow_spec, under the same names. */
+struct dp_spec {
+    struct prl_flow_key key;
+    uint32_t handle, generation;
+    int fd; /* the datapath's own duplicate, or -1 */
+    uint16_t mss;
+    bool timestamps, hash_output;
+};
+
+/* One for each flow that there may be, allocated at the start: every byte counts (T7). */
 struct dp_flow {
     bool used, secondary, dirty;
     bool has_peer_ts;
@@ -85,14 +103,17 @@ struct dp_flow {
     uint32_t next_awake;
     uint32_t next_by_handle, next_by_key, next_dirty;
     uint32_t service;
-    struct prl_flow_spec spec; /* fd is the datapath's own duplicate, or -1 */
+    struct dp_spec spec;
+    struct prl_md5_key *md5; /* NULL: it is not signed */
     struct prl_flow *kernel;
     union { /* by `secondary` */
         struct prl_primary primary;
-        struct prl_secondary secondary_core;
+        struct {
+            struct prl_secondary secondary_core;
+            struct dp_shadow shadow;
+        };
     };
     uint64_t orphan_cookie; /* the socket's, once spec.fd is -1 */
-    uint32_t out_hash; /* of what is appended to the shadow, when that is wanted */
     /* last seen in the peer's segments, for crafted ones */
     uint32_t peer_tsval, peer_tsecr;
     uint32_t peer_tcp_end; /* the newest byte that it sent ends here */
@@ -101,8 +122,6 @@ struct dp_flow {
     uint64_t hold_missing_since_ns;
     uint64_t last_input_ns;
     struct dp_compare compare;
-    struct prl_chain kept; /* shadow: acknowledged packets that its kernel does not have yet (R8) */
-    uint32_t kept_tries;
     uint32_t udp_lost_before; /* datagrams that the socket had dropped when the flow was set up */
 };
 
@@ -225,7 +244,7 @@ void dp_secondary_fence(struct prl_dp *dp, struct dp_flow *flow);
 void dp_secondary_void_all(struct prl_dp *dp, uint8_t reason);
 void dp_secondary_takeover(struct prl_dp *dp, struct dp_flow *flow);
 /* Lets happen to a new shadow what had happened to the session (enum prl_replay). 0 or -EAGAIN. */
-int dp_secondary_replay(struct prl_dp *dp, struct dp_flow *flow);
+int dp_secondary_replay(struct prl_dp *dp, struct dp_flow *flow, const struct prl_flow_spec *spec);
 
 void dp_secondary_feed(struct prl_dp *dp, struct dp_flow *flow, struct iovec *piece, uint32_t pieces,
                        const struct prl_packet *packet, uint16_t lif);
@@ -252,6 +271,9 @@ uint16_t dp_sign_window(const struct dp_flow *flow, uint32_t ack, uint16_t windo
 void dp_sign_release(struct prl_dp *dp, struct dp_flow *flow, uint8_t *frame, uint32_t bytes);
 /* The key of the flow for prl_packet_craft(), NULL when it is not signed. */
 const struct prl_md5_key *dp_sign_key(const struct dp_flow *flow);
+int dp_sign_set_key(struct dp_flow *flow,
+                    const struct prl_md5_key *key); /* it may be that of none; 0 or -ENOMEM */
+void dp_sign_forget_key(struct dp_flow *flow);
 
 /* dp_udp.c */
 void dp_udp_open(struct dp_flow *flow); /* drops count from here on */

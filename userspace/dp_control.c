@@ -224,14 +224,17 @@ uint64_t prl_dp_link_rtt_ns(struct prl_dp *dp)
 int prl_dp_link_send(struct prl_dp *dp, const struct prl_msg *msg, const uint8_t *tlvs, size_t tlvs_bytes)
 {
     struct prl_msg copy = *msg;
+    bool is_left;
     int err;
 
     dp_lock(dp);
     err = may_send(dp, msg) ? prl_link_put_tlvs(&dp->link, &copy, tlvs, tlvs_bytes) : -ENOTCONN;
     if (!err)
         prl_link_flush(&dp->link); /* a dead connection is noticed by the loop */
+    is_left = prl_link_pending(&dp->link);
     dp_unlock(dp);
-    dp_wake(dp);
+    if (is_left)
+        dp_wake(dp);
     return err;
 }
 

@@ -62,8 +62,11 @@ uint32_t prl_dp_flow_bytes(void)
 void dp_flows_destroy(struct prl_dp *dp)
 {
     for (uint32_t i = 0; dp->flows && i < dp->flows_top; i++)
-        if (dp->flows[i].used && dp->flows[i].spec.fd >= 0)
-            close(dp->flows[i].spec.fd);
+        if (dp->flows[i].used) {
+            dp_sign_forget_key(&dp->flows[i]);
+            if (dp->flows[i].spec.fd >= 0)
+                close(dp->flows[i].spec.fd);
+        }
     free(dp->flows);
     free(dp->slots_free);
     free(dp->by_handle);
@@ -136,20 +139,30 @@ static int flow_enter(struct prl_dp *dp, const struct prl_flow_spec *spec, struc
     flow->next_awake = next_awake;
     flow->slot = (uint32_t)(flow - dp->flows);
     flow->service = service;
-    flow->spec = *spec;
-    flow->spec.fd = fd;
+    flow->spec = (struct dp_spec){
+        .key = spec->key,
+        .handle = spec->handle,
+        .generation = spec->generation,
+        .fd = fd,
+        .mss = (uint16_t)spec->mss,
+        .timestamps = spec->timestamps != 0,
+        .hash_output = spec->hash_output != 0,
+    };
     flow->kernel = prl_kernel_flow(dp->kernel, flow->slot);
     memset(flow->kernel, 0, sizeof(*flow->kernel));
     flow->kernel->key = spec->key;
     flow->kernel->handle = spec->handle;
     flow->kernel->rcv_wscale = spec->rcv_wscale;
-    err = prl_kernel_gate_attach(dp->kernel, fd, flow->slot);
+    err = dp_sign_set_key(flow, &spec->md5);
+    if (!err)
+        err = prl_kernel_gate_attach(dp->kernel, fd, flow->slot);
     if (!err) {
         err = prl_kernel_flow_add(dp->kernel, &spec->key, spec->handle, flow->slot);
         if (err)
             prl_kernel_gate_detach(dp->kernel, fd);
     }
     if (err) {
+        dp_sign_forget_key(flow);
         close(fd);
         return err;
     }
@@ -185,8 +198,9 @@ void dp_flow_forget(struct prl_dp *dp, struct dp_flow *flow)
     }
     unlink_from(dp, handle_bucket(dp, flow->spec.handle), flow, false);
     unlink_from(dp, key_bucket(dp, &flow->spec.key), flow, true);
-    explicit_bzero(&flow->spec.md5, sizeof(flow->spec.md5));
-    dp_verify_forget(dp, flow);
+    dp_sign_forget_key(flow);
+    if (flow->secondary)
+        dp_verify_forget(dp, flow);
     if (flow->dirty) {
         uint32_t *at = &dp->dirty;
 
@@ -237,7 +251,7 @@ void dp_flow_set_flags(struct dp_flow *flow)
         if (flags & PRL_FLOW_SETUP && flow->spec.key.proto == IPPROTO_TCP && flow->edge_known)
             flags |= PRL_FLOW_CLAMP;
     }
-    if (flow->spec.md5.bytes)
+    if (flow->md5)
         flags |= PRL_FLOW_MD5;
     __atomic_store_n(&flow->kernel->flags, flags, __ATOMIC_RELEASE);
 }
@@ -473,12 +487,14 @@ int prl_dp_primary_setup(struct prl_dp *dp, struct prl_flow_spec *spec)
         if (!flow)
             goto out;
     }
+    err = dp_sign_set_key(flow, &spec->md5); /* it may have changed since the last snapshot */
+    if (err)
+        goto out;
     flow->spec.generation++;
     spec->handle = flow->spec.handle;
     spec->generation = flow->spec.generation;
     flow->kernel->generation = flow->spec.generation;
     flow->edge_known = false;
-    flow->spec.md5 = spec->md5; /* it may have changed since the last snapshot */
     flow->key_changed = false;
     memset(&flow->compare, 0, sizeof(flow->compare));
     dp->now_ns = dp_clock_ns();
@@ -569,9 +585,10 @@ int prl_dp_secondary_open(struct prl_dp *dp, const struct prl_flow_spec *spec, u
         flow->secondary_core.nack_retry =
             spec->key.proto == IPPROTO_TCP && (dp->capabilities & PRL_CAP_NACK_RETRY);
         dp_flow_set_flags(flow);
+        memcpy(flow->shadow.congestion, spec->congestion, sizeof(flow->shadow.congestion));
         flow->peer_window = (uint16_t)spec->peer_window;
         if (spec->replay) {
-            err = dp_secondary_replay(dp, flow);
+            err = dp_secondary_replay(dp, flow, spec);
             if (err)
                 dp_flow_forget(dp, flow);
         }
@@ -610,6 +627,37 @@ int prl_dp_flow_close(struct prl_dp *dp, uint32_t handle)
     }
     dp_unlock(dp);
     return flow ? 0 : -ENOENT;
+}
+
+int prl_dp_flow_socket(struct prl_dp *dp, uint32_t handle)
+{
+    const struct dp_flow *flow;
+    int fd = -ENOENT;
+
+    dp_lock(dp);
+    flow = dp_flow_by_handle(dp, handle);
+    if (flow) {
+        fd = fcntl(flow->spec.fd, F_DUPFD_CLOEXEC, 0);
+        if (fd < 0)
+            fd = -errno;
+    }
+    dp_unlock(dp);
+    return fd;
+}
+
+int prl_dp_flow_has_hole(struct prl_dp *dp, uint32_t handle)
+{
+    struct dp_flow *flow;
+    int has_hole = -ENOENT;
+
+    dp_lock(dp);
+    flow = dp_flow_by_handle(dp, handle);
+    if (flow) {
+        dp_flow_sample(dp, flow);
+        has_hole = flow->kernel->sock.stamp_ns && flow->kernel->sock.has_ooo;
+    }
+    dp_unlock(dp);
+    return has_hole;
 }
 
 int prl_dp_flow_orphan(struct prl_dp *dp, uint32_t handle)
@@ -669,7 +717,7 @@ int prl_dp_flow_info(struct prl_dp *dp, uint32_t handle, struct prl_flow_info *i
             info->secondary = flow->secondary_core;
         else
             info->primary = flow->primary;
-        info->out_hash = flow->out_hash;
+        info->out_hash = flow->secondary ? flow->shadow.out_hash : 0;
         info->sock = kernel->sock;
         info->in_redirected = kernel->in_redirected;
         info->in_passed = kernel->in_passed;

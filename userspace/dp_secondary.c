@@ -277,7 +277,7 @@ static void output(struct prl_dp *dp, struct dp_flow *flow, const struct prl_msg
         return;
     }
     if (flow->spec.hash_output && msg->data_bytes > skip) /* crc32() of a NULL buffer begins anew */
-        flow->out_hash = (uint32_t)crc32(flow->out_hash, msg->data + skip, msg->data_bytes - skip);
+        flow->shadow.out_hash = (uint32_t)crc32(flow->shadow.out_hash, msg->data + skip, msg->data_bytes - skip);
     prl_secondary_output_done(&flow->secondary_core, msg->data_bytes - skip, fin);
     mark_dirty(dp, flow);
 }
@@ -355,9 +355,8 @@ static int feed_crafted(struct prl_dp *dp, const struct dp_flow *flow, const str
 
 /* The restored socket is ESTABLISHED. A segment without timestamps is accepted even where they are agreed upon
  * (net/ipv4/tcp_input.c, tcp_validate_incoming), and nothing is known of the peer's clock. */
-int dp_secondary_replay(struct prl_dp *dp, struct dp_flow *flow)
+int dp_secondary_replay(struct prl_dp *dp, struct dp_flow *flow, const struct prl_flow_spec *spec)
 {
-    const struct prl_flow_spec *spec = &flow->spec;
     struct prl_craft craft = {
         .key = &spec->key,
         .from_peer = true,
@@ -368,7 +367,7 @@ int dp_secondary_replay(struct prl_dp *dp, struct dp_flow *flow)
     };
 
     if (spec->replay & PRL_REPLAY_OWN_FIN) {
-        if (shutdown(spec->fd, SHUT_WR) < 0)
+        if (shutdown(flow->spec.fd, SHUT_WR) < 0)
             return -EAGAIN;
         prl_secondary_has_ended(&flow->secondary_core);
         craft.ack = spec->committed;
@@ -434,8 +433,8 @@ void dp_secondary_takeover(struct prl_dp *dp, struct dp_flow *flow)
     }
     dp_flow_set_flags(flow);
     if (flow->spec.key.proto == IPPROTO_TCP) {
-        setsockopt(flow->spec.fd, IPPROTO_TCP, TCP_CONGESTION, flow->spec.congestion,
-                   (socklen_t)strnlen(flow->spec.congestion, sizeof(flow->spec.congestion)));
+        setsockopt(flow->spec.fd, IPPROTO_TCP, TCP_CONGESTION, flow->shadow.congestion,
+                   (socklen_t)strnlen(flow->shadow.congestion, sizeof(flow->shadow.congestion)));
         dp_verify_refeed(dp, flow);
         dp_flow_sample(dp, flow);
         kick(dp, flow);

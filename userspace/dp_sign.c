@@ -7,7 +7,10 @@
 #include "dp.h"
 
 #include <linux/virtio_net.h>
+#include <errno.h>
 #include <netinet/in.h>
+#include <stdlib.h>
+#include <string.h>
 
 /* Bits of prl_flow.last_valid, as in bpf/egress.bpf.c. */
 #define LAST_ACK 1u
@@ -17,7 +20,28 @@
 
 const struct prl_md5_key *dp_sign_key(const struct dp_flow *flow)
 {
-    return flow->spec.md5.bytes ? &flow->spec.md5 : NULL;
+    return flow->md5;
+}
+
+void dp_sign_forget_key(struct dp_flow *flow)
+{
+    if (!flow->md5)
+        return;
+    explicit_bzero(flow->md5, sizeof(*flow->md5));
+    free(flow->md5);
+    flow->md5 = NULL;
+}
+
+int dp_sign_set_key(struct dp_flow *flow, const struct prl_md5_key *key)
+{
+    dp_sign_forget_key(flow);
+    if (!key->bytes)
+        return 0;
+    flow->md5 = malloc(sizeof(*flow->md5));
+    if (!flow->md5)
+        return -ENOMEM;
+    *flow->md5 = *key;
+    return 0;
 }
 
 uint16_t dp_sign_window(const struct dp_flow *flow, uint32_t ack, uint16_t window)
@@ -63,18 +87,18 @@ void dp_sign_release(struct prl_dp *dp, struct dp_flow *flow, uint8_t *frame, ui
     struct prl_packet packet;
     uint8_t *l3;
 
-    if (!flow->spec.md5.bytes || prl_packet_parse(eth, eth_bytes, eth_bytes, true, &packet))
+    if (!flow->md5 || prl_packet_parse(eth, eth_bytes, eth_bytes, true, &packet))
         return;
     l3 = eth + packet.l2_bytes;
     /* Linux signs segment by segment; what it has signed otherwise, or with a new key, is not ours to change. */
-    if (vnet->gso_type != VIRTIO_NET_HDR_GSO_NONE || !prl_md5sig_check(l3, &packet, &flow->spec.md5)) {
+    if (vnet->gso_type != VIRTIO_NET_HDR_GSO_NONE || !prl_md5sig_check(l3, &packet, flow->md5)) {
         dp->counters.foreign_signatures++;
         flow->key_changed = true;
         dp_flow_wake(dp, flow);
         return;
     }
     renew(flow, l3, &packet);
-    prl_md5sig_sign(l3, &packet, &flow->spec.md5);
+    prl_md5sig_sign(l3, &packet, flow->md5);
     prl_packet_set_partial(l3, &packet);
     vnet->flags = VIRTIO_NET_HDR_F_NEEDS_CSUM;
     vnet->csum_start = (uint16_t)(packet.l2_bytes + packet.l4_offset);

@@ -44,7 +44,7 @@ static void keep(struct prl_dp *dp, struct dp_flow *flow, const struct dp_fed *f
     struct prl_hold *hold = NULL;
     uint32_t packet = PRL_FRAME_NONE;
 
-    if (flow->kept.bytes + fed->bytes <= dp->config.limits.bytes_max)
+    if (flow->shadow.kept.bytes + fed->bytes <= dp->config.limits.bytes_max)
         packet = prl_umem_copy(dp->umem, fed->data, fed->bytes);
     if (packet != PRL_FRAME_NONE)
         hold = prl_pool_get(&dp->holds);
@@ -60,7 +60,7 @@ static void keep(struct prl_dp *dp, struct dp_flow *flow, const struct dp_fed *f
     hold->tcp_seq = fed->tcp_seq;
     hold->tcp_end = fed->tcp_end;
     hold->lif = fed->lif;
-    prl_chain_push(&flow->kept, hold);
+    prl_chain_push(&flow->shadow.kept, hold);
     dp->counters.kept_packets++;
 }
 
@@ -129,17 +129,17 @@ static void free_kept(struct prl_dp *dp, struct prl_hold *hold)
 static void check_kept(struct prl_dp *dp, struct dp_flow *flow)
 {
     struct prl_chain left = {0};
-    uint64_t wait_ns = DP_KEPT_WAIT_NS << flow->kept_tries;
+    uint64_t wait_ns = DP_KEPT_WAIT_NS << flow->shadow.kept_tries;
     bool fed_again = false;
     struct prl_hold *hold;
     uint32_t next;
 
     dp_flow_sample(dp, flow);
     next = flow->kernel->sock.rcv_nxt;
-    while ((hold = prl_chain_pop(&flow->kept))) {
+    while ((hold = prl_chain_pop(&flow->shadow.kept))) {
         if (covered(flow, hold->tcp_end)) {
             free_kept(dp, hold);
-            flow->kept_tries = 0;
+            flow->shadow.kept_tries = 0;
             continue;
         }
         if (prl_serial_le(hold->tcp_seq, next) && dp->now_ns - hold->arrived_ns >= wait_ns) {
@@ -150,8 +150,8 @@ static void check_kept(struct prl_dp *dp, struct dp_flow *flow)
         }
         prl_chain_push(&left, hold);
     }
-    flow->kept = left;
-    if (fed_again && ++flow->kept_tries > DP_KEPT_TRIES)
+    flow->shadow.kept = left;
+    if (fed_again && ++flow->shadow.kept_tries > DP_KEPT_TRIES)
         dp_secondary_give_up(dp, flow, PRL_REASON_DIVERGED);
 }
 
@@ -159,7 +159,7 @@ void dp_verify_refeed(struct prl_dp *dp, struct dp_flow *flow)
 {
     struct prl_hold *hold;
 
-    while ((hold = prl_chain_pop(&flow->kept))) {
+    while ((hold = prl_chain_pop(&flow->shadow.kept))) {
         feed_kept(dp, flow, hold);
         free_kept(dp, hold);
     }
@@ -169,7 +169,7 @@ void dp_verify_forget(struct prl_dp *dp, struct dp_flow *flow)
 {
     struct prl_hold *hold;
 
-    while ((hold = prl_chain_pop(&flow->kept)))
+    while ((hold = prl_chain_pop(&flow->shadow.kept)))
         free_kept(dp, hold);
 }
 
@@ -205,8 +205,8 @@ void dp_verify_accepted(struct dp_flow *flow, uint32_t seq)
 
     if (seq % DP_COMPARE_EVERY != 0)
         return;
-    flow->compare.check_seq[at] = seq;
-    flow->compare.check_hash[at] = flow->compare.hash;
+    flow->shadow.check_seq[at] = seq;
+    flow->shadow.check_hash[at] = flow->compare.hash;
 }
 
 /* Between the other states there is more than one way, and their numbers tell less. */
@@ -242,47 +242,47 @@ static void differs(struct prl_dp *dp, struct dp_flow *flow)
 /* The shadow's socket must come to the primary's numbers, unless newer packets have come in between. */
 static void find_in_socket(struct prl_dp *dp, struct dp_flow *flow)
 {
-    struct dp_compare *compare = &flow->compare;
+    struct dp_shadow *shadow = &flow->shadow;
     const struct prl_sock_view *view = &flow->kernel->sock;
 
-    if (compare->tries == 0 || flow->secondary_core.in_next - 1 != compare->in_seq) {
-        compare->tries = 0;
+    if (shadow->tries == 0 || flow->secondary_core.in_next - 1 != shadow->in_seq) {
+        shadow->tries = 0;
         return;
     }
     dp_flow_sample(dp, flow);
-    if (!is_comparable(view->state) || (view->rcv_nxt == compare->rcv_nxt && view->snd_una == compare->snd_una)) {
-        compare->tries = 0;
+    if (!is_comparable(view->state) || (view->rcv_nxt == shadow->rcv_nxt && view->snd_una == shadow->snd_una)) {
+        shadow->tries = 0;
         dp->counters.compared++;
-    } else if (--compare->tries == 0) {
+    } else if (--shadow->tries == 0) {
         differs(dp, flow);
     }
 }
 
 void dp_verify_compare(struct prl_dp *dp, struct dp_flow *flow, const struct prl_msg *msg)
 {
-    struct dp_compare *compare = &flow->compare;
-    struct prl_secondary *shadow = &flow->secondary_core;
+    struct dp_shadow *shadow = &flow->shadow;
+    const struct prl_secondary *core = &flow->secondary_core;
 
-    if (shadow->state != PRL_SECONDARY_ACTIVE)
+    if (core->state != PRL_SECONDARY_ACTIVE)
         return;
     if (msg->compare_flags & PRL_COMPARE_SOCKET) {
-        if (shadow->in_next - 1 != msg->seq || shadow->out_next - 1 != msg->out_seq)
+        if (core->in_next - 1 != msg->seq || core->out_next - 1 != msg->out_seq)
             return; /* not the same moment */
-        if (compare->hash != msg->hash) {
+        if (flow->compare.hash != msg->hash) {
             differs(dp, flow);
             return;
         }
-        compare->in_seq = msg->seq;
-        compare->rcv_nxt = msg->rcv_nxt;
-        compare->snd_una = msg->snd_una;
-        compare->tries = DP_COMPARE_TRIES;
+        shadow->in_seq = msg->seq;
+        shadow->rcv_nxt = msg->rcv_nxt;
+        shadow->snd_una = msg->snd_una;
+        shadow->tries = DP_COMPARE_TRIES;
         find_in_socket(dp, flow);
         return;
     }
     for (int i = 0; i < 2; i++) {
-        if (compare->check_seq[i] != msg->seq || msg->seq == 0)
+        if (shadow->check_seq[i] != msg->seq || msg->seq == 0)
             continue;
-        if (compare->check_hash[i] != msg->hash)
+        if (shadow->check_hash[i] != msg->hash)
             differs(dp, flow);
         else
             dp->counters.compared++;
@@ -294,7 +294,8 @@ bool dp_verify_is_due(const struct dp_flow *flow)
     const struct dp_compare *compare = &flow->compare;
 
     if (flow->secondary)
-        return flow->secondary_core.state == PRL_SECONDARY_ACTIVE && (flow->kept.head || compare->tries);
+        return flow->secondary_core.state == PRL_SECONDARY_ACTIVE &&
+               (flow->shadow.kept.head || flow->shadow.tries);
     return flow->primary.state == PRL_PRIMARY_ACTIVE && flow->spec.key.proto == IPPROTO_TCP &&
            (flow->primary.in_next - 1 != compare->sent_in || flow->primary.out_next - 1 != compare->sent_out);
 }
@@ -307,7 +308,7 @@ void dp_verify_tick(struct prl_dp *dp, struct dp_flow *flow)
     }
     if (flow->secondary_core.state != PRL_SECONDARY_ACTIVE)
         return;
-    if (flow->kept.head)
+    if (flow->shadow.kept.head)
         check_kept(dp, flow);
     find_in_socket(dp, flow);
 }

@@ -35,6 +35,7 @@ static const struct {
     [PRL_PROG_CLASSIFY] = {PRL_OBJECT_CLASSIFY, "prl_classify"},
     [PRL_PROG_EGRESS] = {PRL_OBJECT_EGRESS, "prl_egress"},
     [PRL_PROG_INJECT] = {PRL_OBJECT_EGRESS, "prl_inject"},
+    [PRL_PROG_PICK] = {PRL_OBJECT_EGRESS, "prl_pick"},
     [PRL_PROG_MUTE] = {PRL_OBJECT_EGRESS, "prl_mute"},
     [PRL_PROG_RELEASE] = {PRL_OBJECT_EGRESS, "prl_release"},
     [PRL_PROG_HOLD_GUARD] = {PRL_OBJECT_EGRESS, "prl_hold_guard"},

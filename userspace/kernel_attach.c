@@ -7,9 +7,6 @@
 #include <bpf/libbpf.h>
 #include <errno.h>
 #include <linux/if_link.h>
-#include <linux/netlink.h>
-#include <linux/pkt_sched.h>
-#include <linux/rtnetlink.h>
 #include <net/if.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -134,42 +131,25 @@ static int attach_xdp(struct prl_kernel *kernel, uint32_t ifindex, char *error)
     return 0;
 }
 
-/*
- * Takes the queueing discipline off the hold TAP. Behind one, a frame that the full TAP drops still counts as sent
- * (net/core/dev.c, __dev_xmit_skb); without, prl_egress learns of it and lets the retransmission be held.
- */
-static int remove_queue(uint32_t ifindex, char *error)
+/* Lets reinjected frames take the short way (prl_pick) to the interfaces that a filter can be had for: a kernel without
+ * act_mirred has none, and they go by bpf_redirect(). */
+static int attach_mirrors(struct prl_kernel *kernel, char *error)
 {
-    static const char kind[] = "noqueue";
-    struct {
-        struct nlmsghdr head;
-        struct tcmsg tc;
-        struct rtattr attribute;
-        char kind[sizeof(kind)];
-    } request = {
-        .head = {.nlmsg_len = sizeof(request),
-                 .nlmsg_type = RTM_NEWQDISC,
-                 .nlmsg_flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE},
-        .tc = {.tcm_family = AF_UNSPEC, .tcm_ifindex = (int)ifindex, .tcm_parent = TC_H_ROOT},
-        .attribute = {.rta_len = RTA_LENGTH(sizeof(kind)), .rta_type = TCA_KIND},
-    };
-    struct {
-        struct nlmsghdr head;
-        struct nlmsgerr result;
-        char rest[sizeof(request) + PRL_ERROR_BYTES]; /* the request again, and the kernel's own words */
-    } answer = {0};
+    for (uint32_t i = 0; i < kernel->lifs; i++) {
+        struct prl_lif lif;
+        uint16_t priority = (uint16_t)(TC_PRIORITY + 1 + i);
+        int code = bpf_map_lookup_elem(kernel->map[PRL_MAP_LIFS], &i, &lif);
 
-    memcpy(request.kind, kind, sizeof(kind));
-    int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
-    if (fd < 0)
-        return prl_kernel_fail(error, -errno, "cannot open rtnetlink");
-    int code = 0;
-    if (send(fd, &request, sizeof(request), 0) < 0 || recv(fd, &answer, sizeof(answer), 0) < 0)
-        code = -errno;
-    else if (answer.head.nlmsg_type == NLMSG_ERROR)
-        code = answer.result.error;
-    close(fd);
-    return code ? prl_kernel_fail(error, code, "cannot take the queue off the hold device %u", ifindex) : 0;
+        if (!code && prl_netlink_add_mirror(kernel->inject_ifindex, priority, kernel->program[PRL_PROG_PICK],
+                                            lif.ifindex) < 0)
+            return 0;
+        lif.mirrored = 1;
+        if (!code)
+            code = bpf_map_update_elem(kernel->map[PRL_MAP_LIFS], &i, &lif, BPF_ANY);
+        if (code)
+            return prl_kernel_fail(error, code, "cannot enter interface %u", kernel->ifindex[i]);
+    }
+    return 0;
 }
 
 int prl_kernel_attach(struct prl_kernel *kernel, char *error)
@@ -182,9 +162,13 @@ int prl_kernel_attach(struct prl_kernel *kernel, char *error)
         code = attach_tc(kernel, kernel->inject_ifindex, BPF_TC_EGRESS, PRL_PROG_MUTE, error);
         if (!code)
             code = attach_tc(kernel, kernel->inject_ifindex, BPF_TC_INGRESS, PRL_PROG_INJECT, error);
+        if (!code)
+            code = attach_mirrors(kernel, error);
     }
     if (!code && kernel->hold_ifindex) {
-        code = remove_queue(kernel->hold_ifindex, error);
+        code = prl_netlink_remove_queue(kernel->hold_ifindex);
+        if (code)
+            prl_kernel_fail(error, code, "cannot take the queue off the hold device %u", kernel->hold_ifindex);
         if (!code)
             code = attach_tc(kernel, kernel->hold_ifindex, BPF_TC_EGRESS, PRL_PROG_HOLD_GUARD, error);
         if (!code)

@@ -15,6 +15,7 @@ enum prl_program {
     PRL_PROG_CLASSIFY,
     PRL_PROG_EGRESS,
     PRL_PROG_INJECT,
+    PRL_PROG_PICK,
     PRL_PROG_MUTE,
     PRL_PROG_RELEASE,
     PRL_PROG_HOLD_GUARD,
@@ -77,6 +78,10 @@ struct prl_kernel {
 __attribute__((format(printf, 3, 4))) int prl_kernel_fail(char *error, int code, const char *format, ...);
 
 void prl_kernel_detach(struct prl_kernel *kernel);
+/* kernel_netlink.c, 0 or -errno. */
+int prl_netlink_remove_queue(uint32_t ifindex);
+/* Another classifier on `ifindex`'s ingress: what `program` says yes to goes to the ingress of `target`, by act_mirred. */
+int prl_netlink_add_mirror(uint32_t ifindex, uint16_t priority, int program, uint32_t target);
 /* Whether a logical interface is the one recorded, and this project's silence is on it. */
 bool prl_kernel_is_guarded(const struct prl_lif *lif);
 /* Takes this project's programs off one logical interface of a dead instance, if it still is the one recorded. */

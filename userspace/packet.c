@@ -218,39 +218,84 @@ void prl_packet_key(const uint8_t *l3, const struct prl_packet *packet, bool inc
 
 /* ---- checksums (RFC 1071) ---- */
 
-/* Sum of big-endian 16-bit words in native arithmetic; `odd` tells that the first byte is a low one. */
-static uint64_t sum_bytes(const uint8_t *bytes, size_t count, bool odd)
+static uint64_t add_carry(uint64_t sum, uint64_t word)
 {
-    uint64_t sum = 0;
+    sum += word;
+    return sum + (sum < word);
+}
 
-    if (odd && count) {
-        sum += (uint64_t)bytes[0] << 8; /* little-endian words: an odd byte is the high half */
-        bytes++;
-        count--;
-    }
-    while (count >= 8) {
-        uint64_t word;
+/* Four words at a time: their sum, and the sum of their high halves, which has room for any packet and tells how often
+ * the first one wrapped. */
+typedef uint64_t lanes __attribute__((vector_size(32)));
+typedef uint64_t unaligned_lanes __attribute__((vector_size(32), aligned(1), may_alias));
+#define LANES_BYTES ((uint32_t)sizeof(lanes))
 
-        memcpy(&word, bytes, sizeof(word));
-        sum += word;
-        sum += sum < word; /* end-around carry */
-        bytes += 8;
-        count -= 8;
-    }
-    while (count >= 2) {
-        uint16_t word;
+static inline __attribute__((always_inline)) uint64_t sum_lanes_inline(const uint8_t *at, uint32_t count)
+{
+    lanes all[2] = {{0}, {0}}, high[2] = {{0}, {0}};
+    uint64_t sum_all, sum_high;
 
-        memcpy(&word, bytes, sizeof(word));
-        sum += word;
-        sum += sum < word;
-        bytes += 2;
-        count -= 2;
+    for (; count >= 2; count -= 2, at += 2 * sizeof(lanes)) {
+        const unaligned_lanes *words = (const unaligned_lanes *)at;
+
+        all[0] += words[0];
+        all[1] += words[1];
+        high[0] += words[0] >> 32;
+        high[1] += words[1] >> 32;
     }
     if (count) {
-        sum += bytes[0];
-        sum += sum < bytes[0];
+        lanes words = *(const unaligned_lanes *)at;
+
+        all[0] += words;
+        high[0] += words >> 32;
     }
-    return sum;
+    all[0] += all[1];
+    high[0] += high[1];
+    sum_all = all[0][0] + all[0][1] + all[0][2] + all[0][3];
+    sum_high = high[0][0] + high[0][1] + high[0][2] + high[0][3];
+    return add_carry(sum_all - (sum_high << 32), sum_high << 32 | sum_high >> 32);
+}
+
+#ifdef __x86_64__ /* five times as fast, where the CPU can */
+__attribute__((target("avx2"))) static uint64_t sum_lanes_avx2(const uint8_t *at, uint32_t count)
+{
+    return sum_lanes_inline(at, count);
+}
+#endif
+
+static uint64_t sum_lanes(const uint8_t *at, uint32_t count)
+{
+#ifdef __x86_64__
+    if (__builtin_cpu_supports("avx2"))
+        return sum_lanes_avx2(at, count);
+#endif
+    return sum_lanes_inline(at, count);
+}
+
+static uint64_t turned(uint64_t sum, uint32_t bytes)
+{
+    return bytes ? sum << 8 * bytes | sum >> (64 - 8 * bytes) : sum;
+}
+
+/* Sum of 64-bit words in native arithmetic, with end-around carry; folded, it is the sum of 16-bit words. A stretch that
+ * begins `offset` bytes behind the start of a word is summed as if it were aligned, and the sum turned by as many bytes
+ * (RFC 1071, 2(B), for wider words). */
+static uint64_t sum_bytes(const uint8_t *bytes, size_t count, uint32_t offset)
+{
+    uint64_t sum = 0, word = 0;
+
+    if (count >= LANES_BYTES) {
+        sum = sum_lanes(bytes, (uint32_t)(count / LANES_BYTES));
+        bytes += count / LANES_BYTES * LANES_BYTES;
+        count %= LANES_BYTES;
+    }
+    for (; count >= sizeof(word); bytes += sizeof(word), count -= sizeof(word)) {
+        memcpy(&word, bytes, sizeof(word));
+        sum = add_carry(sum, word);
+    }
+    word = 0;
+    memcpy(&word, bytes, count);
+    return turned(add_carry(sum, word), offset % sizeof(word));
 }
 
 static uint16_t fold(uint64_t sum)
@@ -262,15 +307,9 @@ static uint16_t fold(uint64_t sum)
     return (uint16_t)((sum >> 16) + (sum & 0xffff));
 }
 
-static uint64_t add_carry(uint64_t sum, uint64_t word)
-{
-    sum += word;
-    return sum + (sum < word);
-}
-
 static uint64_t pseudo_sum(const uint8_t *l3, uint8_t version, uint8_t proto, uint32_t l4_bytes)
 {
-    uint64_t sum = version == 4 ? sum_bytes(l3 + 12, 8, false) : sum_bytes(l3 + 8, 32, false);
+    uint64_t sum = version == 4 ? sum_bytes(l3 + 12, 8, 0) : sum_bytes(l3 + 8, 32, 0);
 
     return add_carry(sum, (uint64_t)htons(proto) + htons((uint16_t)(l4_bytes >> 16)) + htons((uint16_t)l4_bytes));
 }
@@ -288,7 +327,7 @@ enum prl_checksum prl_packet_checksum(const struct iovec *piece, uint32_t pieces
     uint64_t sum = pseudo;
     uint32_t left = packet->l3_bytes;
     uint32_t skip = packet->l4_offset;
-    bool odd = false;
+    uint32_t offset = 0;
     uint16_t field;
 
     memcpy(&field, l3 + packet->l4_offset + checksum_offset(packet->proto), sizeof(field));
@@ -299,44 +338,18 @@ enum prl_checksum prl_packet_checksum(const struct iovec *piece, uint32_t pieces
     for (uint32_t i = 0; i < pieces && left; i++) {
         const uint8_t *at = piece[i].iov_base;
         uint32_t bytes = piece[i].iov_len < left ? (uint32_t)piece[i].iov_len : left;
-        uint64_t part;
 
         left -= bytes;
         if (i == 0) {
             at += skip;
             bytes -= skip;
         }
-        part = sum_bytes(at, bytes, odd);
-        sum += part;
-        sum += sum < part;
-        odd ^= bytes & 1;
+        sum = add_carry(sum, sum_bytes(at, bytes, offset));
+        offset += bytes;
     }
     return fold(sum) == 0xffff ? PRL_CHECKSUM_FULL : PRL_CHECKSUM_BAD;
 }
 
-/* Four words at a time: the sums of their low and of their high halves have room for any packet, and no carries. */
-typedef uint64_t lanes __attribute__((vector_size(32)));
-#define LANES_BYTES ((uint32_t)sizeof(lanes))
-
-static uint64_t sum_lanes(const uint8_t *at, uint32_t count)
-{
-    lanes low = {0}, high = {0};
-    uint64_t sum_low, sum_high;
-
-    for (uint32_t i = 0; i < count; i++, at += sizeof(lanes)) {
-        lanes words;
-
-        memcpy(&words, at, sizeof(words));
-        low += words & 0xffffffff;
-        high += words >> 32;
-    }
-    sum_low = low[0] + low[1] + low[2] + low[3];
-    sum_high = high[0] + high[1] + high[2] + high[3];
-    return add_carry(sum_low, sum_high << 32 | sum_high >> 32);
-}
-
-/* As sum_bytes(), in words of 64 bits: a piece that starts in mid-word is summed as if it were aligned, and the sum
- * turned by as many bytes (RFC 1071, 2(B), for wider words). */
 uint64_t prl_packet_payload_sum(const struct iovec *piece, uint32_t pieces, const struct prl_packet *packet)
 {
     uint32_t skip = packet->data_offset, left = packet->payload_bytes, offset = 0;
@@ -345,24 +358,12 @@ uint64_t prl_packet_payload_sum(const struct iovec *piece, uint32_t pieces, cons
     for (uint32_t i = 0; i < pieces && left; i++) {
         const uint8_t *at = (const uint8_t *)piece[i].iov_base + skip;
         uint32_t bytes = (uint32_t)piece[i].iov_len - skip;
-        uint32_t turn = offset % 8 * 8;
-        uint64_t part, word = 0;
 
         skip = 0;
         bytes = bytes < left ? bytes : left;
+        sum = add_carry(sum, sum_bytes(at, bytes, offset));
         left -= bytes;
         offset += bytes;
-        part = sum_lanes(at, bytes / LANES_BYTES);
-        at += bytes / LANES_BYTES * LANES_BYTES;
-        bytes %= LANES_BYTES;
-        for (; bytes >= sizeof(word); at += sizeof(word), bytes -= sizeof(word)) {
-            memcpy(&word, at, sizeof(word));
-            part = add_carry(part, word);
-        }
-        word = 0;
-        memcpy(&word, at, bytes);
-        part = add_carry(part, word);
-        sum = add_carry(sum, turn ? part << turn | part >> (64 - turn) : part);
     }
     return sum;
 }
@@ -377,7 +378,7 @@ void prl_packet_set_length(uint8_t *l3, const struct prl_packet *packet)
     }
     put16(l3 + 2, (uint16_t)packet->l3_bytes);
     put16(l3 + 10, 0);
-    sum = (uint16_t)~fold(sum_bytes(l3, packet->l4_offset, false));
+    sum = (uint16_t)~fold(sum_bytes(l3, packet->l4_offset, 0));
     memcpy(l3 + 10, &sum, sizeof(sum));
 }
 
@@ -424,7 +425,7 @@ static uint32_t craft_l3(const struct prl_craft *craft, uint32_t l4_bytes, uint8
     out[9] = IPPROTO_TCP;
     memcpy(out + 12, source + 12, 4);
     memcpy(out + 16, target + 12, 4);
-    sum = (uint16_t)~fold(sum_bytes(out, IPV4_HEADER, false));
+    sum = (uint16_t)~fold(sum_bytes(out, IPV4_HEADER, 0));
     memcpy(out + 10, &sum, sizeof(sum));
     return IPV4_HEADER;
 }
@@ -470,7 +471,7 @@ uint32_t prl_packet_craft(const struct prl_craft *craft, uint8_t out[PRL_CRAFT_M
     if (craft->md5 && craft->md5->bytes &&
         prl_packet_parse(out, l3_header + l4_bytes, l3_header + l4_bytes, false, &packet) == 0)
         prl_md5sig_sign(out, &packet, craft->md5);
-    sum = (uint16_t)~fold(add_carry(sum_bytes(l4, l4_bytes, false),
+    sum = (uint16_t)~fold(add_carry(sum_bytes(l4, l4_bytes, 0),
                                     pseudo_sum(out, l3_header == IPV4_HEADER ? 4 : 6, IPPROTO_TCP, l4_bytes)));
     memcpy(l4 + 16, &sum, sizeof(sum));
     return l3_header + l4_bytes;
@@ -539,7 +540,7 @@ uint32_t prl_packet_claim_na(const uint8_t addr[16], const uint8_t mac[6], const
     na[25] = 1;
     memcpy(na + 26, mac, ETH_ALEN);
     put_claim(na + 32, token);
-    sum = (uint16_t)~fold(add_carry(sum_bytes(na, l4_bytes, false), pseudo_sum(ip, 6, IPPROTO_ICMPV6, l4_bytes)));
+    sum = (uint16_t)~fold(add_carry(sum_bytes(na, l4_bytes, 0), pseudo_sum(ip, 6, IPPROTO_ICMPV6, l4_bytes)));
     memcpy(na + 2, &sum, sizeof(sum));
     return ETH_HLEN + IPV6_HEADER + l4_bytes;
 }

@@ -72,6 +72,7 @@ struct prl_umem *prl_umem_open(uint32_t frames, uint32_t frame_bytes, char *erro
     umem->area = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (!umem->next || !umem->length || !umem->offset || !umem->free || umem->area == MAP_FAILED)
         goto no_memory;
+    madvise(umem->area, bytes, MADV_HUGEPAGE); /* every packet is in other pages; it is all resident in any case */
     err = xsk_umem__create(&umem->umem, umem->area, bytes, &umem->fill, &umem->completion, &config);
     if (err) {
         snprintf(error, PRL_ERROR_BYTES, "AF_XDP packet memory of %zu MiB: %s", bytes >> 20, strerror(-err));

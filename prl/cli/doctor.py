@@ -22,6 +22,8 @@ _AF_XDP = 44
 _TCP_REPAIR, _REPAIR_ON, _REPAIR_OFF = 19, 1, -1
 _BPF_ID_PATTERN = b"bpf_struct_ops_tcp_congestion_ops"
 _PROGRAMS = ("classify.bpf.o", "egress.bpf.o")
+_MIRRED = b"\0tcf_mirred\0"  # its structure, net/sched/act_mirred.c
+_MODULES = Path("/lib/modules")
 _READ_BYTES = 16 << 20
 
 
@@ -96,16 +98,33 @@ def _af_xdp() -> Finding:
 
 def _struct_ops() -> Finding:
     """Shadows need a congestion control of their own (FACTS); its type is in the kernel's BTF."""
-    try:
-        with BTF.open("rb") as file:
-            good = _BPF_ID_PATTERN in file.read(_READ_BYTES)
-    except OSError:
-        good = False
+    good = _in_btf(_BPF_ID_PATTERN)
     return Finding(
         "struct_ops",
         good,
         _presence(good),
         "use a kernel with CONFIG_BPF_JIT and BPF struct_ops, or this node can keep no shadows",
+        needed=False,
+    )
+
+
+def _in_btf(name: bytes) -> bool:
+    try:
+        with BTF.open("rb") as file:
+            return name in file.read(_READ_BYTES)
+    except OSError:
+        return False
+
+
+def _act_mirred() -> Finding:
+    """Reinjection by act_mirred spares generic XDP a copy of every packet (bpf/egress.bpf.c)."""
+    modules = (_MODULES / platform.release()).glob("kernel/net/sched/act_mirred.ko*")
+    good = _in_btf(_MIRRED) or any(modules)
+    return Finding(
+        "act_mirred",
+        good,
+        _presence(good),
+        "use a kernel with CONFIG_NET_ACT_MIRRED, or reinjection costs more CPU",
         needed=False,
     )
 
@@ -223,7 +242,7 @@ def _presence(good: bool) -> str:
 
 
 CHECKS: tuple[Check, ...] = (
-    *(_kernel, _root, _btf, _bpffs, _af_xdp, _struct_ops, _tcp_repair, _tun),
+    *(_kernel, _root, _btf, _bpffs, _af_xdp, _struct_ops, _tcp_repair, _tun, _act_mirred),
     _library("libbpf.so.1", "libbpf1"),
     _library("libxdp.so.1", "libxdp1"),
     *(_core, _objects, _rp_filter, _interfaces, _bcc, _headers),

@@ -206,6 +206,15 @@ class FlowSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class Prepared:
+    """A FlowSpec as the datapath takes it."""
+
+    spec: FlowSpec
+    wanted: Any
+    """struct prl_flow_spec."""
+
+
+@dataclass(frozen=True, slots=True)
 class FlowInfo:
     """One flow as the datapath and the kernel see it."""
 
@@ -458,10 +467,15 @@ class Datapath:
 
     # -- flows
 
-    def primary_setup(self, spec: FlowSpec) -> tuple[int, int]:
+    def prepare(self, spec: FlowSpec) -> "Prepared":
+        """Ready for primary_setup(): nothing is left to do while the session stands still."""
+        return Prepared(spec, _spec(spec, self._lifs))
+
+    def primary_setup(self, prepared: "Prepared") -> tuple[int, int]:
         """Gate, redirect and hold; returns (handle, generation). Raises DatapathError."""
-        wanted = _spec(spec, self._lifs)
-        _check(lib.prl_dp_primary_setup(self._dp, wanted), f"{spec.ends}: set-up refused")
+        wanted = prepared.wanted
+        if err := lib.prl_dp_primary_setup(self._dp, wanted):
+            raise DatapathError(f"{prepared.spec.ends}: set-up refused", err)
         return int(wanted.handle), int(wanted.generation)
 
     def flow_adopt(self, handle: int) -> int:
@@ -499,6 +513,18 @@ class Datapath:
     def flow_close(self, handle: int) -> None:
         """Forget a flow; one that is unknown is no error."""
         lib.prl_dp_flow_close(self._dp, handle)
+
+    def flow_socket(self, handle: int) -> socket.socket:
+        """A duplicate of a flow's socket, to be closed soon. Raises DatapathError.
+
+        The datapath's own is the only descriptor that a session takes for long.
+        """
+        fd = lib.prl_dp_flow_socket(self._dp, handle)
+        return socket.socket(fileno=_check(fd, f"flow {handle:#x}: its socket is not here"))
+
+    def flow_has_hole(self, handle: int) -> bool:
+        """Whether the flow's socket has segments behind one that is missing, as far as is known."""
+        return bool(lib.prl_dp_flow_has_hole(self._dp, handle) > 0)
 
     def flow_orphan(self, handle: int) -> None:
         """Give our duplicate of a primary's socket up. Raises DatapathError."""

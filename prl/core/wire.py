@@ -11,6 +11,7 @@ VERSION: int = lib.PRL_WIRE_VERSION
 VERSION_MIN: int = lib.PRL_WIRE_VERSION_MIN
 SETUP_CHUNK_BYTES: int = lib.PRL_SETUP_CHUNK
 MESSAGE_MAX_BYTES: int = lib.PRL_WIRE_MAX
+_TLV_ROOM_BYTES = 16  # header and padding of one element are no more
 TLV_HEADER_BYTES: int = lib.PRL_TLV_HEADER
 TOKEN_BYTES: int = lib.PRL_TOKEN_BYTES
 LAN_KEY_BYTES = 32
@@ -113,14 +114,17 @@ def encode_tlvs(elements: Iterable[Element]) -> bytes:
     Raises:
         WireError: they do not fit into one message.
     """
-    buffer = ffi.new("uint8_t[]", MESSAGE_MAX_BYTES)
+    elements = list(elements)
+    room = sum(len(element.value) + _TLV_ROOM_BYTES for element in elements)
+    size = min(room, MESSAGE_MAX_BYTES)
+    buffer = ffi.new("uint8_t[]", size)
     at = ffi.new("size_t *")
     for element in elements:
         mandatory = lib.prl_tlv_is_mandatory(element.type)
         value = element.value
         if lib.prl_tlv_put(
             buffer,
-            MESSAGE_MAX_BYTES,
+            size,
             at,
             element.type,
             mandatory,

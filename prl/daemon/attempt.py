@@ -8,23 +8,25 @@ import asyncio
 import contextlib
 import socket
 import time
+from contextlib import nullcontext
+from dataclasses import replace
 
 from prl.config import Config
 from prl.core import wire
-from prl.core.datapath import Datapath, DatapathError, Event
+from prl.core.datapath import Datapath, DatapathError, Event, Prepared
 from prl.core.wire import Element, Message, Reason, Tlv
 from prl.daemon import cloning, transfer
-from prl.daemon.cloning import Frozen
+from prl.daemon.cloning import Frozen, Order
 from prl.daemon.events import EventLog
-from prl.daemon.freezer import FreezeError
-from prl.daemon.host import Host, NextHop
+from prl.daemon.freezer import FreezeError, Pause
+from prl.daemon.host import Host
 from prl.daemon.instances import Instances
 from prl.daemon.link import Link
 from prl.daemon.pace import Pace
 from prl.daemon.sessions import Session
 from prl.daemon.transfer import TransferError
 from prl.errors import ReplicationError
-from prl.shadow import SnapshotError
+from prl.shadow import SnapshotError, fixed_of
 from prl.shadow.sockopt import CallError, So, get_int
 
 SETUPS_AT_ONCE = 8
@@ -60,65 +62,123 @@ class Attempts:
         self._host, self._instances = host, instances
         self._pace = Pace(SETUPS_AT_ONCE, config.timing.setup_ms / SLOW_PART / 1000)
 
-    def enter(self, session: Session, sessions: dict[int, Session]) -> None:
+    def enter(self, session: Session, sock: socket.socket, sessions: dict[int, Session]) -> None:
         """Make it known to the datapath, and leave it open. Raises DatapathError."""
-        self._set_up(session, sessions)
+        self._know(session, sock, sessions)
         self._dp.primary_fail(session.handle, Reason.REQUESTED)
         session.state, session.reason = (
             "open",
             "prld was started anew, and has not protected it yet",
         )
 
-    async def protect(self, session: Session, sessions: dict[int, Session]) -> None:
+    def _know(self, session: Session, sock: socket.socket, sessions: dict[int, Session]) -> None:
+        fixed = None if session.ends.is_udp else fixed_of(sock)
+        spec = cloning.spec_of(session.ends, sock, session.handle, fixed)
+        self._set_up(session, self._dp.prepare(spec), sessions)
+
+    async def protect(
+        self, session: Session, sessions: dict[int, Session], sock: socket.socket | None = None
+    ) -> None:
         """Set up, snapshot, send, activate. On failure the session is open, with the reason.
 
-        Enters it in ``sessions`` as soon as it has a handle. Raises ReplicationError when it does
-        not even get one.
+        ``sock`` is the socket of a session that the datapath does not have yet. Enters the session
+        in ``sessions`` as soon as it has a handle. Raises ReplicationError when it does not even
+        get one.
         """
-        async with session.lock, self._pace:
-            hop, detour = None, ""  # of many peers: whoever takes over looks them up
-            if not session.ends.is_unconnected:
-                ifindex = self._instances.interface(session.service).ifindex
-                detour = await self._detour(session)
-                hop = None if detour else await self._host.next_hop(ifindex, session.ends.remote)
+        mending = session.mend()
+        async with mending.lock, self._pace:
             if session.state != "open" or session.closing:
                 return
-            session.hopeless = False
-            begun_ns = time.monotonic_ns()
             try:
-                self._begin(session, sessions, detour)
-                frozen = await self._freeze(session, hop)
-                edge = await self._transfer(session, transfer.encode(frozen.setup))
-                self._refuse_moved(session, frozen)
-                self._dp.primary_activate(
-                    session.handle, session.generation, frozen.setup.committed, edge
-                )
+                with nullcontext(sock) if sock else self._dp.flow_socket(session.handle) as own:
+                    await self._try(session, own, sessions)
             except AttemptError as error:
                 self._failed(session, error.reason, str(error))
-            except (SnapshotError, TransferError, CallError, FreezeError) as error:
-                self._failed(session, Reason.REQUESTED, str(error))
-            except DatapathError as error:
+            except (SnapshotError, TransferError, CallError, FreezeError, DatapathError) as error:
+                if sock and not session.handle and isinstance(error, FreezeError):
+                    self._know(session, sock, sessions)  # the next attempt may do better
                 if not session.handle:
                     raise ReplicationError(str(error)) from error
                 self._failed(session, Reason.REQUESTED, str(error))
-            else:
-                if session.is_live:
-                    session.state, session.reason = "active", ""
-                    session.active_since_s = time.monotonic()
-                    self._log.info(
-                        "active",
-                        f"{session.ends}: protected",
-                        handle=session.handle,
-                        frozen_us=(time.monotonic_ns() - begun_ns) // 1000,
-                    )
-            self._pace.took((time.monotonic_ns() - begun_ns) / 1e9)
 
-    async def _detour(self, session: Session) -> str:
+    async def _try(
+        self, session: Session, sock: socket.socket, sessions: dict[int, Session]
+    ) -> None:
+        """What can be done before the input waits comes before, the rest is in the order of R17."""
+        hop, detour = None, ""  # of many peers: whoever takes over looks them up
+        if not session.ends.is_unconnected:
+            ifindex = self._instances.interface(session.service).ifindex
+            detour = await self._detour(session, sock)
+            hop = None if detour else await self._host.next_hop(ifindex, session.ends.remote)
+        if session.state != "open" or session.closing:
+            return
+        session.mend().hopeless = False
+        if detour and not session.handle:
+            self._know(session, sock, sessions)
+        if detour:
+            raise AttemptError(Reason.REQUESTED, detour)
+        session.mend().done = done = asyncio.get_running_loop().create_future()
+        fixed = None if session.ends.is_udp else fixed_of(sock)
+        spec = cloning.spec_of(session.ends, sock, session.handle, fixed)
+        order = Order(
+            ends=session.ends,
+            streams=session.streams,
+            application=session.application,
+            renew=session.renew,
+            next_hop=str(hop.address) if hop else "",
+            next_hop_mac=hop.mac if hop else "",
+        )
+        wanted = self._dp.prepare(spec)
+        begun_ns = 0
+
+        def begin() -> None:
+            nonlocal begun_ns
+            begun_ns = time.monotonic_ns()
+            clock()
+            self._begin(session, wanted, sessions)
+
+        def copy(pause: Pause) -> tuple[Frozen, list[bytes]]:
+            assert fixed is not None
+            with pause():
+                begin()
+                program = session.program
+                own = (
+                    order if program is None else replace(order, application=program.application())
+                )
+                frozen = cloning.freeze_tcp(sock, own, fixed)
+            return frozen, self._send(session, _pieces(frozen))
+
+        with self._pace.timed() as clock:
+            if fixed is not None:
+                frozen, left = session.client.freezer.run(copy)
+            else:
+                begin()
+                frozen = await cloning.freeze_udp(sock, order)
+                left = self._send(session, _pieces(frozen))
+            self._refuse_holes(session)
+            while left and not done.done():
+                await asyncio.sleep(SEND_FULL_WAIT_S)  # the link drains; nothing tells us
+                left = self._send(session, left)
+            edge = await self._answer(done)
+            _refuse_moved(session, sock, frozen)
+            self._dp.primary_activate(
+                session.handle, session.generation, frozen.setup.committed, edge
+            )
+            if session.is_live:
+                session.mended(time.monotonic())
+                self._log.info(
+                    "active",
+                    f"{session.ends}: protected",
+                    handle=session.handle,
+                    frozen_us=(time.monotonic_ns() - begun_ns) // 1000,
+                )
+
+    async def _detour(self, session: Session, sock: socket.socket) -> str:
         """What is wrong with the way of a session's packets; empty when they pass prl's programs.
 
         A VLAN is an interface of its own: what leaves by lan0.100 is not seen on lan0.
         """
-        ends, sock = session.ends, session.sock
+        ends = session.ends
         ours = self._instances.devices(session.service)
         way = get_int(sock, So.BINDTOIFINDEX)
         if not way and not ends.remote.is_link_local:
@@ -131,63 +191,46 @@ class Attempts:
             f"{name} as lan.interface or in [[routing]], or correct the route"
         )
 
-    def _begin(self, session: Session, sessions: dict[int, Session], detour: str) -> None:
+    def _begin(self, session: Session, spec: Prepared, sessions: dict[int, Session]) -> None:
         """Gate on, input redirected, output held."""
-        if not detour or not session.handle:
-            self._set_up(session, sessions)
-        if detour:
-            raise AttemptError(Reason.REQUESTED, detour)
+        self._set_up(session, spec, sessions)
         if not self._link.up:
             raise AttemptError(Reason.LINK_LOST, f"the link is down: {self._link.why_down}")
 
-    def _set_up(self, session: Session, sessions: dict[int, Session]) -> None:
-        spec = cloning.spec_of(session.ends, session.sock, session.handle)
-        session.done = asyncio.get_running_loop().create_future()
+    def _set_up(self, session: Session, spec: Prepared, sessions: dict[int, Session]) -> None:
         session.handle, session.generation = self._dp.primary_setup(spec)
         session.state, session.reason = "setup", ""
         sessions[session.handle] = session
 
-    async def _freeze(self, session: Session, hop: NextHop | None) -> Frozen:
-        frozen = await cloning.freeze(
-            session.ends,
-            session.sock,
-            hop,
-            session.streams,
-            application=session.application,
-            renew=session.renew,
-            freezer=session.client.freezer,
-            program=session.program,
-        )
-        info = self._dp.flow_info(session.handle)
-        if info is not None and info.socket["stamp_ns"] and info.socket["has_ooo"]:
+    def _refuse_holes(self, session: Session) -> None:
+        """What the socket has behind a hole is not in the snapshot, and will not come again."""
+        if self._dp.flow_has_hole(session.handle):
             raise AttemptError(Reason.REQUESTED, "segments are missing in between; trying again")
-        return frozen
 
-    async def _transfer(self, session: Session, blob: bytes) -> int:
-        """Send the pieces and wait for the shadow; returns the right edge that it gave."""
-        assert session.done is not None
-        pieces = transfer.pieces(blob, wire.SETUP_CHUNK_BYTES)
+    def _send(self, session: Session, pieces: list[bytes]) -> list[bytes]:
+        """Send what the link takes now, the last piece last; returns the rest."""
         for number, piece in enumerate(pieces, 1):
-            tlvs = wire.encode_tlvs([Element(Tlv.SNAPSHOT, piece)])
-            bits = wire.SETUP_LAST if number == len(pieces) else 0
-            while not session.done.done():
-                try:
-                    self._dp.send(
-                        Message.SETUP,
-                        tlvs,
-                        handle=session.handle,
-                        generation=session.generation,
-                        bits=bits,
-                    )
-                    break
-                except DatapathError as error:
-                    if error.errno != _EBUFFERS:
-                        raise
-                await asyncio.sleep(SEND_FULL_WAIT_S)  # the link drains; nothing tells us
+            try:
+                self._dp.send(
+                    Message.SETUP,
+                    wire.encode_tlvs([Element(Tlv.SNAPSHOT, piece)]),
+                    handle=session.handle,
+                    generation=session.generation,
+                    bits=wire.SETUP_LAST if number == len(pieces) else 0,
+                )
+            except DatapathError as error:
+                if error.errno != _EBUFFERS:
+                    raise
+                return pieces[number - 1 :]
+        return []
+
+    async def _answer(self, done: "asyncio.Future[Event]") -> int:
+        """Wait for the shadow; returns the right edge that it gave."""
         # The datapath opens the flow at its deadline; twice that is for a datapath that hangs.
         deadline_s = 2 * self._config.timing.setup_ms / 1000
         try:
-            event = await asyncio.wait_for(session.done, deadline_s)
+            async with asyncio.timeout(deadline_s):
+                event = await done
         except TimeoutError:
             raise AttemptError(Reason.TIMEOUT, wire.reason_text(Reason.TIMEOUT)) from None
         if event.reason or event.type != Message.SETUP_DONE:
@@ -196,11 +239,6 @@ class Attempts:
             raise AttemptError(reason, words or wire.reason_text(reason))
         return event.space
 
-    def _refuse_moved(self, session: Session, frozen: Frozen) -> None:
-        """A straggler that came after the snapshot is missing in the shadow."""
-        if cloning.has_moved(session.ends, session.sock, frozen):
-            raise AttemptError(Reason.REQUESTED, "a segment slipped in; trying again")
-
     def _failed(self, session: Session, reason: int, words: str) -> None:
         if not session.is_live:
             return
@@ -208,7 +246,7 @@ class Attempts:
             with contextlib.suppress(DatapathError):
                 self._dp.primary_fail(session.handle, reason)
         session.state, session.reason = "open", words
-        session.hopeless = reason == Reason.NO_APPLICATION
+        session.mend().hopeless = reason == Reason.NO_APPLICATION
         self._log.warning(
             "not_protected", f"{session.ends}: not protected: {words}", handle=session.handle
         )
@@ -219,6 +257,16 @@ def _name(ifindex: int) -> str:
         return socket.if_indextoname(ifindex)
     except OSError:
         return f"interface {ifindex}"
+
+
+def _pieces(frozen: Frozen) -> list[bytes]:
+    return transfer.pieces(transfer.encode(frozen.setup), wire.SETUP_CHUNK_BYTES)
+
+
+def _refuse_moved(session: Session, sock: socket.socket, frozen: Frozen) -> None:
+    """A straggler that came after the snapshot is missing in the shadow."""
+    if cloning.has_moved(session.ends, sock, frozen):
+        raise AttemptError(Reason.REQUESTED, "a segment slipped in; trying again")
 
 
 def _texts(event: Event) -> list[Element]:

@@ -7,33 +7,33 @@ adopted() (SPEC R17, R18).
 import asyncio
 import socket
 from dataclasses import dataclass
+from functools import lru_cache
+from ipaddress import ip_address
 from typing import Final
 
 from prl import input_history
 from prl.core.datapath import Address, FlowSpec, Replay, Tuple, unspecified
-from prl.daemon.clients import Program
-from prl.daemon.freezer import Freezer
-from prl.daemon.host import NextHop
 from prl.daemon.streams import Streams
 from prl.daemon.transfer import Setup
 from prl.shadow import (
+    ApplicationOptions,
     Endpoint,
+    Fixed,
     SnapshotError,
     TcpSnapshot,
     UdpSnapshot,
     UnreadError,
-    adopt,
     decode,
     decode_udp,
     encode,
     encode_udp,
     enlarge,
+    give,
     restore,
     restore_udp,
     take,
     take_udp,
 )
-from prl.shadow.capture import md5_key
 from prl.shadow.sockopt import Negotiated, Tcp, get_int, tcp_info
 
 SNAPSHOT_ATTEMPTS: Final = 5
@@ -42,6 +42,10 @@ BUFFER_BYTES: Final = 4 << 20
 UNREAD_POLLS_MAX: Final = 20
 UNREAD_POLL_S: Final = 0.001
 """A UDP application that is just reading has so much time to empty its queue; nothing tells us."""
+OPTIONS_KINDS: Final = 256
+"""Different sets of options of which sessions share one object; the others have their own."""
+ADDRESSES_SHARED: Final = 4096
+"""Likewise, peers' addresses."""
 _UDP_MSS: Final = 0xFFFF  # datagrams are never cut
 
 Snapshot = TcpSnapshot | UdpSnapshot
@@ -56,9 +60,9 @@ class Frozen:
     """TCP: segments that the original had received."""
 
 
-def spec_of(ends: Tuple, sock: socket.socket, handle: int) -> FlowSpec:
-    """What the primary's datapath must know. Raises SnapshotError, CallError."""
-    if ends.is_udp:
+def spec_of(ends: Tuple, sock: socket.socket, handle: int, fixed: Fixed | None) -> FlowSpec:
+    """What the primary's datapath must know; ``fixed`` of TCP. Raises SnapshotError, CallError."""
+    if fixed is None:
         enlarge(sock)
         return FlowSpec(ends, sock.fileno(), _UDP_MSS, 0, 0, timestamps=False, handle=handle)
     info = tcp_info(sock)
@@ -70,64 +74,65 @@ def spec_of(ends: Tuple, sock: socket.socket, handle: int) -> FlowSpec:
         snd_wscale=info.snd_wscale,
         timestamps=Negotiated.TIMESTAMPS in Negotiated(info.options),
         handle=handle,
-        md5_key=md5_key(sock),
+        md5_key=fixed.md5_key or b"",
     )
 
 
-async def freeze(
-    ends: Tuple,
-    sock: socket.socket,
-    hop: NextHop | None,
-    streams: Streams,
-    *,
-    application: bytes,
-    renew: bool,
-    freezer: Freezer,
-    program: Program | None = None,
-) -> Frozen:
-    """Take the snapshot; the input is redirected already, ``freezer`` stops the application.
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a set-up takes from elsewhere than the socket."""
 
-    Raises SnapshotError, CallError, FreezeError.
-    """
-    hop_address, hop_mac = (str(hop.address), hop.mac) if hop else ("", "")
-    if ends.is_udp:
-        snapshot = await _take_udp(sock)
-        if ends_of(snapshot, ends.instance) != ends:
-            raise SnapshotError(f"{ends}: its application connected the socket anew: {snapshot}")
-        setup = Setup(
-            udp=True,
-            instance=ends.instance,
-            snapshot=encode_udp(snapshot),
-            mss=_UDP_MSS,
-            rcv_wscale=0,
-            snd_wscale=0,
-            committed=0,
-            timestamps=False,
-            next_hop=hop_address,
-            next_hop_mac=hop_mac,
-            application=application,
-            renew=renew,
-        )
-        return Frozen(setup, 0)
-    mss = get_int(sock, Tcp.MAXSEG)
-    if program is not None:
-        application = program.application()
-    tcp = freezer.run(lambda pause: take(sock, attempts=SNAPSHOT_ATTEMPTS, pause=pause))
-    in_bytes, out_bytes = streams.of(tcp)
+    ends: Tuple
+    streams: Streams
+    application: bytes
+    renew: bool
+    next_hop: str
+    """Empty when it is not known, and its MAC with it."""
+    next_hop_mac: str
+
+
+async def freeze_udp(sock: socket.socket, order: Order) -> Frozen:
+    """Take the snapshot; the input is redirected already. Raises SnapshotError, CallError."""
+    snapshot = await _take_udp(sock)
+    ends = order.ends
+    if ends_of(snapshot, ends.instance) != ends:
+        raise SnapshotError(f"{ends}: its application connected the socket anew: {snapshot}")
     setup = Setup(
+        udp=True,
         instance=ends.instance,
+        snapshot=encode_udp(snapshot),
+        mss=_UDP_MSS,
+        rcv_wscale=0,
+        snd_wscale=0,
+        committed=0,
+        timestamps=False,
+        application=order.application,
+        renew=order.renew,
+        next_hop=order.next_hop,
+        next_hop_mac=order.next_hop_mac,
+    )
+    return Frozen(setup, 0)
+
+
+def freeze_tcp(sock: socket.socket, order: Order, fixed: Fixed) -> Frozen:
+    """Likewise, of TCP: its application stands still. Raises SnapshotError, CallError."""
+    mss = get_int(sock, Tcp.MAXSEG)
+    tcp = take(sock, attempts=SNAPSHOT_ATTEMPTS, fixed=fixed)
+    in_bytes, out_bytes = order.streams.of(tcp)
+    setup = Setup(
+        instance=order.ends.instance,
         snapshot=encode(tcp),
         mss=mss,
         rcv_wscale=tcp.rcv_wscale,
         snd_wscale=tcp.snd_wscale,
         committed=tcp.committed,
         timestamps=tcp.timestamps,
-        next_hop=hop_address,
-        next_hop_mac=hop_mac,
-        application=application,
-        renew=renew,
+        application=order.application,
+        renew=order.renew,
         in_bytes=in_bytes,
         out_bytes=out_bytes,
+        next_hop=order.next_hop,
+        next_hop_mac=order.next_hop_mac,
     )
     return Frozen(setup, tcp.segs_in)
 
@@ -165,8 +170,14 @@ def ends_of(snapshot: Snapshot, instance: str) -> Tuple:
 
 
 def _address(end: Endpoint) -> Address:
-    address = end.address
-    return getattr(address, "ipv4_mapped", None) or address
+    return shared_address(end.packed)
+
+
+@lru_cache(ADDRESSES_SHARED)
+def shared_address(address: bytes | str) -> Address:
+    """The address, IPv4 as such even if mapped; one object for all sessions that have it."""
+    found = ip_address(address)
+    return getattr(found, "ipv4_mapped", None) or found
 
 
 def build(snapshot: Snapshot, congestion: str | None, elapsed_ms: int) -> socket.socket:
@@ -183,12 +194,12 @@ def build(snapshot: Snapshot, congestion: str | None, elapsed_ms: int) -> socket
 
 
 def shadow_spec(
-    snapshot: Snapshot, setup: Setup, fd: int, handle: int, generation: int
+    ends: Tuple, snapshot: Snapshot, setup: Setup, fd: int, handle: int, generation: int
 ) -> FlowSpec:
     """What the secondary's datapath must know."""
     tcp = snapshot if isinstance(snapshot, TcpSnapshot) else None
     return FlowSpec(
-        ends=ends_of(snapshot, setup.instance),
+        ends=ends,
         fd=fd,
         mss=setup.mss,
         rcv_wscale=setup.rcv_wscale,
@@ -216,9 +227,19 @@ def replay_of(snapshot: TcpSnapshot) -> Replay:
     )
 
 
-def adopted(sock: socket.socket, snapshot: Snapshot) -> tuple[str, ...]:
+def adopted(sock: socket.socket, options: ApplicationOptions | None, name: str) -> tuple[str, ...]:
     """Give a shadow that takes over its application's options; returns what was refused."""
-    return adopt(sock, snapshot) if isinstance(snapshot, TcpSnapshot) else ()
+    return give(sock, options, name) if options is not None else ()
+
+
+@lru_cache(OPTIONS_KINDS)
+def _shared(options: ApplicationOptions) -> ApplicationOptions:
+    return options
+
+
+def options_of(snapshot: Snapshot) -> ApplicationOptions | None:
+    """TCP: the application's options, one object for all sessions that have the same."""
+    return _shared(snapshot.options) if isinstance(snapshot, TcpSnapshot) else None
 
 
 def unread_bytes(snapshot: Snapshot) -> int:

@@ -4,8 +4,9 @@ import json
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any, Literal
 
 import msgspec
@@ -30,11 +31,16 @@ class Record(msgspec.Struct, frozen=True):
     facts: dict[str, Any]
 
 
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(tuple[int, str, int, Level, str, str, dict[str, Any]])
+
+
 class EventLog:
     """A bounded ring of records; each is one line on standard error, too."""
 
     def __init__(self, write: Callable[[str], object] | None = None) -> None:
-        self._ring: deque[Record] = deque(maxlen=EVENTS_MAX)
+        self._ring: deque[bytes] = deque(maxlen=EVENTS_MAX)
+        """Encoded: very many sessions make very many records, which nearly nobody reads."""
         self._seq = 0
         self._write = write or _to_stderr
 
@@ -43,7 +49,7 @@ class EventLog:
         self._seq += 1
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         record = Record(self._seq, now, time.monotonic_ns(), level, event, text, facts)
-        self._ring.append(record)
+        self._ring.append(_encoder.encode(msgspec.structs.astuple(record)))
         self._write(_line(record))
 
     def info(self, event: str, text: str, **facts: Any) -> None:
@@ -60,11 +66,14 @@ class EventLog:
 
     def after(self, seq: int, count: int) -> list[Record]:
         """At most ``count`` records that came after number ``seq``, oldest first."""
-        return _first(count, (record for record in self._ring if record.seq > seq))
+        first = self._seq - len(self._ring)  # their numbers have no gaps
+        start = max(seq - first, 0)
+        chosen = islice(self._ring, start, start + count)
+        return [Record(*_decoder.decode(raw)) for raw in chosen]
 
-
-def _first(count: int, records: Iterable[Record]) -> list[Record]:
-    return [record for _, record in zip(range(count), records, strict=False)]
+    def size_bytes(self) -> int:
+        """Memory that the ring takes now; it ends growing at EVENTS_MAX."""
+        return sys.getsizeof(self._ring) + sum(map(sys.getsizeof, self._ring))
 
 
 def _line(record: Record) -> str:

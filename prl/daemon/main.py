@@ -19,6 +19,8 @@ READY_FD = "PRL_READY_FD"
 KERNEL_BTF = Path("/sys/kernel/btf/vmlinux")
 BPFFS = Path("/sys/fs/bpf")
 _KERNEL_MIN = (6, 1)
+DESCRIPTORS_BESIDES = 8192
+"""Descriptors that are no session's: applications, unchanged programs, what prld itself needs."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -71,7 +73,7 @@ async def _serve(config: Config, ready: "_Ready") -> None:
 
     with contextlib.suppress(OSError, ValueError):  # kernels since 5.11 do not need it
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY,) * 2)
-    _raise_descriptor_limit()
+    _raise_descriptor_limit(config.flows_max)
     node = Node(config, EventLog())
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -79,11 +81,16 @@ async def _serve(config: Config, ready: "_Ready") -> None:
     await node.serve(lambda: ready.tell("ready"))
 
 
-def _raise_descriptor_limit() -> None:
-    """Two descriptors a session: the usual soft limit would end at 500 of them."""
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    with contextlib.suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+def _raise_descriptor_limit(flows_max: int) -> None:
+    """One descriptor a session, and as many as there may be of them if prld may have so many.
+
+    More than the hard limit takes CAP_SYS_RESOURCE, more than fs.nr_open nobody can have.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for limit in (max(soft, flows_max + DESCRIPTORS_BESIDES), hard):
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, max(limit, hard)))
+            return
 
 
 class _Ready:

@@ -6,7 +6,10 @@ when one was slow, and rises when one was quick (additive increase and decrease)
 """
 
 import asyncio
+import time
 from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 
 class Pace:
@@ -51,6 +54,16 @@ class Pace:
         elif seconds < self._slow_s / 2:
             self._limit = min(self._most, self._limit + 1)
             self._wake()
+
+    @contextmanager
+    def timed(self) -> Iterator[Callable[[], None]]:
+        """took() from the call of what this gives to the end of the context, if it is called."""
+        began: list[float] = []
+        try:
+            yield lambda: began.append(time.monotonic())
+        finally:
+            if began:
+                self.took(time.monotonic() - began[0])
 
     def _wake(self) -> None:
         free = self._limit - self._inside

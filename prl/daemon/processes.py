@@ -52,11 +52,9 @@ Kin = Callable[[], list[int] | None]
 class Process:
     """The application that a program which does not know of prl would be."""
 
-    def __init__(
-        self, holder: Holder, inode: int, pidfd: int, sock: socket.socket, history: History
-    ) -> None:
+    def __init__(self, holder: Holder, inode: int, pidfd: int, history: History) -> None:
         self._history = history
-        self.holder, self.inode, self.pidfd, self.sock = holder, inode, pidfd, sock
+        self.holder, self.inode, self.pidfd = holder, inode, pidfd
         self.freezer = Freezer(self._pids)
         self.session: Session | None = None
         self.on_event: Callable[[dict[str, Any]], None] = lambda _: None
@@ -130,10 +128,10 @@ class Processes:
         except BaseException:
             os.close(pidfd)
             raise
-        process = Process(holder, found, pidfd, sock, history)
+        process = Process(holder, found, pidfd, history)
         process.kin = kin
         try:
-            self._check(process)
+            self._check(process, sock)
             await asyncio.to_thread(process.look_for_others)
             process.on_event = lambda event: self._on_event(process, event)
             session = await self._primaries.replicate(
@@ -190,11 +188,11 @@ class Processes:
         for process in list(self._known.values()):
             self._forget(process)
 
-    def _check(self, process: Process) -> None:
+    def _check(self, process: Process, sock: socket.socket) -> None:
         holder = process.holder
-        if os.fstat(process.sock.fileno()).st_ino != process.inode:
+        if os.fstat(sock.fileno()).st_ino != process.inode:
             raise UsageError(f"{holder} has closed descriptor {holder.fd} just now")
-        holders.require_connected_tcp(process.sock, f"descriptor {holder.fd} of {holder}")
+        holders.require_connected_tcp(sock, f"descriptor {holder.fd} of {holder}")
         for handle, known in self._known.items():
             if known.inode == process.inode:
                 raise UsageError(

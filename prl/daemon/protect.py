@@ -13,12 +13,10 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Iterator
-from ipaddress import ip_address
 
 from prl.config import Config
 from prl.core import wire
 from prl.core.datapath import (
-    Address,
     Datapath,
     DatapathError,
     Event,
@@ -30,11 +28,12 @@ from prl.core.datapath import (
 from prl.core.wire import Reason
 from prl.daemon.attempt import Attempts
 from prl.daemon.clients import Application, Program
+from prl.daemon.cloning import shared_address
 from prl.daemon.events import EventLog
 from prl.daemon.freezer import FreezeError, Pause
 from prl.daemon.instances import Instances
 from prl.daemon.link import Link
-from prl.daemon.sessions import Session
+from prl.daemon.sessions import RETRY_MIN_S, Mending, Session
 from prl.daemon.silence import abort_silently, end_silently, reset
 from prl.daemon.streams import Streams
 from prl.errors import ReplicationError, UsageError
@@ -42,15 +41,16 @@ from prl.shadow import SnapshotError
 from prl.shadow.capture import refuse_other_protocols
 from prl.shadow.sockopt import CallError
 
-RETRY_MIN_S, RETRY_MAX_S = 0.05, 30.0
-"""Back-off between attempts of one session. It begins anew when the link comes up, an application
-offers itself on the other node, or the session was protected for STABLE_S."""
+RETRY_MAX_S = 30.0
+"""Back-off between attempts of one session, from RETRY_MIN_S on. It begins anew when the link comes
+up, an application offers itself on the other node, or the session was protected for STABLE_S."""
 STABLE_S = 5.0
 RENEW_TRIES = 3
 """Attempts with bytes that the application has just given, while it waits."""
 REASONS_MAX = 8
 """Different reasons for missing protection that ``status`` names."""
 _HOPELESS = frozenset({Reason.APPLICATION_GONE, Reason.OUTPUT_DIFFERS, Reason.MID_STREAM})
+_STATES = {state: state.name.lower() for state in Primary}
 CLOSE_LINGER_S = 60.0
 """How long a session that its application closed may take to end (the peer's FIN)."""
 
@@ -100,16 +100,14 @@ class Primaries:
             ends, service = self._check(sock)
             self._supersede(ends)
             streams = streams or Streams.at(sock)
-            session = Session(ends, service, sock, client, application, renew, streams, program)
+            session = Session(ends, service, client, application, renew, streams, program)
             if again:
-                self._attempts.enter(session, self._sessions)
+                self._attempts.enter(session, sock, self._sessions)
             else:
                 self._refuse_foreign(session)
-                await self._attempt(session)
-        except BaseException:
-            if not any(known.sock is sock for known in self._sessions.values()):
-                sock.close()
-            raise
+                await self._attempt(session, sock)
+        finally:
+            sock.close()  # the datapath has it
         self._begin(session)
         return session
 
@@ -126,20 +124,24 @@ class Primaries:
 
     def _begin(self, session: Session) -> None:
         self._by_ends[session.ends] = session
-        session.stale = session.renew
-        session.keeper = asyncio.create_task(self._keep(session))
         session.introduced = True
+        if session.mending is not None:
+            session.mending.stale = session.renew
+        self._tend(session)
 
     async def renew(self, session: Session, application: bytes) -> None:
         """The application's bytes as of now; it neither reads nor writes the socket meanwhile."""
         session.application = application
-        session.stale = session.asked = False
+        if session.state == "active":
+            return
+        mending = session.mend()
+        mending.stale = mending.asked = False
         for _ in range(RENEW_TRIES):
             if self._obstacle(session):
                 break
             await self._attempt(session)
-        session.stale = session.renew
-        session.trigger.set()
+        mending.stale = session.renew
+        mending.trigger.set()
 
     def _check(self, sock: socket.socket) -> tuple[Tuple, int]:
         if sock.family not in (socket.AF_INET, socket.AF_INET6) or (
@@ -150,10 +152,10 @@ class Primaries:
         if not is_udp:
             _refuse_kind(sock)
         host, local_port = sock.getsockname()[:2]
-        local = _address(host)
+        local = shared_address(host.partition("%")[0])
         try:
             host, remote_port = sock.getpeername()[:2]
-            remote = _address(host)
+            remote = shared_address(host.partition("%")[0])
         except OSError as error:
             if not is_udp:
                 raise UsageError(
@@ -221,18 +223,19 @@ class Primaries:
         if session.ends.is_udp:  # nothing to wait for
             self._finish(session, "closed")
             return
-        with contextlib.suppress(OSError):
-            session.sock.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(OSError, DatapathError), self._socket(session) as sock:
+            sock.shutdown(socket.SHUT_WR)
         loop = asyncio.get_running_loop()
         loop.call_later(CLOSE_LINGER_S, self._finish, session, "closed")
 
     def unprotect(self, session: Session, why: str = "") -> None:
         """Replication of the session ends, the session goes on. Raises DatapathError."""
-        if session.keeper is not None:
-            session.keeper.cancel()
+        mending = session.mend()
+        mending.stop()
+        mending.given_up = True
         self._dp.primary_fail(session.handle, Reason.REQUESTED)
         session.reason = why or session.reason
-        session.hopeless, session.asked = True, False
+        mending.hopeless, mending.asked = True, False
 
     def let_go(self, session: Session) -> None:
         """Its application has closed the socket: so do we, and the kernel says what it says then.
@@ -241,7 +244,6 @@ class Primaries:
         """
         session.closing = True
         self._dp.flow_orphan(session.handle)
-        session.sock.close()
         loop = asyncio.get_running_loop()
         loop.call_later(CLOSE_LINGER_S, self._finish, session, "closed")
 
@@ -251,11 +253,11 @@ class Primaries:
 
     def resync(self, session: Session) -> None:
         """A new snapshot now; what protects the session is given up first. Raises DatapathError."""
-        if session.keeper is None or session.keeper.done():
-            session.keeper = asyncio.create_task(self._keep(session))
+        mending = session.mend()
+        mending.given_up = mending.hopeless = mending.asked = False
+        self._tend(session)
         if session.state == "active":
             self._dp.primary_fail(session.handle, Reason.REQUESTED)
-        session.hopeless = session.asked = False
         session.hope()
 
     def application_gone(self, client: Application) -> None:
@@ -268,8 +270,8 @@ class Primaries:
         if session.closing:
             return
         session.orphan = True
-        if session.keeper is not None:
-            session.keeper.cancel()
+        if session.mending is not None:
+            session.mending.stop()
         if session.state == "active":
             self._renounce(session)
         elif session.state != "voiding":
@@ -278,7 +280,8 @@ class Primaries:
     def abort(self, session: Session, why: str) -> None:
         """Reset the connection; the peer must not have more of it than it has."""
         self._log.error("session_aborted", f"{session.ends}: {why}", handle=session.handle)
-        reset(session.sock)
+        with contextlib.suppress(DatapathError), self._socket(session) as sock:
+            reset(sock)
 
     def _renounce(self, session: Session) -> None:
         name = self._config.service[session.service].name
@@ -319,7 +322,7 @@ class Primaries:
             return
         if event.generation not in {0, session.generation}:
             return  # of an attempt that is over
-        before, session.state = session.state, state.name.lower()
+        before, session.state = session.state, _STATES[state]
         if event.reason or session.state != "open":
             session.reason = wire.reason_text(event.reason) if event.reason else ""
         if session.state in {"open", "voiding"}:
@@ -330,11 +333,13 @@ class Primaries:
                     f"{session.ends}: not protected: {session.reason}",
                     handle=session.handle,
                 )
+            mending = session.mend()
             if before == "active":
-                session.hopeful = time.monotonic() - session.active_since_s > STABLE_S
-                session.hopeless |= event.reason in _HOPELESS
+                mending.hopeful = time.monotonic() - session.active_since_s > STABLE_S
+                mending.hopeless |= event.reason in _HOPELESS
             if before in {"active", "voiding"} and session.state == "open":
-                session.trigger.set()  # failures of an attempt are its own affair
+                mending.trigger.set()  # failures of an attempt are its own affair
+            self._tend(session)
         session.tell()
         if session.orphan and session.state == "open":
             self._end_orphan(session)
@@ -354,8 +359,8 @@ class Primaries:
         """An application on the other node waits for shadows of ``endpoint``."""
         self._offered.add(endpoint)
         for session in self.live():
-            if session.ends.service_end == endpoint:
-                session.hopeless = False
+            if session.state != "active" and session.ends.service_end == endpoint:
+                session.mend().hopeless = False
                 session.hope()
 
     def on_link_up(self) -> None:
@@ -367,7 +372,8 @@ class Primaries:
         """No answer will come, and offers will be made again."""
         self._offered.clear()
         for session in self.live():
-            session.asked = False
+            if session.mending is not None:
+                session.mending.asked = False
             session.resolve(Event(kind=0, reason=Reason.LINK_LOST))
 
     def on_fenced(self, service: int) -> None:
@@ -379,7 +385,8 @@ class Primaries:
     def demote(self, session: Session) -> None:
         """The other node has the session: end ours behind the silence (L8)."""
         self._forget(session, "demoted")
-        _end(session)
+        with contextlib.suppress(DatapathError):  # its application has closed it, and so have we
+            _end(session, self._socket(session))
         self._dp.flow_close(session.handle)
         self._log.warning(
             "demoted", f"{session.ends}: the other node has it now", handle=session.handle
@@ -389,21 +396,23 @@ class Primaries:
     def leave(self, session: Session) -> None:
         """As prld ends: the session goes on without it; its application has the socket."""
         self._forget(session, "closed")
-        session.sock.close()
+
+    def _socket(self, session: Session) -> socket.socket:
+        """Its socket, to be closed soon: only the datapath keeps it. Raises DatapathError."""
+        return self._dp.flow_socket(session.handle)
 
     def _finish(self, session: Session, state: str) -> None:
         if not session.is_live:
             return
         self._forget(session, state)
         self._dp.flow_close(session.handle)
-        session.sock.close()
         session.tell()
 
     def _forget(self, session: Session, state: str) -> None:
         session.state = state
         session.resolve(Event(kind=0, reason=Reason.ENDED))
-        if session.keeper is not None:
-            session.keeper.cancel()
+        if session.mending is not None:
+            session.mending.stop()
         if self._sessions.get(session.handle) is session:
             del self._sessions[session.handle]
         if self._by_ends.get(session.ends) is session:
@@ -411,26 +420,33 @@ class Primaries:
 
     # -- keeping them protected
 
-    async def _keep(self, session: Session) -> None:
-        """Protect it again whenever that may succeed, as long as it lives."""
-        wait_s = RETRY_MIN_S
-        while session.is_live and not session.closing:
+    def _tend(self, session: Session) -> None:
+        """Have it kept protected; one that is, needs nobody."""
+        if session.state == "active" or not session.introduced or session.closing or session.orphan:
+            return
+        mending = session.mend()
+        if not mending.given_up and (mending.keeper is None or mending.keeper.done()):
+            mending.keeper = asyncio.create_task(self._keep(session, mending))
+
+    async def _keep(self, session: Session, mending: Mending) -> None:
+        """Protect it again whenever that may succeed, until it is, as long as it lives."""
+        while session.mending is mending and session.is_live and not session.closing:
             if self._obstacle(session):
-                await session.trigger.wait()
+                await mending.trigger.wait()
             else:
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(session.trigger.wait(), wait_s)
-                wait_s = min(wait_s * 2, RETRY_MAX_S)
-            was_triggered = session.trigger.is_set()
-            session.trigger.clear()
-            if session.hopeful:
-                session.hopeful, wait_s = False, RETRY_MIN_S
+                    await asyncio.wait_for(mending.trigger.wait(), session.wait_s)
+                session.wait_s = min(session.wait_s * 2, RETRY_MAX_S)
+            was_triggered = mending.trigger.is_set()
+            mending.trigger.clear()
+            if mending.hopeful:
+                mending.hopeful, session.wait_s = False, RETRY_MIN_S
             elif was_triggered:
                 continue  # an obstacle has come or gone: the back-off goes on
             if self._obstacle(session):
                 continue
-            if session.stale:
-                session.asked = True
+            if mending.stale:
+                mending.asked = True
                 session.client.send_event({"event": "protectable", "handle": session.handle})
             else:
                 await self._attempt(session)
@@ -443,9 +459,10 @@ class Primaries:
             return f"the link is down: {self._link.why_down}"
         if not self._owns(session.service):
             return "this node does not own its service"
-        if session.hopeless or session.ends.service_end not in self._offered:
-            return session.reason if session.hopeless else self._nobody(session)
-        if session.asked:
+        mending = session.mend()
+        if mending.hopeless or session.ends.service_end not in self._offered:
+            return session.reason if mending.hopeless else self._nobody(session)
+        if mending.asked:
             return "its application was asked to renew it, and has not yet"
         return ""
 
@@ -456,9 +473,9 @@ class Primaries:
             f"{session.ends.service_end}; start it there, too"
         )
 
-    async def _attempt(self, session: Session) -> None:
-        await self._attempts.protect(session, self._sessions)
-        if session.hopeless:
+    async def _attempt(self, session: Session, sock: socket.socket | None = None) -> None:
+        await self._attempts.protect(session, self._sessions, sock)
+        if session.mending is not None and session.mending.hopeless:
             self._offered.discard(session.ends.service_end)
 
     def unprotected(self) -> dict[str, int]:
@@ -479,20 +496,15 @@ def _refuse_kind(sock: socket.socket) -> None:
         raise UsageError(str(error)) from error
 
 
-def _end(session: Session) -> None:
+def _end(session: Session, sock: socket.socket) -> None:
     """Without a word, for all who have the socket."""
     if session.program is not None and not session.closing:
 
         def work(pause: Pause) -> None:
             with pause():
-                abort_silently(session.sock)
+                abort_silently(sock)
 
         with contextlib.suppress(FreezeError, SnapshotError, CallError):
             session.client.freezer.run(work)
             return
-    end_silently(session.sock)
-
-
-def _address(text: str) -> Address:
-    address = ip_address(text.partition("%")[0])
-    return getattr(address, "ipv4_mapped", None) or address
+    end_silently(sock)

@@ -90,7 +90,7 @@ class Requests:
         return facts.status(self._view)
 
     async def _stats(self, *_: object) -> dict[str, Any]:
-        return facts.stats(self._view)
+        return facts.stats(self._view) | {"log_bytes": self._log.size_bytes()}
 
     async def _link_show(self, *_: object) -> dict[str, Any]:
         return facts.link(self._view)

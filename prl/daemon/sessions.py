@@ -1,15 +1,47 @@
-"""One session whose application is on this node: what prld knows of it."""
+"""One session whose application is on this node: what prld knows of it.
+
+There may be very many, nearly all of them protected and idle: what only a session needs that is not
+protected is in an object of its own (Mending), and the socket is the datapath's.
+"""
 
 import asyncio
-import socket
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from prl.core.datapath import Event, Tuple
 from prl.daemon.clients import Application, Program
-from prl.daemon.streams import Streams
+from prl.daemon.streams import UNCOUNTED, Streams
 
 LIVE = frozenset({"setup", "active", "voiding", "open"})
+RETRY_MIN_S: Final = 0.05
+"""First wait of the back-off between attempts of one session."""
+
+
+@dataclass(eq=False, slots=True)
+class Mending:
+    """What is needed of a session while it is not protected."""
+
+    stale: bool
+    """The application's bytes belong to an earlier moment (renew)."""
+    asked: bool = False
+    """The application was asked for new ones and has not answered yet."""
+    hopeless: bool = False
+    """Trying again is of no use before an application offers itself."""
+    hopeful: bool = False
+    """Something has changed for the better since the last attempt: the back-off begins anew."""
+    given_up: bool = False
+    """Nobody tries again before somebody asks for it."""
+    done: "asyncio.Future[Event] | None" = None
+    """What the attempt under way waits for."""
+    trigger: asyncio.Event = field(default_factory=asyncio.Event)
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """One attempt at a time."""
+    keeper: "asyncio.Task[None] | None" = None
+
+    def stop(self) -> None:
+        """No more attempts by itself."""
+        if self.keeper is not None:
+            self.keeper.cancel()
 
 
 @dataclass(eq=False, slots=True)
@@ -18,12 +50,11 @@ class Session:
 
     ends: Tuple
     service: int
-    sock: socket.socket
     client: Application
     application: bytes
     renew: bool = False
     """The application gives its bytes anew for every snapshot but the first."""
-    streams: Streams = field(default_factory=Streams)
+    streams: Streams = UNCOUNTED
     program: Program | None = None
     """The application, if it does not know of prl."""
     handle: int = 0
@@ -38,21 +69,12 @@ class Session:
     orphan: bool = False
     introduced: bool = False
     """The application knows the handle: events follow the answer, never overtake it."""
-    hopeless: bool = False
-    """Trying again is of no use before an application offers itself."""
-    hopeful: bool = False
-    """Something has changed for the better since the last attempt: the back-off begins anew."""
-    stale: bool = False
-    """The application's bytes belong to an earlier moment (renew)."""
-    asked: bool = False
-    """The application was asked for new ones and has not answered yet."""
     active_since_s: float = 0.0
     """CLOCK_MONOTONIC."""
-    done: "asyncio.Future[Event] | None" = None
-    trigger: asyncio.Event = field(default_factory=asyncio.Event)
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """One attempt at a time."""
-    keeper: "asyncio.Task[None] | None" = None
+    wait_s: float = RETRY_MIN_S
+    """How long the next attempt waits."""
+    mending: Mending | None = None
+    """None while it is protected."""
 
     @property
     def is_live(self) -> bool:
@@ -68,12 +90,28 @@ class Session:
         if self.introduced:
             self.client.send_event({"event": "state"} | self.facts())
 
+    def mend(self) -> Mending:
+        """What is needed while it is not protected."""
+        if self.mending is None:
+            self.mending = Mending(stale=self.renew and self.introduced)
+        return self.mending
+
+    def mended(self, now_s: float) -> None:
+        """It is protected from now on."""
+        self.state, self.reason, self.active_since_s = "active", "", now_s
+        if self.mending is not None:
+            self.mending.trigger.set()  # whoever keeps it sees that there is nothing left to do
+            self.mending = None
+
     def hope(self) -> None:
         """It is worth while to try again, at once."""
-        self.hopeful = True
-        self.trigger.set()
+        self.wait_s = RETRY_MIN_S
+        if self.mending is not None:
+            self.mending.hopeful = True
+            self.mending.trigger.set()
 
     def resolve(self, event: Event) -> None:
         """What the attempt under way waits for has come."""
-        if self.done is not None and not self.done.done():
-            self.done.set_result(event)
+        done = None if self.mending is None else self.mending.done
+        if done is not None and not done.done():
+            done.set_result(event)

@@ -13,6 +13,7 @@ import struct
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import ip_address
 
 from prl import application
@@ -40,13 +41,15 @@ from prl.daemon.streams import Streams
 from prl.daemon.transfer import Arrived, Collector, Setup, TransferError
 from prl.errors import KernelError, PrlError
 from prl.messages import show_endpoint
-from prl.shadow import SnapshotError
+from prl.shadow import ApplicationOptions, SnapshotError
 from prl.shadow.sockopt import Queue, queue_bytes
 
 READ_LINGER_S = 60.0
 """How long a standby application may read on after its session ended on the primary."""
 READ_POLL_S = 0.05
 OFFERS_MAX = 1024
+HOPS_SHARED = 1024
+"""Next hops of which shadows share one object; the others have their own."""
 _END_AT_CLOSE = struct.pack("=ii", 1, 0)  # struct linger: on, no time
 _NO_LINGER = struct.pack("=ii", 0, 0)
 
@@ -61,20 +64,37 @@ class RefusedError(PrlError):
 
 @dataclass(eq=False, slots=True)
 class Shadow:
-    """One shadow."""
+    """One shadow; its socket is the datapath's, for there may be very many."""
 
     handle: int
     generation: int
     ends: Tuple
     service: int
-    sock: socket.socket
-    snapshot: Snapshot
     client: Application
+    application: bytes
+    renew: bool
+    out_bytes: int
+    """How much output comes before the snapshot's end of the send queue."""
     hop: NextHop | None
-    setup: Setup
+    options: ApplicationOptions | None
+    """TCP: what its application had chosen, in force once it is taken over."""
     streams: Streams
     state: str = "active"
     """active, void, taken (over), or ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Coming:
+    """A set-up that was admitted."""
+
+    event: Event
+    began_ns: int
+    setup: Setup
+    snapshot: Snapshot
+    ends: Tuple
+    service: int
+    client: Application
+    hop: NextHop | None
 
 
 class Shadows:
@@ -145,7 +165,7 @@ class Shadows:
         """How much of the session's output is committed, and the hash of what came since."""
         info = self._dp.flow_info(shadow.handle)
         out_bytes, out_hash = (info.out_bytes, info.out_hash) if info else (0, 0)
-        return {"out_bytes": shadow.setup.out_bytes + out_bytes, "out_hash": out_hash}
+        return {"out_bytes": shadow.out_bytes + out_bytes, "out_hash": out_hash}
 
     def application_gone(self, client: Application) -> None:
         """Its connection ended: its offers are over, nobody reads its shadows any more."""
@@ -174,17 +194,43 @@ class Shadows:
             self._refuse(event, RefusedError(Reason.MALFORMED, words))
             return
         if arrived is not None:
-            task = asyncio.get_running_loop().create_task(self._set_up(event, arrived))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._set_up(event, arrived)
 
     def on_link_down(self) -> None:
         """Unfinished set-ups will never be complete."""
         self._collector.clear()
 
-    async def _set_up(self, event: Event, arrived: Arrived) -> None:
+    def _set_up(self, event: Event, arrived: Arrived) -> None:
+        """At once, unless the neighbour is new: the session stands still meanwhile."""
+        with self._refusing(event):
+            setup = transfer.decode(arrived.blob)
+            snapshot = cloning.thaw(setup)
+            ends = cloning.ends_of(snapshot, setup.instance)
+            service, client = self._admit(ends)
+            ifindex = self._instances.interface(service).ifindex
+            hop = _hop(setup.next_hop, setup.next_hop_mac, ifindex)
+            coming = _Coming(event, arrived.began_ns, setup, snapshot, ends, service, client, hop)
+            if hop is None or self._pin(hop):
+                self._build(coming)
+                return
+            task = asyncio.get_running_loop().create_task(self._set_up_slowly(coming, hop))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _set_up_slowly(self, coming: "_Coming", hop: NextHop) -> None:
+        with self._refusing(coming.event):
+            try:
+                await self._host.set_neighbour(hop, NUD_PERMANENT)
+            except KernelError:
+                self._unpin(hop, NUD_STALE)
+                raise
+            self._build(coming)
+
+    @contextlib.contextmanager
+    def _refusing(self, event: Event) -> Iterator[None]:
+        """Whatever stands in the way: the primary is told."""
         try:
-            await self._build(event, arrived)
+            yield
         except RefusedError as error:
             self._refuse(event, error)
         except (SnapshotError, DatapathError) as error:
@@ -192,26 +238,27 @@ class Shadows:
         except (TransferError, KernelError, ValueError) as error:
             self._refuse(event, RefusedError(Reason.MALFORMED, str(error)))
 
-    async def _build(self, event: Event, arrived: Arrived) -> None:
-        setup = transfer.decode(arrived.blob)
-        snapshot = cloning.thaw(setup)
-        ends = cloning.ends_of(snapshot, setup.instance)
-        service, client = self._admit(ends)
-        hop = _hop(setup, self._instances.interface(service).ifindex)
-        if hop is not None:
-            await self._pin(hop)
-        self._replace(event.handle, ends)
+    def _build(self, coming: "_Coming") -> None:
+        self._replace(coming.event.handle, coming.ends)
         # The clock must not be behind the primary's (PAWS): count the way here, too.
-        elapsed_ns = time.monotonic_ns() - arrived.began_ns + self._dp.link_rtt_ns()
+        elapsed_ns = time.monotonic_ns() - coming.began_ns + self._dp.link_rtt_ns()
         try:
-            sock = cloning.build(snapshot, self._congestion, elapsed_ns // 1_000_000)
+            sock = cloning.build(coming.snapshot, self._congestion, elapsed_ns // 1_000_000)
         except BaseException:
-            self._unpin(hop, NUD_STALE)
+            self._unpin(coming.hop, NUD_STALE)
             raise
+        with sock:
+            self._enter(coming, sock)
+
+    def _enter(self, coming: "_Coming", sock: socket.socket) -> None:
+        """The shadow is there: hand it to the datapath, tell the primary, then its application."""
+        event, setup, snapshot = coming.event, coming.setup, coming.snapshot
         # If prld and its application die, nothing of it stays: a FIN that the silence swallows
         # would be sent again for ever, and the socket keep its congestion control loaded.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _END_AT_CLOSE)
-        spec = cloning.shadow_spec(snapshot, setup, sock.fileno(), event.handle, event.generation)
+        spec = cloning.shadow_spec(
+            coming.ends, snapshot, setup, sock.fileno(), event.handle, event.generation
+        )
         streams = Streams.at(sock, setup.in_bytes, setup.out_bytes)
         try:
             space = self._dp.secondary_open(spec)
@@ -221,24 +268,25 @@ class Shadows:
         except DatapathError:
             end_silently(sock)
             self._dp.flow_close(event.handle)
-            self._unpin(hop, NUD_STALE)
+            self._unpin(coming.hop, NUD_STALE)
             raise
         shadow = Shadow(
             handle=event.handle,
             generation=event.generation,
-            ends=ends,
-            service=service,
-            sock=sock,
-            snapshot=snapshot,
-            client=client,
-            hop=hop,
-            setup=setup,
+            ends=coming.ends,
+            service=coming.service,
+            client=coming.client,
+            application=setup.application,
+            renew=setup.renew,
+            out_bytes=setup.out_bytes,
+            hop=coming.hop,
+            options=cloning.options_of(snapshot),
             streams=streams,
         )
-        self._shadows[event.handle] = self._by_ends[ends] = shadow
-        self._lost.forget(ends)
-        self._log.info("shadow", f"{ends}: shadowed", handle=event.handle)
-        _introduce(shadow)
+        self._shadows[event.handle] = self._by_ends[shadow.ends] = shadow
+        self._lost.forget(shadow.ends)
+        self._log.info("shadow", f"{shadow.ends}: shadowed", handle=event.handle)
+        _introduce(shadow, sock, setup.in_bytes, cloning.unread_bytes(snapshot))
 
     def _admit(self, ends: Tuple) -> tuple[int, Application]:
         """The service and the application of a new shadow. Raises RefusedError."""
@@ -315,12 +363,12 @@ class Shadows:
             self._discard(shadow, "the other node has the session again")
             return
         self._drop(shadow, "taken")
-        with contextlib.suppress(OSError):
-            shadow.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
-        out_bytes = shadow.setup.out_bytes + event.value
+        out_bytes = shadow.out_bytes + event.value
         # Before the application hears of it: what it sets itself then, stays.
-        for failure in cloning.adopted(shadow.sock, shadow.snapshot):
-            self._log.warning("option_lost", failure, handle=handle)
+        with contextlib.suppress(OSError, DatapathError), self._dp.flow_socket(handle) as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+            for failure in cloning.adopted(sock, shadow.options, str(shadow.ends)):
+                self._log.warning("option_lost", failure, handle=handle)
         shadow.client.send_event(
             {
                 "event": "taken_over",
@@ -345,10 +393,9 @@ class Shadows:
             Session(
                 shadow.ends,
                 shadow.service,
-                shadow.sock,
                 shadow.client,
-                shadow.setup.application,
-                shadow.setup.renew,
+                shadow.application,
+                shadow.renew,
                 shadow.streams,
                 handle=handle,
                 former=shadow.handle,
@@ -381,7 +428,8 @@ class Shadows:
         if lost:
             self._lost.add(shadow.ends, shadow.service, why)
         self._forget(shadow, "void")
-        end_silently(shadow.sock)
+        with contextlib.suppress(DatapathError):
+            end_silently(self._dp.flow_socket(shadow.handle))
         self._dp.flow_close(shadow.handle)
         shadow.client.send_event({"event": "void", "handle": shadow.handle, "reason": why})
 
@@ -391,11 +439,13 @@ class Shadows:
         The socket stays, behind this node's silence, until it has, or for READ_LINGER_S.
         """
         self._forget(shadow, "ended")
+        with contextlib.suppress(DatapathError):
+            sock = self._dp.flow_socket(shadow.handle)
+            self._unread[shadow] = task = asyncio.create_task(self._end_when_read(sock))
+            task.add_done_callback(lambda _: self._unread.pop(shadow, None))
         self._dp.flow_close(shadow.handle)
         why = wire.reason_text(Reason.ENDED)
         shadow.client.send_event({"event": "void", "handle": shadow.handle, "reason": why})
-        self._unread[shadow] = task = asyncio.create_task(self._end_when_read(shadow.sock))
-        task.add_done_callback(lambda _: self._unread.pop(shadow, None))
 
     async def _end_when_read(self, sock: socket.socket) -> None:
         try:
@@ -417,10 +467,9 @@ class Shadows:
             task.cancel()
 
     def _finish(self, shadow: Shadow) -> None:
-        """The session is over."""
+        """The session is over; its application may still read what is left in its socket."""
         self._forget(shadow, "ended")
         self._dp.flow_close(shadow.handle)
-        shadow.sock.close()  # its application may still read what is left in it
         why = wire.reason_text(Reason.ENDED)
         shadow.client.send_event({"event": "void", "handle": shadow.handle, "reason": why})
 
@@ -445,11 +494,11 @@ class Shadows:
 
     # -- neighbours: a silent node cannot resolve the peer's address by itself
 
-    async def _pin(self, hop: NextHop) -> None:
+    def _pin(self, hop: NextHop) -> bool:
+        """One shadow more needs it; whether it is entered already."""
         count = self._neighbours.get(hop, 0)
         self._neighbours[hop] = count + 1
-        if not count:
-            await self._host.set_neighbour(hop, NUD_PERMANENT)
+        return count > 0
 
     def _unpin(self, hop: NextHop | None, state: int) -> None:
         if hop is None or hop not in self._neighbours:
@@ -468,26 +517,24 @@ class Shadows:
             await self._host.set_neighbour(hop, state)
 
 
-def _introduce(shadow: Shadow) -> None:
+def _introduce(shadow: Shadow, sock: socket.socket, in_bytes: int, unread_bytes: int) -> None:
     """Give the shadow to its application."""
-    setup = shadow.setup
-    members, memory = application.pack(setup.application)
+    members, memory = application.pack(shadow.application)
     introduction = {
         "event": "shadow",
         "handle": shadow.handle,
         "local": show_endpoint(shadow.ends.local, shadow.ends.local_port),
         "remote": shadow.ends.peer_end,
-        "unread": cloning.unread_bytes(shadow.snapshot),
-        "in_bytes": setup.in_bytes,
-        "out_bytes": setup.out_bytes,
-        "renew": setup.renew,
+        "unread": unread_bytes,
+        "in_bytes": in_bytes,
+        "out_bytes": shadow.out_bytes,
+        "renew": shadow.renew,
     }
-    shadow.client.send_event(introduction | members, shadow.sock.fileno(), *memory)
+    shadow.client.send_event(introduction | members, sock.fileno(), *memory)
     for fd in memory:
         os.close(fd)
 
 
-def _hop(setup: Setup, ifindex: int) -> NextHop | None:
-    if not (setup.next_hop and setup.next_hop_mac):
-        return None
-    return NextHop(ip_address(setup.next_hop), setup.next_hop_mac, ifindex)
+@lru_cache(HOPS_SHARED)
+def _hop(address: str, mac: str, ifindex: int) -> NextHop | None:
+    return NextHop(ip_address(address), mac, ifindex) if address and mac else None

@@ -7,7 +7,7 @@ life, over any number of snapshots, and a prld that starts anew can be told it.
 
 import socket
 from dataclasses import dataclass
-from typing import Self
+from typing import Final
 
 from prl.shadow.snapshot import TcpSnapshot
 from prl.shadow.sockopt import Queue, TcpState, queue_bytes, tcp_info
@@ -27,15 +27,16 @@ class Streams:
     in_offset: int = 0
     out_offset: int = 0
 
-    @classmethod
-    def at(cls, sock: socket.socket, in_bytes: int = 0, out_bytes: int = 0) -> Self:
+    @staticmethod
+    def at(sock: socket.socket, in_bytes: int = 0, out_bytes: int = 0) -> "Streams":
         """Such that the socket, at rest, is at these positions now. Raises CallError."""
         if sock.type == socket.SOCK_DGRAM:
-            return cls()
+            return UNCOUNTED
         info = tcp_info(sock)
         read = info.bytes_received - queue_bytes(sock, Queue.UNREAD) - (info.state in _PEER_ENDED)
         written = info.bytes_acked + queue_bytes(sock, Queue.UNACKED) - (info.state in _OWN_ENDED)
-        return cls(in_bytes - read, out_bytes - written)
+        found = Streams(in_bytes - read, out_bytes - written)
+        return UNCOUNTED if found == UNCOUNTED else found
 
     def to_list(self) -> list[int]:
         """As its application keeps it, for a prld that starts anew."""
@@ -46,3 +47,7 @@ class Streams:
         read = snapshot.bytes_received - len(snapshot.unread) - snapshot.peer_ended
         written = snapshot.bytes_acked + len(snapshot.unacked) - snapshot.own_end_acked
         return max(self.in_offset + read, 0), max(self.out_offset + written, 0)
+
+
+UNCOUNTED: Final = Streams()
+"""Of a socket that had neither read nor written when it came to prl, and of UDP."""

@@ -5,10 +5,11 @@ calls restore() on what decode() makes of it, then adopt() at take-over or disca
 UDP sockets have take_udp() and restore_udp().
 """
 
-from prl.shadow.capture import SnapshotMovedError, take
-from prl.shadow.restore import adopt, discard, restore
+from prl.shadow.capture import Fixed, SnapshotMovedError, fixed_of, take
+from prl.shadow.restore import adopt, discard, give, restore
 from prl.shadow.snapshot import (
     SNAPSHOT_LIMIT_BYTES,
+    ApplicationOptions,
     Endpoint,
     SnapshotError,
     TcpSnapshot,
@@ -29,7 +30,9 @@ from prl.shadow.udp import (
 __all__ = [
     "SNAPSHOT_LIMIT_BYTES",
     "UDP_BUFFER_BYTES",
+    "ApplicationOptions",
     "Endpoint",
+    "Fixed",
     "SnapshotError",
     "SnapshotMovedError",
     "TcpSnapshot",
@@ -42,6 +45,8 @@ __all__ = [
     "encode",
     "encode_udp",
     "enlarge",
+    "fixed_of",
+    "give",
     "restore",
     "restore_udp",
     "take",

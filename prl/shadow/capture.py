@@ -18,6 +18,7 @@ import socket
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from ipaddress import IPv6Address, ip_address
 
 from prl.shadow.md5 import KeyUnknownError, key_of
@@ -73,35 +74,76 @@ class SnapshotMovedError(SnapshotError):
     """Segments came or went during every attempt; trying again may succeed."""
 
 
+def _without_timeout(sock: socket.socket) -> socket.socket:
+    """A duplicate: with a timeout of Python's, recv() would wait for readability."""
+    return socket.socket(sock.family, sock.type, sock.proto, fileno=os.dup(sock.fileno()))
+
+
+@dataclass(frozen=True, slots=True)
+class Fixed:
+    """What does not move with the connection's segments: read before its input is made to wait."""
+
+    local: Endpoint
+    remote: Endpoint
+    options: ApplicationOptions
+    network: NetworkOptions
+    md5_key: bytes | None = field(repr=False)
+    """None: not read yet."""
+
+
+def fixed_of(sock: socket.socket) -> Fixed:
+    """For take(). Raises SnapshotError, CallError."""
+    refuse_other_protocols(sock)
+    return _fixed(sock, md5_key(sock))
+
+
+def _fixed(sock: socket.socket, key: bytes | None) -> Fixed:
+    try:
+        local, remote = endpoint_of(sock, sock.getsockname()), endpoint_of(sock, sock.getpeername())
+    except CallError:
+        raise
+    except OSError as error:
+        raise SnapshotError(f"{name_of(sock)}: the connection has gone") from error
+    inline = bool(get_int(sock, So.OOBINLINE))
+    options = _application_options(sock, oob_inline=inline)
+    return Fixed(local, remote, options, network_options(sock, local), key)
+
+
 def take(
     sock: socket.socket,
     *,
     attempts: int = 3,
     pause: Callable[[], AbstractContextManager[None]] = nullcontext,
+    fixed: Fixed | None = None,
 ) -> TcpSnapshot:
     """Copy the state of a live TCP connection; the socket is as before afterwards.
 
     While it lasts (tens of microseconds) other threads' recv() and send() on the socket fail with
-    EPERM and EINVAL: ``pause`` stops a program that does not know. Needs CAP_NET_ADMIN.
+    EPERM and EINVAL: ``pause`` stops a program that does not know. Needs CAP_NET_ADMIN. ``fixed``
+    saves the time to read that now.
 
     Raises SnapshotError for a socket that cannot be cloned, SnapshotMovedError when no attempt
     found it at rest.
     """
-    # A Python-level timeout would make recv() wait for readability; the duplicate has none.
-    with socket.socket(sock.family, sock.type, sock.proto, fileno=os.dup(sock.fileno())) as dup:
+    with nullcontext(sock) if sock.gettimeout() is None else _without_timeout(sock) as dup:
         try:
-            return _take(dup, attempts, pause)
+            return _take(dup, attempts, pause, fixed)
         except CallError as error:
             raise SnapshotError(f"{name_of(dup)}: cannot be cloned: {error}") from error
 
 
 def _take(
-    sock: socket.socket, attempts: int, pause: Callable[[], AbstractContextManager[None]]
+    sock: socket.socket,
+    attempts: int,
+    pause: Callable[[], AbstractContextManager[None]],
+    fixed: Fixed | None,
 ) -> TcpSnapshot:
-    refuse_other_protocols(sock)
-    for _ in range(attempts):
+    if fixed is None:
+        refuse_other_protocols(sock)
         _refuse_state(sock, tcp_info(sock))
-        snapshot = _copy(sock, pause)
+        fixed = _fixed(sock, None)
+    for _ in range(attempts):
+        snapshot = _copy(sock, pause, fixed)
         if snapshot is not None:
             return snapshot
     raise SnapshotMovedError(f"{name_of(sock)}: {_MOVED.format(attempts=attempts)}")
@@ -194,14 +236,10 @@ def enter_repair(sock: socket.socket) -> None:
 
 
 def _copy(
-    sock: socket.socket, pause: Callable[[], AbstractContextManager[None]]
+    sock: socket.socket, pause: Callable[[], AbstractContextManager[None]], fixed: Fixed
 ) -> TcpSnapshot | None:
     """One attempt; None if the connection moved meanwhile."""
     peek_offset = get_int_or(sock, So.PEEK_OFF, -1)
-    inline = get_int(sock, So.OOBINLINE)
-    local, remote = endpoint_of(sock, sock.getsockname()), endpoint_of(sock, sock.getpeername())
-    options = _application_options(sock, oob_inline=bool(inline))
-    network = network_options(sock, local)
     try:
         if peek_offset >= 0:
             set_int(sock, So.PEEK_OFF, -1)
@@ -211,7 +249,7 @@ def _copy(
             window = RepairWindow.from_bytes(_repair_window(sock))
             tsval = get_u32(sock, Tcp.TIMESTAMP)
             mss = get_int(sock, Tcp.MAXSEG)
-            _refuse_urgent(sock, bool(inline))
+            _refuse_urgent(sock, fixed.options.oob_inline)
             # An unacknowledged FIN counts in the ioctls of the send queue (tcp_ioctl).
             own_fin = int(before.state == TcpState.FIN_WAIT1)
             unread_bytes = queue_bytes(sock, Queue.UNREAD)
@@ -227,15 +265,15 @@ def _copy(
     if unread is None or unacked is None or before.movement != after.movement:
         return None
     negotiated = Negotiated(before.options)
-    key = md5_key(sock)
+    key = md5_key(sock) if fixed.md5_key is None else fixed.md5_key
     peer_fin = before.state == TcpState.CLOSE_WAIT
     own_fin = before.state in {TcpState.FIN_WAIT1, TcpState.FIN_WAIT2}
     return TcpSnapshot(
         version=SNAPSHOT_VERSION_SIGNED if key else SNAPSHOT_VERSION,
         family=sock.family,
         state=before.state,
-        local=local,
-        remote=remote,
+        local=fixed.local,
+        remote=fixed.remote,
         rcv_seq=(rcv_seq - peer_fin) & 0xFFFFFFFF,
         snd_seq=(snd_seq - own_fin) & 0xFFFFFFFF,
         unread=unread,
@@ -251,8 +289,8 @@ def _copy(
         timestamps_us=Negotiated.USEC_TIMESTAMPS in negotiated,
         tsval=tsval,
         repair_window=window,
-        options=options,
-        network=network,
+        options=fixed.options,
+        network=fixed.network,
         md5_key=key,
         segs_in=before.segs_in,
         ooo_segments=before.ooo_segments,

@@ -24,6 +24,7 @@ from ipaddress import IPv6Address
 from prl.shadow.capture import enter_repair, ip_options, repair_window_size_bytes
 from prl.shadow.md5 import set_key
 from prl.shadow.snapshot import (
+    ApplicationOptions,
     Endpoint,
     NetworkOptions,
     RepairWindow,
@@ -323,7 +324,11 @@ def adopt(sock: socket.socket, snapshot: TcpSnapshot) -> tuple[str, ...]:
 
     Never fails: each returned line tells of an option that this node could not set and why.
     """
-    options = snapshot.options
+    return give(sock, snapshot.options, str(snapshot))
+
+
+def give(sock: socket.socket, options: ApplicationOptions, name: str) -> tuple[str, ...]:
+    """As adopt(), of a session called ``name`` in what is returned."""
     rto_max_ms = options.rto_max_ms or DEFAULT_RTO_MAX_MS
     failures: list[str] = []
 
@@ -331,7 +336,7 @@ def adopt(sock: socket.socket, snapshot: TcpSnapshot) -> tuple[str, ...]:
         try:
             call()
         except CallError as error:
-            failures.append(f"{snapshot}: {error}")
+            failures.append(f"{name}: {error}")
 
     attempt(lambda: set_bytes(sock, Tcp.CONGESTION, options.congestion.encode()))
     with contextlib.suppress(CallError):  # Linux 6.15 and later; restore() has not set it either

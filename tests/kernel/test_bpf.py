@@ -348,6 +348,7 @@ def test_reinjection_appears_on_the_interface_marked_as_released(bench: Bench) -
         bench.inject.write(SEGMENT4.frame(target=b"\x02prl\0\x09"))  # no such interface
         bench.inject.write(SEGMENT4.frame())  # not a frame of prl's
     assert bench.xsk.read() == []
+    assert bench.node.reentered == 0  # by act_mirred: generic XDP does not even see it
 
 
 def test_a_dead_datapath_drops_then_opens_and_stays_open(bench: Bench) -> None:
