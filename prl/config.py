@@ -91,7 +91,8 @@ class DatapathSettings(Struct, forbid_unknown_fields=True, frozen=True, kw_only=
         Literal["blocking", "adaptive", "busy"],
         Meta(
             description="wait for work asleep; look for it during poll_us after the last work, "
-            "yielding the CPU; or always look for it (a whole CPU, unless others want it)"
+            "yielding the CPU; or always look for it (a whole CPU); asleep in any case while "
+            "others want the CPU"
         ),
     ] = "blocking"
     poll_us: Annotated[

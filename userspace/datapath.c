@@ -62,19 +62,25 @@ static bool receive_frames(struct prl_dp *dp)
     for (uint32_t i = 0; i < dp->ports; i++) {
         uint32_t count = prl_port_receive(dp->port[i], dp->received, DP_BATCH);
 
-        for (uint32_t j = 0; j < count; j++)
+        for (uint32_t j = 0; j < count; j++) {
+            if (j + 1 < count)
+                prl_umem_prefetch(dp->umem, dp->received[j + 1].packet);
             dp_input(dp, dp->port_lif[i], &dp->received[j]);
+        }
         worked |= count > 0;
     }
     return worked;
 }
 
+/* While segments come one by one, poll() tells of the next, rather than a read that finds nothing. */
 static bool receive_output(struct prl_dp *dp)
 {
-    uint32_t count = 0;
+    uint32_t count = 0, most = dp->output_in_batches || dp->output_again ? DP_BATCH : 1;
 
-    while (count < DP_BATCH && dp_output(dp))
+    while (count < most && dp_output(dp))
         count++;
+    dp->output_in_batches = count > 1;
+    dp->output_again = count == most;
     return count > 0;
 }
 
@@ -179,6 +185,8 @@ static bool pass(struct prl_dp *dp, uint32_t ready)
     worked = receive_frames(dp);
     if (ready & READY_OUTPUT)
         worked |= receive_output(dp);
+    else
+        dp->output_again = false;
     prl_link_flush(&dp->link); /* what was captured leaves before the other side's messages are worked on */
     if (ready & READY_LINK || prl_link_unread(&dp->link)) /* what came with HELLO waits until the link is up */
         worked |= receive_link(dp);
@@ -240,7 +248,16 @@ static bool polls_on(const struct prl_dp *dp, bool worked, uint64_t *until_ns)
 {
     if (dp->config.poll_mode == PRL_POLL_ADAPTIVE && worked)
         *until_ns = dp->now_ns + dp->config.poll_ns;
-    return dp->config.poll_mode == PRL_POLL_BUSY || dp->now_ns < *until_ns;
+    return dp->now_ns >= dp->crowded_until_ns && (dp->config.poll_mode == PRL_POLL_BUSY || dp->now_ns < *until_ns);
+}
+
+/* Lets others have the CPU; true when they kept it for long. */
+static bool give_way(void)
+{
+    uint64_t before_ns = dp_clock_ns();
+
+    sched_yield();
+    return dp_clock_ns() - before_ns > DP_CROWDED_NS;
 }
 
 int prl_dp_run(struct prl_dp *dp)
@@ -248,6 +265,7 @@ int prl_dp_run(struct prl_dp *dp)
     struct pollfd set[FIXED_FDS + PRL_LIFS_MAX * PRL_QUEUES_MAX];
     uint64_t poll_until_ns = 0;
     uint32_t ready = READY_ALL;
+    bool crowded = false;
 
     while (!atomic_load(&dp->stop)) {
         uint32_t fds;
@@ -255,13 +273,16 @@ int prl_dp_run(struct prl_dp *dp)
         bool polling;
 
         dp_lock(dp);
+        if (crowded) {
+            dp->crowded_until_ns = dp_clock_ns() + DP_CROWDED_RETRY_NS;
+            dp->counters.polls_given_up++;
+        }
         polling = polls_on(dp, pass(dp, ready), &poll_until_ns);
         fds = polling ? FIXED_FDS : poll_set_ports(dp, set);
         poll_set(dp, set);
         next_ns = next_deadline_ns(dp);
         dp_unlock(dp);
-        if (polling || atomic_load(&dp->waiting))
-            sched_yield();
+        crowded = (polling || atomic_load(&dp->waiting)) && give_way() && polling;
         now_ns = polling ? next_ns : dp_clock_ns();
         if (poll(set, fds, next_ns <= now_ns ? 0 : (int)((next_ns - now_ns + NS_PER_MS - 1) / NS_PER_MS)) < 0 &&
             errno != EINTR)

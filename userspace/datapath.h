@@ -49,7 +49,7 @@ struct prl_dp_address {
 enum prl_poll_mode {
     PRL_POLL_BLOCKING = 0, /* sleeps: no CPU without work, a wake-up for each batch */
     PRL_POLL_ADAPTIVE = 1, /* polls for poll_ns after work, then sleeps */
-    PRL_POLL_BUSY = 2, /* never sleeps: takes all the CPU that nobody else wants */
+    PRL_POLL_BUSY = 2, /* takes all the CPU that nobody else wants; sleeps only while others want it */
 };
 
 struct prl_dp_config {
@@ -214,6 +214,7 @@ struct prl_dp_counters {
     uint64_t over_share; /* packets of flows that held much while the memory of all was short */
     uint64_t reinject_writes; /* gathered: one write for many packets */
     uint64_t link_writes;
+    uint64_t polls_given_up; /* others wanted the CPU: no polling for a while */
     uint64_t kept_packets, refed_packets; /* R8: not yet in the shadow's socket when looked at; fed again */
     uint64_t compared, differences; /* R12a */
     uint64_t signed_again; /* segments of ours whose header was brought up to date behind the stack's back */

@@ -37,6 +37,10 @@
 #define DP_FAIR_BUFFERS 8
 /* Work of one pass over one source (R4: bounded per wake-up). */
 #define DP_BATCH 256
+/* A CPU that somebody else keeps for so long is wanted: polling only waits for it. Then prld sleeps until there is work,
+ * which wakes it at once, and tries again to poll after a while. */
+#define DP_CROWDED_NS 100000ull
+#define DP_CROWDED_RETRY_NS 100000000ull
 /* Bytes of event bodies that wait for Python. */
 #define DP_EVENT_BODIES_MAX (32u << 20)
 /* A socket that has gone is noticed within this time. */
@@ -149,12 +153,15 @@ struct prl_dp {
     _Atomic bool stop;
     int wake_fd, event_fd;
     uint64_t now_ns; /* CLOCK_BOOTTIME, read once a pass */
+    uint64_t crowded_until_ns; /* no polling before */
 
     struct prl_umem *umem;
     struct prl_port *port[PRL_LIFS_MAX * PRL_QUEUES_MAX];
     uint16_t port_lif[PRL_LIFS_MAX * PRL_QUEUES_MAX];
     uint32_t ports;
     struct prl_received received[DP_BATCH];
+    bool output_in_batches; /* the last look at the hold TAP found more than one segment */
+    bool output_again;      /* there may be more than the last look took */
 
     uint8_t *buffers; /* PRL_DP_OUTPUT_BUFFERS of PRL_TAP_BUFFER_BYTES */
     uint32_t buffer_bytes[PRL_DP_OUTPUT_BUFFERS];

@@ -120,6 +120,8 @@ static void release_input(struct prl_dp *dp, struct dp_flow *flow, struct prl_ch
         };
         struct prl_packet packet;
 
+        if (chain->head)
+            prl_umem_prefetch(dp->umem, (uint32_t)chain->head->frame);
         PRL_PROBE3(reinject, flow->spec.handle, hold->seq, dp->now_ns - hold->arrived_ns);
         if (prl_packet_parse(piece[0].iov_base, (uint32_t)piece[0].iov_len, hold->bytes, false, &packet)) {
             dp->counters.reinject_failed++; /* cannot be: it was parsed on arrival */

@@ -4,8 +4,11 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
+
+#define HUGE_PAGE_BYTES (2u << 20)
 
 /* ---- TCP ---- */
 
@@ -38,12 +41,13 @@ int prl_link_init(struct prl_link *link, uint32_t tx_bytes)
     memset(link, 0, sizeof(*link));
     link->fd = -1;
     link->tx_bytes = tx_bytes;
-    link->rx = malloc(PRL_LINK_RX_BYTES);
+    link->rx = aligned_alloc(HUGE_PAGE_BYTES, PRL_LINK_RX_BYTES);
     link->tx = malloc(tx_bytes);
     if (!link->rx || !link->tx) {
         prl_link_destroy(link);
         return -ENOMEM;
     }
+    madvise(link->rx, PRL_LINK_RX_BYTES, MADV_HUGEPAGE); /* bulk goes all through it */
     return 0;
 }
 

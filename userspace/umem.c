@@ -21,6 +21,9 @@
 #endif
 
 #define RING_SIZE 4096u
+#define CACHE_LINE 64
+/* Descriptors ahead whose frames are fetched: another CPU wrote them. */
+#define PREFETCH_AHEAD 4
 
 struct prl_umem {
     struct xsk_umem *umem;
@@ -107,6 +110,14 @@ void prl_umem_close(struct prl_umem *umem)
 uint32_t prl_umem_free_frames(const struct prl_umem *umem)
 {
     return umem->free_count;
+}
+
+void prl_umem_prefetch(const struct prl_umem *umem, uint32_t packet)
+{
+    const uint8_t *header = umem->area + (size_t)packet * umem->frame_bytes + umem->offset[packet];
+
+    __builtin_prefetch(header);
+    __builtin_prefetch(header + CACHE_LINE);
 }
 
 uint32_t prl_umem_pieces(struct prl_umem *umem, uint32_t packet, struct iovec *piece)
@@ -265,6 +276,11 @@ uint32_t prl_port_receive(struct prl_port *port, struct prl_received *received, 
         for (; more && here < descs; here++) {
             const struct xdp_desc *desc = xsk_ring_cons__rx_desc(&port->receive, at + here);
             uint32_t frame = take_frame(umem, desc);
+
+            if (here + PREFETCH_AHEAD < descs)
+                __builtin_prefetch(umem->area +
+                                   xsk_ring_cons__rx_desc(&port->receive, at + here + PREFETCH_AHEAD)->addr -
+                                   sizeof(one->meta));
 
             more = desc->options & XDP_PKT_CONTD;
             if (pieces++ == 0) {

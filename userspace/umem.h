@@ -23,6 +23,9 @@ struct prl_umem *prl_umem_open(uint32_t frames, uint32_t frame_bytes, char *erro
 void prl_umem_close(struct prl_umem *umem);
 uint32_t prl_umem_free_frames(const struct prl_umem *umem);
 
+/* Has the start of a packet, its headers, brought into the cache. */
+void prl_umem_prefetch(const struct prl_umem *umem, uint32_t packet);
+
 /* The pieces of a packet, in order; [0] starts at the frame's first byte. At most PRL_PACKET_PIECES_MAX. */
 uint32_t prl_umem_pieces(struct prl_umem *umem, uint32_t packet, struct iovec *piece);
 /* Cuts `front` bytes off the first frame (they stay in memory, before the packet) and all behind `bytes` more. */

@@ -29,7 +29,7 @@ BURSTS = 8
 STOPPED_S = 0.02  # a fifth of what makes a node suspect
 
 # System calls of a datapath a 64-byte round trip, input and output held.
-PRIMARY_CALLS_MAX = 13.0
+PRIMARY_CALLS_MAX = 12.0
 SECONDARY_CALLS_MAX = 11.5
 # The same, for each of 64 full segments that wait when the datapath looks.
 BATCH_CALLS_MAX = 0.3
