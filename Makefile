@@ -21,7 +21,7 @@ APT_BUILD := clang llvm gcc make pkg-config libbpf-dev libxdp-dev libelf-dev zli
 # Run: kernel tools, and bcc with the headers it compiles against.
 APT_RUN := bpftool iproute2 ethtool procps util-linux python3-bpfcc linux-headers-$(ARCH)
 # Test: stock peers and what looks at them. Later issues add theirs here.
-APT_TEST := curl socat redis-server bird2 frr tcpdump tshark vagrant vagrant-libvirt spin
+APT_TEST := curl socat redis-server bird2 frr keepalived tcpdump tshark vagrant vagrant-libvirt spin
 APT := $(APT_BUILD) $(APT_RUN) $(APT_TEST)
 
 C_FILES := $(wildcard bpf/*.c userspace/*.c userspace/core/*.c userspace/client/*.c userspace/bench/*.c docs/examples/*.c)

@@ -29,6 +29,13 @@ static __always_inline int same_mac(const __u8 *a, const __u8 *b)
     return a[0] == b[0] && a[1] == b[1] && a[2] == b[2] && a[3] == b[3] && a[4] == b[4] && a[5] == b[5];
 }
 
+/* Input of its flows is captured: it is ours, or still comes to us after we have given it away. */
+static __always_inline int is_heard(struct prl_addr *addr)
+{
+    __u32 state = PRL_READ(addr->state);
+    return state == PRL_ADDR_OWNER || state == PRL_ADDR_LEAVING;
+}
+
 /* Whether the frame with this source MAC was sent by this node itself (a hub or a looping switch gives it back). */
 static __always_inline int is_own_mac(PRL_CONTEXT *ctx, const __u8 source[6])
 {
@@ -62,7 +69,8 @@ static __always_inline int judge_claim(struct prl_node *node, struct prl_addr *a
         PRL_COUNT(node->claims_foreign);
         return XDP_PASS;
     }
-    PRL_WRITE(addr->state, PRL_ADDR_FENCED);
+    if (PRL_READ(addr->state) != PRL_ADDR_LEAVING) /* that is silent already, and what comes behind is relayed */
+        PRL_WRITE(addr->state, PRL_ADDR_FENCED);
     addr->fenced_by_ns = bpf_ktime_get_boot_ns();
     PRL_COUNT(node->claims_obeyed);
     return XDP_DROP;
@@ -90,7 +98,7 @@ __noinline int prl_classify_arp(struct xdp_md *ctx, __u32 l3)
     __builtin_memcpy(&v4, arp.sender, 4);
     prl_map_v4(key.addr, v4);
     addr = addr_of(ctx, key.addr);
-    if (addr && is_owned(addr) && !is_own_mac(ctx, source)) {
+    if (addr && is_heard(addr) && !is_own_mac(ctx, source)) {
         struct prl_claim claim = {};
         bpf_xdp_load_bytes(ctx, l3 + sizeof(arp), &claim, sizeof(claim)); /* zero, and so foreign, when absent */
         return judge_claim(node, addr, &claim);
@@ -144,7 +152,7 @@ __noinline int prl_classify_nd(struct xdp_md *ctx, struct prl_packet *packet)
         PRL_COUNT(addr->in_dropped);
         return XDP_DROP;
     }
-    if (is_owned(addr) && !is_own_mac(ctx, source)) {
+    if (is_heard(addr) && !is_own_mac(ctx, source)) {
         struct prl_claim claim = {};
         find_claim(ctx, packet->l4 + 24, &claim);
         return judge_claim(node, addr, &claim);
@@ -220,6 +228,29 @@ static __always_inline int try_open(struct prl_node *node, __u64 now_ns)
     return 1;
 }
 
+/*
+ * Nothing of the peer's has arrived since output was stolen, so that any frame must do as evidence that this node is on
+ * the LAN. Had the other node taken over while it was not, its claim comes within PRL_CLAIM_SLOW_NS of our return.
+ */
+static __always_inline int has_waited(struct prl_node *node, __u64 now_ns)
+{
+    __u64 first_ns = PRL_READ(node->lan_first_ns);
+    if (first_ns < PRL_READ(node->heartbeat_ns)) {
+        PRL_WRITE(node->lan_first_ns, now_ns);
+        return 0;
+    }
+    return now_ns - first_ns >= PRL_CLAIM_SLOW_NS + PRL_CLAIM_SLOW_NS / 2;
+}
+
+/* L6: somebody on the LAN is heard. */
+static __always_inline void note_lan(struct prl_node *node)
+{
+    __u64 now_ns = bpf_ktime_get_boot_ns();
+    PRL_WRITE(node->lan_seen_ns, now_ns);
+    if (!PRL_READ(node->lan_first_ns))
+        PRL_WRITE(node->lan_first_ns, now_ns);
+}
+
 /* A frame of the flow in slot ref->slot: to userspace, up, or nowhere. */
 static __always_inline int capture(struct xdp_md *ctx, struct prl_node *node, struct prl_flow *flow,
                                    const struct prl_flow_ref *ref, __u32 lif)
@@ -229,14 +260,17 @@ static __always_inline int capture(struct xdp_md *ctx, struct prl_node *node, st
         PRL_COUNT(flow->in_dropped);
         return XDP_DROP;
     }
-    if (!(flags & (PRL_FLOW_SETUP | PRL_FLOW_ACTIVE))) {
+    if (!(flags & (PRL_FLOW_SETUP | PRL_FLOW_ACTIVE | PRL_FLOW_RELAY))) {
         if (is_for(ctx, lif)) /* what a switch floods is no sign that the peer has heard our claim (L7) */
             PRL_COUNT(flow->in_passed);
         return XDP_PASS;
     }
+    if ((flags & PRL_FLOW_RELAY) && !is_for(ctx, lif)) /* flooded: the other node gets it, and relays it */
+        return XDP_DROP;
     __u64 now_ns = bpf_ktime_get_boot_ns();
     enum prl_health health = prl_health(node, now_ns);
-    if (health == PRL_STALE && !try_open(node, now_ns)) {
+    /* The peer sends here: had the other node taken over meanwhile, it would send there. */
+    if (health == PRL_STALE && (!is_for(ctx, lif) || !try_open(node, now_ns))) {
         PRL_COUNT(node->stale_dropped);
         return XDP_DROP;
     }
@@ -278,12 +312,14 @@ int prl_classify(struct xdp_md *ctx)
         PRL_COUNT(node->reentered);
         return XDP_PASS;
     }
+    if (PRL_READ(node->watch) && !is_own_mac(ctx, eth->h_source))
+        note_lan(node);
     if (PRL_READ(node->open_wanted)) {
         __u64 now_ns = bpf_ktime_get_boot_ns();
-        if (prl_health(node, now_ns) == PRL_STALE)
-            try_open(node, now_ns);
-        else
+        if (prl_health(node, now_ns) != PRL_STALE)
             PRL_WRITE(node->open_wanted, 0);
+        else if (has_waited(node, now_ns))
+            try_open(node, now_ns);
     }
 
     __builtin_memset(&packet, 0, sizeof(packet));
@@ -308,45 +344,49 @@ int prl_classify(struct xdp_md *ctx)
     if (!addr)
         return XDP_PASS;
     PRL_COUNT(node->frames);
-    if (!is_owned(addr)) {
+    if (!is_heard(addr)) {
         PRL_COUNT(addr->in_dropped);
         return XDP_DROP;
     }
+    /* Of an address that has been given away only what can be relayed is of use. */
+    int stray = is_owned(addr) ? XDP_PASS : XDP_DROP;
     switch (packet.kind) {
     case PRL_KIND_FLOW:
         break;
     case PRL_KIND_ICMP:
     case PRL_KIND_ICMP6:
         if (!is_error(&packet) || !prl_classify_quoted(ctx, &packet))
-            return XDP_PASS;
+            return stray;
         break;
     case PRL_KIND_FRAGMENT:
         PRL_COUNT(node->fragments);
-        return XDP_PASS;
+        return stray;
     case PRL_KIND_MALFORMED:
         PRL_COUNT(node->malformed);
-        return XDP_PASS;
+        return stray;
     case PRL_KIND_TUNNELLED:
         PRL_COUNT(node->tunnelled);
-        return XDP_PASS;
+        return stray;
     default:
-        return XDP_PASS;
+        return stray;
     }
 
     __u32 ifindex = ctx->ingress_ifindex;
     __u32 *lif = bpf_map_lookup_elem(&prl_lif_of, &ifindex);
     if (!lif)
-        return XDP_PASS;
+        return stray;
     packet.key.lif = (__u16)*lif;
     struct prl_flow_ref *ref = prl_flow_find(&packet.key);
     if (!ref)
-        return XDP_PASS;
+        return stray;
     __u32 slot = ref->slot;
     struct prl_flow *flow = bpf_map_lookup_elem(&prl_flow_state, &slot);
     if (!flow)
-        return XDP_PASS;
+        return stray;
     if (packet.kind != PRL_KIND_FLOW)
         PRL_COUNT(node->icmp_quoted);
+    if (stray == XDP_DROP && !is_for(ctx, *lif)) /* flooded: the new owner has it itself */
+        return XDP_DROP;
     return capture(ctx, node, flow, ref, *lif);
 }
 

@@ -51,24 +51,37 @@ static __always_inline int is_after(__u32 a, __u32 b)
     return (__s32)(a - b) > 0;
 }
 
-/* Whether this node may emit for `addr` now. The first emission as owner has a deadline: the end of the lease that
- * the take-over relied on (L2). */
-static __always_inline int may_speak(struct prl_addr *addr)
+/*
+ * Whether this node may emit for `addr` now. After a take-over by the lease the first emission has a deadline: the end
+ * of that lease (L2). From then on the other node may speak, unless it heard our claim; so the LAN must have been
+ * there, too (L6).
+ */
+static __always_inline int may_speak(const struct prl_node *node, struct prl_addr *addr)
 {
-    if (PRL_READ(addr->state) != PRL_ADDR_OWNER) {
+    if (PRL_READ(addr->state) != PRL_ADDR_OWNER || (PRL_READ(node->silent) >> (addr->service & 31) & 1)) {
         PRL_COUNT(addr->out_silenced);
         return 0;
     }
-    if (PRL_READ(addr->spoken))
+    if (PRL_READ(addr->spoken) == PRL_SPOKEN_FOR_GOOD)
         return 1;
     __u64 first_by_ns = PRL_READ(addr->first_by_ns);
-    if (first_by_ns && bpf_ktime_get_boot_ns() > first_by_ns) {
-        PRL_WRITE(addr->state, PRL_ADDR_FENCED);
-        PRL_COUNT(addr->out_silenced);
-        return 0;
+    if (!first_by_ns || PRL_READ(node->word_ns) > first_by_ns) {
+        PRL_WRITE(addr->spoken, PRL_SPOKEN_FOR_GOOD);
+        return 1;
     }
-    PRL_WRITE(addr->spoken, 1);
-    return 1;
+    if (bpf_ktime_get_boot_ns() <= first_by_ns) {
+        PRL_WRITE(addr->spoken, PRL_SPOKEN_IN_TIME);
+        return 1;
+    }
+    __u64 lan_first_ns = PRL_READ(node->lan_first_ns);
+    if (!PRL_READ(addr->spoken)) {
+        PRL_WRITE(addr->state, PRL_ADDR_FENCED);
+    } else if (lan_first_ns && lan_first_ns <= first_by_ns) {
+        PRL_WRITE(addr->spoken, PRL_SPOKEN_FOR_GOOD);
+        return 1;
+    }
+    PRL_COUNT(addr->out_silenced);
+    return 0;
 }
 
 static __always_inline struct prl_addr *addr_of(const struct __sk_buff *skb, const __u8 addr[16])
@@ -83,7 +96,8 @@ static __always_inline struct prl_addr *addr_of(const struct __sk_buff *skb, con
 static __always_inline int silent_for(const struct __sk_buff *skb, const __u8 key[16])
 {
     struct prl_addr *addr = addr_of(skb, key);
-    return addr && !may_speak(addr);
+    struct prl_node *node = prl_node_get();
+    return addr && node && !may_speak(node, addr);
 }
 
 __noinline int prl_egress_arp(struct __sk_buff *skb, __u32 l3)
@@ -438,7 +452,7 @@ int prl_egress(struct __sk_buff *skb)
     struct prl_addr *addr = addr_of(skb, packet.key.local);
     if (!addr)
         return PASS;
-    int speaks = skb->mark != PRL_MARK_SHADOW && may_speak(addr);
+    int speaks = skb->mark != PRL_MARK_SHADOW && may_speak(node, addr);
     int has_ports = packet.kind == PRL_KIND_FLOW || (packet.kind == PRL_KIND_FRAGMENT && packet.first);
     int is_tcp = has_ports && packet.key.proto == IPPROTO_TCP;
     int is_udp = has_ports && packet.key.proto == IPPROTO_UDP;

@@ -45,6 +45,7 @@ struct tcp_sock {
     __u32 segs_in;
     __u32 snd_cwnd;
     __u32 snd_ssthresh;
+    __u32 packets_out;
     struct rb_root out_of_order_queue;
 };
 

@@ -24,6 +24,8 @@
 #define PRL_QUEUES_MAX 64
 #define PRL_VLANS_MAX 2
 #define PRL_TOKEN_BYTES 16
+/* Without word of the other node, a new owner repeats its claim so often for good (L7). */
+#define PRL_CLAIM_SLOW_NS 200000000ull
 #define PRL_TERMS_MAX 16 /* services */
 
 /* skb->mark of a packet that prl itself handed to the stack or to the wire (R1a). */
@@ -68,6 +70,7 @@ enum prl_flow_flag {
     PRL_FLOW_VOID = 1 << 3,      /* this shadow may have missed something: it never speaks */
     PRL_FLOW_OPEN = 1 << 4,      /* given up: unmarked packets pass the mark gate */
     PRL_FLOW_CLAMP = 1 << 5,     /* advertised window is limited to edge_limit */
+    PRL_FLOW_RELAY = 1 << 7,     /* moved here: input goes through userspace, in order; output leaves (R21) */
     PRL_FLOW_MD5 = 1 << 6,       /* RFC 2385 signatures: headers must not be rewritten in the kernel */
 };
 
@@ -128,6 +131,14 @@ enum prl_addr_state {
     PRL_ADDR_STANDBY = 1, /* silent: the other node owns it */
     PRL_ADDR_OWNER = 2,
     PRL_ADDR_FENCED = 3, /* silent: it was taken from us */
+    PRL_ADDR_LEAVING =
+        4, /* silent: given to the other node; input of its flows is still captured, to be relayed */
+};
+
+enum prl_spoken {
+    PRL_SPOKEN_NOT = 0,
+    PRL_SPOKEN_IN_TIME = 1, /* the first emission came before first_by_ns */
+    PRL_SPOKEN_FOR_GOOD = 2, /* first_by_ns is of no interest any more */
 };
 
 /* Which address on which interface: routing instances may use the same addresses. */
@@ -139,11 +150,13 @@ struct prl_addr_key {
 struct prl_addr {
     __u32 state;         /* enum prl_addr_state; XDP itself writes FENCED on a good claim (L7) */
     __u32 service;       /* index of the service that the address belongs to */
-    __u64 first_by_ns;   /* the first emission as owner must come before this (L2); 0 = any time */
-    __u64 spoken;        /* 1 after the first emission as owner */
+    __u64
+        first_by_ns; /* the first emission as owner, and a frame from the LAN, must come before this (L2, L6); 0 =
+                          any time */
+    __u64 spoken; /* enum prl_spoken */
     __u8 token[PRL_TOKEN_BYTES]; /* a claim that carries this silences us; all zero = none */
-    __u64 fenced_by_ns;  /* when a claim fenced us */
-    __u64 foreign_claims;/* claims without the token: defended, alarmed */
+    __u64 fenced_by_ns; /* when a claim fenced us */
+    __u64 foreign_claims; /* claims without the token: defended, alarmed */
     __u64 in_dropped;
     __u64 out_silenced;
 };
@@ -158,22 +171,27 @@ struct prl_lif {
 /* Node-wide state; single element of prl_node, mapped by userspace. */
 struct prl_node {
     __u64 heartbeat_ns; /* the datapath was alive */
-    __u64 stale_ns;     /* heartbeat older than this: the datapath is dead or hung (L9) */
-    __u64 open_at_ns;   /* not before this may a dead datapath's flows open (end of the lease) */
-    __u32 bypassed;     /* latched by classify when it opened; cleared by a new prld */
-    __u32 policy_stop;  /* 1: never open without userspace (policy stop) */
+    __u64 stale_ns; /* heartbeat older than this: the datapath is dead or hung (L9) */
+    __u64 open_at_ns; /* not before this may a dead datapath's flows open (end of the lease) */
+    __u32 bypassed; /* latched by classify when it opened; cleared by a new prld */
+    __u32 policy_stop; /* 1: never open without userspace (policy stop) */
     __u32 hold_ifindex; /* TAP that held output goes to */
-    __u32 open_wanted;  /* egress stole output of a dead datapath's flow: any frame that arrives may open (L6) */
+    __u32 open_wanted; /* egress stole output of a dead datapath's flow: any frame that arrives may open (L6) */
     __u8 cookie[6]; /* source MAC of reinjected frames (generic XDP sees them again) */
     __u16 pad2;
+    __u32 silent; /* bit per service: its owner emits nothing for now (L6) */
+    __u32 watch; /* frames from the LAN are evidence: the two times below are wanted */
+    __u64 lan_first_ns; /* first and newest frame from the LAN since userspace cleared lan_first_ns */
+    __u64 lan_seen_ns;
+    __u64 word_ns; /* userspace was told by somebody that this node may speak: what first_by_ns says is past */
     __u64 terms[PRL_TERMS_MAX]; /* of each service, for a userspace that starts anew */
     /* counters, packets */
     __u64 frames;
     __u64 malformed;
-    __u64 fragments;   /* fragments towards a service address: only the mark gate judges them */
-    __u64 tunnelled;   /* more than PRL_VLANS_MAX tags, or too many extension headers: passed up */
+    __u64 fragments; /* fragments towards a service address: only the mark gate judges them */
+    __u64 tunnelled; /* more than PRL_VLANS_MAX tags, or too many extension headers: passed up */
     __u64 icmp_quoted; /* ICMP errors that quoted a flow */
-    __u64 reentered;   /* own reinjected frames seen again by generic XDP */
+    __u64 reentered; /* own reinjected frames seen again by generic XDP */
     __u64 stale_dropped;
     __u64 claims_obeyed;
     __u64 claims_foreign;
@@ -203,9 +221,9 @@ struct prl_inject_eth {
  */
 #define PRL_ND_OPT_CLAIM 253
 struct prl_claim {
-    __u8 type;    /* PRL_ND_OPT_CLAIM */
+    __u8 type; /* PRL_ND_OPT_CLAIM */
     __u8 length8; /* 3: length in units of 8 bytes */
-    __u8 magic[2];/* 'P','R' */
+    __u8 magic[2]; /* 'P','R' */
     __u8 token[PRL_TOKEN_BYTES];
     __u8 pad[4];
 };
@@ -218,7 +236,7 @@ struct prl_heard {
     __be16 local_port;
     __be16 remote_port;
     __u32 bytes;
-    __u32 seq;    /* TCP sequence number of the first byte, host order */
+    __u32 seq; /* TCP sequence number of the first byte, host order */
     __u32 is_new; /* 1: the end of a handshake */
 };
 
@@ -236,7 +254,7 @@ PRL_ASSERT_SIZE(struct prl_sock_view, 56);
 PRL_ASSERT_SIZE(struct prl_flow, 232);
 PRL_ASSERT_SIZE(struct prl_addr_key, 20);
 PRL_ASSERT_SIZE(struct prl_addr, 72);
-PRL_ASSERT_SIZE(struct prl_node, 256);
+PRL_ASSERT_SIZE(struct prl_node, 288);
 PRL_ASSERT_SIZE(struct prl_inject_eth, 14);
 PRL_ASSERT_SIZE(struct prl_claim, 24);
 PRL_ASSERT_SIZE(struct prl_heard, 48);

@@ -51,14 +51,17 @@ int shadow_init(__u64 *ctx)
     return open_wide(sk);
 }
 
-/* The session goes on from here with a congestion control that knows nothing of its path yet. */
+/* The session goes on from here with a congestion control that knows nothing of its path yet, but that the path bears
+ * what is on its way now: from there it goes on carefully, neither from the bottom nor in slow start, which would
+ * overshoot. */
 SEC("struct_ops/shadow_release")
 int shadow_release(__u64 *ctx)
 {
     struct tcp_sock *tcp = (struct tcp_sock *)CONTEXT_SOCK(ctx);
 
-    tcp->snd_cwnd = INITIAL_CWND_SEGMENTS;
-    tcp->snd_ssthresh = SHADOW_SSTHRESH;
+    __u32 out = tcp->packets_out;
+    tcp->snd_cwnd = out > INITIAL_CWND_SEGMENTS ? out : INITIAL_CWND_SEGMENTS;
+    tcp->snd_ssthresh = out > INITIAL_CWND_SEGMENTS ? out : SHADOW_SSTHRESH;
     return 0;
 }
 

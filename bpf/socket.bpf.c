@@ -26,7 +26,8 @@ int prl_gate(struct __sk_buff *skb)
     if (!flow)
         return GATE_ACCEPT;
     __u32 flags = PRL_READ(flow->flags);
-    if ((flags & PRL_FLOW_OPEN) || !(flags & (PRL_FLOW_SETUP | PRL_FLOW_ACTIVE | PRL_FLOW_SILENT)))
+    if ((flags & PRL_FLOW_OPEN) ||
+        !(flags & (PRL_FLOW_SETUP | PRL_FLOW_ACTIVE | PRL_FLOW_SILENT | PRL_FLOW_RELAY)))
         return GATE_ACCEPT;
     struct prl_node *node = prl_node_get();
     if (node && PRL_READ(node->bypassed) && !(flags & PRL_FLOW_SILENT))

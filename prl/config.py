@@ -105,6 +105,22 @@ class DatapathSettings(Struct, forbid_unknown_fields=True, frozen=True, kw_only=
     ] = 200
 
 
+class Ownership(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """What helps to decide who may speak (SPEC L5)."""
+
+    fence_command: Annotated[
+        list[str] | None,
+        Meta(
+            description="program and arguments that make sure that the other node is dead: run, "
+            "without a shell, when the lease ended before this node took over; exit status 0 means "
+            "that it is",
+        ),
+    ] = None
+    fence_timeout_ms: Annotated[
+        Milliseconds, Meta(description="how long the fence command may take; then it is killed")
+    ] = 10_000
+
+
 class Timing(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     """Intervals and deadlines (SPEC section 6 and R6). The same on both nodes."""
 
@@ -125,6 +141,9 @@ class Timing(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
         Milliseconds, Meta(description="deadline of a flow's oldest unanswered message")
     ] = 400
     setup_ms: Annotated[Milliseconds, Meta(description="deadline of a flow's set-up")] = 100
+    switchover_ms: Annotated[
+        Milliseconds, Meta(description="how long a planned move may drain before it is given up")
+    ] = 500
     retry_ms: Annotated[
         Milliseconds, Meta(description="wait before a refused packet is sent again (nack = retry)")
     ] = 20
@@ -172,6 +191,7 @@ class Config(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
         ),
     ] = "drop"
     datapath: DatapathSettings = msgspec.field(default_factory=DatapathSettings)
+    ownership: Ownership = msgspec.field(default_factory=Ownership)
     timing: Timing = msgspec.field(default_factory=Timing)
 
     def owns_first(self, service: Service) -> bool:
@@ -199,13 +219,15 @@ class Key(Struct, frozen=True):
 
 
 TABLES: dict[str, type[Struct]] = {"": Config, "lan": Lan, "link": Link, "service": Service}
-TABLES |= {"routing": Instance, "datapath": DatapathSettings, "timing": Timing}
+TABLES |= {"routing": Instance, "datapath": DatapathSettings, "ownership": Ownership}
+TABLES |= {"timing": Timing}
 
 _KINDS = {
     IPv4Address: "IPv4 address",
     IPv6Address: "IPv6 address",
     Address: "IPv4 or IPv6 address",
     list[Address]: "list of addresses",
+    list[str]: "list of strings",
     str: "string",
     int: "whole number",
 }
@@ -359,6 +381,11 @@ def _check(config: Config) -> None:
     _require(
         (config.lan.address6 is None) == (config.lan.peer_address6 is None),
         "lan.address6: give it together with lan.peer_address6, or neither",
+    )
+    command = config.ownership.fence_command
+    _require(
+        not command or command[0].startswith("/"),
+        "ownership.fence_command: give the program's whole path: it is run without a shell",
     )
     _check_services(config)
     _check_routing(config)

@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from prl import application
-from prl.errors import NoDaemonError, PrlError, ReplicationError, UsageError
+from prl.errors import NoDaemonError, NotSafeError, PrlError, ReplicationError, UsageError
 from prl.messages import MessageError, decode, encode
 
 FDS_MAX: Final = 4
@@ -227,4 +227,5 @@ def _error_class(code: object) -> type[PrlError]:
     return {
         UsageError.exit_code: UsageError,
         NoDaemonError.exit_code: NoDaemonError,
+        NotSafeError.exit_code: NotSafeError,
     }.get(code if isinstance(code, int) else 1, ReplicationError)

@@ -32,5 +32,11 @@ class ReplicationError(PrlError):
     """A session could not be protected; it goes on without protection."""
 
 
+class NotSafeError(PrlError):
+    """Refused, because something would be lost: all is as it was, and works."""
+
+    exit_code: ClassVar[int] = 3
+
+
 class KernelError(PrlError):
     """The kernel refused something that prld needs."""

@@ -115,6 +115,11 @@ def frr() -> bool:
     return _installed("bgpd")
 
 
+@probe("keepalived is not installed: apt-get install keepalived")
+def keepalived() -> bool:
+    return _installed("keepalived")
+
+
 @probe("spin is not installed: apt-get install spin gcc")
 def spin() -> bool:
     return _installed("spin") and _installed("gcc")

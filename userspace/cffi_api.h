@@ -5,6 +5,7 @@
 #include "core/primary.h"
 #include "core/secondary.h"
 #include "core/ownership.h"
+#include "core/switchover.h"
 #include "prl_abi.h"
 #include "wire.h"
 #include "kernel.h"

@@ -123,6 +123,10 @@ static void take_message(struct prl_dp *dp, const struct prl_msg *msg)
         break;
     case PRL_MSG_RENOUNCE:
         break; /* dp_owner_message() acted */
+    case PRL_MSG_SWITCHOVER:
+    case PRL_MSG_RELAY:
+        dp_switchover_message(dp, msg);
+        break;
     case PRL_MSG_SETUP_DONE: {
         const struct dp_flow *flow = dp_flow_by_handle(dp, msg->handle);
 
@@ -180,6 +184,7 @@ static bool pass(struct prl_dp *dp, uint32_t ready)
     bool worked;
 
     dp->now_ns = dp_clock_ns();
+    dp_owner_woke(dp);
     dp->node->heartbeat_ns = dp->now_ns;
     dp->counters.wakeups++;
     worked = receive_frames(dp);
@@ -190,6 +195,7 @@ static bool pass(struct prl_dp *dp, uint32_t ready)
     prl_link_flush(&dp->link); /* what was captured leaves before the other side's messages are worked on */
     if (ready & READY_LINK || prl_link_unread(&dp->link)) /* what came with HELLO waits until the link is up */
         worked |= receive_link(dp);
+    dp_switchover_pass(dp);
     flush(dp);
     for (uint32_t i = 0; i < dp->ports; i++)
         prl_port_refill(dp->port[i]);

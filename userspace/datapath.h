@@ -14,6 +14,7 @@
 #include "core/ownership.h"
 #include "core/primary.h"
 #include "core/secondary.h"
+#include "core/switchover.h"
 #include "kernel.h"
 #include "md5sig.h"
 #include "prl_abi.h"
@@ -28,8 +29,11 @@
 #define PRL_DP_EVENTS_PER_FLOW 4 /* a take-over, or the loss of the link, is told of every flow at once */
 #define PRL_DP_LINK_TX_BYTES (8 << 20)
 #define PRL_DP_CLAIM_BURSTS \
-    25   /* claims are repeated so often, PRL_DP_CLAIM_INTERVAL_MS apart, until input arrives */
+    25   /* claims are repeated so often, PRL_DP_CLAIM_INTERVAL_MS apart; see PRL_CLAIM_SLOW_NS */
 #define PRL_DP_CLAIM_INTERVAL_MS 20
+#define PRL_DP_NEIGHBOURS_MAX 64 /* asked for evidence and told of claims; more are not */
+#define PRL_DP_DEFEND_INTERVAL_MS 100 /* an address is defended at most so often (L7) … */
+#define PRL_DP_ALARM_INTERVAL_MS 1000 /* … and an alarm is raised */
 
 struct prl_dp_lif {
     char name[16];
@@ -45,6 +49,13 @@ struct prl_dp_address {
         lif; /* where it is spoken for; on the others it is silent likewise, unless it is another service's there */
 };
 
+/* A machine on the LAN that peers' packets come from: a peer or a gateway. */
+struct prl_dp_neighbour {
+    uint8_t addr[16]; /* v4-mapped */
+    uint8_t mac[6];
+    uint16_t lif;
+};
+
 /* How the datapath waits for work. Polling gives the CPU up (sched_yield) after each look. */
 enum prl_poll_mode {
     PRL_POLL_BLOCKING = 0, /* sleeps: no CPU without work, a wake-up for each batch */
@@ -53,6 +64,7 @@ enum prl_poll_mode {
 };
 
 struct prl_dp_config {
+    uint8_t own_addr[2][16]; /* this node's own addresses on the LAN, IPv4 (mapped) and IPv6; zero = none */
     uint32_t node_index; /* 0 or 1 */
     uint32_t flows_max;
     uint32_t mode; /* enum prl_xdp_mode */
@@ -60,6 +72,7 @@ struct prl_dp_config {
     uint64_t poll_ns; /* adaptive: looks for work so long after the last work */
     struct prl_owner_config owner;
     struct prl_primary_limits limits;
+    struct prl_move_config move;
     uint32_t lifs;
     struct prl_dp_lif lif[PRL_LIFS_MAX];
     uint32_t
@@ -92,6 +105,10 @@ enum prl_event_kind {
     PRL_EVENT_ENDED = 8, /* handle: the flow's socket has gone (session over) */
     PRL_EVENT_ALARM = 9, /* body = words: foreign claim, table full, datapath limits */
     PRL_EVENT_TAKEN_FLOW = 10, /* handle: shadow took over; value = out_bytes, value2 = when (ns) */
+    PRL_EVENT_SILENT = 11, /* state = enum prl_silence: an owner fell silent (L6), or speaks again (NOT) */
+    PRL_EVENT_EXPIRED = 12, /* as standby: the lease is over, only fencing lets the shadows speak (L5) */
+    PRL_EVENT_MOVE = 13, /* service, state = enum prl_move_outcome, reason, seq = flows; value = silent since */
+    PRL_EVENT_PROBE = 14, /* service: whether anybody answers for it decides; prl_dp_switchover_resolve() */
 };
 
 struct prl_event {
@@ -133,10 +150,24 @@ int prl_dp_link_send(struct prl_dp *dp, const struct prl_msg *msg, const uint8_t
 int prl_dp_service_set(struct prl_dp *dp, uint32_t service, uint8_t state); /* enum prl_owner_state */
 /* enum prl_owner_state, or -EINVAL. Cheap, unlike prl_dp_status(). */
 int prl_dp_service_state(struct prl_dp *dp, uint32_t service);
-/* 0, or a positive enum prl_refused. */
+/* 0, or a positive enum prl_refused. fenced: enum prl_fenced. */
 int prl_dp_takeover(struct prl_dp *dp, uint32_t service, int fenced);
-/* Give a service up for the other node: silent at once, what is replicated is delivered, RENOUNCE sent. */
+/* Nobody answered to probes for our addresses that were sent at probed_ns or later: a silent owner speaks, if the LAN
+ * was heard since. 1: it speaks. */
+int prl_dp_unanswered(struct prl_dp *dp, uint64_t probed_ns);
+/* The policy that both nodes agreed in HELLO (L5); to be called before prl_dp_link_up(). */
+void prl_dp_policy(struct prl_dp *dp, int stop);
+/* Whom to ask and to tell on the LAN (L6, L7); the list replaces the last one. */
+void prl_dp_neighbours(struct prl_dp *dp, const struct prl_dp_neighbour *list, uint32_t count);
+/* Give a service up for the other node: silent at once, what is replicated is delivered. -EBUSY: it moves already. */
 int prl_dp_renounce(struct prl_dp *dp, uint32_t service);
+/* The planned move (R21), by the owner, or asked for by the standby: 0 and PRL_EVENT_MOVE follows, or a positive
+ * PRL_REASON_*. forced: sessions that are not protected may be lost. */
+int prl_dp_switchover(struct prl_dp *dp, uint32_t service, int forced);
+/* The end of doubt: whether the other node has the service. -EAGAIN: its lease may last yet. */
+int prl_dp_switchover_resolve(struct prl_dp *dp, uint32_t service, int taken, int by_hello);
+/* 1: given to the other node, which has not spoken yet. */
+int prl_dp_is_given(struct prl_dp *dp, uint32_t service);
 
 /* ---- flows ---- */
 /* What had happened to a session before its snapshot, and a restored socket does not have. */
@@ -211,6 +242,7 @@ struct prl_dp_counters {
     uint64_t link_rx_bytes, link_tx_bytes, link_refused, link_tx_full;
     uint64_t link_elided_packets, link_elided_bytes; /* sent without L3 header; bytes saved by that (R15) */
     uint64_t lan_rx, lan_tx, lan_refused, claims_sent, crafted_acks, events_lost, append_short;
+    uint64_t asks_sent, defences; /* L6: neighbours asked; L7: claims that were answered */
     uint64_t over_share; /* packets of flows that held much while the memory of all was short */
     uint64_t reinject_writes; /* gathered: one write for many packets */
     uint64_t link_writes;
@@ -219,12 +251,21 @@ struct prl_dp_counters {
     uint64_t compared, differences; /* R12a */
     uint64_t signed_again; /* segments of ours whose header was brought up to date behind the stack's back */
     uint64_t foreign_signatures; /* of ours, made with another key than the one that the flow was set up with */
+    uint64_t relayed_packets,
+        relayed_late; /* R21: input from the old owner; for a flow that is not here any more */
 };
 struct prl_dp_status {
     uint64_t now_ns, epoch, rtt_ns, rtt_min_ns;
     uint64_t takeover_until_ns, open_at_ns;
     uint64_t last_heard_ns, last_lan_ns;
-    uint8_t link_attached, link_up, link_state, pad[5]; /* link_state: enum prl_link_state */
+    uint8_t link_attached, link_up, link_state; /* enum prl_link_state */
+    uint8_t silence; /* enum prl_silence */
+    uint8_t unheard; /* nobody has heard it since the link was lost */
+    uint8_t expired; /* shadows wait for fencing */
+    uint8_t policy_stop;
+    uint8_t pad;
+    uint32_t silent_mask; /* services */
+    uint32_t neighbours;
     uint8_t service_state[PRL_SERVICES_MAX];
     uint32_t flows_primary, flows_secondary, flows_active, frames_free, holds_used;
     uint32_t behind_packets, behind_bytes; /* sent, not yet acknowledged, input and output */

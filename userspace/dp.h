@@ -8,6 +8,7 @@
  *     dp_secondary.c  the shadows' input and output
  *     dp_sign.c     the headers of signed flows (RFC 2385)
  *     dp_udp.c      room in a UDP socket, what it dropped
+ *     dp_switchover.c  a service moves by word over the link
  *     dp_owner.c    lease, LAN heartbeats, claims, take-over
  *     dp_control.c  events, link calls, status
  */
@@ -66,6 +67,8 @@
  * come to run leaves no room, and what is kept is not lost: it is fed before the shadow is taken over, too. */
 #define DP_KEPT_WAIT_NS 20000000ull
 #define DP_KEPT_TRIES 5
+/* A flow that has moved here is given to the stack when no input has come for so long. */
+#define DP_RELAY_QUIET_NS 20000000ull
 /* Tries to push appended bytes out of a shadow (FACT: TCP_NODELAY pushes what TSO deferral kept back). */
 #define DP_PUSH_TRIES 16
 
@@ -85,6 +88,11 @@ struct dp_shadow {
     uint32_t rcv_nxt, snd_una, in_seq; /* what is still to be found in its socket */
     uint32_t tries; /* 0: nothing to be found */
     char congestion[16]; /* the application's congestion control, set again at take-over */
+    bool in_end_known;
+    uint32_t in_end;     /* behind the newest payload that was replicated */
+    uint32_t relay_next; /* relaying: input up to here has been fed */
+    uint64_t last_direct_ns;
+    struct prl_chain waiting; /* relaying: came here before something in front of it was relayed */
 };
 
 /* What is kept of struct prl_flow_spec, under the same names. */
@@ -99,6 +107,7 @@ struct dp_spec {
 /* One for each flow that there may be, allocated at the start: every byte counts (T7). */
 struct dp_flow {
     bool used, secondary, dirty;
+    bool relaying; /* moved here: input is captured and fed in order, without being replicated */
     bool has_peer_ts;
     bool edge_known; /* kernel->edge_limit is valid */
     bool key_changed; /* the stack signs with another key than ours: the flow needs a new snapshot */
@@ -107,6 +116,7 @@ struct dp_flow {
     uint32_t next_awake;
     uint32_t next_by_handle, next_by_key, next_dirty;
     uint32_t service;
+    uint32_t former_handle; /* as a shadow: frames that were captured before have it still; 0 = none */
     struct dp_spec spec;
     struct prl_md5_key *md5; /* NULL: it is not signed */
     struct prl_flow *kernel;
@@ -191,9 +201,16 @@ struct prl_dp {
     uint64_t lan_counter_seen;
 
     struct prl_owner owner;
+    struct prl_move moves[PRL_SERVICES_MAX];
     int raw_fd; /* AF_PACKET, for claims */
-    uint32_t claims_left, claims_mask;
+    uint32_t claims_left, claims_mask; /* fast ones that are left; services that are claimed */
+    uint32_t claims_slow_mask;         /* services taken over from a node that has not said that it knows */
+    uint8_t claims_token[PRL_TOKEN_BYTES]; /* the one that it knows */
     uint64_t claims_next_ns;
+    bool proof_awaited; /* the kernel is to be told when owner.proof_by_ns is met */
+    struct prl_dp_neighbour neighbour[PRL_DP_NEIGHBOURS_MAX];
+    uint32_t neighbours;
+    uint64_t foreign_seen[PRL_ADDRS_MAX], defend_next_ns[PRL_ADDRS_MAX], alarm_next_ns[PRL_ADDRS_MAX];
     uint64_t next_scan_ns;
 
     struct prl_gro gro;
@@ -217,6 +234,8 @@ void dp_flush_input(struct prl_dp *dp);
 int dp_flows_init(struct prl_dp *dp);
 void dp_flows_destroy(struct prl_dp *dp);
 struct dp_flow *dp_flow_by_handle(struct prl_dp *dp, uint32_t handle);
+struct dp_flow *dp_flow_formerly(struct prl_dp *dp,
+                                 const struct prl_meta *meta); /* captured under its handle as a shadow */
 struct dp_flow *dp_flow_by_key(struct prl_dp *dp, const struct prl_flow_key *key);
 void dp_flow_forget(struct prl_dp *dp, struct dp_flow *flow);
 void dp_flow_set_flags(struct dp_flow *flow);
@@ -224,6 +243,9 @@ void dp_flow_set_flags(struct dp_flow *flow);
 uint32_t dp_flow_own_edge(const struct dp_flow *flow);
 void dp_flow_sample(struct prl_dp *dp, struct dp_flow *flow);
 void dp_flow_note_peer(struct dp_flow *flow, const struct prl_packet *packet);
+/* Whether a packet of the link's, from L3 on, is the flow's. */
+bool dp_flow_has_packet(const struct dp_flow *flow, const uint8_t *l3, const struct prl_packet *packet,
+                        uint16_t lif, uint16_t packet_flags);
 /* Something happened to the flow: dp_flows_tick() looks at it until it is quiet again. */
 void dp_flow_wake(struct prl_dp *dp, struct dp_flow *flow);
 /* Deadlines, lost holds, ended sessions, grown space: everything that time brings. */
@@ -290,10 +312,30 @@ bool dp_udp_has_room(const struct dp_flow *flow, uint32_t bytes); /* for a packe
 bool dp_udp_diverged(const struct dp_flow *flow); /* the socket dropped what the other side's may have */
 void dp_udp_check(struct prl_dp *dp, struct dp_flow *flow); /* a flow that diverged fails, its shadow is void */
 
+/* dp_switchover.c */
+void dp_switchover_do(struct prl_dp *dp, uint32_t service, uint32_t todo); /* enum prl_move_do */
+void dp_switchover_message(struct prl_dp *dp, const struct prl_msg *msg);
+void dp_switchover_pass(struct prl_dp *dp);
+void dp_switchover_hand_over(struct prl_dp *dp);
+void dp_switchover_link_down(struct prl_dp *dp);
+bool dp_switchover_is_idle(const struct prl_dp *dp, uint32_t service);
+void dp_switchover_disturbed(struct prl_dp *dp, uint32_t service); /* a session came that would not be moved */
+void dp_switchover_relayed(struct prl_dp *dp,
+                           struct dp_flow *flow); /* old owner: input of a flow that has moved */
+/* New owner: input that came here directly; false when the entry was not taken. */
+bool dp_switchover_direct(struct prl_dp *dp, struct dp_flow *flow, struct prl_hold *hold,
+                          const struct prl_packet *packet);
+void dp_switchover_settle(struct prl_dp *dp, struct dp_flow *flow);
+void dp_switchover_forget(struct prl_dp *dp, struct dp_flow *flow);
+
 /* dp_owner.c */
+int dp_owner_leave(struct prl_dp *dp, uint32_t service); /* silent, input is still captured */
+bool dp_owner_is_claimed(struct prl_dp *dp, uint32_t service); /* since dp_owner_leave() */
+int dp_owner_renounce(struct prl_dp *dp, uint32_t service); /* to a node that knows no SWITCHOVER */
 int dp_owner_open(struct prl_dp *dp, char *error);
 void dp_owner_do(struct prl_dp *dp, uint32_t todo);
 void dp_owner_tick(struct prl_dp *dp);
+void dp_owner_woke(struct prl_dp *dp); /* before the heartbeat is renewed (L6) */
 void dp_owner_notice_fencing(struct prl_dp *dp);
 void dp_owner_lan(struct prl_dp *dp);
 void dp_owner_message(struct prl_dp *dp, const struct prl_msg *msg);

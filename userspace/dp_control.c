@@ -144,8 +144,10 @@ void dp_link_lost(struct prl_dp *dp, const char *why)
     prl_link_detach(&dp->link);
     dp->link_up = false;
     dp_event(dp, &event, (const uint8_t *)why, (uint32_t)strlen(why));
-    if (was_up)
+    if (was_up) {
+        dp_switchover_link_down(dp);
         dp_owner_do(dp, prl_owner_link_down(&dp->owner, dp->now_ns));
+    }
 }
 
 int prl_dp_link_attach(struct prl_dp *dp, int fd)
@@ -276,6 +278,12 @@ void prl_dp_status(struct prl_dp *dp, struct prl_dp_status *status)
     status->link_attached = dp->link.fd >= 0;
     status->link_up = dp->link_up;
     status->link_state = dp->owner.link;
+    status->silence = dp->owner.silence;
+    status->unheard = dp->owner.unheard;
+    status->silent_mask = dp->owner.silent_mask;
+    status->expired = dp->owner.expired && !dp->owner.shadows_void;
+    status->policy_stop = (uint8_t)dp->owner.config.policy_stop;
+    status->neighbours = dp->neighbours;
     memcpy(status->service_state, dp->owner.state, sizeof(status->service_state));
     for (uint32_t i = 0; i < dp->flows_top; i++)
         if (dp->flows[i].used)

@@ -91,6 +91,13 @@ struct dp_flow *dp_flow_by_key(struct prl_dp *dp, const struct prl_flow_key *key
     return slot == DP_LIST_END ? NULL : &dp->flows[slot];
 }
 
+struct dp_flow *dp_flow_formerly(struct prl_dp *dp, const struct prl_meta *meta)
+{
+    struct dp_flow *flow = meta->slot < dp->flows_top ? &dp->flows[meta->slot] : NULL;
+
+    return flow && flow->used && meta->handle && flow->former_handle == meta->handle ? flow : NULL;
+}
+
 static uint32_t service_of(const struct prl_dp *dp, const struct prl_flow_key *key)
 {
     for (uint32_t i = 0; i < dp->config.addresses; i++)
@@ -112,6 +119,20 @@ static void unlink_from(struct prl_dp *dp, uint32_t *at, const struct dp_flow *f
         }
         at = next;
     }
+}
+
+static void keep_spec(struct dp_flow *flow, const struct prl_flow_spec *spec, int fd)
+{
+    flow->spec = (struct dp_spec){
+        .key = spec->key,
+        .handle = spec->handle,
+        .generation = spec->generation,
+        .fd = fd,
+        .mss = (uint16_t)spec->mss,
+        .timestamps = spec->timestamps != 0,
+        .hash_output = spec->hash_output != 0,
+    };
+    flow->kernel->rcv_wscale = spec->rcv_wscale;
 }
 
 /* Enters the flow in table and kernel; the kernel's flags are still zero, so its packets pass. */
@@ -139,20 +160,11 @@ static int flow_enter(struct prl_dp *dp, const struct prl_flow_spec *spec, struc
     flow->next_awake = next_awake;
     flow->slot = (uint32_t)(flow - dp->flows);
     flow->service = service;
-    flow->spec = (struct dp_spec){
-        .key = spec->key,
-        .handle = spec->handle,
-        .generation = spec->generation,
-        .fd = fd,
-        .mss = (uint16_t)spec->mss,
-        .timestamps = spec->timestamps != 0,
-        .hash_output = spec->hash_output != 0,
-    };
     flow->kernel = prl_kernel_flow(dp->kernel, flow->slot);
     memset(flow->kernel, 0, sizeof(*flow->kernel));
     flow->kernel->key = spec->key;
     flow->kernel->handle = spec->handle;
-    flow->kernel->rcv_wscale = spec->rcv_wscale;
+    keep_spec(flow, spec, fd);
     err = dp_sign_set_key(flow, &spec->md5);
     if (!err)
         err = prl_kernel_gate_attach(dp->kernel, fd, flow->slot);
@@ -199,8 +211,10 @@ void dp_flow_forget(struct prl_dp *dp, struct dp_flow *flow)
     unlink_from(dp, handle_bucket(dp, flow->spec.handle), flow, false);
     unlink_from(dp, key_bucket(dp, &flow->spec.key), flow, true);
     dp_sign_forget_key(flow);
-    if (flow->secondary)
+    if (flow->secondary) {
         dp_verify_forget(dp, flow);
+        dp_switchover_forget(dp, flow);
+    }
     if (flow->dirty) {
         uint32_t *at = &dp->dirty;
 
@@ -227,7 +241,7 @@ void dp_flow_set_flags(struct dp_flow *flow)
             flags = PRL_FLOW_SECONDARY | PRL_FLOW_VOID;
             break;
         case PRL_SECONDARY_OWNER:
-            flags = PRL_FLOW_OPEN;
+            flags = flow->relaying ? PRL_FLOW_RELAY : PRL_FLOW_OPEN;
             break;
         default:
             break;
@@ -236,6 +250,7 @@ void dp_flow_set_flags(struct dp_flow *flow)
         switch (flow->primary.state) {
         case PRL_PRIMARY_SETUP:
         case PRL_PRIMARY_VOIDING:
+        case PRL_PRIMARY_MOVED:
             flags = PRL_FLOW_SETUP;
             break;
         case PRL_PRIMARY_ACTIVE:
@@ -284,6 +299,22 @@ void dp_flow_note_peer(struct dp_flow *flow, const struct prl_packet *packet)
         flow->peer_tsval = packet->tsval;
         flow->peer_tsecr = packet->tsecr;
     }
+}
+
+bool dp_flow_has_packet(const struct dp_flow *flow, const uint8_t *l3, const struct prl_packet *packet,
+                        uint16_t lif, uint16_t packet_flags)
+{
+    struct prl_flow_key key;
+
+    if (packet_flags & PRL_PACKET_ICMP)
+        return true;
+    prl_packet_key(l3, packet, true, lif, &key);
+    key.vlans = flow->spec.key.vlans;
+    if (prl_key_is_unconnected(&flow->spec.key)) { /* anybody may have sent it */
+        memset(key.remote, 0, sizeof(key.remote));
+        key.remote_port = 0;
+    }
+    return memcmp(&key, &flow->spec.key, sizeof(key)) == 0;
 }
 
 /* ---- time ---- */
@@ -361,7 +392,7 @@ static bool wants_time(struct prl_dp *dp, struct dp_flow *flow)
 {
     const struct prl_primary *primary = &flow->primary;
 
-    if (dp_verify_is_due(flow))
+    if (dp_verify_is_due(flow) || flow->relaying)
         return true;
     if (!flow->secondary)
         return prl_primary_deadline(primary) != UINT64_MAX || primary->in_pending.head ||
@@ -391,6 +422,7 @@ static void tick(struct prl_dp *dp, struct dp_flow *flow)
     dp_verify_tick(dp, flow);
     if (flow->secondary) {
         dp_secondary_space(dp, flow);
+        dp_switchover_settle(dp, flow);
         return;
     }
     if (prl_primary_deadline(&flow->primary) <= dp->now_ns) {
@@ -434,28 +466,63 @@ static uint32_t new_handle(struct prl_dp *dp)
     return dp->config.node_index << DP_HANDLE_NODE_BIT | dp->next_handle++;
 }
 
+/* The flow stays where it is, in the kernel's table, too; what is under way to us has the former handle. */
+static int rename_flow(struct prl_dp *dp, struct dp_flow *flow, uint32_t handle)
+{
+    int err = prl_kernel_flow_rename(dp->kernel, &flow->spec.key, handle, flow->slot);
+    uint32_t *bucket;
+
+    if (err)
+        return err;
+    unlink_from(dp, handle_bucket(dp, flow->spec.handle), flow, false);
+    flow->former_handle = flow->spec.handle;
+    flow->spec.handle = flow->secondary_core.handle = handle;
+    bucket = handle_bucket(dp, handle);
+    flow->next_by_handle = *bucket;
+    *bucket = flow->slot;
+    return 0;
+}
+
 int prl_dp_flow_adopt(struct prl_dp *dp, uint32_t handle, uint32_t *own)
 {
     struct dp_flow *flow;
-    uint32_t *bucket;
-    int err = 0;
+    int err;
 
     dp_lock(dp);
     flow = dp_flow_by_handle(dp, handle);
     if (!flow || !flow->secondary || flow->secondary_core.state != PRL_SECONDARY_OWNER) {
         err = -ENOENT;
-        goto out;
+    } else {
+        *own = new_handle(dp);
+        err = rename_flow(dp, flow, *own);
     }
-    prl_kernel_flow_del(dp->kernel, &flow->spec.key); /* its packets pass meanwhile, as they do now */
-    unlink_from(dp, handle_bucket(dp, handle), flow, false);
-    *own = flow->spec.handle = flow->secondary_core.handle = new_handle(dp);
-    bucket = handle_bucket(dp, *own);
-    flow->next_by_handle = *bucket;
-    *bucket = flow->slot;
-    err = prl_kernel_flow_add(dp->kernel, &flow->spec.key, *own, flow->slot);
-out:
     dp_unlock(dp);
     return err;
+}
+
+/* A session that moved here and is still in our hands is protected without leaving them: its input stays captured. */
+static int keep_in_hands(struct prl_dp *dp, struct dp_flow *flow, struct prl_flow_spec *spec)
+{
+    int fd = -1, err = 0;
+
+    if (!dp_switchover_is_idle(dp, flow->service))
+        return -EBUSY; /* input may still be relayed */
+    if (!spec->handle) {
+        spec->handle = new_handle(dp);
+        err = rename_flow(dp, flow, spec->handle);
+    }
+    if (!err)
+        fd = fcntl(spec->fd, F_DUPFD_CLOEXEC, 0);
+    if (fd < 0)
+        return err ? err : -errno;
+    dp_verify_forget(dp, flow);
+    close(flow->spec.fd);
+    keep_spec(flow, spec, fd);
+    flow->spec.generation = 0;
+    flow->secondary = false;
+    flow->relaying = false;
+    memset(&flow->primary, 0, sizeof(flow->primary));
+    return 0;
 }
 
 int prl_dp_primary_setup(struct prl_dp *dp, struct prl_flow_spec *spec)
@@ -475,7 +542,11 @@ int prl_dp_primary_setup(struct prl_dp *dp, struct prl_flow_spec *spec)
         err = -ENOENT;
         goto out;
     }
-    if (flow && (flow->secondary || !spec->handle)) { /* a shadow that took over: a new flow takes its place */
+    if (flow && flow->relaying) {
+        err = keep_in_hands(dp, flow, spec);
+        if (err)
+            goto out;
+    } else if (flow && (flow->secondary || !spec->handle)) { /* taken over: a new flow takes its place */
         dp_flow_forget(dp, flow);
         flow = NULL;
     }
@@ -487,6 +558,8 @@ int prl_dp_primary_setup(struct prl_dp *dp, struct prl_flow_spec *spec)
         if (!flow)
             goto out;
     }
+    dp->now_ns = dp_clock_ns();
+    dp_switchover_disturbed(dp, flow->service);
     err = dp_sign_set_key(flow, &spec->md5); /* it may have changed since the last snapshot */
     if (err)
         goto out;
@@ -497,7 +570,6 @@ int prl_dp_primary_setup(struct prl_dp *dp, struct prl_flow_spec *spec)
     flow->edge_known = false;
     flow->key_changed = false;
     memset(&flow->compare, 0, sizeof(flow->compare));
-    dp->now_ns = dp_clock_ns();
     prl_primary_open(&flow->primary, spec->handle, spec->generation, dp->now_ns, &dp->config.limits, &actions);
     dp_apply(dp, flow, &actions);
     dp_flow_sample(dp, flow);

@@ -90,9 +90,9 @@ void dp_owner_lan(struct prl_dp *dp)
     }
 }
 
-/* ---- claims (L7) ---- */
+/* ---- claims, defence, questions (L6, L7) ---- */
 
-static void send_claim(struct prl_dp *dp, const uint8_t *frame, uint32_t bytes, const struct prl_dp_lif *lif)
+static bool send_frame(struct prl_dp *dp, const uint8_t *frame, uint32_t bytes, const struct prl_dp_lif *lif)
 {
     struct sockaddr_ll to = {
         .sll_family = AF_PACKET,
@@ -101,28 +101,39 @@ static void send_claim(struct prl_dp *dp, const uint8_t *frame, uint32_t bytes, 
     };
 
     memcpy(to.sll_addr, frame, ETH_ALEN);
-    if (sendto(dp->raw_fd, frame, bytes, MSG_DONTWAIT, (struct sockaddr *)&to, sizeof(to)) >= 0)
-        dp->counters.claims_sent++;
+    return sendto(dp->raw_fd, frame, bytes, MSG_DONTWAIT, (struct sockaddr *)&to, sizeof(to)) >= 0;
 }
 
-static void claim(struct prl_dp *dp, uint32_t service_mask)
+/* To all, and to each neighbour that may have missed that, or not believe it. Returns the frames sent. */
+static uint32_t send_to_all(struct prl_dp *dp, uint8_t *frame, uint32_t bytes, uint32_t lif, bool is_v4)
+{
+    uint32_t sent = send_frame(dp, frame, bytes, &dp->config.lif[lif]);
+
+    for (uint32_t i = 0; i < dp->neighbours; i++) {
+        const struct prl_dp_neighbour *neighbour = &dp->neighbour[i];
+
+        if (neighbour->lif != lif || prl_addr_is_v4(neighbour->addr) != is_v4)
+            continue;
+        memcpy(frame, neighbour->mac, ETH_ALEN);
+        sent += send_frame(dp, frame, bytes, &dp->config.lif[lif]);
+    }
+    return sent;
+}
+
+/* Says that `address` is here: with our token it is a claim, without one (NULL) the address is defended. */
+static uint32_t announce(struct prl_dp *dp, const struct prl_dp_address *address, const uint8_t *token)
 {
     uint8_t frame[PRL_CRAFT_MAX];
+    uint32_t lif = address->lif, sent = 0;
+    const uint8_t *mac = dp->config.lif[lif].mac;
 
-    for (uint32_t i = 0; i < dp->config.addresses; i++) {
-        const struct prl_dp_address *address = &dp->config.address[i];
-
-        const struct prl_dp_lif *lif = &dp->config.lif[address->lif];
-
-        if (!(service_mask & 1u << address->service))
-            continue;
-        if (prl_addr_is_v4(address->addr)) {
-            send_claim(dp, frame, prl_packet_claim_arp(address->addr, lif->mac, false, dp->own_token, frame), lif);
-            send_claim(dp, frame, prl_packet_claim_arp(address->addr, lif->mac, true, dp->own_token, frame), lif);
-        } else {
-            send_claim(dp, frame, prl_packet_claim_na(address->addr, lif->mac, dp->own_token, frame), lif);
-        }
+    if (prl_addr_is_v4(address->addr)) {
+        sent += send_to_all(dp, frame, prl_packet_claim_arp(address->addr, mac, false, token, frame), lif, true);
+        sent += send_to_all(dp, frame, prl_packet_claim_arp(address->addr, mac, true, token, frame), lif, true);
+    } else {
+        sent += send_to_all(dp, frame, prl_packet_claim_na(address->addr, mac, token, frame), lif, false);
     }
+    return sent;
 }
 
 static bool input_arrived(const struct prl_dp *dp)
@@ -132,26 +143,96 @@ static bool input_arrived(const struct prl_dp *dp)
     for (uint32_t i = 0; i < dp->flows_top; i++) {
         const struct dp_flow *flow = &dp->flows[i];
 
-        if (!flow->used || !(dp->claims_mask & 1u << flow->service) || flow->kernel->flags != PRL_FLOW_OPEN)
+        if (!flow->used || !(dp->claims_mask & 1u << flow->service) ||
+            !(flow->kernel->flags & (PRL_FLOW_OPEN | PRL_FLOW_RELAY)))
             continue;
-        if (flow->kernel->in_passed == 0)
+        if (flow->kernel->in_passed + flow->kernel->in_redirected == 0)
             return false;
         any = true;
     }
     return any;
 }
 
+/* Fast at first; then slowly, for as long as the old owner has not said on the link that it knows: it may come back to
+ * the LAN at any time. When it has said so before, until the peers have heard it. */
 static void claims_tick(struct prl_dp *dp)
 {
-    if (dp->claims_left == 0 || dp->now_ns < dp->claims_next_ns)
+    if (!dp->claims_mask || dp->now_ns < dp->claims_next_ns)
         return;
-    if (input_arrived(dp)) {
-        dp->claims_left = 0;
-        return;
+    if (dp->link_up && dp->owner.peer_sent_ns) { /* its LEASE in this epoch: it has read our HELLO */
+        dp->claims_slow_mask = 0;
+        if (input_arrived(dp))
+            dp->claims_left = 0;
     }
-    claim(dp, dp->claims_mask);
-    dp->claims_left--;
-    dp->claims_next_ns = dp->now_ns + PRL_DP_CLAIM_INTERVAL_MS * 1000000ull;
+    if (!dp->claims_left && (dp->claims_mask &= dp->claims_slow_mask) == 0)
+        return;
+    for (uint32_t i = 0; i < dp->config.addresses; i++) {
+        const struct prl_dp_address *address = &dp->config.address[i];
+
+        if (dp->claims_mask & 1u << address->service && dp->owner.state[address->service] == PRL_OWNER_OWNER)
+            dp->counters.claims_sent += announce(
+                dp, address, dp->claims_slow_mask & 1u << address->service ? dp->claims_token : dp->own_token);
+    }
+    dp->claims_next_ns = dp->now_ns + PRL_CLAIM_SLOW_NS;
+    if (dp->claims_left) {
+        dp->claims_left--;
+        dp->claims_next_ns = dp->now_ns + PRL_DP_CLAIM_INTERVAL_MS * 1000000ull;
+    }
+}
+
+static void start_claims(struct prl_dp *dp, uint32_t mask)
+{
+    dp->claims_mask |= mask;
+    dp->claims_left = PRL_DP_CLAIM_BURSTS;
+    dp->claims_next_ns = 0;
+    claims_tick(dp);
+}
+
+/* Each neighbour on the LAN is asked for its own address, from ours: who answers hears us, and we hear the LAN. Of other
+ * routing instances this node knows no address of its own; the LAN speaks for all. */
+static void ask(struct prl_dp *dp)
+{
+    uint8_t frame[PRL_CRAFT_MAX];
+
+    for (uint32_t i = 0; i < dp->neighbours; i++) {
+        const struct prl_dp_neighbour *neighbour = &dp->neighbour[i];
+        const struct prl_dp_lif *lif = &dp->config.lif[neighbour->lif];
+        const uint8_t *own = dp->config.own_addr[!prl_addr_is_v4(neighbour->addr)];
+        static const uint8_t none[16];
+
+        if (neighbour->lif == 0 && memcmp(own, none, sizeof(none)) != 0)
+            dp->counters.asks_sent +=
+                send_frame(dp, frame, prl_packet_ask(own, lif->mac, neighbour->addr, neighbour->mac, frame), lif);
+    }
+}
+
+/* Somebody without the token says that one of our addresses is his (L7): never silent for that; the neighbours are told
+ * again that it is here, and the control plane that it happened. */
+static void defend(struct prl_dp *dp, uint32_t index, uint64_t foreign_claims)
+{
+    uint64_t more = foreign_claims - dp->foreign_seen[index];
+    char text[INET6_ADDRSTRLEN], words[256];
+    const uint8_t *addr = dp->config.address[index].addr;
+    bool is_v4 = prl_addr_is_v4(addr);
+
+    if (more == 0)
+        return;
+    if (dp->now_ns >= dp->alarm_next_ns[index]) {
+        inet_ntop(is_v4 ? AF_INET : AF_INET6, is_v4 ? addr + 12 : addr, text, sizeof(text));
+        snprintf(
+            words, sizeof(words),
+            "%s is claimed by somebody who is not the other node (%llu times): it is defended; find the machine "
+            "that uses this address",
+            text, (unsigned long long)more);
+        dp_alarm(dp, words);
+        dp->alarm_next_ns[index] = dp->now_ns + PRL_DP_ALARM_INTERVAL_MS * 1000000ull;
+    }
+    if (dp->now_ns < dp->defend_next_ns[index])
+        return;
+    dp->foreign_seen[index] = foreign_claims;
+    dp->defend_next_ns[index] = dp->now_ns + PRL_DP_DEFEND_INTERVAL_MS * 1000000ull;
+    if (announce(dp, &dp->config.address[index], NULL))
+        dp->counters.defences++;
 }
 
 /* ---- roles ---- */
@@ -194,7 +275,7 @@ static int set_addresses(struct prl_dp *dp, uint32_t service, uint8_t state, uin
             value.state = state;
             value.service = service;
             value.first_by_ns = first_by_ns;
-            value.spoken = 0;
+            value.spoken = PRL_SPOKEN_NOT;
             memcpy(value.token, dp->peer_token, sizeof(value.token));
             err = prl_kernel_addr_set(dp->kernel, &key, &value);
         }
@@ -239,6 +320,8 @@ int dp_owner_open(struct prl_dp *dp, char *error)
         snprintf(error, PRL_ERROR_BYTES, "packet socket for address claims: %s", strerror(errno));
         return -errno;
     }
+    dp->node->policy_stop = dp->config.owner.policy_stop;
+    dp->node->silent = 0;
     for (uint32_t service = 0; service < dp->config.owner.services; service++) {
         int err;
 
@@ -258,10 +341,48 @@ int dp_owner_open(struct prl_dp *dp, char *error)
 
 int dp_owner_set(struct prl_dp *dp, uint32_t service, uint8_t state)
 {
+    int err;
+
     if (service >= dp->config.owner.services)
         return -EINVAL;
     prl_owner_set_state(&dp->owner, service, state);
-    return set_addresses(dp, service, state, 0);
+    if (state == PRL_OWNER_OWNER) /* whoever says so has asked the other node, or the LAN */
+        prl_owner_frame(&dp->owner, dp->now_ns);
+    err = set_addresses(dp, service, state, 0);
+    if (!err && state == PRL_OWNER_OWNER)
+        start_claims(dp, 1u << service);
+    return err;
+}
+
+int dp_owner_leave(struct prl_dp *dp, uint32_t service)
+{
+    for (uint32_t i = 0; i < dp->config.addresses; i++) {
+        for (uint32_t lif = 0; lif < dp->config.lifs && dp->config.address[i].service == service; lif++) {
+            struct prl_addr_key key = address_key(dp, &dp->config.address[i], lif);
+            struct prl_addr value;
+
+            if (is_others(dp, &dp->config.address[i], lif) || prl_kernel_addr_get(dp->kernel, &key, &value))
+                continue;
+            value.fenced_by_ns = 0;
+            prl_kernel_addr_set(dp->kernel, &key, &value);
+        }
+    }
+    return set_addresses(dp, service, PRL_ADDR_LEAVING, 0);
+}
+
+bool dp_owner_is_claimed(struct prl_dp *dp, uint32_t service)
+{
+    for (uint32_t i = 0; i < dp->config.addresses; i++) {
+        for (uint32_t lif = 0; lif < dp->config.lifs && dp->config.address[i].service == service; lif++) {
+            struct prl_addr_key key = address_key(dp, &dp->config.address[i], lif);
+            struct prl_addr value;
+
+            if (!is_others(dp, &dp->config.address[i], lif) &&
+                prl_kernel_addr_get(dp->kernel, &key, &value) == 0 && value.fenced_by_ns)
+                return true;
+        }
+    }
+    return false;
 }
 
 static void take_over(struct prl_dp *dp, uint32_t mask)
@@ -275,15 +396,21 @@ static void take_over(struct prl_dp *dp, uint32_t mask)
         dp_owner_do(dp, prl_owner_too_late(&dp->owner));
         return;
     }
+    __atomic_store_n(&dp->node->lan_first_ns, 0, __ATOMIC_RELEASE);
+    __atomic_store_n(&dp->node->watch, 1, __ATOMIC_RELEASE);
+    dp->proof_awaited = first_by_ns != 0;
     for (uint32_t service = 0; service < dp->config.owner.services; service++) {
         /* The first emission is held to the lease in tc (L2), unless the operator vouched or the owner renounced. */
+        if (mask & 1u << service) /* the operator's word, while it was in doubt */
+            dp_switchover_do(dp, service,
+                             prl_move_resolve(&dp->moves[service], &dp->config.move, false, dp->now_ns));
         if (mask & 1u << service && set_addresses(dp, service, PRL_OWNER_OWNER, first_by_ns))
             dp_alarm(dp, "take-over: the address table cannot be written");
     }
-    dp->claims_mask = mask;
-    dp->claims_left = PRL_DP_CLAIM_BURSTS;
-    dp->claims_next_ns = 0;
-    claims_tick(dp);
+    dp->claims_slow_mask |= mask;
+    memcpy(dp->claims_token, dp->own_token, sizeof(dp->claims_token));
+    start_claims(dp, mask);
+    ask(dp);
     for (uint32_t i = 0; i < dp->flows_top; i++) {
         struct dp_flow *flow = &dp->flows[i];
 
@@ -303,8 +430,40 @@ static void take_over(struct prl_dp *dp, uint32_t mask)
     }
 }
 
+/* L6: what the owner emits, and what it is told of the LAN. */
+static void set_silence(struct prl_dp *dp)
+{
+    struct prl_event event = {.kind = PRL_EVENT_SILENT, .state = dp->owner.silence};
+
+    if (dp->owner.silence == PRL_SILENCE_NOT && dp->node->word_ns < dp_clock_ns())
+        dp->node->word_ns = dp_clock_ns(); /* the proof of a take-over reaches farther */
+    __atomic_store_n(&dp->node->silent, dp->owner.silent_mask, __ATOMIC_RELEASE);
+    if (dp->owner.silence == PRL_SILENCE_NOT) /* what was claimed in silence was not heard */
+        start_claims(dp, UINT32_MAX);
+    dp_event(dp, &event, NULL, 0);
+}
+
+static void watch_lan(struct prl_dp *dp)
+{
+    uint32_t watch = (uint32_t)prl_owner_watches(&dp->owner);
+
+    if (dp->proof_awaited && !dp->owner.proof_by_ns && dp->owner.silence == PRL_SILENCE_NOT) {
+        dp->proof_awaited = false;
+        dp->node->word_ns = dp->owner.first_by_ns + 1; /* may_speak() in egress.bpf.c */
+    }
+    if (watch && !dp->node->watch)
+        __atomic_store_n(&dp->node->lan_first_ns, 0, __ATOMIC_RELEASE);
+    __atomic_store_n(&dp->node->watch, watch, __ATOMIC_RELEASE);
+    if (!watch)
+        return;
+    prl_owner_frame(&dp->owner, __atomic_load_n(&dp->node->lan_first_ns, __ATOMIC_ACQUIRE));
+    prl_owner_frame(&dp->owner, __atomic_load_n(&dp->node->lan_seen_ns, __ATOMIC_ACQUIRE));
+}
+
 void dp_owner_do(struct prl_dp *dp, uint32_t todo)
 {
+    if (todo & (PRL_OWNER_DO_SILENCE | PRL_OWNER_DO_SPEAK))
+        set_silence(dp);
     if (todo & PRL_OWNER_DO_LEASE) {
         struct prl_lease_out lease;
 
@@ -322,11 +481,17 @@ void dp_owner_do(struct prl_dp *dp, uint32_t todo)
     }
     if (todo & PRL_OWNER_DO_FAIL_FLOWS)
         dp_primary_fail_all(dp, PRL_REASON_LINK_LOST);
-    if (todo & PRL_OWNER_DO_RENOUNCE_LAN) {
-        struct prl_event event = {.kind = PRL_EVENT_RENOUNCED};
+    if (todo & (PRL_OWNER_DO_RENOUNCE_LAN | PRL_OWNER_DO_EXPIRE)) {
+        struct prl_event event = {
+            .kind = todo & PRL_OWNER_DO_EXPIRE ? PRL_EVENT_EXPIRED : PRL_EVENT_RENOUNCED,
+        };
 
         dp_event(dp, &event, NULL, 0);
     }
+    if (todo & PRL_OWNER_DO_ASK)
+        ask(dp);
+    if (todo & PRL_OWNER_DO_HAND_OVER)
+        dp_switchover_hand_over(dp);
     if (todo & PRL_OWNER_DO_VOID_SHADOWS)
         dp_secondary_void_all(dp, PRL_REASON_LINK_LOST);
     if (todo & PRL_OWNER_DO_RENOUNCE_LAN) /* only now: the shadows are void */
@@ -339,7 +504,7 @@ void dp_owner_do(struct prl_dp *dp, uint32_t todo)
         dp_link_lost(dp, "the other node has been silent for too long");
 }
 
-/* A claim with our token fences in XDP; the state machine and the flows follow. */
+/* A claim with our token fences in XDP; the state machine and the flows follow. One without it is answered. */
 void dp_owner_notice_fencing(struct prl_dp *dp)
 {
     for (uint32_t i = 0; i < dp->config.addresses; i++) {
@@ -348,9 +513,13 @@ void dp_owner_notice_fencing(struct prl_dp *dp)
         struct prl_addr_key key = address_key(dp, &dp->config.address[i], dp->config.address[i].lif);
         struct prl_addr value;
 
-        if (dp->owner.state[service] != PRL_OWNER_OWNER || prl_kernel_addr_get(dp->kernel, &key, &value) ||
-            value.state != PRL_ADDR_FENCED)
+        if (dp->owner.state[service] != PRL_OWNER_OWNER || prl_kernel_addr_get(dp->kernel, &key, &value))
             continue;
+        if (value.state != PRL_ADDR_FENCED) {
+            if (!(dp->owner.silent_mask & 1u << service)) /* who is silent does not know whose it is */
+                defend(dp, i, value.foreign_claims);
+            continue;
+        }
         dp_owner_set(dp, service, PRL_OWNER_FENCED);
         dp_primary_fence_service(dp, service);
         dp_event(dp, &event, NULL, 0);
@@ -369,12 +538,20 @@ static void notice_bypass(struct prl_dp *dp)
     dp_alarm(dp, "the datapath hung: the kernel opened its flows, they are protected again one by one");
 }
 
+void dp_owner_woke(struct prl_dp *dp)
+{
+    dp_owner_do(dp, prl_owner_woke(&dp->owner, dp->now_ns));
+}
+
 void dp_owner_tick(struct prl_dp *dp)
 {
-    uint32_t todo = prl_owner_tick(&dp->owner, dp->now_ns);
+    uint32_t todo;
 
+    watch_lan(dp);
+    todo = prl_owner_tick(&dp->owner, dp->now_ns);
     notice_bypass(dp);
     dp_owner_do(dp, todo);
+    watch_lan(dp);
     dp->node->open_at_ns = prl_owner_open_at_ns(&dp->owner);
     if (todo & PRL_OWNER_DO_LEASE)
         dp_owner_notice_fencing(dp);
@@ -383,9 +560,9 @@ void dp_owner_tick(struct prl_dp *dp)
 
 uint64_t dp_owner_next_ns(const struct prl_dp *dp)
 {
-    uint64_t next = dp->owner.last_lease_sent_ns + dp->config.owner.lease_ns;
+    uint64_t next = prl_owner_next_ns(&dp->owner);
 
-    if (dp->claims_left && dp->claims_next_ns < next)
+    if (dp->claims_mask && dp->claims_next_ns < next)
         next = dp->claims_next_ns;
     return next;
 }
@@ -398,7 +575,8 @@ void dp_owner_message(struct prl_dp *dp, const struct prl_msg *msg)
     }
     dp_owner_do(dp, prl_owner_heard(&dp->owner, dp->now_ns));
     if (msg->type == PRL_MSG_RENOUNCE && msg->service < dp->config.owner.services)
-        dp_owner_do(dp, prl_owner_renounced(&dp->owner, msg->service, dp->now_ns));
+        dp_owner_do(dp,
+                    prl_owner_renounced(&dp->owner, msg->service, dp->now_ns)); /* of a node without SWITCHOVER */
 }
 
 /* ---- the control plane's calls ---- */
@@ -440,23 +618,47 @@ int prl_dp_takeover(struct prl_dp *dp, uint32_t service, int fenced)
     return service < dp->config.owner.services ? refused : -EINVAL;
 }
 
-int prl_dp_renounce(struct prl_dp *dp, uint32_t service)
+int dp_owner_renounce(struct prl_dp *dp, uint32_t service)
 {
     struct prl_msg msg = {.type = PRL_MSG_RENOUNCE, .service = service};
-    int err = -EINVAL;
+    int err;
+
+    dp_owner_set(dp, service, PRL_OWNER_STANDBY); /* silent first, then the word: never two speakers (I7) */
+    prl_owner_give(&dp->owner, service); /* not taken back while the word may still be unread */
+    dp_primary_fence_service(dp, service);
+    err = dp_send(dp, &msg);
+    prl_link_flush(&dp->link);
+    return err;
+}
+
+int prl_dp_unanswered(struct prl_dp *dp, uint64_t probed_ns)
+{
+    uint32_t todo;
 
     dp_lock(dp);
-    if (service < dp->config.owner.services && dp->owner.state[service] == PRL_OWNER_OWNER) {
-        dp->now_ns = dp_clock_ns();
-        err = dp->link_up ? 0 : -ENOTCONN;
-        if (!err) { /* silent first, then the word: never two speakers (I7) */
-            dp_owner_set(dp, service, PRL_OWNER_STANDBY);
-            prl_owner_give(&dp->owner, service); /* not taken back while the word may still be unread */
-            dp_primary_fence_service(dp, service);
-            err = dp_send(dp, &msg);
-            prl_link_flush(&dp->link);
-        }
-    }
+    dp->now_ns = dp_clock_ns();
+    dp_owner_notice_fencing(dp);
+    watch_lan(dp);
+    todo = prl_owner_unanswered(&dp->owner, probed_ns, dp->now_ns);
+    dp_owner_do(dp, todo);
     dp_unlock(dp);
-    return err;
+    return (todo & PRL_OWNER_DO_SPEAK) != 0;
+}
+
+void prl_dp_policy(struct prl_dp *dp, int stop)
+{
+    dp_lock(dp);
+    prl_owner_policy(&dp->owner, (uint32_t)stop);
+    dp->node->policy_stop = (uint32_t)stop;
+    dp_unlock(dp);
+}
+
+void prl_dp_neighbours(struct prl_dp *dp, const struct prl_dp_neighbour *list, uint32_t count)
+{
+    dp_lock(dp);
+    dp->neighbours = 0;
+    for (uint32_t i = 0; i < count && dp->neighbours < PRL_DP_NEIGHBOURS_MAX; i++)
+        if (list[i].lif < dp->config.lifs)
+            dp->neighbour[dp->neighbours++] = list[i];
+    dp_unlock(dp);
 }

@@ -80,6 +80,21 @@ static void do_replicate(struct prl_dp *dp, struct dp_flow *flow, const struct p
     }
 }
 
+static void do_relay(struct prl_dp *dp, struct dp_flow *flow, const struct prl_hold *hold)
+{
+    struct iovec piece[PRL_PACKET_PIECES_MAX];
+    uint32_t pieces = prl_umem_pieces(dp->umem, (uint32_t)hold->frame, piece);
+    struct prl_msg msg = {
+        .type = PRL_MSG_RELAY,
+        .handle = flow->spec.handle,
+        .lif = hold->lif,
+        .packet_flags = hold->packet_flags,
+        .data_bytes = hold->bytes,
+    };
+
+    dp_put(dp, &msg, piece, pieces);
+}
+
 static void do_output(struct prl_dp *dp, struct dp_flow *flow, const struct prl_hold *hold)
 {
     uint32_t buffer = (uint32_t)hold->frame;
@@ -221,6 +236,9 @@ void dp_apply(struct prl_dp *dp, struct dp_flow *flow, struct prl_actions *actio
         case PRL_DO_SEND_ACTIVE:
             send_active(dp, flow);
             break;
+        case PRL_DO_RELAY:
+            do_relay(dp, flow, action->hold);
+            break;
         case PRL_DO_STATE:
             dp_flush_input(dp);
             dp_flow_set_flags(flow);
@@ -236,7 +254,7 @@ void dp_apply(struct prl_dp *dp, struct dp_flow *flow, struct prl_actions *actio
 void dp_primary_drain(struct prl_dp *dp, struct dp_flow *flow)
 {
     struct prl_actions actions = {0};
-    bool more = true;
+    bool more = flow->primary.state != PRL_PRIMARY_MOVED || dp->link_up;
 
     for (uint32_t i = 0; more && i < PRL_DP_HOLDS; i++) {
         if (!prl_link_room(&dp->link, PRL_ACTIONS_MAX * PRL_PACKET_MAX) && prl_link_flush(&dp->link) == 0 &&
@@ -269,7 +287,9 @@ void dp_input(struct prl_dp *dp, uint16_t lif, const struct prl_received *receiv
 
     dp->counters.rx_packets++;
     dp->counters.rx_bytes += received->bytes;
-    if (!flow || flow->secondary) { /* forgotten since: the peer's stack sends it again */
+    if (!flow)
+        flow = dp_flow_formerly(dp, &received->meta);
+    if (!flow || (flow->secondary && !flow->relaying)) { /* forgotten since: the peer's stack sends it again */
         dp->counters.rx_unknown_flow++;
         goto drop;
     }
@@ -288,7 +308,7 @@ void dp_input(struct prl_dp *dp, uint16_t lif, const struct prl_received *receiv
         dp->counters.rx_bad_checksum++;
         goto drop;
     }
-    if (packet.proto == IPPROTO_UDP && !dp_udp_has_room(flow, packet.l3_bytes)) {
+    if (packet.proto == IPPROTO_UDP && !flow->secondary && !dp_udp_has_room(flow, packet.l3_bytes)) {
         flow->primary.counters.dropped_space++;
         goto drop;
     }
@@ -296,7 +316,7 @@ void dp_input(struct prl_dp *dp, uint16_t lif, const struct prl_received *receiv
         dp->counters.link_tx_full++;
         goto drop;
     }
-    if (takes_too_much(dp, flow)) {
+    if (!flow->secondary && takes_too_much(dp, flow)) {
         dp->counters.over_share++;
         goto drop;
     }
@@ -316,10 +336,19 @@ void dp_input(struct prl_dp *dp, uint16_t lif, const struct prl_received *receiv
     } else if (packet.proto != IPPROTO_UDP) {
         hold->packet_flags |= PRL_PACKET_ICMP;
     }
+    if (flow->secondary) {
+        if (dp_switchover_direct(dp, flow, hold, &packet))
+            return;
+        flow->primary.counters.dropped_full++;
+        prl_pool_put(&dp->holds, hold);
+        goto drop;
+    }
     dp_flow_note_peer(flow, &packet);
     PRL_PROBE2(hold, flow->spec.handle, hold->bytes);
     prl_primary_input(&flow->primary, hold, dp_flow_own_edge(flow), dp->now_ns, &dp->config.limits, &actions);
     dp_apply(dp, flow, &actions);
+    if (flow->primary.state == PRL_PRIMARY_MOVED)
+        dp_switchover_relayed(dp, flow);
     return;
 
 drop:

@@ -149,7 +149,6 @@ static void replicate(struct prl_dp *dp, struct dp_flow *flow, const struct prl_
 {
     struct iovec piece = {.iov_base = (void *)(uintptr_t)msg->data, .iov_len = msg->data_bytes};
     uint8_t reason = PRL_REASON_OK;
-    struct prl_flow_key key;
     struct prl_packet packet;
     enum prl_verdict verdict;
     uint32_t payload = 0;
@@ -159,17 +158,11 @@ static void replicate(struct prl_dp *dp, struct dp_flow *flow, const struct prl_
         refuse(dp, flow, msg, PRL_VERDICT_VOID, PRL_REASON_MALFORMED);
         return;
     }
+    if (!dp_flow_has_packet(flow, msg->data, &packet, msg->lif, msg->packet_flags)) {
+        refuse(dp, flow, msg, PRL_VERDICT_VOID, PRL_REASON_MALFORMED);
+        return;
+    }
     if (!(msg->packet_flags & PRL_PACKET_ICMP)) {
-        prl_packet_key(msg->data, &packet, true, msg->lif, &key);
-        key.vlans = flow->spec.key.vlans;
-        if (prl_key_is_unconnected(&flow->spec.key)) { /* anybody may have sent it */
-            memset(key.remote, 0, sizeof(key.remote));
-            key.remote_port = 0;
-        }
-        if (memcmp(&key, &flow->spec.key, sizeof(key)) != 0) {
-            refuse(dp, flow, msg, PRL_VERDICT_VOID, PRL_REASON_MALFORMED);
-            return;
-        }
         payload = packet.proto == IPPROTO_TCP ? packet.payload_bytes : !dp_udp_has_room(flow, msg->data_bytes);
     }
     verdict = prl_secondary_replicate(&flow->secondary_core, msg->seq, msg->space, packet.seq + payload, payload,
@@ -183,6 +176,11 @@ static void replicate(struct prl_dp *dp, struct dp_flow *flow, const struct prl_
     dp_flow_note_peer(flow, &packet);
     dp_verify_hash(flow, &piece, 1, &packet);
     dp_verify_accepted(flow, msg->seq);
+    if (payload && packet.proto == IPPROTO_TCP) {
+        flow->shadow.in_end = flow->shadow.in_end_known ? prl_serial_max(flow->shadow.in_end, packet.seq + payload)
+                                                        : packet.seq + payload;
+        flow->shadow.in_end_known = true;
+    }
     PRL_PROBE3(reinject, flow->spec.handle, msg->seq, 0);
     dp_secondary_feed(dp, flow, &piece, 1, &packet, msg->lif);
     dp_verify_fed(dp, flow, msg, &packet);
@@ -437,6 +435,9 @@ void dp_secondary_takeover(struct prl_dp *dp, struct dp_flow *flow)
                    (socklen_t)strnlen(flow->shadow.congestion, sizeof(flow->shadow.congestion)));
         dp_verify_refeed(dp, flow);
         dp_flow_sample(dp, flow);
+        flow->shadow.relay_next = flow->kernel->sock.rcv_nxt;
+        if (flow->shadow.in_end_known)
+            flow->shadow.relay_next = prl_serial_max(flow->shadow.relay_next, flow->shadow.in_end);
         kick(dp, flow);
     } else {
         dp_udp_mark(flow, false);

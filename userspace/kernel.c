@@ -424,6 +424,18 @@ int prl_kernel_flow_add(struct prl_kernel *kernel, const struct prl_flow_key *ke
     return bpf_map_update_elem(kernel->map[PRL_MAP_FLOWS], key, &ref, BPF_NOEXIST);
 }
 
+int prl_kernel_flow_rename(struct prl_kernel *kernel, const struct prl_flow_key *key, uint32_t handle,
+                           uint32_t slot)
+{
+    struct prl_flow *flow = prl_kernel_flow(kernel, slot);
+    const struct prl_flow_ref ref = {.handle = handle, .slot = slot};
+
+    if (!flow)
+        return -EINVAL;
+    flow->handle = handle;
+    return bpf_map_update_elem(kernel->map[PRL_MAP_FLOWS], key, &ref, BPF_EXIST);
+}
+
 int prl_kernel_flow_del(struct prl_kernel *kernel, const struct prl_flow_key *key)
 {
     return bpf_map_delete_elem(kernel->map[PRL_MAP_FLOWS], key);

@@ -56,6 +56,8 @@ void prl_kernel_close(struct prl_kernel *kernel,
 struct prl_node *prl_kernel_node(struct prl_kernel *kernel);            /* shared memory */
 struct prl_flow *prl_kernel_flow(struct prl_kernel *kernel, uint32_t slot); /* shared memory */
 int prl_kernel_flow_add(struct prl_kernel *kernel, const struct prl_flow_key *key, uint32_t handle, uint32_t slot);
+int prl_kernel_flow_rename(struct prl_kernel *kernel, const struct prl_flow_key *key, uint32_t handle,
+                           uint32_t slot);
 int prl_kernel_flow_del(struct prl_kernel *kernel, const struct prl_flow_key *key);
 /* The mark gate (R1a) of one socket: attach before the flow is SETUP. Removing it is SO_DETACH_FILTER. */
 int prl_kernel_gate_attach(struct prl_kernel *kernel, int fd, uint32_t slot);

@@ -15,8 +15,10 @@
 #define UDP_HEADER 8u
 #define IPV6_EXTENSIONS_MAX 6
 #define TCP_OPTIONS_MAX 40
+#define ND_NS 135
 #define ND_NA 136
 #define ND_NA_BYTES 24
+#define ND_OPT_SOURCE_LLADDR 1
 #define ND_OPT_TARGET_LLADDR 2
 #define ND_NA_OVERRIDE 0x20000000u
 
@@ -477,7 +479,8 @@ uint32_t prl_packet_craft(const struct prl_craft *craft, uint8_t out[PRL_CRAFT_M
     return l3_header + l4_bytes;
 }
 
-static void put_claim(uint8_t *at, const uint8_t token[PRL_TOKEN_BYTES])
+/* The trailer of a claim; without a token there is none: a defence is no claim. Returns its length. */
+static uint32_t put_claim(uint8_t *at, const uint8_t *token)
 {
     struct prl_claim claim = {
         .type = PRL_ND_OPT_CLAIM,
@@ -485,17 +488,20 @@ static void put_claim(uint8_t *at, const uint8_t token[PRL_TOKEN_BYTES])
         .magic = {'P', 'R'},
     };
 
+    if (!token)
+        return 0;
     memcpy(claim.token, token, PRL_TOKEN_BYTES);
     memcpy(at, &claim, sizeof(claim));
+    return sizeof(claim);
 }
 
-uint32_t prl_packet_claim_arp(const uint8_t addr[16], const uint8_t mac[6], bool reply,
-                              const uint8_t token[PRL_TOKEN_BYTES], uint8_t out[PRL_CRAFT_MAX])
+/* ARP for IPv4 over Ethernet (RFC 826) from `addr` about `target`. */
+static uint8_t *put_arp(uint8_t *out, const uint8_t addr[16], const uint8_t mac[6], bool reply,
+                        const uint8_t target[16])
 {
     uint8_t *arp = out + ETH_HLEN;
 
     memset(out, 0, PRL_CRAFT_MAX);
-    memset(out, 0xff, ETH_ALEN);
     memcpy(out + ETH_ALEN, mac, ETH_ALEN);
     put16(out + 12, ETH_P_ARP);
     put16(arp, 1);
@@ -505,42 +511,81 @@ uint32_t prl_packet_claim_arp(const uint8_t addr[16], const uint8_t mac[6], bool
     put16(arp + 6, reply ? 2 : 1);
     memcpy(arp + 8, mac, ETH_ALEN);
     memcpy(arp + 14, addr + 12, 4);
-    if (reply)
-        memset(arp + 18, 0xff, ETH_ALEN);
-    memcpy(arp + 24, addr + 12, 4);
-    put_claim(arp + 28, token);
-    return ETH_HLEN + 28 + sizeof(struct prl_claim);
+    memcpy(arp + 24, target + 12, 4);
+    return arp;
 }
 
-uint32_t prl_packet_claim_na(const uint8_t addr[16], const uint8_t mac[6], const uint8_t token[PRL_TOKEN_BYTES],
-                             uint8_t out[PRL_CRAFT_MAX])
+/* Ethernet, IPv6 and the head of a neighbour discovery message with one link-layer address option; destination and
+ * checksum are missing. */
+static uint8_t *put_nd(uint8_t *out, uint8_t type, const uint8_t source[16], const uint8_t mac[6],
+                       const uint8_t target[16])
 {
-    const uint32_t l4_bytes = ND_NA_BYTES + 8 + sizeof(struct prl_claim);
     uint8_t *ip = out + ETH_HLEN;
-    uint8_t *na = ip + IPV6_HEADER;
-    uint16_t sum;
+    uint8_t *nd = ip + IPV6_HEADER;
 
     memset(out, 0, PRL_CRAFT_MAX);
-    put16(out, 0x3333);
-    out[5] = 1; /* all nodes, ff02::1 (RFC 4861, 7.2.6) */
     memcpy(out + ETH_ALEN, mac, ETH_ALEN);
     put16(out + 12, ETH_P_IPV6);
     ip[0] = 0x60;
-    put16(ip + 4, (uint16_t)l4_bytes);
     ip[6] = IPPROTO_ICMPV6;
     ip[7] = 255;
-    memcpy(ip + 8, addr, 16);
-    ip[24] = 0xff;
-    ip[25] = 0x02;
-    ip[39] = 1;
-    na[0] = ND_NA;
-    put32(na + 4, ND_NA_OVERRIDE);
-    memcpy(na + 8, addr, 16);
-    na[24] = ND_OPT_TARGET_LLADDR;
-    na[25] = 1;
-    memcpy(na + 26, mac, ETH_ALEN);
-    put_claim(na + 32, token);
-    sum = (uint16_t)~fold(add_carry(sum_bytes(na, l4_bytes, 0), pseudo_sum(ip, 6, IPPROTO_ICMPV6, l4_bytes)));
-    memcpy(na + 2, &sum, sizeof(sum));
+    memcpy(ip + 8, source, 16);
+    nd[0] = type;
+    memcpy(nd + 8, target, 16);
+    nd[24] = type == ND_NA ? ND_OPT_TARGET_LLADDR : ND_OPT_SOURCE_LLADDR;
+    nd[25] = 1;
+    memcpy(nd + 26, mac, ETH_ALEN);
+    return nd;
+}
+
+static uint32_t finish_nd(uint8_t *out, uint32_t l4_bytes)
+{
+    uint8_t *ip = out + ETH_HLEN;
+    uint8_t *nd = ip + IPV6_HEADER;
+    uint16_t sum;
+
+    put16(ip + 4, (uint16_t)l4_bytes);
+    sum = (uint16_t)~fold(add_carry(sum_bytes(nd, l4_bytes, 0), pseudo_sum(ip, 6, IPPROTO_ICMPV6, l4_bytes)));
+    memcpy(nd + 2, &sum, sizeof(sum));
     return ETH_HLEN + IPV6_HEADER + l4_bytes;
+}
+
+uint32_t prl_packet_claim_arp(const uint8_t addr[16], const uint8_t mac[6], bool reply, const uint8_t *token,
+                              uint8_t out[PRL_CRAFT_MAX])
+{
+    uint8_t *arp = put_arp(out, addr, mac, reply, addr);
+
+    memset(out, 0xff, ETH_ALEN);
+    if (reply)
+        memset(arp + 18, 0xff, ETH_ALEN);
+    return ETH_HLEN + 28 + put_claim(arp + 28, token);
+}
+
+uint32_t prl_packet_ask(const uint8_t own[16], const uint8_t mac[6], const uint8_t target[16],
+                        const uint8_t target_mac[6], uint8_t out[PRL_CRAFT_MAX])
+{
+    if (prl_addr_is_v4(target)) {
+        put_arp(out, own, mac, false, target);
+        memcpy(out, target_mac, ETH_ALEN);
+        return ETH_HLEN + 28;
+    }
+    put_nd(out, ND_NS, own, mac, target);
+    memcpy(out, target_mac, ETH_ALEN);
+    memcpy(out + ETH_HLEN + 24, target, 16);
+    return finish_nd(out, ND_NA_BYTES + 8);
+}
+
+uint32_t prl_packet_claim_na(const uint8_t addr[16], const uint8_t mac[6], const uint8_t *token,
+                             uint8_t out[PRL_CRAFT_MAX])
+{
+    uint8_t *na = put_nd(out, ND_NA, addr, mac, addr);
+    uint8_t *to = out + ETH_HLEN + 24;
+
+    put16(out, 0x3333);
+    out[5] = 1; /* all nodes, ff02::1 (RFC 4861, 7.2.6) */
+    to[0] = 0xff;
+    to[1] = 0x02;
+    to[15] = 1;
+    put32(na + 4, ND_NA_OVERRIDE);
+    return finish_nd(out, ND_NA_BYTES + 8 + put_claim(na + 32, token));
 }

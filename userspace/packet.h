@@ -92,11 +92,15 @@ struct prl_craft {
 };
 uint32_t prl_packet_craft(const struct prl_craft *craft, uint8_t out[PRL_CRAFT_MAX]);
 
-/* Claims of a service address (L7), whole Ethernet frames; each returns its bytes. token may be all zero. */
-uint32_t prl_packet_claim_arp(const uint8_t addr[16], const uint8_t mac[6], bool reply,
-                              const uint8_t token[PRL_TOKEN_BYTES], uint8_t out[PRL_CRAFT_MAX]);
-uint32_t prl_packet_claim_na(const uint8_t addr[16], const uint8_t mac[6], const uint8_t token[PRL_TOKEN_BYTES],
+/* Claims of a service address (L7), whole Ethernet frames to all; each returns its bytes. token: PRL_TOKEN_BYTES, or
+ * NULL to defend an address that is ours. */
+uint32_t prl_packet_claim_arp(const uint8_t addr[16], const uint8_t mac[6], bool reply, const uint8_t *token,
+                              uint8_t out[PRL_CRAFT_MAX]);
+uint32_t prl_packet_claim_na(const uint8_t addr[16], const uint8_t mac[6], const uint8_t *token,
                              uint8_t out[PRL_CRAFT_MAX]);
+/* ARP request or neighbour solicitation, unicast, for a neighbour's own address: its answer is evidence (L6). */
+uint32_t prl_packet_ask(const uint8_t own[16], const uint8_t mac[6], const uint8_t target[16],
+                        const uint8_t target_mac[6], uint8_t out[PRL_CRAFT_MAX]);
 
 bool prl_addr_is_v4(const uint8_t addr[16]);
 bool prl_key_is_unconnected(const struct prl_flow_key *key); /* a UDP flow with any number of peers */

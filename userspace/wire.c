@@ -54,6 +54,11 @@ static const char *const reasons[PRL_REASON_COUNT] = {
     [PRL_REASON_MALFORMED] = "malformed",
     [PRL_REASON_OUTPUT_DIFFERS] = "the standby's program gave other output",
     [PRL_REASON_MID_STREAM] = "the standby's program cannot begin in mid-stream",
+    [PRL_REASON_NOT_OWNER] = "that node does not own the service",
+    [PRL_REASON_UNPROTECTED] = "a session is not protected",
+    [PRL_REASON_BUSY] = "a move is under way already",
+    [PRL_REASON_LEASE_OVER] = "the lease is over",
+    [PRL_REASON_NO_LAN] = "the other node does not hear the LAN",
 };
 
 static const struct msg_info *info_of(uint8_t type)
@@ -65,6 +70,7 @@ static uint16_t data_type_of(uint8_t type)
 {
     switch (type) {
     case PRL_MSG_REPLICATE:
+    case PRL_MSG_RELAY:
         return PRL_TLV_PACKET;
     case PRL_MSG_OUTPUT:
         return PRL_TLV_PAYLOAD;
@@ -116,6 +122,9 @@ static void put_be(uint8_t *at, unsigned int width, uint64_t value)
 #define FIELD_tcp_seq_4 msg->tcp_seq
 #define FIELD_generation_4 msg->generation
 #define FIELD_service_4 msg->service
+#define FIELD_move_4 msg->move
+#define FIELD_flows_4 msg->flows
+#define FIELD_phase_1 msg->phase
 #define FIELD_out_seq_4 msg->out_seq
 #define FIELD_rcv_nxt_4 msg->rcv_nxt
 #define FIELD_snd_una_4 msg->snd_una
@@ -246,6 +255,7 @@ static bool has_wanted_data(const struct prl_msg *msg)
 {
     switch (msg->type) {
     case PRL_MSG_REPLICATE:
+    case PRL_MSG_RELAY:
         return msg->data_bytes > 0 && msg->data_bytes <= PRL_PACKET_MAX;
     case PRL_MSG_OUTPUT:
         return msg->data_bytes > 0 || (msg->bits & (PRL_OUTPUT_FIN | PRL_OUTPUT_RST));

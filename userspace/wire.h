@@ -46,7 +46,9 @@ enum prl_msg_type {
     PRL_MSG_RENOUNCE = 14,
     PRL_MSG_OFFER = 15,
     PRL_MSG_COMPARE = 16,
-    PRL_MSG_COUNT = 17,
+    PRL_MSG_SWITCHOVER = 17,
+    PRL_MSG_RELAY = 18,
+    PRL_MSG_COUNT = 19,
 };
 
 enum prl_tlv_type {
@@ -82,7 +84,12 @@ enum prl_reason {
     PRL_REASON_MALFORMED = 13,
     PRL_REASON_OUTPUT_DIFFERS = 14, /* the standby's program gave other output than the primary's (R20) */
     PRL_REASON_MID_STREAM = 15,     /* the standby's program cannot begin in the middle of this session (R23) */
-    PRL_REASON_COUNT = 16,
+    PRL_REASON_NOT_OWNER = 16,     /* the owner of the service alone can move it */
+    PRL_REASON_UNPROTECTED = 17,   /* a session of the service would not be moved */
+    PRL_REASON_BUSY = 18,          /* a move is under way already */
+    PRL_REASON_LEASE_OVER = 19,    /* whoever was asked to take over must not any more */
+    PRL_REASON_NO_LAN = 20,        /* whoever was asked to take over does not hear the LAN either (L11) */
+    PRL_REASON_COUNT = 21,
 };
 
 enum prl_packet_flag {
@@ -107,12 +114,27 @@ enum prl_compare_flag {
     PRL_COMPARE_SOCKET = 1 << 0, /* rcv_nxt and snd_una are valid: nothing was on its way */
 };
 
+enum prl_phase {
+    PRL_PHASE_REQUEST = 1,  /* standby: move the service to me */
+    PRL_PHASE_PREPARE = 2,  /* owner: how many shadows could go on? */
+    PRL_PHASE_PREPARED = 3, /* standby: so many */
+    PRL_PHASE_COMMIT = 4,   /* owner, silent from now on: take it */
+    PRL_PHASE_TAKEN = 5,    /* the new owner speaks */
+    PRL_PHASE_REFUSED = 6,  /* not done, and nothing was emitted here */
+    PRL_PHASE_RELAY_END = 7 /* no input comes to the old owner any more */
+};
+
+enum prl_move_flag {
+    PRL_MOVE_FORCED = 1 << 0, /* sessions that are not protected may be lost */
+};
+
 enum prl_capability {
     PRL_CAP_OUTPUT = 1 << 0, /* output replication (SDRL) */
     PRL_CAP_UDP = 1 << 1,
     PRL_CAP_NACK_RETRY = 1 << 2, /* what was refused for want of space is sent again (R5) */
     PRL_CAP_COMPARE = 1 << 3,    /* COMPARE is understood (R12a) */
     PRL_CAP_L3_ELISION = 1 << 4, /* ELIDED is understood (R15) */
+    PRL_CAP_SWITCHOVER = 1 << 5, /* SWITCHOVER and RELAY are understood (R21) */
 };
 
 /* One decoded message. Pointers lead into the caller's buffer. */
@@ -126,18 +148,19 @@ struct prl_msg {
     uint32_t space;       /* REPLICATE, ACK, FLOWCTL, SETUP_DONE */
     uint32_t tcp_seq;     /* OUTPUT, OUTPUT_ACK */
     uint32_t generation;  /* SETUP, SETUP_DONE, VOID, VOID_ACK, CLOSE */
-    uint32_t service;     /* RENOUNCE */
+    uint32_t service;     /* RENOUNCE, SWITCHOVER */
+    uint32_t move, flows; /* SWITCHOVER */
     uint64_t sent_ns;     /* LEASE */
     uint64_t echo_ns;     /* LEASE */
     uint64_t hash;        /* COMPARE */
     uint32_t out_seq, rcv_nxt, snd_una, compare_flags; /* COMPARE */
     uint32_t lease_flags; /* LEASE */
-    uint16_t lif;         /* REPLICATE */
-    uint16_t packet_flags;/* REPLICATE */
-    uint8_t reason;       /* ACK, OUTPUT_ACK, SETUP_DONE, VOID, ERROR */
-    uint8_t bits;         /* OUTPUT: PRL_OUTPUT_*; SETUP: PRL_SETUP_* */
+    uint16_t lif;         /* REPLICATE, RELAY */
+    uint16_t packet_flags;/* REPLICATE, RELAY */
+    uint8_t reason;       /* ACK, OUTPUT_ACK, SETUP_DONE, VOID, ERROR, SWITCHOVER */
+    uint8_t bits;         /* OUTPUT: PRL_OUTPUT_*; SETUP: PRL_SETUP_*; SWITCHOVER: PRL_MOVE_* */
     uint8_t version_min, version_max, node_index; /* HELLO */
-    uint8_t pad;
+    uint8_t phase;        /* SWITCHOVER: PRL_PHASE_* */
     uint16_t urgent;     /* OUTPUT */
     uint16_t data_type;  /* enum prl_tlv_type of data; to encode, 0 = PACKET, PAYLOAD or SNAPSHOT as is usual */
     const uint8_t *data; /* value of PACKET, ELIDED, PAYLOAD or SNAPSHOT, else NULL */

@@ -59,6 +59,8 @@ def _status_text(facts: dict[str, Any]) -> str:
         lines.append(
             f"service {service['name']}: {service['state']} (term {service['term']}) {addresses}"
         )
+        if service["silent"]:
+            lines.append(f"  silent: {service['silent']}")
     other = f" to {link['other']}" if link["other"] else ""
     detail = f"round trip {link['rtt_ms']} ms" if link["state"] != "down" else link["reason"]
     lease = facts["lease"]
@@ -66,7 +68,13 @@ def _status_text(facts: dict[str, Any]) -> str:
     lines.append(
         f"epoch {facts['epoch']}, may take over for {lease['takeover_for_ms']} ms, "
         f"must not open for {lease['open_in_ms']} ms"
+        + (", over: shadows wait for fencing" if lease["over"] else "")
     )
+    policy = facts["policy"]
+    differs = f" (configured: {policy['configured']})" * (
+        policy["configured"] != policy["in_force"]
+    )
+    lines.append(f"without the other node: {policy['in_force']}{differs}")
     lines.append(
         f"flows: {flows['primary']} primary, {flows['secondary']} secondary, "
         f"{flows['active']} active, {flows['unprotected']} unprotected"
@@ -162,6 +170,35 @@ def takeover(service: str, fenced: bool) -> None:
 
 
 @click.command()
+@click.argument("service", default="")
+def switchover(service: str) -> None:
+    """Move SERVICE to the other node, with all its sessions: nothing is lost.
+
+    Asked on the node that stands by, it moves there. Refused with exit status 3 when it is not
+    safe. SERVICE is needed when there are several.
+    """
+    _move(service, forced=False)
+
+
+@click.command()
+@click.argument("service", default="")
+def demote(service: str) -> None:
+    """Give SERVICE to the other node even if that loses sessions which are not protected.
+
+    Protected ones are moved as by switchover. For the owner alone.
+    """
+    _move(service, forced=True)
+
+
+def _move(service: str, *, forced: bool) -> None:
+    facts = ask("switchover", service=service, forced=forced)
+    words = f"service {facts['service']}: moved from {facts['from']} to {facts['to']}"
+    if facts["silent_ms"] is not None:
+        words += f", {facts['sessions']} sessions, silent for {facts['silent_ms']} ms"
+    emit(facts, words)
+
+
+@click.command()
 @click.option("--follow", "-f", is_flag=True, help="Go on as they happen.")
 def events(follow: bool) -> None:
     """Show what happened."""
@@ -233,4 +270,4 @@ def _tree(facts: dict[str, Any], indent: str = "") -> str:
     return "\n".join(line for line in lines if line)
 
 
-COMMANDS = (status, flow, link, takeover, events, stats, top)
+COMMANDS = (status, flow, link, takeover, switchover, demote, events, stats, top)

@@ -20,6 +20,7 @@ SIZE_MIN_BYTES = 1 << 10
 SIZE_MAX_BYTES = 64 << 30
 COUNT_MAX = 10_000
 ROUNDS_MAX = 1000
+MOVES_MAX = 1000
 
 
 class Size(click.ParamType[int]):
@@ -101,6 +102,13 @@ def _secret(_context: click.Context, _param: click.Parameter, value: str | None)
     help="Sign the session's segments with this key, as RFC 2385 has it (bgp).",
 )
 @click.option("--routed", is_flag=True, help="Put the peer behind a router.")
+@click.option(
+    "--moves",
+    type=click.IntRange(1, MOVES_MAX),
+    default=20,
+    show_default=True,
+    help="How often the service moves in each direction (switchover).",
+)
 @click.option("--lab-name", help="Name of the lab to make  [default: one of its own]")
 def demo(
     scenario: str,
@@ -114,6 +122,7 @@ def demo(
     rounds: int,
     md5: str,
     routed: bool,
+    moves: int,
     lab_name: str | None,
 ) -> None:
     """Let the machine that serves a live session die, and prove that the session survives.
@@ -139,6 +148,7 @@ def demo(
         routed,
         rounds,
         md5,
+        moves,
     )
     # The story belongs on standard output, but for -j, which is for programs.
     tell = narrate if settings().json else click.echo

@@ -57,6 +57,13 @@ def _leave_nothing_half_built() -> None:
     show_default=True,
     help="How the datapaths wait for work.",
 )
+@click.option(
+    "--policy",
+    type=click.Choice(["continue", "stop"]),
+    default="continue",
+    show_default=True,
+    help="What an owner does without the other node.",
+)
 @click.option("--routed", is_flag=True, help="Put the peer behind a router.")
 @click.option(
     "--path-mtu",
@@ -78,6 +85,7 @@ def up(
     *,
     mode: str,
     polling: str,
+    policy: str,
     routed: bool,
     path_mtu: int | None,
     services: int,
@@ -88,7 +96,9 @@ def up(
         raise click.UsageError("--path-mtu is the router's: give --routed, too")
     _leave_nothing_half_built()
     the_lab = Lab(name)
-    the_lab.up(mode, polling=polling, routed=routed, services=services, second=second)
+    the_lab.up(
+        mode, polling=polling, policy=policy, routed=routed, services=services, second=second
+    )
     if path_mtu is not None:
         the_lab.limit_path(path_mtu)
     namespaces = the_lab.topology.namespaces

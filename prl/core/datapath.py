@@ -23,6 +23,12 @@ INSTANCE_MARK = "@"
 INPUT_PACKETS_MAX = 4096
 """Most packets that one flow may have in prld's hands, each way (SPEC R4)."""
 INPUT_BYTES_MAX = 16 << 20
+RELAY_QUIET_NS = 5_000_000
+"""An old owner that has seen the claim and gets no input for so long relays no more (SPEC R21)."""
+RELAY_MAX_NS = 100_000_000
+"""How long input is relayed, and waits behind what is relayed, at most."""
+DOUBT_PROBE_NS = 1_000_000_000
+"""How often an address is probed while it is unknown whether the other node took it."""
 NACK_RETRIES_MAX = 64
 """How often one refused packet is sent again before replication of its flow ends (SPEC R5)."""
 
@@ -60,6 +66,7 @@ class Primary(IntEnum):
     ACTIVE = lib.PRL_PRIMARY_ACTIVE
     VOIDING = lib.PRL_PRIMARY_VOIDING
     OPEN = lib.PRL_PRIMARY_OPEN
+    MOVED = lib.PRL_PRIMARY_MOVED
 
 
 class Secondary(IntEnum):
@@ -78,6 +85,33 @@ class Refused(IntEnum):
     OWNER = lib.PRL_REFUSED_OWNER
     LEASE_OVER = lib.PRL_REFUSED_LEASE_OVER
     NO_LINK_YET = lib.PRL_REFUSED_NO_LINK_YET
+    HEARD = lib.PRL_REFUSED_HEARD
+
+
+class Fenced(IntEnum):
+    """Who vouches that the other node is dead (SPEC L5)."""
+
+    NOT = lib.PRL_FENCED_NOT
+    BY_OPERATOR = lib.PRL_FENCED_BY_OPERATOR
+    BY_HOOK = lib.PRL_FENCED_BY_HOOK
+
+
+class Silence(IntEnum):
+    """Why an owner emits nothing (SPEC L6)."""
+
+    NOT = lib.PRL_SILENCE_NOT
+    NO_LAN = lib.PRL_SILENCE_NO_LAN
+    FROZEN = lib.PRL_SILENCE_FROZEN
+    STOP = lib.PRL_SILENCE_STOP
+
+
+class Moved(IntEnum):
+    """How a move ended, as PRL_EVENT_MOVE tells it (SPEC R21)."""
+
+    DONE = lib.PRL_MOVE_DONE
+    UNDONE = lib.PRL_MOVE_UNDONE
+    UNSURE = lib.PRL_MOVE_UNSURE
+    RESUMED = lib.PRL_MOVE_RESUMED
 
 
 class EventKind(IntEnum):
@@ -93,6 +127,10 @@ class EventKind(IntEnum):
     ENDED = lib.PRL_EVENT_ENDED
     ALARM = lib.PRL_EVENT_ALARM
     TAKEN_FLOW = lib.PRL_EVENT_TAKEN_FLOW
+    MOVE = lib.PRL_EVENT_MOVE
+    PROBE = lib.PRL_EVENT_PROBE
+    SILENT = lib.PRL_EVENT_SILENT
+    EXPIRED = lib.PRL_EVENT_EXPIRED
 
 
 class FlowFlag(IntFlag):
@@ -104,6 +142,7 @@ class FlowFlag(IntFlag):
     VOID = lib.PRL_FLOW_VOID
     OPEN = lib.PRL_FLOW_OPEN
     CLAMP = lib.PRL_FLOW_CLAMP
+    RELAY = lib.PRL_FLOW_RELAY
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,6 +300,16 @@ class Status:
     link_up: bool
     link_state: LinkState
     services: tuple[Owner, ...]
+    silence: Silence
+    silent_mask: int
+    """Bit per service that the silence is for."""
+    unheard: bool
+    """Silent, and not heard by anybody since the link was lost."""
+    expired: bool
+    """As standby: the lease is over, the shadows wait for fencing."""
+    policy_stop: bool
+    """The policy in force: agreed in HELLO."""
+    neighbours: int
     flows_primary: int
     flows_secondary: int
     flows_active: int
@@ -307,6 +356,15 @@ class LogicalInterface:
     ifindex: int
     mac: bytes
     queues: int
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """A machine on the LAN that peers' packets come from."""
+
+    address: Address
+    mac: bytes
+    lif: int = 0
 
 
 class Datapath:
@@ -356,6 +414,9 @@ class Datapath:
             wanted.address[position].service = number
             wanted.address[position].lif = lif
             ffi.buffer(wanted.address[position].addr)[:] = mapped(address)
+        for position, own in enumerate((config.lan.address, config.lan.address6)):
+            if own is not None:
+                ffi.buffer(wanted.own_addr[position])[:] = mapped(own)
         wanted.lan_fd, wanted.inject_fd, wanted.hold_fd = lan_fd, inject_fd, hold_fd
         error = ffi.new("char[]", lib.PRL_ERROR_BYTES)
         self._dp: Any = lib.prl_dp_open(wanted, kernel.pointer, error)
@@ -457,13 +518,50 @@ class Datapath:
         """What this node is for a service. Raises DatapathError."""
         return Owner(_check(lib.prl_dp_service_state(self._dp, service), "no such service"))
 
-    def takeover(self, service: int, *, fenced: bool) -> Refused:
+    def takeover(self, service: int, *, fenced: Fenced = Fenced.NOT) -> Refused:
         """Take a service over now; NOT when done, or why not. Raises DatapathError."""
         return Refused(_check(lib.prl_dp_takeover(self._dp, service, fenced), "take-over failed"))
+
+    def unanswered(self, probed_ns: int) -> bool:
+        """Let a silent owner speak: nobody answered probes sent since ``probed_ns`` (SPEC L6).
+
+        False when that is not enough: the LAN was not heard since, or the lease still lasts.
+        """
+        return bool(lib.prl_dp_unanswered(self._dp, probed_ns))
+
+    def policy(self, *, stop: bool) -> None:
+        """The policy that both nodes agreed (SPEC L5); before link_up()."""
+        lib.prl_dp_policy(self._dp, stop)
+
+    def neighbours(self, found: Sequence[Neighbour]) -> None:
+        """Whom to ask for evidence and to tell of claims; those beyond the limit are left out."""
+        wanted = found[: lib.PRL_DP_NEIGHBOURS_MAX]
+        raw = ffi.new("struct prl_dp_neighbour[]", max(len(wanted), 1))
+        for entry, neighbour in zip(raw, wanted, strict=False):
+            ffi.buffer(entry.addr)[:] = mapped(neighbour.address)
+            entry.mac = neighbour.mac
+            entry.lif = neighbour.lif
+        lib.prl_dp_neighbours(self._dp, raw, len(wanted))
 
     def renounce(self, service: int) -> None:
         """Give a service up for the other node. Raises DatapathError."""
         _check(lib.prl_dp_renounce(self._dp, service), "the service was not renounced")
+
+    def switchover(self, service: int, *, forced: bool) -> int:
+        """Begin a planned move (SPEC R21); 0, and Moved events follow, or a Reason.
+
+        Raises DatapathError.
+        """
+        return _check(lib.prl_dp_switchover(self._dp, service, forced), "switchover failed")
+
+    def switchover_resolve(self, service: int, *, taken: bool, by_hello: bool = False) -> bool:
+        """Say who has a service that was given away; False: the other's lease may last yet."""
+        result = lib.prl_dp_switchover_resolve(self._dp, service, taken, by_hello)
+        return bool(result == 0)
+
+    def is_given(self, service: int) -> bool:
+        """Whether the service was given to the other node, which has not spoken yet."""
+        return bool(lib.prl_dp_is_given(self._dp, service) == 1)
 
     # -- flows
 
@@ -577,6 +675,10 @@ def _fill_timing(wanted: Any, config: Config) -> None:
     limits.setup_ns = timing.setup_ms * 1_000_000
     limits.retries_max = NACK_RETRIES_MAX
     limits.retry_ns = timing.retry_ms * 1_000_000
+    move = wanted.move
+    move.drain_ns = timing.switchover_ms * 1_000_000
+    move.quiet_ns, move.relay_ns = RELAY_QUIET_NS, RELAY_MAX_NS
+    move.probe_ns = DOUBT_PROBE_NS
 
 
 def _spec(spec: FlowSpec, lifs: dict[str, int]) -> Any:
@@ -674,6 +776,12 @@ def _status(status: Any) -> Status:
         link_up=bool(status.link_up),
         link_state=LinkState(status.link_state),
         services=tuple(Owner(state) for state in status.service_state),
+        silence=Silence(status.silence),
+        silent_mask=status.silent_mask,
+        unheard=bool(status.unheard),
+        expired=bool(status.expired),
+        policy_stop=bool(status.policy_stop),
+        neighbours=status.neighbours,
         flows_primary=status.flows_primary,
         flows_secondary=status.flows_secondary,
         flows_active=status.flows_active,

@@ -97,6 +97,21 @@ class Kernel:
         found = lib.prl_kernel_addr_get(self._kernel, key, value) == 0
         return int(value.state) if found else int(lib.PRL_ADDR_NONE)
 
+    def was_taken(self, address: bytes, ifindex: int) -> bool:
+        """Whether a claim of the other node's was obeyed, and the address is not ours since."""
+        key = ffi.new("struct prl_addr_key *", {"ifindex": ifindex})
+        ffi.buffer(key.addr)[:] = address
+        value = ffi.new("struct prl_addr *")
+        if lib.prl_kernel_addr_get(self._kernel, key, value):
+            return False
+        return (
+            value.state in {lib.PRL_ADDR_FENCED, lib.PRL_ADDR_LEAVING} and value.fenced_by_ns != 0
+        )
+
+    def is_silent(self, service: int) -> bool:
+        """Whether its owner was silent, not knowing whether it had been replaced (L6)."""
+        return bool(lib.prl_kernel_node(self._kernel).silent >> service & 1)
+
     @property
     def open_at_ns(self) -> int:
         """CLOCK_BOOTTIME, when the other node's lease ends: a dead datapath's flows may open."""

@@ -9,7 +9,7 @@ from prl.core.datapath import Address, Datapath, FlowInfo, Owner, Status, endpoi
 from prl.core.kernel import Kernel
 from prl.core.wire import Capability
 from prl.daemon.link import Link
-from prl.daemon.ownership import Ownership
+from prl.daemon.ownership import SILENCE, Ownership
 from prl.daemon.protect import Primaries
 
 _NS_PER_MS = 1e6
@@ -50,6 +50,11 @@ def status(view: NodeView) -> dict[str, Any]:
                 "name": service.name,
                 "addresses": [str(address) for address in service.addresses],
                 "state": found.services[number].name.lower(),
+                "silent": (
+                    SILENCE[found.silence]
+                    if found.services[number] == Owner.OWNER and found.silent_mask >> number & 1
+                    else ""
+                ),
                 "term": view.ownership.terms[number],
                 "configured_owner": service.owner,
                 "instance": service.instance,
@@ -59,7 +64,13 @@ def status(view: NodeView) -> dict[str, Any]:
         "lease": {
             "takeover_for_ms": _left_ms(found.takeover_until_ns, found.now_ns),
             "open_in_ms": _left_ms(found.open_at_ns, found.now_ns),
+            "over": found.expired,
         },
+        "policy": {
+            "configured": view.config.policy,
+            "in_force": "stop" if found.policy_stop else "continue",
+        },
+        "neighbours": found.neighbours,
         "flows": _flow_counts(view, found),
         "unprotected": view.primaries.unprotected(),
         "behind": {"packets": found.behind_packets, "bytes": found.behind_bytes},

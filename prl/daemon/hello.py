@@ -2,6 +2,7 @@
 
 import hashlib
 import secrets
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -14,7 +15,9 @@ from prl.core.datapath import Event, Owner
 from prl.core.wire import Capability, Element, Tlv
 from prl.errors import PrlError
 
-OWN_CAPABILITIES = Capability.OUTPUT | Capability.COMPARE | Capability.L3_ELISION
+OWN_CAPABILITIES = (
+    Capability.OUTPUT | Capability.COMPARE | Capability.L3_ELISION | Capability.SWITCHOVER
+)
 _EPOCH_BYTES = 8
 
 
@@ -38,6 +41,13 @@ class ServiceState(msgspec.Struct, frozen=True, kw_only=True):
     """Number of its logical interface: what REPLICATE names."""
     sessions: Annotated[int, Meta(ge=0)] = 0
     """Live sessions that the sender's kernel has on these addresses."""
+    given: bool = False
+    """The sender gave it to the other node and does not know whether that has taken it (R21)."""
+    silent: Annotated[int, Meta(ge=0, le=2)] = 0
+    """The sender owns it, but 1: does not speak; 2: has not spoken since the link was lost. Who has
+    spoken since has the sessions."""
+    policy: str = ""
+    """``continue`` or ``stop``: the sender's configuration. Earlier nodes do not say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,11 +194,21 @@ def lan_key(own: Hello, other: Hello) -> bytes:
     return hashlib.sha256(b"prl lan key" + b"".join(half for _, half in halves)).digest()
 
 
+def agreed_stop(own: Iterable[ServiceState], other: Iterable[ServiceState]) -> bool:
+    """Whether the pair runs with policy *stop*: when either node asks for it (SPEC L5).
+
+    Of two that differ the safer one wins. A standby relies on it only within an epoch that the
+    owner is in too, so that it never relies on what the owner has not heard.
+    """
+    return any(service.policy == "stop" for service in (*own, *other))
+
+
 def settle(own: ServiceState, other: ServiceState, own_node: str) -> tuple[Owner, int]:
     """Who owns a service from now on: this node's state and the new term (SPEC section 6).
 
-    The node that already owns it; of two the one with the higher term. If neither does: the one
-    whose kernel has live sessions, then the one with the higher term, then the configured one.
+    The node that already owns it; of two the one that speaks, then the one with the higher term. If
+    neither does: the one that gave it away, for the other one has not taken it; then the one whose
+    kernel has live sessions, then the one with the higher term, then the configured one.
     Both nodes come to the same result.
     """
     mine, theirs = own.state == Owner.OWNER, other.state == Owner.OWNER
@@ -196,7 +216,9 @@ def settle(own: ServiceState, other: ServiceState, own_node: str) -> tuple[Owner
     if mine != theirs:
         keep = mine
     elif mine:
-        keep = (own.term, own_first) > (other.term, other_first)
+        keep = (-own.silent, own.term, own_first) > (-other.silent, other.term, other_first)
+    elif own.given != other.given:
+        keep = own.given
     else:
         keep = (own.sessions > 0, own.term, own_first) > (
             other.sessions > 0,

@@ -111,6 +111,10 @@ class Host:
             await asyncio.sleep(RESOLVE_POLL_S)  # asked for by the look-up (UDP: a first answer)
         return None
 
+    async def neighbours(self, ifindex: int) -> list[NextHop]:
+        """Everybody on the LAN whose MAC address is known. Raises KernelError."""
+        return await self._run(self._netlink.neighbours, ifindex)
+
     async def way_out(self, local: Address, remote: Address, mark: int) -> int:
         """The index of the interface that a session's packets leave by; 0: they go nowhere."""
         key, now_s = (local, remote, mark), time.monotonic()
@@ -230,6 +234,18 @@ class _Netlink:
         except NetlinkError:
             return None
         return None
+
+    def neighbours(self, ifindex: int) -> list[NextHop]:
+        found: list[NextHop] = []
+        try:
+            for family in (socket.AF_INET, socket.AF_INET6):
+                for entry in self._ip.get_neighbours(family=family, ifindex=ifindex):
+                    mac, address = entry.get_attr("NDA_LLADDR"), entry.get_attr("NDA_DST")
+                    if mac and address and entry["state"] & NUD_VALID:
+                        found.append(NextHop(ip_address(address), str(mac)))
+        except NetlinkError as error:
+            raise KernelError(f"the neighbour table cannot be read: {error}") from error
+        return [hop for hop in found if not hop.address.is_multicast]
 
     def way_out(self, local: Address, remote: Address, mark: int) -> int:
         family = socket.AF_INET6 if remote.version == IPV6 else socket.AF_INET

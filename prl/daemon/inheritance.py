@@ -5,7 +5,9 @@ bypassed. A new prld takes the maps over as they are, and lays its own programs 
 old ones; nothing of this is noticed by anybody. It then asks for each service that was owned
 whether it still is, and leaves it to the old rules until it knows:
 
-    the kernel says OWNER: no claim with the other node's token has come, also while nobody looked
+    the kernel says FENCED, or that a claim came while it was being moved ─▶ its sockets end (L8)
+    the kernel says OWNER: no claim with the other node's token has come, also while nobody looked,
+    and the node was not silent for want of a word
     ─▶ the other node's lease is over: from now on it cannot take over any more
     ─▶ nobody on the LAN answers for the addresses ─▶ still OWNER
 A word over the link is not waited for: should the other node own it after all, HELLO settles it by
@@ -18,7 +20,7 @@ import time
 from prl.config import Config
 from prl.core.datapath import Owner, mapped
 from prl.core.kernel import Kernel
-from prl.daemon import probe
+from prl.daemon import ghosts, probe
 from prl.daemon.events import EventLog
 from prl.daemon.instances import Instances
 from prl.errors import KernelError
@@ -40,15 +42,34 @@ class Inheritance:
         return {
             number
             for number, service in enumerate(self._config.service)
-            if all(
+            if not self._kernel.is_silent(number)
+            and all(
                 self._kernel.address_state(mapped(address), self._lans.interface(number).ifindex)
                 == Owner.OWNER
                 for address in service.addresses
             )
         }
 
+    def _end_what_was_taken(self) -> None:
+        """Behind the silence that there still is: older than what the peers know by now (L8)."""
+        for number, service in enumerate(self._config.service):
+            ifindex = self._lans.interface(number).ifindex
+            if not any(self._kernel.was_taken(mapped(one), ifindex) for one in service.addresses):
+                continue
+            shared = self._lans.is_shared(number)
+            ended = ghosts.end_all_on(
+                service.addresses, self._lans.devices(number) if shared else None
+            )
+            if ended:
+                self._log.warning(
+                    "ghosts_ended",
+                    f"service {service.name}: {ended} connections that were left here are ended: "
+                    "the other node took it over",
+                )
+
     async def settle(self) -> frozenset[int]:
-        """The services that are this node's for certain."""
+        """The services that are this node's for certain. Raises KernelError."""
+        self._end_what_was_taken()
         if not self._owned() or not await self._lease_is_over():
             return frozenset()
         kept: set[int] = set()

@@ -24,6 +24,7 @@ from prl.core.datapath import (
     Event,
     EventKind,
     Owner,
+    Silence,
 )
 from prl.core.kernel import Kernel
 from prl.core.wire import Message, Tlv
@@ -32,17 +33,20 @@ from prl.daemon.attempt import Attempts
 from prl.daemon.control import ControlServer
 from prl.daemon.events import EventLog
 from prl.daemon.facts import NodeView
+from prl.daemon.fencing import FenceHook
 from prl.daemon.host import Host, needed_sysctls
 from prl.daemon.inheritance import Inheritance
 from prl.daemon.instances import Instances
 from prl.daemon.link import Link
 from prl.daemon.listening import Watches
+from prl.daemon.neighbours import Neighbours
 from prl.daemon.ownership import Ownership
 from prl.daemon.processes import Processes
 from prl.daemon.protect import Primaries
 from prl.daemon.requests import Requests
 from prl.daemon.sessions import Session
 from prl.daemon.shadows import Shadows
+from prl.daemon.switchover import Switchover
 from prl.errors import KernelError, PrlError
 
 EVENTS_PER_WAKEUP = 256
@@ -105,7 +109,10 @@ class Node:
         stack.callback(self._close_sessions)
         self._link.listen()
         self._control.start()
-        for life in (self._link.run(), self._start_alone()):
+        stack.push_async_callback(self._ownership.close)
+        stack.push_async_callback(self._fence.close)
+        await self._neighbours.refresh()
+        for life in (self._link.run(), self._start_alone(), self._neighbours.run()):
             task = asyncio.create_task(life)
             task.add_done_callback(self._on_task_done)
             stack.push_async_callback(_cancel, task)
@@ -129,6 +136,8 @@ class Node:
             words = "this kernel has no struct_ops: no shadows can be kept here"
             self._log.warning("no_struct_ops", words)
         self._ownership = Ownership(config, dp, lans, log, usable_shadows=self._shadows.usable)
+        self._fence = FenceHook(config, log, self._ownership.take_fenced)
+        self._neighbours = Neighbours(config, dp, host, lans)
         for number, _ in enumerate(config.service):
             if dp.service_state(number) == Owner.OWNER:  # adopted
                 self._ownership.terms[number] = self._kernel.term(number)
@@ -144,6 +153,7 @@ class Node:
         attempts = Attempts(config, dp, self._link, host, log, lans)
         self._primaries = Primaries(config, dp, self._link, log, attempts, lans)
         view = NodeView(config, self._kernel, dp, self._link, self._ownership, self._primaries)
+        self._switchover = Switchover(config, dp, self._link, lans, log, self._ownership)
         self._processes = Processes(self._primaries, log)
         self._watches = Watches(self._processes, log)
         requests = Requests(
@@ -154,6 +164,7 @@ class Node:
             self._shadows,
             self._processes,
             self._watches,
+            self._switchover,
         )
         self._control = ControlServer(
             Path(config.socket), log, handler=requests.handle, on_gone=requests.gone
@@ -364,8 +375,12 @@ class Node:
             EventKind.SECONDARY: self._shadows.on_state,
             EventKind.TAKEOVER: self._on_takeover,
             EventKind.TAKEN_FLOW: self._shadows.on_taken,
+            EventKind.MOVE: self._switchover.on_move,
+            EventKind.PROBE: self._switchover.on_probe,
             EventKind.FENCED: self._on_fenced,
             EventKind.RENOUNCED: self._on_renounced,
+            EventKind.SILENT: lambda event: self._ownership.on_silent(Silence(event.state)),
+            EventKind.EXPIRED: self._on_expired,
             EventKind.ENDED: self._on_ended,
             EventKind.ALARM: lambda event: self._log.error("alarm", event.text),
         }
@@ -400,6 +415,14 @@ class Node:
             "void",
         )
 
+    def _on_expired(self, _: Event) -> None:
+        self._log.error(
+            "lease_over",
+            "the other node was not heard until the lease was over: the shadows here are used only "
+            "if it is certainly dead (fence_command, or `prlctl takeover --fenced`)",
+        )
+        self._fence.start()
+
     def _on_ended(self, event: Event) -> None:
         self._primaries.on_ended(event.handle)
         self._shadows.on_ended(event.handle)
@@ -410,8 +433,10 @@ class Node:
                 self._link.on_hello(event)
             case Message.SETUP:
                 self._shadows.on_setup(event)
+                self._neighbours.hint()
             case Message.SETUP_DONE:
                 self._primaries.on_setup_done(event)
+                self._neighbours.hint()
             case Message.OFFER:
                 for element in wire.decode_tlvs(event.body):
                     if element.type == Tlv.ENDPOINT:

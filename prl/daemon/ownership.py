@@ -1,15 +1,17 @@
-"""Which services this node owns, and since which term (SPEC section 6, docs/architecture.md).
+"""Which services this node owns, and since which term (SPEC section 6, docs/failover.md).
 
-The datapath decides about take-overs; here is what is decided once: at start, and at HELLO. Terms
-are kept in memory alone: a node that restarts knows nothing and is told by the other one.
+The datapath decides about take-overs; here is what is decided once: at start, at HELLO, and when a
+silent owner has asked the LAN. Terms are kept in memory alone: a node that restarts knows nothing
+and is told by the other one.
 """
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Sequence
 
 from prl.config import Config
-from prl.core.datapath import Datapath, Owner, Refused
+from prl.core.datapath import Address, Datapath, Fenced, Owner, Refused, Silence
 from prl.daemon import ghosts, hello, probe
 from prl.daemon.events import EventLog
 from prl.daemon.hello import ServiceState
@@ -19,6 +21,9 @@ from prl.errors import KernelError, PrlError, UsageError
 
 PROBE_AGAIN_S = 2.0
 """How long an address that somebody else uses is left alone before it is probed again."""
+SEEK_AGAIN_S = (0.1, 0.4)
+"""Between two attempts of a silent owner, drawn anew each time: two that probe at once would take
+each other for the owner."""
 
 _REFUSED = {
     Refused.OWNER: "this node owns it already",
@@ -30,7 +35,20 @@ _REFUSED = {
         "the other node has not been heard since this one started; if it is certainly dead, "
         "use --fenced"
     ),
+    Refused.HEARD: "the other node was heard while it was being fenced, so that it is not dead",
 }
+SILENCE = {
+    Silence.NOT: "",
+    Silence.NO_LAN: (
+        "no link, and nobody on the LAN answers: this node may be the one that is cut off"
+    ),
+    Silence.FROZEN: "it was stopped, and may have been replaced meanwhile",
+    Silence.STOP: (
+        "no link, and policy stop: the other node may take over at any time; if it is certainly "
+        "dead, use `prlctl takeover --fenced`"
+    ),
+}
+"""Why an owner is silent, in words."""
 
 
 class TakeoverRefusedError(PrlError):
@@ -53,6 +71,7 @@ class Ownership:
         self._usable_shadows = usable_shadows
         self.terms = [0] * len(config.service)
         self._settled = asyncio.Event()
+        self._seeking: asyncio.Task[None] | None = None
 
     def state(self, service: int) -> Owner:
         """What this node is for a service, now."""
@@ -60,7 +79,8 @@ class Ownership:
 
     def describe(self) -> tuple[ServiceState, ...]:
         """All services, for HELLO."""
-        states = self._dp.status().services
+        status = self._dp.status()
+        states = status.services
         return tuple(
             ServiceState(
                 name=service.name,
@@ -71,6 +91,9 @@ class Ownership:
                 state=states[number],
                 term=self.terms[number],
                 sessions=self._sessions(number, states[number]),
+                given=self._dp.is_given(number),
+                silent=(1 + status.unheard) * (status.silent_mask >> number & 1),
+                policy=self._config.policy,
             )
             for number, service in enumerate(self._config.service)
         )
@@ -86,18 +109,37 @@ class Ownership:
 
     def settle(self, theirs: tuple[ServiceState, ...]) -> None:
         """HELLO: decide about every service with the other node's view. Raises DatapathError."""
-        for number, (own, other) in enumerate(zip(self.describe(), theirs, strict=True)):
+        ours = self.describe()
+        self._agree_policy(ours, theirs)
+        for number, (own, other) in enumerate(zip(ours, theirs, strict=True)):
             state, term = hello.settle(own, other, self._config.node)
             self.terms[number] = term
-            if state != own.state:
+            if own.given:
+                taken = state != Owner.OWNER
+                self._dp.switchover_resolve(number, taken=taken, by_hello=True)
+                self.tell(number, state, "agreed with the other node")
+            elif state != own.state:
                 self._become(number, state, had=Owner(own.state))
         self._settled.set()
+
+    def _agree_policy(
+        self, ours: tuple[ServiceState, ...], theirs: tuple[ServiceState, ...]
+    ) -> None:
+        stop = hello.agreed_stop(ours, theirs)
+        self._dp.policy(stop=stop)
+        other = theirs[0].policy or "continue"
+        if other != self._config.policy:
+            self._log.warning(
+                "policy_differs",
+                f"policy is {self._config.policy} here, {other} on the other node: both run with "
+                "stop; make them the same in both configurations",
+            )
 
     def _become(self, number: int, state: Owner, *, had: Owner) -> None:
         if (
             state == Owner.OWNER
             and had == Owner.STANDBY
-            and self._dp.takeover(number, fenced=False) == Refused.NOT
+            and self._dp.takeover(number) == Refused.NOT
         ):
             return  # with its shadows; the take-over's event tells the rest
         self._dp.service_set(number, state)
@@ -177,7 +219,8 @@ class Ownership:
     def takeover(self, number: int, *, fenced: bool) -> None:
         """The user's word. Raises TakeoverRefusedError with the reason."""
         name = self._config.service[number].name
-        refused = self._dp.takeover(number, fenced=fenced)
+        vouched = Fenced.BY_OPERATOR if fenced else Fenced.NOT
+        refused = self._dp.takeover(number, fenced=vouched)
         if refused != Refused.NOT:
             raise TakeoverRefusedError(f"service {name} is not taken over: {_REFUSED[refused]}")
 
@@ -195,6 +238,63 @@ class Ownership:
         self.terms[number] += 1
         self._settled.set()
         self.tell(number, Owner.OWNER, "taken over")
+
+    def on_silent(self, why: Silence) -> None:
+        """The datapath fell silent as owner, or speaks again."""
+        if why == Silence.NOT:
+            self._log.info("speaks", "this node speaks again for what it owns")
+            return
+        self._log.error("silent", f"this node is silent: {SILENCE[why]}", why=why.name.lower())
+        if why != Silence.STOP and (self._seeking is None or self._seeking.done()):
+            self._seeking = asyncio.create_task(self._seek())
+
+    async def _seek(self) -> None:
+        """Ask the LAN until nobody answers for what is ours, or the silence ends otherwise (L6)."""
+        complained = False
+        while (status := self._dp.status()).silence in {Silence.NO_LAN, Silence.FROZEN}:
+            users = await self._users_of_mine(status.services)
+            if not users and self._dp.unanswered(status.now_ns):
+                return
+            if users and not complained:
+                complained = True
+                self._log.warning(
+                    "address_in_use",
+                    f"{min(map(str, users))} answers on the LAN, so this node stays silent until "
+                    "the link is back",
+                )
+            await asyncio.sleep(random.uniform(*SEEK_AGAIN_S))  # noqa: S311 - no secret
+
+    async def _users_of_mine(self, states: Sequence[Owner]) -> set[Address]:
+        """What somebody else answers for; all of it where the LAN cannot be asked."""
+        mine = [
+            (self._instances.interface(number), service.addresses)
+            for number, service in enumerate(self._config.service)
+            if states[number] == Owner.OWNER
+        ]
+        try:
+            found = await asyncio.gather(*(probe.users(where, what) for where, what in mine))
+        except KernelError as error:
+            self._log.error("probe_failed", str(error))
+            return {address for _, addresses in mine for address in addresses}
+        return set().union(*found)
+
+    async def close(self) -> None:
+        """Stop asking."""
+        if self._seeking is not None:
+            self._seeking.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._seeking
+
+    def take_fenced(self) -> None:
+        """The fence hook succeeded: the expired shadows are the sessions (L5)."""
+        for number, service in enumerate(self._config.service):
+            if self.state(number) != Owner.STANDBY:
+                continue
+            refused = self._dp.takeover(number, fenced=Fenced.BY_HOOK)
+            if refused != Refused.NOT:
+                self._log.error(
+                    "fenced_in_vain", f"service {service.name} is not taken: {_REFUSED[refused]}"
+                )
 
     def on_fenced(self, number: int, why: str) -> None:
         """The datapath silenced a service."""

@@ -323,6 +323,8 @@ class Primaries:
         if event.generation not in {0, session.generation}:
             return  # of an attempt that is over
         before, session.state = session.state, _STATES[state]
+        if state == Primary.MOVED:
+            return  # what becomes of it is told when it is known
         if event.reason or session.state != "open":
             session.reason = wire.reason_text(event.reason) if event.reason else ""
         if session.state in {"open", "voiding"}:
@@ -341,7 +343,11 @@ class Primaries:
                 mending.trigger.set()  # failures of an attempt are its own affair
             self._tend(session)
         session.tell()
-        if session.orphan and session.state == "open":
+        self._end_if_orphan(session, before)
+
+    def _end_if_orphan(self, session: Session, before: str) -> None:
+        """Nobody has it: its application is gone, and the other node did not take it."""
+        if session.orphan and (session.state == "open" or before == "moved"):
             self._end_orphan(session)
 
     def on_setup_done(self, event: Event) -> None:

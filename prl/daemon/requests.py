@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from prl import application
-from prl.core.datapath import INSTANCE_MARK, UDP_PREFIX, Address
+from prl.core.datapath import INSTANCE_MARK, UDP_PREFIX, Address, Owner
 from prl.core.wire import Reason
 from prl.daemon import facts, processes
 from prl.daemon.control import Client, flag_of, number_of, text_of
@@ -21,7 +21,8 @@ from prl.daemon.protect import Primaries
 from prl.daemon.sessions import Session
 from prl.daemon.shadows import Shadow, Shadows
 from prl.daemon.streams import Streams
-from prl.errors import UsageError
+from prl.daemon.switchover import Switchover
+from prl.errors import NotSafeError, UsageError
 from prl.messages import parse_endpoint, show_endpoint
 
 FLOWS_PER_ANSWER = 64
@@ -44,8 +45,10 @@ class Requests:
         shadows: Shadows,
         processes: Processes,
         watches: Watches,
+        switchover: Switchover,
     ) -> None:
         self._view, self._log, self._ownership = view, log, ownership
+        self._switchover = switchover
         self._primaries, self._shadows = primaries, shadows
         self._processes, self._watches = processes, watches
         self._operations: dict[str, Operation] = {
@@ -68,6 +71,7 @@ class Requests:
             "committed": self._committed,
             "reject": self._reject,
             "takeover": self._takeover,
+            "switchover": self._move,
         }
 
     async def handle(
@@ -287,6 +291,14 @@ class Requests:
         number = self._ownership.service_number(text_of(request, "service", ""))
         self._ownership.takeover(number, fenced=flag_of(request, "fenced"))
         return facts.status(self._view)
+
+    async def _move(self, _: Client, request: dict[str, Any], __: list[int]) -> dict[str, Any]:
+        number = self._ownership.service_number(text_of(request, "service", ""))
+        forced = flag_of(request, "forced")
+        if forced and self._ownership.state(number) != Owner.OWNER:
+            name = self._view.config.service[number].name
+            raise NotSafeError(f"service {name} is not given away: this node does not own it")
+        return await self._switchover.move(number, forced=forced)
 
 
 def _streams(request: dict[str, Any]) -> Streams | None:

@@ -12,7 +12,7 @@ from prl.core.datapath import Event, Tuple
 from prl.daemon.clients import Application, Program
 from prl.daemon.streams import UNCOUNTED, Streams
 
-LIVE = frozenset({"setup", "active", "voiding", "open"})
+LIVE = frozenset({"setup", "active", "voiding", "open", "moved"})
 RETRY_MIN_S: Final = 0.05
 """First wait of the back-off between attempts of one session."""
 
@@ -63,7 +63,9 @@ class Session:
     former: int = 0
     """Its handle when it was a shadow; its application may not have heard of the new one yet."""
     state: str = "open"
-    """setup, active, voiding, open, or how it ended: ended, demoted, closed."""
+    """setup, active, voiding, open, moved (given to the other node, of which no word has come yet),
+    or how it ended: ended, demoted, closed.
+    """
     reason: str = ""
     closing: bool = False
     orphan: bool = False

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterable
 
 KEPT = 32
+GAP_MIN_NS = 1_000_000
 
 
 def boottime_ns() -> int:
@@ -37,6 +38,21 @@ class Pauses:
     def spans(self) -> list[tuple[int, int]]:
         """Start and end of each, longest first."""
         return [(start, end) for _, start, end in sorted(self._heap, reverse=True)]
+
+
+class Gaps:
+    """Every pause of at least ``GAP_MIN_NS``, in order."""
+
+    def __init__(self) -> None:
+        self._last_ns: int | None = None
+        self.spans: list[tuple[int, int]] = []
+
+    def note(self) -> None:
+        """Bytes pass now."""
+        now_ns = boottime_ns()
+        if self._last_ns is not None and now_ns - self._last_ns >= GAP_MIN_NS:
+            self.spans.append((self._last_ns, now_ns))
+        self._last_ns = now_ns
 
 
 def longest_ms(spans: Iterable[tuple[int, int]], after_ns: int) -> float | None:

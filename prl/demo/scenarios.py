@@ -9,6 +9,7 @@ from prl.demo.crowd import sessions
 from prl.demo.echo import echo
 from prl.demo.facts import Measured, Scenario
 from prl.demo.stage import Narrator, Options, Stage
+from prl.demo.switchover import switchover
 from prl.demo.transfer import download, upload
 
 SCENARIOS: dict[str, Callable[[Stage], tuple[Scenario, Measured]]] = {
@@ -17,6 +18,7 @@ SCENARIOS: dict[str, Callable[[Stage], tuple[Scenario, Measured]]] = {
     "echo": echo,
     "bgp": bgp,
     "sessions": sessions,
+    "switchover": switchover,
 }
 
 

@@ -41,6 +41,7 @@ class Options:
     routed: bool = False
     rounds: int = 1
     md5: str = field(default="", repr=False)
+    moves: int = 20
 
 
 class Stage:

@@ -42,6 +42,7 @@ class How(StrEnum):
     FREEZE = "freeze"
     CUT_LAN = "cut-lan"
     CUT_LINK = "cut-link"
+    CUT_BOTH = "cut-both"
     POWER = "power"
 
 
@@ -101,6 +102,8 @@ class Lab:
         start_prld: bool = True,
         polling: str = "blocking",
         flows_max: int | None = None,
+        policy: str = "continue",
+        fence_command: Sequence[str] = (),
         routed: bool = False,
         services: int = 1,
         second: bool = False,
@@ -108,9 +111,10 @@ class Lab:
     ) -> None:
         """Build the network and start prld on both nodes; return when both serve.
 
-        ``polling`` and ``flows_max`` are as docs/configuration.md has them; ``routed`` puts the
-        peer behind a router; of several services, re0 and re1 own one by turns; ``second`` adds a
-        second LAN, a routing instance with the same addresses, with ``vrf`` in a VRF of its own.
+        ``polling``, ``flows_max``, ``policy`` and ``fence_command`` are as docs/configuration.md
+        has them; ``routed`` puts the peer behind a router; of several services, re0 and re1 own one
+        by turns; ``second`` adds a second LAN, a routing instance with the same addresses,
+        with ``vrf`` in a VRF of its own.
 
         Raises:
             LabError: it is up already, or could not be brought up; nothing is left of it then.
@@ -125,6 +129,8 @@ class Lab:
             services=services,
             second=second,
             vrf=vrf,
+            policy=policy,
+            fence_command=fence_command,
         )
         taken = LabError(
             f"lab {self.name} is up already, or a crash left a part of it: "
@@ -268,14 +274,7 @@ class Lab:
             return self._kill_prld(place, self.topology.node(node))
         if kind is How.POWER:
             return self._power_off(place, self.topology.member(node))
-        cable: Cable = (
-            LanCable(self.topology, self.topology.member(node))
-            if kind is How.CUT_LAN
-            else LinkCable(self.topology.node(node))
-        )
-        with cable:
-            cable.cut()
-            return _now()
+        return self._cut(node, kind)
 
     def heal(self, node: str) -> None:
         """Undo every failure of ``node``: power, cables, stopped processes, a dead prld.
@@ -327,6 +326,18 @@ class Lab:
         at = _now()
         processes.kill(place, spare=spared)
         return at
+
+    def _cut(self, node: str, kind: How) -> float:
+        with ExitStack() as opened:
+            cables: list[Cable] = []
+            if kind is not How.CUT_LINK:
+                lan = LanCable(self.topology, self.topology.member(node))
+                cables.append(opened.enter_context(lan))
+            if kind is not How.CUT_LAN:
+                cables.append(opened.enter_context(LinkCable(self.topology.node(node))))
+            for cable in cables:
+                cable.cut()
+            return _now()
 
     def _kill_prld(self, place: Namespace, node: Node) -> float:
         pid = self.state.pid(node)

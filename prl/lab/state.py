@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -23,6 +24,8 @@ class Settings:
     flows_max: int | None = None
     routed: bool = False
     services: int = 1
+    policy: str = "continue"
+    fence_command: Sequence[str] = ()
     second: bool = False
     vrf: bool = False
 
@@ -134,6 +137,10 @@ def _node_toml(topology: Topology, node: Node, settings: Settings, socket: Path)
         _assign("socket", os.fspath(socket)),
         _assign("mode", settings.mode),
         *([] if settings.flows_max is None else [_assign("flows_max", settings.flows_max)]),
+        _assign("policy", settings.policy),
+        "",
+        "[ownership]",
+        _assign("fence_command", list(settings.fence_command)),
         "",
         "[lan]",
         _assign("interface", node.lan.name),

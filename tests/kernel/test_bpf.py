@@ -364,7 +364,11 @@ def test_a_dead_datapath_drops_then_opens_and_stays_open(bench: Bench) -> None:
     bench.node.policy_stop = 0
     assert bench.emit(outgoing(output(1, b"dead"))) == ([], [])  # egress never opens by itself
     assert (bench.node.bypassed, bench.node.open_wanted) == (0, 1)
-    assert bench.passes(arp(1, PEER4, PEER4))  # any frame is evidence of the LAN
+    assert bench.passes(arp(1, PEER4, PEER4))  # any frame is evidence of the LAN …
+    assert (bench.node.bypassed, bench.node.open_wanted) == (0, 1)
+    bench.alive(-10)
+    bench.node.lan_first_ns -= 10**9  # … once a new owner's claim would have come
+    assert bench.passes(arp(1, PEER4, PEER4))
     assert (bench.node.bypassed, bench.node.open_wanted) == (1, 0)
     segment = outgoing(output(1, b"dead"))
     assert bench.emit(segment) == ([segment], [])
@@ -375,6 +379,18 @@ def test_a_dead_datapath_drops_then_opens_and_stays_open(bench: Bench) -> None:
     bench.node.bypassed = 0
     assert bench.receive(SEGMENT4.frame())[1] != []
     assert flow.in_redirected == 1
+
+
+def test_frames_from_the_lan_are_noted_while_somebody_watches(bench: Bench) -> None:
+    bench.own(SERVICE4)
+    assert bench.passes(arp(1, PEER4, PEER4))
+    assert (bench.node.lan_first_ns, bench.node.lan_seen_ns) == (0, 0)
+    bench.node.watch = 1
+    assert bench.passes(arp(1, PEER4, PEER4))
+    first = bench.node.lan_first_ns
+    assert first
+    assert bench.passes(arp(1, PEER4, PEER4))
+    assert (bench.node.lan_first_ns == first, bench.node.lan_seen_ns > first) == (True, True)
 
 
 def test_a_stale_flow_opens_with_its_own_input(bench: Bench) -> None:
@@ -450,9 +466,28 @@ def test_the_first_word_as_owner_has_a_deadline(egress: Bench) -> None:
     assert egress.address(SERVICE4).state == lib.PRL_ADDR_FENCED
     egress.own(SERVICE4, first_by_ns=egress.now() + 3600 * 10**9)
     assert egress.emit(frame) == ([frame], [])
-    assert egress.address(SERVICE4).spoken == 1
-    egress.own(SERVICE4, first_by_ns=egress.now() - 1, spoken=1)
+    assert egress.address(SERVICE4).spoken == lib.PRL_SPOKEN_IN_TIME
+    egress.node.lan_first_ns = egress.now()
+    egress.own(SERVICE4, first_by_ns=egress.now() - 1, spoken=lib.PRL_SPOKEN_IN_TIME)
+    assert egress.emit(frame) == ([frame], [])  # the LAN was there in time (L6)
+    assert egress.address(SERVICE4).spoken == lib.PRL_SPOKEN_FOR_GOOD
+    egress.node.lan_first_ns = 0
+    egress.own(SERVICE4, first_by_ns=egress.now() - 1, spoken=lib.PRL_SPOKEN_IN_TIME)
+    assert egress.emit(frame) == ([], [])
+    egress.node.word_ns = egress.now()
     assert egress.emit(frame) == ([frame], [])
+
+
+def test_a_silent_owner_hears_and_does_not_speak(egress: Bench) -> None:
+    frame = outgoing(output(1, b"x"))
+    answer = from_service(arp(2, SERVICE4, PEER4))
+    egress.own(SERVICE4, service=3)
+    egress.node.silent = 1 << 3
+    assert egress.emit(frame) == ([], [])
+    assert egress.emit(answer) == ([], [])
+    egress.node.silent = 1 << 2
+    assert egress.emit(frame) == ([frame], [])
+    assert egress.emit(answer) == ([answer], [])
 
 
 def test_output_waits_until_it_is_committed(egress: Bench) -> None:

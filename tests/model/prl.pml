@@ -46,7 +46,13 @@
 #define STUCK 0 /* 1: the secondary forgets an acknowledgement of the flow, and is well otherwise */
 #endif
 #ifndef WORD
-#define WORD 0 /* 1: the primary renounces over the link */
+#define WORD 0 /* 1: the primary renounces over the link; 2: or moves by plan, drained */
+#endif
+#ifndef ISOLATED
+#define ISOLATED 0 /* 1: the primary's LAN may be cut, and come back */
+#endif
+#ifndef FENCING
+#define FENCING 0 /* 1: beyond the lease the secondary may have the primary fenced */
 #endif
 #ifndef TAKEOVER
 #define TAKEOVER 2
@@ -59,9 +65,9 @@
 #define LINK 10 /* messages on the link; asserted to be enough */
 
 mtype = { SETUP, SETUP_DONE, SETUP_REFUSED, REPLICATE, ACK, NACK_SPACE, NACK, OUTPUT, OUTPUT_ACK, OUTPUT_NACK,
-          VOID, VOID_ACK, LEASE, RENOUNCE }
+          VOID, VOID_ACK, LEASE, COMMIT, REFUSED, RELAY }
 mtype = { RUNS, KERNEL, DEAD }                                /* a node; KERNEL: its prld was killed */
-mtype = { P_SETUP, P_ACTIVE, P_VOIDING, P_OPEN, P_GONE }      /* enum prl_primary_state */
+mtype = { P_SETUP, P_ACTIVE, P_VOIDING, P_OPEN, P_GONE, P_MOVED } /* enum prl_primary_state */
 mtype = { S_GONE, S_ACTIVE, S_VOID, S_OWNER }                 /* enum prl_secondary_state */
 
 /* message, number or generation, packet (REPLICATE), end (OUTPUT, OUTPUT_ACK) or what is left of the lease */
@@ -72,11 +78,14 @@ chan s2p = [LINK] of { mtype, byte, byte };
 mtype p_node = RUNS, ps = P_OPEN;
 bool p_fenced;              /* in its kernel: nothing of the address leaves it */
 bool p_up = true;           /* its view of the link */
+bool p_cut, p_silent;       /* its LAN is cut; it emits nothing until it has word (L6) */
 bool p_void_sent;           /* in this epoch, for this generation */
+bool p_draining;            /* a planned move: what is new waits */
 byte p_epoch = 1, p_gen, p_hold; /* p_hold: ticks until it may open by itself */
 byte in_next, out_next;
 chan in_held = [IN + 1] of { byte };  /* numbers are consecutive, the last one is in_next - 1 */
 chan in_pending = [IN + 1] of { byte };
+chan relayed = [IN + 1] of { byte };  /* P_MOVED: copies of what the new owner was sent */
 chan out_held = [OUT + 1] of { byte };
 chan out_pending = [OUT + 1] of { byte };
 byte p_l4, p_last;          /* input that the primary's L4 got, and the newest of it */
@@ -86,7 +95,7 @@ byte snap_l4[GENERATIONS + 1], snap_out[GENERATIONS + 1];
 mtype s_node = RUNS, ss = S_GONE;
 bool s_owner;               /* of the address */
 bool s_up = true, s_decided, s_confirmed, s_ack_due, s_out_ack_due;
-bool s_gave_up;             /* prl_owner.shadows_void: no take-over in this epoch any more */
+bool s_gave_up;             /* prl_owner.expired or shadows_void: no take-over by the lease in this epoch any more */
 byte s_epoch = 1, s_gen, s_lease, s_leases; /* s_lease: ticks for which it may take over */
 byte s_in_next, s_accepted, s_out_next, s_out;
 byte s_l4, s_last;
@@ -96,7 +105,8 @@ byte arrived, made, dropped, refused; /* dropped: by the primary; the peer sends
 byte peer_acked, peer_out;            /* what the peer learned: input that was acknowledged, output */
 byte epoch = 1, losses, lan_word;     /* lan_word: epoch in which the secondary said on the LAN that it renounced */
 bool crashed, was_stuck, said_owner, p_hello, s_hello;
-bool unprotected_move, word_said, word_heard;
+bool was_cut, opened_alone; /* opened_alone: without the secondary's word, so that the shadow may have missed something */
+bool unprotected_move, word_said, word_heard, was_planned;
 byte moved_in, moved_out;             /* what had to get over when the primary renounced */
 #ifdef MUTANT_ACK_BEFORE_L4
 byte s_backlog;
@@ -112,8 +122,8 @@ hidden byte I1, I2, I3, I5, I6, I7;
 
 #define HOLDS_SAME_INPUT (p_l4 == (s_l4 & UPTO(p_last)))
 #define HOLDS_COMMITTED (WITHIN(peer_acked, s_l4) && peer_out <= s_out)
-#define IS_REPLICATED (ps == P_ACTIVE || ps == P_VOIDING)
-#define P_SPEAKS (p_node != DEAD && !p_fenced)
+#define IS_REPLICATED (ps == P_ACTIVE || ps == P_VOIDING || ps == P_MOVED)
+#define P_SPEAKS (p_node != DEAD && !p_fenced && !p_silent && !p_cut)
 
 inline put(link, kind, number, value) { assert(nfull(link)); link!kind, number, value }
 inline drain(queue) { do :: queue?_ :: len(queue) == 0 -> break od }
@@ -137,7 +147,7 @@ inline p_flush() {
 #ifdef MUTANT_FLUSH_ORDER
     p_feed_all(in_pending); p_feed_all(in_held);
 #else
-    p_feed_all(in_held); p_feed_all(in_pending);
+    p_feed_all(in_held); p_feed_all(relayed); p_feed_all(in_pending);
 #endif
     p_emit_all(out_held); p_emit_all(out_pending)
 }
@@ -155,6 +165,7 @@ inline p_fail() {
     if
     :: ps == P_SETUP -> p_open() /* the shadow, if there is one, was never confirmed (L4) */
     :: ps == P_ACTIVE ->
+       p_draining = false;
 #ifdef MUTANT_OPEN_WITHOUT_VOID
        p_open()
 #else
@@ -167,10 +178,66 @@ inline p_fail() {
 inline p_drop_all() {
     do :: in_held?id -> dropped = dropped | BIT(id) :: len(in_held) == 0 -> break od;
     do :: in_pending?id -> dropped = dropped | BIT(id) :: len(in_pending) == 0 -> break od;
+    drain(relayed); /* copies: the new owner has them */
     drain(out_held); drain(out_pending); id = 0
 }
 
 inline p_fence() { p_fenced = true; p_drop_all(); ps = P_GONE }
+
+inline p_drain() {
+    do :: out_pending?id -> p_output(id) :: len(out_pending) == 0 -> break od;
+    do :: in_pending?id -> p_replicate(id) :: len(in_pending) == 0 -> break od;
+    id = 0
+}
+
+/* Silent first, then the word; what waits is relayed, and kept until the other side has spoken. */
+inline p_commit() {
+    word_said = true; p_draining = false;
+    moved_in = p_l4; moved_out = peer_out + len(out_held);
+    number = len(in_held);
+    do :: number > 0 -> in_held?id; in_held!id; moved_in = moved_in | BIT(id); number-- :: else -> break od;
+    id = 0;
+#ifdef MUTANT_WORD_BEFORE_SILENCE
+    put(p2s, COMMIT, 0, 0);
+#else
+    p_fenced = true; ps = P_MOVED;
+    put(p2s, COMMIT, 0, 0);
+    do :: in_pending?id -> p_relay(id) :: len(in_pending) == 0 -> break od;
+    id = 0
+#endif
+}
+
+inline p_relay(id) {
+#ifndef MUTANT_NO_RELAY
+    put(p2s, RELAY, 0, id);
+#endif
+    relayed!id
+}
+
+/* It was not taken: all that was kept is ours again. */
+inline p_resume(is_void) {
+    p_fenced = false;
+    if
+    :: is_void -> p_open()
+    :: else ->
+       ps = P_ACTIVE;
+       if
+       :: len(in_held) + len(out_held) > 0 -> p_fail() /* answers that came meanwhile are lost */
+       :: else ->
+          do :: relayed?id -> p_replicate(id) :: len(relayed) == 0 -> break od;
+          p_drain()
+       fi
+    fi
+}
+
+/* Without the link and without the LAN it may be the one that is cut off (L6). It notices before the LAN is back. */
+inline p_hear_lan() {
+#ifndef MUTANT_NO_EVIDENCE
+    if :: p_cut && !p_up && p_node == RUNS -> p_silent = true :: else fi
+#else
+    skip
+#endif
+}
 
 inline p_link_down() {
     if :: p_up -> p_up = false; p_void_sent = false; empty_link(s2p) :: else fi;
@@ -231,11 +298,10 @@ inline p_receive(kind, number, value) {
 #ifndef MUTANT_NO_CONFIRM
           put(p2s, SETUP_DONE, p_gen, 0);
 #endif
-          do :: out_pending?id -> p_output(id) :: len(out_pending) == 0 -> break od;
-          do :: in_pending?id -> p_replicate(id) :: len(in_pending) == 0 -> break od;
-          id = 0
+          p_drain()
        :: else
        fi
+    :: kind == REFUSED -> if :: ps == P_MOVED -> p_resume(false) :: else fi
     :: kind == SETUP_REFUSED -> if :: ps == P_SETUP && number == p_gen -> p_fail() :: else fi
     :: kind == ACK -> if :: ps == P_ACTIVE -> p_release_upto(number) :: else fi
     :: kind == NACK_SPACE ->
@@ -290,35 +356,56 @@ end:do
     :: atomic { p_node == RUNS && ps == P_VOIDING && p_up && !p_void_sent -> p_send_void() }
     /* The lease of the other side is over (L2); only a link that is down or suspect comes to this. */
 #ifndef MUTANT_NEVER_BY_LEASE
-    :: atomic { p_node == RUNS && ps == P_VOIDING && !p_up && P_LEASE_OVER -> p_open() }
+#ifdef MUTANT_NO_EVIDENCE
+    :: atomic { p_node == RUNS && ps == P_VOIDING && !p_up && P_LEASE_OVER -> opened_alone = true; p_open() }
+#else
+    :: atomic { p_node == RUNS && ps == P_VOIDING && !p_up && P_LEASE_OVER && !p_silent && !p_cut ->
+        opened_alone = true; p_open() }
+#endif
+#endif
+    /* In doubt: after the lease the other side has taken it, and answers probes, or never will. */
+#if WORD
+#ifdef MUTANT_SPEAKS_AGAIN_AT_ONCE
+    :: atomic { p_node == RUNS && ps == P_MOVED && !p_up && !s_owner -> p_resume(true) }
+#else
+    :: atomic { p_node == RUNS && ps == P_MOVED && !p_up && P_LEASE_OVER && !p_cut && !s_owner -> p_resume(true) }
+#endif
+    :: atomic { p_node == RUNS && ps == P_ACTIVE && p_up && WORD > 1 && !p_draining && !word_said -> p_draining = true }
+    :: atomic { p_node == RUNS && p_draining -> p_draining = false; p_drain() } /* too late, refused … */
+    :: atomic { p_node == RUNS && ps == P_ACTIVE && p_up && p_draining &&
+               len(in_held) + len(out_held) == 0 -> was_planned = true; p_commit() }
 #endif
 #ifdef MUTANT_STALE_LAN_WORD
-    :: atomic { p_node == RUNS && IS_REPLICATED && lan_word != 0 ->
+    :: atomic { p_node == RUNS && ps != P_MOVED && IS_REPLICATED && lan_word != 0 ->
 #else
-    :: atomic { p_node == RUNS && IS_REPLICATED && lan_word == p_epoch ->
+    :: atomic { p_node == RUNS && ps != P_MOVED && IS_REPLICATED && lan_word == p_epoch && !p_cut ->
 #endif
-        p_link_down(); p_open() }
+        p_link_down(); p_silent = false; p_open() }
     :: atomic { p_node == RUNS && p_up && (!s_up && !s_hello || losses < LOSSES) ->
         if :: s_up || s_hello -> losses++ :: else fi;
-        p_link_down() }
+        p_link_down(); p_hear_lan() }
+#if ISOLATED
+    /* Nobody answers its probes, and they got out (L6). */
+#ifdef MUTANT_SPEAKS_UNASKED
+    :: atomic { p_node == RUNS && p_silent && !p_cut && !p_up -> p_silent = false }
+#else
+    :: atomic { p_node == RUNS && p_silent && !p_cut && !p_up && P_LEASE_OVER && (!s_owner || s_node == DEAD) ->
+        p_silent = false }
+#endif
+#endif
     :: atomic { p_node == RUNS && p_hello ->
         p_hello = false; p_epoch = epoch;
-        if :: said_owner -> p_fence() :: else fi;
-        p_up = true }
+        if
+        :: said_owner -> p_fence()
+        :: !said_owner && ps == P_MOVED -> p_resume(true) /* its shadow is void: another epoch */
+        :: else
+        fi;
+        p_up = true; p_silent = false }
 #if WORD
-    :: atomic { p_node == RUNS && ps == P_ACTIVE && p_up && !word_said ->
-        word_said = true;
-        moved_in = p_l4; moved_out = peer_out + len(out_held);
-        number = len(in_held);
-        do :: number > 0 -> in_held?id; in_held!id; moved_in = moved_in | BIT(id); number-- :: else -> break od;
-        id = 0;
-#ifndef MUTANT_WORD_BEFORE_SILENCE
-        p_fence();
-#endif
-        put(p2s, RENOUNCE, 0, 0) }
+    :: atomic { p_node == RUNS && ps == P_ACTIVE && p_up && !word_said -> p_commit() }
 #endif
     /* prld was killed: the kernel opens when the lease has ended (L9). */
-    :: atomic { p_node == KERNEL && !p_fenced && ps != P_OPEN && KERNEL_LEASE_OVER -> ps = P_OPEN }
+    :: atomic { p_node == KERNEL && !p_fenced && ps != P_OPEN && KERNEL_LEASE_OVER -> opened_alone = true; ps = P_OPEN }
     od
 }
 
@@ -348,19 +435,19 @@ inline s_link_down() { if :: s_up -> s_up = false; empty_link(p2s) :: else fi }
 /* The address is ours from now on; `by_claim`: the first thing that leaves silences the old owner (L7). */
 inline s_take_over(by_claim) {
     s_owner = true; s_decided = false;
+    if :: by_claim && !S_USABLE -> unprotected_move = true :: else fi;
     if
 #ifdef MUTANT_NO_CLAIM
     :: false -> skip
 #else
-    :: by_claim && p_node != DEAD && s_epoch == p_epoch ->
-       if :: !S_USABLE -> unprotected_move = true :: else fi;
+    :: by_claim && p_node != DEAD && s_epoch == p_epoch && !p_cut ->
        p_fence()
 #endif
     :: else
     fi;
     if
     :: S_USABLE ->
-       MUST(I7, HOLDS_SAME_INPUT && HOLDS_COMMITTED); /* it missed nothing: it is not void */
+       MUST(I7, HOLDS_SAME_INPUT && HOLDS_COMMITTED || opened_alone && s_gave_up); /* it missed nothing, but beyond the lease (L5) */
        ss = S_OWNER
     :: else -> s_void()
     fi
@@ -438,17 +525,31 @@ inline s_receive(kind, number, value) {
 #else
        if :: value > s_lease -> s_lease = value :: else fi
 #endif
-    :: kind == RENOUNCE -> word_heard = true; s_word()
+    :: kind == COMMIT ->
+       if
+#ifdef MUTANT_WORD_WITHOUT_LEASE
+       :: !s_owner && !s_gave_up ->
+#else
+       :: !s_owner && !s_gave_up && s_lease > 0 ->
+#endif
+          word_heard = true; s_word()
+       :: else -> if :: !s_owner -> put(s2p, REFUSED, 0, 0) :: else fi
+       fi
+    :: kind == RELAY -> if :: ss == S_OWNER -> s_feed(value) :: else fi
     fi
 }
 
-/* Word over the link needs no lease, and no claim to silence the old owner: it was silent first. */
+/* Word over the link: the old owner was silent first, and knows by the claim that it was heard. */
 inline s_word() {
     if
     :: S_USABLE -> MUST(I6, WITHIN(moved_in, s_l4 | refused) && moved_out <= s_out)
     :: else -> unprotected_move = true
     fi;
-    s_take_over(false)
+#ifdef MUTANT_WORD_BEFORE_SILENCE
+    s_take_over(false) /* the claim is still on its way */
+#else
+    s_take_over(true)
+#endif
 }
 
 #ifdef MUTANT_TAKE_OVER_WITHOUT_LEASE
@@ -473,7 +574,7 @@ end:do
         s_receive(kind, number, value); kind = 0; number = 0; value = 0 }
     :: atomic { S_FREE && s_up && (s_ack_due || s_out_ack_due) -> s_send_acks() }
 #ifdef MUTANT_WORD_OVERTAKES
-    :: atomic { S_FREE && s_up && !s_owner && p2s??[RENOUNCE, 0, 0] -> word_heard = true; s_word() }
+    :: atomic { S_FREE && s_up && !s_owner && s_lease > 0 && p2s??[COMMIT, 0, 0] -> word_heard = true; s_word() }
 #endif
 #if STUCK
     :: atomic { S_FREE && !was_stuck && (s_ack_due || s_out_ack_due) ->
@@ -496,17 +597,23 @@ end:do
         fi;
         s_link_down() }
     /* The lease is over on a silent link: void. The other node is heard on the LAN: void, and say so there. */
-    :: atomic { S_FREE && !s_owner && !s_gave_up && (s_lease == 0 && !s_up || P_SPEAKS && p_node == RUNS && LOSSES &&
-               (!s_up || losses < LOSSES)) ->
-        if
-        :: P_SPEAKS && p_node == RUNS -> lan_word = s_epoch
-        :: s_lease == 0 && !s_up
-        fi;
+    :: atomic { S_FREE && !s_owner && !s_gave_up && P_SPEAKS && p_node == RUNS && LOSSES &&
+               (!s_up || losses < LOSSES) ->
+        lan_word = s_epoch;
         if :: s_up -> losses++ :: else fi;
 #ifndef MUTANT_LAN_WORD_WITHOUT_VOID
         s_gave_up = true; s_void();
 #endif
         s_link_down() }
+    :: atomic { S_FREE && !s_owner && !s_gave_up && s_lease == 0 && !s_up -> s_gave_up = true }
+#if FENCING
+    /* Expired is not void: a primary that is confirmed dead lets the shadow speak (L5). */
+#ifdef MUTANT_FENCE_UNCONFIRMED
+    :: atomic { S_FREE && !s_owner && s_gave_up && ss == S_ACTIVE && !s_up -> s_take_over(false) }
+#else
+    :: atomic { S_FREE && !s_owner && s_gave_up && ss == S_ACTIVE && !s_up && p_node == DEAD -> s_take_over(false) }
+#endif
+#endif
     :: atomic { S_FREE && s_up && (!p_up && !p_hello || losses < LOSSES) ->
         if :: p_up || p_hello -> losses++ :: else fi;
         s_link_down() }
@@ -528,13 +635,14 @@ end:do
 active proctype Peer() {
     byte id;
 end:do
-    :: atomic { arrived < IN && P_SPEAKS ->
+    :: atomic { arrived < IN && (P_SPEAKS || p_node == RUNS && ps == P_MOVED) ->
         arrived++; id = arrived;
         if
+        :: ps == P_MOVED -> if :: p_up -> p_relay(id) :: else -> in_pending!id fi
         :: ps == P_OPEN -> p_feed(id)
         :: ps != P_OPEN && p_node == KERNEL -> dropped = dropped | BIT(id)
-        :: ps == P_ACTIVE && p_node == RUNS -> p_replicate(id)
-        :: (ps == P_SETUP || ps == P_VOIDING) && p_node == RUNS ->
+        :: ps == P_ACTIVE && !p_draining && p_node == RUNS -> p_replicate(id)
+        :: (ps == P_SETUP || ps == P_VOIDING || ps == P_ACTIVE && p_draining) && p_node == RUNS ->
 #ifdef MUTANT_NEWER_OVERTAKES
            if :: ps == P_VOIDING -> p_feed(id) :: else -> in_pending!id fi
 #else
@@ -546,8 +654,8 @@ end:do
         made++; id = made;
         if
         :: ps == P_OPEN -> p_emit(id)
-        :: ps == P_ACTIVE -> p_output(id)
-        :: ps == P_SETUP || ps == P_VOIDING -> out_pending!id
+        :: ps == P_ACTIVE && !p_draining -> p_output(id)
+        :: ps == P_SETUP || ps == P_VOIDING || ps == P_ACTIVE && p_draining -> out_pending!id
         fi;
         id = 0 }
     od
@@ -572,11 +680,10 @@ inline age(link) {
 
 /* How a run must end, when no more faults come. I1: what is still replicated is the same on both sides, in both
  * directions. I5: nothing waits, nothing but what was dropped on both sides is missing, and somebody serves the session.
- * Out of its reach: both nodes dead; an address that moved while this flow was not replicated (L1); a primary that
- * renounced on a link that then lost its word (it must stay silent: I7). */
-#define NOTHING_WAITS (len(in_held) + len(in_pending) + len(out_held) + len(out_pending) == 0)
+ * Out of its reach: both nodes dead; an address that moved while this flow was not replicated (L1). */
+#define NOTHING_WAITS (len(in_held) + len(in_pending) + len(relayed) + len(out_held) + len(out_pending) == 0)
 #define SAME_AT_REST (ss == S_ACTIVE && s_l4 == p_l4 && s_out == peer_out)
-#define SERVED (p_fenced -> ss == S_OWNER || s_node == DEAD || unprotected_move || (word_said && !word_heard) : \
+#define SERVED (p_fenced || p_silent -> ss == S_OWNER || s_node == DEAD || unprotected_move || p_node == KERNEL && word_said : \
     NOTHING_WAITS && (ps == P_OPEN || ps == P_ACTIVE) && (p_l4 | dropped) == UPTO(arrived) - 1)
 
 active proctype World() {
@@ -586,6 +693,12 @@ end:do
         if :: s_lease -> s_lease-- :: else fi;
         if :: p_hold -> p_hold-- :: else fi;
         age(p2s); age(s2p) }
+#if ISOLATED
+    :: atomic { !was_cut -> was_cut = true; p_cut = true; p_hear_lan() }
+    :: atomic { p_cut ->
+        p_cut = false;
+        if :: p_up && s_owner && s_epoch == p_epoch -> p_fence() :: else fi } /* claims are still fast (L7) */
+#endif
 #if CRASHES & 1
     :: atomic { !crashed -> crashed = true; p_node = DEAD; p_up = false; p_hello = false; empty_link(s2p) }
     :: atomic { !crashed -> crashed = true; p_node = KERNEL; p_up = false; p_hello = false; empty_link(s2p); p_drop_all() }
@@ -605,6 +718,9 @@ end:do
         }
     :: timeout ->
         MUST(I5, p_node == DEAD || SERVED);
+        /* A planned move loses nothing, what came to the old owner after it included. */
+        MUST(I6, !(was_planned && word_heard && ss == S_OWNER && !losses && !crashed) ||
+                 WITHIN(UPTO(arrived) - 1, s_l4 | dropped | refused));
         MUST(I1, p_node != RUNS || ps != P_ACTIVE || SAME_AT_REST);
         break
     od

@@ -31,8 +31,15 @@ SCENARIOS = {
     "secondary-dies": "IN=2 OUT=1 LEASES=1 CRASHES=2",
     # The link comes back: HELLO, a new epoch, a new snapshot.
     "epochs": "IN=1 OUT=1 GENERATIONS=2 LEASES=1 EPOCHS=2 LOSSES=1",
-    # The primary renounces over the link, which may be lost then.
-    "word": "IN=2 OUT=1 LEASES=1 WORD=1 LOSSES=1 REFUSALS=2",
+    # The primary loses link and LAN, and the LAN comes back first, or last.
+    "isolated": "IN=1 OUT=0 LEASES=1 EPOCHS=2 LOSSES=1 ISOLATED=1",
+    # The lease ends, and the primary is confirmed dead after that, or not.
+    "fencing": "IN=1 OUT=1 LEASES=1 CRASHES=1 LOSSES=1 FENCING=1",
+    # The primary renounces over the link, which may be lost then: it may come back.
+    "word": "IN=1 OUT=1 LEASES=1 WORD=1 LOSSES=1 REFUSALS=2",
+    "word-epochs": "IN=1 OUT=0 GENERATIONS=2 LEASES=1 WORD=2 EPOCHS=2 LOSSES=1",
+    # A planned move: drained, what waits is relayed.
+    "planned": "IN=2 OUT=1 LEASES=1 WORD=2",
 }
 # Every run of the model ends; without this, `timeout` in it would prove nothing about I5.
 ENDING = "IN=1 OUT=0 LEASES=1 EPOCHS=2 LOSSES=1 CRASHES=3 REFUSALS=1"
@@ -53,6 +60,9 @@ MUTANTS = {
     "NEVER_BY_LEASE": ("link", "I5"),
     "WORD_OVERTAKES": ("word", "I6"),
     "WORD_BEFORE_SILENCE": ("word", "I7"),
+    "WORD_WITHOUT_LEASE": ("word", "I7"),
+    "SPEAKS_AGAIN_AT_ONCE": ("word", "I7"),
+    "NO_RELAY": ("planned", "I6"),
     "OPEN_WITHOUT_VOID": ("primary-dies", "I7"),
     "VOID_IGNORED": ("primary-dies", "I7"),
     "TAKE_OVER_VOID": ("primary-dies", "I7"),
@@ -66,6 +76,9 @@ MUTANTS = {
     "NO_CLAIM": ("link", "I7"),
     "NO_DEADLINE": ("link", "I7"),
     "LAN_WORD_WITHOUT_VOID": ("link", "I7"),
+    "NO_EVIDENCE": ("isolated", "I7"),
+    "SPEAKS_UNASKED": ("isolated", "I7"),
+    "FENCE_UNCONFIRMED": ("fencing", "I7"),
     "STALE_LAN_WORD": ("epochs", "I7"),
     "SHADOW_OF_OLD_EPOCH": ("epochs", "I7"),
     "HELLO_KEEPS_SHADOW": ("epochs", "I7"),

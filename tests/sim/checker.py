@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 VOIDING_MAX_NS = 450_000_000
 """The lease's end opens whatever VOID does not."""
+SEEK_MAX_NS = 1300_000_000
+"""An owner that was silent also probes first, perhaps twice."""
 
 
 class Checker:
@@ -68,7 +70,7 @@ class Checker:
         """I3, I7: a segment reaches the wire."""
         session, other = packet.session, node.other
         service = session.service
-        if other.kernel.addresses[service] == OWNER and other.powered:
+        if other.powered and other.kernel.could_speak(service):
             raise ViolationError(f"I7: both nodes speak for service {service}")
         if node.kernel.flags(session) == SHADOW:
             raise ViolationError(f"I4: a shadow of session {session.number} speaks")
@@ -95,6 +97,29 @@ class Checker:
                 f"I7: node {prld.node.index} takes service {service} back that it has renounced"
             )
 
+    def relayed(self, shadow: "ShadowFlow", packet: Packet) -> None:
+        """I2, I6: what the old owner passes on comes in order; all of it while the link lasts."""
+        life = shadow.twin
+        at = life.relayed.index(packet.name)
+        if at < life.relayed_here or (at > life.relayed_here and not life.relay_cut):
+            raise ViolationError(f"I6: {shadow}: packet {packet.name} was relayed out of order")
+        life.relayed_here = at + 1
+
+    def moved(self, prld: "Prld", service: int) -> None:
+        """I6: COMMIT of a planned move: nothing is on its way that could be lost."""
+        for flow in prld.flows.values():
+            active = flow.core.state == self.world.core.lib.PRL_PRIMARY_ACTIVE
+            if not flow.is_primary or not active or flow.session.service != service:
+                continue
+            if flow.core.in_held.count or flow.core.out_held.count:
+                raise ViolationError(f"I6: {flow}: moved before it was drained")
+
+    def resumes(self, prld: "Prld", service: int) -> None:
+        """I7: who takes a service back that it gave away must be the only one who has it."""
+        other = prld.node.other
+        if other.powered and other.kernel.addresses[service] == OWNER:
+            raise ViolationError(f"I7: service {service} is taken back from its new owner")
+
     def taken_over(self, shadow: "ShadowFlow") -> None:
         """The shadow is the session from now on: nothing may be missing."""
         session, sock, life = shadow.session, shadow.sock, shadow.twin
@@ -119,7 +144,7 @@ class Checker:
             node.other.powered
             and session.number in kernel.socks
             and kernel.flags(session) != SHADOW
-            and kernel.addresses[session.service] == OWNER
+            and kernel.could_speak(session.service)
         ):
             raise ViolationError(f"I5: session {session.number} lives on the node that loses it")
 
@@ -139,7 +164,7 @@ class Checker:
         world = self.world
         everybody = all(node.powered and node.prld for node in world.nodes)
         for service, first in enumerate(world.first_owner):
-            owners = [n for n in world.nodes if n.powered and n.kernel.addresses[service] == OWNER]
+            owners = [n for n in world.nodes if n.powered and n.kernel.could_speak(service)]
             if everybody and len(owners) != 1:
                 raise ViolationError(
                     f"I5: service {service} of node {first} has {len(owners)} owners in the end"
@@ -159,7 +184,8 @@ class Checker:
         for flow in prld.flows.values():
             if flow.is_primary and flow.core.state == world.core.lib.PRL_PRIMARY_VOIDING:
                 waited_ns = world.now_ns - flow.since_ns  # type: ignore[union-attr]
-                if waited_ns > VOIDING_MAX_NS:
+                allowed_ns = SEEK_MAX_NS if prld.owner.silences else VOIDING_MAX_NS
+                if waited_ns > allowed_ns:
                     raise ViolationError(f"I5: {flow} still waits to open")
 
     def _goes_on(self, session: Session, *, everybody: bool) -> None:
@@ -176,7 +202,9 @@ class Checker:
         if world.policy_stop and not everybody:
             return  # it waits for the other node (L5)
         silent_ns = world.now_ns - session.progress_ns
-        if silent_ns > world.stall_max_ns:
+        was_silent = node.prld is not None and node.prld.owner.silences
+        allowed_ns = SEEK_MAX_NS if was_silent and not everybody else world.stall_max_ns
+        if silent_ns > allowed_ns:
             raise ViolationError(
                 f"I5: session {session.number} makes no progress since {silent_ns / 1e6:.0f} ms"
             )

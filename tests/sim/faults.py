@@ -12,12 +12,13 @@ KINDS = (
     "delay", "cut", "cut one way", "cut one way", "pause", "pause", "stall in a pass",
     "stall at the decision", "prld killed", "power off", "LAN silent", "slow reader",
     "slow reader", "connection reset", "takeover requested", "renounce", "flow given up",
-    "both paused",
+    "both paused", "both cut", "both cut", "LAN of one cut",
+    "switchover", "switchover", "switchover",
 )  # fmt: skip
 
 
 class Faults:
-    """The plan of one seed. LAN and link are never cut at once (L6 is the owner's own affair)."""
+    """The plan of one seed."""
 
     def __init__(self, world: "World") -> None:
         self.world = world
@@ -45,8 +46,19 @@ class Faults:
     # -- networks
 
     def _lan_cut(self, _node: "Node", for_ns: int) -> None:
-        self.world.lan_cut = True
-        self._later(for_ns, self.world, "lan_cut", False)
+        for node in self.world.nodes:
+            node.lan_cut = True
+            self.world.at(self.world.now_ns + for_ns, node.mend_lan)
+
+    def _lan_of_one_cut(self, node: "Node", for_ns: int) -> None:
+        node.lan_cut = True
+        self.world.at(self.world.now_ns + for_ns, node.mend_lan)
+
+    def _both_cut(self, node: "Node", for_ns: int) -> None:
+        """Of one node; either is back first."""
+        node.lan_cut = True
+        self._cut(node, int(for_ns * (0.5 + self.world.random.random())))
+        self.world.at(self.world.now_ns + for_ns, node.mend_lan)
 
     def _lan_silent(self, _node: "Node", for_ns: int) -> None:
         self._later(for_ns, self.world, "lan_loss", self.world.lan_loss)
@@ -87,6 +99,8 @@ class Faults:
         node.stall, node.stall_silent = (3, for_ns), True
 
     def _prld_killed(self, node: "Node", for_ns: int) -> None:
+        if node.lan_cut:
+            return  # README.md: what is left out
         node.kill_prld()
         self.world.at(self.world.now_ns + for_ns, self._restart_prld, node)
 
@@ -110,6 +124,22 @@ class Faults:
                 if self.world.random.random() < 0.4:  # … to somebody who does not hear it now
                     node.other.pause(for_ns)
                     self._lan_silent(node, for_ns)
+            node.wake()
+
+    def _switchover(self, node: "Node", for_ns: int) -> None:
+        world, chance = self.world, self.world.random
+        if node.runs and node.prld:
+            service = chance.randrange(len(world.first_owner))
+            if node.prld.switchover(service, forced=chance.random() < 0.2):
+                world.count("switchover asked for")
+                if chance.random() < 0.5:  # … and something goes wrong in the middle of it
+                    kind = chance.choice(
+                        ("pause", "cut", "connection reset", "cut one way", "delay", "power off",
+                         "prld killed", "stall in a pass")
+                    )  # fmt: skip
+                    after_ns = int(chance.random() * 10 * world.latency_base_ns)
+                    strike = getattr(self, "_" + kind.replace(" ", "_"))
+                    world.at(world.now_ns + after_ns, strike, chance.choice(world.nodes), for_ns)
             node.wake()
 
     def _flow_given_up(self, node: "Node", _for_ns: int) -> None:
@@ -153,9 +183,11 @@ class Faults:
     def _heal_all(self) -> None:
         """From now on nothing new goes wrong, and all that can be is put right."""
         world = self.world
-        world.lan_cut, self.delay_ns, world.memory_short = False, 0, 0.0
+        self.delay_ns, world.memory_short = 0, 0.0
         world.setup_fails, world.lan_loss = 0.0, 0.0
         world.heal_link()
+        for node in world.nodes:
+            node.mend_lan()
         for node in world.nodes:
             node.stall, node.stall_silent = None, False
             node.resume(node.prld)

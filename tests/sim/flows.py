@@ -30,6 +30,11 @@ class Life:
     accepted: list[int] = field(default_factory=list)
     flushed: bool = False
     confirmed: bool = False
+    relayed: list[int] = field(default_factory=list)
+    """Input that the old owner passed on after a move; the new one got a prefix of it."""
+    relayed_here: int = 0
+    relay_cut: bool = False
+    """The link was lost meanwhile, with what was on its way."""
 
 
 class PrimaryFlow:
@@ -208,9 +213,15 @@ class PrimaryFlow:
         if self.prld.world.trace is not None:
             self.prld.world.note(f"{self} state {self.core.state} reason {action.reason}")
 
+    def _relay(self, action: Any) -> None:
+        packet = self.prld.world.packets[action.hold.frame]
+        self.life.relayed.append(packet.name)
+        self.prld.send(self.prld.lib.PRL_MSG_RELAY, self.handle, data=packet)
+        self.prld.world.count("relayed")
+
     _does: ClassVar = {
         1: _replicate, 2: _output, 3: _release_input, 4: _release_output, 5: _drop, 6: _commit,
-        7: _send_void, 8: _state, 9: _send_active,
+        7: _send_void, 8: _state, 9: _send_active, 10: _relay,
     }  # fmt: skip
     """By PRL_DO_*, which every core shares (the enum of core/primary.h)."""
 
@@ -231,7 +242,7 @@ class PrimaryFlow:
         """The packets that wait. Raises ViolationError when the counters do not add up."""
         core = self.core
         waiting = (
-            core.in_pending.count + core.in_held.count
+            core.in_pending.count + core.in_held.count + core.relayed.count
             + core.out_pending.count + core.out_held.count
         )  # fmt: skip
         counters = core.counters
@@ -259,6 +270,10 @@ class ShadowFlow:
             sock.edge & MASK, 1,
         )  # fmt: skip
         self.core.nack_retry = prld.limits.nack_retry
+        self.relaying = False
+        self.waiting: list[Packet] = []
+        self.relay_next = 0
+        self.in_end = self.last_direct_ns = 0
         base = prld.world.number_base
         if base:
             self.core.in_next = self.core.out_next = base
@@ -301,6 +316,7 @@ class ShadowFlow:
         prld.dirty.add(self)
         if is_input:
             self.twin.accepted.append(packet.name)
+            self.in_end = max(self.in_end, packet.end)
             self.sock.receive(packet)
             return
         if packet.rst:

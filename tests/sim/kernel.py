@@ -9,9 +9,11 @@ from tests.sim.tcp import SEGMENT_MAX, Packet, Session, Sock
 if TYPE_CHECKING:
     from tests.sim.world import Node
 
-NONE, STANDBY, OWNER, FENCED = range(4)
-PASS, HOLD, ACTIVE, SHADOW = range(4)
-"""A flow's packets pass, wait in prld (SETUP, VOIDING), are replicated; or it is a shadow."""
+NONE, STANDBY, OWNER, FENCED, LEAVING = range(5)
+PASS, HOLD, ACTIVE, SHADOW, RELAY = range(5)
+"""A flow's packets pass, wait in prld (SETUP, VOIDING, MOVED), are replicated; or it is a shadow;
+or its input alone goes through prld, for it has just moved here.
+"""
 STALE_NS = 200 * MS
 
 
@@ -33,17 +35,21 @@ class Kernel:
         self.addresses = [NONE] * services
         self.first_by_ns = [0] * services
         self.spoken = [False] * services
+        self.claimed = [False] * services
         self.flows: dict[int, FlowState] = {}
         self.socks: dict[int, Sock] = {}
         self.heartbeat_ns = self.open_at_ns = 0
         self.bypassed = False
         self.policy_stop = False
+        self.silent_mask = 0
+        self.watch = False
+        self.lan_first_ns = self.lan_seen_ns = self.word_ns = 0
 
     def set_address(self, service: int, state: int, first_by_ns: int = 0) -> None:
         """Write the address table."""
         self.addresses[service] = state
         self.first_by_ns[service], self.spoken[service] = first_by_ns, False
-        if state == OWNER:
+        if state == OWNER and not self.node.lan_cut:
             self.world.route[service] = self.node.index
 
     def flow(self, session: Session) -> FlowState:
@@ -63,9 +69,11 @@ class Kernel:
     def frame(self, packet: Packet) -> None:
         """XDP: a frame of the peer's."""
         session = packet.session
-        if self.addresses[session.service] != OWNER:
-            return
+        state = self.addresses[session.service]
         flags = self.flags(session)
+        if state != OWNER and (state != LEAVING or flags == PASS):
+            self.world.count("input of a silent node dropped")
+            return
         if flags == PASS:
             self.receive(packet)
         elif flags == SHADOW:
@@ -133,24 +141,48 @@ class Kernel:
         else:
             self.world.count("hold device full")
 
-    def may_speak(self, service: int) -> bool:
-        """The first word of a new owner, a claim or a segment, comes within the lease (L2)."""
-        if self.spoken[service]:
-            return True
+    def hear_lan(self) -> None:
+        """A frame of somebody else's on the LAN (L6)."""
+        if self.watch:
+            self.lan_seen_ns = self.node.clock_ns()
+            self.lan_first_ns = self.lan_first_ns or self.lan_seen_ns
+
+    def could_speak(self, service: int) -> bool:
+        """Whether a segment would leave now, and reach the LAN."""
         first_by_ns = self.first_by_ns[service]
-        if first_by_ns and self.node.clock_ns() >= first_by_ns:
+        in_time = self.node.clock_ns() <= first_by_ns or (
+            self.spoken[service] and 0 < self.lan_first_ns <= first_by_ns
+        )
+        return (
+            self.addresses[service] == OWNER
+            and (self._works() or self.bypassed)
+            and not self.silent_mask >> service & 1
+            and not self.node.lan_cut
+            and (not first_by_ns or self.word_ns > first_by_ns or in_time)
+        )
+
+    def may_speak(self, service: int) -> bool:
+        """The first word of a new owner comes within the lease (L2), and the LAN is heard (L6)."""
+        if self.silent_mask >> service & 1:
+            return False
+        first_by_ns = self.first_by_ns[service]
+        if not first_by_ns or self.word_ns > first_by_ns:
+            return True
+        if self.node.clock_ns() <= first_by_ns:
+            self.spoken[service] = True
+            return True
+        if not self.spoken[service]:
             self.world.count("first emission came too late")
             self.addresses[service] = FENCED
             return False
-        self.spoken[service] = True
-        return True
+        return 0 < self.lan_first_ns <= first_by_ns
 
     def emit(self, packet: Packet) -> None:
         """The wire, with the newest ack and window."""
         service, node = packet.session.service, self.node
         if self.addresses[service] != OWNER:
             return
-        if not self.may_speak(service):
+        if not self.may_speak(service) or node.lan_cut:
             return
         sock = self.socks[packet.session.number]
         limit = self.flow(packet.session).limit

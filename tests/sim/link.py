@@ -13,14 +13,15 @@ class Message:
     """One message of the link; ``data`` is what its data element stands for."""
 
     __slots__ = (
-        "bits", "data", "echo_ns", "flags", "generation", "handle", "reason", "sent_ns", "seq",
-        "service", "space", "tcp_seq", "type",
+        "bits", "data", "echo_ns", "flags", "flows", "generation", "handle", "move", "phase",
+        "reason", "sent_ns", "seq", "service", "space", "tcp_seq", "type",
     )  # fmt: skip
 
     def __init__(self, kind: int, handle: int = 0, **fields: Any) -> None:
         self.type, self.handle = kind, handle
         self.seq = self.space = self.tcp_seq = self.generation = self.reason = self.bits = 0
         self.sent_ns = self.echo_ns = self.flags = self.service = 0
+        self.move = self.flows = self.phase = 0
         self.data: Any = None
         for name, value in fields.items():
             setattr(self, name, value)
@@ -36,6 +37,7 @@ class Codec:
         self._out = self._ffi.new("uint8_t[256]")
         self._with_data = {
             core.lib.PRL_MSG_REPLICATE, core.lib.PRL_MSG_OUTPUT, core.lib.PRL_MSG_SETUP,
+            core.lib.PRL_MSG_RELAY,
         }  # fmt: skip
 
     def encode(self, message: Message) -> bytes:
@@ -43,7 +45,10 @@ class Codec:
         self._objects.append(message.data)
         data = self._ffi.new("uint8_t[]", (len(self._objects) - 1).to_bytes(8, "big"))
         msg = self._ffi.new("struct prl_msg *")
-        for name in ("type", "handle", "seq", "generation", "service", "reason", "bits"):
+        for name in (
+            "type", "handle", "seq", "generation", "service", "reason", "bits", "move", "flows",
+            "phase",
+        ):  # fmt: skip
             setattr(msg, name, getattr(message, name))
         msg.space, msg.tcp_seq = message.space & MASK, message.tcp_seq & MASK
         msg.sent_ns, msg.echo_ns, msg.lease_flags = message.sent_ns, message.echo_ns, message.flags
@@ -83,7 +88,7 @@ class Codec:
         message = Message(msg.type, msg.handle)
         for name in (
             "seq", "space", "tcp_seq", "generation", "reason", "bits", "sent_ns", "echo_ns",
-            "service",
+            "service", "move", "flows", "phase",
         ):  # fmt: skip
             setattr(message, name, int(getattr(msg, name)))
         message.flags = int(msg.lease_flags)

@@ -12,7 +12,7 @@ from tests.sim.core import Core
 
 ROOT = Path(__file__).parent.parent.parent
 HEADERS = ("core/serial.h", "core/hold.h", "core/primary.h", "core/secondary.h",
-           "core/ownership.h", "wire.h")  # fmt: skip
+           "core/ownership.h", "core/switchover.h", "wire.h")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +84,13 @@ MUTANTS = (
         "owner->first_by_ns = first_by_ns == UINT64_MAX ? 0 : first_by_ns;",
         "owner->first_by_ns = first_by_ns == UINT64_MAX ? 0 : 0;",
         ("stall at the decision",),
+    ),
+    Mutant(
+        "an owner that has lost link and LAN is not silent",
+        "core/ownership.c",
+        "        return fall_silent(owner, PRL_SILENCE_NO_LAN, now_ns);",
+        "        return 0;",
+        ("both cut",),
     ),
 )
 

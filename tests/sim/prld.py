@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 from prl.daemon.hello import ServiceState, settle
 from tests.sim.core import MASK, MS
 from tests.sim.flows import PrimaryFlow, ShadowFlow, ways_out
-from tests.sim.kernel import FENCED, NONE, OWNER, PASS, SHADOW, STANDBY
+from tests.sim.kernel import FENCED, NONE, OWNER, PASS, RELAY, SHADOW, STANDBY
 from tests.sim.link import EOF, Connection, Message
+from tests.sim.moves import Moves
 from tests.sim.tcp import Packet, Session
 
 if TYPE_CHECKING:
@@ -17,6 +18,8 @@ LEASE_MS, SUSPECT_MS, LATE_MS, TAKEOVER_MS, HOLD_MS = 20, 100, 60, 300, 400
 FLOWS_TICK_NS = 5 * MS
 NAMES = ("re0", "re1")
 STAGES = 5
+CLAIMS = 25
+PROBES, PROBE_NS = 3, 100 * MS
 ACCOUNTS_EVERY = 4
 """Passes between two audits of the counters; one more comes at the end."""
 
@@ -65,6 +68,7 @@ class Prld:
         self.link_rx: deque[Message | None] = deque()
         self.lan_rx: deque[tuple[str, int]] = deque()
         self.next_tick_ns = 0
+        self.moves = Moves(self)
         self._on = {
             self.lib.PRL_MSG_HELLO: self._on_hello,
             self.lib.PRL_MSG_LEASE: self._on_lease,
@@ -77,9 +81,15 @@ class Prld:
             self.lib.PRL_MSG_SETUP_DONE: self._on_setup_done,
             self.lib.PRL_MSG_VOID: self._on_void,
             self.lib.PRL_MSG_VOID_ACK: self._on_void_ack,
-            self.lib.PRL_MSG_RENOUNCE: self._on_renounce,
+            self.lib.PRL_MSG_SWITCHOVER: self.moves.message,
+            self.lib.PRL_MSG_RELAY: self.moves.relayed,
         }
         self._owner_does = (
+            (self.lib.PRL_OWNER_DO_SILENCE, self._fall_silent),
+            (self.lib.PRL_OWNER_DO_SPEAK, self._set_silence),
+            (self.lib.PRL_OWNER_DO_EXPIRE, lambda: self.world.count("shadows expired")),
+            (self.lib.PRL_OWNER_DO_ASK, self._ask),
+            (self.lib.PRL_OWNER_DO_HAND_OVER, self.moves.hand_over),
             (self.lib.PRL_OWNER_DO_LEASE, self._lease),
             (self.lib.PRL_OWNER_DO_FAIL_FLOWS, self._fail_flows),
             (self.lib.PRL_OWNER_DO_VOID_SHADOWS, self._void_shadows),
@@ -90,6 +100,10 @@ class Prld:
         )
         node.kernel.heartbeat_ns = self.now_ns
         node.kernel.bypassed = False
+        node.kernel.silent_mask, node.kernel.watch = 0, False
+        self.proof_awaited = False
+        self.claims: dict[int, int] = {}
+        """Services that were taken over since the link was last up; how often they were claimed."""
         node.kernel.policy_stop = bool(world.policy_stop)
         for service in range(len(world.first_owner)):
             node.kernel.set_address(service, NONE)  # silent from the first moment (L9)
@@ -118,6 +132,7 @@ class Prld:
         node = self.node
         if stage == 0:
             self.now_ns = node.clock_ns()
+            self.own("woke")
             node.kernel.heartbeat_ns = self.now_ns
             self.world.passes += 1
         for number in range(stage, STAGES):
@@ -137,6 +152,7 @@ class Prld:
         elif number == 1:
             while self.link_rx and self.connection is not None:
                 self._message(self.link_rx.popleft())
+            self.moves.run_pass()
             if self.dirty:
                 self._flush_acks()
         elif number == 2:
@@ -152,7 +168,9 @@ class Prld:
             while queue:
                 flow = self.flows.get(queue[0].session.number)
                 if not isinstance(flow, PrimaryFlow):
-                    queue.popleft()
+                    packet = queue.popleft()
+                    if isinstance(flow, ShadowFlow) and flow.relaying and not is_output:
+                        self.moves.direct(flow, packet)
                     continue
                 if not self._has_room():
                     self.world.count("no room in the link")
@@ -162,10 +180,12 @@ class Prld:
                         queue.popleft()
                         continue
                 flow.packet(queue.popleft(), output=is_output)
+                if flow.core.state == self.lib.PRL_PRIMARY_MOVED:
+                    self.moves.still_comes(flow)
 
     def next_ns(self) -> int:
         """When the loop has something to do by itself."""
-        at = int(self.owner.last_lease_sent_ns) + LEASE_MS * MS
+        at = int(self.lib.prl_owner_next_ns(self.owner))
         for flow in self.flows.values():
             if flow.is_primary:
                 at = min(at, self.lib.prl_primary_deadline(flow.core))
@@ -173,7 +193,7 @@ class Prld:
                     at = min(at, self.next_tick_ns)
             elif flow.sock.slow or flow.sock.edge > flow.sock.edge_told:
                 at = min(at, self.next_tick_ns)
-        if self.dirty:
+        if self.dirty or self.moves.busy:
             at = min(at, self.now_ns + MS)
         return max(at, self.now_ns + MS // 10)
 
@@ -197,6 +217,7 @@ class Prld:
         for flow in list(self.flows.values()):
             if not flow.is_primary:
                 flow.tell_space()  # type: ignore[union-attr]
+                self.moves.settle(flow)  # type: ignore[arg-type]
                 flow.sock.edge_told = flow.sock.edge
                 continue
             assert isinstance(flow, PrimaryFlow)
@@ -220,6 +241,111 @@ class Prld:
         for bit, do in self._owner_does:
             if todo & bit:
                 do()
+
+    # -- evidence, L6
+
+    def _watch_lan(self) -> None:
+        kernel, lib = self.node.kernel, self.lib
+        if self.proof_awaited and not self.owner.proof_by_ns and not self.owner.silence:
+            self.proof_awaited = False
+            kernel.word_ns = int(self.owner.first_by_ns) + 1
+        watch = bool(lib.prl_owner_watches(self.owner))
+        if watch and not kernel.watch:
+            kernel.lan_first_ns = 0
+        kernel.watch = watch
+        if watch:
+            lib.prl_owner_frame(self.owner, kernel.lan_first_ns)
+            lib.prl_owner_frame(self.owner, kernel.lan_seen_ns)
+
+    def _ask(self) -> None:
+        """Somebody on the LAN answers, if it is there."""
+        node = self.node
+
+        def answered() -> None:
+            if node.powered and not node.lan_cut:
+                node.kernel.hear_lan()
+
+        if not node.lan_cut:
+            self.world.at(self.world.now_ns + MS // 2, answered)
+
+    def _fall_silent(self) -> None:
+        self.world.count("silent")
+        self._set_silence()
+        if self.owner.silence != self.lib.PRL_SILENCE_STOP:
+            self.world.at(self.world.now_ns + self.world.seek_ns(), self._seek)
+
+    def _set_silence(self) -> None:
+        kernel = self.node.kernel
+        kernel.silent_mask = int(self.owner.silent_mask)
+        if not kernel.silent_mask:
+            kernel.word_ns = max(kernel.word_ns, self.node.clock_ns())
+            self.world.count("speaks again")
+            self.world.note(f"  (node {self.node.index})")
+            for service, state in enumerate(kernel.addresses):
+                if state == OWNER:
+                    self.node.claim(service)
+            self._notice_lost()
+
+    def _seek(self) -> None:
+        """Probes: sent now, judged when an answer would have come."""
+        node, world = self.node, self.world
+        if node.prld is not self or not self.owner.silence:
+            return
+        probed_ns = node.clock_ns()
+        answered: list[int] = []
+        mine = [s for s in range(len(world.first_owner)) if self.owner.state[s] == OWNER]
+
+        def probe() -> None:
+            answered.extend(s for s in mine if self._is_answered(s))
+
+        def judge() -> None:
+            if node.prld is not self or not self.owner.silence:
+                return
+            if node.runs and not answered:
+                self.now_ns = node.clock_ns()
+                self._watch_lan()
+                self._notice_fencing()
+                self.own_unanswered(probed_ns)
+                node.wake()
+            world.at(world.now_ns + world.seek_ns(), self._seek)
+
+        for number in range(PROBES):
+            world.at(world.now_ns + number * PROBE_NS, probe)
+        world.at(world.now_ns + PROBES * PROBE_NS, judge)
+
+    def _is_answered(self, service: int) -> bool:
+        other = self.node.other
+        reachable = not self.node.lan_cut and not other.lan_cut and other.powered
+        return reachable and other.kernel.could_speak(service)
+
+    def own_unanswered(self, probed_ns: int) -> None:
+        """prl_dp_unanswered()."""
+        self.owner_do(self.lib.prl_owner_unanswered(self.owner, probed_ns, self.now_ns))
+
+    def _notice_lost(self) -> None:
+        """Sessions that the other node took over and served, and that are gone with it."""
+        for session in self.world.sessions:
+            sock = self.node.kernel.socks.get(session.number)
+            if sock is None or session.over or self.owner.state[session.service] != OWNER:
+                continue
+            if session.rcv_nxt > sock.snd_nxt or session.snd_una > sock.rcv_nxt:
+                session.over = "lost"
+                self.world.count("session lost with the node that had taken it over")
+
+    # -- claims, L7
+
+    def _claim(self, service: int) -> None:
+        """Every tick for half a second, then every tenth."""
+        if self.owner.state[service] == OWNER:
+            if self.claims[service] < CLAIMS or self.claims[service] % 10 == 0:
+                self.node.claim(service)
+            self.claims[service] += 1
+
+    def claim_again(self) -> None:
+        """A LAN has come back while claims are fast."""
+        for service, claims in self.claims.items():
+            if claims < CLAIMS and self.owner.state[service] == OWNER:
+                self.node.claim(service)
 
     def _lease(self) -> None:
         lib, lease = self.lib, self.lease
@@ -256,14 +382,18 @@ class Prld:
 
     def _owner_tick(self) -> None:
         kernel = self.node.kernel
-        if self.now_ns < self.owner.last_lease_sent_ns + LEASE_MS * MS:
+        if self.now_ns < int(self.lib.prl_owner_next_ns(self.owner)):
             return
+        self._watch_lan()
         todo = self.lib.prl_owner_tick(self.owner, self.now_ns)
         if kernel.bypassed:
             self._every_primary(self.lib.prl_primary_fail, self.lib.PRL_REASON_TIMEOUT, self.up)
             self._every_primary(self.lib.prl_primary_void_done)
             kernel.bypassed = False
         self.owner_do(todo)
+        self._watch_lan()
+        for service in self.claims:
+            self._claim(service)
         kernel.open_at_ns = int(self.lib.prl_owner_open_at_ns(self.owner))
         if todo & self.lib.PRL_OWNER_DO_LEASE:
             self._notice_fencing()
@@ -277,9 +407,12 @@ class Prld:
     def set_service(self, service: int, state: int) -> None:
         """prl_dp_service_set()."""
         self.lib.prl_owner_set_state(self.owner, service, state)
+        if state == OWNER:
+            self.lib.prl_owner_frame(self.owner, self.now_ns)
         self.node.kernel.set_address(service, state)
         if state != OWNER:
             self._fence(service)
+            self._end_ghosts(service, all_of_it=state == STANDBY)
             return
         for session in self.world.sessions:
             if session.service == service and not session.over:
@@ -291,6 +424,18 @@ class Prld:
                 flow.event(self.lib.prl_primary_fence)  # type: ignore[union-attr]
                 self._forget(flow)
                 self.node.kernel.socks.pop(flow.session.number, None)  # L8, silently
+
+    def _end_ghosts(self, service: int, *, all_of_it: bool) -> None:
+        """It goes on elsewhere: what was taken over here, or all that is left of it (L8)."""
+        for session in self.world.sessions:
+            if session.service != service or self.node.kernel.flags(session) == SHADOW:
+                continue
+            flow = self.flows.get(session.number)
+            if flow is not None and flow.core.state == self.lib.PRL_SECONDARY_OWNER:
+                self._forget(flow)
+            elif not all_of_it:
+                continue
+            self.node.kernel.socks.pop(session.number, None)
 
     def _forget(self, flow: PrimaryFlow | ShadowFlow) -> None:
         del self.flows[flow.session.number]
@@ -308,12 +453,16 @@ class Prld:
         for service in range(len(world.first_owner)):
             if not mask >> service & 1:
                 continue
+            self.moves.resolve(service, taken=False)  # the operator's word, while it was in doubt
             world.checker.takes(self, service)
             world.count("takeover")
             world.note(f"node {self.node.index} takes service {service}")
             self.terms[service] += 1
+            kernel.lan_first_ns, kernel.watch = 0, True
+            self.proof_awaited = first_by_ns != 0
             kernel.set_address(service, OWNER, first_by_ns)
             self.node.claim(service)
+            self.claims[service] = 1
             for session in world.sessions:
                 if session.service != service or session.over:
                     continue
@@ -331,7 +480,8 @@ class Prld:
             return
         world.checker.taken_over(shadow)
         world.count("session taken over")
-        kernel.flow(session).flags = PASS
+        kernel.flow(session).flags = RELAY if shadow.relaying else PASS
+        shadow.relay_next = max(shadow.sock.rcv_nxt, shadow.in_end)
         kernel.flow(session).limit = None
         shadow.sock.progress_ns = 0
         session.heard.clear()
@@ -383,6 +533,7 @@ class Prld:
         connection.close(self.node.index)
         self.world.count("link lost")
         if was_up:
+            self.moves.link_down()
             self.own("link_down")
 
     def describe(self) -> tuple[ServiceState, ...]:
@@ -393,6 +544,8 @@ class Prld:
                 name=str(number), addresses=[], owner=NAMES[first],
                 state=int(self.owner.state[number]), term=self.terms[number],
                 sessions=self._sessions(number),
+                silent=(1 + int(self.owner.unheard)) * (int(self.owner.silent_mask) >> number & 1),
+                given=self.moves.is_given(number),
             )
             for number, first in enumerate(self.world.first_owner)
         )  # fmt: skip
@@ -425,7 +578,9 @@ class Prld:
         for service, (own, other) in enumerate(zip(said, message.data, strict=True)):
             state, term = settle(own, other, NAMES[self.node.index])
             self.terms[service] = term
-            if state == own.state:
+            if own.given:
+                self.moves.resolve(service, taken=state != OWNER)
+            if own.given or state == own.state:
                 continue
             if state == OWNER and own.state == STANDBY and self._request(service):
                 continue
@@ -448,10 +603,9 @@ class Prld:
 
     def start_alone(self) -> None:
         """Nobody was heard: the configured owner takes what nobody answers for."""
-        other = self.node.other
         for service, first in enumerate(self.world.first_owner):
-            answers = other.powered and other.kernel.addresses[service] == OWNER
-            free = self.owner.state[service] == NONE and not answers
+            free = self.owner.state[service] == NONE and not self._is_answered(service)
+            free = free and not self.node.lan_cut
             if first == self.node.index and not self.settled and free:
                 self.terms[service] += 1
                 self.set_service(service, OWNER)
@@ -486,11 +640,8 @@ class Prld:
         self._on[message.type](message)
 
     def _on_lease(self, message: Message) -> None:
+        self.claims.clear()  # it has read our HELLO
         self.own("lease", message.sent_ns, message.echo_ns, message.flags)
-
-    def _on_renounce(self, message: Message) -> None:
-        self.given.discard(message.service)
-        self.owner_do(self.lib.prl_owner_renounced(self.owner, message.service, self.now_ns))
 
     def _primary(self, handle: int) -> PrimaryFlow | None:
         flow = self.by_handle.get(handle)
@@ -597,13 +748,14 @@ class Prld:
             return  # only an established connection is cloned
         if self.owner.state[session.service] != OWNER or kernel.addresses[session.service] != OWNER:
             return
+        self.moves.disturbed(session.service)
         flow = self.flows.get(session.number)
         if isinstance(flow, PrimaryFlow):
             if flow.core.state != lib.PRL_PRIMARY_OPEN or flow.retry_at_ns > self.world.now_ns:
                 return
         else:
             if flow is not None:
-                if flow.core.state != lib.PRL_SECONDARY_OWNER:
+                if flow.core.state != lib.PRL_SECONDARY_OWNER or flow.relaying:
                     return
                 self._forget(flow)
             handle = self.node.index << 31 | self.next_handle
@@ -615,7 +767,7 @@ class Prld:
         flow.open()
 
     def renounce(self, service: int) -> bool:
-        """prl_dp_renounce(): silent first, then the word."""
+        """prl_dp_renounce(), as for an application that died."""
         lib = self.lib
         flows = [f for f in self.flows.values() if f.session.service == service]
         if not (self.up and flows and self.owner.state[service] == OWNER) or not all(
@@ -623,12 +775,12 @@ class Prld:
         ):
             return False
         self.now_ns = self.node.clock_ns()
-        lib.prl_owner_give(self.owner, service)
-        self.given.add(service)
-        self.node.kernel.set_address(service, STANDBY)
-        self._fence(service)
-        self.send(lib.PRL_MSG_RENOUNCE, service=service)
-        return True
+        return self.moves.give(service)
+
+    def switchover(self, service: int, *, forced: bool) -> bool:
+        """prl_dp_switchover()."""
+        self.now_ns = self.node.clock_ns()
+        return self.moves.request(service, forced=forced)
 
     def request_fail(self, session: Session) -> None:
         """`prlctl flow del`, or the control plane gives up."""

@@ -23,7 +23,9 @@ REACHED = (
     "dropped_full", "dropped_space", "link ring full", "receive ring full", "no hold entry",
     "setup refused", "setup answer lost", "output sent again", "input sent again", "fin", "rst",
     "restarted", "prld restarted", "handle reused in a new epoch", "takeover on request",
-    "too late to take over", "started alone",
+    "too late to take over", "started alone", "silent", "speaks again", "shadows expired",
+    "moved", "move undone", "move in doubt", "handed over for want of a LAN",
+    "move resumed", "relayed", "relayed after the claim", "moved by a probe", "word too late",
 )  # fmt: skip
 
 

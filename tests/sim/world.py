@@ -9,7 +9,7 @@ from typing import Any
 from tests.sim.checker import Checker
 from tests.sim.core import MS, NEVER, Core
 from tests.sim.faults import KINDS, Faults
-from tests.sim.kernel import FENCED, OWNER, PASS, SHADOW, Kernel
+from tests.sim.kernel import FENCED, LEAVING, OWNER, PASS, SHADOW, Kernel
 from tests.sim.link import Codec, Connection
 from tests.sim.prld import SUSPECT_MS, Prld
 from tests.sim.tcp import BURST_MAX, RTO_NS, SEGMENT_MAX, Packet, Session, Sock
@@ -32,6 +32,7 @@ class Node:
         self.rate = 1.0
         self.offset_ns = 0
         self.powered = True
+        self.lan_cut = False
         self.kernel: Kernel = None  # type: ignore[assignment]
         self.prld: Prld | None = None
         self.last_flows: dict[int, Any] = {}
@@ -108,14 +109,31 @@ class Node:
             self.stalled = False
             prld.run_pass(self._rest)
 
+    def mend_lan(self) -> None:
+        """The LAN is back. A new owner's claims are still fast, or prld is silent by now (L6)."""
+        self.lan_cut = False
+        for node in self.world.nodes:
+            if node.powered and node.prld is not None and node.runs:
+                node.prld.claim_again()
+        for service in range(len(self.world.first_owner)):  # the peers ask who has it
+            speakers = [n for n in self.world.nodes if n.powered and n.kernel.could_speak(service)]
+            if len(speakers) == 1:
+                self.world.route[service] = speakers[0].index
+
     def claim(self, service: int) -> None:
         """L7: the claim carries the token and fences the other kernel at once."""
         kernel = self.other.kernel
-        if not self.kernel.may_speak(service):
+        if not self.kernel.may_speak(service) or self.lan_cut:
             return
-        if self.other.powered and kernel.addresses[service] == OWNER:
-            kernel.addresses[service] = FENCED
+        self.world.route[service] = self.index
+        if self.other.lan_cut:
+            return
+        if self.other.powered and kernel.addresses[service] in (OWNER, LEAVING):
+            kernel.claimed[service] = True
+            if kernel.addresses[service] == OWNER:
+                kernel.addresses[service] = FENCED
             self.world.count("claim obeyed")
+            self.world.note(f"  (by node {self.other.index})")
 
     # -- life and death
 
@@ -130,7 +148,10 @@ class Node:
         for flow in self.kernel.flows.values():
             flow.flags, flow.limit = PASS, None
         for session in self.world.sessions:  # what was fenced is ended behind the silence (L8)
-            if self.kernel.addresses[session.service] == FENCED:
+            if self.kernel.addresses[session.service] == FENCED or (
+                self.kernel.addresses[session.service] == LEAVING
+                and self.kernel.claimed[session.service]
+            ):
                 self.kernel.socks.pop(session.number, None)
         self.paused_until_ns, self.stalled, self.stall = 0, False, None
         self.pass_at_ns = NEVER
@@ -189,7 +210,6 @@ class World:
         self.first_owner = (0, 1) if chance.random() < 0.6 else (0,)
         self.route = list(self.first_owner)
         self.cut = [False, False]
-        self.lan_cut = False
         self.latency_base_ns = chance.choice([MS // 5, MS // 5, MS, 4 * MS, 12 * MS])
         self.lan_loss = chance.choice([0.0, 0.0, 0.3, 1.0])
         self.lazy_ns = chance.choice([MS // 5, MS, 2 * MS])
@@ -269,6 +289,10 @@ class World:
         """How long the control plane waits before it protects a session again."""
         return int((5 + 60 * self.random.random()) * MS)
 
+    def seek_ns(self) -> int:
+        """How long a silent owner waits before it probes (again)."""
+        return int((10 + 60 * self.random.random()) * MS)
+
     def used_handle(self, handle: int) -> None:
         """Handles are never reused within an epoch, but may be in a later one."""
         before = self._handles.get(handle)
@@ -281,12 +305,13 @@ class World:
 
     def lan(self, sender: Node, what: str, epoch: int) -> None:
         """A LAN heartbeat or renounce; heartbeats and their like may be lost."""
-        if self.lan_cut or self.random.random() < self.lan_loss:
-            return
         receiver = sender.other
+        if sender.lan_cut or receiver.lan_cut or self.random.random() < self.lan_loss:
+            return
         delay_ns = int(self.random.random() * 4 * MS)
 
         def arrive() -> None:
+            receiver.kernel.hear_lan()
             if receiver.prld is not None:
                 receiver.prld.lan_rx.append((what, epoch))
                 receiver.wake()
@@ -384,10 +409,11 @@ class World:
         fin = session.fin_sent and end == session.snd_nxt and end > seq
         packet = Packet(self.name(), session, seq, end, session.rcv_nxt, fin=fin)
         delay_ns = int(self.random.random() * self.jitter_ns)
+        node = self.nodes[self.route[session.service]]  # as the peer knows it when it sends
 
         def arrive() -> None:
-            node = self.nodes[self.route[session.service]]
-            if node.powered and not self.lan_cut:
+            if node.powered and not node.lan_cut:
+                node.kernel.hear_lan()
                 node.kernel.frame(packet)
 
         self.at(self.now_ns + delay_ns, arrive)
@@ -395,8 +421,6 @@ class World:
     def peer_hears(self, node: int, packet: Packet, ack: int, edge: int) -> None:
         """A segment reached the peer."""
         session = packet.session
-        if self.lan_cut:
-            return
         if ack > session.snd_una:
             session.snd_una = ack
             session.timer_ns = session.progress_ns = self.now_ns

@@ -369,5 +369,21 @@ def captured(pcap: Path, since_monotonic_ns: int, expression: Sequence[str] = ()
     return [line for line in done.stdout.splitlines() if float(line.split()[0]) > began]
 
 
+def raw_socket(interface: str) -> socket.socket:
+    """For whole frames out of an interface of this namespace."""
+    sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+    sock.bind((interface, 0))
+    return sock
+
+
+def send_frames(lab: Lab, member: str, frames: Sequence[bytes]) -> None:
+    """Whole Ethernet frames, from a machine's LAN interface."""
+    machine = lab.topology.member(member)
+    place = Namespace(machine.namespace)
+    with place.call(lambda: raw_socket(machine.lan.name)) as sock:
+        for frame in frames:
+            sock.send(frame)
+
+
 def is_root() -> bool:
     return os.geteuid() == 0

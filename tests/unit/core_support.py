@@ -21,6 +21,7 @@ _NAMES: dict[int, str] = {
     lib.PRL_DO_SEND_VOID: "send_void",
     lib.PRL_DO_STATE: "state",
     lib.PRL_DO_SEND_ACTIVE: "send_active",
+    lib.PRL_DO_RELAY: "relay",
 }
 
 
@@ -81,6 +82,8 @@ class Primary:
             name = _NAMES[action.kind]
             if name in {"replicate", "output"}:
                 found.append((name, int(action.hold.seq), int(action.hold.frame)))
+            elif name == "relay":
+                found.append((name, int(action.hold.frame)))
             elif name in {"release_input", "release_output", "drop"}:
                 found.append((name, self._free(action.chain)))
             elif name == "commit":

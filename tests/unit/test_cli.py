@@ -27,8 +27,17 @@ STATUS: dict[str, Any] = {
     "link": {"state": "up", "other": "re1", "reason": "", "rtt_ms": 0.1},
     "epoch": "00",
     "bypassed": False,
-    "services": [{"name": "lab", "addresses": ["192.0.2.100"], "state": "owner", "term": 1}],
-    "lease": {"takeover_for_ms": 0.0, "open_in_ms": 0.0},
+    "services": [
+        {
+            "name": "lab",
+            "addresses": ["192.0.2.100"],
+            "state": "owner",
+            "silent": "",
+            "term": 1,
+        }
+    ],
+    "lease": {"takeover_for_ms": 0.0, "open_in_ms": 0.0, "over": False},
+    "policy": {"configured": "continue", "in_force": "stop"},
     "flows": {"primary": 0, "secondary": 0, "active": 0, "unprotected": 0},
     "behind": {"packets": 0, "bytes": 0},
     "oldest_unacknowledged_ms": 0.0,

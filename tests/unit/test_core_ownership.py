@@ -1,4 +1,4 @@
-"""Lease, detection, take-over, opening (L1-L5, L10)."""
+"""Lease, detection, take-over, opening, evidence (L1-L6, L10)."""
 
 from typing import Any
 
@@ -17,6 +17,12 @@ FAIL = lib.PRL_OWNER_DO_FAIL_FLOWS
 OPEN = lib.PRL_OWNER_DO_OPEN_FLOWS
 VOID = lib.PRL_OWNER_DO_VOID_SHADOWS
 DROP = lib.PRL_OWNER_DO_DROP_LINK
+SILENCE = lib.PRL_OWNER_DO_SILENCE
+SPEAK = lib.PRL_OWNER_DO_SPEAK
+EXPIRE = lib.PRL_OWNER_DO_EXPIRE
+HAND_OVER = lib.PRL_OWNER_DO_HAND_OVER
+ASK = lib.PRL_OWNER_DO_ASK
+OPERATOR, HOOK = lib.PRL_FENCED_BY_OPERATOR, lib.PRL_FENCED_BY_HOOK
 
 
 class Node:
@@ -33,6 +39,8 @@ class Node:
         for service, state in enumerate(states):
             lib.prl_owner_set_state(self.owner, service, state)
         self.lan = lan
+        self.present = True
+        """Whether somebody on the LAN answers."""
 
     def call(self, event: str, *args: int) -> int:
         return int(getattr(lib, f"prl_owner_{event}")(self.owner, *args, self.now * MS))
@@ -61,8 +69,10 @@ class Node:
         todo = 0
         while self.now < 1000 + to_ms:
             self.now = min(self.now + 10, 1000 + to_ms)
+            if self.present:
+                lib.prl_owner_frame(self.owner, self.now * MS)
             todo |= self.call("tick")
-        return int(todo & ~LEASE)
+        return int(todo & ~LEASE & ~ASK)
 
     def until(self) -> int:
         return int(lib.prl_owner_takeover_until_ns(self.owner)) // MS - 1000
@@ -70,7 +80,7 @@ class Node:
     def open_at(self) -> int:
         return int(lib.prl_owner_open_at_ns(self.owner)) // MS - 1000
 
-    def request(self, *, fenced: bool = False) -> tuple[int, int]:
+    def request(self, *, fenced: int = lib.PRL_FENCED_NOT) -> tuple[int, int]:
         refused = ffi.new("uint8_t *")
         todo = lib.prl_owner_request(self.owner, 0, fenced, self.now * MS, refused)
         return todo, refused[0]
@@ -128,7 +138,7 @@ def test_a_primary_without_any_echo_opens_at_once() -> None:
     n = Node(OWNER)
     n.call("link_up")
     assert n.call("link_down") == FAIL
-    assert n.call("tick") & OPEN
+    assert n.tick(10) == OPEN
 
 
 def test_a_suspect_primary_fails_once_and_echoes_nothing() -> None:
@@ -206,35 +216,64 @@ def test_secondary_never_takes_over_after_the_lease() -> None:
     n.call("link_down")
     n.owner.last_lan_ns = 1250 * MS  # the LAN fell silent too late
     assert n.tick(299) == 0
-    assert n.tick(300) == VOID
+    assert n.tick(300) == EXPIRE
     assert n.tick(1000) == 0
     assert n.request() == (0, lib.PRL_REFUSED_LEASE_OVER)
-    assert n.request(fenced=True) == (TAKEOVER, 0)
+    assert n.request(fenced=OPERATOR) == (TAKEOVER, 0)
+    assert n.owner.first_by_ns == 0  # no lease, no deadline
 
 
-def test_a_link_without_a_lease_ends_with_void_shadows() -> None:
+def test_a_link_without_a_lease_ends_with_expired_shadows() -> None:
     n = Node(STANDBY)
     n.call("link_up")
     assert n.request() == (0, lib.PRL_REFUSED_NO_LINK_YET)
-    assert n.call("link_down") == VOID
+    assert n.call("link_down") == EXPIRE
+
+
+def test_expired_shadows_are_void_at_the_next_word_of_the_primary() -> None:
+    for word in ("lan_heard", "hello"):
+        n = Node(STANDBY, lan=False).linked()
+        n.owner.last_lan_ns = 1250 * MS
+        assert n.tick(300) & EXPIRE
+        if word == "hello":
+            assert lib.prl_owner_hello(n.owner) & VOID
+        else:
+            assert n.call("lan_heard") & (VOID | RENOUNCE) == VOID | RENOUNCE
+        assert n.request(fenced=HOOK) == (0, lib.PRL_REFUSED_HEARD)
+
+
+def test_the_hook_takes_over_with_expired_shadows_alone() -> None:
+    n = Node(STANDBY).linked()
+    assert n.request(fenced=HOOK) == (0, lib.PRL_REFUSED_HEARD)
+    n.call("link_down")
+    n.owner.last_lan_ns = 1250 * MS
+    assert n.tick(300) == EXPIRE
+    n.now += 60_000
+    assert n.request(fenced=HOOK) == (TAKEOVER, 0)
 
 
 def test_policy_stop_never_opens_and_does_not_end_the_shadows() -> None:
     primary = Node(OWNER, policy_stop=True).linked()
-    assert primary.call("link_down") == FAIL
+    assert primary.call("link_down") == FAIL | SILENCE
+    assert primary.owner.silence == lib.PRL_SILENCE_STOP
     assert primary.tick(5000) == 0
     assert lib.prl_owner_open_at_ns(primary.owner) == 2**64 - 1
+    assert not primary.call("unanswered", primary.now * MS)
+    assert primary.request() == (0, lib.PRL_REFUSED_OWNER)
+    assert primary.request(fenced=OPERATOR) == (SPEAK | OPEN, 0)  # the operator's word
     secondary = Node(STANDBY, policy_stop=True).linked()
     secondary.call("link_down")
     secondary.owner.last_lan_ns = 1250 * MS
     assert secondary.tick(349) == 0
     assert secondary.tick(350) == TAKEOVER
+    assert secondary.call("link_down") == FAIL
+    assert secondary.tick(5000) == 0  # it speaks for what it took
 
 
 def test_the_secondarys_word_opens_at_once() -> None:
     n = Node(OWNER, policy_stop=True).linked()
     n.call("link_down")
-    assert n.call("lan_renounced") == OPEN
+    assert n.call("lan_renounced") == OPEN | SPEAK
     assert n.call("lan_renounced") == 0
     n.linked()
     assert n.call("lan_renounced") == FAIL | OPEN | DROP
@@ -259,16 +298,129 @@ def test_a_detector_that_did_not_run_counts_anew(*, connected: bool) -> None:
 def test_a_primary_that_was_frozen_waits_before_it_opens() -> None:
     n = Node(OWNER).linked()
     n.now += 5000
+    assert n.call("link_down") == FAIL | SILENCE
+    assert n.owner.silence == lib.PRL_SILENCE_FROZEN
+    assert n.tick(5390) == 0
+    assert n.call("unanswered", 6300 * MS) == 0  # the other side's lease counts from the thaw
+    assert n.tick(5800) == 0
+    assert n.call("unanswered", 5999 * MS) == 0  # these probes are from before the thaw
+    assert n.call("unanswered", 6700 * MS) == SPEAK | OPEN
+
+
+def test_an_owner_that_was_stopped_waits_for_an_echo_of_after_that() -> None:
+    n = Node(OWNER).linked()
+    lease = n.take_lease()
+    n.now += 99
+    assert n.call("woke") == 0
+    n.now += 100
+    assert n.call("woke") == SILENCE
+    n.call("lease", 5 * n.now, lease.sent_ns, 0)
+    assert n.owner.silence == lib.PRL_SILENCE_FROZEN  # that was on its way before
+    n.now += 1
+    lease = n.take_lease()
+    assert n.call("lease", 5 * n.now, lease.sent_ns, 0) == SPEAK
+    assert n.owner.silent_mask == 0
+
+
+def test_an_owner_without_link_and_lan_falls_silent_and_opens_nothing() -> None:
+    n = Node(OWNER).linked()
+    n.present = False
     assert n.call("link_down") == FAIL
-    assert n.tick(5399) == 0
-    assert n.tick(5400) == OPEN
+    assert n.tick(99) == 0
+    assert n.tick(100) == SILENCE
+    assert n.owner.silence == lib.PRL_SILENCE_NO_LAN
+    assert n.tick(5000) == 0
+    probed = n.now * MS
+    assert n.call("unanswered", probed) == 0  # nothing was heard: the probes may not have got out
+    n.present = True
+    assert n.tick(5300) == 0
+    assert n.call("unanswered", probed) == 0  # they may have got lost before the LAN was back
+    assert n.call("unanswered", 6010 * MS) == SPEAK | OPEN
+
+
+def test_an_owner_that_is_alone_keeps_asking_and_falls_silent_when_nobody_answers() -> None:
+    n = Node(OWNER).linked()
+    n.call("link_down")
+    assert n.call("tick") & ASK
+    assert n.tick(5000) == OPEN
+    asked = 0
+    for n.now in range(6010, 7010, 10):
+        lib.prl_owner_frame(n.owner, n.now * MS)
+        asked += n.call("tick") & ASK != 0
+    assert asked == 10
+    n.present = False
+    assert n.tick(6500) == SILENCE
+    lib.prl_owner_frame(n.owner, n.now * MS)
+    assert n.tick(6600) == 0  # heard again: that is no word yet
+    n.call("link_up")
+    assert n.owner.silence == lib.PRL_SILENCE_NOT
+
+
+def test_a_secondary_that_does_not_hear_the_lan_is_the_one_that_is_cut_off() -> None:
+    n = Node(STANDBY).linked()
+    n.present = False
+    assert n.tick(60) == 0
+    assert lib.prl_owner_watches(n.owner)  # asks in good time
+    assert n.tick(250) == 0
+    n.present = True
+    assert n.tick(260) == TAKEOVER | DROP  # the LAN is back: the claim reaches whoever is there
+    late = Node(STANDBY).linked()
+    late.present = False
+    assert late.tick(400) == EXPIRE | DROP
+
+
+def test_who_took_over_without_the_lan_falls_silent_before_the_primary_may_open() -> None:
+    n = Node(STANDBY).linked()
+    n.present = False
+    assert n.request() == (TAKEOVER | DROP, lib.PRL_REFUSED_NOT)
+    assert n.call("link_down") == FAIL
+    assert n.tick(299) == 0
+    assert n.tick(300) == SILENCE
+    proven = Node(STANDBY).linked()
+    assert proven.tick(100) & TAKEOVER
+    assert proven.call("link_down") == FAIL
+    assert proven.tick(5000) & SILENCE == 0
+
+
+def test_an_owner_is_silent_before_the_other_node_may_have_taken_over_unheard() -> None:
+    n = Node(OWNER).linked()
+    n.present = False
+    assert lib.prl_owner_replaceable_ns(n.owner) == 1100 * MS  # of the newest LEASE that was echoed
+    assert lib.prl_owner_next_ns(n.owner) == 1020 * MS
+    assert n.tick(90) == 0
+    n.take_lease()
+    assert lib.prl_owner_next_ns(n.owner) == 1100 * MS  # not a tick later
+    assert n.tick(100) & SILENCE
+    heard = Node(OWNER).linked()
+    for _ in range(8):  # leases come, but nobody echoes ours: the link is cut one way
+        heard.tick(heard.now - 1000 + 20)
+        heard.call("lease", 5 * heard.now, 0, 0)
+        heard.take_lease()
+    assert heard.owner.link == lib.PRL_LINK_UP
+    assert heard.owner.silence == lib.PRL_SILENCE_NOT  # it hears the LAN, so a claim would reach it
+    heard.present = False
+    assert heard.tick(190) == 0
+    assert heard.tick(200) & SILENCE
+    lease = heard.take_lease()
+    assert heard.call("lease", 5 * heard.now, lease.sent_ns, 0) == 0  # not sent after the silence
+    heard.now += 10
+    lease = heard.take_lease()
+    assert heard.call("lease", 5 * heard.now, lease.sent_ns, 0) == SPEAK
+
+
+def test_a_silent_node_takes_nothing_over() -> None:
+    n = Node(OWNER, STANDBY).linked()
+    n.present = False
+    assert n.tick(150) & SILENCE
+    n.present = True
+    assert n.tick(400) & (TAKEOVER | EXPIRE) == EXPIRE
 
 
 def test_a_frozen_secondary_cannot_take_over_by_its_old_lease() -> None:
     n = Node(STANDBY).linked()
     n.now += 5000
     assert n.call("tick") & ~LEASE == 0
-    assert n.tick(5100) == VOID | DROP
+    assert n.tick(5100) == EXPIRE | DROP
 
 
 def test_a_new_epoch_has_no_lease_and_no_old_shadow() -> None:
@@ -283,12 +435,15 @@ def test_a_take_over_by_lease_has_a_deadline_and_can_come_too_late() -> None:
     n = Node(STANDBY).linked()
     assert n.tick(200) & TAKEOVER
     assert n.owner.first_by_ns == 1300 * MS
-    assert lib.prl_owner_too_late(n.owner) == VOID | DROP
+    assert lib.prl_owner_too_late(n.owner) == EXPIRE | DROP
     assert n.owner.state[0] == STANDBY
     assert n.tick(1000) & TAKEOVER == 0  # never by itself again
-    renounced = Node(STANDBY).linked()
-    assert renounced.call("renounced", 0) & TAKEOVER
-    assert renounced.owner.first_by_ns == 0  # the owner's own word needs no lease
+    given = Node(STANDBY).linked()
+    assert given.call("renounced", 0) & TAKEOVER
+    assert given.owner.first_by_ns == 1300 * MS  # the owner must know when a lost word is void
+    late = Node(STANDBY).linked()
+    late.now += 300
+    assert late.call("renounced", 0) == 0
 
 
 def test_with_our_hello_the_old_epoch_is_over() -> None:
@@ -363,3 +518,26 @@ def test_leases_never_overlap() -> None:
             primary.call("tick")
             secondary.call("tick")
         assert secondary.until() < primary.open_at() or primary.owner.last_echo_sent_ns == 0
+
+
+def test_an_owner_without_lan_hands_over_on_a_link_that_works() -> None:
+    """L11; the other node hears the LAN, or says that it does not."""
+    n, standby = Node(OWNER).linked(), Node(STANDBY).linked()
+    n.present = False
+    handed = 0
+    for _ in range(120):
+        for node in (n, standby):
+            todo = node.tick(node.now - 1000 + 10)
+            assert todo & (SILENCE | TAKEOVER | EXPIRE) == 0  # the link answers
+            handed += todo & HAND_OVER != 0
+            lease = node.take_lease()
+            node.call("lease", 5 * node.now, lease.sent_ns, 0)
+        assert lib.prl_owner_hears_lan(standby.owner, standby.now * MS)
+    assert handed == 1 == n.owner.hand_overs  # from time to time, not at once again
+    assert not lib.prl_owner_hears_lan(n.owner, n.now * MS)
+    n.present = True
+    n.tick(n.now - 1000 + 10)
+    assert lib.prl_owner_hears_lan(n.owner, n.now * MS)
+    never = Node(OWNER, lan=False).linked()
+    never.present = False
+    assert lib.prl_owner_hears_lan(never.owner, 10**12)  # no heartbeats at any time prove nothing

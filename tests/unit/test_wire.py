@@ -60,11 +60,12 @@ TLVS = {
     name: Tlv(name, int(kind), mandatory == "1", int(since), what)
     for name, kind, mandatory, since, what in rows("PRL_TLV")
 }
-DATA = {"REPLICATE": "PACKET", "OUTPUT": "PAYLOAD", "SETUP": "SNAPSHOT"}
+DATA = {"REPLICATE": "PACKET", "OUTPUT": "PAYLOAD", "SETUP": "SNAPSHOT", "RELAY": "PACKET"}
 MEMBERS = {
     ("LEASE", "flags"): "lease_flags",
     ("OUTPUT", "flags"): "bits",
     ("SETUP", "flags"): "bits",
+    ("SWITCHOVER", "flags"): "bits",
 }
 
 
@@ -185,7 +186,7 @@ def test_the_dissector_has_the_tables() -> None:
     ]
     for n in range(lib.PRL_REASON_COUNT):
         wanted.append(lua("reason", [n, ffi.string(lib.prl_reason_text(n)).decode()]))
-    bits = r"PRL_(LEASE|PACKET|OUTPUT|SETUP|COMPARE|CAP)_(\w+) = 1 << (\d+)"
+    bits = r"PRL_(LEASE|PACKET|OUTPUT|SETUP|COMPARE|MOVE|CAP)_(\w+) = 1 << (\d+)"
     header = (ROOT / "userspace/wire.h").read_text()
     wanted += [
         lua("flag", [group, int(bit), name]) for group, name, bit in re.findall(bits, header)

@@ -24,6 +24,12 @@ static uint32_t takeable(const struct prl_owner *owner)
     return mask_of(owner, PRL_OWNER_STANDBY) & ~owner->given_mask;
 }
 
+/* Who is on the LAN has heard somebody within this time, for it asks every lease_ms. */
+static uint64_t presence_ns(const struct prl_owner *owner)
+{
+    return 2 * owner->config.lease_ns;
+}
+
 static bool has_shadows(const struct prl_owner *owner)
 {
     return takeable(owner) != 0 && !owner->shadows_void;
@@ -67,7 +73,7 @@ void prl_owner_given_is_taken(struct prl_owner *owner, uint32_t service)
 
 uint64_t prl_owner_takeover_until_ns(const struct prl_owner *owner)
 {
-    if (!owner->echoed_own_ns || owner->shadows_void)
+    if (!owner->echoed_own_ns || owner->shadows_void || owner->expired)
         return 0;
     if (owner->config.policy_stop)
         return UINT64_MAX; /* L5: the primary never opens, so the shadows stay good */
@@ -95,6 +101,35 @@ static uint32_t fail_flows(struct prl_owner *owner)
     return PRL_OWNER_DO_FAIL_FLOWS;
 }
 
+static uint32_t fall_silent(struct prl_owner *owner, uint8_t why, uint64_t now_ns)
+{
+    uint32_t mask = mask_of(owner, PRL_OWNER_OWNER);
+
+    if (why == PRL_SILENCE_STOP)
+        mask &= ~owner->taken_mask; /* those are ours, for the other node does not take over what it lost */
+    if (owner->silence != PRL_SILENCE_NOT || mask == 0)
+        return 0;
+    owner->unheard = why == PRL_SILENCE_NO_LAN && (owner->proof_by_ns != 0 || owner->flows_failed != 2);
+    owner->silence = why;
+    owner->silent_mask = why == PRL_SILENCE_STOP ? mask : UINT32_MAX;
+    owner->silent_ns = now_ns;
+    owner->silences++;
+    return PRL_OWNER_DO_SILENCE;
+}
+
+static uint32_t speak(struct prl_owner *owner, uint64_t now_ns)
+{
+    owner->proof_by_ns = 0;
+    if (owner->silence == PRL_SILENCE_NOT)
+        return 0;
+    owner->silence = PRL_SILENCE_NOT;
+    owner->unheard = 0;
+    owner->silent_mask = 0;
+    if (owner->alone_ns)
+        owner->alone_ns = now_ns;
+    return PRL_OWNER_DO_SPEAK;
+}
+
 static uint32_t void_shadows(struct prl_owner *owner)
 {
     if (!has_shadows(owner))
@@ -103,11 +138,24 @@ static uint32_t void_shadows(struct prl_owner *owner)
     return PRL_OWNER_DO_VOID_SHADOWS | drop_link(owner);
 }
 
-static uint32_t take(struct prl_owner *owner, uint32_t mask, uint64_t first_by_ns)
+/* L4, L5: the shadows may have missed something from now on, for all that this node can know. */
+static uint32_t expire(struct prl_owner *owner)
+{
+    if (owner->expired || !has_shadows(owner))
+        return 0;
+    owner->expired = 1;
+    return PRL_OWNER_DO_EXPIRE | drop_link(owner);
+}
+
+static uint32_t take(struct prl_owner *owner, uint32_t mask, uint64_t first_by_ns, uint64_t now_ns)
 {
     owner->take_mask = mask;
     owner->given_mask &= ~mask;
     owner->first_by_ns = first_by_ns == UINT64_MAX ? 0 : first_by_ns;
+    owner->taken_ns = now_ns;
+    /* L6: who took over by the lease may be the one that is cut off. Before the other may open, the LAN was heard. */
+    owner->proof_by_ns = owner->first_by_ns;
+    owner->taken_mask |= mask;
     for (uint32_t i = 0; i < owner->config.services; i++)
         if (mask & (1u << i))
             owner->state[i] = PRL_OWNER_OWNER;
@@ -122,7 +170,8 @@ uint32_t prl_owner_too_late(struct prl_owner *owner)
             owner->state[i] = PRL_OWNER_STANDBY;
     owner->take_mask = 0;
     owner->takeovers--;
-    return void_shadows(owner);
+    owner->proof_by_ns = 0;
+    return expire(owner);
 }
 
 /* L3, as secondary: link and LAN are silent and the lease lasts: take over. The lease is over: never. */
@@ -133,31 +182,128 @@ static uint32_t decide_as_secondary(struct prl_owner *owner, uint64_t now_ns)
     if (owner->link == PRL_LINK_UP || !has_shadows(owner))
         return 0;
     if (now_ns >= prl_owner_takeover_until_ns(owner))
-        return void_shadows(owner);
+        return expire(owner);
     if (!is_silent(owner->last_heard_ns, now_ns, suspect_ns))
         return 0;
     if (owner->last_lan_ns && !is_silent(owner->last_lan_ns, now_ns, suspect_ns))
         return 0; /* its next LAN heartbeat makes us renounce, the lack of one makes us take over */
-    return take(owner, takeable(owner), prl_owner_takeover_until_ns(owner)) | drop_link(owner);
+    if (is_silent(owner->last_frame_ns, now_ns, presence_ns(owner)) || owner->silent_mask == UINT32_MAX)
+        return 0; /* L6: the one that is cut off is this node, and its claim would reach nobody */
+    return take(owner, takeable(owner), prl_owner_takeover_until_ns(owner), now_ns) | drop_link(owner);
 }
 
-/* L2, as primary: once the other side cannot take over any more, what is VOIDING may open. */
+/* L2, L6, as primary: once the other side cannot take over any more, and the LAN has been heard since, what is VOIDING
+ * may open. Had it been taken over while the LAN was there, the claim would have fenced us. */
 static uint32_t decide_as_primary(struct prl_owner *owner, uint64_t now_ns)
 {
+    uint64_t open_at_ns = prl_owner_open_at_ns(owner);
+
     if (owner->link == PRL_LINK_UP || owner->flows_failed != 1 || !is_primary(owner))
         return 0;
-    if (owner->config.policy_stop || now_ns < prl_owner_open_at_ns(owner))
+    if (owner->silence != PRL_SILENCE_NOT || owner->config.policy_stop || now_ns < open_at_ns)
+        return 0;
+    if (owner->last_frame_ns < open_at_ns || owner->last_frame_ns < owner->alone_ns)
         return 0;
     owner->flows_failed = 2;
     return PRL_OWNER_DO_OPEN_FLOWS | drop_link(owner);
 }
 
-/* L3: this detector was not running. What it did not hear meanwhile proves nothing, and it may have missed that
- * it was replaced: suspicion and the wait before opening start anew; the lease, which is the other's, does not. */
-static void notice_lateness(struct prl_owner *owner, uint64_t now_ns)
+uint64_t prl_owner_replaceable_ns(const struct prl_owner *owner)
 {
+    uint32_t old_mask =
+        mask_of(owner, PRL_OWNER_OWNER) & ~owner->taken_mask; /* nobody has shadows of the others */
+
+    if (!old_mask || !owner->echoed_own_ns || owner->flows_failed == 2)
+        return 0;
+    return owner->echoed_own_ns + owner->config.suspect_ns;
+}
+
+/* The other node's LAN heartbeats have stopped: one of the two is not on the LAN. */
+static bool has_lost_lan_heartbeats(const struct prl_owner *owner, uint64_t now_ns)
+{
+    return owner->last_lan_ns && is_silent(owner->last_lan_ns, now_ns, owner->config.suspect_ns);
+}
+
+/* L6, L11: the LAN is watched in good time before somebody takes over on a link that does not answer, and when the other
+ * node is not heard there. */
+static void watch(struct prl_owner *owner, uint64_t now_ns)
+{
+    uint64_t replaceable_ns = prl_owner_replaceable_ns(owner), watched_ns = owner->config.suspect_ns / 2;
+    bool may_take = has_shadows(owner) && is_silent(owner->last_heard_ns, now_ns, watched_ns);
+    bool may_lose = replaceable_ns && now_ns + watched_ns >= replaceable_ns;
+
+    owner->is_urgent = may_take || may_lose;
+    if (!owner->is_urgent && !has_lost_lan_heartbeats(owner, now_ns))
+        owner->unsure_ns = 0;
+    else if (owner->unsure_ns == 0)
+        owner->unsure_ns = now_ns;
+}
+
+bool prl_owner_hears_lan(const struct prl_owner *owner, uint64_t now_ns)
+{
+    return !has_lost_lan_heartbeats(owner, now_ns) ||
+           !is_silent(owner->last_frame_ns, now_ns, owner->config.hold_ns);
+}
+
+/* L11: nobody on the LAN hears this owner, but the other node does on the link. */
+static uint32_t hand_over(struct prl_owner *owner, uint64_t now_ns)
+{
+    uint64_t hold_ns = owner->config.hold_ns;
+
+    if (owner->link != PRL_LINK_UP || owner->silence != PRL_SILENCE_NOT || !is_primary(owner) ||
+        !owner->unsure_ns || !is_silent(owner->unsure_ns, now_ns, hold_ns) || prl_owner_hears_lan(owner, now_ns) ||
+        !is_silent(owner->last_hand_over_ns, now_ns, PRL_OWNER_HAND_OVER_NS))
+        return 0;
+    owner->last_hand_over_ns = now_ns;
+    owner->hand_overs++;
+    return PRL_OWNER_DO_HAND_OVER;
+}
+
+/* L6: an owner whose link does not answer, and that does not hear the LAN either, may be the one that is cut off, and be
+ * replaced without noticing: while the lease of the other side may last; only by fencing, later. */
+static uint32_t judge_presence(struct prl_owner *owner, uint64_t now_ns)
+{
+    uint64_t replaceable_ns = prl_owner_replaceable_ns(owner);
+    uint64_t heard_ns = owner->last_frame_ns > owner->unsure_ns ? owner->last_frame_ns : owner->unsure_ns;
+
+    if (owner->silence != PRL_SILENCE_NOT || !is_primary(owner))
+        return 0;
+    if (replaceable_ns && now_ns >= replaceable_ns && is_silent(heard_ns, now_ns, presence_ns(owner)))
+        return fall_silent(owner, PRL_SILENCE_NO_LAN, now_ns);
+    if (owner->link == PRL_LINK_UP)
+        return 0;
+    if (owner->alone_ns > heard_ns)
+        heard_ns = owner->alone_ns;
+    if ((owner->proof_by_ns && now_ns >= owner->proof_by_ns) || is_silent(heard_ns, now_ns, owner->config.hold_ns))
+        return fall_silent(owner, PRL_SILENCE_NO_LAN, now_ns);
+    return 0;
+}
+
+/* The link is lost, or silent. */
+static uint32_t alone(struct prl_owner *owner, uint64_t now_ns)
+{
+    uint32_t todo = fail_flows(owner);
+
+    if (owner->alone_ns == 0)
+        owner->alone_ns = now_ns;
+    if (todo && owner->config.policy_stop)
+        todo |= fall_silent(owner, PRL_SILENCE_STOP, now_ns);
+    return todo;
+}
+
+/* L3: this detector was not running. What it did not hear meanwhile proves nothing, and it may have missed that
+ * it was replaced: suspicion and the wait before opening start anew; the lease, which is the other's, does not. An
+ * owner that was stopped for so long that it may have been replaced waits for word (L6): without a link nobody
+ * replaces it that soon. */
+static uint32_t notice_lateness(struct prl_owner *owner, uint64_t now_ns)
+{
+    uint64_t replaced_ns = owner->link == PRL_LINK_DOWN ? owner->config.hold_ns : owner->config.suspect_ns;
+    uint32_t todo = 0;
+
     if (!is_silent(owner->last_tick_ns, now_ns, owner->config.late_ns))
-        return;
+        return 0;
+    if (is_silent(owner->last_tick_ns, now_ns, replaced_ns))
+        todo = fall_silent(owner, PRL_SILENCE_FROZEN, now_ns);
     owner->last_tick_ns = now_ns;
     owner->late_ticks++;
     owner->busy = 1;
@@ -166,6 +312,11 @@ static void notice_lateness(struct prl_owner *owner, uint64_t now_ns)
         owner->last_lan_ns = now_ns;
     if (owner->last_echo_sent_ns)
         owner->last_echo_sent_ns = now_ns;
+    if (owner->alone_ns)
+        owner->alone_ns = now_ns;
+    if (owner->unsure_ns)
+        owner->unsure_ns = now_ns;
+    return todo;
 }
 
 uint32_t prl_owner_hello(struct prl_owner *owner)
@@ -173,6 +324,7 @@ uint32_t prl_owner_hello(struct prl_owner *owner)
     uint32_t todo = void_shadows(owner) & ~(uint32_t)PRL_OWNER_DO_DROP_LINK;
 
     owner->echoed_own_ns = 0;
+    owner->expired = 0;
     return todo;
 }
 
@@ -187,6 +339,10 @@ uint32_t prl_owner_link_up(struct prl_owner *owner, uint64_t now_ns)
     owner->renounced = 0;
     owner->given_mask = 0; /* what was not read in the old epoch never will be */
     owner->shadows_void = 0;
+    owner->expired = 0;
+    owner->taken_mask = 0;
+    owner->alone_ns = 0;
+    todo |= speak(owner, now_ns); /* HELLO has settled who owns what */
     owner->last_heard_ns = now_ns;
     owner->peer_sent_ns = 0;
     owner->echoed_own_ns = 0;
@@ -196,10 +352,12 @@ uint32_t prl_owner_link_up(struct prl_owner *owner, uint64_t now_ns)
 
 uint32_t prl_owner_link_down(struct prl_owner *owner, uint64_t now_ns)
 {
-    notice_lateness(owner, now_ns);
+    uint32_t todo = notice_lateness(owner, now_ns);
+
     owner->link = PRL_LINK_DOWN;
     owner->peer_sent_ns = 0;
-    return fail_flows(owner) | decide_as_secondary(owner, now_ns);
+    todo |= alone(owner, now_ns);
+    return todo | decide_as_secondary(owner, now_ns);
 }
 
 uint32_t prl_owner_heard(struct prl_owner *owner, uint64_t now_ns)
@@ -210,6 +368,7 @@ uint32_t prl_owner_heard(struct prl_owner *owner, uint64_t now_ns)
     if (owner->link == PRL_LINK_SUSPECT) {
         owner->link = PRL_LINK_UP;
         owner->flows_failed = 0; /* VOID was sent in this epoch: each flow opens on its own VOID_ACK */
+        owner->alone_ns = 0;
     }
     return 0;
 }
@@ -227,34 +386,90 @@ uint32_t prl_owner_lease(struct prl_owner *owner, uint64_t sent_ns, uint64_t ech
     /* Only what was really sent can have been echoed. */
     if (echo_ns > owner->echoed_own_ns && echo_ns <= owner->last_lease_sent_ns)
         owner->echoed_own_ns = echo_ns;
+    /* L6: who takes over leaves the link. So when it sent this, after ours of after we fell silent, it had not. */
+    if (owner->silence != PRL_SILENCE_NOT && owner->echoed_own_ns > owner->silent_ns)
+        todo |= speak(owner, now_ns);
     return todo;
 }
 
 uint32_t prl_owner_lan_heard(struct prl_owner *owner, uint64_t now_ns)
 {
     uint64_t overtaken_ns = 2 * owner->config.lease_ns;
+    uint32_t todo = notice_lateness(owner, now_ns);
 
-    notice_lateness(owner, now_ns);
     owner->last_lan_ns = now_ns;
     if (owner->link == PRL_LINK_UP || !has_shadows(owner))
-        return 0;
+        return todo;
     /* A heartbeat that was on its way when the primary died proves nothing. */
     if (!is_silent(owner->last_heard_ns, now_ns, overtaken_ns))
-        return 0;
+        return todo;
     owner->renounced = 1;
-    return void_shadows(owner) | PRL_OWNER_DO_RENOUNCE_LAN;
+    return todo | void_shadows(owner) | PRL_OWNER_DO_RENOUNCE_LAN;
 }
 
 uint32_t prl_owner_lan_renounced(struct prl_owner *owner, uint64_t now_ns)
 {
     uint32_t todo;
 
-    (void)now_ns;
     if (!is_primary(owner) || owner->flows_failed == 2)
         return 0;
     todo = fail_flows(owner) | PRL_OWNER_DO_OPEN_FLOWS | drop_link(owner);
     owner->flows_failed = 2;
-    return todo;
+    return todo |
+           speak(owner, now_ns); /* L6: word over the LAN of a node that has not taken over, and cannot now */
+}
+
+int prl_owner_watches(const struct prl_owner *owner)
+{
+    return owner->unsure_ns || (is_primary(owner) && (owner->link != PRL_LINK_UP || owner->proof_by_ns));
+}
+
+void prl_owner_frame(struct prl_owner *owner, uint64_t seen_ns)
+{
+    if (is_silent(owner->last_frame_ns, seen_ns, owner->config.suspect_ns))
+        owner->present_ns = seen_ns;
+    if (seen_ns > owner->last_frame_ns)
+        owner->last_frame_ns = seen_ns;
+    if (seen_ns >= owner->taken_ns && seen_ns <= owner->proof_by_ns)
+        owner->proof_by_ns = 0;
+}
+
+uint32_t prl_owner_woke(struct prl_owner *owner, uint64_t now_ns)
+{
+    return notice_lateness(owner, now_ns);
+}
+
+uint32_t prl_owner_unanswered(struct prl_owner *owner, uint64_t probed_ns, uint64_t now_ns)
+{
+    uint32_t todo;
+
+    if (owner->silence == PRL_SILENCE_NOT || owner->silence == PRL_SILENCE_STOP || probed_ns < owner->silent_ns)
+        return 0;
+    if (owner->present_ns > probed_ns || owner->last_frame_ns < probed_ns ||
+        is_silent(owner->last_frame_ns, now_ns, owner->config.suspect_ns))
+        return 0;
+    if (owner->flows_failed != 2 && now_ns < prl_owner_open_at_ns(owner))
+        return 0;
+    todo = speak(owner, now_ns);
+    return todo | decide_as_primary(owner, now_ns);
+}
+
+void prl_owner_policy(struct prl_owner *owner, uint32_t policy_stop)
+{
+    owner->config.policy_stop = policy_stop;
+}
+
+/* How often the neighbours are asked: what waits for an answer waits no longer than a lease interval. */
+static uint32_t ask(struct prl_owner *owner, uint64_t now_ns)
+{
+    bool waits =
+        owner->flows_failed == 1 || owner->is_urgent || owner->proof_by_ns || owner->silence != PRL_SILENCE_NOT;
+
+    if (!prl_owner_watches(owner) ||
+        !is_silent(owner->last_ask_ns, now_ns, waits ? owner->config.lease_ns : PRL_OWNER_ASK_NS))
+        return 0;
+    owner->last_ask_ns = now_ns;
+    return PRL_OWNER_DO_ASK;
 }
 
 uint32_t prl_owner_tick(struct prl_owner *owner, uint64_t now_ns)
@@ -262,17 +477,21 @@ uint32_t prl_owner_tick(struct prl_owner *owner, uint64_t now_ns)
     const struct prl_owner_config *config = &owner->config;
     uint32_t todo = 0;
 
-    notice_lateness(owner, now_ns);
+    todo |= notice_lateness(owner, now_ns);
     owner->last_tick_ns = now_ns;
     if (owner->link == PRL_LINK_UP && is_silent(owner->last_heard_ns, now_ns, config->suspect_ns)) {
         owner->link = PRL_LINK_SUSPECT;
         owner->suspects++;
     }
     if (owner->link != PRL_LINK_UP) {
-        todo |= fail_flows(owner);
+        todo |= alone(owner, now_ns);
         todo |= decide_as_secondary(owner, now_ns);
         todo |= decide_as_primary(owner, now_ns);
     }
+    watch(owner, now_ns);
+    todo |= judge_presence(owner, now_ns);
+    todo |= hand_over(owner, now_ns);
+    todo |= ask(owner, now_ns);
     if (owner->link == PRL_LINK_SUSPECT && is_silent(owner->last_heard_ns, now_ns, config->hold_ns))
         todo |= PRL_OWNER_DO_DROP_LINK;
     if (is_silent(owner->last_lease_sent_ns, now_ns, config->lease_ns)) {
@@ -281,6 +500,14 @@ uint32_t prl_owner_tick(struct prl_owner *owner, uint64_t now_ns)
             owner->last_lease_sent_ns = now_ns; /* the LAN heartbeat alone: nobody takes its numbers */
     }
     return todo;
+}
+
+uint64_t prl_owner_next_ns(const struct prl_owner *owner)
+{
+    uint64_t next_ns = owner->last_lease_sent_ns + owner->config.lease_ns;
+    uint64_t replaceable_ns = prl_owner_replaceable_ns(owner);
+
+    return replaceable_ns > owner->last_tick_ns && replaceable_ns < next_ns ? replaceable_ns : next_ns;
 }
 
 void prl_owner_take_lease(struct prl_owner *owner, uint64_t now_ns, struct prl_lease_out *out)
@@ -299,10 +526,11 @@ void prl_owner_take_lease(struct prl_owner *owner, uint64_t now_ns, struct prl_l
 
 uint32_t prl_owner_renounced(struct prl_owner *owner, uint32_t service, uint64_t now_ns)
 {
-    (void)now_ns;
-    if (service >= owner->config.services || owner->state[service] != PRL_OWNER_STANDBY)
+    uint64_t until_ns = prl_owner_takeover_until_ns(owner);
+
+    if (service >= owner->config.services || owner->state[service] != PRL_OWNER_STANDBY || now_ns >= until_ns)
         return 0;
-    return take(owner, 1u << service, 0);
+    return take(owner, 1u << service, until_ns, now_ns);
 }
 
 uint32_t prl_owner_request(struct prl_owner *owner, uint32_t service, int fenced, uint64_t now_ns,
@@ -310,15 +538,23 @@ uint32_t prl_owner_request(struct prl_owner *owner, uint32_t service, int fenced
 {
     bool is_known = service < owner->config.services;
     uint8_t state = is_known ? owner->state[service] : PRL_OWNER_NONE;
+    uint32_t todo;
 
     *refused = PRL_REFUSED_NOT;
+    if (state == PRL_OWNER_OWNER && fenced == PRL_FENCED_BY_OPERATOR && owner->silence != PRL_SILENCE_NOT) {
+        todo = speak(owner, now_ns) | fail_flows(owner) | PRL_OWNER_DO_OPEN_FLOWS | drop_link(owner);
+        owner->flows_failed = 2;
+        return todo;
+    }
     if (state == PRL_OWNER_OWNER)
         *refused = PRL_REFUSED_OWNER;
     else if (!is_known || (!fenced && (state != PRL_OWNER_STANDBY || !owner->echoed_own_ns)))
         *refused = PRL_REFUSED_NO_LINK_YET;
     else if (!fenced && (now_ns >= prl_owner_takeover_until_ns(owner) || owner->given_mask & 1u << service))
         *refused = PRL_REFUSED_LEASE_OVER;
+    else if (fenced == PRL_FENCED_BY_HOOK && (!owner->expired || !has_shadows(owner)))
+        *refused = PRL_REFUSED_HEARD;
     if (*refused != PRL_REFUSED_NOT)
         return 0;
-    return take(owner, 1u << service, fenced ? 0 : prl_owner_takeover_until_ns(owner)) | drop_link(owner);
+    return take(owner, 1u << service, fenced ? 0 : prl_owner_takeover_until_ns(owner), now_ns) | drop_link(owner);
 }

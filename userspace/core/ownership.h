@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Who may speak for a service address, who may open (section 6: L1–L5): lease, detection and roles, pure.
+ * Who may speak for a service address, who may open (section 6: L1–L6): lease, detection, evidence and roles, pure.
  *
  * Both nodes send LEASE every lease_ms and echo the newest one received. All times are the caller's
  * CLOCK_BOOTTIME in ns; the other node's times are only ever echoed, never compared.
@@ -15,6 +15,15 @@
  *     NONE ─────────────────────────────▶ OWNER ───────────────────────────▶ FENCED ─┐
  *       └──────── the other owns ───────▶ STANDBY ◀──── the other owns (HELLO) ──────┘
  *                                            └── takeover ──▶ OWNER
+ *
+ * An OWNER may be silent all the same (L6): it emits nothing and opens nothing, but its sessions live, until the other
+ * node has said on the link that it did not take over, or nobody answers for the address on a LAN that answers.
+ *
+ * Who takes over by its lease hears the LAN at that moment, for its claim must reach the owner that may be alive; an
+ * owner whose link does not answer must hear it, too, from the moment on at which it may be replaced.
+ *
+ * When the lease is over the shadows stay as they are, but they are expired: only a primary that is confirmed dead lets
+ * them speak (L5). They are void at the next word of the other node: VOID, a LAN heartbeat, HELLO.
  */
 #ifndef PRL_CORE_OWNERSHIP_H
 #define PRL_CORE_OWNERSHIP_H
@@ -25,12 +34,25 @@
 #endif
 
 #define PRL_SERVICES_MAX 16
+/* Without the link, who owns a service asks its neighbours on the LAN so often whether they hear it: lease_ns while
+ * something waits for the answer, this otherwise. */
+#define PRL_OWNER_ASK_NS 100000000ull
+/* An owner with a link and no LAN tries to hand over so often. */
+#define PRL_OWNER_HAND_OVER_NS 1000000000ull
 
 enum prl_owner_state { /* values as enum prl_addr_state */
                        PRL_OWNER_NONE = 0,
                        PRL_OWNER_STANDBY = 1,
                        PRL_OWNER_OWNER = 2,
                        PRL_OWNER_FENCED = 3,
+};
+
+/* Why an owner is silent (L6). */
+enum prl_silence {
+    PRL_SILENCE_NOT = 0,
+    PRL_SILENCE_NO_LAN = 1, /* no link, and nobody on the LAN was heard when it counted */
+    PRL_SILENCE_FROZEN = 2, /* it was stopped for so long that it may have been replaced */
+    PRL_SILENCE_STOP = 3,   /* no link, policy stop: the other node may take over at any time (L5) */
 };
 
 enum prl_link_state {
@@ -46,11 +68,11 @@ struct prl_owner_config {
     uint64_t hold_ns;
     uint64_t late_ns;     /* own tick later than this: the detector was not running (L3) */
     uint32_t services;
-    uint32_t policy_stop; /* 1: the primary never opens by itself (L5) */
+    uint32_t policy_stop; /* 1: the primary never opens by itself (L5); agreed in HELLO */
 };
 
-/* What is to be done; bits, so that one event can ask for several: FAIL_FLOWS and VOID_SHADOWS come before
- * OPEN_FLOWS, RENOUNCE_LAN and TAKEOVER; the caller answers DROP_LINK with link_down(). */
+/* What is to be done; bits, so that one event can ask for several: SILENCE, SPEAK, FAIL_FLOWS and VOID_SHADOWS come
+ * before OPEN_FLOWS, RENOUNCE_LAN and TAKEOVER; the caller answers DROP_LINK with link_down(). */
 enum prl_owner_do {
     PRL_OWNER_DO_LEASE = 1 << 0,     /* send LEASE now (and the LAN heartbeat) */
     PRL_OWNER_DO_TAKEOVER = 1 << 1,  /* services in `take_mask` are ours from now on */
@@ -60,6 +82,12 @@ enum prl_owner_do {
         << 4,/* as primary: the other side's lease has ended, void_done() for VOIDING flows */
     PRL_OWNER_DO_VOID_SHADOWS = 1 << 5, /* as secondary: every shadow is void (lease over, or renounced) */
     PRL_OWNER_DO_DROP_LINK = 1 << 6, /* give the connection up; a new epoch follows */
+    PRL_OWNER_DO_SILENCE = 1 << 7,   /* emit nothing for any service; `silence` says why (L6) */
+    PRL_OWNER_DO_SPEAK = 1 << 8,     /* that is over */
+    PRL_OWNER_DO_EXPIRE = 1 << 9, /* as secondary: the lease is over; only fencing lets the shadows speak (L5) */
+    PRL_OWNER_DO_HAND_OVER = 1
+        << 11, /* as owner: move what is ours to the other node, which may hear the LAN (L11) */
+    PRL_OWNER_DO_ASK = 1 << 10, /* ask the neighbours on the LAN; prl_owner_frame() when one is heard (L6) */
 };
 
 struct prl_owner {
@@ -69,18 +97,33 @@ struct prl_owner {
     uint8_t flows_failed; /* 1: FAIL_FLOWS was asked for since the link was last up; 2: OPEN_FLOWS too */
     uint8_t renounced;
     uint8_t shadows_void;
+    uint8_t expired; /* the lease ended in this epoch */
+    uint8_t silence; /* enum prl_silence */
+    uint8_t is_urgent; /* the LAN is watched because somebody may soon take over */
+    uint8_t unheard; /* silent, and nobody has heard it since the link was lost: the other node has the sessions */
+    uint32_t silent_mask; /* the services that it holds for */
+    uint32_t taken_mask; /* taken over since the link was last up */
     uint32_t busy; /* own tick was late: the next LEASE says so */
     uint64_t last_tick_ns;
     uint64_t last_lease_sent_ns;
-    uint64_t last_heard_ns;     /* any link message */
-    uint64_t last_lan_ns;       /* any authentic LAN heartbeat; 0 = never */
-    uint64_t peer_sent_ns;      /* newest sent_ns of the other's, to be echoed */
-    uint64_t echoed_own_ns;     /* newest own sent_ns that came back in this epoch; 0 = none */
+    uint64_t last_heard_ns; /* any link message */
+    uint64_t last_lan_ns; /* any authentic LAN heartbeat; 0 = never */
+    uint64_t peer_sent_ns; /* newest sent_ns of the other's, to be echoed */
+    uint64_t echoed_own_ns; /* newest own sent_ns that came back in this epoch; 0 = none */
     uint64_t last_echo_sent_ns; /* when an echo (of anything) last left, in any epoch; 0 = never */
     uint32_t take_mask;
     uint32_t given_mask; /* renounced over the link and not known to be taken: not ours to take back */
     uint64_t first_by_ns; /* of the last take-over: the first emission must come before; 0 = any time (L2) */
-    uint64_t takeovers, late_ticks, suspects;
+    uint64_t taken_ns; /* when that was */
+    uint64_t proof_by_ns; /* the LAN must be heard after it and before this; 0 = it was, or need not (L6) */
+    uint64_t alone_ns; /* since when there is no link */
+    uint64_t
+        unsure_ns; /* since when the LAN is watched because the link does not answer, or the other node not on it; 0 = both do */
+    uint64_t last_frame_ns; /* newest frame from the LAN, while one is waited for (prl_owner_watches) */
+    uint64_t present_ns; /* since when frames have come without a gap of suspect_ns */
+    uint64_t last_ask_ns, last_hand_over_ns;
+    uint64_t silent_ns; /* since when it is silent */
+    uint64_t takeovers, late_ticks, suspects, silences, hand_overs;
 };
 
 struct prl_lease_out {
@@ -98,7 +141,7 @@ void prl_owner_give(struct prl_owner *owner, uint32_t service);
 void prl_owner_given_is_taken(struct prl_owner *owner, uint32_t service);
 
 /* Events; each returns enum prl_owner_do bits. */
-uint32_t prl_owner_link_up(struct prl_owner *owner, uint64_t now_ns);   /* new epoch: no lease yet (L10) */
+uint32_t prl_owner_link_up(struct prl_owner *owner, uint64_t now_ns); /* new epoch: no lease yet (L10) */
 /* Our HELLO is about to leave: what the old epoch allowed is over, before the other side can rely on the new one. */
 uint32_t prl_owner_hello(struct prl_owner *owner);
 /* The take-over that DO_TAKEOVER asked for came too late (first_by_ns): the services are not ours after all. */
@@ -114,15 +157,42 @@ uint32_t prl_owner_tick(struct prl_owner *owner, uint64_t now_ns);
 /* The numbers of the LEASE that DO_LEASE asks for; records what was sent. */
 void prl_owner_take_lease(struct prl_owner *owner, uint64_t now_ns, struct prl_lease_out *out);
 
-/* The primary renounced the service over the link, or its application died: take it at once. */
+/* From when the other node may have replaced this owner (L3): suspect_ns after it heard the newest message that it has
+ * echoed, which was not before that was sent. From then on an owner speaks only while it hears the LAN, for then the
+ * other's claim would have reached it. 0: the other node has no lease. */
+uint64_t prl_owner_replaceable_ns(const struct prl_owner *owner);
+/* Whether this node is on the LAN, as far as it knows: what is moved here can be served (L11). */
+bool prl_owner_hears_lan(const struct prl_owner *owner, uint64_t now_ns);
+/* When prl_owner_tick() wants to be called at the latest. */
+uint64_t prl_owner_next_ns(const struct prl_owner *owner);
+
+/* Whether frames from the LAN are evidence now (no link, one that does not answer, or a take-over that waits for proof); and the newest one. */
+int prl_owner_watches(const struct prl_owner *owner);
+void prl_owner_frame(struct prl_owner *owner, uint64_t seen_ns);
+/* First in every pass, before anything can be emitted: it may have been stopped since the last one (L6). */
+uint32_t prl_owner_woke(struct prl_owner *owner, uint64_t now_ns);
+/* Nobody answered for our addresses to probes that were sent at `probed_ns` or later. It counts if the LAN has been heard
+ * from then on without a gap, which shows that the probes got out. */
+uint32_t prl_owner_unanswered(struct prl_owner *owner, uint64_t probed_ns, uint64_t now_ns);
+/* What both nodes agreed in HELLO (L5): 1 = stop. Before link_up(). */
+void prl_owner_policy(struct prl_owner *owner, uint32_t policy_stop);
+
+/* The primary gave the service over the link: take it at once, but not beyond the lease, so that the primary knows
+ * when a word that was lost cannot be acted on any more. */
 uint32_t prl_owner_renounced(struct prl_owner *owner, uint32_t service, uint64_t now_ns);
-/* The user's `takeover`: 0 in *refused and DO_TAKEOVER, or the reason (PRL_REFUSED_*). `fenced`: the operator
- * vouches that the other node is dead (L5). */
+/* The user's `takeover`: 0 in *refused and DO_TAKEOVER, or the reason (PRL_REFUSED_*). `fenced` says who vouches that
+ * the other node is dead (L5); what the operator vouches for also lets a silent owner speak. */
+enum prl_fenced {
+    PRL_FENCED_NOT = 0,
+    PRL_FENCED_BY_OPERATOR = 1,
+    PRL_FENCED_BY_HOOK = 2, /* asked for at DO_EXPIRE; too late once the other node has been heard again */
+};
 enum prl_refused {
     PRL_REFUSED_NOT = 0,
     PRL_REFUSED_OWNER = 1, /* already the owner */
     PRL_REFUSED_LEASE_OVER = 2, /* the lease has ended: only --fenced */
     PRL_REFUSED_NO_LINK_YET = 3,
+    PRL_REFUSED_HEARD = 4, /* the other node was heard while the fence hook ran: the shadows are void */
 };
 uint32_t prl_owner_request(struct prl_owner *owner, uint32_t service, int fenced, uint64_t now_ns,
                            uint8_t *refused);

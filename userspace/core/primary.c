@@ -170,7 +170,7 @@ void prl_primary_input(struct prl_primary *flow, struct prl_hold *hold, uint32_t
     hold->arrived_ns = now_ns;
     if (!must_wait(flow, hold, PRL_DO_RELEASE_INPUT, &flow->in_pending, &flow->in_held, limits, out))
         return;
-    if (flow->state == PRL_PRIMARY_ACTIVE && !flow->in_pending.head) {
+    if (flow->state == PRL_PRIMARY_ACTIVE && !flow->in_pending.head && !flow->held_back) {
         flow->own_edge = own_edge;
         send_input(flow, hold, now_ns, limits, out);
     } else {
@@ -186,7 +186,7 @@ void prl_primary_output(struct prl_primary *flow, struct prl_hold *hold, uint64_
     hold->arrived_ns = now_ns;
     if (!must_wait(flow, hold, PRL_DO_RELEASE_OUTPUT, &flow->out_pending, &flow->out_held, limits, out))
         return;
-    if (flow->state == PRL_PRIMARY_ACTIVE && !flow->out_pending.head)
+    if (flow->state == PRL_PRIMARY_ACTIVE && !flow->out_pending.head && !flow->held_back)
         send_output(flow, hold, now_ns, limits, out);
     else
         prl_chain_push(&flow->out_pending, hold);
@@ -219,15 +219,35 @@ static bool may_send_input(const struct prl_primary *flow, uint64_t now_ns)
 
 bool prl_primary_wants_drain(const struct prl_primary *flow, uint64_t now_ns)
 {
-    return flow->state == PRL_PRIMARY_ACTIVE &&
+    if (flow->state == PRL_PRIMARY_MOVED)
+        return flow->in_pending.head;
+    return flow->state == PRL_PRIMARY_ACTIVE && !flow->held_back &&
            (flow->out_pending.head || (flow->in_pending.head && may_send_input(flow, now_ns)));
+}
+
+/* R21: one packet after the other to the new owner; a copy stays until that one has spoken. */
+static bool relay_pending(struct prl_primary *flow, struct prl_actions *out)
+{
+    while (out->count + 2 <= PRL_ACTIONS_MAX && flow->in_pending.head) {
+        struct prl_hold *hold = prl_chain_pop(&flow->in_pending);
+
+        flow->counters.relayed++;
+        add(out, PRL_DO_RELAY)->hold = hold;
+        if (flow->held_back)
+            prl_chain_push(&flow->relayed, hold);
+        else
+            drop_one(out, hold, &flow->counters.dropped_moved);
+    }
+    return flow->in_pending.head;
 }
 
 bool prl_primary_drain(struct prl_primary *flow, uint32_t own_edge, uint64_t now_ns,
                        const struct prl_primary_limits *limits, struct prl_actions *out)
 {
     out->count = 0;
-    if (flow->state != PRL_PRIMARY_ACTIVE)
+    if (flow->state == PRL_PRIMARY_MOVED)
+        return relay_pending(flow, out);
+    if (flow->state != PRL_PRIMARY_ACTIVE || flow->held_back)
         return false;
     flow->own_edge = own_edge;
     while (out->count < PRL_ACTIONS_MAX && flow->out_pending.head)
@@ -243,6 +263,7 @@ bool prl_primary_drain(struct prl_primary *flow, uint32_t own_edge, uint64_t now
 /* Everything that waits goes where it was bound for, in order, before the kernel lets newer packets pass. */
 static void open_up(struct prl_primary *flow, uint8_t reason, struct prl_actions *out)
 {
+    prl_chain_append(&flow->in_held, &flow->relayed);
     prl_chain_append(&flow->in_held, &flow->in_pending);
     prl_chain_append(&flow->out_held, &flow->out_pending);
     flow->counters.flushed_packets += flow->in_held.count;
@@ -429,6 +450,62 @@ void prl_primary_void_done(struct prl_primary *flow, uint64_t now_ns, struct prl
         open_up(flow, flow->reason, out);
 }
 
+void prl_primary_hold_back(struct prl_primary *flow, bool on)
+{
+    if (flow->state == PRL_PRIMARY_ACTIVE)
+        flow->held_back = on;
+}
+
+bool prl_primary_is_drained(const struct prl_primary *flow)
+{
+    return !flow->in_held.head && !flow->out_held.head;
+}
+
+void prl_primary_move(struct prl_primary *flow, struct prl_actions *out)
+{
+    out->count = 0;
+    if (flow->state != PRL_PRIMARY_ACTIVE)
+        return;
+    disarm(flow);
+    flow->held_back = 1;
+    set_state(flow, PRL_PRIMARY_MOVED, PRL_REASON_OK, out);
+}
+
+void prl_primary_taken(struct prl_primary *flow, struct prl_actions *out)
+{
+    struct prl_chain all = {0};
+
+    out->count = 0;
+    if (flow->state != PRL_PRIMARY_MOVED)
+        return;
+    flow->held_back = 0;
+    prl_chain_append(&all, &flow->in_held);
+    prl_chain_append(&all, &flow->relayed);
+    prl_chain_append(&all, &flow->out_held);
+    prl_chain_append(&all, &flow->out_pending);
+    flow->counters.dropped_moved += all.count;
+    add_chain(out, PRL_DO_DROP, &all);
+}
+
+void prl_primary_unmove(struct prl_primary *flow, bool is_void, uint64_t now_ns, struct prl_actions *out)
+{
+    out->count = 0;
+    if (flow->state != PRL_PRIMARY_MOVED || !flow->held_back)
+        return;
+    flow->held_back = 0;
+    if (is_void) {
+        open_up(flow, PRL_REASON_LINK_LOST, out);
+        return;
+    }
+    prl_chain_append(&flow->relayed, &flow->in_pending);
+    prl_chain_append(&flow->in_pending, &flow->relayed);
+    flow->state = PRL_PRIMARY_ACTIVE;
+    if (prl_primary_is_drained(flow))
+        set_state(flow, PRL_PRIMARY_ACTIVE, PRL_REASON_OK, out);
+    else /* answers that came meanwhile are lost */
+        fail(flow, PRL_REASON_TIMEOUT, 1, now_ns, out);
+}
+
 void prl_primary_fence(struct prl_primary *flow, struct prl_actions *out)
 {
     struct prl_chain all = {0};
@@ -437,6 +514,7 @@ void prl_primary_fence(struct prl_primary *flow, struct prl_actions *out)
     if (flow->state == PRL_PRIMARY_GONE)
         return;
     prl_chain_append(&all, &flow->in_held);
+    prl_chain_append(&all, &flow->relayed);
     prl_chain_append(&all, &flow->in_pending);
     prl_chain_append(&all, &flow->out_held);
     prl_chain_append(&all, &flow->out_pending);

@@ -8,6 +8,7 @@
  *                          │ fail(): nothing was acknowledged, so nothing            ▲ everything held was
  *                          └─ needs to be voided ────────────────────────────────────┘ released in order
  *     fence() from any state: everything held is dropped, the flow is GONE.
+ *     ACTIVE ──move()──▶ MOVED ──unmove()──▶ ACTIVE, or failed from there
  *
  * SETUP    input and output wait in `pending`, in order of arrival; nothing passes.
  * ACTIVE   input: numbered, sent (REPLICATE), waits in `held` until acknowledged; output likewise (OUTPUT).
@@ -16,6 +17,9 @@
  * VOIDING  the secondary must not use its shadow any more: wait for VOID_ACK or the end of its lease (L4);
  *          newer packets wait in `pending`.
  * OPEN     not replicated: packets pass without prl.
+ * MOVED    (R21) the service was given to the other node: input is relayed there, and kept, with the output, until
+ *          that node has spoken (taken()). Until then it can all come back.
+ *          Before that, hold_back() lets an ACTIVE flow drain: what is new waits in `pending`.
  *
  * Numbers: one sequence of message numbers per flow for REPLICATE, one for OUTPUT; each is acknowledged
  * cumulatively. The datapath owns frames; an action that carries a chain hands its entries to the datapath.
@@ -32,6 +36,7 @@ enum prl_primary_state {
     PRL_PRIMARY_ACTIVE = 2,
     PRL_PRIMARY_VOIDING = 3,
     PRL_PRIMARY_OPEN = 4,
+    PRL_PRIMARY_MOVED = 5,
 };
 
 /* What is to be done, in the order given. */
@@ -47,6 +52,7 @@ enum prl_action_kind {
     /* Send SETUP_DONE(handle, generation, own_edge, OK) back: only from then on may the shadow be used. So a SETUP
      * that fails can open at once (L4): the shadow, if there is one, was never confirmed. */
     PRL_DO_SEND_ACTIVE = 9,
+    PRL_DO_RELAY = 10, /* send `hold` as RELAY; a DROP that frees it may follow */
 };
 
 /* No event causes more actions than this. */
@@ -91,6 +97,7 @@ struct prl_primary_counters {
     uint64_t retried; /* packets that went back to be sent again (R5, go-back-N) */
     uint64_t dropped_nack; /* refused by the secondary: no space */
     uint64_t dropped_fenced;
+    uint64_t relayed, dropped_moved; /* R21: sent to the new owner; not needed here any more */
     uint64_t dropped_hole; /* output behind a segment that was dropped: TCP sends both again */
     uint64_t acks, nacks, stale_acks; /* stale: acknowledges what was never sent */
     uint64_t hold_ns_sum, hold_ns_max; /* time in the queue of input, over released_packets */
@@ -102,7 +109,7 @@ struct prl_primary {
     uint8_t state; /* enum prl_primary_state */
     uint8_t reason; /* why it left ACTIVE, PRL_REASON_* */
     uint8_t space_known; /* edges below are valid (TCP) */
-    uint8_t pad;
+    uint8_t held_back; /* ACTIVE: what is new waits; MOVED: the other node has not spoken yet */
     uint32_t in_next, in_acked; /* next number to give; newest acknowledged */
     uint32_t out_next, out_acked;
     uint32_t out_tcp_next; /* output is taken without holes: the next one starts here or before */
@@ -111,7 +118,7 @@ struct prl_primary {
     uint32_t retry_seq, retry_tries; /* number that was refused, and how often */
     uint32_t retry_edge; /* peer_edge when it was refused */
     uint64_t retry_at_ns; /* pending input waits until then, or until the space grows; 0 = no wait */
-    struct prl_chain in_pending, in_held;
+    struct prl_chain in_pending, in_held, relayed; /* relayed: copies, behind in_held */
     struct prl_chain out_pending, out_held;
     uint64_t in_deadline_ns, out_deadline_ns, setup_deadline_ns, void_deadline_ns; /* 0 = none */
     struct prl_primary_counters counters;
@@ -155,6 +162,15 @@ void prl_primary_fail(struct prl_primary *flow, uint8_t reason, int link_up, uin
                       struct prl_actions *out);
 /* The shadow can never speak again (VOID_ACK for this generation, RENOUNCE, or the lease's end): release all. */
 void prl_primary_void_done(struct prl_primary *flow, uint64_t now_ns, struct prl_actions *out);
+/* R21. What is new waits (or no longer); the caller then drains. */
+void prl_primary_hold_back(struct prl_primary *flow, bool on);
+bool prl_primary_is_drained(const struct prl_primary *flow); /* nothing is unacknowledged */
+/* The address is silent and given to the other node: what waits is relayed by prl_primary_drain(). */
+void prl_primary_move(struct prl_primary *flow, struct prl_actions *out);
+void prl_primary_taken(struct prl_primary *flow, struct prl_actions *out); /* it is the other's for good */
+/* It was not taken. `is_void`: its shadow can never speak again, all is released; else the flow goes on as it was, or
+ * fails when something is unacknowledged that cannot be told. */
+void prl_primary_unmove(struct prl_primary *flow, bool is_void, uint64_t now_ns, struct prl_actions *out);
 /* The address is not ours any more: drop all. */
 void prl_primary_fence(struct prl_primary *flow, struct prl_actions *out);
 /* Deadlines (R6). Cheap when nothing is outstanding. */
