@@ -42,6 +42,8 @@
  * which wakes it at once, and tries again to poll after a while. */
 #define DP_CROWDED_NS 100000ull
 #define DP_CROWDED_RETRY_NS 100000000ull
+/* After so many looks that found a single held segment, the next ones expect no second. */
+#define DP_SINGLES 16
 /* Bytes of event bodies that wait for Python. */
 #define DP_EVENT_BODIES_MAX (32u << 20)
 /* A socket that has gone is noticed within this time. */
@@ -168,8 +170,8 @@ struct prl_dp {
     uint16_t port_lif[PRL_LIFS_MAX * PRL_QUEUES_MAX];
     uint32_t ports;
     struct prl_received received[DP_BATCH];
-    bool output_in_batches; /* the last look at the hold TAP found more than one segment */
-    bool output_again;      /* there may be more than the last look took */
+    uint32_t output_singles; /* looks at the hold TAP, one after the other, that found one segment and no more */
+    bool output_again;       /* there may be more than the last look took */
 
     uint8_t *buffers; /* PRL_DP_OUTPUT_BUFFERS of PRL_TAP_BUFFER_BYTES */
     uint32_t buffer_bytes[PRL_DP_OUTPUT_BUFFERS];
