@@ -62,9 +62,11 @@
 #define DP_COMPARE_EVERY 4096u
 /* Quiet for so long, a flow's sockets can be compared, too. */
 #define DP_COMPARE_QUIET_NS 20000000ull
-/* The socket is looked at so often before two sides count as different. */
-#define DP_COMPARE_TRIES 20
-/* A kept packet is fed again after this time, so often. */
+/* The socket is looked at so often, every tick, before two sides count as different: while a reader that has the socket's
+ * lock is off the CPU, the kernel gives it nothing (the backlog, net/core/sock.c). */
+#define DP_COMPARE_TRIES 200
+/* A kept packet is fed again after this time, then after twice as long, so often: 1.3 s in all. A reader that does not
+ * come to run leaves no room, and what is kept is not lost: it is fed before the shadow is taken over, too. */
 #define DP_KEPT_WAIT_NS 20000000ull
 #define DP_KEPT_TRIES 5
 /* A flow that has moved here is given to the stack when no input has come for so long. */
