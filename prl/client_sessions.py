@@ -8,7 +8,16 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from prl import application
-from prl.dialogue import Demoted, Given, News, Protectable, State, TakenOver, Void
+from prl.dialogue import (
+    Demoted,
+    Given,
+    Introduced,
+    News,
+    Protectable,
+    State,
+    TakenOver,
+    Void,
+)
 from prl.errors import NoDaemonError, PrlError, UsageError
 from prl.shadow_socket import Committed, ShadowNotOwned, ShadowSocket, ShadowVoid, Takeover
 
@@ -228,28 +237,18 @@ class Session(Followed):
             self._notify()
 
 
-class Shadow(Followed):
+class Shadow(Followed, Introduced):
     """A session that lives on the other node; this application stands by for it."""
 
     def __init__(self, node: Asker, given: Given) -> None:
-        super().__init__(node, given.handle)
+        Followed.__init__(self, node, given.handle)
+        Introduced.__init__(self, given)
         self._takeover: Takeover | None = None
         self._session: Session | None = None
         self._void: str | None = None
         self._sock = ShadowSocket(fileno=given.fd)
         self._sock.setblocking(True)
         self._renews = given.renew
-        self.local = given.local
-        """The service's end, ``addr:port``."""
-        self.remote = given.remote
-        """The peer's end, ``addr:port``; ``*`` for a UDP socket that is not connected."""
-        self.application = given.application
-        """What the other application gave to Node.replicate() or Session.renew()."""
-        self.in_bytes = given.in_bytes
-        """How much of the peer's stream, since the session was first protected, comes before the
-        first byte to be read here."""
-        self.out_bytes = given.out_bytes
-        """How much output comes before what is still to be said."""
 
     @property
     def owned(self) -> bool:

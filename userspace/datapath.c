@@ -72,14 +72,17 @@ static bool receive_frames(struct prl_dp *dp)
     return worked;
 }
 
-/* While segments come one by one, poll() tells of the next, rather than a read that finds nothing. */
+/* Once segments have come one by one for a while, poll() tells of the next, rather than a read that finds nothing. */
 static bool receive_output(struct prl_dp *dp)
 {
-    uint32_t count = 0, most = dp->output_in_batches || dp->output_again ? DP_BATCH : 1;
+    uint32_t count = 0, most = dp->output_singles < DP_SINGLES ? DP_BATCH : 1;
 
     while (count < most && dp_output(dp))
         count++;
-    dp->output_in_batches = count > 1;
+    if (count > 1 || dp->output_again)
+        dp->output_singles = 0;
+    else if (dp->output_singles < DP_SINGLES)
+        dp->output_singles++;
     dp->output_again = count == most;
     return count > 0;
 }

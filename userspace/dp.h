@@ -42,6 +42,8 @@
  * which wakes it at once, and tries again to poll after a while. */
 #define DP_CROWDED_NS 100000ull
 #define DP_CROWDED_RETRY_NS 100000000ull
+/* After so many looks that found a single held segment, the next ones expect no second. */
+#define DP_SINGLES 16
 /* Bytes of event bodies that wait for Python. */
 #define DP_EVENT_BODIES_MAX (32u << 20)
 /* A socket that has gone is noticed within this time. */
@@ -60,9 +62,11 @@
 #define DP_COMPARE_EVERY 4096u
 /* Quiet for so long, a flow's sockets can be compared, too. */
 #define DP_COMPARE_QUIET_NS 20000000ull
-/* The socket is looked at so often before two sides count as different. */
-#define DP_COMPARE_TRIES 20
-/* A kept packet is fed again after this time, so often. */
+/* The socket is looked at so often, every tick, before two sides count as different: while a reader that has the socket's
+ * lock is off the CPU, the kernel gives it nothing (the backlog, net/core/sock.c). */
+#define DP_COMPARE_TRIES 200
+/* A kept packet is fed again after this time, then after twice as long, so often: 1.3 s in all. A reader that does not
+ * come to run leaves no room, and what is kept is not lost: it is fed before the shadow is taken over, too. */
 #define DP_KEPT_WAIT_NS 20000000ull
 #define DP_KEPT_TRIES 5
 /* A flow that has moved here is given to the stack when no input has come for so long. */
@@ -168,8 +172,8 @@ struct prl_dp {
     uint16_t port_lif[PRL_LIFS_MAX * PRL_QUEUES_MAX];
     uint32_t ports;
     struct prl_received received[DP_BATCH];
-    bool output_in_batches; /* the last look at the hold TAP found more than one segment */
-    bool output_again;      /* there may be more than the last look took */
+    uint32_t output_singles; /* looks at the hold TAP, one after the other, that found one segment and no more */
+    bool output_again;       /* there may be more than the last look took */
 
     uint8_t *buffers; /* PRL_DP_OUTPUT_BUFFERS of PRL_TAP_BUFFER_BYTES */
     uint32_t buffer_bytes[PRL_DP_OUTPUT_BUFFERS];

@@ -129,6 +129,7 @@ static void free_kept(struct prl_dp *dp, struct prl_hold *hold)
 static void check_kept(struct prl_dp *dp, struct dp_flow *flow)
 {
     struct prl_chain left = {0};
+    uint64_t wait_ns = DP_KEPT_WAIT_NS << flow->shadow.kept_tries;
     bool fed_again = false;
     struct prl_hold *hold;
     uint32_t next;
@@ -141,7 +142,7 @@ static void check_kept(struct prl_dp *dp, struct dp_flow *flow)
             flow->shadow.kept_tries = 0;
             continue;
         }
-        if (prl_serial_le(hold->tcp_seq, next) && dp->now_ns - hold->arrived_ns >= DP_KEPT_WAIT_NS) {
+        if (prl_serial_le(hold->tcp_seq, next) && dp->now_ns - hold->arrived_ns >= wait_ns) {
             feed_kept(dp, flow, hold);
             next = prl_serial_max(next, hold->tcp_end);
             hold->arrived_ns = dp->now_ns;

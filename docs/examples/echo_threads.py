@@ -30,9 +30,9 @@ def tell(event: str, **facts: object) -> None:
 class Talk:
     """One session; ``unsaid`` is what was read and is not said yet, from byte ``start`` on."""
 
-    def __init__(self, sock: socket.socket, unsaid: bytes = b"", start: int = 0) -> None:
+    def __init__(self, sock: socket.socket, peer: int, unsaid: bytes = b"", start: int = 0) -> None:
         self.sock = sock
-        self.peer: int = sock.getpeername()[1]
+        self.peer = peer
         self.unsaid = bytearray(unsaid)
         self.start = self.done = start
         self.input_ended = False
@@ -108,7 +108,7 @@ class Talk:
 
 def serve(sock: socket.socket, node: Node) -> None:
     """Serve a connection of this node's."""
-    talk = Talk(sock)
+    talk = Talk(sock, sock.getpeername()[1])
     try:
         session: Session | None = node.replicate(sock, renew=True)
     except NotProtectedError as error:  # prld asks for the state when it can be
@@ -144,7 +144,9 @@ def main() -> None:
         node.offer(str(endpoint))
         tell("listening")
         for shadow in node.shadows():
-            start(Talk(shadow.sock, shadow.application, shadow.out_bytes).stand_by, shadow)
+            peer = int(shadow.remote.rpartition(":")[2])  # a void one's socket has no peer
+            talk = Talk(shadow.sock, peer, shadow.application, shadow.out_bytes)
+            start(talk.stand_by, shadow)
 
 
 if __name__ == "__main__":

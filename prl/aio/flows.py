@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any, Final, Protocol
 
 from prl.aio.waiting import Bell, Stream
-from prl.dialogue import Demoted, Given, News, Protectable, State, TakenOver
+from prl.dialogue import Demoted, Given, Introduced, News, Protectable, State, TakenOver
 from prl.errors import NoDaemonError, PrlError, UsageError
 from prl.shadow_socket import ShadowNotOwned, ShadowSocket, ShadowVoid, Takeover
 
@@ -195,10 +195,11 @@ class AsyncSession:
             self._life.become(state, reason)
 
 
-class AsyncShadow:
+class AsyncShadow(Introduced):
     """A session that lives on the other node; this application stands by for it."""
 
     def __init__(self, node: Connection, given: Given) -> None:
+        super().__init__(given)
         self._node = node
         self._life = _Life("standby", "")
         self._takeover: Takeover | None = None
@@ -209,17 +210,6 @@ class AsyncShadow:
         self._stream = Stream(self._sock)
         self.handle = given.handle
         """Its 32-bit number, as prlctl shows it."""
-        self.local = given.local
-        """The service's end, ``addr:port``."""
-        self.remote = given.remote
-        """The peer's end, ``addr:port``; ``*`` for a UDP socket that is not connected."""
-        self.application = given.application
-        """What the other application gave to AsyncNode.replicate() or AsyncSession.renew()."""
-        self.in_bytes = given.in_bytes
-        """How much of the peer's stream, since the session was first protected, comes before the
-        first byte to be read here."""
-        self.out_bytes = given.out_bytes
-        """How much output comes before what is still to be said."""
 
     @property
     def state(self) -> str:

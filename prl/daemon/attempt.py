@@ -22,17 +22,17 @@ from prl.daemon.freezer import FreezeError, Pause
 from prl.daemon.host import Host
 from prl.daemon.instances import Instances
 from prl.daemon.link import Link
+from prl.daemon.pace import Pace
 from prl.daemon.sessions import Session
 from prl.daemon.transfer import TransferError
 from prl.errors import ReplicationError
 from prl.shadow import SnapshotError, fixed_of
 from prl.shadow.sockopt import CallError, So, get_int
 
-SETUPS_AT_ONCE = 3
-"""Sessions that are being protected at a time; the others wait, undisturbed.
-
-Enough to have work while an answer is on its way; with more, all stand still for longer.
-"""
+SETUPS_AT_ONCE = 8
+"""Sessions that are being protected at a time, at most; the others wait, undisturbed."""
+SLOW_PART = 4
+"""Where an attempt takes more than this part of its deadline, fewer are made at a time."""
 SEND_FULL_WAIT_S = 0.002
 
 _EBUFFERS = 105  # ENOBUFS: the transmit queue of the link is full
@@ -60,7 +60,7 @@ class Attempts:
     ) -> None:
         self._config, self._dp, self._link, self._log = config, datapath, link, log
         self._host, self._instances = host, instances
-        self._limit = asyncio.Semaphore(SETUPS_AT_ONCE)
+        self._pace = Pace(SETUPS_AT_ONCE, config.timing.setup_ms / SLOW_PART / 1000)
 
     def enter(self, session: Session, sock: socket.socket, sessions: dict[int, Session]) -> None:
         """Make it known to the datapath, and leave it open. Raises DatapathError."""
@@ -86,7 +86,7 @@ class Attempts:
         get one.
         """
         mending = session.mend()
-        async with mending.lock, self._limit:
+        async with mending.lock, self._pace:
             if session.state != "open" or session.closing:
                 return
             try:
@@ -134,6 +134,7 @@ class Attempts:
         def begin() -> None:
             nonlocal begun_ns
             begun_ns = time.monotonic_ns()
+            clock()
             self._begin(session, wanted, sessions)
 
         def copy(pause: Pause) -> tuple[Frozen, list[bytes]]:
@@ -147,27 +148,30 @@ class Attempts:
                 frozen = cloning.freeze_tcp(sock, own, fixed)
             return frozen, self._send(session, _pieces(frozen))
 
-        if fixed is not None:
-            frozen, left = session.client.freezer.run(copy)
-        else:
-            begin()
-            frozen = await cloning.freeze_udp(sock, order)
-            left = self._send(session, _pieces(frozen))
-        self._refuse_holes(session)
-        while left and not done.done():
-            await asyncio.sleep(SEND_FULL_WAIT_S)  # the link drains; nothing tells us
-            left = self._send(session, left)
-        edge = await self._answer(done)
-        _refuse_moved(session, sock, frozen)
-        self._dp.primary_activate(session.handle, session.generation, frozen.setup.committed, edge)
-        if session.is_live:
-            session.mended(time.monotonic())
-            self._log.info(
-                "active",
-                f"{session.ends}: protected",
-                handle=session.handle,
-                frozen_us=(time.monotonic_ns() - begun_ns) // 1000,
+        with self._pace.timed() as clock:
+            if fixed is not None:
+                frozen, left = session.client.freezer.run(copy)
+            else:
+                begin()
+                frozen = await cloning.freeze_udp(sock, order)
+                left = self._send(session, _pieces(frozen))
+            self._refuse_holes(session)
+            while left and not done.done():
+                await asyncio.sleep(SEND_FULL_WAIT_S)  # the link drains; nothing tells us
+                left = self._send(session, left)
+            edge = await self._answer(done)
+            _refuse_moved(session, sock, frozen)
+            self._dp.primary_activate(
+                session.handle, session.generation, frozen.setup.committed, edge
             )
+            if session.is_live:
+                session.mended(time.monotonic())
+                self._log.info(
+                    "active",
+                    f"{session.ends}: protected",
+                    handle=session.handle,
+                    frozen_us=(time.monotonic_ns() - begun_ns) // 1000,
+                )
 
     async def _detour(self, session: Session, sock: socket.socket) -> str:
         """What is wrong with the way of a session's packets; empty when they pass prl's programs.

@@ -41,8 +41,10 @@ def peer_of(sock: socket.socket) -> str:
 class Conversation:
     """One session, echoed; heard by the peer only while ``speaks``."""
 
-    def __init__(self, sock: socket.socket, *, speaks: bool, progress: Progress | None) -> None:
-        self.peer = peer_of(sock)
+    def __init__(
+        self, sock: socket.socket, peer: str, *, speaks: bool, progress: Progress | None
+    ) -> None:
+        self.peer = peer
         self.done = asyncio.Event()
         self.trouble = ""
         self._sock, self._speaks, self._progress = sock, speaks, progress
@@ -148,7 +150,7 @@ class Application:
             at_ns = time.monotonic_ns()
         tell("protected", peer=peer, handle=session.handle, took_ns=at_ns - asked_ns, at_ns=at_ns)
         progress = Progress(self._progress / peer)
-        conversation = Conversation(sock, speaks=True, progress=progress)
+        conversation = Conversation(sock, peer_of(sock), speaks=True, progress=progress)
         await self._converse(conversation, session)
         sock.close()
 
@@ -164,7 +166,9 @@ class Application:
 
     async def stand_by(self, shadow: AsyncShadow) -> None:
         """Follow a session of the other node's, and go on with it when it is taken over."""
-        conversation = Conversation(shadow.sock, speaks=False, progress=None)
+        address, _, port = shadow.remote.rpartition(":")  # a void one's socket has no peer
+        peer = name_of(address, int(port))
+        conversation = Conversation(shadow.sock, peer, speaks=False, progress=None)
         try:
             taken = await shadow.wait_taken_over()
         except ShadowVoid as void:

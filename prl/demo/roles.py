@@ -3,7 +3,7 @@
 import hashlib
 from typing import Protocol
 
-from prl.demo.cutoff import CutOff
+from prl.cutoff import CutOff
 from prl.demo.pauses import Pauses
 from prl.demo.payload import Payload
 

@@ -176,6 +176,8 @@ def _travel(stage: Stage, name: str, run: Run) -> None:
         ended_ns = boottime_ns()
         time.sleep(max(0.0, (asked_ns - began_ns) / 1e9 - (boottime_ns() - asked_ns) / 1e9))
         after = _counters(stage, receiver or there)
+        if told["from"] != here:  # nothing that a move caused, but no quiet lab either
+            raise DemoError(f"{here} had been taken over from before it was asked to move")
         run.done += 1
         run.times.append((asked_ns, ended_ns + int(SETTLE_S * 1e9), there))
         run.silent_ms.append(told["silent_ms"])

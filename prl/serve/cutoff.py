@@ -1,21 +1,14 @@
-"""The standby's copy of an output stream, of which the peer has some front part already.
+"""An output that is compared with the owner's on its way out of the standby's copy.
 
-::
-
-            start          floor              end
-              |              |                 |
-    ----------[ hashed, gone ][ still needed   ]
-                                               ^ produced so far
-
-The floor only rises: with every word of prld's about how much of the owner's output is committed,
-and to the exact byte at which that ended once we have taken over. Each such word comes with a hash
-of the committed output, and our own must have it, too: a program that gives other output for the
-same input is found out, be it ahead of the owner's or behind.
+Each word of prld's about how much of the owner's output is committed comes with a hash of it, and
+our own must have it, too: a program that gives other output for the same input is found out, be it
+ahead of the owner's or behind.
 """
 
 import zlib
 from collections import deque
 
+from prl.cutoff import CutOff
 from prl.errors import PrlError
 
 EXPECTED_MAX = 64
@@ -26,49 +19,25 @@ class OutputDiffersError(PrlError):
     """The program gave other output than the owner's: this stream must never be heard."""
 
 
-class CutOff:
-    """Bytes of an output stream, numbered from the stream's first byte, cut at the front."""
+class ComparedCutOff(CutOff):
+    """A copy that is cut where hashes are to be compared, one after the other."""
 
     def __init__(self, limit_bytes: int, start: int = 0) -> None:
         """What comes before byte ``start`` is dropped unseen; hashes begin there."""
-        self._limit_bytes = limit_bytes
-        self._start = start
-        self._floor = start
-        self._end = 0
+        super().__init__(limit_bytes)
+        self._hashes_from = start
         self._hash = 0
-        self._buffer = bytearray()
         self._expected: deque[tuple[int, int]] = deque()
-
-    @property
-    def end(self) -> int:
-        """How many bytes the stream has had so far."""
-        return self._end
+        self.raise_floor(start)
 
     @property
     def floor(self) -> int:
         """Bytes before this one are not needed; it may lie ahead of ``end``."""
-        return self._floor
-
-    @property
-    def is_behind(self) -> bool:
-        """Whether the owner's output is further than ours."""
-        return self._end < self._floor
-
-    @property
-    def pending_bytes(self) -> int:
-        """How many bytes wait to be sent, or to be compared."""
-        return len(self._buffer)
-
-    @property
-    def is_full(self) -> bool:
-        """Whether no more should be appended for now; one append may overshoot the limit."""
-        return len(self._buffer) >= self._limit_bytes
+        return self._expected[-1][0] if self._expected else super().floor
 
     def append(self, data: bytes | memoryview) -> None:
         """Add the stream's next bytes. Raises OutputDiffersError."""
-        unseen = min(len(data), max(0, self._start - self._end))
-        self._end += len(data)
-        self._buffer += memoryview(data)[unseen:]
+        super().append(data)
         self._settle()
 
     def expect(self, offset: int, crc: int) -> None:
@@ -77,45 +46,35 @@ class CutOff:
         Raises:
             OutputDiffersError: ours does not.
         """
-        if offset < self._floor:
+        if offset < self.floor:
             return  # an older word
-        self._floor = offset
         if len(self._expected) == EXPECTED_MAX:
             self._expected.pop()
         self._expected.append((offset, crc))
         self._settle()
 
     def _settle(self) -> None:
-        """Hash what is before the floor, and compare where there is something to compare with."""
-        while self._expected and self._end >= self._expected[0][0]:
-            offset, crc = self._expected.popleft()
-            self._take(offset - (self._end - len(self._buffer)))
+        """Cut what is before each floor in turn, and compare where we have come so far."""
+        while self._expected:
+            offset, crc = self._expected[0]
+            self.raise_floor(offset)
+            if self.end < offset:
+                return
+            self._expected.popleft()
             if self._hash != crc:
                 raise OutputDiffersError(
                     f"the program gave other output than the owner's, somewhere in the first "
                     f"{offset} bytes: it is not deterministic"
                 )
-        if self._expected:
-            self._take(len(self._buffer))
 
-    def _take(self, count: int) -> None:
-        with memoryview(self._buffer) as view:
-            self._hash = zlib.crc32(view[:count], self._hash)
-        del self._buffer[:count]
-
-    def peek(self, limit_bytes: int) -> bytes:
-        """The next bytes to send, at most ``limit_bytes``; empty when there are none now."""
-        return b"" if self.is_behind else bytes(self._buffer[:limit_bytes])
-
-    def consume(self, count: int) -> None:
-        """``count`` bytes from the front have been sent."""
-        del self._buffer[:count]
-        self._floor += count
+    def _on_cut(self, data: memoryview, at: int) -> None:
+        unseen = min(len(data), max(0, self._hashes_from - at))
+        self._hash = zlib.crc32(data[unseen:], self._hash)
 
     def require_whole(self) -> None:
         """The program gives no more. Raises OutputDiffersError if the owner's gave more."""
         if self.is_behind:
             raise OutputDiffersError(
-                f"the program ended after {self._end} bytes of output, of which the owner's gave "
-                f"{self._floor}: it is not deterministic"
+                f"the program ended after {self.end} bytes of output, of which the owner's gave "
+                f"{self.floor}: it is not deterministic"
             )

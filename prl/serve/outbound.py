@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Protocol
 
 from prl.serve.command import Command
-from prl.serve.cutoff import CutOff
+from prl.serve.cutoff import ComparedCutOff
 from prl.serve.relay import CHUNK_BYTES, Interest, Moved, Relay
 
 HELD_OUTPUT_MAX_BYTES = 16 << 20
@@ -81,7 +81,7 @@ class HeldOutbound:
         """Output before byte ``start`` was committed before we came."""
         self._command = command
         self._committed = committed
-        self._cutoff = CutOff(HELD_OUTPUT_MAX_BYTES, start)
+        self._cutoff = ComparedCutOff(HELD_OUTPUT_MAX_BYTES, start)
         self._program_has_ended = False
         self._socket: socket.socket | None = None
         self._asked_at_s = 0.0

@@ -32,9 +32,9 @@ def tell(event: str, **facts: Any) -> None:
 class Echo:
     """One session; ``unsaid`` is what was read and is not written yet."""
 
-    def __init__(self, sock: socket.socket, unsaid: bytes = b"") -> None:
+    def __init__(self, sock: socket.socket, peer: int, unsaid: bytes = b"") -> None:
         self.sock = sock
-        self.peer: int = sock.getpeername()[1]
+        self.peer = peer
         self.unsaid = bytearray(unsaid)
         self.ended = False
 
@@ -106,7 +106,7 @@ def serve(sock: socket.socket, node: Node) -> None:
     except NotProtectedError as error:
         session = error.session
     if session is not None:
-        Echo(sock).own(session)
+        Echo(sock, sock.getpeername()[1]).own(session)
 
 
 def start(work: Callable[..., None], *args: object) -> None:
@@ -129,8 +129,9 @@ def main() -> None:
     node.offer(str(options.listen))
     tell("listening")
     for shadow in node.shadows():
-        tell("standby", peer=int(shadow.remote.rpartition(":")[2]), in_bytes=shadow.in_bytes)
-        start(Echo(shadow.sock, shadow.application).stand_by, shadow)
+        peer = int(shadow.remote.rpartition(":")[2])  # a void one's socket has no peer
+        tell("standby", peer=peer, in_bytes=shadow.in_bytes)
+        start(Echo(shadow.sock, peer, shadow.application).stand_by, shadow)
 
 
 if __name__ == "__main__":

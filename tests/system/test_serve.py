@@ -118,7 +118,7 @@ def test_without_the_other_node_it_serves_unprotected_and_says_so(lab: Lab) -> N
         client.send(DATA)
         client.hang_up()
         assert client.receive() == f"{hashlib.sha256(DATA).hexdigest()}  -\n".encode()
-        serves["re0"].await_log("not protected: no application waits")
+        serves["re0"].await_log("not protected: no application")
 
 
 def test_sigterm_ends_serve_and_leaves_its_sessions_to_the_other_node(lab: Lab) -> None:

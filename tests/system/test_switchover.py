@@ -6,7 +6,7 @@ import pytest
 
 from prl.demo.payload import Payload
 from tests.system import support
-from tests.system.support import Applications
+from tests.system.support import Applications, eventually
 
 pytestmark = [
     pytest.mark.system,
@@ -44,3 +44,30 @@ def test_a_service_moves_with_its_session(kind: str, family: int, asked: str) ->
                 assert (end["bytes"], end["sha256"]) == (SIZE_BYTES, payload.sha256())
             else:
                 assert (peer.received, peer.sha256()) == (SIZE_BYTES, payload.sha256())
+
+
+def test_what_is_not_safe_is_refused_with_the_reason_and_changes_nothing() -> None:
+    with support.pair("r21no") as lab:
+        apps = Applications(lab, "obey")
+        with apps.connect() as peer:
+            lab.fail("re1", "kill-app")
+            apps.expect("state", "re0", peer=peer.port, state="open")
+            refused(lab, "a session has no good shadow")
+            assert peer.ask("still here") == "still here"
+            lab.fail("re0", "cut-link")
+            eventually(
+                "the link is down", lambda: support.status(lab, "re0")["link"]["state"] != "up"
+            )
+            refused(lab, "the link is down")
+            assert peer.ask("still here") == "still here"
+            lab.heal("re0")
+            eventually(
+                "the link is up", lambda: support.status(lab, "re0")["link"]["state"] == "up"
+            )
+            assert move(lab, command="demote")["to"] == "re1"  # what cannot be moved is lost
+            assert support.status(lab, "re1")["services"][0]["state"] == "owner"
+
+
+def refused(lab: support.Lab, words: str) -> None:
+    done = support.prlctl("--lab", lab.name, "--node", "re0", "switchover")
+    assert (done.returncode, words in done.stderr) == (3, True), done.stderr

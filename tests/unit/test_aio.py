@@ -24,7 +24,7 @@ from prl.daemon.events import EventLog
 from prl.dialogue import Demoted
 from prl.messages import REQUESTS_MAX
 
-TIMEOUT_S = 5.0
+TIMEOUT_S = 20.0
 
 
 class Prld:

@@ -20,7 +20,7 @@ from prl.daemon.transfer import Collector, Setup, TransferError, decode, encode,
 from prl.errors import KernelError, NoDaemonError, UsageError
 from prl.messages import MESSAGE_MAX_BYTES, parse_endpoint, show_endpoint
 
-TIMEOUT_S = 5.0
+TIMEOUT_S = 20.0
 
 
 class Daemon:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from prl.cutoff import CutOff, CutOffError
 from prl.demo import progress
-from prl.demo.cutoff import CutOff, CutOffError
 from prl.demo.facts import Measured, Scenario, Stream, differences, facts, verdict
 from prl.demo.pauses import Pauses, longest_ms
 from prl.demo.payload import BLOCK_BYTES, Payload

@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 
 from prl.daemon.listening import Early
 from prl.serve.command import Command
-from prl.serve.cutoff import EXPECTED_MAX, CutOff, OutputDiffersError
+from prl.serve.cutoff import EXPECTED_MAX, ComparedCutOff, OutputDiffersError
 from prl.serve.history import History
 from prl.serve.inbound import Inbound
 
 OUTPUT = bytes(range(256)) * 8
 
 
-def feed(cutoff: CutOff, pieces: list[int]) -> None:
+def feed(cutoff: ComparedCutOff, pieces: list[int]) -> None:
     at = cutoff.end
     for size in pieces:
         cutoff.append(OUTPUT[at : at + size])
@@ -34,7 +34,7 @@ def feed(cutoff: CutOff, pieces: list[int]) -> None:
 def test_ahead_or_behind_the_stream_goes_on_at_the_exact_byte(
     start: int, words: list[int], pieces: list[int], when: list[bool]
 ) -> None:
-    cutoff = CutOff(1 << 20, start)
+    cutoff = ComparedCutOff(1 << 20, start)
     floors = sorted({start + word for word in words})
     left = list(pieces)
     for is_word in when:
@@ -54,7 +54,7 @@ def test_ahead_or_behind_the_stream_goes_on_at_the_exact_byte(
 
 @pytest.mark.parametrize("ahead", [True, False])
 def test_other_output_is_found_out(ahead: bool) -> None:
-    cutoff = CutOff(1 << 20)
+    cutoff = ComparedCutOff(1 << 20)
     wrong = bytearray(OUTPUT)
     wrong[77] ^= 1
 
@@ -74,7 +74,7 @@ def test_other_output_is_found_out(ahead: bool) -> None:
 
 
 def test_a_program_that_ends_early_is_found_out() -> None:
-    cutoff = CutOff(1 << 20)
+    cutoff = ComparedCutOff(1 << 20)
     cutoff.append(OUTPUT[:10])
     cutoff.require_whole()
     cutoff.expect(11, zlib.crc32(OUTPUT[:11]))
@@ -83,7 +83,7 @@ def test_a_program_that_ends_early_is_found_out() -> None:
 
 
 def test_words_for_a_program_that_is_behind_are_bounded() -> None:
-    cutoff = CutOff(1 << 20)
+    cutoff = ComparedCutOff(1 << 20)
     for end in range(1, 3 * EXPECTED_MAX):
         cutoff.expect(end, zlib.crc32(OUTPUT[:end]))
     feed(cutoff, [3 * EXPECTED_MAX])

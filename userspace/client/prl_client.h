@@ -148,7 +148,7 @@ int prl_client_next(struct prl_client *client, struct prl_client_event *event);
 
 /*
  * Waits for the answer to one request; other events stay for prl_client_next(), which must be called until it returns
- * 0 before the descriptor is polled again. 0; -ETIMEDOUT; -ENOBUFS: PRL_CLIENT_KEPT_MAX events wait; and as
+ * 0 before the descriptor is polled again: they are older than the answer. 0; -ETIMEDOUT; -ENOBUFS: PRL_CLIENT_KEPT_MAX events wait; and as
  * prl_client_next().
  */
 int prl_client_answer(struct prl_client *client, uint32_t request, int timeout_ms, struct prl_client_event *event);

@@ -7,8 +7,8 @@
     ----------[ to be cut ][ still needed    ]
               ^ kept from here               ^ produced so far
 
-The floor only rises: by what the peer has acknowledged while we are the standby, and to the exact
-byte at which the primary's committed output ended once we have taken over.
+The floor only rises: by what is known of the owner's output while we are the standby, and to the
+exact byte at which its committed output ended once we have taken over.
 """
 
 from prl.errors import PrlError
@@ -43,6 +43,11 @@ class CutOff:
         return self._floor
 
     @property
+    def is_behind(self) -> bool:
+        """Whether the owner's output is further than ours."""
+        return self._end < self.floor
+
+    @property
     def pending_bytes(self) -> int:
         """How many bytes are kept."""
         return len(self._buffer)
@@ -53,17 +58,22 @@ class CutOff:
         return len(self._buffer) >= self._limit_bytes
 
     def append(self, data: bytes | memoryview) -> None:
-        """Add the stream's next bytes; those below the floor are dropped at once."""
-        dropped = min(len(data), max(0, self._floor - self._end))
-        self._end += len(data)
-        if dropped < len(data):
-            self._buffer += memoryview(data)[dropped:]
+        """Add the stream's next bytes; those below the floor are cut at once."""
+        view = memoryview(data)
+        cut = min(len(view), max(0, self._floor - self._end))
+        self._on_cut(view[:cut], self._end)
+        self._end += len(view)
+        self._buffer += view[cut:]
 
     def raise_floor(self, offset: int) -> None:
         """Bytes before ``offset`` will not be needed, be they here or still to come."""
-        if offset > self._floor:
-            self._floor = offset
-            del self._buffer[: max(0, min(offset, self._end) - self.start)]
+        if offset <= self._floor:
+            return
+        self._floor = offset
+        cut = max(0, min(offset, self._end) - self.start)
+        with memoryview(self._buffer) as view:
+            self._on_cut(view[:cut], self.start)
+        del self._buffer[:cut]
 
     def go_on_at(self, offset: int) -> None:
         """The stream goes on at byte ``offset`` exactly.
@@ -84,4 +94,8 @@ class CutOff:
 
     def consume(self, count: int) -> None:
         """``count`` bytes from the front have been sent."""
-        self.raise_floor(self.start + count)
+        del self._buffer[:count]
+        self._floor = max(self._floor, self.start)
+
+    def _on_cut(self, data: memoryview, at: int) -> None:
+        """The bytes from number ``at`` on go unsent."""
