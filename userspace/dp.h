@@ -292,7 +292,7 @@ void dp_verify_flush(struct prl_dp *dp); /* before the link's buffer moves: what
 void dp_verify_compare(struct prl_dp *dp, struct dp_flow *flow, const struct prl_msg *msg);
 void dp_verify_tick(struct prl_dp *dp, struct dp_flow *flow);
 bool dp_verify_is_due(const struct dp_flow *flow); /* dp_verify_tick() has something left to do */
-void dp_verify_refeed(struct prl_dp *dp, struct dp_flow *flow); /* everything kept, now (take-over) */
+void dp_verify_refeed(struct prl_dp *dp, struct dp_flow *flow); /* take-over: what its kernel does not have */
 void dp_verify_forget(struct prl_dp *dp, struct dp_flow *flow);
 
 /* dp_sign.c */

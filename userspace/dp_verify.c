@@ -151,18 +151,21 @@ static void check_kept(struct prl_dp *dp, struct dp_flow *flow)
         prl_chain_push(&left, hold);
     }
     flow->shadow.kept = left;
-    if (fed_again && ++flow->shadow.kept_tries > DP_KEPT_TRIES)
+    if (!fed_again || ++flow->shadow.kept_tries <= DP_KEPT_TRIES)
+        return;
+    if (flow->secondary_core.state == PRL_SECONDARY_OWNER)
+        dp_verify_forget(dp, flow);
+    else
         dp_secondary_give_up(dp, flow, PRL_REASON_DIVERGED);
 }
 
+/* What was fed just now may wait behind the application's lock on the socket: fed again, the peer would be told of it. */
 void dp_verify_refeed(struct prl_dp *dp, struct dp_flow *flow)
 {
-    struct prl_hold *hold;
-
-    while ((hold = prl_chain_pop(&flow->shadow.kept))) {
-        feed_kept(dp, flow, hold);
-        free_kept(dp, hold);
-    }
+    flow->shadow.kept_tries = flow->shadow.tries = 0;
+    check_kept(dp, flow);
+    if (flow->shadow.kept.head)
+        dp_flow_wake(dp, flow);
 }
 
 void dp_verify_forget(struct prl_dp *dp, struct dp_flow *flow)
@@ -289,13 +292,18 @@ void dp_verify_compare(struct prl_dp *dp, struct dp_flow *flow, const struct prl
     }
 }
 
+/* A shadow, or a session that was one: what it was fed is to be in its socket. */
+static bool is_fed(const struct dp_flow *flow)
+{
+    return flow->secondary_core.state == PRL_SECONDARY_ACTIVE || flow->secondary_core.state == PRL_SECONDARY_OWNER;
+}
+
 bool dp_verify_is_due(const struct dp_flow *flow)
 {
     const struct dp_compare *compare = &flow->compare;
 
     if (flow->secondary)
-        return flow->secondary_core.state == PRL_SECONDARY_ACTIVE &&
-               (flow->shadow.kept.head || flow->shadow.tries);
+        return is_fed(flow) && (flow->shadow.kept.head || flow->shadow.tries);
     return flow->primary.state == PRL_PRIMARY_ACTIVE && flow->spec.key.proto == IPPROTO_TCP &&
            (flow->primary.in_next - 1 != compare->sent_in || flow->primary.out_next - 1 != compare->sent_out);
 }
@@ -306,9 +314,10 @@ void dp_verify_tick(struct prl_dp *dp, struct dp_flow *flow)
         compare_when_quiet(dp, flow);
         return;
     }
-    if (flow->secondary_core.state != PRL_SECONDARY_ACTIVE)
+    if (!is_fed(flow))
         return;
     if (flow->shadow.kept.head)
         check_kept(dp, flow);
-    find_in_socket(dp, flow);
+    if (flow->secondary_core.state == PRL_SECONDARY_ACTIVE)
+        find_in_socket(dp, flow);
 }
