@@ -88,9 +88,16 @@ MUTANTS = (
     Mutant(
         "an owner that has lost link and LAN is not silent",
         "core/ownership.c",
-        "        return fall_silent(owner, PRL_SILENCE_NO_LAN, now_ns);",
-        "        return 0;",
+        "    if (owner->silence != PRL_SILENCE_NOT || mask == 0)",
+        "    if (owner->silence != PRL_SILENCE_NOT || mask == 0 || why == PRL_SILENCE_NO_LAN)",
         ("both cut",),
+    ),
+    Mutant(
+        "an owner that may be replaced trusts in its LAN for longer",
+        "core/ownership.c",
+        "    return owner->echoed_own_ns + owner->config.suspect_ns;",
+        "    return owner->echoed_own_ns + owner->config.hold_ns;",
+        ("both cut", "pause"),
     ),
 )
 

@@ -25,7 +25,7 @@ REACHED = (
     "restarted", "prld restarted", "handle reused in a new epoch", "takeover on request",
     "too late to take over", "started alone", "silent", "speaks again", "shadows expired",
     "moved", "move undone", "move in doubt", "handed over for want of a LAN",
-    "move resumed", "relayed", "relayed after the claim", "moved by a probe", "word too late",
+    "move resumed", "relayed", "relayed after the claim", "resumed after a probe", "word too late",
 )  # fmt: skip
 
 
