@@ -18,6 +18,7 @@ ADDRESSES_MAX = 64  # PRL_ADDRS_MAX
 SERVICES_MAX = 16  # PRL_SERVICES_MAX
 INSTANCES_MAX = 15  # PRL_LIFS_MAX, the network of [lan] being the first
 FLOWS_MAX = 131072  # PRL_FLOWS_MAX
+CPUS_MAX = 8192  # CONFIG_NR_CPUS at most
 
 if TYPE_CHECKING:
     Address = IPv4Address | IPv6Address
@@ -103,6 +104,10 @@ class DatapathSettings(Struct, forbid_unknown_fields=True, frozen=True, kw_only=
             description="microseconds that adaptive polling goes on after the last work",
         ),
     ] = 200
+    cpus: Annotated[
+        list[Annotated[int, Meta(ge=0, lt=CPUS_MAX)]] | None,
+        Meta(description="the CPUs that the datapath may run on; without it, all of prld's"),
+    ] = None
 
 
 class Ownership(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -164,9 +169,12 @@ class Config(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
         str, Meta(pattern=r"^/[^\0]{1,106}\Z", description="path of the control socket")
     ]
     mode: Annotated[
-        Literal["native", "generic"],
-        Meta(description="where XDP runs: in the driver, or in the stack of any interface"),
-    ]
+        Literal["auto", "native", "generic"],
+        Meta(
+            description="where XDP runs: in the driver, or in the stack of any interface; auto: as "
+            "`prlctl doctor` says is better"
+        ),
+    ] = "auto"
     lan: Lan
     link: Link
     service: Annotated[list[Service], Meta(min_length=1, max_length=SERVICES_MAX)]
@@ -228,6 +236,7 @@ _KINDS = {
     Address: "IPv4 or IPv6 address",
     list[Address]: "list of addresses",
     list[str]: "list of strings",
+    list[int]: "list of whole numbers",
     str: "string",
     int: "whole number",
 }

@@ -14,9 +14,9 @@ from pathlib import Path
 import click
 
 from prl.cli.output import emit, table
+from prl.core.features import BTF, in_btf, xdp_mode
 
 KERNEL_MIN = (6, 1)
-BTF = Path("/sys/kernel/btf/vmlinux")
 BPFFS = Path("/sys/fs/bpf")
 _AF_XDP = 44
 _TCP_REPAIR, _REPAIR_ON, _REPAIR_OFF = 19, 1, -1
@@ -24,7 +24,6 @@ _BPF_ID_PATTERN = b"bpf_struct_ops_tcp_congestion_ops"
 _PROGRAMS = ("classify.bpf.o", "egress.bpf.o")
 _MIRRED = b"\0tcf_mirred\0"  # its structure, net/sched/act_mirred.c
 _MODULES = Path("/lib/modules")
-_READ_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -98,7 +97,7 @@ def _af_xdp() -> Finding:
 
 def _struct_ops() -> Finding:
     """Shadows need a congestion control of their own (FACTS); its type is in the kernel's BTF."""
-    good = _in_btf(_BPF_ID_PATTERN)
+    good = in_btf(_BPF_ID_PATTERN)
     return Finding(
         "struct_ops",
         good,
@@ -108,18 +107,10 @@ def _struct_ops() -> Finding:
     )
 
 
-def _in_btf(name: bytes) -> bool:
-    try:
-        with BTF.open("rb") as file:
-            return name in file.read(_READ_BYTES)
-    except OSError:
-        return False
-
-
 def _act_mirred() -> Finding:
     """Reinjection by act_mirred spares generic XDP a copy of every packet (bpf/egress.bpf.c)."""
     modules = (_MODULES / platform.release()).glob("kernel/net/sched/act_mirred.ko*")
-    good = _in_btf(_MIRRED) or any(modules)
+    good = in_btf(_MIRRED) or any(modules)
     return Finding(
         "act_mirred",
         good,
@@ -227,6 +218,13 @@ def _interfaces() -> Finding:
     )
 
 
+def _xdp_mode() -> Finding:
+    """What mode = "auto" comes to on each interface that is up."""
+    names = [n for _, n in socket.if_nameindex() if n != "lo" and not n.startswith("prl")]
+    found = [f"{name}: {xdp_mode([name])[0]}" for name in names]
+    return Finding('XDP mode "auto"', True, ", ".join(found) or "no interface")
+
+
 NATIVE_MTU_MAX = 3498
 
 
@@ -245,5 +243,5 @@ CHECKS: tuple[Check, ...] = (
     *(_kernel, _root, _btf, _bpffs, _af_xdp, _struct_ops, _tcp_repair, _tun, _act_mirred),
     _library("libbpf.so.1", "libbpf1"),
     _library("libxdp.so.1", "libxdp1"),
-    *(_core, _objects, _rp_filter, _interfaces, _bcc, _headers),
+    *(_core, _objects, _rp_filter, _interfaces, _xdp_mode, _bcc, _headers),
 )

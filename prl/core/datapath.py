@@ -9,6 +9,7 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 from prl.config import Config
+from prl.core.features import Mode
 from prl.core.kernel import Kernel, mode_number
 from prl.core.native import ffi, lib, text_of, to_dict
 from prl.core.wire import MESSAGE_MAX_BYTES, Message
@@ -386,13 +387,14 @@ class Datapath:
         lan_fd: int,
         inject_fd: int,
         hold_fd: int,
+        mode: Mode,
         adopted: frozenset[int] = frozenset(),
     ) -> None:
         self._lifs = config.lifs
         wanted = ffi.new("struct prl_dp_config *")
         wanted.node_index = config.index
         wanted.flows_max = config.flows_max
-        wanted.mode = mode_number(config.mode)
+        wanted.mode = mode_number(mode)
         wanted.poll_mode = getattr(lib, f"PRL_POLL_{config.datapath.polling.upper()}")
         wanted.poll_ns = config.datapath.poll_us * 1000
         _fill_timing(wanted, config)

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from prl.core.features import Mode
 from prl.core.native import ffi, lib, text_of
 from prl.errors import KernelError
 
-Mode = Literal["native", "generic"]
 OBJECTS = Path(__file__).resolve().parent.parent / "bpf"
 """Where the package carries its compiled programs."""
 

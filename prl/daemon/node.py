@@ -14,6 +14,8 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+import msgspec
+
 from prl.config import Config
 from prl.core import kernel as programs
 from prl.core import wire
@@ -26,6 +28,7 @@ from prl.core.datapath import (
     Owner,
     Silence,
 )
+from prl.core.features import Mode, xdp_mode
 from prl.core.kernel import Kernel
 from prl.core.wire import Message, Tlv
 from prl.daemon import ghosts, tap
@@ -203,12 +206,14 @@ class Node:
         inject = await host.tap_up(tap.INJECT)
         hold = await host.tap_up(tap.HOLD)
 
+        mode = self._mode()
+
         def load() -> Kernel:
             return Kernel(
                 instance=config.instance,
                 object_dir=Path(config.object_dir) if config.object_dir else programs.OBJECTS,
                 flows_max=config.flows_max,
-                mode=config.mode,
+                mode=mode,
                 lan_ifindexes=[interface.ifindex for interface in lans.interfaces],
                 inject_ifindex=inject,
                 hold_ifindex=hold,
@@ -239,6 +244,7 @@ class Node:
                 lan_fd=os.dup(heartbeats.fileno()),
                 inject_fd=os.dup(taps[tap.INJECT]),
                 hold_fd=os.dup(taps[tap.HOLD]),
+                mode=mode,
                 adopted=adopted,
             )
         stack.callback(datapath.close)
@@ -265,11 +271,22 @@ class Node:
             ) from error
         return sock
 
+    def _mode(self) -> Mode:
+        config = self._config
+        if config.mode != "auto":
+            return config.mode
+        mode, why = xdp_mode(config.interfaces)
+        self._log.info("xdp_mode", f"XDP runs in {mode} mode: {why}", mode=mode)
+        self._config = msgspec.structs.replace(config, mode=mode)
+        return mode
+
     def _run_datapath(self, stack: AsyncExitStack, datapath: Datapath) -> None:
         loop = asyncio.get_running_loop()
 
         def run() -> None:
             try:
+                if cpus := self._config.datapath.cpus:
+                    place(cpus)
                 datapath.run()
             except PrlError as error:
                 loop.call_soon_threadsafe(self._fail, error)
@@ -441,6 +458,17 @@ class Node:
                 for element in wire.decode_tlvs(event.body):
                     if element.type == Tlv.ENDPOINT:
                         self._primaries.on_offer(element.value.decode("utf-8", "replace"))
+
+
+def place(cpus: list[int]) -> None:
+    """Keep the calling thread on these CPUs. Raises KernelError."""
+    try:
+        os.sched_setaffinity(0, cpus)
+    except OSError as error:
+        there = sorted(os.sched_getaffinity(0))
+        raise KernelError(
+            f"datapath.cpus {cpus}: {error.strerror}; prld may use {there}"
+        ) from error
 
 
 def _claim_host() -> socket.socket:

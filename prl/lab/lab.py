@@ -30,6 +30,7 @@ LEASE_POLL_S = 0.01
 class Mode(StrEnum):
     """How prld attaches XDP."""
 
+    AUTO = "auto"
     NATIVE = "native"
     GENERIC = "generic"
 

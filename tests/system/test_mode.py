@@ -1,0 +1,33 @@
+"""Where XDP runs when the configuration leaves it open, and on which CPUs the datapath does."""
+
+import pytest
+
+from prl.core.features import in_btf, xdp_mode
+from prl.daemon.node import place
+from prl.errors import KernelError
+from prl.lab.netns import Namespace
+from tests.system import support
+from tests.system.support import Applications
+
+pytestmark = [
+    pytest.mark.system,
+    pytest.mark.needs("root", "netns", "bpf", "af_xdp", "struct_ops"),
+]
+
+
+def test_whole_packets_are_taken_where_the_driver_has_them() -> None:
+    with support.pair("auto", mode="auto") as lab:
+        node = Namespace(lab.topology.re0.namespace)
+        mode, why = node.call(lambda: xdp_mode(["lan0"]))
+        assert mode == ("generic" if in_btf(b"\0xdp_zc_max_segs\0") else "native"), why
+        assert support.status(lab, "re0")["mode"] == mode
+        told = [e["text"] for e in support.events(lab, "re0") if e["event"] == "xdp_mode"]
+        assert told == [f"XDP runs in {mode} mode: {why}"]
+        apps = Applications(lab, "obey")
+        with apps.connect() as peer:
+            assert peer.ask("protected") == "protected"
+
+
+def test_a_cpu_that_is_not_there_is_refused_with_those_that_are() -> None:
+    with pytest.raises(KernelError, match=r"datapath.cpus \[8191\].*prld may use \[0"):
+        place([8191])
