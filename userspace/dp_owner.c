@@ -188,22 +188,41 @@ static void start_claims(struct prl_dp *dp, uint32_t mask)
     claims_tick(dp);
 }
 
-/* Each neighbour on the LAN is asked for its own address, from ours: who answers hears us, and we hear the LAN. Of other
- * routing instances this node knows no address of its own; the LAN speaks for all. */
+static const uint8_t *own_address(const struct prl_dp *dp, bool is_v4)
+{
+    static const uint8_t none[16];
+    const uint8_t *own = dp->config.own_addr[!is_v4];
+
+    return memcmp(own, none, sizeof(none)) ? own : NULL;
+}
+
+/* From which address the neighbour can be asked; NULL: not at all. Of other routing instances this node knows no address
+ * of its own; the LAN speaks for all. */
+static const uint8_t *asks_from(const struct prl_dp *dp, const struct prl_dp_neighbour *neighbour)
+{
+    return neighbour->lif == 0 ? own_address(dp, prl_addr_is_v4(neighbour->addr)) : NULL;
+}
+
+/* Each neighbour on the LAN is asked for its own address, from ours: who answers hears us, and we hear the LAN. Who knows
+ * none asks all nodes. */
 static void ask(struct prl_dp *dp)
 {
+    const struct prl_dp_lif *lif = &dp->config.lif[0];
     uint8_t frame[PRL_CRAFT_MAX];
+    const uint8_t *own = own_address(dp, false);
+    uint32_t asked = 0;
 
     for (uint32_t i = 0; i < dp->neighbours; i++) {
         const struct prl_dp_neighbour *neighbour = &dp->neighbour[i];
-        const struct prl_dp_lif *lif = &dp->config.lif[neighbour->lif];
-        const uint8_t *own = dp->config.own_addr[!prl_addr_is_v4(neighbour->addr)];
-        static const uint8_t none[16];
+        const uint8_t *from = asks_from(dp, neighbour);
 
-        if (neighbour->lif == 0 && memcmp(own, none, sizeof(none)) != 0)
-            dp->counters.asks_sent +=
-                send_frame(dp, frame, prl_packet_ask(own, lif->mac, neighbour->addr, neighbour->mac, frame), lif);
+        if (from)
+            asked +=
+                send_frame(dp, frame, prl_packet_ask(from, lif->mac, neighbour->addr, neighbour->mac, frame), lif);
     }
+    if (!asked && own)
+        asked += send_frame(dp, frame, prl_packet_ask_all(own, lif->mac, frame), lif);
+    dp->counters.asks_sent += asked;
 }
 
 /* Somebody without the token says that one of our addresses is his (L7): never silent for that; the neighbours are told
@@ -655,10 +674,17 @@ void prl_dp_policy(struct prl_dp *dp, int stop)
 
 void prl_dp_neighbours(struct prl_dp *dp, const struct prl_dp_neighbour *list, uint32_t count)
 {
+    bool can_ask;
+
     dp_lock(dp);
     dp->neighbours = 0;
-    for (uint32_t i = 0; i < count && dp->neighbours < PRL_DP_NEIGHBOURS_MAX; i++)
-        if (list[i].lif < dp->config.lifs)
-            dp->neighbour[dp->neighbours++] = list[i];
+    can_ask = own_address(dp, false) != NULL;
+    for (uint32_t i = 0; i < count && dp->neighbours < PRL_DP_NEIGHBOURS_MAX; i++) {
+        if (list[i].lif >= dp->config.lifs)
+            continue;
+        can_ask |= asks_from(dp, &list[i]) != NULL;
+        dp->neighbour[dp->neighbours++] = list[i];
+    }
+    prl_owner_neighbours(&dp->owner, can_ask);
     dp_unlock(dp);
 }

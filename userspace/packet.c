@@ -15,6 +15,8 @@
 #define UDP_HEADER 8u
 #define IPV6_EXTENSIONS_MAX 6
 #define TCP_OPTIONS_MAX 40
+#define ICMP6_ECHO 128
+#define ICMP6_ECHO_BYTES 8
 #define ND_NS 135
 #define ND_NA 136
 #define ND_NA_BYTES 24
@@ -575,17 +577,33 @@ uint32_t prl_packet_ask(const uint8_t own[16], const uint8_t mac[6], const uint8
     return finish_nd(out, ND_NA_BYTES + 8);
 }
 
+static void to_all_nodes(uint8_t *out)
+{
+    uint8_t *to = out + ETH_HLEN + 24;
+
+    put16(out, 0x3333);
+    out[5] = 1; /* ff02::1 (RFC 4861, 7.2.6) */
+    to[0] = 0xff;
+    to[1] = 0x02;
+    to[15] = 1;
+}
+
+uint32_t prl_packet_ask_all(const uint8_t own[16], const uint8_t mac[6], uint8_t out[PRL_CRAFT_MAX])
+{
+    uint8_t *icmp = put_nd(out, ND_NS, own, mac, own);
+
+    memset(icmp, 0, ND_NA_BYTES + 8);
+    icmp[0] = ICMP6_ECHO;
+    to_all_nodes(out);
+    return finish_nd(out, ICMP6_ECHO_BYTES);
+}
+
 uint32_t prl_packet_claim_na(const uint8_t addr[16], const uint8_t mac[6], const uint8_t *token,
                              uint8_t out[PRL_CRAFT_MAX])
 {
     uint8_t *na = put_nd(out, ND_NA, addr, mac, addr);
-    uint8_t *to = out + ETH_HLEN + 24;
 
-    put16(out, 0x3333);
-    out[5] = 1; /* all nodes, ff02::1 (RFC 4861, 7.2.6) */
-    to[0] = 0xff;
-    to[1] = 0x02;
-    to[15] = 1;
+    to_all_nodes(out);
     put32(na + 4, ND_NA_OVERRIDE);
     return finish_nd(out, ND_NA_BYTES + 8 + put_claim(na + 32, token));
 }

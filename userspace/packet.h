@@ -98,6 +98,8 @@ uint32_t prl_packet_claim_arp(const uint8_t addr[16], const uint8_t mac[6], bool
                               uint8_t out[PRL_CRAFT_MAX]);
 uint32_t prl_packet_claim_na(const uint8_t addr[16], const uint8_t mac[6], const uint8_t *token,
                              uint8_t out[PRL_CRAFT_MAX]);
+/* ICMPv6 echo request to all nodes, for who knows no neighbour (RFC 4443, 4.1). */
+uint32_t prl_packet_ask_all(const uint8_t own[16], const uint8_t mac[6], uint8_t out[PRL_CRAFT_MAX]);
 /* ARP request or neighbour solicitation, unicast, for a neighbour's own address: its answer is evidence (L6). */
 uint32_t prl_packet_ask(const uint8_t own[16], const uint8_t mac[6], const uint8_t target[16],
                         const uint8_t target_mac[6], uint8_t out[PRL_CRAFT_MAX]);

@@ -51,6 +51,7 @@ class Prld:
         config.policy_stop = world.policy_stop
         self.owner = ffi.new("struct prl_owner *")
         self.lib.prl_owner_init(self.owner, config, self.now_ns)
+        self.lib.prl_owner_neighbours(self.owner, 1)
         self.terms = [0] * len(world.first_owner)
         self.settled = False
         self.born_ns = world.now_ns

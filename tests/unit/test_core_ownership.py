@@ -36,6 +36,7 @@ class Node:
         self.now = 1000
         self.owner: Any = ffi.new("struct prl_owner *")
         lib.prl_owner_init(self.owner, config, self.now * MS)
+        lib.prl_owner_neighbours(self.owner, 1)
         for service, state in enumerate(states):
             lib.prl_owner_set_state(self.owner, service, state)
         self.lan = lan
@@ -367,6 +368,10 @@ def test_a_secondary_that_does_not_hear_the_lan_is_the_one_that_is_cut_off() -> 
     late = Node(STANDBY).linked()
     late.present = False
     assert late.tick(400) == EXPIRE | DROP
+    unknown = Node(STANDBY).linked()
+    unknown.present = False
+    lib.prl_owner_neighbours(unknown.owner, 0)  # with nobody to ask, silence proves nothing
+    assert unknown.tick(100) == TAKEOVER | DROP
 
 
 def test_who_took_over_without_the_lan_falls_silent_before_the_primary_may_open() -> None:

@@ -203,6 +203,16 @@ def test_claims_carry_address_and_token() -> None:
     assert token in icmp
 
 
+def test_who_knows_no_neighbour_asks_all_nodes() -> None:
+    mac = bytes.fromhex("020000000007")
+    out = ffi.new("uint8_t[]", lib.PRL_CRAFT_MAX)
+    echo = bytes(ffi.buffer(out, lib.prl_packet_ask_all(HOST6.packed, mac, out)))
+    assert echo[:14] == bytes.fromhex("333300000001") + mac + b"\x86\xdd"
+    assert (IPv6Address(echo[22:38]), IPv6Address(echo[38:54])) == (HOST6, IPv6Address("ff02::1"))
+    assert (echo[54], echo[18:20], len(echo)) == (128, b"\0\x08", 62)
+    assert ones_sum(pseudo(HOST6, IPv6Address("ff02::1"), 58, 8) + echo[54:]) == 0xFFFF
+
+
 def test_what_is_made_has_a_right_checksum_whatever_the_numbers() -> None:
     """Sums of 64-bit words carry: one lost carry made one claim in forty void (L7)."""
     chance = random.Random(7)

@@ -187,7 +187,8 @@ static uint32_t decide_as_secondary(struct prl_owner *owner, uint64_t now_ns)
         return 0;
     if (owner->last_lan_ns && !is_silent(owner->last_lan_ns, now_ns, suspect_ns))
         return 0; /* its next LAN heartbeat makes us renounce, the lack of one makes us take over */
-    if (is_silent(owner->last_frame_ns, now_ns, presence_ns(owner)) || owner->silent_mask == UINT32_MAX)
+    if (owner->silent_mask == UINT32_MAX ||
+        (owner->can_ask && is_silent(owner->last_frame_ns, now_ns, presence_ns(owner))))
         return 0; /* L6: the one that is cut off is this node, and its claim would reach nobody */
     return take(owner, takeable(owner), prl_owner_takeover_until_ns(owner), now_ns) | drop_link(owner);
 }
@@ -417,6 +418,11 @@ uint32_t prl_owner_lan_renounced(struct prl_owner *owner, uint64_t now_ns)
     owner->flows_failed = 2;
     return todo |
            speak(owner, now_ns); /* L6: word over the LAN of a node that has not taken over, and cannot now */
+}
+
+void prl_owner_neighbours(struct prl_owner *owner, bool can_ask)
+{
+    owner->can_ask = can_ask;
 }
 
 int prl_owner_watches(const struct prl_owner *owner)

@@ -99,6 +99,7 @@ struct prl_owner {
     uint8_t shadows_void;
     uint8_t expired; /* the lease ended in this epoch */
     uint8_t silence; /* enum prl_silence */
+    uint8_t can_ask; /* somebody on the LAN would answer: who is heard by nobody then is cut off */
     uint8_t is_urgent; /* the LAN is watched because somebody may soon take over */
     uint8_t unheard; /* silent, and nobody has heard it since the link was lost: the other node has the sessions */
     uint32_t silent_mask; /* the services that it holds for */
@@ -166,6 +167,8 @@ bool prl_owner_hears_lan(const struct prl_owner *owner, uint64_t now_ns);
 /* When prl_owner_tick() wants to be called at the latest. */
 uint64_t prl_owner_next_ns(const struct prl_owner *owner);
 
+/* Whether somebody on the LAN would answer; at first there is nobody. */
+void prl_owner_neighbours(struct prl_owner *owner, bool can_ask);
 /* Whether frames from the LAN are evidence now (no link, one that does not answer, or a take-over that waits for proof); and the newest one. */
 int prl_owner_watches(const struct prl_owner *owner);
 void prl_owner_frame(struct prl_owner *owner, uint64_t seen_ns);
