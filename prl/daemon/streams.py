@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from prl.shadow.snapshot import TcpSnapshot
-from prl.shadow.sockopt import Queue, TcpState, queue_bytes, tcp_info
+from prl.shadow.sockopt import Queue, TcpInfo, TcpState, queue_bytes, tcp_info
 
 # The counters count a FIN, the peer's once received, ours once acknowledged; so does the send
 # queue's length until then, and the receive queue's never (net/ipv4/tcp.c, tcp_ioctl).
@@ -18,6 +18,14 @@ _PEER_ENDED = frozenset({TcpState.CLOSE_WAIT, TcpState.LAST_ACK, TcpState.CLOSIN
 _OWN_ENDED = frozenset(
     {TcpState.FIN_WAIT1, TcpState.FIN_WAIT2, TcpState.LAST_ACK, TcpState.CLOSING}
 )
+
+
+LOOKS_MAX: Final = 1000
+"""Looks at a socket that works meanwhile, some 5 us each, until two of them are the same."""
+
+
+def _counted(info: TcpInfo) -> tuple[int, int, int]:
+    return info.bytes_received, info.bytes_acked, info.state
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +37,17 @@ class Streams:
 
     @staticmethod
     def at(sock: socket.socket, in_bytes: int = 0, out_bytes: int = 0) -> "Streams":
-        """Such that the socket, at rest, is at these positions now. Raises CallError."""
+        """Such that the socket is at these positions now. Raises CallError."""
         if sock.type == socket.SOCK_DGRAM:
             return UNCOUNTED
         info = tcp_info(sock)
-        read = info.bytes_received - queue_bytes(sock, Queue.UNREAD) - (info.state in _PEER_ENDED)
-        written = info.bytes_acked + queue_bytes(sock, Queue.UNACKED) - (info.state in _OWN_ENDED)
+        for _ in range(LOOKS_MAX):  # of four calls, between which segments may come
+            before, unread = info, queue_bytes(sock, Queue.UNREAD)
+            unacked, info = queue_bytes(sock, Queue.UNACKED), tcp_info(sock)
+            if _counted(before) == _counted(info):
+                break
+        read = info.bytes_received - unread - (info.state in _PEER_ENDED)
+        written = info.bytes_acked + unacked - (info.state in _OWN_ENDED)
         found = Streams(in_bytes - read, out_bytes - written)
         return UNCOUNTED if found == UNCOUNTED else found
 

@@ -56,3 +56,19 @@ def test_a_snapshot_tells_the_same() -> None:
 def test_datagrams_are_not_counted() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         assert Streams.at(sock, 5, 6) == Streams(0, 0)
+
+
+def test_a_socket_that_receives_meanwhile_has_not_been_read(pair: Any) -> None:
+    server, client = pair
+
+    def send() -> None:
+        for _ in range(2000):
+            client.send(b"x" * 50)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    found = set()
+    while sender.is_alive():
+        found.add(Streams.at(server).in_offset)
+    sender.join()
+    assert found == {0}
