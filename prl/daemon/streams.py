@@ -40,7 +40,7 @@ class Streams:
         """Such that the socket is at these positions now. Raises CallError."""
         if sock.type == socket.SOCK_DGRAM:
             return UNCOUNTED
-        info = tcp_info(sock)
+        info, unread, unacked = tcp_info(sock), 0, 0
         for _ in range(LOOKS_MAX):  # of four calls, between which segments may come
             before, unread = info, queue_bytes(sock, Queue.UNREAD)
             unacked, info = queue_bytes(sock, Queue.UNACKED), tcp_info(sock)
