@@ -5,6 +5,7 @@ import fcntl
 import socket
 import struct
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Final, Literal
 
@@ -20,6 +21,7 @@ NO_NATIVE: Final = frozenset({"bridge", "802.1Q VLAN Support", "macvlan", "ipvla
 """Interfaces on top of others."""
 
 
+@lru_cache(16)  # so many megabytes for each look
 def in_btf(name: bytes) -> bool:
     """Whether the kernel's type information has these bytes."""
     try:
@@ -29,16 +31,25 @@ def in_btf(name: bytes) -> bool:
         return False
 
 
-def driver(interface: str) -> str:
-    """The name of its driver (struct ethtool_drvinfo); "" if it has none or is not there."""
-    drvinfo = array.array("B", struct.pack("I", _ETHTOOL_GDRVINFO).ljust(_DRVINFO_BYTES, b"\0"))
-    address, _ = drvinfo.buffer_info()
-    request = struct.pack("16sP16x", interface.encode(), address)
+def ethtool(interface: str, question: "array.array[int]") -> bool:
+    """Put an ETHTOOL_G… command, the answer is left in its place; False: the driver has none.
+
+    In the caller's network namespace, unlike /sys, which may show another one's interfaces.
+    """
+    request = struct.pack("16sP16x", interface.encode(), question.buffer_info()[0])
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         try:
             fcntl.ioctl(sock, _SIOCETHTOOL, request)
         except OSError:
-            return ""
+            return False
+    return True
+
+
+def driver(interface: str) -> str:
+    """The name of its driver (struct ethtool_drvinfo); "" if it has none or is not there."""
+    drvinfo = array.array("B", struct.pack("I", _ETHTOOL_GDRVINFO).ljust(_DRVINFO_BYTES, b"\0"))
+    if not ethtool(interface, drvinfo):
+        return ""
     return drvinfo.tobytes()[4:36].partition(b"\0")[0].decode("ascii", "replace")
 
 

@@ -7,9 +7,7 @@ import array
 import asyncio
 import contextlib
 import errno
-import fcntl
 import socket
-import struct
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +20,7 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from prl.core.datapath import Address, LogicalInterface, mapped
+from prl.core.features import ethtool
 from prl.errors import KernelError
 
 P = ParamSpec("P")
@@ -295,16 +294,11 @@ def _gateway(route: Any) -> Address | None:
 def _receive_queues(name: str) -> int:
     """Count the receive queues in use: ethtool's channels (struct ethtool_channels).
 
-    /sys may show another namespace's interfaces, and netlink tells the most possible.
+    Netlink tells the most possible.
     """
     channels = array.array("I", [_ETHTOOL_GCHANNELS, *[0] * 8])
-    address, _ = channels.buffer_info()
-    request = struct.pack("16sP16x", name.encode(), address)
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        try:
-            fcntl.ioctl(sock, _SIOCETHTOOL, request)
-        except OSError:
-            return 1  # a driver without channels
+    if not ethtool(name, channels):
+        return 1  # a driver without channels
     receive, combined = channels[5], channels[8]
     return max(receive + combined, 1)
 
