@@ -91,22 +91,22 @@ class Kernel:
 
     def address_state(self, address: bytes, ifindex: int) -> int:
         """What a (mapped) service address is on an interface: enum prl_addr_state."""
-        key = ffi.new("struct prl_addr_key *", {"ifindex": ifindex})
-        ffi.buffer(key.addr)[:] = address
-        value = ffi.new("struct prl_addr *")
-        found = lib.prl_kernel_addr_get(self._kernel, key, value) == 0
-        return int(value.state) if found else int(lib.PRL_ADDR_NONE)
+        return int(self._address(address, ifindex).state)
 
     def was_taken(self, address: bytes, ifindex: int) -> bool:
         """Whether a claim of the other node's was obeyed, and the address is not ours since."""
+        found = self._address(address, ifindex)
+        return found.state in {lib.PRL_ADDR_FENCED, lib.PRL_ADDR_LEAVING} and bool(
+            found.fenced_by_ns
+        )
+
+    def _address(self, address: bytes, ifindex: int) -> Any:
+        """Its entry, struct prl_addr; one of zeros (PRL_ADDR_NONE) when there is none."""
         key = ffi.new("struct prl_addr_key *", {"ifindex": ifindex})
         ffi.buffer(key.addr)[:] = address
         value = ffi.new("struct prl_addr *")
-        if lib.prl_kernel_addr_get(self._kernel, key, value):
-            return False
-        return (
-            value.state in {lib.PRL_ADDR_FENCED, lib.PRL_ADDR_LEAVING} and value.fenced_by_ns != 0
-        )
+        lib.prl_kernel_addr_get(self._kernel, key, value)
+        return value
 
     def is_silent(self, service: int) -> bool:
         """Whether its owner was silent, not knowing whether it had been replaced (L6)."""

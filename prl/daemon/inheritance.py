@@ -20,10 +20,9 @@ import time
 from prl.config import Config
 from prl.core.datapath import Owner, mapped
 from prl.core.kernel import Kernel
-from prl.daemon import ghosts, probe
+from prl.daemon import probe
 from prl.daemon.events import EventLog
 from prl.daemon.instances import Instances
-from prl.errors import KernelError
 
 LEASE_POLL_S = 0.01
 """How often the kernel's tables are looked at while the other node's lease may last."""
@@ -56,11 +55,7 @@ class Inheritance:
             ifindex = self._lans.interface(number).ifindex
             if not any(self._kernel.was_taken(mapped(one), ifindex) for one in service.addresses):
                 continue
-            shared = self._lans.is_shared(number)
-            ended = ghosts.end_all_on(
-                service.addresses, self._lans.devices(number) if shared else None
-            )
-            if ended:
+            if ended := self._lans.end_connections(number):
                 self._log.warning(
                     "ghosts_ended",
                     f"service {service.name}: {ended} connections that were left here are ended: "
@@ -75,10 +70,8 @@ class Inheritance:
         kept: set[int] = set()
         for number in sorted(self._owned()):
             service = self._config.service[number]
-            try:
-                users = await probe.users(self._lans.interface(number), service.addresses)
-            except KernelError as error:
-                self._log.error("probe_failed", f"service {service.name}: {error}")
+            users = await probe.users_of(service, self._lans.interface(number), self._log)
+            if users is None:
                 continue
             if users:
                 self._log.warning(

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from prl.config import Config, Service
 from prl.core.datapath import Address, LogicalInterface
+from prl.daemon import ghosts
 from prl.errors import ConfigError, UsageError
 
 _DEVICE_BYTES = 16  # IFNAMSIZ
@@ -47,6 +48,11 @@ class Instances:
             if other is not own
             for address in own.addresses
         )
+
+    def end_connections(self, service: int) -> int:
+        """End what is left on a service's addresses, in its instance. Raises KernelError."""
+        devices = self.devices(service) if self.is_shared(service) else None
+        return ghosts.end_all_on(self._config.service[service].addresses, devices)
 
     def of_address(self, address: Address) -> list[int]:
         """The services that have an address."""

@@ -151,8 +151,7 @@ class Ownership:
         """The service lives elsewhere: connections that there still are here are void (L8)."""
         service = self._config.service[number]
         try:
-            devices = self._instances.devices(number) if self._instances.is_shared(number) else None
-            ended = ghosts.end_all_on(service.addresses, devices)
+            ended = self._instances.end_connections(number)
         except KernelError as error:
             self._log.error("ghosts_left", f"service {service.name}: {error}")
             return
@@ -196,10 +195,8 @@ class Ownership:
 
     async def _take_if_free(self, number: int) -> bool:
         service = self._config.service[number]
-        try:
-            users = await probe.users(self._instances.interface(number), service.addresses)
-        except KernelError as error:
-            self._log.error("probe_failed", f"service {service.name}: {error}")
+        users = await probe.users_of(service, self._instances.interface(number), self._log)
+        if users is None:
             return False
         if self._settled.is_set() or self.state(number) != Owner.NONE:
             return True  # somebody decided meanwhile

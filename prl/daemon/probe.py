@@ -11,7 +11,9 @@ import struct
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv6Address
 
+from prl.config import Service
 from prl.core.datapath import Address, LogicalInterface
+from prl.daemon.events import EventLog
 from prl.errors import KernelError
 
 PROBES = 3
@@ -48,6 +50,17 @@ async def users(interface: LogicalInterface, addresses: Iterable[Address]) -> se
                 f"{interface.name}: cannot be probed: {error.strerror}; is it up?"
             ) from error
         return await _ask(sock, interface.mac, wanted)
+
+
+async def users_of(
+    service: Service, interface: LogicalInterface, events: EventLog
+) -> set[Address] | None:
+    """The same of a service's addresses; None: it cannot be asked, and the log says why."""
+    try:
+        return await users(interface, service.addresses)
+    except KernelError as error:
+        events.error("probe_failed", f"service {service.name}: {error}")
+        return None
 
 
 async def _ask(sock: socket.socket, mac: bytes, wanted: set[Address]) -> set[Address]:

@@ -17,7 +17,7 @@ from prl.daemon.events import EventLog
 from prl.daemon.instances import Instances
 from prl.daemon.link import Link
 from prl.daemon.ownership import Ownership
-from prl.errors import KernelError, NotSafeError, PrlError
+from prl.errors import NotSafeError, PrlError
 
 _NS_PER_MS = 1e6
 _ANSWER_MARGIN_S = 2.0
@@ -130,12 +130,9 @@ class Switchover:
 
     async def _probe(self, number: int) -> None:
         service = self._config.service[number]
-        try:
-            users = await probe.users(self._instances.interface(number), service.addresses)
-        except KernelError as error:
-            self._log.error("probe_failed", f"service {service.name}: {error}")
-            return
-        self._dp.switchover_resolve(number, taken=bool(users))
+        users = await probe.users_of(service, self._instances.interface(number), self._log)
+        if users is not None:
+            self._dp.switchover_resolve(number, taken=bool(users))
 
 
 def _words(reason: int) -> str:
