@@ -295,6 +295,8 @@ static int set_addresses(struct prl_dp *dp, uint32_t service, uint8_t state, uin
             value.service = service;
             value.first_by_ns = first_by_ns;
             value.spoken = PRL_SPOKEN_NOT;
+            if (state == PRL_ADDR_LEAVING)
+                value.fenced_by_ns = 0; /* what comes now is the new owner's claim */
             memcpy(value.token, dp->peer_token, sizeof(value.token));
             err = prl_kernel_addr_set(dp->kernel, &key, &value);
         }
@@ -375,17 +377,6 @@ int dp_owner_set(struct prl_dp *dp, uint32_t service, uint8_t state)
 
 int dp_owner_leave(struct prl_dp *dp, uint32_t service)
 {
-    for (uint32_t i = 0; i < dp->config.addresses; i++) {
-        for (uint32_t lif = 0; lif < dp->config.lifs && dp->config.address[i].service == service; lif++) {
-            struct prl_addr_key key = address_key(dp, &dp->config.address[i], lif);
-            struct prl_addr value;
-
-            if (is_others(dp, &dp->config.address[i], lif) || prl_kernel_addr_get(dp->kernel, &key, &value))
-                continue;
-            value.fenced_by_ns = 0;
-            prl_kernel_addr_set(dp->kernel, &key, &value);
-        }
-    }
     return set_addresses(dp, service, PRL_ADDR_LEAVING, 0);
 }
 
