@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -85,25 +86,35 @@ def owner(lab: Lab) -> list[str]:
     ]
 
 
+def begin(lab: Lab, stack: ExitStack, folder: Path) -> tuple[Vrrp, Callable[[], None], Talk]:
+    """VRRP master on re0, backup on re1; a session that goes on, and the wait for its move."""
+    apps = Applications(lab, "obey")
+    first, second = Vrrp(lab, "re0", 100, folder), Vrrp(lab, "re1", 90, folder)
+    for each in (first, second):
+        stack.callback(each.kill)
+    peer = stack.enter_context(apps.connect())
+    talk = stack.enter_context(Talk(peer))
+    first.start()
+    eventually("re0 is VRRP master", lambda: b"MASTER STATE" in log_of(first))
+    second.start()
+    eventually("re1 is VRRP backup", lambda: b"BACKUP STATE" in log_of(second))
+
+    def moves() -> None:
+        apps.expect("taken_over", "re1", peer=peer.port)
+        talk.go_on()
+
+    return first, moves, talk
+
+
 def test_vrrp_triggers_and_prl_decides(tmp_path: Path) -> None:
     with support.pair("ka0") as lab, ExitStack() as stack:
-        apps = Applications(lab, "obey")
-        first, second = Vrrp(lab, "re0", 100, tmp_path), Vrrp(lab, "re1", 90, tmp_path)
-        for each in (first, second):
-            stack.callback(each.kill)
-        peer = stack.enter_context(apps.connect())
         seen = stack.enter_context(watch(lab, tmp_path))
-        talk = stack.enter_context(Talk(peer))
-        first.start()
-        eventually("re0 is VRRP master", lambda: b"MASTER STATE" in log_of(first))
-        second.start()
-        eventually("re1 is VRRP backup", lambda: b"BACKUP STATE" in log_of(second))
+        first, moves, talk = begin(lab, stack, tmp_path)
         talk.go_on()
         assert owner(lab) == ["re0"]
 
         first.reload(20)  # planned: 70 with the owner's weight, against 90
-        apps.expect("taken_over", "re1", peer=peer.port)
-        talk.go_on()
+        moves()
         eventually("re0 stands by", lambda: owner(lab) == ["re1"])
 
         for _ in range(FLAPS):  # VRRP comes and goes where the service is not
@@ -116,19 +127,9 @@ def test_vrrp_triggers_and_prl_decides(tmp_path: Path) -> None:
 
 def test_the_death_of_the_vrrp_master_moves_the_service(tmp_path: Path) -> None:
     with support.pair("ka1") as lab, ExitStack() as stack:
-        apps = Applications(lab, "obey")
-        first, second = Vrrp(lab, "re0", 100, tmp_path), Vrrp(lab, "re1", 90, tmp_path)
-        for each in (first, second):
-            stack.callback(each.kill)
-        peer = stack.enter_context(apps.connect())
-        talk = stack.enter_context(Talk(peer))
-        first.start()
-        eventually("re0 is VRRP master", lambda: b"MASTER STATE" in log_of(first))
-        second.start()
-        eventually("re1 is VRRP backup", lambda: b"BACKUP STATE" in log_of(second))
+        first, moves, _ = begin(lab, stack, tmp_path)
         first.kill()
-        apps.expect("taken_over", "re1", peer=peer.port)
-        talk.go_on()
+        moves()
         eventually("re1 owns it alone", lambda: owner(lab) == ["re1"])
 
 
