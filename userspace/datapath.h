@@ -222,7 +222,8 @@ struct prl_flow_info {
     uint32_t handle, slot, generation;
     uint8_t is_secondary, state, reason, pad; /* state: enum prl_primary_state / prl_secondary_state */
     uint32_t flags; /* kernel's: enum prl_flow_flag */
-    struct prl_primary primary; /* valid for a primary */
+    struct prl_primary primary; /* valid for a primary; what waits is in `queues` */
+    struct prl_queues queues; /* likewise */
     struct prl_secondary secondary; /* valid for a secondary */
     uint32_t out_hash; /* secondary, with hash_output: CRC-32 (zlib's) of its first out_bytes bytes of output */
     struct prl_sock_view sock;

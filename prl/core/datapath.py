@@ -730,8 +730,8 @@ def _ends(key: Any, lifs: dict[str, int]) -> Tuple:
 def _info(info: Any, lifs: dict[str, int]) -> FlowInfo:
     secondary = bool(info.is_secondary)
     side = info.secondary if secondary else info.primary
-    primary = info.primary
-    chains = (primary.in_pending, primary.in_held, primary.out_pending, primary.out_held)
+    queues = info.queues
+    chains = (queues.in_pending, queues.in_held, queues.out_pending, queues.out_held)
     counters = {
         name: int(getattr(info, name))
         for name in (
