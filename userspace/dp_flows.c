@@ -775,6 +775,18 @@ int prl_dp_flow_close(struct prl_dp *dp, uint32_t handle)
     return flow ? 0 : -ENOENT;
 }
 
+uint32_t prl_dp_flow_of(struct prl_dp *dp, const struct prl_flow_key *key)
+{
+    const struct dp_flow *flow;
+    uint32_t handle;
+
+    dp_lock(dp);
+    flow = dp_flow_by_key(dp, key);
+    handle = flow ? flow->spec.handle : 0;
+    dp_unlock(dp);
+    return handle;
+}
+
 int prl_dp_flow_socket(struct prl_dp *dp, uint32_t handle)
 {
     const struct dp_flow *flow;
