@@ -9,6 +9,7 @@
  *     dp_sign.c     the headers of signed flows (RFC 2385)
  *     dp_udp.c      room in a UDP socket, what it dropped
  *     dp_switchover.c  a service moves by word over the link
+ *     dp_wait.c     what the loop sleeps on, polling instead of sleeping
  *     dp_owner.c    lease, LAN heartbeats, claims, take-over
  *     dp_control.c  events, link calls, status
  */
@@ -39,10 +40,15 @@
 #define DP_FAIR_BUFFERS 8
 /* Work of one pass over one source (R4: bounded per wake-up). */
 #define DP_BATCH 256
-/* A CPU that somebody else keeps for so long is wanted: polling only waits for it. Then prld sleeps until there is work,
+/* Polling gives the CPU away after every look. Absences that are longer than the first of these count; beyond an eighth of
+ * the time, and the sum, the CPU is wanted by others, and polling only waits for it. Then prld sleeps until there is work,
  * which wakes it at once, and tries again to poll after a while. */
 #define DP_CROWDED_NS 100000ull
+#define DP_CROWDED_SHARE 8
+#define DP_CROWDED_SUM_NS 2000000ull
 #define DP_CROWDED_RETRY_NS 100000000ull
+/* Sources that one wait tells of. */
+#define DP_WAIT_EVENTS 8
 /* After so many looks that found a single held segment, the next ones expect no second. */
 #define DP_SINGLES 16
 /* Bytes of event bodies that wait for Python. */
@@ -163,6 +169,19 @@ struct dp_fed {
     uint16_t lif;
 };
 
+/* dp_wait.c; of the loop alone, but for link_events and wake_fd. */
+struct dp_wait {
+    int epoll_fd, timer_fd, wake_fd;
+    uint32_t link_events, output_events; /* what epoll watches for now */
+    uint64_t timer_ns;                   /* what timer_fd is set to; 0: it is not */
+    uint64_t poll_until_ns;              /* the end of adaptive polling */
+    uint64_t crowded_until_ns;           /* no polling before */
+    uint64_t away_ns, back_ns;           /* absences that are not made up for yet; the end of the last one */
+};
+
+/* What a wait found; an error of the source is found by reading it. */
+enum dp_ready { DP_READY_LINK = 1, DP_READY_OUTPUT = 2, DP_READY_LAN = 4, DP_READY_ALL = 7 };
+
 struct dp_event {
     struct dp_event *next;
     struct prl_event event;
@@ -176,9 +195,9 @@ struct prl_dp {
     pthread_mutex_t lock;
     _Atomic uint32_t waiting; /* callers that want the lock */
     _Atomic bool stop;
-    int wake_fd, event_fd;
+    int event_fd;
     uint64_t now_ns; /* CLOCK_BOOTTIME, read once a pass */
-    uint64_t crowded_until_ns; /* no polling before */
+    struct dp_wait wait;
 
     struct prl_umem *umem;
     struct prl_port *port[PRL_LIFS_MAX * PRL_QUEUES_MAX];
@@ -244,9 +263,23 @@ struct prl_dp {
 uint64_t dp_clock_ns(void);
 void dp_lock(struct prl_dp *dp);
 void dp_unlock(struct prl_dp *dp);
-void dp_wake(struct prl_dp *dp);
 /* Writes what reinjection has gathered (gro.h): before the flow's flags change, its bytes go, or the lock does. */
 void dp_flush_input(struct prl_dp *dp);
+
+/* dp_wait.c; 0 or -errno. The datapath's sources must be open. */
+int dp_wait_open(struct prl_dp *dp, char *error);
+void dp_wait_close(struct prl_dp *dp);
+void dp_wake(struct prl_dp *dp);
+/* The link's descriptor comes, or is about to be closed. */
+int dp_wait_link(struct prl_dp *dp, bool attached);
+/* Under the lock: what there is to wait for, until next_ns (CLOCK_BOOTTIME) at the latest. */
+int dp_wait_prepare(struct prl_dp *dp, uint64_t next_ns);
+/* Without the lock: sleeps until something is there, or only looks. enum dp_ready, 0 = none of them, or -errno. */
+int dp_wait(struct prl_dp *dp, bool sleeps);
+/* Whether to look for work again rather than to sleep. */
+bool dp_polls_on(struct prl_dp *dp, bool worked);
+/* Lets others have the CPU, and notes how long they kept it. */
+void dp_give_way(struct prl_dp *dp);
 
 /* dp_flows.c */
 int dp_flows_init(struct prl_dp *dp);

@@ -141,6 +141,7 @@ void dp_link_lost(struct prl_dp *dp, const char *why)
 
     if (dp->link.fd < 0)
         return;
+    dp_wait_link(dp, false);
     prl_link_detach(&dp->link);
     dp->link_up = false;
     dp_event(dp, &event, (const uint8_t *)why, (uint32_t)strlen(why));
@@ -162,6 +163,9 @@ int prl_dp_link_attach(struct prl_dp *dp, int fd)
         dp->link_up = false;
         dp->hello_seen = false;
         dp->link_overflow = false;
+        err = dp_wait_link(dp, true);
+        if (err)
+            prl_link_detach(&dp->link);
     }
     dp_unlock(dp);
     dp_wake(dp);
