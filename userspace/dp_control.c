@@ -249,7 +249,8 @@ int prl_dp_link_send(struct prl_dp *dp, const struct prl_msg *msg, const uint8_t
 static void status_flow(const struct prl_dp *dp, const struct dp_flow *flow, struct prl_dp_status *status)
 {
     const struct prl_primary *primary = &flow->primary;
-    const struct prl_hold *oldest[2] = {primary->in_held.head, primary->out_held.head};
+    const struct prl_queues *queues = primary->queues;
+    const struct prl_hold *oldest[2];
 
     if (flow->secondary) {
         status->flows_secondary++;
@@ -258,8 +259,12 @@ static void status_flow(const struct prl_dp *dp, const struct dp_flow *flow, str
     }
     status->flows_primary++;
     status->flows_active += primary->state == PRL_PRIMARY_ACTIVE;
-    status->behind_packets += primary->in_held.count + primary->out_held.count;
-    status->behind_bytes += primary->in_held.bytes + primary->out_held.bytes;
+    if (!queues)
+        return;
+    status->behind_packets += queues->in_held.count + queues->out_held.count;
+    status->behind_bytes += queues->in_held.bytes + queues->out_held.bytes;
+    oldest[0] = queues->in_held.head;
+    oldest[1] = queues->out_held.head;
     for (int i = 0; i < 2; i++)
         if (oldest[i] && dp->now_ns - oldest[i]->arrived_ns > status->oldest_unanswered_ns)
             status->oldest_unanswered_ns = dp->now_ns - oldest[i]->arrived_ns;

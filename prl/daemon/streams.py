@@ -6,8 +6,9 @@ life, over any number of snapshots, and a prld that starts anew can be told it.
 """
 
 import socket
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from prl.shadow.snapshot import TcpSnapshot
 from prl.shadow.sockopt import Queue, TcpInfo, TcpState, queue_bytes, tcp_info
@@ -28,8 +29,7 @@ def _counted(info: TcpInfo) -> tuple[int, int, int]:
     return info.bytes_received, info.bytes_acked, info.state
 
 
-@dataclass(frozen=True, slots=True)
-class Streams:
+class Streams(msgspec.Struct, frozen=True, gc=False):
     """Offsets of one socket's counters; (0, 0) for UDP, whose datagrams are not counted."""
 
     in_offset: int = 0
