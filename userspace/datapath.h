@@ -277,6 +277,8 @@ struct prl_dp_counters {
     uint64_t compared, differences; /* R12a */
     uint64_t signed_again; /* segments of ours whose header was brought up to date behind the stack's back */
     uint64_t foreign_signatures; /* of ours, made with another key than the one that the flow was set up with */
+    uint64_t moments_sent, moments_late; /* R17: set-ups in two steps; something had come since the copy */
+    uint64_t moments_restored, moments_refused, prepared_dropped; /* on the other node; dropped: no moment came */
     uint64_t relayed_packets,
         relayed_late; /* R21: input from the old owner; for a flow that is not here any more */
 };

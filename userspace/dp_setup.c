@@ -130,8 +130,10 @@ int prl_dp_primary_moment(struct prl_dp *dp, const struct prl_moment_spec *spec,
         err = -ENOTCONN;
     else
         err = sent ? send_moment(dp, flow, spec, counts, committed) : -ENOTSUP;
-    if (!err)
+    if (!err) {
+        dp->counters.moments_sent++;
         *sent = (struct sent){spec->handle, spec->generation, counts->segs_in, *committed};
+    }
     is_left = prl_link_pending(&dp->link);
     dp_unlock(dp);
     if (is_left)
@@ -159,9 +161,13 @@ void dp_setup_done(struct prl_dp *dp, struct dp_flow *flow, const struct prl_msg
             dp->setups->sent[i].generation == msg->generation)
             sent = &dp->setups->sent[i];
     if (sent && msg->reason == PRL_REASON_OK && flow->primary.state == PRL_PRIMARY_SETUP &&
-        flow->spec.generation == msg->generation && is_complete(dp, flow, sent)) {
-        dp_primary_activate(dp, flow, sent->committed, msg->space);
-        frozen_ns = dp_clock_ns() - begun_ns;
+        flow->spec.generation == msg->generation) {
+        if (is_complete(dp, flow, sent)) {
+            dp_primary_activate(dp, flow, sent->committed, msg->space);
+            frozen_ns = dp_clock_ns() - begun_ns;
+        } else {
+            dp->counters.moments_late++; /* Python says why, and lets it go on */
+        }
     }
     if (sent)
         sent->generation = 0;
@@ -201,8 +207,10 @@ int prl_dp_secondary_unprepare(struct prl_dp *dp, uint32_t handle, uint32_t gene
 
     dp_lock(dp);
     ready = ready_of(dp, handle, generation);
-    if (ready)
+    if (ready) {
         ready->used = false;
+        dp->counters.prepared_dropped++;
+    }
     dp_unlock(dp);
     return ready ? 0 : -ENOENT;
 }
@@ -225,6 +233,7 @@ static void refuse(struct prl_dp *dp, const struct prl_msg *msg, uint8_t reason,
     size_t at = 0, bytes = strlen(words);
     uint8_t text[PRL_ERROR_BYTES + TLV_ROOM];
 
+    dp->counters.moments_refused++;
     if (prl_tlv_put(text, sizeof(text), &at, PRL_TLV_TEXT, 0, words, (uint32_t)bytes) == 0 &&
         prl_link_put_tlvs(&dp->link, &answer, text, at) == -ENOBUFS)
         dp->counters.link_tx_full++; /* the primary's deadline opens the flow */
@@ -281,6 +290,7 @@ void dp_setup_moment(struct prl_dp *dp, const struct prl_msg *msg)
         refuse(dp, msg, PRL_REASON_RESTORE_FAILED, words, true);
         return;
     }
+    dp->counters.moments_restored++;
     event.value = counts.bytes_received;
     event.value2 = counts.bytes_acked;
     dp_event(dp, &event, msg->tlvs, msg->tlvs_bytes);
