@@ -22,7 +22,7 @@ from prl.core.wire import Capability, Element, Message, Reason, Tlv
 from prl.daemon import cloning, transfer
 from prl.daemon.cloning import Frozen, Order
 from prl.daemon.events import EventLog
-from prl.daemon.freezer import FreezeError, Pause
+from prl.daemon.freezer import FreezeError
 from prl.daemon.host import Host
 from prl.daemon.instances import Instances
 from prl.daemon.link import Link
@@ -180,22 +180,27 @@ class Attempts:
             clock()
             self._begin(session, work.wanted, sessions)
 
-        def copy(pause: Pause) -> _Copied:
+        def copy() -> _Copied | Frozen | None:
             assert work.fixed is not None
-            with pause():
-                begin()
-                order = _as_of_now(work)
-                if work.is_prepared and (copied := self._moment(work, order.application)):
-                    return copied
-                frozen = cloning.freeze_tcp(work.sock, order, work.fixed)
-            return self._send_whole(work, frozen)
+            if session.state != "open" or session.closing:
+                return None
+            begin()
+            order = _as_of_now(work)
+            if work.is_prepared and (copied := self._moment(work, order.application)):
+                return copied
+            return cloning.freeze_tcp(work.sock, order, work.fixed)
 
         with self._pace.timed() as clock:
+            copied: _Copied | Frozen | None
             if work.fixed is not None:
-                copied = session.client.freezer.run(copy)
+                copied = await session.client.freezer.share(copy)
             else:
                 begin()
-                copied = self._send_whole(work, await cloning.freeze_udp(work.sock, work.order))
+                copied = await cloning.freeze_udp(work.sock, work.order)
+            if copied is None:
+                return
+            if isinstance(copied, Frozen):
+                copied = self._send_whole(work, copied)
             left = copied.left
             while left and not done.done():
                 await asyncio.sleep(SEND_FULL_WAIT_S)  # the link drains; nothing tells us
