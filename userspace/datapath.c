@@ -10,8 +10,6 @@
 #include "dp.h"
 
 #include <errno.h>
-#include <poll.h>
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,7 +17,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#define FIXED_FDS 4 /* wake, link, hold TAP, LAN */
 #define NS_PER_MS 1000000ull
 /* Frames in the fill rings: half of all; the other half can be held. */
 #define FILL_SHARE (PRL_DP_FRAMES / 2)
@@ -43,14 +40,6 @@ void dp_unlock(struct prl_dp *dp)
 {
     dp_flush_input(dp);
     pthread_mutex_unlock(&dp->lock);
-}
-
-void dp_wake(struct prl_dp *dp)
-{
-    const uint64_t one = 1;
-
-    while (write(dp->wake_fd, &one, sizeof(one)) < 0 && errno == EINTR)
-        ;
 }
 
 /* ---- one pass ---- */
@@ -189,9 +178,8 @@ static bool receive_link(struct prl_dp *dp)
         dp_link_lost(dp, strerror(-got));
     return got > 0;
 }
-/* What poll() found; the rings of AF_XDP are looked at in any case, that costs no system call. */
-enum ready { READY_LINK = 1, READY_OUTPUT = 2, READY_LAN = 4, READY_ALL = 7 };
 
+/* `ready`: enum dp_ready; the rings of AF_XDP are looked at in any case, that costs no system call. */
 static bool pass(struct prl_dp *dp, uint32_t ready)
 {
     bool worked;
@@ -201,18 +189,18 @@ static bool pass(struct prl_dp *dp, uint32_t ready)
     dp->node->heartbeat_ns = dp->now_ns;
     dp->counters.wakeups++;
     worked = receive_frames(dp);
-    if (ready & READY_OUTPUT)
+    if (ready & DP_READY_OUTPUT)
         worked |= receive_output(dp);
     else
         dp->output_again = false;
     prl_link_flush(&dp->link); /* what was captured leaves before the other side's messages are worked on */
-    if (ready & READY_LINK || prl_link_unread(&dp->link)) /* what came with HELLO waits until the link is up */
+    if (ready & DP_READY_LINK || prl_link_unread(&dp->link)) /* what came with HELLO waits until the link is up */
         worked |= receive_link(dp);
     dp_switchover_pass(dp);
     flush(dp);
     for (uint32_t i = 0; i < dp->ports; i++)
         prl_port_refill(dp->port[i]);
-    if (ready & READY_LAN)
+    if (ready & DP_READY_LAN)
         dp_owner_lan(dp);
     if (dp->now_ns >= dp_owner_next_ns(dp))
         dp_owner_tick(dp);
@@ -224,34 +212,7 @@ static bool pass(struct prl_dp *dp, uint32_t ready)
 
 /* ---- waiting ---- */
 
-static void poll_set(const struct prl_dp *dp, struct pollfd *set)
-{
-    bool link_reads = dp->link.fd >= 0 && (!dp->hello_seen || dp->link_up);
-    bool output_room = dp->buffers_free && prl_link_room(&dp->link, PRL_PACKET_MAX);
-
-    set[0] = (struct pollfd){.fd = dp->wake_fd, .events = POLLIN};
-    set[1] = (struct pollfd){
-        .fd = dp->link.fd,
-        .events = (short)((link_reads ? POLLIN : 0) | (prl_link_pending(&dp->link) ? POLLOUT : 0)),
-    };
-    set[2] = (struct pollfd){.fd = output_room ? dp->config.hold_fd : -1, .events = POLLIN};
-    set[3] = (struct pollfd){.fd = dp->config.lan_fd, .events = POLLIN};
-}
-
-static uint32_t poll_set_ports(const struct prl_dp *dp, struct pollfd *set)
-{
-    for (uint32_t i = 0; i < dp->ports; i++)
-        set[FIXED_FDS + i] = (struct pollfd){.fd = prl_port_fd(dp->port[i]), .events = POLLIN};
-    return FIXED_FDS + dp->ports;
-}
-
-/* An error is found by reading. */
-static uint32_t ready_of(const struct pollfd *set)
-{
-    return (set[1].revents & ~POLLOUT ? READY_LINK : 0u) | (set[2].revents ? READY_OUTPUT : 0u) |
-           (set[3].revents ? READY_LAN : 0u);
-}
-
+/* Never 0, which a timer would take for "never". */
 static uint64_t next_deadline_ns(const struct prl_dp *dp)
 {
     uint64_t owner_ns = dp_owner_next_ns(dp), next_ns = owner_ns < dp->tick_ns ? owner_ns : dp->tick_ns;
@@ -259,60 +220,30 @@ static uint64_t next_deadline_ns(const struct prl_dp *dp)
 
     if (dp->dirty != DP_LIST_END && soon_ns < next_ns) /* a shadow has not sent all yet */
         return soon_ns;
-    return next_ns;
-}
-
-/* Whether to look for work again rather than to sleep. *until_ns: the end of adaptive polling. */
-static bool polls_on(const struct prl_dp *dp, bool worked, uint64_t *until_ns)
-{
-    if (dp->config.poll_mode == PRL_POLL_ADAPTIVE && worked)
-        *until_ns = dp->now_ns + dp->config.poll_ns;
-    return dp->now_ns >= dp->crowded_until_ns && (dp->config.poll_mode == PRL_POLL_BUSY || dp->now_ns < *until_ns);
-}
-
-/* Lets others have the CPU; true when they kept it for long. */
-static bool give_way(void)
-{
-    uint64_t before_ns = dp_clock_ns();
-
-    sched_yield();
-    return dp_clock_ns() - before_ns > DP_CROWDED_NS;
+    return next_ns ? next_ns : 1;
 }
 
 int prl_dp_run(struct prl_dp *dp)
 {
-    struct pollfd set[FIXED_FDS + PRL_LIFS_MAX * PRL_QUEUES_MAX];
-    uint64_t poll_until_ns = 0;
-    uint32_t ready = READY_ALL;
-    bool crowded = false;
+    int ready = DP_READY_ALL;
 
     while (!atomic_load(&dp->stop)) {
-        uint32_t fds;
-        uint64_t next_ns, now_ns;
         bool polling;
+        int err;
 
         dp_lock(dp);
-        if (crowded) {
-            dp->crowded_until_ns = dp_clock_ns() + DP_CROWDED_RETRY_NS;
-            dp->counters.polls_given_up++;
-        }
-        polling = polls_on(dp, pass(dp, ready), &poll_until_ns);
-        fds = polling ? FIXED_FDS : poll_set_ports(dp, set);
-        poll_set(dp, set);
-        next_ns = next_deadline_ns(dp);
+        polling = dp_polls_on(dp, pass(dp, (uint32_t)ready));
+        err = dp_wait_prepare(dp, next_deadline_ns(dp));
         dp_unlock(dp);
-        crowded = (polling || atomic_load(&dp->waiting)) && give_way() && polling;
-        now_ns = polling ? next_ns : dp_clock_ns();
-        if (poll(set, fds, next_ns <= now_ns ? 0 : (int)((next_ns - now_ns + NS_PER_MS - 1) / NS_PER_MS)) < 0 &&
-            errno != EINTR)
-            return -errno;
-        ready = ready_of(set);
-        if (set[0].revents & POLLIN) {
-            uint64_t count;
-
-            if (read(dp->wake_fd, &count, sizeof(count)) < 0 && errno != EAGAIN)
-                return -errno;
-        }
+        if (err)
+            return err;
+        if (polling)
+            dp_give_way(dp);
+        else if (atomic_load(&dp->waiting))
+            sched_yield();
+        ready = dp_wait(dp, !polling);
+        if (ready < 0)
+            return ready;
     }
     return 0;
 }
@@ -391,14 +322,14 @@ struct prl_dp *prl_dp_open(const struct prl_dp_config *config, struct prl_kernel
     dp->raw_fd = -1;
     dp->link.fd = -1;
     pthread_mutex_init(&dp->lock, NULL);
-    dp->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    dp->wait = (struct dp_wait){.epoll_fd = -1, .timer_fd = -1, .wake_fd = -1};
     dp->event_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-    if (dp->wake_fd < 0 || dp->event_fd < 0) {
+    if (dp->event_fd < 0) {
         snprintf(error, PRL_ERROR_BYTES, "eventfd: %s", strerror(errno));
         goto fail;
     }
     dp->node->heartbeat_ns = dp_clock_ns();
-    if (open_memory(dp, error) || dp_owner_open(dp, error) || open_ports(dp, error))
+    if (open_memory(dp, error) || dp_owner_open(dp, error) || open_ports(dp, error) || dp_wait_open(dp, error))
         goto fail;
     return dp;
 
@@ -427,7 +358,7 @@ void prl_dp_close(struct prl_dp *dp)
     }
     if (dp->raw_fd >= 0)
         close(dp->raw_fd);
-    close(dp->wake_fd);
+    dp_wait_close(dp);
     close(dp->event_fd);
     if (dp->config.lan_fd >= 0)
         close(dp->config.lan_fd);

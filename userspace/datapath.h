@@ -235,6 +235,8 @@ int prl_dp_secondary_open(struct prl_dp *dp, const struct prl_flow_spec *spec, u
 int prl_dp_secondary_void(struct prl_dp *dp, uint32_t handle, uint8_t reason);
 /* Forgets a flow on this node (kernel entries, gate, duplicate fd); sends CLOSE when it is a live primary's. */
 int prl_dp_flow_close(struct prl_dp *dp, uint32_t handle);
+/* The handle of the flow with this key; 0: there is none. */
+uint32_t prl_dp_flow_of(struct prl_dp *dp, const struct prl_flow_key *key);
 /* A duplicate of the flow's socket, to be closed by the caller; or -ENOENT, -EBADF (given up), -EMFILE … */
 int prl_dp_flow_socket(struct prl_dp *dp, uint32_t handle);
 /* 1: its socket, looked at now, has segments behind one that is missing; 0 or -ENOENT. */
@@ -248,7 +250,8 @@ struct prl_flow_info {
     uint32_t handle, slot, generation;
     uint8_t is_secondary, state, reason, pad; /* state: enum prl_primary_state / prl_secondary_state */
     uint32_t flags; /* kernel's: enum prl_flow_flag */
-    struct prl_primary primary; /* valid for a primary */
+    struct prl_primary primary; /* valid for a primary; what waits is in `queues` */
+    struct prl_queues queues; /* likewise */
     struct prl_secondary secondary; /* valid for a secondary */
     uint32_t out_hash; /* secondary, with hash_output: CRC-32 (zlib's) of its first out_bytes bytes of output */
     struct prl_sock_view sock;

@@ -10,6 +10,7 @@
  *     dp_sign.c     the headers of signed flows (RFC 2385)
  *     dp_udp.c      room in a UDP socket, what it dropped
  *     dp_switchover.c  a service moves by word over the link
+ *     dp_wait.c     what the loop sleeps on, polling instead of sleeping
  *     dp_owner.c    lease, LAN heartbeats, claims, take-over
  *     dp_control.c  events, link calls, status
  */
@@ -25,6 +26,7 @@
 #include "link.h"
 #include "gro.h"
 #include "packet.h"
+#include "slab.h"
 #include "tap.h"
 #include "umem.h"
 
@@ -39,10 +41,15 @@
 #define DP_FAIR_BUFFERS 8
 /* Work of one pass over one source (R4: bounded per wake-up). */
 #define DP_BATCH 256
-/* A CPU that somebody else keeps for so long is wanted: polling only waits for it. Then prld sleeps until there is work,
+/* Polling gives the CPU away after every look. Absences that are longer than the first of these count; beyond an eighth of
+ * the time, and the sum, the CPU is wanted by others, and polling only waits for it. Then prld sleeps until there is work,
  * which wakes it at once, and tries again to poll after a while. */
 #define DP_CROWDED_NS 100000ull
+#define DP_CROWDED_SHARE 8
+#define DP_CROWDED_SUM_NS 2000000ull
 #define DP_CROWDED_RETRY_NS 100000000ull
+/* Sources that one wait tells of. */
+#define DP_WAIT_EVENTS 8
 /* After so many looks that found a single held segment, the next ones expect no second. */
 #define DP_SINGLES 16
 /* Bytes of event bodies that wait for Python. */
@@ -56,7 +63,7 @@
 /* A shadow with unread bytes is looked at so often: nothing tells of a read that does not open the window. */
 #define DP_UNREAD_SAMPLE_NS 20000000ull
 /* Held output that went missing on its way here is held again after this time. */
-#define DP_HOLD_REPAIR_NS 50000000ull
+#define DP_HOLD_REPAIR_MS 50u
 /* Packets fed to shadows between two looks at their sockets. */
 #define DP_FED_MAX 1024
 /* Busy flows compare their hashes every so many packets; more than any flow may have outstanding. */
@@ -65,13 +72,15 @@
 #define DP_COMPARE_QUIET_NS 20000000ull
 /* The socket is looked at so often, every tick, before two sides count as different: while a reader that has the socket's
  * lock is off the CPU, the kernel gives it nothing (the backlog, net/core/sock.c). */
-#define DP_COMPARE_TRIES 200
+#define DP_COMPARE_TRIES 200u
 /* A kept packet is fed again after this time, then after twice as long, so often: 1.3 s in all. A reader that does not
  * come to run leaves no room, and what is kept is not lost: it is fed before the shadow is taken over, too. */
 #define DP_KEPT_WAIT_NS 20000000ull
 #define DP_KEPT_TRIES 5
 /* A flow that has moved here is given to the stack when no input has come for so long. */
 #define DP_RELAY_QUIET_NS 20000000ull
+/* Different congestion controls of the shadows' applications; a kernel has some twenty. Further ones are refused. */
+#define DP_CONGESTIONS_MAX 64
 /* Tries to push appended bytes out of a shadow (FACT: TCP_NODELAY pushes what TSO deferral kept back). */
 #define DP_PUSH_TRIES 16
 
@@ -81,48 +90,57 @@ struct dp_compare {
     uint32_t sent_in, sent_out; /* primary: numbers of the last COMPARE */
 };
 
+/* What a shadow has only while packets of it wait here. */
+struct dp_unfed {
+    struct prl_chain kept; /* acknowledged packets that its kernel does not have yet (R8) */
+    struct prl_chain waiting; /* relaying: came here before something in front of it was relayed */
+    uint32_t kept_tries;
+    uint32_t pad;
+};
+
+/* What a flow is lent while packets of it wait. */
+union dp_busy {
+    struct prl_queues queues;
+    struct dp_unfed unfed;
+};
+
 /* What only a shadow needs. */
 struct dp_shadow {
-    struct prl_chain kept; /* acknowledged packets that its kernel does not have yet (R8) */
-    uint32_t kept_tries;
-    uint32_t out_hash; /* of what is appended to it, when that is wanted */
+    struct dp_unfed *unfed; /* of dp->busy; NULL: nothing waits */
     uint64_t check_hash[2]; /* R12a: at the last two multiples of DP_COMPARE_EVERY */
     uint32_t check_seq[2];
     uint32_t rcv_nxt, snd_una, in_seq; /* what is still to be found in its socket */
-    uint32_t tries; /* 0: nothing to be found */
-    char congestion[16]; /* the application's congestion control, set again at take-over */
-    bool in_end_known;
+    uint32_t out_hash;   /* of what is appended to it, when that is wanted */
     uint32_t in_end;     /* behind the newest payload that was replicated */
     uint32_t relay_next; /* relaying: input up to here has been fed */
-    uint64_t last_direct_ns;
-    struct prl_chain waiting; /* relaying: came here before something in front of it was relayed */
+    uint8_t tries;       /* 0: nothing to be found */
+    uint8_t congestion; /* the application's congestion control, set again at take-over: one of dp->congestion */
+    bool in_end_known;
 };
 
-/* What is kept of struct prl_flow_spec, under the same names. */
+/* What is kept of struct prl_flow_spec, under the same names; the key is in struct prl_flow. */
 struct dp_spec {
-    struct prl_flow_key key;
     uint32_t handle, generation;
     int fd; /* the datapath's own duplicate, or -1 */
     uint16_t mss;
     bool timestamps, hash_output;
 };
 
-/* One for each flow that there may be, allocated at the start: every byte counts (T7). */
+/* One for each flow that there may be, in pages of their own: every byte counts (T7), and every cache line that a packet
+ * needs (T6): the first one, that of the core's numbers, that of its counters, and the last one. */
 struct dp_flow {
     bool used, secondary, dirty;
     bool relaying; /* moved here: input is captured and fed in order, without being replicated */
     bool has_peer_ts;
     bool edge_known; /* kernel->edge_limit is valid */
     bool key_changed; /* the stack signs with another key than ours: the flow needs a new snapshot */
-    bool awake;      /* in dp->awake: time may bring it something (dp_flows_tick) */
-    uint32_t slot;
-    uint32_t next_awake;
-    uint32_t next_by_handle, next_by_key, next_dirty;
-    uint32_t service;
-    uint32_t former_handle; /* as a shadow: frames that were captured before have it still; 0 = none */
+    bool awake; /* in dp->awake: time may bring it something (dp_flows_tick) */
     struct dp_spec spec;
+    struct prl_flow *kernel; /* of `slot`; kernel->key is the flow's */
     struct prl_md5_key *md5; /* NULL: it is not signed */
-    struct prl_flow *kernel;
+    uint32_t slot;
+    uint32_t next_by_handle, next_by_key, next_awake, next_dirty;
+    uint8_t service;
     union { /* by `secondary` */
         struct prl_primary primary;
         struct {
@@ -130,17 +148,18 @@ struct dp_flow {
             struct dp_shadow shadow;
         };
     };
+    struct dp_compare compare;
+    uint64_t last_input_ns; /* primary: released; relaying: captured */
     uint64_t orphan_cookie; /* the socket's, once spec.fd is -1 */
     /* last seen in the peer's segments, for crafted ones */
     uint32_t peer_tsval, peer_tsecr;
     uint32_t peer_tcp_end; /* the newest byte that it sent ends here */
     uint16_t peer_window;
     uint8_t peer_mac[6]; /* next hop towards the peer */
-    uint64_t hold_missing_since_ns;
-    uint64_t last_input_ns;
-    struct dp_compare compare;
+    uint32_t hold_missing_since_ms; /* CLOCK_BOOTTIME, the low 32 bits, never 0; 0: nothing is missing */
     uint32_t udp_lost_before; /* datagrams that the socket had dropped when the flow was set up */
-};
+    uint32_t former_handle; /* as a shadow: frames that were captured before have it still; 0 = none */
+} __attribute__((aligned(64)));
 
 /* A packet that a shadow was just fed; its bytes are still in the link's buffer. */
 struct dp_fed {
@@ -150,6 +169,19 @@ struct dp_fed {
     const uint8_t *data;
     uint16_t lif;
 };
+
+/* dp_wait.c; of the loop alone, but for link_events and wake_fd. */
+struct dp_wait {
+    int epoll_fd, timer_fd, wake_fd;
+    uint32_t link_events, output_events; /* what epoll watches for now */
+    uint64_t timer_ns;                   /* what timer_fd is set to; 0: it is not */
+    uint64_t poll_until_ns;              /* the end of adaptive polling */
+    uint64_t crowded_until_ns;           /* no polling before */
+    uint64_t away_ns, back_ns;           /* absences that are not made up for yet; the end of the last one */
+};
+
+/* What a wait found; an error of the source is found by reading it. */
+enum dp_ready { DP_READY_LINK = 1, DP_READY_OUTPUT = 2, DP_READY_LAN = 4, DP_READY_ALL = 7 };
 
 struct dp_event {
     struct dp_event *next;
@@ -164,9 +196,9 @@ struct prl_dp {
     pthread_mutex_t lock;
     _Atomic uint32_t waiting; /* callers that want the lock */
     _Atomic bool stop;
-    int wake_fd, event_fd;
+    int event_fd;
     uint64_t now_ns; /* CLOCK_BOOTTIME, read once a pass */
-    uint64_t crowded_until_ns; /* no polling before */
+    struct dp_wait wait;
 
     struct prl_umem *umem;
     struct prl_port *port[PRL_LIFS_MAX * PRL_QUEUES_MAX];
@@ -174,7 +206,7 @@ struct prl_dp {
     uint32_t ports;
     struct prl_received received[DP_BATCH];
     uint32_t output_singles; /* looks at the hold TAP, one after the other, that found one segment and no more */
-    bool output_again;       /* there may be more than the last look took */
+    bool output_again; /* there may be more than the last look took */
 
     uint8_t *buffers; /* PRL_DP_OUTPUT_BUFFERS of PRL_TAP_BUFFER_BYTES */
     uint32_t buffer_bytes[PRL_DP_OUTPUT_BUFFERS];
@@ -182,6 +214,9 @@ struct prl_dp {
     uint32_t buffers_free;
 
     struct prl_pool holds;
+    struct prl_slab busy; /* union dp_busy: as many as holds, one of which each flow that has one holds */
+    char congestion[DP_CONGESTIONS_MAX][16]; /* names of which shadows keep the number; [0] is none */
+    uint32_t congestions;
     struct dp_flow *flows;
     uint32_t *by_handle, *by_key; /* buckets */
     uint32_t buckets;
@@ -192,7 +227,7 @@ struct prl_dp {
     uint32_t dirty; /* flows that owe an ACK */
     uint32_t awake; /* flows that dp_flows_tick() looks at; all others cost nothing until something happens */
     uint32_t scan_next; /* slot at which the look at all flows goes on */
-    uint64_t tick_ns;   /* when dp_flows_tick() has something to do next */
+    uint64_t tick_ns; /* when dp_flows_tick() has something to do next */
 
     struct prl_link link;
     bool link_up; /* HELLO agreed; false: only HELLO is read */
@@ -207,7 +242,7 @@ struct prl_dp {
     struct prl_move moves[PRL_SERVICES_MAX];
     int raw_fd; /* AF_PACKET, for claims */
     uint32_t claims_left, claims_mask; /* fast ones that are left; services that are claimed */
-    uint32_t claims_slow_mask;         /* services taken over from a node that has not said that it knows */
+    uint32_t claims_slow_mask; /* services taken over from a node that has not said that it knows */
     uint8_t claims_token[PRL_TOKEN_BYTES]; /* the one that it knows */
     uint64_t claims_next_ns;
     bool proof_awaited; /* the kernel is to be told when owner.proof_by_ns is met */
@@ -230,9 +265,23 @@ struct prl_dp {
 uint64_t dp_clock_ns(void);
 void dp_lock(struct prl_dp *dp);
 void dp_unlock(struct prl_dp *dp);
-void dp_wake(struct prl_dp *dp);
 /* Writes what reinjection has gathered (gro.h): before the flow's flags change, its bytes go, or the lock does. */
 void dp_flush_input(struct prl_dp *dp);
+
+/* dp_wait.c; 0 or -errno. The datapath's sources must be open. */
+int dp_wait_open(struct prl_dp *dp, char *error);
+void dp_wait_close(struct prl_dp *dp);
+void dp_wake(struct prl_dp *dp);
+/* The link's descriptor comes, or is about to be closed. */
+int dp_wait_link(struct prl_dp *dp, bool attached);
+/* Under the lock: what there is to wait for, until next_ns (CLOCK_BOOTTIME) at the latest. */
+int dp_wait_prepare(struct prl_dp *dp, uint64_t next_ns);
+/* Without the lock: sleeps until something is there, or only looks. enum dp_ready, 0 = none of them, or -errno. */
+int dp_wait(struct prl_dp *dp, bool sleeps);
+/* Whether to look for work again rather than to sleep. */
+bool dp_polls_on(struct prl_dp *dp, bool worked);
+/* Lets others have the CPU, and notes how long they kept it. */
+void dp_give_way(struct prl_dp *dp);
 
 /* dp_flows.c */
 int dp_flows_init(struct prl_dp *dp);
@@ -250,6 +299,11 @@ void dp_flow_note_peer(struct dp_flow *flow, const struct prl_packet *packet);
 /* Whether a packet of the link's, from L3 on, is the flow's. */
 bool dp_flow_has_packet(const struct dp_flow *flow, const uint8_t *l3, const struct prl_packet *packet,
                         uint16_t lif, uint16_t packet_flags);
+/* What packets that wait need: lent before one does, taken back once none waits any more. */
+void dp_primary_lend(struct prl_dp *dp, struct dp_flow *flow);
+void dp_primary_settle(struct prl_dp *dp, struct dp_flow *flow);
+struct dp_unfed *dp_shadow_lend(struct prl_dp *dp, struct dp_flow *flow);
+void dp_shadow_settle(struct prl_dp *dp, struct dp_flow *flow);
 /* Something happened to the flow: dp_flows_tick() looks at it until it is quiet again. */
 void dp_flow_wake(struct prl_dp *dp, struct dp_flow *flow);
 /* Deadlines, lost holds, ended sessions, grown space: everything that time brings. */

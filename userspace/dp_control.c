@@ -142,6 +142,7 @@ void dp_link_lost(struct prl_dp *dp, const char *why)
 
     if (dp->link.fd < 0)
         return;
+    dp_wait_link(dp, false);
     prl_link_detach(&dp->link);
     dp->link_up = false;
     dp_event(dp, &event, (const uint8_t *)why, (uint32_t)strlen(why));
@@ -163,6 +164,9 @@ int prl_dp_link_attach(struct prl_dp *dp, int fd)
         dp->link_up = false;
         dp->hello_seen = false;
         dp->link_overflow = false;
+        err = dp_wait_link(dp, true);
+        if (err)
+            prl_link_detach(&dp->link);
     }
     dp_unlock(dp);
     dp_wake(dp);
@@ -246,7 +250,8 @@ int prl_dp_link_send(struct prl_dp *dp, const struct prl_msg *msg, const uint8_t
 static void status_flow(const struct prl_dp *dp, const struct dp_flow *flow, struct prl_dp_status *status)
 {
     const struct prl_primary *primary = &flow->primary;
-    const struct prl_hold *oldest[2] = {primary->in_held.head, primary->out_held.head};
+    const struct prl_queues *queues = primary->queues;
+    const struct prl_hold *oldest[2];
 
     if (flow->secondary) {
         status->flows_secondary++;
@@ -255,8 +260,12 @@ static void status_flow(const struct prl_dp *dp, const struct dp_flow *flow, str
     }
     status->flows_primary++;
     status->flows_active += primary->state == PRL_PRIMARY_ACTIVE;
-    status->behind_packets += primary->in_held.count + primary->out_held.count;
-    status->behind_bytes += primary->in_held.bytes + primary->out_held.bytes;
+    if (!queues)
+        return;
+    status->behind_packets += queues->in_held.count + queues->out_held.count;
+    status->behind_bytes += queues->in_held.bytes + queues->out_held.bytes;
+    oldest[0] = queues->in_held.head;
+    oldest[1] = queues->out_held.head;
     for (int i = 0; i < 2; i++)
         if (oldest[i] && dp->now_ns - oldest[i]->arrived_ns > status->oldest_unanswered_ns)
             status->oldest_unanswered_ns = dp->now_ns - oldest[i]->arrived_ns;

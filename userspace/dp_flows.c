@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #include "dp.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
@@ -8,6 +9,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+
+_Static_assert(offsetof(struct prl_primary, counters) == 64,
+               "what a packet changes of the core is one cache line");
+_Static_assert(sizeof(struct dp_flow) == 320, "five cache lines");
+_Static_assert(DP_COMPARE_TRIES <= UINT8_MAX, "dp_shadow.tries");
 
 /* ---- table ---- */
 
@@ -36,11 +42,12 @@ int dp_flows_init(struct prl_dp *dp)
     uint32_t count = dp->config.flows_max;
 
     dp->buckets = count * 2;
-    dp->flows = calloc(count, sizeof(*dp->flows));
+    dp->flows = prl_pages(count * sizeof(*dp->flows));
     dp->slots_free = calloc(count, sizeof(*dp->slots_free));
     dp->by_handle = malloc(dp->buckets * sizeof(*dp->by_handle));
     dp->by_key = malloc(dp->buckets * sizeof(*dp->by_key));
-    if (!dp->flows || !dp->slots_free || !dp->by_handle || !dp->by_key)
+    if (!dp->flows || !dp->slots_free || !dp->by_handle || !dp->by_key ||
+        prl_slab_init(&dp->busy, sizeof(union dp_busy), PRL_DP_HOLDS))
         return -ENOMEM;
     memset(dp->by_handle, 0xff, dp->buckets * sizeof(*dp->by_handle));
     memset(dp->by_key, 0xff, dp->buckets * sizeof(*dp->by_key));
@@ -67,7 +74,8 @@ void dp_flows_destroy(struct prl_dp *dp)
             if (dp->flows[i].spec.fd >= 0)
                 close(dp->flows[i].spec.fd);
         }
-    free(dp->flows);
+    prl_pages_free(dp->flows, dp->config.flows_max * sizeof(*dp->flows));
+    prl_slab_destroy(&dp->busy);
     free(dp->slots_free);
     free(dp->by_handle);
     free(dp->by_key);
@@ -86,7 +94,7 @@ struct dp_flow *dp_flow_by_key(struct prl_dp *dp, const struct prl_flow_key *key
 {
     uint32_t slot = *key_bucket(dp, key);
 
-    while (slot != DP_LIST_END && memcmp(&dp->flows[slot].spec.key, key, sizeof(*key)) != 0)
+    while (slot != DP_LIST_END && memcmp(&dp->flows[slot].kernel->key, key, sizeof(*key)) != 0)
         slot = dp->flows[slot].next_by_key;
     return slot == DP_LIST_END ? NULL : &dp->flows[slot];
 }
@@ -124,7 +132,6 @@ static void unlink_from(struct prl_dp *dp, uint32_t *at, const struct dp_flow *f
 static void keep_spec(struct dp_flow *flow, const struct prl_flow_spec *spec, int fd)
 {
     flow->spec = (struct dp_spec){
-        .key = spec->key,
         .handle = spec->handle,
         .generation = spec->generation,
         .fd = fd,
@@ -133,6 +140,62 @@ static void keep_spec(struct dp_flow *flow, const struct prl_flow_spec *spec, in
         .hash_output = spec->hash_output != 0,
     };
     flow->kernel->rcv_wscale = spec->rcv_wscale;
+}
+
+/* ---- what a flow is lent ---- */
+
+/* There are as many as entries for packets, and whoever asks has such an entry in hands that is in no other flow. */
+static union dp_busy *lend(struct prl_dp *dp)
+{
+    union dp_busy *busy = prl_slab_get(&dp->busy);
+
+    assert(busy);
+    return busy;
+}
+
+void dp_primary_lend(struct prl_dp *dp, struct dp_flow *flow)
+{
+    if (!flow->primary.queues)
+        flow->primary.queues = &lend(dp)->queues;
+}
+
+void dp_primary_settle(struct prl_dp *dp, struct dp_flow *flow)
+{
+    if (!flow->primary.queues || !prl_primary_is_quiet(&flow->primary))
+        return;
+    prl_slab_put(&dp->busy, flow->primary.queues);
+    flow->primary.queues = NULL;
+}
+
+struct dp_unfed *dp_shadow_lend(struct prl_dp *dp, struct dp_flow *flow)
+{
+    if (!flow->shadow.unfed)
+        flow->shadow.unfed = &lend(dp)->unfed;
+    return flow->shadow.unfed;
+}
+
+void dp_shadow_settle(struct prl_dp *dp, struct dp_flow *flow)
+{
+    struct dp_unfed *unfed = flow->shadow.unfed;
+
+    if (!unfed || unfed->kept.head || unfed->waiting.head)
+        return;
+    prl_slab_put(&dp->busy, unfed);
+    flow->shadow.unfed = NULL;
+}
+
+/* ---- flows come and go ---- */
+
+/* The number of a congestion control's name, or -ENOSPC. */
+static int congestion_number(struct prl_dp *dp, const char name[16])
+{
+    for (uint32_t i = 0; i <= dp->congestions; i++)
+        if (strncmp(dp->congestion[i], name, sizeof(dp->congestion[i])) == 0)
+            return (int)i;
+    if (dp->congestions + 1 == DP_CONGESTIONS_MAX)
+        return -ENOSPC;
+    memcpy(dp->congestion[++dp->congestions], name, sizeof(dp->congestion[0]));
+    return (int)dp->congestions;
 }
 
 /* Enters the flow in table and kernel; the kernel's flags are still zero, so its packets pass. */
@@ -159,7 +222,7 @@ static int flow_enter(struct prl_dp *dp, const struct prl_flow_spec *spec, struc
     flow->awake = awake;
     flow->next_awake = next_awake;
     flow->slot = (uint32_t)(flow - dp->flows);
-    flow->service = service;
+    flow->service = (uint8_t)service;
     flow->kernel = prl_kernel_flow(dp->kernel, flow->slot);
     memset(flow->kernel, 0, sizeof(*flow->kernel));
     flow->kernel->key = spec->key;
@@ -200,7 +263,7 @@ void dp_flow_forget(struct prl_dp *dp, struct dp_flow *flow)
         prl_primary_fence(&flow->primary, &actions);
         dp_apply(dp, flow, &actions);
     }
-    prl_kernel_flow_del(dp->kernel, &flow->spec.key);
+    prl_kernel_flow_del(dp->kernel, &flow->kernel->key);
     flow->kernel->flags = PRL_FLOW_OPEN;
     if (flow->spec.fd >= 0) {
         prl_kernel_gate_detach(dp->kernel, flow->spec.fd);
@@ -209,11 +272,14 @@ void dp_flow_forget(struct prl_dp *dp, struct dp_flow *flow)
         prl_kernel_gate_forget(dp->kernel, flow->orphan_cookie);
     }
     unlink_from(dp, handle_bucket(dp, flow->spec.handle), flow, false);
-    unlink_from(dp, key_bucket(dp, &flow->spec.key), flow, true);
+    unlink_from(dp, key_bucket(dp, &flow->kernel->key), flow, true);
     dp_sign_forget_key(flow);
     if (flow->secondary) {
         dp_verify_forget(dp, flow);
         dp_switchover_forget(dp, flow);
+        assert(!flow->shadow.unfed);
+    } else {
+        assert(!flow->primary.queues);
     }
     if (flow->dirty) {
         uint32_t *at = &dp->dirty;
@@ -263,7 +329,7 @@ void dp_flow_set_flags(struct dp_flow *flow)
             break;
         }
         /* From the freeze on: a window that grew behind the snapshot is none that the shadow has (R10). */
-        if (flags & PRL_FLOW_SETUP && flow->spec.key.proto == IPPROTO_TCP && flow->edge_known)
+        if (flags & PRL_FLOW_SETUP && flow->kernel->key.proto == IPPROTO_TCP && flow->edge_known)
             flags |= PRL_FLOW_CLAMP;
     }
     if (flow->md5)
@@ -280,7 +346,7 @@ uint32_t dp_flow_own_edge(const struct dp_flow *flow)
 
 void dp_flow_sample(struct prl_dp *dp, struct dp_flow *flow)
 {
-    if (flow->spec.key.proto == IPPROTO_TCP)
+    if (flow->kernel->key.proto == IPPROTO_TCP)
         prl_kernel_sample(dp->kernel, &flow->slot, 1);
     else
         dp_udp_sample(flow);
@@ -309,12 +375,12 @@ bool dp_flow_has_packet(const struct dp_flow *flow, const uint8_t *l3, const str
     if (packet_flags & PRL_PACKET_ICMP)
         return true;
     prl_packet_key(l3, packet, true, lif, &key);
-    key.vlans = flow->spec.key.vlans;
-    if (prl_key_is_unconnected(&flow->spec.key)) { /* anybody may have sent it */
+    key.vlans = flow->kernel->key.vlans;
+    if (prl_key_is_unconnected(&flow->kernel->key)) { /* anybody may have sent it */
         memset(key.remote, 0, sizeof(key.remote));
         key.remote_port = 0;
     }
-    return memcmp(&key, &flow->spec.key, sizeof(key)) == 0;
+    return memcmp(&key, &flow->kernel->key, sizeof(key)) == 0;
 }
 
 /* ---- time ---- */
@@ -326,21 +392,23 @@ static bool hold_is_missing(const struct dp_flow *flow)
     const struct prl_flow *kernel = flow->kernel;
 
     return flow->primary.state == PRL_PRIMARY_ACTIVE && kernel->out_valid == flow->spec.generation + 1 &&
-           flow->primary.out_held.count == 0 && flow->primary.out_pending.count == 0 &&
+           !(flow->primary.queues &&
+             (flow->primary.queues->out_held.head || flow->primary.queues->out_pending.head)) &&
            prl_serial_lt(kernel->out_committed, kernel->out_held);
 }
 
 static void repair_hold(struct prl_dp *dp, struct dp_flow *flow)
 {
     struct prl_flow *kernel = flow->kernel;
+    uint32_t now_ms = (uint32_t)(dp->now_ns / 1000000) | 1;
 
     if (!hold_is_missing(flow)) {
-        flow->hold_missing_since_ns = 0;
-    } else if (flow->hold_missing_since_ns == 0) {
-        flow->hold_missing_since_ns = dp->now_ns;
-    } else if (dp->now_ns - flow->hold_missing_since_ns > DP_HOLD_REPAIR_NS) {
+        flow->hold_missing_since_ms = 0;
+    } else if (flow->hold_missing_since_ms == 0) {
+        flow->hold_missing_since_ms = now_ms;
+    } else if (now_ms - flow->hold_missing_since_ms > DP_HOLD_REPAIR_MS) {
         kernel->out_held = kernel->out_committed;
-        flow->hold_missing_since_ns = 0;
+        flow->hold_missing_since_ms = 0;
     }
 }
 
@@ -348,7 +416,7 @@ static bool session_ended(const struct dp_flow *flow)
 {
     uint32_t state = flow->kernel->sock.state;
 
-    return flow->spec.key.proto == IPPROTO_TCP && flow->kernel->sock.stamp_ns &&
+    return flow->kernel->key.proto == IPPROTO_TCP && flow->kernel->sock.stamp_ns &&
            (state == 0 || state == TCP_CLOSE || state == TCP_TIME_WAIT);
 }
 
@@ -366,7 +434,7 @@ static void scan(struct prl_dp *dp)
     if (end > dp->flows_top)
         end = dp->flows_top;
     for (uint32_t i = first; i < end; i++)
-        if (dp->flows[i].used && dp->flows[i].spec.key.proto == IPPROTO_TCP)
+        if (dp->flows[i].used && dp->flows[i].kernel->key.proto == IPPROTO_TCP)
             slots[count++] = i;
     for (uint32_t done = 0; done < count; done += PRL_SAMPLE_MAX)
         prl_kernel_sample(dp->kernel, slots + done, count - done < PRL_SAMPLE_MAX ? count - done : PRL_SAMPLE_MAX);
@@ -377,7 +445,7 @@ static void scan(struct prl_dp *dp)
             continue;
         if (session_ended(flow) && !(flow->secondary && flow->secondary_core.state == PRL_SECONDARY_VOID))
             dp_event_flow(dp, PRL_EVENT_ENDED, flow, 0, PRL_REASON_ENDED);
-        if (flow->spec.key.proto == IPPROTO_UDP)
+        if (flow->kernel->key.proto == IPPROTO_UDP)
             dp_udp_check(dp, flow);
         if (flow->secondary)
             dp_secondary_space(dp, flow);
@@ -395,9 +463,9 @@ static bool wants_time(struct prl_dp *dp, struct dp_flow *flow)
     if (dp_verify_is_due(flow) || flow->relaying)
         return true;
     if (!flow->secondary)
-        return prl_primary_deadline(primary) != UINT64_MAX || primary->in_pending.head ||
-               primary->out_pending.head || hold_is_missing(flow);
-    if (flow->secondary_core.state != PRL_SECONDARY_ACTIVE || flow->spec.key.proto != IPPROTO_TCP)
+        return prl_primary_deadline(primary) != UINT64_MAX || hold_is_missing(flow) ||
+               (primary->queues && (primary->queues->in_pending.head || primary->queues->out_pending.head));
+    if (flow->secondary_core.state != PRL_SECONDARY_ACTIVE || flow->kernel->key.proto != IPPROTO_TCP)
         return false;
     if (flow->kernel->sock.rmem_bytes && dp->now_ns - flow->kernel->sock.stamp_ns >= DP_UNREAD_SAMPLE_NS)
         dp_flow_sample(dp, flow);
@@ -469,7 +537,7 @@ static uint32_t new_handle(struct prl_dp *dp)
 /* The flow stays where it is, in the kernel's table, too; what is under way to us has the former handle. */
 static int rename_flow(struct prl_dp *dp, struct dp_flow *flow, uint32_t handle)
 {
-    int err = prl_kernel_flow_rename(dp->kernel, &flow->spec.key, handle, flow->slot);
+    int err = prl_kernel_flow_rename(dp->kernel, &flow->kernel->key, handle, flow->slot);
     uint32_t *bucket;
 
     if (err)
@@ -516,6 +584,7 @@ static int keep_in_hands(struct prl_dp *dp, struct dp_flow *flow, struct prl_flo
     if (fd < 0)
         return err ? err : -errno;
     dp_verify_forget(dp, flow);
+    assert(!flow->shadow.unfed); /* nothing is relayed any more, and nothing waits for that */
     close(flow->spec.fd);
     keep_spec(flow, spec, fd);
     flow->spec.generation = 0;
@@ -599,7 +668,7 @@ int prl_dp_primary_setup(struct prl_dp *dp, struct prl_flow_spec *spec)
     prl_primary_open(&flow->primary, spec->handle, spec->generation, dp->now_ns, &dp->config.limits, &actions);
     dp_apply(dp, flow, &actions);
     dp_flow_sample(dp, flow);
-    if (flow->spec.key.proto == IPPROTO_UDP)
+    if (flow->kernel->key.proto == IPPROTO_UDP)
         dp_udp_open(flow);
     flow->kernel->edge_limit = dp_flow_own_edge(flow);
     flow->edge_known = true;
@@ -616,7 +685,7 @@ void dp_primary_activate(struct prl_dp *dp, struct dp_flow *flow, uint32_t commi
     dp_flow_sample(dp, flow);
     flow->kernel->edge_limit = peer_edge;
     prl_primary_activate(&flow->primary, committed, dp_flow_own_edge(flow), peer_edge,
-                         flow->spec.key.proto == IPPROTO_TCP, dp->now_ns, &actions);
+                         flow->kernel->key.proto == IPPROTO_TCP, dp->now_ns, &actions);
     dp_apply(dp, flow, &actions);
     dp_primary_drain(dp, flow);
     prl_link_flush(&dp->link); /* whoever hears "active" may rely on it: only now can the shadow be taken over */
@@ -662,8 +731,11 @@ int prl_dp_primary_fail(struct prl_dp *dp, uint32_t handle, uint8_t reason)
 int dp_secondary_enter(struct prl_dp *dp, const struct prl_flow_spec *spec, uint32_t *space)
 {
     struct dp_flow *flow, *old;
-    int err;
+    int err, congestion;
 
+    congestion = congestion_number(dp, spec->congestion);
+    if (congestion < 0)
+        return congestion;
     old = dp_flow_by_handle(dp, spec->handle);
     if (old)
         dp_flow_forget(dp, old);
@@ -688,7 +760,7 @@ int dp_secondary_enter(struct prl_dp *dp, const struct prl_flow_spec *spec, uint
         flow->secondary_core.nack_retry =
             spec->key.proto == IPPROTO_TCP && (dp->capabilities & PRL_CAP_NACK_RETRY);
         dp_flow_set_flags(flow);
-        memcpy(flow->shadow.congestion, spec->congestion, sizeof(flow->shadow.congestion));
+        flow->shadow.congestion = (uint8_t)congestion;
         flow->peer_window = (uint16_t)spec->peer_window;
         if (spec->replay) {
             err = dp_secondary_replay(dp, flow, spec);
@@ -740,6 +812,18 @@ int prl_dp_flow_close(struct prl_dp *dp, uint32_t handle)
     return flow ? 0 : -ENOENT;
 }
 
+uint32_t prl_dp_flow_of(struct prl_dp *dp, const struct prl_flow_key *key)
+{
+    const struct dp_flow *flow;
+    uint32_t handle;
+
+    dp_lock(dp);
+    flow = dp_flow_by_key(dp, key);
+    handle = flow ? flow->spec.handle : 0;
+    dp_unlock(dp);
+    return handle;
+}
+
 int prl_dp_flow_socket(struct prl_dp *dp, uint32_t handle)
 {
     const struct dp_flow *flow;
@@ -778,7 +862,7 @@ int prl_dp_flow_orphan(struct prl_dp *dp, uint32_t handle)
 
     dp_lock(dp);
     flow = dp_flow_by_handle(dp, handle);
-    if (flow && !flow->secondary && flow->spec.key.proto == IPPROTO_TCP && flow->spec.fd >= 0) {
+    if (flow && !flow->secondary && flow->kernel->key.proto == IPPROTO_TCP && flow->spec.fd >= 0) {
         err = prl_kernel_gate_cookie(flow->spec.fd, &flow->orphan_cookie);
         if (!err) {
             close(flow->spec.fd);
@@ -816,7 +900,7 @@ int prl_dp_flow_info(struct prl_dp *dp, uint32_t handle, struct prl_flow_info *i
         const struct prl_flow *kernel = flow->kernel;
 
         dp_flow_sample(dp, (struct dp_flow *)(uintptr_t)flow);
-        info->key = flow->spec.key;
+        info->key = flow->kernel->key;
         info->handle = handle;
         info->slot = flow->slot;
         info->generation = flow->spec.generation;
@@ -828,6 +912,9 @@ int prl_dp_flow_info(struct prl_dp *dp, uint32_t handle, struct prl_flow_info *i
             info->secondary = flow->secondary_core;
         else
             info->primary = flow->primary;
+        if (!flow->secondary && flow->primary.queues)
+            info->queues = *flow->primary.queues;
+        info->primary.queues = NULL;
         info->out_hash = flow->secondary ? flow->shadow.out_hash : 0;
         info->sock = kernel->sock;
         info->in_redirected = kernel->in_redirected;

@@ -42,10 +42,10 @@ static uint32_t elide(const struct prl_dp *dp, const struct dp_flow *flow, struc
     struct prl_packet packet;
     int left_out;
 
-    if (!(dp->capabilities & PRL_CAP_L3_ELISION) || prl_key_is_unconnected(&flow->spec.key) ||
+    if (!(dp->capabilities & PRL_CAP_L3_ELISION) || prl_key_is_unconnected(&flow->kernel->key) ||
         prl_packet_parse(piece[1].iov_base, (uint32_t)piece[1].iov_len, msg->data_bytes, false, &packet))
         return 1;
-    left_out = prl_elide(piece[1].iov_base, &packet, &flow->spec.key, fields);
+    left_out = prl_elide(piece[1].iov_base, &packet, &flow->kernel->key, fields);
     if (!left_out)
         return 1;
     piece[0] = (struct iovec){.iov_base = fields, .iov_len = PRL_ELIDED_FIELDS};
@@ -129,7 +129,7 @@ static void release_input(struct prl_dp *dp, struct dp_flow *flow, struct prl_ch
         uint32_t pieces = prl_umem_pieces(dp->umem, (uint32_t)hold->frame, piece);
         struct prl_reinject how = {
             .lif = hold->lif,
-            .vlans = flow->spec.key.vlans,
+            .vlans = flow->kernel->key.vlans,
             .mss = flow->spec.mss,
             .checked = true,
         };
@@ -249,6 +249,7 @@ void dp_apply(struct prl_dp *dp, struct dp_flow *flow, struct prl_actions *actio
         }
     }
     actions->count = 0;
+    dp_primary_settle(dp, flow);
 }
 
 void dp_primary_drain(struct prl_dp *dp, struct dp_flow *flow)
@@ -272,7 +273,9 @@ static bool takes_too_much(struct prl_dp *dp, const struct dp_flow *flow)
     bool is_short = prl_umem_free_frames(dp->umem) < PRL_DP_FRAMES / DP_RESERVE_SHARE ||
                     dp->holds.used > dp->holds.capacity - dp->holds.capacity / DP_RESERVE_SHARE;
 
-    return is_short && flow->primary.in_held.count + flow->primary.in_pending.count > DP_FAIR_PACKETS;
+    const struct prl_queues *queues = flow->primary.queues;
+
+    return is_short && queues && queues->in_held.count + queues->in_pending.count > DP_FAIR_PACKETS;
 }
 
 void dp_input(struct prl_dp *dp, uint16_t lif, const struct prl_received *received)
@@ -339,12 +342,13 @@ void dp_input(struct prl_dp *dp, uint16_t lif, const struct prl_received *receiv
     if (flow->secondary) {
         if (dp_switchover_direct(dp, flow, hold, &packet))
             return;
-        flow->primary.counters.dropped_full++;
+        dp->counters.rx_no_hold++;
         prl_pool_put(&dp->holds, hold);
         goto drop;
     }
     dp_flow_note_peer(flow, &packet);
     PRL_PROBE2(hold, flow->spec.handle, hold->bytes);
+    dp_primary_lend(dp, flow);
     prl_primary_input(&flow->primary, hold, dp_flow_own_edge(flow), dp->now_ns, &dp->config.limits, &actions);
     dp_apply(dp, flow, &actions);
     if (flow->primary.state == PRL_PRIMARY_MOVED)
@@ -393,8 +397,8 @@ bool dp_output(struct prl_dp *dp)
     flow = dp_flow_by_key(dp, &key);
     if (!flow || flow->secondary)
         return true; /* forgotten since; its socket sends again, unheld */
-    if (dp->buffers_free < PRL_DP_OUTPUT_BUFFERS / DP_RESERVE_SHARE &&
-        flow->primary.out_held.count + flow->primary.out_pending.count > DP_FAIR_BUFFERS) {
+    if (dp->buffers_free < PRL_DP_OUTPUT_BUFFERS / DP_RESERVE_SHARE && flow->primary.queues &&
+        flow->primary.queues->out_held.count + flow->primary.queues->out_pending.count > DP_FAIR_BUFFERS) {
         dp->counters.over_share++; /* dp_flows_tick() lets the kernel hold it again */
         return true;
     }
@@ -413,6 +417,7 @@ bool dp_output(struct prl_dp *dp)
                            (packet.tcp_flags & PRL_TCP_RST ? PRL_OUTPUT_RST : 0));
     hold->is_output = 1;
     PRL_PROBE3(output_hold, flow->spec.handle, hold->tcp_end, packet.payload_bytes);
+    dp_primary_lend(dp, flow);
     prl_primary_output(&flow->primary, hold, dp->now_ns, &dp->config.limits, &actions);
     dp_apply(dp, flow, &actions);
     return true;
@@ -429,7 +434,7 @@ static void reopen_window(struct prl_dp *dp, struct dp_flow *flow)
     uint8_t frame[sizeof(struct virtio_net_hdr) + 14 + PRL_CRAFT_MAX] = {0};
     uint8_t *eth = frame + sizeof(struct virtio_net_hdr);
     struct prl_craft craft = {
-        .key = &flow->spec.key,
+        .key = &flow->kernel->key,
         .seq = kernel->sock.snd_nxt,
         .ack = kernel->last_ack,
         .window = (uint16_t)kernel->last_window,
@@ -451,9 +456,9 @@ static void reopen_window(struct prl_dp *dp, struct dp_flow *flow)
         kernel->clamped = craft.window != (uint16_t)kernel->last_window;
     }
     memcpy(eth, flow->peer_mac, 6);
-    memcpy(eth + 6, dp->config.lif[flow->spec.key.lif].mac, 6);
-    eth[12] = prl_addr_is_v4(flow->spec.key.local) ? 0x08 : 0x86;
-    eth[13] = prl_addr_is_v4(flow->spec.key.local) ? 0x00 : 0xdd;
+    memcpy(eth + 6, dp->config.lif[flow->kernel->key.lif].mac, 6);
+    eth[12] = prl_addr_is_v4(flow->kernel->key.local) ? 0x08 : 0x86;
+    eth[13] = prl_addr_is_v4(flow->kernel->key.local) ? 0x00 : 0xdd;
     bytes = prl_packet_craft(&craft, eth + 14);
     if (prl_tap_release(dp->config.hold_fd, frame, (uint32_t)sizeof(struct virtio_net_hdr) + 14 + bytes) == 0)
         dp->counters.crafted_acks++;

@@ -135,7 +135,7 @@ void dp_secondary_feed(struct prl_dp *dp, struct dp_flow *flow, struct iovec *pi
 {
     struct prl_reinject how = {
         .lif = lif,
-        .vlans = flow->spec.key.vlans,
+        .vlans = flow->kernel->key.vlans,
         .mss = flow->spec.mss,
         .checked = packet->proto == IPPROTO_TCP || packet->proto == IPPROTO_UDP,
     };
@@ -191,9 +191,9 @@ static void replicate(struct prl_dp *dp, struct dp_flow *flow, const struct prl_
 static void replicate_elided(struct prl_dp *dp, struct dp_flow *flow, const struct prl_msg *msg)
 {
     uint8_t *value = (uint8_t *)msg->data; /* in the link's receive buffer, which is ours to write */
-    int header = prl_key_is_unconnected(&flow->spec.key) /* nothing here knows who sent it */
+    int header = prl_key_is_unconnected(&flow->kernel->key) /* nothing here knows who sent it */
                      ? -EPROTO
-                     : prl_unelide(value, msg->data_bytes, &flow->spec.key);
+                     : prl_unelide(value, msg->data_bytes, &flow->kernel->key);
     struct prl_msg whole = *msg;
 
     if (header < 0) {
@@ -342,7 +342,7 @@ void dp_secondary_space(struct prl_dp *dp, struct dp_flow *flow)
 
 static int feed_crafted(struct prl_dp *dp, const struct dp_flow *flow, const struct prl_craft *craft)
 {
-    struct prl_reinject how = {.lif = flow->spec.key.lif, .vlans = flow->spec.key.vlans};
+    struct prl_reinject how = {.lif = flow->kernel->key.lif, .vlans = flow->kernel->key.vlans};
     uint8_t bytes[PRL_CRAFT_MAX];
     struct iovec piece = {.iov_base = bytes, .iov_len = prl_packet_craft(craft, bytes)};
     struct prl_packet packet;
@@ -393,7 +393,7 @@ int dp_secondary_replay(struct prl_dp *dp, struct dp_flow *flow, const struct pr
 static void kick(struct prl_dp *dp, struct dp_flow *flow)
 {
     struct prl_craft craft = {
-        .key = &flow->spec.key,
+        .key = &flow->kernel->key,
         .from_peer = true,
         .seq = flow->kernel->sock.rcv_wup - 1, /* before the window, also when an ACK of ours is due */
         .ack = flow->kernel->sock.snd_una,
@@ -419,7 +419,7 @@ void dp_secondary_takeover(struct prl_dp *dp, struct dp_flow *flow)
         .generation = flow->spec.generation,
     };
 
-    if (flow->spec.key.proto == IPPROTO_UDP && dp_udp_diverged(flow))
+    if (flow->kernel->key.proto == IPPROTO_UDP && dp_udp_diverged(flow))
         dp_secondary_void(dp, flow, PRL_REASON_DIVERGED);
     bool was_active = flow->secondary_core.state == PRL_SECONDARY_ACTIVE;
     if (!prl_secondary_takeover(&flow->secondary_core)) {
@@ -430,9 +430,11 @@ void dp_secondary_takeover(struct prl_dp *dp, struct dp_flow *flow)
         return;
     }
     dp_flow_set_flags(flow);
-    if (flow->spec.key.proto == IPPROTO_TCP) {
-        setsockopt(flow->spec.fd, IPPROTO_TCP, TCP_CONGESTION, flow->shadow.congestion,
-                   (socklen_t)strnlen(flow->shadow.congestion, sizeof(flow->shadow.congestion)));
+    if (flow->kernel->key.proto == IPPROTO_TCP) {
+        const char *congestion = dp->congestion[flow->shadow.congestion];
+
+        setsockopt(flow->spec.fd, IPPROTO_TCP, TCP_CONGESTION, congestion,
+                   (socklen_t)strnlen(congestion, sizeof(dp->congestion[0])));
         dp_verify_refeed(dp, flow);
         dp_flow_sample(dp, flow);
         flow->shadow.relay_next = flow->kernel->sock.rcv_nxt;

@@ -153,7 +153,7 @@ static bool is_complete(struct prl_dp *dp, struct dp_flow *flow, const struct se
 
 void dp_setup_done(struct prl_dp *dp, struct dp_flow *flow, const struct prl_msg *msg)
 {
-    uint64_t begun_ns = flow->primary.setup_deadline_ns - dp->config.limits.setup_ns, frozen_ns = 0;
+    uint64_t begun_ns = flow->primary.deadline_ns - dp->config.limits.setup_ns, frozen_ns = 0;
     struct sent *sent = NULL;
 
     for (uint32_t i = 0; i < PRL_SETUPS_MAX && !sent; i++)

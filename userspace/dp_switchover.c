@@ -68,7 +68,7 @@ static uint32_t count_primaries(const struct prl_dp *dp, uint32_t service, uint3
 static bool is_usable(const struct dp_flow *flow)
 {
     return flow->secondary && flow->secondary_core.state == PRL_SECONDARY_ACTIVE &&
-           flow->secondary_core.confirmed && !(flow->spec.key.proto == IPPROTO_UDP && dp_udp_diverged(flow));
+           flow->secondary_core.confirmed && !(flow->kernel->key.proto == IPPROTO_UDP && dp_udp_diverged(flow));
 }
 
 static uint32_t count_shadows(const struct prl_dp *dp, uint32_t service)
@@ -165,6 +165,11 @@ static bool is_drained(const struct prl_dp *dp, uint32_t service)
 
 /* ---- new owner ---- */
 
+static bool is_waiting(const struct dp_flow *flow)
+{
+    return flow->shadow.unfed && flow->shadow.unfed->waiting.head;
+}
+
 static void feed(struct prl_dp *dp, struct dp_flow *flow, struct prl_hold *hold)
 {
     struct iovec piece[PRL_PACKET_PIECES_MAX];
@@ -182,25 +187,26 @@ static void feed_waiting(struct prl_dp *dp, struct dp_flow *flow)
 {
     bool is_over = move_of(dp, flow->service)->state != PRL_MOVE_TAKING;
 
-    while (flow->shadow.waiting.head &&
-           (is_over || flow->spec.key.proto != IPPROTO_TCP ||
-            prl_serial_le(flow->shadow.waiting.head->tcp_seq, flow->shadow.relay_next)))
-        feed(dp, flow, prl_chain_pop(&flow->shadow.waiting));
+    while (is_waiting(flow) && (is_over || flow->kernel->key.proto != IPPROTO_TCP ||
+                                prl_serial_le(flow->shadow.unfed->waiting.head->tcp_seq, flow->shadow.relay_next)))
+        feed(dp, flow, prl_chain_pop(&flow->shadow.unfed->waiting));
+    dp_shadow_settle(dp, flow);
 }
 
 bool dp_switchover_direct(struct prl_dp *dp, struct dp_flow *flow, struct prl_hold *hold,
                           const struct prl_packet *packet)
 {
-    if (!flow->relaying || flow->shadow.waiting.count >= dp->config.limits.packets_max)
+    if (!flow->relaying ||
+        (is_waiting(flow) && flow->shadow.unfed->waiting.count >= dp->config.limits.packets_max))
         return false;
-    flow->shadow.last_direct_ns = dp->now_ns;
+    flow->last_input_ns = dp->now_ns;
     if (packet->proto == IPPROTO_TCP) {
         hold->tcp_end += packet->tcp_flags & PRL_TCP_FIN ? 1 : 0;
         dp_flow_note_peer(flow, packet);
     } else { /* its place in the stream is unknown */
         hold->tcp_seq = hold->tcp_end = flow->shadow.relay_next;
     }
-    prl_chain_push(&flow->shadow.waiting, hold);
+    prl_chain_push(&dp_shadow_lend(dp, flow)->waiting, hold);
     feed_waiting(dp, flow);
     return true;
 }
@@ -251,8 +257,8 @@ static void feed_all(struct prl_dp *dp, uint32_t service)
 /* The switch from our hands to the stack must not let newer input overtake: only in a quiet moment. */
 void dp_switchover_settle(struct prl_dp *dp, struct dp_flow *flow)
 {
-    if (!flow->relaying || flow->shadow.waiting.head || move_of(dp, flow->service)->state == PRL_MOVE_TAKING ||
-        dp->now_ns < flow->shadow.last_direct_ns + DP_RELAY_QUIET_NS)
+    if (!flow->relaying || is_waiting(flow) || move_of(dp, flow->service)->state == PRL_MOVE_TAKING ||
+        dp->now_ns < flow->last_input_ns + DP_RELAY_QUIET_NS)
         return;
     flow->relaying = false;
     dp_flush_input(dp);
@@ -263,10 +269,11 @@ void dp_switchover_forget(struct prl_dp *dp, struct dp_flow *flow)
 {
     struct prl_hold *hold;
 
-    while ((hold = prl_chain_pop(&flow->shadow.waiting))) {
+    while (is_waiting(flow) && (hold = prl_chain_pop(&flow->shadow.unfed->waiting))) {
         prl_umem_free_packet(dp->umem, (uint32_t)hold->frame);
         prl_pool_put(&dp->holds, hold);
     }
+    dp_shadow_settle(dp, flow);
 }
 
 /* Input is captured from before the address can be claimed: nothing may slip between shadow and session. */
@@ -278,7 +285,7 @@ static void capture_flows(struct prl_dp *dp, uint32_t service)
         if (!is_of(flow, service) || !is_usable(flow))
             continue;
         flow->relaying = true;
-        flow->shadow.last_direct_ns = dp->now_ns;
+        flow->last_input_ns = dp->now_ns;
         dp_flow_wake(dp, flow);
         __atomic_store_n(&flow->kernel->flags, PRL_FLOW_RELAY, __ATOMIC_RELEASE);
     }

@@ -50,7 +50,7 @@ int dp_udp_mark(const struct dp_flow *flow, bool is_shadow)
 {
     const uint32_t mark = is_shadow ? PRL_MARK_SHADOW : 0;
 
-    if (!prl_key_is_unconnected(&flow->spec.key))
+    if (!prl_key_is_unconnected(&flow->kernel->key))
         return 0;
     return setsockopt(flow->spec.fd, SOL_SOCKET, SO_MARK, &mark, sizeof(mark)) < 0 ? -errno : 0;
 }
@@ -69,7 +69,7 @@ void dp_udp_sample(struct dp_flow *flow)
 
 bool dp_udp_has_room(const struct dp_flow *flow, uint32_t bytes)
 {
-    const struct prl_chain *held = &flow->primary.in_held, *pending = &flow->primary.in_pending;
+    const struct prl_queues *queues = flow->secondary ? NULL : flow->primary.queues;
     uint32_t words[SK_MEMINFO_VARS];
     uint64_t used, rcvbuf_bytes;
 
@@ -77,8 +77,9 @@ bool dp_udp_has_room(const struct dp_flow *flow, uint32_t bytes)
         return false;
     rcvbuf_bytes = words[SK_MEMINFO_RCVBUF];
     used = words[SK_MEMINFO_RMEM_ALLOC] + CHARGE_BYTES(bytes, 1);
-    if (!flow->secondary)
-        used += CHARGE_BYTES(held->bytes + pending->bytes, held->count + pending->count);
+    if (queues)
+        used += CHARGE_BYTES(queues->in_held.bytes + queues->in_pending.bytes,
+                             queues->in_held.count + queues->in_pending.count);
     return used <= rcvbuf_bytes - RESERVE_OF(rcvbuf_bytes);
 }
 

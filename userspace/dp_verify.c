@@ -39,12 +39,19 @@ static bool covered(const struct dp_flow *flow, uint32_t tcp_end)
     return prl_serial_le(tcp_end, flow->kernel->sock.rcv_nxt);
 }
 
+static bool has_kept(const struct dp_flow *flow)
+{
+    return flow->shadow.unfed && flow->shadow.unfed->kept.head;
+}
+
 static void keep(struct prl_dp *dp, struct dp_flow *flow, const struct dp_fed *fed)
 {
     struct prl_hold *hold = NULL;
     uint32_t packet = PRL_FRAME_NONE;
 
-    if (flow->shadow.kept.bytes + fed->bytes <= dp->config.limits.bytes_max)
+    uint32_t kept_bytes = flow->shadow.unfed ? flow->shadow.unfed->kept.bytes : 0;
+
+    if (kept_bytes + fed->bytes <= dp->config.limits.bytes_max)
         packet = prl_umem_copy(dp->umem, fed->data, fed->bytes);
     if (packet != PRL_FRAME_NONE)
         hold = prl_pool_get(&dp->holds);
@@ -60,7 +67,7 @@ static void keep(struct prl_dp *dp, struct dp_flow *flow, const struct dp_fed *f
     hold->tcp_seq = fed->tcp_seq;
     hold->tcp_end = fed->tcp_end;
     hold->lif = fed->lif;
-    prl_chain_push(&flow->shadow.kept, hold);
+    prl_chain_push(&dp_shadow_lend(dp, flow)->kept, hold);
     dp->counters.kept_packets++;
 }
 
@@ -128,18 +135,19 @@ static void free_kept(struct prl_dp *dp, struct prl_hold *hold)
  * peer fills the hole. */
 static void check_kept(struct prl_dp *dp, struct dp_flow *flow)
 {
+    struct dp_unfed *unfed = flow->shadow.unfed;
+    uint64_t wait_ns = DP_KEPT_WAIT_NS << unfed->kept_tries;
     struct prl_chain left = {0};
-    uint64_t wait_ns = DP_KEPT_WAIT_NS << flow->shadow.kept_tries;
     bool fed_again = false;
     struct prl_hold *hold;
     uint32_t next;
 
     dp_flow_sample(dp, flow);
     next = flow->kernel->sock.rcv_nxt;
-    while ((hold = prl_chain_pop(&flow->shadow.kept))) {
+    while ((hold = prl_chain_pop(&unfed->kept))) {
         if (covered(flow, hold->tcp_end)) {
             free_kept(dp, hold);
-            flow->shadow.kept_tries = 0;
+            unfed->kept_tries = 0;
             continue;
         }
         if (prl_serial_le(hold->tcp_seq, next) && dp->now_ns - hold->arrived_ns >= wait_ns) {
@@ -150,10 +158,10 @@ static void check_kept(struct prl_dp *dp, struct dp_flow *flow)
         }
         prl_chain_push(&left, hold);
     }
-    flow->shadow.kept = left;
-    if (!fed_again || ++flow->shadow.kept_tries <= DP_KEPT_TRIES)
-        return;
-    if (flow->secondary_core.state == PRL_SECONDARY_OWNER)
+    unfed->kept = left;
+    if (!fed_again || ++unfed->kept_tries <= DP_KEPT_TRIES)
+        dp_shadow_settle(dp, flow);
+    else if (flow->secondary_core.state == PRL_SECONDARY_OWNER)
         dp_verify_forget(dp, flow);
     else
         dp_secondary_give_up(dp, flow, PRL_REASON_DIVERGED);
@@ -162,9 +170,12 @@ static void check_kept(struct prl_dp *dp, struct dp_flow *flow)
 /* What was fed just now may wait behind the application's lock on the socket: fed again, the peer would be told of it. */
 void dp_verify_refeed(struct prl_dp *dp, struct dp_flow *flow)
 {
-    flow->shadow.kept_tries = flow->shadow.tries = 0;
+    flow->shadow.tries = 0;
+    if (!has_kept(flow))
+        return;
+    flow->shadow.unfed->kept_tries = 0;
     check_kept(dp, flow);
-    if (flow->shadow.kept.head)
+    if (has_kept(flow))
         dp_flow_wake(dp, flow);
 }
 
@@ -172,8 +183,9 @@ void dp_verify_forget(struct prl_dp *dp, struct dp_flow *flow)
 {
     struct prl_hold *hold;
 
-    while ((hold = prl_chain_pop(&flow->shadow.kept)))
+    while (has_kept(flow) && (hold = prl_chain_pop(&flow->shadow.unfed->kept)))
         free_kept(dp, hold);
+    dp_shadow_settle(dp, flow);
 }
 
 /* ---- R12a ---- */
@@ -223,10 +235,9 @@ static void compare_when_quiet(struct prl_dp *dp, struct dp_flow *flow)
 {
     const struct prl_primary *primary = &flow->primary;
     uint32_t in = primary->in_next - 1, out = primary->out_next - 1;
-    bool quiet = !primary->in_held.head && !primary->in_pending.head && !primary->out_held.head &&
-                 !primary->out_pending.head && dp->now_ns - flow->last_input_ns >= DP_COMPARE_QUIET_NS;
+    bool quiet = prl_primary_is_quiet(primary) && dp->now_ns - flow->last_input_ns >= DP_COMPARE_QUIET_NS;
 
-    if (primary->state != PRL_PRIMARY_ACTIVE || flow->spec.key.proto != IPPROTO_TCP || !quiet ||
+    if (primary->state != PRL_PRIMARY_ACTIVE || flow->kernel->key.proto != IPPROTO_TCP || !quiet ||
         (in == flow->compare.sent_in && out == flow->compare.sent_out))
         return;
     flow->compare.sent_in = in;
@@ -303,8 +314,8 @@ bool dp_verify_is_due(const struct dp_flow *flow)
     const struct dp_compare *compare = &flow->compare;
 
     if (flow->secondary)
-        return is_fed(flow) && (flow->shadow.kept.head || flow->shadow.tries);
-    return flow->primary.state == PRL_PRIMARY_ACTIVE && flow->spec.key.proto == IPPROTO_TCP &&
+        return is_fed(flow) && (has_kept(flow) || flow->shadow.tries);
+    return flow->primary.state == PRL_PRIMARY_ACTIVE && flow->kernel->key.proto == IPPROTO_TCP &&
            (flow->primary.in_next - 1 != compare->sent_in || flow->primary.out_next - 1 != compare->sent_out);
 }
 
@@ -316,7 +327,7 @@ void dp_verify_tick(struct prl_dp *dp, struct dp_flow *flow)
     }
     if (!is_fed(flow))
         return;
-    if (flow->shadow.kept.head)
+    if (has_kept(flow))
         check_kept(dp, flow);
     if (flow->secondary_core.state == PRL_SECONDARY_ACTIVE)
         find_in_socket(dp, flow);

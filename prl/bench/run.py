@@ -1,5 +1,6 @@
 """What every bench has in common: rigs measured in turns, and what a bench finds."""
 
+import os
 import tempfile
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -85,6 +86,17 @@ def bench(*, quick: bool, narrate: Narrator) -> Iterator[Bench]:
     """A run with a scratch directory of its own."""
     with tempfile.TemporaryDirectory(prefix="prl-bench-") as scratch:
         yield Bench(quick, narrate, Path(scratch))
+
+
+@contextmanager
+def on_one_cpu() -> Iterator[None]:
+    """What is started meanwhile runs on the last of this process's CPUs, as does this process."""
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(allowed)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)
 
 
 def read_columns(path: Path, kind: str, columns: int) -> list[Sequence[int]]:

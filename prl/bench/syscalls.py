@@ -21,7 +21,7 @@ RAW_TRACEPOINT_PROBE(sys_enter)
     return 0;
 }
 """
-_WAITS = "poll"  # what a datapath's thread calls, and nobody else in prld
+_WAITS = "epoll_wait"  # nobody in prld waits as often as the thread of the datapath
 
 
 class SystemCalls:
@@ -60,9 +60,9 @@ class SystemCalls:
         self._bpf.cleanup()
 
     def of_datapath(self) -> dict[str, int]:
-        """By name, of the thread that runs the datapath: the one that polls most."""
-        polls = {thread: n for (thread, name), n in self._found.items() if name == _WAITS}
-        if not polls:
+        """By name, of the thread that runs the datapath: the one that waits most often."""
+        waits = {thread: n for (thread, name), n in self._found.items() if name == _WAITS}
+        if not waits:
             return {}
-        busiest = max(polls, key=lambda thread: polls[thread])
+        busiest = max(waits, key=lambda thread: waits[thread])
         return {name: n for (thread, name), n in self._found.items() if thread == busiest}

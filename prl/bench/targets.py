@@ -30,8 +30,8 @@ class Target:
 TARGETS = (
     Target("T1", "64 B ping-pong p50, polling, input held / none", "t1_input", le, 2.0),
     Target("T1", "64 B ping-pong p50, polling, input and output held / none", "t1_both", le, 3.0),
-    Target("T2", "64 B ping-pong p50, blocking / (none + 2 bare)", "t2_bare", le, 1.15),
-    Target("T2", "64 B ping-pong p50, blocking / NFQUEUE holds", "t2_nfqueue", le, 1.0),
+    Target("T2", "64 B ping-pong p50, blocking, on one CPU / (none + 2 bare)", "t2_bare", le, 1.15),
+    Target("T2", "64 B ping-pong p50, blocking, on one CPU / NFQUEUE holds", "t2_nfqueue", le, 1.0),
     Target("T3", "bulk, native XDP / XDP_PASS + GRO", "t3_pass", ge, 0.9),
     Target("T4", "bulk, generic-SG / none", "t4_none", ge, 0.6),
     Target("T4", "bulk, generic-SG / NFQUEUE hold that stores", "t4_nfqueue", ge, 1.1),

@@ -8,6 +8,8 @@ from enum import IntEnum, IntFlag
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
+import msgspec
+
 from prl.config import Config
 from prl.core.features import Mode
 from prl.core.kernel import Kernel, mode_number
@@ -174,8 +176,7 @@ class Event:
         return self.body.rstrip(b"\0").decode("utf-8", "replace")
 
 
-@dataclass(frozen=True, slots=True)
-class Tuple:
+class Tuple(msgspec.Struct, frozen=True, gc=False):
     """A session's two ends; ``local`` is ours."""
 
     local: Address
@@ -687,6 +688,12 @@ class Datapath:
         """Forget a flow; one that is unknown is no error."""
         lib.prl_dp_flow_close(self._dp, handle)
 
+    def flow_of(self, ends: Tuple) -> int:
+        """The handle of the flow with these ends; 0 when there is none."""
+        key = ffi.new("struct prl_flow_key *")
+        _fill_key(key, ends, self._lifs)
+        return int(lib.prl_dp_flow_of(self._dp, key))
+
     def flow_socket(self, handle: int) -> socket.socket:
         """A duplicate of a flow's socket, to be closed soon. Raises DatapathError.
 
@@ -756,16 +763,19 @@ def _fill_timing(wanted: Any, config: Config) -> None:
     move.probe_ns = DOUBT_PROBE_NS
 
 
+def _fill_key(key: Any, ends: Tuple, lifs: dict[str, int]) -> None:
+    ffi.buffer(key.local)[:] = mapped(ends.local)
+    if not ends.is_unconnected:  # all zero, also for IPv4 (prl_abi.h)
+        ffi.buffer(key.remote)[:] = mapped(ends.remote)
+    key.local_port = socket.htons(ends.local_port)
+    key.remote_port = socket.htons(ends.remote_port)
+    key.proto = ends.proto
+    key.lif = lifs[ends.instance]
+
+
 def _spec(spec: FlowSpec, lifs: dict[str, int]) -> Any:
     wanted = ffi.new("struct prl_flow_spec *")
-    key = wanted.key
-    ffi.buffer(key.local)[:] = mapped(spec.ends.local)
-    if not spec.ends.is_unconnected:  # all zero, also for IPv4 (prl_abi.h)
-        ffi.buffer(key.remote)[:] = mapped(spec.ends.remote)
-    key.local_port = socket.htons(spec.ends.local_port)
-    key.remote_port = socket.htons(spec.ends.remote_port)
-    key.proto = spec.ends.proto
-    key.lif = lifs[spec.ends.instance]
+    _fill_key(wanted.key, spec.ends, lifs)
     wanted.handle = spec.handle
     wanted.generation = spec.generation
     wanted.mss = spec.mss
@@ -803,8 +813,8 @@ def _ends(key: Any, lifs: dict[str, int]) -> Tuple:
 def _info(info: Any, lifs: dict[str, int]) -> FlowInfo:
     secondary = bool(info.is_secondary)
     side = info.secondary if secondary else info.primary
-    primary = info.primary
-    chains = (primary.in_pending, primary.in_held, primary.out_pending, primary.out_held)
+    queues = info.queues
+    chains = (queues.in_pending, queues.in_held, queues.out_pending, queues.out_held)
     counters = {
         name: int(getattr(info, name))
         for name in (

@@ -50,6 +50,8 @@ OPTIONS_KINDS: Final = 256
 """Different sets of options of which sessions share one object; the others have their own."""
 ADDRESSES_SHARED: Final = 4096
 """Likewise, peers' addresses."""
+PORTS_SHARED: Final = 1024
+"""Likewise, our own ports."""
 _UDP_MSS: Final = 0xFFFF  # datagrams are never cut
 
 Snapshot = TcpSnapshot | UdpSnapshot
@@ -178,11 +180,11 @@ def thaw(setup: Setup) -> Snapshot:
 def ends_of(snapshot: Snapshot, instance: str) -> Tuple:
     """The session's ends."""
     local, remote = snapshot.local, snapshot.remote
-    address = _address(local)
+    address, port = _address(local), shared_port(local.port)
     if remote is None:
-        return Tuple(address, local.port, unspecified(address), 0, socket.IPPROTO_UDP, instance)
+        return Tuple(address, port, unspecified(address), 0, socket.IPPROTO_UDP, instance)
     proto = socket.IPPROTO_UDP if isinstance(snapshot, UdpSnapshot) else socket.IPPROTO_TCP
-    return Tuple(address, local.port, _address(remote), remote.port, proto, instance)
+    return Tuple(address, port, _address(remote), remote.port, proto, instance)
 
 
 def _address(end: Endpoint) -> Address:
@@ -194,6 +196,12 @@ def shared_address(address: bytes | str) -> Address:
     """The address, IPv4 as such even if mapped; one object for all sessions that have it."""
     found = ip_address(address)
     return getattr(found, "ipv4_mapped", None) or found
+
+
+@lru_cache(PORTS_SHARED)
+def shared_port(port: int) -> int:
+    """The port of an endpoint of ours; one object for all sessions that have it."""
+    return port
 
 
 def build(snapshot: Snapshot, congestion: str | None, elapsed_ms: int) -> socket.socket:

@@ -20,7 +20,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from prl.errors import ReplicationError
@@ -275,10 +274,12 @@ def _begin_again(tid: int) -> None:
 
 def _has_signals(tid: int) -> bool:
     """Whether a signal waits that the thread does not block: EINTR may be about that one."""
-    masks = dict.fromkeys(("SigPnd", "ShdPnd", "SigBlk"), 0)
-    with suppress(OSError):
-        for line in Path(f"/proc/{tid}/status").read_text().splitlines():
-            name, _, value = line.partition(":")
+    masks = dict.fromkeys((b"SigPnd", b"ShdPnd", b"SigBlk"), 0)
+    # Not with Path, which interns the parts of its names: Python's table of all interned strings
+    # would be made anew, megabytes long, every few hundred sessions.
+    with suppress(OSError), open(f"/proc/{tid}/status", "rb", 0) as status:  # noqa: PTH123
+        for line in status.read().splitlines():
+            name, _, value = line.partition(b":")
             if name in masks:
                 masks[name] = int(value, 16)
-    return bool((masks["SigPnd"] | masks["ShdPnd"]) & ~masks["SigBlk"])
+    return bool((masks[b"SigPnd"] | masks[b"ShdPnd"]) & ~masks[b"SigBlk"])

@@ -32,6 +32,9 @@ FAREWELL_S = 0.1
 its HELLO and can say what is wrong, too."""
 USER_TIMEOUT_MS = 2000
 BUFFER_BYTES = 4 << 20
+CONGESTION = b"cubic"
+"""RFC 9438. The default of some hosts (bbr) paces what it sends by timers: on a wire of our own
+that delays every packet that is held, and costs a third of the throughput."""
 BACKLOG = 4
 SERVICES_TYPE = tuple[ServiceState, ...]
 
@@ -296,8 +299,13 @@ def _states(services: SERVICES_TYPE) -> list[tuple[Owner, int]]:
 
 
 def _tune(sock: socket.socket) -> None:
-    """No delays, room for bursts, and an end when the other side is gone without a word."""
+    """No delays, room for bursts, and an end when the other side is gone without a word.
+
+    Before it is connected or listens: a connection that was to be paced once is paced for ever.
+    """
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
     for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
         sock.setsockopt(socket.SOL_SOCKET, option, BUFFER_BYTES)
+    with contextlib.suppress(FileNotFoundError):  # a kernel without it: the host's default
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, CONGESTION)

@@ -28,7 +28,7 @@ from prl.core.datapath import (
 from prl.core.wire import Reason
 from prl.daemon.attempt import Attempts
 from prl.daemon.clients import Application, Program
-from prl.daemon.cloning import shared_address
+from prl.daemon.cloning import shared_address, shared_port
 from prl.daemon.events import EventLog
 from prl.daemon.freezer import FreezeError, Pause
 from prl.daemon.instances import Instances
@@ -71,7 +71,6 @@ class Primaries:
         self._instances = instances
         self._attempts = attempts
         self._sessions: dict[int, Session] = {}
-        self._by_ends: dict[Tuple, Session] = {}
         self._offered: set[str] = set()
         """Endpoints that applications on the other node have offered themselves for."""
 
@@ -113,7 +112,7 @@ class Primaries:
 
     def _supersede(self, ends: Tuple) -> None:
         """An application hands a socket over that it has handed over before."""
-        before = self._by_ends.get(ends)
+        before = self._sessions.get(self._dp.flow_of(ends))
         if before is not None and before.state == "open":
             self._finish(before, "closed")
 
@@ -123,7 +122,6 @@ class Primaries:
         self._begin(session)
 
     def _begin(self, session: Session) -> None:
-        self._by_ends[session.ends] = session
         session.introduced = True
         if session.mending is not None:
             session.mending.stale = session.renew
@@ -152,7 +150,7 @@ class Primaries:
         if not is_udp:
             _refuse_kind(sock)
         host, local_port = sock.getsockname()[:2]
-        local = shared_address(host.partition("%")[0])
+        local, local_port = shared_address(host.partition("%")[0]), shared_port(local_port)
         try:
             host, remote_port = sock.getpeername()[:2]
             remote = shared_address(host.partition("%")[0])
@@ -421,8 +419,6 @@ class Primaries:
             session.mending.stop()
         if self._sessions.get(session.handle) is session:
             del self._sessions[session.handle]
-        if self._by_ends.get(session.ends) is session:
-            del self._by_ends[session.ends]
 
     # -- keeping them protected
 

@@ -6,6 +6,7 @@ protected is in an object of its own (Mending), and the socket is the datapath's
 
 import asyncio
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Final
 
 from prl.core.datapath import Event, Tuple
@@ -71,8 +72,8 @@ class Session:
     orphan: bool = False
     introduced: bool = False
     """The application knows the handle: events follow the answer, never overtake it."""
-    active_since_s: float = 0.0
-    """CLOCK_MONOTONIC."""
+    active_since_s: int = 0
+    """CLOCK_MONOTONIC; one object for all that were protected in the same second."""
     wait_s: float = RETRY_MIN_S
     """How long the next attempt waits."""
     mending: Mending | None = None
@@ -100,7 +101,7 @@ class Session:
 
     def mended(self, now_s: float) -> None:
         """It is protected from now on."""
-        self.state, self.reason, self.active_since_s = "active", "", now_s
+        self.state, self.reason, self.active_since_s = "active", "", _second(int(now_s))
         if self.mending is not None:
             self.mending.trigger.set()  # whoever keeps it sees that there is nothing left to do
             self.mending = None
@@ -117,3 +118,8 @@ class Session:
         done = None if self.mending is None else self.mending.done
         if done is not None and not done.done():
             done.set_result(event)
+
+
+@lru_cache(1)
+def _second(now_s: int) -> int:
+    return now_s

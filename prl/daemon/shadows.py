@@ -106,7 +106,6 @@ class Shadows:
         self._config, self._dp, self._host, self._log = config, datapath, host, log
         self._instances, self._congestion, self._taken = instances, congestion, taken
         self._shadows: dict[int, Shadow] = {}
-        self._by_ends: dict[Tuple, Shadow] = {}
         self._offers: list[tuple[str, Application]] = []
         self._collector = Collector()
         self._lost = Lost(config, instances, log)
@@ -318,7 +317,7 @@ class Shadows:
             options=cloning.options_of(coming.snapshot),
             streams=streams,
         )
-        self._shadows[event.handle] = self._by_ends[shadow.ends] = shadow
+        self._shadows[event.handle] = shadow
         self._lost.forget(shadow.ends)
         self._log.info("shadow", f"{shadow.ends}: shadowed", handle=event.handle)
         _introduce(shadow, sock, setup.in_bytes, unread_bytes)
@@ -377,7 +376,7 @@ class Shadows:
     def _replace(self, handle: int, ends: Tuple) -> None:
         """A new snapshot: what there was of this session is of no use any more."""
         self._prepared.drop(handle)
-        for old in (self._shadows.get(handle), self._by_ends.get(ends)):
+        for old in (self._shadows.get(handle), self._shadows.get(self._dp.flow_of(ends))):
             if old is not None and old.state == "active":
                 self._discard(old, "replaced by a new snapshot")
 
@@ -543,8 +542,6 @@ class Shadows:
         shadow.state = state
         if self._shadows.get(shadow.handle) is shadow:
             del self._shadows[shadow.handle]
-        if self._by_ends.get(shadow.ends) is shadow:
-            del self._by_ends[shadow.ends]
 
     def discard_all(self) -> None:
         """As prld stops: no shadow may outlive the silence."""

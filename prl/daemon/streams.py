@@ -6,8 +6,9 @@ life, over any number of snapshots, and a prld that starts anew can be told it.
 """
 
 import socket
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from prl.core.wire import Moment
 from prl.shadow.snapshot import TcpSnapshot
@@ -29,8 +30,7 @@ def _counted(info: TcpInfo) -> tuple[int, int, int]:
     return info.bytes_received, info.bytes_acked, info.state
 
 
-@dataclass(frozen=True, slots=True)
-class Streams:
+class Streams(msgspec.Struct, frozen=True, gc=False):
     """Offsets of one socket's counters; (0, 0) for UDP, whose datagrams are not counted."""
 
     in_offset: int = 0

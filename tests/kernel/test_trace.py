@@ -46,7 +46,8 @@ def test_holdlat_shows_how_long_packets_were_held() -> None:
         apps = Applications(lab, "echo")
         pid = lab.state.pid(lab.topology.re0)
         # The tracing file system may not be mounted here: mount it where nobody else sees it.
-        script = 'mount -t tracefs tracefs /sys/kernel/tracing && exec "$@"'
+        place = "/sys/kernel/tracing"
+        script = f'mountpoint -q {place} || mount -t tracefs tracefs {place} && exec "$@"'
         command = [DEBIAN_PYTHON, "-u", str(HOLDLAT), "-p", str(pid)]
         with (
             apps.connect() as peer,

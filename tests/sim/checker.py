@@ -111,7 +111,7 @@ class Checker:
             active = flow.core.state == self.world.core.lib.PRL_PRIMARY_ACTIVE
             if not flow.is_primary or not active or flow.session.service != service:
                 continue
-            if flow.core.in_held.count or flow.core.out_held.count:
+            if flow.queues.in_held.count or flow.queues.out_held.count:
                 raise ViolationError(f"I6: {flow}: moved before it was drained")
 
     def resumes(self, prld: "Prld", service: int) -> None:

@@ -45,6 +45,8 @@ class PrimaryFlow:
     def __init__(self, prld: "Prld", session: Session, handle: int) -> None:
         self.prld, self.node, self.session, self.handle = prld, prld.node, session, handle
         self.core: Any = prld.ffi.new("struct prl_primary *")
+        self.queues: Any = prld.ffi.new("struct prl_queues *")
+        """Lent to the core while packets wait, and all zero else."""
         self.generation = 0
         self.life = Life()
         self.setup_end = 0
@@ -80,6 +82,7 @@ class PrimaryFlow:
         hold.tcp_seq, hold.tcp_end = packet.seq & MASK, packet.end & MASK
         prld.world.packets[packet.name] = packet
         self.given += 1
+        self.lend()
         if output:
             hold.bits = lib.PRL_OUTPUT_FIN * packet.fin | lib.PRL_OUTPUT_RST * packet.rst
             self.event(lib.prl_primary_output, hold, prld.now_ns, prld.limits)
@@ -151,6 +154,14 @@ class PrimaryFlow:
             action = out.action[index]
             does[action.kind](self, action)
         out.count = 0
+        if self.prld.lib.prl_primary_is_quiet(self.core):
+            self.core.queues = self.prld.ffi.NULL
+
+    def lend(self) -> None:
+        """What the core needs while a packet waits."""
+        if not self.core.queues:
+            self.queues[0] = self.prld.ffi.new("struct prl_queues *")[0]
+            self.core.queues = self.queues
 
     def _replicate(self, action: Any) -> None:
         prld, hold = self.prld, action.hold
@@ -240,12 +251,12 @@ class PrimaryFlow:
 
     def check_counters(self) -> int:
         """The packets that wait. Raises ViolationError when the counters do not add up."""
-        core = self.core
+        queues = self.queues
         waiting = (
-            core.in_pending.count + core.in_held.count + core.relayed.count
-            + core.out_pending.count + core.out_held.count
+            queues.in_pending.count + queues.in_held.count + queues.relayed.count
+            + queues.out_pending.count + queues.out_held.count
         )  # fmt: skip
-        counters = core.counters
+        counters = self.core.counters
         gone = sum(getattr(counters, name) for name in self.prld.ways_out)
         if self.given != gone + waiting:
             raise ViolationError(f"{self}: {self.given} packets given, {gone} gone, {waiting} wait")

@@ -21,6 +21,9 @@ class ManyFlows:
         self.count = flows
         ffi = self.ffi
         self.primaries = ffi.new("struct prl_primary[]", flows)
+        self.queues = ffi.new("struct prl_queues[]", flows)
+        for number in range(flows):
+            self.primaries[number].queues = self.queues + number
         self.shadows = ffi.new("struct prl_secondary[]", flows)
         self.pool = ffi.new("struct prl_pool *")
         assert self.lib.prl_pool_init(self.pool, 4 * flows) == 0

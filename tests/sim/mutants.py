@@ -44,8 +44,8 @@ MUTANTS = (
     Mutant(
         "a NACK releases the packet that was refused",
         "core/primary.c",
-        "take_acked(&flow->in_held, is_nack ? seq - 1 : seq,",
-        "take_acked(&flow->in_held, seq,",
+        "take_acked(&queues->in_held, is_nack ? seq - 1 : seq,",
+        "take_acked(&queues->in_held, seq,",
     ),
     Mutant(
         "a shadow is taken over that was never confirmed",
@@ -62,8 +62,8 @@ MUTANTS = (
     Mutant(
         "a cumulative ACK releases one packet more",
         "core/primary.c",
-        "take_acked(&flow->in_held, is_nack ? seq - 1 : seq,",
-        "take_acked(&flow->in_held, is_nack ? seq - 1 : seq + 1,",
+        "take_acked(&queues->in_held, is_nack ? seq - 1 : seq,",
+        "take_acked(&queues->in_held, is_nack ? seq - 1 : seq + 1,",
     ),
     Mutant(
         "output is acknowledged before the shadow has sent it",

@@ -190,7 +190,7 @@ class Prld:
         for flow in self.flows.values():
             if flow.is_primary:
                 at = min(at, self.lib.prl_primary_deadline(flow.core))
-                if flow.core.in_pending.count:
+                if flow.queues.in_pending.count:
                     at = min(at, self.next_tick_ns)
             elif flow.sock.slow or flow.sock.edge > flow.sock.edge_told:
                 at = min(at, self.next_tick_ns)

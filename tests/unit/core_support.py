@@ -40,6 +40,7 @@ class Primary:
     now_ns: int = 1000 * MS
     pool_size: int = 256
     flow: Any = field(default_factory=lambda: ffi.new("struct prl_primary *"))
+    queues: Any = field(default_factory=lambda: ffi.new("struct prl_queues *"))
 
     def __post_init__(self) -> None:
         self.limits = ffi.new("struct prl_primary_limits *")
@@ -94,7 +95,13 @@ class Primary:
                 found.append((name, int(self.flow.state), int(action.reason)))
             else:
                 found.append((name,))
+        if lib.prl_primary_is_quiet(self.flow):
+            self.flow.queues = ffi.NULL
         return found
+
+    def _lend(self) -> None:
+        if not self.flow.queues:
+            self.queues = self.flow.queues = ffi.new("struct prl_queues *")
 
     def open(self, generation: int = 1, handle: int = 7) -> list[Action]:
         lib.prl_primary_open(self.flow, handle, generation, self.now_ns, self.limits, self.out)
@@ -111,6 +118,7 @@ class Primary:
     ) -> list[Action]:
         hold = self.packet(name, tcp_seq, payload, size=size)
         edge &= 0xFFFFFFFF
+        self._lend()
         lib.prl_primary_input(self.flow, hold, edge, self.now_ns, self.limits, self.out)
         return self._actions()
 
@@ -118,6 +126,7 @@ class Primary:
         self, name: int, tcp_seq: int = 0, payload: int = 0, *, size: int = 100, bits: int = 0
     ) -> list[Action]:
         hold = self.packet(name, tcp_seq, payload, size=size, bits=bits)
+        self._lend()
         lib.prl_primary_output(self.flow, hold, self.now_ns, self.limits, self.out)
         return self._actions()
 
@@ -167,8 +176,8 @@ class Primary:
 
     def waiting(self) -> int:
         """Packets in the flow's four queues."""
-        flow = self.flow
-        chains = (flow.in_pending, flow.in_held, flow.out_pending, flow.out_held)
+        queues = self.queues
+        chains = (queues.in_pending, queues.in_held, queues.out_pending, queues.out_held)
         return sum(int(chain.count) for chain in chains)
 
     def active(self) -> "Primary":

@@ -238,15 +238,25 @@ struct frame { /* before each copy; bytes = 0 in an answer */
     uint32_t queue, id, bytes;
 };
 
+/* As prld's own link: nothing on it is delayed or paced. Before it is connected or listens. */
+static void link_tune(int fd)
+{
+    const char cubic[] = "cubic";
+    int one = 1;
+
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+    setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, cubic, sizeof(cubic) - 1);
+}
+
 static int link_connect(const char *address, uint16_t port)
 {
     struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(port)};
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), one = 1;
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
     inet_pton(AF_INET, address, &to.sin_addr);
+    link_tune(fd);
     if (fd < 0 || connect(fd, (struct sockaddr *)&to, sizeof(to)) < 0)
         die("link");
-    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
     return fd;
 }
 
@@ -257,6 +267,7 @@ static int link_accept(const char *address, uint16_t port)
 
     inet_pton(AF_INET, address, &own.sin_addr);
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
+    link_tune(fd);
     if (fd < 0 || bind(fd, (struct sockaddr *)&own, sizeof(own)) < 0 || listen(fd, 1) < 0)
         die("link");
     printf("ready\n");
@@ -264,7 +275,6 @@ static int link_accept(const char *address, uint16_t port)
     taken = accept(fd, NULL, NULL);
     if (taken < 0)
         die("link");
-    setsockopt(taken, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
     close(fd);
     return taken;
 }

@@ -36,7 +36,7 @@ static void add_one(struct prl_actions *out, uint8_t kind, struct prl_hold *hold
     prl_chain_push(&last->chain, hold);
 }
 
-static void drop_one(struct prl_actions *out, struct prl_hold *hold, uint64_t *counter)
+static void drop_one(struct prl_actions *out, struct prl_hold *hold, uint32_t *counter)
 {
     (*counter)++;
     add_one(out, PRL_DO_DROP, hold);
@@ -59,10 +59,20 @@ static bool is_full(const struct prl_chain *pending, const struct prl_chain *hel
 
 static void disarm(struct prl_primary *flow)
 {
-    flow->in_deadline_ns = 0;
-    flow->out_deadline_ns = 0;
-    flow->setup_deadline_ns = 0;
-    flow->void_deadline_ns = 0;
+    flow->deadline_ns = 0;
+    if (flow->queues)
+        flow->queues->in_deadline_ns = flow->queues->out_deadline_ns = 0;
+}
+
+static bool all_empty(const struct prl_queues *queues)
+{
+    return !queues->in_pending.head && !queues->in_held.head && !queues->relayed.head &&
+           !queues->out_pending.head && !queues->out_held.head;
+}
+
+bool prl_primary_is_quiet(const struct prl_primary *flow)
+{
+    return !flow->queues || all_empty(flow->queues);
 }
 
 /* R6: the deadline is that of the oldest unanswered message; arrived_ns of a held entry is when it was sent. */
@@ -84,6 +94,7 @@ void prl_primary_open(struct prl_primary *flow, uint32_t handle, uint32_t genera
                       const struct prl_primary_limits *limits, struct prl_actions *out)
 {
     struct prl_primary_counters counters = flow->counters;
+    struct prl_queues *queues = flow->queues;
     bool same_flow = flow->handle == handle;
 
     out->count = 0;
@@ -92,11 +103,12 @@ void prl_primary_open(struct prl_primary *flow, uint32_t handle, uint32_t genera
     memset(flow, 0, sizeof(*flow));
     if (same_flow)
         flow->counters = counters;
+    flow->queues = queues;
     flow->handle = handle;
     flow->generation = generation;
     flow->in_next = flow->out_next = PRL_SEQ_FIRST;
     flow->in_acked = flow->out_acked = PRL_SEQ_FIRST - 1;
-    flow->setup_deadline_ns = now_ns + limits->setup_ns;
+    flow->deadline_ns = now_ns + limits->setup_ns;
     set_state(flow, PRL_PRIMARY_SETUP, PRL_REASON_OK, out);
 }
 
@@ -113,8 +125,8 @@ static void send_input(struct prl_primary *flow, struct prl_hold *hold, uint64_t
     }
     hold->seq = flow->in_next++;
     hold->arrived_ns = now_ns;
-    prl_chain_push(&flow->in_held, hold);
-    flow->in_deadline_ns = oldest_deadline_ns(&flow->in_held, limits);
+    prl_chain_push(&flow->queues->in_held, hold);
+    flow->queues->in_deadline_ns = oldest_deadline_ns(&flow->queues->in_held, limits);
     flow->counters.replicated_packets++;
     flow->counters.replicated_bytes += hold->bytes;
     add(out, PRL_DO_REPLICATE)->hold = hold;
@@ -140,8 +152,8 @@ static void send_output(struct prl_primary *flow, struct prl_hold *hold, uint64_
     }
     hold->seq = flow->out_next++;
     hold->arrived_ns = now_ns;
-    prl_chain_push(&flow->out_held, hold);
-    flow->out_deadline_ns = oldest_deadline_ns(&flow->out_held, limits);
+    prl_chain_push(&flow->queues->out_held, hold);
+    flow->queues->out_deadline_ns = oldest_deadline_ns(&flow->queues->out_held, limits);
     flow->counters.output_packets++;
     flow->counters.output_bytes += hold->bytes;
     add(out, PRL_DO_OUTPUT)->hold = hold;
@@ -174,31 +186,37 @@ static bool must_wait(struct prl_primary *flow, struct prl_hold *hold, uint8_t r
 void prl_primary_input(struct prl_primary *flow, struct prl_hold *hold, uint32_t own_edge, uint64_t now_ns,
                        const struct prl_primary_limits *limits, struct prl_actions *out)
 {
+    struct prl_queues *queues = flow->queues;
+
+    assert(queues);
     out->count = 0;
     hold->is_output = 0;
     hold->arrived_ns = now_ns;
-    if (!must_wait(flow, hold, PRL_DO_RELEASE_INPUT, &flow->in_pending, &flow->in_held, limits, out))
+    if (!must_wait(flow, hold, PRL_DO_RELEASE_INPUT, &queues->in_pending, &queues->in_held, limits, out))
         return;
-    if (flow->state == PRL_PRIMARY_ACTIVE && !flow->in_pending.head && !flow->held_back) {
+    if (flow->state == PRL_PRIMARY_ACTIVE && !queues->in_pending.head && !flow->held_back) {
         flow->own_edge = own_edge;
         send_input(flow, hold, now_ns, limits, out);
     } else {
-        prl_chain_push(&flow->in_pending, hold);
+        prl_chain_push(&queues->in_pending, hold);
     }
 }
 
 void prl_primary_output(struct prl_primary *flow, struct prl_hold *hold, uint64_t now_ns,
                         const struct prl_primary_limits *limits, struct prl_actions *out)
 {
+    struct prl_queues *queues = flow->queues;
+
+    assert(queues);
     out->count = 0;
     hold->is_output = 1;
     hold->arrived_ns = now_ns;
-    if (!must_wait(flow, hold, PRL_DO_RELEASE_OUTPUT, &flow->out_pending, &flow->out_held, limits, out))
+    if (!must_wait(flow, hold, PRL_DO_RELEASE_OUTPUT, &queues->out_pending, &queues->out_held, limits, out))
         return;
-    if (flow->state == PRL_PRIMARY_ACTIVE && !flow->out_pending.head && !flow->held_back)
+    if (flow->state == PRL_PRIMARY_ACTIVE && !queues->out_pending.head && !flow->held_back)
         send_output(flow, hold, now_ns, limits, out);
     else
-        prl_chain_push(&flow->out_pending, hold);
+        prl_chain_push(&queues->out_pending, hold);
 }
 
 void prl_primary_activate(struct prl_primary *flow, uint32_t committed, uint32_t own_edge, uint32_t peer_edge,
@@ -221,71 +239,87 @@ void prl_primary_activate(struct prl_primary *flow, uint32_t committed, uint32_t
 
 static bool may_send_input(const struct prl_primary *flow, uint64_t now_ns)
 {
-    return flow->retry_at_ns <= now_ns ||
-           (flow->in_pending.head && prl_serial_le(flow->in_pending.head->tcp_end, flow->peer_edge) &&
-            prl_serial_lt(flow->retry_edge, flow->peer_edge));
+    const struct prl_queues *queues = flow->queues;
+
+    return queues->retry_at_ns <= now_ns ||
+           (queues->in_pending.head && prl_serial_le(queues->in_pending.head->tcp_end, flow->peer_edge) &&
+            prl_serial_lt(queues->retry_edge, flow->peer_edge));
 }
 
 bool prl_primary_wants_drain(const struct prl_primary *flow, uint64_t now_ns)
 {
+    const struct prl_queues *queues = flow->queues;
+
+    if (!queues)
+        return false;
     if (flow->state == PRL_PRIMARY_MOVED)
-        return flow->in_pending.head;
+        return queues->in_pending.head;
     return flow->state == PRL_PRIMARY_ACTIVE && !flow->held_back &&
-           (flow->out_pending.head || (flow->in_pending.head && may_send_input(flow, now_ns)));
+           (queues->out_pending.head || (queues->in_pending.head && may_send_input(flow, now_ns)));
 }
 
 /* R21: one packet after the other to the new owner; a copy stays until that one has spoken. */
 static bool relay_pending(struct prl_primary *flow, struct prl_actions *out)
 {
-    while (out->count + 2 <= PRL_ACTIONS_MAX && flow->in_pending.head) {
-        struct prl_hold *hold = prl_chain_pop(&flow->in_pending);
+    struct prl_queues *queues = flow->queues;
+
+    while (out->count + 2 <= PRL_ACTIONS_MAX && queues->in_pending.head) {
+        struct prl_hold *hold = prl_chain_pop(&queues->in_pending);
 
         flow->counters.relayed++;
         add(out, PRL_DO_RELAY)->hold = hold;
         if (flow->held_back)
-            prl_chain_push(&flow->relayed, hold);
+            prl_chain_push(&queues->relayed, hold);
         else
             drop_one(out, hold, &flow->counters.dropped_moved);
     }
-    return flow->in_pending.head;
+    return queues->in_pending.head;
 }
 
 bool prl_primary_drain(struct prl_primary *flow, uint32_t own_edge, uint64_t now_ns,
                        const struct prl_primary_limits *limits, struct prl_actions *out)
 {
+    struct prl_queues *queues = flow->queues;
+
     out->count = 0;
+    if (!queues)
+        return false;
     if (flow->state == PRL_PRIMARY_MOVED)
         return relay_pending(flow, out);
     if (flow->state != PRL_PRIMARY_ACTIVE || flow->held_back)
         return false;
     flow->own_edge = own_edge;
-    while (out->count < PRL_ACTIONS_MAX && flow->out_pending.head)
-        send_output(flow, prl_chain_pop(&flow->out_pending), now_ns, limits, out);
+    while (out->count < PRL_ACTIONS_MAX && queues->out_pending.head)
+        send_output(flow, prl_chain_pop(&queues->out_pending), now_ns, limits, out);
     if (!may_send_input(flow, now_ns))
-        return flow->out_pending.head;
-    flow->retry_at_ns = 0;
-    while (out->count < PRL_ACTIONS_MAX && flow->in_pending.head)
-        send_input(flow, prl_chain_pop(&flow->in_pending), now_ns, limits, out);
-    return flow->out_pending.head || flow->in_pending.head;
+        return queues->out_pending.head;
+    queues->retry_at_ns = 0;
+    while (out->count < PRL_ACTIONS_MAX && queues->in_pending.head)
+        send_input(flow, prl_chain_pop(&queues->in_pending), now_ns, limits, out);
+    return queues->out_pending.head || queues->in_pending.head;
 }
 
 /* Everything that waits goes where it was bound for, in order, before the kernel lets newer packets pass. */
 static void open_up(struct prl_primary *flow, uint8_t reason, struct prl_actions *out)
 {
-    prl_chain_append(&flow->in_held, &flow->relayed);
-    prl_chain_append(&flow->in_held, &flow->in_pending);
-    prl_chain_append(&flow->out_held, &flow->out_pending);
-    flow->counters.flushed_packets += flow->in_held.count;
-    flow->counters.output_flushed += flow->out_held.count;
-    add_chain(out, PRL_DO_RELEASE_INPUT, &flow->in_held);
-    add_chain(out, PRL_DO_RELEASE_OUTPUT, &flow->out_held);
+    struct prl_queues *queues = flow->queues;
+
+    if (queues) {
+        prl_chain_append(&queues->in_held, &queues->relayed);
+        prl_chain_append(&queues->in_held, &queues->in_pending);
+        prl_chain_append(&queues->out_held, &queues->out_pending);
+        flow->counters.flushed_packets += queues->in_held.count;
+        flow->counters.output_flushed += queues->out_held.count;
+        add_chain(out, PRL_DO_RELEASE_INPUT, &queues->in_held);
+        add_chain(out, PRL_DO_RELEASE_OUTPUT, &queues->out_held);
+    }
     disarm(flow);
     set_state(flow, PRL_PRIMARY_OPEN, reason, out);
 }
 
 static void send_void(struct prl_primary *flow, uint64_t now_ns, int link_up, struct prl_actions *out)
 {
-    flow->void_deadline_ns = now_ns + PRL_VOID_RETRY_NS;
+    flow->deadline_ns = now_ns + PRL_VOID_RETRY_NS;
     if (link_up)
         add(out, PRL_DO_SEND_VOID)->reason = flow->reason;
 }
@@ -318,8 +352,8 @@ static void count_hold(struct prl_primary_counters *counters, const struct prl_c
         uint64_t hold_ns = now_ns - hold->arrived_ns;
 
         counters->hold_ns_sum += hold_ns;
-        if (counters->hold_ns_max < hold_ns)
-            counters->hold_ns_max = hold_ns;
+        if (counters->hold_us_max < hold_ns / 1000)
+            counters->hold_us_max = (uint32_t)(hold_ns / 1000);
     }
     counters->released_packets += chain->count;
     counters->released_bytes += chain->bytes;
@@ -330,24 +364,27 @@ static void count_hold(struct prl_primary_counters *counters, const struct prl_c
 static void go_back(struct prl_primary *flow, uint32_t seq, uint64_t now_ns,
                     const struct prl_primary_limits *limits, struct prl_actions *out)
 {
-    flow->retry_tries = flow->retry_seq == seq ? flow->retry_tries + 1 : 1;
-    flow->retry_seq = seq;
-    if (flow->retry_tries > limits->retries_max) {
+    struct prl_queues *queues = flow->queues;
+
+    queues->retry_tries = queues->retry_seq == seq ? queues->retry_tries + 1 : 1;
+    queues->retry_seq = seq;
+    if (queues->retry_tries > limits->retries_max) {
         fail(flow, PRL_REASON_NO_SPACE, 1, now_ns, out);
         return;
     }
-    flow->counters.retried += flow->in_held.count;
-    prl_chain_append(&flow->in_held, &flow->in_pending);
-    prl_chain_append(&flow->in_pending, &flow->in_held);
+    flow->counters.retried += queues->in_held.count;
+    prl_chain_append(&queues->in_held, &queues->in_pending);
+    prl_chain_append(&queues->in_pending, &queues->in_held);
     flow->in_next = seq;
-    flow->in_deadline_ns = 0;
-    flow->retry_edge = flow->peer_edge;
-    flow->retry_at_ns = now_ns + limits->retry_ns;
+    queues->in_deadline_ns = 0;
+    queues->retry_edge = flow->peer_edge;
+    queues->retry_at_ns = now_ns + limits->retry_ns;
 }
 
 void prl_primary_ack(struct prl_primary *flow, uint32_t seq, uint8_t reason, uint32_t space, uint64_t now_ns,
                      const struct prl_primary_limits *limits, struct prl_actions *out)
 {
+    struct prl_queues *queues = flow->queues;
     bool is_nack = reason != PRL_REASON_OK;
     struct prl_chain done = {0};
     struct prl_hold *refused;
@@ -356,11 +393,12 @@ void prl_primary_ack(struct prl_primary *flow, uint32_t seq, uint8_t reason, uin
     if (flow->state != PRL_PRIMARY_ACTIVE)
         return;
     /* A NACK is for one message that is still unanswered; the next one after it may not be answered first. */
-    if (!prl_serial_lt(seq, flow->in_next) || (is_nack && prl_serial_le(seq, flow->in_acked))) {
+    if (!prl_serial_lt(seq, flow->in_next) || (is_nack && (!queues || prl_serial_le(seq, flow->in_acked)))) {
         flow->counters.stale_acks++;
         return;
     }
-    take_acked(&flow->in_held, is_nack ? seq - 1 : seq, flow->in_next, &flow->in_acked, &done);
+    if (queues)
+        take_acked(&queues->in_held, is_nack ? seq - 1 : seq, flow->in_next, &flow->in_acked, &done);
     count_hold(&flow->counters, &done, now_ns);
     add_chain(out, PRL_DO_RELEASE_INPUT, &done);
     if (!is_nack) {
@@ -377,12 +415,13 @@ void prl_primary_ack(struct prl_primary *flow, uint32_t seq, uint8_t reason, uin
             go_back(flow, seq, now_ns, limits, out);
             return;
         }
-        refused = prl_chain_take(&flow->in_held, seq);
+        refused = prl_chain_take(&queues->in_held, seq);
         flow->in_acked = seq;
         if (refused)
             drop_one(out, refused, &flow->counters.dropped_nack);
     }
-    flow->in_deadline_ns = oldest_deadline_ns(&flow->in_held, limits);
+    if (queues)
+        queues->in_deadline_ns = oldest_deadline_ns(&queues->in_held, limits);
 }
 
 /* I3: the shadow must have sent every acknowledged byte; what it says beyond that is not believed. */
@@ -408,13 +447,14 @@ static bool commit(struct prl_primary *flow, const struct prl_chain *done, uint3
 void prl_primary_output_ack(struct prl_primary *flow, uint32_t seq, uint8_t reason, uint32_t tcp_seq,
                             uint64_t now_ns, const struct prl_primary_limits *limits, struct prl_actions *out)
 {
+    struct prl_queues *queues = flow->queues;
     bool is_nack = reason != PRL_REASON_OK;
     struct prl_chain done = {0};
 
     out->count = 0;
     if (flow->state != PRL_PRIMARY_ACTIVE)
         return;
-    if (!prl_serial_lt(seq, flow->out_next) || (is_nack && prl_serial_le(seq, flow->out_acked))) {
+    if (!prl_serial_lt(seq, flow->out_next) || (is_nack && (!queues || prl_serial_le(seq, flow->out_acked)))) {
         flow->counters.stale_acks++;
         return;
     }
@@ -422,10 +462,12 @@ void prl_primary_output_ack(struct prl_primary *flow, uint32_t seq, uint8_t reas
         flow->counters.nacks++;
     else
         flow->counters.acks++;
-    take_acked(&flow->out_held, is_nack ? seq - 1 : seq, flow->out_next, &flow->out_acked, &done);
+    if (!queues)
+        return;
+    take_acked(&queues->out_held, is_nack ? seq - 1 : seq, flow->out_next, &flow->out_acked, &done);
     if (!commit(flow, &done, tcp_seq, out)) {
-        prl_chain_append(&done, &flow->out_held); /* still unreplicated: back in front */
-        flow->out_held = done;
+        prl_chain_append(&done, &queues->out_held); /* still unreplicated: back in front */
+        queues->out_held = done;
         fail(flow, PRL_REASON_DIVERGED, 1, now_ns, out);
         return;
     }
@@ -435,7 +477,7 @@ void prl_primary_output_ack(struct prl_primary *flow, uint32_t seq, uint8_t reas
         fail(flow, reason, 1, now_ns, out);
         return;
     }
-    flow->out_deadline_ns = oldest_deadline_ns(&flow->out_held, limits);
+    queues->out_deadline_ns = oldest_deadline_ns(&queues->out_held, limits);
 }
 
 void prl_primary_flowctl(struct prl_primary *flow, uint32_t space)
@@ -467,7 +509,7 @@ void prl_primary_hold_back(struct prl_primary *flow, bool on)
 
 bool prl_primary_is_drained(const struct prl_primary *flow)
 {
-    return !flow->in_held.head && !flow->out_held.head;
+    return !flow->queues || (!flow->queues->in_held.head && !flow->queues->out_held.head);
 }
 
 void prl_primary_move(struct prl_primary *flow, struct prl_actions *out)
@@ -488,10 +530,12 @@ void prl_primary_taken(struct prl_primary *flow, struct prl_actions *out)
     if (flow->state != PRL_PRIMARY_MOVED)
         return;
     flow->held_back = 0;
-    prl_chain_append(&all, &flow->in_held);
-    prl_chain_append(&all, &flow->relayed);
-    prl_chain_append(&all, &flow->out_held);
-    prl_chain_append(&all, &flow->out_pending);
+    if (!flow->queues)
+        return;
+    prl_chain_append(&all, &flow->queues->in_held);
+    prl_chain_append(&all, &flow->queues->relayed);
+    prl_chain_append(&all, &flow->queues->out_held);
+    prl_chain_append(&all, &flow->queues->out_pending);
     flow->counters.dropped_moved += all.count;
     add_chain(out, PRL_DO_DROP, &all);
 }
@@ -506,8 +550,10 @@ void prl_primary_unmove(struct prl_primary *flow, bool is_void, uint64_t now_ns,
         open_up(flow, PRL_REASON_LINK_LOST, out);
         return;
     }
-    prl_chain_append(&flow->relayed, &flow->in_pending);
-    prl_chain_append(&flow->in_pending, &flow->relayed);
+    if (flow->queues) {
+        prl_chain_append(&flow->queues->relayed, &flow->queues->in_pending);
+        prl_chain_append(&flow->queues->in_pending, &flow->queues->relayed);
+    }
     flow->state = PRL_PRIMARY_ACTIVE;
     if (prl_primary_is_drained(flow))
         set_state(flow, PRL_PRIMARY_ACTIVE, PRL_REASON_OK, out);
@@ -522,40 +568,49 @@ void prl_primary_fence(struct prl_primary *flow, struct prl_actions *out)
     out->count = 0;
     if (flow->state == PRL_PRIMARY_GONE)
         return;
-    prl_chain_append(&all, &flow->in_held);
-    prl_chain_append(&all, &flow->relayed);
-    prl_chain_append(&all, &flow->in_pending);
-    prl_chain_append(&all, &flow->out_held);
-    prl_chain_append(&all, &flow->out_pending);
+    if (flow->queues) {
+        prl_chain_append(&all, &flow->queues->in_held);
+        prl_chain_append(&all, &flow->queues->relayed);
+        prl_chain_append(&all, &flow->queues->in_pending);
+        prl_chain_append(&all, &flow->queues->out_held);
+        prl_chain_append(&all, &flow->queues->out_pending);
+    }
     flow->counters.dropped_fenced += all.count;
     add_chain(out, PRL_DO_DROP, &all);
     disarm(flow);
     set_state(flow, PRL_PRIMARY_GONE, PRL_REASON_OK, out);
 }
 
-static bool has_passed(uint64_t deadline_ns, uint64_t now_ns)
+static uint64_t earlier(uint64_t a_ns, uint64_t b_ns)
 {
-    return deadline_ns && deadline_ns <= now_ns;
+    return a_ns && (!b_ns || a_ns < b_ns) ? a_ns : b_ns;
+}
+
+/* 0: none. */
+static uint64_t deadline_ns(const struct prl_primary *flow)
+{
+    const struct prl_queues *queues = flow->queues;
+    uint64_t answer_ns = queues ? earlier(queues->in_deadline_ns, queues->out_deadline_ns) : 0;
+
+    return earlier(flow->deadline_ns, answer_ns);
 }
 
 void prl_primary_tick(struct prl_primary *flow, int link_up, uint64_t now_ns, struct prl_actions *out)
 {
+    uint64_t due_ns = deadline_ns(flow);
+
     out->count = 0;
-    if (has_passed(flow->in_deadline_ns, now_ns) || has_passed(flow->out_deadline_ns, now_ns) ||
-        has_passed(flow->setup_deadline_ns, now_ns))
-        fail(flow, PRL_REASON_TIMEOUT, link_up, now_ns, out);
-    else if (has_passed(flow->void_deadline_ns, now_ns))
+    if (!due_ns || now_ns < due_ns)
+        return;
+    if (flow->state == PRL_PRIMARY_VOIDING)
         send_void(flow, now_ns, link_up, out);
+    else
+        fail(flow, PRL_REASON_TIMEOUT, link_up, now_ns, out);
 }
 
 uint64_t prl_primary_deadline(const struct prl_primary *flow)
 {
-    const uint64_t deadlines_ns[] = {flow->in_deadline_ns, flow->out_deadline_ns, flow->setup_deadline_ns,
-                                     flow->void_deadline_ns};
-    uint64_t earliest_ns = UINT64_MAX;
+    uint64_t due_ns = deadline_ns(flow);
 
-    for (unsigned int i = 0; i < sizeof(deadlines_ns) / sizeof(deadlines_ns[0]); i++)
-        if (deadlines_ns[i] && deadlines_ns[i] < earliest_ns)
-            earliest_ns = deadlines_ns[i];
-    return earliest_ns;
+    return due_ns ? due_ns : UINT64_MAX;
 }

@@ -86,23 +86,39 @@ struct prl_primary_limits {
     uint64_t setup_ns; /* R6: deadline of SETUP */
 };
 
+/* What every packet counts comes first: one cache line for input, the next one for output. */
 struct prl_primary_counters {
     uint64_t replicated_packets, replicated_bytes;
-    uint64_t output_packets, output_bytes;
     uint64_t released_packets, released_bytes; /* input, after an acknowledgement */
-    uint64_t flushed_packets; /* input, released without one (opened) */
-    uint64_t output_released, output_flushed;
-    uint64_t dropped_full; /* queue limit */
-    uint64_t dropped_space; /* payload beyond the receive space, ours or theirs (R3) */
-    uint64_t retried; /* packets that went back to be sent again (R5, go-back-N) */
-    uint64_t dropped_nack; /* refused by the secondary: no space */
-    uint64_t dropped_fenced;
-    uint64_t relayed, dropped_moved; /* R21: sent to the new owner; not needed here any more */
-    uint64_t dropped_hole; /* output behind a segment that was dropped: TCP sends both again */
-    uint64_t acks, nacks, stale_acks; /* stale: acknowledges what was never sent */
-    uint64_t hold_ns_sum, hold_ns_max; /* time in the queue of input, over released_packets */
+    uint64_t acks;
+    uint64_t hold_ns_sum; /* time in the queue of input, over released_packets */
+    uint32_t hold_us_max; /* likewise */
+    uint32_t nacks;
+    uint64_t output_packets, output_bytes, output_released;
+    uint32_t output_flushed;
+    uint32_t flushed_packets; /* input, released without one (opened) */
+    uint32_t dropped_full; /* queue limit */
+    uint32_t dropped_space; /* payload beyond the receive space, ours or theirs (R3) */
+    uint32_t retried; /* packets that went back to be sent again (R5, go-back-N) */
+    uint32_t dropped_nack; /* refused by the secondary: no space */
+    uint32_t dropped_fenced;
+    uint32_t relayed, dropped_moved; /* R21: sent to the new owner; not needed here any more */
+    uint32_t dropped_hole; /* output behind a segment that was dropped: TCP sends both again */
+    uint32_t stale_acks; /* acknowledges what was never sent */
 };
 
+/* Packets of one flow that wait, and what is known of them. A flow of which none waits needs none of it (T7). */
+struct prl_queues {
+    struct prl_chain in_pending, in_held, relayed; /* relayed: copies, behind in_held */
+    struct prl_chain out_pending, out_held;
+    uint64_t in_deadline_ns, out_deadline_ns; /* R6: of the oldest unanswered message; 0 = none */
+    uint64_t retry_at_ns; /* pending input waits until then, or until the space grows; 0 = no wait */
+    uint32_t retry_seq, retry_tries; /* number that was refused, and how often */
+    uint32_t retry_edge; /* peer_edge when it was refused */
+    uint32_t pad;
+};
+
+/* The members before `counters` are one cache line. */
 struct prl_primary {
     uint32_t handle;
     uint32_t generation;
@@ -115,12 +131,11 @@ struct prl_primary {
     uint32_t out_tcp_next; /* output is taken without holes: the next one starts here or before */
     uint32_t committed; /* TCP sequence number */
     uint32_t own_edge, peer_edge; /* absolute right edges (R10) */
-    uint32_t retry_seq, retry_tries; /* number that was refused, and how often */
-    uint32_t retry_edge; /* peer_edge when it was refused */
-    uint64_t retry_at_ns; /* pending input waits until then, or until the space grows; 0 = no wait */
-    struct prl_chain in_pending, in_held, relayed; /* relayed: copies, behind in_held */
-    struct prl_chain out_pending, out_held;
-    uint64_t in_deadline_ns, out_deadline_ns, setup_deadline_ns, void_deadline_ns; /* 0 = none */
+    uint32_t pad;
+    uint64_t deadline_ns; /* SETUP: of the set-up (R6); VOIDING: when VOID is said again; 0 = none */
+    /* The caller's: all zero before input() and output(), which need it. It stays until prl_primary_is_quiet(); then
+     * the caller may take it back, and NULL says that nothing waits. */
+    struct prl_queues *queues;
     struct prl_primary_counters counters;
 };
 
@@ -130,6 +145,9 @@ void prl_primary_enter(struct prl_primary *flow, uint32_t handle, uint32_t gener
 /* Starts SETUP for a snapshot. The flow must be GONE or OPEN. */
 void prl_primary_open(struct prl_primary *flow, uint32_t handle, uint32_t generation, uint64_t now_ns,
                       const struct prl_primary_limits *limits, struct prl_actions *out);
+
+/* Nothing waits, sent or not. */
+bool prl_primary_is_quiet(const struct prl_primary *flow);
 
 /* A packet of the peer's. Takes `hold` over (its frame, bytes, tcp_seq/tcp_end, lif, flags are set; payload is
  * tcp_end - tcp_seq). `own_edge` is what the own socket would take now. */

@@ -37,10 +37,11 @@ enum prl_verdict {
 
 struct prl_secondary_counters {
     uint64_t accepted_packets, accepted_bytes;
-    uint64_t output_packets, output_bytes;
-    uint64_t nacks_space, nacks_not_active;
-    uint64_t ignored; /* behind a refused packet */
     uint64_t acks;
+    uint64_t output_packets, output_bytes;
+    uint32_t nacks_space, nacks_not_active;
+    uint32_t ignored; /* behind a refused packet */
+    uint32_t pad;
 };
 
 struct prl_secondary {
@@ -55,8 +56,8 @@ struct prl_secondary {
     uint8_t fin_done;  /* the shadow has sent its FIN: a retransmission does not count again */
     uint8_t nack_retry; /* set by the caller after open(): the pair runs nack = retry (R5) */
     uint8_t refusing;   /* in_next was refused: what comes behind it is ignored until it comes again */
-    uint8_t pad[6];
-    uint8_t marked;    /* out_mark_* below are valid */
+    uint8_t marked;     /* out_mark_* below are valid */
+    uint8_t pad[2];
     uint32_t in_next, out_next; /* numbers expected */
     uint32_t primary_edge;      /* the primary's last word on its space */
     uint32_t out_tcp_next;      /* the shadow has sent everything before this */
