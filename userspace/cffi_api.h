@@ -11,6 +11,7 @@
 #include "kernel.h"
 #include "listen.h"
 #include "md5sig.h"
+#include "moment.h"
 #include "packet.h"
 #include "gro.h"
 #include "elide.h"

@@ -44,6 +44,20 @@ void dp_unlock(struct prl_dp *dp)
 
 /* ---- one pass ---- */
 
+/* A frame's bytes and its flow: another CPU wrote the one, many flows have driven the other out of the caches. */
+static void prefetch(const struct prl_dp *dp, const struct prl_received *received)
+{
+    const struct dp_flow *flow;
+
+    prl_umem_prefetch(dp->umem, received->packet);
+    if (received->meta.slot >= dp->flows_top)
+        return;
+    flow = &dp->flows[received->meta.slot];
+    __builtin_prefetch(flow);
+    __builtin_prefetch(&flow->primary);
+    __builtin_prefetch(&flow->primary.counters);
+}
+
 static bool receive_frames(struct prl_dp *dp)
 {
     bool worked = false;
@@ -53,7 +67,7 @@ static bool receive_frames(struct prl_dp *dp)
 
         for (uint32_t j = 0; j < count; j++) {
             if (j + 1 < count)
-                prl_umem_prefetch(dp->umem, dp->received[j + 1].packet);
+                prefetch(dp, &dp->received[j + 1]);
             dp_input(dp, dp->port_lif[i], &dp->received[j]);
         }
         worked |= count > 0;
@@ -84,7 +98,7 @@ static void take_message(struct prl_dp *dp, const struct prl_msg *msg)
             dp->hello_seen = true;
             dp->link.version =
                 prl_wire_common_version(msg->version_min, msg->version_max); /* 0: refused by Python */
-            dp_message_event(dp, msg);
+            dp_message_event(dp, msg, 0);
         } else {
             dp_link_lost(dp, "the other node spoke before its HELLO was answered");
         }
@@ -95,8 +109,12 @@ static void take_message(struct prl_dp *dp, const struct prl_msg *msg)
     case PRL_MSG_REPLICATE:
     case PRL_MSG_OUTPUT:
     case PRL_MSG_VOID:
-    case PRL_MSG_CLOSE:
     case PRL_MSG_COMPARE:
+        dp_secondary_message(dp, msg);
+        break;
+    case PRL_MSG_CLOSE:
+        if (!dp_flow_by_handle(dp, msg->handle)) /* it may be of a shadow that is only prepared */
+            dp_message_event(dp, msg, 0);
         dp_secondary_message(dp, msg);
         break;
     case PRL_MSG_ACK:
@@ -120,16 +138,22 @@ static void take_message(struct prl_dp *dp, const struct prl_msg *msg)
         dp_switchover_message(dp, msg);
         break;
     case PRL_MSG_SETUP_DONE: {
-        const struct dp_flow *flow = dp_flow_by_handle(dp, msg->handle);
+        struct dp_flow *flow = dp_flow_by_handle(dp, msg->handle);
 
         if (flow && flow->secondary) /* the primary is active too */
             dp_secondary_message(dp, msg);
-        else
-            dp_message_event(dp, msg);
+        else if (flow)
+            dp_setup_done(dp, flow, msg);
         break;
     }
+    case PRL_MSG_SETUP:
+        if (msg->data_type == PRL_TLV_MOMENT)
+            dp_setup_moment(dp, msg);
+        else
+            dp_message_event(dp, msg, 0);
+        break;
     default:
-        dp_message_event(dp, msg);
+        dp_message_event(dp, msg, 0);
         break;
     }
 }
@@ -287,7 +311,7 @@ static int open_memory(struct prl_dp *dp, char *error)
         return -ENOMEM;
     dp->buffers = malloc((size_t)PRL_DP_OUTPUT_BUFFERS * PRL_TAP_BUFFER_BYTES);
     if (!dp->buffers || prl_pool_init(&dp->holds, PRL_DP_HOLDS) ||
-        prl_link_init(&dp->link, PRL_DP_LINK_TX_BYTES) || dp_flows_init(dp)) {
+        prl_link_init(&dp->link, PRL_DP_LINK_TX_BYTES) || dp_flows_init(dp) || dp_setups_init(dp)) {
         snprintf(error, PRL_ERROR_BYTES, "no memory for %u flows", dp->config.flows_max);
         return -ENOMEM;
     }
@@ -336,6 +360,7 @@ void prl_dp_close(struct prl_dp *dp)
         prl_port_close(dp->port[i]);
     prl_link_destroy(&dp->link);
     dp_flows_destroy(dp);
+    dp_setups_destroy(dp);
     prl_pool_destroy(&dp->holds);
     prl_umem_close(dp->umem);
     free(dp->buffers);

@@ -17,6 +17,7 @@
 #include "core/switchover.h"
 #include "kernel.h"
 #include "md5sig.h"
+#include "moment.h"
 #include "prl_abi.h"
 #include "wire.h"
 
@@ -28,6 +29,7 @@
 #define PRL_DP_EVENTS 4096       /* events that wait for Python, besides those of flows: */
 #define PRL_DP_EVENTS_PER_FLOW 4 /* a take-over, or the loss of the link, is told of every flow at once */
 #define PRL_DP_LINK_TX_BYTES (8 << 20)
+#define PRL_SETUPS_MAX 64 /* set-ups in two steps that are under way, on either side; the others go in one */
 #define PRL_DP_CLAIM_BURSTS \
     25   /* claims are repeated so often, PRL_DP_CLAIM_INTERVAL_MS apart; see PRL_CLAIM_SLOW_NS */
 #define PRL_DP_CLAIM_INTERVAL_MS 20
@@ -95,7 +97,9 @@ void prl_dp_close(struct prl_dp *dp);
 
 /* ---- events for the control plane ---- */
 enum prl_event_kind {
-    PRL_EVENT_MESSAGE = 1, /* a link message for the control plane: type, handle, seq, generation …; body = TLVs */
+    /* a link message for the control plane: type, handle, seq, generation …; body = TLVs. SETUP_DONE to a moment:
+     * value = how long the input waited (ns), when the flow is ACTIVE already */
+    PRL_EVENT_MESSAGE = 1,
     PRL_EVENT_LINK_DOWN = 2, /* reason; body = words */
     PRL_EVENT_PRIMARY = 3, /* handle, state = enum prl_primary_state, reason */
     PRL_EVENT_SECONDARY = 4, /* handle, state = enum prl_secondary_state, reason */
@@ -109,6 +113,9 @@ enum prl_event_kind {
     PRL_EVENT_EXPIRED = 12, /* as standby: the lease is over, only fencing lets the shadows speak (L5) */
     PRL_EVENT_MOVE = 13, /* service, state = enum prl_move_outcome, reason, seq = flows; value = silent since */
     PRL_EVENT_PROBE = 14, /* service: whether anybody answers for it decides; prl_dp_switchover_resolve() */
+    /* handle, generation: a prepared socket is the shadow now (value = bytes_received, value2 = bytes_acked; body = TLVs),
+     * or cannot be: reason; body = words */
+    PRL_EVENT_RESTORED = 15,
 };
 
 struct prl_event {
@@ -180,7 +187,7 @@ enum prl_replay {
 struct prl_flow_spec {
     struct prl_flow_key key;
     uint32_t handle; /* 0: the datapath allocates one */
-    uint32_t generation; /* secondary: from SETUP; primary: ignored (counted here) */
+    uint32_t generation; /* secondary: from SETUP; primary: from prl_dp_primary_prepare(), or 0: counted here */
     uint32_t mss; /* the peer's segment payload, for GSO of reinjected super-packets */
     uint32_t rcv_wscale;
     uint32_t snd_wscale;
@@ -197,6 +204,25 @@ struct prl_flow_spec {
 /* Primary: gate on, input redirected, output held; pending until activate. Returns 0 and spec->handle/generation;
  * a flow that is OPEN, or that was taken over, may be set up again by its handle. -EEXIST (tuple has a live flow), -ENOSPC. */
 int prl_dp_primary_setup(struct prl_dp *dp, struct prl_flow_spec *spec);
+/* Primary, before that: enters the flow, open, and names the generation that the snapshot is going to have; nothing
+ * waits yet. Errors as above; -ENOTSUP: of a flow whose input is in our hands, which must not leave them. */
+int prl_dp_primary_prepare(struct prl_dp *dp, struct prl_flow_spec *spec);
+struct prl_moment_spec {
+    uint32_t handle, generation;
+    int64_t in_offset, out_offset; /* from the socket's counters to positions in the streams */
+    const uint8_t *application; /* what the application gave, if that is not what was prepared */
+    uint32_t application_bytes;
+    uint32_t pad;
+};
+/* Primary, between setup and the answer: copies what moves and sends it; the answer activates the flow by itself. 0;
+ * -ENOTSUP, -EAGAIN, -ENOBUFS and others: nothing was sent, the whole snapshot may still be. */
+int prl_dp_primary_moment(struct prl_dp *dp, const struct prl_moment_spec *spec, struct prl_moment_counts *counts,
+                          uint32_t *committed);
+/* Secondary: spec->fd is ready for its moment (moment.h). It stays the caller's, to be closed once this is undone or
+ * PRL_EVENT_RESTORED has come. -ENOSPC: PRL_SETUPS_MAX. */
+int prl_dp_secondary_prepare(struct prl_dp *dp, const struct prl_flow_spec *spec, const struct prl_ready *ready);
+/* 0, or -ENOENT: it is not there, or its moment has come and the event is under way. */
+int prl_dp_secondary_unprepare(struct prl_dp *dp, uint32_t handle, uint32_t generation);
 /* A shadow that took over gets a handle of this node's: the other one may use its own anew. -ENOENT. */
 int prl_dp_flow_adopt(struct prl_dp *dp, uint32_t handle, uint32_t *own);
 /* R7. committed = end of the send queue in the snapshot; peer_edge = SETUP_DONE's space. -ESTALE (generation). */
@@ -254,6 +280,8 @@ struct prl_dp_counters {
     uint64_t compared, differences; /* R12a */
     uint64_t signed_again; /* segments of ours whose header was brought up to date behind the stack's back */
     uint64_t foreign_signatures; /* of ours, made with another key than the one that the flow was set up with */
+    uint64_t moments_sent, moments_late; /* R17: set-ups in two steps; something had come since the copy */
+    uint64_t moments_restored, moments_refused, prepared_dropped; /* on the other node; dropped: no moment came */
     uint64_t relayed_packets,
         relayed_late; /* R21: input from the old owner; for a flow that is not here any more */
 };

@@ -4,6 +4,7 @@
  *
  *     datapath.c    the loop: what a packet goes through, from top to bottom
  *     dp_flows.c    the flow table, setting up and forgetting flows
+ *     dp_setup.c    setting up in two steps: what happens while a session stands still
  *     dp_primary.c  the primary's packets and what its state machine asks for
  *     dp_secondary.c  the shadows' input and output
  *     dp_sign.c     the headers of signed flows (RFC 2385)
@@ -160,10 +161,10 @@ struct dp_flow {
     uint32_t former_handle; /* as a shadow: frames that were captured before have it still; 0 = none */
 } __attribute__((aligned(64)));
 
-/* A packet that a shadow was just fed; its bytes are still in the link's buffer. */
+/* A packet that a shadow was just fed; its bytes are still in the link's buffer. Or a comparison with its socket. */
 struct dp_fed {
     uint32_t slot;
-    uint32_t bytes;
+    uint32_t bytes; /* 0: nothing was fed, the primary's numbers are to be found */
     uint32_t tcp_seq, tcp_end; /* a FIN counts one */
     const uint8_t *data;
     uint16_t lif;
@@ -254,7 +255,11 @@ struct prl_dp {
     struct prl_chain released; /* reinjected, freed once the gathered packet is written */
     struct dp_fed fed[DP_FED_MAX];
     uint32_t fed_count;
+    uint32_t
+        compare_due[PRL_SAMPLE_MAX]; /* slots of quiet flows whose numbers go to the other side in this tick */
+    uint32_t compare_due_count;
 
+    struct dp_setups *setups;
     struct dp_event *events_head, *events_tail;
     uint32_t events, events_body_bytes;
     struct prl_dp_counters counters;
@@ -285,8 +290,8 @@ void dp_give_way(struct prl_dp *dp);
 int dp_flows_init(struct prl_dp *dp);
 void dp_flows_destroy(struct prl_dp *dp);
 struct dp_flow *dp_flow_by_handle(struct prl_dp *dp, uint32_t handle);
-struct dp_flow *dp_flow_formerly(struct prl_dp *dp,
-                                 const struct prl_meta *meta); /* captured under its handle as a shadow */
+/* The flow that a frame was captured for; it may have been renamed since. NULL: it was forgotten. */
+struct dp_flow *dp_flow_of_frame(struct prl_dp *dp, const struct prl_meta *meta);
 struct dp_flow *dp_flow_by_key(struct prl_dp *dp, const struct prl_flow_key *key);
 void dp_flow_forget(struct prl_dp *dp, struct dp_flow *flow);
 void dp_flow_set_flags(struct dp_flow *flow);
@@ -306,6 +311,18 @@ void dp_shadow_settle(struct prl_dp *dp, struct dp_flow *flow);
 void dp_flow_wake(struct prl_dp *dp, struct dp_flow *flow);
 /* Deadlines, lost holds, ended sessions, grown space: everything that time brings. */
 void dp_flows_tick(struct prl_dp *dp);
+
+uint32_t dp_service_of(const struct prl_dp *dp, const struct prl_flow_key *key); /* or PRL_SLOT_NONE */
+/* The shadow is ready: what prl_dp_primary_activate() does. */
+void dp_primary_activate(struct prl_dp *dp, struct dp_flow *flow, uint32_t committed, uint32_t peer_edge);
+/* What prl_dp_secondary_open() does. */
+int dp_secondary_enter(struct prl_dp *dp, const struct prl_flow_spec *spec, uint32_t *space);
+
+/* dp_setup.c */
+int dp_setups_init(struct prl_dp *dp);
+void dp_setups_destroy(struct prl_dp *dp);
+void dp_setup_moment(struct prl_dp *dp, const struct prl_msg *msg); /* secondary: SETUP with a moment */
+void dp_setup_done(struct prl_dp *dp, struct dp_flow *flow, const struct prl_msg *msg); /* primary: the answer */
 
 /* dp_primary.c */
 void dp_input(struct prl_dp *dp, uint16_t lif, const struct prl_received *received);
@@ -345,6 +362,7 @@ void dp_verify_fed(struct prl_dp *dp, struct dp_flow *flow, const struct prl_msg
 void dp_verify_flush(struct prl_dp *dp); /* before the link's buffer moves: what is not in the sockets is kept */
 void dp_verify_compare(struct prl_dp *dp, struct dp_flow *flow, const struct prl_msg *msg);
 void dp_verify_tick(struct prl_dp *dp, struct dp_flow *flow);
+void dp_verify_send_due(struct prl_dp *dp); /* after the ticks of all flows: what they found due */
 bool dp_verify_is_due(const struct dp_flow *flow); /* dp_verify_tick() has something left to do */
 void dp_verify_refeed(struct prl_dp *dp, struct dp_flow *flow); /* take-over: what its kernel does not have */
 void dp_verify_forget(struct prl_dp *dp, struct dp_flow *flow);
@@ -403,7 +421,7 @@ int dp_owner_set(struct prl_dp *dp, uint32_t service, uint8_t state);
 void dp_event(struct prl_dp *dp, const struct prl_event *event, const uint8_t *body, uint32_t bytes);
 void dp_event_flow(struct prl_dp *dp, uint32_t kind, const struct dp_flow *flow, uint8_t state, uint8_t reason);
 void dp_alarm(struct prl_dp *dp, const char *words);
-void dp_message_event(struct prl_dp *dp, const struct prl_msg *msg);
+void dp_message_event(struct prl_dp *dp, const struct prl_msg *msg, uint64_t value);
 void dp_link_lost(struct prl_dp *dp, const char *why);
 /* Queues a message; one that finds no room is the end of the connection, for what follows would contradict it (a lost
  * NACK would be covered by the next ACK). The pieces are frames or buffers of held packets, and stay where they are until

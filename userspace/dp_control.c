@@ -56,7 +56,7 @@ void dp_alarm(struct prl_dp *dp, const char *words)
     dp_event(dp, &event, (const uint8_t *)words, (uint32_t)strlen(words));
 }
 
-void dp_message_event(struct prl_dp *dp, const struct prl_msg *msg)
+void dp_message_event(struct prl_dp *dp, const struct prl_msg *msg, uint64_t value)
 {
     struct prl_event event = {
         .kind = PRL_EVENT_MESSAGE,
@@ -71,6 +71,7 @@ void dp_message_event(struct prl_dp *dp, const struct prl_msg *msg)
         .version_min = msg->version_min,
         .version_max = msg->version_max,
         .node_index = msg->node_index,
+        .value = value,
     };
 
     dp_event(dp, &event, msg->tlvs, msg->tlvs_bytes);

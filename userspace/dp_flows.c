@@ -17,24 +17,29 @@ _Static_assert(DP_COMPARE_TRIES <= UINT8_MAX, "dp_shadow.tries");
 
 /* ---- table ---- */
 
-static uint32_t hash_bytes(const void *data, size_t bytes)
+/* `bytes` is a multiple of four. */
+static uint32_t hash_words(const void *data, size_t bytes)
 {
     const uint8_t *at = data;
-    uint64_t hash = 0xcbf29ce484222325ull; /* FNV-1a */
+    uint64_t hash = 0;
+    uint32_t word;
 
-    for (size_t i = 0; i < bytes; i++)
-        hash = (hash ^ at[i]) * 0x100000001b3ull;
-    return (uint32_t)(hash ^ hash >> 32);
+    for (size_t i = 0; i < bytes; i += sizeof(word)) {
+        memcpy(&word, at + i, sizeof(word));
+        hash = (hash ^ word) * 0x9e3779b97f4a7c15ull;
+        hash ^= hash >> 32;
+    }
+    return (uint32_t)hash;
 }
 
 static uint32_t *handle_bucket(struct prl_dp *dp, uint32_t handle)
 {
-    return &dp->by_handle[hash_bytes(&handle, sizeof(handle)) % dp->buckets];
+    return &dp->by_handle[hash_words(&handle, sizeof(handle)) % dp->buckets];
 }
 
 static uint32_t *key_bucket(struct prl_dp *dp, const struct prl_flow_key *key)
 {
-    return &dp->by_key[hash_bytes(key, sizeof(*key)) % dp->buckets];
+    return &dp->by_key[hash_words(key, sizeof(*key)) % dp->buckets];
 }
 
 int dp_flows_init(struct prl_dp *dp)
@@ -99,14 +104,16 @@ struct dp_flow *dp_flow_by_key(struct prl_dp *dp, const struct prl_flow_key *key
     return slot == DP_LIST_END ? NULL : &dp->flows[slot];
 }
 
-struct dp_flow *dp_flow_formerly(struct prl_dp *dp, const struct prl_meta *meta)
+struct dp_flow *dp_flow_of_frame(struct prl_dp *dp, const struct prl_meta *meta)
 {
     struct dp_flow *flow = meta->slot < dp->flows_top ? &dp->flows[meta->slot] : NULL;
 
-    return flow && flow->used && meta->handle && flow->former_handle == meta->handle ? flow : NULL;
+    if (!flow || !flow->used || !meta->handle)
+        return NULL;
+    return flow->spec.handle == meta->handle || flow->former_handle == meta->handle ? flow : NULL;
 }
 
-static uint32_t service_of(const struct prl_dp *dp, const struct prl_flow_key *key)
+uint32_t dp_service_of(const struct prl_dp *dp, const struct prl_flow_key *key)
 {
     for (uint32_t i = 0; i < dp->config.addresses; i++)
         if (dp->config.address[i].lif == key->lif &&
@@ -201,7 +208,7 @@ static int congestion_number(struct prl_dp *dp, const char name[16])
 /* Enters the flow in table and kernel; the kernel's flags are still zero, so its packets pass. */
 static int flow_enter(struct prl_dp *dp, const struct prl_flow_spec *spec, struct dp_flow **result)
 {
-    uint32_t service = service_of(dp, &spec->key);
+    uint32_t service = dp_service_of(dp, &spec->key);
     struct dp_flow *flow;
     uint32_t *bucket;
     int err, fd;
@@ -523,6 +530,7 @@ void dp_flows_tick(struct prl_dp *dp)
         if (wants_time(dp, flow))
             dp_flow_wake(dp, flow);
     }
+    dp_verify_send_due(dp);
     scan(dp);
     dp->tick_ns = dp->awake != DP_LIST_END || dp->scan_next ? dp->now_ns + DP_TICK_NS : dp->next_scan_ns;
 }
@@ -594,27 +602,22 @@ static int keep_in_hands(struct prl_dp *dp, struct dp_flow *flow, struct prl_flo
     return 0;
 }
 
-int prl_dp_primary_setup(struct prl_dp *dp, struct prl_flow_spec *spec)
+/* The flow that a set-up is of, entered if it is not known yet. A new generation, unless it was named before. */
+static int flow_of_setup(struct prl_dp *dp, struct prl_flow_spec *spec, struct dp_flow **result)
 {
-    struct prl_actions actions = {0};
-    struct dp_flow *flow;
+    uint32_t prepared = spec->generation;
+    struct dp_flow *flow = spec->handle ? dp_flow_by_handle(dp, spec->handle) : dp_flow_by_key(dp, &spec->key);
     int err = 0;
 
-    dp_lock(dp);
-    flow = spec->handle ? dp_flow_by_handle(dp, spec->handle) : dp_flow_by_key(dp, &spec->key);
     if (flow && (flow->secondary ? flow->secondary_core.state == PRL_SECONDARY_ACTIVE
-                                 : flow->primary.state != PRL_PRIMARY_OPEN)) {
-        err = -EEXIST;
-        goto out;
-    }
-    if (!flow && spec->handle) {
-        err = -ENOENT;
-        goto out;
-    }
+                                 : flow->primary.state != PRL_PRIMARY_OPEN))
+        return -EEXIST;
+    if (!flow && spec->handle)
+        return -ENOENT;
     if (flow && flow->relaying) {
         err = keep_in_hands(dp, flow, spec);
         if (err)
-            goto out;
+            return err;
     } else if (flow && (flow->secondary || !spec->handle)) { /* taken over: a new flow takes its place */
         dp_flow_forget(dp, flow);
         flow = NULL;
@@ -625,17 +628,48 @@ int prl_dp_primary_setup(struct prl_dp *dp, struct prl_flow_spec *spec)
         spec->generation = 0;
         err = flow_enter(dp, spec, &flow);
         if (!flow)
-            goto out;
+            return err;
     }
-    dp->now_ns = dp_clock_ns();
-    dp_switchover_disturbed(dp, flow->service);
     err = dp_sign_set_key(flow, &spec->md5); /* it may have changed since the last snapshot */
     if (err)
-        goto out;
-    flow->spec.generation++;
+        return err;
+    if (!prepared || prepared != flow->spec.generation)
+        flow->spec.generation++;
     spec->handle = flow->spec.handle;
     spec->generation = flow->spec.generation;
     flow->kernel->generation = flow->spec.generation;
+    *result = flow;
+    return 0;
+}
+
+int prl_dp_primary_prepare(struct prl_dp *dp, struct prl_flow_spec *spec)
+{
+    struct dp_flow *flow;
+    int err;
+
+    dp_lock(dp);
+    flow = spec->handle ? dp_flow_by_handle(dp, spec->handle) : dp_flow_by_key(dp, &spec->key);
+    err = flow && flow->relaying ? -ENOTSUP : flow_of_setup(dp, spec, &flow);
+    if (!err) {
+        prl_primary_enter(&flow->primary, spec->handle, spec->generation);
+        dp_flow_set_flags(flow);
+    }
+    dp_unlock(dp);
+    return err;
+}
+
+int prl_dp_primary_setup(struct prl_dp *dp, struct prl_flow_spec *spec)
+{
+    struct prl_actions actions = {0};
+    struct dp_flow *flow;
+    int err;
+
+    dp_lock(dp);
+    err = flow_of_setup(dp, spec, &flow);
+    if (err)
+        goto out;
+    dp->now_ns = dp_clock_ns();
+    dp_switchover_disturbed(dp, flow->service);
     flow->edge_known = false;
     flow->key_changed = false;
     memset(&flow->compare, 0, sizeof(flow->compare));
@@ -652,10 +686,22 @@ out:
     return err;
 }
 
+void dp_primary_activate(struct prl_dp *dp, struct dp_flow *flow, uint32_t committed, uint32_t peer_edge)
+{
+    struct prl_actions actions = {0};
+
+    dp_flow_sample(dp, flow);
+    flow->kernel->edge_limit = peer_edge;
+    prl_primary_activate(&flow->primary, committed, dp_flow_own_edge(flow), peer_edge,
+                         flow->kernel->key.proto == IPPROTO_TCP, dp->now_ns, &actions);
+    dp_apply(dp, flow, &actions);
+    dp_primary_drain(dp, flow);
+    prl_link_flush(&dp->link); /* whoever hears "active" may rely on it: only now can the shadow be taken over */
+}
+
 int prl_dp_primary_activate(struct prl_dp *dp, uint32_t handle, uint32_t generation, uint32_t committed,
                             uint32_t peer_edge)
 {
-    struct prl_actions actions = {0};
     struct dp_flow *flow;
     int err = 0;
 
@@ -667,13 +713,7 @@ int prl_dp_primary_activate(struct prl_dp *dp, uint32_t handle, uint32_t generat
         goto out;
     }
     dp->now_ns = dp_clock_ns();
-    dp_flow_sample(dp, flow);
-    flow->kernel->edge_limit = peer_edge;
-    prl_primary_activate(&flow->primary, committed, dp_flow_own_edge(flow), peer_edge,
-                         flow->kernel->key.proto == IPPROTO_TCP, dp->now_ns, &actions);
-    dp_apply(dp, flow, &actions);
-    dp_primary_drain(dp, flow);
-    prl_link_flush(&dp->link); /* whoever hears "active" may rely on it: only now can the shadow be taken over */
+    dp_primary_activate(dp, flow, committed, peer_edge);
 out:
     dp_unlock(dp);
     dp_wake(dp);
@@ -696,17 +736,14 @@ int prl_dp_primary_fail(struct prl_dp *dp, uint32_t handle, uint8_t reason)
     return flow ? 0 : -ENOENT;
 }
 
-int prl_dp_secondary_open(struct prl_dp *dp, const struct prl_flow_spec *spec, uint32_t *space)
+int dp_secondary_enter(struct prl_dp *dp, const struct prl_flow_spec *spec, uint32_t *space)
 {
     struct dp_flow *flow, *old;
     int err, congestion;
 
-    dp_lock(dp);
     congestion = congestion_number(dp, spec->congestion);
-    if (congestion < 0) {
-        err = congestion;
-        goto out;
-    }
+    if (congestion < 0)
+        return congestion;
     old = dp_flow_by_handle(dp, spec->handle);
     if (old)
         dp_flow_forget(dp, old);
@@ -719,7 +756,7 @@ int prl_dp_secondary_open(struct prl_dp *dp, const struct prl_flow_spec *spec, u
         err = dp_udp_mark(flow, true);
         if (err) {
             dp_flow_forget(dp, flow);
-            goto out;
+            return err;
         }
         prl_owner_given_is_taken(&dp->owner, flow->service);
         flow->kernel->generation = spec->generation;
@@ -739,7 +776,15 @@ int prl_dp_secondary_open(struct prl_dp *dp, const struct prl_flow_spec *spec, u
                 dp_flow_forget(dp, flow);
         }
     }
-out:
+    return err;
+}
+
+int prl_dp_secondary_open(struct prl_dp *dp, const struct prl_flow_spec *spec, uint32_t *space)
+{
+    int err;
+
+    dp_lock(dp);
+    err = dp_secondary_enter(dp, spec, space);
     dp_unlock(dp);
     return err;
 }

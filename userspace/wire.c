@@ -83,13 +83,15 @@ static uint16_t data_type_of(uint8_t type)
 
 static bool is_data_type(uint16_t type)
 {
-    return type == PRL_TLV_PACKET || type == PRL_TLV_PAYLOAD || type == PRL_TLV_SNAPSHOT || type == PRL_TLV_ELIDED;
+    return type == PRL_TLV_PACKET || type == PRL_TLV_PAYLOAD || type == PRL_TLV_SNAPSHOT ||
+           type == PRL_TLV_ELIDED || type == PRL_TLV_MOMENT;
 }
 
 static bool may_carry(uint8_t type, uint16_t data_type)
 {
     return data_type &&
-           (data_type == data_type_of(type) || (type == PRL_MSG_REPLICATE && data_type == PRL_TLV_ELIDED));
+           (data_type == data_type_of(type) || (type == PRL_MSG_REPLICATE && data_type == PRL_TLV_ELIDED) ||
+            (type == PRL_MSG_SETUP && data_type == PRL_TLV_MOMENT));
 }
 
 static uint64_t get_be(const uint8_t *at, unsigned int width)
@@ -326,6 +328,11 @@ static void put_tlv_header(uint8_t *at, uint16_t type, bool mandatory, uint32_t 
     put_be(at, 2, mandatory ? type | PRL_TLV_MANDATORY : type);
     put_be(at + 2, 2, 0);
     put_be(at + 4, 4, bytes);
+}
+
+void prl_tlv_begin(uint8_t *at, uint16_t type, int mandatory, uint32_t bytes)
+{
+    put_tlv_header(at, type, mandatory != 0, bytes);
 }
 
 int prl_wire_encode_prefix(struct prl_msg *msg, uint8_t *out, size_t capacity)

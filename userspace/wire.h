@@ -65,6 +65,7 @@ enum prl_tlv_type {
     PRL_TLV_ENDPOINT = 11,
     PRL_TLV_TEXT = 12,
     PRL_TLV_ELIDED = 13, /* elide.h; only to who has PRL_CAP_L3_ELISION */
+    PRL_TLV_MOMENT = 14, /* moment.h; only to who has PRL_CAP_PREPARE */
 };
 
 enum prl_reason {
@@ -104,6 +105,7 @@ enum prl_output_flag {
 
 enum prl_setup_flag {
     PRL_SETUP_LAST = 1 << 0, /* this piece completes the snapshot */
+    PRL_SETUP_PREPARE = 1 << 1, /* the snapshot says what does not move; MOMENT says the rest */
 };
 
 enum prl_lease_flag {
@@ -135,6 +137,7 @@ enum prl_capability {
     PRL_CAP_COMPARE = 1 << 3,    /* COMPARE is understood (R12a) */
     PRL_CAP_L3_ELISION = 1 << 4, /* ELIDED is understood (R15) */
     PRL_CAP_SWITCHOVER = 1 << 5, /* SWITCHOVER and RELAY are understood (R21) */
+    PRL_CAP_PREPARE = 1 << 6,    /* a set-up in two steps is understood (R17) */
 };
 
 /* One decoded message. Pointers lead into the caller's buffer. */
@@ -163,7 +166,7 @@ struct prl_msg {
     uint8_t phase;        /* SWITCHOVER: PRL_PHASE_* */
     uint16_t urgent;     /* OUTPUT */
     uint16_t data_type;  /* enum prl_tlv_type of data; to encode, 0 = PACKET, PAYLOAD or SNAPSHOT as is usual */
-    const uint8_t *data; /* value of PACKET, ELIDED, PAYLOAD or SNAPSHOT, else NULL */
+    const uint8_t *data; /* value of PACKET, ELIDED, PAYLOAD, SNAPSHOT or MOMENT, else NULL */
     uint32_t data_bytes;
     const uint8_t *tlvs; /* all TLVs, for prl_tlv_next() */
     uint32_t tlvs_bytes;
@@ -196,6 +199,9 @@ int prl_wire_encode(struct prl_msg *msg, const uint8_t *tlvs, size_t tlvs_bytes,
 /* Appends one TLV at *at (advanced). 0 or -EMSGSIZE. */
 int prl_tlv_put(uint8_t *buf, size_t capacity, size_t *at, uint16_t type, int mandatory, const void *value,
                 uint32_t bytes);
+
+/* The header of an element whose value, of so many bytes, the caller puts behind it. */
+void prl_tlv_begin(uint8_t *at, uint16_t type, int mandatory, uint32_t bytes);
 
 /* Steps through TLVs: 1 and *tlv filled, 0 at the end, -EPROTO when malformed. *at starts at 0. */
 int prl_tlv_next(const uint8_t *tlvs, size_t bytes, size_t *at, struct prl_tlv *tlv);

@@ -118,6 +118,7 @@ element("APPLICATION", 10, 0, 1, "opaque bytes that the primary's application ga
 element("ENDPOINT", 11, 1, 1, "UTF-8 address:port that an application on the sender waits for shadows of")
 element("TEXT", 12, 0, 1, "UTF-8, a reason in words")
 element("ELIDED", 13, 1, 1, "in place of PACKET: 8 bytes of the L3 header, the packet from L4 on")
+element("MOMENT", 14, 1, 1, "in place of SNAPSHOT: what of a prepared snapshot moves")
 
 reason(0, "ok")
 reason(1, "no receive space")
@@ -146,6 +147,7 @@ flag("PACKET", 1, "ICMP")
 flag("OUTPUT", 0, "FIN")
 flag("OUTPUT", 1, "RST")
 flag("SETUP", 0, "LAST")
+flag("SETUP", 1, "PREPARE")
 flag("LEASE", 0, "BUSY")
 flag("COMPARE", 0, "SOCKET")
 flag("MOVE", 0, "FORCED")
@@ -155,6 +157,7 @@ flag("CAP", 2, "NACK_RETRY")
 flag("CAP", 3, "COMPARE")
 flag("CAP", 4, "L3_ELISION")
 flag("CAP", 5, "SWITCHOVER")
+flag("CAP", 6, "PREPARE")
 
 -- what can be filtered for: prl.type, prl.handle …, and prl.MESSAGE.FIELD, prl.ELEMENT in lower case
 

@@ -132,6 +132,7 @@ class EventKind(IntEnum):
     TAKEN_FLOW = lib.PRL_EVENT_TAKEN_FLOW
     MOVE = lib.PRL_EVENT_MOVE
     PROBE = lib.PRL_EVENT_PROBE
+    RESTORED = lib.PRL_EVENT_RESTORED
     SILENT = lib.PRL_EVENT_SILENT
     EXPIRED = lib.PRL_EVENT_EXPIRED
 
@@ -253,6 +254,25 @@ class Prepared:
     spec: FlowSpec
     wanted: Any
     """struct prl_flow_spec."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """How a socket that is ready for its moment was made: struct prl_ready."""
+
+    remote: bytes
+    """struct sockaddr."""
+    negotiated: int
+    """Bits of TCP_INFO's options."""
+    rcvbuf_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A moment that was sent."""
+
+    segs_in: int
+    committed: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -578,6 +598,59 @@ class Datapath:
         if err := lib.prl_dp_primary_setup(self._dp, wanted):
             raise DatapathError(f"{prepared.spec.ends}: set-up refused", err)
         return int(wanted.handle), int(wanted.generation)
+
+    def primary_prepare(self, prepared: "Prepared") -> tuple[int, int]:
+        """Enter the flow, open; returns handle and generation of the snapshot to come.
+
+        Raises DatapathError (ENOTSUP: of a session whose input is in prld's hands).
+        """
+        wanted = prepared.wanted
+        if err := lib.prl_dp_primary_prepare(self._dp, wanted):
+            raise DatapathError(f"{prepared.spec.ends}: set-up refused", err)
+        return int(wanted.handle), int(wanted.generation)
+
+    def primary_moment(
+        self,
+        handle: int,
+        generation: int,
+        in_offset: int,
+        out_offset: int,
+        application: bytes | None,
+    ) -> Sent | None:
+        """Copy what moves of a session in set-up and send it: the answer activates the flow.
+
+        The offsets lead from the socket's counters to its streams. None: nothing was sent; the
+        whole snapshot may still be.
+        """
+        wanted = ffi.new("struct prl_moment_spec *")
+        wanted.handle, wanted.generation = handle, generation
+        wanted.in_offset, wanted.out_offset = in_offset, out_offset
+        source = None if application is None else ffi.from_buffer(application)
+        if application is not None and source is not None:
+            wanted.application, wanted.application_bytes = source, len(application)
+        counts, committed = ffi.new("struct prl_moment_counts *"), ffi.new("uint32_t *")
+        if lib.prl_dp_primary_moment(self._dp, wanted, counts, committed):
+            return None
+        return Sent(int(counts.segs_in), int(committed[0]))
+
+    def secondary_prepare(self, spec: FlowSpec, ready: Ready) -> None:
+        """``spec.fd`` is ready for its moment, and stays the caller's until RESTORED tells of it.
+
+        Raises DatapathError (ENOSPC: too many are under way).
+        """
+        made = ffi.new("struct prl_ready *")
+        ffi.buffer(made.remote)[: len(ready.remote)] = ready.remote
+        made.remote_bytes = len(ready.remote)
+        made.negotiated, made.rcvbuf_bytes = ready.negotiated, ready.rcvbuf_bytes
+        wanted = _spec(spec, self._lifs)
+        _check(
+            lib.prl_dp_secondary_prepare(self._dp, wanted, made),
+            f"{spec.ends}: the shadow was refused",
+        )
+
+    def secondary_unprepare(self, handle: int, generation: int) -> bool:
+        """Undo that; False: its moment has come, and RESTORED is under way."""
+        return bool(lib.prl_dp_secondary_unprepare(self._dp, handle, generation) == 0)
 
     def flow_adopt(self, handle: int) -> int:
         """Give a shadow that took over a handle of this node's own. Raises DatapathError."""

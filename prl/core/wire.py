@@ -53,6 +53,8 @@ class Tlv(IntEnum):
     ENDPOINT = lib.PRL_TLV_ENDPOINT
     TEXT = lib.PRL_TLV_TEXT
     ELIDED = lib.PRL_TLV_ELIDED
+    APPLICATION = lib.PRL_TLV_APPLICATION
+    MOMENT = lib.PRL_TLV_MOMENT
 
 
 class Reason(IntEnum):
@@ -90,9 +92,11 @@ class Capability(IntFlag):
     COMPARE = lib.PRL_CAP_COMPARE
     L3_ELISION = lib.PRL_CAP_L3_ELISION
     SWITCHOVER = lib.PRL_CAP_SWITCHOVER
+    PREPARE = lib.PRL_CAP_PREPARE
 
 
 SETUP_LAST: int = lib.PRL_SETUP_LAST
+SETUP_PREPARE: int = lib.PRL_SETUP_PREPARE
 
 
 class Element(NamedTuple):
@@ -104,6 +108,30 @@ class Element(NamedTuple):
 
 class WireError(PrlError):
     """TLVs that cannot be read or written."""
+
+
+class Moment(NamedTuple):
+    """What of a moment is not the kernel's (userspace/moment.h)."""
+
+    in_bytes: int
+    """Of the peer's stream before the first unread byte."""
+    out_bytes: int
+    """Of the application's before the end of the send queue."""
+    unread_bytes: int
+    unacked_bytes: int
+
+
+def decode_moment(value: bytes) -> Moment:
+    """Read the element. Raises WireError."""
+    moment = ffi.new("struct prl_moment *")
+    if lib.prl_moment_decode(ffi.from_buffer(value), len(value), moment):
+        raise WireError("malformed moment")
+    return Moment(
+        int(moment.in_bytes),
+        int(moment.out_bytes),
+        int(moment.unread_bytes),
+        int(moment.unacked_bytes),
+    )
 
 
 def reason_text(reason: int) -> str:

@@ -1,7 +1,11 @@
 """One attempt to protect a session (SPEC R17).
 
-set up in the datapath ─▶ snapshot ─▶ SETUP … ─▶ SETUP_DONE ─▶ active
-        └──────────────────────┴─────────┴─ refused, too late, link lost ─▶ open, with the reason
+prepare … ready ─▶ set up in the datapath ─▶ moment ─▶ SETUP_DONE ─▶ active
+     └─ cannot be ─▶ set up ─▶ snapshot ─▶ SETUP … ─▶ SETUP_DONE ─▶ active
+  └───────────────────┴────────────┴────────┴─ refused, too late, link lost ─▶ open, with the reason
+
+The session stands still from the set-up on. What is prepared, an established TCP connection with
+not too much in its queues, is then in the datapaths' hands alone, from the copy to the activation.
 """
 
 import asyncio
@@ -9,24 +13,24 @@ import contextlib
 import socket
 import time
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from prl.config import Config
 from prl.core import wire
 from prl.core.datapath import Datapath, DatapathError, Event, Prepared
-from prl.core.wire import Element, Message, Reason, Tlv
+from prl.core.wire import Capability, Element, Message, Reason, Tlv
 from prl.daemon import cloning, transfer
 from prl.daemon.cloning import Frozen, Order
 from prl.daemon.events import EventLog
-from prl.daemon.freezer import FreezeError, Pause
+from prl.daemon.freezer import FreezeError
 from prl.daemon.host import Host
 from prl.daemon.instances import Instances
 from prl.daemon.link import Link
 from prl.daemon.pace import Pace
 from prl.daemon.sessions import Session
-from prl.daemon.transfer import TransferError
+from prl.daemon.transfer import Setup, TransferError
 from prl.errors import ReplicationError
-from prl.shadow import SnapshotError, fixed_of
+from prl.shadow import Fixed, SnapshotError, fixed_of
 from prl.shadow.sockopt import CallError, So, get_int
 
 SETUPS_AT_ONCE = 8
@@ -34,8 +38,11 @@ SETUPS_AT_ONCE = 8
 SLOW_PART = 4
 """Where an attempt takes more than this part of its deadline, fewer are made at a time."""
 SEND_FULL_WAIT_S = 0.002
+PREPARE_TIMEOUT_S = 2.0
+"""How long the other node may take to prepare; nothing waits for it meanwhile."""
 
 _EBUFFERS = 105  # ENOBUFS: the transmit queue of the link is full
+_ENOTSUP = 95
 
 
 class AttemptError(ReplicationError):
@@ -44,6 +51,31 @@ class AttemptError(ReplicationError):
     def __init__(self, reason: int, words: str) -> None:
         self.reason = reason
         super().__init__(words)
+
+
+@dataclass(slots=True)
+class _Work:
+    """One attempt."""
+
+    session: Session
+    sock: socket.socket
+    order: Order
+    fixed: Fixed | None
+    """None: UDP."""
+    wanted: Prepared
+    is_prepared: bool = False
+    """The other node waits for the moment."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Copied:
+    """A snapshot on its way."""
+
+    segs_in: int
+    """TCP: segments that the original had received."""
+    committed: int
+    left: list[bytes] = field(default_factory=list)
+    """What the link had no room for yet."""
 
 
 class Attempts:
@@ -117,9 +149,7 @@ class Attempts:
             self._know(session, sock, sessions)
         if detour:
             raise AttemptError(Reason.REQUESTED, detour)
-        session.mend().done = done = asyncio.get_running_loop().create_future()
         fixed = None if session.ends.is_udp else fixed_of(sock)
-        spec = cloning.spec_of(session.ends, sock, session.handle, fixed)
         order = Order(
             ends=session.ends,
             streams=session.streams,
@@ -128,50 +158,129 @@ class Attempts:
             next_hop=str(hop.address) if hop else "",
             next_hop_mac=hop.mac if hop else "",
         )
-        wanted = self._dp.prepare(spec)
+        spec = cloning.spec_of(session.ends, sock, session.handle, fixed)
+        work = _Work(session, sock, order, fixed, self._dp.prepare(spec))
+        await self._prepare(work, sessions)
+        try:
+            if session.state != "open" or session.closing:
+                return
+            await self._freeze(work, sessions)
+        finally:
+            self._unprepare(work)
+
+    async def _freeze(self, work: "_Work", sessions: dict[int, Session]) -> None:
+        """From the moment on that the input waits. Raises as protect() expects."""
+        session = work.session
+        session.mend().done = done = asyncio.get_running_loop().create_future()
         begun_ns = 0
 
         def begin() -> None:
             nonlocal begun_ns
             begun_ns = time.monotonic_ns()
             clock()
-            self._begin(session, wanted, sessions)
+            self._begin(session, work.wanted, sessions)
 
-        def copy(pause: Pause) -> tuple[Frozen, list[bytes]]:
-            assert fixed is not None
-            with pause():
-                begin()
-                program = session.program
-                own = (
-                    order if program is None else replace(order, application=program.application())
-                )
-                frozen = cloning.freeze_tcp(sock, own, fixed)
-            return frozen, self._send(session, _pieces(frozen))
+        def copy() -> _Copied | Frozen | None:
+            assert work.fixed is not None
+            if session.state != "open" or session.closing:
+                return None
+            begin()
+            order = _as_of_now(work)
+            if work.is_prepared and (copied := self._moment(work, order.application)):
+                return copied
+            return cloning.freeze_tcp(work.sock, order, work.fixed)
 
         with self._pace.timed() as clock:
-            if fixed is not None:
-                frozen, left = session.client.freezer.run(copy)
+            copied: _Copied | Frozen | None
+            if work.fixed is not None:
+                copied = await session.client.freezer.share(copy)
             else:
                 begin()
-                frozen = await cloning.freeze_udp(sock, order)
-                left = self._send(session, _pieces(frozen))
-            self._refuse_holes(session)
+                copied = await cloning.freeze_udp(work.sock, work.order)
+            if copied is None:
+                return
+            if isinstance(copied, Frozen):
+                copied = self._send_whole(work, copied)
+            left = copied.left
             while left and not done.done():
                 await asyncio.sleep(SEND_FULL_WAIT_S)  # the link drains; nothing tells us
                 left = self._send(session, left)
-            edge = await self._answer(done)
-            _refuse_moved(session, sock, frozen)
+            answer = await self._answer(done, 2 * self._config.timing.setup_ms / 1000)
+            if answer.value:  # the datapath has activated it
+                self._protected(session, answer.value)
+                return
+            self._refuse_holes(session)
+            _refuse_moved(work, copied)
             self._dp.primary_activate(
-                session.handle, session.generation, frozen.setup.committed, edge
+                session.handle, session.generation, copied.committed, answer.space
             )
-            if session.is_live:
-                session.mended(time.monotonic())
-                self._log.info(
-                    "active",
-                    f"{session.ends}: protected",
-                    handle=session.handle,
-                    frozen_us=(time.monotonic_ns() - begun_ns) // 1000,
-                )
+            self._protected(session, time.monotonic_ns() - begun_ns)
+
+    def _protected(self, session: Session, frozen_ns: int) -> None:
+        if session.state in {"setup", "active"}:  # else it has failed again already
+            session.mended(time.monotonic())
+            words, frozen_us = f"{session.ends}: protected", frozen_ns // 1000
+            self._log.info("active", words, handle=session.handle, frozen_us=frozen_us)
+
+    async def _prepare(self, work: "_Work", sessions: dict[int, Session]) -> None:
+        """Have the other node ready for the moment, if that can be. Raises AttemptError."""
+        session = work.session
+        if work.fixed is None or not self._link.up:
+            return
+        if Capability.PREPARE not in self._link.capabilities:
+            return
+        work.order = _as_of_now(work)
+        setup = cloning.outline_of(work.sock, work.order, work.fixed)
+        if setup is None:
+            return
+        try:
+            session.handle, session.generation = self._dp.primary_prepare(work.wanted)
+        except DatapathError as error:
+            if error.errno != _ENOTSUP:
+                raise
+            return
+        sessions[session.handle] = session
+        work.is_prepared = True
+        session.mend().done = done = asyncio.get_running_loop().create_future()
+        try:
+            left = _pieces(setup)
+            while left := self._send(session, left, wire.SETUP_PREPARE):
+                await asyncio.sleep(SEND_FULL_WAIT_S)
+                if done.done():
+                    break
+            await self._answer(done, PREPARE_TIMEOUT_S)
+        except BaseException:
+            self._unprepare(work)
+            raise
+
+    def _unprepare(self, work: "_Work") -> None:
+        """What was prepared over there is not needed."""
+        if not work.is_prepared:
+            return
+        work.is_prepared = False
+        session = work.session
+        with contextlib.suppress(DatapathError):  # the link is gone, and the preparation with it
+            self._dp.send(Message.CLOSE, handle=session.handle, generation=session.generation)
+
+    def _moment(self, work: "_Work", application: bytes) -> "_Copied | None":
+        """Copied and on its way; None: this takes the whole snapshot."""
+        session, streams = work.session, work.order.streams
+        sent = self._dp.primary_moment(
+            session.handle,
+            session.generation,
+            streams.in_offset,
+            streams.out_offset,
+            None if application == work.order.application else application,
+        )
+        if sent is None:
+            return None
+        work.is_prepared = False  # used
+        return _Copied(sent.segs_in, sent.committed)
+
+    def _send_whole(self, work: "_Work", frozen: Frozen) -> "_Copied":
+        work.is_prepared = False  # superseded
+        left = self._send(work.session, _pieces(frozen.setup))
+        return _Copied(frozen.segs_in, frozen.setup.committed, left)
 
     async def _detour(self, session: Session, sock: socket.socket) -> str:
         """What is wrong with the way of a session's packets; empty when they pass prl's programs.
@@ -207,7 +316,7 @@ class Attempts:
         if self._dp.flow_has_hole(session.handle):
             raise AttemptError(Reason.REQUESTED, "segments are missing in between; trying again")
 
-    def _send(self, session: Session, pieces: list[bytes]) -> list[bytes]:
+    def _send(self, session: Session, pieces: list[bytes], bits: int = 0) -> list[bytes]:
         """Send what the link takes now, the last piece last; returns the rest."""
         for number, piece in enumerate(pieces, 1):
             try:
@@ -216,7 +325,7 @@ class Attempts:
                     wire.encode_tlvs([Element(Tlv.SNAPSHOT, piece)]),
                     handle=session.handle,
                     generation=session.generation,
-                    bits=wire.SETUP_LAST if number == len(pieces) else 0,
+                    bits=bits | (wire.SETUP_LAST if number == len(pieces) else 0),
                 )
             except DatapathError as error:
                 if error.errno != _EBUFFERS:
@@ -224,10 +333,9 @@ class Attempts:
                 return pieces[number - 1 :]
         return []
 
-    async def _answer(self, done: "asyncio.Future[Event]") -> int:
-        """Wait for the shadow; returns the right edge that it gave."""
-        # The datapath opens the flow at its deadline; twice that is for a datapath that hangs.
-        deadline_s = 2 * self._config.timing.setup_ms / 1000
+    async def _answer(self, done: "asyncio.Future[Event]", deadline_s: float) -> Event:
+        """Wait for the shadow. Raises AttemptError when there is none."""
+        # The datapath opens a flow at its deadline; twice that is for a datapath that hangs.
         try:
             async with asyncio.timeout(deadline_s):
                 event = await done
@@ -237,7 +345,7 @@ class Attempts:
             words = next((e.value.decode("utf-8", "replace") for e in _texts(event)), "")
             reason = event.reason or Reason.REQUESTED
             raise AttemptError(reason, words or wire.reason_text(reason))
-        return event.space
+        return event
 
     def _failed(self, session: Session, reason: int, words: str) -> None:
         if not session.is_live:
@@ -259,13 +367,19 @@ def _name(ifindex: int) -> str:
         return f"interface {ifindex}"
 
 
-def _pieces(frozen: Frozen) -> list[bytes]:
-    return transfer.pieces(transfer.encode(frozen.setup), wire.SETUP_CHUNK_BYTES)
+def _pieces(setup: Setup) -> list[bytes]:
+    return transfer.pieces(transfer.encode(setup), wire.SETUP_CHUNK_BYTES)
 
 
-def _refuse_moved(session: Session, sock: socket.socket, frozen: Frozen) -> None:
+def _as_of_now(work: _Work) -> Order:
+    """With what its program, if it is one, has had until now."""
+    program = work.session.program
+    return work.order if program is None else replace(work.order, application=program.application())
+
+
+def _refuse_moved(work: _Work, copied: _Copied) -> None:
     """A straggler that came after the snapshot is missing in the shadow."""
-    if cloning.has_moved(session.ends, sock, frozen):
+    if cloning.has_moved(work.session.ends, work.sock, copied.segs_in):
         raise AttemptError(Reason.REQUESTED, "a segment slipped in; trying again")
 
 

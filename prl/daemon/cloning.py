@@ -12,7 +12,7 @@ from ipaddress import ip_address
 from typing import Final
 
 from prl import input_history
-from prl.core.datapath import Address, FlowSpec, Replay, Tuple, unspecified
+from prl.core.datapath import Address, FlowSpec, Ready, Replay, Tuple, unspecified
 from prl.daemon.streams import Streams
 from prl.daemon.transfer import Setup
 from prl.shadow import (
@@ -29,6 +29,10 @@ from prl.shadow import (
     encode_udp,
     enlarge,
     give,
+    negotiated_of,
+    outline,
+    raw_sockaddr,
+    ready,
     restore,
     restore_udp,
     take,
@@ -120,8 +124,21 @@ def freeze_tcp(sock: socket.socket, order: Order, fixed: Fixed) -> Frozen:
     """Likewise, of TCP: its application stands still. Raises SnapshotError, CallError."""
     mss = get_int(sock, Tcp.MAXSEG)
     tcp = take(sock, attempts=SNAPSHOT_ATTEMPTS, fixed=fixed)
-    in_bytes, out_bytes = order.streams.of(tcp)
-    setup = Setup(
+    return Frozen(_setup_of(order, tcp, mss, order.streams.of(tcp)), tcp.segs_in)
+
+
+def outline_of(sock: socket.socket, order: Order, fixed: Fixed) -> Setup | None:
+    """The set-up of TCP as far as it does not move, to be said ahead; None: it cannot be.
+
+    Raises CallError, SnapshotError.
+    """
+    tcp = outline(sock, fixed)
+    return None if tcp is None else _setup_of(order, tcp, tcp.mss, (0, 0))
+
+
+def _setup_of(order: Order, tcp: TcpSnapshot, mss: int, positions: tuple[int, int]) -> Setup:
+    in_bytes, out_bytes = positions
+    return Setup(
         instance=order.ends.instance,
         snapshot=encode(tcp),
         mss=mss,
@@ -136,7 +153,6 @@ def freeze_tcp(sock: socket.socket, order: Order, fixed: Fixed) -> Frozen:
         next_hop=order.next_hop,
         next_hop_mac=order.next_hop_mac,
     )
-    return Frozen(setup, tcp.segs_in)
 
 
 async def _take_udp(sock: socket.socket) -> UdpSnapshot:
@@ -148,12 +164,12 @@ async def _take_udp(sock: socket.socket) -> UdpSnapshot:
     return take_udp(sock)
 
 
-def has_moved(ends: Tuple, sock: socket.socket, frozen: Frozen) -> bool:
+def has_moved(ends: Tuple, sock: socket.socket, segs_in: int) -> bool:
     """Whether a segment slipped in behind the snapshot; a datagram would not pass the gate.
 
     Raises CallError.
     """
-    return not ends.is_udp and tcp_info(sock).segs_in != frozen.segs_in
+    return not ends.is_udp and tcp_info(sock).segs_in != segs_in
 
 
 def thaw(setup: Setup) -> Snapshot:
@@ -199,6 +215,15 @@ def build(snapshot: Snapshot, congestion: str | None, elapsed_ms: int) -> socket
         sndbuf_bytes=BUFFER_BYTES,
         elapsed_ms=elapsed_ms,
     )
+
+
+def build_ready(snapshot: TcpSnapshot, congestion: str | None) -> tuple[socket.socket, Ready]:
+    """A socket for which the moment may come. Raises SnapshotError, CallError."""
+    sock = ready(
+        snapshot, congestion=congestion, rcvbuf_bytes=BUFFER_BYTES, sndbuf_bytes=BUFFER_BYTES
+    )
+    remote = raw_sockaddr(sock, snapshot.remote)
+    return sock, Ready(remote, negotiated_of(snapshot), BUFFER_BYTES)
 
 
 def shadow_spec(

@@ -11,6 +11,7 @@ The tracer is a thread of its own: when it ends, for whatever reason, the death 
 the kernel lets go of everything that it traced (exit_ptrace, kernel/ptrace.c).
 """
 
+import asyncio
 import ctypes
 import os
 import platform
@@ -19,7 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from prl.errors import ReplicationError
 
@@ -28,6 +29,8 @@ STOP_TIMEOUT_S: Final = 0.05
 STRAGGLER_TIMEOUT_S: Final = 1.0
 """A thread that was told to stop is waited for so long, so that it can be let go unseen."""
 THREADS_MAX: Final = 4096
+SHARED_MAX: Final = 8
+"""Pieces of work that share one stop: stopping takes longer than any of them, but they add up."""
 _SWEEPS_MAX: Final = 8  # a thread may start another one while it is being stopped
 _SPIN_S: Final = 20e-6
 
@@ -54,6 +57,37 @@ class FreezeError(ReplicationError):
     """The program cannot be stopped; it was not, or goes on already."""
 
 
+class _Asked:
+    """A piece of work that is to be done while they stand still."""
+
+    def __init__(self, work: Callable[[], Any], done: "asyncio.Future[Any]") -> None:
+        self._work, self._done = work, done
+        self._result: Any = None
+        self._error: BaseException | None = None
+
+    def do(self) -> None:
+        """Once they stand still, unless nobody waits for it any more."""
+        if self._done.done():
+            return
+        try:
+            self._result = self._work()
+        except Exception as error:  # noqa: BLE001 - it is raised again by who waits
+            self._error = error
+
+    def fail(self, error: BaseException) -> None:
+        """They did not."""
+        self._error = error
+
+    def tell(self) -> None:
+        """In the event loop."""
+        if self._done.done():
+            return
+        if self._error is None:
+            self._done.set_result(self._result)
+        else:
+            self._done.set_exception(self._error)
+
+
 class Freezer:
     """Stops the threads of some processes around a short piece of work."""
 
@@ -62,6 +96,37 @@ class Freezer:
         self._pids = pids
         self.last_ns = 0
         """How long they stood still the last time."""
+        self._asked: list[_Asked] = []
+
+    async def share(self, work: Callable[[], T]) -> T:
+        """Call ``work`` in a thread while they all stand still.
+
+        What is asked for at the same time shares a stop. Raises FreezeError, and what work raises.
+        """
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[T] = loop.create_future()
+        if not self._asked:
+            loop.call_soon(self._stop_for_asked)
+        self._asked.append(_Asked(work, done))
+        return await done
+
+    def _stop_for_asked(self) -> None:
+        chosen, self._asked = self._asked[:SHARED_MAX], self._asked[SHARED_MAX:]
+        if self._asked:
+            asyncio.get_running_loop().call_soon(self._stop_for_asked)
+
+        def work(pause: Pause) -> None:
+            with pause():
+                for asked in chosen:
+                    asked.do()
+
+        try:
+            self.run(work)
+        except FreezeError as error:
+            for asked in chosen:
+                asked.fail(error)
+        for asked in chosen:
+            asked.tell()
 
     def run(self, work: Callable[[Pause], T]) -> T:
         """Call ``work(pause)`` in a thread; between entering and leaving ``pause()`` all stand.
@@ -190,7 +255,7 @@ class _Iovec(ctypes.Structure):
 
 def _begin_again(tid: int) -> None:
     """Let a system call that would return EINTR because of us begin again instead."""
-    if not _IS_X86_64 or _has_signals(tid):
+    if not _IS_X86_64:
         return
     room = ctypes.create_string_buffer(_X86_REGS.size)
     vector = _Iovec(ctypes.cast(room, ctypes.c_void_p), len(room))
@@ -199,7 +264,7 @@ def _begin_again(tid: int) -> None:
     if vector.length != _X86_REGS.size:
         return  # a 32-bit program
     registers = list(_X86_REGS.unpack(room.raw))
-    if registers[_ORIG_AX] < 0 or registers[_AX] != -_EINTR:
+    if registers[_ORIG_AX] < 0 or registers[_AX] != -_EINTR or _has_signals(tid):
         return
     registers[_AX] = registers[_ORIG_AX]
     registers[_IP] -= _SYSCALL_BYTES

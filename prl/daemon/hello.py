@@ -16,7 +16,11 @@ from prl.core.wire import Capability, Element, Tlv
 from prl.errors import PrlError
 
 OWN_CAPABILITIES = (
-    Capability.OUTPUT | Capability.COMPARE | Capability.L3_ELISION | Capability.SWITCHOVER
+    Capability.OUTPUT
+    | Capability.COMPARE
+    | Capability.L3_ELISION
+    | Capability.SWITCHOVER
+    | Capability.PREPARE
 )
 _EPOCH_BYTES = 8
 

@@ -392,6 +392,7 @@ class Node:
             EventKind.SECONDARY: self._shadows.on_state,
             EventKind.TAKEOVER: self._on_takeover,
             EventKind.TAKEN_FLOW: self._shadows.on_taken,
+            EventKind.RESTORED: self._shadows.on_restored,
             EventKind.MOVE: self._switchover.on_move,
             EventKind.PROBE: self._switchover.on_probe,
             EventKind.FENCED: self._on_fenced,
@@ -454,6 +455,8 @@ class Node:
             case Message.SETUP_DONE:
                 self._primaries.on_setup_done(event)
                 self._neighbours.hint()
+            case Message.CLOSE:
+                self._shadows.on_closed(event)
             case Message.OFFER:
                 for element in wire.decode_tlvs(event.body):
                     if element.type == Tlv.ENDPOINT:

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import ip_address
 
+import msgspec
+
 from prl import application
 from prl.config import Config
 from prl.core import wire
@@ -23,6 +25,7 @@ from prl.core.datapath import (
     Datapath,
     DatapathError,
     Event,
+    FlowSpec,
     Owner,
     Tuple,
 )
@@ -30,18 +33,18 @@ from prl.core.datapath import Secondary as State
 from prl.core.wire import Element, Message, Reason, Tlv
 from prl.daemon import cloning, transfer
 from prl.daemon.clients import Application
-from prl.daemon.cloning import Snapshot
 from prl.daemon.events import EventLog
 from prl.daemon.host import NUD_PERMANENT, NUD_REACHABLE, NUD_STALE, Host, NextHop
 from prl.daemon.instances import Instances
 from prl.daemon.lost import Lost
+from prl.daemon.prepared import Coming, PreparedSockets
 from prl.daemon.sessions import Session
 from prl.daemon.silence import end_silently
 from prl.daemon.streams import Streams
-from prl.daemon.transfer import Arrived, Collector, Setup, TransferError
+from prl.daemon.transfer import Arrived, Collector, TransferError
 from prl.errors import KernelError, PrlError
 from prl.messages import show_endpoint
-from prl.shadow import ApplicationOptions, SnapshotError
+from prl.shadow import ApplicationOptions, SnapshotError, TcpSnapshot, abandon
 from prl.shadow.sockopt import Queue, queue_bytes
 
 READ_LINGER_S = 60.0
@@ -83,20 +86,6 @@ class Shadow:
     """active, void, taken (over), or ended."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Coming:
-    """A set-up that was admitted."""
-
-    event: Event
-    began_ns: int
-    setup: Setup
-    snapshot: Snapshot
-    ends: Tuple
-    service: int
-    client: Application
-    hop: NextHop | None
-
-
 class Shadows:
     """All shadows here, by handle, and the applications that wait for more.
 
@@ -120,6 +109,7 @@ class Shadows:
         self._offers: list[tuple[str, Application]] = []
         self._collector = Collector()
         self._lost = Lost(config, instances, log)
+        self._prepared = PreparedSockets(datapath, self._on_dropped)
         self._neighbours: dict[NextHop, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._unread: dict[Shadow, asyncio.Task[None]] = {}
@@ -169,6 +159,7 @@ class Shadows:
     def application_gone(self, client: Application) -> None:
         """Its connection ended: its offers are over, nobody reads its shadows any more."""
         self._offers = [(where, owner) for where, owner in self._offers if owner is not client]
+        self._prepared.drop_of(client)
         for shadow in list(self._of(client)):
             self._give_up(shadow, Reason.APPLICATION_GONE)
 
@@ -198,6 +189,7 @@ class Shadows:
     def on_link_down(self) -> None:
         """Unfinished set-ups will never be complete."""
         self._collector.clear()
+        self._prepared.clear()
 
     def _set_up(self, event: Event, arrived: Arrived) -> None:
         """At once, unless the neighbour is new: the session stands still meanwhile."""
@@ -208,22 +200,22 @@ class Shadows:
             service, client = self._admit(ends)
             ifindex = self._instances.interface(service).ifindex
             hop = _hop(setup.next_hop, setup.next_hop_mac, ifindex)
-            coming = _Coming(event, arrived.began_ns, setup, snapshot, ends, service, client, hop)
+            coming = Coming(event, arrived.began_ns, setup, snapshot, ends, service, client, hop)
             if hop is None or self._pin(hop):
-                self._build(coming)
+                self._make(coming)
                 return
             task = asyncio.get_running_loop().create_task(self._set_up_slowly(coming, hop))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _set_up_slowly(self, coming: "_Coming", hop: NextHop) -> None:
+    async def _set_up_slowly(self, coming: Coming, hop: NextHop) -> None:
         with self._refusing(coming.event):
             try:
                 await self._host.set_neighbour(hop, NUD_PERMANENT)
             except KernelError:
                 self._unpin(hop, NUD_STALE)
                 raise
-            self._build(coming)
+            self._make(coming)
 
     @contextlib.contextmanager
     def _refusing(self, event: Event) -> Iterator[None]:
@@ -237,7 +229,48 @@ class Shadows:
         except (TransferError, KernelError, ValueError) as error:
             self._refuse(event, RefusedError(Reason.MALFORMED, str(error)))
 
-    def _build(self, coming: "_Coming") -> None:
+    def _make(self, coming: Coming) -> None:
+        if coming.event.bits & wire.SETUP_PREPARE:
+            self._prepare(coming)
+        else:
+            self._build(coming)
+
+    def _prepare(self, coming: Coming) -> None:
+        """All that can be done before the session stands still."""
+        event = coming.event
+        try:
+            self._replace(event.handle, coming.ends)
+            self._enter_prepared(coming)
+        except BaseException:
+            self._unpin(coming.hop, NUD_STALE)
+            raise
+        try:
+            self._dp.send(Message.SETUP_DONE, handle=event.handle, generation=event.generation)
+        except DatapathError:
+            self._prepared.drop(event.handle)
+
+    def _enter_prepared(self, coming: Coming) -> None:
+        if not isinstance(coming.snapshot, TcpSnapshot):
+            raise RefusedError(Reason.MALFORMED, f"{coming.ends}: only TCP is prepared")
+        sock, ready = cloning.build_ready(coming.snapshot, self._congestion)
+        try:
+            _end_at_close(sock)
+            self._prepared.enter(coming, sock, self._spec(coming, sock), ready)
+        except BaseException:
+            abandon(sock)
+            raise
+
+    def _spec(self, coming: Coming, sock: socket.socket) -> FlowSpec:
+        event = coming.event
+        return cloning.shadow_spec(
+            *(coming.ends, coming.snapshot, coming.setup, sock.fileno()),
+            *(event.handle, event.generation),
+        )
+
+    def _on_dropped(self, coming: Coming) -> None:
+        self._unpin(coming.hop, NUD_STALE)
+
+    def _build(self, coming: Coming) -> None:
         self._replace(coming.event.handle, coming.ends)
         # The clock must not be behind the primary's (PAWS): count the way here, too.
         elapsed_ns = time.monotonic_ns() - coming.began_ns + self._dp.link_rtt_ns()
@@ -249,18 +282,13 @@ class Shadows:
         with sock:
             self._enter(coming, sock)
 
-    def _enter(self, coming: "_Coming", sock: socket.socket) -> None:
+    def _enter(self, coming: Coming, sock: socket.socket) -> None:
         """The shadow is there: hand it to the datapath, tell the primary, then its application."""
-        event, setup, snapshot = coming.event, coming.setup, coming.snapshot
-        # If prld and its application die, nothing of it stays: a FIN that the silence swallows
-        # would be sent again for ever, and the socket keep its congestion control loaded.
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _END_AT_CLOSE)
-        spec = cloning.shadow_spec(
-            coming.ends, snapshot, setup, sock.fileno(), event.handle, event.generation
-        )
+        event, setup = coming.event, coming.setup
+        _end_at_close(sock)
         streams = Streams.at(sock, setup.in_bytes, setup.out_bytes)
         try:
-            space = self._dp.secondary_open(spec)
+            space = self._dp.secondary_open(self._spec(coming, sock))
             self._dp.send(
                 Message.SETUP_DONE, handle=event.handle, generation=event.generation, space=space
             )
@@ -269,6 +297,13 @@ class Shadows:
             self._dp.flow_close(event.handle)
             self._unpin(coming.hop, NUD_STALE)
             raise
+        self._begin(coming, sock, streams, cloning.unread_bytes(coming.snapshot))
+
+    def _begin(
+        self, coming: Coming, sock: socket.socket, streams: Streams, unread_bytes: int
+    ) -> Shadow:
+        """The datapath has it: know it, and tell its application."""
+        event, setup = coming.event, coming.setup
         shadow = Shadow(
             handle=event.handle,
             generation=event.generation,
@@ -279,13 +314,40 @@ class Shadows:
             renew=setup.renew,
             out_bytes=setup.out_bytes,
             hop=coming.hop,
-            options=cloning.options_of(snapshot),
+            options=cloning.options_of(coming.snapshot),
             streams=streams,
         )
         self._shadows[event.handle] = shadow
         self._lost.forget(shadow.ends)
         self._log.info("shadow", f"{shadow.ends}: shadowed", handle=event.handle)
-        _introduce(shadow, sock, setup.in_bytes, cloning.unread_bytes(snapshot))
+        _introduce(shadow, sock, setup.in_bytes, unread_bytes)
+        return shadow
+
+    def on_restored(self, event: Event) -> None:
+        """PRL_EVENT_RESTORED: the moment of a prepared socket has come."""
+        found = self._prepared.take(event.handle, event.generation)
+        if found is None:
+            return
+        coming, sock = found
+        if event.reason:
+            abandon(sock)
+            self._unpin(coming.hop, NUD_STALE)
+            words = f"{coming.ends}: {event.text}"
+            self._log.error("shadow_refused", words, handle=event.handle)
+            return
+        with sock:
+            elements = {e.type: e.value for e in wire.decode_tlvs(event.body)}
+            moment = wire.decode_moment(elements[Tlv.MOMENT])
+            coming.setup = msgspec.structs.replace(
+                coming.setup,
+                in_bytes=moment.in_bytes,
+                out_bytes=moment.out_bytes,
+                application=elements.get(Tlv.APPLICATION, coming.setup.application),
+            )
+            streams = Streams.of_shadow(moment, event.value, event.value2)
+            shadow = self._begin(coming, sock, streams, moment.unread_bytes)
+        if coming.client_gone:
+            self._give_up(shadow, Reason.APPLICATION_GONE)
 
     def _admit(self, ends: Tuple) -> tuple[int, Application]:
         """The service and the application of a new shadow. Raises RefusedError."""
@@ -313,6 +375,7 @@ class Shadows:
 
     def _replace(self, handle: int, ends: Tuple) -> None:
         """A new snapshot: what there was of this session is of no use any more."""
+        self._prepared.drop(handle)
         for old in (self._shadows.get(handle), self._shadows.get(self._dp.flow_of(ends))):
             if old is not None and old.state == "active":
                 self._discard(old, "replaced by a new snapshot")
@@ -408,10 +471,8 @@ class Shadows:
             self._finish(shadow)
 
     def on_closed(self, event: Event) -> None:
-        """CLOSE: the primary forgot the flow, its session ends unprotected."""
-        shadow = self._shadows.get(event.handle)
-        if shadow is not None and shadow.state == "active":
-            self._discard(shadow, "the session ended on the other node")
+        """CLOSE of a flow that is not here: what was prepared for it is not needed."""
+        self._prepared.drop_closed(event.handle, event.generation)
 
     # -- ends
 
@@ -512,6 +573,15 @@ class Shadows:
             return  # wanted again meanwhile
         with contextlib.suppress(KernelError):
             await self._host.set_neighbour(hop, state)
+
+
+def _end_at_close(sock: socket.socket) -> None:
+    """If prld and its application die, nothing of it stays.
+
+    A FIN that the silence swallows would be sent again for ever, and the socket keep its congestion
+    control loaded.
+    """
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _END_AT_CLOSE)
 
 
 def _introduce(shadow: Shadow, sock: socket.socket, in_bytes: int, unread_bytes: int) -> None:

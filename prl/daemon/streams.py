@@ -10,6 +10,7 @@ from typing import Final
 
 import msgspec
 
+from prl.core.wire import Moment
 from prl.shadow.snapshot import TcpSnapshot
 from prl.shadow.sockopt import Queue, TcpInfo, TcpState, queue_bytes, tcp_info
 
@@ -49,6 +50,13 @@ class Streams(msgspec.Struct, frozen=True, gc=False):
         read = info.bytes_received - unread - (info.state in _PEER_ENDED)
         written = info.bytes_acked + unacked - (info.state in _OWN_ENDED)
         found = Streams(in_bytes - read, out_bytes - written)
+        return UNCOUNTED if found == UNCOUNTED else found
+
+    @staticmethod
+    def of_shadow(moment: Moment, bytes_received: int, bytes_acked: int) -> "Streams":
+        """Of a socket that had these counters where the moment put it."""
+        read, written = bytes_received - moment.unread_bytes, bytes_acked + moment.unacked_bytes
+        found = Streams(moment.in_bytes - read, moment.out_bytes - written)
         return UNCOUNTED if found == UNCOUNTED else found
 
     def to_list(self) -> list[int]:

@@ -5,8 +5,17 @@ calls restore() on what decode() makes of it, then adopt() at take-over or disca
 UDP sockets have take_udp() and restore_udp().
 """
 
-from prl.shadow.capture import Fixed, SnapshotMovedError, fixed_of, take
-from prl.shadow.restore import adopt, discard, give, restore
+from prl.shadow.capture import Fixed, SnapshotMovedError, fixed_of, outline, take
+from prl.shadow.restore import (
+    abandon,
+    adopt,
+    discard,
+    give,
+    negotiated_of,
+    raw_sockaddr,
+    ready,
+    restore,
+)
 from prl.shadow.snapshot import (
     SNAPSHOT_LIMIT_BYTES,
     ApplicationOptions,
@@ -38,6 +47,7 @@ __all__ = [
     "TcpSnapshot",
     "UdpSnapshot",
     "UnreadError",
+    "abandon",
     "adopt",
     "decode",
     "decode_udp",
@@ -47,6 +57,10 @@ __all__ = [
     "enlarge",
     "fixed_of",
     "give",
+    "negotiated_of",
+    "outline",
+    "raw_sockaddr",
+    "ready",
     "restore",
     "restore_udp",
     "take",

@@ -109,6 +109,19 @@ def _fixed(sock: socket.socket, key: bytes | None) -> Fixed:
     return Fixed(local, remote, options, network_options(sock, local), key)
 
 
+def outline(sock: socket.socket, fixed: Fixed) -> TcpSnapshot | None:
+    """A snapshot of which all that moves is zero; None when only take() can copy the connection.
+
+    Raises CallError.
+    """
+    info = tcp_info(sock)
+    if info.state != TcpState.ESTABLISHED or fixed.md5_key is None:
+        return None
+    nothing = RepairWindow(0, 0, 0, 0, 0)
+    mss = get_int(sock, Tcp.MAXSEG)
+    return _snapshot(sock, fixed, info, fixed.md5_key, _Copied(mss, 0, nothing))
+
+
 def take(
     sock: socket.socket,
     *,
@@ -264,38 +277,68 @@ def _copy(
             set_int(sock, So.PEEK_OFF, peek_offset)
     if unread is None or unacked is None or before.movement != after.movement:
         return None
-    negotiated = Negotiated(before.options)
     key = md5_key(sock) if fixed.md5_key is None else fixed.md5_key
     peer_fin = before.state == TcpState.CLOSE_WAIT
     own_fin = before.state in {TcpState.FIN_WAIT1, TcpState.FIN_WAIT2}
-    return TcpSnapshot(
-        version=SNAPSHOT_VERSION_SIGNED if key else SNAPSHOT_VERSION,
-        family=sock.family,
-        state=before.state,
-        local=fixed.local,
-        remote=fixed.remote,
+    copied = _Copied(
+        mss,
+        tsval,
+        window,
         rcv_seq=(rcv_seq - peer_fin) & 0xFFFFFFFF,
         snd_seq=(snd_seq - own_fin) & 0xFFFFFFFF,
         unread=unread,
         unacked=unacked,
         unsent_bytes=unsent_bytes,
-        mss=mss,
+    )
+    return _snapshot(sock, fixed, before, key, copied)
+
+
+@dataclass(frozen=True, slots=True)
+class _Copied:
+    """What moves, as in TcpSnapshot."""
+
+    mss: int
+    tsval: int
+    window: RepairWindow
+    rcv_seq: int = 0
+    snd_seq: int = 0
+    unread: bytes = field(default=b"", repr=False)
+    unacked: bytes = field(default=b"", repr=False)
+    unsent_bytes: int = 0
+
+
+def _snapshot(
+    sock: socket.socket, fixed: Fixed, info: TcpInfo, key: bytes, copied: _Copied
+) -> TcpSnapshot:
+    negotiated = Negotiated(info.options)
+    return TcpSnapshot(
+        version=SNAPSHOT_VERSION_SIGNED if key else SNAPSHOT_VERSION,
+        family=sock.family,
+        state=info.state,
+        local=fixed.local,
+        remote=fixed.remote,
+        rcv_seq=copied.rcv_seq,
+        snd_seq=copied.snd_seq,
+        unread=copied.unread,
+        unacked=copied.unacked,
+        unsent_bytes=copied.unsent_bytes,
+        mss=copied.mss,
         window_scaling=Negotiated.WINDOW_SCALE in negotiated,
-        snd_wscale=before.snd_wscale,
-        rcv_wscale=before.rcv_wscale,
+        snd_wscale=info.snd_wscale,
+        rcv_wscale=info.rcv_wscale,
         sack=Negotiated.SACK in negotiated,
         ecn=Negotiated.ECN in negotiated,
         timestamps=Negotiated.TIMESTAMPS in negotiated,
         timestamps_us=Negotiated.USEC_TIMESTAMPS in negotiated,
-        tsval=tsval,
-        repair_window=window,
+        tsval=copied.tsval,
+        repair_window=copied.window,
         options=fixed.options,
         network=fixed.network,
         md5_key=key,
-        segs_in=before.segs_in,
-        ooo_segments=before.ooo_segments,
-        bytes_received=before.bytes_received,
-        bytes_acked=before.bytes_acked,
+        segs_in=info.segs_in,
+        ooo_segments=info.ooo_segments,
+        bytes_received=info.bytes_received,
+        bytes_acked=info.bytes_acked,
     )
 
 

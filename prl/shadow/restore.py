@@ -17,7 +17,7 @@ import contextlib
 import errno
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from ipaddress import IPv6Address
 
@@ -99,16 +99,10 @@ def restore(
     It cannot die by its own timers: no keepalive, no user timeout; adopt() gives it the
     application's options. Raises SnapshotError that names the call that failed, and leaves nothing.
     """
-    try:
-        sock = socket.socket(
-            snapshot.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, socket.IPPROTO_TCP
-        )
-    except OSError as error:
-        raise SnapshotError(f"{snapshot}: no socket for the clone: {error.strerror}") from error
-    try:
-        _prepare(sock, snapshot, congestion)
-        _set_buffers(sock, snapshot, rcvbuf_bytes, sndbuf_bytes)
-        enter_repair(sock)
+    sock = ready(
+        snapshot, congestion=congestion, rcvbuf_bytes=rcvbuf_bytes, sndbuf_bytes=sndbuf_bytes
+    )
+    with _made(sock, snapshot):
         _connect(sock, snapshot)
         _negotiate(sock, snapshot, elapsed_ms)
         _append(sock, RepairQueue.RECV, snapshot.unread)
@@ -119,13 +113,43 @@ def restore(
         _check_negotiated(sock, snapshot)
         set_int(sock, Tcp.REPAIR, Repair.OFF_NO_WINDOW_PROBE)
         set_int(sock, So.REUSEADDR, 1)  # cleared by leaving repair mode
+    return sock
+
+
+def ready(
+    snapshot: TcpSnapshot, *, congestion: str | None, rcvbuf_bytes: int, sndbuf_bytes: int
+) -> socket.socket:
+    """A socket for which the connection's moment may come: in repair mode, bound, not connected.
+
+    Has what does not move of ``snapshot``; arguments and errors as of restore().
+    """
+    try:
+        sock = socket.socket(
+            snapshot.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, socket.IPPROTO_TCP
+        )
+    except OSError as error:
+        raise SnapshotError(f"{snapshot}: no socket for the clone: {error.strerror}") from error
+    with _made(sock, snapshot):
+        _prepare(sock, snapshot, congestion)
+        _set_buffers(sock, snapshot, rcvbuf_bytes, sndbuf_bytes)
+        enter_repair(sock)
+        # Without it the send MSS is the default 524, whatever the options say later.
+        set_int(sock, Tcp.MAXSEG, min(snapshot.mss, USER_MSS_MAX_BYTES))
+        named_call(lambda: sock.bind(sockaddr_of(sock, snapshot.local)), f"bind({snapshot.local})")
+    return sock
+
+
+@contextlib.contextmanager
+def _made(sock: socket.socket, snapshot: TcpSnapshot) -> Iterator[None]:
+    """On failure nothing is left of it."""
+    try:
+        yield
     except BaseException as error:
-        _abandon(sock)
+        abandon(sock)
         if isinstance(error, CallError):
             hint = HINTS.get(error.errno or 0, "")
             raise SnapshotError(f"{snapshot}: cannot be restored: {error}{hint}") from error
         raise
-    return sock
 
 
 def _window_of(snapshot: TcpSnapshot) -> RepairWindow:
@@ -142,7 +166,7 @@ def _window_of(snapshot: TcpSnapshot) -> RepairWindow:
     )
 
 
-def _abandon(sock: socket.socket) -> None:
+def abandon(sock: socket.socket) -> None:
     """Close a clone that is not finished: silently, wherever its making stopped."""
     with contextlib.suppress(SnapshotError):  # refused: then it was never connected either
         enter_repair(sock)
@@ -214,9 +238,6 @@ def _sent_part(snapshot: TcpSnapshot, include_unsent: bool) -> memoryview:
 
 def _connect(sock: socket.socket, snapshot: TcpSnapshot) -> None:
     """Established without a handshake: in repair mode connect() sends nothing."""
-    # Without it the send MSS is the default 524, whatever the options say later.
-    set_int(sock, Tcp.MAXSEG, min(snapshot.mss, USER_MSS_MAX_BYTES))
-    named_call(lambda: sock.bind(sockaddr_of(sock, snapshot.local)), f"bind({snapshot.local})")
     set_int(sock, Tcp.REPAIR_QUEUE, RepairQueue.RECV)
     set_u32(sock, Tcp.QUEUE_SEQ, (snapshot.rcv_seq - len(snapshot.unread)) & 0xFFFFFFFF)
     set_int(sock, Tcp.REPAIR_QUEUE, RepairQueue.SEND)
@@ -231,6 +252,15 @@ def sockaddr_of(sock: socket.socket, end: Endpoint) -> tuple[str, int] | tuple[s
     if not isinstance(end.address, IPv6Address):
         return str(end.address), end.port
     return str(end.address), end.port, 0, interface_index(sock, end.scope) if end.scope else 0
+
+
+def raw_sockaddr(sock: socket.socket, end: Endpoint) -> bytes:
+    """The endpoint as struct sockaddr. Raises CallError for an unknown scope."""
+    port = socket.htons(end.port)
+    if not isinstance(end.address, IPv6Address):
+        return struct.pack("=HH4s8x", socket.AF_INET, port, end.packed)
+    scope = interface_index(sock, end.scope) if end.scope else 0
+    return struct.pack("=HHI16sI", socket.AF_INET6, port, 0, end.packed, scope)
 
 
 def named_call(call: Callable[[], object], name: str) -> None:
@@ -298,14 +328,19 @@ def _check_all_sent(sock: socket.socket, snapshot: TcpSnapshot) -> None:
         )
 
 
-def _check_negotiated(sock: socket.socket, snapshot: TcpSnapshot) -> None:
-    """What an older kernel silently leaves out must not be found out by the peer."""
-    wanted = (
+def negotiated_of(snapshot: TcpSnapshot) -> int:
+    """What the clone must have, in the bits of TCP_INFO (Negotiated)."""
+    return (
         Negotiated.TIMESTAMPS * snapshot.timestamps
         | Negotiated.SACK * snapshot.sack
         | Negotiated.WINDOW_SCALE * snapshot.window_scaling
         | Negotiated.USEC_TIMESTAMPS * snapshot.timestamps_us
     )
+
+
+def _check_negotiated(sock: socket.socket, snapshot: TcpSnapshot) -> None:
+    """What an older kernel silently leaves out must not be found out by the peer."""
+    wanted = negotiated_of(snapshot)
     got = tcp_info(sock).options & (
         Negotiated.TIMESTAMPS
         | Negotiated.SACK

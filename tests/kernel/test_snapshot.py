@@ -2,6 +2,7 @@
 
 import ctypes
 import dataclasses
+import errno
 import os
 import random
 import select
@@ -14,9 +15,11 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from prl.core.native import ffi, lib, text_of
 from prl.shadow import (
     Endpoint,
     SnapshotError,
@@ -27,6 +30,11 @@ from prl.shadow import (
     decode,
     discard,
     encode,
+    fixed_of,
+    negotiated_of,
+    outline,
+    raw_sockaddr,
+    ready,
     restore,
 )
 from prl.shadow import take as take_here
@@ -233,6 +241,56 @@ def clone(snapshot: TcpSnapshot, **changes: bool) -> socket.socket:
         )
 
 
+class Moment:
+    """What moves of a connection, as the datapath copies it (userspace/moment.h)."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.value: Any = ffi.new("struct prl_moment *")
+        self.counts: Any = ffi.new("struct prl_moment_counts *")
+        self._queues: Any = ffi.new("uint8_t[]", lib.PRL_MOMENT_QUEUES_MAX + lib.PRL_MOMENT_SLACK)
+        self.error = lib.prl_moment_copy(sock.fileno(), self.value, self._queues, self.counts)
+
+    @property
+    def unread(self) -> bytes:
+        return bytes(ffi.buffer(self._queues, self.value.unread_bytes))
+
+    @property
+    def unacked(self) -> bytes:
+        both = self.value.unread_bytes + self.value.unacked_bytes
+        return bytes(ffi.buffer(self._queues, both))[self.value.unread_bytes :]
+
+    def restored(self, outline: TcpSnapshot) -> socket.socket:
+        """The clone, by way of the element's bytes."""
+        fields = ffi.new("uint8_t[]", lib.PRL_MOMENT_FIELDS)
+        lib.prl_moment_encode(self.value, fields)
+        element = bytes(ffi.buffer(fields)) + self.unread + self.unacked
+        moment = ffi.new("struct prl_moment *")
+        assert lib.prl_moment_decode(ffi.from_buffer(element), len(element), moment) == 0
+        with inside(NODE):
+            sock = ready(
+                outline, congestion=None, rcvbuf_bytes=BUFFER_BYTES, sndbuf_bytes=BUFFER_BYTES
+            )
+            remote = raw_sockaddr(sock, outline.remote)
+        made = ffi.new("struct prl_ready *")
+        ffi.buffer(made.remote)[: len(remote)] = remote
+        made.remote_bytes, made.rcvbuf_bytes = len(remote), BUFFER_BYTES
+        made.negotiated = negotiated_of(outline)
+        call = ffi.new("char **")
+        error = lib.prl_moment_restore(
+            *(sock.fileno(), made, outline.snd_wscale, outline.rcv_wscale, moment),
+            *(element[lib.PRL_MOMENT_FIELDS :], 0, self.counts, call),
+        )
+        assert error == 0, (os.strerror(-error), text_of(call[0]))
+        return sock
+
+
+def outline_of(sock: socket.socket) -> TcpSnapshot:
+    with inside(NODE):
+        found = outline(sock, fixed_of(sock))
+    assert found is not None
+    return decode(encode(found))
+
+
 def node_segments_sent() -> int:
     with inside(NODE):
         lines = Path("/proc/thread-self/net/snmp").read_text().splitlines()
@@ -314,6 +372,82 @@ def test_a_snapshot_leaves_the_original_as_it_was(kind: str) -> None:
             assert get_int(session.node, Tcp.REPAIR) == 0
             assert session.node.gettimeout() == PATIENCE_S
         assert exchange(session, inbound[1000:], outbound) == (inbound, outbound)
+
+
+@pytest.mark.parametrize("handshake", HANDSHAKES)
+@pytest.mark.parametrize("kind", NODE_ADDRESSES)
+def test_a_moment_is_what_a_snapshot_says_and_the_session_goes_on_from_it(
+    kind: str, handshake: str
+) -> None:
+    inbound, outbound = rng.randbytes(200_000), rng.randbytes(200_000)
+    with peer_sysctls(HANDSHAKES[handshake]), connected(kind) as session:
+        session.peer.sendall(inbound[:12_000])
+        assert receive(session.node, 10_000) == inbound[:10_000]
+        await_unread(session.node, 2_000)
+        known = outline_of(session.node)
+        with peer_hears_nothing():
+            session.node.sendall(outbound[:3_000])
+            taken, sent = take(session.node), node_segments_sent()
+            moment = Moment(session.node)
+            assert moment.error == 0
+            assert node_segments_sent() == sent
+            assert get_int(session.node, Tcp.REPAIR) == 0
+            said = moment.value
+            assert (said.rcv_seq, said.snd_seq) == (taken.rcv_seq, taken.snd_seq)
+            assert (moment.unread, moment.unacked) == (taken.unread, taken.unacked)
+            window = taken.repair_window
+            assert (said.snd_wl1, said.snd_wnd, said.max_window, said.rcv_wnd, said.rcv_wup) == (
+                *(window.snd_wl1, window.snd_wnd, window.max_window),
+                *(window.rcv_wnd, window.rcv_wup),
+            )
+            assert said.mss == taken.mss
+            assert (said.in_bytes, said.out_bytes) == (10_000, 3_000)
+            assert moment.counts.segs_in == taken.segs_in
+            assert 0 <= said.tsval - taken.tsval < PATIENCE_S * 1000 or not taken.timestamps
+            discard(session.node)
+            session.node = moment.restored(known)
+            copy = take(session.node)
+            assert 2 <= copy.tsval - said.tsval < PATIENCE_S * 1000 or not taken.timestamps
+            # What follows from the buffers, the clock and the counters is a clone's own.
+            assert copy == dataclasses.replace(
+                taken,
+                tsval=copy.tsval,
+                segs_in=copy.segs_in,
+                options=copy.options,
+                bytes_received=len(taken.unread),
+                bytes_acked=0,
+                repair_window=copy.repair_window,
+            )
+            assert moment.counts.bytes_received == 2_000
+        read_by_node, read_by_peer = exchange(session, inbound[12_000:], outbound[3_000:])
+    assert read_by_node == inbound[10_000:]
+    assert read_by_peer == outbound
+
+
+def test_a_moment_is_only_of_what_is_simple() -> None:
+    """Whatever else it is, the whole snapshot knows; the socket is left as it was."""
+    with connected() as session:
+        session.peer.send(b"!", socket.MSG_OOB)
+        urgent = select.poll()
+        urgent.register(session.node, select.POLLPRI)
+        assert urgent.poll(PATIENCE_S * 1000)
+        assert Moment(session.node).error == -errno.ENOTSUP
+        assert session.node.recv(1, socket.MSG_OOB) == b"!"
+        session.peer.sendall(b"behind it")
+        assert receive(session.node, 9) == b"behind it"
+        assert Moment(session.node).error == 0
+        session.peer.sendall(bytes(lib.PRL_MOMENT_QUEUES_MAX + 1))
+        await_unread(session.node, lib.PRL_MOMENT_QUEUES_MAX + 1)
+        assert Moment(session.node).error == -errno.ENOTSUP
+        receive(session.node, lib.PRL_MOMENT_QUEUES_MAX + 1)
+        session.peer.shutdown(socket.SHUT_WR)
+        assert session.node.recv(1) == b""
+        assert Moment(session.node).error == -errno.ENOTSUP
+        with inside(NODE):
+            assert outline(session.node, fixed_of(session.node)) is None
+        assert get_int(session.node, Tcp.REPAIR) == 0
+        session.node.sendall(b"goes on")
+        assert receive(session.peer, 7) == b"goes on"
 
 
 def test_large_queues() -> None:

@@ -81,6 +81,15 @@ static uint64_t oldest_deadline_ns(const struct prl_chain *held, const struct pr
     return held->head ? held->head->arrived_ns + limits->answer_ns : 0;
 }
 
+void prl_primary_enter(struct prl_primary *flow, uint32_t handle, uint32_t generation)
+{
+    if (flow->state != PRL_PRIMARY_GONE)
+        return;
+    flow->handle = handle;
+    flow->generation = generation;
+    flow->state = PRL_PRIMARY_OPEN;
+}
+
 void prl_primary_open(struct prl_primary *flow, uint32_t handle, uint32_t generation, uint64_t now_ns,
                       const struct prl_primary_limits *limits, struct prl_actions *out)
 {

@@ -139,6 +139,9 @@ struct prl_primary {
     struct prl_primary_counters counters;
 };
 
+/* Known, not replicated: OPEN. The flow must be GONE; nobody is told. */
+void prl_primary_enter(struct prl_primary *flow, uint32_t handle, uint32_t generation);
+
 /* Starts SETUP for a snapshot. The flow must be GONE or OPEN. */
 void prl_primary_open(struct prl_primary *flow, uint32_t handle, uint32_t generation, uint64_t now_ns,
                       const struct prl_primary_limits *limits, struct prl_actions *out);

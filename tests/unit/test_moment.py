@@ -1,0 +1,70 @@
+"""What of a snapshot moves, as bytes (userspace/moment.h); copying and restoring need a kernel."""
+
+import random
+from typing import Any
+
+import pytest
+
+from prl.core import wire
+from prl.core.native import ffi, lib
+
+FIELDS: int = lib.PRL_MOMENT_FIELDS
+MOMENT: dict[str, int] = {
+    "rcv_seq": 0x10000005,
+    "snd_seq": 0x20000003,
+    "unread_bytes": 5,
+    "unacked_bytes": 2,
+    "tsval": 10,
+    "snd_wl1": 0x0FFFFFF7,
+    "snd_wnd": 0xFFFF,
+    "max_window": 0x10000,
+    "rcv_wnd": 0x8000,
+    "rcv_wup": 0x10000000,
+    "rcv_edge": 0x10008000,
+    "mss": 1460,
+    "in_bytes": 0xFF,
+    "out_bytes": 1 << 40,
+}
+QUEUES = b"unrdout"
+
+
+def encode(moment: dict[str, int]) -> bytes:
+    out = ffi.new("uint8_t[]", FIELDS)
+    lib.prl_moment_encode(ffi.new("struct prl_moment *", moment), out)
+    return bytes(ffi.buffer(out))
+
+
+def decode(value: bytes) -> tuple[int, Any]:
+    moment = ffi.new("struct prl_moment *")
+    return lib.prl_moment_decode(ffi.from_buffer(value), len(value), moment), moment
+
+
+def test_what_is_encoded_is_decoded() -> None:
+    error, moment = decode(encode(MOMENT) + QUEUES)
+    assert error == 0
+    assert {name: getattr(moment, name) for name in MOMENT} == MOMENT
+    assert wire.decode_moment(encode(MOMENT) + QUEUES) == wire.Moment(0xFF, 1 << 40, 5, 2)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(encode(MOMENT)[:size] for size in (0, 1, FIELDS - 1)),
+        encode(MOMENT) + QUEUES[:4],  # less than is said to be unread
+        encode(MOMENT | {"unread_bytes": 0xFFFFFFFF}) + QUEUES,
+        encode(MOMENT | {"mss": 0}) + QUEUES,
+    ],
+)
+def test_what_cannot_be_is_refused(value: bytes) -> None:
+    assert decode(value)[0] < 0
+    with pytest.raises(wire.WireError):
+        wire.decode_moment(value)
+
+
+def test_anything_is_refused_or_says_no_more_than_is_there() -> None:
+    chance = random.Random(4)
+    for _ in range(2000):
+        value = chance.randbytes(chance.randrange(FIELDS * 2))
+        error, moment = decode(value)
+        if error == 0:
+            assert moment.unread_bytes + moment.unacked_bytes == len(value) - FIELDS
