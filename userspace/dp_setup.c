@@ -268,8 +268,8 @@ static int restore(struct prl_dp *dp, const struct ready *ready, const struct pr
     }
     if (err)
         snprintf(words, PRL_ERROR_BYTES, "the shadow cannot be made: %s: %s", call, strerror(-err));
-    else
-        dp_send(dp, &answer);
+    else if (dp_send(dp, &answer) == 0)
+        prl_link_flush(&dp->link); /* before Python is woken, which would be in the way of who waits */
     return err;
 }
 
