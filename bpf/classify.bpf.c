@@ -2,22 +2,14 @@
 /*
  * Every frame from the network (R1): what belongs to a replicated flow goes to userspace with the flow's slot in
  * front of it, what is for a service address that this node does not own is dropped (I4), claims are judged (L7),
- * and when the datapath is dead its flows are dropped and then opened (L9). The rest passes for one look-up in a
- * table of at most PRL_ADDRS_MAX addresses.
+ * and when the datapath is dead its flows are dropped and then opened (L9). The rest passes, most
+ * of it without a look-up: bits in prl_node tell which addresses are no service's and which are owned, a cell of prl_sieve
+ * which segments are no flow's.
  *
  * A flow's local address is a service address: frames to other addresses are never looked up as flows.
  */
 #define PRL_XDP
 #include "parse.h"
-
-static __always_inline struct prl_addr *addr_of(const PRL_CONTEXT *ctx, const __u8 addr[16])
-{
-    struct prl_addr_key key;
-
-    __builtin_memcpy(key.addr, addr, sizeof(key.addr));
-    key.ifindex = ctx->ingress_ifindex;
-    return bpf_map_lookup_elem(&prl_addrs, &key);
-}
 
 static __always_inline int is_owned(struct prl_addr *addr)
 {
@@ -37,8 +29,10 @@ static __always_inline int is_heard(struct prl_addr *addr)
 }
 
 /* Whether the frame with this source MAC was sent by this node itself (a hub or a looping switch gives it back). */
-static __always_inline int is_own_mac(PRL_CONTEXT *ctx, const __u8 source[6])
+static __always_inline int is_own_mac(PRL_CONTEXT *ctx, const struct prl_node *node, const __u8 source[6])
 {
+    if (!(PRL_READ(node->mac_bits) >> prl_mac_bit(source) & 1))
+        return 0;
     __u32 ifindex = ctx->ingress_ifindex;
     __u32 *index = bpf_map_lookup_elem(&prl_lif_of, &ifindex);
     struct prl_lif *lif = index ? bpf_map_lookup_elem(&prl_lifs, index) : NULL;
@@ -69,8 +63,10 @@ static __always_inline int judge_claim(struct prl_node *node, struct prl_addr *a
         PRL_COUNT(node->claims_foreign);
         return XDP_PASS;
     }
-    if (PRL_READ(addr->state) != PRL_ADDR_LEAVING) /* that is silent already, and what comes behind is relayed */
+    if (PRL_READ(addr->state) != PRL_ADDR_LEAVING) { /* that is silent already, and what comes behind is relayed */
         PRL_WRITE(addr->state, PRL_ADDR_FENCED);
+        prl_addr_close(node, addr);
+    }
     addr->fenced_by_ns = bpf_ktime_get_boot_ns();
     PRL_COUNT(node->claims_obeyed);
     return XDP_DROP;
@@ -97,8 +93,8 @@ __noinline int prl_classify_arp(struct xdp_md *ctx, __u32 l3)
     __be32 v4;
     __builtin_memcpy(&v4, arp.sender, 4);
     prl_map_v4(key.addr, v4);
-    addr = addr_of(ctx, key.addr);
-    if (addr && is_heard(addr) && !is_own_mac(ctx, source)) {
+    addr = prl_addr_find(node, key.addr, ctx->ingress_ifindex);
+    if (addr && is_heard(addr) && !is_own_mac(ctx, node, source)) {
         struct prl_claim claim = {};
         bpf_xdp_load_bytes(ctx, l3 + sizeof(arp), &claim, sizeof(claim)); /* zero, and so foreign, when absent */
         return judge_claim(node, addr, &claim);
@@ -106,7 +102,7 @@ __noinline int prl_classify_arp(struct xdp_md *ctx, __u32 l3)
 
     __builtin_memcpy(&v4, arp.target, 4);
     prl_map_v4(key.addr, v4);
-    addr = addr_of(ctx, key.addr);
+    addr = prl_addr_find(node, key.addr, ctx->ingress_ifindex);
     if (addr && !is_owned(addr) && arp.operation == bpf_htons(PRL_ARP_REQUEST)) {
         PRL_COUNT(addr->in_dropped);
         return XDP_DROP;
@@ -143,7 +139,7 @@ __noinline int prl_classify_nd(struct xdp_md *ctx, struct prl_packet *packet)
         PRL_COUNT(node->malformed);
         return -1;
     }
-    addr = addr_of(ctx, target.addr);
+    addr = prl_addr_find(node, target.addr, ctx->ingress_ifindex);
     if (!addr)
         return -1;
     if (packet->icmp_type == PRL_ND_NEIGHBOUR_SOLICIT) {
@@ -152,7 +148,7 @@ __noinline int prl_classify_nd(struct xdp_md *ctx, struct prl_packet *packet)
         PRL_COUNT(addr->in_dropped);
         return XDP_DROP;
     }
-    if (is_heard(addr) && !is_own_mac(ctx, source)) {
+    if (is_heard(addr) && !is_own_mac(ctx, node, source)) {
         struct prl_claim claim = {};
         find_claim(ctx, packet->l4 + 24, &claim);
         return judge_claim(node, addr, &claim);
@@ -312,7 +308,7 @@ int prl_classify(struct xdp_md *ctx)
         PRL_COUNT(node->reentered);
         return XDP_PASS;
     }
-    if (PRL_READ(node->watch) && !is_own_mac(ctx, eth->h_source))
+    if (PRL_READ(node->watch) && !is_own_mac(ctx, node, eth->h_source))
         note_lan(node);
     if (PRL_READ(node->open_wanted)) {
         __u64 now_ns = bpf_ktime_get_boot_ns();
@@ -340,7 +336,12 @@ int prl_classify(struct xdp_md *ctx)
         return XDP_PASS;
     }
 
-    addr = addr_of(ctx, packet.key.local);
+    int strange = prl_is_strange(&packet);
+    if (strange && prl_has_bit(node->open_bits, prl_addr_bit(packet.key.local, ctx->ingress_ifindex))) {
+        PRL_COUNT(node->frames);
+        return XDP_PASS;
+    }
+    addr = prl_addr_find(node, packet.key.local, ctx->ingress_ifindex);
     if (!addr)
         return XDP_PASS;
     PRL_COUNT(node->frames);
@@ -352,6 +353,8 @@ int prl_classify(struct xdp_md *ctx)
     int stray = is_owned(addr) ? XDP_PASS : XDP_DROP;
     switch (packet.kind) {
     case PRL_KIND_FLOW:
+        if (strange)
+            return stray;
         break;
     case PRL_KIND_ICMP:
     case PRL_KIND_ICMP6:
@@ -371,11 +374,7 @@ int prl_classify(struct xdp_md *ctx)
         return stray;
     }
 
-    __u32 ifindex = ctx->ingress_ifindex;
-    __u32 *lif = bpf_map_lookup_elem(&prl_lif_of, &ifindex);
-    if (!lif)
-        return stray;
-    packet.key.lif = (__u16)*lif;
+    packet.key.lif = addr->lif;
     struct prl_flow_ref *ref = prl_flow_find(&packet.key);
     if (!ref)
         return stray;
@@ -385,9 +384,9 @@ int prl_classify(struct xdp_md *ctx)
         return stray;
     if (packet.kind != PRL_KIND_FLOW)
         PRL_COUNT(node->icmp_quoted);
-    if (stray == XDP_DROP && !is_for(ctx, *lif)) /* flooded: the new owner has it itself */
+    if (stray == XDP_DROP && !is_for(ctx, addr->lif)) /* flooded: the new owner has it itself */
         return XDP_DROP;
-    return capture(ctx, node, flow, ref, *lif);
+    return capture(ctx, node, flow, ref, addr->lif);
 }
 
 char prl_license[] SEC("license") = "Dual BSD/GPL";

@@ -31,7 +31,7 @@
 #define LAST_EDGE 4
 #define LAST_HOLE 8
 
-/* Headers that must be in the linear part: Ethernet, two tags, IPv6, TCP with all its options. */
+/* Headers that are looked for in the linear part: Ethernet, two tags, IPv6, TCP with all its options. */
 #define HEADERS_BYTES (14 + 8 + 40 + 60)
 
 /* NOP NOP timestamp, as Linux puts it in front of all other options (net/ipv4/tcp_output.c, tcp_options_write). */
@@ -56,7 +56,7 @@ static __always_inline int is_after(__u32 a, __u32 b)
  * of that lease (L2). From then on the other node may speak, unless it heard our claim; so the LAN must have been
  * there, too (L6).
  */
-static __always_inline int may_speak(const struct prl_node *node, struct prl_addr *addr)
+static __always_inline int may_speak(struct prl_node *node, struct prl_addr *addr)
 {
     if (PRL_READ(addr->state) != PRL_ADDR_OWNER || (PRL_READ(node->silent) >> (addr->service & 31) & 1)) {
         PRL_COUNT(addr->out_silenced);
@@ -76,6 +76,7 @@ static __always_inline int may_speak(const struct prl_node *node, struct prl_add
     __u64 lan_first_ns = PRL_READ(node->lan_first_ns);
     if (!PRL_READ(addr->spoken)) {
         PRL_WRITE(addr->state, PRL_ADDR_FENCED);
+        prl_addr_close(node, addr);
     } else if (lan_first_ns && lan_first_ns <= first_by_ns) {
         PRL_WRITE(addr->spoken, PRL_SPOKEN_FOR_GOOD);
         return 1;
@@ -84,20 +85,11 @@ static __always_inline int may_speak(const struct prl_node *node, struct prl_add
     return 0;
 }
 
-static __always_inline struct prl_addr *addr_of(const struct __sk_buff *skb, const __u8 addr[16])
-{
-    struct prl_addr_key key;
-
-    __builtin_memcpy(key.addr, addr, sizeof(key.addr));
-    key.ifindex = skb->ifindex;
-    return bpf_map_lookup_elem(&prl_addrs, &key);
-}
-
 static __always_inline int silent_for(const struct __sk_buff *skb, const __u8 key[16])
 {
-    struct prl_addr *addr = addr_of(skb, key);
     struct prl_node *node = prl_node_get();
-    return addr && node && !may_speak(node, addr);
+    struct prl_addr *addr = node ? prl_addr_find(node, key, skb->ifindex) : NULL;
+    return addr && !may_speak(node, addr);
 }
 
 __noinline int prl_egress_arp(struct __sk_buff *skb, __u32 l3)
@@ -113,14 +105,9 @@ __noinline int prl_egress_arp(struct __sk_buff *skb, __u32 l3)
     return silent_for(skb, key.addr) ? TC_ACT_STOLEN : PASS;
 }
 
-static __always_inline struct prl_flow *flow_of(struct __sk_buff *skb, struct prl_packet *packet)
+static __always_inline struct prl_flow *flow_of(struct prl_flow_key *key)
 {
-    __u32 ifindex = skb->ifindex;
-    __u32 *lif = bpf_map_lookup_elem(&prl_lif_of, &ifindex);
-    if (!lif)
-        return NULL;
-    packet->key.lif = (__u16)*lif;
-    struct prl_flow_ref *ref = prl_flow_find(&packet->key);
+    struct prl_flow_ref *ref = prl_flow_find(key);
     if (!ref)
         return NULL;
     __u32 slot = ref->slot;
@@ -431,15 +418,20 @@ int prl_egress(struct __sk_buff *skb)
 
     if (!node)
         return PASS;
-    __u32 linear = skb->data_end - skb->data;
-    if (linear < HEADERS_BYTES && linear < skb->len)
+    /* The stack's headers are in the linear part. Only when one is not found there is the packet made longer: that copies
+     * what TCP has cloned, a microsecond for each. */
+    for (int pulled = 0; pulled < 2; pulled++) {
+        __builtin_memset(&packet, 0, sizeof(packet));
+        if (skb->vlan_present) { /* the tag of a VLAN device is not in the frame yet */
+            packet.key.vlans = skb->vlan_tci & 0xfff;
+            tags = 1;
+        }
+        prl_parse(skb, &packet, 1, tags);
+        __u32 linear = skb->data_end - skb->data;
+        if (packet.kind != PRL_KIND_MALFORMED || linear >= HEADERS_BYTES || linear >= skb->len)
+            break;
         bpf_skb_pull_data(skb, skb->len < HEADERS_BYTES ? skb->len : HEADERS_BYTES);
-    __builtin_memset(&packet, 0, sizeof(packet));
-    if (skb->vlan_present) { /* the tag of a VLAN device is not in the frame yet */
-        packet.key.vlans = skb->vlan_tci & 0xfff;
-        tags = 1;
     }
-    prl_parse(skb, &packet, 1, tags);
     if (packet.kind == PRL_KIND_ARP)
         return prl_egress_arp(skb, packet.l3);
     if (packet.kind == PRL_KIND_ICMP6 && packet.icmp_type == PRL_ND_NEIGHBOUR_ADVERT) {
@@ -449,7 +441,7 @@ int prl_egress(struct __sk_buff *skb)
     }
     if (!packet.version)
         return PASS;
-    struct prl_addr *addr = addr_of(skb, packet.key.local);
+    struct prl_addr *addr = prl_addr_find(node, packet.key.local, skb->ifindex);
     if (!addr)
         return PASS;
     int speaks = skb->mark != PRL_MARK_SHADOW && may_speak(node, addr);
@@ -458,7 +450,8 @@ int prl_egress(struct __sk_buff *skb)
     int is_udp = has_ports && packet.key.proto == IPPROTO_UDP;
     if (!is_tcp && !is_udp)
         return speaks ? PASS : TC_ACT_STOLEN;
-    struct prl_flow *flow = flow_of(skb, &packet);
+    packet.key.lif = addr->lif;
+    struct prl_flow *flow = prl_is_strange(&packet) ? NULL : flow_of(&packet.key);
     if (is_udp && speaks)
         return flow ? judge_datagram(node, flow) : PASS;
     if (!speaks) {

@@ -24,6 +24,15 @@ struct {
 
 struct {
     __uint(type, BPF_MAP_TYPE_ARRAY);
+    __uint(max_entries, 1);
+    __uint(map_flags, BPF_F_MMAPABLE);
+    __uint(pinning, LIBBPF_PIN_BY_NAME);
+    __type(key, __u32);
+    __type(value, struct prl_sieve);
+} prl_sieve SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_ARRAY);
     __uint(max_entries, PRL_FLOWS_MAX);
     __uint(map_flags, BPF_F_MMAPABLE);
     __uint(pinning, LIBBPF_PIN_BY_NAME);

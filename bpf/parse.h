@@ -268,6 +268,42 @@ static __always_inline void prl_parse(PRL_CONTEXT *ctx, struct prl_packet *packe
         packet->kind = packet->version == 4 ? PRL_KIND_ICMP : PRL_KIND_ICMP6;
 }
 
+/* Whether no flow has this TCP segment's key, and nobody needs to be asked. */
+static __always_inline int prl_is_strange(const struct prl_packet *packet)
+{
+    if (packet->kind != PRL_KIND_FLOW || packet->key.proto != IPPROTO_TCP)
+        return 0;
+    __u32 zero = 0;
+    struct prl_sieve *sieve = bpf_map_lookup_elem(&prl_sieve, &zero);
+    return sieve && !PRL_READ(sieve->flows[prl_sieve_cell(&packet->key)]);
+}
+
+static __always_inline int prl_has_bit(const __u64 words[PRL_ADDR_BITS / 64], __u32 bit)
+{
+    return PRL_READ(words[bit / 64 % (PRL_ADDR_BITS / 64)]) >> (bit % 64) & 1;
+}
+
+/* A program has set the state of `addr` to another one than OWNER. Ordered behind that (see prl_kernel_addr_set()). */
+static __always_inline void prl_addr_close(struct prl_node *node, const struct prl_addr *addr)
+{
+    __u64 *word = &node->open_bits[addr->bit / 64 % (PRL_ADDR_BITS / 64)];
+    __u64 before = __sync_fetch_and_and(word, ~(1ull << (addr->bit % 64)));
+    asm volatile("" ::"r"(before)); /* an atomic whose result nobody wants orders nothing */
+}
+
+/* The entry of an address on an interface, or NULL: it is no service address there. */
+static __always_inline struct prl_addr *prl_addr_find(const struct prl_node *node, const __u8 addr[16],
+                                                      __u32 ifindex)
+{
+    struct prl_addr_key key;
+
+    if (!prl_has_bit(node->addr_bits, prl_addr_bit(addr, ifindex)))
+        return NULL;
+    __builtin_memcpy(key.addr, addr, sizeof(key.addr));
+    key.ifindex = ifindex;
+    return bpf_map_lookup_elem(&prl_addrs, &key);
+}
+
 /* The flow that a packet of this key belongs to, or NULL. A datagram that is none of a connected socket's is looked up
  * once more: as one of a socket without a peer. The key then has no remote end any more. */
 static __always_inline struct prl_flow_ref *prl_flow_find(struct prl_flow_key *key)

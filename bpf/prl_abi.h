@@ -23,6 +23,11 @@
 #define PRL_LIFS_MAX 16
 #define PRL_QUEUES_MAX 64
 #define PRL_VLANS_MAX 2
+/* What keeps frames of no concern from being looked up: bits for addresses and MAC addresses, cells for flows. At the
+ * full table every eleventh strange segment is looked up all the same. A power of two each. */
+#define PRL_ADDR_BITS 256
+#define PRL_MAC_BITS 64
+#define PRL_SIEVE_CELLS 1048576
 #define PRL_TOKEN_BYTES 16
 /* Without word of the other node, a new owner repeats its claim so often for good (L7). */
 #define PRL_CLAIM_SLOW_NS 200000000ull
@@ -149,11 +154,13 @@ struct prl_addr_key {
 
 struct prl_addr {
     __u32 state;         /* enum prl_addr_state; XDP itself writes FENCED on a good claim (L7) */
-    __u32 service;       /* index of the service that the address belongs to */
+    __u16 service;       /* index of the service that the address belongs to */
+    __u16 lif;           /* logical interface, set by prl_kernel_addr_set() */
     __u64
         first_by_ns; /* the first emission as owner, and a frame from the LAN, must come before this (L2, L6); 0 =
                           any time */
-    __u64 spoken; /* enum prl_spoken */
+    __u32 spoken; /* enum prl_spoken */
+    __u32 bit; /* prl_addr_bit() of its key, set by prl_kernel_addr_set() */
     __u8 token[PRL_TOKEN_BYTES]; /* a claim that carries this silences us; all zero = none */
     __u64 fenced_by_ns; /* when a claim fenced us */
     __u64 foreign_claims; /* claims without the token: defended, alarmed */
@@ -183,6 +190,9 @@ struct prl_node {
     __u32 watch; /* frames from the LAN are evidence: the two times below are wanted */
     __u64 lan_first_ns; /* first and newest frame from the LAN since userspace cleared lan_first_ns */
     __u64 lan_seen_ns;
+    __u64 addr_bits[PRL_ADDR_BITS / 64]; /* prl_addr_bit() of every entry of prl_addrs; never cleared */
+    __u64 open_bits[PRL_ADDR_BITS / 64]; /* of these, the ones that one entry alone has, whose state is OWNER */
+    __u64 mac_bits; /* prl_mac_bit() of every address in prl_lifs */
     __u64 word_ns; /* userspace was told by somebody that this node may speak: what first_by_ns says is past */
     __u64 terms[PRL_TERMS_MAX]; /* of each service, for a userspace that starts anew */
     /* counters, packets */
@@ -196,6 +206,15 @@ struct prl_node {
     __u64 claims_obeyed;
     __u64 claims_foreign;
     __u64 redirect_failed;
+};
+
+/*
+ * How many flows of the table there are by prl_sieve_cell(), kept by userspace: a segment whose cell is zero belongs to
+ * none. A count that is too high costs a look-up; one too low would let a flow's packets pass. So a flow is counted before
+ * it is entered and until it has gone, and a cell that is full stays so.
+ */
+struct prl_sieve {
+    __u8 flows[PRL_SIEVE_CELLS];
 };
 
 /*
@@ -248,13 +267,40 @@ struct prl_sample {
 };
 
 #ifndef PRL_CFFI
+static inline __u32 prl_addr_bit(const __u8 addr[16], __u32 ifindex)
+{
+    __u32 words[4];
+    __builtin_memcpy(words, addr, sizeof(words));
+    __u32 mixed = (words[0] ^ words[1] ^ words[2] ^ words[3]) + ifindex * 0x85ebca6bu;
+    return mixed * 0x9e3779b1u >> 24; /* 8 bits of Fibonacci hashing */
+}
+
+static inline __u32 prl_mac_bit(const __u8 mac[6])
+{
+    return (mac[3] ^ mac[4] ^ mac[5]) & (PRL_MAC_BITS - 1);
+}
+
+/* The cell of a key; those of a flow and of its segments are the same, except for a datagram of a socket without a peer. */
+static inline __u32 prl_sieve_cell(const struct prl_flow_key *key)
+{
+    __u32 remote[4], local[4], ports;
+    __builtin_memcpy(remote, key->remote, sizeof(remote));
+    __builtin_memcpy(local, key->local, sizeof(local));
+    __builtin_memcpy(&ports, &key->local_port, sizeof(ports));
+    __u32 ends = remote[0] ^ remote[1] ^ remote[2] ^ remote[3] ^ (local[3] << 16 | local[3] >> 16);
+    return (__u32)((((__u64)ports << 32 | ends) * 0x9e3779b97f4a7c15ull) >> 44); /* 20 bits of the same */
+}
+
+_Static_assert(PRL_ADDR_BITS == 1 << 8, "prl_addr_bit() has 8 bits");
+_Static_assert(PRL_SIEVE_CELLS == 1 << 20, "prl_sieve_cell() has 20 bits");
+
 #define PRL_ASSERT_SIZE(type, bytes) _Static_assert(sizeof(type) == (bytes), #type " has an unexpected size")
 PRL_ASSERT_SIZE(struct prl_flow_key, 44);
 PRL_ASSERT_SIZE(struct prl_sock_view, 56);
 PRL_ASSERT_SIZE(struct prl_flow, 232);
 PRL_ASSERT_SIZE(struct prl_addr_key, 20);
 PRL_ASSERT_SIZE(struct prl_addr, 72);
-PRL_ASSERT_SIZE(struct prl_node, 288);
+PRL_ASSERT_SIZE(struct prl_node, 360);
 PRL_ASSERT_SIZE(struct prl_inject_eth, 14);
 PRL_ASSERT_SIZE(struct prl_claim, 24);
 PRL_ASSERT_SIZE(struct prl_heard, 48);

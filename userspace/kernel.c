@@ -48,7 +48,7 @@ static const char *const map_names[PRL_MAP_COUNT] = {
     [PRL_MAP_NODE] = "prl_node",     [PRL_MAP_ADDRS] = "prl_addrs",
     [PRL_MAP_LIFS] = "prl_lifs",     [PRL_MAP_LIF_OF] = "prl_lif_of",
     [PRL_MAP_XSKS] = "prl_xsks",     [PRL_MAP_GATES] = "prl_gates",
-    [PRL_MAP_SAMPLE] = "prl_sample",
+    [PRL_MAP_SAMPLE] = "prl_sample", [PRL_MAP_SIEVE] = "prl_sieve",
 };
 
 int prl_kernel_fail(char *error, int code, const char *format, ...)
@@ -230,8 +230,9 @@ static int map_memory(struct prl_kernel *kernel, char *error)
 {
     kernel->node = map_shared(kernel->map[PRL_MAP_NODE], sizeof(*kernel->node));
     kernel->sample = map_shared(kernel->map[PRL_MAP_SAMPLE], sizeof(*kernel->sample));
+    kernel->sieve = map_shared(kernel->map[PRL_MAP_SIEVE], sizeof(*kernel->sieve));
     kernel->flow_state = map_shared(kernel->map[PRL_MAP_FLOW_STATE], kernel->flows_max * sizeof(struct prl_flow));
-    if (!kernel->node || !kernel->sample || !kernel->flow_state)
+    if (!kernel->node || !kernel->sample || !kernel->sieve || !kernel->flow_state)
         return prl_kernel_fail(error, -errno, "cannot map the shared memory of the BPF programs");
     return 0;
 }
@@ -344,6 +345,8 @@ static void release_memory(struct prl_kernel *kernel)
         munmap(kernel->node, pages(sizeof(*kernel->node)));
     if (kernel->sample)
         munmap(kernel->sample, pages(sizeof(*kernel->sample)));
+    if (kernel->sieve)
+        munmap(kernel->sieve, pages(sizeof(*kernel->sieve)));
     if (kernel->flow_state)
         munmap(kernel->flow_state, pages(kernel->flows_max * sizeof(struct prl_flow)));
     for (int i = 0; i < PRL_OBJECT_COUNT; i++)
@@ -384,6 +387,7 @@ struct prl_kernel *prl_kernel_open(const struct prl_kernel_config *config, char 
         return NULL;
     }
     set_node(kernel, config->stale_ns);
+    prl_kernel_inherit_bits(kernel);
     load_shadow(kernel, config->object_dir, config->instance);
     return kernel;
 }
@@ -410,35 +414,6 @@ struct prl_flow *prl_kernel_flow(struct prl_kernel *kernel, uint32_t slot)
     if (slot >= kernel->flows_max)
         return NULL;
     return (struct prl_flow *)(void *)(kernel->flow_state + slot * sizeof(struct prl_flow));
-}
-
-int prl_kernel_flow_add(struct prl_kernel *kernel, const struct prl_flow_key *key, uint32_t handle, uint32_t slot)
-{
-    struct prl_flow *flow = prl_kernel_flow(kernel, slot);
-    const struct prl_flow_ref ref = {.handle = handle, .slot = slot};
-
-    if (!flow)
-        return -EINVAL;
-    flow->key = *key; /* before the programs can find the slot */
-    flow->handle = handle;
-    return bpf_map_update_elem(kernel->map[PRL_MAP_FLOWS], key, &ref, BPF_NOEXIST);
-}
-
-int prl_kernel_flow_rename(struct prl_kernel *kernel, const struct prl_flow_key *key, uint32_t handle,
-                           uint32_t slot)
-{
-    struct prl_flow *flow = prl_kernel_flow(kernel, slot);
-    const struct prl_flow_ref ref = {.handle = handle, .slot = slot};
-
-    if (!flow)
-        return -EINVAL;
-    flow->handle = handle;
-    return bpf_map_update_elem(kernel->map[PRL_MAP_FLOWS], key, &ref, BPF_EXIST);
-}
-
-int prl_kernel_flow_del(struct prl_kernel *kernel, const struct prl_flow_key *key)
-{
-    return bpf_map_delete_elem(kernel->map[PRL_MAP_FLOWS], key);
 }
 
 static int cookie_of(int fd, uint64_t *cookie)
@@ -488,21 +463,6 @@ int prl_kernel_gate_detach(struct prl_kernel *kernel, int fd)
     if (setsockopt(fd, SOL_SOCKET, SO_DETACH_FILTER, &unused, sizeof(unused)) < 0 && errno != ENOENT)
         return -errno;
     return prl_kernel_gate_forget(kernel, cookie);
-}
-
-int prl_kernel_addr_set(struct prl_kernel *kernel, const struct prl_addr_key *key, const struct prl_addr *value)
-{
-    return bpf_map_update_elem(kernel->map[PRL_MAP_ADDRS], key, value, BPF_ANY);
-}
-
-int prl_kernel_addr_get(struct prl_kernel *kernel, const struct prl_addr_key *key, struct prl_addr *value)
-{
-    return bpf_map_lookup_elem(kernel->map[PRL_MAP_ADDRS], key, value);
-}
-
-int prl_kernel_addr_del(struct prl_kernel *kernel, const struct prl_addr_key *key)
-{
-    return bpf_map_delete_elem(kernel->map[PRL_MAP_ADDRS], key);
 }
 
 int prl_kernel_xsk_set(struct prl_kernel *kernel, uint32_t lif, uint32_t queue, int xsk_fd)
@@ -596,6 +556,7 @@ void prl_kernel_forget(struct prl_kernel *kernel)
             break;
         bpf_map_delete_elem(kernel->map[PRL_MAP_FLOWS], &key);
     }
+    memset(kernel->sieve, 0, sizeof(*kernel->sieve));
     for (uint32_t i = 0; i < kernel->flows_max; i++) {
         if (bpf_map_get_next_key(kernel->map[PRL_MAP_GATES], NULL, &cookie) < 0)
             break;

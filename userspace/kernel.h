@@ -59,15 +59,17 @@ int prl_kernel_flow_add(struct prl_kernel *kernel, const struct prl_flow_key *ke
 int prl_kernel_flow_rename(struct prl_kernel *kernel, const struct prl_flow_key *key, uint32_t handle,
                            uint32_t slot);
 int prl_kernel_flow_del(struct prl_kernel *kernel, const struct prl_flow_key *key);
+/* Where struct prl_sieve counts a flow, for whoever enters flows of his own. */
+uint32_t prl_kernel_sieve_cell(const struct prl_flow_key *key);
 /* The mark gate (R1a) of one socket: attach before the flow is SETUP. Removing it is SO_DETACH_FILTER. */
 int prl_kernel_gate_attach(struct prl_kernel *kernel, int fd, uint32_t slot);
 int prl_kernel_gate_detach(struct prl_kernel *kernel, int fd);
 /* For a socket that nobody has a descriptor of any more: the gate that stays on it lets everything pass. */
 int prl_kernel_gate_cookie(int fd, uint64_t *cookie);
 int prl_kernel_gate_forget(struct prl_kernel *kernel, uint64_t cookie);
+/* Enters or replaces it; lif and bit are found from the key. -ENODEV: the interface is none of this instance's. */
 int prl_kernel_addr_set(struct prl_kernel *kernel, const struct prl_addr_key *key, const struct prl_addr *value);
 int prl_kernel_addr_get(struct prl_kernel *kernel, const struct prl_addr_key *key, struct prl_addr *value);
-int prl_kernel_addr_del(struct prl_kernel *kernel, const struct prl_addr_key *key);
 int prl_kernel_xsk_set(struct prl_kernel *kernel, uint32_t lif, uint32_t queue, int xsk_fd);
 /* Reads the sockets' state of these slots into prl_flow.sock (one system call per PRL_SAMPLE_MAX slots). */
 int prl_kernel_sample(struct prl_kernel *kernel, const uint32_t *slots, uint32_t count);

@@ -49,6 +49,7 @@ static int record_lifs(struct prl_kernel *kernel, char *error)
         if (i < kernel->lifs) {
             lif.ifindex = kernel->ifindex[i];
             code = mac_of(lif.ifindex, lif.mac);
+            __atomic_fetch_or(&kernel->node->mac_bits, 1ull << prl_mac_bit(lif.mac), __ATOMIC_SEQ_CST);
             if (!code)
                 code = bpf_map_update_elem(kernel->map[PRL_MAP_LIF_OF], &lif.ifindex, &i, BPF_ANY);
         }

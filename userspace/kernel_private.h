@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* What kernel.c (objects, pins, shared memory) and kernel_attach.c (hooks of the network devices) share. */
+/* What kernel.c (objects, pins, shared memory), kernel_attach.c (hooks of the network devices) and kernel_tables.c share. */
 #ifndef PRL_KERNEL_PRIVATE_H
 #define PRL_KERNEL_PRIVATE_H
 
@@ -34,6 +34,7 @@ enum prl_map {
     PRL_MAP_XSKS,
     PRL_MAP_GATES,
     PRL_MAP_SAMPLE,
+    PRL_MAP_SIEVE,
     PRL_MAP_COUNT,
 };
 
@@ -52,6 +53,13 @@ struct prl_hook {
     bool made_clsact; /* the qdisc is ours to remove */
 };
 
+/* Which entry of prl_addrs has a bit in prl_node. */
+struct prl_addr_bit {
+    bool used;
+    bool shared; /* by several: their bit is never among the open ones */
+    struct prl_addr_key key;
+};
+
 struct prl_kernel {
     uint32_t flows_max;
     uint32_t mode;
@@ -66,11 +74,13 @@ struct prl_kernel {
     struct prl_node *node;
     uint8_t *flow_state;
     struct prl_sample *sample;
+    struct prl_sieve *sieve;
     struct bpf_object *shadow;
     int shadow_map; /* -1: no struct_ops */
     char shadow_name[PRL_CC_NAME_BYTES];
     struct prl_hook hook[PRL_LIFS_MAX + 2];
     uint32_t hooks;
+    struct prl_addr_bit bit[PRL_ADDR_BITS];
     bool xdp[PRL_LIFS_MAX];
 };
 
@@ -78,6 +88,8 @@ struct prl_kernel {
 __attribute__((format(printf, 3, 4))) int prl_kernel_fail(char *error, int code, const char *format, ...);
 
 void prl_kernel_detach(struct prl_kernel *kernel);
+/* kernel_tables.c: learns the bits of what an earlier life entered; they open when its entries are set anew. */
+void prl_kernel_inherit_bits(struct prl_kernel *kernel);
 /* kernel_netlink.c, 0 or -errno. */
 int prl_netlink_remove_queue(uint32_t ifindex);
 /* Another classifier on `ifindex`'s ingress: what `program` says yes to goes to the ingress of `target`, by act_mirred. */

@@ -13,6 +13,7 @@ from prl.bench.errors import BenchError
 from prl.bench.rig import Recipe, Rig
 from prl.bench.stats import summary
 
+S = TypeVar("S")
 T = TypeVar("T")
 Narrator = Callable[[str], None]
 
@@ -64,18 +65,18 @@ class Bench:
             yield found
 
     def take_turns(
-        self, rigs: Mapping[str, Rig], rounds: int, measure: Callable[[Rig], T]
+        self, ways: Mapping[str, S], rounds: int, measure: Callable[[S], T]
     ) -> dict[str, list[T]]:
-        """Measure every rig once a round, each round beginning with another one.
+        """Measure every way (a rig, mostly) once a round, each round beginning with another one.
 
         A first round that is thrown away warms everything up.
         """
-        names = list(rigs)
+        names = list(ways)
         found: dict[str, list[T]] = {name: [] for name in names}
         for number in range(rounds + 1):
             at = number % len(names)
             for name in names[at:] + names[:at]:
-                value = measure(rigs[name])
+                value = measure(ways[name])
                 if number > 0:
                     found[name].append(value)
         return found

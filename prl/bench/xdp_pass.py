@@ -19,11 +19,21 @@ def attach(place: Namespace, interface: str, mode: str) -> None:
     """
     descriptor = blackhole.load_xdp_pass()
     try:
+        attach_program(place, interface, mode, descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def attach_program(place: Namespace, interface: str, mode: str, descriptor: int) -> None:
+    """Put an XDP program on ``interface``, in the place of the one that is there.
+
+    Raises:
+        BenchError: the kernel refuses.
+    """
+    try:
         with place.netlink() as netlink:
             (index,) = netlink.link_lookup(ifname=interface)
             attributes = [["IFLA_XDP_FD", descriptor], ["IFLA_XDP_FLAGS", _FLAGS[mode]]]
             netlink.link("set", index=index, xdp={"attrs": attributes})
     except OSError as error:
-        raise BenchError(f"XDP_PASS ({mode}) on {interface}: {error}") from error
-    finally:
-        os.close(descriptor)
+        raise BenchError(f"XDP ({mode}) on {interface}: {error}") from error

@@ -1,6 +1,7 @@
 """The BPF programs in the running kernel: what the wire, the stack and userspace got to see."""
 
 import errno
+import itertools
 import os
 import socket
 import struct
@@ -48,6 +49,7 @@ from tests.kernel.bpf_lab import (
     ip,
     ipv4,
     ipv6,
+    mapped,
     neighbour,
     outgoing,
     output,
@@ -183,6 +185,73 @@ def test_what_is_not_replicated_passes_untouched(bench: Bench) -> None:
         flow.flags = flags
         assert bench.passes(SEGMENT4.frame())
     assert flow.in_passed == 2
+
+
+def enter(bench: Bench, table: str, key: bytes, value: bytes) -> None:
+    """Write into a table past prl, and so past what says that nothing is in there."""
+    path = f"/sys/fs/bpf/prl/{bench.name}/{table}"
+    words = ["key", *map(str, key), "value", *map(str, value)]
+    subprocess.run(["bpftool", "map", "update", "pinned", path, *words], check=True)
+
+
+@pytest.mark.needs("bpftool")
+def test_nothing_is_looked_up_for_a_stranger(bench: Bench) -> None:
+    """What stands in the tables alone is not found: neither an address nor a flow was asked for."""
+    key = struct.pack("=16sI", mapped(SERVICE4), bench.lan_ifindex)
+    silent = struct.pack("=I", lib.PRL_ADDR_STANDBY).ljust(ffi.sizeof("struct prl_addr"), b"\0")
+    enter(bench, "prl_addrs", key, silent)
+    assert bench.passes(SEGMENT4.frame())
+    bench.own(SERVICE4, lib.PRL_ADDR_STANDBY)
+    assert not bench.passes(SEGMENT4.frame())
+    bench.own(SERVICE4)
+    enter(bench, "prl_addrs", key, silent)
+    assert bench.passes(SEGMENT4.frame())
+    bench.own(SERVICE4)
+
+    flow = bench.flow(1)
+    ref = struct.pack("=II", 0x1001, 1)
+    assert bench.receive(SEGMENT4.frame())[1] != []
+    key_of_flow = bytes(ffi.buffer(ffi.addressof(flow, "key")))
+    assert lib.prl_kernel_flow_del(bench.kernel, ffi.addressof(flow, "key")) == 0
+    enter(bench, "prl_flows", key_of_flow, ref)
+    assert bench.passes(SEGMENT4.frame())
+    assert bench.emit(outgoing(output(1, b"x"))) == ([outgoing(output(1, b"x"))], [])
+
+
+def test_addresses_that_share_a_bit_are_told_apart(egress: Bench) -> None:
+    """More addresses than bits, so that some share one; every other is owned, before or after."""
+    first = int(IPv6Address("2001:db8:0:2::"))
+    addresses = [IPv6Address(first + 7 * n) for n in range(lib.PRL_ADDR_BITS + 44)]
+    for n, address in enumerate(addresses):
+        egress.own(address, lib.PRL_ADDR_OWNER if n % 2 else lib.PRL_ADDR_STANDBY)
+    found = [egress.passes(Segment(source=PEER6, target=one).frame()) for one in addresses]
+    assert found == [bool(n % 2) for n in range(len(addresses))]
+    for n, address in enumerate(addresses):
+        egress.own(address, lib.PRL_ADDR_STANDBY if n % 2 else lib.PRL_ADDR_OWNER)
+    found = [egress.passes(Segment(source=PEER6, target=one).frame()) for one in addresses]
+    assert found == [not n % 2 for n in range(len(addresses))]
+
+
+def test_flows_that_share_a_cell_are_counted(egress: Bench) -> None:
+    """Of two flows in one cell one goes: the other is still captured. Both gone: none is."""
+    cells: dict[int, tuple[int, int]] = {}
+    for ports in itertools.product(range(7000, 7256), range(40000, 40256)):
+        key = ffi.new("struct prl_flow_key *", {"proto": TCP})
+        ffi.buffer(key.local)[:], ffi.buffer(key.remote)[:] = mapped(SERVICE4), mapped(PEER4)
+        key.local_port, key.remote_port = map(socket.htons, ports)
+        other = cells.setdefault(lib.prl_kernel_sieve_cell(key), ports)
+        if other != ports:
+            break
+    else:
+        pytest.fail("no two of these share a cell")
+    egress.own(SERVICE4)
+    one, two = (egress.flow(n, ports=pair) for n, pair in enumerate((other, ports)))
+    segments = [Segment(target_port=to, source_port=by).frame() for to, by in (other, ports)]
+    assert lib.prl_kernel_flow_del(egress.kernel, ffi.addressof(one, "key")) == 0
+    assert egress.receive(segments[1])[1] != []
+    assert egress.passes(segments[0])
+    assert lib.prl_kernel_flow_del(egress.kernel, ffi.addressof(two, "key")) == 0
+    assert egress.passes(segments[1])
 
 
 def test_fragments_and_deep_tunnels_are_left_to_the_mark_gate(bench: Bench) -> None:

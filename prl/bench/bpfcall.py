@@ -1,0 +1,27 @@
+"""bpf(2), for what no program at hand does."""
+
+import os
+import platform
+from ctypes import CDLL, get_errno
+from typing import Final
+
+from prl.bench.errors import BenchError
+
+_NUMBER: Final = {"x86_64": 321, "aarch64": 280}
+
+_libc = CDLL(None, use_errno=True)
+
+
+def bpf(command: int, attributes: bytes, what: str) -> int:
+    """Call it with union bpf_attr; returns what the kernel does.
+
+    Raises:
+        BenchError: it refuses; ``what`` is named.
+    """
+    number = _NUMBER.get(platform.machine())
+    if number is None:
+        raise BenchError(f"number of bpf(2) not known on {platform.machine()}")
+    result: int = _libc.syscall(number, command, attributes, len(attributes))
+    if result < 0:
+        raise BenchError(f"{what}: {os.strerror(get_errno())}")
+    return result
