@@ -107,8 +107,10 @@ static int send_moment(struct prl_dp *dp, const struct dp_flow *flow, const stru
     if (tlvs_bytes < 0)
         return tlvs_bytes;
     err = prl_link_put_tlvs(&dp->link, &msg, dp->setups->tlvs, (size_t)tlvs_bytes);
-    if (!err)
-        prl_link_flush(&dp->link); /* a dead connection is noticed by the loop */
+    if (!err) {
+        dp_wait_promptly(dp, true); /* until the answer; Python lets the program go on meanwhile */
+        prl_link_flush(&dp->link);  /* a dead connection is noticed by the loop */
+    }
     return err;
 }
 
@@ -171,6 +173,7 @@ void dp_setup_done(struct prl_dp *dp, struct dp_flow *flow, const struct prl_msg
     }
     if (sent)
         sent->generation = 0;
+    dp_wait_promptly(dp, false);
     dp_message_event(dp, msg, frozen_ns);
 }
 
@@ -188,9 +191,14 @@ static struct ready *ready_of(struct prl_dp *dp, uint32_t handle, uint32_t gener
 }
 
 /* The key as well. */
-static void forget(struct ready *ready)
+static void forget(struct prl_dp *dp, struct ready *ready)
 {
+    bool others = false;
+
     explicit_bzero(ready, sizeof(*ready));
+    for (uint32_t i = 0; i < PRL_SETUPS_MAX && !others; i++)
+        others = dp->setups->ready[i].used;
+    dp_wait_promptly(dp, others);
 }
 
 int prl_dp_secondary_prepare(struct prl_dp *dp, const struct prl_flow_spec *spec, const struct prl_ready *ready)
@@ -201,6 +209,7 @@ int prl_dp_secondary_prepare(struct prl_dp *dp, const struct prl_flow_spec *spec
     for (uint32_t i = 0; i < PRL_SETUPS_MAX && err; i++)
         if (!dp->setups->ready[i].used) {
             dp->setups->ready[i] = (struct ready){.used = true, .spec = *spec, .ready = *ready};
+            dp_wait_promptly(dp, true); /* the moment is going to come */
             err = 0;
         }
     dp_unlock(dp);
@@ -214,7 +223,7 @@ int prl_dp_secondary_unprepare(struct prl_dp *dp, uint32_t handle, uint32_t gene
     dp_lock(dp);
     ready = ready_of(dp, handle, generation);
     if (ready) {
-        forget(ready);
+        forget(dp, ready);
         dp->counters.prepared_dropped++;
     }
     dp_unlock(dp);
@@ -304,5 +313,5 @@ void dp_setup_moment(struct prl_dp *dp, const struct prl_msg *msg)
         dp_event(dp, &event, msg->tlvs, msg->tlvs_bytes);
     }
     if (ready)
-        forget(ready);
+        forget(dp, ready);
 }
