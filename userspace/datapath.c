@@ -44,6 +44,20 @@ void dp_unlock(struct prl_dp *dp)
 
 /* ---- one pass ---- */
 
+/* A frame's bytes and its flow: another CPU wrote the one, many flows have driven the other out of the caches. */
+static void prefetch(const struct prl_dp *dp, const struct prl_received *received)
+{
+    const struct dp_flow *flow;
+
+    prl_umem_prefetch(dp->umem, received->packet);
+    if (received->meta.slot >= dp->flows_top)
+        return;
+    flow = &dp->flows[received->meta.slot];
+    __builtin_prefetch(flow);
+    __builtin_prefetch(&flow->primary);
+    __builtin_prefetch(&flow->primary.counters);
+}
+
 static bool receive_frames(struct prl_dp *dp)
 {
     bool worked = false;
@@ -53,7 +67,7 @@ static bool receive_frames(struct prl_dp *dp)
 
         for (uint32_t j = 0; j < count; j++) {
             if (j + 1 < count)
-                prl_umem_prefetch(dp->umem, dp->received[j + 1].packet);
+                prefetch(dp, &dp->received[j + 1]);
             dp_input(dp, dp->port_lif[i], &dp->received[j]);
         }
         worked |= count > 0;

@@ -163,10 +163,10 @@ struct dp_flow {
     uint32_t former_handle; /* as a shadow: frames that were captured before have it still; 0 = none */
 } __attribute__((aligned(64)));
 
-/* A packet that a shadow was just fed; its bytes are still in the link's buffer. */
+/* A packet that a shadow was just fed; its bytes are still in the link's buffer. Or a comparison with its socket. */
 struct dp_fed {
     uint32_t slot;
-    uint32_t bytes;
+    uint32_t bytes; /* 0: nothing was fed, the primary's numbers are to be found */
     uint32_t tcp_seq, tcp_end; /* a FIN counts one */
     const uint8_t *data;
     uint16_t lif;
@@ -259,6 +259,9 @@ struct prl_dp {
     struct prl_chain released; /* reinjected, freed once the gathered packet is written */
     struct dp_fed fed[DP_FED_MAX];
     uint32_t fed_count;
+    uint32_t
+        compare_due[PRL_SAMPLE_MAX]; /* slots of quiet flows whose numbers go to the other side in this tick */
+    uint32_t compare_due_count;
 
     struct dp_setups *setups;
     struct dp_event *events_head, *events_tail;
@@ -295,8 +298,8 @@ void dp_give_way(struct prl_dp *dp);
 int dp_flows_init(struct prl_dp *dp);
 void dp_flows_destroy(struct prl_dp *dp);
 struct dp_flow *dp_flow_by_handle(struct prl_dp *dp, uint32_t handle);
-struct dp_flow *dp_flow_formerly(struct prl_dp *dp,
-                                 const struct prl_meta *meta); /* captured under its handle as a shadow */
+/* The flow that a frame was captured for; it may have been renamed since. NULL: it was forgotten. */
+struct dp_flow *dp_flow_of_frame(struct prl_dp *dp, const struct prl_meta *meta);
 struct dp_flow *dp_flow_by_key(struct prl_dp *dp, const struct prl_flow_key *key);
 void dp_flow_forget(struct prl_dp *dp, struct dp_flow *flow);
 void dp_flow_set_flags(struct dp_flow *flow);
@@ -367,6 +370,7 @@ void dp_verify_fed(struct prl_dp *dp, struct dp_flow *flow, const struct prl_msg
 void dp_verify_flush(struct prl_dp *dp); /* before the link's buffer moves: what is not in the sockets is kept */
 void dp_verify_compare(struct prl_dp *dp, struct dp_flow *flow, const struct prl_msg *msg);
 void dp_verify_tick(struct prl_dp *dp, struct dp_flow *flow);
+void dp_verify_send_due(struct prl_dp *dp); /* after the ticks of all flows: what they found due */
 bool dp_verify_is_due(const struct dp_flow *flow); /* dp_verify_tick() has something left to do */
 void dp_verify_refeed(struct prl_dp *dp, struct dp_flow *flow); /* take-over: what its kernel does not have */
 void dp_verify_forget(struct prl_dp *dp, struct dp_flow *flow);

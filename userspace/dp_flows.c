@@ -17,24 +17,29 @@ _Static_assert(DP_COMPARE_TRIES <= UINT8_MAX, "dp_shadow.tries");
 
 /* ---- table ---- */
 
-static uint32_t hash_bytes(const void *data, size_t bytes)
+/* `bytes` is a multiple of four. */
+static uint32_t hash_words(const void *data, size_t bytes)
 {
     const uint8_t *at = data;
-    uint64_t hash = 0xcbf29ce484222325ull; /* FNV-1a */
+    uint64_t hash = 0;
+    uint32_t word;
 
-    for (size_t i = 0; i < bytes; i++)
-        hash = (hash ^ at[i]) * 0x100000001b3ull;
-    return (uint32_t)(hash ^ hash >> 32);
+    for (size_t i = 0; i < bytes; i += sizeof(word)) {
+        memcpy(&word, at + i, sizeof(word));
+        hash = (hash ^ word) * 0x9e3779b97f4a7c15ull;
+        hash ^= hash >> 32;
+    }
+    return (uint32_t)hash;
 }
 
 static uint32_t *handle_bucket(struct prl_dp *dp, uint32_t handle)
 {
-    return &dp->by_handle[hash_bytes(&handle, sizeof(handle)) % dp->buckets];
+    return &dp->by_handle[hash_words(&handle, sizeof(handle)) % dp->buckets];
 }
 
 static uint32_t *key_bucket(struct prl_dp *dp, const struct prl_flow_key *key)
 {
-    return &dp->by_key[hash_bytes(key, sizeof(*key)) % dp->buckets];
+    return &dp->by_key[hash_words(key, sizeof(*key)) % dp->buckets];
 }
 
 int dp_flows_init(struct prl_dp *dp)
@@ -99,11 +104,13 @@ struct dp_flow *dp_flow_by_key(struct prl_dp *dp, const struct prl_flow_key *key
     return slot == DP_LIST_END ? NULL : &dp->flows[slot];
 }
 
-struct dp_flow *dp_flow_formerly(struct prl_dp *dp, const struct prl_meta *meta)
+struct dp_flow *dp_flow_of_frame(struct prl_dp *dp, const struct prl_meta *meta)
 {
     struct dp_flow *flow = meta->slot < dp->flows_top ? &dp->flows[meta->slot] : NULL;
 
-    return flow && flow->used && meta->handle && flow->former_handle == meta->handle ? flow : NULL;
+    if (!flow || !flow->used || !meta->handle)
+        return NULL;
+    return flow->spec.handle == meta->handle || flow->former_handle == meta->handle ? flow : NULL;
 }
 
 uint32_t dp_service_of(const struct prl_dp *dp, const struct prl_flow_key *key)
@@ -523,6 +530,7 @@ void dp_flows_tick(struct prl_dp *dp)
         if (wants_time(dp, flow))
             dp_flow_wake(dp, flow);
     }
+    dp_verify_send_due(dp);
     scan(dp);
     dp->tick_ns = dp->awake != DP_LIST_END || dp->scan_next ? dp->now_ns + DP_TICK_NS : dp->next_scan_ns;
 }

@@ -282,7 +282,7 @@ void dp_input(struct prl_dp *dp, uint16_t lif, const struct prl_received *receiv
 {
     struct iovec piece[PRL_PACKET_PIECES_MAX];
     uint32_t pieces = prl_umem_pieces(dp->umem, received->packet, piece);
-    struct dp_flow *flow = dp_flow_by_handle(dp, received->meta.handle);
+    struct dp_flow *flow = dp_flow_of_frame(dp, &received->meta);
     struct prl_actions actions = {0};
     struct prl_packet packet;
     enum prl_checksum checksum = PRL_CHECKSUM_FULL;
@@ -290,8 +290,6 @@ void dp_input(struct prl_dp *dp, uint16_t lif, const struct prl_received *receiv
 
     dp->counters.rx_packets++;
     dp->counters.rx_bytes += received->bytes;
-    if (!flow)
-        flow = dp_flow_formerly(dp, &received->meta);
     if (!flow || (flow->secondary && !flow->relaying)) { /* forgotten since: the peer's stack sends it again */
         dp->counters.rx_unknown_flow++;
         goto drop;

@@ -71,6 +71,37 @@ static void keep(struct prl_dp *dp, struct dp_flow *flow, const struct dp_fed *f
     dp->counters.kept_packets++;
 }
 
+/* Between the other states there is more than one way, and their numbers tell less. */
+static bool is_comparable(uint32_t state)
+{
+    return state == TCP_ESTABLISHED || state == TCP_CLOSE_WAIT || state == TCP_FIN_WAIT2;
+}
+
+static void differs(struct prl_dp *dp, struct dp_flow *flow)
+{
+    dp->counters.differences++;
+    dp_secondary_give_up(dp, flow, PRL_REASON_DIVERGED);
+}
+
+/* The shadow's socket, as it was just looked at, must come to the primary's numbers, unless newer packets have come in
+ * between. */
+static void find_in_view(struct prl_dp *dp, struct dp_flow *flow)
+{
+    struct dp_shadow *shadow = &flow->shadow;
+    const struct prl_sock_view *view = &flow->kernel->sock;
+
+    if (shadow->tries == 0 || flow->secondary_core.in_next - 1 != shadow->in_seq) {
+        shadow->tries = 0;
+        return;
+    }
+    if (!is_comparable(view->state) || (view->rcv_nxt == shadow->rcv_nxt && view->snd_una == shadow->snd_una)) {
+        shadow->tries = 0;
+        dp->counters.compared++;
+    } else if (--shadow->tries == 0) {
+        differs(dp, flow);
+    }
+}
+
 void dp_verify_fed(struct prl_dp *dp, struct dp_flow *flow, const struct prl_msg *msg,
                    const struct prl_packet *packet)
 {
@@ -106,9 +137,15 @@ void dp_verify_flush(struct prl_dp *dp)
     for (uint32_t i = 0; i < dp->fed_count; i++) {
         struct dp_flow *flow = &dp->flows[dp->fed[i].slot];
 
-        if (flow->used && flow->secondary && flow->secondary_core.state == PRL_SECONDARY_ACTIVE &&
-            !covered(flow, dp->fed[i].tcp_end))
+        if (!flow->used || !flow->secondary || flow->secondary_core.state != PRL_SECONDARY_ACTIVE)
+            continue;
+        if (dp->fed[i].bytes == 0) {
+            find_in_view(dp, flow);
+            if (flow->shadow.tries)
+                dp_flow_wake(dp, flow);
+        } else if (!covered(flow, dp->fed[i].tcp_end)) {
             keep(dp, flow, &dp->fed[i]);
+        }
     }
     dp->fed_count = 0;
 }
@@ -224,12 +261,6 @@ void dp_verify_accepted(struct dp_flow *flow, uint32_t seq)
     flow->shadow.check_hash[at] = flow->compare.hash;
 }
 
-/* Between the other states there is more than one way, and their numbers tell less. */
-static bool is_comparable(uint32_t state)
-{
-    return state == TCP_ESTABLISHED || state == TCP_CLOSE_WAIT || state == TCP_FIN_WAIT2;
-}
-
 /* The primary: nothing is on its way, so the sockets must agree as well. */
 static void compare_when_quiet(struct prl_dp *dp, struct dp_flow *flow)
 {
@@ -242,34 +273,29 @@ static void compare_when_quiet(struct prl_dp *dp, struct dp_flow *flow)
         return;
     flow->compare.sent_in = in;
     flow->compare.sent_out = out;
-    dp_flow_sample(dp, flow);
-    if (is_comparable(flow->kernel->sock.state))
-        send_compare(dp, flow, in, PRL_COMPARE_SOCKET);
+    dp->compare_due[dp->compare_due_count++] = flow->slot;
+    if (dp->compare_due_count == PRL_SAMPLE_MAX)
+        dp_verify_send_due(dp);
 }
 
-static void differs(struct prl_dp *dp, struct dp_flow *flow)
+void dp_verify_send_due(struct prl_dp *dp)
 {
-    dp->counters.differences++;
-    dp_secondary_give_up(dp, flow, PRL_REASON_DIVERGED);
+    if (dp->compare_due_count)
+        prl_kernel_sample(dp->kernel, dp->compare_due, dp->compare_due_count);
+    for (uint32_t i = 0; i < dp->compare_due_count; i++) {
+        struct dp_flow *flow = &dp->flows[dp->compare_due[i]];
+
+        if (flow->primary.state == PRL_PRIMARY_ACTIVE && is_comparable(flow->kernel->sock.state))
+            send_compare(dp, flow, flow->primary.in_next - 1, PRL_COMPARE_SOCKET);
+    }
+    dp->compare_due_count = 0;
 }
 
-/* The shadow's socket must come to the primary's numbers, unless newer packets have come in between. */
 static void find_in_socket(struct prl_dp *dp, struct dp_flow *flow)
 {
-    struct dp_shadow *shadow = &flow->shadow;
-    const struct prl_sock_view *view = &flow->kernel->sock;
-
-    if (shadow->tries == 0 || flow->secondary_core.in_next - 1 != shadow->in_seq) {
-        shadow->tries = 0;
-        return;
-    }
-    dp_flow_sample(dp, flow);
-    if (!is_comparable(view->state) || (view->rcv_nxt == shadow->rcv_nxt && view->snd_una == shadow->snd_una)) {
-        shadow->tries = 0;
-        dp->counters.compared++;
-    } else if (--shadow->tries == 0) {
-        differs(dp, flow);
-    }
+    if (flow->shadow.tries)
+        dp_flow_sample(dp, flow);
+    find_in_view(dp, flow);
 }
 
 void dp_verify_compare(struct prl_dp *dp, struct dp_flow *flow, const struct prl_msg *msg)
@@ -290,7 +316,9 @@ void dp_verify_compare(struct prl_dp *dp, struct dp_flow *flow, const struct prl
         shadow->rcv_nxt = msg->rcv_nxt;
         shadow->snd_una = msg->snd_una;
         shadow->tries = DP_COMPARE_TRIES;
-        find_in_socket(dp, flow);
+        if (dp->fed_count == DP_FED_MAX)
+            dp_verify_flush(dp);
+        dp->fed[dp->fed_count++] = (struct dp_fed){.slot = flow->slot};
         return;
     }
     for (int i = 0; i < 2; i++) {
