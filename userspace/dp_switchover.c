@@ -267,9 +267,9 @@ void dp_switchover_settle(struct prl_dp *dp, struct dp_flow *flow)
 
 void dp_switchover_forget(struct prl_dp *dp, struct dp_flow *flow)
 {
-    struct prl_hold *hold;
+    while (is_waiting(flow)) {
+        struct prl_hold *hold = prl_chain_pop(&flow->shadow.unfed->waiting);
 
-    while (is_waiting(flow) && (hold = prl_chain_pop(&flow->shadow.unfed->waiting))) {
         prl_umem_free_packet(dp->umem, (uint32_t)hold->frame);
         prl_pool_put(&dp->holds, hold);
     }

@@ -218,10 +218,8 @@ void dp_verify_refeed(struct prl_dp *dp, struct dp_flow *flow)
 
 void dp_verify_forget(struct prl_dp *dp, struct dp_flow *flow)
 {
-    struct prl_hold *hold;
-
-    while (has_kept(flow) && (hold = prl_chain_pop(&flow->shadow.unfed->kept)))
-        free_kept(dp, hold);
+    while (has_kept(flow))
+        free_kept(dp, prl_chain_pop(&flow->shadow.unfed->kept));
     dp_shadow_settle(dp, flow);
 }
 

@@ -45,7 +45,7 @@ void *prl_slab_get(struct prl_slab *slab)
     void *object = slab->free;
 
     if (object)
-        memcpy(&slab->free, object, sizeof(slab->free));
+        memcpy((void *)&slab->free, object, sizeof(slab->free));
     else if (slab->fresh < slab->capacity)
         object = slab->objects + (size_t)slab->object_bytes * slab->fresh++;
     else
@@ -57,7 +57,7 @@ void *prl_slab_get(struct prl_slab *slab)
 void prl_slab_put(struct prl_slab *slab, void *object)
 {
     assert(slab->used > 0);
-    memcpy(object, &slab->free, sizeof(slab->free));
+    memcpy(object, (const void *)&slab->free, sizeof(slab->free));
     slab->free = object;
     slab->used--;
 }
