@@ -10,6 +10,7 @@ from prl.bench.latency import open_loop
 from prl.bench.rig import Recipe, Rig, Way
 from prl.bench.run import Bench, Part
 from prl.bench.stats import quantile, significant
+from prl.core.native import lib
 from prl.errors import PrlError
 
 HELD, BUSY = 10_000, 1_000
@@ -42,7 +43,7 @@ def sessions(bench: Bench) -> Part:
                 part.notes.append(f"held: no more than {held}: {error}")
                 break
         if held:
-            _note_memory(part, before, _memory_bytes(rig), held)
+            _note_memory(part, before, _memory_bytes(rig), held, _slot_bytes(rig))
             _busy(bench, part, rig, held)
     part.facts["held"] = {"sessions": held, "seconds_per_1000": [round(s, 3) for s in seconds]}
     part.figures["t11_held"] = float(held)
@@ -59,19 +60,35 @@ def _add(rig: Rig, count: int, seconds: list[float]) -> int:
 
 
 def _memory_bytes(rig: Rig) -> dict[str, int]:
-    """By node and kind. What prld maps of the kernel's flow state is in its resident memory."""
+    """By node and kind."""
     topology, found = rig.lab.topology, {}
     for node in topology.nodes:
         fields = _status(rig.prld_pid(node.name))
         log_bytes = int(rig.stats(node.name)["log_bytes"])  # a ring: no flow's
         found[f"{node.name}: prld"] = int(fields["VmRSS"].split()[0]) * _KIB - log_bytes
         found[f"event log of {node.name}"] = log_bytes
-        found[f"{node.name}: flow table"] = bpfmap.table_bytes(topology.instance(node))
+        found[f"{node.name}: kernel tables"] = bpfmap.grown_bytes(topology.instance(node))
     return found
 
 
-def _note_memory(part: Part, before: dict[str, int], after: dict[str, int], held: int) -> None:
-    each = {name: (after[name] - before[name]) / held for name in before}
+def _slot_bytes(rig: Rig) -> dict[str, float]:
+    """By node: what there is from the start for each session, used or not (no growth shows it)."""
+    topology = rig.lab.topology
+    return {
+        f"{node.name}: from the start": lib.prl_dp_slot_bytes()
+        + bpfmap.slot_bytes(topology.instance(node))
+        for node in topology.nodes
+    }
+
+
+def _note_memory(
+    part: Part,
+    before: dict[str, int],
+    after: dict[str, int],
+    held: int,
+    from_the_start: dict[str, float],
+) -> None:
+    each = {name: (after[name] - before[name]) / held for name in before} | from_the_start
     part.facts["memory"] = {"unit": "bytes per idle session"} | {
         name: round(value) for name, value in each.items()
     }
