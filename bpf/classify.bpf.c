@@ -263,10 +263,9 @@ static __always_inline int capture(struct xdp_md *ctx, struct prl_node *node, st
     }
     if ((flags & PRL_FLOW_RELAY) && !is_for(ctx, lif)) /* flooded: the other node gets it, and relays it */
         return XDP_DROP;
-    __u64 now_ns = bpf_ktime_get_boot_ns();
-    enum prl_health health = prl_health(node, now_ns);
+    enum prl_health health = prl_health_about_now(node);
     /* The peer sends here: had the other node taken over meanwhile, it would send there. */
-    if (health == PRL_STALE && (!is_for(ctx, lif) || !try_open(node, now_ns))) {
+    if (health == PRL_STALE && (!is_for(ctx, lif) || !try_open(node, bpf_ktime_get_boot_ns()))) {
         PRL_COUNT(node->stale_dropped);
         return XDP_DROP;
     }
@@ -336,24 +335,27 @@ int prl_classify(struct xdp_md *ctx)
         return XDP_PASS;
     }
 
-    int strange = prl_is_strange(&packet);
-    if (strange && prl_has_bit(node->open_bits, prl_addr_bit(packet.key.local, ctx->ingress_ifindex))) {
+    __u32 bit = prl_addr_bit(packet.key.local, ctx->ingress_ifindex);
+    int stray = XDP_PASS; /* what becomes of that which belongs to no flow */
+    if (prl_has_bit(node->open_bits, bit)) { /* owned: the entry has nothing to add */
         PRL_COUNT(node->frames);
-        return XDP_PASS;
+        packet.key.lif = PRL_READ(node->open_lif[bit]);
+    } else {
+        addr = prl_addr_find(node, packet.key.local, ctx->ingress_ifindex);
+        if (!addr)
+            return XDP_PASS;
+        PRL_COUNT(node->frames);
+        if (!is_heard(addr)) {
+            PRL_COUNT(addr->in_dropped);
+            return XDP_DROP;
+        }
+        if (!is_owned(addr)) /* given away: only what can be relayed is of use */
+            stray = XDP_DROP;
+        packet.key.lif = addr->lif;
     }
-    addr = prl_addr_find(node, packet.key.local, ctx->ingress_ifindex);
-    if (!addr)
-        return XDP_PASS;
-    PRL_COUNT(node->frames);
-    if (!is_heard(addr)) {
-        PRL_COUNT(addr->in_dropped);
-        return XDP_DROP;
-    }
-    /* Of an address that has been given away only what can be relayed is of use. */
-    int stray = is_owned(addr) ? XDP_PASS : XDP_DROP;
     switch (packet.kind) {
     case PRL_KIND_FLOW:
-        if (strange)
+        if (prl_is_strange(&packet))
             return stray;
         break;
     case PRL_KIND_ICMP:
@@ -374,7 +376,6 @@ int prl_classify(struct xdp_md *ctx)
         return stray;
     }
 
-    packet.key.lif = addr->lif;
     struct prl_flow_ref *ref = prl_flow_find(&packet.key);
     if (!ref)
         return stray;
@@ -384,9 +385,9 @@ int prl_classify(struct xdp_md *ctx)
         return stray;
     if (packet.kind != PRL_KIND_FLOW)
         PRL_COUNT(node->icmp_quoted);
-    if (stray == XDP_DROP && !is_for(ctx, addr->lif)) /* flooded: the new owner has it itself */
+    if (stray == XDP_DROP && !is_for(ctx, packet.key.lif)) /* flooded: the new owner has it itself */
         return XDP_DROP;
-    return capture(ctx, node, flow, ref, addr->lif);
+    return capture(ctx, node, flow, ref, packet.key.lif);
 }
 
 char prl_license[] SEC("license") = "Dual BSD/GPL";

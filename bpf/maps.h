@@ -133,4 +133,22 @@ static __always_inline enum prl_health prl_health(const struct prl_node *node, _
     return age_ns <= (__s64)node->stale_ns ? PRL_HEALTHY : PRL_STALE;
 }
 
+/* Of this moment, or of one in the same jiffy: the clock is read once a jiffy as long as all is well. */
+static __always_inline enum prl_health prl_health_about_now(struct prl_node *node)
+{
+    __u64 jiffies = bpf_jiffies64();
+    __u64 heartbeat_ns = PRL_READ(node->heartbeat_ns);
+
+    if (PRL_READ(node->bypassed))
+        return PRL_BYPASSED;
+    if (PRL_READ(node->fresh_jiffies) == jiffies && PRL_READ(node->fresh_heartbeat_ns) == heartbeat_ns)
+        return PRL_HEALTHY;
+    enum prl_health health = prl_health(node, bpf_ktime_get_boot_ns());
+    if (health == PRL_HEALTHY) {
+        PRL_WRITE(node->fresh_heartbeat_ns, heartbeat_ns);
+        PRL_WRITE(node->fresh_jiffies, jiffies);
+    }
+    return health;
+}
+
 #endif /* PRL_MAPS_H */

@@ -192,7 +192,10 @@ struct prl_node {
     __u64 lan_seen_ns;
     __u64 addr_bits[PRL_ADDR_BITS / 64]; /* prl_addr_bit() of every entry of prl_addrs; never cleared */
     __u64 open_bits[PRL_ADDR_BITS / 64]; /* of these, the ones that one entry alone has, whose state is OWNER */
+    __u8 open_lif[PRL_ADDR_BITS]; /* logical interface of the entry that has an open bit */
     __u64 mac_bits; /* prl_mac_bit() of every address in prl_lifs */
+    __u64 fresh_jiffies; /* when the programs last found the datapath alive, by which heartbeat */
+    __u64 fresh_heartbeat_ns;
     __u64 word_ns; /* userspace was told by somebody that this node may speak: what first_by_ns says is past */
     __u64 terms[PRL_TERMS_MAX]; /* of each service, for a userspace that starts anew */
     /* counters, packets */
@@ -300,7 +303,7 @@ PRL_ASSERT_SIZE(struct prl_sock_view, 56);
 PRL_ASSERT_SIZE(struct prl_flow, 232);
 PRL_ASSERT_SIZE(struct prl_addr_key, 20);
 PRL_ASSERT_SIZE(struct prl_addr, 72);
-PRL_ASSERT_SIZE(struct prl_node, 360);
+PRL_ASSERT_SIZE(struct prl_node, 632);
 PRL_ASSERT_SIZE(struct prl_inject_eth, 14);
 PRL_ASSERT_SIZE(struct prl_claim, 24);
 PRL_ASSERT_SIZE(struct prl_heard, 48);

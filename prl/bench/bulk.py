@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from prl.bench.attached import Attached
 from prl.bench.errors import BenchError
 from prl.bench.latency import ping
-from prl.bench.rig import Recipe, Rig, Way
+from prl.bench.rig import PORT, Recipe, Rig, Way
 from prl.bench.run import Bench, Part, ratio_facts
 from prl.bench.stats import ratios, significant, summary
 from prl.bench.syscalls import SystemCalls
@@ -59,6 +60,7 @@ def bulk(bench: Bench) -> Part:
     """Both directions; the goals are about the upload, whose packets are captured by XDP."""
     part = Part("bulk")
     _upload(bench, part, UPLOAD)
+    _native(bench, part)
     with bench.rigs(part, DOWNLOAD) as rigs:
         bench.narrate("bulk, server to peer")
         found = bench.take_turns(
@@ -69,6 +71,30 @@ def bulk(bench: Bench) -> Part:
         "download_cpu", {n: [one.cpu_s_per_gb for one in t] for n, t in found.items()}, "s/GB"
     )
     return part
+
+
+def _native(bench: Bench, part: Part) -> None:
+    """T3 in one lab: a session that is replicated, and one that is not with XDP_PASS in place.
+
+    Two labs with the same programs differ by about as much as what is looked for.
+    """
+    with bench.rigs(part, [Recipe("native, one lab", Way.PRL, role="sink")]) as rigs:
+        for rig in rigs.values():
+            with rig.another("peer") as plain, Attached(rig) as attached:
+                plain.ask(f"connect {rig.address} {PORT} 1")
+
+                def send(replicated: bool, rig: Rig = rig) -> float:
+                    attached.put(pass_alone=not replicated)
+                    found = (rig.client if replicated else plain).ask("send 250 0")
+                    return _burst(found, 0).gbit_s
+
+                bench.narrate("bulk, peer to server, native XDP and XDP_PASS in one lab")
+                ways = {"xdp-pass": False, "prl": True}
+                speed = bench.take_turns(ways, bench.rounds(20, 60), send)
+            part.series("native_in_one_lab", speed, "Gbit/s")
+            found = ratios(speed["prl"], speed["xdp-pass"])
+            part.facts["ratios"] |= ratio_facts({"t3_pass": found})
+            part.figures["t3_pass"] = summary(found).median
 
 
 def cpu(bench: Bench) -> Part:
@@ -114,7 +140,9 @@ def _upload(bench: Bench, part: Part, recipes: Any) -> None:
         f"{name}/none": ratios(speed[name], speed["none"]) for name in speed if name != "none"
     }
     if "xdp-pass native" in speed:
-        found_ratios["t3_pass"] = ratios(speed["prl native"], speed["xdp-pass native"])
+        found_ratios["prl native/xdp-pass native"] = ratios(
+            speed["prl native"], speed["xdp-pass native"]
+        )
     found_ratios["t4_none"] = ratios(speed["prl generic"], speed["none"])
     if "nfqueue" in speed:
         found_ratios["t4_nfqueue"] = ratios(speed["prl generic"], speed["nfqueue"])
