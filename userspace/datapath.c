@@ -241,6 +241,7 @@ int prl_dp_run(struct prl_dp *dp)
 {
     int ready = DP_READY_ALL;
 
+    dp_wait_begin(dp);
     while (!atomic_load(&dp->stop)) {
         bool polling;
         int err;

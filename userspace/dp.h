@@ -41,6 +41,8 @@
 #define DP_FAIR_BUFFERS 8
 /* Work of one pass over one source (R4: bounded per wake-up). */
 #define DP_BATCH 256
+/* The least slice that the scheduler takes; its own is some milliseconds. */
+#define DP_SLICE_NS 100000ull
 /* Polling gives the CPU away after every look. Absences that are longer than the first of these count; beyond an eighth of
  * the time, and the sum, the CPU is wanted by others, and polling only waits for it. Then prld sleeps until there is work,
  * which wakes it at once, and tries again to poll after a while. */
@@ -178,6 +180,8 @@ struct dp_wait {
     uint64_t poll_until_ns;              /* the end of adaptive polling */
     uint64_t crowded_until_ns;           /* no polling before */
     uint64_t away_ns, back_ns;           /* absences that are not made up for yet; the end of the last one */
+    int thread; /* that runs the loop; 0: none yet */
+    bool is_prompt;
 };
 
 /* What a wait found; an error of the source is found by reading it. */
@@ -274,6 +278,10 @@ void dp_flush_input(struct prl_dp *dp);
 /* dp_wait.c; 0 or -errno. The datapath's sources must be open. */
 int dp_wait_open(struct prl_dp *dp, char *error);
 void dp_wait_close(struct prl_dp *dp);
+void dp_wait_begin(struct prl_dp *dp); /* by the thread that is going to wait */
+/* For a while the datapath's thread has short slices of the CPU, which is an early deadline to the scheduler (EEVDF,
+ * since Linux 6.12; before, nothing changes): woken, it runs before those that have had the CPU for long. */
+void dp_wait_promptly(struct prl_dp *dp, bool on);
 void dp_wake(struct prl_dp *dp);
 /* The link's descriptor comes, or is about to be closed. */
 int dp_wait_link(struct prl_dp *dp, bool attached);

@@ -606,13 +606,15 @@ static int keep_in_hands(struct prl_dp *dp, struct dp_flow *flow, struct prl_flo
     return 0;
 }
 
-/* The flow that a set-up is of, entered if it is not known yet. A new generation, unless it was named before. */
+/* The flow that a set-up is of, entered if it is not known yet; NULL on failure. A new generation, unless it was named
+ * before. */
 static int flow_of_setup(struct prl_dp *dp, struct prl_flow_spec *spec, struct dp_flow **result)
 {
     uint32_t prepared = spec->generation;
     struct dp_flow *flow = spec->handle ? dp_flow_by_handle(dp, spec->handle) : dp_flow_by_key(dp, &spec->key);
     int err = 0;
 
+    *result = NULL;
     if (flow && (flow->secondary ? flow->secondary_core.state == PRL_SECONDARY_ACTIVE
                                  : flow->primary.state != PRL_PRIMARY_OPEN))
         return -EEXIST;
@@ -648,13 +650,13 @@ static int flow_of_setup(struct prl_dp *dp, struct prl_flow_spec *spec, struct d
 
 int prl_dp_primary_prepare(struct prl_dp *dp, struct prl_flow_spec *spec)
 {
-    struct dp_flow *flow;
+    struct dp_flow *known, *flow = NULL;
     int err;
 
     dp_lock(dp);
-    flow = spec->handle ? dp_flow_by_handle(dp, spec->handle) : dp_flow_by_key(dp, &spec->key);
-    err = flow && flow->relaying ? -ENOTSUP : flow_of_setup(dp, spec, &flow);
-    if (!err) {
+    known = spec->handle ? dp_flow_by_handle(dp, spec->handle) : dp_flow_by_key(dp, &spec->key);
+    err = known && known->relaying ? -ENOTSUP : flow_of_setup(dp, spec, &flow);
+    if (flow) {
         prl_primary_enter(&flow->primary, spec->handle, spec->generation);
         dp_flow_set_flags(flow);
     }
@@ -665,12 +667,12 @@ int prl_dp_primary_prepare(struct prl_dp *dp, struct prl_flow_spec *spec)
 int prl_dp_primary_setup(struct prl_dp *dp, struct prl_flow_spec *spec)
 {
     struct prl_actions actions = {0};
-    struct dp_flow *flow;
+    struct dp_flow *flow = NULL;
     int err;
 
     dp_lock(dp);
     err = flow_of_setup(dp, spec, &flow);
-    if (err)
+    if (!flow)
         goto out;
     dp->now_ns = dp_clock_ns();
     dp_switchover_disturbed(dp, flow->service);

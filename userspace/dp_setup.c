@@ -107,8 +107,10 @@ static int send_moment(struct prl_dp *dp, const struct dp_flow *flow, const stru
     if (tlvs_bytes < 0)
         return tlvs_bytes;
     err = prl_link_put_tlvs(&dp->link, &msg, dp->setups->tlvs, (size_t)tlvs_bytes);
-    if (!err)
-        prl_link_flush(&dp->link); /* a dead connection is noticed by the loop */
+    if (!err) {
+        dp_wait_promptly(dp, true); /* until the answer; Python lets the program go on meanwhile */
+        prl_link_flush(&dp->link);  /* a dead connection is noticed by the loop */
+    }
     return err;
 }
 
@@ -171,6 +173,7 @@ void dp_setup_done(struct prl_dp *dp, struct dp_flow *flow, const struct prl_msg
     }
     if (sent)
         sent->generation = 0;
+    dp_wait_promptly(dp, false);
     dp_message_event(dp, msg, frozen_ns);
 }
 
@@ -187,6 +190,17 @@ static struct ready *ready_of(struct prl_dp *dp, uint32_t handle, uint32_t gener
     return NULL;
 }
 
+/* The key as well. */
+static void forget(struct prl_dp *dp, struct ready *ready)
+{
+    bool others = false;
+
+    explicit_bzero(ready, sizeof(*ready));
+    for (uint32_t i = 0; i < PRL_SETUPS_MAX && !others; i++)
+        others = dp->setups->ready[i].used;
+    dp_wait_promptly(dp, others);
+}
+
 int prl_dp_secondary_prepare(struct prl_dp *dp, const struct prl_flow_spec *spec, const struct prl_ready *ready)
 {
     int err = -ENOSPC;
@@ -195,6 +209,7 @@ int prl_dp_secondary_prepare(struct prl_dp *dp, const struct prl_flow_spec *spec
     for (uint32_t i = 0; i < PRL_SETUPS_MAX && err; i++)
         if (!dp->setups->ready[i].used) {
             dp->setups->ready[i] = (struct ready){.used = true, .spec = *spec, .ready = *ready};
+            dp_wait_promptly(dp, true); /* the moment is going to come */
             err = 0;
         }
     dp_unlock(dp);
@@ -208,7 +223,7 @@ int prl_dp_secondary_unprepare(struct prl_dp *dp, uint32_t handle, uint32_t gene
     dp_lock(dp);
     ready = ready_of(dp, handle, generation);
     if (ready) {
-        ready->used = false;
+        forget(dp, ready);
         dp->counters.prepared_dropped++;
     }
     dp_unlock(dp);
@@ -262,9 +277,23 @@ static int restore(struct prl_dp *dp, const struct ready *ready, const struct pr
     }
     if (err)
         snprintf(words, PRL_ERROR_BYTES, "the shadow cannot be made: %s: %s", call, strerror(-err));
-    else
-        dp_send(dp, &answer);
+    else if (dp_send(dp, &answer) == 0)
+        prl_link_flush(&dp->link); /* before Python is woken, which would be in the way of who waits */
     return err;
+}
+
+/* The other node's moment has come. `words` say why it cannot be; returns PRL_REASON_*. */
+static uint8_t use(struct prl_dp *dp, const struct ready *ready, const struct prl_msg *msg,
+                   struct prl_moment_counts *counts, char *words)
+{
+    uint32_t service = dp_service_of(dp, &ready->spec.key);
+
+    if (service == PRL_SLOT_NONE || dp->owner.state[service] != PRL_OWNER_STANDBY) {
+        snprintf(words, PRL_ERROR_BYTES, "that node does not stand by for it any more");
+        return PRL_REASON_NOT_ACTIVE;
+    }
+    dp_flush_input(dp); /* the flow that it replaces may have some */
+    return restore(dp, ready, msg, counts, words) ? PRL_REASON_RESTORE_FAILED : PRL_REASON_OK;
 }
 
 void dp_setup_moment(struct prl_dp *dp, const struct prl_msg *msg)
@@ -272,26 +301,17 @@ void dp_setup_moment(struct prl_dp *dp, const struct prl_msg *msg)
     struct prl_event event = {.kind = PRL_EVENT_RESTORED, .handle = msg->handle, .generation = msg->generation};
     struct ready *ready = ready_of(dp, msg->handle, msg->generation);
     struct prl_moment_counts counts = {0};
-    char words[PRL_ERROR_BYTES];
-    uint32_t service;
+    char words[PRL_ERROR_BYTES] = "what was prepared for it is not there any more";
+    uint8_t reason = ready ? use(dp, ready, msg, &counts, words) : PRL_REASON_NOT_ACTIVE;
 
-    if (!ready) {
-        refuse(dp, msg, PRL_REASON_NOT_ACTIVE, "what was prepared for it is not there any more", false);
-        return;
+    if (reason) {
+        refuse(dp, msg, reason, words, ready != NULL);
+    } else {
+        dp->counters.moments_restored++;
+        event.value = counts.bytes_received;
+        event.value2 = counts.bytes_acked;
+        dp_event(dp, &event, msg->tlvs, msg->tlvs_bytes);
     }
-    ready->used = false; /* whatever becomes of it */
-    dp_flush_input(dp); /* the flow that it replaces may have some */
-    service = dp_service_of(dp, &ready->spec.key);
-    if (service == PRL_SLOT_NONE || dp->owner.state[service] != PRL_OWNER_STANDBY) {
-        refuse(dp, msg, PRL_REASON_NOT_ACTIVE, "that node does not stand by for it any more", true);
-        return;
-    }
-    if (restore(dp, ready, msg, &counts, words)) {
-        refuse(dp, msg, PRL_REASON_RESTORE_FAILED, words, true);
-        return;
-    }
-    dp->counters.moments_restored++;
-    event.value = counts.bytes_received;
-    event.value2 = counts.bytes_acked;
-    dp_event(dp, &event, msg->tlvs, msg->tlvs_bytes);
+    if (ready)
+        forget(dp, ready);
 }

@@ -15,6 +15,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/syscall.h>
 #include <sys/timerfd.h>
 #include <unistd.h>
 
@@ -61,6 +62,33 @@ void dp_wait_close(struct prl_dp *dp)
     for (uint32_t i = 0; i < sizeof(fds) / sizeof(fds[0]); i++)
         if (fds[i] >= 0)
             close(fds[i]);
+}
+
+/* struct sched_attr of sched_setattr(2), which older headers do not have, or not beside <sched.h>. */
+struct attributes {
+    uint32_t bytes, policy;
+    uint64_t flags;
+    int32_t nice;
+    uint32_t priority;
+    uint64_t slice_ns, deadline_ns, period_ns;
+};
+
+void dp_wait_begin(struct prl_dp *dp)
+{
+    dp->wait.thread = (int)syscall(SYS_gettid);
+}
+
+void dp_wait_promptly(struct prl_dp *dp, bool on)
+{
+    struct attributes now = {.bytes = sizeof(now)};
+
+    if (dp->wait.is_prompt == on || !dp->wait.thread)
+        return;
+    dp->wait.is_prompt = on;
+    if (syscall(SYS_sched_getattr, dp->wait.thread, &now, sizeof(now), 0) < 0 || now.policy != SCHED_OTHER)
+        return; /* a real-time thread keeps what it was given */
+    now.slice_ns = on ? DP_SLICE_NS : 0;
+    syscall(SYS_sched_setattr, dp->wait.thread, &now, 0); /* refused: then it waits its turn */
 }
 
 void dp_wake(struct prl_dp *dp)

@@ -354,7 +354,6 @@ class Attempts:
             with contextlib.suppress(DatapathError):
                 self._dp.primary_fail(session.handle, reason)
         session.state, session.reason = "open", words
-        session.mend().hopeless = reason == Reason.NO_APPLICATION
         self._log.warning(
             "not_protected", f"{session.ends}: not protected: {words}", handle=session.handle
         )

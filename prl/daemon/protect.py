@@ -352,6 +352,9 @@ class Primaries:
         """SETUP_DONE arrived."""
         session = self._sessions.get(event.handle)
         if session is not None and event.generation == session.generation:
+            if event.reason == Reason.NO_APPLICATION:  # now: an offer may be right behind it
+                session.mend().hopeless = True
+                self._offered.discard(session.ends.service_end)
             session.resolve(event)
 
     def on_ended(self, handle: int) -> None:
@@ -477,8 +480,6 @@ class Primaries:
 
     async def _attempt(self, session: Session, sock: socket.socket | None = None) -> None:
         await self._attempts.protect(session, self._sessions, sock)
-        if session.mending is not None and session.mending.hopeless:
-            self._offered.discard(session.ends.service_end)
 
     def unprotected(self) -> dict[str, int]:
         """Why how many sessions are not protected now, the most frequent reasons."""

@@ -212,10 +212,17 @@ class Shadows:
         with self._refusing(coming.event):
             try:
                 await self._host.set_neighbour(hop, NUD_PERMANENT)
-            except KernelError:
+                self._refuse_overtaken(coming)
+            except (KernelError, RefusedError):
                 self._unpin(hop, NUD_STALE)
                 raise
             self._make(coming)
+
+    def _refuse_overtaken(self, coming: Coming) -> None:
+        """While the neighbour was entered, its application may have gone: nobody would tell it."""
+        if not any(client is coming.client for _, client in self._offers):
+            words = f"{coming.ends}: the application that was to have the shadow is gone"
+            raise RefusedError(Reason.APPLICATION_GONE, words)
 
     @contextlib.contextmanager
     def _refusing(self, event: Event) -> Iterator[None]:

@@ -1,5 +1,6 @@
 """Programs are stopped for a moment, see nothing of it, and always go on (R17)."""
 
+import asyncio
 import os
 import select
 import signal
@@ -7,17 +8,20 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from prl.daemon.freezer import FreezeError, Freezer
+from prl.daemon.freezer import SHARED_MAX, FreezeError, Freezer
 
 pytestmark = pytest.mark.needs("root")
 
 PROGRAM = str(Path(__file__).with_name("stoppable.py"))
 ROUNDS = 100
 LONG_S = 0.05
+PIECES = SHARED_MAX + 3
+FORGOTTEN, FAILS = 2, 5
 TRACER = """
 import os, sys
 from prl.daemon.freezer import Freezer
@@ -81,6 +85,53 @@ def test_it_goes_on_when_the_work_fails(program: "subprocess.Popen[bytes]") -> N
     with pytest.raises(RuntimeError):
         Freezer(lambda: [program.pid]).run(work)
     assert is_counting(program, 10.0)
+
+
+def test_what_is_asked_for_at_the_same_time_shares_a_stop(
+    program: "subprocess.Popen[bytes]",
+) -> None:
+    """Each gets its own result; one that nobody waits for any more is not done."""
+    done: list[int] = []
+    stops = 0
+
+    def pids() -> list[int]:
+        nonlocal stops
+        stops += 1
+        return [program.pid]
+
+    def piece(number: int) -> int:
+        done.append(number)
+        if number == FAILS:
+            raise RuntimeError
+        return number
+
+    async def story() -> list[int | BaseException]:
+        freezer = Freezer(pids)
+        asked = [asyncio.ensure_future(freezer.share(partial(piece, n))) for n in range(PIECES)]
+        await asyncio.sleep(0)
+        asked[FORGOTTEN].cancel()
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    results = asyncio.run(story())
+    assert done == [n for n in range(PIECES) if n != FORGOTTEN]
+    assert isinstance(results.pop(FAILS), RuntimeError)
+    assert isinstance(results.pop(FORGOTTEN), asyncio.CancelledError)
+    assert results == [n for n in range(PIECES) if n not in {FORGOTTEN, FAILS}]
+    assert stops == 2
+    assert is_counting(program, 10.0)
+
+
+def test_all_are_told_when_it_cannot_be_stopped() -> None:
+    async def story() -> list[int | BaseException]:
+        freezer = Freezer(lambda: [os.getpid()])  # it has more threads than may be stopped
+        return await asyncio.gather(
+            *(freezer.share(lambda: 1) for _ in range(2)), return_exceptions=True
+        )
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("prl.daemon.freezer.THREADS_MAX", 0)
+        results = asyncio.run(story())
+    assert [type(result) for result in results] == [FreezeError, FreezeError]
 
 
 def test_it_goes_on_when_who_stopped_it_is_killed(program: "subprocess.Popen[bytes]") -> None:

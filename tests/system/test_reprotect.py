@@ -1,5 +1,6 @@
 """The pair heals: sessions go from failure to failure, under traffic, without a byte lost (R23)."""
 
+import json
 import os
 import random
 import select
@@ -26,6 +27,7 @@ pytestmark = [
 APP = Path(__file__).with_name("healing_app.py")
 MANY = 50
 TALK_BYTES = 4000
+COMING, GOINGS = 12, 6
 
 
 class Talk:
@@ -98,6 +100,12 @@ class Casts:
     def forget(self, node: str) -> None:
         self._casts[node].heard.clear()
 
+    def begin_again(self, node: str) -> None:
+        """The application of a node dies, and there is a new one."""
+        self._casts[node].kill(node)
+        self._casts[node].start_again(node)
+        self.expect(node, "listening")
+
 
 @contextmanager
 def talks(count: int, family: int = 4) -> Iterator[tuple[Casts, list[Talk]]]:
@@ -139,6 +147,27 @@ def test_nodes_fail_in_turn_and_every_session_goes_on(count: int, rounds: int, f
             assert safe(casts.lab, other)
             assert support.status(casts.lab, other)["flows"]["unprotected"] == 0
             owner, other = other, owner
+        all_go_on(found)
+
+
+def test_an_application_over_there_that_comes_and_goes_disturbs_nobody() -> None:
+    """It goes while shadows are being made ready, at their moment, or just after it."""
+    with talks(COMING) as (casts, found):
+        for _ in range(GOINGS):
+            casts.forget("re0")
+            casts.begin_again("re1")
+            casts.expect("re0", "active")  # one of them; the others are in the middle of it
+        casts.begin_again("re1")
+        eventually("all are protected", lambda: safe(casts.lab, "re0"))
+        all_go_on(found)
+        shadows = support.flows(casts.lab, "re1")
+        assert [shadow["state"] for shadow in shadows] == ["active"] * COMING
+        stats = support.prlctl("--lab", casts.lab.name, "--node", "re1", "-j", "stats")
+        assert json.loads(stats.stdout)["datapath"]["moments_restored"] >= COMING + GOINGS
+        casts.forget("re1")
+        casts.lab.fail("re0", "power")
+        for talk in found:
+            casts.expect("re1", "taken_over", peer=talk.peer.port)
         all_go_on(found)
 
 
