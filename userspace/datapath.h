@@ -304,7 +304,10 @@ struct prl_dp_status {
     struct prl_dp_counters counters;
 };
 void prl_dp_status(struct prl_dp *dp, struct prl_dp_status *status);
-/* What a flow takes in this process and in the mapped table, allocated up front; packets that it holds are extra. */
+/* What a flow takes in this process and in the mapped table; packets that it holds are extra. */
 uint32_t prl_dp_flow_bytes(void);
+/* What this process has taken from the start for each flow that there may be, the mapped table aside. The rest of a flow is
+ * in pages that are taken when they are first used. */
+uint32_t prl_dp_slot_bytes(void);
 
 #endif /* PRL_DATAPATH_H */

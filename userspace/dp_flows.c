@@ -46,7 +46,7 @@ int dp_flows_init(struct prl_dp *dp)
 {
     uint32_t count = dp->config.flows_max;
 
-    dp->buckets = count * 2;
+    dp->buckets = count;
     dp->flows = prl_pages(count * sizeof(*dp->flows));
     dp->slots_free = calloc(count, sizeof(*dp->slots_free));
     dp->by_handle = malloc(dp->buckets * sizeof(*dp->by_handle));
@@ -63,12 +63,16 @@ int dp_flows_init(struct prl_dp *dp)
     return 0;
 }
 
-uint32_t prl_dp_flow_bytes(void)
+uint32_t prl_dp_slot_bytes(void)
 {
     const struct prl_dp *dp = NULL;
 
-    return (uint32_t)(sizeof(*dp->flows) + sizeof(*dp->slots_free) + 2 * sizeof(*dp->by_handle) +
-                      2 * sizeof(*dp->by_key) + sizeof(struct prl_flow));
+    return (uint32_t)(sizeof(*dp->slots_free) + sizeof(*dp->by_handle) + sizeof(*dp->by_key));
+}
+
+uint32_t prl_dp_flow_bytes(void)
+{
+    return (uint32_t)(sizeof(struct dp_flow) + sizeof(struct prl_flow)) + prl_dp_slot_bytes();
 }
 
 void dp_flows_destroy(struct prl_dp *dp)

@@ -1,4 +1,4 @@
-"""prld's pinned flow table from outside: its size, and strangers' flows that fill it."""
+"""prld's pinned flow tables from outside: their size, and strangers' flows that fill them."""
 
 import mmap
 import os
@@ -13,12 +13,15 @@ from prl.core.native import ffi, lib
 
 PIN_DIRECTORY = Path("/sys/fs/bpf/prl")
 FLOWS, SIEVE = "prl_flows", "prl_sieve"
+TABLES = (FLOWS, "prl_flow_state", "prl_gates")
+"""What has an entry for each session (bpf/maps.h)."""
 # linux/bpf.h
 _BPF_OBJ_GET, _BPF_MAP_UPDATE_BATCH = 7, 26
 _KEY = struct.Struct("=16s16sHHIHBx")  # struct prl_flow_key
 _VALUE = struct.Struct("=II")  # struct prl_flow_ref
 _NO_SLOT = 0xFFFFFFFF
 _BATCH = 4096
+_NO_PREALLOC = 1  # BPF_F_NO_PREALLOC
 
 
 def fill(instance: str, count: int) -> None:
@@ -41,12 +44,24 @@ def fill(instance: str, count: int) -> None:
             bpf(_BPF_MAP_UPDATE_BATCH, attributes, f"flow {first} of {count}")
 
 
-def table_bytes(instance: str) -> int:
-    """What the kernel's table takes now. Raises BenchError."""
-    with _opened(instance, FLOWS) as descriptor:
-        lines = Path(f"/proc/self/fdinfo/{descriptor}").read_text().splitlines()
-    facts = dict(line.split(":", 1) for line in lines if ":" in line)
-    return int(facts["memlock"])
+def grown_bytes(instance: str) -> int:
+    """What those tables take now that grow with their entries. Raises BenchError."""
+    return sum(taken for taken, entries in _sizes(instance) if not entries)
+
+
+def slot_bytes(instance: str) -> float:
+    """What the others have taken from the start for each session that there may be."""
+    return sum(taken / entries for taken, entries in _sizes(instance) if entries)
+
+
+def _sizes(instance: str) -> Iterator[tuple[int, int]]:
+    """Bytes of each table, and its entries if all are there from the start, else 0."""
+    for name in TABLES:
+        with _opened(instance, name) as descriptor:
+            lines = Path(f"/proc/self/fdinfo/{descriptor}").read_text().splitlines()
+        facts = dict(line.split(":", 1) for line in lines if ":" in line)
+        grows = int(facts["map_flags"], 16) & _NO_PREALLOC
+        yield int(facts["memlock"]), 0 if grows else int(facts["max_entries"])
 
 
 def _count(instance: str, count: int) -> None:

@@ -10,6 +10,7 @@ from prl.bench.latency import open_loop
 from prl.bench.rig import Recipe, Rig, Way
 from prl.bench.run import Bench, Part
 from prl.bench.stats import quantile, significant
+from prl.core.native import lib
 from prl.errors import PrlError
 
 HELD, BUSY = 10_000, 1_000
@@ -42,7 +43,7 @@ def sessions(bench: Bench) -> Part:
                 part.notes.append(f"held: no more than {held}: {error}")
                 break
         if held:
-            _note_memory(part, before, _memory_bytes(rig), held)
+            _note_memory(part, before, _memory_bytes(rig), held, _slot_bytes(rig))
             _busy(bench, part, rig, held)
     part.facts["held"] = {"sessions": held, "seconds_per_1000": [round(s, 3) for s in seconds]}
     part.figures["t11_held"] = float(held)
@@ -59,19 +60,35 @@ def _add(rig: Rig, count: int, seconds: list[float]) -> int:
 
 
 def _memory_bytes(rig: Rig) -> dict[str, int]:
-    """By node and kind. What prld maps of the kernel's flow state is in its resident memory."""
+    """By node and kind."""
     topology, found = rig.lab.topology, {}
     for node in topology.nodes:
         fields = _status(rig.prld_pid(node.name))
         log_bytes = int(rig.stats(node.name)["log_bytes"])  # a ring: no flow's
         found[f"{node.name}: prld"] = int(fields["VmRSS"].split()[0]) * _KIB - log_bytes
         found[f"event log of {node.name}"] = log_bytes
-        found[f"{node.name}: flow table"] = bpfmap.table_bytes(topology.instance(node))
+        found[f"{node.name}: kernel tables"] = bpfmap.grown_bytes(topology.instance(node))
     return found
 
 
-def _note_memory(part: Part, before: dict[str, int], after: dict[str, int], held: int) -> None:
-    each = {name: (after[name] - before[name]) / held for name in before}
+def _slot_bytes(rig: Rig) -> dict[str, float]:
+    """By node: what there is from the start for each session, used or not (no growth shows it)."""
+    topology = rig.lab.topology
+    return {
+        f"{node.name}: from the start": lib.prl_dp_slot_bytes()
+        + bpfmap.slot_bytes(topology.instance(node))
+        for node in topology.nodes
+    }
+
+
+def _note_memory(
+    part: Part,
+    before: dict[str, int],
+    after: dict[str, int],
+    held: int,
+    from_the_start: dict[str, float],
+) -> None:
+    each = {name: (after[name] - before[name]) / held for name in before} | from_the_start
     part.facts["memory"] = {"unit": "bytes per idle session"} | {
         name: round(value) for name, value in each.items()
     }
@@ -97,30 +114,36 @@ def _busy(bench: Bench, part: Part, rig: Rig, held: int) -> None:
 
 
 def flows(bench: Bench) -> Part:
-    """CPU of both datapaths per packet while the number of sessions grows (T6).
+    """CPU of both datapaths per packet, one session and many (T6).
 
     Single packets at one rate, spread over all sessions in turn: no batch hides what a packet
-    costs, and what quiet sessions cost is in it.
+    costs, and what quiet sessions cost is in it. Each number of sessions has a rig of its own, so
+    that they are measured in turns.
     """
     part = Part("flows")
-    sizes = [1, 100, 1_000] if bench.quick else [1, 10, 100, 1_000, 3_000, 10_000]
-    found: dict[int, list[float]] = {}
-    with bench.rigs(part, [Recipe("prl", Way.PRL, role="sink", connections=0)]) as rigs:
-        rig, held = rigs["prl"], 0
-        for size in sizes:
+    sizes = [1, 100, 1_000] if bench.quick else [1, 100, 1_000, 10_000]
+    recipes = [Recipe(str(size), Way.PRL, role="sink", connections=0) for size in sizes]
+    with bench.rigs(part, recipes) as rigs:
+        held = {int(name): rig for name, rig in rigs.items()}
+        for size, rig in list(held.items()):
+            bench.narrate(f"{size} sessions")
             try:
-                while held < size:
-                    held += _add(rig, min(size - held, STEP), [])
+                for first in range(0, size, STEP):
+                    _add(rig, min(size - first, STEP), [])
             except PrlError as error:
                 part.notes.append(f"{size} sessions: {error}")
-                break
-            bench.narrate(f"{size} sessions")
-            found[size] = [_packet_cost_ns(bench, rig, size) for _ in range(bench.rounds(3, 5))]
+                del held[size]
+        ways = {str(size): (rig, size) for size, rig in held.items()}
+        turns = bench.take_turns(
+            ways, bench.rounds(5, 7), lambda way: _packet_cost_ns(bench, way[0], way[1])
+        )
+    found = {int(name): costs for name, costs in turns.items()}
     medians = {size: quantile(costs, 0.5) for size, costs in found.items()}
     most = max(medians)
     part.series("cost", {f"{size} sessions": costs for size, costs in found.items()}, "ns/packet")
     part.curves["growth_ns"] = {"both datapaths": list(medians.items())}
-    part.figures["t6_growth"] = medians[most] / medians[1]
+    growth = [many / one for many, one in zip(found[most], found[1], strict=True)]
+    part.figures["t6_growth"] = quantile(growth, 0.5)
     part.notes.append(
         f"growth is from 1 to {most} sessions; a process has at most "
         f"{_descriptors_max()} descriptors here, and prld needs one a session"

@@ -17,8 +17,8 @@ from prl.daemon.streams import Streams
 from prl.shadow import decode, encode
 from tests.unit.test_snapshot_codec import SNAPSHOT
 
-# A bound is what was counted when it was recorded. Entries of two tables, some 40 bytes
-# each, and the datapath's share (tests/kernel/test_counts.py) come on top.
+# A bound is what was counted when it was recorded. An entry of a table, some 40 bytes, and the
+# datapath's share (tests/kernel/test_counts.py) come on top.
 SESSION_BYTES_MAX = 330
 SHADOW_BYTES_MAX = 280
 EVENT_BYTES_MAX = 170
