@@ -431,12 +431,13 @@ static bool session_ended(const struct dp_flow *flow)
            (state == 0 || state == TCP_CLOSE || state == TCP_TIME_WAIT);
 }
 
-/* One step of the look at all flows, the quiet ones as well: has the socket gone, did the datagram queue overflow, was
- * a held segment lost before we heard of it? */
+/* One step of the look at all flows, or at a share of many, the quiet ones as well: has the socket gone, did the datagram
+ * queue overflow, was a held segment lost before we heard of it? */
 static void scan(struct prl_dp *dp)
 {
     uint32_t slots[DP_SCAN_SLOTS], count = 0;
     uint32_t first = dp->scan_next, end = first + DP_SCAN_SLOTS;
+    uint32_t shares = 1 + dp->flows_top / DP_SCAN_FLOWS;
 
     if (first == 0 && dp->now_ns < dp->next_scan_ns)
         return;
@@ -444,12 +445,15 @@ static void scan(struct prl_dp *dp)
         dp->next_scan_ns = dp->now_ns + DP_ENDED_SCAN_NS;
     if (end > dp->flows_top)
         end = dp->flows_top;
-    for (uint32_t i = first; i < end; i++)
+    if (shares > DP_SCAN_SHARES)
+        shares = DP_SCAN_SHARES;
+    first += dp->scans % shares;
+    for (uint32_t i = first; i < end; i += shares)
         if (dp->flows[i].used && dp->flows[i].kernel->key.proto == IPPROTO_TCP)
             slots[count++] = i;
     for (uint32_t done = 0; done < count; done += PRL_SAMPLE_MAX)
         prl_kernel_sample(dp->kernel, slots + done, count - done < PRL_SAMPLE_MAX ? count - done : PRL_SAMPLE_MAX);
-    for (uint32_t i = first; i < end; i++) {
+    for (uint32_t i = first; i < end; i += shares) {
         struct dp_flow *flow = &dp->flows[i];
 
         if (!flow->used)
@@ -464,6 +468,8 @@ static void scan(struct prl_dp *dp)
             dp_flow_wake(dp, flow);
     }
     dp->scan_next = end < dp->flows_top ? end : 0;
+    if (dp->scan_next == 0)
+        dp->scans++;
 }
 
 /* Whether time alone may bring the flow something; if not, it sleeps until something happens to it. */
