@@ -2,9 +2,9 @@
 /*
  * Every frame from the network (R1): what belongs to a replicated flow goes to userspace with the flow's slot in
  * front of it, what is for a service address that this node does not own is dropped (I4), claims are judged (L7),
- * and when the datapath is dead its flows are dropped and then opened (L9). The rest passes, most
- * of it without a look-up: bits in prl_node tell which addresses are no service's and which are owned, a cell of prl_sieve
- * which segments are no flow's.
+ * and when the datapath is dead its flows are dropped and then opened (L9). The rest passes, most of it without a
+ * look-up: bits in prl_node tell which addresses are no service's and which are owned, a cell of prl_sieve which segments
+ * are no flow's.
  *
  * A flow's local address is a service address: frames to other addresses are never looked up as flows.
  */
@@ -63,10 +63,8 @@ static __always_inline int judge_claim(struct prl_node *node, struct prl_addr *a
         PRL_COUNT(node->claims_foreign);
         return XDP_PASS;
     }
-    if (PRL_READ(addr->state) != PRL_ADDR_LEAVING) { /* that is silent already, and what comes behind is relayed */
-        PRL_WRITE(addr->state, PRL_ADDR_FENCED);
-        prl_addr_close(node, addr);
-    }
+    if (PRL_READ(addr->state) != PRL_ADDR_LEAVING) /* that is silent already, and what comes behind is relayed */
+        prl_addr_fence(node, addr);
     addr->fenced_by_ns = bpf_ktime_get_boot_ns();
     PRL_COUNT(node->claims_obeyed);
     return XDP_DROP;

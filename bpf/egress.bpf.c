@@ -75,8 +75,7 @@ static __always_inline int may_speak(struct prl_node *node, struct prl_addr *add
     }
     __u64 lan_first_ns = PRL_READ(node->lan_first_ns);
     if (!PRL_READ(addr->spoken)) {
-        PRL_WRITE(addr->state, PRL_ADDR_FENCED);
-        prl_addr_close(node, addr);
+        prl_addr_fence(node, addr);
     } else if (lan_first_ns && lan_first_ns <= first_by_ns) {
         PRL_WRITE(addr->spoken, PRL_SPOKEN_FOR_GOOD);
         return 1;

@@ -88,7 +88,7 @@ void prl_kernel_inherit_bits(struct prl_kernel *kernel)
 
 /*
  * The bits never say less than the entries: that there is one is said first, that it is owned last. A program that takes
- * ownership away meanwhile writes the entry before it clears the bit (prl_addr_close()), so one of us two sees the
+ * ownership away meanwhile writes the entry before it clears the bit (prl_addr_fence()), so one of us two sees the
  * other's work.
  */
 int prl_kernel_addr_set(struct prl_kernel *kernel, const struct prl_addr_key *key, const struct prl_addr *value)
