@@ -612,12 +612,17 @@ static int keep_in_hands(struct prl_dp *dp, struct dp_flow *flow, struct prl_flo
     return 0;
 }
 
+static struct dp_flow *known_flow(struct prl_dp *dp, const struct prl_flow_spec *spec)
+{
+    return spec->handle ? dp_flow_by_handle(dp, spec->handle) : dp_flow_by_key(dp, &spec->key);
+}
+
 /* The flow that a set-up is of, entered if it is not known yet; NULL on failure. A new generation, unless it was named
  * before. */
 static int flow_of_setup(struct prl_dp *dp, struct prl_flow_spec *spec, struct dp_flow **result)
 {
     uint32_t prepared = spec->generation;
-    struct dp_flow *flow = spec->handle ? dp_flow_by_handle(dp, spec->handle) : dp_flow_by_key(dp, &spec->key);
+    struct dp_flow *flow = known_flow(dp, spec);
     int err = 0;
 
     *result = NULL;
@@ -660,7 +665,7 @@ int prl_dp_primary_prepare(struct prl_dp *dp, struct prl_flow_spec *spec)
     int err;
 
     dp_lock(dp);
-    known = spec->handle ? dp_flow_by_handle(dp, spec->handle) : dp_flow_by_key(dp, &spec->key);
+    known = known_flow(dp, spec);
     err = known && known->relaying ? -ENOTSUP : flow_of_setup(dp, spec, &flow);
     if (flow) {
         prl_primary_enter(&flow->primary, spec->handle, spec->generation);

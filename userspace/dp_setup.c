@@ -153,15 +153,22 @@ static bool is_complete(struct prl_dp *dp, struct dp_flow *flow, const struct se
            !(flow->kernel->sock.stamp_ns && flow->kernel->sock.has_ooo);
 }
 
+static struct sent *sent_of(struct prl_dp *dp, uint32_t handle, uint32_t generation)
+{
+    for (uint32_t i = 0; i < PRL_SETUPS_MAX; i++) {
+        struct sent *sent = &dp->setups->sent[i];
+
+        if (sent->generation && sent->handle == handle && sent->generation == generation)
+            return sent;
+    }
+    return NULL;
+}
+
 void dp_setup_done(struct prl_dp *dp, struct dp_flow *flow, const struct prl_msg *msg)
 {
     uint64_t begun_ns = flow->primary.deadline_ns - dp->config.limits.setup_ns, frozen_ns = 0;
-    struct sent *sent = NULL;
+    struct sent *sent = sent_of(dp, msg->handle, msg->generation);
 
-    for (uint32_t i = 0; i < PRL_SETUPS_MAX && !sent; i++)
-        if (dp->setups->sent[i].generation && dp->setups->sent[i].handle == msg->handle &&
-            dp->setups->sent[i].generation == msg->generation)
-            sent = &dp->setups->sent[i];
     if (sent && msg->reason == PRL_REASON_OK && flow->primary.state == PRL_PRIMARY_SETUP &&
         flow->spec.generation == msg->generation) {
         if (is_complete(dp, flow, sent)) {
