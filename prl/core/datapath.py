@@ -625,9 +625,8 @@ class Datapath:
         wanted = ffi.new("struct prl_moment_spec *")
         wanted.handle, wanted.generation = handle, generation
         wanted.in_offset, wanted.out_offset = in_offset, out_offset
-        source = None if application is None else ffi.from_buffer(application)
-        if application is not None and source is not None:
-            wanted.application, wanted.application_bytes = source, len(application)
+        source = ffi.from_buffer(application or b"")  # must live until the call
+        wanted.application, wanted.application_bytes = source, len(source)
         counts, committed = ffi.new("struct prl_moment_counts *"), ffi.new("uint32_t *")
         if lib.prl_dp_primary_moment(self._dp, wanted, counts, committed):
             return None

@@ -168,7 +168,7 @@ class Attempts:
         finally:
             self._unprepare(work)
 
-    async def _freeze(self, work: "_Work", sessions: dict[int, Session]) -> None:
+    async def _freeze(self, work: _Work, sessions: dict[int, Session]) -> None:
         """From the moment on that the input waits. Raises as protect() expects."""
         session = work.session
         session.mend().done = done = asyncio.get_running_loop().create_future()
@@ -201,10 +201,7 @@ class Attempts:
                 return
             if isinstance(copied, Frozen):
                 copied = self._send_whole(work, copied)
-            left = copied.left
-            while left and not done.done():
-                await asyncio.sleep(SEND_FULL_WAIT_S)  # the link drains; nothing tells us
-                left = self._send(session, left)
+            await self._send_rest(session, copied.left, done)
             answer = await self._answer(done, 2 * self._config.timing.setup_ms / 1000)
             if answer.value:  # the datapath has activated it
                 self._protected(session, answer.value)
@@ -222,7 +219,7 @@ class Attempts:
             words, frozen_us = f"{session.ends}: protected", frozen_ns // 1000
             self._log.info("active", words, handle=session.handle, frozen_us=frozen_us)
 
-    async def _prepare(self, work: "_Work", sessions: dict[int, Session]) -> None:
+    async def _prepare(self, work: _Work, sessions: dict[int, Session]) -> None:
         """Have the other node ready for the moment, if that can be. Raises AttemptError."""
         session = work.session
         if work.fixed is None or not self._link.up:
@@ -243,17 +240,14 @@ class Attempts:
         work.is_prepared = True
         session.mend().done = done = asyncio.get_running_loop().create_future()
         try:
-            left = _pieces(setup)
-            while left := self._send(session, left, wire.SETUP_PREPARE):
-                await asyncio.sleep(SEND_FULL_WAIT_S)
-                if done.done():
-                    break
+            left = self._send(session, _pieces(setup), wire.SETUP_PREPARE)
+            await self._send_rest(session, left, done, wire.SETUP_PREPARE)
             await self._answer(done, PREPARE_TIMEOUT_S)
         except BaseException:
             self._unprepare(work)
             raise
 
-    def _unprepare(self, work: "_Work") -> None:
+    def _unprepare(self, work: _Work) -> None:
         """What was prepared over there is not needed."""
         if not work.is_prepared:
             return
@@ -262,7 +256,7 @@ class Attempts:
         with contextlib.suppress(DatapathError):  # the link is gone, and the preparation with it
             self._dp.send(Message.CLOSE, handle=session.handle, generation=session.generation)
 
-    def _moment(self, work: "_Work", application: bytes) -> "_Copied | None":
+    def _moment(self, work: _Work, application: bytes) -> _Copied | None:
         """Copied and on its way; None: this takes the whole snapshot."""
         session, streams = work.session, work.order.streams
         sent = self._dp.primary_moment(
@@ -277,7 +271,7 @@ class Attempts:
         work.is_prepared = False  # used
         return _Copied(sent.segs_in, sent.committed)
 
-    def _send_whole(self, work: "_Work", frozen: Frozen) -> "_Copied":
+    def _send_whole(self, work: _Work, frozen: Frozen) -> _Copied:
         work.is_prepared = False  # superseded
         left = self._send(work.session, _pieces(frozen.setup))
         return _Copied(frozen.segs_in, frozen.setup.committed, left)
@@ -332,6 +326,18 @@ class Attempts:
                     raise
                 return pieces[number - 1 :]
         return []
+
+    async def _send_rest(
+        self,
+        session: Session,
+        left: list[bytes],
+        done: "asyncio.Future[Event]",
+        bits: int = 0,
+    ) -> None:
+        """Send what the link had no room for, unless the answer is there before."""
+        while left and not done.done():
+            await asyncio.sleep(SEND_FULL_WAIT_S)  # the link drains; nothing tells us
+            left = self._send(session, left, bits)
 
     async def _answer(self, done: "asyncio.Future[Event]", deadline_s: float) -> Event:
         """Wait for the shadow. Raises AttemptError when there is none."""
