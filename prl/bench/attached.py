@@ -3,7 +3,7 @@
 import os
 import re
 import struct
-from types import TracebackType
+from contextlib import ExitStack
 from typing import Final, Self
 
 from pyroute2 import IPRoute
@@ -30,24 +30,19 @@ class Attached:
     def __init__(self, rig: Rig) -> None:
         self._place = Namespace(rig.lab.topology.re0.namespace)
         self._mode = rig.recipe.mode
-        self._descriptors: list[int] = []
+        self._stack = ExitStack()
 
     def __enter__(self) -> Self:
-        with self._place.netlink() as netlink:
+        with ExitStack() as stack, self._place.netlink() as netlink:
             (self._index,) = netlink.link_lookup(ifname=_INTERFACE)
-            self._classify = self._open(_xdp_id(netlink, self._index))
+            self._classify = self._open(stack, _xdp_id(netlink, self._index))
             self._egress_id = _egress_id(netlink, self._index)
-            self._egress = self._open(self._egress_id)
+            self._egress = self._open(stack, self._egress_id)
+            self._stack = stack.pop_all()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        for descriptor in self._descriptors:
-            os.close(descriptor)
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
 
     def put(self, *, pass_alone: bool) -> None:
         """Have XDP_PASS there and nothing at tc, or prl's programs."""
@@ -71,12 +66,12 @@ class Attached:
         else:
             xdp_pass.attach_program(self._place, _INTERFACE, self._mode, self._classify)
 
-    def _open(self, number: int) -> int:
+    def _open(self, stack: ExitStack, number: int) -> int:
         if not number:
             raise BenchError(f"a program of prl's is missing on {_INTERFACE} of {self._place.name}")
         attributes = struct.pack("=IIIIQ", number, 0, 0, 0, 0)
         found = bpf(_PROG_GET_FD_BY_ID, attributes, f"program {number}")
-        self._descriptors.append(found)
+        stack.callback(os.close, found)
         return found
 
 
