@@ -15,26 +15,25 @@ KERNEL := $(shell uname -r)
 # What `make demo` shows, one word (quoted where it has options) a scenario.
 DEMOS := upload download echo 'bgp --peer bird'
 
-# Build: compilers and the libraries that prl._core links.
-APT_BUILD := clang llvm gcc make pkg-config libbpf-dev libxdp-dev libelf-dev zlib1g-dev libssl-dev \
-             libffi-dev systemtap-sdt-dev python3-dev python3-venv
-# Run: kernel tools, and bcc with the headers it compiles against.
-APT_RUN := bpftool iproute2 ethtool procps util-linux python3-bpfcc linux-headers-$(ARCH)
-# Test: stock peers and what looks at them. Later issues add theirs here.
-APT_TEST := curl socat redis-server bird2 frr keepalived tcpdump tshark vagrant vagrant-libvirt spin
-APT := $(APT_BUILD) $(APT_RUN) $(APT_TEST)
+# packages.txt names every package once, by list. `make demo` installs the lists build, run and demo,
+# `make setup` and `make test` test besides, other targets their own: $(call packages,LIST).
+LISTS := build run demo test kernels vm deb
+packages = $(subst ARCH,$(ARCH),$(shell awk '$$1 == "$(1)" { print $$2 }' packages.txt))
 
 C_FILES := $(wildcard bpf/*.c userspace/*.c userspace/core/*.c userspace/client/*.c userspace/bench/*.c docs/examples/*.c)
 H_FILES := $(wildcard bpf/*.h userspace/*.h userspace/core/*.h userspace/client/*.h)
 DEF_FILES := $(wildcard bpf/*.def userspace/*.def userspace/core/*.def)
 PY_FILES := $(wildcard prl tests docs/examples setup.py userspace/build_ffi.py bpf/trace)
 
-.PHONY: help setup root apt kernel-headers bpffs build install-client demo test test-quick lint tidy format clean
+APT := $(LISTS:%=apt-%)
+.PHONY: help setup setup-demo root $(APT) kernel-headers bpffs build install-client demo test test-quick lint tidy format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-setup: root apt kernel-headers bpffs $(VENV)/.installed build ## install all that is needed (root; quick when nothing is missing)
+setup: setup-demo apt-test ## install all that demo and test need (root; quick when nothing is missing)
+
+setup-demo: root apt-demo kernel-headers bpffs build
 
 root:
 	@if [ "$$(id -u)" != 0 ]; then
@@ -43,12 +42,15 @@ root:
 
 # Debian starts a service as soon as its package is installed. While apt runs, a policy-rc.d that
 # says no is in place; whatever was there before comes back, also after a failure.
-apt: root
-	@missing=$$(comm -13 \
+$(APT): apt-%:
+	@exec 9<packages.txt
+	flock 9 # not two at a time, whatever -j says
+	missing=$$(comm -13 \
 	    <(dpkg-query -W -f '$${db:Status-Status} $${Package}\n' 2>/dev/null | sed -n 's/^installed //p' | sort -u) \
-	    <(printf '%s\n' $(APT) | sort -u))
+	    <(printf '%s\n' $(call packages,$*) | sort -u))
 	[ -n "$$missing" ] || exit 0
-	command -v apt-get >/dev/null || { echo "make setup: no apt-get here; install:" $$missing >&2; exit 1; }
+	command -v apt-get >/dev/null || { echo "make $@: no apt-get here; install:" $$missing >&2; exit 1; }
+	[ "$$(id -u)" = 0 ] || { echo "make $@: must run as root to install:" $$missing >&2; exit 1; }
 	policy=/usr/sbin/policy-rc.d
 	restore() { rm -f $$policy; [ ! -e $$policy.prl-saved ] || mv $$policy.prl-saved $$policy; }
 	trap restore EXIT
@@ -57,13 +59,13 @@ apt: root
 	printf '#!/bin/sh\nexit 101\n' > $$policy
 	chmod 755 $$policy
 	export DEBIAN_FRONTEND=noninteractive
-	echo "installing:" $$missing
+	echo "installing ($*):" $$missing
 	apt-get -o Acquire::Retries=3 update -qq </dev/null
-	apt-get -o Acquire::Retries=3 install -y -qq --no-install-recommends $$missing </dev/null
+	apt-get -o Acquire::Retries=3 install -y -qq --no-install-recommends $$missing </dev/null 9<&-
 
 # bcc looks under /lib/modules/$(uname -r). Where the running kernel's headers are not packaged,
 # Debian's do for programs that touch UAPI types only.
-kernel-headers: apt
+kernel-headers: apt-run
 	@modules=/lib/modules/$(KERNEL)
 	[ ! -e $$modules/build ] || exit 0
 	headers=$$(ls -d /usr/src/linux-headers-*-$(ARCH) 2>/dev/null | sort -V | tail -n 1)
@@ -74,10 +76,10 @@ kernel-headers: apt
 	ln -sfn $$headers $$modules/build
 	ln -sfn $${headers%-$(ARCH)}-common $$modules/source
 
-bpffs: apt
+bpffs: apt-run
 	@mountpoint -q /sys/fs/bpf || mount -t bpf bpf /sys/fs/bpf
 
-$(BIN)/python: | apt
+$(BIN)/python: | apt-build
 	$(PYTHON) -m venv --system-site-packages $(VENV)
 
 # Without build isolation nothing is fetched that is already there.
@@ -92,7 +94,7 @@ $(VENV)/.built: $(C_FILES) $(H_FILES) $(DEF_FILES) setup.py userspace/build_ffi.
 	@$(BIN)/python setup.py -q build_bpf --inplace build_client --inplace build_bench --inplace build_ext --inplace
 	touch $@
 
-demo: setup ## show live sessions surviving the death of their host
+demo: setup-demo ## show live sessions surviving the death of their host
 	@for scenario in $(DEMOS); do
 	    $(BIN)/prlctl demo $$scenario </dev/null
 	done
