@@ -150,6 +150,11 @@ def bpftool() -> bool:
     return _installed("bpftool")
 
 
+@probe("nft is not installed: apt-get install nftables")
+def nft() -> bool:
+    return _installed("nft")
+
+
 @probe("Vagrant is not installed: apt-get install vagrant")
 def vagrant() -> bool:
     return _installed("vagrant")

@@ -6,6 +6,7 @@ same session could not be made beside them. The reset that the kernel sends for 
 by the silence, so this is done while the address is silent. Their holders get ECONNABORTED.
 """
 
+import errno
 import os
 import re
 import socket
@@ -16,23 +17,17 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 
 from prl.core.datapath import Address
+from prl.daemon import netlink as nl
 from prl.errors import KernelError
 
-# linux/netlink.h, linux/sock_diag.h, linux/inet_diag.h
+# linux/sock_diag.h, linux/inet_diag.h
 _NETLINK_SOCK_DIAG = 4
 _SOCK_DIAG_BY_FAMILY, _SOCK_DESTROY = 20, 21
-_NLMSG_ERROR, _NLMSG_DONE = 2, 3
-_REQUEST, _ACK, _DUMP = 0x1, 0x4, 0x300
 _INET_DIAG_CONG = 4
 _ALL_STATES, _LISTEN, _ESTABLISHED = 0xFFFFFFFF, 10, 1
-_HEADER = struct.Struct("=IHHII")
 _QUESTION = struct.Struct("=BBBxI")
 _ID = struct.Struct("!HH16s16s12s")  # struct inet_diag_sockid; interface and cookie as they are
 _FOUND = struct.Struct("=BBxx48s20x")  # struct inet_diag_msg
-_ATTRIBUTE = struct.Struct("=HH")
-_ERROR = struct.Struct("=i")
-_ANSWER_BYTES = 1 << 16
-_TIMEOUT_S = 2.0
 
 _SHADOW_CONGESTION = re.compile(r"prl_[0-9a-f]{8}")  # userspace/kernel.c, load_shadow()
 
@@ -76,7 +71,7 @@ def count_on(addresses: Iterable[Address], devices: frozenset[int]) -> int:
     wanted = set(addresses)
     try:
         with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as netlink:
-            netlink.settimeout(_TIMEOUT_S)
+            netlink.settimeout(nl.TIMEOUT_S)
             return sum(
                 found.local in wanted and found.state == _ESTABLISHED and found.device in devices
                 for found in _all(netlink)
@@ -88,7 +83,7 @@ def count_on(addresses: Iterable[Address], devices: frozenset[int]) -> int:
 def _end(is_meant: Callable[[TcpSocket], bool]) -> int:
     try:
         with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as netlink:
-            netlink.settimeout(_TIMEOUT_S)
+            netlink.settimeout(nl.TIMEOUT_S)
             victims = [found for found in _all(netlink) if is_meant(found)]
             return sum(_destroy(netlink, victim) for victim in victims)
     except OSError as error:
@@ -103,44 +98,25 @@ def _all(netlink: socket.socket) -> Iterator[TcpSocket]:
         question = _QUESTION.pack(
             family, socket.IPPROTO_TCP, 1 << (_INET_DIAG_CONG - 1), _ALL_STATES
         )
-        netlink.send(_message(_SOCK_DIAG_BY_FAMILY, _REQUEST | _DUMP, question + bytes(_ID.size)))
+        netlink.send(
+            nl.message(_SOCK_DIAG_BY_FAMILY, nl.REQUEST | nl.DUMP, question + bytes(_ID.size))
+        )
         done = False
         while not done:
-            for kind, body in _messages(netlink.recv(_ANSWER_BYTES)):
+            for kind, body in nl.messages(netlink.recv(nl.ANSWER_BYTES)):
                 if kind == _SOCK_DIAG_BY_FAMILY:
                     yield _read(body)
-                done |= kind in {_NLMSG_DONE, _NLMSG_ERROR}
+                done |= kind in {nl.DONE, nl.ERROR}
 
 
 def _destroy(netlink: socket.socket, victim: TcpSocket) -> bool:
     """Whether it is gone now by our doing; one that has ended meanwhile is not."""
     question = _QUESTION.pack(victim.family, socket.IPPROTO_TCP, 0, _ALL_STATES)
-    netlink.send(_message(_SOCK_DESTROY, _REQUEST | _ACK, question + victim.raw_id))
-    for kind, body in _messages(netlink.recv(_ANSWER_BYTES)):
-        if kind == _NLMSG_ERROR:
-            code = -int(_ERROR.unpack_from(body)[0])
-            if code == 0:
-                return True
-            if code == _EOPNOTSUPP:
-                raise OSError(code, os.strerror(code))
-    return False
-
-
-_EOPNOTSUPP = 95
-
-
-def _message(kind: int, flags: int, body: bytes) -> bytes:
-    return _HEADER.pack(_HEADER.size + len(body), kind, flags, 0, 0) + body
-
-
-def _messages(raw: bytes) -> Iterator[tuple[int, bytes]]:
-    at = 0
-    while at + _HEADER.size <= len(raw):
-        length, kind, *_ = _HEADER.unpack_from(raw, at)
-        if length < _HEADER.size:
-            return
-        yield kind, raw[at + _HEADER.size : at + length]
-        at += (length + 3) & ~3
+    netlink.send(nl.message(_SOCK_DESTROY, nl.REQUEST | nl.ACK, question + victim.raw_id))
+    code = nl.acknowledged(netlink)
+    if code == errno.EOPNOTSUPP:
+        raise OSError(code, os.strerror(code))
+    return code == 0
 
 
 def _read(body: bytes) -> TcpSocket:
@@ -148,15 +124,9 @@ def _read(body: bytes) -> TcpSocket:
     _, _, source, _, rest = _ID.unpack(raw_id)
     local = ip_address(source if family == socket.AF_INET6 else source[:4])
     congestion = ""
-    at = _FOUND.size
-    while at + _ATTRIBUTE.size <= len(body):
-        length, kind = _ATTRIBUTE.unpack_from(body, at)
-        if length < _ATTRIBUTE.size:
-            break
+    for kind, value in nl.attributes(body, _FOUND.size):
         if kind == _INET_DIAG_CONG:
-            value = body[at + _ATTRIBUTE.size : at + length]
             congestion = value.rstrip(b"\0").decode("ascii", "replace")
-        at += (length + 3) & ~3
     plain: Address = getattr(local, "ipv4_mapped", None) or local
     return TcpSocket(
         family, state, plain, congestion, int.from_bytes(rest[:4], sys.byteorder), raw_id

@@ -33,6 +33,7 @@ from prl.core.datapath import Secondary as State
 from prl.core.wire import Element, Message, Reason, Tlv
 from prl.daemon import cloning, transfer
 from prl.daemon.clients import Application
+from prl.daemon.conntrack import Conntrack
 from prl.daemon.events import EventLog
 from prl.daemon.host import NUD_PERMANENT, NUD_REACHABLE, NUD_STALE, Host, NextHop
 from prl.daemon.instances import Instances
@@ -109,6 +110,7 @@ class Shadows:
         self._offers: list[tuple[str, Application]] = []
         self._collector = Collector()
         self._lost = Lost(config, instances, log)
+        self._conntrack = Conntrack(log)
         self._prepared = PreparedSockets(datapath, self._on_dropped)
         self._neighbours: dict[NextHop, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -247,6 +249,7 @@ class Shadows:
         event = coming.event
         try:
             self._replace(event.handle, coming.ends)
+            self._conntrack.enter(coming.ends)
             self._enter_prepared(coming)
         except BaseException:
             self._unpin(coming.hop, NUD_STALE)
@@ -279,6 +282,7 @@ class Shadows:
 
     def _build(self, coming: Coming) -> None:
         self._replace(coming.event.handle, coming.ends)
+        self._conntrack.enter(coming.ends)
         # The clock must not be behind the primary's (PAWS): count the way here, too.
         elapsed_ns = time.monotonic_ns() - coming.began_ns + self._dp.link_rtt_ns()
         try:
@@ -494,6 +498,7 @@ class Shadows:
         """Of no use any more: away with it, silently. ``lost``: its session lives elsewhere."""
         if lost:
             self._lost.add(shadow.ends, shadow.service, why)
+        self._conntrack.leave(shadow.ends)
         self._forget(shadow, "void")
         with contextlib.suppress(DatapathError):
             end_silently(self._dp.flow_socket(shadow.handle))
@@ -556,6 +561,7 @@ class Shadows:
         for shadow in list(self._shadows.values()):
             if shadow.state == "active":
                 self._give_up(shadow, Reason.REQUESTED)
+        self._conntrack.close()
 
     # -- neighbours: a silent node cannot resolve the peer's address by itself
 
