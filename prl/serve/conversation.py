@@ -31,9 +31,12 @@ def converse(
         OutputDiffersError: the program is not the owner's equal.
     """
     has_ended_direction = False
-    while not outbound.has_ended or command.status() is None:
+    while True:
         interests = [(descriptor, select.POLLIN) for descriptor in watchers]
         interests += inbound.interests() + outbound.interests() + command.interests()
+        # Only now: a program that had ended before its interests were asked for wakes nobody.
+        if outbound.has_ended and (status := command.status()) is not None:
+            return status
         events = wait(interests, outbound.timeout_s())
         for descriptor in [known for known in watchers if known in events]:
             if watchers[descriptor]():
@@ -45,4 +48,3 @@ def converse(
             has_ended_direction = True
             if not command.is_exiting():
                 outbound.end_direction()
-    return command.status()
