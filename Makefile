@@ -26,7 +26,7 @@ DEF_FILES := $(wildcard bpf/*.def userspace/*.def userspace/core/*.def)
 PY_FILES := $(wildcard prl tests docs/examples setup.py userspace/build_ffi.py bpf/trace)
 
 APT := $(LISTS:%=apt-%)
-.PHONY: help setup setup-demo root $(APT) kernel-headers bpffs build install-client demo test test-quick lint tidy format clean
+.PHONY: help setup setup-demo root $(APT) kernel-headers bpffs build install-client demo test fresh-results test-quick lint tidy format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -99,8 +99,18 @@ demo: setup-demo ## show live sessions surviving the death of their host
 	    $(BIN)/prlctl demo $$scenario </dev/null
 	done
 
-test: setup test-quick tidy ## every check (root)
-	@$(BIN)/python -m pytest -rs -m "not unit and not vm" tests </dev/null
+# Every run of pytest in it leaves a record, of which the table at the end tells what ran where.
+RESULTS := $(CURDIR)/.results
+test: export PRL_RESULTS := $(RESULTS)
+test: export PRL_LANE := host
+test: setup fresh-results test-quick tidy ## every check, then which test ran where (root)
+	@status=0
+	$(BIN)/python -m pytest -rs -m "not unit and not vm" tests </dev/null || status=$$?
+	$(BIN)/python -m tests.table $(RESULTS) || status=1
+	exit $$status
+
+fresh-results:
+	@rm -rf $(RESULTS)
 
 test-quick: build lint ## what needs no root; under two minutes
 	@$(BIN)/python -m pytest -q -m "not kernel" tests/unit </dev/null
@@ -130,5 +140,5 @@ install-client: build ## install the C client library and its header under PREFI
 
 clean: ## remove all that was built here, the virtual environment too
 	rm -rf $(VENV) build dist *.egg-info prl/bpf prl/c prl/_core.* .pytest_cache .mypy_cache .ruff_cache
-	rm -rf .hypothesis .import_linter_cache
+	rm -rf .hypothesis .import_linter_cache .results
 	find prl tests userspace bpf -name __pycache__ -type d -prune -exec rm -rf {} +

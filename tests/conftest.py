@@ -1,22 +1,27 @@
-"""Markers by folder, and skips by what the machine can do."""
+"""Markers by folder, skips by what the machine can do, and the record of what ran."""
 
 from collections import Counter
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 
-from tests.probes import missing
-
-KINDS = frozenset({"unit", "kernel", "system", "model", "sim", "fuzz", "vm"})
-TESTS = Path(__file__).parent
+from tests import results
+from tests.probes import Missing, require
+from tests.results import KINDS
 
 _skipped: Counter[str] = Counter()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep a record of the run, where one is asked for."""
+    if plugin := results.recorder():
+        config.pluginmanager.register(plugin)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark each test with its folder's name, unless it names its kind itself."""
     for item in items:
-        folder = item.path.relative_to(TESTS).parts[0]
+        folder = item.path.parent.name
         if folder in KINDS and not KINDS & {mark.name for mark in item.iter_markers()}:
             item.add_marker(folder)
 
@@ -24,9 +29,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip a test whose ``needs`` marker names a probe that fails."""
     for mark in item.iter_markers("needs"):
-        if absent := missing(mark.args):
-            _skipped[absent.name] += 1
-            pytest.skip(f"needs {absent.name}: {absent.reason}")
+        require(*mark.args)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: "pytest.CallInfo[None]"
+) -> Iterator[pytest.TestReport]:
+    """Count the skip, and let no test be skipped but by a probe, which has a name."""
+    report: pytest.TestReport = yield
+    if not report.skipped or hasattr(report, "wasxfail"):
+        return report
+    if call.excinfo is not None and isinstance(call.excinfo.value, Missing):
+        report.probe = call.excinfo.value.probe.name
+        _skipped[report.probe] += 1
+    else:
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid} was skipped, but not by a probe of tests/probes.py"
+    return report
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

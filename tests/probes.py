@@ -1,4 +1,7 @@
-"""What this machine can do, by name: ``@pytest.mark.needs("root", "bird")`` skips by these."""
+"""What this machine can do, by name: ``@pytest.mark.needs("root", "bird")`` skips by these.
+
+In the body of a test or in a fixture ``require("mptcp")`` does. There is no other way to skip.
+"""
 
 import functools
 import importlib.util
@@ -7,9 +10,13 @@ import platform
 import shutil
 import socket
 import subprocess
+import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+import pytest
 
 KERNEL_BTF = Path("/sys/kernel/btf/vmlinux")
 SBIN_PATH = "/usr/sbin:/sbin:/usr/lib/frr"  # not on every user's PATH
@@ -18,22 +25,39 @@ PROBE_TIMEOUT_S = 10
 
 @dataclass(frozen=True)
 class Probe:
-    """A capability: ``check`` says whether it is there, ``reason`` what to do when it is not."""
+    """A capability.
+
+    Attributes:
+        name: what ``needs`` calls it.
+        reason: what to do when it is not there.
+        check: says whether it is there.
+        lane: the lane of `make test-LANE` that has it where this machine has not: ``kernels``,
+            other kernels, or ``vm``; "" where `make setup` is to provide it.
+    """
 
     name: str
     reason: str
     check: Callable[[], bool]
+    lane: str = ""
+
+
+class Missing(pytest.skip.Exception):
+    """The test is skipped, because what ``probe`` looks for is not there."""
+
+    def __init__(self, probe: Probe) -> None:
+        super().__init__(f"needs {probe.name}: {probe.reason}")
+        self.probe = probe
 
 
 PROBES: dict[str, Probe] = {}
 
 
-def probe(reason: str) -> Callable[[Callable[[], bool]], Callable[[], bool]]:
+def probe(reason: str, lane: str = "") -> Callable[[Callable[[], bool]], Callable[[], bool]]:
     """Register the decorated function as the probe of its name; it runs at most once."""
 
     def register(check: Callable[[], bool]) -> Callable[[], bool]:
         name = check.__name__
-        PROBES[name] = Probe(name, reason, functools.cache(check))
+        PROBES[name] = Probe(name, reason, functools.cache(check), lane)
         return PROBES[name].check
 
     return register
@@ -73,7 +97,7 @@ def bpf() -> bool:
     return KERNEL_BTF.exists() and os.path.ismount("/sys/fs/bpf") and _works("bpftool", "prog")
 
 
-@probe("the kernel has no AF_XDP (CONFIG_XDP_SOCKETS), or we may not use it")
+@probe("the kernel has no AF_XDP (CONFIG_XDP_SOCKETS), or we may not use it", lane="kernels")
 def af_xdp() -> bool:
     af_xdp_family = 44  # Python names it from 3.14 on
     try:
@@ -83,19 +107,19 @@ def af_xdp() -> bool:
     return True
 
 
-@probe("the kernel has no VRF devices (CONFIG_NET_VRF)")
+@probe("the kernel has no VRF devices (CONFIG_NET_VRF)", lane="kernels")
 def vrf() -> bool:
     make = "ip link add probe type vrf table 100"
     return _works("unshare", "--net", "sh", "-c", make)
 
 
-@probe("the kernel has no VLAN devices (CONFIG_VLAN_8021Q)")
+@probe("the kernel has no VLAN devices (CONFIG_VLAN_8021Q)", lane="kernels")
 def vlan() -> bool:
     make = "ip link add below type veth && ip link add link below name probe type vlan id 5"
     return _works("unshare", "--net", "sh", "-c", make)
 
 
-@probe("the kernel does not let BPF programs be a TCP congestion control")
+@probe("the kernel does not let BPF programs be a TCP congestion control", lane="kernels")
 def struct_ops() -> bool:
     # The wrapper type is in the kernel's BTF exactly when bpf_tcp_ca.c is built in.
     wrapper = b"\0bpf_struct_ops_tcp_congestion_ops\0"
@@ -103,6 +127,26 @@ def struct_ops() -> bool:
         return wrapper in KERNEL_BTF.read_bytes()
     except OSError:
         return False
+
+
+@probe("the kernel has no MPTCP (CONFIG_MPTCP)", lane="kernels")
+def mptcp() -> bool:
+    try:
+        socket.socket(proto=socket.IPPROTO_MPTCP).close()
+    except OSError:
+        return False
+    return True
+
+
+@probe("the kernel has no SO_PEEK_OFF for TCP (Linux 6.9 has)", lane="kernels")
+def peek_off() -> bool:
+    so_peek_off = 42  # Python has no name for it
+    with socket.socket() as sock:
+        try:
+            sock.getsockopt(socket.SOL_SOCKET, so_peek_off)
+        except OSError:
+            return False
+    return True
 
 
 @probe("BIRD is not installed: apt-get install bird2")
@@ -135,7 +179,7 @@ def socat() -> bool:
     return _installed("socat")
 
 
-@probe("redis is not installed: apt-get install socat")
+@probe("redis is not installed: apt-get install redis-server")
 def redis() -> bool:
     return _installed("redis-server")
 
@@ -171,6 +215,25 @@ def ruby() -> bool:
     return _installed("ruby")
 
 
+@probe("gcc has no address sanitizer: apt-get install gcc libasan8")
+def asan() -> bool:
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder, "probe.c")
+        source.write_text("int main(void) { return 0; }\n")
+        return _works("gcc", "-fsanitize=address,undefined", str(source), "-o", f"{folder}/probe")
+
+
+@probe("the tree is no git work tree: clone it")
+def git() -> bool:
+    return _works("git", "-C", str(Path(__file__).parent), "rev-parse", "--is-inside-work-tree")
+
+
+@probe("others than root may not read the tree: put it where nobody may go")
+def readable_tree() -> bool:
+    nobody = ("setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups")
+    return _works(*nobody, sys.executable, "-c", "import prl")
+
+
 @probe("bcc or the kernel's headers are missing: make setup")
 def bcc() -> bool:
     headers = Path("/lib/modules", platform.release(), "build")
@@ -189,3 +252,14 @@ def missing(names: tuple[str, ...]) -> Probe | None:
         if not PROBES[name].check():
             return PROBES[name]
     return None
+
+
+def require(*names: str) -> None:
+    """Skip the test that is running unless every named probe finds what it looks for.
+
+    Raises:
+        Missing: one of them does not; pytest skips the test.
+        LookupError: there is no probe of such a name.
+    """
+    if absent := missing(names):
+        raise Missing(absent)

@@ -26,6 +26,7 @@ from prl.lab.topology import Interface
 pytestmark = pytest.mark.kernel
 
 QUIET_S = 0.3
+NO_ANSWER = 1  # ping(8)
 ETH_P_ALL = 3
 SO_RCVBUFFORCE = 33  # these two are not in Python's socket module: asm-generic/socket.h
 SO_TIMESTAMPNS = 35
@@ -91,11 +92,18 @@ def fake_prld(
 def reaches(lab: Lab, node: str, address: object, timeout_s: float = 2.5) -> bool:
     """Whether a ping is answered; ARP may have given up a moment ago and tries every second."""
     argv = ["ping", "-q", "-c", "1", "-W", str(timeout_s), str(address)]
-    return lab.run(node, argv, stdout=subprocess.DEVNULL).returncode == 0
+    status = lab.run(node, argv, stdout=subprocess.DEVNULL).returncode
+    assert status in {0, NO_ANSWER}, "ping itself failed"
+    return status == 0
 
 
 def is_cut_off(lab: Lab, node: str, address: object) -> bool:
     return not reaches(lab, node, address, timeout_s=QUIET_S)
+
+
+def test_a_ping_that_cannot_be_sent_is_no_silence(lab: Lab) -> None:
+    with pytest.raises(AssertionError, match="ping itself failed"):
+        is_cut_off(lab, "peer", "no address")
 
 
 @contextmanager

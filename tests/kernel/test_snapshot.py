@@ -510,10 +510,9 @@ def send_bare_ack(snapshot: TcpSnapshot, *, seq: int, ack: int) -> None:
         raw.sendto(segment, (str(snapshot.local.address), 0))
 
 
+@pytest.mark.needs("peek_off")
 def test_peek_offset_of_the_application_survives() -> None:
     with connected() as session:
-        if get_int_or(session.node, So.PEEK_OFF, -2) == -2:
-            pytest.skip("this kernel has no SO_PEEK_OFF for TCP")
         session.peer.sendall(b"abcdef")
         await_unread(session.node, 6)
         set_int(session.node, So.PEEK_OFF, 2)
@@ -634,10 +633,7 @@ def local() -> socket.socket:
 
 
 def multipath() -> socket.socket:
-    try:
-        return socket.socket(proto=socket.IPPROTO_MPTCP)
-    except OSError:
-        pytest.skip("this kernel has no MPTCP")
+    return socket.socket(proto=socket.IPPROTO_MPTCP)
 
 
 @pytest.mark.parametrize(
@@ -647,7 +643,7 @@ def multipath() -> socket.socket:
         (listening, "state LISTEN;"),
         (datagram, "UDP"),
         (local, "protocol 0"),
-        (multipath, "MPTCP"),
+        pytest.param(multipath, "MPTCP", marks=pytest.mark.needs("mptcp")),
     ],
 )
 def test_what_is_no_established_tcp_is_refused(make: Callable[[], socket.socket], why: str) -> None:

@@ -498,11 +498,9 @@ def test_what_cannot_be_protected_is_refused_with_what_to_do(pair: Pair) -> None
 
 
 @FAMILIES
+@pytest.mark.needs("mptcp")
 def test_multipath_is_refused_with_what_to_do(pair: Pair, family: int) -> None:
-    try:
-        peer, app = pair.connect(family, protocol=socket.IPPROTO_MPTCP)
-    except OSError:
-        pytest.skip("this kernel has no MPTCP")
+    peer, app = pair.connect(family, protocol=socket.IPPROTO_MPTCP)
     with pytest.raises(UsageError, match="MPTCP socket cannot be cloned; make the listener plain"):
         pair.protect(peer, app)
     peer.sendall(b"goes on")

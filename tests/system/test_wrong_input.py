@@ -157,9 +157,8 @@ def _as_nobody(argv: list[str]) -> Done:
     )
 
 
+@pytest.mark.needs("readable_tree")
 def test_without_root(lab: Lab) -> None:
-    if _as_nobody([support.PRLCTL, "--version"]).returncode != 0:
-        pytest.skip("needs a tree that others than root may read")
     refused(_as_nobody([support.PRLCTL, "lab", "up", "--name", "f8-no"]), FAILED, "root")
     demo = _as_nobody([support.PRLCTL, "-j", "demo", "upload", "--size", "1M"])
     assert (demo.returncode, demo.stdout) == (FAILED, "")

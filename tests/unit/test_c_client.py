@@ -4,7 +4,6 @@ import errno
 import json
 import os
 import random
-import shutil
 import socket
 import struct
 import subprocess
@@ -16,6 +15,7 @@ import pytest
 
 from prl.dialogue import Dialogue
 from prl.messages import MESSAGE_MAX_BYTES, MessageError
+from tests.probes import require
 
 ROOT = Path(__file__).resolve().parents[2]
 CLIENT = ROOT / "userspace/client"
@@ -39,17 +39,12 @@ PROTO = -errno.EPROTO
 
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    require("asan")
     folder = tmp_path_factory.mktemp("client")
-    gcc = shutil.which("gcc") or "gcc"
     flags: list[str | Path] = ["-g", "-O1", "-std=gnu11", "-Wall", "-Wextra", "-Werror"]
     flags += ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-I", CLIENT]
-    probe = folder / "probe.c"
-    probe.write_text("int main(void) { return 0; }\n")
-    build = [gcc, *flags, probe, "-o", folder / "probe"]
-    if subprocess.run(build, check=False).returncode:
-        pytest.skip("gcc has no address sanitizer: apt-get install gcc libasan8")
     sources = [Path(__file__).parent / "client_driver.c", CLIENT / "json.c"]
-    subprocess.run([gcc, *flags, *sources, "-o", folder / "driver"], check=True)
+    subprocess.run(["gcc", *flags, *sources, "-o", folder / "driver"], check=True)
     return folder / "driver"
 
 

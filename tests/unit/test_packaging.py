@@ -143,6 +143,7 @@ def test_metadata_and_scripts() -> None:
         assert (ROOT / file).is_file()
 
 
+@pytest.mark.needs("git")
 def test_what_the_build_makes_is_ignored_by_git() -> None:
     made = [
         "prl/_core.abi3.so",
@@ -158,11 +159,10 @@ def test_what_the_build_makes_is_ignored_by_git() -> None:
         text=True,
         check=False,
     )
-    if done.returncode == 128:
-        pytest.skip("not a git work tree")
     assert done.stdout.split() == made
 
 
+@pytest.mark.needs("git")
 @pytest.mark.kernel  # not quick: it compiles the whole datapath
 def test_a_real_wheel_carries_extension_and_objects(tmp_path: Path) -> None:
     tree = tmp_path / "tree"

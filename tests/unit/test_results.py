@@ -1,0 +1,167 @@
+"""What a run leaves on record, and what the table makes of it."""
+
+import ast
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests import results, table
+from tests.results import FOLDER_VARIABLE, LANE_VARIABLE
+
+ROOT = Path(__file__).parents[2]
+SKIPS = "tests/probes.py"  # the one place
+SAMPLE = """
+import pytest
+from tests import probes
+from tests.probes import Probe, require
+
+for name in {lacks}:
+    probes.PROBES[name] = Probe(name, "buy one", lambda: False)
+
+def test_good(): pass
+@pytest.mark.xfail(reason="so")
+def test_fails_as_it_must(): assert False
+@pytest.mark.needs("vrf")
+def test_marked(): pass
+def test_asks(): require("spin")
+@pytest.fixture
+def broken():
+    yield
+    raise ValueError
+def test_fixture(broken): pass
+@pytest.mark.vm
+def test_in_machines(): pass
+"""
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """Runs pytest, with the project's conftest, on the text of a test module, in a lane."""
+    module = tmp_path / "unit" / "test_sample.py"
+    module.parent.mkdir()
+
+    def run(text: str, lane: str, *options: str) -> "subprocess.CompletedProcess[str]":
+        module.write_text(text)
+        command = [sys.executable, "-m", "pytest", "-p", "tests.conftest", "-p", "no:cacheprovider"]
+        command += ["-p", "pytest_timeout"]  # pyproject.toml has an option of it
+        command += ["-c", str(ROOT / "pyproject.toml"), f"--rootdir={tmp_path}", *options]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), LANE_VARIABLE: lane}
+        environment[FOLDER_VARIABLE] = str(tmp_path / "results")
+        environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # quick
+        return subprocess.run(
+            [*command, str(module)],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    return run
+
+
+def test_each_test_of_a_run_is_on_record_with_its_outcome(run: Run, tmp_path: Path) -> None:
+    run(SAMPLE.format(lacks=["vrf", "spin"]), "host", "-m", "not vm")
+    (lane,) = results.read(tmp_path / "results").values()
+    assert lane.kernel == os.uname().release
+    found = {name.partition("::")[2]: result for name, result in lane.results.items()}
+    assert {name: (result.outcome, result.probe) for name, result in found.items()} == {
+        "test_good": ("passed", ""),
+        "test_fails_as_it_must": ("passed", ""),
+        "test_marked": ("skipped", "vrf"),
+        "test_asks": ("skipped", "spin"),
+        "test_fixture": ("failed", ""),
+        "test_in_machines": ("collected", ""),
+    }
+    assert found["test_in_machines"].kind == "vm"
+    assert (found["test_marked"].kind, found["test_marked"].needs) == ("unit", ("vrf",))
+
+
+def test_the_table_tells_what_ran_nowhere_and_who_could_run_it(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(SAMPLE.format(lacks=["vrf"]), "host", "-m", "not vm")
+    run(SAMPLE.format(lacks=["vrf"]), "kernels-0.1", "-k", "good or marked")
+    folder = str(tmp_path / "results")
+
+    assert table.main([folder]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in shown if line.startswith("unit/")] == [
+        ["unit/test_sample.py", "4/6", "1F", "1/6"]
+    ]
+    assert shown[-2:] == [
+        "needs lane vm: unit/test_sample.py::test_in_machines (it was selected in no run)",
+        "needs lane kernels: unit/test_sample.py::test_marked (for want of vrf)",
+    ]
+
+    assert table.main([folder, "--unrun", "kernels"]) == 0
+    assert capsys.readouterr().out == "unit/test_sample.py::test_marked\n"
+
+    assert table.main([folder, "--complete", "kernels"]) == 1
+    assert "RAN NOWHERE: unit/test_sample.py::test_marked" in capsys.readouterr().out
+
+    run(SAMPLE.format(lacks=["vrf"]).replace("False)", "True)"), "kernels-9.9", "-k", "marked")
+    assert table.main([folder, "--complete", "kernels"]) == 0
+
+
+def test_a_program_that_set_up_should_have_brought_is_missed_nowhere(
+    run: Run, tmp_path: Path
+) -> None:
+    run(SAMPLE.format(lacks=["spin"]), "host", "-k", "asks")
+    assert table.main([str(tmp_path / "results")]) == 1
+
+
+def test_who_ran_it_once_ran_it(run: Run, tmp_path: Path) -> None:
+    run(SAMPLE.format(lacks=[]), "host", "-k", "good")
+    run(SAMPLE.format(lacks=[]), "host", "-k", "asks")
+    (lane,) = results.read(tmp_path / "results").values()
+    assert lane.results["unit/test_sample.py::test_good"].outcome == "passed"
+
+
+def test_a_record_that_its_machine_could_not_end_counts_so_far(run: Run, tmp_path: Path) -> None:
+    run(SAMPLE.format(lacks=[]), "guest", "-k", "good")
+    (path,) = (tmp_path / "results").iterdir()
+    with path.open("a") as file:
+        file.write('{"test": "unit/test_sample.py::test_as')
+    (lane,) = results.read(path.parent).values()
+    assert lane.results["unit/test_sample.py::test_good"].outcome == "passed"
+
+
+@pytest.mark.parametrize("text", ["", "no record\n", '{"schema": 99}\n', "[]\n"])
+def test_what_is_no_record_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "odd.jsonl").write_text(text)
+    with pytest.raises(ValueError, match=r"odd\.jsonl is no record"):
+        results.read(tmp_path)
+
+
+@pytest.mark.parametrize("lane", ["", "../up", "two words"])
+def test_a_bad_lane_is_refused(run: Run, lane: str) -> None:
+    done = run(SAMPLE.format(lacks=[]), lane)
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "Traceback" not in done.stderr
+    assert LANE_VARIABLE in done.stderr
+
+
+def test_a_skip_without_a_name_is_a_failure(run: Run) -> None:
+    text = "import pytest\ndef test_a(): pytest.skip('just so')\n"
+    done = run(text, "host")
+    assert done.returncode == pytest.ExitCode.TESTS_FAILED
+    assert "skipped, but not by a probe" in done.stdout
+
+
+def test_nothing_skips_but_probes() -> None:
+    skipping = {"skip", "skipif", "importorskip", "SkipTest"}
+    found = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in (ROOT / "tests").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute) and node.attr in skipping
+        and str(path.relative_to(ROOT)) != SKIPS
+    ]  # fmt: skip
+    assert found == []
