@@ -65,37 +65,45 @@ static __always_inline int load_ends(struct __sk_buff *skb, struct prl_heard *he
     return code < 0 ? code : (int)bpf_skb_load_bytes_relative(skb, 16, heard->local + 12, 4, BPF_HDR_START_NET);
 }
 
-/* `room` is a constant: the ring reserves constant sizes alone. */
-static __always_inline void tell(struct __sk_buff *skb, const struct prl_heard *heard, __u32 at, __u32 bytes,
-                                 const __u32 room)
+/*
+ * `room` is a constant: the ring reserves constant sizes alone. `last` is the index of the payload's last byte, all ones
+ * when there is none: clang turns "bytes is not 0 and at most room" into "bytes - 1 is below room", from which the
+ * verifier of 6.1 concludes nothing about bytes. Given to a function of its own, the index stays as it is.
+ */
+static __always_inline int tell(struct __sk_buff *skb, __u32 at, __u32 last, __u32 seq, __u32 is_new,
+                                const __u32 room)
 {
-    __u8 *record = bpf_ringbuf_reserve(&prl_heard, sizeof(*heard) + room, 0);
-    struct prl_heard *head = (struct prl_heard *)record;
+    struct prl_heard heard = {.seq = seq, .is_new = is_new};
 
+    if (load_ends(skb, &heard) < 0)
+        return 0;
+    __u8 *record = bpf_ringbuf_reserve(&prl_heard, sizeof(heard) + room, 0);
+    struct prl_heard *head = (struct prl_heard *)record;
     if (!record) {
         __u32 zero = 0;
         __u64 *lost = bpf_map_lookup_elem(&prl_unheard, &zero);
 
         if (lost)
             __sync_fetch_and_add(lost, 1);
-        return;
+        return 0;
     }
-    *head = *heard;
-    head->bytes = 0;
-    if (bytes && bytes <= room && bpf_skb_load_bytes(skb, at, record + sizeof(*heard), bytes) == 0)
-        head->bytes = bytes;
+    *head = heard;
+    if (last < room && bpf_skb_load_bytes(skb, at, record + sizeof(heard), last + 1) == 0)
+        head->bytes = last + 1;
     bpf_ringbuf_submit(record, 0);
+    return 0;
 }
 
-/* One piece of a long segment; a function of its own, which the verifier looks at once. */
-__noinline int prl_listen_piece(struct __sk_buff *skb, __u32 at, __u32 bytes, __u32 seq, __u32 is_new)
+/* A short segment, or none: a connection that is new. */
+__noinline int prl_listen_short(struct __sk_buff *skb, __u32 at, __u32 last, __u32 seq, __u32 is_new)
 {
-    struct prl_heard heard = {.seq = seq, .is_new = is_new};
+    return tell(skb, at, last, seq, is_new, SMALL_BYTES);
+}
 
-    if (load_ends(skb, &heard) < 0)
-        return 0;
-    tell(skb, &heard, at, bytes, PIECE_BYTES);
-    return 0;
+/* One piece of a long segment. */
+__noinline int prl_listen_piece(struct __sk_buff *skb, __u32 at, __u32 last, __u32 seq, __u32 is_new)
+{
+    return tell(skb, at, last, seq, is_new, PIECE_BYTES);
 }
 
 SEC("socket")
@@ -114,13 +122,8 @@ int prl_listen(struct __sk_buff *skb)
     __u32 is_new = bpf_map_lookup_elem(&prl_listeners, &cookie) != NULL;
 
     if (payload <= SMALL_BYTES) {
-        struct prl_heard heard = {.seq = bpf_ntohl(seq), .is_new = is_new};
-
-        if (!payload && !is_new)
-            return KEEP;
-        if (load_ends(skb, &heard) < 0)
-            return KEEP;
-        tell(skb, &heard, header, payload, SMALL_BYTES);
+        if (payload || is_new)
+            prl_listen_short(skb, header, payload - 1, bpf_ntohl(seq), is_new);
         return KEEP;
     }
     for (__u32 i = 0; i < PIECES_MAX; i++) {
@@ -129,7 +132,7 @@ int prl_listen(struct __sk_buff *skb)
 
         if (done >= payload)
             break;
-        prl_listen_piece(skb, header + done, left < PIECE_BYTES ? left : PIECE_BYTES, bpf_ntohl(seq) + done,
+        prl_listen_piece(skb, header + done, (left < PIECE_BYTES ? left : PIECE_BYTES) - 1, bpf_ntohl(seq) + done,
                          is_new);
     }
     return KEEP;

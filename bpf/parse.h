@@ -28,8 +28,9 @@
 
 /* More extension headers than this are nobody's honest traffic. */
 #define PRL_EXTENSIONS_MAX 6
-/* L4 headers beyond this offset are not looked for (two tags, 40 bytes, six short extension headers). */
-#define PRL_L4_OFFSET_MAX 1024
+/* L4 headers beyond this offset are not looked for (two tags, 40 bytes, six short extension headers). All bits are set:
+ * it is a mask, too. */
+#define PRL_L4_OFFSET_MAX 1023
 #define PRL_ND_OPTIONS_MAX 4
 
 /* RFC 792; linux/icmp.h and linux/if_arp.h draw in libc's headers, which know no bpf target. */
@@ -137,6 +138,10 @@ __noinline int prl_walk_extensions(PRL_CONTEXT *ctx, struct prl_packet *packet)
     packet->key.proto = (__u8)next;
     if (packet->kind == PRL_KIND_FRAGMENT && !packet->first)
         return -1;
+    if (at > PRL_L4_OFFSET_MAX) {
+        packet->kind = PRL_KIND_TUNNELLED;
+        return -1;
+    }
     switch (next) {
     case IPPROTO_HOPOPTS:
     case IPPROTO_ROUTING:
@@ -239,11 +244,9 @@ static __always_inline void prl_parse(PRL_CONTEXT *ctx, struct prl_packet *packe
         return;
     }
 
-    __u32 l4 = packet->l4;
-    if (l4 > PRL_L4_OFFSET_MAX) {
-        packet->kind = PRL_KIND_TUNNELLED;
-        return;
-    }
+    /* The mask changes nothing: prl_walk_extensions() refuses more. The verifier of 6.1 needs it here: a comparison bounds
+     * one register, not the copy of it that clang has put on the stack. */
+    __u32 l4 = packet->l4 & PRL_L4_OFFSET_MAX;
     __be16 *ports = data + l4;
     __u32 need = proto == IPPROTO_TCP ? sizeof(struct tcphdr) : 8; /* UDP's and ICMP's headers have 8 bytes */
     if (proto != IPPROTO_TCP && proto != IPPROTO_UDP &&
