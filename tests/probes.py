@@ -199,6 +199,12 @@ def nft() -> bool:
     return _installed("nft")
 
 
+@probe("QEMU for this machine's kind is not installed: make apt-kernels")
+def qemu() -> bool:
+    needed = ("qemu-system-x86_64", "busybox", "depmod", "zstd")
+    return platform.machine() == "x86_64" and all(map(_installed, needed))
+
+
 @probe("Vagrant is not installed: apt-get install vagrant")
 def vagrant() -> bool:
     return _installed("vagrant")

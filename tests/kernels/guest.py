@@ -1,0 +1,145 @@
+"""One guest: a kernel in QEMU whose root is this machine's, and one command in it."""
+
+import os
+import shlex
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.kernels.debian import Kernel, KernelError
+
+RC = Path(__file__).with_name("rc.sh")
+QEMU = "qemu-system-x86_64"
+CPUS = 2
+MEMORY_MIB = 4096
+"""What the guest may take; its overlay and its /tmp are in it. QEMU takes it as it is used."""
+BOOT_TIMEOUT_S = 120.0
+"""From QEMU's start to the first command; 6 s are usual, and the machine may be busy."""
+OFF_TIMEOUT_S = 30.0
+TAIL_BYTES = 6000
+_POLL_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a command in a guest."""
+
+    status: int  # the command's exit status
+    log: str  # what it wrote
+    boot_s: float
+    run_s: float
+
+
+def has_kvm() -> bool:
+    """Whether virtual machines run on the CPU itself rather than emulated.
+
+    Some machines have a /dev/kvm on a CPU that cannot: the CPU's own word decides.
+    """
+    flags = Path("/proc/cpuinfo").read_text().split()
+    return ("vmx" in flags or "svm" in flags) and os.access("/dev/kvm", os.R_OK | os.W_OK)
+
+
+def run(
+    kernel: Kernel,
+    command: Sequence[str],
+    *,
+    timeout: float,
+    folder: Path,
+    results: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Outcome:
+    """Boot ``kernel`` and run ``command`` in ``folder`` of the machine's root, as root.
+
+    The root is read-only, whatever the guest writes is forgotten; only what the command puts into
+    $GUEST_RESULTS comes back, in ``results``. The guest ends with the process that started it.
+
+    Raises:
+        KernelError: the guest did not boot, died, or was not done after ``timeout`` seconds; the
+            message has the end of its console and of the command's log.
+    """
+    with kernel.in_use(), tempfile.TemporaryDirectory(prefix="prl-guest-") as name:
+        share = Path(name)
+        (share / "results").mkdir()
+        shutil.copy2(RC, share / "rc.sh")
+        (share / "command").write_text(_script(command, folder, environment or {}))
+        started = time.monotonic()
+        with subprocess.Popen(
+            _qemu(kernel, share), stdin=subprocess.DEVNULL, start_new_session=True
+        ) as qemu:
+            try:
+                _await(qemu, share / "booted", BOOT_TIMEOUT_S, "did not boot", share)
+                booted = time.monotonic()
+                _await(qemu, share / "status", timeout, "was not done", share)
+                done = time.monotonic()
+                _await_end(qemu)
+            finally:
+                qemu.kill()
+                if results is not None:
+                    shutil.copytree(share / "results", results, dirs_exist_ok=True)
+        return Outcome(
+            int((share / "status").read_text()),
+            (share / "log").read_text(errors="replace"),
+            booted - started,
+            done - booted,
+        )
+
+
+def _script(command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> str:
+    exports = {"GUEST_RESULTS": "/mnt/results", **environment}
+    lines = [f"export {name}={shlex.quote(value)}" for name, value in exports.items()]
+    return "\n".join([*lines, f"cd {shlex.quote(str(folder))} || exit", shlex.join(command), ""])
+
+
+def _qemu(kernel: Kernel, share: Path) -> list[str]:
+    if has_kvm():
+        accelerator = ["-accel", "kvm", "-cpu", "host"]
+    else:
+        accelerator = ["-accel", "tcg,thread=multi", "-cpu", "max"]
+
+    def shared(path: Path, tag: str, more: str = "") -> list[str]:
+        options = f"local,path={path},mount_tag={tag},security_model=none,multidevs=remap{more}"
+        return ["-virtfs", options]
+
+    return [
+        *("setpriv", "--pdeathsig", "KILL", QEMU, "-machine", "pc", *accelerator),
+        *("-smp", str(CPUS), "-m", str(MEMORY_MIB)),
+        *("-display", "none", "-no-reboot", "-nodefaults", "-serial", f"file:{share / 'console'}"),
+        *("-kernel", str(kernel.vmlinux), "-initrd", str(kernel.initramfs)),
+        *shared(Path("/"), "root", ",readonly=on"),
+        *shared(kernel.modules, "modules", ",readonly=on"),
+        *shared(share, "share"),
+        # A panic is the end; an emulated CPU gains nothing by what is done against its faults.
+        *("-append", "console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable"),
+    ]
+
+
+def _await(
+    qemu: subprocess.Popen[bytes], sign: Path, timeout: float, otherwise: str, share: Path
+) -> None:
+    deadline = time.monotonic() + timeout
+    # 9p has no notifications: what the guest writes can only be looked for.
+    while not (sign.exists() and sign.stat().st_size):
+        if qemu.poll() is not None and not sign.exists():
+            raise KernelError(f"the guest ended with {qemu.returncode}{_tails(share)}")
+        if time.monotonic() > deadline:
+            raise KernelError(f"the guest {otherwise} in {timeout:g} s{_tails(share)}")
+        time.sleep(_POLL_S)
+
+
+def _await_end(qemu: subprocess.Popen[bytes]) -> None:
+    try:
+        qemu.wait(OFF_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        return  # all that was wanted of it is there
+
+
+def _tails(share: Path) -> str:
+    text = ""
+    for name in ("log", "console"):
+        if (path := share / name).exists() and (data := path.read_bytes()[-TAIL_BYTES:]).strip():
+            text += f"\n--- the end of its {name} ---\n{data.decode(errors='replace').strip()}"
+    return text
