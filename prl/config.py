@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from prl.errors import ConfigError
+from prl.messages import DEFAULT_SOCKET
 
 DEFAULT_PATH = Path("/etc/prl/prld.toml")
 ADDRESSES_MAX = 64  # PRL_ADDRS_MAX
@@ -167,7 +168,14 @@ class Config(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     ]
     socket: Annotated[
         str, Meta(pattern=r"^/[^\0]{1,106}\Z", description="path of the control socket")
-    ]
+    ] = str(DEFAULT_SOCKET)
+    socket_group: Annotated[
+        Name | None,
+        Meta(
+            description="group whose members may look: requests that change nothing; without it, "
+            "the control socket is root's alone"
+        ),
+    ] = None
     mode: Annotated[
         Literal["auto", "native", "generic"],
         Meta(

@@ -17,6 +17,7 @@ from prl.messages import node_socket
 
 DEFAULT_LAB: Final = "prl"
 _LATER: Final = {
+    "init": ("prl.cli.init", "init"),
     "lab": ("prl.cli.lab", "lab"),
     "replicate": ("prl.cli.replicate", "replicate"),
     "serve": ("prl.cli.serve", "serve"),

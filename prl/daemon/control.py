@@ -5,6 +5,7 @@ Whatever arrives here is untrusted: it gets an error for an answer, never more t
 
 import asyncio
 import contextlib
+import grp
 import os
 import socket
 import stat
@@ -16,7 +17,7 @@ from typing import Any, Final
 
 from prl.daemon.events import EventLog
 from prl.daemon.freezer import Freezer
-from prl.errors import KernelError, PrlError, UsageError
+from prl.errors import ConfigError, KernelError, PrlError, UsageError
 from prl.messages import (
     HANDLE_MAX,
     MESSAGE_MAX_BYTES,
@@ -30,12 +31,19 @@ CLIENTS_MAX: Final = 4096
 BACKLOG: Final = 128
 UNSENT_MAX_BYTES: Final = 8 << 20
 """What may wait for a client that does not read; then it is disconnected."""
+GUESTS_MAX: Final = 32
+"""Connections of the socket's group (R28): they may not keep root's out …"""
+GUEST_UNSENT_MAX_BYTES: Final = 1 << 20
+"""… nor fill prld's memory."""
 READS_MAX: Final = 16
 """Messages read from a client at a time."""
 FDS_MAX: Final = 4
 SEND_BUFFER_BYTES: Final = 1 << 20
 
 _UCRED = struct.Struct("=iII")
+_SO_PEERGROUPS: Final = 59  # asm-generic/socket.h
+_GROUPS_MAX: Final = 256
+"""Groups of a guest that are looked through: socket.getsockopt() takes no more."""
 
 
 class Client:
@@ -50,6 +58,8 @@ class Client:
         self.closed = False
         self.uid = os.geteuid()
         """Whose it is (SO_PEERCRED)."""
+        self.is_guest = False
+        """Whether it may only look: one of the socket's group, not root."""
         self.freezer = Freezer(lambda: [] if pid in {0, os.getpid()} else [pid])
 
     @property
@@ -67,7 +77,8 @@ class Client:
             return
         raw = encode(message)
         if self._unsent or not self._try_send(raw, fds):
-            if self._unsent_bytes + len(raw) > UNSENT_MAX_BYTES:
+            most = GUEST_UNSENT_MAX_BYTES if self.is_guest else UNSENT_MAX_BYTES
+            if self._unsent_bytes + len(raw) > most:
                 self.close()
                 return
             self._unsent_bytes += len(raw)
@@ -180,12 +191,22 @@ Handler = Callable[[Client, dict[str, Any], list[int]], Awaitable[dict[str, Any]
 
 
 class ControlServer:
-    """The listener; ``handler`` answers requests, ``on_gone`` hears of connections' ends."""
+    """The listener; ``handler`` answers requests, ``on_gone`` hears of connections' ends.
+
+    Root may connect, and the members of ``group``, as guests.
+    """
 
     def __init__(
-        self, path: Path, log: EventLog, *, handler: Handler, on_gone: Callable[[Client], None]
+        self,
+        path: Path,
+        log: EventLog,
+        *,
+        handler: Handler,
+        on_gone: Callable[[Client], None],
+        group: str | None = None,
     ) -> None:
         self.path, self._log = path, log
+        self._group, self._gid = group, -1
         self._handler, self._on_gone = handler, on_gone
         self._clients: set[Client] = set()
         self._listener: socket.socket | None = None
@@ -206,15 +227,26 @@ class ControlServer:
         self._on_gone(client)
 
     def start(self) -> None:
-        """Listen. Raises KernelError when the path cannot be used."""
+        """Listen.
+
+        Raises:
+            KernelError: the path cannot be used.
+            ConfigError: there is no such group.
+        """
+        if self._group is not None:
+            self._gid = _gid_of(self._group)
         listener = socket.socket(
             socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
         )
-        mask = os.umask(0o177)
+        mask = os.umask(0o022)
         try:
-            self.path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            os.umask(0o177)
             self._remove_stale()
             listener.bind(str(self.path))
+            if self._group is not None:
+                os.chown(self.path, -1, self._gid)
+                self.path.chmod(0o660)
             listener.listen(BACKLOG)
         except OSError as error:
             listener.close()
@@ -261,17 +293,20 @@ class ControlServer:
 
     def _admit(self, sock: socket.socket) -> None:
         raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-        pid, uid, _ = _UCRED.unpack(raw)
-        if uid not in {0, os.geteuid()}:
-            _refuse(sock, "only root may use prld", 1)
+        pid, uid, gid = _UCRED.unpack(raw)
+        is_guest = uid not in {0, os.geteuid()}
+        if is_guest and self._gid not in {gid, *_groups_of(sock)}:
+            words = f"only root and group {self._group} may" if self._group else "only root may"
+            _refuse(sock, f"{words} use prld", 1)
             return
-        if len(self._clients) >= CLIENTS_MAX:
-            _refuse(sock, f"prld has {CLIENTS_MAX} clients; close some", 1)
+        guests = sum(client.is_guest for client in self._clients) if is_guest else 0
+        if len(self._clients) >= CLIENTS_MAX or guests >= GUESTS_MAX:
+            _refuse(sock, f"prld has {guests or len(self._clients)} clients; close some", 1)
             return
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         client = Client(self, sock, pid)
-        client.uid = uid
+        client.uid, client.is_guest = uid, is_guest
         self._clients.add(client)
         asyncio.get_running_loop().add_reader(sock, client.on_readable)
 
@@ -284,6 +319,24 @@ class ControlServer:
             self.path.unlink(missing_ok=True)
         for client in list(self._clients):
             client.close()
+
+
+def _gid_of(group: str) -> int:
+    try:
+        return grp.getgrnam(group).gr_gid
+    except KeyError as error:
+        raise ConfigError(
+            f"socket_group: there is no group {group!r}; run: groupadd --system {group}"
+        ) from error
+
+
+def _groups_of(sock: socket.socket) -> list[int]:
+    """The supplementary groups of whoever connected; none of one that has too many."""
+    try:
+        raw = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, 4 * _GROUPS_MAX)
+    except OSError:
+        return []
+    return [gid for (gid,) in struct.iter_unpack("=I", raw)]
 
 
 def _refuse(sock: socket.socket, words: str, code: int) -> None:

@@ -170,7 +170,11 @@ class Node:
             self._switchover,
         )
         self._control = ControlServer(
-            Path(config.socket), log, handler=requests.handle, on_gone=requests.gone
+            Path(config.socket),
+            log,
+            handler=requests.handle,
+            on_gone=requests.gone,
+            group=config.socket_group,
         )
 
     async def _clean_up_after_crash(self, host: Host, lans: Instances) -> bool:

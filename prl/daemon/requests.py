@@ -22,13 +22,16 @@ from prl.daemon.sessions import Session
 from prl.daemon.shadows import Shadow, Shadows
 from prl.daemon.streams import Streams
 from prl.daemon.switchover import Switchover
-from prl.errors import NotSafeError, UsageError
+from prl.errors import NotSafeError, PrlError, UsageError
 from prl.messages import parse_endpoint, show_endpoint
 
 FLOWS_PER_ANSWER = 64
 EVENTS_PER_ANSWER = 64
 WHY_MAX_CHARS = 400
 _REJECTIONS = {"output_differs": Reason.OUTPUT_DIFFERS, "mid_stream": Reason.MID_STREAM}
+
+LOOKS = ("status", "stats", "link_show", "flow_list", "flow_show", "events")
+"""What the control socket's group may do; all else is root's (R28)."""
 
 Operation = Callable[[Client, dict[str, Any], list[int]], Awaitable[dict[str, Any]]]
 
@@ -82,6 +85,8 @@ class Requests:
         operation = self._operations.get(name) if isinstance(name, str) else None
         if operation is None:
             raise UsageError(f"no operation {name!r:.100}; use: {', '.join(self._operations)}")
+        if client.is_guest and name not in LOOKS:
+            raise PrlError(f"{name}: only root may; the socket's group may: {', '.join(LOOKS)}")
         return await operation(client, request, fds)
 
     def gone(self, client: Client) -> None:

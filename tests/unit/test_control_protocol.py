@@ -1,13 +1,17 @@
 """The control socket: prl.daemon.control as hostile and as good clients see it."""
 
 import asyncio
+import grp
 import json
 import os
 import select
+import shutil
 import socket
+import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,18 +20,20 @@ from prl import application
 from prl.client import Node, NotProtectedError, ShadowNotOwned, ShadowVoid
 from prl.daemon.control import Client, ControlServer, flag_of, number_of, text_of
 from prl.daemon.events import EventLog
+from prl.daemon.requests import LOOKS, Requests
 from prl.daemon.transfer import Collector, Setup, TransferError, decode, encode, pieces
-from prl.errors import KernelError, NoDaemonError, UsageError
+from prl.errors import ConfigError, KernelError, NoDaemonError, PrlError, UsageError
 from prl.messages import MESSAGE_MAX_BYTES, parse_endpoint, show_endpoint
 
 TIMEOUT_S = 20.0
+NOBODY = 65534
 
 
 class Daemon:
     """A control server in a thread, with a handler that tells what it got."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, group: str | None = None) -> None:
+        self.path, self.group = path, group
         self.log: list[str] = []
         self.gone = threading.Event()
         self.clients: list[Client] = []
@@ -46,6 +52,7 @@ class Daemon:
             EventLog(self.log.append),
             handler=self.handle,
             on_gone=lambda _: self.gone.set(),
+            group=self.group,
         )
         server.start()
         self._started.set()
@@ -200,6 +207,72 @@ def test_the_socket_is_private_and_taken_once(daemon: Daemon, tmp_path: Path) ->
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as dead:
         dead.bind(str(tmp_path / "dead"))
     asyncio.run(second(tmp_path / "dead"))
+
+
+STATUS_OF_A_SOCKET = """
+import contextlib, socket, sys
+with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+    sock.connect(sys.argv[1])
+    with contextlib.suppress(BrokenPipeError):  # refused already
+        sock.send(b'{"op":"status","id":1}')
+    print(sock.recv(65536).decode())
+"""
+
+
+def status_as_nobody(path: Path, *groups: int) -> str:
+    done = subprocess.run(
+        ["/usr/bin/python3", "-c", STATUS_OF_A_SOCKET, str(path)],
+        user=NOBODY,
+        group=NOBODY,
+        extra_groups=groups,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.stdout + done.stderr
+
+
+@pytest.mark.needs("root")
+def test_the_socket_s_group_may_connect_and_nobody_else() -> None:
+    group = grp.getgrall()[-1]
+    path = Path("/run") / f"prl-test-{os.getpid()}" / "deep" / "prld.sock"
+    daemon = Daemon(path, group.gr_name)
+
+    try:
+        assert path.stat().st_mode & 0o777 == 0o660
+        assert [folder.stat().st_mode & 0o777 for folder in path.parents[:2]] == [0o755] * 2
+        assert '"node":"fake"' in status_as_nobody(path, group.gr_gid)
+        assert daemon.clients[-1].is_guest
+        assert "PermissionError" in status_as_nobody(path)
+        path.chmod(0o666)  # the credentials are looked at, too
+        assert "only root and group" in status_as_nobody(path)
+        with Node(path) as root:
+            root.request({"op": "status"})
+        assert not daemon.clients[-1].is_guest
+    finally:
+        daemon.stop()
+        shutil.rmtree(path.parents[1])
+
+
+def test_the_group_only_looks() -> None:
+    nothing: Any = None
+    requests = Requests(*[nothing] * 8)
+    guest: Any = SimpleNamespace(is_guest=True)
+    for op in requests._operations:
+        if op not in LOOKS:
+            with pytest.raises(PrlError, match="only root"):
+                asyncio.run(requests.handle(guest, {"op": op}, []))
+
+
+def test_a_group_that_is_not_there_is_named(tmp_path: Path) -> None:
+    async def start() -> None:
+        nothing: Any = None
+        ControlServer(
+            tmp_path / "s", EventLog(str), handler=nothing, on_gone=nothing, group="no-such"
+        ).start()
+
+    with pytest.raises(ConfigError, match="groupadd --system no-such"):
+        asyncio.run(start())
 
 
 def test_arguments_are_checked() -> None:
