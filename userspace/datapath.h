@@ -81,7 +81,7 @@ struct prl_dp_config {
         adopted; /* bit per service: this node owned it in a former life, and it was shown that it still does */
     uint32_t addresses;
     struct prl_dp_address address[PRL_ADDRS_MAX];
-    int lan_fd; /* bound and connected UDP socket to the other node's LAN address, or -1 */
+    int lan_fd; /* bound and connected UDP socket to the other node's LAN address, or -1: prl_dp_lan() */
     int inject_fd; /* the TAPs, IFF_VNET_HDR (taken over by the datapath) */
     int hold_fd;
 };
@@ -164,6 +164,8 @@ int prl_dp_takeover(struct prl_dp *dp, uint32_t service, int fenced);
 int prl_dp_unanswered(struct prl_dp *dp, uint64_t probed_ns);
 /* The policy that both nodes agreed in HELLO (L5); to be called before prl_dp_link_up(). */
 void prl_dp_policy(struct prl_dp *dp, int stop);
+/* The socket of the LAN heartbeats, in place of the one before; it is taken over, also on failure (-errno). */
+int prl_dp_lan(struct prl_dp *dp, int fd);
 /* Whom to ask and to tell on the LAN (L6, L7); the list replaces the last one. */
 void prl_dp_neighbours(struct prl_dp *dp, const struct prl_dp_neighbour *list, uint32_t count);
 /* Give a service up for the other node: silent at once, what is replicated is delivered. -EBUSY: it moves already. */

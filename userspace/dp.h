@@ -289,6 +289,7 @@ void dp_wait_promptly(struct prl_dp *dp, bool on);
 void dp_wake(struct prl_dp *dp);
 /* The link's descriptor comes, or is about to be closed. */
 int dp_wait_link(struct prl_dp *dp, bool attached);
+int dp_wait_lan(struct prl_dp *dp);
 /* Under the lock: what there is to wait for, until next_ns (CLOCK_BOOTTIME) at the latest. */
 int dp_wait_prepare(struct prl_dp *dp, uint64_t next_ns);
 /* Without the lock: sleeps until something is there, or only looks. enum dp_ready, 0 = none of them, or -errno. */

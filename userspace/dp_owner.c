@@ -663,6 +663,23 @@ void prl_dp_policy(struct prl_dp *dp, int stop)
     dp_unlock(dp);
 }
 
+int prl_dp_lan(struct prl_dp *dp, int fd)
+{
+    int err;
+
+    dp_lock(dp);
+    if (dp->config.lan_fd >= 0)
+        close(dp->config.lan_fd); /* epoll forgets it */
+    dp->config.lan_fd = fd;
+    err = dp_wait_lan(dp);
+    if (err) {
+        close(fd);
+        dp->config.lan_fd = -1;
+    }
+    dp_unlock(dp);
+    return err;
+}
+
 void prl_dp_neighbours(struct prl_dp *dp, const struct prl_dp_neighbour *list, uint32_t count)
 {
     bool can_ask;

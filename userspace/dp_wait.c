@@ -47,7 +47,7 @@ int dp_wait_open(struct prl_dp *dp, char *error)
     if (!err)
         err = watch(dp, EPOLL_CTL_ADD, dp->config.hold_fd, 0, SOURCE_OUTPUT);
     if (!err && dp->config.lan_fd >= 0)
-        err = watch(dp, EPOLL_CTL_ADD, dp->config.lan_fd, EPOLLIN, SOURCE_LAN);
+        err = dp_wait_lan(dp);
     for (uint32_t i = 0; !err && i < dp->ports; i++)
         err = watch(dp, EPOLL_CTL_ADD, prl_port_fd(dp->port[i]), EPOLLIN, SOURCE_PORT);
     if (err)
@@ -103,6 +103,11 @@ int dp_wait_link(struct prl_dp *dp, bool attached)
 {
     dp->wait.link_events = 0;
     return watch(dp, attached ? EPOLL_CTL_ADD : EPOLL_CTL_DEL, dp->link.fd, 0, SOURCE_LINK);
+}
+
+int dp_wait_lan(struct prl_dp *dp)
+{
+    return watch(dp, EPOLL_CTL_ADD, dp->config.lan_fd, EPOLLIN, SOURCE_LAN);
 }
 
 /* The link is read once both sides agree; held output while there is memory and room for it. */

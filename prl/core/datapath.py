@@ -556,6 +556,10 @@ class Datapath:
         """The policy that both nodes agreed (SPEC L5); before link_up()."""
         lib.prl_dp_policy(self._dp, stop)
 
+    def lan(self, fd: int) -> None:
+        """The socket of the LAN heartbeats from now on; taken over. Raises DatapathError."""
+        _check(lib.prl_dp_lan(self._dp, fd), "the LAN heartbeats have no socket")
+
     def neighbours(self, found: Sequence[Neighbour]) -> None:
         """Whom to ask for evidence and to tell of claims; those beyond the limit are left out."""
         wanted = found[: lib.PRL_DP_NEIGHBOURS_MAX]

@@ -1,5 +1,6 @@
 """The facts that prlctl prints, as plain values (SPEC section 8)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,8 @@ class NodeView:
     link: Link
     ownership: Ownership
     primaries: Primaries
+    ailments: Callable[[], list[str]]
+    """What of this host is not as it must be, in words; empty ones count for nothing."""
 
     @property
     def addresses(self) -> list[Address]:
@@ -94,6 +97,8 @@ def _why_unsafe(view: NodeView, found: Status) -> str:
         return f"the link is down: {view.link.why_down}"
     if view.kernel.bypassed:
         return "the datapath was bypassed"
+    if ailing := next(filter(None, view.ailments()), ""):
+        return ailing
     for number, service in enumerate(view.config.service):
         if found.services[number] not in {Owner.OWNER, Owner.STANDBY}:
             return f"service {service.name} is {found.services[number].name.lower()} here"

@@ -53,6 +53,16 @@ class NextHop:
     ifindex: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """An interface as it is now."""
+
+    ifindex: int
+    """0: there is none of that name."""
+    is_up: bool = False
+    addresses: frozenset[Address] = frozenset()
+
+
 class Host:
     """Netlink calls, each awaitable; close() at the end."""
 
@@ -78,6 +88,10 @@ class Host:
     async def interface(self, name: str) -> LogicalInterface:
         """An interface towards peers. Raises KernelError when there is none of that name."""
         return await self._run(self._netlink.interface, name)
+
+    async def look(self, name: str) -> Seen:
+        """An interface and its addresses, now."""
+        return await self._run(self._netlink.look, name)
 
     async def tap_up(self, name: str) -> int:
         """Configure one of our TAPs; returns its index."""
@@ -175,6 +189,19 @@ class _Netlink:
         (link,) = self._ip.get_links(found[0])
         mac = bytes.fromhex(str(link.get_attr("IFLA_ADDRESS")).replace(":", ""))
         return LogicalInterface(name=name, ifindex=found[0], mac=mac, queues=_receive_queues(name))
+
+    def look(self, name: str) -> Seen:
+        try:
+            ifindex = socket.if_nametoindex(name)
+            (link,) = self._ip.get_links(ifindex)
+            found = [
+                entry.get_attr("IFA_LOCAL") or entry.get_attr("IFA_ADDRESS")
+                for entry in self._ip.get_addr(index=ifindex)
+            ]
+        except (OSError, NetlinkError):  # it may go between two questions
+            return Seen(0)
+        addresses = frozenset(ip_address(each) for each in found if each)
+        return Seen(ifindex, bool(link["flags"] & IFF_UP), addresses)
 
     def tap_up(self, name: str) -> int:
         # Nothing but our programs may put anything onto these devices.
@@ -317,6 +344,13 @@ class Sysctls:
             if before != value:
                 _write_sysctl(name, value)
                 self._before[name] = before
+
+    def reapply(self) -> list[tuple[str, str]]:
+        """Set again what others have changed meanwhile; returns that. Raises KernelError."""
+        changed = [(n, v) for n, v in self._wanted.items() if _read_sysctl(n) != v]
+        for name, value in changed:
+            _write_sysctl(name, value)
+        return [(name.replace("/", "."), value) for name, value in changed]
 
     def restore(self) -> None:
         """Put back what was there."""

@@ -9,6 +9,7 @@ The datapath owns the connection from attach() on; what happens to it comes back
 
 import asyncio
 import contextlib
+import errno
 import socket
 from collections.abc import Callable
 from ipaddress import IPv6Address
@@ -18,6 +19,7 @@ from prl.core import wire
 from prl.core.datapath import Datapath, DatapathError, Event, Owner
 from prl.core.wire import Capability, Message
 from prl.daemon import hello as greeting
+from prl.daemon import ports
 from prl.daemon.events import EventLog
 from prl.daemon.hello import Hello, HelloError, ServiceState
 from prl.errors import KernelError
@@ -36,6 +38,7 @@ CONGESTION = b"cubic"
 """RFC 9438. The default of some hosts (bbr) paces what it sends by timers: on a wire of our own
 that delays every packet that is held, and costs a third of the throughput."""
 BACKLOG = 4
+LISTEN_AGAIN_S = 1.0
 SERVICES_TYPE = tuple[ServiceState, ...]
 
 
@@ -115,7 +118,11 @@ class Link:
                 self._listener.close()
 
     def listen(self) -> None:
-        """Node 1: claim the link's port. Raises KernelError when it is taken."""
+        """Node 1: claim the link's port; while somebody else has it, run() tries again.
+
+        Raises:
+            KernelError: it cannot be had.
+        """
         if self._config.index == 0:
             return
         local, port = str(self._config.link.local), self._config.link.port
@@ -127,10 +134,16 @@ class Link:
             listener.listen(BACKLOG)
         except OSError as error:
             listener.close()
-            raise KernelError(
-                f"link.local {local} port {port}: {error.strerror}; "
-                "free the port or correct [link] in the configuration"
-            ) from error
+            if error.errno != errno.EADDRINUSE:
+                raise KernelError(
+                    f"link.local {local} port {port}: {error.strerror}; "
+                    "correct [link] in the configuration"
+                ) from error
+            self._complain(
+                f"TCP port {port} is taken by {ports.user_of('tcp', port)}; stop that, or set "
+                "another link.port on both nodes"
+            )
+            return
         self._listener = listener
 
     async def _life(self, sock: socket.socket, backoff_s: float) -> float:
@@ -265,7 +278,9 @@ class Link:
 
     async def _accept(self) -> None:
         """Take connections from the other node's address alone; the newest one counts."""
-        assert self._listener is not None
+        while self._listener is None:
+            await asyncio.sleep(LISTEN_AGAIN_S)
+            self.listen()
         loop = asyncio.get_running_loop()
         while True:
             try:

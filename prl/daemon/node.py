@@ -8,9 +8,8 @@ Events of the datapath come in here and go to whom they concern.
 import asyncio
 import contextlib
 import os
-import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -37,7 +36,8 @@ from prl.daemon.control import ControlServer
 from prl.daemon.events import EventLog
 from prl.daemon.facts import NodeView
 from prl.daemon.fencing import FenceHook
-from prl.daemon.host import Host, needed_sysctls
+from prl.daemon.heartbeats import Heartbeats
+from prl.daemon.host import Host, Sysctls, needed_sysctls
 from prl.daemon.inheritance import Inheritance
 from prl.daemon.instances import Instances
 from prl.daemon.link import Link
@@ -50,6 +50,7 @@ from prl.daemon.requests import Requests
 from prl.daemon.sessions import Session
 from prl.daemon.shadows import Shadows
 from prl.daemon.switchover import Switchover
+from prl.daemon.upkeep import Upkeep
 from prl.errors import KernelError, PrlError
 
 EVENTS_PER_WAKEUP = 256
@@ -57,8 +58,6 @@ DRAIN_TIMEOUT_S = 0.5
 """How long a stopping node waits until the other one has what it gives up."""
 DRAIN_POLL_S = 0.01
 THREAD_TIMEOUT_S = 5.0
-HOST_CLAIM = "\0prld"
-"""An abstract Unix address: there is one of it in each network namespace (unix(7))."""
 
 
 class Node:
@@ -95,7 +94,12 @@ class Node:
 
     async def _start(self, stack: AsyncExitStack) -> None:
         config = self._config
-        stack.callback(_claim_host().close)
+        # Before anything is touched: all that a start cleans up would be a running prld's. There is
+        # one TAP of a name in a network namespace, and none but root can make it.
+        taps: dict[str, int] = {}
+        for name in (tap.INJECT, tap.HOLD):  # open here, too: to outlive the datapath's descriptors
+            taps[name] = tap.create(name)
+            stack.callback(os.close, taps[name])
         host = Host()
         await host.open()
         stack.push_async_callback(host.close)
@@ -105,9 +109,10 @@ class Node:
         sysctls = needed_sysctls(config.interfaces)
         stack.callback(sysctls.restore)
         sysctls.apply()
-        self._kernel, self._dp = await self._open_datapath(stack, host, lans)
+        self._heartbeats = Heartbeats(config, self._log)
+        self._kernel, self._dp = await self._open_datapath(stack, host, lans, taps)
         await self._add_addresses(stack, host, lans)
-        self._assemble(host, lans)
+        self._assemble(host, lans, sysctls)
         stack.callback(self._control.close)
         stack.callback(self._close_sessions)
         self._link.listen()
@@ -115,7 +120,10 @@ class Node:
         stack.push_async_callback(self._ownership.close)
         stack.push_async_callback(self._fence.close)
         await self._neighbours.refresh()
-        for life in (self._link.run(), self._start_alone(), self._neighbours.run()):
+        for life in (
+            *(self._link.run(), self._start_alone(), self._neighbours.run()),
+            *(self._heartbeats.run(self._dp), self._upkeep.run()),
+        ):
             task = asyncio.create_task(life)
             task.add_done_callback(self._on_task_done)
             stack.push_async_callback(_cancel, task)
@@ -124,7 +132,7 @@ class Node:
         await self._ownership.start_alone()
         self._note_terms()
 
-    def _assemble(self, host: Host, lans: Instances) -> None:
+    def _assemble(self, host: Host, lans: Instances, sysctls: Sysctls) -> None:
         config, log, dp = self._config, self._log, self._dp
         self._shadows = Shadows(
             config,
@@ -155,7 +163,11 @@ class Node:
         )
         attempts = Attempts(config, dp, self._link, host, log, lans)
         self._primaries = Primaries(config, dp, self._link, log, attempts, lans)
-        view = NodeView(config, self._kernel, dp, self._link, self._ownership, self._primaries)
+        self._upkeep = Upkeep(config, host, lans, sysctls, log, restored=self._on_network_back)
+        view = NodeView(
+            *(config, self._kernel, dp, self._link, self._ownership, self._primaries),
+            ailments=lambda: [self._upkeep.wrong, self._heartbeats.missing],
+        )
         self._switchover = Switchover(config, dp, self._link, lans, log, self._ownership)
         self._processes = Processes(self._primaries, log)
         self._watches = Watches(self._processes, log)
@@ -200,13 +212,9 @@ class Node:
         programs.scrub(self._config.instance)
 
     async def _open_datapath(
-        self, stack: AsyncExitStack, host: Host, lans: Instances
+        self, stack: AsyncExitStack, host: Host, lans: Instances, taps: Mapping[str, int]
     ) -> tuple[Kernel, Datapath]:
         config = self._config
-        # Held open here, too, so that the devices outlive the datapath that owns its descriptors.
-        taps = {name: tap.create(name) for name in (tap.INJECT, tap.HOLD)}
-        for fd in taps.values():
-            stack.callback(os.close, fd)
         inject = await host.tap_up(tap.INJECT)
         hold = await host.tap_up(tap.HOLD)
 
@@ -240,17 +248,17 @@ class Node:
         if self._stays:
             adopted = await Inheritance(config, kernel, lans, self._log).settle()
             kernel.forget()
-        with contextlib.closing(self._lan_socket()) as heartbeats:
-            datapath = Datapath(
-                config,
-                kernel,
-                lans.interfaces,
-                lan_fd=os.dup(heartbeats.fileno()),
-                inject_fd=os.dup(taps[tap.INJECT]),
-                hold_fd=os.dup(taps[tap.HOLD]),
-                mode=mode,
-                adopted=adopted,
-            )
+        heartbeats = self._heartbeats.open()
+        datapath = Datapath(
+            config,
+            kernel,
+            lans.interfaces,
+            lan_fd=-1 if heartbeats is None else heartbeats.detach(),
+            inject_fd=os.dup(taps[tap.INJECT]),
+            hold_fd=os.dup(taps[tap.HOLD]),
+            mode=mode,
+            adopted=adopted,
+        )
         stack.callback(datapath.close)
         self._run_datapath(stack, datapath)
         return kernel, datapath
@@ -259,21 +267,6 @@ class Node:
         if self._stays and self._stop.is_set():
             kernel.bypass()
         kernel.close(keep_silence=self._stays)
-
-    def _lan_socket(self) -> socket.socket:
-        """The heartbeats' socket: bound to this node's LAN address, connected to the other's."""
-        lan = self._config.lan
-        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-        try:
-            sock.bind((str(lan.address), lan.heartbeat_port))
-            sock.connect((str(lan.peer_address), lan.heartbeat_port))
-        except OSError as error:
-            sock.close()
-            raise KernelError(
-                f"lan.address {lan.address} port {lan.heartbeat_port}: {error.strerror}; "
-                "configure the address, free the port, or correct [lan]"
-            ) from error
-        return sock
 
     def _mode(self) -> Mode:
         config = self._config
@@ -373,6 +366,10 @@ class Node:
     def _note_terms(self) -> None:
         for number, term in enumerate(self._ownership.terms):
             self._kernel.note_term(number, term)
+
+    async def _on_network_back(self) -> None:
+        await self._shadows.pin_again()
+        self._neighbours.hint()
 
     def _on_link_lost(self) -> None:
         self._shadows.on_link_down()
@@ -476,23 +473,6 @@ def place(cpus: list[int]) -> None:
         raise KernelError(
             f"datapath.cpus {cpus}: {error.strerror}; prld may use {there}"
         ) from error
-
-
-def _claim_host() -> socket.socket:
-    """Hold the name that one prld of a network namespace may have; the kernel frees it at death.
-
-    Before anything is touched: all that a start cleans up would be the running prld's.
-    Raises KernelError.
-    """
-    claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-    try:
-        claim.bind(HOST_CLAIM)
-    except OSError as error:
-        claim.close()
-        raise KernelError(
-            f"another prld runs in this network namespace ({error.strerror}); stop that first"
-        ) from error
-    return claim
 
 
 async def _cancel(task: "asyncio.Task[None]") -> None:

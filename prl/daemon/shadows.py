@@ -571,6 +571,12 @@ class Shadows:
         self._neighbours[hop] = count + 1
         return count > 0
 
+    async def pin_again(self) -> None:
+        """An interface was down, and its neighbours went with that."""
+        for hop in list(self._neighbours):
+            with contextlib.suppress(KernelError):
+                await self._host.set_neighbour(hop, NUD_PERMANENT)
+
     def _unpin(self, hop: NextHop | None, state: int) -> None:
         if hop is None or hop not in self._neighbours:
             return

@@ -1,5 +1,6 @@
 """The TAP devices through which packets leave and enter the datapath (tun(4), if_tun.h)."""
 
+import errno
 import fcntl
 import os
 import struct
@@ -39,7 +40,8 @@ def create(name: str) -> int:
         fcntl.ioctl(fd, _TUNSETSNDBUF, struct.pack("i", _INT_MAX))
     except OSError as error:
         os.close(fd)
-        raise KernelError(
-            f"TAP {name}: {error.strerror}; is another prld running in this network namespace?"
-        ) from error
+        if error.errno == errno.EBUSY:
+            words = "another prld runs in this network namespace; stop that first"
+            raise KernelError(f"TAP {name}: {words}") from error
+        raise KernelError(f"TAP {name}: {error.strerror}; run as root") from error
     return fd

@@ -1,0 +1,74 @@
+"""The socket of the LAN heartbeats (SPEC L3): on the LAN's own interface, and on no other way.
+
+A heartbeat that came by another route would say that a node is on the LAN which is not. Somebody
+else may have the port; then there are no heartbeats, an alarm says who, and it is tried again.
+"""
+
+import asyncio
+import contextlib
+import errno
+import socket
+from typing import Final
+
+from prl.config import Config
+from prl.core.datapath import Datapath, DatapathError
+from prl.daemon import ports
+from prl.daemon.events import EventLog
+from prl.errors import KernelError
+
+RETRY_S: Final = 1.0
+_ON_LINK_TTL = 1
+"""No router passes it on."""
+
+
+class Heartbeats:
+    """Gives the datapath its socket; run() is a task that ends when it has one."""
+
+    def __init__(self, config: Config, log: EventLog) -> None:
+        self._lan, self._log = config.lan, log
+        self.missing = ""
+        """Why there are no heartbeats, in words; empty: there are."""
+
+    def open(self) -> socket.socket | None:
+        """Bound to this node's LAN address, connected to the other's; None: somebody has the port.
+
+        Raises:
+            KernelError: it cannot be had.
+        """
+        lan = self._lan
+        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, lan.interface.encode())
+            sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, _ON_LINK_TTL)
+            sock.bind((str(lan.address), lan.heartbeat_port))
+            sock.connect((str(lan.peer_address), lan.heartbeat_port))
+        except OSError as error:
+            sock.close()
+            if error.errno != errno.EADDRINUSE:
+                raise KernelError(
+                    f"lan.address {lan.address} port {lan.heartbeat_port}: {error.strerror}; "
+                    "configure the address, or correct [lan]"
+                ) from error
+            self._complain()
+            return None
+        self.missing = ""
+        return sock
+
+    def _complain(self) -> None:
+        port = self._lan.heartbeat_port
+        words = (
+            f"no LAN heartbeats: UDP port {port} is taken by {ports.user_of('udp', port)}; stop "
+            "that, or set another lan.heartbeat_port on both nodes"
+        )
+        if words != self.missing:
+            self.missing = words
+            self._log.error("heartbeat_port", words)
+
+    async def run(self, datapath: Datapath) -> None:
+        """Try until the port is free."""
+        while self.missing:
+            await asyncio.sleep(RETRY_S)
+            with contextlib.suppress(KernelError, DatapathError):
+                if (sock := self.open()) is not None:
+                    datapath.lan(sock.detach())
+                    self._log.info("heartbeat_port", "LAN heartbeats are sent now")
