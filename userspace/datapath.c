@@ -127,6 +127,7 @@ static void take_message(struct prl_dp *dp, const struct prl_msg *msg)
     case PRL_MSG_LEASE:
         if (msg->echo_ns && msg->echo_ns <= dp->now_ns) {
             dp->rtt_ns = dp->now_ns - msg->echo_ns; /* with the other side's wait until its next LEASE */
+            PRL_PROBE1(lease, dp->rtt_ns);
             if (!dp->rtt_min_ns || dp->rtt_ns < dp->rtt_min_ns)
                 dp->rtt_min_ns = dp->rtt_ns;
         }
@@ -140,6 +141,7 @@ static void take_message(struct prl_dp *dp, const struct prl_msg *msg)
     case PRL_MSG_SETUP_DONE: {
         struct dp_flow *flow = dp_flow_by_handle(dp, msg->handle);
 
+        PRL_PROBE3(setup, "SETUP_DONE received", msg->handle, msg->generation);
         if (flow && flow->secondary) /* the primary is active too */
             dp_secondary_message(dp, msg);
         else if (flow)
@@ -147,6 +149,7 @@ static void take_message(struct prl_dp *dp, const struct prl_msg *msg)
         break;
     }
     case PRL_MSG_SETUP:
+        PRL_PROBE3(setup, "SETUP received", msg->handle, msg->generation);
         if (msg->data_type == PRL_TLV_MOMENT)
             dp_setup_moment(dp, msg);
         else

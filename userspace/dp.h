@@ -26,6 +26,7 @@
 #include "link.h"
 #include "gro.h"
 #include "packet.h"
+#include "probes.h"
 #include "slab.h"
 #include "tap.h"
 #include "umem.h"
@@ -440,6 +441,12 @@ void dp_link_lost(struct prl_dp *dp, const char *why);
  * NACK would be covered by the next ACK). The pieces are frames or buffers of held packets, and stay where they are until
  * they have left (prl_link_refer): whoever frees such memory settles the link first. */
 int dp_put(struct prl_dp *dp, struct prl_msg *msg, const struct iovec *piece, uint32_t pieces);
+/* A packet is dropped: counted, and traced by the counter's name. */
+#define DP_DROP(dp, counter, handle, bytes)        \
+    do {                                           \
+        (dp)->counters.counter++;                  \
+        PRL_PROBE3(drop, #counter, handle, bytes); \
+    } while (0)
 /* Queues a message without TLVs. */
 int dp_send(struct prl_dp *dp, struct prl_msg *msg);
 

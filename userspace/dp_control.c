@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #include "dp.h"
+#include "names.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -46,6 +47,15 @@ void dp_event_flow(struct prl_dp *dp, uint32_t kind, const struct dp_flow *flow,
         .reason = reason,
     };
 
+    if (kind == PRL_EVENT_PRIMARY)
+        PRL_PROBE5(flow, "primary", prl_primary_state_name(state), event.handle, event.generation,
+                   prl_reason_name(reason));
+    else if (kind == PRL_EVENT_SECONDARY)
+        PRL_PROBE5(flow, "secondary", prl_secondary_state_name(state), event.handle, event.generation,
+                   prl_reason_name(reason));
+    else
+        PRL_PROBE5(flow, flow->secondary ? "secondary" : "primary", "socket gone", event.handle, event.generation,
+                   prl_reason_name(reason));
     dp_event(dp, &event, NULL, 0);
 }
 
@@ -236,8 +246,13 @@ int prl_dp_link_send(struct prl_dp *dp, const struct prl_msg *msg, const uint8_t
 
     dp_lock(dp);
     err = may_send(dp, msg) ? prl_link_put_tlvs(&dp->link, &copy, tlvs, tlvs_bytes) : -ENOTCONN;
-    if (!err)
+    if (!err) {
+        if (msg->type == PRL_MSG_SETUP)
+            PRL_PROBE3(setup, "SETUP sent", msg->handle, msg->generation);
+        if (msg->type == PRL_MSG_SETUP_DONE)
+            PRL_PROBE3(setup, "SETUP_DONE sent", msg->handle, msg->generation);
         prl_link_flush(&dp->link); /* a dead connection is noticed by the loop */
+    }
     is_left = prl_link_pending(&dp->link);
     dp_unlock(dp);
     if (is_left)

@@ -785,6 +785,7 @@ int dp_secondary_enter(struct prl_dp *dp, const struct prl_flow_spec *spec, uint
         flow->secondary_core.nack_retry =
             spec->key.proto == IPPROTO_TCP && (dp->capabilities & PRL_CAP_NACK_RETRY);
         dp_flow_set_flags(flow);
+        PRL_PROBE3(setup, "shadow entered", spec->handle, spec->generation);
         flow->shadow.congestion = (uint8_t)congestion;
         flow->peer_window = (uint16_t)spec->peer_window;
         if (spec->replay) {

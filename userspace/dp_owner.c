@@ -299,6 +299,7 @@ static int set_addresses(struct prl_dp *dp, uint32_t service, uint8_t state, uin
                 value.fenced_by_ns = 0; /* what comes now is the new owner's claim */
             memcpy(value.token, dp->peer_token, sizeof(value.token));
             err = prl_kernel_addr_set(dp->kernel, &key, &value);
+            PRL_PROBE3(address, key.addr, value.state, service);
         }
     }
     return err;
@@ -395,6 +396,12 @@ bool dp_owner_is_claimed(struct prl_dp *dp, uint32_t service)
     return false;
 }
 
+/* For whoever traces (probes.h): what is done, and how long the other node has not been heard on the link. */
+static void trace_step(const struct prl_dp *dp, const char *step, uint32_t services)
+{
+    PRL_PROBE3(ownership, step, services, dp_clock_ns() - dp->owner.last_heard_ns);
+}
+
 static void take_over(struct prl_dp *dp, uint32_t mask)
 {
     uint64_t decided_ns = dp_clock_ns();
@@ -420,6 +427,7 @@ static void take_over(struct prl_dp *dp, uint32_t mask)
     dp->claims_slow_mask |= mask;
     memcpy(dp->claims_token, dp->own_token, sizeof(dp->claims_token));
     start_claims(dp, mask);
+    trace_step(dp, "claimed", mask);
     ask(dp);
     for (uint32_t i = 0; i < dp->flows_top; i++) {
         struct dp_flow *flow = &dp->flows[i];
@@ -438,6 +446,7 @@ static void take_over(struct prl_dp *dp, uint32_t mask)
         if (mask & 1u << service)
             dp_event(dp, &event, NULL, 0);
     }
+    trace_step(dp, "taken over", mask);
 }
 
 /* L6: what the owner emits, and what it is told of the LAN. */
@@ -470,8 +479,34 @@ static void watch_lan(struct prl_dp *dp)
     prl_owner_frame(&dp->owner, __atomic_load_n(&dp->node->lan_seen_ns, __ATOMIC_ACQUIRE));
 }
 
+/* What was decided, in the order in which it is done; a LEASE is no decision. */
+static void trace_decisions(const struct prl_dp *dp, uint32_t todo)
+{
+    static const struct {
+        uint32_t bit;
+        const char *step;
+    } decisions[] = {
+        {PRL_OWNER_DO_SILENCE, "silent"},
+        {PRL_OWNER_DO_SPEAK, "speak again"},
+        {PRL_OWNER_DO_FAIL_FLOWS, "give up replication"},
+        {PRL_OWNER_DO_EXPIRE, "lease over"},
+        {PRL_OWNER_DO_ASK, "ask the LAN"},
+        {PRL_OWNER_DO_HAND_OVER, "hand over"},
+        {PRL_OWNER_DO_VOID_SHADOWS, "void the shadows"},
+        {PRL_OWNER_DO_RENOUNCE_LAN, "renounce"},
+        {PRL_OWNER_DO_OPEN_FLOWS, "open the flows"},
+        {PRL_OWNER_DO_TAKEOVER, "take over"},
+        {PRL_OWNER_DO_DROP_LINK, "drop the link"},
+    };
+
+    for (size_t i = 0; i < sizeof(decisions) / sizeof(decisions[0]); i++)
+        if (todo & decisions[i].bit)
+            trace_step(dp, decisions[i].step, todo & PRL_OWNER_DO_TAKEOVER ? dp->owner.take_mask : 0);
+}
+
 void dp_owner_do(struct prl_dp *dp, uint32_t todo)
 {
+    trace_decisions(dp, todo);
     if (todo & (PRL_OWNER_DO_SILENCE | PRL_OWNER_DO_SPEAK))
         set_silence(dp);
     if (todo & PRL_OWNER_DO_LEASE) {
@@ -530,6 +565,7 @@ void dp_owner_notice_fencing(struct prl_dp *dp)
                 defend(dp, i, value.foreign_claims);
             continue;
         }
+        trace_step(dp, "fenced", 1u << service);
         dp_owner_set(dp, service, PRL_OWNER_FENCED);
         dp_primary_fence_service(dp, service);
         dp_event(dp, &event, NULL, 0);

@@ -7,7 +7,6 @@
 #include <string.h>
 
 #include "elide.h"
-#include "probes.h"
 
 /* A window that was clamped is announced again when it grew by this many segments (RFC 9293, 3.8.6.2.2). */
 #define REOPEN_SEGMENTS 2
@@ -117,6 +116,7 @@ static void do_output(struct prl_dp *dp, struct dp_flow *flow, const struct prl_
     msg.data = piece.iov_base;
     msg.data_bytes = packet.payload_bytes;
     msg.urgent = packet.urgent <= packet.payload_bytes ? packet.urgent : 0; /* else a later segment says it */
+    PRL_PROBE3(output, flow->spec.handle, hold->seq, packet.payload_bytes);
     dp_put(dp, &msg, &piece, 1);
 }
 
@@ -224,8 +224,10 @@ void dp_apply(struct prl_dp *dp, struct dp_flow *flow, struct prl_actions *actio
             release_output(dp, flow, &action->chain);
             break;
         case PRL_DO_DROP:
-            while ((hold = prl_chain_pop(&action->chain)))
+            while ((hold = prl_chain_pop(&action->chain))) {
+                PRL_PROBE3(drop, action->counter, flow->spec.handle, hold->bytes);
                 free_hold(dp, hold);
+            }
             break;
         case PRL_DO_COMMIT:
             __atomic_store_n(&flow->kernel->out_committed, action->seq, __ATOMIC_RELEASE);
@@ -291,12 +293,12 @@ void dp_input(struct prl_dp *dp, uint16_t lif, const struct prl_received *receiv
     dp->counters.rx_packets++;
     dp->counters.rx_bytes += received->bytes;
     if (!flow || (flow->secondary && !flow->relaying)) { /* forgotten since: the peer's stack sends it again */
-        dp->counters.rx_unknown_flow++;
+        DP_DROP(dp, rx_unknown_flow, flow ? flow->spec.handle : 0, received->bytes);
         goto drop;
     }
     PRL_PROBE2(classify, flow->spec.handle, received->bytes);
     if (prl_packet_parse(piece[0].iov_base, (uint32_t)piece[0].iov_len, received->bytes, true, &packet)) {
-        dp->counters.rx_malformed++;
+        DP_DROP(dp, rx_malformed, flow->spec.handle, received->bytes);
         goto drop;
     }
     memcpy(flow->peer_mac, (const uint8_t *)piece[0].iov_base + sizeof(flow->peer_mac), sizeof(flow->peer_mac));
@@ -306,24 +308,25 @@ void dp_input(struct prl_dp *dp, uint16_t lif, const struct prl_received *receiv
     if (packet.proto == IPPROTO_TCP || packet.proto == IPPROTO_UDP)
         checksum = prl_packet_checksum(piece, pieces, &packet);
     if (checksum == PRL_CHECKSUM_BAD) {
-        dp->counters.rx_bad_checksum++;
+        DP_DROP(dp, rx_bad_checksum, flow->spec.handle, received->bytes);
         goto drop;
     }
     if (packet.proto == IPPROTO_UDP && !flow->secondary && !dp_udp_has_room(flow, packet.l3_bytes)) {
         flow->primary.counters.dropped_space++;
+        PRL_PROBE3(drop, "dropped_space", flow->spec.handle, received->bytes);
         goto drop;
     }
     if (!prl_link_room(&dp->link, packet.l3_bytes) && flow->primary.state == PRL_PRIMARY_ACTIVE) {
-        dp->counters.link_tx_full++;
+        DP_DROP(dp, link_tx_full, flow->spec.handle, received->bytes);
         goto drop;
     }
     if (!flow->secondary && takes_too_much(dp, flow)) {
-        dp->counters.over_share++;
+        DP_DROP(dp, over_share, flow->spec.handle, received->bytes);
         goto drop;
     }
     hold = prl_pool_get(&dp->holds);
     if (!hold) {
-        dp->counters.rx_no_hold++;
+        DP_DROP(dp, rx_no_hold, flow->spec.handle, received->bytes);
         goto drop;
     }
     hold->arrived_ns = dp->now_ns;
@@ -340,7 +343,7 @@ void dp_input(struct prl_dp *dp, uint16_t lif, const struct prl_received *receiv
     if (flow->secondary) {
         if (dp_switchover_direct(dp, flow, hold, &packet))
             return;
-        dp->counters.rx_no_hold++;
+        DP_DROP(dp, rx_no_hold, flow->spec.handle, received->bytes);
         prl_pool_put(&dp->holds, hold);
         goto drop;
     }
@@ -397,12 +400,13 @@ bool dp_output(struct prl_dp *dp)
         return true; /* forgotten since; its socket sends again, unheld */
     if (dp->buffers_free < PRL_DP_OUTPUT_BUFFERS / DP_RESERVE_SHARE && flow->primary.queues &&
         flow->primary.queues->out_held.count + flow->primary.queues->out_pending.count > DP_FAIR_BUFFERS) {
-        dp->counters.over_share++; /* dp_flows_tick() lets the kernel hold it again */
+        DP_DROP(dp, over_share, flow->spec.handle,
+                (uint32_t)bytes); /* dp_flows_tick() lets the kernel hold it again */
         return true;
     }
     hold = prl_pool_get(&dp->holds);
     if (!hold) {
-        dp->counters.rx_no_hold++;
+        DP_DROP(dp, rx_no_hold, flow->spec.handle, (uint32_t)bytes);
         return true;
     }
     dp->buffers_free--;
@@ -492,6 +496,7 @@ void dp_primary_message(struct prl_dp *dp, const struct prl_msg *msg)
         note_space(dp, flow);
         break;
     case PRL_MSG_OUTPUT_ACK:
+        PRL_PROBE3(output_ack, msg->handle, msg->seq, msg->reason);
         prl_primary_output_ack(&flow->primary, msg->seq, msg->reason, msg->tcp_seq, dp->now_ns, &dp->config.limits,
                                &actions);
         dp_apply(dp, flow, &actions);

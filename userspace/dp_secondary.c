@@ -11,7 +11,7 @@
 #include <zlib.h>
 
 #include "elide.h"
-#include "probes.h"
+#include "names.h"
 
 static void mark_dirty(struct prl_dp *dp, struct dp_flow *flow)
 {
@@ -444,6 +444,8 @@ void dp_secondary_takeover(struct prl_dp *dp, struct dp_flow *flow)
     } else {
         dp_udp_mark(flow, false);
     }
+    PRL_PROBE5(flow, "secondary", prl_secondary_state_name(flow->secondary_core.state), event.handle,
+               event.generation, prl_reason_name(PRL_REASON_OK));
     event.value = flow->secondary_core.out_bytes;
     event.value2 = dp_clock_ns();
     dp_event(dp, &event, NULL, 0);

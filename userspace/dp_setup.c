@@ -108,6 +108,7 @@ static int send_moment(struct prl_dp *dp, const struct dp_flow *flow, const stru
         return tlvs_bytes;
     err = prl_link_put_tlvs(&dp->link, &msg, dp->setups->tlvs, (size_t)tlvs_bytes);
     if (!err) {
+        PRL_PROBE3(setup, "SETUP sent", msg.handle, msg.generation);
         dp_wait_promptly(dp, true); /* until the answer; Python lets the program go on meanwhile */
         prl_link_flush(&dp->link);  /* a dead connection is noticed by the loop */
     }
@@ -217,6 +218,7 @@ int prl_dp_secondary_prepare(struct prl_dp *dp, const struct prl_flow_spec *spec
         if (!dp->setups->ready[i].used) {
             dp->setups->ready[i] = (struct ready){.used = true, .spec = *spec, .ready = *ready};
             dp_wait_promptly(dp, true); /* the moment is going to come */
+            PRL_PROBE3(setup, "socket prepared", spec->handle, spec->generation);
             err = 0;
         }
     dp_unlock(dp);
@@ -256,6 +258,7 @@ static void refuse(struct prl_dp *dp, const struct prl_msg *msg, uint8_t reason,
     uint8_t text[PRL_ERROR_BYTES + TLV_ROOM];
 
     dp->counters.moments_refused++;
+    PRL_PROBE3(setup, "SETUP_DONE sent", msg->handle, msg->generation);
     if (prl_tlv_put(text, sizeof(text), &at, PRL_TLV_TEXT, 0, words, (uint32_t)bytes) == 0 &&
         prl_link_put_tlvs(&dp->link, &answer, text, at) == -ENOBUFS)
         dp->counters.link_tx_full++; /* the primary's deadline opens the flow */
@@ -282,10 +285,12 @@ static int restore(struct prl_dp *dp, const struct ready *ready, const struct pr
         call = "the flow's entry";
         err = dp_secondary_enter(dp, &spec, &answer.space);
     }
-    if (err)
+    if (err) {
         snprintf(words, PRL_ERROR_BYTES, "the shadow cannot be made: %s: %s", call, strerror(-err));
-    else if (dp_send(dp, &answer) == 0)
+    } else if (dp_send(dp, &answer) == 0) {
+        PRL_PROBE3(setup, "SETUP_DONE sent", msg->handle, msg->generation);
         prl_link_flush(&dp->link); /* before Python is woken, which would be in the way of who waits */
+    }
     return err;
 }
 

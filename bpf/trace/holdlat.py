@@ -3,22 +3,22 @@
 #
 # holdlat   How long prl holds packets: input until reinjected, output until released.
 #
-# USAGE: holdlat.py -p PID [-d SECONDS] [-f HANDLE] [--per-flow]
+# USAGE: holdlat.py [-h] [-p PID] [-d SECONDS] [-f HANDLE] [--per-flow]
 #
-# Attaches to the USDT probes prl:reinject and prl:output_release of prld (userspace/probes.h).
 # Needs root, Debian's python3-bpfcc and kernel headers that bcc finds (`prlctl doctor` tells).
 """Histogram of hold times, in the manner of bcc's tools."""
 
 from __future__ import annotations
 
-import argparse
-import signal
 import sys
-import threading
-from types import FrameType
 
-from bcc import BPF, USDT
-from bcc.usdt import USDTException
+from prltrace import attach, flow_option, parser, prld_pid, stopped
+
+EXAMPLES = """\
+  ./holdlat.py                   # until Ctrl-C, all sessions together
+  ./holdlat.py -d 10             # for ten seconds
+  ./holdlat.py --per-flow        # a histogram for each session
+  ./holdlat.py -f 0x80000003     # of this session alone"""
 
 PROGRAM = r"""
 #include <uapi/linux/ptrace.h>
@@ -65,42 +65,19 @@ int on_release(struct pt_regs *ctx)
 """
 
 
-def arguments() -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(description="Hold times of prl's packets, as a histogram")
-    parser.add_argument("-p", "--pid", type=int, required=True, help="prld's process")
-    parser.add_argument(
-        "-d", "--duration", type=float, help="seconds to trace (default: until Ctrl-C)"
-    )
-    parser.add_argument(
-        "-f", "--flow", type=lambda text: int(text, 0), default=0, help="this handle alone"
-    )
-    parser.add_argument("--per-flow", action="store_true", help="one histogram a flow")
-    return parser.parse_args()
-
-
 def main() -> int:
     """Trace, then print."""
-    args = arguments()
-    try:
-        probes = USDT(pid=args.pid)
-        probes.enable_probe("prl:reinject", "on_reinject")
-        probes.enable_probe("prl:output_release", "on_release")
-    except USDTException as error:
-        print(f"error: process {args.pid}: {error}; give the pid of a prld", file=sys.stderr)
-        return 1
+    options = parser("Hold times of prl's packets, as a histogram", EXAMPLES)
+    flow_option(options)
+    options.add_argument("--per-flow", action="store_true", help="one histogram a session")
+    args = options.parse_args()
+    pid = prld_pid(args.pid)
     text = PROGRAM.replace("WANTED_HANDLE", str(args.flow)).replace(
         "PER_FLOW", str(int(args.per_flow))
     )
-    bpf = BPF(text=text, usdt_contexts=[probes])
-    done = threading.Event()
-
-    def stop(_signal: int, _frame: FrameType | None) -> None:
-        done.set()
-
-    signal.signal(signal.SIGINT, stop)
-    signal.signal(signal.SIGTERM, stop)
-    print(f"Tracing hold times of prld {args.pid}... Hit Ctrl-C to end.", flush=True)
+    bpf = attach(pid, {"reinject": "on_reinject", "output_release": "on_release"}, text)
+    done = stopped()
+    print(f"Tracing hold times of prld {pid}... Hit Ctrl-C to end.", flush=True)
     done.wait(args.duration)
     for name, title in (
         ("input_us", "input, received to reinjected"),

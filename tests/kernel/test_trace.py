@@ -1,15 +1,23 @@
-"""The USDT probes are in the datapath, and the tracing script finds them in a running prld."""
+"""The USDT probes are in the datapath, and the tracing scripts find them in a running prld."""
 
 import re
 import signal
+import socket
+import struct
 import subprocess
-import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
 
 import prl
+from prl.core.native import lib
 from prl.demo.payload import Payload
+from prl.lab import How, Lab
+from prl.lab.netns import Namespace
+from tests.kernel.bpf_lab import l4_sum
 from tests.system import support
 from tests.system.support import Applications
 
@@ -17,16 +25,80 @@ pytestmark = pytest.mark.kernel
 
 TREE = Path(__file__).resolve().parent.parent.parent
 PROBES = TREE / "userspace" / "probes.h"
-HOLDLAT = TREE / "bpf" / "trace" / "holdlat.py"
+TRACE = TREE / "bpf" / "trace"
+SCRIPTS = ("holdlat", "flowlife", "takeover", "drops", "linkrtt")
+NEEDS = ("root", "netns", "bpf", "af_xdp", "struct_ops", "bpftool", "bcc")
 DEBIAN_PYTHON = "/usr/bin/python3"  # bcc is Debian's
 SIZE_BYTES = 4 << 20
-COMPILE_S = 60.0
+COMPILE_S = 240.0  # an emulated machine takes a minute
 ROW = re.compile(r"^\s*\d+ -> \d+\s*: (\d+)\s*\|", re.MULTILINE)
+OPTION = re.compile(r"^  (-\w|--[\w-]+)", re.MULTILINE)
 
 
 def _extension() -> Path:
     (found,) = Path(prl.__file__).parent.glob("_core*.so")
     return found
+
+
+def script(name: str) -> Path:
+    return TRACE / f"{name}.py"
+
+
+class Tracer:
+    """A script that traces one prld, ready as soon as it says so."""
+
+    def __init__(self, name: str, pid: int, options: Sequence[str] = ()) -> None:
+        # The tracing file system may not be mounted here: mount it where nobody else sees it.
+        place = "/sys/kernel/tracing"
+        mount = f'mountpoint -q {place} || mount -t tracefs tracefs {place} && exec "$@"'
+        command = [DEBIAN_PYTHON, "-u", str(script(name)), "-p", str(pid), *options]
+        self.process = subprocess.Popen(
+            ["unshare", "-m", "sh", "-c", mount, "sh", *command],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert self.process.stdout is not None
+        first = self.process.stdout.readline()
+        assert "Tracing" in first, self.process.communicate(timeout=5)
+
+    def await_line(self, words: str) -> str:
+        """Read until a line has these words."""
+        assert self.process.stdout is not None
+        seen = []
+        for line in self.process.stdout:
+            seen.append(line)
+            if words in line:
+                return "".join(seen)
+        raise AssertionError(f"{words!r} not in {seen}")
+
+    def end(self) -> str:
+        """Ctrl-C; returns the rest of what it shows."""
+        self.process.send_signal(signal.SIGINT)
+        shown, complaints = self.process.communicate(timeout=COMPILE_S)
+        assert self.process.returncode == 0, complaints
+        return shown
+
+
+@contextmanager
+def tracing(
+    lab: Lab, name: str, node: str = "re0", options: Sequence[str] = ()
+) -> Iterator[Tracer]:
+    tracer = Tracer(name, lab.state.pid(lab.topology.member(node)), options)
+    with tracer.process:
+        try:
+            yield tracer
+        finally:
+            tracer.process.kill()
+
+
+def histograms(shown: str) -> dict[str, int]:
+    """How much each titled histogram has counted."""
+    parts = re.split(r"^(\w.*, .*|LEASE .*)$", shown, flags=re.MULTILINE)
+    return {
+        title: sum(map(int, ROW.findall(body)))
+        for title, body in zip(parts[1::2], parts[2::2], strict=True)
+    }
 
 
 def test_every_documented_probe_is_in_the_extension() -> None:
@@ -39,56 +111,130 @@ def test_every_documented_probe_is_in_the_extension() -> None:
     assert found == documented
 
 
-@pytest.mark.needs("root", "netns", "bpf", "af_xdp", "struct_ops", "bpftool", "bcc")
-def test_holdlat_shows_how_long_packets_were_held() -> None:
-    """Traces re0 while the peer talks to an echo there: input and output are both held."""
+@pytest.mark.needs(*NEEDS)
+def test_holdlat_and_linkrtt_show_how_long_packets_were_held_and_why() -> None:
+    """On re0 while the peer talks to an echo there: input and output are both held."""
     with support.pair("f8t") as lab:
         apps = Applications(lab, "echo")
-        pid = lab.state.pid(lab.topology.re0)
-        # The tracing file system may not be mounted here: mount it where nobody else sees it.
-        place = "/sys/kernel/tracing"
-        script = f'mountpoint -q {place} || mount -t tracefs tracefs {place} && exec "$@"'
-        command = [DEBIAN_PYTHON, "-u", str(HOLDLAT), "-p", str(pid)]
-        with (
-            apps.connect() as peer,
-            subprocess.Popen(
-                ["unshare", "-m", "sh", "-c", script, "sh", *command],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            ) as tracer,
-        ):
-            try:
-                assert tracer.stdout is not None
-                first = tracer.stdout.readline()
-                assert "Tracing" in first, tracer.communicate(timeout=5)
+        with tracing(lab, "holdlat") as held, tracing(lab, "linkrtt") as round_trips:
+            with apps.connect() as peer:
                 peer.converse(Payload(SIZE_BYTES), 10_000)
                 peer.finish()
-                tracer.send_signal(signal.SIGINT)
-                shown, complaints = tracer.communicate(timeout=COMPILE_S)
-            finally:
-                tracer.kill()
-        assert tracer.returncode == 0, complaints
-        _, incoming, outgoing = re.split(r"^(?:input|output), .*$", shown, flags=re.MULTILINE)
-        assert sum(map(int, ROW.findall(incoming))) > 0, shown
-        assert sum(map(int, ROW.findall(outgoing))) > 0, shown
-        assert support.flows(lab, "re0") is not None
+            counts = histograms(held.end())
+            assert set(counts) == {"input, received to reinjected", "output, held to released"}
+            assert all(counts.values()), counts
+            counts = histograms(round_trips.end())
+            assert len(counts) == 3
+            assert all(counts.values()), counts
+
+
+@pytest.mark.needs(*NEEDS)
+def test_flowlife_and_takeover_tell_a_failure_from_set_up_to_the_first_packet() -> None:
+    with support.pair("f8t") as lab:
+        apps = Applications(lab, "echo")
+        with (
+            tracing(lab, "flowlife", "re0") as primary,
+            tracing(lab, "flowlife", "re1") as secondary,
+            tracing(lab, "takeover", "re1") as standby,
+            apps.connect() as peer,
+        ):
+            peer.converse(Payload(SIZE_BYTES), 10_000)
+            peer.await_bytes(SIZE_BYTES // 2)
+            steps = primary.await_line("primary   active")
+            assert steps.index("SETUP sent") < steps.index("primary   setup") < steps.index("activ")
+            lab.fail("re0", How.POWER)
+            story = standby.await_line("taken over")
+            peer.finish()
+            steps = secondary.await_line("secondary owner")
+            assert steps.index("SETUP received") < steps.index("shadow entered")
+        service = support.service_address(4)
+        order = ["take over", f"{service} owner", f"leaves  from {service}", "session owner"]
+        places = [story.index(words) for words in order[:2]]
+        assert places == sorted(places), story
+        assert all(words in story for words in order), story
+        assert "1 sessions go on here" in story
+
+
+def segment_of(peer: support.Peer, words: int) -> bytes:
+    """A pure ACK far outside every window, whose header claims to be so many words long."""
+    source, target = IPv4Address(peer.sock.getsockname()[0]), support.service_address(4)
+    header = struct.pack("!HHIIBBHHH", peer.port, support.PORT, 1, 1, words << 4, 0x10, 1024, 0, 0)
+    checksum = l4_sum(source, IPv4Address(target), socket.IPPROTO_TCP, header)
+    return header[:16] + struct.pack("!H", checksum) + header[18:]
+
+
+@pytest.mark.needs(*NEEDS)
+def test_drops_names_the_counter_of_what_prld_dropped_and_the_kernels_own_reason() -> None:
+    """A segment that is longer than its packet is dropped by prld, one out of the window by TCP."""
+    with support.pair("f8t") as lab:
+        apps = Applications(lab, "echo")
+        place = Namespace(lab.topology.peer.namespace)
+        maps = Path("/sys/fs/bpf/prl") / lab.topology.instance(lab.topology.re0)
+        with (
+            tracing(lab, "drops", options=["-m", str(maps)]) as drops,
+            apps.connect() as peer,
+            place.call(
+                lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_TCP)
+            ) as forger,
+        ):
+            (flow,) = support.flows(lab, "re0")
+            for words in (15, 15, 15, 5):
+                forger.sendto(segment_of(peer, words), (support.service_address(4), 0))
+            peer.converse(Payload(10_000), 1_000)  # behind them, in order
+            peer.finish()
+            shown = drops.end()
+    rows = [line.split() for line in shown.splitlines()[2:]]
+    assert ["prld", "rx_malformed", f"{flow['handle']:#010x}", "3"] in rows, shown
+    assert any(row[0] == "kernel" and "SEQUENCE" in row[1] for row in rows), shown
+
+
+def test_takeover_knows_the_states_of_an_address() -> None:
+    """The script runs without prl: it has a copy of these names."""
+    (names,) = re.findall(r"^STATES = \((.*)\)$", script("takeover").read_text(), re.MULTILINE)
+    for number, name in enumerate(re.findall(r'"(\w+)"', names)):
+        assert getattr(lib, f"PRL_ADDR_{name.upper()}") == number
+
+
+def test_drops_knows_the_release_mark_and_the_counters() -> None:
+    text = script("drops").read_text()
+    (mark,) = re.findall(r"^MARK_RELEASE = (0x\w+)$", text, re.MULTILINE)
+    assert int(mark, 16) == lib.PRL_MARK_RELEASE
+
+
+@pytest.mark.needs("bcc")
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_script_has_examples_and_a_manual_page_with_every_option(name: str) -> None:
+    assert script(name).read_text().startswith(f"#!{DEBIAN_PYTHON}\n")
+    shown = subprocess.run(
+        [DEBIAN_PYTHON, str(script(name)), "-h"], capture_output=True, text=True, check=True
+    ).stdout
+    assert f"./{name}.py" in shown.partition("examples:")[2]
+    page = script(name).with_suffix(".8").read_text().replace("\\-", "-")
+    sections = ["NAME", "SYNOPSIS", "DESCRIPTION", "REQUIREMENTS", "OPTIONS", "EXAMPLES"]
+    sections += ["FIELDS", "OVERHEAD", "SEE ALSO"]
+    assert re.findall(r"^\.SH (.*)$", page, re.MULTILINE) == sections
+    for option in OPTION.findall(shown):
+        assert re.search(rf"^{option}\b", page, re.MULTILINE), option
+
+
+@pytest.mark.needs("bcc")
+def test_every_script_is_tested_here() -> None:
+    assert {path.stem for path in TRACE.glob("*.py")} == {*SCRIPTS, "prltrace"}
+    assert {path.stem for path in TRACE.glob("*.8")} == set(SCRIPTS)
 
 
 @pytest.mark.needs("root", "bcc")
-def test_holdlat_wants_a_process_that_is_there() -> None:
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_script_wants_a_process_that_is_there(name: str) -> None:
     done = subprocess.run(
-        [DEBIAN_PYTHON, str(HOLDLAT), "-p", "99999999"],
+        ["unshare", "-m", "sh", "-c", 'mount -t tracefs t /sys/kernel/tracing; exec "$@"', "sh"]
+        + [DEBIAN_PYTHON, str(script(name)), "-p", "99999999"]
+        + (["-m", "/"] if name == "drops" else []),
         capture_output=True,
         text=True,
         timeout=COMPILE_S,
         check=False,
     )
-    assert done.returncode != 0
+    assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert len(done.stderr.splitlines()) == 1
-
-
-def test_holdlat_is_run_by_an_interpreter_that_has_bcc() -> None:
-    assert HOLDLAT.read_text().startswith(f"#!{DEBIAN_PYTHON}\n")
-    assert sys.executable  # the tests themselves may run in an environment without bcc

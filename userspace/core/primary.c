@@ -36,11 +36,29 @@ static void add_one(struct prl_actions *out, uint8_t kind, struct prl_hold *hold
     prl_chain_push(&last->chain, hold);
 }
 
-static void drop_one(struct prl_actions *out, struct prl_hold *hold, uint32_t *counter)
+/* Drops are handed to the datapath with the name of the counter that counts them. */
+static void drop_one(struct prl_actions *out, struct prl_hold *hold, uint32_t *counter, const char *name)
 {
+    struct prl_action *last = out->count ? &out->action[out->count - 1] : NULL;
+
     (*counter)++;
-    add_one(out, PRL_DO_DROP, hold);
+    if (!last || last->kind != PRL_DO_DROP || last->counter != name)
+        last = add(out, PRL_DO_DROP);
+    last->counter = name;
+    prl_chain_push(&last->chain, hold);
 }
+
+static void drop_chain(struct prl_actions *out, struct prl_chain *chain, uint32_t *counter, const char *name)
+{
+    *counter += chain->count;
+    if (chain->head) {
+        add_chain(out, PRL_DO_DROP, chain);
+        out->action[out->count - 1].counter = name;
+    }
+}
+
+#define DROP_ONE(out, hold, counters, member) drop_one(out, hold, &(counters)->member, #member)
+#define DROP_CHAIN(out, chain, counters, member) drop_chain(out, chain, &(counters)->member, #member)
 
 static void set_state(struct prl_primary *flow, uint8_t state, uint8_t reason, struct prl_actions *out)
 {
@@ -120,7 +138,7 @@ static void send_input(struct prl_primary *flow, struct prl_hold *hold, uint64_t
     uint32_t edge = prl_serial_min(flow->own_edge, flow->peer_edge);
 
     if (flow->space_known && has_payload && prl_serial_lt(edge, hold->tcp_end)) {
-        drop_one(out, hold, &flow->counters.dropped_space);
+        DROP_ONE(out, hold, &flow->counters, dropped_space);
         return;
     }
     hold->seq = flow->in_next++;
@@ -145,7 +163,7 @@ static void send_output(struct prl_primary *flow, struct prl_hold *hold, uint64_
     }
     if (!(hold->bits & PRL_OUTPUT_RST)) {
         if (prl_serial_lt(flow->out_tcp_next, hold->tcp_seq)) {
-            drop_one(out, hold, &flow->counters.dropped_hole);
+            DROP_ONE(out, hold, &flow->counters, dropped_hole);
             return;
         }
         flow->out_tcp_next = prl_serial_max(flow->out_tcp_next, hold->tcp_end);
@@ -173,11 +191,11 @@ static bool must_wait(struct prl_primary *flow, struct prl_hold *hold, uint8_t r
         return false;
     }
     if (flow->state == PRL_PRIMARY_GONE) {
-        drop_one(out, hold, &counters->dropped_fenced);
+        DROP_ONE(out, hold, counters, dropped_fenced);
         return false;
     }
     if (is_full(pending, held, hold->bytes, limits)) {
-        drop_one(out, hold, &counters->dropped_full);
+        DROP_ONE(out, hold, counters, dropped_full);
         return false;
     }
     return true;
@@ -271,7 +289,7 @@ static bool relay_pending(struct prl_primary *flow, struct prl_actions *out)
         if (flow->held_back)
             prl_chain_push(&queues->relayed, hold);
         else
-            drop_one(out, hold, &flow->counters.dropped_moved);
+            DROP_ONE(out, hold, &flow->counters, dropped_moved);
     }
     return queues->in_pending.head;
 }
@@ -418,7 +436,7 @@ void prl_primary_ack(struct prl_primary *flow, uint32_t seq, uint8_t reason, uin
         refused = prl_chain_take(&queues->in_held, seq);
         flow->in_acked = seq;
         if (refused)
-            drop_one(out, refused, &flow->counters.dropped_nack);
+            DROP_ONE(out, refused, &flow->counters, dropped_nack);
     }
     if (queues)
         queues->in_deadline_ns = oldest_deadline_ns(&queues->in_held, limits);
@@ -536,8 +554,7 @@ void prl_primary_taken(struct prl_primary *flow, struct prl_actions *out)
     prl_chain_append(&all, &flow->queues->relayed);
     prl_chain_append(&all, &flow->queues->out_held);
     prl_chain_append(&all, &flow->queues->out_pending);
-    flow->counters.dropped_moved += all.count;
-    add_chain(out, PRL_DO_DROP, &all);
+    DROP_CHAIN(out, &all, &flow->counters, dropped_moved);
 }
 
 void prl_primary_unmove(struct prl_primary *flow, bool is_void, uint64_t now_ns, struct prl_actions *out)
@@ -575,8 +592,7 @@ void prl_primary_fence(struct prl_primary *flow, struct prl_actions *out)
         prl_chain_append(&all, &flow->queues->out_held);
         prl_chain_append(&all, &flow->queues->out_pending);
     }
-    flow->counters.dropped_fenced += all.count;
-    add_chain(out, PRL_DO_DROP, &all);
+    DROP_CHAIN(out, &all, &flow->counters, dropped_fenced);
     disarm(flow);
     set_state(flow, PRL_PRIMARY_GONE, PRL_REASON_OK, out);
 }

@@ -67,6 +67,7 @@ struct prl_action {
     uint32_t seq;
     struct prl_hold *hold;
     struct prl_chain chain;
+    const char *counter; /* DROP: the name of the counter that counts it (struct prl_primary_counters) */
 };
 
 struct prl_actions {

@@ -1,0 +1,12 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* What reasons and states are called in traces (probes.h): the enum's own words, in lower case. */
+#ifndef PRL_NAMES_H
+#define PRL_NAMES_H
+
+#include <stdint.h>
+
+const char *prl_reason_name(uint8_t reason);         /* PRL_REASON_* */
+const char *prl_primary_state_name(uint8_t state);   /* enum prl_primary_state */
+const char *prl_secondary_state_name(uint8_t state); /* enum prl_secondary_state */
+
+#endif /* PRL_NAMES_H */
