@@ -4,12 +4,17 @@ from collections import Counter
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from tests import results
 from tests.probes import Missing, require
 from tests.results import KINDS
 
 _skipped: Counter[str] = Counter()
+
+# How long an example takes says something about the machine, not about prl.
+settings.register_profile("prl", deadline=None)
+settings.load_profile("prl")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -12,7 +12,7 @@ from tests.unit.core_support import Action, Primary
 
 MASK = 0xFFFFFFFF
 FAR = 1 << 30
-FEW = settings(max_examples=60, stateful_step_count=60, deadline=None)
+FEW = settings(max_examples=60, stateful_step_count=60)
 
 
 class HoldQueue(RuleBasedStateMachine):
