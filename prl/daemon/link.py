@@ -39,6 +39,8 @@ CONGESTION = b"cubic"
 that delays every packet that is held, and costs a third of the throughput."""
 BACKLOG = 4
 LISTEN_AGAIN_S = 1.0
+UNANSWERED_S = 10.0
+"""After so long without a connection the log and `status` say what may be in the way."""
 SERVICES_TYPE = tuple[ServiceState, ...]
 
 
@@ -70,6 +72,7 @@ class Link:
         self._connections: asyncio.Queue[socket.socket] = asyncio.Queue(maxsize=1)
         self._listener: socket.socket | None = None
         self._complaint = ""
+        self._alone_since_s = 0.0
         self.up = False
         self.ups = 0
         """How often it came up."""
@@ -92,6 +95,7 @@ class Link:
         """The datapath gave the connection up."""
         was_up, self.up = self.up, False
         self._attached = False
+        self._alone_since_s = asyncio.get_running_loop().time()
         self.why_down = event.text or wire.reason_text(event.reason)
         self._down.set()
         if was_up:
@@ -102,6 +106,7 @@ class Link:
 
     async def run(self) -> None:
         """Keep the link up until cancelled."""
+        self._alone_since_s = asyncio.get_running_loop().time()
         listening = asyncio.create_task(self._accept()) if self._config.index == 1 else None
         backoff_s = BACKOFF_MIN_S
         try:
@@ -249,7 +254,17 @@ class Link:
     # -- connections
 
     async def _connection(self) -> socket.socket | None:
-        return await (self._connections.get() if self._config.index == 1 else self._connect())
+        if self._config.index == 0:
+            return await self._connect()
+        while True:
+            with contextlib.suppress(TimeoutError):
+                return await asyncio.wait_for(self._connections.get(), UNANSWERED_S)
+            if self._listener is not None:  # otherwise there is a better word already
+                link = self._config.link
+                self._complain(
+                    f"{link.remote} has not called TCP port {link.port} for {UNANSWERED_S:.0f} s: "
+                    f"is prld up there, and does this host's firewall let TCP {link.port} in?"
+                )
 
     def _family(self) -> socket.AddressFamily:
         return (
@@ -270,6 +285,11 @@ class Link:
             sock.close()
             words = getattr(error, "strerror", None) or "no answer"
             self.why_down = f"{link.remote} port {link.port}: {words}"
+            if asyncio.get_running_loop().time() - self._alone_since_s >= UNANSWERED_S:
+                self._complain(
+                    f"{words} from {link.remote} TCP port {link.port} for {UNANSWERED_S:.0f} s: is "
+                    f"prld up there, and does its firewall let TCP {link.port} in?"
+                )
             return None
         except BaseException:
             sock.close()

@@ -130,3 +130,29 @@ def test_the_pair_heals_behind_a_stateful_ruleset(ruleset: str) -> None:
                 eventually("safe", lambda n=other: safe(lab, n))
                 owner, other = other, owner
             talk.goes_on()
+
+
+CLOSED = """
+table inet closed {
+  chain input {
+    type filter hook input priority filter; policy accept;
+    tcp dport 7077 drop
+  }
+}
+"""
+
+
+def test_a_link_that_a_firewall_keeps_down_says_so() -> None:
+    """Both nodes name the port; and the link comes up once it is open."""
+    with support.pair(f"fw{next(_labs)}") as lab:
+        load(lab, "re1", CLOSED)
+        lab.fail("re1", "kill-prld")
+        lab.heal("re1")
+        for node in ("re0", "re1"):
+            eventually(
+                "why the link is down",
+                lambda n=node: "let TCP 7077 in?" in support.status(lab, n)["because"],
+            )
+        assert "no answer from 198.51.100.11" in support.status(lab, "re0")["because"]
+        lab.run("re1", ["nft", "flush", "ruleset"], check=True)
+        eventually("the pair is up", lambda: safe(lab, "re0") and safe(lab, "re1"))
