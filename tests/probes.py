@@ -194,6 +194,11 @@ def bpftool() -> bool:
     return _installed("bpftool")
 
 
+@probe("iptables is not installed: apt-get install iptables")
+def iptables() -> bool:
+    return _installed("iptables-save")
+
+
 @probe("nft is not installed: apt-get install nftables")
 def nft() -> bool:
     return _installed("nft")

@@ -12,7 +12,7 @@ from typing import Final, Literal
 Mode = Literal["native", "generic"]
 BTF = Path("/sys/kernel/btf/vmlinux")
 _READ_BYTES = 16 << 20
-_MULTI_BUFFER = b"\0xdp_zc_max_segs\0"  # struct net_device's, since AF_XDP knows packets of frames
+MULTI_BUFFER = b"\0xdp_zc_max_segs\0"  # struct net_device's, since AF_XDP knows packets of frames
 _SIOCETHTOOL, _ETHTOOL_GDRVINFO, _DRVINFO_BYTES = 0x8946, 0x3, 196
 
 WHOLE_PACKETS: Final = frozenset({"veth", "virtio_net"})
@@ -59,7 +59,7 @@ def xdp_mode(interfaces: Sequence[str]) -> tuple[Mode, str]:
     for name, found in drivers.items():
         if found in NO_NATIVE:
             return "generic", f"{name} ({found}) has no native XDP"
-    if not in_btf(_MULTI_BUFFER):
+    if not in_btf(MULTI_BUFFER):
         return "native", "this kernel's AF_XDP takes no packet of several frames (Linux 6.6 does)"
     for name, found in drivers.items():
         if found in WHOLE_PACKETS:

@@ -32,7 +32,7 @@ _TIMEOUT_SYSCTL = {
 }
 _NETLINK_NETFILTER = 12
 _SUBSYSTEM = 1 << 8  # NFNL_SUBSYS_CTNETLINK, linux/netfilter/nfnetlink.h
-_NEW = _SUBSYSTEM | 0  # IPCTNL_MSG_CT_NEW
+_NEW, _GET_STATS = _SUBSYSTEM | 0, _SUBSYSTEM | 5  # IPCTNL_MSG_CT_NEW, …_GET_STATS
 # linux/netfilter/nfnetlink_conntrack.h
 _ORIGINAL, _REPLY, _STATUS, _PROTOINFO, _TIMEOUT = 1, 2, 3, 4, 7
 _TUPLE_IP, _TUPLE_PROTO = 1, 2
@@ -103,6 +103,18 @@ class Conntrack:
         except OSError as error:
             self.close()
             return error.errno or errno.EIO
+
+
+def can_be_told() -> bool:
+    """Whether the kernel has the interface that enter() needs."""
+    body = struct.pack("!BBH", socket.AF_UNSPEC, 0, 0)
+    try:
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER) as asking:
+            asking.settimeout(netlink.TIMEOUT_S)
+            asking.send(netlink.message(_GET_STATS, netlink.REQUEST | netlink.ACK, body))
+            return not netlink.acknowledged(asking)
+    except OSError:
+        return False
 
 
 def is_tracking() -> bool:

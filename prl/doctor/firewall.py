@@ -1,0 +1,187 @@
+"""This host's firewall: whether what the nodes say to each other passes (docs/firewall.md)."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from prl.config import Config
+from prl.daemon import conntrack
+from prl.doctor import host, nftables, xtables
+from prl.doctor.filters import IPV4, IPV6, Base, Outcome, Packet, Ruleset
+from prl.doctor.finding import Finding, Verdict, judge
+
+_SAVE = {IPV4: "iptables-save", IPV6: "ip6tables-save"}
+_XT_IN_USE: Final = {
+    IPV4: Path("/proc/net/ip_tables_names"),
+    IPV6: Path("/proc/net/ip6_tables_names"),
+}
+
+
+def examine(config: Config | None) -> Iterator[Finding]:
+    """Each packet that must pass."""
+    if config is None:
+        yield Finding(
+            "firewall",
+            Verdict.NOTE,
+            "not looked at: there is no configuration to say which ports are used",
+            "run `prlctl doctor --config FILE`",
+        )
+        return
+    rulesets, unread = _rulesets()
+    for words, packet in _packets(config):
+        yield _judge(words, packet, rulesets, unread)
+    yield _conntrack()
+
+
+def _packets(config: Config) -> Iterator[tuple[str, Packet]]:
+    """What must get in and out; the link's connection is node 0's, to node 1."""
+    link, lan = config.link, config.lan
+    listens = config.index == 1
+    first, then = ("new", "established") if listens else ("established", "new")
+    for hook, source, target in (
+        ("input", link.remote, link.local),
+        ("output", link.local, link.remote),
+    ):
+        to_port = listens == (hook == "input")
+        state = first if hook == "input" else then
+        way = f"from {source} on" if hook == "input" else f"to {target} by"
+        kind = f"TCP {link.port}" if to_port else f"answers of TCP {link.port}"
+        packet = Packet(
+            *(hook, link.interface, "tcp", source, target),
+            source_port=None if to_port else link.port,
+            target_port=link.port if to_port else None,
+            state=state,
+        )
+        yield f"{kind} {way} {link.interface} (link)", packet
+    port = lan.heartbeat_port
+    for hook, source, target in (
+        ("input", lan.peer_address, lan.address),
+        ("output", lan.address, lan.peer_address),
+    ):
+        way = f"from {source} on" if hook == "input" else f"to {target} by"
+        words = f"UDP {port} {way} {lan.interface} (LAN heartbeats)"
+        yield words, Packet(hook, lan.interface, "udp", source, target, port, port)
+    if lan.address6 is not None and lan.peer_address6 is not None:
+        for name in ("nd-neighbor-solicit", "nd-neighbor-advert"):
+            packet = Packet(
+                *("input", lan.interface, "icmpv6", lan.peer_address6, lan.address6),
+                state="untracked",
+                icmp_type=name,
+            )
+            yield f"ICMPv6 {name} on {lan.interface}", packet
+
+
+def _rulesets() -> tuple[list[Ruleset], str]:
+    """All that can be read here, and why the rest cannot."""
+    found: list[Ruleset] = []
+    unread = ""
+    by_xtables = {v for v in _SAVE if _reads(_XT_IN_USE[v])}
+    if shutil.which("nft") is None:
+        unread = "nft is not installed: apt-get install -y nftables"
+    else:
+        ruleset, foreign = nftables.read(_listing())
+        found.append(ruleset)
+        by_xtables |= {IPV6 if family == "ip6" else IPV4 for family, _ in foreign}
+    for version in by_xtables:
+        text = host.run(_SAVE[version])
+        if text is None:
+            unread = f"{_SAVE[version]} is not installed: apt-get install -y iptables"
+        else:
+            found.append(xtables.read(text, version))
+    return found, unread
+
+
+def _listing() -> list[dict[str, object]]:
+    try:
+        return list(json.loads(host.run("nft", "-j", "list", "ruleset") or "{}")["nftables"])
+    except (ValueError, KeyError):
+        return []
+
+
+def _reads(path: Path) -> bool:
+    try:
+        return bool(path.read_text().strip())
+    except OSError:
+        return False
+
+
+def _judge(words: str, packet: Packet, rulesets: list[Ruleset], unread: str) -> Finding:
+    outcomes, where = {Outcome.ACCEPT}, None
+    for ruleset in rulesets:
+        found, base = ruleset.judge(packet)
+        if Outcome.DROP in found and (where is None or Outcome.ACCEPT not in found):
+            outcomes, where = found, base
+    if Outcome.DROP not in outcomes:
+        if unread:
+            return Finding(words, Verdict.NOTE, f"cannot tell: {unread}", "look by hand")
+        return Finding(words, Verdict.OK, "passes")
+    assert where is not None
+    paste = where.insert.format(_match(packet, where))
+    if Outcome.ACCEPT not in outcomes:
+        verdict = Verdict.WARNING if packet.protocol == "udp" else Verdict.MISSING
+        remedy = f"let it pass, and keep that with {_keeper(where)}"
+        return Finding(words, verdict, f"dropped by {where.words}", remedy, paste)
+    return Finding(
+        words,
+        Verdict.NOTE,
+        f"cannot tell: {where.words} has rules that doctor cannot read",
+        f"look by hand; this lets it pass, and is to be kept with {_keeper(where)}",
+        paste,
+    )
+
+
+def _match(packet: Packet, base: Base) -> str:
+    return _nft_match(packet) if base.insert.startswith("nft") else _xt_match(packet)
+
+
+def _nft_match(packet: Packet) -> str:
+    family = "ip6" if packet.is_v6 else "ip"
+    if packet.hook == "input":
+        ends = f'iifname "{packet.interface}" {family} saddr {packet.source}'
+    else:
+        ends = f'oifname "{packet.interface}" {family} daddr {packet.target}'
+    if packet.protocol == "icmpv6":
+        return f"'iifname \"{packet.interface}\" icmpv6 type {packet.icmp_type} accept'"
+    port = "sport" if packet.target_port is None else "dport"
+    number = packet.source_port if packet.target_port is None else packet.target_port
+    return f"'{ends} {packet.protocol} {port} {number} accept'"
+
+
+def _xt_match(packet: Packet) -> str:
+    if packet.hook == "input":
+        ends = f"-i {packet.interface} -s {packet.source}"
+    else:
+        ends = f"-o {packet.interface} -d {packet.target}"
+    if packet.protocol == "icmpv6":
+        return f"-i {packet.interface} -p icmpv6"
+    port = "--sport" if packet.target_port is None else "--dport"
+    number = packet.source_port if packet.target_port is None else packet.target_port
+    return f"{ends} -p {packet.protocol} {port} {number}"
+
+
+def _keeper(base: Base) -> str:
+    """What makes this host's rules permanent."""
+    if " firewalld " in f" {base.chain} ":
+        return "firewalld (`firewall-cmd --permanent --add-port=…`)"
+    if shutil.which("ufw"):
+        return "ufw (`ufw allow …`)"
+    if base.insert.startswith("nft"):
+        return "/etc/nftables.conf"
+    return "netfilter-persistent"
+
+
+def _conntrack() -> Finding:
+    """A stateful ruleset passes what a shadow is fed because prld enters the session there."""
+    if not conntrack.is_tracking():
+        return Finding("connection tracking", Verdict.OK, "not in use")
+    good = conntrack.can_be_told()
+    return judge(
+        "connection tracking",
+        good,
+        "in use, and can be told of sessions" if good else "in use, and cannot be told of sessions",
+        "a stateful firewall would drop what shadows are fed",
+        paste="modprobe nf_conntrack_netlink",
+        otherwise=Verdict.WARNING,
+    )

@@ -1,0 +1,143 @@
+"""The interfaces towards peers: what XDP and tc meet there."""
+
+import re
+from collections.abc import Iterator
+from typing import Any, Final
+
+from prl.config import Config
+from prl.core.features import xdp_mode
+from prl.doctor import host
+from prl.doctor.finding import Finding, Verdict, judge
+from prl.doctor.host import Interface
+
+NATIVE_MTU_MAX: Final = 3498
+"""Native XDP without multi-buffer wants packets that fit into one frame."""
+_OURS: Final = re.compile(r"prl_(?!lab)")
+_FEATURE = re.compile(r"^\s*(?P<name>[a-z0-9-]+): (?P<state>on|off)", re.MULTILINE)
+_PRIVATE: Final = ("lo", "prlinj0", "prlhold0")
+
+
+def examine(config: Config | None) -> Iterator[Finding]:
+    """Those of the configuration; without one, all that there are."""
+    there = host.interfaces()
+    up = [each.name for each in there.values() if each.is_up and each.name not in _PRIVATE]
+    names = config.interfaces if config else up
+    yield _mode(config, names)
+    for name in names:
+        if name not in there:
+            continue  # the configuration's findings say it
+        wanted = config.mode if config else "auto"
+        native = (xdp_mode([name])[0] if wanted == "auto" else wanted) == "native"
+        if native:
+            yield _mtu(there[name])
+        yield _offloads(name, native=native)
+        yield _xdp(name)
+        yield _filters(name)
+        if there[name].is_up is False and config is not None:
+            yield judge(f"{name} is up", good=False, found="down", paste=f"ip link set {name} up")
+
+
+def _mode(config: Config | None, names: list[str]) -> Finding:
+    """What mode = "auto" comes to."""
+    if config is not None and config.mode != "auto":
+        return Finding("XDP mode", Verdict.OK, f"{config.mode}, by configuration")
+    if config is not None:
+        mode, why = xdp_mode(names)
+        return Finding('XDP mode "auto"', Verdict.OK, f"{mode}: {why}")
+    found = ", ".join(f"{name}: {xdp_mode([name])[0]}" for name in names)
+    return Finding('XDP mode "auto"', Verdict.OK, found or "no interface")
+
+
+def _mtu(interface: Interface) -> Finding:
+    return judge(
+        f"MTU of {interface.name} for native XDP",
+        interface.mtu <= NATIVE_MTU_MAX,
+        str(interface.mtu),
+        f'at most {NATIVE_MTU_MAX}; or mode = "generic"',
+        paste=f"ip link set {interface.name} mtu {NATIVE_MTU_MAX}",
+        otherwise=Verdict.WARNING,
+    )
+
+
+def _offloads(name: str, *, native: bool) -> Finding:
+    """LRO makes packets that cannot be given to TCP a second time, nor to native XDP at all."""
+    shown = host.run("ethtool", "-k", name)
+    title = f"offloads of {name}"
+    if shown is None:
+        return Finding(title, Verdict.OK, "none that can be asked for")
+    on = {found["name"] for found in _FEATURE.finditer(shown) if found["state"] == "on"}
+    if "large-receive-offload" in on:
+        return judge(
+            title,
+            good=False,
+            found="LRO is on",
+            remedy="LRO merges packets in a way that cannot be undone; GRO does the same properly",
+            paste=f"ethtool -K {name} lro off",
+            otherwise=Verdict.WARNING,
+        )
+    if "rx-gro-hw" in on and not native:
+        words = "rx-gro-hw is on; attaching generic XDP turns it off, and packets come smaller then"
+        return Finding(title, Verdict.OK, words)
+    return Finding(title, Verdict.OK, "none in the way")
+
+
+def _xdp(name: str) -> Finding:
+    title = f"XDP programs on {name}"
+    found = host.ask("ip", "-j", "-d", "link", "show", "dev", name)
+    attached = found[0].get("xdp", {}) if found else {}
+    programs = [attached["prog"], *attached.get("attached", ())] if "prog" in attached else []
+    names = dict.fromkeys(_program_name(each) for each in programs)
+    foreign = [each for each in names if not _is_ours(each)]
+    return judge(
+        title,
+        not foreign,
+        f"somebody else's: {', '.join(foreign)}" if foreign else "none but prl's",
+        "there is room for one; find out whose it is, then take it away",
+        paste=f"ip link set dev {name} xdp off && ip link set dev {name} xdpgeneric off",
+    )
+
+
+def _program_name(program: dict[str, Any]) -> str:
+    inner = program.get("prog", program)
+    if "name" in inner:
+        return str(inner["name"])
+    shown = host.run("bpftool", "-j", "prog", "show", "id", str(inner.get("id", 0))) or ""
+    found = re.search(r'"name":"([^"]*)"', shown)
+    return found[1] if found else f"id {inner.get('id')}"
+
+
+def _filters(name: str) -> Finding:
+    """Somebody else's tc filters, clsact and tcx: they see what prl sees, or keep it from prl."""
+    title = f"tc filters on {name}"
+    foreign: list[str] = []
+    paste: list[str] = []
+    for side in ("ingress", "egress"):
+        for each in host.ask("tc", "-j", "filter", "show", "dev", name, side):
+            options = each.get("options", {})
+            label = options.get("bpf_name", "")
+            if "ht_divisor" in options or not options.keys() & {"handle", "fh"}:
+                continue  # a line that only says that there is a priority
+            if _is_ours(str(label)):
+                continue
+            where = f"at {side}, pref {each.get('pref')}"
+            foreign.append(" ".join(filter(None, (each.get("kind"), label, where))))
+            paste.append(f"tc filter del dev {name} {side} pref {each.get('pref')}")
+    shown = host.ask("bpftool", "-j", "net", "show", "dev", name)
+    foreign += [
+        f"{each['kind']} {each.get('name', '?')}"
+        for each in (shown[0].get("tc", ()) if shown else ())
+        if str(each.get("kind", "")).startswith("tcx") and not _is_ours(each.get("name", ""))
+    ]
+    return judge(
+        title,
+        not foreign,
+        "; ".join(foreign) if foreign else "none but prl's",
+        "a filter of somebody else's may take packets from prl, or let a standby's out; make sure "
+        "that it does not, or take it away",
+        paste=" && ".join(dict.fromkeys(paste)),
+        otherwise=Verdict.WARNING,
+    )
+
+
+def _is_ours(name: str) -> bool:
+    return bool(_OURS.match(name))

@@ -1,0 +1,164 @@
+"""Addresses, routes and ports of the host, and who else manages them."""
+
+from collections.abc import Iterator
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Final
+
+from prl.config import Config
+from prl.daemon import ports
+from prl.doctor import host
+from prl.doctor.finding import Finding, Verdict, judge
+from prl.doctor.host import Interface
+
+RUN: Final = Path("/run")
+ETC: Final = Path("/etc")
+_STRICT = 1
+
+
+def examine(config: Config | None) -> Iterator[Finding]:
+    """All of it that the configuration is about."""
+    if config is None:
+        return
+    there = host.interfaces()
+    lan = there.get(config.lan.interface)
+    if lan is None:
+        return
+    yield _reverse_path(config, lan)
+    yield _second_nic(config, lan, there)
+    yield from _ports(config)
+    for name in dict.fromkeys(config.interfaces):
+        if name in there:
+            yield from managers(there[name])
+
+
+def _reverse_path(config: Config, lan: Interface) -> Finding:
+    """Strict, it drops what a peer sends by the LAN when the way back to it is another one.
+
+    What shadows are fed comes in by the LAN, too, on both nodes. Loose (2) asks only for some way.
+    """
+    value = host.effective("rp_filter", lan.name)
+    others = sorted(_ways_elsewhere(config, lan))
+    title = f"reverse path filter of {lan.name}"
+    if value != _STRICT or not others:
+        return Finding(title, Verdict.OK, f"rp_filter {value}")
+    return judge(
+        title,
+        good=False,
+        found=f"rp_filter 1 (strict), and {', '.join(others)}: what comes from there by {lan.name} "
+        "is dropped",
+        remedy="let peers' routes leave by the LAN, or make the filter loose",
+        paste=f"sysctl -w net.ipv4.conf.{lan.name.replace('.', '/')}.rp_filter=2",
+        otherwise=Verdict.WARNING,
+    )
+
+
+def _ways_elsewhere(config: Config, lan: Interface) -> Iterator[str]:
+    """Routes to where peers may be that do not leave by the LAN."""
+    private = {"lo", config.link.interface}
+    for route in host.ask("ip", "-4", "-j", "route", "show", "default"):
+        if (device := route.get("dev", "")) not in {lan.name, *private} and device:
+            yield f"the default route leaves by {device}"
+    for entry in host.ask("ip", "-4", "-j", "neigh", "show", "dev", lan.name):
+        for route in host.ask("ip", "-4", "-j", "route", "get", entry["dst"]):
+            if (device := route.get("dev", lan.name)) not in {lan.name, "lo"}:
+                yield f"the route to {entry['dst']} leaves by {device}"
+
+
+def _second_nic(config: Config, lan: Interface, there: dict[str, Interface]) -> Finding:
+    """Linux answers ARP for any of its addresses on any interface (ARP flux)."""
+    networks = {each.network for each in lan.addresses if each.ip == config.lan.address}
+    doubles = [
+        each.name
+        for each in there.values()
+        if each.name != lan.name
+        and each.is_up
+        and any(
+            own.version == network.version and ip_network(network).overlaps(own.network)
+            for own in each.addresses
+            for network in networks
+        )
+    ]
+    loose = [name for name in doubles if host.effective("arp_ignore", name) == 0]
+    return judge(
+        f"another interface in {lan.name}'s network",
+        not loose,
+        f"{', '.join(loose)}, with arp_ignore 0: it answers for the service addresses, too, and "
+        "sessions come in where they are not protected"
+        if loose
+        else ", ".join(doubles) or "none",
+        paste="sysctl -w net.ipv4.conf.all.arp_ignore=1",
+        otherwise=Verdict.WARNING,
+    )
+
+
+def _ports(config: Config) -> Iterator[Finding]:
+    wanted = [("udp", config.lan.heartbeat_port)]
+    if config.index == 1:
+        wanted.append(("tcp", config.link.port))
+    for protocol, port in wanted:
+        pids = ports.pids_of(protocol, port)
+        foreign = [pid for pid in pids if not _is_prld(pid)]
+        yield judge(
+            f"{protocol.upper()} port {port}",
+            not foreign,
+            f"taken by {ports.user_of(protocol, port)}"
+            if foreign
+            else ("prld has it" if pids else "free"),
+            "stop what has it, or choose another port on both nodes",
+            paste="kill " + " ".join(map(str, foreign)),
+            otherwise=Verdict.WARNING if protocol == "udp" else Verdict.MISSING,
+        )
+
+
+def _is_prld(pid: int) -> bool:
+    try:
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+    return any(word in command for word in (b"prld", b"prl.daemon"))
+
+
+def managers(interface: Interface) -> Iterator[Finding]:
+    """Another one that manages it: networkd takes foreign addresses away, others may."""
+    name = interface.name
+    link = RUN / "systemd/netif/links" / str(interface.ifindex)
+    if (state := _fields(link)).get("NETWORK_FILE"):
+        files = [state["NETWORK_FILE"], *state.get("NETWORK_FILE_DROPINS", "").split(";")]
+        folder = ETC / "systemd/network" / f"{Path(state['NETWORK_FILE']).name}.d"
+        content = "[Network]\\nKeepConfiguration=yes\\n"
+        yield judge(
+            f"{name} and systemd-networkd",
+            any(_keeps(Path(file)) for file in files if file),
+            f"managed by {state['NETWORK_FILE']}",
+            "a restart of networkd takes the service addresses away for a moment; let it keep them",
+            paste=f"mkdir -p {folder} && printf '{content}' > {folder}/prl.conf && "
+            "networkctl reload",
+            otherwise=Verdict.WARNING,
+        )
+    device = _fields(RUN / "NetworkManager/devices" / str(interface.ifindex))
+    if device.get("managed") == "true":
+        conf = ETC / "NetworkManager/conf.d"
+        content = f"[keyfile]\\nunmanaged-devices+=interface-name:{name}\\n"
+        yield judge(
+            f"{name} and NetworkManager",
+            good=False,
+            found="managed",
+            remedy="NetworkManager may take the service addresses away for a moment; configure "
+            f"{name} elsewhere, and let NetworkManager leave it alone",
+            paste=f"mkdir -p {conf} && printf '{content}' > {conf}/prl.conf && "
+            "nmcli general reload",
+            otherwise=Verdict.WARNING,
+        )
+
+
+def _fields(path: Path) -> dict[str, str]:
+    try:
+        lines = path.read_text().splitlines()
+    except OSError:
+        return {}
+    return dict(line.split("=", 1) for line in lines if "=" in line)
+
+
+def _keeps(path: Path) -> bool:
+    return _fields(path).get("KeepConfiguration", "no") in {"yes", "static", "true", "1"}

@@ -1,0 +1,392 @@
+"""`prlctl doctor` on hosts that would suffer: it finds what is wrong, and what it says mends it."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prl.bench import xdp_pass
+from prl.doctor import Finding, network
+from prl.doctor.host import Interface
+from prl.lab.netns import Namespace
+
+pytestmark = [pytest.mark.kernel, pytest.mark.needs("root", "netns", "bpf", "nft", "bpftool")]
+
+PRLCTL = str(Path(sys.executable).with_name("prlctl"))
+CONFIG = """
+node = "re1"
+instance = "doctor"
+index = 1
+socket = "/run/prl/doctor.sock"
+mode = "{mode}"
+[lan]
+interface = "lan0"
+address = "192.0.2.11"
+peer_address = "192.0.2.10"
+address6 = "2001:db8:0:1::11"
+peer_address6 = "2001:db8:0:1::10"
+[link]
+interface = "link0"
+local = "198.51.100.11"
+remote = "198.51.100.10"
+[[service]]
+name = "web"
+addresses = ["192.0.2.100", "2001:db8:0:1::100"]
+owner = "re0"
+"""
+HOST = (
+    "ip link set lo up",
+    "ip link add lan0 type veth peer far-lan0",
+    "ip link add link0 type veth peer far-link0",
+    "ip address add 192.0.2.11/24 dev lan0",
+    "ip address add 2001:db8:0:1::11/64 dev lan0 nodad",
+    "ip address add 198.51.100.11/24 dev link0",
+    "ip link set lan0 up",
+    "ip link set link0 up",
+    "ip link set far-lan0 up",
+    "ip link set far-link0 up",
+)
+CHAIN = """
+table inet filter {
+  chain %(hook)s {
+    type filter hook %(hook)s priority 0; policy drop;
+    %(rules)s
+  }
+}
+"""
+OUTPUT = CHAIN % {"hook": "output", "rules": ""}
+
+
+def accepting(rules: str) -> str:
+    """A ruleset that lets nothing else in."""
+    return CHAIN % {"hook": "input", "rules": rules}
+
+
+LINK_IN = "TCP 7077 from 198.51.100.10 on link0 (link)"
+LINK_OUT = "answers of TCP 7077 to 198.51.100.10 by link0 (link)"
+BEAT_IN = "UDP 7078 from 192.0.2.10 on lan0 (LAN heartbeats)"
+BEAT_OUT = "UDP 7078 to 192.0.2.10 by lan0 (LAN heartbeats)"
+FIREWALL = (LINK_IN, LINK_OUT, BEAT_IN, BEAT_OUT)
+
+
+@dataclass
+class Host:
+    """A namespace that is a host, and its configuration."""
+
+    place: Namespace
+    config: Path
+    environment: dict[str, str]
+
+    def sh(self, *commands: str) -> None:
+        for command in commands:
+            argv = self.place.command(["sh", "-ec", command])
+            subprocess.run(argv, check=True, env=self.environment, timeout=30)
+
+    def doctor(self) -> tuple[int, dict[str, dict[str, Any]]]:
+        argv = [PRLCTL, "-j", "doctor", "--config", str(self.config)]
+        done = subprocess.run(
+            self.place.command(argv),
+            capture_output=True,
+            text=True,
+            check=False,
+            env=self.environment,
+            timeout=60,
+        )
+        facts = json.loads(done.stdout)
+        assert facts["schema"] == 1
+        assert facts["healthy"] == (done.returncode != 1), done.stderr
+        return done.returncode, {check["name"]: check for check in facts["checks"]}
+
+    def finds(self, name: str, verdict: str, words: str) -> dict[str, Any]:
+        status, checks = self.doctor()
+        assert (checks[name]["verdict"], words in checks[name]["found"]) == (verdict, True), checks
+        assert status == {"missing": 1, "warning": 3}[verdict]
+        return checks[name]
+
+    def is_mended_by_what_it_says(self, name: str, verdict: str, words: str) -> None:
+        self.sh(self.finds(name, verdict, words)["paste"])
+        _, checks = self.doctor()
+        assert checks[name]["verdict"] == "ok", checks[name]
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[Host]:
+    place = Namespace(f"prl-doctor-{os.getpid()}")
+    place.create()
+    try:
+        config = tmp_path / "prld.toml"
+        config.write_text(CONFIG.format(mode="generic"))
+        programs = tmp_path / "bin"
+        programs.mkdir()
+        path = os.pathsep.join([str(programs), os.environ["PATH"]])
+        made = Host(place, config, {**os.environ, "PATH": path})
+        made.sh(*HOST)
+        yield made
+    finally:
+        place.remove()
+
+
+def test_a_good_host_is_good(host: Host) -> None:
+    status, checks = host.doctor()
+    assert status == 0
+    assert {check["verdict"] for check in checks.values()} <= {"ok", "note"}
+    assert {checks[name]["found"] for name in FIREWALL} == {"passes"}
+
+
+SETS = """
+table inet f {
+  set open { type inet_service; elements = { 22, 443 } }
+  chain input {
+    type filter hook input priority 0; policy accept;
+    jump services
+    drop
+  }
+  chain services {
+    tcp dport @open accept
+    udp dport vmap { 7078 : drop, 53 : accept }
+  }
+}
+"""
+RAW = """
+table ip f {
+  chain pre {
+    type filter hook prerouting priority raw; policy accept;
+    iifname "link0" ip saddr 198.51.100.0/24 tcp dport { 22, 7000-8000 } drop
+  }
+}
+"""
+CLOSED = [
+    (accepting(""), {LINK_IN: "missing", BEAT_IN: "warning"}),
+    (accepting("ct state established,related accept; tcp dport 22 accept"), {LINK_IN: "missing"}),
+    (accepting('tcp dport 7000-7099 accept; iifname "link0" accept'), {BEAT_IN: "warning"}),
+    (OUTPUT, {LINK_OUT: "missing", BEAT_OUT: "warning"}),
+    (SETS, {LINK_IN: "missing", BEAT_IN: "warning"}),
+    (RAW, {LINK_IN: "missing"}),
+]
+
+
+@pytest.mark.parametrize(("rules", "closed"), CLOSED)
+def test_a_closed_firewall_is_found_and_opened(
+    rules: str, closed: dict[str, str], host: Host
+) -> None:
+    host.sh(f"nft -f - <<'EOF'\n{rules}\nEOF")
+    for name, verdict in closed.items():
+        _, checks = host.doctor()
+        assert checks[name]["verdict"] == verdict, checks[name]
+        assert "dropped by nft chain" in checks[name]["found"]
+        host.sh(checks[name]["paste"])
+    _, checks = host.doctor()
+    for name in closed:
+        assert checks[name]["verdict"] == "ok", checks[name]
+
+
+EXACT = accepting(
+    "ct state established accept; tcp dport 7077 ct state new accept\n"
+    "udp dport { 53, 7078 } accept\n"
+    "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept"
+)
+BY_PROTOCOL = """
+table inet f {
+  chain input {
+    type filter hook input priority 0; policy drop;
+    meta l4proto vmap { tcp : jump tcps, udp : jump udps, ipv6-icmp : accept }
+  }
+  chain tcps {
+    tcp dport != 7077 return
+    tcp flags & (fin|syn|rst|ack) == syn accept
+  }
+  chain udps {
+    ip saddr 192.0.2.0/24 udp dport 7078 accept
+  }
+}
+"""
+
+
+@pytest.mark.parametrize("rules", [EXACT, BY_PROTOCOL])
+def test_an_open_firewall_is_left_alone(rules: str, host: Host) -> None:
+    host.sh(f"nft -f - <<'EOF'\n{rules}\nEOF")
+    status, checks = host.doctor()
+    assert [checks[name]["verdict"] for name in FIREWALL] == ["ok"] * 4, checks
+    assert status == 0
+
+
+def test_what_cannot_be_told_is_said(host: Host) -> None:
+    rules = accepting("limit rate 5/second accept")
+    host.sh(f"nft -f - <<'EOF'\n{rules}\nEOF")
+    _, checks = host.doctor()
+    assert checks[LINK_IN]["verdict"] == "note"
+    assert "cannot tell: nft chain inet filter input" in checks[LINK_IN]["found"]
+
+
+def test_neighbour_discovery_must_pass(host: Host) -> None:
+    rules = accepting("meta l4proto { tcp, udp } accept")
+    host.sh(f"nft -f - <<'EOF'\n{rules}\nEOF")
+    for name in ("nd-neighbor-solicit", "nd-neighbor-advert"):
+        host.is_mended_by_what_it_says(f"ICMPv6 {name} on lan0", "missing", "dropped by")
+
+
+@pytest.mark.needs("iptables")
+def test_the_rules_of_iptables_are_read_and_opened(host: Host) -> None:
+    host.sh(
+        "iptables -N services",
+        "iptables -A services -p tcp -m multiport --dports 22,80 -j ACCEPT",
+        "iptables -A INPUT -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT",
+        "iptables -A INPUT -i lo -j ACCEPT",
+        "iptables -A INPUT -j services",
+        "iptables -P INPUT DROP",
+    )
+    host.is_mended_by_what_it_says(LINK_IN, "missing", "dropped by")
+    host.is_mended_by_what_it_says(BEAT_IN, "warning", "dropped by")
+
+
+def test_a_strict_reverse_path_filter_with_routes_elsewhere(host: Host) -> None:
+    name = "reverse path filter of lan0"
+    host.sh("sysctl -qw net.ipv4.conf.lan0.rp_filter=1")
+    assert host.doctor()[1][name]["verdict"] == "ok"  # every way back is by the LAN
+    host.sh(
+        "ip link add uplink type veth peer far-uplink",
+        "ip address add 203.0.113.2/24 dev uplink",
+        "ip link set uplink up",
+        "ip route add default via 203.0.113.1",
+    )
+    host.is_mended_by_what_it_says(name, "warning", "the default route leaves by uplink")
+
+
+def test_a_second_interface_in_the_same_network(host: Host) -> None:
+    host.sh(
+        "sysctl -qw net.ipv4.conf.all.arp_ignore=0",
+        "ip link add spare type veth peer far-spare",
+        "ip address add 192.0.2.12/24 dev spare",
+        "ip link set spare up",
+    )
+    name = "another interface in lan0's network"
+    host.is_mended_by_what_it_says(name, "warning", "spare, with arp_ignore 0")
+
+
+def test_packets_that_native_xdp_cannot_take(host: Host) -> None:
+    host.sh("ip link set lan0 mtu 9000")
+    assert "MTU of lan0 for native XDP" not in host.doctor()[1]
+    host.config.write_text(CONFIG.format(mode="native"))
+    host.is_mended_by_what_it_says("MTU of lan0 for native XDP", "warning", "9000")
+
+
+def test_somebody_else_s_tc_filter(host: Host) -> None:
+    host.sh(
+        "tc qdisc add dev lan0 clsact",
+        "tc filter add dev lan0 egress pref 7 protocol ip u32 match u32 0 0 flowid 1:1",
+    )
+    host.is_mended_by_what_it_says("tc filters on lan0", "warning", "u32 at egress, pref 7")
+
+
+def test_somebody_else_s_xdp_program(host: Host) -> None:
+    xdp_pass.attach(host.place, "lan0", "generic")
+    host.is_mended_by_what_it_says("XDP programs on lan0", "missing", "somebody else's: ")
+
+
+PROGRAM = """#!/bin/sh
+state={state}
+{body}
+"""
+
+
+def fake(host: Host, name: str, state: Path, body: str) -> None:
+    """A program that stands in for one that this machine cannot have."""
+    program = host.config.parent / "bin" / name
+    program.write_text(PROGRAM.format(state=state, body=body))
+    program.chmod(0o755)
+
+
+def test_lro(host: Host, tmp_path: Path) -> None:
+    state = tmp_path / "lro"
+    state.write_text("on")
+    body = (
+        'case $1 in -k) echo "large-receive-offload: $(cat $state)";; -K) echo $4 > $state;; esac'
+    )
+    fake(host, "ethtool", state, body)
+    host.is_mended_by_what_it_says("offloads of lan0", "warning", "LRO is on")
+
+
+@pytest.fixture
+def roots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    """Stand-ins for /run and /etc."""
+    run, etc = tmp_path / "run", tmp_path / "etc"
+    monkeypatch.setattr(network, "RUN", run)
+    monkeypatch.setattr(network, "ETC", etc)
+    return run, etc
+
+
+def of_managers() -> Finding:
+    lan = Interface("lan0", 5, 1500, True, ())
+    (found,) = network.managers(lan)
+    return found
+
+
+def test_an_interface_that_networkd_manages(host: Host, roots: tuple[Path, Path]) -> None:
+    run, etc = roots
+    state = run / "systemd/netif/links/5"
+    state.parent.mkdir(parents=True)
+    state.write_text("ADMIN_STATE=configured\nNETWORK_FILE=/etc/systemd/network/50-lan.network\n")
+    dropin = etc / "systemd/network/50-lan.network.d/prl.conf"
+    fake(
+        host,
+        "networkctl",
+        state,
+        f"[ $1 = reload ] && echo NETWORK_FILE_DROPINS={dropin} >> $state",
+    )
+    found = of_managers()
+    assert (found.verdict, found.found) == (
+        "warning",
+        "managed by /etc/systemd/network/50-lan.network",
+    )
+    host.sh(found.paste)
+    assert of_managers().verdict == "ok"
+
+
+def test_an_interface_that_network_manager_manages(host: Host, roots: tuple[Path, Path]) -> None:
+    run, etc = roots
+    state = run / "NetworkManager/devices/5"
+    state.parent.mkdir(parents=True)
+    state.write_text("[device]\nmanaged=true\n")
+    conf = etc / "NetworkManager/conf.d/prl.conf"
+    body = (
+        f"grep -q '^unmanaged-devices+=interface-name:lan0$' {conf} && echo managed=false > $state"
+    )
+    fake(host, "nmcli", state, body)
+    found = of_managers()
+    assert (found.verdict, found.found) == ("warning", "managed")
+    host.sh(found.paste)
+    assert list(network.managers(Interface("lan0", 5, 1500, True, ()))) == []
+
+
+def test_ports_that_somebody_has(host: Host) -> None:
+    code = (
+        "import socket, signal; udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM);"
+        "udp.bind(('', 7078)); tcp = socket.create_server(('', 7077));"
+        "print('bound', flush=True); signal.pause()"
+    )
+    argv = host.place.command(["/usr/bin/python3", "-c", code])
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as squatter:
+        assert squatter.stdout is not None
+        assert squatter.stdout.readline() == "bound\n"
+        words = f"taken by pid {squatter.pid}"
+        found = host.finds("TCP port 7077", "missing", words)
+        assert host.doctor()[1]["UDP port 7078"]["verdict"] == "warning"
+        host.sh(found["paste"])
+        squatter.wait(10)
+    _, checks = host.doctor()
+    assert {checks[name]["found"] for name in ("TCP port 7077", "UDP port 7078")} == {"free"}
+
+
+def test_a_host_that_is_not_the_one_of_the_configuration(host: Host) -> None:
+    host.sh("ip address del 192.0.2.11/24 dev lan0", "ip link set link0 down")
+    host.is_mended_by_what_it_says("address 192.0.2.11", "missing", "on no interface")
+    host.sh("ip link del link0")
+    assert "correct link.interface" in host.finds("interface link0", "missing", "lan0")["remedy"]
+    host.config.write_text("node = 5")
+    assert "prld.toml" in host.finds("configuration", "missing", "node")["found"]
