@@ -210,6 +210,11 @@ def qemu() -> bool:
     return platform.machine() == "x86_64" and all(map(_installed, needed))
 
 
+@probe("systemd is not installed: apt-get install systemd")
+def systemd_analyze() -> bool:
+    return _installed("systemd-analyze")
+
+
 @probe("Vagrant is not installed: apt-get install vagrant")
 def vagrant() -> bool:
     return _installed("vagrant")

@@ -80,6 +80,11 @@ class Kernel:
         """The programs opened because the datapath was dead or hung."""
         return bool(lib.prl_kernel_node(self._kernel).bypassed)
 
+    @property
+    def heartbeat_ns(self) -> int:
+        """CLOCK_BOOTTIME of the datapath's newest pass; read without its lock."""
+        return int(lib.prl_kernel_node(self._kernel).heartbeat_ns)
+
     def node_counters(self) -> dict[str, int]:
         """The counters of struct prl_node."""
         node = lib.prl_kernel_node(self._kernel)

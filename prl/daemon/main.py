@@ -13,6 +13,8 @@ from pathlib import Path
 
 from prl import config as configuration
 from prl.config import Config
+from prl.daemon import capabilities
+from prl.daemon.notify import ServiceManager
 from prl.errors import KernelError, PrlError
 
 READY_FD = "PRL_READY_FD"
@@ -21,6 +23,7 @@ KERNEL_BTF = Path("/sys/kernel/btf/vmlinux")
 BPFFS = Path("/sys/fs/bpf")
 _KERNEL_MIN = (6, 1)
 _M_ARENA_MAX = -8  # malloc.h
+_MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4  # asm-generic/mman.h
 DESCRIPTORS_BESIDES = 8192
 """Descriptors that are no session's: applications, unchanged programs, what prld itself needs."""
 
@@ -36,11 +39,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="configuration, default %(default)s (see docs/configuration.md)",
     )
     arguments = parser.parse_args(argv)
-    ready = _Ready()
+    ready, manager = _Ready(), ServiceManager()
     try:
         config = configuration.load(arguments.config)
         check_host()
-        asyncio.run(_serve(config, ready))
+        asyncio.run(_serve(config, ready, manager))
     except PrlError as error:
         line = " ".join(str(error).split())
         sys.stderr.write(f"error: {line}\n")
@@ -54,8 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def check_host() -> None:
     """What no prld can do without. Raises KernelError that says how to get it."""
-    if os.geteuid() != 0:
-        raise KernelError("prld needs root (BPF, packet sockets, TCP_REPAIR); run it as root")
+    capabilities.require()
     release = os.uname().release
     with contextlib.suppress(ValueError):
         if tuple(int(part) for part in release.split(".")[:2]) < _KERNEL_MIN:
@@ -68,7 +70,7 @@ def check_host() -> None:
         raise KernelError(f"{BPFFS} is not mounted; run: mount -t bpf bpf {BPFFS}")
 
 
-async def _serve(config: Config, ready: "_Ready") -> None:
+async def _serve(config: Config, ready: "_Ready", manager: ServiceManager) -> None:
     # Only here: without the C extension there is still a clear word.
     from prl.daemon.events import EventLog  # noqa: PLC0415
     from prl.daemon.node import Node  # noqa: PLC0415
@@ -77,7 +79,8 @@ async def _serve(config: Config, ready: "_Ready") -> None:
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY,) * 2)
     _raise_descriptor_limit(config.flows_max)
     _use_one_heap()
-    node = Node(config, EventLog())
+    _lock_memory()
+    node = Node(config, EventLog(), manager)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, node.stop)
@@ -100,6 +103,12 @@ def _use_one_heap() -> None:
     """Threads that live for one snapshot would each leave freed memory in a heap of their own."""
     with contextlib.suppress(AttributeError):  # glibc's alone, mallopt(3)
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
+
+
+def _lock_memory() -> None:
+    """Nothing that prld has touched is paged out: it would look dead while it is read back."""
+    flags = _MCL_CURRENT | _MCL_FUTURE | _MCL_ONFAULT
+    ctypes.CDLL(None).mlockall(flags)  # where it may not, it is as good as before
 
 
 class _Ready:

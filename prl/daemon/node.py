@@ -43,6 +43,7 @@ from prl.daemon.instances import Instances
 from prl.daemon.link import Link
 from prl.daemon.listening import Watches
 from prl.daemon.neighbours import Neighbours
+from prl.daemon.notify import ServiceManager
 from prl.daemon.ownership import Ownership
 from prl.daemon.processes import Processes
 from prl.daemon.protect import Primaries
@@ -58,13 +59,14 @@ DRAIN_TIMEOUT_S = 0.5
 """How long a stopping node waits until the other one has what it gives up."""
 DRAIN_POLL_S = 0.01
 THREAD_TIMEOUT_S = 5.0
+_THREAD_NAME = Path("/proc/thread-self/comm")
 
 
 class Node:
     """Everything of one prld; serve() is its life."""
 
-    def __init__(self, config: Config, log: EventLog) -> None:
-        self._config, self._log = config, log
+    def __init__(self, config: Config, log: EventLog, manager: ServiceManager) -> None:
+        self._config, self._log, self._manager = config, log, manager
         self._stop = asyncio.Event()
         self._stays = False
         """Programs and addresses stay when this prld ends: there are sockets that need them."""
@@ -84,8 +86,10 @@ class Node:
             await self._start(stack)
             self._stays = False
             ready()
+            self._manager.ready()
             self._log.info("ready", f"node {self._config.node} serves on {self._config.socket}")
             await self._stop.wait()
+            self._manager.stopping()
             if self._failure is None:
                 await self._hand_over()
             self._stays = self._has_sessions()
@@ -123,10 +127,20 @@ class Node:
         for life in (
             *(self._link.run(), self._start_alone(), self._neighbours.run()),
             *(self._heartbeats.run(self._dp), self._upkeep.run()),
+            self._manager.watch(lambda: self._kernel.heartbeat_ns, self._summary),
         ):
             task = asyncio.create_task(life)
             task.add_done_callback(self._on_task_done)
             stack.push_async_callback(_cancel, task)
+
+    def _summary(self) -> str:
+        """One line for the service manager."""
+        states = [
+            f"{service.name}: {self._dp.service_state(number).name.lower()}"
+            for number, service in enumerate(self._config.service)
+        ]
+        link = "up" if self._link.up else "down"
+        return f"{', '.join(states)}; link {link}; {len(self._primaries.live())} sessions"
 
     async def _start_alone(self) -> None:
         await self._ownership.start_alone()
@@ -282,6 +296,7 @@ class Node:
 
         def run() -> None:
             try:
+                _THREAD_NAME.write_text("datapath")  # for `ps -L` and `top -H`
                 if cpus := self._config.datapath.cpus:
                     place(cpus)
                 datapath.run()

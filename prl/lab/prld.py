@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+from prl.daemon.capabilities import NEEDED
 from prl.lab import processes
 from prl.lab.errors import LabError
 from prl.lab.netns import Namespace
@@ -18,6 +19,12 @@ READY_FD = "PRL_READY_FD"
 NICE_VARIABLE = "PRL_LAB_NICE"
 """Nice value of a lab's prld (nice(2)), where it is set. All machines of a lab share the CPUs of
 one: a prld that waits long for its turn looks dead to the other one."""
+_PRLD = ("-m", "prl.daemon.main")
+_AS_THE_SERVICE = (
+    "setpriv",
+    "--bounding-set=-all," + ",".join(f"+{name.removeprefix('CAP_').lower()}" for name in NEEDED),
+)
+"""With the capabilities that prld.service gives it."""
 _READY = b"ready\n"
 _LINE_MAX = 4096
 _LOG_TAIL_BYTES = 4096
@@ -36,7 +43,7 @@ class Prld:
             # The child's copy keeps its number and must survive two exec calls.
             os.set_inheritable(writer, True)
             command = Namespace(node.namespace).command(
-                [sys.executable, "-m", "prl.daemon.main", "--config", str(state.config(node))]
+                [*_AS_THE_SERVICE, sys.executable, *_PRLD, "--config", str(state.config(node))]
             )
             self.pid = os.posix_spawnp(
                 command[0],
