@@ -28,6 +28,7 @@ from prl.demo.roles import Echo, Role, Sink, Source
 from prl.endpoint import Endpoint
 from prl.errors import PrlError
 from prl.fate import Fate
+from prl.lab import stretch
 
 KINDS = ("sink", "source", "echo")
 BACKLOG = 8
@@ -174,7 +175,7 @@ def _protect(sock: socket.socket, node: Node) -> Session | None:
                 raise
             session = error.session
             with contextlib.suppress(TimeoutError):
-                session.wait_state("active", *OVER, timeout=_PROTECT_TIMEOUT_S)
+                session.wait_state("active", *OVER, timeout=_PROTECT_TIMEOUT_S * stretch.factor())
     except PrlError as error:
         tell("unprotected", reason=str(error))
         return None

@@ -23,6 +23,7 @@ from prl.demo.progress import Progress
 from prl.demo.roles import Echo
 from prl.endpoint import Endpoint
 from prl.errors import PrlError
+from prl.lab import stretch
 
 BACKLOG = 1024
 PROTECTED_AT_ONCE = 32
@@ -159,7 +160,7 @@ class Application:
         try:
             return await self._node.replicate(sock)
         except NotProtectedError as error:
-            async with asyncio.timeout(PROTECT_TIMEOUT_S):
+            async with asyncio.timeout(PROTECT_TIMEOUT_S * stretch.factor()):
                 if await error.session.wait_state("active", *OVER) != "active":
                     raise
             return error.session

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from prl.errors import PrlError
-from prl.lab import Lab
+from prl.lab import Lab, stretch
 
 Event = dict[str, Any]
 
@@ -23,8 +23,8 @@ class Deadline:
     """A moment by which things must have happened."""
 
     def __init__(self, timeout_s: float) -> None:
-        self._timeout_s = timeout_s
-        self._at = time.monotonic() + timeout_s
+        self._timeout_s = timeout_s * stretch.factor()
+        self._at = time.monotonic() + self._timeout_s
 
     def left_s(self, what: str) -> float:
         """Seconds left.

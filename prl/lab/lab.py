@@ -13,7 +13,7 @@ from typing import Any
 
 from prl import client
 from prl.errors import NoDaemonError, PrlError, UsageError
-from prl.lab import prld, processes, wiring
+from prl.lab import prld, processes, stretch, wiring
 from prl.lab.cables import Cable, LanCable, LinkCable
 from prl.lab.errors import LabError
 from prl.lab.netns import Namespace, exec_in
@@ -160,7 +160,7 @@ class Lab:
 
     def _await_lease(self) -> None:
         """The pair protects from its first lease on: either may take over then."""
-        deadline = time.monotonic() + LEASE_TIMEOUT_S
+        deadline = time.monotonic() + LEASE_TIMEOUT_S * stretch.factor()
         for node in reversed(self.topology.nodes):
             try:
                 with client.Node(self.state.socket(node)) as daemon:
@@ -364,7 +364,7 @@ class Lab:
         return at
 
     def _start_prld(self, *nodes: Node) -> None:
-        deadline = time.monotonic() + prld.READY_TIMEOUT_S
+        deadline = time.monotonic() + prld.READY_TIMEOUT_S * stretch.factor()
         started = []
         with ExitStack() as opened:
             for node in nodes:

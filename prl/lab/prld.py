@@ -79,7 +79,7 @@ class Prld:
         while not line.endswith(b"\n") and len(line) < _LINE_MAX:
             if not poller.poll(max(0.0, deadline - time.monotonic()) * 1000):
                 raise LabError(
-                    f"prld of {self._node} is not ready after {READY_TIMEOUT_S:g} s; "
+                    f"prld of {self._node} is not ready in time; "
                     f"it last said: {_last_line(self._log)}"
                 )
             if not (more := os.read(self._ready, _LINE_MAX)):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from prl.lab import stretch
 from prl.lab.errors import LabError
 from prl.lab.topology import SECOND, Member, Node, Topology
 
@@ -152,6 +153,8 @@ def _node_toml(topology: Topology, node: Node, settings: Settings, socket: Path)
             _assign("address6", str(node.lan.ipv6.ip)),
             _assign("peer_address6", str(other.lan.ipv6.ip)),
         ]
+    if timing := stretch.timing():
+        lines += ["", "[timing]", *(_assign(name, ms) for name, ms in timing.items())]
     if settings.polling != "blocking":
         lines += ["", "[datapath]", _assign("polling", settings.polling)]
     lines += [
