@@ -65,22 +65,43 @@ int prl_kernel_fail(char *error, int code, const char *format, ...)
     return code;
 }
 
-static int print_nothing(enum libbpf_print_level level, const char *format, va_list args)
+/* libbpf prints what it does not return: the kernel's words about a request of netlink's (libbpf's src/nlattr.c). */
+#define WORDS_MARK "Kernel error message: "
+
+char *prl_kernel_words(void)
 {
-    (void)level, (void)format, (void)args;
+    static _Thread_local char words[PRL_ERROR_BYTES / 2];
+    return words;
+}
+
+static int keep_words(enum libbpf_print_level level, const char *format, va_list args)
+{
+    char line[PRL_ERROR_BYTES];
+
+    if (level == LIBBPF_WARN && strstr(format, WORDS_MARK) && vsnprintf(line, sizeof(line), format, args) > 0) {
+        const char *from = strstr(line, WORDS_MARK);
+        if (from) {
+            from += strlen(WORDS_MARK);
+            snprintf(prl_kernel_words(), PRL_ERROR_BYTES / 2, "%.*s", (int)strcspn(from, "\n"), from);
+        }
+    }
     return 0;
 }
 
 static int print_all(enum libbpf_print_level level, const char *format, va_list args)
 {
-    (void)level;
+    va_list again;
+
+    va_copy(again, args);
+    keep_words(level, format, again);
+    va_end(again);
     return vfprintf(stderr, format, args);
 }
 
 /* Failures are reported through `error`; libbpf's own words, with the verifier's, only on request. */
 static void set_printer(void)
 {
-    libbpf_set_print(getenv("PRL_LIBBPF_DEBUG") ? print_all : print_nothing);
+    libbpf_set_print(getenv("PRL_LIBBPF_DEBUG") ? print_all : keep_words);
 }
 
 /* Where the instance's pins are. bpffs reserves names with dots, so a dot becomes a comma. */
@@ -367,6 +388,7 @@ struct prl_kernel *prl_kernel_open(const struct prl_kernel_config *config, char 
     }
     kernel->flows_max = config->flows_max;
     kernel->mode = config->mode;
+    kernel->fallback_mode = config->fallback_mode;
     kernel->lifs = config->lifs;
     memcpy(kernel->ifindex, config->ifindex, sizeof(kernel->ifindex));
     kernel->inject_ifindex = config->inject_ifindex;

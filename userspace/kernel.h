@@ -28,6 +28,7 @@ struct prl_kernel_config {
     const char *instance;   /* names the pin directory, ≤ 63 characters, [A-Za-z0-9._-] */
     uint32_t flows_max;     /* ≤ PRL_FLOWS_MAX */
     uint32_t mode;          /* enum prl_xdp_mode */
+    uint32_t fallback_mode; /* for all interfaces where one of them does not take `mode`; 0: none */
     uint32_t lifs;
     uint32_t ifindex[PRL_LIFS_MAX];
     uint32_t inject_ifindex; /* TAP whose written frames are reinjected */
@@ -48,8 +49,11 @@ void prl_kernel_forget(struct prl_kernel *kernel);
 
 /* Loads, pins, maps. NULL and a message in error[PRL_ERROR_BYTES] on failure (nothing is left behind). */
 struct prl_kernel *prl_kernel_open(const struct prl_kernel_config *config, char *error);
-/* Attaches in the order that keeps I4: silence first (tc egress), reinjection, then XDP. 0 or -errno + error. */
+/* Attaches in the order that keeps I4: silence first (tc egress), reinjection, then XDP. 0 or -errno + error; 0 with words
+ * in error: why XDP runs in the fallback mode. */
 int prl_kernel_attach(struct prl_kernel *kernel, char *error);
+/* enum prl_xdp_mode: where XDP runs; 0 when no mode could be had. */
+uint32_t prl_kernel_mode(const struct prl_kernel *kernel);
 void prl_kernel_close(struct prl_kernel *kernel,
                       int keep_silence); /* keep_silence: leave pins and programs in place */
 

@@ -6,7 +6,6 @@
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
 #include <errno.h>
-#include <linux/if_link.h>
 #include <net/if.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -18,11 +17,6 @@
 #define TC_PRIORITY 0x7072
 #define TC_HANDLE 1
 #define PROGRAM_PREFIX "prl_"
-
-static uint32_t xdp_flags(uint32_t mode)
-{
-    return mode == PRL_XDP_NATIVE ? XDP_FLAGS_DRV_MODE : XDP_FLAGS_SKB_MODE;
-}
 
 static int mac_of(uint32_t ifindex, uint8_t mac[6])
 {
@@ -115,23 +109,6 @@ static void detach_tc(uint32_t ifindex, enum bpf_tc_attach_point point)
     bpf_tc_detach(&where, &options);
 }
 
-static int attach_xdp(struct prl_kernel *kernel, uint32_t ifindex, char *error)
-{
-    bool native = kernel->mode == PRL_XDP_NATIVE;
-
-    /* A device runs one mode; a program of an earlier life in the same mode is replaced without a gap. */
-    bpf_xdp_detach((int)ifindex, xdp_flags(native ? PRL_XDP_GENERIC : PRL_XDP_NATIVE), NULL);
-    int code = bpf_xdp_attach((int)ifindex, kernel->program[PRL_PROG_CLASSIFY], xdp_flags(kernel->mode), NULL);
-    if (code < 0) {
-        char name[IF_NAMESIZE] = "?";
-
-        if_indextoname(ifindex, name);
-        return prl_kernel_fail(error, code, "cannot attach %s XDP to %s%s", native ? "native" : "generic", name,
-                               native ? " (mode generic works with every driver, and with VLANs)" : "");
-    }
-    return 0;
-}
-
 /* Lets reinjected frames take the short way (prl_pick) to the interfaces that a filter can be had for: a kernel without
  * act_mirred has none, and they go by bpf_redirect(). */
 static int attach_mirrors(struct prl_kernel *kernel, char *error)
@@ -175,10 +152,8 @@ int prl_kernel_attach(struct prl_kernel *kernel, char *error)
         if (!code)
             code = attach_tc(kernel, kernel->hold_ifindex, BPF_TC_INGRESS, PRL_PROG_RELEASE, error);
     }
-    for (uint32_t i = 0; !code && i < kernel->lifs; i++) {
-        code = attach_xdp(kernel, kernel->ifindex[i], error);
-        kernel->xdp[i] = !code;
-    }
+    if (!code)
+        code = prl_kernel_attach_xdp(kernel, error);
     if (code)
         prl_kernel_detach(kernel);
     return code;
@@ -186,11 +161,7 @@ int prl_kernel_attach(struct prl_kernel *kernel, char *error)
 
 void prl_kernel_detach(struct prl_kernel *kernel)
 {
-    for (uint32_t i = 0; i < kernel->lifs; i++) {
-        if (kernel->xdp[i])
-            bpf_xdp_detach((int)kernel->ifindex[i], xdp_flags(kernel->mode), NULL);
-        kernel->xdp[i] = false;
-    }
+    prl_kernel_detach_xdp(kernel);
     while (kernel->hooks) {
         struct prl_hook *hook = &kernel->hook[--kernel->hooks];
         /* Both points together mean the qdisc (libbpf.h): the enum's values are flags.
@@ -207,8 +178,7 @@ void prl_kernel_detach(struct prl_kernel *kernel)
     }
 }
 
-/* Whether the program with this id is one of prl's: a device may have got another owner since. */
-static bool is_ours(uint32_t id)
+bool prl_kernel_is_ours(uint32_t id)
 {
     struct bpf_prog_info info = {0};
     uint32_t bytes = sizeof(info);
@@ -229,7 +199,7 @@ bool prl_kernel_is_guarded(const struct prl_lif *lif)
 
     if (mac_of(lif->ifindex, mac) < 0 || memcmp(mac, lif->mac, sizeof(mac)) != 0)
         return false;
-    return bpf_tc_query(&egress, &options) == 0 && is_ours(options.prog_id);
+    return bpf_tc_query(&egress, &options) == 0 && prl_kernel_is_ours(options.prog_id);
 }
 
 void prl_kernel_scrub_lif(const struct prl_lif *lif)
@@ -239,15 +209,9 @@ void prl_kernel_scrub_lif(const struct prl_lif *lif)
 
     if (mac_of(lif->ifindex, mac) < 0 || memcmp(mac, lif->mac, sizeof(mac)) != 0)
         return; /* gone, or the index belongs to another device now */
-    LIBBPF_OPTS(bpf_xdp_query_opts, xdp);
-    if (bpf_xdp_query(ifindex, 0, &xdp) == 0) {
-        if (is_ours(xdp.drv_prog_id))
-            bpf_xdp_detach(ifindex, XDP_FLAGS_DRV_MODE, NULL);
-        if (is_ours(xdp.skb_prog_id))
-            bpf_xdp_detach(ifindex, XDP_FLAGS_SKB_MODE, NULL);
-    }
+    prl_kernel_scrub_xdp(ifindex);
     LIBBPF_OPTS(bpf_tc_hook, egress, .ifindex = ifindex, .attach_point = BPF_TC_EGRESS);
     LIBBPF_OPTS(bpf_tc_opts, options, .handle = TC_HANDLE, .priority = TC_PRIORITY);
-    if (bpf_tc_query(&egress, &options) == 0 && is_ours(options.prog_id))
+    if (bpf_tc_query(&egress, &options) == 0 && prl_kernel_is_ours(options.prog_id))
         detach_tc(lif->ifindex, BPF_TC_EGRESS);
 }

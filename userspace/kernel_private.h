@@ -62,7 +62,7 @@ struct prl_addr_bit {
 
 struct prl_kernel {
     uint32_t flows_max;
-    uint32_t mode;
+    uint32_t mode, fallback_mode;
     uint32_t lifs;
     uint32_t ifindex[PRL_LIFS_MAX];
     uint32_t inject_ifindex;
@@ -86,6 +86,17 @@ struct prl_kernel {
 
 /* Writes "<what>: <text of code>" and returns code (negative errno). */
 __attribute__((format(printf, 3, 4))) int prl_kernel_fail(char *error, int code, const char *format, ...);
+
+/* What the kernel said last of a request that it refused (its extended acknowledgement), or "". The caller clears it. */
+char *prl_kernel_words(void);
+
+/* kernel_xdp.c: prl_classify on all interfaces, in one mode; error as prl_kernel_attach() has it. */
+int prl_kernel_attach_xdp(struct prl_kernel *kernel, char *error);
+void prl_kernel_detach_xdp(struct prl_kernel *kernel);
+/* Takes a dead prld's off an interface. */
+void prl_kernel_scrub_xdp(int ifindex);
+/* Whether the program with this id is one of prl's: a device may have got another owner since. */
+bool prl_kernel_is_ours(uint32_t id);
 
 void prl_kernel_detach(struct prl_kernel *kernel);
 /* kernel_tables.c: learns the bits of what an earlier life entered; they open when its entries are set anew. */

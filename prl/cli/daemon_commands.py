@@ -54,6 +54,8 @@ def status(context: click.Context) -> None:
 def _status_text(facts: dict[str, Any]) -> str:
     link, flows, behind = facts["link"], facts["flows"], facts["behind"]
     lines = [f"node {facts['node']} ({facts['mode']})"]
+    if facts["mode_because"]:
+        lines.append(f"mode: {facts['mode_because']}")
     for service in facts["services"]:
         addresses = ", ".join(service["addresses"])
         lines.append(

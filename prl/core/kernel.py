@@ -17,6 +17,10 @@ def mode_number(mode: Mode) -> int:
     return int(lib.PRL_XDP_NATIVE if mode == "native" else lib.PRL_XDP_GENERIC)
 
 
+class XdpRefusedError(KernelError):
+    """The kernel does not run prl_classify on an interface, in any of the modes asked for."""
+
+
 class Kernel:
     """The programs and maps of one instance; opened by the constructor, not yet attached.
 
@@ -31,6 +35,7 @@ class Kernel:
         object_dir: Path = OBJECTS,
         flows_max: int,
         mode: Mode,
+        fallback: Mode | None = None,
         lan_ifindexes: Sequence[int],
         inject_ifindex: int,
         hold_ifindex: int,
@@ -44,6 +49,7 @@ class Kernel:
         config.object_dir, config.instance = keep
         config.flows_max = flows_max
         config.mode = mode_number(mode)
+        config.fallback_mode = mode_number(fallback) if fallback else 0
         config.lifs = len(lan_ifindexes)
         for position, ifindex in enumerate(lan_ifindexes):
             config.ifindex[position] = ifindex
@@ -51,6 +57,8 @@ class Kernel:
         config.hold_ifindex = hold_ifindex
         config.stale_ns = stale_ms * 1_000_000
         error = ffi.new("char[]", lib.PRL_ERROR_BYTES)
+        self.xdp_refusal = ""
+        """Why XDP does not run in the mode that was asked for first."""
         self._kernel: Any = lib.prl_kernel_open(config, error)
         if self._kernel == ffi.NULL:
             raise KernelError(text_of(error))
@@ -60,15 +68,25 @@ class Kernel:
         """The C object, for Datapath."""
         return self._kernel
 
-    def attach(self) -> None:
-        """Silence first, then reinjection, then capture (I4).
+    def attach(self) -> str:
+        """Silence first, then reinjection, then capture (I4); why it is the fallback mode, or "".
 
         Raises:
-            KernelError: one of them could not be attached.
+            XdpRefusedError: the one that captures could not be attached.
+            KernelError: one of the others could not.
         """
         error = ffi.new("char[]", lib.PRL_ERROR_BYTES)
-        if lib.prl_kernel_attach(self._kernel, error) < 0:
-            raise KernelError(text_of(error))
+        if lib.prl_kernel_attach(self._kernel, error) == 0:
+            self.xdp_refusal = text_of(error)
+            return self.xdp_refusal
+        refused = lib.prl_kernel_mode(self._kernel) == 0
+        raise (XdpRefusedError if refused else KernelError)(text_of(error))
+
+    @property
+    def mode(self) -> Mode:
+        """Where XDP runs."""
+        native = lib.prl_kernel_mode(self._kernel) == lib.PRL_XDP_NATIVE
+        return "native" if native else "generic"
 
     @property
     def shadow_congestion(self) -> str | None:

@@ -43,6 +43,7 @@ def status(view: NodeView) -> dict[str, Any]:
         "node": view.config.node,
         "index": view.config.index,
         "mode": view.config.mode,
+        "mode_because": view.kernel.xdp_refusal,
         "switchover_safe": not unsafe,
         "because": unsafe or "every session has a good shadow or its owner next to it",
         "link": _link_state(view, found),

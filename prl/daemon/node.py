@@ -27,10 +27,9 @@ from prl.core.datapath import (
     Owner,
     Silence,
 )
-from prl.core.features import Mode, xdp_mode
 from prl.core.kernel import Kernel
 from prl.core.wire import Message, Tlv
-from prl.daemon import ghosts, tap
+from prl.daemon import ghosts, tap, xdp
 from prl.daemon.attempt import Attempts
 from prl.daemon.control import ControlServer
 from prl.daemon.events import EventLog
@@ -177,15 +176,7 @@ class Node:
         )
         attempts = Attempts(config, dp, self._link, host, log, lans)
         self._primaries = Primaries(config, dp, self._link, log, attempts, lans)
-        self._upkeep = Upkeep(
-            config,
-            host,
-            lans,
-            sysctls,
-            log,
-            looked=self._keep_tracked,
-            restored=self._on_network_back,
-        )
+        self._upkeep = Upkeep(config, host, lans, sysctls, log, restored=self._on_network_back)
         view = NodeView(
             *(config, self._kernel, dp, self._link, self._ownership, self._primaries),
             ailments=lambda: [self._upkeep.wrong, self._heartbeats.missing],
@@ -240,14 +231,15 @@ class Node:
         inject = await host.tap_up(tap.INJECT)
         hold = await host.tap_up(tap.HOLD)
 
-        mode = self._mode()
+        choice = xdp.choose(config)
 
         def load() -> Kernel:
             return Kernel(
                 instance=config.instance,
                 object_dir=Path(config.object_dir) if config.object_dir else programs.OBJECTS,
                 flows_max=config.flows_max,
-                mode=mode,
+                mode=choice.mode,
+                fallback=choice.fallback,
                 lan_ifindexes=[interface.ifindex for interface in lans.interfaces],
                 inject_ifindex=inject,
                 hold_ifindex=hold,
@@ -265,7 +257,8 @@ class Node:
             await self._scrub(host, lans)
             kernel = load()
         stack.callback(self._close_kernel, kernel)
-        kernel.attach()
+        xdp.attach(kernel, choice, self._log)
+        self._config = config = msgspec.structs.replace(config, mode=kernel.mode)
         adopted: frozenset[int] = frozenset()
         if self._stays:
             adopted = await Inheritance(config, kernel, lans, self._log).settle()
@@ -278,7 +271,7 @@ class Node:
             lan_fd=-1 if heartbeats is None else heartbeats.detach(),
             inject_fd=os.dup(taps[tap.INJECT]),
             hold_fd=os.dup(taps[tap.HOLD]),
-            mode=mode,
+            mode=kernel.mode,
             adopted=adopted,
         )
         stack.callback(datapath.close)
@@ -289,15 +282,6 @@ class Node:
         if self._stays and self._stop.is_set():
             kernel.bypass()
         kernel.close(keep_silence=self._stays)
-
-    def _mode(self) -> Mode:
-        config = self._config
-        if config.mode != "auto":
-            return config.mode
-        mode, why = xdp_mode(config.interfaces)
-        self._log.info("xdp_mode", f"XDP runs in {mode} mode: {why}", mode=mode)
-        self._config = msgspec.structs.replace(config, mode=mode)
-        return mode
 
     def _run_datapath(self, stack: AsyncExitStack, datapath: Datapath) -> None:
         loop = asyncio.get_running_loop()
@@ -389,10 +373,6 @@ class Node:
     def _note_terms(self) -> None:
         for number, term in enumerate(self._ownership.terms):
             self._kernel.note_term(number, term)
-
-    def _keep_tracked(self) -> None:
-        sessions = [session.ends for session in self._primaries.live()]
-        self._shadows.conntrack.keep([*self._shadows.ends(), *sessions])
 
     async def _on_network_back(self) -> None:
         await self._shadows.pin_again()

@@ -22,6 +22,7 @@ STATUS: dict[str, Any] = {
     "node": "re0",
     "index": 0,
     "mode": "native",
+    "mode_because": "",
     "switchover_safe": True,
     "because": "all is well",
     "link": {"state": "up", "other": "re1", "reason": "", "rtt_ms": 0.1},

@@ -1,0 +1,98 @@
+"""Where XDP should run: from the kernel, the drivers and their offloads, which are faked here."""
+
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+
+from prl.core import features
+from prl.core.features import Offload, no_generic, xdp_mode
+
+ON, OFF, FOREVER = Offload(True, False), Offload(False, False), Offload(True, True)
+
+
+@dataclass
+class Nic:
+    driver: str
+    mtu: int = 1500
+    offloads: dict[str, Offload] = field(default_factory=dict)
+
+
+Host = Callable[..., None]
+
+
+@pytest.fixture
+def host(monkeypatch: pytest.MonkeyPatch) -> Host:
+    """Say which kernel this is, and which interfaces there are."""
+
+    def be(*, multi_buffer: bool, **nics: Nic) -> None:
+        monkeypatch.setattr(features, "in_btf", lambda _: multi_buffer)
+        monkeypatch.setattr(features, "driver", lambda name: nics[name].driver)
+        monkeypatch.setattr(features, "mtu", lambda name: nics[name].mtu)
+        monkeypatch.setattr(features, "offloads", lambda name: nics[name].offloads)
+
+    return be
+
+
+@pytest.mark.parametrize("multi_buffer", [True, False])
+@pytest.mark.parametrize("driver", ["e1000e", "virtio_net", "ixgbe", "tun", ""])
+def test_a_nic_is_asked_for_native_xdp_first(host: Host, driver: str, multi_buffer: bool) -> None:
+    host(multi_buffer=multi_buffer, eth0=Nic(driver))
+    assert xdp_mode(["eth0"])[0] == "native"
+
+
+def test_veth_hands_over_whole_packets_where_af_xdp_takes_them(host: Host) -> None:
+    host(multi_buffer=True, lan0=Nic("veth"), eth0=Nic("ixgbe"))
+    assert xdp_mode(["eth0", "lan0"]) == (
+        "generic",
+        "lan0 (veth) hands over whole TSO packets, native XDP cuts them",
+    )
+    host(multi_buffer=False, lan0=Nic("veth"))
+    assert xdp_mode(["lan0"])[0] == "native"
+
+
+@pytest.mark.parametrize("driver", sorted(features.NO_NATIVE))
+def test_an_interface_on_top_of_another_has_no_native_xdp(host: Host, driver: str) -> None:
+    host(multi_buffer=True, eth0=Nic("ixgbe"), top=Nic(driver))
+    assert xdp_mode(["eth0", "top"]) == ("generic", f"top ({driver}) has no native XDP")
+    assert no_generic(["top"]) == ""
+    host(multi_buffer=False, top=Nic(driver))
+    assert "gathered" in no_generic(["top"])
+
+
+def test_what_is_longer_than_a_frame_needs_a_kernel_that_takes_it(host: Host) -> None:
+    gathers = Nic("e1000e", offloads={"rx-gro": ON, "rx-lro": OFF})
+    host(multi_buffer=True, eth0=gathers)
+    assert no_generic(["eth0"]) == ""
+    host(multi_buffer=False, eth0=gathers)
+    assert "`ethtool -K eth0 gro off lro off`" in no_generic(["eth0"])
+    host(multi_buffer=False, eth0=Nic("e1000e", offloads={"rx-gro": OFF, "rx-lro": ON}))
+    assert "`ethtool -K eth0 gro off lro off`" in no_generic(["eth0"])
+    host(multi_buffer=False, eth0=Nic("e1000e", offloads={"rx-gro": OFF, "rx-lro": OFF}))
+    assert no_generic(["eth0"]) == ""
+
+
+def test_what_the_host_of_a_virtual_machine_gathers_counts_if_it_stays(host: Host) -> None:
+    quiet = {"rx-gro": OFF, "rx-lro": OFF}
+    host(multi_buffer=False, eth0=Nic("virtio_net", offloads=quiet | {"rx-gro-hw": ON}))
+    assert no_generic(["eth0"]) == ""  # attaching generic XDP switches it off
+    host(multi_buffer=False, eth0=Nic("virtio_net", offloads=quiet | {"rx-gro-hw": FOREVER}))
+    assert "switched off" in no_generic(["eth0"])
+
+
+def test_long_frames_and_veth_are_told_what_to_do(host: Host) -> None:
+    host(multi_buffer=False, eth0=Nic("e1000e", mtu=9000), lan0=Nic("veth"))
+    assert f"`ip link set eth0 mtu {features.FRAME_MTU_MAX}`" in no_generic(["eth0"])
+    assert 'mode = "native"' in no_generic(["lan0"])
+
+
+def test_offloads_and_mtu_are_those_that_the_kernel_tells() -> None:
+    """The loopback device is one, for good, and no hardware gathers segments for it."""
+    (name,) = [name for _, name in socket.if_nameindex() if name == "lo"]
+    found = features.offloads(name)
+    assert found["loopback"] == FOREVER
+    assert found["rx-gro-hw"] == Offload(False, True)
+    assert features.mtu(name) >= 65535
+    assert features.offloads("no-such-device") == {}
+    assert features.mtu("no-such-device") == 0
