@@ -11,8 +11,10 @@ accept" lets pass, on either node.
 import contextlib
 import errno
 import os
+import random
 import socket
 import struct
+from collections.abc import Sequence
 from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Final
@@ -24,6 +26,8 @@ from prl.daemon.events import EventLog
 SYSCTLS: Final = Path("/proc/sys/net/netfilter")
 TIMEOUT_S: Final = {socket.IPPROTO_TCP: 432_000, socket.IPPROTO_UDP: 120}
 """The kernel's defaults; what the host has set is in _TIMEOUT_SYSCTL."""
+LOOKS: Final = 8
+"""Sessions whose entries are looked for in one look: a table is emptied as a whole."""
 LEFT_S: Final = 300
 """How long an entry stays of which this node has no shadow any more."""
 _TIMEOUT_SYSCTL = {
@@ -32,7 +36,7 @@ _TIMEOUT_SYSCTL = {
 }
 _NETLINK_NETFILTER = 12
 _SUBSYSTEM = 1 << 8  # NFNL_SUBSYS_CTNETLINK, linux/netfilter/nfnetlink.h
-_NEW, _GET_STATS = _SUBSYSTEM | 0, _SUBSYSTEM | 5  # IPCTNL_MSG_CT_NEW, …_GET_STATS
+_NEW, _GET, _GET_STATS = (_SUBSYSTEM | kind for kind in (0, 1, 5))  # IPCTNL_MSG_CT_…
 # linux/netfilter/nfnetlink_conntrack.h
 _ORIGINAL, _REPLY, _STATUS, _PROTOINFO, _TIMEOUT = 1, 2, 3, 4, 7
 _TUPLE_IP, _TUPLE_PROTO = 1, 2
@@ -61,10 +65,13 @@ class Conntrack:
             self._netlink.close()
             self._netlink = None
 
-    def enter(self, ends: Tuple) -> None:
-        """A session is established that began elsewhere, or whose entry says otherwise."""
+    def enter(self, ends: Tuple) -> bool:
+        """A session is established that began elsewhere, or whose entry says otherwise.
+
+        Whether it could be said, if there was anything to say.
+        """
         if ends.is_unconnected or not is_tracking():
-            return  # a datagram of just anybody is judged by itself, on both nodes
+            return True  # a datagram of just anybody is judged by itself, on both nodes
         body = _family(ends.local) + _both_ways(ends)
         body += netlink.attribute(_STATUS, struct.pack("!I", _SEEN_ASSURED_CONFIRMED))
         body += _timeout(_timeout_s(ends.proto))
@@ -81,6 +88,26 @@ class Conntrack:
                 f"{ends}: connection tracking cannot be told of it: {os.strerror(code)}; a "
                 "stateful firewall here may drop what its shadow is fed (`prlctl doctor`)",
             )
+        return not code
+
+    def keep(self, sessions: Sequence[Tuple]) -> None:
+        """Enter all where entries are missing: a firewall was switched on, or the table emptied.
+
+        On the owner, too: there a session whose handshake was forgotten would be a new connection
+        without SYN.
+        """
+        wanted = [ends for ends in sessions if not ends.is_unconnected]
+        if not is_tracking():
+            return
+        if all(map(self._is_entered, random.sample(wanted, min(len(wanted), LOOKS)))):
+            return
+        for ends in wanted:
+            if not self.enter(ends):
+                return  # a full table: the others fare alike
+
+    def _is_entered(self, ends: Tuple) -> bool:
+        tracked = _family(ends.local) + _tuple(_ORIGINAL, ends, from_peer=True)
+        return self._ask(_GET, 0, tracked) != errno.ENOENT
 
     def leave(self, ends: Tuple) -> None:
         """This node has nothing of the session any more: its entry may expire.
@@ -98,7 +125,8 @@ class Conntrack:
                     socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER
                 )
                 self._netlink.settimeout(netlink.TIMEOUT_S)
-            self._netlink.send(netlink.message(kind, netlink.REQUEST | netlink.ACK | flags, body))
+            acknowledge = 0 if kind == _GET else netlink.ACK
+            self._netlink.send(netlink.message(kind, netlink.REQUEST | acknowledge | flags, body))
             return netlink.acknowledged(self._netlink)
         except OSError as error:
             self.close()

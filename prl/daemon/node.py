@@ -176,7 +176,15 @@ class Node:
         )
         attempts = Attempts(config, dp, self._link, host, log, lans)
         self._primaries = Primaries(config, dp, self._link, log, attempts, lans)
-        self._upkeep = Upkeep(config, host, lans, sysctls, log, restored=self._on_network_back)
+        self._upkeep = Upkeep(
+            config,
+            host,
+            lans,
+            sysctls,
+            log,
+            looked=self._keep_tracked,
+            restored=self._on_network_back,
+        )
         view = NodeView(
             *(config, self._kernel, dp, self._link, self._ownership, self._primaries),
             ailments=lambda: [self._upkeep.wrong, self._heartbeats.missing],
@@ -373,6 +381,10 @@ class Node:
     def _note_terms(self) -> None:
         for number, term in enumerate(self._ownership.terms):
             self._kernel.note_term(number, term)
+
+    def _keep_tracked(self) -> None:
+        sessions = [session.ends for session in self._primaries.live()]
+        self._shadows.conntrack.keep([*self._shadows.ends(), *sessions])
 
     async def _on_network_back(self) -> None:
         await self._shadows.pin_again()

@@ -110,7 +110,7 @@ class Shadows:
         self._offers: list[tuple[str, Application]] = []
         self._collector = Collector()
         self._lost = Lost(config, instances, log)
-        self._conntrack = Conntrack(log)
+        self.conntrack = Conntrack(log)
         self._prepared = PreparedSockets(datapath, self._on_dropped)
         self._neighbours: dict[NextHop, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -138,6 +138,10 @@ class Shadows:
     def find(self, handle: int) -> Shadow | None:
         """The shadow of that handle."""
         return self._shadows.get(handle)
+
+    def ends(self) -> list[Tuple]:
+        """The sessions that are shadowed."""
+        return [shadow.ends for shadow in self._shadows.values()]
 
     def usable(self, service: int) -> int:
         """How many shadows of a service could go on with their session."""
@@ -249,7 +253,7 @@ class Shadows:
         event = coming.event
         try:
             self._replace(event.handle, coming.ends)
-            self._conntrack.enter(coming.ends)
+            self.conntrack.enter(coming.ends)
             self._enter_prepared(coming)
         except BaseException:
             self._unpin(coming.hop, NUD_STALE)
@@ -282,7 +286,7 @@ class Shadows:
 
     def _build(self, coming: Coming) -> None:
         self._replace(coming.event.handle, coming.ends)
-        self._conntrack.enter(coming.ends)
+        self.conntrack.enter(coming.ends)
         # The clock must not be behind the primary's (PAWS): count the way here, too.
         elapsed_ns = time.monotonic_ns() - coming.began_ns + self._dp.link_rtt_ns()
         try:
@@ -498,7 +502,7 @@ class Shadows:
         """Of no use any more: away with it, silently. ``lost``: its session lives elsewhere."""
         if lost:
             self._lost.add(shadow.ends, shadow.service, why)
-        self._conntrack.leave(shadow.ends)
+        self.conntrack.leave(shadow.ends)
         self._forget(shadow, "void")
         with contextlib.suppress(DatapathError):
             end_silently(self._dp.flow_socket(shadow.handle))
@@ -561,7 +565,7 @@ class Shadows:
         for shadow in list(self._shadows.values()):
             if shadow.state == "active":
                 self._give_up(shadow, Reason.REQUESTED)
-        self._conntrack.close()
+        self.conntrack.close()
 
     # -- neighbours: a silent node cannot resolve the peer's address by itself
 

@@ -32,7 +32,8 @@ _EVENTS_AT_ONCE = 256
 class Upkeep:
     """Keeps addresses and sysctls as they must be; run() is a task for the daemon's whole life.
 
-    ``restored`` is awaited when something of the network was away and is back.
+    ``looked`` is called after each look, ``restored`` awaited when something of the network was
+    away and is back.
     """
 
     def __init__(
@@ -43,10 +44,12 @@ class Upkeep:
         sysctls: Sysctls,
         log: EventLog,
         *,
+        looked: Callable[[], None],
         restored: Callable[[], Awaitable[None]],
     ) -> None:
         self._config, self._host, self._lans = config, host, lans
         self._sysctls, self._log, self._restored = sysctls, log, restored
+        self._looked = looked
         self._wanted: dict[str, list[Address]] = {each.name: [] for each in lans.interfaces}
         for number, service in enumerate(config.service):
             self._wanted[lans.interface(number).name] += service.addresses
@@ -109,6 +112,7 @@ class Upkeep:
         with contextlib.suppress(KernelError):  # of an interface that is just going
             put_back += [f"{name} = {value}" for name, value in self._sysctls.reapply()]
         await self._tell(put_back, "; ".join(problems))
+        self._looked()
 
     async def _put_back(self, ifindex: int, missing: Sequence[Address]) -> dict[Address, str]:
         failed: dict[Address, str] = {}

@@ -1,13 +1,16 @@
 """Hosts with a firewall of their own: the two nodes treat a session's packets alike (R23a)."""
 
 import itertools
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 
+from prl.daemon import netlink
 from prl.demo.payload import Payload
 from prl.lab import Lab
+from prl.lab.netns import Namespace
 from tests.system import support
 from tests.system.support import Applications, eventually
 from tests.system.test_reprotect import Casts, Talk, safe
@@ -130,6 +133,59 @@ def test_the_pair_heals_behind_a_stateful_ruleset(ruleset: str) -> None:
                 eventually("safe", lambda n=other: safe(lab, n))
                 owner, other = other, owner
             talk.goes_on()
+
+
+@pytest.mark.parametrize("node", ["re0", "re1"])
+def test_a_firewall_that_is_switched_on_or_forgets_is_told_of_the_sessions(node: str) -> None:
+    """Stateful rules under a live session: its handshake is not in the table."""
+    with support.pair(f"fw{next(_labs)}") as lab:
+        apps = Applications(lab, "sink", 4, SIZE_BYTES)
+        with apps.connect() as peer:
+            peer.hold_at(SIZE_BYTES // 4)
+            peer.upload(Payload(SIZE_BYTES))
+            peer.await_bytes(SIZE_BYTES // 4)
+            load(lab, node, STRICT)
+            eventually("the session is entered", lambda: entered(lab, node, peer.port))
+            peer.hold_at(SIZE_BYTES // 2)
+            peer.await_bytes(SIZE_BYTES // 2)
+            Namespace(lab.topology.node(node).namespace).call(forget_all)
+            eventually("it is entered again", lambda: entered(lab, node, peer.port))
+            peer.hold_at(SIZE_BYTES * 3 // 4)
+            peer.await_bytes(SIZE_BYTES * 3 // 4)
+            eventually("safe", lambda: safe(lab, "re0") and safe(lab, "re1"))
+            lab.fail("re0", "power")
+            apps.expect("taken_over", "re1", peer=peer.port)
+            peer.finish()
+
+
+def entered(lab: Lab, node: str, port: int) -> bool:
+    table = lab.run(node, ["cat", "/proc/net/nf_conntrack"], capture_output=True, text=True).stdout
+    return any(
+        f"sport={port} dport=7000" in line and "ASSURED" in line for line in table.split("\n")
+    )
+
+
+def forget_all() -> None:
+    """As `conntrack -F`: a delete that names no connection."""
+    delete = 1 << 8 | 2  # IPCTNL_MSG_CT_DELETE
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12) as asking:
+        asking.send(netlink.message(delete, netlink.REQUEST | netlink.ACK, bytes(4)))
+        assert netlink.acknowledged(asking) == 0
+
+
+def test_a_strict_reverse_path_filter_drops_nothing() -> None:
+    with support.pair(f"fw{next(_labs)}") as lab:
+        for node in ("re0", "re1"):
+            for scope in ("all", "lan0", "link0"):
+                lab.run(node, ["sysctl", "-qw", f"net.ipv4.conf.{scope}.rp_filter=1"], check=True)
+        apps = Applications(lab, "echo", 4, SIZE_BYTES)
+        with apps.connect() as peer:
+            peer.hold_at(SIZE_BYTES)
+            peer.converse(Payload(SIZE_BYTES), 20_000)
+            peer.await_bytes(SIZE_BYTES // 2)
+            lab.fail("re0", "power")
+            apps.expect("taken_over", "re1", peer=peer.port)
+            peer.finish()
 
 
 CLOSED = """
