@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from prl.config import Config
-from prl.core.features import xdp_mode
+from prl.core.features import no_generic, xdp_mode
 from prl.doctor import host
 from prl.doctor.finding import Finding, Verdict, judge
 from prl.doctor.host import Interface
@@ -14,6 +14,7 @@ NATIVE_MTU_MAX: Final = 3498
 """Native XDP without multi-buffer wants packets that fit into one frame."""
 _OURS: Final = re.compile(r"prl_(?!lab)")
 _FEATURE = re.compile(r"^\s*(?P<name>[a-z0-9-]+): (?P<state>on|off)", re.MULTILINE)
+_COMMAND: Final = re.compile(r"`([^`]+)`")
 _PRIVATE: Final = ("lo", "prlinj0", "prlhold0")
 
 
@@ -38,14 +39,24 @@ def examine(config: Config | None) -> Iterator[Finding]:
 
 
 def _mode(config: Config | None, names: list[str]) -> Finding:
-    """What mode = "auto" comes to."""
-    if config is not None and config.mode != "auto":
-        return Finding("XDP mode", Verdict.OK, f"{config.mode}, by configuration")
-    if config is not None:
-        mode, why = xdp_mode(names)
-        return Finding('XDP mode "auto"', Verdict.OK, f"{mode}: {why}")
-    found = ", ".join(f"{name}: {xdp_mode([name])[0]}" for name in names)
-    return Finding('XDP mode "auto"', Verdict.OK, found or "no interface")
+    """Where XDP runs, as prld chooses it when it starts (prl/daemon/xdp.py)."""
+    title = 'XDP mode "auto"'
+    if config is None:
+        found = ", ".join(f"{name}: {xdp_mode([name])[0]}" for name in names)
+        return Finding(title, Verdict.OK, found or "no interface")
+    mode, why = (config.mode, "by configuration") if config.mode != "auto" else xdp_mode(names)
+    trouble = no_generic(names)
+    if config.mode != "auto":
+        title = "XDP mode"
+    elif mode == "native":
+        why += f"; if it refuses: {trouble or 'generic'}"
+    return judge(
+        title,
+        mode == "native" or not trouble,
+        f"{mode}: {why}",
+        trouble,
+        paste=" && ".join(_COMMAND.findall(trouble)),
+    )
 
 
 def _mtu(interface: Interface) -> Finding:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from prl.bench import xdp_pass
+from prl.core.features import MULTI_BUFFER, in_btf
 from prl.doctor import Finding, network
 from prl.doctor.host import Interface
 from prl.lab.netns import Namespace
@@ -271,9 +272,19 @@ def test_a_second_interface_in_the_same_network(host: Host) -> None:
 
 def test_packets_that_native_xdp_cannot_take(host: Host) -> None:
     host.sh("ip link set lan0 mtu 9000")
+    host.config.write_text(CONFIG.format(mode="generic"))
     assert "MTU of lan0 for native XDP" not in host.doctor()[1]
     host.config.write_text(CONFIG.format(mode="native"))
     host.is_mended_by_what_it_says("MTU of lan0 for native XDP", "warning", "9000")
+
+
+def test_generic_xdp_on_a_kernel_whose_af_xdp_takes_single_frames_alone(host: Host) -> None:
+    host.config.write_text(CONFIG.format(mode="generic"))
+    if in_btf(MULTI_BUFFER):
+        assert host.doctor()[1]["XDP mode"]["verdict"] == "ok"
+    else:
+        host.finds("XDP mode", "missing", "generic")
+        assert 'mode = "native"' in host.doctor()[1]["XDP mode"]["remedy"]
 
 
 def test_somebody_else_s_tc_filter(host: Host) -> None:

@@ -3,11 +3,17 @@
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
+from prl.config import Config, load
 from prl.core import features
 from prl.core.features import Offload, no_generic, xdp_mode
+from prl.daemon.xdp import Choice, choose
+from prl.doctor.finding import Verdict
+from prl.doctor.interfaces import _mode
+from prl.errors import KernelError
 
 ON, OFF, FOREVER = Offload(True, False), Offload(False, False), Offload(True, True)
 
@@ -85,6 +91,60 @@ def test_long_frames_and_veth_are_told_what_to_do(host: Host) -> None:
     host(multi_buffer=False, eth0=Nic("e1000e", mtu=9000), lan0=Nic("veth"))
     assert f"`ip link set eth0 mtu {features.FRAME_MTU_MAX}`" in no_generic(["eth0"])
     assert 'mode = "native"' in no_generic(["lan0"])
+
+
+CONFIG = """
+node = "re0"
+instance = "t"
+index = 0
+socket = "/run/prl/t.sock"
+mode = "{mode}"
+[lan]
+interface = "eth0"
+address = "192.0.2.10"
+peer_address = "192.0.2.11"
+[link]
+interface = "link0"
+local = "198.51.100.10"
+remote = "198.51.100.11"
+[[service]]
+name = "web"
+addresses = ["192.0.2.100"]
+owner = "re0"
+"""
+GATHERS = {"rx-gro": ON}
+
+
+def config(tmp_path: Path, mode: str) -> Config:
+    path = tmp_path / f"{mode}.toml"
+    path.write_text(CONFIG.format(mode=mode))
+    return load(path)
+
+
+def test_prld_falls_back_only_where_nothing_is_lost_and_only_by_itself(
+    host: Host, tmp_path: Path
+) -> None:
+    host(multi_buffer=True, eth0=Nic("e1000e", offloads=GATHERS))
+    assert choose(config(tmp_path, "auto")).fallback == "generic"
+    assert choose(config(tmp_path, "native")) == Choice("native", None, "", "")
+    assert choose(config(tmp_path, "generic")) == Choice("generic", None, "", "")
+    host(multi_buffer=False, eth0=Nic("e1000e", offloads=GATHERS))
+    chosen = choose(config(tmp_path, "auto"))
+    assert (chosen.mode, chosen.fallback) == ("native", None)
+    assert "ethtool -K eth0 gro off lro off" in chosen.no_generic
+    with pytest.raises(KernelError, match="ethtool -K eth0 gro off lro off"):
+        choose(config(tmp_path, "generic"))
+
+
+def test_doctor_says_what_prld_does(host: Host, tmp_path: Path) -> None:
+    host(multi_buffer=True, eth0=Nic("e1000e", offloads=GATHERS))
+    for mode in ("auto", "native", "generic"):
+        assert _mode(config(tmp_path, mode), ["eth0"]).verdict == Verdict.OK
+    assert "if it refuses: generic" in _mode(config(tmp_path, "auto"), ["eth0"]).found
+    host(multi_buffer=False, eth0=Nic("e1000e", offloads=GATHERS))
+    assert "gro off lro off" in _mode(config(tmp_path, "auto"), ["eth0"]).found
+    found = _mode(config(tmp_path, "generic"), ["eth0"])
+    assert (found.verdict, found.paste) == (Verdict.MISSING, "ethtool -K eth0 gro off lro off")
 
 
 def test_offloads_and_mtu_are_those_that_the_kernel_tells() -> None:
