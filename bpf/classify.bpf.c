@@ -156,11 +156,7 @@ __noinline int prl_classify_nd(struct xdp_md *ctx, struct prl_packet *packet)
 
 static __always_inline int is_error(const struct prl_packet *packet)
 {
-    __u8 type = packet->icmp_type;
-    if (packet->kind == PRL_KIND_ICMP)
-        return type == PRL_ICMP_DEST_UNREACH || type == PRL_ICMP_TIME_EXCEEDED ||
-               type == PRL_ICMP_PARAMETER_PROBLEM;
-    return packet->kind == PRL_KIND_ICMP6 && type >= ICMPV6_DEST_UNREACH && type <= ICMPV6_PARAMPROB;
+    return prl_is_icmp_error(packet->kind == PRL_KIND_ICMP6, packet->icmp_type);
 }
 
 /*
@@ -172,7 +168,7 @@ __noinline int prl_classify_quoted(struct xdp_md *ctx, struct prl_packet *packet
     if (!packet || packet->l4 > PRL_L4_OFFSET_MAX)
         return 0;
     struct prl_packet quoted;
-    __u32 at = packet->l4 + 8;
+    __u32 at = packet->l4 + PRL_ICMP_HEADER_BYTES;
     __be16 ports[2];
 
     __builtin_memset(&quoted, 0, sizeof(quoted));

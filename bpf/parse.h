@@ -17,6 +17,7 @@
 #include <linux/tcp.h>
 #include <bpf/bpf_endian.h>
 #include "maps.h"
+#include "prl_headers.h"
 
 #ifdef PRL_XDP
 #define PRL_CONTEXT struct xdp_md
@@ -26,17 +27,10 @@
 #define prl_load bpf_skb_load_bytes
 #endif
 
-/* More extension headers than this are nobody's honest traffic. */
-#define PRL_EXTENSIONS_MAX 6
 /* L4 headers beyond this offset are not looked for (two tags, 40 bytes, six short extension headers). All bits are set:
  * it is a mask, too. */
 #define PRL_L4_OFFSET_MAX 1023
 #define PRL_ND_OPTIONS_MAX 4
-
-/* RFC 792; linux/icmp.h and linux/if_arp.h draw in libc's headers, which know no bpf target. */
-#define PRL_ICMP_DEST_UNREACH 3
-#define PRL_ICMP_TIME_EXCEEDED 11
-#define PRL_ICMP_PARAMETER_PROBLEM 12
 
 /* RFC 4861 */
 #define PRL_ND_ROUTER_SOLICIT 133
@@ -55,7 +49,7 @@ enum prl_kind {
     PRL_KIND_ICMP6,
 };
 
-/* ARP for IPv4 over Ethernet (RFC 826). */
+/* ARP for IPv4 over Ethernet (RFC 826); linux/if_arp.h draws in libc's headers, which know no bpf target. */
 #define PRL_ARP_ETHERNET 1
 #define PRL_ARP_REQUEST 1
 struct prl_arp {
@@ -108,8 +102,7 @@ __noinline int prl_walk_extensions(PRL_CONTEXT *ctx, struct prl_packet *packet)
     for (int i = 0; i < PRL_EXTENSIONS_MAX; i++) {
         __u8 head[8]; /* every extension header has at least eight bytes */
         __u32 bytes;
-        if (next != IPPROTO_HOPOPTS && next != IPPROTO_ROUTING && next != IPPROTO_DSTOPTS && next != IPPROTO_AH &&
-            next != IPPROTO_FRAGMENT)
+        if (!prl_is_extension(next))
             break;
         if (at > PRL_L4_OFFSET_MAX)
             break;
@@ -123,12 +116,8 @@ __noinline int prl_walk_extensions(PRL_CONTEXT *ctx, struct prl_packet *packet)
                 packet->kind = PRL_KIND_FRAGMENT;
                 packet->first = !(offset_more & 0xfff8);
             }
-            bytes = 8;
-        } else if (next == IPPROTO_AH) {
-            bytes = ((__u32)head[1] + 2) * 4;
-        } else {
-            bytes = ((__u32)head[1] + 1) * 8;
         }
+        bytes = prl_extension_bytes(next, head[1]);
         next = head[0];
         at += bytes;
         if (packet->kind == PRL_KIND_FRAGMENT && !packet->first)
@@ -142,17 +131,11 @@ __noinline int prl_walk_extensions(PRL_CONTEXT *ctx, struct prl_packet *packet)
         packet->kind = PRL_KIND_TUNNELLED;
         return -1;
     }
-    switch (next) {
-    case IPPROTO_HOPOPTS:
-    case IPPROTO_ROUTING:
-    case IPPROTO_DSTOPTS:
-    case IPPROTO_AH:
-    case IPPROTO_FRAGMENT:
+    if (prl_is_extension(next)) {
         packet->kind = PRL_KIND_TUNNELLED;
         return -1;
-    default:
-        return (int)next;
     }
+    return (int)next;
 }
 
 /* Fills packet from the frame. `tags` VLAN tags (with ids already in key.vlans) are not in the frame's bytes.

@@ -383,9 +383,9 @@ bool dp_flow_has_packet(const struct dp_flow *flow, const uint8_t *l3, const str
 {
     struct prl_flow_key key;
 
-    if (packet_flags & PRL_PACKET_ICMP)
-        return true;
-    prl_packet_key(l3, packet, true, lif, &key);
+    if (prl_packet_is_icmp(packet) != !!(packet_flags & PRL_PACKET_ICMP) ||
+        prl_packet_flow_key(l3, packet, lif, &key))
+        return false;
     key.vlans = flow->kernel->key.vlans;
     if (prl_key_is_unconnected(&flow->kernel->key)) { /* anybody may have sent it */
         memset(key.remote, 0, sizeof(key.remote));

@@ -337,7 +337,7 @@ void dp_input(struct prl_dp *dp, uint16_t lif, const struct prl_received *receiv
     if (packet.proto == IPPROTO_TCP) {
         hold->tcp_seq = packet.seq;
         hold->tcp_end = packet.seq + packet.payload_bytes;
-    } else if (packet.proto != IPPROTO_UDP) {
+    } else if (prl_packet_is_icmp(&packet)) {
         hold->packet_flags |= PRL_PACKET_ICMP;
     }
     if (flow->secondary) {

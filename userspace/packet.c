@@ -7,13 +7,13 @@
 #include <netinet/in.h>
 #include <string.h>
 
+#include "prl_headers.h"
 #include "wire.h"
 
 #define IPV4_HEADER 20u
 #define IPV6_HEADER 40u
 #define TCP_HEADER 20u
 #define UDP_HEADER 8u
-#define IPV6_EXTENSIONS_MAX 6
 #define TCP_OPTIONS_MAX 40
 #define ICMP6_ECHO 128
 #define ICMP6_ECHO_BYTES 8
@@ -112,7 +112,7 @@ static int parse_l4(const uint8_t *l3, uint32_t have, struct prl_packet *packet)
         if (l4_bytes < UDP_HEADER || packet->l4_offset + UDP_HEADER > have)
             return -EBADMSG;
     } else {
-        header = 0;
+        header = 0; /* prl_packet_flow_key() looks into ICMP */
     }
     packet->data_offset = (uint16_t)(packet->l4_offset + header);
     packet->payload_bytes = l4_bytes - header;
@@ -136,6 +136,28 @@ static int parse_ipv4(const uint8_t *l3, uint32_t have, uint32_t total, struct p
     return parse_l4(l3, have, packet);
 }
 
+/* Moves `at` from the first extension header behind the upper-layer header's start, `next` to its protocol: the headers
+ * that prl_walk_extensions() in bpf/parse.h takes for a flow's. 0 or -EBADMSG. */
+static int step_over_extensions(const uint8_t *l3, uint32_t have, uint8_t *next, uint32_t *at)
+{
+    for (uint32_t i = 0; i < PRL_EXTENSIONS_MAX; i++) {
+        uint32_t bytes;
+
+        if (!prl_is_extension(*next))
+            return 0;
+        if (*at + 8 > have)
+            return -EBADMSG;
+        if (*next == IPPROTO_FRAGMENT && get16(l3 + *at + 2) & 0xfff9) /* not an atomic one (RFC 6946) */
+            return -EBADMSG;
+        bytes = prl_extension_bytes(*next, l3[*at + 1]);
+        *next = l3[*at];
+        *at += bytes;
+        if (*at > have)
+            return -EBADMSG;
+    }
+    return prl_is_extension(*next) ? -EBADMSG : 0;
+}
+
 static int parse_ipv6(const uint8_t *l3, uint32_t have, uint32_t total, struct prl_packet *packet)
 {
     uint32_t at = IPV6_HEADER;
@@ -147,16 +169,8 @@ static int parse_ipv6(const uint8_t *l3, uint32_t have, uint32_t total, struct p
     if (packet->l3_bytes > total)
         return -EBADMSG;
     next = l3[6];
-    for (uint32_t i = 0; i < IPV6_EXTENSIONS_MAX; i++) {
-        if (next != IPPROTO_HOPOPTS && next != IPPROTO_ROUTING && next != IPPROTO_DSTOPTS)
-            break;
-        if (at + 8 > have)
-            return -EBADMSG;
-        next = l3[at];
-        at += (uint32_t)(l3[at + 1] + 1) * 8;
-        if (at > have || at > packet->l3_bytes)
-            return -EBADMSG;
-    }
+    if (step_over_extensions(l3, have < packet->l3_bytes ? have : packet->l3_bytes, &next, &at))
+        return -EBADMSG;
     packet->proto = next;
     packet->l4_offset = (uint16_t)at;
     return parse_l4(l3, have, packet);
@@ -195,6 +209,11 @@ int prl_packet_parse(const uint8_t *bytes, uint32_t have, uint32_t total, bool e
     return -EBADMSG;
 }
 
+static bool has_ports(const struct prl_packet *packet)
+{
+    return packet->proto == IPPROTO_TCP || packet->proto == IPPROTO_UDP;
+}
+
 void prl_packet_key(const uint8_t *l3, const struct prl_packet *packet, bool incoming, uint16_t lif,
                     struct prl_flow_key *key)
 {
@@ -212,12 +231,62 @@ void prl_packet_key(const uint8_t *l3, const struct prl_packet *packet, bool inc
         memcpy(source, l3 + 8, 16);
         memcpy(target, l3 + 24, 16);
     }
-    memcpy(ports, l3 + packet->l4_offset, sizeof(ports));
-    key->remote_port = ports[incoming ? 0 : 1];
-    key->local_port = ports[incoming ? 1 : 0];
     key->vlans = packet->vlans;
     key->lif = lif;
     key->proto = packet->proto;
+    if (!has_ports(packet))
+        return;
+    memcpy(ports, l3 + packet->l4_offset, sizeof(ports));
+    key->remote_port = ports[incoming ? 0 : 1];
+    key->local_port = ports[incoming ? 1 : 0];
+}
+
+bool prl_packet_is_icmp(const struct prl_packet *packet)
+{
+    return packet->proto == (packet->version == 4 ? IPPROTO_ICMP : IPPROTO_ICMPV6);
+}
+
+/* The head of a packet that an ICMP error quotes, cut off anywhere behind its ports: 0, and its protocol and where its ports
+ * are, or -EBADMSG. */
+static int quoted_ports(const uint8_t *l3, uint32_t have, uint8_t version, uint8_t *proto, uint32_t *at)
+{
+    int err = 0;
+
+    if (version == 4) {
+        if (have < IPV4_HEADER || l3[0] >> 4 != 4 || (l3[0] & 15) < 5 || (get16(l3 + 6) & 0x1fff))
+            return -EBADMSG;
+        *proto = l3[9];
+        *at = (uint32_t)(l3[0] & 15) * 4;
+    } else {
+        if (have < IPV6_HEADER || l3[0] >> 4 != 6)
+            return -EBADMSG;
+        *proto = l3[6];
+        *at = IPV6_HEADER;
+        err = step_over_extensions(l3, have, proto, at);
+    }
+    if (err || (*proto != IPPROTO_TCP && *proto != IPPROTO_UDP) || *at + 4 > have)
+        return -EBADMSG;
+    return 0;
+}
+
+int prl_packet_flow_key(const uint8_t *l3, const struct prl_packet *packet, uint16_t lif, struct prl_flow_key *key)
+{
+    const uint8_t *quoted = l3 + packet->l4_offset + PRL_ICMP_HEADER_BYTES;
+    uint32_t bytes = packet->l3_bytes - packet->l4_offset, at = 0;
+    struct prl_packet inner = {.version = packet->version, .vlans = packet->vlans};
+    struct prl_flow_key outer;
+
+    prl_packet_key(l3, packet, true, lif, key);
+    if (has_ports(packet))
+        return 0;
+    if (!prl_packet_is_icmp(packet) || bytes < PRL_ICMP_HEADER_BYTES ||
+        !prl_is_icmp_error(packet->version == 6, l3[packet->l4_offset]) ||
+        quoted_ports(quoted, bytes - PRL_ICMP_HEADER_BYTES, packet->version, &inner.proto, &at))
+        return -EBADMSG;
+    outer = *key;
+    inner.l4_offset = (uint16_t)at;
+    prl_packet_key(quoted, &inner, false, lif, key);
+    return memcmp(outer.local, key->local, sizeof(outer.local)) ? -EBADMSG : 0;
 }
 
 /* ---- checksums (RFC 1071) ---- */

@@ -58,9 +58,14 @@ struct prl_packet {
 int prl_packet_parse(const uint8_t *bytes, uint32_t have, uint32_t total, bool ethernet,
                      struct prl_packet *packet);
 
-/* Addresses and ports of a parsed packet; `incoming`: destination is local. */
+/* Addresses, and ports where there are any, of a parsed packet; `incoming`: destination is local. */
 void prl_packet_key(const uint8_t *l3, const struct prl_packet *packet, bool incoming, uint16_t lif,
                     struct prl_flow_key *key);
+/* The key of the flow that an incoming packet belongs to, all of which lies at `l3`: its own, or that of the packet that an ICMP
+ * error quotes (R1). 0, or -EBADMSG: it belongs to none. */
+int prl_packet_flow_key(const uint8_t *l3, const struct prl_packet *packet, uint16_t lif,
+                        struct prl_flow_key *key);
+bool prl_packet_is_icmp(const struct prl_packet *packet);
 
 enum prl_checksum {
     PRL_CHECKSUM_BAD = 0,

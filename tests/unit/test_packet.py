@@ -37,13 +37,15 @@ def segment(source, target, payload: bytes, *, options: bytes = b"", flags: int 
     return head[:16] + struct.pack("!H", 0xFFFF ^ total) + head[18:] + payload
 
 
-def packet(source, target, l4: bytes, proto: int = TCP, extensions: bytes = b"") -> bytes:
+def packet(
+    source, target, l4: bytes, proto: int = TCP, *, first: int = 0, extensions: bytes = b""
+) -> bytes:
+    """An IP packet; of IPv6 with these extension headers, ``first`` the protocol of the first."""
     if source.version == 4:
         head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(l4), 1, 0x4000, 64, proto, 0)
         head += source.packed + target.packed
         return head[:10] + struct.pack("!H", 0xFFFF ^ ones_sum(head)) + head[12:] + l4
-    first = 60 if extensions else proto
-    head = struct.pack("!IHBB", 6 << 28, len(extensions) + len(l4), first, 64)
+    head = struct.pack("!IHBB", 6 << 28, len(extensions) + len(l4), first or proto, 64)
     return head + source.packed + target.packed + extensions + l4
 
 
@@ -92,11 +94,92 @@ def test_link_padding_and_vlan_tags_are_left_out() -> None:
     assert (parsed.l2_bytes, parsed.l3_bytes) == (22, len(inner))
 
 
-def test_ipv6_extension_headers_are_walked() -> None:
-    options = b"\x06\x00\x01\x04\0\0\0\0"
-    data = packet(PEER6, HOST6, segment(PEER6, HOST6, b"x"), extensions=options)
+DESTINATION, FRAGMENT, AUTHENTICATION = 60, 44, 51
+
+
+@pytest.mark.parametrize(
+    ("first", "extensions"),
+    [
+        (DESTINATION, b"\x06\x00\x01\x04\0\0\0\0"),
+        (FRAGMENT, b"\x06\x00\x00\x00\0\0\0\x01"),  # an atomic one (RFC 6946)
+        (AUTHENTICATION, b"\x06\x04" + bytes(22)),
+        (DESTINATION, b"\x2c\x00\x01\x04\0\0\0\0" + b"\x06" + bytes(7)),
+    ],
+)
+def test_ipv6_extension_headers_are_walked(first: int, extensions: bytes) -> None:
+    """The same ones as in the kernel: what is a flow's there is TCP here."""
+    l4 = segment(PEER6, HOST6, b"x")
+    data = packet(PEER6, HOST6, l4, first=first, extensions=extensions)
     error, parsed = parse(data)
-    assert (error, parsed.l4_offset, parsed.payload_bytes) == (0, 48, 1)
+    assert (error, parsed.proto, parsed.payload_bytes) == (0, TCP, 1)
+    assert parsed.l4_offset == 40 + len(extensions)
+
+
+@pytest.mark.parametrize(
+    ("first", "extensions"),
+    [
+        (FRAGMENT, b"\x06\x00\x00\x01\0\0\0\x01"),  # more follow
+        (FRAGMENT, b"\x06\x00\x00\x08\0\0\0\x01"),  # not the first
+        (DESTINATION, b"\x06\xff\x01\x04\0\0\0\0"),  # longer than the packet
+        (DESTINATION, b"\x3c\x00\x01\x04\0\0\0\0" * 6 + b"\x06\x00\x01\x04\0\0\0\0"),  # too many
+    ],
+)
+def test_other_extension_headers_are_refused(first: int, extensions: bytes) -> None:
+    l4 = segment(PEER6, HOST6, b"x")
+    assert parse(packet(PEER6, HOST6, l4, first=first, extensions=extensions))[0] < 0
+
+
+def flow_key(data: bytes) -> tuple[int, Any]:
+    """The flow that an incoming packet belongs to. Its bytes end where the packet does."""
+    error, parsed = parse(data)
+    assert error == 0
+    key = ffi.new("struct prl_flow_key *")
+    return lib.prl_packet_flow_key(ffi.from_buffer(data), parsed, 3, key), key
+
+
+def ends(key) -> tuple[Any, ...]:
+    local, remote = (bytes(part) for part in (key.local, key.remote))
+    ports = (key.local_port, key.remote_port)
+    return local, remote, *(int.from_bytes(port.to_bytes(2, "little"), "big") for port in ports)
+
+
+ICMP, ICMP6 = 1, 58
+TOO_BIG = {4: b"\x03\x04", 6: b"\x02\x00"}
+ECHO = {4: b"\x08\x00", 6: b"\x80\x00"}
+
+
+def icmp(source, target, kind: dict[int, bytes], quoted: bytes) -> bytes:
+    message = kind[source.version] + bytes(6) + quoted
+    return packet(source, target, message, ICMP if source.version == 4 else ICMP6)
+
+
+PAIRS = [(PEER4, HOST4), (PEER6, HOST6)]
+
+
+@pytest.mark.parametrize(("source", "target"), PAIRS)
+def test_an_icmp_error_belongs_to_the_flow_that_it_quotes(source, target) -> None:
+    """Also one that a router sent, and that quotes no more than the ports."""
+    incoming = flow_key(packet(source, target, segment(source, target, b"x")))[1]
+    quoted = packet(target, source, struct.pack("!HH", 179, 40000) + bytes(16))
+    for router in (source, ip_address(int(source) + 7)):
+        for bytes_quoted in (len(quoted), len(quoted) - 16):
+            error, key = flow_key(icmp(router, target, TOO_BIG, quoted[:bytes_quoted]))
+            assert error == 0
+            assert ends(key) == ends(incoming)
+            assert (key.proto, key.lif) == (TCP, 3)
+
+
+@pytest.mark.parametrize(("source", "target"), PAIRS)
+def test_an_icmp_message_that_quotes_nothing_of_ours_belongs_to_no_flow(source, target) -> None:
+    quoted = packet(target, source, struct.pack("!HH", 179, 40000) + bytes(16))
+    other = ip_address(int(target) + 1)
+    assert flow_key(icmp(source, target, ECHO, quoted))[0] < 0
+    assert flow_key(icmp(source, other, TOO_BIG, quoted))[0] < 0
+    ends_at = 20 if source.version == 4 else 40
+    for size in (0, 1, ends_at - 1, ends_at, ends_at + 3):
+        assert flow_key(icmp(source, target, TOO_BIG, quoted[:size]))[0] < 0
+    assert flow_key(packet(source, target, b"", 99))[0] < 0
+    assert flow_key(packet(source, target, b"", ICMP if source.version == 4 else ICMP6))[0] < 0
 
 
 @pytest.mark.parametrize(("source", "target"), [(PEER4, HOST4), (PEER6, HOST6)])
