@@ -127,7 +127,8 @@ def demo(
 ) -> None:
     """Let the machine that serves a live session die, and prove that the session survives.
 
-    A lab of its own is made, and removed whatever happens. Exit status 0 means survived.
+    A lab of its own is made, and removed whatever happens. Exit status 0 means survived;
+    INCONCLUSIVE that the transfer was over before the failure.
     """
     if rounds > 1 and (scenario != "bgp" or how != How.POWER.value):
         raise click.UsageError("--rounds is for bgp and --how power alone")

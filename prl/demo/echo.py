@@ -18,6 +18,7 @@ from prl.demo.transfer import (
     SLOWEST_BYTES_PER_S,
     await_listening,
     await_protected,
+    look_whether_too_early,
     scenario,
 )
 
@@ -107,6 +108,7 @@ def echo(stage: Stage) -> tuple[Scenario, Measured]:
     if reached is not None:
         measured.primary = Stream(reached.count, reached.sha256)
         measured.primary_prefix = payload.sha256(reached.count) == reached.sha256
+    look_whether_too_early(measured, payload)
     return scenario(stage, "echo"), measured
 
 

@@ -38,6 +38,7 @@ class Measured:
         detect_ms: from the failure to the other node's decision to take over.
         takeover_ms: from that decision to its first segment.
         troubles: what went wrong besides, one line each.
+        too_early: all was over before the failure came about.
         more: further facts of a scenario.
     """
 
@@ -49,6 +50,7 @@ class Measured:
     detect_ms: float | None = None
     takeover_ms: float | None = None
     troubles: list[str] = field(default_factory=list)
+    too_early: bool = False
     more: dict[str, Any] = field(default_factory=dict)
 
 
@@ -68,7 +70,7 @@ def differences(measured: Measured) -> list[str]:
         found.append(
             f"the {measured.primary.count} bytes that the dead application had are no part of it"
         )
-    if measured.gap_ms is None:
+    if measured.gap_ms is None and not measured.too_early:
         found.append("no byte passed after the failure")
     return found
 
@@ -76,6 +78,9 @@ def differences(measured: Measured) -> list[str]:
 def facts(scenario: Scenario, measured: Measured) -> dict[str, Any]:
     """The JSON of SPEC section 8."""
     wrong = differences(measured)
+    inconclusive = measured.too_early and not wrong
+    if inconclusive:
+        wrong = ["it was over before the failure, which shows nothing; use a larger --size"]
     return {
         "schema": SCHEMA,
         "scenario": scenario.name,
@@ -83,6 +88,7 @@ def facts(scenario: Scenario, measured: Measured) -> dict[str, Any]:
         "family": scenario.family,
         "mode": scenario.mode,
         "survived": not wrong,
+        "inconclusive": inconclusive,
         "bytes": {
             "sent": measured.sent.count,
             "received": measured.received.count,
@@ -103,7 +109,8 @@ def verdict(shown: dict[str, Any]) -> str:
     over = "IPv4 and IPv6" if shown["family"] == BOTH else f"IPv{shown['family']}"
     what = f"{shown['scenario']} with {shown['peer']} over {over} ({shown['mode']})"
     if not shown["survived"]:
-        return f"LOST: {what}: {shown['why']}"
+        word = "INCONCLUSIVE" if shown["inconclusive"] else "LOST"
+        return f"{word}: {what}: {shown['why']}"
     times = [
         f"{label} {shown[key]:.1f} ms"
         for label, key in (

@@ -17,8 +17,8 @@ SIZE = 64 << 20  # half of it takes longer than a failure takes to come about
 NAME = f"dtest-{os.getpid()}"
 PRLCTL = str(Path(sys.executable).with_name("prlctl"))
 KEYS = {
-    *("schema", "scenario", "peer", "family", "mode", "survived", "bytes", "sha256"),
-    *("primary_prefix", "gap_ms", "detect_ms", "takeover_ms", "why"),
+    *("schema", "scenario", "peer", "family", "mode", "survived", "inconclusive"),
+    *("bytes", "sha256", "primary_prefix", "gap_ms", "detect_ms", "takeover_ms", "why"),
 }
 
 
@@ -74,6 +74,19 @@ def test_the_story_ends_with_a_verdict() -> None:
     )
     assert done.returncode == 0, done.stdout
     assert done.stdout.splitlines()[-1].startswith("SURVIVED echo with socat over IPv4 (native)")
+
+
+def test_a_transfer_that_is_over_before_the_failure_is_no_loss() -> None:
+    done = subprocess.run(
+        [PRLCTL, "demo", "upload", "--size", "1M", "--lab-name", NAME],
+        capture_output=True,
+        text=True,
+        timeout=150,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stdout.splitlines()[-1].startswith("INCONCLUSIVE: upload with socat over IPv4")
+    assert nothing_is_left()
 
 
 def test_a_failed_set_up_is_one_line_and_leaves_nothing() -> None:

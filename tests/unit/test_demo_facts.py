@@ -13,6 +13,7 @@ from prl.demo.payload import BLOCK_BYTES, Payload
 from prl.demo.progress import Progress
 from prl.demo.roles import Echo, Sink, Source
 from prl.demo.routers import make_routes, parse_bird, parse_frr
+from prl.demo.transfer import look_whether_too_early
 
 SCENARIO = Scenario("upload", "socat", 4, "native")
 
@@ -37,6 +38,7 @@ def test_the_facts_have_the_fields_of_the_specification() -> None:
         "family": 4,
         "mode": "native",
         "survived": True,
+        "inconclusive": False,
         "bytes": {"sent": 100, "received": 100, "primary": 40},
         "sha256": {"sent": "aa", "received": "aa"},
         "primary_prefix": True,
@@ -57,6 +59,7 @@ def test_the_facts_have_the_fields_of_the_specification() -> None:
         ({"primary": Stream()}, "left no word"),
         ({"primary_prefix": False}, "no part of it"),
         ({"gap_ms": None}, "no byte passed after the failure"),
+        ({"too_early": True, "received": Stream(99, "aa")}, "100 bytes were sent and 99 received"),
         ({"troubles": ["the peer's socat failed"]}, "the peer's socat failed"),
     ],
 )
@@ -67,9 +70,32 @@ def test_anything_that_is_not_exact_is_a_loss_and_named(
     for name, value in change.items():
         setattr(measured, name, value)
     shown = facts(SCENARIO, measured)
-    assert shown["survived"] is False
+    assert (shown["survived"], shown["inconclusive"]) == (False, False)
     assert why in shown["why"]
     assert verdict(shown).startswith("LOST: upload with socat over IPv4 (native): ")
+
+
+@pytest.mark.parametrize(("gap_ms", "had_all"), [(None, False), (3.0, True)])
+def test_what_was_over_before_the_failure_shows_nothing(
+    gap_ms: float | None, *, had_all: bool
+) -> None:
+    measured = good()
+    measured.gap_ms = gap_ms
+    measured.too_early = had_all
+    look_whether_too_early(measured, Payload(100))
+    shown = facts(SCENARIO, measured)
+    assert (shown["survived"], shown["inconclusive"]) == (False, True)
+    line = verdict(shown)
+    assert line.startswith("INCONCLUSIVE: upload with socat over IPv4 (native): it was over before")
+    assert "--size" in line
+
+
+def test_a_transfer_that_never_ended_was_not_over() -> None:
+    measured = good()
+    measured.gap_ms = None
+    measured.received = Stream(99, "aa")
+    look_whether_too_early(measured, Payload(100))
+    assert verdict(facts(SCENARIO, measured)).startswith("LOST: ")
 
 
 def test_the_verdict_names_what_was_measured() -> None:
