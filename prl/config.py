@@ -1,15 +1,17 @@
 """prld's configuration: one schema, from which checks, messages and docs/configuration.md come."""
 
 import re
+import socket
 import tomllib
 from abc import ABC
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 
 import msgspec
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
 from prl.errors import ConfigError
 from prl.messages import DEFAULT_SOCKET
@@ -253,7 +255,7 @@ _FIELD = re.compile(r"(?:missing required|unknown) field `(?P<field>[^`]+)`")
 
 
 def load(path: Path = DEFAULT_PATH) -> Config:
-    """Read and check the configuration.
+    """Read and check the configuration; interfaces are called by their own names in it.
 
     Raises:
         ConfigError: one line that names the file, the key, what is wrong and what to do.
@@ -265,11 +267,35 @@ def load(path: Path = DEFAULT_PATH) -> Config:
             f"{path}: cannot be read: {error.strerror}; name another file with --config"
         ) from error
     try:
-        return parse(raw.decode("utf-8"))
+        return _with_own_names(parse(raw.decode("utf-8")))
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: byte {error.start} is not UTF-8; save it as UTF-8") from error
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
+
+
+Section = TypeVar("Section", Lan, Link, Instance)
+
+
+def _with_own_names(config: Config) -> Config:
+    """An alternative name finds an interface, too (ip-link(8)), but /proc/sys knows none."""
+
+    def named(section: Section) -> Section:
+        return replace(section, interface=_own_name(section.interface))
+
+    return replace(
+        config,
+        lan=named(config.lan),
+        link=named(config.link),
+        routing=[named(instance) for instance in config.routing],
+    )
+
+
+def _own_name(interface: str) -> str:
+    try:
+        return socket.if_indextoname(socket.if_nametoindex(interface))
+    except OSError:  # there is none: who needs it says so
+        return interface
 
 
 def parse(text: str) -> Config:
