@@ -10,6 +10,7 @@
  */
 #define PRL_XDP
 #include "parse.h"
+#include "settle.h"
 
 static __always_inline int is_owned(struct prl_addr *addr)
 {
@@ -208,10 +209,13 @@ __noinline int prl_classify_quoted(struct xdp_md *ctx, struct prl_packet *packet
     return 1;
 }
 
-/* The datapath is dead. Opens its flows when that is allowed (L4, L9); a frame that came in is the evidence of L6. */
+/* The datapath is dead. Opens its flows when that is allowed (L4, L9); a frame that came in is the evidence of L6, but not
+ * one that may have waited while this machine stood still. */
 static __always_inline int try_open(struct prl_node *node, __u64 now_ns)
 {
-    if (PRL_READ(node->policy_stop) || now_ns < PRL_READ(node->open_at_ns))
+    int settled = prl_has_settled(now_ns);
+
+    if (!settled || PRL_READ(node->policy_stop) || now_ns < PRL_READ(node->open_at_ns))
         return 0;
     PRL_WRITE(node->bypassed, 1);
     PRL_WRITE(node->open_wanted, 0);
@@ -227,9 +231,10 @@ static __always_inline int has_waited(struct prl_node *node, __u64 now_ns)
     __u64 first_ns = PRL_READ(node->lan_first_ns);
     if (first_ns < PRL_READ(node->heartbeat_ns)) {
         PRL_WRITE(node->lan_first_ns, now_ns);
+        prl_has_settled(now_ns); /* that wait begins now, too */
         return 0;
     }
-    return now_ns - first_ns >= PRL_CLAIM_SLOW_NS + PRL_CLAIM_SLOW_NS / 2;
+    return now_ns - first_ns >= PRL_SETTLE_NS;
 }
 
 /* L6: somebody on the LAN is heard. */

@@ -86,7 +86,7 @@ void dp_owner_lan(struct prl_dp *dp)
         if (message.type == LAN_RENOUNCE)
             dp_owner_do(dp, prl_owner_lan_renounced(&dp->owner, dp->now_ns));
         else
-            dp_owner_do(dp, prl_owner_lan_heard(&dp->owner, dp->now_ns));
+            dp_owner_do(dp, prl_owner_lan_heard(&dp->owner, dp->lan_counter_seen, dp->now_ns));
     }
 }
 

@@ -8,11 +8,14 @@ if TYPE_CHECKING:
     from tests.sim.world import Node, World
 
 FAULTS_FROM_NS, FAULTS_TO_NS = 120 * MS, 800 * MS
+ALONE_FROM_NS = 480 * MS
+"""An owner has opened by then whose standby has not been heard from the beginning."""
 KINDS = (
     "delay", "cut", "cut one way", "cut one way", "pause", "pause", "stall in a pass",
     "stall at the decision", "prld killed", "power off", "LAN silent", "slow reader",
     "slow reader", "connection reset", "takeover requested", "renounce", "flow given up",
-    "both paused", "both cut", "both cut", "LAN of one cut",
+    "both paused", "machine paused", "machine paused", "clock stands", "clock stands",
+    "owner dies unseen", "both cut", "both cut", "LAN of one cut",
     "switchover", "switchover", "switchover",
 )  # fmt: skip
 
@@ -47,18 +50,18 @@ class Faults:
 
     def _lan_cut(self, _node: "Node", for_ns: int) -> None:
         for node in self.world.nodes:
-            node.lan_cut = True
-            self.world.at(self.world.now_ns + for_ns, node.mend_lan)
+            self._lan_of_one_cut(node, for_ns)
 
     def _lan_of_one_cut(self, node: "Node", for_ns: int) -> None:
+        if node.asleep:
+            return  # README.md: what is left out
         node.lan_cut = True
         self.world.at(self.world.now_ns + for_ns, node.mend_lan)
 
     def _both_cut(self, node: "Node", for_ns: int) -> None:
         """Of one node; either is back first."""
-        node.lan_cut = True
         self._cut(node, int(for_ns * (0.5 + self.world.random.random())))
-        self.world.at(self.world.now_ns + for_ns, node.mend_lan)
+        self._lan_of_one_cut(node, for_ns)
 
     def _lan_silent(self, _node: "Node", for_ns: int) -> None:
         self._later(for_ns, self.world, "lan_loss", self.world.lan_loss)
@@ -90,6 +93,23 @@ class Faults:
         for each in (node, node.other):
             each.pause(int(for_ns * (0.8 + 0.4 * self.world.random.random())))
 
+    def _machine_paused(self, node: "Node", for_ns: int) -> None:
+        """Kernel and all; the clock goes on."""
+        node.sleep(for_ns, clock_stands=False)
+
+    def _clock_stands(self, node: "Node", for_ns: int) -> None:
+        """A virtual machine is suspended: nothing in it knows, when it goes on."""
+        if not node.lan_cut:  # README.md: what is left out
+            node.sleep(for_ns, clock_stands=True)
+
+    def _owner_dies_unseen(self, node: "Node", for_ns: int) -> None:
+        """It has gone on alone while the other machine was suspended, whose lease did not age."""
+        world = self.world
+        asleep_ns = ALONE_FROM_NS + int(60 * MS * world.random.random())
+        if world.now_ns + asleep_ns < FAULTS_TO_NS and not node.lan_cut:
+            node.sleep(asleep_ns, clock_stands=True)
+            world.at(world.now_ns + asleep_ns - MS, self._power_off, node.other, for_ns)
+
     def _stall_in_a_pass(self, node: "Node", for_ns: int) -> None:
         node.stall = (self.world.random.randint(1, 4), for_ns)
 
@@ -99,7 +119,7 @@ class Faults:
         node.stall, node.stall_silent = (3, for_ns), True
 
     def _prld_killed(self, node: "Node", for_ns: int) -> None:
-        if node.lan_cut:
+        if node.lan_cut or node.asleep:
             return  # README.md: what is left out
         node.kill_prld()
         self.world.at(self.world.now_ns + for_ns, self._restart_prld, node)
@@ -176,7 +196,9 @@ class Faults:
             world.count("session lost with its machine")
 
     def _restart_prld(self, node: "Node") -> None:
-        if node.powered and node.prld is None:
+        if node.asleep:
+            self.world.at(self.world.now_ns + MS, self._restart_prld, node)
+        elif node.powered and node.prld is None:
             self.world.count("prld restarted")
             node.start_prld()
 
@@ -189,6 +211,7 @@ class Faults:
         for node in world.nodes:
             node.mend_lan()
         for node in world.nodes:
+            node.thaw()
             node.stall, node.stall_silent = None, False
             node.resume(node.prld)
             if node.paused_until_ns > world.now_ns:

@@ -273,6 +273,7 @@ class ShadowFlow:
     ) -> None:
         self.prld, self.session, self.sock, self.twin = prld, session, sock, life
         self.handle = message.handle
+        self.born_ns = prld.world.now_ns
         self.out_base = sock.snd_nxt
         self.core: Any = prld.ffi.new("struct prl_secondary *")
         lib = prld.lib

@@ -15,6 +15,7 @@ PASS, HOLD, ACTIVE, SHADOW, RELAY = range(5)
 or its input alone goes through prld, for it has just moved here.
 """
 STALE_NS = 200 * MS
+SETTLE_NS = 300 * MS
 
 
 @dataclass(slots=True)
@@ -39,6 +40,8 @@ class Kernel:
         self.flows: dict[int, FlowState] = {}
         self.socks: dict[int, Sock] = {}
         self.heartbeat_ns = self.open_at_ns = 0
+        self.stale_since_ns = 0
+        """Since when the machine has run with a datapath that is stale, as far as was seen."""
         self.bypassed = False
         self.policy_stop = False
         self.silent_mask = 0
@@ -82,7 +85,7 @@ class Kernel:
             self.pass_unreplicated(packet)
         elif not self._works():
             now_ns = self.node.clock_ns()
-            if self.policy_stop or now_ns < self.open_at_ns:
+            if not self._has_settled(now_ns) or self.policy_stop or now_ns < self.open_at_ns:
                 self.world.count("dropped while stale")
                 return
             self.bypassed = True
@@ -93,6 +96,12 @@ class Kernel:
             self.node.wake()
         else:
             self.world.count("receive ring full")
+
+    def _has_settled(self, now_ns: int) -> bool:
+        """bpf/settle.h: what waited while the machine was paused has been read since."""
+        if self.stale_since_ns < max(self.heartbeat_ns, self.node.woke_ns):
+            self.stale_since_ns = now_ns
+        return now_ns - self.stale_since_ns >= SETTLE_NS
 
     def pass_unreplicated(self, packet: Packet) -> None:
         """The kernel opened the flow (L9)."""
@@ -155,6 +164,7 @@ class Kernel:
         )
         return (
             self.addresses[service] == OWNER
+            and not self.node.asleep
             and (self._works() or self.bypassed)
             and not self.silent_mask >> service & 1
             and not self.node.lan_cut

@@ -149,9 +149,9 @@ class Connection:
     def arrive(self, sender: int) -> None:
         """What is due reaches the other node's kernel; its prld need not run."""
         world, pipe = self.world, self.pipes[sender]
-        if world.cut[sender]:
-            return
         receiver = world.nodes[1 - sender]
+        if world.cut[sender] or receiver.asleep:
+            return
         while pipe.items and pipe.items[0][0] <= world.now_ns:
             item = pipe.items.popleft()[1]
             if not (self.open[1 - sender] and receiver.prld and receiver.prld.connection is self):
@@ -185,3 +185,5 @@ class Connection:
     def vanish(self, node: int) -> None:
         """``node`` has lost its power: nothing more comes from it, nothing is said."""
         self.open[node] = False
+        if self.world.nodes[1 - node].asleep and self.world.random.random() < 0.5:
+            self.pipes[node].items.clear()  # nobody is left to send it again

@@ -56,8 +56,8 @@ MUTANTS = (
     Mutant(
         "the secondary's lease is twice as long",
         "core/ownership.c",
-        "return owner->echoed_own_ns + owner->config.takeover_ns;",
-        "return owner->echoed_own_ns + 2 * owner->config.takeover_ns;",
+        "uint64_t until_ns = owner->echoed_own_ns + owner->config.takeover_ns;",
+        "uint64_t until_ns = owner->echoed_own_ns + 2 * owner->config.takeover_ns;",
     ),
     Mutant(
         "a cumulative ACK releases one packet more",
@@ -98,6 +98,13 @@ MUTANTS = (
         "    return owner->echoed_own_ns + owner->config.suspect_ns;",
         "    return owner->echoed_own_ns + owner->config.hold_ns;",
         ("both cut", "pause"),
+    ),
+    Mutant(
+        "a lease is judged by our own clock alone",
+        "core/ownership.c",
+        "        owner->echo_at_ns = sent_ns;",
+        "        owner->echo_at_ns = UINT64_MAX / 2;",
+        ("owner dies unseen",),
     ),
 )
 

@@ -27,6 +27,9 @@ ACCOUNTS_EVERY = 4
 class Prld:
     """What dies with the process."""
 
+    echoed_ns = echo_at_ns = heard_at_ns = 0
+    """What the other node echoed last; when, and when it last spoke, by its clock."""
+
     def __init__(self, node: "Node") -> None:
         self.node, self.world = node, node.world
         core = node.world.core
@@ -67,7 +70,7 @@ class Prld:
         self.rx: deque[Packet] = deque()
         self.tap: deque[Packet] = deque()
         self.link_rx: deque[Message | None] = deque()
-        self.lan_rx: deque[tuple[str, int]] = deque()
+        self.lan_rx: deque[tuple[str, int, int]] = deque()
         self.next_tick_ns = 0
         self.moves = Moves(self)
         self._on = {
@@ -267,7 +270,7 @@ class Prld:
                 node.kernel.hear_lan()
 
         if not node.lan_cut:
-            self.world.at(self.world.now_ns + MS // 2, answered)
+            self.world.at(self.world.now_ns + MS // 2, node.receive, answered)
 
     def _fall_silent(self) -> None:
         self.world.count("silent")
@@ -302,7 +305,7 @@ class Prld:
         def judge() -> None:
             if node.prld is not self or not self.owner.silence:
                 return
-            if node.runs and not answered:
+            if node.runs and not node.asleep and not answered:
                 self.now_ns = node.clock_ns()
                 self._watch_lan()
                 self._notice_fencing()
@@ -504,11 +507,21 @@ class Prld:
 
     def _lan_send(self, what: str) -> None:
         if self.epoch:
-            self.world.lan(self.node, what, self.epoch)
+            self.world.lan(self.node, what, self.epoch, self.node.clock_ns())
 
-    def _lan(self, what: str, epoch: int) -> None:
-        if epoch == self.epoch:
-            self.own("lan_renounced" if what == "renounced" else "lan_heard")
+    def _lan(self, what: str, epoch: int, sent_ns: int) -> None:
+        if epoch != self.epoch:
+            return
+        if what == "renounced":
+            self.own("lan_renounced")
+        else:
+            self.heard_at_ns = max(self.heard_at_ns, sent_ns)
+            self.own("lan_heard", sent_ns)
+
+    @property
+    def was_told_of_time(self) -> bool:
+        """Whether something came that the other node sent after our lease, by its own clock."""
+        return self.heard_at_ns >= self.echo_at_ns + TAKEOVER_MS * MS
 
     def attach(self, connection: Connection) -> None:
         """A new connection. Node 0 speaks first."""
@@ -587,6 +600,7 @@ class Prld:
                 continue
             self.set_service(service, int(state))
         self.settled = self.up = True
+        self.echoed_ns = self.echo_at_ns = self.heard_at_ns = 0
         self.given.clear()
         self.epoch = connection.epoch
         self.own("link_up")
@@ -642,6 +656,9 @@ class Prld:
 
     def _on_lease(self, message: Message) -> None:
         self.claims.clear()  # it has read our HELLO
+        if message.echo_ns > self.echoed_ns:
+            self.echoed_ns, self.echo_at_ns = message.echo_ns, message.sent_ns
+        self.heard_at_ns = max(self.heard_at_ns, message.sent_ns)
         self.own("lease", message.sent_ns, message.echo_ns, message.flags)
 
     def _primary(self, handle: int) -> PrimaryFlow | None:

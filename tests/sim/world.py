@@ -4,6 +4,7 @@ import heapq
 import random
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from tests.sim.checker import Checker
@@ -18,6 +19,8 @@ END_NS = 1500 * MS
 CALM_NS = END_NS - 200 * MS
 """From here on, who speaks for a session is the node that has it for good."""
 DIAL_NS = 40 * MS
+CARD_MAX = 500
+"""Frames that wait for a machine that is paused."""
 HELLO_PATIENCE_NS = 150 * MS
 START_WAIT_NS = 300 * MS
 EVENTS_MAX = 60_000
@@ -41,6 +44,13 @@ class Node:
         self.stall_silent = False
         """The stop waits until the other node has become silent."""
         self.stalled = False
+        self.asleep = self.waking = False
+        """The whole machine is paused; what waited in its network card is read, at its end."""
+        self.stood_ns = -1
+        """When its clock last stood still: true time; -1 = never."""
+        self.woke_ns = 0
+        self._sleeps_at_ns: int | None = None
+        self._waiting: list[Callable[[], object]] = []
         self._rest = 0
         self.pass_at_ns = NEVER
 
@@ -50,6 +60,8 @@ class Node:
 
     def clock_ns(self) -> int:
         """This node's CLOCK_BOOTTIME."""
+        if self._sleeps_at_ns is not None:
+            return self._sleeps_at_ns
         return int(self.world.now_ns * self.rate) + self.offset_ns
 
     @property
@@ -89,6 +101,44 @@ class Node:
         """Stop prld (SIGSTOP) between two passes."""
         self.paused_until_ns = max(self.paused_until_ns, self.world.now_ns + for_ns)
 
+    def sleep(self, for_ns: int, *, clock_stands: bool) -> None:
+        """Stop the whole machine, as a hypervisor does; what arrives waits for it."""
+        if not self.powered or self.asleep:
+            return
+        self.asleep = True
+        if clock_stands:
+            self._sleeps_at_ns, self.stood_ns = self.clock_ns(), self.world.now_ns
+        self.pause(for_ns)
+        self.world.at(self.world.now_ns + for_ns, self.thaw)
+
+    def thaw(self) -> None:
+        """It runs again: first of all the kernel reads what has waited."""
+        if not self.asleep:
+            return
+        self.asleep = False
+        if (stood_at_ns := self._sleeps_at_ns) is not None:
+            self._sleeps_at_ns = None
+            self.offset_ns += stood_at_ns - self.clock_ns()
+        self.woke_ns = self.clock_ns()
+        waiting, self._waiting = self._waiting, []
+        self.waking = True
+        for arrive in waiting:
+            arrive()
+        self.waking = False
+        if self.prld is not None and self.prld.connection is not None:
+            self.prld.connection.heal()
+        self.resume(self.prld)
+        self.wake()
+
+    def receive(self, arrive: Callable[[], object]) -> None:
+        """Something reaches this machine's network card."""
+        if not self.asleep:
+            arrive()
+        elif len(self._waiting) < CARD_MAX:
+            self._waiting.append(arrive)
+        else:
+            self.world.count("network card full")
+
     def stalls_before(self, stage: int) -> bool:
         """A planned stop in the middle of a pass: its idea of the time grows old."""
         if self.stall is None or self.stall[0] != stage or self.prld is None:
@@ -105,7 +155,7 @@ class Node:
 
     def resume(self, prld: Prld | None) -> None:
         """The rest of the pass."""
-        if self.stalled and prld is self.prld and prld is not None:
+        if not self.asleep and self.stalled and prld is self.prld and prld is not None:
             self.stalled = False
             prld.run_pass(self._rest)
 
@@ -128,12 +178,17 @@ class Node:
         self.world.route[service] = self.index
         if self.other.lan_cut:
             return
-        if self.other.powered and kernel.addresses[service] in (OWNER, LEAVING):
+        if self.other.powered:
+            self.other.receive(partial(self.other.hear_claim, service, kernel))
+
+    def hear_claim(self, service: int, kernel: Kernel) -> None:
+        """The other node has taken ``service`` over."""
+        if kernel is self.kernel and kernel.addresses[service] in (OWNER, LEAVING):
             kernel.claimed[service] = True
             if kernel.addresses[service] == OWNER:
                 kernel.addresses[service] = FENCED
             self.world.count("claim obeyed")
-            self.world.note(f"  (by node {self.other.index})")
+            self.world.note(f"  (by node {self.index})")
 
     # -- life and death
 
@@ -180,7 +235,8 @@ class Node:
         prld, self.prld = self.prld, None
         if prld is not None and prld.connection is not None:
             prld.connection.vanish(self.index)
-        self.powered = False
+        self.powered = self.asleep = False
+        self._sleeps_at_ns, self._waiting = None, []
 
 
 class World:
@@ -303,7 +359,7 @@ class World:
 
     # -- networks
 
-    def lan(self, sender: Node, what: str, epoch: int) -> None:
+    def lan(self, sender: Node, what: str, epoch: int, sent_ns: int) -> None:
         """A LAN heartbeat or renounce; heartbeats and their like may be lost."""
         receiver = sender.other
         if sender.lan_cut or receiver.lan_cut or self.random.random() < self.lan_loss:
@@ -313,10 +369,10 @@ class World:
         def arrive() -> None:
             receiver.kernel.hear_lan()
             if receiver.prld is not None:
-                receiver.prld.lan_rx.append((what, epoch))
+                receiver.prld.lan_rx.append((what, epoch, sent_ns))
                 receiver.wake()
 
-        self.at(self.now_ns + delay_ns, arrive)
+        self.at(self.now_ns + delay_ns, receiver.receive, arrive)
 
     def _dial(self) -> None:
         """Both control planes look for the link."""
@@ -372,7 +428,9 @@ class World:
         if session.over:
             return
         for node in self.nodes:
-            if node.powered and (sock := node.kernel.socks.get(session.number)) is not None:
+            if not node.powered or node.asleep:
+                continue
+            if (sock := node.kernel.socks.get(session.number)) is not None:
                 node.kernel.application(session, sock)
                 if node.prld and node.prld.flows and not sock.slow:
                     node.set_timer(max(node.prld.next_tick_ns, node.clock_ns()))
@@ -416,7 +474,7 @@ class World:
                 node.kernel.hear_lan()
                 node.kernel.frame(packet)
 
-        self.at(self.now_ns + delay_ns, arrive)
+        self.at(self.now_ns + delay_ns, node.receive, arrive)
 
     def peer_hears(self, node: int, packet: Packet, ack: int, edge: int) -> None:
         """A segment reached the peer."""

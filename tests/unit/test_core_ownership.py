@@ -34,6 +34,7 @@ class Node:
         config.takeover_ns, config.hold_ns, config.late_ns = 300 * MS, 400 * MS, 60 * MS
         config.services, config.policy_stop = len(states), policy_stop
         self.now = 1000
+        self.other_ahead = 77_000
         self.owner: Any = ffi.new("struct prl_owner *")
         lib.prl_owner_init(self.owner, config, self.now * MS)
         lib.prl_owner_neighbours(self.owner, 1)
@@ -45,6 +46,13 @@ class Node:
 
     def call(self, event: str, *args: int) -> int:
         return int(getattr(lib, f"prl_owner_{event}")(self.owner, *args, self.now * MS))
+
+    def other_ns(self) -> int:
+        """The other node's clock: it may run while ours stands."""
+        return (self.now + self.other_ahead) * MS
+
+    def lan_heard(self) -> int:
+        return self.call("lan_heard", self.other_ns())
 
     def take_lease(self) -> Any:
         lease = ffi.new("struct prl_lease_out *")
@@ -60,10 +68,10 @@ class Node:
     def exchange(self) -> None:
         """A LEASE leaves, comes back as an echo, and the other's is echoed."""
         lease = self.take_lease()
-        self.call("lease", 5 * self.now, lease.sent_ns, 0)
+        self.call("lease", self.other_ns(), lease.sent_ns, 0)
         self.take_lease()
         if self.lan:
-            self.call("lan_heard")
+            self.lan_heard()
 
     def tick(self, to_ms: int) -> int:
         """Ticks every 10 ms up to ``to_ms`` from the start; what they asked for, LEASE left out."""
@@ -176,7 +184,7 @@ def test_secondary_waits_for_the_lan_after_a_lost_connection() -> None:
     n = Node(STANDBY).linked()
     n.now += 50
     n.call("tick")
-    n.call("lan_heard")
+    n.lan_heard()
     assert n.call("link_down") == 0
     assert n.tick(149) == 0
     assert n.tick(150) == TAKEOVER
@@ -197,17 +205,17 @@ def test_secondary_renounces_once_when_the_primary_is_alive_on_the_lan(*, connec
     heard = 0
     for _ in range(4):
         n.tick(n.now - 1000 + 20)
-        heard = n.call("lan_heard")
+        heard = n.lan_heard()
         if heard:
             break
     if connected:
         assert heard == 0  # not suspect yet
         assert n.tick(100) == 0
-        assert n.call("lan_heard") == VOID | RENOUNCE | DROP
+        assert n.lan_heard() == VOID | RENOUNCE | DROP
     else:
         assert heard == VOID | RENOUNCE
         assert n.now == 1040  # not by a heartbeat that was on its way when the link broke
-    assert n.call("lan_heard") == 0
+    assert n.lan_heard() == 0
     assert n.tick(500) & (TAKEOVER | VOID) == 0
     assert n.request() == (0, lib.PRL_REFUSED_LEASE_OVER)
 
@@ -239,7 +247,7 @@ def test_expired_shadows_are_void_at_the_next_word_of_the_primary() -> None:
         if word == "hello":
             assert lib.prl_owner_hello(n.owner) & VOID
         else:
-            assert n.call("lan_heard") & (VOID | RENOUNCE) == VOID | RENOUNCE
+            assert n.lan_heard() & (VOID | RENOUNCE) == VOID | RENOUNCE
         assert n.request(fenced=HOOK) == (0, lib.PRL_REFUSED_HEARD)
 
 
@@ -315,11 +323,11 @@ def test_an_owner_that_was_stopped_waits_for_an_echo_of_after_that() -> None:
     assert n.call("woke") == 0
     n.now += 100
     assert n.call("woke") == SILENCE
-    n.call("lease", 5 * n.now, lease.sent_ns, 0)
+    n.call("lease", n.other_ns(), lease.sent_ns, 0)
     assert n.owner.silence == lib.PRL_SILENCE_FROZEN  # that was on its way before
     n.now += 1
     lease = n.take_lease()
-    assert n.call("lease", 5 * n.now, lease.sent_ns, 0) == SPEAK
+    assert n.call("lease", n.other_ns(), lease.sent_ns, 0) == SPEAK
     assert n.owner.silent_mask == 0
 
 
@@ -399,7 +407,7 @@ def test_an_owner_is_silent_before_the_other_node_may_have_taken_over_unheard() 
     heard = Node(OWNER).linked()
     for _ in range(8):  # leases come, but nobody echoes ours: the link is cut one way
         heard.tick(heard.now - 1000 + 20)
-        heard.call("lease", 5 * heard.now, 0, 0)
+        heard.call("lease", heard.other_ns(), 0, 0)
         heard.take_lease()
     assert heard.owner.link == lib.PRL_LINK_UP
     assert heard.owner.silence == lib.PRL_SILENCE_NOT  # it hears the LAN, so a claim would reach it
@@ -407,10 +415,10 @@ def test_an_owner_is_silent_before_the_other_node_may_have_taken_over_unheard() 
     assert heard.tick(190) == 0
     assert heard.tick(200) & SILENCE
     lease = heard.take_lease()
-    assert heard.call("lease", 5 * heard.now, lease.sent_ns, 0) == 0  # not sent after the silence
+    assert heard.call("lease", heard.other_ns(), lease.sent_ns, 0) == 0  # sent before it
     heard.now += 10
     lease = heard.take_lease()
-    assert heard.call("lease", 5 * heard.now, lease.sent_ns, 0) == SPEAK
+    assert heard.call("lease", heard.other_ns(), lease.sent_ns, 0) == SPEAK
 
 
 def test_a_silent_node_takes_nothing_over() -> None:
@@ -426,6 +434,49 @@ def test_a_frozen_secondary_cannot_take_over_by_its_old_lease() -> None:
     n.now += 5000
     assert n.call("tick") & ~LEASE == 0
     assert n.tick(5100) == EXPIRE | DROP
+
+
+def test_a_lease_ends_by_the_other_nodes_clock_when_ours_has_stood_still() -> None:
+    """A virtual machine was suspended: what was sent meanwhile is all that tells."""
+    n = Node(STANDBY).linked()
+    n.other_ahead += 120
+    n.call("lease", n.other_ns(), 0, 0)
+    assert n.until() == 180
+    n.other_ahead += 8000
+    n.call("lease", n.other_ns(), 0, 0)
+    assert n.until() == 0
+    assert n.call("link_down") == EXPIRE
+    assert n.tick(2000) == 0
+    assert n.request() == (0, lib.PRL_REFUSED_LEASE_OVER)
+
+
+@pytest.mark.parametrize("connected", [True, False])
+def test_a_heartbeat_of_after_the_lease_voids_whatever_our_clock_says(*, connected: bool) -> None:
+    n = Node(STANDBY).linked()
+    if not connected:
+        assert n.call("link_down") == 0
+    n.other_ahead += 299
+    assert n.lan_heard() == 0  # it may have been on its way when its sender died
+    n.other_ahead += 1
+    assert n.lan_heard() == VOID | RENOUNCE | (DROP if connected else 0)
+    assert n.tick(500) & (TAKEOVER | EXPIRE) == 0
+    assert n.request(fenced=HOOK) == (0, lib.PRL_REFUSED_HEARD)
+
+
+def test_what_is_late_on_its_way_does_not_shorten_the_lease() -> None:
+    n = Node(STANDBY).linked()
+    n.now += 90
+    n.other_ahead -= 80
+    n.call("lease", n.other_ns(), 0, 0)
+    assert n.lan_heard() == 0
+    assert n.until() == 300
+    lease = n.take_lease()
+    n.now += 10
+    n.call("lease", n.other_ns(), lease.sent_ns, 0)  # echoed anew
+    assert n.until() == 390
+    stop = Node(STANDBY, policy_stop=True).linked()
+    stop.other_ahead += 8000
+    assert stop.lan_heard() == 0  # such an owner goes on with nothing (L5)
 
 
 def test_a_new_epoch_has_no_lease_and_no_old_shadow() -> None:
@@ -536,7 +587,7 @@ def test_an_owner_without_lan_hands_over_on_a_link_that_works() -> None:
             assert todo & (SILENCE | TAKEOVER | EXPIRE) == 0  # the link answers
             handed += todo & HAND_OVER != 0
             lease = node.take_lease()
-            node.call("lease", 5 * node.now, lease.sent_ns, 0)
+            node.call("lease", node.other_ns(), lease.sent_ns, 0)
         assert lib.prl_owner_hears_lan(standby.owner, standby.now * MS)
     assert handed == 1 == n.owner.hand_overs  # from time to time, not at once again
     assert not lib.prl_owner_hears_lan(n.owner, n.now * MS)

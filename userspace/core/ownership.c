@@ -50,6 +50,7 @@ void prl_owner_init(struct prl_owner *owner, const struct prl_owner_config *conf
     owner->last_tick_ns = now_ns;
     owner->last_heard_ns = now_ns;
     owner->shadows_void = 1; /* there are none yet */
+    owner->lease_by_ns = UINT64_MAX;
 }
 
 void prl_owner_set_state(struct prl_owner *owner, uint32_t service, uint8_t state)
@@ -77,7 +78,9 @@ uint64_t prl_owner_takeover_until_ns(const struct prl_owner *owner)
         return 0;
     if (owner->config.policy_stop)
         return UINT64_MAX; /* L5: the primary never opens, so the shadows stay good */
-    return owner->echoed_own_ns + owner->config.takeover_ns;
+    uint64_t until_ns = owner->echoed_own_ns + owner->config.takeover_ns;
+
+    return until_ns < owner->lease_by_ns ? until_ns : owner->lease_by_ns;
 }
 
 uint64_t prl_owner_open_at_ns(const struct prl_owner *owner)
@@ -325,6 +328,7 @@ uint32_t prl_owner_hello(struct prl_owner *owner)
     uint32_t todo = void_shadows(owner) & ~(uint32_t)PRL_OWNER_DO_DROP_LINK;
 
     owner->echoed_own_ns = 0;
+    owner->lease_by_ns = UINT64_MAX;
     owner->expired = 0;
     return todo;
 }
@@ -347,6 +351,7 @@ uint32_t prl_owner_link_up(struct prl_owner *owner, uint64_t now_ns)
     owner->last_heard_ns = now_ns;
     owner->peer_sent_ns = 0;
     owner->echoed_own_ns = 0;
+    owner->lease_by_ns = UINT64_MAX;
     /* last_echo_sent_ns stays: the other side may still believe in the old epoch, and its lease. */
     return todo | PRL_OWNER_DO_LEASE;
 }
@@ -374,6 +379,27 @@ uint32_t prl_owner_heard(struct prl_owner *owner, uint64_t now_ns)
     return 0;
 }
 
+/* The lease by the other node's clock, when it sent `sent_ns`: our clock may have stood still. What is heard was sent
+ * before now_ns, so that the lease is never shortened while both clocks run. */
+static void age_lease(struct prl_owner *owner, uint64_t sent_ns, uint64_t now_ns)
+{
+    uint64_t takeover_ns = owner->config.takeover_ns, gone_ns, by_ns;
+
+    if (!owner->echoed_own_ns || sent_ns <= owner->echo_at_ns)
+        return;
+    gone_ns = sent_ns - owner->echo_at_ns;
+    by_ns = gone_ns < takeover_ns ? now_ns + takeover_ns - gone_ns : now_ns;
+    if (by_ns < owner->lease_by_ns)
+        owner->lease_by_ns = by_ns;
+}
+
+/* What was sent then was sent after the lease had ended. */
+static bool is_beyond_lease(const struct prl_owner *owner, uint64_t sent_ns)
+{
+    return owner->echoed_own_ns && !owner->config.policy_stop &&
+           sent_ns >= owner->echo_at_ns + owner->config.takeover_ns;
+}
+
 uint32_t prl_owner_lease(struct prl_owner *owner, uint64_t sent_ns, uint64_t echo_ns, uint32_t flags,
                          uint64_t now_ns)
 {
@@ -385,24 +411,31 @@ uint32_t prl_owner_lease(struct prl_owner *owner, uint64_t sent_ns, uint64_t ech
     if (sent_ns > owner->peer_sent_ns)
         owner->peer_sent_ns = sent_ns;
     /* Only what was really sent can have been echoed. */
-    if (echo_ns > owner->echoed_own_ns && echo_ns <= owner->last_lease_sent_ns)
+    if (echo_ns > owner->echoed_own_ns && echo_ns <= owner->last_lease_sent_ns) {
         owner->echoed_own_ns = echo_ns;
+        owner->echo_at_ns = sent_ns;
+        owner->lease_by_ns = UINT64_MAX;
+    }
+    age_lease(owner, sent_ns, now_ns);
     /* L6: who takes over leaves the link. So when it sent this, after ours of after we fell silent, it had not. */
     if (owner->silence != PRL_SILENCE_NOT && owner->echoed_own_ns > owner->silent_ns)
         todo |= speak(owner, now_ns);
     return todo;
 }
 
-uint32_t prl_owner_lan_heard(struct prl_owner *owner, uint64_t now_ns)
+uint32_t prl_owner_lan_heard(struct prl_owner *owner, uint64_t sent_ns, uint64_t now_ns)
 {
     uint64_t overtaken_ns = 2 * owner->config.lease_ns;
     uint32_t todo = notice_lateness(owner, now_ns);
 
     owner->last_lan_ns = now_ns;
-    if (owner->link == PRL_LINK_UP || !has_shadows(owner))
+    age_lease(owner, sent_ns, now_ns);
+    if (!has_shadows(owner))
         return todo;
-    /* A heartbeat that was on its way when the primary died proves nothing. */
-    if (!is_silent(owner->last_heard_ns, now_ns, overtaken_ns))
+    /* A heartbeat that was on its way when the primary died proves nothing. One of after the lease does, whatever our
+     * clock says: since then the primary may have gone on alone. */
+    if (!is_beyond_lease(owner, sent_ns) &&
+        (owner->link == PRL_LINK_UP || !is_silent(owner->last_heard_ns, now_ns, overtaken_ns)))
         return todo;
     owner->renounced = 1;
     return todo | void_shadows(owner) | PRL_OWNER_DO_RENOUNCE_LAN;

@@ -3,10 +3,13 @@
  * Who may speak for a service address, who may open (section 6: L1–L6): lease, detection, evidence and roles, pure.
  *
  * Both nodes send LEASE every lease_ms and echo the newest one received. All times are the caller's
- * CLOCK_BOOTTIME in ns; the other node's times are only ever echoed, never compared.
+ * CLOCK_BOOTTIME in ns; the other node's are echoed, and compared with nothing but each other.
  *
  *     secondary may take over    until  (own send time that was echoed last) + takeover_ms
  *     primary may open           after  (time at which it last sent an echo) + hold_ms,   hold_ms > takeover_ms
+ *
+ * The clock of a machine that is paused as a whole may stand still, and with it the secondary's lease. So the lease ends by
+ * the primary's clock, too: all that it sends, on link and LAN, says when, and how long that was after its newest echo.
  *
  * A LEASE that reached the primary is echoed by a message that leaves after it; so if the secondary can still take
  * over at T, the primary echoed at or after T - takeover_ms and does not open before T - takeover_ms + hold_ms > T.
@@ -111,6 +114,9 @@ struct prl_owner {
     uint64_t last_lan_ns; /* any authentic LAN heartbeat; 0 = never */
     uint64_t peer_sent_ns; /* newest sent_ns of the other's, to be echoed */
     uint64_t echoed_own_ns; /* newest own sent_ns that came back in this epoch; 0 = none */
+    uint64_t echo_at_ns; /* when the other sent what brought it, by its clock */
+    uint64_t
+        lease_by_ns; /* when the lease ends by the other's clock, in ours; UINT64_MAX = not before it does by ours */
     uint64_t last_echo_sent_ns; /* when an echo (of anything) last left, in any epoch; 0 = never */
     uint32_t take_mask;
     uint32_t given_mask; /* renounced over the link and not known to be taken: not ours to take back */
@@ -151,7 +157,8 @@ uint32_t prl_owner_link_down(struct prl_owner *owner, uint64_t now_ns); /* conne
 uint32_t prl_owner_heard(struct prl_owner *owner, uint64_t now_ns); /* any message but LEASE */
 uint32_t prl_owner_lease(struct prl_owner *owner, uint64_t sent_ns, uint64_t echo_ns, uint32_t flags,
                          uint64_t now_ns);
-uint32_t prl_owner_lan_heard(struct prl_owner *owner, uint64_t now_ns);
+/* A LAN heartbeat that the other node sent at sent_ns of its clock, the one of LEASE. */
+uint32_t prl_owner_lan_heard(struct prl_owner *owner, uint64_t sent_ns, uint64_t now_ns);
 /* The secondary gave its shadows up; the caller has checked that this was said in the current epoch. */
 uint32_t prl_owner_lan_renounced(struct prl_owner *owner, uint64_t now_ns);
 uint32_t prl_owner_tick(struct prl_owner *owner, uint64_t now_ns);
