@@ -216,7 +216,7 @@ class Checker:
             raise ViolationError(f"I5: session {session.number} goes on on both nodes")
         if world.policy_stop and not everybody:
             return  # it waits for the other node (L5)
-        silent_ns = world.now_ns - session.progress_ns
+        silent_ns = world.now_ns - max(session.progress_ns, node.thawed_ns)
         was_silent = node.prld is not None and node.prld.owner.silences
         allowed_ns = SEEK_MAX_NS if was_silent and not everybody else world.stall_max_ns
         if silent_ns > allowed_ns:

@@ -48,7 +48,8 @@ class Node:
         """The whole machine is paused; what waited in its network card is read, at its end."""
         self.stood_ns = -1
         """When its clock last stood still: true time; -1 = never."""
-        self.woke_ns = 0
+        self.woke_ns = self.thawed_ns = 0
+        """When it ran again, by its own clock and in truth."""
         self._sleeps_at_ns: int | None = None
         self._waiting: list[Callable[[], object]] = []
         self._rest = 0
@@ -119,7 +120,7 @@ class Node:
         if (stood_at_ns := self._sleeps_at_ns) is not None:
             self._sleeps_at_ns = None
             self.offset_ns += stood_at_ns - self.clock_ns()
-        self.woke_ns = self.clock_ns()
+        self.woke_ns, self.thawed_ns = self.clock_ns(), self.world.now_ns
         waiting, self._waiting = self._waiting, []
         self.waking = True
         for arrive in waiting:

@@ -395,6 +395,19 @@ def test_who_took_over_without_the_lan_falls_silent_before_the_primary_may_open(
     assert proven.tick(5000) & SILENCE == 0
 
 
+def test_what_was_given_over_the_link_needs_no_lan_once_the_giver_has_said_so() -> None:
+    n = Node(STANDBY).linked()
+    n.present = False
+    assert n.call("renounced", 0) == TAKEOVER
+    lease = n.take_lease()
+    n.call("lease", n.other_ns(), lease.sent_ns, 0)
+    assert n.owner.proof_by_ns  # that was sent before
+    n.now += 20
+    lease = n.take_lease()
+    n.call("lease", n.other_ns(), lease.sent_ns, 0)
+    assert not n.owner.proof_by_ns
+
+
 def test_an_owner_is_silent_before_the_other_node_may_have_taken_over_unheard() -> None:
     n = Node(OWNER).linked()
     n.present = False

@@ -417,6 +417,9 @@ uint32_t prl_owner_lease(struct prl_owner *owner, uint64_t sent_ns, uint64_t ech
         owner->lease_by_ns = UINT64_MAX;
     }
     age_lease(owner, sent_ns, now_ns);
+    /* The other has read, before this LEASE of ours, that it was taken: its word is as good as the LAN's. */
+    if (owner->echoed_own_ns > owner->taken_ns)
+        owner->proof_by_ns = 0;
     /* L6: who takes over leaves the link. So when it sent this, after ours of after we fell silent, it had not. */
     if (owner->silence != PRL_SILENCE_NOT && owner->echoed_own_ns > owner->silent_ns)
         todo |= speak(owner, now_ns);
