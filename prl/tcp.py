@@ -1,5 +1,6 @@
 """What an application needs to know of its TCP socket: TCP_INFO, and an end that loses nothing."""
 
+import errno
 import select
 import socket
 import struct
@@ -28,6 +29,19 @@ def bytes_acked(sock: socket.socket) -> int:
     info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO_BYTES)
     (acked,) = _BYTES_ACKED.unpack_from(info, _BYTES_ACKED_AT)
     return int(acked)
+
+
+def why_ended(error: Exception) -> str:
+    """An error of a protected socket in words.
+
+    prld empties a socket that may not speak any more in repair mode, where every call of its
+    program fails with EPERM (tcp_recvmsg, tcp_sendmsg in net/ipv4/tcp.c).
+    """
+    if not isinstance(error, OSError):
+        return str(error)
+    if error.errno == errno.EPERM:
+        return "prld has taken the socket out of use: this node does not have the session any more"
+    return f"the connection ended: {error.strerror}"
 
 
 def finish(sock: socket.socket, timeout_s: float = END_TIMEOUT_S) -> bool:

@@ -86,6 +86,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Whoever read our output has gone; what is left of it must not be flushed at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _PIPE_CLOSED
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.ctx.get_help() if error.ctx else error.format_message(), err=True)
+        return error.exit_code
     except (click.ClickException, click.Abort, PrlError, OSError) as error:
         words, code = _explain(error)
         fail(words)

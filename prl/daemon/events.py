@@ -1,48 +1,36 @@
-"""What happened, for the log on standard error and for ``prlctl events`` (R5, R6)."""
+"""What happened, for the log (prl.daemon.outlet) and for ``prlctl events`` (R5, R6)."""
 
-import json
 import sys
 import time
 from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime
 from itertools import islice
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
+
+from prl.daemon.outlet import outlet
+from prl.daemon.record import Level, Record
 
 EVENTS_MAX = 16384
 """Events kept for ``prlctl events``, those of a take-over of very many sessions, too; older ones
 are in the log alone."""
-
-Level = Literal["info", "warning", "error"]
-
-
-class Record(msgspec.Struct, frozen=True):
-    """One thing that happened."""
-
-    seq: int
-    time: str
-    """UTC, ISO 8601."""
-    monotonic_ns: int
-    level: Level
-    event: str
-    text: str
-    facts: dict[str, Any]
-
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(tuple[int, str, int, Level, str, str, dict[str, Any]])
 
 
 class EventLog:
-    """A bounded ring of records; each is one line on standard error, too."""
+    """A bounded ring of records; each goes to a log, too: the lines to ``write``, if given."""
 
     def __init__(self, write: Callable[[str], object] | None = None) -> None:
         self._ring: deque[bytes] = deque(maxlen=EVENTS_MAX)
         """Encoded: very many sessions make very many records, which nearly nobody reads."""
         self._seq = 0
-        self._write = write or _to_stderr
+        self._emit: Callable[[Record], object] = outlet()
+        if write is not None:
+            self._emit = lambda record: write(record.line)
 
     def post(self, level: Level, event: str, text: str, **facts: Any) -> None:
         """Record that ``event`` happened: ``text`` is for people, ``facts`` for programs."""
@@ -50,7 +38,7 @@ class EventLog:
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         record = Record(self._seq, now, time.monotonic_ns(), level, event, text, facts)
         self._ring.append(_encoder.encode(msgspec.structs.astuple(record)))
-        self._write(_line(record))
+        self._emit(record)
 
     def info(self, event: str, text: str, **facts: Any) -> None:
         """A state changed as it should."""
@@ -74,19 +62,3 @@ class EventLog:
     def size_bytes(self) -> int:
         """Memory that the ring takes now; it ends growing at EVENTS_MAX."""
         return sys.getsizeof(self._ring) + sum(map(sys.getsizeof, self._ring))
-
-
-def _line(record: Record) -> str:
-    facts = "".join(f" {name}={_value(value)}" for name, value in record.facts.items())
-    return f"{record.time} {record.level} {record.event} {_value(record.text)}{facts}"
-
-
-def _value(value: object) -> str:
-    text = str(value)
-    plain = text and text.isprintable() and not any(char in text for char in ' "=')
-    return text if plain else json.dumps(text)
-
-
-def _to_stderr(line: str) -> None:
-    sys.stderr.write(f"{line}\n")
-    sys.stderr.flush()

@@ -95,7 +95,15 @@ class Node:
         if self._failure is not None:
             raise self._failure
 
-    async def _start(self, stack: AsyncExitStack) -> None:
+    async def scrub(self) -> None:
+        """Remove what a former life left, be it for live sessions. Raises PrlError."""
+        async with AsyncExitStack() as stack:
+            _, host, lans = await self._claim(stack)
+            ghosts.end_orphaned_shadows()
+            await self._scrub(host, lans)
+
+    async def _claim(self, stack: AsyncExitStack) -> tuple[dict[str, int], Host, Instances]:
+        """The host's network, which no other prld has meanwhile."""
         config = self._config
         # Before anything is touched: all that a start cleans up would be a running prld's. There is
         # one TAP of a name in a network namespace, and none but root can make it.
@@ -107,6 +115,11 @@ class Node:
         await host.open()
         stack.push_async_callback(host.close)
         lans = Instances(config, [await host.interface(name) for name in config.interfaces])
+        return taps, host, lans
+
+    async def _start(self, stack: AsyncExitStack) -> None:
+        config = self._config
+        taps, host, lans = await self._claim(stack)
         await host.require(config.lan.interface, config.lan.address)
         self._stays = await self._clean_up_after_crash(host, lans)
         sysctls = needed_sysctls(config.interfaces)
@@ -454,7 +467,7 @@ class Node:
         )
 
     def _on_expired(self, _: Event) -> None:
-        self._log.error(
+        self._log.warning(
             "lease_over",
             "the other node was not heard until the lease was over: the shadows here are used only "
             "if it is certainly dead (fence_command, or `prlctl takeover --fenced`)",

@@ -42,7 +42,9 @@ def serve_connection(sock: socket.socket, options: Options, stop: int) -> None:
                 # Without Session.close before the control connection ends, this is the death of
                 # the session's application: the other node goes on with it if it can.
                 _serve(sock, command, session, who, options, stop)
-        except (OSError, PrlError) as error:
+        except OSError as error:
+            _log.warning("%s: %s", who, tcp.why_ended(error))
+        except PrlError as error:
             _log.warning("%s: %s", who, error)
 
 
@@ -63,11 +65,12 @@ def _serve(
     try:
         inbound = Inbound(sock.fileno(), command, history)
         status = converse(command, inbound, DirectOutbound(command, sock), watchers)
+        is_taken = status != 0 or tcp.finish(sock)
     except OSError as error:
         _end_broken(session, who, error)
         return
     if status == 0:
-        if not tcp.finish(sock):
+        if not is_taken:
             _log.warning("%s: the peer does not take the rest of the output", who)
         if session is not None:
             session.close()
@@ -89,7 +92,7 @@ def _end_broken(session: Session | None, who: str, error: OSError) -> None:
             _log.warning("%s: the other node has the session now", who)
             return
         session.close()
-    _log.warning("%s: the connection ended: %s", who, error.strerror)
+    _log.warning("%s: %s", who, tcp.why_ended(error))
 
 
 def _protect(sock: socket.socket, who: str, options: Options, at_end: ExitStack) -> Session | None:

@@ -7,10 +7,13 @@ import select
 import socket
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 
+from prl.appearance import Appearance
 from prl.client import Node, Shadow
 from prl.endpoint import Endpoint
-from prl.errors import PrlError
+from prl.errors import NoDaemonError, PrlError
+from prl.messages import default_socket
 from prl.serve.options import Options
 from prl.serve.owner import serve_connection
 from prl.serve.relay import wait
@@ -20,6 +23,8 @@ BACKLOG = 128
 ACCEPT_PAUSE_S = 1.0
 """How long nothing is accepted when the host is short of something."""
 STOP_TIMEOUT_S = 10.0
+PRLD_POLL_S = 0.5
+"""How often prld is looked for besides: its socket is there a moment before it listens."""
 _SHADOW_POLL_S = 0.5
 # accept(2): these are about one connection or about resources, not about the listener.
 _PASSING = frozenset({errno.ECONNABORTED, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -45,15 +50,22 @@ class Server:
         os.eventfd_write(self._stop, 1)
 
     def run(self) -> None:
-        """Serve until ``stop``.
+        """Wait for prld, then serve until ``stop``.
 
         Raises:
-            NoDaemonError: prld does not answer at the start.
             PrlError: the endpoint cannot be listened on, or prld refuses the offer.
         """
-        with self._endpoint.listen(BACKLOG) as listener:
+        node = self._await_prld()
+        if node is None:
+            return
+        with ExitStack() as on_failure:
+            on_failure.callback(node.close)
+            listener = self._endpoint.listen(BACKLOG)
+            on_failure.callback(listener.close)
+            node.offer(str(self._endpoint))
+            on_failure.pop_all()
+        with listener:
             listener.setblocking(False)
-            node = self._offer()
             self._start(self._stand_by, node)
             _log.info("serving %s: %s", self._endpoint, " ".join(self._options.argv))
             while self._stop not in wait(
@@ -90,14 +102,26 @@ class Server:
 
         self._start(work)
 
-    def _offer(self) -> Node:
-        node = Node(self._options.socket_path)
+    def _await_prld(self) -> Node | None:
+        """Connect as soon as there is a prld, which brings the address too; None: stopped."""
+        path = self._options.socket_path or default_socket()
+        appearance, told = Appearance(path), False
+        watched = [(fd, select.POLLIN) for fd in (self._stop, appearance.descriptor) if fd >= 0]
         try:
-            node.offer(str(self._endpoint))
-        except BaseException:
-            node.close()
-            raise
-        return node
+            while True:
+                appearance.arm()
+                try:
+                    return Node(path)
+                except NoDaemonError as error:
+                    if isinstance(error.__cause__, PermissionError):
+                        raise
+                    if not told:
+                        _log.info("waiting for prld, which does not answer on %s yet", path)
+                    told = True
+                if self._stop in wait(watched, PRLD_POLL_S):
+                    return None
+        finally:
+            appearance.close()
 
     def _stand_by(self, node: Node) -> None:
         """Take shadows until serving stops; the Node makes its offer to a new prld by itself."""

@@ -42,7 +42,7 @@ def serve_shadow(shadow: Shadow, options: Options, stop: int) -> bool:
             return _Standby(shadow, command, options, who).run(before, stop)
     except (OSError, PrlError) as error:
         # A shadow that is void breaks before prld's word of it comes.
-        _log.warning("%s: %s", who, shadow.void_reason or error)
+        _log.warning("%s: %s", who, shadow.void_reason or tcp.why_ended(error))
         return True
     finally:
         shadow.close()

@@ -157,6 +157,14 @@ def test_bad_usage_ends_with_2_and_one_line(run: Run, arguments: list[str]) -> N
     assert err.count("\n") == 1
 
 
+@pytest.mark.parametrize("group", ["link", "flow", "lab"])
+def test_a_group_without_a_command_shows_its_help(run: Run, group: str) -> None:
+    code, out, err = run(group)
+    assert (code, out) == (2, "")
+    assert err.splitlines()[0] == f"Usage: prlctl {group} [OPTIONS] COMMAND [ARGS]..."
+    assert "Commands:" in err.splitlines()
+
+
 def test_a_node_is_found_in_its_lab(run: Run) -> None:
     assert "/run/prl/nolab/re7.sock" in run("--lab", "nolab", "--node", "re7")[2]
 

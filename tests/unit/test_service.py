@@ -6,10 +6,14 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from prl.daemon import capabilities
+from prl.daemon.events import EventLog
+from prl.daemon.node import Node
 from prl.daemon.notify import ServiceManager
 from prl.errors import KernelError
 
@@ -174,3 +178,13 @@ def test_without_a_service_manager_nobody_is_told() -> None:
     manager = ServiceManager({})
     manager.ready()
     asyncio.run(asyncio.wait_for(manager.watch(lambda: 0, lambda: ""), timeout=5))
+
+
+def test_a_lease_that_ended_is_no_error() -> None:
+    """It happens whenever the other node goes away for good, also when that is planned."""
+    lines: list[str] = []
+    nothing: Any = SimpleNamespace(start=lambda: None)
+    node = object.__new__(Node)
+    node._log, node._fence = EventLog(lines.append), nothing
+    node._on_expired(nothing)
+    assert " warning lease_over " in lines[0]

@@ -1,0 +1,113 @@
+"""`serve` and a prld that is not there yet, and an ending of a session in words."""
+
+import errno
+import json
+import logging
+import os
+import socket
+import threading
+from pathlib import Path
+
+import pytest
+
+from prl import tcp
+from prl.client import Node
+from prl.endpoint import Endpoint
+from prl.errors import NoDaemonError
+from prl.messages import MESSAGE_MAX_BYTES
+from prl.serve import Options, Server
+
+TIMEOUT_S = 20.0
+
+
+class Told(logging.Handler):
+    """Waits for a line of the log."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+        self.heard = threading.Condition()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with self.heard:
+            self.lines.append(record.getMessage())
+            self.heard.notify_all()
+
+    def wait_for(self, words: str) -> None:
+        with self.heard:
+            found = self.heard.wait_for(lambda: any(words in one for one in self.lines), TIMEOUT_S)
+        assert found, self.lines
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> Told:
+    handler, logger = Told(), logging.getLogger("prl.serve")
+    monkeypatch.setattr(logger, "handlers", [handler])
+    monkeypatch.setattr(logger, "level", logging.INFO)
+    return handler
+
+
+def answer_one(path: Path) -> str:
+    """A prld that hears one request."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        listener.settimeout(TIMEOUT_S)
+        client, _ = listener.accept()
+        with client:
+            request = json.loads(client.recv(MESSAGE_MAX_BYTES))
+            client.send(json.dumps({"id": request["id"], "ok": True}).encode())
+            return str(request["endpoint"])
+
+
+def test_serve_waits_for_prld_and_says_so_once(tmp_path: Path, told: Told) -> None:
+    path = tmp_path / "prld.sock"
+    server = Server(Endpoint.parse("127.0.0.1:47000"), Options(("cat",), path, 1, 0))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+
+    told.wait_for(f"waiting for prld, which does not answer on {path} yet")
+    assert answer_one(path) == "127.0.0.1:47000"
+    told.wait_for("serving 127.0.0.1:47000")
+    server.stop()
+    thread.join(TIMEOUT_S)
+
+    assert not thread.is_alive()
+    assert sum("waiting for prld" in line for line in told.lines) == 1
+
+
+def test_serve_that_waits_can_be_stopped(tmp_path: Path, told: Told) -> None:
+    server = Server(Endpoint.parse("127.0.0.1:47001"), Options(("cat",), tmp_path / "s", 1, 0))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    told.wait_for("waiting for prld")
+    server.stop()
+    thread.join(TIMEOUT_S)
+    assert not thread.is_alive()
+
+
+def test_who_may_not_use_prld_does_not_wait_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(_: Node) -> socket.socket:
+        raise NoDaemonError("no") from PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Node, "_connect", refused)
+    server = Server(Endpoint.parse("127.0.0.1:47002"), Options(("cat",), tmp_path / "s", 1, 0))
+    with pytest.raises(NoDaemonError):
+        server.run()
+
+
+@pytest.mark.needs("root")
+def test_a_socket_that_prld_put_away_ends_with_words() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_connection(server.getsockname()) as sock,
+    ):
+        sock.setsockopt(socket.IPPROTO_TCP, 19, 1)  # TCP_REPAIR, as prl.daemon.silence does
+        with pytest.raises(PermissionError) as caught:
+            sock.recv(1)
+        sock.setsockopt(socket.IPPROTO_TCP, 19, -1)
+    assert "prld has taken the socket out of use" in tcp.why_ended(caught.value)
+    broken = OSError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
+    assert tcp.why_ended(broken) == "the connection ended: Connection reset by peer"
