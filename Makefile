@@ -23,10 +23,10 @@ packages = $(subst ARCH,$(ARCH),$(shell awk '$$1 == "$(1)" { print $$2 }' packag
 C_FILES := $(wildcard bpf/*.c userspace/*.c userspace/core/*.c userspace/client/*.c userspace/bench/*.c docs/examples/*.c)
 H_FILES := $(wildcard bpf/*.h userspace/*.h userspace/core/*.h userspace/client/*.h)
 DEF_FILES := $(wildcard bpf/*.def userspace/*.def userspace/core/*.def)
-PY_FILES := $(wildcard prl tests docs/examples setup.py userspace/build_ffi.py bpf/trace)
+PY_FILES := $(wildcard prl tests docs/examples setup.py userspace/build_ffi.py bpf/trace deb)
 
 APT := $(LISTS:%=apt-%)
-.PHONY: help setup setup-demo root $(APT) kernel-headers bpffs build install-client demo test fresh-results test-quick lint tidy format clean
+.PHONY: help setup setup-demo root $(APT) kernel-headers bpffs build install-client deb demo test fresh-results test-quick lint tidy format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -130,6 +130,9 @@ format: $(VENV)/.installed ## lay out Python and C as the checks want it
 	@$(BIN)/ruff check -q --fix-only $(PY_FILES)
 	$(BIN)/ruff format -q $(PY_FILES)
 	[ -z "$(C_FILES)$(H_FILES)" ] || $(BIN)/clang-format -i $(C_FILES) $(H_FILES)
+
+deb: build ## build the Debian package, dist/prl_*.deb
+	@deb/build $(DEB_VERSION)
 
 # For programs in C that do not want to look into the Python package for it.
 PREFIX ?= /usr/local

@@ -210,6 +210,11 @@ def qemu() -> bool:
     return platform.machine() == "x86_64" and all(map(_installed, needed))
 
 
+@probe("mmdebstrap is not installed: apt-get install mmdebstrap")
+def mmdebstrap() -> bool:
+    return _installed("mmdebstrap")
+
+
 @probe("systemd is not installed: apt-get install systemd")
 def systemd_analyze() -> bool:
     return _installed("systemd-analyze")

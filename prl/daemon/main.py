@@ -30,20 +30,12 @@ DESCRIPTORS_BESIDES = 8192
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run prld; returns its exit status (SPEC section 8)."""
-    parser = argparse.ArgumentParser(prog="prld", description="Keeps sessions alive on two nodes.")
-    parser.add_argument(
-        "--config",
-        type=Path,
-        default=configuration.DEFAULT_PATH,
-        metavar="FILE",
-        help="configuration, default %(default)s (see docs/configuration.md)",
-    )
-    arguments = parser.parse_args(argv)
+    given = arguments().parse_args(argv)
     ready, manager = _Ready(), ServiceManager()
     try:
-        config = configuration.load(arguments.config)
+        config = configuration.load(given.config)
         check_host()
-        asyncio.run(_serve(config, ready, manager))
+        asyncio.run(_scrub(config) if given.scrub else _serve(config, ready, manager))
     except PrlError as error:
         line = " ".join(str(error).split())
         sys.stderr.write(f"error: {line}\n")
@@ -53,6 +45,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         ready.tell(f"error: prld failed: {error!r}")
         raise
     return 0
+
+
+def arguments() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="prld",
+        description="Keeps live TCP and UDP sessions on two nodes: one prld runs on each, as "
+        "prld.service or in the foreground.",
+    )
+    parser.add_argument(
+        "--config",
+        type=Path,
+        default=configuration.DEFAULT_PATH,
+        metavar="FILE",
+        help="configuration, default %(default)s; see prld.toml(5)",
+    )
+    parser.add_argument(
+        "--scrub",
+        action="store_true",
+        help="remove what a prld left in the kernel, be it for live sessions: its addresses, "
+        "programs and pins; not while one runs",
+    )
+    return parser
 
 
 def check_host() -> None:
@@ -68,6 +83,13 @@ def check_host() -> None:
         )
     if not os.path.ismount(BPFFS):
         raise KernelError(f"{BPFFS} is not mounted; run: mount -t bpf bpf {BPFFS}")
+
+
+async def _scrub(config: Config) -> None:
+    from prl.daemon.events import EventLog  # noqa: PLC0415
+    from prl.daemon.node import Node  # noqa: PLC0415
+
+    await Node(config, EventLog(), ServiceManager({})).scrub()
 
 
 async def _serve(config: Config, ready: "_Ready", manager: ServiceManager) -> None:
