@@ -1,16 +1,18 @@
 """What others do to a host while prld runs: put back, or said by `status` (SPEC R23a, L3, L11)."""
 
 import itertools
+import json
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import pytest
 
-from prl.lab import Lab
+from prl.lab import Lab, prld
 from tests.system import support
 from tests.system.support import Applications, eventually
-from tests.system.watch import Talk
+from tests.system.watch import Talk, ask_who_has, watch
 
 pytestmark = [
     pytest.mark.system,
@@ -56,15 +58,21 @@ def is_safe(lab: Lab, node: str) -> bool:
 
 @pytest.mark.parametrize("family", support.FAMILIES)
 @pytest.mark.parametrize("node", ["re0", "re1"])
-def test_a_service_address_that_is_removed_comes_back(node: str, family: int) -> None:
+def test_a_service_address_that_is_removed_comes_back(
+    node: str, family: int, tmp_path: Path
+) -> None:
+    """And it is as silent on a standby as it was."""
     with obedient(family) as (lab, apps), apps.connect(family) as peer, Talk(peer) as talk:
         talk.go_on()
         service = support.service_address(family)
         length = 32 if family == 4 else 128
-        on(lab, node, "ip", "address", "del", f"{service}/{length}", "dev", "lan0")
-        eventually("it is put back", lambda: f" {service}/" in addresses(lab, node))
-        eventually("that is told", lambda: service in "".join(told(lab, node, "put_back")))
-        talk.go_on()
+        with watch(lab, tmp_path) as seen:
+            on(lab, node, "ip", "address", "del", f"{service}/{length}", "dev", "lan0")
+            eventually("it is put back", lambda: f" {service}/" in addresses(lab, node))
+            eventually("that is told", lambda: service in "".join(told(lab, node, "put_back")))
+            ask_who_has(lab)
+            talk.go_on()
+        assert seen.runs() == ["re0"]
         eventually("safe", lambda: is_safe(lab, "re0") and is_safe(lab, "re1"))
         lab.fail("re0", "power")
         apps.expect("taken_over", "re1", peer=peer.port)
@@ -182,3 +190,30 @@ def test_ports_that_somebody_has_keep_nobody_from_starting() -> None:
         eventually("the pair is up", lambda: is_safe(lab, "re0") and is_safe(lab, "re1"))
         with Applications(lab, "obey").connect() as peer:
             assert peer.ask("still here") == "still here"
+
+
+def test_an_interface_that_is_made_anew_ends_prld() -> None:
+    """Its programs went with the old one; the service manager starts prld again."""
+    with obedient() as (lab, apps), apps.connect() as peer:
+        assert peer.ask("before") == "before"
+        on(lab, "re1", "ip", "link", "del", "lan0")
+        on(lab, "re1", "ip", "link", "add", "lan0", "type", "veth", "peer", "elsewhere")
+        log = lab.state.log(lab.topology.re1)
+        eventually("it says why", lambda: "lan0 was deleted and made anew" in log.read_text())
+        eventually("it ends", lambda: not prld.is_alive(lab.state, lab.topology.re1))
+        assert peer.ask("after") == "after"
+        assert not is_safe(lab, "re0")
+
+
+def test_doctor_finds_nothing_wrong_with_nodes_that_serve() -> None:
+    """With prld running: its own ports, programs, filters and addresses are no findings."""
+    with obedient() as (lab, apps), apps.connect() as peer:
+        assert peer.ask("before") == "before"
+        for node in ("re0", "re1"):
+            config = lab.state.config(lab.topology.node(node))
+            argv = [support.PRLCTL, "-j", "doctor", "--config", str(config)]
+            done = lab.run(node, argv, capture_output=True, text=True)
+            wrong = [
+                c for c in json.loads(done.stdout)["checks"] if c["verdict"] not in {"ok", "note"}
+            ]
+            assert (wrong, done.returncode) == ([], 0)
