@@ -284,6 +284,8 @@ static __always_inline int capture(struct xdp_md *ctx, struct prl_node *node, st
     int action = bpf_redirect_map(&prl_xsks, lif * PRL_QUEUES_MAX + queue, XDP_DROP);
     if (action != XDP_REDIRECT)
         goto failed;
+    if (PRL_READ(flow->stray) & ~PRL_STRAY_OUT) /* what the gate has refused was under way, and comes again */
+        __sync_fetch_and_and(&flow->stray, PRL_STRAY_OUT);
     PRL_COUNT(flow->in_redirected);
     return action;
 failed: /* never up: the other side would not have it (I1) */

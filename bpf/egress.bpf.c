@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
 /*
- * Everything that leaves, and the two TAPs that packets of prl's own pass through (tc, clsact).
+ * Everything that leaves, and the two TAPs that packets of prl's own pass through (tc: tcx, or clsact).
  *
  *     stack ──▶ prl_egress (lif) ─┬─ not ours to say (I4) ────────▶ stolen
  *                                 ├─ payload, FIN, RST not committed ─▶ hold TAP (prl_hold_guard) ─▶ userspace
@@ -8,6 +8,8 @@
  *     userspace ──▶ hold TAP (prl_release) ──▶ prl_egress, marked: newest ack, window, timestamp ──▶ wire
  *                   a signed segment (RFC 2385) comes back as it is to leave: userspace has the key
  *     userspace ──▶ inject TAP (prl_inject, prl_pick) ──▶ ingress of the lif, marked ──▶ stack
+ *     stack ──▶ prl_silence (any other interface) ──▶ wire, but nothing for a service address that would have to be
+ *                                                     silent or held
  *
  * What is suppressed is STOLEN, never SHOT: SHOT tells the local TCP, which then does not count it as sent.
  */
@@ -84,26 +86,6 @@ static __always_inline int may_speak(struct prl_node *node, struct prl_addr *add
     return 0;
 }
 
-static __always_inline int silent_for(const struct __sk_buff *skb, const __u8 key[16])
-{
-    struct prl_node *node = prl_node_get();
-    struct prl_addr *addr = node ? prl_addr_find(node, key, skb->ifindex) : NULL;
-    return addr && !may_speak(node, addr);
-}
-
-__noinline int prl_egress_arp(struct __sk_buff *skb, __u32 l3)
-{
-    struct prl_arp arp;
-    struct prl_addr_key key;
-    __be32 v4;
-
-    if (l3 > 64 || prl_arp_get(skb, l3, &arp))
-        return PASS;
-    __builtin_memcpy(&v4, arp.sender, 4);
-    prl_map_v4(key.addr, v4);
-    return silent_for(skb, key.addr) ? TC_ACT_STOLEN : PASS;
-}
-
 static __always_inline struct prl_flow *flow_of(struct prl_flow_key *key)
 {
     struct prl_flow_ref *ref = prl_flow_find(key);
@@ -121,6 +103,110 @@ static __always_inline void note_socket(struct __sk_buff *skb, struct prl_flow *
     struct tcp_sock *tcp = bpf_skc_to_tcp_sock(sk);
     if (tcp)
         prl_view_store(&flow->sock, tcp, now_ns);
+}
+
+static __always_inline int has_ports(const struct prl_packet *packet)
+{
+    return (packet->kind == PRL_KIND_FLOW || (packet->kind == PRL_KIND_FRAGMENT && packet->first)) &&
+           (packet->key.proto == IPPROTO_TCP || packet->key.proto == IPPROTO_UDP);
+}
+
+/*
+ * What leaves for `packet->key.local`, a service address of a logical interface, by another interface: a route leads there,
+ * or somebody asked there who has the address (Linux answers for all that it has on any interface). A node that does not own
+ * the address is silent there, too (I4). One that owns it says nowhere but on the address's own interface where it is, or
+ * two MAC addresses would claim it; and what would have to be held (I2) does not leave where nobody holds it: userspace
+ * gives the flow up, and the stack sends it again.
+ */
+static __always_inline int judge_elsewhere(struct __sk_buff *skb, struct prl_node *node, struct prl_addr *addr,
+                                           const struct prl_packet *packet, __u32 lif)
+{
+    struct prl_flow_key key = packet->key;
+    struct prl_flow *flow = NULL;
+    int speaks = skb->mark != PRL_MARK_SHADOW && may_speak(node, addr);
+
+    if (has_ports(packet) && !prl_is_strange(packet)) {
+        key.lif = (__u16)lif;
+        flow = flow_of(&key);
+    }
+    __u32 flags = flow ? PRL_READ(flow->flags) : 0;
+    if (flags & PRL_FLOW_SILENT) {
+        __u64 now_ns = bpf_ktime_get_boot_ns();
+        PRL_COUNT(flow->out_silenced);
+        PRL_WRITE(node->shadow_stray_ifindex, skb->ifindex);
+        PRL_WRITE(node->shadow_stray_ns, now_ns);
+        note_socket(skb, flow, now_ns);
+        return TC_ACT_STOLEN;
+    }
+    if (!speaks || packet->kind == PRL_KIND_TUNNELLED) /* behind extension headers may be anybody's */
+        return TC_ACT_STOLEN;
+    /* Of datagrams nothing is held (R19). */
+    if (!(flags & (PRL_FLOW_SETUP | PRL_FLOW_ACTIVE)) || key.proto != IPPROTO_TCP || PRL_READ(node->bypassed))
+        return PASS;
+    __sync_fetch_and_or(&flow->stray, PRL_STRAY_OUT);
+    PRL_COUNT(node->strays);
+    return TC_ACT_STOLEN;
+}
+
+/* `packet`: key but for lif, kind (ARP, ICMP6: a word about where the address is). PASS: no service's address. */
+__noinline int prl_elsewhere(struct __sk_buff *skb, struct prl_packet *packet)
+{
+    struct prl_node *node = prl_node_get();
+    int action = PASS;
+
+    if (!node || !packet)
+        return PASS;
+    for (__u32 i = 0; i < PRL_LIFS_MAX && action == PASS; i++) {
+        struct prl_lif *lif = prl_lif_at(i);
+        if (!lif)
+            break;
+        struct prl_addr *addr = prl_addr_find(node, packet->key.local, lif->ifindex);
+        if (!addr)
+            continue;
+        if (packet->kind == PRL_KIND_ARP ||
+            (packet->kind == PRL_KIND_ICMP6 && packet->icmp_type == PRL_ND_NEIGHBOUR_ADVERT))
+            action = TC_ACT_STOLEN;
+        else
+            action = judge_elsewhere(skb, node, addr, packet, i);
+    }
+    if (action != PASS)
+        PRL_COUNT(node->elsewhere_silenced);
+    return action;
+}
+
+/* A word about where the address in packet->key.local is, by its own interface or another. */
+static __always_inline int judge_word(struct __sk_buff *skb, struct prl_node *node, struct prl_packet *packet)
+{
+    struct prl_addr *addr = prl_addr_find(node, packet->key.local, skb->ifindex);
+    if (addr)
+        return may_speak(node, addr) ? PASS : TC_ACT_STOLEN;
+    return prl_is_anywhere(node, packet->key.local) ? prl_elsewhere(skb, packet) : PASS;
+}
+
+__noinline int prl_egress_arp(struct __sk_buff *skb, __u32 l3)
+{
+    struct prl_node *node = prl_node_get();
+    struct prl_packet packet = {.kind = PRL_KIND_ARP};
+    struct prl_arp arp;
+    __be32 v4;
+
+    if (!node || l3 > 64 || prl_arp_get(skb, l3, &arp))
+        return PASS;
+    __builtin_memcpy(&v4, arp.sender, 4);
+    prl_map_v4(packet.key.local, v4);
+    return judge_word(skb, node, &packet);
+}
+
+__noinline int prl_egress_nd(struct __sk_buff *skb, struct prl_packet *advert)
+{
+    struct prl_node *node = prl_node_get();
+    struct prl_packet packet = {.kind = PRL_KIND_ICMP6, .icmp_type = PRL_ND_NEIGHBOUR_ADVERT};
+    struct prl_addr_key target;
+
+    if (!node || !advert || advert->l4 > PRL_L4_OFFSET_MAX || prl_nd_target(skb, advert, &target) < 0)
+        return PASS;
+    __builtin_memcpy(packet.key.local, target.addr, sizeof(target.addr));
+    return judge_word(skb, node, &packet);
 }
 
 /* Reads the TCP header. 0, or -1: not to be understood. A signature stands in front of the timestamps. */
@@ -408,8 +494,7 @@ static __always_inline int judge_datagram(struct prl_node *node, struct prl_flow
     return TC_ACT_STOLEN;
 }
 
-SEC("tc")
-int prl_egress(struct __sk_buff *skb)
+static __always_inline int judge(struct __sk_buff *skb)
 {
     struct prl_node *node = prl_node_get();
     struct prl_packet packet;
@@ -433,22 +518,18 @@ int prl_egress(struct __sk_buff *skb)
     }
     if (packet.kind == PRL_KIND_ARP)
         return prl_egress_arp(skb, packet.l3);
-    if (packet.kind == PRL_KIND_ICMP6 && packet.icmp_type == PRL_ND_NEIGHBOUR_ADVERT) {
-        struct prl_addr_key target;
-        if (prl_nd_target(skb, &packet, &target) == 0 && silent_for(skb, target.addr))
-            return TC_ACT_STOLEN;
-    }
+    if (packet.kind == PRL_KIND_ICMP6 && packet.icmp_type == PRL_ND_NEIGHBOUR_ADVERT &&
+        prl_egress_nd(skb, &packet) != PASS)
+        return TC_ACT_STOLEN;
     if (!packet.version)
         return PASS;
     struct prl_addr *addr = prl_addr_find(node, packet.key.local, skb->ifindex);
-    if (!addr)
-        return PASS;
+    if (!addr) /* an address of another interface, routed here */
+        return prl_is_anywhere(node, packet.key.local) ? prl_elsewhere(skb, &packet) : PASS;
     int speaks = skb->mark != PRL_MARK_SHADOW && may_speak(node, addr);
-    int has_ports = packet.kind == PRL_KIND_FLOW || (packet.kind == PRL_KIND_FRAGMENT && packet.first);
-    int is_tcp = has_ports && packet.key.proto == IPPROTO_TCP;
-    int is_udp = has_ports && packet.key.proto == IPPROTO_UDP;
-    if (!is_tcp && !is_udp)
+    if (!has_ports(&packet))
         return speaks ? PASS : TC_ACT_STOLEN;
+    int is_udp = packet.key.proto == IPPROTO_UDP;
     packet.key.lif = addr->lif;
     struct prl_flow *flow = prl_is_strange(&packet) ? NULL : flow_of(&packet.key);
     if (is_udp && speaks)
@@ -472,10 +553,132 @@ int prl_egress(struct __sk_buff *skb)
     return judge_segment(skb, node, flow, &packet);
 }
 
-static __always_inline struct prl_lif *lif_at(__u32 index)
+/*
+ * As tcx wants it, which knows no TC_ACT_STOLEN (include/net/tcx.h, tcx_action_code): a packet that is redirected to no
+ * interface is freed, and counts as sent (net/core/dev.c, sch_handle_egress; net/core/filter.c, skb_do_redirect).
+ */
+static __always_inline int steal(int action)
 {
-    struct prl_lif *lif = bpf_map_lookup_elem(&prl_lifs, &index);
-    return lif && lif->ifindex ? lif : NULL;
+    return action == TC_ACT_STOLEN ? (int)bpf_redirect(0, 0) : action;
+}
+
+SEC("tc")
+int prl_egress(struct __sk_buff *skb)
+{
+    return steal(judge(skb));
+}
+
+/*
+ * Reads what leaves by an interface that is none of prl's, relative to the network header: tunnels have no Ethernet header.
+ * 0, or -1: nothing with an address that a service may have.
+ */
+static __always_inline int load_elsewhere(struct __sk_buff *skb, struct prl_node *node, struct prl_packet *packet)
+{
+    __be32 v4;
+
+    switch (bpf_ntohs((__u16)skb->protocol)) {
+    case ETH_P_ARP:
+        if (bpf_skb_load_bytes_relative(skb, offsetof(struct prl_arp, sender), &v4, sizeof(v4), BPF_HDR_START_NET))
+            return -1;
+        prl_map_v4(packet->key.local, v4);
+        packet->kind = PRL_KIND_ARP;
+        break;
+    case ETH_P_IP:
+        if (bpf_skb_load_bytes_relative(skb, offsetof(struct iphdr, saddr), &v4, sizeof(v4), BPF_HDR_START_NET))
+            return -1;
+        prl_map_v4(packet->key.local, v4);
+        packet->version = 4;
+        break;
+    case ETH_P_IPV6:
+        if (bpf_skb_load_bytes_relative(skb, offsetof(struct ipv6hdr, saddr), packet->key.local, 16,
+                                        BPF_HDR_START_NET))
+            return -1;
+        packet->version = 6;
+        break;
+    default:
+        return -1;
+    }
+    return prl_is_anywhere(node, packet->key.local) ? 0 : -1;
+}
+
+/* The rest of a packet from a service address: ends and protocol. What is not understood does not leave (TUNNELLED). */
+static __always_inline void load_ends(struct __sk_buff *skb, struct prl_packet *packet)
+{
+    __u32 l4 = sizeof(struct ipv6hdr);
+    __be16 ports[2];
+
+    packet->kind = PRL_KIND_TUNNELLED;
+    if (packet->version == 4) {
+        struct iphdr ip;
+        if (bpf_skb_load_bytes_relative(skb, 0, &ip, sizeof(ip), BPF_HDR_START_NET))
+            return;
+        prl_map_v4(packet->key.remote, ip.daddr);
+        packet->key.proto = ip.protocol;
+        l4 = ip.ihl * 4u;
+        if (ip.frag_off & bpf_htons(0x1fff)) { /* without its first piece it is nothing to the peer */
+            packet->kind = PRL_KIND_FRAGMENT;
+            return;
+        }
+    } else {
+        struct ipv6hdr ip6;
+        if (bpf_skb_load_bytes_relative(skb, 0, &ip6, sizeof(ip6), BPF_HDR_START_NET))
+            return;
+        __builtin_memcpy(packet->key.remote, &ip6.daddr, 16);
+        packet->key.proto = ip6.nexthdr;
+        if (ip6.nexthdr != IPPROTO_TCP && ip6.nexthdr != IPPROTO_UDP && ip6.nexthdr != IPPROTO_ICMPV6)
+            return;
+    }
+    if (packet->key.proto == IPPROTO_ICMPV6 && packet->version == 6) {
+        packet->kind = PRL_KIND_ICMP6;
+        bpf_skb_load_bytes_relative(skb, l4, &packet->icmp_type, 1, BPF_HDR_START_NET);
+        return;
+    }
+    packet->kind = PRL_KIND_IP;
+    if (packet->key.proto != IPPROTO_TCP && packet->key.proto != IPPROTO_UDP)
+        return;
+    if (bpf_skb_load_bytes_relative(skb, l4, ports, sizeof(ports), BPF_HDR_START_NET)) {
+        packet->kind = PRL_KIND_TUNNELLED;
+        return;
+    }
+    packet->key.local_port = ports[0];
+    packet->key.remote_port = ports[1];
+    packet->kind = PRL_KIND_FLOW;
+}
+
+/* Makes packet->key.local the target of a neighbour advertisement. 0, or -1: it is none. */
+static __always_inline int load_advert(struct __sk_buff *skb, struct prl_packet *packet)
+{
+    __u8 next, type;
+
+    if (bpf_skb_load_bytes_relative(skb, offsetof(struct ipv6hdr, nexthdr), &next, 1, BPF_HDR_START_NET) ||
+        next != IPPROTO_ICMPV6 ||
+        bpf_skb_load_bytes_relative(skb, sizeof(struct ipv6hdr), &type, 1, BPF_HDR_START_NET) ||
+        type != PRL_ND_NEIGHBOUR_ADVERT ||
+        bpf_skb_load_bytes_relative(skb, sizeof(struct ipv6hdr) + 8, packet->key.local, 16, BPF_HDR_START_NET))
+        return -1;
+    packet->kind = PRL_KIND_ICMP6;
+    packet->icmp_type = type;
+    return 0;
+}
+
+/* Egress of every interface that is neither a logical one nor prl's own. What has a VLAN tag has passed its VLAN's. */
+SEC("tc")
+int prl_silence(struct __sk_buff *skb)
+{
+    struct prl_node *node = prl_node_get();
+    struct prl_packet packet;
+
+    if (!node || skb->vlan_present)
+        return PASS;
+    __builtin_memset(&packet, 0, sizeof(packet));
+    if (load_elsewhere(skb, node, &packet) == 0) {
+        if (packet.version)
+            load_ends(skb, &packet);
+        return steal(prl_elsewhere(skb, &packet));
+    }
+    if (packet.version == 6 && load_advert(skb, &packet) == 0 && prl_is_anywhere(node, packet.key.local))
+        return steal(prl_elsewhere(skb, &packet));
+    return PASS;
 }
 
 /* A frame that userspace wrote to the inject TAP: as though its logical interface had just received it. */
@@ -491,7 +694,7 @@ int prl_inject(struct __sk_buff *skb)
     if (eth.tag[0] != PRL_INJECT_TAG_0 || eth.tag[1] != PRL_INJECT_TAG_1 || eth.tag[2] != PRL_INJECT_TAG_2 ||
         eth.tag[3] != PRL_INJECT_TAG_3)
         return TC_ACT_SHOT;
-    struct prl_lif *lif = lif_at((__u32)eth.lif_hi << 8 | eth.lif_lo);
+    struct prl_lif *lif = prl_lif_at((__u32)eth.lif_hi << 8 | eth.lif_lo);
     if (!lif)
         return TC_ACT_SHOT;
     __builtin_memcpy(macs, lif->mac, 6);
@@ -532,7 +735,7 @@ int prl_release(struct __sk_buff *skb)
     if (bpf_skb_load_bytes(skb, ETH_ALEN, source, sizeof(source)) < 0)
         return TC_ACT_SHOT;
     for (__u32 i = 0; i < PRL_LIFS_MAX; i++) {
-        struct prl_lif *lif = lif_at(i);
+        struct prl_lif *lif = prl_lif_at(i);
         if (!lif)
             continue;
         if (lif->mac[0] == source[0] && lif->mac[1] == source[1] && lif->mac[2] == source[2] &&
@@ -551,11 +754,11 @@ int prl_hold_guard(struct __sk_buff *skb)
     return skb->mark == PRL_MARK_HOLD ? PASS : TC_ACT_STOLEN;
 }
 
-/* Egress of the inject TAP: nothing is read there. */
+/* Egress of the inject TAP: nothing is read there. Also of any interface, for the time that another program moves. */
 SEC("tc")
 int prl_mute(struct __sk_buff *skb __attribute__((unused)))
 {
-    return TC_ACT_STOLEN;
+    return steal(TC_ACT_STOLEN);
 }
 
 char prl_license[] SEC("license") = "Dual BSD/GPL";

@@ -291,6 +291,19 @@ static __always_inline struct prl_addr *prl_addr_find(const struct prl_node *nod
     return bpf_map_lookup_elem(&prl_addrs, &key);
 }
 
+/* A logical interface by its number, or NULL: there are not so many. */
+static __always_inline struct prl_lif *prl_lif_at(__u32 index)
+{
+    struct prl_lif *lif = bpf_map_lookup_elem(&prl_lifs, &index);
+    return lif && lif->ifindex ? lif : NULL;
+}
+
+/* Whether the address may be a service's on some interface; most are told not to be without a look-up. */
+static __always_inline int prl_is_anywhere(const struct prl_node *node, const __u8 addr[16])
+{
+    return prl_has_bit(node->any_bits, prl_addr_bit(addr, 0));
+}
+
 /* The flow that a packet of this key belongs to, or NULL. A datagram that is none of a connected socket's is looked up
  * once more: as one of a socket without a peer. The key then has no remote end any more. */
 static __always_inline struct prl_flow_ref *prl_flow_find(struct prl_flow_key *key)

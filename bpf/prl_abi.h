@@ -79,6 +79,20 @@ enum prl_flow_flag {
     PRL_FLOW_MD5 = 1 << 6,       /* RFC 2385 signatures: headers must not be rewritten in the kernel */
 };
 
+/*
+ * Packets of a protected flow that go another way than prl's programs, noted for userspace, which gives the flow up. The
+ * other bits of prl_flow.stray: CLOCK_BOOTTIME in PRL_STRAY_UNIT_NS.
+ */
+enum prl_stray {
+    PRL_STRAY_IN = 1
+        << 0,  /* its gate goes on refusing, and nothing is captured: input comes in by another interface */
+    PRL_STRAY_OUT = 1 << 1, /* output was stolen that would have left by another interface */
+};
+#define PRL_STRAY_BITS 2
+#define PRL_STRAY_UNIT_NS (1ull << 20)
+/* From the first refusal to the one that counts: what was under way when capture began is sent again sooner. */
+#define PRL_STRAY_AFTER_NS 250000000ull
+
 /* Kernel's view of the flow's socket, stored by sample and by egress (no system call to read). */
 struct prl_sock_view {
     __u64 stamp_ns; /* when; 0 = never */
@@ -117,7 +131,7 @@ struct prl_flow {
     __u32 last_valid;   /* bit 0: ack/window valid, bit 1: timestamps, bit 2: last_edge, bit 3: out_hole */
     __u32 clamped;      /* the window field was lowered since userspace last cleared this */
     __u32 out_hole;     /* the hold device refused what starts here: nothing behind it is held before it */
-    __u32 pad;
+    __u32 stray;        /* enum prl_stray; above it when the gate first refused since the last capture */
     struct prl_sock_view sock;
     /* counters, packets */
     __u64 in_redirected;
@@ -191,6 +205,8 @@ struct prl_node {
     __u64 lan_first_ns; /* first and newest frame from the LAN since userspace cleared lan_first_ns */
     __u64 lan_seen_ns;
     __u64 addr_bits[PRL_ADDR_BITS / 64]; /* prl_addr_bit() of every entry of prl_addrs; never cleared */
+    __u64
+        any_bits[PRL_ADDR_BITS / 64]; /* the same of every address as though of interface 0: whichever it is on */
     __u64 open_bits[PRL_ADDR_BITS / 64]; /* of these, the ones that one entry alone has, whose state is OWNER */
     __u8 open_lif[PRL_ADDR_BITS]; /* logical interface of the entry that has an open bit */
     __u64 mac_bits; /* prl_mac_bit() of every address in prl_lifs */
@@ -209,6 +225,12 @@ struct prl_node {
     __u64 claims_obeyed;
     __u64 claims_foreign;
     __u64 redirect_failed;
+    __u64 strays; /* packets that made a flow a stray (enum prl_stray) */
+    __u64
+        shadow_stray_ns; /* when a shadow's output last would have left by an interface that is not its service's own */
+    __u32 shadow_stray_ifindex; /* which */
+    __u32 pad3;
+    __u64 elsewhere_silenced; /* what would have left for a service address by an interface that is not its own */
 };
 
 /*
@@ -303,7 +325,7 @@ PRL_ASSERT_SIZE(struct prl_sock_view, 56);
 PRL_ASSERT_SIZE(struct prl_flow, 232);
 PRL_ASSERT_SIZE(struct prl_addr_key, 20);
 PRL_ASSERT_SIZE(struct prl_addr, 72);
-PRL_ASSERT_SIZE(struct prl_node, 632);
+PRL_ASSERT_SIZE(struct prl_node, 696);
 PRL_ASSERT_SIZE(struct prl_inject_eth, 14);
 PRL_ASSERT_SIZE(struct prl_claim, 24);
 PRL_ASSERT_SIZE(struct prl_heard, 48);

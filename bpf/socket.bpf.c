@@ -1,15 +1,37 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
 /*
- * What prl does at the sockets themselves: the mark gate (R1a), which refuses what slipped past classify, and the
- * reading of socket state into shared memory (R10).
+ * What prl does at the sockets themselves: the mark gate (R1a), which refuses what slipped past classify, the
+ * reading of socket state into shared memory (R10), and the refusal of this host's own calls to what it does not serve.
  */
 #include <linux/bpf.h>
 #include <linux/in.h>
 #include <linux/pkt_cls.h>
+#include "parse.h"
 #include "sock_view.h"
 
 #define GATE_ACCEPT 0xffffffff /* keep the whole packet */
 #define GATE_REFUSE 0
+
+#define AF_INET 2 /* linux/socket.h draws in libc's headers, which know no bpf target */
+
+/*
+ * The gate has refused a segment of a protected connection. What was under way when capture began, the peer sends again,
+ * and it is captured. If refusals go on instead, the connection's input comes in where no prl_classify is.
+ */
+static __always_inline void note_refusal(struct prl_flow *flow)
+{
+    __u32 now = (__u32)(bpf_ktime_get_boot_ns() / PRL_STRAY_UNIT_NS) << PRL_STRAY_BITS;
+    __u32 seen = PRL_READ(flow->stray), since = seen & ~(PRL_STRAY_IN | PRL_STRAY_OUT);
+    struct prl_node *node = prl_node_get();
+
+    if (!since) {
+        __sync_fetch_and_or(&flow->stray, now);
+    } else if (node && !(seen & PRL_STRAY_IN) &&
+               now - since >= (__u32)(PRL_STRAY_AFTER_NS / PRL_STRAY_UNIT_NS) << PRL_STRAY_BITS) {
+        __sync_fetch_and_or(&flow->stray, PRL_STRAY_IN);
+        PRL_COUNT(node->strays);
+    }
+}
 
 /*
  * The socket filter of a protected socket or shadow. TCP calls it with skb->data at the TCP header
@@ -33,6 +55,8 @@ int prl_gate(struct __sk_buff *skb)
     if (node && PRL_READ(node->bypassed) && !(flags & PRL_FLOW_SILENT))
         return GATE_ACCEPT;
     PRL_COUNT(flow->gate_refused);
+    if (!(flags & (PRL_FLOW_SILENT | PRL_FLOW_RELAY)) && flow->key.proto == IPPROTO_TCP)
+        note_refusal(flow);
     return GATE_REFUSE;
 }
 
@@ -91,6 +115,56 @@ int prl_sample_run(struct __sk_buff *skb)
             sample_one(skb, flow);
     }
     return TC_ACT_OK;
+}
+
+#define LOOPBACK_IFINDEX 1 /* include/linux/netdevice.h: that of lo, in every network namespace */
+
+/* Whether somebody owns the address here; one that is no service's is nobody's business. */
+static __always_inline int is_served_here(const __u8 addr[16])
+{
+    struct prl_node *node = prl_node_get();
+    int is_service = 0;
+
+    if (!node || !prl_is_anywhere(node, addr))
+        return 1;
+    for (__u32 i = 0; i < PRL_LIFS_MAX; i++) {
+        struct prl_lif *lif = prl_lif_at(i);
+        if (!lif)
+            break;
+        struct prl_addr *addr_here = prl_addr_find(node, addr, lif->ifindex);
+        if (!addr_here)
+            continue;
+        if (PRL_READ(addr_here->state) == PRL_ADDR_OWNER)
+            return 1;
+        is_service = 1;
+    }
+    return !is_service;
+}
+
+/*
+ * Somebody calls a service address that another node serves: what listens here is not the service. Without a listener the
+ * call is refused at once (TCP: reset, UDP: port unreachable), and silence sees to it that only this host's programs hear
+ * that. Shadows have no listeners, but UDP's without a peer look like some: of datagrams only what this host sends itself
+ * is refused. (Its own calls have the interface of the address, but IPv6: lo; net/ipv4/route.c, ip_route_output_key_hash_rcu.)
+ */
+SEC("sk_lookup")
+int prl_local(struct bpf_sk_lookup *ctx)
+{
+    /* All is read before it is asked which: the verifier wants reads of the context as they are written here. */
+    __u32 words[4] = {PRL_READ(ctx->local_ip6[0]), PRL_READ(ctx->local_ip6[1]), PRL_READ(ctx->local_ip6[2]),
+                      PRL_READ(ctx->local_ip6[3])};
+    __u32 v4 = PRL_READ(ctx->local_ip4), remote_v4 = PRL_READ(ctx->remote_ip4);
+    __u8 addr[16];
+
+    int is_own_call = ctx->ingress_ifindex == LOOPBACK_IFINDEX || (ctx->family == AF_INET && v4 == remote_v4);
+
+    if (ctx->protocol != IPPROTO_TCP && !is_own_call)
+        return SK_PASS;
+    if (ctx->family == AF_INET)
+        prl_map_v4(addr, v4);
+    else
+        __builtin_memcpy(addr, words, sizeof(addr));
+    return is_served_here(addr) ? SK_PASS : SK_DROP;
 }
 
 char prl_license[] SEC("license") = "Dual BSD/GPL";

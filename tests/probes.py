@@ -18,6 +18,8 @@ from pathlib import Path
 
 import pytest
 
+from prl.core.features import in_btf
+
 KERNEL_BTF = Path("/sys/kernel/btf/vmlinux")
 SBIN_PATH = "/usr/sbin:/sbin:/usr/lib/frr"  # not on every user's PATH
 PROBE_TIMEOUT_S = 10
@@ -259,6 +261,11 @@ def readable_tree() -> bool:
 def bcc() -> bool:
     headers = Path("/lib/modules", platform.release(), "build")
     return importlib.util.find_spec("bcc") is not None and headers.exists()
+
+
+@probe("this kernel has no tcx (Linux 6.6)")
+def tcx() -> bool:
+    return in_btf(b"\0bpf_mprog_bundle\0")
 
 
 def missing(names: tuple[str, ...]) -> Probe | None:

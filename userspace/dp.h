@@ -66,6 +66,8 @@
 #define DP_TICK_NS 5000000ull
 /* Slots of one step of that look, one step a tick, so that no tick takes long: 100,000 flows in 16 s. */
 #define DP_SCAN_SLOTS 256
+/* Of the look for flows that went astray: so many slots a tick. */
+#define DP_STRAY_SLOTS 8192
 /* A shadow with unread bytes is looked at so often: nothing tells of a read that does not open the window. */
 #define DP_UNREAD_SAMPLE_NS 20000000ull
 /* Held output that went missing on its way here is held again after this time. */
@@ -259,6 +261,8 @@ struct prl_dp {
     uint32_t neighbours;
     uint64_t foreign_seen[PRL_ADDRS_MAX], defend_next_ns[PRL_ADDRS_MAX], alarm_next_ns[PRL_ADDRS_MAX];
     uint64_t next_scan_ns;
+    uint64_t strays_seen; /* of prl_node.strays, when the look for them began (dp_stray.c) */
+    uint32_t stray_next;  /* slot at which it goes on */
 
     struct prl_gro gro;
     struct prl_chain released; /* reinjected, freed once the gathered packet is written */
@@ -324,6 +328,8 @@ void dp_shadow_settle(struct prl_dp *dp, struct dp_flow *flow);
 /* Something happened to the flow: dp_flows_tick() looks at it until it is quiet again. */
 void dp_flow_wake(struct prl_dp *dp, struct dp_flow *flow);
 /* Deadlines, lost holds, ended sessions, grown space: everything that time brings. */
+/* dp_stray.c: gives up flows that went astray. Whether there is more to look at. */
+bool dp_stray_look(struct prl_dp *dp);
 void dp_flows_tick(struct prl_dp *dp);
 
 uint32_t dp_service_of(const struct prl_dp *dp, const struct prl_flow_key *key); /* or PRL_SLOT_NONE */

@@ -541,8 +541,9 @@ void dp_flows_tick(struct prl_dp *dp)
             dp_flow_wake(dp, flow);
     }
     dp_verify_send_due(dp);
+    bool more = dp_stray_look(dp);
     scan(dp);
-    dp->tick_ns = dp->awake != DP_LIST_END || dp->scan_next ? dp->now_ns + DP_TICK_NS : dp->next_scan_ns;
+    dp->tick_ns = more || dp->awake != DP_LIST_END || dp->scan_next ? dp->now_ns + DP_TICK_NS : dp->next_scan_ns;
 }
 
 /* ---- the control plane's calls ---- */

@@ -34,6 +34,7 @@ static const struct {
 } programs[PRL_PROG_COUNT] = {
     [PRL_PROG_CLASSIFY] = {PRL_OBJECT_CLASSIFY, "prl_classify"},
     [PRL_PROG_EGRESS] = {PRL_OBJECT_EGRESS, "prl_egress"},
+    [PRL_PROG_SILENCE] = {PRL_OBJECT_EGRESS, "prl_silence"},
     [PRL_PROG_INJECT] = {PRL_OBJECT_EGRESS, "prl_inject"},
     [PRL_PROG_PICK] = {PRL_OBJECT_EGRESS, "prl_pick"},
     [PRL_PROG_MUTE] = {PRL_OBJECT_EGRESS, "prl_mute"},
@@ -41,6 +42,7 @@ static const struct {
     [PRL_PROG_HOLD_GUARD] = {PRL_OBJECT_EGRESS, "prl_hold_guard"},
     [PRL_PROG_GATE] = {PRL_OBJECT_SOCKET, "prl_gate"},
     [PRL_PROG_SAMPLE] = {PRL_OBJECT_SOCKET, "prl_sample_run"},
+    [PRL_PROG_LOCAL] = {PRL_OBJECT_SOCKET, "prl_local"},
 };
 
 static const char *const map_names[PRL_MAP_COUNT] = {
@@ -218,6 +220,7 @@ static int load_objects(struct prl_kernel *kernel, const char *folder, char *err
             return prl_kernel_fail(error, -ENOENT, "no program %s in %s.bpf.o", programs[i].name,
                                    object_names[programs[i].object]);
         kernel->program[i] = bpf_program__fd(program);
+        kernel->program_id[i] = prl_program_id(kernel->program[i], NULL);
     }
     for (int i = 0; i < PRL_MAP_COUNT; i++) {
         int fd = -ENOENT;
@@ -605,6 +608,7 @@ int prl_kernel_scrub(const char *instance, char *error)
     }
     if (lifs >= 0)
         close(lifs);
+    prl_kernel_scrub_silence();
     unregister_shadow(pin_dir);
     remove_pins(pin_dir);
     return 0;

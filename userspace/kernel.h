@@ -36,6 +36,13 @@ struct prl_kernel_config {
     uint64_t stale_ns;
 };
 
+/* What prl_kernel_guard() found. */
+enum prl_guard {
+    PRL_GUARD_KEPT = 0,
+    PRL_GUARD_MISSING = 1,   /* a program was not there: it is now */
+    PRL_GUARD_PASSED_BY = 2, /* it was not first in line: it is now */
+};
+
 struct prl_kernel; /* opaque */
 
 /*
@@ -54,6 +61,14 @@ struct prl_kernel *prl_kernel_open(const struct prl_kernel_config *config, char 
 int prl_kernel_attach(struct prl_kernel *kernel, char *error);
 /* enum prl_xdp_mode: where XDP runs; 0 when no mode could be had. */
 uint32_t prl_kernel_mode(const struct prl_kernel *kernel);
+/*
+ * Sees to it that an interface has the programs that it should have, first in line: a logical one and the TAPs what
+ * prl_kernel_attach() gave them, any other prl_silence. Returns enum prl_guard, with words[PRL_ERROR_BYTES] about what was
+ * in front, or -errno and why it cannot be.
+ */
+int prl_kernel_guard(struct prl_kernel *kernel, uint32_t ifindex, char *words);
+/* Takes prl_silence off an interface that needs none; one that has gone is forgotten. */
+void prl_kernel_unguard(struct prl_kernel *kernel, uint32_t ifindex);
 void prl_kernel_close(struct prl_kernel *kernel,
                       int keep_silence); /* keep_silence: leave pins and programs in place */
 

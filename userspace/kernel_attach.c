@@ -1,22 +1,24 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * The programs on the network devices. All are attached through netlink, not through bpf_link: they must outlive
- * prld, however it dies (L9).
+ * The programs on the network devices. All are attached without a bpf_link: they must outlive prld, however it dies (L9).
+ * What leaves is judged first in line (kernel_hook.c); on prl's own TAPs nobody else has a program.
  */
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <net/if.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 #include "kernel_private.h"
 
-/* prl's place among the tc filters of a device. */
+/* prl's place among the tc filters of its TAPs. */
 #define TC_PRIORITY 0x7072
 #define TC_HANDLE 1
-#define PROGRAM_PREFIX "prl_"
+#define LOCAL_PIN "local"
 
 static int mac_of(uint32_t ifindex, uint8_t mac[6])
 {
@@ -68,19 +70,26 @@ static int record_lifs(struct prl_kernel *kernel, char *error)
     return 0;
 }
 
+/* The entry of a device, or a new one; NULL: there is no room. */
 static struct prl_hook *hook_of(struct prl_kernel *kernel, uint32_t ifindex)
 {
-    for (uint32_t i = 0; i < kernel->hooks; i++) {
-        if (kernel->hook[i].ifindex == ifindex)
-            return &kernel->hook[i];
+    struct prl_hook *unused = NULL;
+
+    for (uint32_t i = 0; i < PRL_HOOKS_MAX; i++) {
+        struct prl_hook *hook = &kernel->hook[i];
+
+        if (hook->ifindex == ifindex)
+            return hook;
+        if (!hook->ifindex && !unused)
+            unused = hook;
     }
-    struct prl_hook *hook = &kernel->hook[kernel->hooks++]; /* one per interface and TAP: it has room */
-    hook->ifindex = ifindex;
-    return hook;
+    if (unused)
+        *unused = (struct prl_hook){.ifindex = ifindex};
+    return unused;
 }
 
-static int attach_tc(struct prl_kernel *kernel, uint32_t ifindex, enum bpf_tc_attach_point point,
-                     enum prl_program program, char *error)
+static int attach_tap(struct prl_kernel *kernel, uint32_t ifindex, enum bpf_tc_attach_point point,
+                      enum prl_program program, char *error)
 {
     const char *side = point == BPF_TC_EGRESS ? "egress" : "ingress";
     LIBBPF_OPTS(bpf_tc_hook, where, .ifindex = (int)ifindex, .attach_point = point);
@@ -88,7 +97,7 @@ static int attach_tc(struct prl_kernel *kernel, uint32_t ifindex, enum bpf_tc_at
                 .prog_fd = kernel->program[program], .flags = BPF_TC_F_REPLACE);
 
     struct prl_hook *hook = hook_of(kernel, ifindex);
-    int code = bpf_tc_hook_create(&where);
+    int code = hook ? bpf_tc_hook_create(&where) : -ENOSPC;
     if (code < 0 && code != -EEXIST)
         return prl_kernel_fail(error, code, "cannot add a clsact qdisc to interface %u", ifindex);
     hook->made_clsact |= code == 0;
@@ -102,11 +111,42 @@ static int attach_tc(struct prl_kernel *kernel, uint32_t ifindex, enum bpf_tc_at
     return 0;
 }
 
-static void detach_tc(uint32_t ifindex, enum bpf_tc_attach_point point)
+static void detach_tap(uint32_t ifindex, enum bpf_tc_attach_point point)
 {
     LIBBPF_OPTS(bpf_tc_hook, where, .ifindex = (int)ifindex, .attach_point = point);
     LIBBPF_OPTS(bpf_tc_opts, options, .handle = TC_HANDLE, .priority = TC_PRIORITY);
     bpf_tc_detach(&where, &options);
+}
+
+static bool has_tap_program(const struct prl_kernel *kernel, uint32_t ifindex, enum bpf_tc_attach_point point,
+                            enum prl_program program)
+{
+    LIBBPF_OPTS(bpf_tc_hook, where, .ifindex = (int)ifindex, .attach_point = point);
+    LIBBPF_OPTS(bpf_tc_opts, options, .handle = TC_HANDLE, .priority = TC_PRIORITY);
+
+    return bpf_tc_query(&where, &options) == 0 && options.prog_id == kernel->program_id[program];
+}
+
+/* Puts a program first in line on what leaves by an interface. */
+static int guard_egress(struct prl_kernel *kernel, uint32_t ifindex, enum prl_program program, char *words)
+{
+    struct prl_hook *hook = hook_of(kernel, ifindex);
+    char name[IF_NAMESIZE] = "?", in_front[PRL_ERROR_BYTES] = "";
+    int code = -ENOSPC;
+
+    words[0] = 0;
+    if (hook)
+        code = prl_hook_put(ifindex, kernel->program[program], kernel->program[PRL_PROG_MUTE], &hook->made_clsact,
+                            in_front);
+    if (hook && !hook->made_clsact && !hook->egress && !hook->ingress)
+        hook->ifindex = 0; /* nothing to remember */
+    if (code >= 0) {
+        memcpy(words, in_front, sizeof(in_front));
+        return code;
+    }
+    if_indextoname(ifindex, name);
+    return prl_kernel_fail(words, code, "prl cannot be first in line on what leaves by %s%s%.120s", name,
+                           in_front[0] ? ", because of a " : "", in_front);
 }
 
 /* Lets reinjected frames take the short way (prl_pick) to the interfaces that a filter can be had for: a kernel without
@@ -130,28 +170,65 @@ static int attach_mirrors(struct prl_kernel *kernel, char *error)
     return 0;
 }
 
+static int attach_inject(struct prl_kernel *kernel, char *error)
+{
+    int code = attach_tap(kernel, kernel->inject_ifindex, BPF_TC_EGRESS, PRL_PROG_MUTE, error);
+
+    if (!code)
+        code = attach_tap(kernel, kernel->inject_ifindex, BPF_TC_INGRESS, PRL_PROG_INJECT, error);
+    return code ? code : attach_mirrors(kernel, error);
+}
+
+static int attach_hold(struct prl_kernel *kernel, char *error)
+{
+    int code = prl_netlink_remove_queue(kernel->hold_ifindex);
+
+    if (code)
+        return prl_kernel_fail(error, code, "cannot take the queue off the hold device %u", kernel->hold_ifindex);
+    code = attach_tap(kernel, kernel->hold_ifindex, BPF_TC_EGRESS, PRL_PROG_HOLD_GUARD, error);
+    return code ? code : attach_tap(kernel, kernel->hold_ifindex, BPF_TC_INGRESS, PRL_PROG_RELEASE, error);
+}
+
+/* The one program that the kernel attaches by a bpf_link alone: pinned, so that it outlives prld like the others. */
+static int attach_local(struct prl_kernel *kernel, char *error)
+{
+    char path[PRL_PATH_BYTES + 32];
+    int program = kernel->program[PRL_PROG_LOCAL];
+
+    snprintf(path, sizeof(path), "%s/%s", kernel->pin_dir, LOCAL_PIN);
+    int link = bpf_obj_get(path), code = -ENOENT;
+    if (link >= 0) { /* of a former life */
+        code = bpf_link_update(link, program, NULL);
+        close(link);
+    }
+    if (code) {
+        int place = open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC);
+
+        unlink(path);
+        link = place < 0 ? -errno : bpf_link_create(program, place, BPF_SK_LOOKUP, NULL);
+        code = link < 0 ? link : bpf_obj_pin(link, path);
+        if (link >= 0)
+            close(link);
+        if (place >= 0)
+            close(place);
+    }
+    return code ? prl_kernel_fail(error, code, "cannot judge this host's own calls (sk_lookup)") : 0;
+}
+
 int prl_kernel_attach(struct prl_kernel *kernel, char *error)
 {
     int code = record_lifs(kernel, error);
 
-    for (uint32_t i = 0; !code && i < kernel->lifs; i++)
-        code = attach_tc(kernel, kernel->ifindex[i], BPF_TC_EGRESS, PRL_PROG_EGRESS, error);
-    if (!code && kernel->inject_ifindex) {
-        code = attach_tc(kernel, kernel->inject_ifindex, BPF_TC_EGRESS, PRL_PROG_MUTE, error);
-        if (!code)
-            code = attach_tc(kernel, kernel->inject_ifindex, BPF_TC_INGRESS, PRL_PROG_INJECT, error);
-        if (!code)
-            code = attach_mirrors(kernel, error);
+    for (uint32_t i = 0; !code && i < kernel->lifs; i++) {
+        code = guard_egress(kernel, kernel->ifindex[i], PRL_PROG_EGRESS, error);
+        code = code < 0 ? code : 0;
     }
-    if (!code && kernel->hold_ifindex) {
-        code = prl_netlink_remove_queue(kernel->hold_ifindex);
-        if (code)
-            prl_kernel_fail(error, code, "cannot take the queue off the hold device %u", kernel->hold_ifindex);
-        if (!code)
-            code = attach_tc(kernel, kernel->hold_ifindex, BPF_TC_EGRESS, PRL_PROG_HOLD_GUARD, error);
-        if (!code)
-            code = attach_tc(kernel, kernel->hold_ifindex, BPF_TC_INGRESS, PRL_PROG_RELEASE, error);
-    }
+    if (!code)
+        code = attach_local(kernel, error);
+    if (!code && kernel->inject_ifindex)
+        code = attach_inject(kernel, error);
+    if (!code && kernel->hold_ifindex)
+        code = attach_hold(kernel, error);
     if (!code)
         code = prl_kernel_attach_xdp(kernel, error);
     if (code)
@@ -159,59 +236,100 @@ int prl_kernel_attach(struct prl_kernel *kernel, char *error)
     return code;
 }
 
-void prl_kernel_detach(struct prl_kernel *kernel)
+/* ---- looking again ---- */
+
+static int guard_tap(struct prl_kernel *kernel, uint32_t ifindex, char *words)
 {
-    prl_kernel_detach_xdp(kernel);
-    while (kernel->hooks) {
-        struct prl_hook *hook = &kernel->hook[--kernel->hooks];
-        /* Both points together mean the qdisc (libbpf.h): the enum's values are flags.
-         * NOLINTNEXTLINE(clang-analyzer-optin.core.EnumCastOutOfRange) */
-        LIBBPF_OPTS(bpf_tc_hook, clsact, .ifindex = (int)hook->ifindex,
-                    .attach_point = BPF_TC_INGRESS | BPF_TC_EGRESS);
-        if (hook->ingress)
-            detach_tc(hook->ifindex, BPF_TC_INGRESS);
-        if (hook->egress)
-            detach_tc(hook->ifindex, BPF_TC_EGRESS);
-        if (hook->made_clsact)
-            bpf_tc_hook_destroy(&clsact);
-        memset(hook, 0, sizeof(*hook));
+    bool is_hold = ifindex == kernel->hold_ifindex;
+
+    words[0] = 0;
+    if (has_tap_program(kernel, ifindex, BPF_TC_EGRESS, is_hold ? PRL_PROG_HOLD_GUARD : PRL_PROG_MUTE) &&
+        has_tap_program(kernel, ifindex, BPF_TC_INGRESS, is_hold ? PRL_PROG_RELEASE : PRL_PROG_INJECT))
+        return PRL_GUARD_KEPT;
+    int code = is_hold ? attach_hold(kernel, words) : attach_inject(kernel, words);
+    return code ? code : PRL_GUARD_MISSING;
+}
+
+static int guard_lif(struct prl_kernel *kernel, uint32_t ifindex, char *words)
+{
+    int code = guard_egress(kernel, ifindex, PRL_PROG_EGRESS, words);
+    int xdp = code < 0 ? PRL_GUARD_KEPT : prl_kernel_guard_xdp(kernel, ifindex, words);
+
+    return xdp == PRL_GUARD_KEPT || (xdp > 0 && code > 0) ? code : xdp;
+}
+
+int prl_kernel_guard(struct prl_kernel *kernel, uint32_t ifindex, char *words)
+{
+    if (ifindex == kernel->inject_ifindex || ifindex == kernel->hold_ifindex)
+        return guard_tap(kernel, ifindex, words);
+    for (uint32_t i = 0; i < kernel->lifs; i++) {
+        if (kernel->ifindex[i] == ifindex)
+            return guard_lif(kernel, ifindex, words);
+    }
+    return guard_egress(kernel, ifindex, PRL_PROG_SILENCE, words);
+}
+
+static void forget_hook(struct prl_hook *hook)
+{
+    /* Both points together mean the qdisc (libbpf.h): the enum's values are flags.
+     * NOLINTNEXTLINE(clang-analyzer-optin.core.EnumCastOutOfRange) */
+    LIBBPF_OPTS(bpf_tc_hook, clsact, .ifindex = (int)hook->ifindex,
+                .attach_point = BPF_TC_INGRESS | BPF_TC_EGRESS);
+
+    if (hook->ingress)
+        detach_tap(hook->ifindex, BPF_TC_INGRESS);
+    if (hook->egress)
+        detach_tap(hook->ifindex, BPF_TC_EGRESS);
+    if (hook->made_clsact)
+        bpf_tc_hook_destroy(&clsact);
+    memset(hook, 0, sizeof(*hook));
+}
+
+void prl_kernel_unguard(struct prl_kernel *kernel, uint32_t ifindex)
+{
+    prl_hook_take_off(ifindex);
+    for (uint32_t i = 0; i < PRL_HOOKS_MAX; i++) {
+        if (kernel->hook[i].ifindex == ifindex)
+            forget_hook(&kernel->hook[i]);
     }
 }
 
-bool prl_kernel_is_ours(uint32_t id)
-{
-    struct bpf_prog_info info = {0};
-    uint32_t bytes = sizeof(info);
+/* ---- the end ---- */
 
-    int fd = id ? bpf_prog_get_fd_by_id(id) : -1;
-    if (fd < 0)
-        return false;
-    int code = bpf_obj_get_info_by_fd(fd, &info, &bytes);
-    close(fd);
-    return code == 0 && strncmp(info.name, PROGRAM_PREFIX, strlen(PROGRAM_PREFIX)) == 0;
+void prl_kernel_scrub_silence(void)
+{
+    struct if_nameindex *interfaces = if_nameindex();
+
+    for (const struct if_nameindex *one = interfaces; one && one->if_index; one++)
+        prl_hook_take_off(one->if_index);
+    if (interfaces)
+        if_freenameindex(interfaces);
+}
+
+void prl_kernel_detach(struct prl_kernel *kernel)
+{
+    prl_kernel_detach_xdp(kernel);
+    prl_kernel_scrub_silence();
+    for (uint32_t i = 0; i < PRL_HOOKS_MAX; i++) {
+        if (kernel->hook[i].ifindex)
+            forget_hook(&kernel->hook[i]);
+    }
 }
 
 bool prl_kernel_is_guarded(const struct prl_lif *lif)
 {
-    LIBBPF_OPTS(bpf_tc_hook, egress, .ifindex = (int)lif->ifindex, .attach_point = BPF_TC_EGRESS);
-    LIBBPF_OPTS(bpf_tc_opts, options, .handle = TC_HANDLE, .priority = TC_PRIORITY);
     uint8_t mac[6] = {0};
 
     if (mac_of(lif->ifindex, mac) < 0 || memcmp(mac, lif->mac, sizeof(mac)) != 0)
         return false;
-    return bpf_tc_query(&egress, &options) == 0 && prl_kernel_is_ours(options.prog_id);
+    return prl_hook_is_guarded(lif->ifindex);
 }
 
 void prl_kernel_scrub_lif(const struct prl_lif *lif)
 {
-    int ifindex = (int)lif->ifindex;
     uint8_t mac[6] = {0};
 
     if (mac_of(lif->ifindex, mac) < 0 || memcmp(mac, lif->mac, sizeof(mac)) != 0)
         return; /* gone, or the index belongs to another device now */
-    prl_kernel_scrub_xdp(ifindex);
-    LIBBPF_OPTS(bpf_tc_hook, egress, .ifindex = ifindex, .attach_point = BPF_TC_EGRESS);
-    LIBBPF_OPTS(bpf_tc_opts, options, .handle = TC_HANDLE, .priority = TC_PRIORITY);
-    if (bpf_tc_query(&egress, &options) == 0 && prl_kernel_is_ours(options.prog_id))
-        detach_tc(lif->ifindex, BPF_TC_EGRESS);
+    prl_kernel_scrub_xdp((int)lif->ifindex);
 }

@@ -15,6 +15,7 @@
 
 #define ATTRIBUTES_BYTES 256
 #define FILTER_NAME "prl_pick"
+#define ANSWER_BYTES 32768 /* of a dump, one message (net/netlink/af_netlink.c, netlink_dump) */
 
 struct request {
     struct nlmsghdr head;
@@ -116,4 +117,68 @@ int prl_netlink_add_mirror(uint32_t ifindex, uint16_t priority, int program, uin
     close_nest(&request, actions);
     close_nest(&request, options);
     return ask(&request);
+}
+
+/* One filter of a dump; false: the head of its priority, or one that is run only when another sends packets there. */
+static bool read_filter(const struct nlmsghdr *head, struct prl_filter *filter)
+{
+    const struct tcmsg *tc = NLMSG_DATA(head);
+    size_t left = head->nlmsg_len - NLMSG_LENGTH(sizeof(*tc));
+    const struct rtattr *attribute = (const void *)((const uint8_t *)tc + NLMSG_ALIGN(sizeof(*tc)));
+    const struct rtattr *options = NULL;
+    uint32_t chain = 0;
+
+    *filter = (struct prl_filter){.handle = tc->tcm_handle, .priority = tc->tcm_info >> 16};
+    for (; RTA_OK(attribute, left); attribute = RTA_NEXT(attribute, left)) {
+        size_t bytes = RTA_PAYLOAD(attribute);
+
+        if (attribute->rta_type == TCA_KIND)
+            memcpy(filter->kind, RTA_DATA(attribute),
+                   bytes < sizeof(filter->kind) ? bytes : sizeof(filter->kind) - 1);
+        else if (attribute->rta_type == TCA_CHAIN && bytes == sizeof(chain))
+            memcpy(&chain, RTA_DATA(attribute), bytes);
+        else if ((attribute->rta_type & NLA_TYPE_MASK) == TCA_OPTIONS)
+            options = attribute;
+    }
+    if (options && strcmp(filter->kind, "bpf") == 0) {
+        left = RTA_PAYLOAD(options);
+        for (attribute = RTA_DATA(options); RTA_OK(attribute, left); attribute = RTA_NEXT(attribute, left))
+            if (attribute->rta_type == TCA_BPF_ID && RTA_PAYLOAD(attribute) == sizeof(filter->program))
+                memcpy(&filter->program, RTA_DATA(attribute), sizeof(filter->program));
+    }
+    return filter->handle && chain == 0;
+}
+
+int prl_netlink_first_filter(uint32_t ifindex, struct prl_filter *first)
+{
+    struct request request = request_of(RTM_GETTFILTER, ifindex);
+    _Alignas(struct nlmsghdr) char answer[ANSWER_BYTES];
+    int code = 0;
+    bool more = true;
+
+    memset(first, 0, sizeof(*first));
+    request.head.nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP;
+    request.tc.tcm_parent = TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_EGRESS);
+    int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
+    if (fd < 0)
+        return -errno;
+    if (send(fd, &request, request.head.nlmsg_len, 0) < 0)
+        code = -errno;
+    while (!code && more) {
+        ssize_t got = recv(fd, answer, sizeof(answer), 0);
+        size_t left = got > 0 ? (size_t)got : 0;
+
+        if (got <= 0)
+            code = got < 0 ? -errno : -EPIPE;
+        for (const struct nlmsghdr *head = (void *)answer; more && NLMSG_OK(head, left);
+             head = NLMSG_NEXT(head, left)) {
+            if (head->nlmsg_type == NLMSG_ERROR)
+                code = ((const struct nlmsgerr *)NLMSG_DATA(head))->error;
+            more = head->nlmsg_type == RTM_NEWTFILTER && !read_filter(head, first);
+        }
+    }
+    if (!first->kind[0] || !first->handle)
+        memset(first, 0, sizeof(*first));
+    close(fd);
+    return code;
 }

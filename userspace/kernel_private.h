@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* What kernel.c (objects, pins, shared memory), kernel_attach.c (hooks of the network devices) and kernel_tables.c share. */
+/* What the kernel*.c files share: objects, pins and shared memory; hooks of the network devices; netlink; tables. */
 #ifndef PRL_KERNEL_PRIVATE_H
 #define PRL_KERNEL_PRIVATE_H
 
@@ -10,10 +10,13 @@
 #define PRL_INSTANCE_MAX 63
 #define PRL_PATH_BYTES 128
 #define PRL_CC_NAME_BYTES 16 /* TCP_CA_NAME_MAX */
+/* Interfaces and TAPs with a clsact that was made for prl. */
+#define PRL_HOOKS_MAX 1024
 
 enum prl_program {
     PRL_PROG_CLASSIFY,
     PRL_PROG_EGRESS,
+    PRL_PROG_SILENCE,
     PRL_PROG_INJECT,
     PRL_PROG_PICK,
     PRL_PROG_MUTE,
@@ -21,6 +24,7 @@ enum prl_program {
     PRL_PROG_HOLD_GUARD,
     PRL_PROG_GATE,
     PRL_PROG_SAMPLE,
+    PRL_PROG_LOCAL,
     PRL_PROG_COUNT,
 };
 
@@ -45,12 +49,20 @@ enum prl_object {
     PRL_OBJECT_COUNT,
 };
 
-/* A device that tc programs were attached to. */
+/* A device that tc programs were attached to; an unused one has ifindex 0. */
 struct prl_hook {
     uint32_t ifindex;
     bool ingress;
     bool egress;
     bool made_clsact; /* the qdisc is ours to remove */
+};
+
+/* The filter of a device's egress that clsact runs first. */
+struct prl_filter {
+    uint32_t handle; /* 0: there is none */
+    uint32_t priority;
+    uint32_t program; /* id of its BPF program, or 0 */
+    char kind[16];
 };
 
 /* Which entry of prl_addrs has a bit in prl_node. */
@@ -70,6 +82,7 @@ struct prl_kernel {
     char pin_dir[PRL_PATH_BYTES];
     struct bpf_object *object[PRL_OBJECT_COUNT];
     int program[PRL_PROG_COUNT]; /* descriptors, owned by the objects */
+    uint32_t program_id[PRL_PROG_COUNT];
     int map[PRL_MAP_COUNT];
     struct prl_node *node;
     uint8_t *flow_state;
@@ -78,8 +91,7 @@ struct prl_kernel {
     struct bpf_object *shadow;
     int shadow_map; /* -1: no struct_ops */
     char shadow_name[PRL_CC_NAME_BYTES];
-    struct prl_hook hook[PRL_LIFS_MAX + 2];
-    uint32_t hooks;
+    struct prl_hook hook[PRL_HOOKS_MAX];
     struct prl_addr_bit bit[PRL_ADDR_BITS];
     bool xdp[PRL_LIFS_MAX];
 };
@@ -93,6 +105,8 @@ char *prl_kernel_words(void);
 /* kernel_xdp.c: prl_classify on all interfaces, in one mode; error as prl_kernel_attach() has it. */
 int prl_kernel_attach_xdp(struct prl_kernel *kernel, char *error);
 void prl_kernel_detach_xdp(struct prl_kernel *kernel);
+/* Puts it on one interface again, if it is not there. enum prl_guard, or -errno with words. */
+int prl_kernel_guard_xdp(struct prl_kernel *kernel, uint32_t ifindex, char *words);
 /* Takes a dead prld's off an interface. */
 void prl_kernel_scrub_xdp(int ifindex);
 /* Whether the program with this id is one of prl's: a device may have got another owner since. */
@@ -105,9 +119,24 @@ void prl_kernel_inherit_bits(struct prl_kernel *kernel);
 int prl_netlink_remove_queue(uint32_t ifindex);
 /* Another classifier on `ifindex`'s ingress: what `program` says yes to goes to the ingress of `target`, by act_mirred. */
 int prl_netlink_add_mirror(uint32_t ifindex, uint16_t priority, int program, uint32_t target);
+/* The first filter of chain 0 of a device's egress; all zero when there is none. */
+int prl_netlink_first_filter(uint32_t ifindex, struct prl_filter *first);
+/*
+ * kernel_hook.c: puts `program` first in line on a device's egress, in the place of one of a former life. Returns enum
+ * prl_guard, with words[PRL_ERROR_BYTES] about what was in front, or -errno. `mute` (prl_mute) helps while it moves.
+ */
+int prl_hook_put(uint32_t ifindex, int program, int mute, bool *made_clsact, char *words);
+/* Whether a program of prl's is on a device's egress. */
+bool prl_hook_is_guarded(uint32_t ifindex);
+/* Takes all programs of prl's off a device's egress. */
+void prl_hook_take_off(uint32_t ifindex);
+/* The kernel's number of a program, or 0; with its name[BPF_OBJ_NAME_LEN] unless that is NULL. */
+uint32_t prl_program_id(int program, char *name);
 /* Whether a logical interface is the one recorded, and this project's silence is on it. */
 bool prl_kernel_is_guarded(const struct prl_lif *lif);
-/* Takes this project's programs off one logical interface of a dead instance, if it still is the one recorded. */
+/* Takes prl_classify off one logical interface of a dead instance, if it still is the one recorded. */
 void prl_kernel_scrub_lif(const struct prl_lif *lif);
+/* Takes silence off every interface of this network namespace. */
+void prl_kernel_scrub_silence(void);
 
 #endif /* PRL_KERNEL_PRIVATE_H */

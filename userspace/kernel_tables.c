@@ -108,6 +108,8 @@ int prl_kernel_addr_set(struct prl_kernel *kernel, const struct prl_addr_key *ke
 
     __atomic_fetch_and(open, ~mask, __ATOMIC_SEQ_CST);
     __atomic_fetch_or(&kernel->node->addr_bits[entered.bit / 64], mask, __ATOMIC_SEQ_CST);
+    uint32_t any = prl_addr_bit(key->addr, 0);
+    __atomic_fetch_or(&kernel->node->any_bits[any / 64], 1ull << any % 64, __ATOMIC_SEQ_CST);
     int code = bpf_map_update_elem(kernel->map[PRL_MAP_ADDRS], key, &entered, BPF_ANY);
     if (code || !alone || entered.state != PRL_ADDR_OWNER)
         return code;

@@ -59,6 +59,18 @@ int prl_kernel_attach_xdp(struct prl_kernel *kernel, char *error)
     return code;
 }
 
+int prl_kernel_guard_xdp(struct prl_kernel *kernel, uint32_t ifindex, char *words)
+{
+    LIBBPF_OPTS(bpf_xdp_query_opts, found);
+
+    if (bpf_xdp_query((int)ifindex, 0, &found) == 0 &&
+        (kernel->mode == PRL_XDP_NATIVE ? found.drv_prog_id : found.skb_prog_id) ==
+            kernel->program_id[PRL_PROG_CLASSIFY])
+        return PRL_GUARD_KEPT;
+    int code = attach(kernel, ifindex, words);
+    return code ? code : PRL_GUARD_MISSING;
+}
+
 void prl_kernel_detach_xdp(struct prl_kernel *kernel)
 {
     for (uint32_t i = 0; i < kernel->lifs; i++) {

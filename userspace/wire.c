@@ -59,6 +59,9 @@ static const char *const reasons[PRL_REASON_COUNT] = {
     [PRL_REASON_BUSY] = "a move is under way already",
     [PRL_REASON_LEASE_OVER] = "the lease is over",
     [PRL_REASON_NO_LAN] = "the other node does not hear the LAN",
+    [PRL_REASON_NOT_HELD] = "its output could leave without being held",
+    [PRL_REASON_STRAY_IN] = "its input comes in by an interface without prl's programs",
+    [PRL_REASON_STRAY_OUT] = "its output leaves by an interface without prl's programs",
 };
 
 static const struct msg_info *info_of(uint8_t type)

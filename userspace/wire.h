@@ -90,7 +90,10 @@ enum prl_reason {
     PRL_REASON_BUSY = 18,          /* a move is under way already */
     PRL_REASON_LEASE_OVER = 19,    /* whoever was asked to take over must not any more */
     PRL_REASON_NO_LAN = 20,        /* whoever was asked to take over does not hear the LAN either (L11) */
-    PRL_REASON_COUNT = 21,
+    PRL_REASON_NOT_HELD = 21,      /* output could have left without being held */
+    PRL_REASON_STRAY_IN = 22,      /* input comes in where nobody captures it */
+    PRL_REASON_STRAY_OUT = 23,     /* output leaves where nobody holds it */
+    PRL_REASON_COUNT = 24,
 };
 
 enum prl_packet_flag {

@@ -2,7 +2,7 @@
 
 import os
 import platform
-from ctypes import CDLL, get_errno
+from ctypes import CDLL, c_char, get_errno
 from typing import Final
 
 from prl.bench.errors import BenchError
@@ -12,8 +12,10 @@ _NUMBER: Final = {"x86_64": 321, "aarch64": 280}
 _libc = CDLL(None, use_errno=True)
 
 
-def bpf(command: int, attributes: bytes, what: str) -> int:
+def bpf(command: int, attributes: bytes | bytearray, what: str) -> int:
     """Call it with union bpf_attr; returns what the kernel does.
+
+    What it writes there is found in a bytearray.
 
     Raises:
         BenchError: it refuses; ``what`` is named.
@@ -21,7 +23,12 @@ def bpf(command: int, attributes: bytes, what: str) -> int:
     number = _NUMBER.get(platform.machine())
     if number is None:
         raise BenchError(f"number of bpf(2) not known on {platform.machine()}")
-    result: int = _libc.syscall(number, command, attributes, len(attributes))
+    given = (
+        (c_char * len(attributes)).from_buffer(attributes)
+        if isinstance(attributes, bytearray)
+        else attributes
+    )
+    result: int = _libc.syscall(number, command, given, len(attributes))
     if result < 0:
         raise BenchError(f"{what}: {os.strerror(get_errno())}")
     return result

@@ -54,7 +54,7 @@ def passthrough(bench: Bench) -> Part:
 
 
 def _recipe(role: str) -> Recipe:
-    return Recipe(role, Way.PRL, role=role, protect=False, flows_max=FLOWS_MAX)
+    return Recipe(role, Way.PRL, role=role, protect=False, flows_max=FLOWS_MAX, looks=False)
 
 
 def _turns(bench: Bench, rig: Rig, rounds: int, measure: Callable[[Rig], T]) -> dict[str, list[T]]:

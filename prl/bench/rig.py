@@ -21,6 +21,7 @@ from prl.bench import xdp_pass
 from prl.bench.errors import BenchError
 from prl.bench.programs import program
 from prl.client import Node
+from prl.daemon.guard import UNGUARDED
 from prl.lab import Lab
 from prl.lab.netns import Namespace
 
@@ -61,6 +62,8 @@ class Recipe:
     connections: int = 1
     protect: bool = True
     flows_max: int | None = None
+    looks: bool = True
+    """prld sees to it that its programs stay attached; False: they are taken off on purpose."""
 
 
 class Program:
@@ -153,12 +156,17 @@ class Rig:
     def _set_up(self, stack: ExitStack) -> None:
         recipe, way = self.recipe, self.recipe.way
         with_prld = way is Way.PRL
-        self.lab.up(
-            recipe.mode,
-            start_prld=with_prld,
-            polling=recipe.polling,
-            flows_max=recipe.flows_max,
-        )
+        if not recipe.looks:
+            os.environ[UNGUARDED] = "1"
+        try:
+            self.lab.up(
+                recipe.mode,
+                start_prld=with_prld,
+                polling=recipe.polling,
+                flows_max=recipe.flows_max,
+            )
+        finally:
+            os.environ.pop(UNGUARDED, None)
         stack.callback(self.lab.down)
         if with_prld:
             for node in self.lab.topology.nodes:

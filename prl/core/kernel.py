@@ -1,6 +1,7 @@
 """The BPF programs of one instance: loaded, pinned, attached (userspace/kernel.h)."""
 
 from collections.abc import Sequence
+from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,14 @@ def mode_number(mode: Mode) -> int:
 
 class XdpRefusedError(KernelError):
     """The kernel does not run prl_classify on an interface, in any of the modes asked for."""
+
+
+class Guard(IntEnum):
+    """What was found where a program should be first in line."""
+
+    KEPT = lib.PRL_GUARD_KEPT
+    MISSING = lib.PRL_GUARD_MISSING
+    PASSED_BY = lib.PRL_GUARD_PASSED_BY
 
 
 class Kernel:
@@ -88,6 +97,22 @@ class Kernel:
         native = lib.prl_kernel_mode(self._kernel) == lib.PRL_XDP_NATIVE
         return "native" if native else "generic"
 
+    def guard(self, ifindex: int) -> tuple[Guard, str]:
+        """See to it that an interface has its programs, first in line; what was in front, in words.
+
+        Raises:
+            KernelError: it cannot be.
+        """
+        words = ffi.new("char[]", lib.PRL_ERROR_BYTES)
+        code = lib.prl_kernel_guard(self._kernel, ifindex, words)
+        if code < 0:
+            raise KernelError(text_of(words))
+        return Guard(code), text_of(words)
+
+    def unguard(self, ifindex: int) -> None:
+        """Take silence off an interface that needs none, or has gone."""
+        lib.prl_kernel_unguard(self._kernel, ifindex)
+
     @property
     def shadow_congestion(self) -> str | None:
         """The name of this instance's congestion control for shadows; None without struct_ops."""
@@ -103,12 +128,19 @@ class Kernel:
         """CLOCK_BOOTTIME of the datapath's newest pass; read without its lock."""
         return int(lib.prl_kernel_node(self._kernel).heartbeat_ns)
 
+    @property
+    def shadow_stray(self) -> tuple[int, int]:
+        """When (CLOCK_BOOTTIME, ns) a shadow's output would last have left elsewhere, and where."""
+        node = lib.prl_kernel_node(self._kernel)
+        return int(node.shadow_stray_ns), int(node.shadow_stray_ifindex)
+
     def node_counters(self) -> dict[str, int]:
         """The counters of struct prl_node."""
         node = lib.prl_kernel_node(self._kernel)
         names = (
             *("frames", "malformed", "fragments", "tunnelled", "icmp_quoted", "reentered"),
             *("stale_dropped", "claims_obeyed", "claims_foreign", "redirect_failed"),
+            *("strays", "elsewhere_silenced"),
         )
         return {name: int(getattr(node, name)) for name in names}
 

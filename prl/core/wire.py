@@ -81,6 +81,9 @@ class Reason(IntEnum):
     BUSY = lib.PRL_REASON_BUSY
     LEASE_OVER = lib.PRL_REASON_LEASE_OVER
     NO_LAN = lib.PRL_REASON_NO_LAN
+    NOT_HELD = lib.PRL_REASON_NOT_HELD
+    STRAY_IN = lib.PRL_REASON_STRAY_IN
+    STRAY_OUT = lib.PRL_REASON_STRAY_OUT
 
 
 class Capability(IntFlag):

@@ -92,6 +92,8 @@ class Attempts:
     ) -> None:
         self._config, self._dp, self._link, self._log = config, datapath, link, log
         self._host, self._instances = host, instances
+        self.closed = ""
+        """Why nothing can be protected now; empty: it can."""
         self._pace = Pace(SETUPS_AT_ONCE, config.timing.setup_ms / SLOW_PART / 1000)
 
     def enter(self, session: Session, sock: socket.socket, sessions: dict[int, Session]) -> None:
@@ -281,18 +283,31 @@ class Attempts:
 
         A VLAN is an interface of its own: what leaves by lan0.100 is not seen on lan0.
         """
-        ends = session.ends
+        if self.closed:
+            return self.closed
+        ends, own = session.ends, self._instances.interface(session.service).name
+        if self._is_stray(session):
+            return (
+                f"packets of {ends.remote} do not come in by {own}, where prld has its programs; "
+                f"correct the other side's route, or what it knows of {ends.local}'s MAC address"
+            )
         ours = self._instances.devices(session.service)
         way = get_int(sock, So.BINDTOIFINDEX)
         if not way and not ends.remote.is_link_local:
             way = await self._host.way_out(ends.local, ends.remote, get_int(sock, So.MARK))
         if not way or way in ours:
             return ""
-        name, own = _name(way), self._instances.interface(session.service).name
+        name = _name(way)
         return (
             f"packets to {ends.remote} leave by {name}, while prld has its programs on {own}; name "
             f"{name} as lan.interface or in [[routing]], or correct the route"
         )
+
+    def _is_stray(self, session: Session) -> bool:
+        """Whether its input has come in elsewhere, and nothing has come where it should since."""
+        since = session.mend().stray_from
+        info = self._dp.flow_info(session.handle) if since >= 0 else None
+        return info is not None and int(info.counters["in_passed"]) <= since
 
     def _begin(self, session: Session, spec: Prepared, sessions: dict[int, Session]) -> None:
         """Gate on, input redirected, output held."""

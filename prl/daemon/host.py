@@ -63,6 +63,20 @@ class Seen:
     addresses: frozenset[Address] = frozenset()
 
 
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A network device of this namespace."""
+
+    index: int
+    name: str
+    kind: str = ""
+    """As `ip -details link` says it: vlan, bridge, …; empty: hardware and the like."""
+    port_of: str = ""
+    """What it is a port of (bridge, bond …), and has nothing to say by itself; or vrf."""
+    lower: int = 0
+    """The index of the device that it is on top of, in this namespace, or 0."""
+
+
 class Host:
     """Netlink calls, each awaitable; close() at the end."""
 
@@ -92,6 +106,10 @@ class Host:
     async def look(self, name: str) -> Seen:
         """An interface and its addresses, now."""
         return await self._run(self._netlink.look, name)
+
+    async def devices(self) -> list[Device]:
+        """All network devices but lo. Raises KernelError."""
+        return await self._run(self._netlink.devices)
 
     async def tap_up(self, name: str) -> int:
         """Configure one of our TAPs; returns its index."""
@@ -203,6 +221,13 @@ class _Netlink:
         addresses = frozenset(ip_address(each) for each in found if each)
         return Seen(ifindex, bool(link["flags"] & IFF_UP), addresses)
 
+    def devices(self) -> list[Device]:
+        try:
+            links = list(self._ip.get_links())
+        except NetlinkError as error:
+            raise KernelError(f"the interfaces cannot be listed: {error}") from error
+        return [_device(link) for link in links if not link["flags"] & IFF_LOOPBACK]
+
     def tap_up(self, name: str) -> int:
         # Nothing but our programs may put anything onto these devices.
         _write_sysctl(f"net/ipv6/conf/{name}/disable_ipv6", "1")
@@ -308,8 +333,21 @@ class _Netlink:
             raise KernelError(f"neighbour {hop.address} cannot be entered: {error}") from error
 
 
-IFF_UP, IFF_NOARP = 0x1, 0x80
+IFF_UP, IFF_LOOPBACK, IFF_NOARP = 0x1, 0x8, 0x80
 IPV6 = 6
+
+
+def _device(link: Any) -> Device:
+    about = link.get_attr("IFLA_LINKINFO")
+    kind, port_of = (
+        (about.get_attr("IFLA_INFO_KIND"), about.get_attr("IFLA_INFO_SLAVE_KIND"))
+        if about is not None
+        else ("", "")
+    )
+    elsewhere = link.get_attr("IFLA_LINK_NETNSID") is not None
+    lower = 0 if elsewhere else link.get_attr("IFLA_LINK") or 0
+    name = str(link.get_attr("IFLA_IFNAME"))
+    return Device(int(link["index"]), name, str(kind or ""), str(port_of or ""), int(lower))
 
 
 def _gateway(route: Any) -> Address | None:

@@ -73,6 +73,8 @@ class Link:
         self._listener: socket.socket | None = None
         self._complaint = ""
         self._alone_since_s = 0.0
+        self._closed = ""
+        self._opened = asyncio.Event()
         self.up = False
         self.ups = 0
         """How often it came up."""
@@ -111,8 +113,12 @@ class Link:
         backoff_s = BACKOFF_MIN_S
         try:
             while True:
+                if self._closed:
+                    await self._opened.wait()
                 sock = await self._connection()
-                if sock is not None:
+                if sock is not None and self._closed:
+                    sock.close()
+                elif sock is not None:
                     backoff_s = await self._life(sock, backoff_s)
                 await asyncio.sleep(backoff_s)
                 backoff_s = min(backoff_s * 2, BACKOFF_MAX_S)
@@ -121,6 +127,18 @@ class Link:
                 listening.cancel()
             if self._listener is not None:
                 self._listener.close()
+
+    def close(self, why: str) -> None:
+        """Have no link until open()."""
+        self._closed = self.why_down = why
+        self._opened.clear()
+        if self._attached:
+            self._dp.link_drop(why)
+
+    def open(self) -> None:
+        """Have one again."""
+        self._closed = ""
+        self._opened.set()
 
     def listen(self) -> None:
         """Node 1: claim the link's port; while somebody else has it, run() tries again.

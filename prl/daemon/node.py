@@ -28,13 +28,14 @@ from prl.core.datapath import (
     Silence,
 )
 from prl.core.kernel import Kernel
-from prl.core.wire import Message, Tlv
+from prl.core.wire import Message, Reason, Tlv
 from prl.daemon import ghosts, tap, xdp
 from prl.daemon.attempt import Attempts
 from prl.daemon.control import ControlServer
 from prl.daemon.events import EventLog
 from prl.daemon.facts import NodeView
 from prl.daemon.fencing import FenceHook
+from prl.daemon.guard import Guard
 from prl.daemon.heartbeats import Heartbeats
 from prl.daemon.host import Host, Sysctls, needed_sysctls
 from prl.daemon.inheritance import Inheritance
@@ -51,6 +52,7 @@ from prl.daemon.sessions import Session
 from prl.daemon.shadows import Shadows
 from prl.daemon.switchover import Switchover
 from prl.daemon.upkeep import Upkeep
+from prl.daemon.withdrawal import Withdrawal
 from prl.errors import KernelError, PrlError
 
 EVENTS_PER_WAKEUP = 256
@@ -127,6 +129,9 @@ class Node:
         sysctls.apply()
         self._heartbeats = Heartbeats(config, self._log)
         self._kernel, self._dp = await self._open_datapath(stack, host, lans, taps)
+        self._guard = Guard(self._kernel, host, lans, self._log)
+        stack.callback(self._guard.close)
+        await self._guard.begin(strict=not self._stays)
         await self._add_addresses(stack, host, lans)
         self._assemble(host, lans, sysctls)
         stack.callback(self._control.close)
@@ -135,10 +140,16 @@ class Node:
         self._control.start()
         stack.push_async_callback(self._ownership.close)
         stack.push_async_callback(self._fence.close)
+        stack.push_async_callback(self._withdrawal.close)
         await self._neighbours.refresh()
+        guarding = self._guard.run(
+            broken=lambda: self._primaries.doubt(Reason.NOT_HELD),
+            exposed=self._withdrawal.expose,
+            calm=self._withdrawal.end,
+        )
         for life in (
             *(self._link.run(), self._start_alone(), self._neighbours.run()),
-            *(self._heartbeats.run(self._dp), self._upkeep.run()),
+            *(self._heartbeats.run(self._dp), self._upkeep.run(), guarding),
             self._manager.watch(lambda: self._kernel.heartbeat_ns, self._summary),
         ):
             task = asyncio.create_task(life)
@@ -200,9 +211,18 @@ class Node:
         )
         view = NodeView(
             *(config, self._kernel, dp, self._link, self._ownership, self._primaries),
-            ailments=lambda: [self._upkeep.wrong, self._heartbeats.missing],
+            ailments=lambda: [
+                *(self._guard.why_unsafe, self._upkeep.wrong, self._heartbeats.missing),
+            ],
         )
         self._switchover = Switchover(config, dp, self._link, lans, log, self._ownership)
+        self._withdrawal = Withdrawal(
+            *(config, dp, self._link, self._upkeep, host, lans, log),
+            ownership=self._ownership,
+            shadows=self._shadows,
+            attempts=attempts,
+            switchover=self._switchover,
+        )
         self._processes = Processes(self._primaries, log)
         self._watches = Watches(self._processes, log)
         requests = Requests(

@@ -50,6 +50,7 @@ RENEW_TRIES = 3
 REASONS_MAX = 8
 """Different reasons for missing protection that ``status`` names."""
 _HOPELESS = frozenset({Reason.APPLICATION_GONE, Reason.OUTPUT_DIFFERS, Reason.MID_STREAM})
+_STRAYS = frozenset({Reason.STRAY_IN, Reason.STRAY_OUT})
 _STATES = {state: state.name.lower() for state in Primary}
 CLOSE_LINGER_S = 60.0
 """How long a session that its application closed may take to end (the peer's FIN)."""
@@ -249,6 +250,13 @@ class Primaries:
         """Forget a session that is open: its application goes on with its own descriptor."""
         self._finish(session, "closed")
 
+    def doubt(self, reason: Reason) -> None:
+        """What protects the sessions here is given up, and made anew from new snapshots."""
+        for session in self.live():
+            if session.state in {"active", "setup"}:
+                with contextlib.suppress(DatapathError):  # it has just ended
+                    self._dp.primary_fail(session.handle, reason)
+
     def resync(self, session: Session) -> None:
         """A new snapshot now; what protects the session is given up first. Raises DatapathError."""
         mending = session.mend()
@@ -334,6 +342,7 @@ class Primaries:
                     handle=session.handle,
                 )
             mending = session.mend()
+            self._note_stray(session, mending, event.reason)
             if before == "active":
                 mending.hopeful = time.monotonic() - session.active_since_s > STABLE_S
                 mending.hopeless |= event.reason in _HOPELESS
@@ -342,6 +351,16 @@ class Primaries:
             self._tend(session)
         session.tell()
         self._end_if_orphan(session, before)
+
+    def _note_stray(self, session: Session, mending: Mending, reason: int) -> None:
+        """Whether its packets pass prl's programs by: told aloud, for its route may be mended."""
+        if reason not in _STRAYS:
+            return
+        self._log.error(
+            "alarm", f"{session.ends}: {wire.reason_text(reason)}", handle=session.handle
+        )
+        if reason == Reason.STRAY_IN and (info := self._dp.flow_info(session.handle)):
+            mending.stray_from = int(info.counters["in_passed"])
 
     def _end_if_orphan(self, session: Session, before: str) -> None:
         """Nobody has it: its application is gone, and the other node did not take it."""

@@ -30,6 +30,8 @@ class Mending:
     """Trying again is of no use before an application offers itself."""
     hopeful: bool = False
     """Something has changed for the better since the last attempt: the back-off begins anew."""
+    stray_from: int = -1
+    """Its input came in where nobody captures it: so many of its packets had come in rightly."""
     given_up: bool = False
     """Nobody tries again before somebody asks for it."""
     done: "asyncio.Future[Event] | None" = None

@@ -115,6 +115,8 @@ class Shadows:
         self._neighbours: dict[NextHop, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._unread: dict[Shadow, asyncio.Task[None]] = {}
+        self.closed = ""
+        """Why no shadow may be here now; empty: they may."""
 
     # -- requests
 
@@ -243,6 +245,8 @@ class Shadows:
             self._refuse(event, RefusedError(Reason.MALFORMED, str(error)))
 
     def _make(self, coming: Coming) -> None:
+        if self.closed:
+            raise RefusedError(Reason.NOT_HELD, f"{coming.ends}: {self.closed}")
         if coming.event.bits & wire.SETUP_PREPARE:
             self._prepare(coming)
         else:

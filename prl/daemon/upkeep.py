@@ -54,6 +54,8 @@ class Upkeep:
         for number, service in enumerate(config.service):
             self._wanted[lans.interface(number).name] += service.addresses
         self._changed = asyncio.Event()
+        self.waived: set[tuple[str, Address]] = set()
+        """Service addresses that are not wanted now, by interface (withdrawal.py)."""
         self.wrong = ""
         """What is not as it must be and could not be put back, in words."""
 
@@ -103,7 +105,11 @@ class Upkeep:
                 problems.append(f"interface {interface.name} is gone")
                 continue
             wanted = self._wanted[interface.name]
-            missing = [address for address in wanted if address not in found.addresses]
+            missing = [
+                address
+                for address in wanted
+                if address not in found.addresses and (interface.name, address) not in self.waived
+            ]
             failed = await self._put_back(interface.ifindex, missing)
             put_back += [f"{each} on {interface.name}" for each in missing if each not in failed]
             problems += [f"{each} is missing: {why}" for each, why in failed.items()]

@@ -13,13 +13,14 @@ import struct
 
 from prl.lab.errors import LabError
 
-NAME = "prl_lab_cut"
+NAME, PASSING = "prl_lab_cut", "passing"
 _SYSCALL_BPF = {"x86_64": 321, "aarch64": 280, "riscv64": 280}
 # linux/bpf.h and linux/pkt_cls.h
 _BPF_PROG_LOAD = 5
 _BPF_PROG_TYPE_SCHED_CLS = 3
 _BPF_PROG_TYPE_XDP = 6
 _BPF_F_XDP_HAS_FRAGS = 1 << 5
+_TC_ACT_OK = 0
 _TC_ACT_STOLEN = 4
 _XDP_PASS = 2
 _MOV_TO_R0 = 0xB7  # BPF_ALU64 | BPF_MOV | BPF_K
@@ -39,6 +40,15 @@ def load() -> int:
     return _load(_BPF_PROG_TYPE_SCHED_CLS, _TC_ACT_STOLEN, 0)
 
 
+def load_tc_ok() -> int:
+    """Load a tc program that lets every packet leave, past all programs behind it.
+
+    Raises:
+        LabError: as load().
+    """
+    return _load(_BPF_PROG_TYPE_SCHED_CLS, _TC_ACT_OK, 0, PASSING)
+
+
 def load_xdp_pass() -> int:
     """Load the XDP program and return its file descriptor, which the caller closes.
 
@@ -48,7 +58,7 @@ def load_xdp_pass() -> int:
     return _load(_BPF_PROG_TYPE_XDP, _XDP_PASS, _BPF_F_XDP_HAS_FRAGS)
 
 
-def _load(kind: int, verdict: int, flags: int) -> int:
+def _load(kind: int, verdict: int, flags: int, name: str = NAME) -> int:
     number = _SYSCALL_BPF.get(platform.machine())
     if number is None:
         raise LabError(f"cannot load BPF on {platform.machine()}: number of bpf(2) not known")
@@ -67,7 +77,7 @@ def _load(kind: int, verdict: int, flags: int) -> int:
         0,  # log_buf
         0,  # kern_version
         flags,
-        NAME.encode(),
+        name.encode(),
     )
     descriptor: int = _libc.syscall(number, _BPF_PROG_LOAD, attributes, len(attributes))
     if descriptor < 0:

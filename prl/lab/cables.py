@@ -18,7 +18,7 @@ from prl.lab.topology import Member, Node, Topology
 
 _INGRESS = 0xFFFFFFF2  # TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS), linux/pkt_sched.h
 _EGRESS = 0xFFFFFFF3
-_PRIORITY = 1
+_PRIORITY = 100  # behind prl's
 _IFF_UP = 1
 
 
@@ -143,7 +143,8 @@ class LinkCable(Cable):
 
     def is_cut(self) -> bool:
         """Whether the filters are in."""
-        return bool(list(self._netlink.get_filters(index=self._index, parent=_EGRESS)))
+        filters = self._netlink.get_filters(index=self._index, parent=_EGRESS)
+        return any(found["info"] >> 16 == _PRIORITY for found in filters)
 
 
 def _open(place: Namespace, interface: str) -> tuple[IPRoute, int]:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from prl._core import ffi, lib
 
+from prl.bench import tcx
 from tests.kernel.bpf_lab import (
     ACK,
     BROADCAST,
@@ -1028,6 +1029,7 @@ def attached(bench: Bench) -> str:
     with inside(bench.node_ns):
         for command in (["tc", "filter", "show", "dev", "lan0", "egress"], ["ip", "link"]):
             shown += subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        shown += " ".join(map(tcx.name, tcx.programs(bench.lan_ifindex) or []))
     return shown
 
 
