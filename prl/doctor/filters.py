@@ -85,6 +85,8 @@ class Base:
     """What its administrator calls it."""
     insert: str
     """The command that puts a rule in front; ``{}`` is the rule."""
+    keeper: str = ""
+    """firewalld or ufw, where one of them makes these rules."""
 
 
 @dataclass(slots=True)

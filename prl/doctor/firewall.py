@@ -8,8 +8,8 @@ from typing import Final
 
 from prl.config import Config
 from prl.daemon import conntrack
-from prl.doctor import host, nftables, xtables
-from prl.doctor.filters import IPV4, IPV6, Base, Outcome, Packet, Ruleset
+from prl.doctor import host, nftables, openings, xtables
+from prl.doctor.filters import IPV4, IPV6, Outcome, Packet, Ruleset
 from prl.doctor.finding import Finding, Verdict, judge
 
 _SAVE = {IPV4: "iptables-save", IPV6: "ip6tables-save"}
@@ -81,7 +81,10 @@ def _rulesets() -> tuple[list[Ruleset], str]:
     if shutil.which("nft") is None:
         unread = "nft is not installed: apt-get install -y nftables"
     else:
-        ruleset, foreign = nftables.read(_listing())
+        listing = _listing()
+        if listing is None:
+            unread = "`nft list ruleset` fails: run doctor as root"
+        ruleset, foreign = nftables.read(listing or [])
         found.append(ruleset)
         by_xtables |= {IPV6 if family == "ip6" else IPV4 for family, _ in foreign}
     for version in by_xtables:
@@ -93,11 +96,11 @@ def _rulesets() -> tuple[list[Ruleset], str]:
     return found, unread
 
 
-def _listing() -> list[dict[str, object]]:
+def _listing() -> list[dict[str, object]] | None:
     try:
         return list(json.loads(host.run("nft", "-j", "list", "ruleset") or "{}")["nftables"])
     except (ValueError, KeyError):
-        return []
+        return None
 
 
 def _reads(path: Path) -> bool:
@@ -118,58 +121,18 @@ def _judge(words: str, packet: Packet, rulesets: list[Ruleset], unread: str) -> 
             return Finding(words, Verdict.NOTE, f"cannot tell: {unread}", "look by hand")
         return Finding(words, Verdict.OK, "passes")
     assert where is not None
-    paste = where.insert.format(_match(packet, where))
+    paste, keeper = openings.opening(packet, where)
     if Outcome.ACCEPT not in outcomes:
         verdict = Verdict.WARNING if packet.protocol == "udp" else Verdict.MISSING
-        remedy = f"let it pass, and keep that with {_keeper(where)}"
+        remedy = f"let it pass, and keep that with {keeper}"
         return Finding(words, verdict, f"dropped by {where.words}", remedy, paste)
     return Finding(
         words,
         Verdict.NOTE,
         f"cannot tell: {where.words} has rules that doctor cannot read",
-        f"look by hand; this lets it pass, and is to be kept with {_keeper(where)}",
+        f"look by hand; this lets it pass, and is to be kept with {keeper}",
         paste,
     )
-
-
-def _match(packet: Packet, base: Base) -> str:
-    return _nft_match(packet) if base.insert.startswith("nft") else _xt_match(packet)
-
-
-def _nft_match(packet: Packet) -> str:
-    family = "ip6" if packet.is_v6 else "ip"
-    if packet.hook == "input":
-        ends = f'iifname "{packet.interface}" {family} saddr {packet.source}'
-    else:
-        ends = f'oifname "{packet.interface}" {family} daddr {packet.target}'
-    if packet.protocol == "icmpv6":
-        return f"'iifname \"{packet.interface}\" icmpv6 type {packet.icmp_type} accept'"
-    port = "sport" if packet.target_port is None else "dport"
-    number = packet.source_port if packet.target_port is None else packet.target_port
-    return f"'{ends} {packet.protocol} {port} {number} accept'"
-
-
-def _xt_match(packet: Packet) -> str:
-    if packet.hook == "input":
-        ends = f"-i {packet.interface} -s {packet.source}"
-    else:
-        ends = f"-o {packet.interface} -d {packet.target}"
-    if packet.protocol == "icmpv6":
-        return f"-i {packet.interface} -p icmpv6"
-    port = "--sport" if packet.target_port is None else "--dport"
-    number = packet.source_port if packet.target_port is None else packet.target_port
-    return f"{ends} -p {packet.protocol} {port} {number}"
-
-
-def _keeper(base: Base) -> str:
-    """What makes this host's rules permanent."""
-    if " firewalld " in f" {base.chain} ":
-        return "firewalld (`firewall-cmd --permanent --add-port=…`)"
-    if shutil.which("ufw"):
-        return "ufw (`ufw allow …`)"
-    if base.insert.startswith("nft"):
-        return "/etc/nftables.conf"
-    return "netfilter-persistent"
 
 
 def _conntrack() -> Finding:

@@ -51,7 +51,9 @@ def _base(chain: dict[str, Any]) -> Base | None:
         return None
     key = _key(chain, chain["name"])
     policy = Outcome.DROP if chain.get("policy") == "drop" else Outcome.ACCEPT
-    return Base(key, hook, family, policy, f"nft chain {key}", f"nft insert rule {key} {{}}")
+    words, insert = f"nft chain {key}", f"nft insert rule {key} {{}}"
+    keeper = "firewalld" if chain["table"] == "firewalld" else ""
+    return Base(key, hook, family, policy, words, insert, keeper)
 
 
 def _rule(rule: dict[str, Any], sets: dict[tuple[str, str, str], Value]) -> Rule:

@@ -18,6 +18,7 @@ def read(text: str, version: int) -> Ruleset:
     command = "ip6tables" if version == IPV6 else "iptables"
     chains: dict[str, list[Rule]] = {}
     bases: list[Base] = []
+    keeper = "ufw" if ":ufw" in text else ""
     table = ""
     for line in text.splitlines():
         if line.startswith("*"):
@@ -33,7 +34,7 @@ def read(text: str, version: int) -> Ruleset:
                 words = f"{command} -t {table}, chain {name}"
                 insert = f"{command} -t {table} -I {name} {{}} -j ACCEPT"
                 families = frozenset({IPV6 if version == IPV6 else IPV4})
-                bases.append(Base(key, _CHAINS[name], families, outcome, words, insert))
+                bases.append(Base(key, _CHAINS[name], families, outcome, words, insert, keeper))
         elif line.startswith("-A"):
             words_of = shlex.split(line)
             chains.setdefault(f"{table} {words_of[1]}", []).append(_rule(words_of[2:], table))
