@@ -11,6 +11,7 @@ from prl.doctor import (
     interfaces,
     kernel,
     network,
+    silence,
 )
 from prl.doctor.finding import Finding
 
@@ -25,4 +26,5 @@ def examine(path: Path | None) -> Iterator[Finding]:
     yield from configuration.examine(config)
     yield from interfaces.examine(config)
     yield from network.examine(config)
+    yield from silence.examine(config)
     yield from firewall.examine(config)

@@ -83,8 +83,8 @@ def _second_nic(config: Config, lan: Interface, there: dict[str, Interface]) -> 
     return judge(
         f"another interface in {lan.name}'s network",
         not loose,
-        f"{', '.join(loose)}, with arp_ignore 0: it answers for the service addresses, too, and "
-        "sessions come in where they are not protected"
+        f"{', '.join(loose)}, with arp_ignore 0: prld's programs alone keep it from answering for "
+        "the service addresses, too"
         if loose
         else ", ".join(doubles) or "none",
         paste="sysctl -w net.ipv4.conf.all.arp_ignore=1",

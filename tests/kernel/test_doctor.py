@@ -270,6 +270,30 @@ def test_a_second_interface_in_the_same_network(host: Host) -> None:
     host.is_mended_by_what_it_says(name, "warning", "spare, with arp_ignore 0")
 
 
+def test_a_route_that_leads_past_prl(host: Host) -> None:
+    host.sh(
+        "ip link add spare type veth peer far-spare",
+        "ip link set spare up",
+        "ip neigh add 192.0.2.1 lladdr 02:00:00:00:00:01 dev lan0",
+        "ip route add 192.0.2.1/32 dev spare",
+    )
+    name = "routes to the LAN's neighbours"
+    host.is_mended_by_what_it_says(name, "warning", "that to 192.0.2.1 leaves by spare")
+
+
+def test_somebody_else_s_filter_in_the_first_place(host: Host) -> None:
+    """Where there is no tcx; with it nobody can be in the way."""
+    host.sh(
+        "tc qdisc add dev lan0 clsact",
+        "tc filter add dev lan0 egress pref 1 protocol ip u32 match u32 0 0 flowid 1:1",
+    )
+    name = "first in line on what leaves"
+    if in_btf(b"\0bpf_mprog_bundle\0"):
+        assert host.doctor()[1][name]["verdict"] == "ok"
+    else:
+        host.is_mended_by_what_it_says(name, "missing", "lan0 has a filter of kind u32")
+
+
 def test_packets_that_native_xdp_cannot_take(host: Host) -> None:
     host.sh("ip link set lan0 mtu 9000")
     host.config.write_text(CONFIG.format(mode="generic"))
