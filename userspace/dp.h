@@ -157,7 +157,7 @@ struct dp_flow {
         };
     };
     struct dp_compare compare;
-    uint64_t last_input_ns; /* primary: released; relaying: captured */
+    uint64_t last_input_ns; /* primary: released; shadow: fed; relaying: captured */
     uint64_t orphan_cookie; /* the socket's, once spec.fd is -1 */
     /* last seen in the peer's segments, for crafted ones */
     uint32_t peer_tsval, peer_tsecr;

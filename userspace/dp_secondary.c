@@ -11,6 +11,7 @@
 #include <zlib.h>
 
 #include "elide.h"
+#include "moment.h"
 #include "names.h"
 
 static void mark_dirty(struct prl_dp *dp, struct dp_flow *flow)
@@ -174,6 +175,7 @@ static void replicate(struct prl_dp *dp, struct dp_flow *flow, const struct prl_
         return;
     }
     dp_flow_note_peer(flow, &packet);
+    flow->last_input_ns = dp->now_ns;
     dp_verify_hash(flow, &piece, 1, &packet);
     dp_verify_accepted(flow, msg->seq);
     if (payload && packet.proto == IPPROTO_TCP) {
@@ -435,6 +437,9 @@ void dp_secondary_takeover(struct prl_dp *dp, struct dp_flow *flow)
 
         setsockopt(flow->spec.fd, IPPROTO_TCP, TCP_CONGESTION, congestion,
                    (socklen_t)strnlen(congestion, sizeof(dp->congestion[0])));
+        if (flow->has_peer_ts)
+            prl_moment_keep_ahead(flow->spec.fd, flow->peer_tsecr,
+                                  (uint32_t)((dp_clock_ns() - flow->last_input_ns) / 1000000));
         dp_verify_refeed(dp, flow);
         dp_flow_sample(dp, flow);
         flow->shadow.relay_next = flow->kernel->sock.rcv_nxt;

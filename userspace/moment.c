@@ -11,6 +11,8 @@
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 
+#include "core/serial.h"
+
 #define REPAIR_ON 1
 #define REPAIR_OFF_NO_WINDOW_PROBE (-1)
 #define QUEUE_RECV 1
@@ -432,4 +434,33 @@ int prl_moment_restore(int fd, const struct prl_ready *ready, uint32_t snd_wscal
     TRY("TCP_REPAIR", set(fd, IPPROTO_TCP, TCP_REPAIR, REPAIR_OFF_NO_WINDOW_PROBE));
     set(fd, SOL_SOCKET, SO_REUSEADDR, 1); /* cleared by leaving repair mode */
     return 0;
+}
+
+/* ---- taking over ---- */
+
+int prl_moment_keep_ahead(int fd, uint32_t seen, uint32_t elapsed_ms)
+{
+    uint32_t tsval = 0, per_ms = 1, ahead;
+    struct tcp_info info;
+    int reuse = 0, err = look(fd, &info);
+
+    if (err || !(info.tcpi_options & TCPI_OPT_TIMESTAMPS))
+        return err;
+    if (info.tcpi_options & OPT_USEC_TIMESTAMPS)
+        per_ms = 1000;
+    err = get(fd, IPPROTO_TCP, TCP_TIMESTAMP, &tsval, sizeof(tsval));
+    seen += elapsed_ms * per_ms;
+    if (err || prl_serial_le(seen, tsval))
+        return err;
+    ahead = seen + PRL_TSVAL_AHEAD_MS * per_ms;
+    ahead = per_ms > 1 ? ahead | 1 : (ahead + 1) & ~1u; /* as next_tsval() */
+    err = get(fd, SOL_SOCKET, SO_REUSEADDR, &reuse, sizeof(reuse));
+    if (!err)
+        err = set_tcp(fd, TCP_REPAIR, REPAIR_ON);
+    if (err)
+        return err;
+    err = set_tcp(fd, TCP_TIMESTAMP, ahead);
+    set(fd, IPPROTO_TCP, TCP_REPAIR, REPAIR_OFF_NO_WINDOW_PROBE);
+    set(fd, SOL_SOCKET, SO_REUSEADDR, reuse);
+    return err ? err : 1;
 }

@@ -52,6 +52,14 @@ struct prl_ready {
     uint32_t rcvbuf_bytes; /* as given to SO_RCVBUFFORCE; raised when that does not do */
 };
 
+/* A shadow takes over that the peer may not hear (PAWS, RFC 7323, 5): it was restored on another machine's clock, and the two
+ * run apart (50 ppm are 4 s a day). `seen` is what the peer has echoed of the owner's timestamps, elapsed_ms ago. When the
+ * shadow's are behind that, they are set to PRL_TSVAL_AHEAD_MS ahead: what may have left since, and was not echoed yet.
+ * 1: they were, 0: there is no need, or -errno. For that the socket is in repair mode for some microseconds, in which a
+ * recv() of its application would fail: not where there is no need. */
+#define PRL_TSVAL_AHEAD_MS 100
+int prl_moment_keep_ahead(int fd, uint32_t seen, uint32_t elapsed_ms);
+
 void prl_moment_encode(const struct prl_moment *moment, uint8_t out[PRL_MOMENT_FIELDS]);
 /* The element's value; the queues stand behind its fields. 0 or -EPROTO. */
 int prl_moment_decode(const uint8_t *value, uint32_t bytes, struct prl_moment *moment);

@@ -298,8 +298,43 @@ def node_segments_sent() -> int:
     return int(values[names.index("OutSegs")])
 
 
+def peer_paws_drops() -> int:
+    """Segments that the peer has thrown away for their timestamps (RFC 7323, 5)."""
+    with inside(PEER):
+        lines = Path("/proc/thread-self/net/netstat").read_text().splitlines()
+    names, values = (line.split() for line in lines if line.startswith("TcpExt:"))
+    return int(values[names.index("PAWSEstab")])
+
+
 def open_descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
+
+
+@pytest.mark.parametrize("behind_ms", [11_000, 5 * 60_000])
+def test_a_clone_whose_clock_was_left_behind_is_heard_at_once(behind_ms: int) -> None:
+    with connected() as session:
+        session.node.sendall(b"what the peer has seen")
+        receive(session.peer, 22)
+        taken = take(session.node)
+        discard(session.node)
+        behind = (taken.tsval - behind_ms) % 2**32
+        session.node = clone(dataclasses.replace(taken, tsval=behind))
+        session.node.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        before = peer_paws_drops()
+        session.node.sendall(b"unheard ")
+        await_until(lambda: peer_paws_drops() > before)
+
+        assert lib.prl_moment_keep_ahead(session.node.fileno(), taken.tsval, 0) == 1
+        dropped = peer_paws_drops()
+        session.node.sendall(b"and heard")
+        session.peer.sendall(b"answered")
+        assert receive(session.peer, 17) == b"unheard and heard"
+        assert receive(session.node, 8) == b"answered"
+        assert peer_paws_drops() == dropped
+        said = get_int(session.node, Tcp.TIMESTAMP)
+        assert lib.prl_moment_keep_ahead(session.node.fileno(), taken.tsval, 0) == 0
+        assert 0 < (said - taken.tsval) % 2**32 < lib.PRL_TSVAL_AHEAD_MS + PATIENCE_S * 1000
+        assert get_int(session.node, So.REUSEADDR) == 1
 
 
 @pytest.mark.parametrize("handshake", HANDSHAKES)
