@@ -589,11 +589,27 @@ void dp_owner_woke(struct prl_dp *dp)
     dp_owner_do(dp, prl_owner_woke(&dp->owner, dp->now_ns));
 }
 
+/* The services that a session of would go on here. */
+static uint32_t good_services(const struct prl_dp *dp)
+{
+    uint32_t mask = 0;
+
+    for (uint32_t i = 0; i < dp->flows_top; i++) {
+        const struct dp_flow *flow = &dp->flows[i];
+
+        if (flow->used && flow->secondary && flow->secondary_core.state == PRL_SECONDARY_ACTIVE &&
+            flow->secondary_core.confirmed)
+            mask |= 1u << flow->service;
+    }
+    return mask;
+}
+
 void dp_owner_tick(struct prl_dp *dp)
 {
     uint32_t todo;
 
     watch_lan(dp);
+    prl_owner_good(&dp->owner, prl_owner_may_take(&dp->owner, dp->now_ns) ? good_services(dp) : 0);
     todo = prl_owner_tick(&dp->owner, dp->now_ns);
     notice_bypass(dp);
     dp_owner_do(dp, todo);

@@ -389,6 +389,7 @@ class Prld:
         if self.now_ns < int(self.lib.prl_owner_next_ns(self.owner)):
             return
         self._watch_lan()
+        self.lib.prl_owner_good(self.owner, self._good_services())
         todo = self.lib.prl_owner_tick(self.owner, self.now_ns)
         if kernel.bypassed:
             self._every_primary(self.lib.prl_primary_fail, self.lib.PRL_REASON_TIMEOUT, self.up)
@@ -401,6 +402,15 @@ class Prld:
         kernel.open_at_ns = int(self.lib.prl_owner_open_at_ns(self.owner))
         if todo & self.lib.PRL_OWNER_DO_LEASE:
             self._notice_fencing()
+
+    def _good_services(self) -> int:
+        active, mask = self.lib.PRL_SECONDARY_ACTIVE, 0
+        if not self.lib.prl_owner_may_take(self.owner, self.now_ns):
+            return 0
+        for flow in self.flows.values():
+            if not flow.is_primary and flow.core.state == active and flow.core.confirmed:
+                mask |= 1 << flow.session.service
+        return mask
 
     def _notice_fencing(self) -> None:
         for service, state in enumerate(self.node.kernel.addresses):

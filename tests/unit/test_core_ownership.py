@@ -38,6 +38,7 @@ class Node:
         self.owner: Any = ffi.new("struct prl_owner *")
         lib.prl_owner_init(self.owner, config, self.now * MS)
         lib.prl_owner_neighbours(self.owner, 1)
+        lib.prl_owner_good(self.owner, 2**32 - 1)
         for service, state in enumerate(states):
             lib.prl_owner_set_state(self.owner, service, state)
         self.lan = lan
@@ -178,6 +179,29 @@ def test_secondary_takes_over_when_link_and_lan_are_silent() -> None:
     assert [n.owner.state[i] for i in range(3)] == [OWNER, NONE, OWNER]
     assert n.call("link_down") == FAIL  # owner from now on
     assert n.owner.takeovers == 1
+
+
+def test_a_service_without_a_good_shadow_has_more_time_to_be_heard_of() -> None:
+    """A take-over would save nothing; of an owner that is only busy it would end every session."""
+    n = Node(STANDBY, STANDBY).linked()
+    lib.prl_owner_good(n.owner, 0b10)
+    assert n.tick(100) == TAKEOVER | DROP
+    assert n.owner.take_mask == 0b10
+    n.call("link_down")
+    assert n.tick(190) & TAKEOVER == 0
+    assert n.tick(200) & TAKEOVER
+    assert n.owner.take_mask == 0b01
+    alive = Node(STANDBY).linked()
+    lib.prl_owner_good(alive.owner, 0)
+    assert alive.tick(190) == 0
+    assert alive.lan_heard() == VOID | RENOUNCE | DROP
+    assert alive.tick(1000) & TAKEOVER == 0
+    short = Node(STANDBY).linked()
+    lib.prl_owner_good(short.owner, 0)
+    short.tick(150)
+    short.call("heard")  # without an echo: the lease is what it was
+    assert short.tick(240) & TAKEOVER == 0
+    assert short.tick(250) & TAKEOVER  # half of what suspicion leaves of it
 
 
 def test_secondary_waits_for_the_lan_after_a_lost_connection() -> None:

@@ -177,10 +177,24 @@ uint32_t prl_owner_too_late(struct prl_owner *owner)
     return expire(owner);
 }
 
+/* A take-over would save no session of the services without a good shadow (their set-up may have been under way), and if the
+ * primary lives after all, it ends every one: suspicion takes twice as long, or half of what the lease leaves. */
+static uint32_t worth_taking(const struct prl_owner *owner, uint64_t now_ns)
+{
+    const struct prl_owner_config *config = &owner->config;
+    uint64_t left_ns = (config->takeover_ns - config->suspect_ns) / 2;
+
+    if (is_silent(owner->last_heard_ns, now_ns, 2 * config->suspect_ns) ||
+        now_ns + left_ns >= prl_owner_takeover_until_ns(owner))
+        return takeable(owner);
+    return takeable(owner) & owner->good_mask;
+}
+
 /* L3, as secondary: link and LAN are silent and the lease lasts: take over. The lease is over: never. */
 static uint32_t decide_as_secondary(struct prl_owner *owner, uint64_t now_ns)
 {
     uint64_t suspect_ns = owner->config.suspect_ns;
+    uint32_t mask;
 
     if (owner->link == PRL_LINK_UP || !has_shadows(owner))
         return 0;
@@ -193,7 +207,8 @@ static uint32_t decide_as_secondary(struct prl_owner *owner, uint64_t now_ns)
     if (owner->silent_mask == UINT32_MAX ||
         (owner->can_ask && is_silent(owner->last_frame_ns, now_ns, presence_ns(owner))))
         return 0; /* L6: the one that is cut off is this node, and its claim would reach nobody */
-    return take(owner, takeable(owner), prl_owner_takeover_until_ns(owner), now_ns) | drop_link(owner);
+    mask = worth_taking(owner, now_ns);
+    return mask ? take(owner, mask, prl_owner_takeover_until_ns(owner), now_ns) | drop_link(owner) : 0;
 }
 
 /* L2, L6, as primary: once the other side cannot take over any more, and the LAN has been heard since, what is VOIDING
@@ -228,12 +243,22 @@ static bool has_lost_lan_heartbeats(const struct prl_owner *owner, uint64_t now_
     return owner->last_lan_ns && is_silent(owner->last_lan_ns, now_ns, owner->config.suspect_ns);
 }
 
+bool prl_owner_may_take(const struct prl_owner *owner, uint64_t now_ns)
+{
+    return has_shadows(owner) && is_silent(owner->last_heard_ns, now_ns, owner->config.suspect_ns / 2);
+}
+
+void prl_owner_good(struct prl_owner *owner, uint32_t mask)
+{
+    owner->good_mask = mask;
+}
+
 /* L6, L11: the LAN is watched in good time before somebody takes over on a link that does not answer, and when the other
  * node is not heard there. */
 static void watch(struct prl_owner *owner, uint64_t now_ns)
 {
     uint64_t replaceable_ns = prl_owner_replaceable_ns(owner), watched_ns = owner->config.suspect_ns / 2;
-    bool may_take = has_shadows(owner) && is_silent(owner->last_heard_ns, now_ns, watched_ns);
+    bool may_take = prl_owner_may_take(owner, now_ns);
     bool may_lose = replaceable_ns && now_ns + watched_ns >= replaceable_ns;
 
     owner->is_urgent = may_take || may_lose;

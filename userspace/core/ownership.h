@@ -107,6 +107,7 @@ struct prl_owner {
     uint8_t unheard; /* silent, and nobody has heard it since the link was lost: the other node has the sessions */
     uint32_t silent_mask; /* the services that it holds for */
     uint32_t taken_mask; /* taken over since the link was last up */
+    uint32_t good_mask; /* services that a session would go on of, if they were taken over now */
     uint32_t busy; /* own tick was late: the next LEASE says so */
     uint64_t last_tick_ns;
     uint64_t last_lease_sent_ns;
@@ -174,6 +175,10 @@ bool prl_owner_hears_lan(const struct prl_owner *owner, uint64_t now_ns);
 /* When prl_owner_tick() wants to be called at the latest. */
 uint64_t prl_owner_next_ns(const struct prl_owner *owner);
 
+/* As secondary: whether it may soon have to take over; and of which services there is a shadow that could go on, as long as
+ * it may. Of the others every session would be lost, so that they have more time to be heard of (L3). */
+bool prl_owner_may_take(const struct prl_owner *owner, uint64_t now_ns);
+void prl_owner_good(struct prl_owner *owner, uint32_t mask);
 /* Whether somebody on the LAN would answer; at first there is nobody. */
 void prl_owner_neighbours(struct prl_owner *owner, bool can_ask);
 /* Whether frames from the LAN are evidence now (no link, one that does not answer, or a take-over that waits for proof); and the newest one. */
