@@ -64,9 +64,10 @@ uint32_t prl_kernel_mode(const struct prl_kernel *kernel);
 /*
  * Sees to it that an interface has the programs that it should have, first in line: a logical one and the TAPs what
  * prl_kernel_attach() gave them, any other prl_silence. Returns enum prl_guard, with words[PRL_ERROR_BYTES] about what was
- * in front, or -errno and why it cannot be.
+ * in front, or -errno and why it cannot be. Without `whole` only what netlink does not tell of is looked at: what leaves by
+ * interfaces, some microseconds each.
  */
-int prl_kernel_guard(struct prl_kernel *kernel, uint32_t ifindex, char *words);
+int prl_kernel_guard(struct prl_kernel *kernel, uint32_t ifindex, int whole, char *words);
 /* Takes prl_silence off an interface that needs none; one that has gone is forgotten. */
 void prl_kernel_unguard(struct prl_kernel *kernel, uint32_t ifindex);
 void prl_kernel_close(struct prl_kernel *kernel,

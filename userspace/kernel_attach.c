@@ -250,21 +250,21 @@ static int guard_tap(struct prl_kernel *kernel, uint32_t ifindex, char *words)
     return code ? code : PRL_GUARD_MISSING;
 }
 
-static int guard_lif(struct prl_kernel *kernel, uint32_t ifindex, char *words)
+static int guard_lif(struct prl_kernel *kernel, uint32_t ifindex, int whole, char *words)
 {
     int code = guard_egress(kernel, ifindex, PRL_PROG_EGRESS, words);
-    int xdp = code < 0 ? PRL_GUARD_KEPT : prl_kernel_guard_xdp(kernel, ifindex, words);
+    int xdp = code < 0 || !whole ? PRL_GUARD_KEPT : prl_kernel_guard_xdp(kernel, ifindex, words);
 
     return xdp == PRL_GUARD_KEPT || (xdp > 0 && code > 0) ? code : xdp;
 }
 
-int prl_kernel_guard(struct prl_kernel *kernel, uint32_t ifindex, char *words)
+int prl_kernel_guard(struct prl_kernel *kernel, uint32_t ifindex, int whole, char *words)
 {
     if (ifindex == kernel->inject_ifindex || ifindex == kernel->hold_ifindex)
-        return guard_tap(kernel, ifindex, words);
+        return whole ? guard_tap(kernel, ifindex, words) : PRL_GUARD_KEPT;
     for (uint32_t i = 0; i < kernel->lifs; i++) {
         if (kernel->ifindex[i] == ifindex)
-            return guard_lif(kernel, ifindex, words);
+            return guard_lif(kernel, ifindex, whole, words);
     }
     return guard_egress(kernel, ifindex, PRL_PROG_SILENCE, words);
 }

@@ -97,14 +97,16 @@ class Kernel:
         native = lib.prl_kernel_mode(self._kernel) == lib.PRL_XDP_NATIVE
         return "native" if native else "generic"
 
-    def guard(self, ifindex: int) -> tuple[Guard, str]:
+    def guard(self, ifindex: int, *, whole: bool = True) -> tuple[Guard, str]:
         """See to it that an interface has its programs, first in line; what was in front, in words.
+
+        Without ``whole`` only what netlink does not tell of is looked at.
 
         Raises:
             KernelError: it cannot be.
         """
         words = ffi.new("char[]", lib.PRL_ERROR_BYTES)
-        code = lib.prl_kernel_guard(self._kernel, ifindex, words)
+        code = lib.prl_kernel_guard(self._kernel, ifindex, whole, words)
         if code < 0:
             raise KernelError(text_of(words))
         return Guard(code), text_of(words)

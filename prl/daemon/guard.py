@@ -28,6 +28,8 @@ from prl.errors import KernelError
 UNGUARDED = "PRL_UNGUARDED"
 """Environment: nothing is looked at again. For `prlctl bench`, which takes programs off."""
 LOOK_S = 0.25
+WHOLE_S = 1.0
+"""Looks at what netlink tells of in any case, XDP and the TAPs, come no more often: they cost."""
 AT_ONCE_S = 0.005
 """After a notice: what belongs together is told together."""
 REMEMBERED_S = 10.0
@@ -105,7 +107,7 @@ class Guard:
         self._notices.bind((0, _RTMGRP_LINK | _RTMGRP_TC))
         asyncio.get_running_loop().add_reader(self._notices, self._on_notice)
         self._devices = await self._host.devices()
-        wrong = self._look()
+        wrong = self._look(whole=True)
         if wrong and strict:
             raise KernelError(
                 f"{wrong[0]}; take that away, or give it a place behind: prl's is priority 1 "
@@ -135,15 +137,20 @@ class Guard:
         """
         if self._exposure:
             exposed(self._exposure)
+        whole_s = 0.0
         while True:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), LOOK_S)
                 await asyncio.sleep(AT_ONCE_S)
-            if self._changed.is_set() or self._is_unknown():
+            is_told = self._changed.is_set()
+            whole = is_told or time.monotonic() - whole_s >= WHOLE_S
+            if whole:
                 self._changed.clear()
+                whole_s = time.monotonic()
+            if is_told or (whole and self._is_unknown()):
                 with contextlib.suppress(KernelError):  # an interface went in between
                     self._devices = await self._host.devices()
-            wrong = self._look()
+            wrong = self._look(whole=whole)
             if self._is_broken:
                 self._is_broken = False
                 broken()
@@ -186,7 +193,7 @@ class Guard:
             or (device.port_of in {"", "vrf"} and device.index not in hidden)
         }
 
-    def _look(self) -> list[str]:
+    def _look(self, *, whole: bool) -> list[str]:
         """Look at each, and mend it; returns what could not be mended."""
         if self._blind and self._guarded:
             return []
@@ -197,7 +204,7 @@ class Guard:
             self._passed.pop(index, None)
         for index, name in wanted.items():
             try:
-                found, words = self._kernel.guard(index)
+                found, words = self._kernel.guard(index, whole=whole)
             except KernelError as error:
                 if _is_there(index):
                     wrong.append(str(error))

@@ -65,7 +65,7 @@ class Elsewhere:
     def guard(self, index: int = 0) -> tuple[int, str]:
         words = ffi.new("char[]", lib.PRL_ERROR_BYTES)
         with inside(self.bench.node_ns):
-            code = lib.prl_kernel_guard(self.bench.kernel, index or self.index, words)
+            code = lib.prl_kernel_guard(self.bench.kernel, index or self.index, 1, words)
         return code, ffi.string(words).decode()
 
     def leaves(self, frame: bytes) -> bool:
