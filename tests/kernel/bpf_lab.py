@@ -18,6 +18,8 @@ from typing import Any, Self
 
 from prl._core import ffi, lib
 
+from prl.lab import stretch
+
 Address = IPv4Address | IPv6Address
 
 OBJECTS = Path(__file__).resolve().parents[2] / "prl" / "bpf"
@@ -37,7 +39,7 @@ ETH_SENTINEL = 0x88B5  # IEEE 802 local experimental: nobody else's
 TCP, UDP, ICMP, ICMP6 = 6, 17, 1, 58
 FIN, SYN, RST, ACK = 1, 2, 4, 16
 
-PATIENCE_S = 5
+PATIENCE_S = 5 * stretch.factor()
 
 _libc = ctypes.CDLL(None, use_errno=True)
 

@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from prl.core.native import ffi, lib, text_of
+from prl.lab import stretch
 from prl.shadow import (
     Endpoint,
     SnapshotError,
@@ -58,7 +59,7 @@ from prl.shadow.sockopt import (
 pytestmark = pytest.mark.needs("root", "netns")
 
 NODE, PEER = f"h3-node-{os.getpid()}", f"h3-peer-{os.getpid()}"
-PATIENCE_S = 20
+PATIENCE_S = 20 * stretch.factor()
 BUFFER_BYTES = 4 << 20
 CLONE_NEWNET = 0x40000000
 NODE_ADDRESSES = {

@@ -17,14 +17,14 @@ from typing import Any, Self
 from prl.client import Node, NotProtectedError, Session, Shadow
 from prl.demo.payload import Payload
 from prl.demo.player import Cast, Deadline, Event
-from prl.lab import Lab
+from prl.lab import Lab, stretch
 from prl.lab.netns import Namespace
 from prl.lab.topology import Topology
 
 APP = Path(__file__).with_name("fault_app.py")
 PRLCTL = str(Path(sys.executable).with_name("prlctl"))
 PORT = 7000
-PATIENCE_S = 20.0
+PATIENCE_S = 20.0 * stretch.factor()
 """Far longer than anything here takes, so that a stall is told apart from a slow machine."""
 POLL_S = 0.02
 FAMILIES = (4, 6)

@@ -13,7 +13,7 @@ import pytest
 
 from prl.client import Node, Session, Shadow
 from prl.demo.payload import Payload
-from prl.lab import Lab
+from prl.lab import Lab, stretch
 from prl.lab.netns import Namespace
 from prl.shadow.sockopt import Tcp, tcp_info
 from tests.system.impair import CHANCES, Impaired, impaired
@@ -22,7 +22,7 @@ from tests.system.support import newest_shadow, protect
 
 pytestmark = pytest.mark.needs("root", "netns", "bpf", "af_xdp", "struct_ops")
 
-PATIENCE_S = 60.0
+PATIENCE_S = 60.0 * stretch.factor()
 POLL_S = 0.01
 PORT = 7200
 SIZE = 12 << 20

@@ -14,14 +14,14 @@ import pytest
 
 from prl.client import Node, NotProtectedError, Session, Shadow, ShadowNotOwned, ShadowVoid
 from prl.errors import PrlError, UsageError
-from prl.lab import Lab
+from prl.lab import Lab, stretch
 from prl.lab.netns import Namespace
 from tests.system.serving import lab_name
 from tests.system.support import newest_shadow, protect
 
 pytestmark = pytest.mark.needs("root", "netns", "bpf", "af_xdp", "struct_ops")
 
-PATIENCE_S = 20.0
+PATIENCE_S = 20.0 * stretch.factor()
 POLL_S = 0.01
 PORT = 7100
 NUMBER = struct.Struct("!I")
