@@ -5,7 +5,7 @@ import signal
 import sys
 from pathlib import Path
 
-from tests.kernels import debian, guest
+from tests.kernels import debian, guest, lane
 
 COMMAND_TIMEOUT_S = 600.0
 
@@ -21,6 +21,11 @@ def main() -> int:
     run.add_argument("--timeout", type=float, default=COMMAND_TIMEOUT_S, metavar="SECONDS")
     run.add_argument("--results", type=Path, help="folder for what it puts into $GUEST_RESULTS")
     run.add_argument("command", nargs="+", help="the command, after --")
+    short = parts.add_parser("short", help="on Debian 12's: some demos, what the host has not run")
+    short.add_argument("results", type=Path, help="folder of the records of what ran, for one more")
+    whole = parts.add_parser("whole", help="all demos, tests/kernel, a part of tests/system")
+    whole.add_argument("results", type=Path)
+    whole.add_argument("kernels", nargs="*", default=debian.SERIES, metavar="KERNEL")
     asked = parser.parse_args()
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda n, _: sys.exit(128 + n))  # what is under way cleans up
@@ -29,6 +34,11 @@ def main() -> int:
             for name in asked.kernels:
                 print(name, debian.kernel(name).release)
             return 0
+        if asked.action == "short":
+            return 0 if lane.run_short(asked.results) else 1
+        if asked.action == "whole":
+            good = [lane.run_whole(name, asked.results) for name in asked.kernels]
+            return 0 if all(good) else 1
         kernel = debian.kernel(asked.kernel)
         outcome = guest.run(
             kernel,
@@ -36,11 +46,11 @@ def main() -> int:
             timeout=asked.timeout,
             folder=Path.cwd(),
             results=asked.results,
+            tell=sys.stdout.write,
         )
     except debian.KernelError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    sys.stdout.write(outcome.log)
     took = f"booted in {outcome.boot_s:.0f} s, ran {outcome.run_s:.0f} s"
     print(f"{kernel.release}: exit status {outcome.status}, {took}", file=sys.stderr)
     return outcome.status

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,11 +57,13 @@ def run(
     folder: Path,
     results: Path | None = None,
     environment: Mapping[str, str] | None = None,
+    tell: Callable[[str], object] = len,
 ) -> Outcome:
     """Boot ``kernel`` and run ``command`` in ``folder`` of the machine's root, as root.
 
     The root is read-only, whatever the guest writes is forgotten; only what the command puts into
-    $GUEST_RESULTS comes back, in ``results``. The guest ends with the process that started it.
+    $GUEST_RESULTS comes back, in ``results``. What it writes is passed to ``tell`` meanwhile. The
+    guest ends with the process that started it.
 
     Raises:
         KernelError: the guest did not boot, died, or was not done after ``timeout`` seconds; the
@@ -77,9 +79,10 @@ def run(
             _qemu(kernel, share), stdin=subprocess.DEVNULL, start_new_session=True
         ) as qemu:
             try:
-                _await(qemu, share / "booted", BOOT_TIMEOUT_S, "did not boot", share)
+                log = _Follower(share / "log", tell)
+                _await(qemu, share / "booted", BOOT_TIMEOUT_S, "did not boot", share, log)
                 booted = time.monotonic()
-                _await(qemu, share / "status", timeout, "was not done", share)
+                _await(qemu, share / "status", timeout, "was not done", share, log)
                 done = time.monotonic()
                 _await_end(qemu)
             finally:
@@ -124,7 +127,12 @@ def _qemu(kernel: Kernel, share: Path) -> list[str]:
 
 
 def _await(
-    qemu: subprocess.Popen[bytes], sign: Path, timeout: float, otherwise: str, share: Path
+    qemu: subprocess.Popen[bytes],
+    sign: Path,
+    timeout: float,
+    otherwise: str,
+    share: Path,
+    log: "_Follower",
 ) -> None:
     deadline = time.monotonic() + timeout
     # 9p has no notifications: what the guest writes can only be looked for.
@@ -134,6 +142,25 @@ def _await(
         if time.monotonic() > deadline:
             raise KernelError(f"the guest {otherwise} in {timeout:g} s{_tails(share)}")
         time.sleep(_POLL_S)
+        log.tell()
+    log.tell()
+
+
+class _Follower:
+    """What a growing file has more than before, told in whole lines."""
+
+    def __init__(self, path: Path, tell: Callable[[str], object]) -> None:
+        self._path, self._tell, self._at = path, tell, 0
+
+    def tell(self) -> None:
+        if not self._path.exists():
+            return
+        with self._path.open("rb") as file:
+            file.seek(self._at)
+            lines, newline, _ = file.read().rpartition(b"\n")
+        self._at += len(lines + newline)
+        if lines:
+            self._tell((lines + newline).decode(errors="replace"))
 
 
 def _await_end(qemu: subprocess.Popen[bytes]) -> None:

@@ -68,9 +68,9 @@ def start(lab: Lab, interface: str) -> None:
 @pytest.mark.parametrize(
     "put",
     [
-        bridge,
-        pytest.param(vlan, marks=pytest.mark.needs("vlan")),
-        pytest.param(two_vlans, marks=pytest.mark.needs("vlan")),
+        pytest.param(bridge, marks=pytest.mark.needs("long_packets")),
+        pytest.param(vlan, marks=pytest.mark.needs("vlan", "long_packets")),
+        pytest.param(two_vlans, marks=pytest.mark.needs("vlan", "long_packets")),
     ],
 )
 def test_a_session_on_such_an_interface_moves(put: Callable[[Lab, Member], None]) -> None:
