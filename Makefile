@@ -26,7 +26,7 @@ DEF_FILES := $(wildcard bpf/*.def userspace/*.def userspace/core/*.def)
 PY_FILES := $(wildcard prl tests docs/examples setup.py userspace/build_ffi.py bpf/trace deb)
 
 APT := $(LISTS:%=apt-%)
-.PHONY: help setup setup-demo root $(APT) kernel-headers bpffs build install-client deb demo test fresh-results test-quick lint tidy format clean
+.PHONY: help setup setup-demo root $(APT) kernel-headers bpffs build install-client deb demo test fresh-results test-quick test-kernels lint tidy format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -99,15 +99,24 @@ demo: setup-demo ## show live sessions surviving the death of their host
 	    $(BIN)/prlctl demo $$scenario </dev/null
 	done
 
+# Other kernels run in QEMU with this machine's root, so they are of its architecture.
+LANES := $(if $(filter amd64,$(ARCH)),kernels)
+
 # Every run of pytest in it leaves a record, of which the table at the end tells what ran where.
 RESULTS := $(CURDIR)/.results
 test: export PRL_RESULTS := $(RESULTS)
 test: export PRL_LANE := host
-test: setup fresh-results test-quick tidy ## every check, then which test ran where (root)
+test: setup $(LANES:%=apt-%) fresh-results test-quick tidy ## every check, then which test ran where (root)
 	@status=0
 	$(BIN)/python -m pytest -rs -m "not unit and not vm" tests </dev/null || status=$$?
-	$(BIN)/python -m tests.table $(RESULTS) || status=1
+	for lane in $(LANES); do
+	    $(BIN)/python -m tests.$$lane short $(RESULTS) </dev/null || status=1
+	done
+	$(BIN)/python -m tests.table $(RESULTS) $(LANES:%=--complete %) || status=1
 	exit $$status
+
+test-kernels: setup apt-kernels ## the demos and tests on Debian's kernels, each in a virtual machine (root)
+	@$(BIN)/python -m tests.kernels whole $(RESULTS) </dev/null
 
 fresh-results:
 	@rm -rf $(RESULTS)

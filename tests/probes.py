@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from prl.core.features import in_btf
+from prl.core.features import MULTI_BUFFER, in_btf
 
 KERNEL_BTF = Path("/sys/kernel/btf/vmlinux")
 SBIN_PATH = "/usr/sbin:/sbin:/usr/lib/frr"  # not on every user's PATH
@@ -119,6 +119,11 @@ def vrf() -> bool:
 def vlan() -> bool:
     make = "ip link add below type veth && ip link add link below name probe type vlan id 5"
     return _works("unshare", "--net", "sh", "-c", make)
+
+
+@probe("AF_XDP takes no packet longer than a frame (Linux 6.6 does)", lane="kernels")
+def long_packets() -> bool:
+    return in_btf(MULTI_BUFFER)
 
 
 @probe("the kernel does not let BPF programs be a TCP congestion control", lane="kernels")
