@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.kernels.clock import tsc_khz
 from tests.kernels.debian import Kernel, KernelError
 
 RC = Path(__file__).with_name("rc.sh")
@@ -23,7 +24,6 @@ OFF_TIMEOUT_S = 30.0
 TAIL_BYTES = 6000
 KERNEL_PARAMETERS = (
     *("console=ttyS0", "quiet", "panic=-1"),  # a panic is the end of QEMU
-    "tsc=reliable",
     # What only costs an emulated CPU time: defence against faults of real ones, zeroed memory.
     *("mitigations=off", "init_on_alloc=0"),
 )
@@ -105,10 +105,11 @@ def _script(command: Sequence[str], folder: Path, environment: Mapping[str, str]
 
 def _qemu(kernel: Kernel, share: Path) -> list[str]:
     if has_kvm():
-        accelerator = ["-accel", "kvm", "-cpu", "host"]
+        accelerator, clock = ["-accel", "kvm", "-cpu", "host"], []
     else:
         # Emulated vectors are slower than none: what looks for AVX is not to find it.
         accelerator = ["-accel", "tcg,thread=multi", "-cpu", "max,-avx,-avx2"]
+        clock = ["tsc=reliable", f"tsc_early_khz={tsc_khz()}"]
 
     def shared(path: Path, tag: str, more: str = "") -> list[str]:
         options = f"local,path={path},mount_tag={tag},security_model=none,multidevs=remap{more}"
@@ -122,7 +123,7 @@ def _qemu(kernel: Kernel, share: Path) -> list[str]:
         *shared(Path("/"), "root", ",readonly=on"),
         *shared(kernel.modules, "modules", ",readonly=on"),
         *shared(share, "share"),
-        *("-append", " ".join(KERNEL_PARAMETERS)),
+        *("-append", " ".join([*KERNEL_PARAMETERS, *clock])),
     ]
 
 

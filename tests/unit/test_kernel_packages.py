@@ -5,7 +5,7 @@ import lzma
 
 import pytest
 
-from tests.kernels import debian, image
+from tests.kernels import clock, debian, image
 from tests.kernels.debian import KernelError, Package
 
 OFFERED = [
@@ -55,3 +55,10 @@ def test_modules_are_loaded_after_what_they_need(tmp_path) -> None:
         "netfs.ko.xz",
         "9p.ko.xz",
     ]
+
+
+@pytest.mark.needs("qemu")
+def test_the_guest_is_told_how_fast_its_counter_runs() -> None:
+    measured = [clock.tsc_khz() for _ in range(2)]
+    assert measured[0] > 100_000
+    assert measured[1] == pytest.approx(measured[0], rel=0.001)
