@@ -26,7 +26,7 @@ DEF_FILES := $(wildcard bpf/*.def userspace/*.def userspace/core/*.def)
 PY_FILES := $(wildcard prl tests docs/examples setup.py userspace/build_ffi.py bpf/trace deb)
 
 APT := $(LISTS:%=apt-%)
-.PHONY: help setup setup-demo root $(APT) kernel-headers bpffs build install-client deb demo test fresh-results test-quick test-kernels lint tidy format clean
+.PHONY: help setup setup-demo root $(APT) kernel-headers bpffs build install-client deb demo test fresh-results test-vm test-quick test-kernels lint tidy format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -120,6 +120,12 @@ test-kernels: setup apt-kernels ## the demos and tests on Debian's kernels, each
 
 fresh-results:
 	@rm -rf $(RESULTS)
+
+# The machines' own libvirt and networks are in namespaces of the tests'; the host's are left alone.
+test-vm: export PRL_RESULTS := $(RESULTS)
+test-vm: export PRL_LANE := vm
+test-vm: setup apt-deb apt-kernels apt-vm ## boot the three machines of vagrant/ and let them fail (root; half an hour, emulated)
+	@$(BIN)/python -m pytest -s -rs -m "vm or unit" tests/vm tests/unit/test_vagrant.py </dev/null
 
 test-quick: build lint ## what needs no root; under two minutes
 	@$(BIN)/python -m pytest -q -m "not kernel" tests/unit </dev/null

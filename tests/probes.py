@@ -227,12 +227,12 @@ def systemd_analyze() -> bool:
     return _installed("systemd-analyze")
 
 
-@probe("Vagrant is not installed: apt-get install vagrant")
+@probe("Vagrant is not installed: apt-get install vagrant", lane="vm")
 def vagrant() -> bool:
     return _installed("vagrant")
 
 
-@probe("Vagrant's libvirt provider is not installed: apt-get install vagrant-libvirt")
+@probe("Vagrant's libvirt provider is not installed: apt-get install vagrant-libvirt", lane="vm")
 def vagrant_libvirt() -> bool:
     plugins = Path("/usr/share/rubygems-integration").glob("*/gems/vagrant-libvirt-*")
     return vagrant() and any(plugins)

@@ -18,7 +18,7 @@ ROWS = [line.split() for line in TEXT.splitlines() if line and not line.startswi
 LISTS = re.findall(r"^# (\w+)  +\w", TEXT, re.MULTILINE)
 NEVER_INSTALLED = {"base", "host"}
 FOLDERS = (".ci", "bpf", "docs", "prl", "tests", "userspace", "vagrant")
-IN_A_GUEST = ROOT / "tests/kernels/init.sh"  # of which busybox is all there is
+IN_A_GUEST = {ROOT / "tests/kernels/init.sh", ROOT / "vagrant/provision.sh"}
 MADE = {"pan"}
 """Programs that the tree, or one that it starts, makes: spin's verifier."""
 
@@ -44,7 +44,7 @@ def sources() -> list[Path]:
 def started() -> set[str]:
     found = PythonSearch(path for path in sources() if path.suffix == ".py").found
     for path in sources():
-        if is_shell(path) and path != IN_A_GUEST:
+        if is_shell(path) and path not in IN_A_GUEST:
             found |= shell_programs(path.read_text())
     found |= makefile_programs((ROOT / "Makefile").read_text())
     return found - MADE - installed_by_pip()

@@ -1,9 +1,12 @@
 import os
 import re
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
+
+from prl.config import Timing
 
 VAGRANT = Path(__file__).resolve().parents[2] / "vagrant"
 
@@ -64,5 +67,18 @@ def test_the_scripts_are_bash(script: str) -> None:
     assert os.access(VAGRANT / script, os.X_OK)
 
 
-def test_provisioning_is_the_projects_own_setup() -> None:
-    assert re.search(r"^make .*\bsetup$", (VAGRANT / "provision.sh").read_text(), re.MULTILINE)
+def test_an_emulated_machine_has_ten_times_the_deadlines() -> None:
+    """The first table of provision.sh is what it appends to a configuration."""
+    script = (VAGRANT / "provision.sh").read_text()
+    table = re.search(r"<<'TOML'\n(.*?)^TOML$", script, re.DOTALL | re.MULTILINE)
+    assert table is not None
+    fields = Timing.__struct_fields__
+    assert tomllib.loads(table[1]) == {
+        "timing": {name: 10 * getattr(Timing(), name) for name in fields}
+    }
+
+
+def test_every_machine_can_be_provisioned() -> None:
+    names = re.findall(r'^  "(\w+)" => ', (VAGRANT / "Vagrantfile").read_text(), re.MULTILINE)
+    provisioned = re.findall(r"\b(\w+)\) lan=", (VAGRANT / "provision.sh").read_text())
+    assert names == provisioned == ["re0", "re1", "peer"]

@@ -1,0 +1,106 @@
+"""What the nodes serve and what the peer does with it: stock programs, started by systemd."""
+
+import hashlib
+import subprocess
+from dataclasses import dataclass
+
+from tests.vm.machines import SERVICE, Lab, MachineError
+
+DIGEST_PORT, PAGE_PORT, ECHO_PORT = 7000, 8080, 7007
+NUMBERS = 2_000_000
+"""How far `seq` counts: 15 MB, half a minute through an emulated pair."""
+BEGUN_BYTES = 1_000_000
+TRANSFER_TIMEOUT_S = 600.0
+HOLD_TIME_S = 30
+_BGP_LINE = (
+    f"-m prl.bgp.speaker --local {SERVICE} --asn 65001 --peer 192.0.2.1 --peer-asn 65000"
+    f" --hold-time {HOLD_TIME_S} --announce 198.18.240.0/24"
+)
+_PAGE = f"#!/bin/sh\nprintf 'HTTP/1.0 200 OK\\r\\n\\r\\n'\nexec seq {NUMBERS}"
+_FRR = f"""\
+router bgp 65000
+ no bgp ebgp-requires-policy
+ no bgp network import-check
+ neighbor {SERVICE} remote-as 65001
+ neighbor {SERVICE} timers {HOLD_TIME_S // 3} {HOLD_TIME_S}
+ neighbor {SERVICE} timers connect 2
+ address-family ipv4 unicast
+  network 198.18.0.0/24
+  network 198.18.1.0/24
+"""
+
+
+def install(lab: Lab) -> None:
+    """Start the applications on both nodes, now and at each boot, and FRR on the peer."""
+    for node in lab.nodes:
+        python = node.run('head -n 1 "$(readlink -f "$(command -v prlctl)")" | sed \'s/^#!//\'')
+        node.write("/usr/local/bin/page", _PAGE, mode="755")
+        serve = f"/usr/bin/prlctl serve --listen {SERVICE}"
+        for name, command in {
+            "digest": f"{serve}:{DIGEST_PORT} -- sha256sum",
+            "page": f"{serve}:{PAGE_PORT} -- /usr/local/bin/page",
+            "echo": f"{serve}:{ECHO_PORT} -- cat",
+            "bgp": f"{python} {_BGP_LINE}",
+        }.items():
+            node.write(
+                f"/etc/systemd/system/{name}.service",
+                "[Unit]\nAfter=prld.service\nStartLimitIntervalSec=0\n"
+                f"[Service]\nExecStart={command}\nRestart=always\nRestartSec=1\n"
+                "[Install]\nWantedBy=multi-user.target",
+            )
+        node.run("systemctl enable -q --now digest page echo bgp")
+    lab.peer.write("/etc/frr/frr.conf", _FRR)
+    lab.peer.run("sed -i s/^bgpd=no/bgpd=yes/ /etc/frr/daemons; systemctl enable -q --now frr")
+
+
+def numbers_sha256() -> str:
+    """The digest of what `seq` says."""
+    digest = hashlib.sha256()
+    for start in range(1, NUMBERS + 1, 100_000):
+        block = range(start, min(start + 100_000, NUMBERS + 1))
+        digest.update("".join(f"{number}\n" for number in block).encode())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """Bulk under way between the peer and the service."""
+
+    lab: Lab
+    process: "subprocess.Popen[str]"
+
+    def goes_on(self) -> bool:
+        """Whether it has not ended yet, well or badly."""
+        return self.process.poll() is None
+
+    def digest(self) -> str:
+        """Wait for its end. Raises MachineError when it failed."""
+        said, _ = self.process.communicate(timeout=TRANSFER_TIMEOUT_S)
+        if self.process.returncode:
+            raise MachineError(f"the transfer failed: {self.process.returncode}\n{said}")
+        return said.split()[0]
+
+
+def upload(lab: Lab) -> Transfer:
+    """From the peer to `sha256sum` on the owner; returns when a part of it was acknowledged."""
+    target = f"TCP:{SERVICE}:{DIGEST_PORT},shut-down"
+    lab.peer.until(f"! ss -tnH dst {SERVICE}:{DIGEST_PORT} | grep .")
+    process = lab.peer.start(f"seq {NUMBERS} | socat -t 600 - {target}")
+    await_uploaded(lab, BEGUN_BYTES)
+    return Transfer(lab, process)
+
+
+def await_uploaded(lab: Lab, amount_bytes: int) -> None:
+    """Return when so much of the upload was acknowledged."""
+    socket = f"ss -tnHi dst {SERVICE}:{DIGEST_PORT}"
+    acked = f"{socket} | grep -o bytes_acked:.* | tr -c 0-9 ' '"
+    lab.peer.until(f"set -- $({acked}); [ $1 -gt {amount_bytes} ]")
+
+
+def download(lab: Lab) -> Transfer:
+    """A page by curl; returns when a part of it has come."""
+    lab.peer.run("rm -f /tmp/page")
+    get = f"curl -sS -o /tmp/page http://{SERVICE}:{PAGE_PORT}/"
+    process = lab.peer.start(f"{get} && sha256sum /tmp/page")
+    lab.peer.until(f"[ $(stat -c %s /tmp/page) -gt {BEGUN_BYTES} ]")
+    return Transfer(lab, process)
