@@ -398,13 +398,13 @@ class Sysctls:
         self._before.clear()
 
 
-def needed_sysctls(interfaces: Iterable[str]) -> Sysctls:
-    """What shadows need (FACTS): nothing stays uncorked, ARP never names a service address."""
-    names = (interface.replace(".", "/") for interface in interfaces)
-    return Sysctls(
-        {"net/ipv4/tcp_autocorking": "0"}
-        | {f"net/ipv4/conf/{name}/arp_announce": "2" for name in names}
-    )
+def needed_sysctls() -> Sysctls:
+    """What shadows need (FACTS): nothing stays uncorked.
+
+    And on no interface does ARP name a service address, be it as the source of a request: another
+    interface of the owner's must not say that, and what it cannot resolve it does not send.
+    """
+    return Sysctls({"net/ipv4/tcp_autocorking": "0", "net/ipv4/conf/all/arp_announce": "2"})
 
 
 def _read_sysctl(name: str) -> str:

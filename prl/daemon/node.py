@@ -124,7 +124,7 @@ class Node:
         taps, host, lans = await self._claim(stack)
         await host.require(config.lan.interface, config.lan.address)
         self._stays = await self._clean_up_after_crash(host, lans)
-        sysctls = needed_sysctls(config.interfaces)
+        sysctls = needed_sysctls()
         stack.callback(sysctls.restore)
         sysctls.apply()
         self._heartbeats = Heartbeats(config, self._log)
