@@ -248,6 +248,7 @@ struct prl_dp {
     uint8_t lan_key[32], own_token[PRL_TOKEN_BYTES], peer_token[PRL_TOKEN_BYTES];
     bool lan_key_known;
     uint64_t lan_counter_seen;
+    uint32_t lan_service; /* of which the next LAN heartbeat tells */
 
     struct prl_owner owner;
     struct prl_move moves[PRL_SERVICES_MAX];

@@ -17,17 +17,29 @@
 #define LAN_TAG_BYTES 16
 #define LAN_HEARTBEAT 1
 #define LAN_RENOUNCE 2
+#define LAN_TELLS 0x80
+#define LAN_OWNS 0x40
+#define LAN_SERVICE 0x0f
+_Static_assert(PRL_SERVICES_MAX == LAN_SERVICE + 1, "four bits tell the service");
 
-/* LAN heartbeat, in network order; the tag is the front of HMAC-SHA256 over everything before it. */
+/* LAN heartbeat, in network order. Each tells of one service, in turn, whether its sender owns it, and in which term; a
+ * node from before that sends and reads zeros there. The tag is the front of HMAC-SHA256 over everything before it. */
 struct lan_message {
     uint32_t magic;
     uint8_t type;
     uint8_t node_index;
-    uint8_t zero[2];
+    uint8_t role; /* LAN_TELLS, LAN_OWNS, the service */
+    uint8_t term; /* low 8 bits */
     uint64_t epoch;
     uint64_t counter; /* sender's CLOCK_BOOTTIME: only ever grows (replays are refused) */
     uint8_t tag[LAN_TAG_BYTES];
 };
+
+/* For whoever traces (probes.h): what is done, and how long the other node has not been heard on the link. */
+static void trace_step(const struct prl_dp *dp, const char *step, uint32_t services)
+{
+    PRL_PROBE3(ownership, step, services, dp_clock_ns() - dp->owner.last_heard_ns);
+}
 
 /* ---- LAN heartbeats (L3): they trigger or veto, and never renew a lease ---- */
 
@@ -42,6 +54,16 @@ static void lan_tag(const struct prl_dp *dp, const struct lan_message *message, 
     memcpy(tag, whole, LAN_TAG_BYTES);
 }
 
+/* An owner that is silent does not know whether it is one. */
+static void lan_tell(struct prl_dp *dp, struct lan_message *message)
+{
+    uint32_t service = dp->lan_service++ % dp->config.owner.services;
+    bool owns = dp->owner.state[service] == PRL_OWNER_OWNER && !(dp->owner.silent_mask & 1u << service);
+
+    message->role = (uint8_t)(LAN_TELLS | (owns ? LAN_OWNS : 0) | service);
+    message->term = (uint8_t)dp->node->terms[service];
+}
+
 static void lan_send(struct prl_dp *dp, uint8_t type)
 {
     struct lan_message message = {
@@ -54,9 +76,37 @@ static void lan_send(struct prl_dp *dp, uint8_t type)
 
     if (dp->config.lan_fd < 0 || !dp->lan_key_known)
         return;
+    if (dp->config.owner.services)
+        lan_tell(dp, &message);
     lan_tag(dp, &message, message.tag);
     if (send(dp->config.lan_fd, &message, sizeof(message), MSG_DONTWAIT | MSG_NOSIGNAL) == sizeof(message))
         dp->counters.lan_tx++;
+}
+
+static void fence(struct prl_dp *dp, uint32_t service)
+{
+    struct prl_event event = {.kind = PRL_EVENT_FENCED, .service = service};
+
+    trace_step(dp, "fenced", 1u << service);
+    dp_owner_set(dp, service, PRL_OWNER_FENCED);
+    dp_primary_fence_service(dp, service);
+    dp_event(dp, &event, NULL, 0);
+}
+
+/* The claim of a new owner may not have come, or have come before this machine went on after a pause. */
+static void lan_judge(struct prl_dp *dp, const struct lan_message *message)
+{
+    const uint8_t both = LAN_TELLS | LAN_OWNS;
+    uint32_t service = message->role & LAN_SERVICE;
+    enum prl_rival rival;
+
+    if ((message->role & both) != both)
+        return;
+    rival = prl_owner_rival(&dp->owner, service, (uint8_t)dp->node->terms[service], message->term);
+    if (rival == PRL_RIVAL_NEWER)
+        fence(dp, service);
+    else if (rival == PRL_RIVAL_OLDER && dp->claims_mask & 1u << service)
+        dp->claims_next_ns = 0; /* it is told at once */
 }
 
 void dp_owner_lan(struct prl_dp *dp)
@@ -83,6 +133,7 @@ void dp_owner_lan(struct prl_dp *dp)
         }
         dp->lan_counter_seen = be64toh(message.counter);
         dp->counters.lan_rx++;
+        lan_judge(dp, &message);
         if (message.type == LAN_RENOUNCE)
             dp_owner_do(dp, prl_owner_lan_renounced(&dp->owner, dp->now_ns));
         else
@@ -396,12 +447,6 @@ bool dp_owner_is_claimed(struct prl_dp *dp, uint32_t service)
     return false;
 }
 
-/* For whoever traces (probes.h): what is done, and how long the other node has not been heard on the link. */
-static void trace_step(const struct prl_dp *dp, const char *step, uint32_t services)
-{
-    PRL_PROBE3(ownership, step, services, dp_clock_ns() - dp->owner.last_heard_ns);
-}
-
 static void take_over(struct prl_dp *dp, uint32_t mask)
 {
     uint64_t decided_ns = dp_clock_ns();
@@ -436,6 +481,8 @@ static void take_over(struct prl_dp *dp, uint32_t mask)
             dp_secondary_takeover(dp, flow);
     }
     for (uint32_t service = 0; service < dp->config.owner.services; service++) {
+        if (mask & 1u << service)
+            dp->node->terms[service]++; /* the next heartbeat says so; the control plane counts likewise */
         struct prl_event event = {
             .kind = PRL_EVENT_TAKEOVER,
             .service = service,
@@ -554,7 +601,6 @@ void dp_owner_notice_fencing(struct prl_dp *dp)
 {
     for (uint32_t i = 0; i < dp->config.addresses; i++) {
         uint32_t service = dp->config.address[i].service;
-        struct prl_event event = {.kind = PRL_EVENT_FENCED, .service = service};
         struct prl_addr_key key = address_key(dp, &dp->config.address[i], dp->config.address[i].lif);
         struct prl_addr value;
 
@@ -565,10 +611,7 @@ void dp_owner_notice_fencing(struct prl_dp *dp)
                 defend(dp, i, value.foreign_claims);
             continue;
         }
-        trace_step(dp, "fenced", 1u << service);
-        dp_owner_set(dp, service, PRL_OWNER_FENCED);
-        dp_primary_fence_service(dp, service);
-        dp_event(dp, &event, NULL, 0);
+        fence(dp, service);
     }
 }
 

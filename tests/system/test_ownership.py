@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,8 +17,9 @@ from prl.core.datapath import mapped
 from prl.daemon.probe import probe_frame
 from prl.lab import Lab, processes
 from prl.lab.cables import LanCable, LinkCable
+from prl.lab.lab import PIN_DIRECTORY
 from prl.lab.netns import Namespace
-from prl.lab.topology import BRIDGE
+from prl.lab.topology import BRIDGE, Node
 from tests.system import support
 from tests.system.support import Applications, eventually, prlctl
 from tests.system.watch import Talk, watch
@@ -30,6 +32,7 @@ pytestmark = [
 ROGUE = bytes.fromhex("02000bad0bad")
 STORM = 20
 LEASE_S = 0.5
+TOKEN_AT = ffi.offsetof("struct prl_addr", "token")
 _labs = itertools.count()
 
 
@@ -123,6 +126,42 @@ def both_stop(lab: Lab) -> None:
     over = time.monotonic() + LEASE_S  # nobody can be asked
     eventually("the lease is over", lambda: time.monotonic() > over)
     lab.heal("re1")
+
+
+def forget_tokens(lab: Lab, node: Node) -> None:
+    """What comes with a claim says nothing to the node's kernel any more."""
+    path = str(PIN_DIRECTORY / lab.topology.instance(node) / "prl_addrs")
+    dump = subprocess.run(
+        ["bpftool", "-j", "map", "dump", "pinned", path], check=True, capture_output=True
+    )
+    token = slice(TOKEN_AT, TOKEN_AT + lib.PRL_TOKEN_BYTES)
+    for entry in json.loads(dump.stdout):
+        value = list(entry["value"])
+        value[token] = ["0x00"] * lib.PRL_TOKEN_BYTES
+        words = ["key", "hex", *entry["key"], "value", "hex", *value]
+        plain = [word.removeprefix("0x") for word in words]
+        subprocess.run(["bpftool", "map", "update", "pinned", path, *plain], check=True)
+
+
+def test_an_owner_that_missed_all_claims_is_fenced_by_a_heartbeat() -> None:
+    """As one whose network card was full of other frames while its machine was paused."""
+    with obedient() as (lab, _apps):
+        re0 = lab.topology.re0
+        processes.freeze(Namespace(re0.namespace))
+        forget_tokens(lab, re0)
+        with LinkCable(re0) as link:
+            link.cut()
+            eventually(
+                "re1 has taken over",
+                lambda: support.status(lab, "re1")["services"][0]["state"] == "owner",
+            )
+            processes.thaw(Namespace(re0.namespace))
+            eventually(
+                "re0 is fenced",
+                lambda: any("is fenced" in t for t in heard(lab, "re0", "ownership")),
+            )
+            assert link.is_cut()
+            link.mend()
 
 
 def test_with_policy_stop_a_standby_takes_over_without_a_lease(tmp_path: Path) -> None:

@@ -303,6 +303,18 @@ def test_policy_stop_never_opens_and_does_not_end_the_shadows() -> None:
     assert secondary.tick(5000) == 0  # it speaks for what it took
 
 
+def test_of_two_owners_the_one_that_took_over_later_is_right() -> None:
+    n = Node(OWNER, STANDBY)
+
+    def rival(term: int, *, own: int = 7, service: int = 0) -> int:
+        return int(lib.prl_owner_rival(n.owner, service, own, term))
+
+    assert rival(8) == rival(1, own=255) == lib.PRL_RIVAL_NEWER
+    assert rival(6) == rival(255, own=0) == lib.PRL_RIVAL_OLDER
+    assert rival(7) == lib.PRL_RIVAL_NOT
+    assert rival(8, service=1) == rival(8, service=9) == lib.PRL_RIVAL_NOT
+
+
 def test_the_secondarys_word_opens_at_once() -> None:
     n = Node(OWNER, policy_stop=True).linked()
     n.call("link_down")

@@ -469,6 +469,15 @@ uint32_t prl_owner_lan_heard(struct prl_owner *owner, uint64_t sent_ns, uint64_t
     return todo | void_shadows(owner) | PRL_OWNER_DO_RENOUNCE_LAN;
 }
 
+enum prl_rival prl_owner_rival(const struct prl_owner *owner, uint32_t service, uint8_t own_term, uint8_t term)
+{
+    int8_t ahead = (int8_t)(term - own_term);
+
+    if (service >= owner->config.services || owner->state[service] != PRL_OWNER_OWNER || ahead == 0)
+        return PRL_RIVAL_NOT;
+    return ahead > 0 ? PRL_RIVAL_NEWER : PRL_RIVAL_OLDER;
+}
+
 uint32_t prl_owner_lan_renounced(struct prl_owner *owner, uint64_t now_ns)
 {
     uint32_t todo;

@@ -160,6 +160,14 @@ uint32_t prl_owner_lease(struct prl_owner *owner, uint64_t sent_ns, uint64_t ech
                          uint64_t now_ns);
 /* A LAN heartbeat that the other node sent at sent_ns of its clock, the one of LEASE. */
 uint32_t prl_owner_lan_heard(struct prl_owner *owner, uint64_t sent_ns, uint64_t now_ns);
+/* The other node's LAN heartbeat says that it owns a service, too, and in which term (the low 8 bits): the one that took
+ * it over later is right. Of equal terms neither is known to be. */
+enum prl_rival {
+    PRL_RIVAL_NOT = 0,
+    PRL_RIVAL_NEWER = 1, /* it has replaced this node, which is fenced */
+    PRL_RIVAL_OLDER = 2, /* it does not know yet that it was replaced */
+};
+enum prl_rival prl_owner_rival(const struct prl_owner *owner, uint32_t service, uint8_t own_term, uint8_t term);
 /* The secondary gave its shadows up; the caller has checked that this was said in the current epoch. */
 uint32_t prl_owner_lan_renounced(struct prl_owner *owner, uint64_t now_ns);
 uint32_t prl_owner_tick(struct prl_owner *owner, uint64_t now_ns);
