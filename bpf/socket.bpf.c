@@ -98,6 +98,25 @@ static __always_inline void sample_one(struct __sk_buff *skb, struct prl_flow *f
     bpf_sk_release(sk);
 }
 
+struct sampling {
+    struct __sk_buff *skb;
+    struct prl_sample *sample;
+};
+
+/* For bpf_loop(), whose body the verifier walks through once: in a plain loop it did for every slot, 61,000 instructions. */
+static long sample_next(__u32 at, void *context)
+{
+    struct sampling *all = context;
+
+    if (at >= PRL_SAMPLE_MAX)
+        return 1;
+    __u32 slot = all->sample->slot[at];
+    struct prl_flow *flow = bpf_map_lookup_elem(&prl_flow_state, &slot);
+    if (flow && flow->key.proto == IPPROTO_TCP)
+        sample_one(all->skb, flow);
+    return 0;
+}
+
 /* Run by prl_kernel_sample() through BPF_PROG_TEST_RUN; the frame it is given means nothing. */
 SEC("tc")
 int prl_sample_run(struct __sk_buff *skb)
@@ -107,13 +126,9 @@ int prl_sample_run(struct __sk_buff *skb)
 
     if (!sample)
         return TC_ACT_SHOT;
+    struct sampling all = {.skb = skb, .sample = sample};
     __u32 count = sample->count;
-    for (__u32 i = 0; i < PRL_SAMPLE_MAX && i < count; i++) {
-        __u32 slot = sample->slot[i];
-        struct prl_flow *flow = bpf_map_lookup_elem(&prl_flow_state, &slot);
-        if (flow && flow->key.proto == IPPROTO_TCP)
-            sample_one(skb, flow);
-    }
+    bpf_loop(count < PRL_SAMPLE_MAX ? count : PRL_SAMPLE_MAX, sample_next, &all, 0);
     return TC_ACT_OK;
 }
 
