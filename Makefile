@@ -33,7 +33,7 @@ help: ## list the targets
 
 setup: setup-demo apt-test ## install all that demo and test need (root; quick when nothing is missing)
 
-setup-demo: root apt-demo kernel-headers bpffs build
+setup-demo: root apt-demo kernel-headers bpffs build ## the same for the demo alone
 
 root:
 	@if [ "$$(id -u)" != 0 ]; then
