@@ -268,7 +268,7 @@ def bcc() -> bool:
     return importlib.util.find_spec("bcc") is not None and headers.exists()
 
 
-@probe("this kernel has no tcx (Linux 6.6)")
+@probe("this kernel has no tcx (Linux 6.6)", lane="kernels")
 def tcx() -> bool:
     return in_btf(b"\0bpf_mprog_bundle\0")
 

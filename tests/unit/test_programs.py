@@ -17,7 +17,7 @@ TEXT = (ROOT / "packages.txt").read_text()
 ROWS = [line.split() for line in TEXT.splitlines() if line and not line.startswith("#")]
 LISTS = re.findall(r"^# (\w+)  +\w", TEXT, re.MULTILINE)
 NEVER_INSTALLED = {"base", "host"}
-FOLDERS = (".ci", "bpf", "docs", "prl", "tests", "userspace", "vagrant")
+FOLDERS = (".ci", "bpf", "deb", "docs", "prl", "tests", "userspace", "vagrant")
 IN_A_GUEST = {ROOT / "tests/kernels/init.sh", ROOT / "vagrant/provision.sh"}
 MADE = {"pan"}
 """Programs that the tree, or one that it starts, makes: spin's verifier."""
@@ -32,7 +32,7 @@ def is_shell(path: Path) -> bool:
     if not path.is_file():
         return False
     first = path.read_bytes()[:64].split(b"\n")[0]
-    return path.suffix == ".sh" or first in {b"#!/bin/sh", b"#!/usr/bin/env bash"}
+    return path.suffix == ".sh" or bool(re.fullmatch(rb"#!\S*(?:/| )(?:ba)?sh", first))
 
 
 def sources() -> list[Path]:
