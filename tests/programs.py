@@ -182,9 +182,9 @@ OWN_WORDS = frozenset(
     re.findall(
         r"\w+",
         """
-        break case cd command compgen continue do done echo elif else esac eval exec exit export false fi
-        for function getopts if in kill local printf pwd read return set shift test then trap true
-        type ulimit umask unset until wait while
+        break case cd command compgen continue do done echo elif else esac eval exec exit export
+        false fi for function getopts if in kill local printf pwd read return set shift test then
+        trap true type ulimit umask unset until wait while
         """,
     )
 )
