@@ -110,8 +110,8 @@ class Guard:
         wrong = self._look(whole=True)
         if wrong and strict:
             raise KernelError(
-                f"{wrong[0]}; take that away, or give it a place behind: prl's is priority 1 "
-                "(tc filter show dev …  egress)"
+                f"{wrong[0]}; take it away, or give it a priority behind prl's, which is 1 "
+                "(`prlctl doctor` says how)"
             )
         self._exposure = wrong[0] if wrong else ""
         self._is_broken = False  # what was there came before this node's sessions

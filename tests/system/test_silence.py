@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from prl.bench import tcx
+from prl.daemon.protect import RETRY_MAX_S
 from prl.lab import Lab
 from prl.lab.netns import Namespace
 from prl.lab.topology import Node
@@ -201,7 +202,7 @@ def test_a_route_that_leads_elsewhere_ends_protection_aloud(lab: Lab) -> None:
         assert any("its output leaves by an interface" in text for text in alarms(lab, "re0"))
         assert any("leaves by" in text for text in texts(lab, "re0", "replication_ended"))
         run(lab, "re0", "ip route delete 192.0.2.1/32 dev lan1")
-        apps.expect("state", "re0", state="active")
+        apps.expect("state", "re0", RETRY_MAX_S + support.PATIENCE_S, state="active")
         becomes_safe(lab)
         talk.go_on()
 
@@ -221,7 +222,7 @@ def test_input_that_nobody_captures_ends_protection_aloud(lab: Lab) -> None:
         assert any("its input comes in by" in text for text in alarms(lab, "re0"))
         mac = lab.topology.re0.lan.mac
         run(lab, "peer", f"ip neigh replace 192.0.2.100 lladdr {mac} dev lan0")
-        apps.expect("state", "re0", state="active")
+        apps.expect("state", "re0", RETRY_MAX_S + support.PATIENCE_S, state="active")
         becomes_safe(lab)
         talk.go_on()
 
