@@ -85,8 +85,7 @@ Vagrant.configure("2") do |config|
     libvirt.kernel = File.join(__dir__, "vmlinuz")
     libvirt.initrd = File.join(__dir__, "initrd.img")
     libvirt.cmd_line = "root=/dev/vda rw console=ttyS0 net.ifnames=0 quiet panic=-1"
-    # Where the processor is emulated its clock is good, though the kernel thinks otherwise.
-    libvirt.cmd_line += " tsc=reliable mitigations=off" if ENV["PRL_VIRT"] == "qemu"
+    libvirt.cmd_line += " #{ENV["PRL_CMDLINE"]}"
   end
 end
 VAGRANTFILE

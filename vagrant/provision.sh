@@ -48,7 +48,7 @@ if [ "$(systemd-detect-virt)" = qemu ]; then
 fi
 if [ -e /tmp/prl.deb ]; then
     # Not apt: what the package depends on is in the box, and nothing is to be fetched.
-    dpkg -i /tmp/prl.deb || { echo "provision: build the box anew with box.sh: it lacks a package" >&2; exit 1; }
+    dpkg --force-unsafe-io -i /tmp/prl.deb || { echo "provision: build the box anew with box.sh: it lacks a package" >&2; exit 1; }
     rm -f /tmp/prl.deb
 fi
 config=/etc/prl/prld.toml counterpart=/etc/prl/re1.toml

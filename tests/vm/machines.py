@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.kernels.clock import tsc_khz
 from tests.vm.hall import Hall
 
 TREE = Path(__file__).resolve().parents[2]
@@ -136,12 +137,14 @@ class Lab:
             TREE / "vagrant", folder, ignore=shutil.ignore_patterns("*.box", ".vagrant")
         )
         (folder.parent / "dist").symlink_to(TREE / "dist")
+        kvm = os.access("/dev/kvm", os.W_OK)
         self._environment = {
             "VAGRANT_CWD": str(folder),
             "VAGRANT_HOME": str(self.hall.directory / "home"),
             "VAGRANT_DOTFILE_PATH": str(self.hall.directory / "dot"),
             "VAGRANT_CHECKPOINT_DISABLE": "1",
-            "PRL_VIRT": "kvm" if os.access("/dev/kvm", os.W_OK) else "qemu",
+            "PRL_VIRT": "kvm" if kvm else "qemu",
+            "PRL_CMDLINE": "" if kvm else f"mitigations=off tsc=reliable tsc_early_khz={tsc_khz()}",
         }
         for line in readme():
             began = time.monotonic()
