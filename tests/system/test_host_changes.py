@@ -12,7 +12,8 @@ import pytest
 from prl.lab import Lab, prld
 from tests.system import support
 from tests.system.support import Applications, eventually
-from tests.system.watch import Talk, ask_who_has, watch
+from tests.system.test_reprotect import Casts, Talk
+from tests.system.watch import ask_who_has, watch
 
 pytestmark = [
     pytest.mark.system,
@@ -39,6 +40,19 @@ def obedient(family: int = 4) -> Iterator[tuple[Lab, Applications]]:
         yield lab, Applications(lab, "obey", family)
 
 
+@contextmanager
+def talking(family: int = 4) -> Iterator[tuple[Lab, Casts, Talk]]:
+    """A protected conversation, of an application that may join in anew at any time.
+
+    What happens to the host may cost a shadow; then there is another one.
+    """
+    with support.pair(f"hc{next(_labs)}") as lab:
+        casts = Casts(lab, family)
+        with Talk(lab, family) as talk:
+            casts.expect("re0", "active", peer=talk.peer.port)
+            yield lab, casts, talk
+
+
 def on(lab: Lab, node: str, *argv: str) -> None:
     lab.run(node, argv, check=True)
 
@@ -62,8 +76,8 @@ def test_a_service_address_that_is_removed_comes_back(
     node: str, family: int, tmp_path: Path
 ) -> None:
     """And it is as silent on a standby as it was."""
-    with obedient(family) as (lab, apps), apps.connect(family) as peer, Talk(peer) as talk:
-        talk.go_on()
+    with talking(family) as (lab, casts, talk):
+        talk.goes_on()
         service = support.service_address(family)
         length = 32 if family == 4 else 128
         with watch(lab, tmp_path) as seen:
@@ -71,12 +85,12 @@ def test_a_service_address_that_is_removed_comes_back(
             eventually("it is put back", lambda: f" {service}/" in addresses(lab, node))
             eventually("that is told", lambda: service in "".join(told(lab, node, "put_back")))
             ask_who_has(lab)
-            talk.go_on()
+            talk.goes_on()
         assert seen.runs() == ["re0"]
         eventually("safe", lambda: is_safe(lab, "re0") and is_safe(lab, "re1"))
         lab.fail("re0", "power")
-        apps.expect("taken_over", "re1", peer=peer.port)
-        talk.go_on()
+        casts.expect("re1", "taken_over", peer=talk.peer.port)
+        talk.goes_on()
 
 
 def networkd_restarts(lab: Lab, node: str) -> None:
@@ -99,8 +113,8 @@ def networkd_restarts(lab: Lab, node: str) -> None:
 @pytest.mark.parametrize("family", support.FAMILIES)
 @pytest.mark.parametrize("node", ["re0", "re1"])
 def test_a_restart_of_networkd_is_survived(node: str, family: int) -> None:
-    with obedient(family) as (lab, apps), apps.connect(family) as peer, Talk(peer) as talk:
-        talk.go_on()
+    with talking(family) as (lab, casts, talk):
+        talk.goes_on()
         networkd_restarts(lab, node)
         eventually(
             "both addresses are back",
@@ -108,16 +122,16 @@ def test_a_restart_of_networkd_is_survived(node: str, family: int) -> None:
                 f" {support.service_address(each)}/" in addresses(lab, node) for each in (4, 6)
             ),
         )
-        talk.go_on()
+        talk.goes_on()
         eventually("safe", lambda: is_safe(lab, "re0") and is_safe(lab, "re1"))
         lab.fail("re0", "power")
-        apps.expect("taken_over", "re1", peer=peer.port)
-        talk.go_on()
+        casts.expect("re1", "taken_over", peer=talk.peer.port)
+        talk.goes_on()
 
 
 def test_ipv6_addresses_and_neighbours_come_back_when_the_lan_was_down() -> None:
-    with obedient(6) as (lab, apps), apps.connect(6) as peer, Talk(peer) as talk:
-        talk.go_on()
+    with talking(6) as (lab, casts, talk):
+        talk.goes_on()
         on(lab, "re1", "ip", "link", "set", "lan0", "down")
         eventually(
             "status says it", lambda: "lan0 is down" in support.status(lab, "re1")["because"]
@@ -127,12 +141,12 @@ def test_ipv6_addresses_and_neighbours_come_back_when_the_lan_was_down() -> None
         on(lab, "re1", "ip", "address", "replace", str(lan.ipv6), "dev", "lan0", "nodad")
         eventually("safe", lambda: is_safe(lab, "re0") and is_safe(lab, "re1"))
         assert f" {support.service_address(6)}/" in addresses(lab, "re1")
-        talk.go_on()
+        talk.goes_on()
         neighbours = lab.run("re1", ["ip", "neigh"], capture_output=True, text=True).stdout
         assert "PERMANENT" in neighbours
         lab.fail("re0", "power")
-        apps.expect("taken_over", "re1", peer=peer.port)
-        talk.go_on()
+        casts.expect("re1", "taken_over", peer=talk.peer.port)
+        talk.goes_on()
 
 
 def test_an_owner_whose_interface_is_deleted_hands_over() -> None:
