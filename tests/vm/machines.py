@@ -19,8 +19,8 @@ TREE = Path(__file__).resolve().parents[2]
 NODES = ("re0", "re1")
 SERVICE = "192.0.2.100"
 UP_TIMEOUT_S, BOOT_TIMEOUT_S = 1800.0, 600.0
-COMMAND_TIMEOUT_S = 120.0
-SETTLE_TIMEOUT_S = 240.0
+COMMAND_TIMEOUT_S = 300.0
+SETTLE_TIMEOUT_S = 600.0
 """How long an emulated pair may take until it is safe."""
 _MAC = {"52:54:00:70:00:0a": "re0", "52:54:00:70:00:0b": "re1"}
 
