@@ -15,15 +15,15 @@ KERNEL := $(shell uname -r)
 # What `make demo` shows, one word (quoted where it has options) a scenario.
 DEMOS := upload download echo 'bgp --peer bird'
 
-# packages.txt names every package once, by list. `make demo` installs the lists build, run and demo,
+# .ci/packages.txt names every package once, by list. `make demo` installs the lists build, run and demo,
 # `make setup` and `make test` test besides, other targets their own: $(call packages,LIST).
 LISTS := build run demo test kernels vm deb
-packages = $(subst ARCH,$(ARCH),$(shell awk '$$1 == "$(1)" { print $$2 }' packages.txt))
+packages = $(subst ARCH,$(ARCH),$(shell awk '$$1 == "$(1)" { print $$2 }' .ci/packages.txt))
 
 C_FILES := $(wildcard bpf/*.c userspace/*.c userspace/core/*.c userspace/client/*.c userspace/bench/*.c docs/examples/*.c)
 H_FILES := $(wildcard bpf/*.h userspace/*.h userspace/core/*.h userspace/client/*.h)
 DEF_FILES := $(wildcard bpf/*.def userspace/*.def userspace/core/*.def)
-PY_FILES := $(wildcard prl tests docs/examples setup.py userspace/build_ffi.py bpf/trace deb)
+PY_FILES := $(wildcard prl tests docs/examples setup.py userspace/build_ffi.py bpf/trace)
 
 APT := $(LISTS:%=apt-%)
 .PHONY: help setup setup-demo root $(APT) kernel-headers bpffs build install-client deb demo test fresh-results test-vm test-quick test-kernels lint tidy format clean
@@ -43,7 +43,7 @@ root:
 # Debian starts a service as soon as its package is installed. While apt runs, a policy-rc.d that
 # says no is in place; whatever was there before comes back, also after a failure.
 $(APT): apt-%:
-	@exec 9<packages.txt
+	@exec 9<.ci/packages.txt
 	flock 9 # not two at a time, whatever -j says
 	missing=$$(comm -13 \
 	    <(dpkg-query -W -f '$${db:Status-Status} $${Package}\n' 2>/dev/null | sed -n 's/^installed //p' | sort -u) \
@@ -147,7 +147,7 @@ format: $(VENV)/.installed ## lay out Python and C as the checks want it
 	[ -z "$(C_FILES)$(H_FILES)" ] || $(BIN)/clang-format -i $(C_FILES) $(H_FILES)
 
 deb: build ## build the Debian package, dist/prl_*.deb
-	@deb/build $(DEB_VERSION)
+	@prl/packaging/deb/build $(DEB_VERSION)
 
 # For programs in C that do not want to look into the Python package for it.
 PREFIX ?= /usr/local

@@ -16,8 +16,8 @@ NEEDED: Final = {
     "CAP_PERFMON": 38,
     "CAP_BPF": 39,
 }
-"""Their numbers (linux/capability.h). What each is for stands in ``service/prld.service``, which
-gives prld these and no others, and so does the lab."""
+"""Their numbers (linux/capability.h). What each is for stands in ``prl/packaging/prld.service``,
+which gives prld these and no others, and so does the lab."""
 _STATUS: Final = Path("/proc/self/status")
 
 

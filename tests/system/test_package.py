@@ -50,7 +50,8 @@ exec chroot . sleep infinity
 @pytest.fixture(scope="module")
 def packages(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The package of this tree, and the same with a later version."""
-    done = subprocess.run([str(ROOT / "deb/build")], capture_output=True, text=True, check=False)
+    build = str(ROOT / "prl/packaging/deb/build")
+    done = subprocess.run([build], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     first = ROOT / done.stdout.split()[-1]
     folder = tmp_path_factory.mktemp("deb")

@@ -12,7 +12,7 @@ import pytest
 from prl import config
 from prl.cli.main import cli
 
-SOURCE = Path(__file__).parents[2] / "deb/man.py"
+SOURCE = Path(__file__).parents[2] / "prl/packaging/deb/man.py"
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""packages.txt against the sources, the Makefile, and what is installed."""
+""".ci/packages.txt against the sources, the Makefile, and what is installed."""
 
 import os
 import re
@@ -13,11 +13,11 @@ from tests.probes import SBIN_PATH
 from tests.programs import PythonSearch, makefile_programs, shell_programs
 
 ROOT = Path(__file__).parents[2]
-TEXT = (ROOT / "packages.txt").read_text()
+TEXT = (ROOT / ".ci" / "packages.txt").read_text()
 ROWS = [line.split() for line in TEXT.splitlines() if line and not line.startswith("#")]
 LISTS = re.findall(r"^# (\w+)  +\w", TEXT, re.MULTILINE)
 NEVER_INSTALLED = {"base", "host"}
-FOLDERS = (".ci", "bpf", "deb", "docs", "prl", "tests", "userspace", "vagrant")
+FOLDERS = (".ci", "bpf", "docs", "prl", "tests", "userspace", "vagrant")
 IN_A_GUEST = {ROOT / "tests/kernels/init.sh", ROOT / "vagrant/provision.sh"}
 MADE = {"pan"}
 """Programs that the tree, or one that it starts, makes: spin's verifier."""
@@ -52,7 +52,7 @@ def started() -> set[str]:
 
 def test_every_program_that_is_started_has_a_row(started: set[str]) -> None:
     listed = {program for row in ROWS for program in row[2:]}
-    assert sorted(started - listed) == [], "add it to packages.txt, with its package"
+    assert sorted(started - listed) == [], "add it to .ci/packages.txt, with its package"
 
 
 def test_every_program_that_has_a_row_is_started(started: set[str]) -> None:
@@ -61,7 +61,7 @@ def test_every_program_that_has_a_row_is_started(started: set[str]) -> None:
     named = set(re.findall(r"(?<=[\"' ])[a-z][\w.-]*(?=[\"' ])", text))
     listed = {program for row in ROWS for program in row[2:]}
     unused = sorted(listed - started - named)
-    assert unused == [], "nothing starts it: take it out of packages.txt"
+    assert unused == [], "nothing starts it: take it out of .ci/packages.txt"
 
 
 def test_every_package_and_every_program_stands_there_once() -> None:

@@ -17,7 +17,7 @@ from prl.daemon.node import Node
 from prl.daemon.notify import ServiceManager
 from prl.errors import KernelError
 
-UNIT = Path(__file__).parents[2] / "service/prld.service"
+UNIT = Path(__file__).parents[2] / "prl/packaging/prld.service"
 EXPOSURE_MAX_TENTHS = 39
 """`systemd-analyze security`: below 4.0."""
 
