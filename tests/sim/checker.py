@@ -130,7 +130,7 @@ class Checker:
         session, sock, life = shadow.session, shadow.sock, shadow.twin
         if self._could_not_know(shadow):
             self.world.count("stale take-over that nothing told of")
-            session.over = "lost"  # its first segments tell, and it is reset (dp_fresh.c)
+            session.over = "lost"  # docs/failover.md, "A machine that stands still", says so
             return
         if life.flushed:
             raise ViolationError(f"L4: {shadow}: a shadow that missed something speaks")
