@@ -340,8 +340,12 @@ def _groups_of(sock: socket.socket) -> list[int]:
 
 
 def _refuse(sock: socket.socket, words: str, code: int) -> None:
+    """Say why, and close. A client whose request is still unread then would be told of a reset."""
     with contextlib.suppress(OSError), sock:
         sock.setblocking(False)
+        sock.shutdown(socket.SHUT_RD)
+        while sock.recv(1):
+            pass
         sock.send(encode({"id": None, "ok": False, "error": words, "code": code}))
 
 

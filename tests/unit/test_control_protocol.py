@@ -18,7 +18,7 @@ import pytest
 
 from prl import application
 from prl.client import Node, NotProtectedError, ShadowNotOwned, ShadowVoid
-from prl.daemon.control import Client, ControlServer, flag_of, number_of, text_of
+from prl.daemon.control import Client, ControlServer, _refuse, flag_of, number_of, text_of
 from prl.daemon.events import EventLog
 from prl.daemon.requests import LOOKS, Requests
 from prl.daemon.transfer import Collector, Setup, TransferError, decode, encode, pieces
@@ -207,6 +207,16 @@ def test_the_socket_is_private_and_taken_once(daemon: Daemon, tmp_path: Path) ->
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as dead:
         dead.bind(str(tmp_path / "dead"))
     asyncio.run(second(tmp_path / "dead"))
+
+
+def test_who_is_refused_hears_why_also_with_a_request_under_way() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs:
+        for _ in range(3):
+            theirs.send(b'{"op":"status","id":1}')
+        _refuse(ours, "only root may use prld", 1)
+        assert b"only root" in theirs.recv(65536)
+        assert theirs.recv(65536) == b""
 
 
 STATUS_OF_A_SOCKET = """
