@@ -5,6 +5,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -394,6 +395,7 @@ struct prl_kernel *prl_kernel_open(const struct prl_kernel_config *config, char 
     kernel->fallback_mode = config->fallback_mode;
     kernel->lifs = config->lifs;
     memcpy(kernel->ifindex, config->ifindex, sizeof(kernel->ifindex));
+    memcpy(kernel->vrf_ifindex, config->vrf_ifindex, sizeof(kernel->vrf_ifindex));
     kernel->inject_ifindex = config->inject_ifindex;
     kernel->hold_ifindex = config->hold_ifindex;
     kernel->shadow_map = -1;
@@ -513,21 +515,48 @@ static uint32_t same_lif(struct prl_kernel *kernel, const uint32_t *slots, uint3
     return same;
 }
 
-int prl_kernel_sample(struct prl_kernel *kernel, const uint32_t *slots, uint32_t count)
+/* Samples the sockets of kernel->sample as though a packet had come in by this interface. */
+static int sample_from(const struct prl_kernel *kernel, uint32_t ifindex)
 {
     uint8_t frame[SAMPLE_FRAME_BYTES] = {0};
-    struct __sk_buff context = {0};
+    struct __sk_buff context = {.ifindex = ifindex};
     LIBBPF_OPTS(bpf_test_run_opts, options, .data_in = frame, .data_size_in = sizeof(frame), .ctx_in = &context,
                 .ctx_size_in = sizeof(context), .repeat = 1);
 
+    return bpf_prog_test_run_opts(kernel->program[PRL_PROG_SAMPLE], &options);
+}
+
+/* Before Linux 6.5 a look-up from a VRF's port does not find a socket of the VRF (net/core/filter.c, dev_sdif()): those that
+ * were not found are looked up once more, from the VRF device. */
+static int sample_from_vrf(struct prl_kernel *kernel, uint32_t ifindex)
+{
+    struct prl_sample *sample = kernel->sample;
+    uint32_t left = 0;
+
+    for (uint32_t i = 0; i < sample->count; i++) {
+        const struct prl_flow *flow = prl_kernel_flow(kernel, sample->slot[i]);
+
+        if (flow && flow->key.proto == IPPROTO_TCP && !flow->sock.state)
+            sample->slot[left++] = sample->slot[i];
+    }
+    sample->count = left;
+    return left ? sample_from(kernel, ifindex) : 0;
+}
+
+int prl_kernel_sample(struct prl_kernel *kernel, const uint32_t *slots, uint32_t count)
+{
     while (count) {
-        struct prl_flow *first = prl_kernel_flow(kernel, slots[0]);
+        const struct prl_flow *first = prl_kernel_flow(kernel, slots[0]);
         uint32_t chunk = same_lif(kernel, slots, count < PRL_SAMPLE_MAX ? count : PRL_SAMPLE_MAX);
+        bool has_lif = first && first->key.lif < kernel->lifs;
+        uint32_t vrf_ifindex = has_lif ? kernel->vrf_ifindex[first->key.lif] : 0;
+
         kernel->sample->count = chunk;
         memcpy(kernel->sample->slot, slots, chunk * sizeof(*slots));
         /* A socket that is bound to a device, or in a VRF, is found from its own interface only. */
-        context.ifindex = first && first->key.lif < kernel->lifs ? kernel->ifindex[first->key.lif] : 0;
-        int code = bpf_prog_test_run_opts(kernel->program[PRL_PROG_SAMPLE], &options);
+        int code = sample_from(kernel, has_lif ? kernel->ifindex[first->key.lif] : 0);
+        if (code >= 0 && vrf_ifindex)
+            code = sample_from_vrf(kernel, vrf_ifindex);
         if (code < 0)
             return code;
         slots += chunk;

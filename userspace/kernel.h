@@ -31,6 +31,7 @@ struct prl_kernel_config {
     uint32_t fallback_mode; /* for all interfaces where one of them does not take `mode`; 0: none */
     uint32_t lifs;
     uint32_t ifindex[PRL_LIFS_MAX];
+    uint32_t vrf_ifindex[PRL_LIFS_MAX]; /* the VRF device that the interface belongs to; 0: none */
     uint32_t inject_ifindex; /* TAP whose written frames are reinjected */
     uint32_t hold_ifindex;   /* TAP that held output goes to and is released from */
     uint64_t stale_ns;

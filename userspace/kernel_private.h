@@ -77,6 +77,7 @@ struct prl_kernel {
     uint32_t mode, fallback_mode;
     uint32_t lifs;
     uint32_t ifindex[PRL_LIFS_MAX];
+    uint32_t vrf_ifindex[PRL_LIFS_MAX];
     uint32_t inject_ifindex;
     uint32_t hold_ifindex;
     char pin_dir[PRL_PATH_BYTES];

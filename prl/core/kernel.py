@@ -46,6 +46,7 @@ class Kernel:
         mode: Mode,
         fallback: Mode | None = None,
         lan_ifindexes: Sequence[int],
+        vrf_ifindexes: Sequence[int] = (),
         inject_ifindex: int,
         hold_ifindex: int,
         stale_ms: int,
@@ -62,6 +63,8 @@ class Kernel:
         config.lifs = len(lan_ifindexes)
         for position, ifindex in enumerate(lan_ifindexes):
             config.ifindex[position] = ifindex
+        for position, ifindex in enumerate(vrf_ifindexes):
+            config.vrf_ifindex[position] = ifindex
         config.inject_ifindex = inject_ifindex
         config.hold_ifindex = hold_ifindex
         config.stale_ns = stale_ms * 1_000_000

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from prl.config import Config, Service
 from prl.core.datapath import Address, LogicalInterface
 from prl.daemon import ghosts
-from prl.errors import ConfigError, UsageError
+from prl.errors import ConfigError, KernelError, UsageError
 
 _DEVICE_BYTES = 16  # IFNAMSIZ
 
@@ -34,6 +34,22 @@ class Instances:
                     f"which frames are told apart; give it one of its own: "
                     f"ip link set {interface.name} address …"
                 )
+
+    @property
+    def vrf_ifindexes(self) -> list[int]:
+        """The VRF device of each logical interface, by index; 0: it is in none.
+
+        Raises:
+            KernelError: there is no device of that name.
+        """
+        names = [None, *(instance.vrf for instance in self._config.routing)]
+        try:
+            return [socket.if_nametoindex(name) if name else 0 for name in names]
+        except OSError as error:
+            absent = ", ".join(name for name in names if name)
+            raise KernelError(
+                f"routing.vrf: {absent}: {error.strerror}; create the device, or correct the key"
+            ) from error
 
     def interface(self, service: int) -> LogicalInterface:
         """Where a service is."""

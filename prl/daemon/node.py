@@ -282,6 +282,7 @@ class Node:
                 mode=choice.mode,
                 fallback=choice.fallback,
                 lan_ifindexes=[interface.ifindex for interface in lans.interfaces],
+                vrf_ifindexes=lans.vrf_ifindexes,
                 inject_ifindex=inject,
                 hold_ifindex=hold,
                 stale_ms=config.timing.stale_ms,

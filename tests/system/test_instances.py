@@ -56,15 +56,7 @@ def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
     [
         ("native", 4, "re0"),
         ("generic", 6, "re1"),
-        pytest.param(
-            "native+vrf",
-            4,
-            "re1",
-            marks=[
-                pytest.mark.needs("vrf"),
-                pytest.mark.xfail(reason="a session in a VRF is not kept", strict=False),
-            ],
-        ),
+        pytest.param("native+vrf", 4, "re1", marks=pytest.mark.needs("vrf")),
     ],
     indirect=["lab"],
 )
