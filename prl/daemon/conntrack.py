@@ -8,13 +8,14 @@ connection tracking instead would make them "untracked", which no ruleset of "es
 accept" lets pass, on either node.
 """
 
+import asyncio
 import contextlib
 import errno
 import os
 import random
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Final
@@ -30,6 +31,8 @@ LOOKS: Final = 8
 """Sessions whose entries are looked for in one look: a table is emptied as a whole."""
 LEFT_S: Final = 300
 """How long an entry stays of which this node has no shadow any more."""
+ENTERED_AT_ONCE: Final = 200
+"""Entries made before everything else of prld has its turn: there may be 100,000 to make."""
 _TIMEOUT_SYSCTL = {
     socket.IPPROTO_TCP: "nf_conntrack_tcp_timeout_established",
     socket.IPPROTO_UDP: "nf_conntrack_udp_timeout_stream",
@@ -72,9 +75,12 @@ class Conntrack:
         """
         if ends.is_unconnected or not is_tracking():
             return True  # a datagram of just anybody is judged by itself, on both nodes
+        return self._enter(ends, _timeout_s(ends.proto))
+
+    def _enter(self, ends: Tuple, timeout_s: int) -> bool:
         body = _family(ends.local) + _both_ways(ends)
         body += netlink.attribute(_STATUS, struct.pack("!I", _SEEN_ASSURED_CONFIRMED))
-        body += _timeout(_timeout_s(ends.proto))
+        body += _timeout(timeout_s)
         if not ends.is_udp:
             state = netlink.attribute(_TCP_STATE, bytes([_TCP_ESTABLISHED]))
             flags = (_TCP_FLAGS_ORIGINAL, _TCP_FLAGS_REPLY)
@@ -90,20 +96,23 @@ class Conntrack:
             )
         return not code
 
-    def keep(self, sessions: Sequence[Tuple]) -> None:
+    async def keep(self, sessions: Sequence[Tuple], is_here: Callable[[Tuple], bool]) -> None:
         """Enter all where entries are missing: a firewall was switched on, or the table emptied.
 
         On the owner, too: there a session whose handshake was forgotten would be a new connection
-        without SYN.
+        without SYN. ``is_here`` tells whether a session has not ended meanwhile.
         """
         wanted = [ends for ends in sessions if not ends.is_unconnected]
         if not is_tracking():
             return
         if all(map(self._is_entered, random.sample(wanted, min(len(wanted), LOOKS)))):
             return
-        for ends in wanted:
-            if not self.enter(ends):
+        timeouts_s = {proto: _timeout_s(proto) for proto in TIMEOUT_S}
+        for number, ends in enumerate(wanted, 1):
+            if is_here(ends) and not self._enter(ends, timeouts_s[ends.proto]):
                 return  # a full table: the others fare alike
+            if number % ENTERED_AT_ONCE == 0:
+                await asyncio.sleep(0)
 
     def _is_entered(self, ends: Tuple) -> bool:
         tracked = _family(ends.local) + _tuple(_ORIGINAL, ends, from_peer=True)

@@ -26,6 +26,7 @@ from prl.core.datapath import (
     EventKind,
     Owner,
     Silence,
+    Tuple,
 )
 from prl.core.kernel import Kernel
 from prl.core.wire import Message, Reason, Tlv
@@ -72,6 +73,8 @@ class Node:
         self._stays = False
         """Programs and addresses stay when this prld ends: there are sockets that need them."""
         self._failure: PrlError | None = None
+        self._keeping: asyncio.Task[None] | None = None
+        """Connection tracking is told of the sessions: one round at a time."""
 
     def stop(self) -> None:
         """Let serve() return."""
@@ -141,6 +144,7 @@ class Node:
         stack.push_async_callback(self._ownership.close)
         stack.push_async_callback(self._fence.close)
         stack.push_async_callback(self._withdrawal.close)
+        stack.push_async_callback(self._end_keeping)
         await self._neighbours.refresh()
         guarding = self._guard.run(
             broken=lambda: self._primaries.doubt(Reason.NOT_HELD),
@@ -330,12 +334,13 @@ class Node:
 
         def run() -> None:
             try:
-                _THREAD_NAME.write_text("datapath")  # for `ps -L` and `top -H`
+                with contextlib.suppress(OSError):  # /proc may be read-only
+                    _THREAD_NAME.write_text("datapath")  # for `ps -L` and `top -H`
                 if cpus := self._config.datapath.cpus:
                     place(cpus)
                 datapath.run()
-            except PrlError as error:
-                loop.call_soon_threadsafe(self._fail, error)
+            except Exception as error:  # noqa: BLE001  # whatever it is: no datapath, no node
+                loop.call_soon_threadsafe(self._fail, _as_prl_error(error))
 
         thread = threading.Thread(target=run, name="datapath", daemon=True)
         thread.start()
@@ -351,7 +356,7 @@ class Node:
 
     def _on_task_done(self, task: "asyncio.Task[None]") -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
-            self._fail(error if isinstance(error, PrlError) else PrlError(repr(error)))
+            self._fail(_as_prl_error(error))
 
     async def _add_addresses(self, stack: AsyncExitStack, host: Host, lans: Instances) -> None:
         """Only now: the programs keep them silent (L9)."""
@@ -417,8 +422,22 @@ class Node:
             self._kernel.note_term(number, term)
 
     def _keep_tracked(self) -> None:
+        if self._keeping is not None and not self._keeping.done():
+            return
         sessions = [session.ends for session in self._primaries.live()]
-        self._shadows.conntrack.keep([*self._shadows.ends(), *sessions])
+        self._keeping = asyncio.create_task(
+            self._shadows.conntrack.keep([*self._shadows.ends(), *sessions], self._is_here)
+        )
+        self._keeping.add_done_callback(self._on_task_done)
+
+    def _is_here(self, ends: Tuple) -> bool:
+        handle = self._dp.flow_of(ends)
+        session = self._primaries.find(handle)
+        return self._shadows.find(handle) is not None or (session is not None and session.is_live)
+
+    async def _end_keeping(self) -> None:
+        if self._keeping is not None:
+            await _cancel(self._keeping)
 
     async def _on_network_back(self) -> None:
         await self._shadows.pin_again()
@@ -526,6 +545,10 @@ def place(cpus: list[int]) -> None:
         raise KernelError(
             f"datapath.cpus {cpus}: {error.strerror}; prld may use {there}"
         ) from error
+
+
+def _as_prl_error(error: BaseException) -> PrlError:
+    return error if isinstance(error, PrlError) else PrlError(repr(error))
 
 
 async def _cancel(task: "asyncio.Task[None]") -> None:

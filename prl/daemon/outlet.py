@@ -20,6 +20,8 @@ LINES_PER_S: Final = 256
 """Records a second that leave prld in the long run …"""
 LINES_AT_ONCE: Final = 4096
 """… and at once."""
+LINES_RESERVED: Final = {"info": 512, "warning": 128, "error": 0}
+"""Of those, what a level leaves to those above it: a take-over tells of thousands of sessions."""
 LINE_MAX_BYTES: Final = select.PIPE_BUF
 """So much a pipe takes without waiting where it takes anything (pipe(7))."""
 JOURNAL: Final = Path("/run/systemd/journal/socket")
@@ -47,7 +49,8 @@ class Outlet:
         now_s = self._clock()
         self._room = min(self._room + (now_s - self._at_s) * LINES_PER_S, LINES_AT_ONCE)
         self._at_s = now_s
-        if self._room < 1 or (self._left_out and not self._tell(record)):
+        room = self._room - LINES_RESERVED[record.level]
+        if room < 1 or (self._left_out and not self._tell(record)):
             self._left_out += 1
             return
         self._room -= 1

@@ -15,8 +15,10 @@ from prl.daemon.record import Record
 F_SETPIPE_SZ = 1031
 
 
-def record(seq: int = 1, text: str = "re1 is heard", **facts: object) -> Record:
-    return Record(seq, "2026-01-01T00:00:00.000+00:00", 5, "warning", "link_up", text, facts)
+def record(
+    seq: int = 1, text: str = "re1 is heard", level: str = "warning", **facts: object
+) -> Record:
+    return Record(seq, "2026-01-01T00:00:00.000+00:00", 5, level, "link_up", text, facts)
 
 
 class Clock:
@@ -85,12 +87,23 @@ def test_a_flood_is_bounded_and_counted() -> None:
 
     out = outlet.Outlet(take, clock)
     for number in range(outlet.LINES_AT_ONCE + 50):
-        out(record(number))
+        out(record(number, level="error"))
     assert len(taken) == outlet.LINES_AT_ONCE
     clock.now += 2 / outlet.LINES_PER_S
-    out(record(-1))
+    out(record(-1, level="error"))
     assert [one.event for one in taken[-2:]] == ["left_out", "link_up"]
     assert taken[-2].facts == {"count": 50}
+
+
+@pytest.mark.parametrize(("many", "urgent"), [("info", "warning"), ("warning", "error")])
+def test_a_flood_leaves_room_for_what_is_more_urgent(many: str, urgent: str) -> None:
+    taken = list[Record]()
+    out = outlet.Outlet(lambda one: taken.append(one) is None, Clock())
+    for number in range(outlet.LINES_AT_ONCE):
+        out(record(number, level=many))
+    assert taken[-1].level == many
+    out(record(text="the datapath stands still", level=urgent))
+    assert (taken[-1].level, taken[-1].text) == (urgent, "the datapath stands still")
 
 
 class Journald:

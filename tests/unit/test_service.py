@@ -5,6 +5,7 @@ import re
 import socket
 import subprocess
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from prl.daemon import capabilities
+from prl.daemon import node as module
 from prl.daemon.events import EventLog
 from prl.daemon.node import Node
 from prl.daemon.notify import ServiceManager
@@ -56,6 +58,15 @@ def test_systemd_understands_every_line_of_the_unit(tmp_path: Path) -> None:
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_systemd_never_gives_up_but_for_a_wrong_configuration() -> None:
+    """An interface that comes minutes after boot, for example, must not end it for good."""
+    lines = UNIT.read_text().splitlines()
+    assert {
+        *("StartLimitIntervalSec=0", "Restart=on-failure", "RestartPreventExitStatus=2"),
+    } <= set(lines)
+    assert not [line for line in lines if line.startswith("StartLimitBurst")]
 
 
 def test_missing_capabilities_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,3 +199,57 @@ def test_a_lease_that_ended_is_no_error() -> None:
     node._log, node._fence = EventLog(lines.append), nothing
     node._on_expired(nothing)
     assert " warning lease_over " in lines[0]
+
+
+def test_there_is_one_round_of_connection_tracking_at_a_time() -> None:
+    async def live() -> None:
+        rounds: list[list[int]] = []
+        over = asyncio.Event()
+
+        async def keep(sessions: list[int], _: object) -> None:
+            rounds.append(sessions)
+            await over.wait()
+
+        node = object.__new__(Node)
+        node._keeping = None
+        shadows: Any = SimpleNamespace(ends=lambda: [1], conntrack=SimpleNamespace(keep=keep))
+        primaries: Any = SimpleNamespace(live=lambda: [SimpleNamespace(ends=2)])
+        node._shadows, node._primaries = shadows, primaries
+        for _ in range(3):
+            node._keep_tracked()
+            await asyncio.sleep(0)
+        assert rounds == [[1, 2]]
+        over.set()
+        assert node._keeping is not None
+        await node._keeping
+        node._keep_tracked()
+        await node._end_keeping()
+        assert len(rounds) == 1  # it was ended before it began
+
+    asyncio.run(live())
+
+
+@pytest.mark.parametrize("error", [RuntimeError("odd"), KernelError("datapath.cpus")])
+def test_a_datapath_that_ends_ends_the_node(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(module, "_THREAD_NAME", tmp_path / "read-only/comm")
+
+    def run() -> None:
+        raise error
+
+    async def live() -> Node:
+        node = object.__new__(Node)
+        config: Any = SimpleNamespace(datapath=SimpleNamespace(cpus=[]))
+        node._config, node._log = config, EventLog(lambda _: None)
+        node._failure, node._stop = None, asyncio.Event()
+        reader, writer = socket.socketpair()
+        datapath: Any = SimpleNamespace(run=run, stop=lambda: None, event_fd=reader.fileno)
+        with reader, writer:
+            async with AsyncExitStack() as stack:
+                node._run_datapath(stack, datapath)
+                await asyncio.wait_for(node._stop.wait(), timeout=5)
+        return node
+
+    node = asyncio.run(live())
+    assert str(error) in str(node._failure)
