@@ -31,10 +31,12 @@ CLIENTS_MAX: Final = 4096
 BACKLOG: Final = 128
 UNSENT_MAX_BYTES: Final = 8 << 20
 """What may wait for a client that does not read; then it is disconnected."""
-GUESTS_MAX: Final = 32
+GUESTS_MAX: Final = 8
 """Connections of the socket's group (R28): they may not keep root's out …"""
 GUEST_UNSENT_MAX_BYTES: Final = 1 << 20
-"""… nor fill prld's memory."""
+"""… nor fill prld's memory …"""
+GUEST_REQUESTS_MAX: Final = 1
+"""… nor hold it up: so many are under way, and read at a time."""
 READS_MAX: Final = 16
 """Messages read from a client at a time."""
 FDS_MAX: Final = 4
@@ -108,10 +110,13 @@ class Client:
 
     def on_readable(self) -> None:
         """Read requests."""
-        for _ in range(READS_MAX):
+        most, reads = REQUESTS_MAX, READS_MAX
+        if self.is_guest:
+            most = reads = GUEST_REQUESTS_MAX
+        for _ in range(reads):
             if self.closed:
                 return
-            if len(self._tasks) >= REQUESTS_MAX:
+            if len(self._tasks) >= most:
                 asyncio.get_running_loop().remove_reader(self._sock)
                 self._paused = True
                 return
@@ -231,7 +236,7 @@ class ControlServer:
 
         Raises:
             KernelError: the path cannot be used.
-            ConfigError: there is no such group.
+            ConfigError: there is no such group, or prld may not give the socket to it.
         """
         if self._group is not None:
             self._gid = _gid_of(self._group)
@@ -245,8 +250,7 @@ class ControlServer:
             self._remove_stale()
             listener.bind(str(self.path))
             if self._group is not None:
-                os.chown(self.path, -1, self._gid)
-                self.path.chmod(0o660)
+                self._give_to_group(self._group)
             listener.listen(BACKLOG)
         except OSError as error:
             listener.close()
@@ -261,6 +265,17 @@ class ControlServer:
             os.umask(mask)
         self._listener = listener
         asyncio.get_running_loop().add_reader(listener, self._accept)
+
+    def _give_to_group(self, group: str) -> None:
+        try:
+            os.chown(self.path, -1, self._gid)
+        except PermissionError as error:  # the service has no CAP_CHOWN
+            self.path.unlink(missing_ok=True)
+            raise ConfigError(
+                f"socket_group {group}: prld is no member of it; `systemctl edit prld`: [Service] "
+                f"SupplementaryGroups={group}"
+            ) from error
+        self.path.chmod(0o660)
 
     def _remove_stale(self) -> None:
         """A socket on which nobody listens is a dead prld's."""

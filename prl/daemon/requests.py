@@ -1,5 +1,6 @@
 """What the control socket's requests do (docs/control.md)."""
 
+import heapq
 import socket
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -106,7 +107,8 @@ class Requests:
 
     async def _flow_list(self, _: Client, request: dict[str, Any], __: list[int]) -> dict[str, Any]:
         after = number_of(request, "after", 0)
-        handles = [h for h in sorted(facts.handles(self._view)) if h > after or not after]
+        rest = (h for h in facts.handles(self._view) if h > after or not after)
+        handles = heapq.nsmallest(FLOWS_PER_ANSWER + 1, rest)
         chosen = handles[:FLOWS_PER_ANSWER]
         flows = [found for h in chosen if (found := facts.flow(self._view, h)) is not None]
         return {"flows": flows, "next": chosen[-1] if len(handles) > len(chosen) else None}

@@ -18,12 +18,13 @@ import pytest
 
 from prl import application
 from prl.client import Node, NotProtectedError, ShadowNotOwned, ShadowVoid
+from prl.daemon import requests
 from prl.daemon.control import Client, ControlServer, _refuse, flag_of, number_of, text_of
 from prl.daemon.events import EventLog
 from prl.daemon.requests import LOOKS, Requests
 from prl.daemon.transfer import Collector, Setup, TransferError, decode, encode, pieces
 from prl.errors import ConfigError, KernelError, NoDaemonError, PrlError, UsageError
-from prl.messages import MESSAGE_MAX_BYTES, parse_endpoint, show_endpoint
+from prl.messages import MESSAGE_MAX_BYTES, REQUESTS_MAX, parse_endpoint, show_endpoint
 
 TIMEOUT_S = 20.0
 NOBODY = 65534
@@ -266,12 +267,81 @@ def test_the_socket_s_group_may_connect_and_nobody_else() -> None:
 
 def test_the_group_only_looks() -> None:
     nothing: Any = None
-    requests = Requests(*[nothing] * 8)
+    served = Requests(*[nothing] * 8)
     guest: Any = SimpleNamespace(is_guest=True)
-    for op in requests._operations:
+    for op in served._operations:
         if op not in LOOKS:
             with pytest.raises(PrlError, match="only root"):
-                asyncio.run(requests.handle(guest, {"op": op}, []))
+                asyncio.run(served.handle(guest, {"op": op}, []))
+
+
+@pytest.mark.parametrize(("is_guest", "most"), [(True, 1), (False, REQUESTS_MAX)])
+def test_a_guest_has_one_request_under_way(is_guest: bool, most: int) -> None:
+    async def live() -> None:
+        under_way: list[int] = []
+        go_on, all_begun = asyncio.Event(), asyncio.Event()
+
+        async def handle(*_: object) -> dict[str, Any]:
+            under_way.append(1)
+            if len(under_way) > REQUESTS_MAX:
+                all_begun.set()
+            await go_on.wait()
+            return {}
+
+        nothing: Any = None
+        server = ControlServer(Path("s"), EventLog(str), handler=handle, on_gone=nothing)
+        theirs, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs, ours:
+            ours.setblocking(False)
+            client = Client(server, ours, os.getpid())
+            client.is_guest = is_guest
+            for number in range(REQUESTS_MAX + 1):
+                theirs.send(b'{"op":"status","id":%d}' % number)
+            for _ in range(REQUESTS_MAX):
+                client.on_readable()
+            await asyncio.sleep(0)
+            assert len(under_way) == most
+            go_on.set()  # each answer makes room for the next
+            await all_begun.wait()
+            asyncio.get_running_loop().remove_reader(ours)
+
+    asyncio.run(asyncio.wait_for(live(), TIMEOUT_S))
+
+
+def test_a_group_that_prld_is_no_member_of_is_told_as_such(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def chown(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "chown", chown)
+    group = grp.getgrall()[-1].gr_name
+
+    async def start() -> None:
+        nothing: Any = None
+        path = tmp_path / "s"
+        ControlServer(path, EventLog(str), handler=nothing, on_gone=nothing, group=group).start()
+
+    with pytest.raises(ConfigError, match=f"no member of it; .*SupplementaryGroups={group}"):
+        asyncio.run(start())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_flows_come_in_pages_in_the_order_of_their_handles(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    nothing: Any = None
+    wanted = list(range(1, 2 * requests.FLOWS_PER_ANSWER + 6))
+    monkeypatch.setattr(requests.facts, "handles", lambda _: wanted[::-1])
+    monkeypatch.setattr(requests.facts, "flow", lambda _, handle: handle)
+    served = Requests(*[nothing] * 8)
+    found, after = list[int](), 0
+    pages = 0
+    while after is not None:
+        request = {"op": "flow_list", "after": after}
+        answer = asyncio.run(served.handle(SimpleNamespace(is_guest=True), request, []))  # type: ignore[arg-type]
+        found, after, pages = found + answer["flows"], answer["next"], pages + 1
+    assert (found, pages) == (wanted, 3)
 
 
 def test_a_group_that_is_not_there_is_named(tmp_path: Path) -> None:
