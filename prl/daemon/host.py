@@ -188,6 +188,7 @@ class _Netlink:
 
     def __init__(self) -> None:
         self._ip: Any = None
+        self._seen: dict[str, Seen] = {}
 
     def open(self) -> None:
         self._ip = IPRoute()
@@ -211,15 +212,21 @@ class _Netlink:
     def look(self, name: str) -> Seen:
         try:
             ifindex = socket.if_nametoindex(name)
+        except OSError:
+            return Seen(0)
+        try:
             (link,) = self._ip.get_links(ifindex)
             found = [
                 entry.get_attr("IFA_LOCAL") or entry.get_attr("IFA_ADDRESS")
                 for entry in self._ip.get_addr(index=ifindex)
             ]
-        except (OSError, NetlinkError):  # it may go between two questions
-            return Seen(0)
+        except (OSError, NetlinkError) as error:
+            if _errno_of(error) == errno.ENODEV:  # it went between two questions
+                return Seen(0)
+            return self._seen.get(name, Seen(0))  # the kernel did not say: as it was
         addresses = frozenset(ip_address(each) for each in found if each)
-        return Seen(ifindex, bool(link["flags"] & IFF_UP), addresses)
+        self._seen[name] = Seen(ifindex, bool(link["flags"] & IFF_UP), addresses)
+        return self._seen[name]
 
     def devices(self) -> list[Device]:
         try:
@@ -337,6 +344,10 @@ IFF_UP, IFF_LOOPBACK, IFF_NOARP = 0x1, 0x8, 0x80
 IPV6 = 6
 
 
+def _errno_of(error: OSError | NetlinkError) -> int | None:
+    return int(error.code) if isinstance(error, NetlinkError) else error.errno
+
+
 def _device(link: Any) -> Device:
     about = link.get_attr("IFLA_LINKINFO")
     kind, port_of = (
@@ -424,7 +435,7 @@ def _write_sysctl(name: str, value: str) -> None:
 def live_sessions(addresses: Iterable[Address]) -> int:
     """Established TCP connections that this host's kernel has on ``addresses`` (proc(5))."""
     wanted = {
-        _proc_address(raw) for address in addresses for raw in (address.packed, mapped(address))
+        proc_address(raw) for address in addresses for raw in (address.packed, mapped(address))
     }
     count = 0
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
@@ -436,7 +447,7 @@ def live_sessions(addresses: Iterable[Address]) -> int:
     return count
 
 
-def _proc_address(raw: bytes) -> str:
-    """The address as /proc/net/tcp spells it: 32-bit words in host order, in hex."""
+def proc_address(raw: bytes) -> str:
+    """An address as /proc/net/tcp spells it: 32-bit words in host order, in hex."""
     words = (raw[at : at + 4] for at in range(0, len(raw), 4))
     return "".join(f"{socket.ntohl(int.from_bytes(word)):08X}" for word in words)

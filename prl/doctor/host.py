@@ -21,6 +21,8 @@ class Interface:
     mtu: int
     is_up: bool
     addresses: tuple[IPv4Interface | IPv6Interface, ...]
+    master: str = ""
+    """The bridge, bond or VRF that it is part of."""
 
 
 def run(*argv: str) -> str | None:
@@ -63,6 +65,7 @@ def interfaces() -> dict[str, Interface]:
                 for info in each.get("addr_info", ())
                 if "local" in info
             ),
+            each.get("master", ""),
         )
         for each in ask("ip", "-j", "address", "show")
         if each.get("ifname")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from prl.config import Config
+from prl.core.datapath import Address
 from prl.daemon import ports
 from prl.doctor import host
 from prl.doctor.finding import Finding, Verdict, judge
@@ -13,6 +14,8 @@ from prl.doctor.host import Interface
 
 RUN: Final = Path("/run")
 ETC: Final = Path("/etc")
+LIB: Final = Path("/usr/lib")
+_NETWORKD: Final = "systemd/network"
 _STRICT = 1
 
 
@@ -38,7 +41,8 @@ def _reverse_path(config: Config, lan: Interface) -> Finding:
     What shadows are fed comes in by the LAN, too, on both nodes. Loose (2) asks only for some way.
     """
     value = host.effective("rp_filter", lan.name)
-    others = sorted(_ways_elsewhere(config, lan))
+    to_peers = sorted(_neighbours_elsewhere(lan))
+    others = sorted([*_default_elsewhere(config, lan), *to_peers])
     title = f"reverse path filter of {lan.name}"
     if value != _STRICT or not others:
         return Finding(title, Verdict.OK, f"rp_filter {value}")
@@ -49,16 +53,20 @@ def _reverse_path(config: Config, lan: Interface) -> Finding:
         "is dropped",
         remedy="let peers' routes leave by the LAN, or make the filter loose",
         paste=f"sysctl -w net.ipv4.conf.{lan.name.replace('.', '/')}.rp_filter=2",
-        otherwise=Verdict.WARNING,
+        # A default route may be the management network's alone.
+        otherwise=Verdict.WARNING if to_peers else Verdict.NOTE,
     )
 
 
-def _ways_elsewhere(config: Config, lan: Interface) -> Iterator[str]:
-    """Routes to where peers may be that do not leave by the LAN."""
+def _default_elsewhere(config: Config, lan: Interface) -> Iterator[str]:
     private = {"lo", config.link.interface}
     for route in host.ask("ip", "-4", "-j", "route", "show", "default"):
         if (device := route.get("dev", "")) not in {lan.name, *private} and device:
             yield f"the default route leaves by {device}"
+
+
+def _neighbours_elsewhere(lan: Interface) -> Iterator[str]:
+    """Routes to what is on the LAN that do not leave by it."""
     for entry in host.ask("ip", "-4", "-j", "neigh", "show", "dev", lan.name):
         for route in host.ask("ip", "-4", "-j", "route", "get", entry["dst"]):
             if (device := route.get("dev", lan.name)) not in {lan.name, "lo"}:
@@ -66,13 +74,15 @@ def _ways_elsewhere(config: Config, lan: Interface) -> Iterator[str]:
 
 
 def _second_nic(config: Config, lan: Interface, there: dict[str, Interface]) -> Finding:
-    """Linux answers ARP for any of its addresses on any interface (ARP flux)."""
+    """Linux answers ARP for any of its addresses on any interface (ARP flux) but another VRF's."""
+    vrfs = {each.get("ifname") for each in host.ask("ip", "-j", "link", "show", "type", "vrf")}
     networks = {each.network for each in lan.addresses if each.ip == config.lan.address}
     doubles = [
         each.name
         for each in there.values()
         if each.name != lan.name
         and each.is_up
+        and not (each.master in vrfs and each.master != lan.master)
         and any(
             own.version == network.version and ip_network(network).overlaps(own.network)
             for own in each.addresses
@@ -93,20 +103,20 @@ def _second_nic(config: Config, lan: Interface, there: dict[str, Interface]) -> 
 
 
 def _ports(config: Config) -> Iterator[Finding]:
-    wanted = [("udp", config.lan.heartbeat_port)]
+    wanted: list[tuple[str, int, Address]] = []
+    wanted.append(("udp", config.lan.heartbeat_port, config.lan.address))
     if config.index == 1:
-        wanted.append(("tcp", config.link.port))
-    for protocol, port in wanted:
-        pids = ports.pids_of(protocol, port)
+        wanted.append(("tcp", config.link.port, config.link.local))
+    for protocol, port, address in wanted:
+        pids = ports.pids_of(protocol, port, address)
         foreign = [pid for pid in pids if not _is_prld(pid)]
         yield judge(
             f"{protocol.upper()} port {port}",
             not foreign,
-            f"taken by {ports.user_of(protocol, port)}"
+            f"taken by {ports.user_of(protocol, port, address)}"
             if foreign
             else ("prld has it" if pids else "free"),
             "stop what has it, or choose another port on both nodes",
-            paste="kill " + " ".join(map(str, foreign)),
             otherwise=Verdict.WARNING if protocol == "udp" else Verdict.MISSING,
         )
 
@@ -124,13 +134,13 @@ def managers(interface: Interface) -> Iterator[Finding]:
     name = interface.name
     link = RUN / "systemd/netif/links" / str(interface.ifindex)
     if (state := _fields(link)).get("NETWORK_FILE"):
-        files = [state["NETWORK_FILE"], *state.get("NETWORK_FILE_DROPINS", "").split(";")]
-        folder = ETC / "systemd/network" / f"{Path(state['NETWORK_FILE']).name}.d"
+        file = Path(state["NETWORK_FILE"])
+        folder = ETC / _NETWORKD / f"{file.name}.d"
         content = "[Network]\\nKeepConfiguration=yes\\n"
         yield judge(
             f"{name} and systemd-networkd",
-            any(_keeps(Path(file)) for file in files if file),
-            f"managed by {state['NETWORK_FILE']}",
+            _keeps(file),
+            f"managed by {file}",
             "a restart of networkd takes the service addresses away for a moment; let it keep them",
             paste=f"mkdir -p {folder} && printf '{content}' > {folder}/prl.conf && "
             "networkctl reload",
@@ -146,7 +156,7 @@ def managers(interface: Interface) -> Iterator[Finding]:
             found="managed",
             remedy="NetworkManager may take the service addresses away for a moment; configure "
             f"{name} elsewhere, and let NetworkManager leave it alone",
-            paste=f"mkdir -p {conf} && printf '{content}' > {conf}/prl.conf && "
+            paste=f"mkdir -p {conf} && printf '{content}' > {conf}/prl-{name}.conf && "
             "nmcli general reload",
             otherwise=Verdict.WARNING,
         )
@@ -157,8 +167,17 @@ def _fields(path: Path) -> dict[str, str]:
         lines = path.read_text().splitlines()
     except OSError:
         return {}
-    return dict(line.split("=", 1) for line in lines if "=" in line)
+    pairs = (line.split("=", 1) for line in lines if "=" in line)
+    return {name.strip(): value.strip().strip('"') for name, value in pairs}
 
 
-def _keeps(path: Path) -> bool:
-    return _fields(path).get("KeepConfiguration", "no") in {"yes", "static", "true", "1"}
+def _keeps(file: Path) -> bool:
+    """What networkd's file and the files in its NAME.network.d say last (systemd.network(5))."""
+    dropins: dict[str, Path] = {}
+    for root in (LIB, RUN, ETC):  # the last one's file hides those of its name
+        folder = root / _NETWORKD / f"{file.name}.d"
+        dropins |= {each.name: each for each in folder.glob("*.conf")}
+    keeps = "no"
+    for each in (file, *(dropins[name] for name in sorted(dropins))):
+        keeps = _fields(each).get("KeepConfiguration", keeps)
+    return keeps in {"yes", "static", "true", "1"}

@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Callable
 from ipaddress import ip_network
 
+from prl.core.datapath import Address
 from prl.doctor.filters import IPV4, IPV6, Base, Outcome, Packet, Rule, Ruleset, Test
 
 _TABLES = frozenset({"raw", "mangle", "filter"})
@@ -110,12 +111,19 @@ def _is_port(port: int | None, value: str) -> bool | None:
     return False
 
 
+def _is_in(address: Address, network: str) -> bool | None:
+    try:
+        return address in ip_network(network, strict=False)
+    except ValueError:  # a mask with holes, for example: the kernel takes that
+        return None
+
+
 _OPTIONS: dict[str, Callable[[Packet, str], bool | None]] = {
     "-p": _is_protocol,
     "-i": lambda packet, name: packet.hook == "input" and _is_interface(packet, name),
     "-o": lambda packet, name: packet.hook == "output" and _is_interface(packet, name),
-    "-s": lambda packet, net: packet.source in ip_network(net, strict=False),
-    "-d": lambda packet, net: packet.target in ip_network(net, strict=False),
+    "-s": lambda packet, net: _is_in(packet.source, net),
+    "-d": lambda packet, net: _is_in(packet.target, net),
     "--state": lambda packet, states: packet.state.upper() in states.split(","),
     "--ctstate": lambda packet, states: packet.state.upper() in states.split(","),
     "--syn": lambda packet, _: packet.state == "new",

@@ -1,0 +1,47 @@
+"""What is made of the kernel's answers about this host's network."""
+
+import errno
+import socket
+from typing import Any
+
+import pytest
+from pyroute2.netlink.exceptions import NetlinkError
+
+from prl.daemon.host import Seen, _Netlink
+
+
+class Link(dict[str, int]):
+    def get_attr(self, _: str) -> str:
+        return "192.0.2.11"
+
+
+class Kernel:
+    """Fails with an errno, or not."""
+
+    fails = 0
+
+    def get_links(self, _: int) -> list[Link]:
+        if self.fails:
+            raise NetlinkError(self.fails)
+        return [Link(flags=1)]
+
+    def get_addr(self, index: int) -> list[Link]:
+        return self.get_links(index)
+
+
+def test_an_interface_is_gone_only_if_the_kernel_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel, netlink = Kernel(), _Netlink()
+    asked: Any = kernel
+    netlink._ip = asked
+    monkeypatch.setattr(socket, "if_nametoindex", lambda _: 5)
+    seen = netlink.look("lan0")
+    assert (seen.ifindex, seen.is_up) == (5, True)
+
+    kernel.fails = errno.EBUSY
+    assert netlink.look("lan0") == seen
+    kernel.fails = errno.ENODEV
+    assert netlink.look("lan0") == Seen(0)
+
+
+def test_an_interface_without_an_index_is_gone() -> None:
+    assert _Netlink().look("no-such-device") == Seen(0)
