@@ -46,6 +46,8 @@ exec 1>&-
 read -r end || true
 """
 
+END_TIMEOUT_S = 60.0
+
 
 class HallError(Exception):
     """Something in the hall did not work."""
@@ -103,8 +105,20 @@ class Hall:
         environment: Mapping[str, str] | None = None,
     ) -> subprocess.CompletedProcess[str]:
         """Run a command in here. Raises HallError, with what it said, unless ``check`` is false."""
+        return self.run_outside(
+            *self.inside(*argv), timeout_s=timeout_s, check=check, environment=environment
+        )
+
+    def run_outside(
+        self,
+        *argv: str,
+        timeout_s: float = 60.0,
+        check: bool = True,
+        environment: Mapping[str, str] | None = None,
+    ) -> subprocess.CompletedProcess[str]:
+        """The same where the host is; ``directory`` is there, too."""
         done = subprocess.run(
-            self.inside(*argv),
+            argv,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -127,7 +141,11 @@ def _end(process: "subprocess.Popen[str]") -> None:
     """With the first process all others are killed, and waited for: unshare(1) ends last."""
     with suppress(OSError, IndexError):
         os.kill(_first_of(process), signal.SIGKILL)
-    process.wait()
     for stream in (process.stdin, process.stdout):
         if stream is not None:
-            stream.close()
+            stream.close()  # whoever reads the end of it ends
+    try:
+        process.wait(END_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

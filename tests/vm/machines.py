@@ -1,7 +1,6 @@
 """The three machines of vagrant/, as their own tools show them: ssh, virsh, tcpdump."""
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.kernels.clock import tsc_khz
+from tests.kernels.guest import has_kvm
 from tests.vm.hall import Hall
 
 TREE = Path(__file__).resolve().parents[2]
@@ -22,6 +22,10 @@ UP_TIMEOUT_S, BOOT_TIMEOUT_S = 1800.0, 600.0
 COMMAND_TIMEOUT_S = 300.0
 SETTLE_TIMEOUT_S = 600.0
 """How long an emulated pair may take until it is safe."""
+TALKERS = ("socat", "curl", "numbers")
+"""What talks to the service on the peer."""
+UNITS = "prld digest page echo bgp"
+"""What a node runs: prld, and the applications that it protects."""
 _MAC = {"52:54:00:70:00:0a": "re0", "52:54:00:70:00:0b": "re1"}
 
 
@@ -59,7 +63,7 @@ class Machine:
     def start(self, line: str) -> "subprocess.Popen[str]":
         """Run a command that goes on meanwhile."""
         return subprocess.Popen(
-            self._ssh(self.name, "sudo bash -c " + _quoted(_quoted(line))),
+            self._ssh(self.name, "sudo bash -c " + _quoted(line)),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -93,6 +97,22 @@ class Machine:
         self.virsh("destroy")
         subprocess.run(self._ssh("-q", "-O", "exit", self.name), capture_output=True, check=False)
 
+    def is_on(self) -> bool:
+        """Whether it runs, and is not paused."""
+        return self._domain_state() == "running"
+
+    def _domain_state(self) -> str:
+        return self.hall.run("virsh", "-q", "domstate", f"vagrant_{self.name}").stdout.strip()
+
+    def revive(self) -> None:
+        """Mend what a failed test may have left: no power, a pause, programs that stand still."""
+        match self._domain_state():
+            case "shut off":
+                self.power_on()
+            case "paused":
+                self.virsh("resume")
+        self.run(f"systemctl kill --signal=CONT {UNITS}", check=False)
+
     def power_on(self) -> None:
         """Boot it; return as soon as one can log in."""
         self.virsh("start")
@@ -101,8 +121,9 @@ class Machine:
             try:
                 self.run("true", timeout_s=30.0)
             except (MachineError, subprocess.TimeoutExpired):
-                continue
-            return
+                time.sleep(1.0)  # ssh ends at once as long as nobody listens
+            else:
+                return
         raise MachineError(f"{self.name} did not boot in {BOOT_TIMEOUT_S:.0f} s")
 
     def status(self) -> dict[str, object]:
@@ -137,18 +158,25 @@ class Lab:
             TREE / "vagrant", folder, ignore=shutil.ignore_patterns("*.box", ".vagrant")
         )
         (folder.parent / "dist").symlink_to(TREE / "dist")
-        kvm = os.access("/dev/kvm", os.W_OK)
+        kvm = has_kvm()
         self._environment = {
             "VAGRANT_CWD": str(folder),
             "VAGRANT_HOME": str(self.hall.directory / "home"),
             "VAGRANT_DOTFILE_PATH": str(self.hall.directory / "dot"),
             "VAGRANT_CHECKPOINT_DISABLE": "1",
+            "TMPDIR": str(self.hall.directory),  # what is left of a killed builder goes, too
             "PRL_VIRT": "kvm" if kvm else "qemu",
             "PRL_CMDLINE": "" if kvm else f"mitigations=off tsc=reliable tsc_early_khz={tsc_khz()}",
         }
         for line in readme():
             began = time.monotonic()
-            self.said = self._run("bash", "-ec", f"cd {folder}; {line}", timeout_s=UP_TIMEOUT_S)
+            # There is no way to Debian's mirror from the hall.
+            run = self.hall.run_outside if line.startswith("./box.sh") else self.hall.run
+            self.said = run(
+                *("bash", "-ec", f"cd {folder}; {line}"),
+                timeout_s=UP_TIMEOUT_S,
+                environment=self._environment,
+            ).stdout
             figure(line, f"{time.monotonic() - began:.0f} s")
         hosts = self.vagrant("ssh-config")
         sockets = self.hall.directory / "ssh-%n"
@@ -157,17 +185,20 @@ class Lab:
 
     def vagrant(self, *arguments: str, timeout_s: float = 300.0) -> str:
         """Run vagrant on them."""
-        return self._run("vagrant", *arguments, timeout_s=timeout_s)
-
-    def _run(self, *argv: str, timeout_s: float) -> str:
-        return self.hall.run(*argv, timeout_s=timeout_s, environment=self._environment).stdout
+        done = self.hall.run(
+            "vagrant", *arguments, timeout_s=timeout_s, environment=self._environment
+        )
+        return done.stdout
 
     def owner(self) -> tuple[Machine, Machine]:
         """The node that has the service, and the other one."""
         return self.nodes if self.re0.state() == "owner" else (self.re1, self.re0)
 
     def settle(self) -> None:
-        """Wait until both nodes call the pair safe."""
+        """Wait until both nodes call the pair safe, whatever the test before left."""
+        self.peer.run(f"pkill --exact '{'|'.join(TALKERS)}'", check=False)
+        for node in self.nodes:
+            node.revive()
         for node in self.nodes:
             node.until("prlctl status")
 
@@ -185,11 +216,11 @@ class Lab:
             self.hall.inside(*argv), stderr=subprocess.PIPE, text=True
         ) as tcpdump:
             assert tcpdump.stderr is not None
-            assert "listening" in tcpdump.stderr.readline() + tcpdump.stderr.readline()
             try:
+                assert any("listening on" in line for line in tcpdump.stderr)
                 yield watch
             finally:
-                self.hall.run("pkill", "--exact", "tcpdump")
+                self.hall.run("pkill", "--exact", "tcpdump", check=False)
                 tcpdump.wait()
 
 

@@ -9,10 +9,19 @@ from collections.abc import Callable
 import pytest
 
 from tests.vm import applications
-from tests.vm.applications import BEGUN_BYTES, HOLD_TIME_S, Transfer, download, upload
-from tests.vm.machines import SERVICE, Lab, Machine, MachineError, figure
+from tests.vm.applications import (
+    HOLD_TIME_S,
+    SECOND_PART_BYTES,
+    Transfer,
+    download,
+    upload,
+)
+from tests.vm.machines import SERVICE, UNITS, Lab, Machine, MachineError, figure
 
-pytestmark = [pytest.mark.timeout(1800), pytest.mark.needs("root", "vagrant_libvirt")]
+pytestmark = [
+    pytest.mark.timeout(1800, func_only=True),  # `vagrant up` has limits of its own
+    pytest.mark.needs("root", "vagrant_libvirt"),
+]
 
 BULK = pytest.mark.parametrize("bulk", [upload, download])
 SECONDS = pytest.mark.parametrize("seconds", [2, 10])
@@ -25,6 +34,7 @@ def _applications(machines: Lab) -> None:
 
 def test_vagrant_up_leaves_a_working_pair(machines: Lab) -> None:
     assert "switchover-safe: yes" in machines.said
+    machines.settle()  # the applications have only just been started
     for node in machines.nodes:
         assert node.run("systemctl is-enabled prld; systemctl is-active prld") == "enabled\nactive"
         assert "switchover-safe: yes" in node.run("prlctl status")
@@ -41,7 +51,8 @@ def test_bulk_passes_a_protected_pair(lab: Lab, bulk: Callable[[Lab], Transfer])
     began = time.monotonic()
     transfer = bulk(lab)
     owner, _ = lab.owner()
-    owner.until("prlctl -j status | grep -q '\"unprotected\": 0'")
+    transfer.await_protected(owner)
+    assert transfer.goes_on()
     assert transfer.digest() == applications.numbers_sha256()
     figure(f"{bulk.__name__}", f"{time.monotonic() - began:.0f} s")
 
@@ -51,10 +62,11 @@ def test_it_moves_by_plan_and_back(lab: Lab, bulk: Callable[[Lab], Transfer]) ->
     owner, other = lab.owner()
     with lab.watched() as watch:
         transfer = bulk(lab)
+        transfer.await_protected(owner)
         owner.until("prlctl status && prlctl switchover")
+        assert transfer.goes_on()
         other.until("prlctl status")
         assert other.state() == "owner"
-        assert transfer.goes_on()
         assert transfer.digest() == applications.numbers_sha256()
     assert watch.speakers() == [owner.name, other.name]
 
@@ -65,7 +77,7 @@ def test_the_owner_is_destroyed_in_mid_transfer(lab: Lab, bulk: Callable[[Lab], 
     resets = lab.peer.counter("TcpEstabResets")
     with lab.watched() as watch:
         transfer = bulk(lab)
-        owner.until("prlctl status")
+        transfer.await_protected(owner)
         owner.power_off()
         assert transfer.goes_on()
         began = time.monotonic()
@@ -111,7 +123,7 @@ def test_a_paused_owner_never_speaks_beside_the_new_one(lab: Lab, seconds: int) 
     owner, other = lab.owner()
     with lab.watched() as watch:
         transfer = upload(lab)
-        owner.until("prlctl status")
+        transfer.await_protected(owner)
         owner.virsh("suspend")
         time.sleep(seconds)
         owner.virsh("resume")
@@ -126,7 +138,7 @@ def test_a_paused_standby_does_not_take_over(lab: Lab, seconds: int) -> None:
     owner, standby = lab.owner()
     with lab.watched() as watch:
         transfer = upload(lab)
-        owner.until("prlctl status")
+        transfer.await_protected(owner)
         standby.virsh("suspend")
         time.sleep(seconds)
         standby.virsh("resume")
@@ -138,10 +150,12 @@ def test_a_paused_standby_does_not_take_over(lab: Lab, seconds: int) -> None:
 def test_a_standby_that_was_paused_has_no_shadow_to_take_over_with(lab: Lab) -> None:
     owner, standby = lab.owner()
     transfer = upload(lab)
-    owner.until("prlctl status")
+    transfer.await_protected(owner)
     standby.virsh("suspend")
-    # The owner goes on alone: what it says from now on the standby does not know.
-    applications.await_uploaded(lab, 4 * BEGUN_BYTES)
+    # The owner goes on alone: what comes after the first part the standby does not know.
+    transfer.let_go(1)
+    applications.await_uploaded(lab, SECOND_PART_BYTES)
+    assert transfer.goes_on()
     owner.power_off()
     standby.virsh("resume")
     with pytest.raises(MachineError, match="reset"):
@@ -152,19 +166,21 @@ def test_a_standby_that_was_paused_has_no_shadow_to_take_over_with(lab: Lab) -> 
 
 def test_programs_that_stand_still_do_not_speak_afterwards(lab: Lab) -> None:
     owner, other = lab.owner()
-    units = "prld digest page echo bgp"
     with lab.watched() as watch:
         transfer = upload(lab)
-        owner.until("prlctl status")
-        owner.run(f"systemctl kill --signal=STOP {units}")
-        other.until('prlctl -j status | grep -q \'"state": "owner"\'')
-        owner.run(f"systemctl kill --signal=CONT {units}")
+        transfer.await_protected(owner)
+        try:
+            owner.run(f"systemctl kill --signal=STOP {UNITS}")
+            other.until('prlctl -j status | grep -q \'"state": "owner"\'')
+        finally:
+            owner.run(f"systemctl kill --signal=CONT {UNITS}")
+        assert transfer.goes_on()
         assert transfer.digest() == applications.numbers_sha256()
         lab.settle()
     assert watch.speakers() == [owner.name, other.name]
 
 
-SECONDS_OF_TALK, SLEWED_S = 60, 45
+SECONDS_OF_TALK, SLEWED_S = 180, 45
 SLEW = """\
 import ctypes, struct
 timex = bytearray(208)
@@ -193,6 +209,7 @@ def test_clocks_that_run_apart_stall_nobody(lab: Lab) -> None:
         owner.until("prlctl status")
         refused = lab.peer.counter("TcpExtPAWSEstab")
         owner.power_off()
+        assert process.poll() is None
         said, _ = process.communicate(timeout=applications.TRANSFER_TIMEOUT_S)
         assert said.split() == [str(n) for n in range(1, SECONDS_OF_TALK + 1)]
         assert lab.peer.counter("TcpExtPAWSEstab") == refused
