@@ -43,11 +43,16 @@ force_load virtio_blk
 HOOK
 chmod 755 "$work/hook"
 export WORK=$work
+# Where this machine gets Debian 12 from; without that, from Debian's own mirror.
+sources=()
+for file in /etc/apt/sources.list /etc/apt/sources.list.d/*.list /etc/apt/sources.list.d/*.sources; do
+    if [ -f "$file" ] && grep -qE '^[^#]*\bbookworm\b' "$file"; then sources+=("$file"); fi
+done
 mmdebstrap --quiet --variant=minbase --mode=root --aptopt='APT::Install-Recommends "false"' \
     --essential-hook='mkdir -p "$1/etc/initramfs-tools/conf.d" "$1/etc/initramfs-tools/hooks"' \
     --essential-hook='printf "MODULES=list\nCOMPRESS=gzip\n" >"$1/etc/initramfs-tools/conf.d/prl"' \
     --essential-hook='cp "$WORK/hook" "$1/etc/initramfs-tools/hooks/prl"' \
-    --include="$base,$peer,$kernel,${needed%,}" bookworm "$root"
+    --include="$base,$peer,$kernel,${needed%,}" bookworm "$root" "${sources[@]}"
 
 chroot "$root" useradd -m -s /bin/bash vagrant
 echo vagrant:vagrant | chroot "$root" chpasswd

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -72,6 +73,15 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return first, second
 
 
+def sources() -> list[str]:
+    """The files that say where this machine gets Debian 12 from; none: Debian's own mirror."""
+    apt = Path("/etc/apt")
+    files = [apt / "sources.list", *sorted(apt.glob("sources.list.d/*.list"))]
+    files += sorted(apt.glob("sources.list.d/*.sources"))
+    named = re.compile(r"^[^#\n]*\bbookworm\b", re.MULTILINE)
+    return [str(file) for file in files if file.is_file() and named.search(file.read_text())]
+
+
 @pytest.fixture(scope="module")
 def roots(packages: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A minimal Debian with what the package depends on, and socat for a demo."""
@@ -84,7 +94,7 @@ def roots(packages: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory)
         [
             *("mmdebstrap", "--quiet", "--variant=minbase", "--mode=root", "--skip=output/dev"),
             *('--aptopt=APT::Install-Recommends "false"', f"--include={','.join(names)},socat"),
-            *("bookworm", str(folder / "base")),
+            *("bookworm", str(folder / "base"), *sources()),
         ],
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -204,7 +214,6 @@ def test_the_package_lives_and_goes(
         *("--other-lan", "192.0.2.11", "--other-link", "198.51.100.11"),
         *("--peer-config", "/root/re1.toml"),
     )
-    (re1.root / "etc/prl").mkdir()
     shutil.copy(re0.root / "root/re1.toml", re1.root / "etc/prl/prld.toml")
     prlds = [machine.start("prld") for machine in nodes]
     serves = [
