@@ -72,7 +72,6 @@ TOML
 fi
 if [ ! -e $config ]; then
     # Every machine of a box has the box's key.
-    mkdir -p ${config%/*}
     for _ in $(seq 60); do
         ! scp -q -o StrictHostKeyChecking=accept-new $other:$counterpart $config || break
         sleep 10
