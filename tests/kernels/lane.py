@@ -90,7 +90,7 @@ def run_short(folder: Path) -> bool:
 
 
 def run_whole(name: str, folder: Path) -> bool:
-    """All demos in both modes, tests/kernel, and the chosen tests of tests/system.
+    """All demos in native mode, from 6.6 on in generic mode, too; chosen tests besides.
 
     Raises:
         KernelError: a guest could not be had.
