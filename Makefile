@@ -41,7 +41,11 @@ root:
 	fi
 
 # Debian starts a service as soon as its package is installed. While apt runs, a policy-rc.d that
-# says no is in place; whatever was there before comes back, also after a failure.
+# says no is in place; whatever was there before comes back, also after a failure. What a run left that was
+# killed is known by its second line, and not what was there before.
+POLICY := /usr/sbin/policy-rc.d
+POLICY_MARK := \# the Makefile of prl, while it runs apt
+
 $(APT): apt-%:
 	@exec 9<.ci/packages.txt
 	flock 9 # not two at a time, whatever -j says
@@ -51,12 +55,12 @@ $(APT): apt-%:
 	[ -n "$$missing" ] || exit 0
 	command -v apt-get >/dev/null || { echo "make $@: no apt-get here; install:" $$missing >&2; exit 1; }
 	[ "$$(id -u)" = 0 ] || { echo "make $@: must run as root to install:" $$missing >&2; exit 1; }
-	policy=/usr/sbin/policy-rc.d
+	policy=$(POLICY)
 	restore() { rm -f $$policy; [ ! -e $$policy.prl-saved ] || mv $$policy.prl-saved $$policy; }
 	trap restore EXIT
 	trap 'exit 1' HUP INT TERM
-	if [ -e $$policy ] && [ ! -e $$policy.prl-saved ]; then mv $$policy $$policy.prl-saved; fi
-	printf '#!/bin/sh\nexit 101\n' > $$policy
+	if [ -e $$policy ] && ! grep -qxF '$(POLICY_MARK)' $$policy; then mv $$policy $$policy.prl-saved; fi
+	printf '#!/bin/sh\n%s\nexit 101\n' '$(POLICY_MARK)' > $$policy
 	chmod 755 $$policy
 	export DEBIAN_FRONTEND=noninteractive
 	echo "installing ($*):" $$missing

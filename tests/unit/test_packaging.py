@@ -1,4 +1,5 @@
 import importlib.util
+import os
 import re
 import subprocess
 import sys
@@ -195,3 +196,47 @@ def test_a_real_wheel_carries_extension_and_objects(tmp_path: Path) -> None:
     assert [name for name in names if re.fullmatch(r"prl/_core\..*so", name)]
     assert not [name for name in names if name.startswith(("tests/", "userspace/", "bpf/"))]
     assert sysconfig.get_platform().replace("-", "_") in wheel.name
+
+
+FAKES = {
+    "dpkg-query": "",
+    "id": "echo 0",
+    "apt-get": 'cat "$POLICY"; [ -z "${KILLED:-}" ] || kill -KILL $PPID',
+}
+
+
+def install(policy: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
+    """Run the Makefile's rule for Debian packages; apt-get prints the policy that it finds."""
+    programs = policy.parent / "bin"
+    programs.mkdir(exist_ok=True)
+    for name, body in FAKES.items():
+        (programs / name).write_text(f"#!/bin/sh\n{body}\n")
+        (programs / name).chmod(0o755)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    path = f"{programs}{os.pathsep}{kept['PATH']}"
+    return subprocess.run(
+        ["make", "-s", "apt-run", f"POLICY={policy}"],
+        cwd=ROOT,
+        env={**kept, "PATH": path, "POLICY": str(policy), **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("before", ["#!/bin/sh\nexit 0\n", None])
+def test_no_service_starts_while_apt_runs_and_the_policy_of_before_comes_back(
+    before: str | None, tmp_path: Path
+) -> None:
+    policy = tmp_path / "policy-rc.d"
+    if before is not None:
+        policy.write_text(before)
+
+    killed = install(policy, KILLED="yes")
+    assert killed.returncode != 0
+    assert "exit 101" in policy.read_text()
+
+    done = install(policy)
+    assert (done.returncode, "exit 101" in done.stdout) == (0, True), done.stderr
+    there = {path.name: path.read_text() for path in tmp_path.glob("policy*")}
+    assert there == ({} if before is None else {policy.name: before})
