@@ -4,7 +4,7 @@ import grp
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
@@ -128,9 +128,8 @@ def init(
         plan = Plan(given, networks, resolve, ask)
         pair = plan.pair()
     own, others = pair.file(0), pair.file(1)
-    _write(config, own, force=force)
-    if peer_config is not None:
-        _write(peer_config, others, force=force)
+    files = {config: own} if peer_config is None else {config: own, peer_config: others}
+    _write_all(files, force=force)
     this, that = pair.nodes
     _tell(plan, config, peer_config, that.name)
     facts = {
@@ -169,6 +168,16 @@ def _has_group() -> bool:
     except KeyError:
         return False
     return True
+
+
+def _write_all(files: dict[Path, str], *, force: bool) -> None:
+    """All of them or none that is new: trying again must not take --force."""
+    with ExitStack() as undo:
+        for path, text in files.items():
+            if not path.exists():
+                undo.callback(path.unlink, missing_ok=True)
+            _write(path, text, force=force)
+        undo.pop_all()
 
 
 def _write(path: Path, text: str, *, force: bool) -> None:

@@ -84,6 +84,10 @@ class Plan:
         if not self.given.other_owns:
             self.assumed.append(f"{name} owns the service at first; --owner other: {other} does")
         self.assumed.append(f"{other} calls its interfaces {lan.name} and {link.name}, too")
+        if given.socket_group:
+            self.assumed.append(
+                f"members of group {given.socket_group} may look, on {other}, too (socket_group)"
+            )
         nodes = (
             Member(name, lan.name, address, link.name, link_own, address6),
             Member(other, lan.name, other_lan, link.name, other_link, other_address6),

@@ -193,6 +193,26 @@ def test_files_are_written_and_not_replaced_unasked(
 
 
 @pytest.mark.usefixtures("_networks")
+def test_one_file_that_cannot_be_written_leaves_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine, folder = tmp_path / "prld.toml", tmp_path / "file"
+    folder.touch()
+    line = ["init", "--name", "re0", "--other", "re1", "--service", "192.0.2.100"]
+    line += ["--config", str(mine), "--peer-config"]
+    assert program.main([*line, str(folder / "re1.toml")]) == 1
+    assert str(folder) in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [folder]
+    assert program.main([*line, str(tmp_path / "re1.toml")]) == 0
+
+
+def test_who_else_may_look_is_said() -> None:
+    plan = Plan(given(other="re1", socket_group="prl"), FakeKernel(LAN, LINK), resolve)
+    assert [each.socket_group for each in files_of(plan.pair())] == ["prl", "prl"]
+    assert "members of group prl may look, on re1, too (socket_group)" in plan.assumed
+
+
+@pytest.mark.usefixtures("_networks")
 def test_the_other_s_file_goes_to_standard_output(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
