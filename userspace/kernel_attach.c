@@ -7,6 +7,7 @@
 #include <bpf/libbpf.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/pkt_sched.h>
 #include <net/if.h>
 #include <stdio.h>
 #include <string.h>
@@ -18,6 +19,8 @@
 /* prl's place among the tc filters of its TAPs. */
 #define TC_PRIORITY 0x7072
 #define TC_HANDLE 1
+/* Of the filters that attach_mirrors() makes, by number. */
+#define MIRROR_PRIORITY(lif) (TC_PRIORITY + 1 + (lif))
 #define LOCAL_PIN "local"
 
 static int mac_of(uint32_t ifindex, uint8_t mac[6])
@@ -111,10 +114,10 @@ static int attach_tap(struct prl_kernel *kernel, uint32_t ifindex, enum bpf_tc_a
     return 0;
 }
 
-static void detach_tap(uint32_t ifindex, enum bpf_tc_attach_point point)
+static void detach_tap(uint32_t ifindex, enum bpf_tc_attach_point point, uint32_t priority)
 {
     LIBBPF_OPTS(bpf_tc_hook, where, .ifindex = (int)ifindex, .attach_point = point);
-    LIBBPF_OPTS(bpf_tc_opts, options, .handle = TC_HANDLE, .priority = TC_PRIORITY);
+    LIBBPF_OPTS(bpf_tc_opts, options, .handle = TC_HANDLE, .priority = priority);
     bpf_tc_detach(&where, &options);
 }
 
@@ -155,7 +158,7 @@ static int attach_mirrors(struct prl_kernel *kernel, char *error)
 {
     for (uint32_t i = 0; i < kernel->lifs; i++) {
         struct prl_lif lif;
-        uint16_t priority = (uint16_t)(TC_PRIORITY + 1 + i);
+        uint16_t priority = (uint16_t)MIRROR_PRIORITY(i);
         int code = bpf_map_lookup_elem(kernel->map[PRL_MAP_LIFS], &i, &lif);
 
         if (!code && prl_netlink_add_mirror(kernel->inject_ifindex, priority, kernel->program[PRL_PROG_PICK],
@@ -269,6 +272,19 @@ int prl_kernel_guard(struct prl_kernel *kernel, uint32_t ifindex, int whole, cha
     return guard_egress(kernel, ifindex, PRL_PROG_SILENCE, words);
 }
 
+/* Whether nobody has a filter there: the qdisc that was made for prl may be somebody else's by now. */
+static bool is_unused(uint32_t ifindex)
+{
+    static const uint16_t sides[] = {TC_H_MIN_INGRESS, TC_H_MIN_EGRESS};
+    struct prl_filter first;
+
+    for (size_t i = 0; i < sizeof(sides) / sizeof(sides[0]); i++) {
+        if (prl_netlink_first_filter(ifindex, sides[i], &first) || first.handle)
+            return false;
+    }
+    return true;
+}
+
 static void forget_hook(struct prl_hook *hook)
 {
     /* Both points together mean the qdisc (libbpf.h): the enum's values are flags.
@@ -277,10 +293,12 @@ static void forget_hook(struct prl_hook *hook)
                 .attach_point = BPF_TC_INGRESS | BPF_TC_EGRESS);
 
     if (hook->ingress)
-        detach_tap(hook->ifindex, BPF_TC_INGRESS);
+        detach_tap(hook->ifindex, BPF_TC_INGRESS, TC_PRIORITY);
+    for (uint32_t i = 0; hook->ingress && i < PRL_LIFS_MAX; i++)
+        detach_tap(hook->ifindex, BPF_TC_INGRESS, MIRROR_PRIORITY(i));
     if (hook->egress)
-        detach_tap(hook->ifindex, BPF_TC_EGRESS);
-    if (hook->made_clsact)
+        detach_tap(hook->ifindex, BPF_TC_EGRESS, TC_PRIORITY);
+    if (hook->made_clsact && is_unused(hook->ifindex))
         bpf_tc_hook_destroy(&clsact);
     memset(hook, 0, sizeof(*hook));
 }

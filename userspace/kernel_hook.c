@@ -278,7 +278,7 @@ static int clsact_hook(uint32_t ifindex, int program, int mute, bool *made_clsac
     LIBBPF_OPTS(bpf_tc_opts, options, .handle = TC_HANDLE, .priority = TC_PRIORITY_FIRST);
     uint32_t id = prl_program_id(program, NULL);
     struct prl_filter first;
-    int code = prl_netlink_first_filter(ifindex, &first);
+    int code = prl_netlink_first_filter(ifindex, TC_H_MIN_EGRESS, &first);
 
     if (!code && is_first(&first, id))
         return PRL_GUARD_KEPT;
@@ -290,7 +290,7 @@ static int clsact_hook(uint32_t ifindex, int program, int mute, bool *made_clsac
         return code;
     *made_clsact |= code == 0;
     code = was_there ? clsact_move(ifindex, program, mute) : clsact_put(ifindex, program, TC_HANDLE);
-    if (!code && (code = prl_netlink_first_filter(ifindex, &first)) == 0 && !is_first(&first, id))
+    if (!code && (code = prl_netlink_first_filter(ifindex, TC_H_MIN_EGRESS, &first)) == 0 && !is_first(&first, id))
         code = clsact_move(ifindex, program, mute);
     if (code)
         return code;

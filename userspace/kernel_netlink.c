@@ -149,7 +149,7 @@ static bool read_filter(const struct nlmsghdr *head, struct prl_filter *filter)
     return filter->handle && chain == 0;
 }
 
-int prl_netlink_first_filter(uint32_t ifindex, struct prl_filter *first)
+int prl_netlink_first_filter(uint32_t ifindex, uint16_t side, struct prl_filter *first)
 {
     struct request request = request_of(RTM_GETTFILTER, ifindex);
     _Alignas(struct nlmsghdr) char answer[ANSWER_BYTES];
@@ -158,7 +158,7 @@ int prl_netlink_first_filter(uint32_t ifindex, struct prl_filter *first)
 
     memset(first, 0, sizeof(*first));
     request.head.nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP;
-    request.tc.tcm_parent = TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_EGRESS);
+    request.tc.tcm_parent = TC_H_MAKE(TC_H_CLSACT, side);
     int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
     if (fd < 0)
         return -errno;

@@ -57,7 +57,7 @@ struct prl_hook {
     bool made_clsact; /* the qdisc is ours to remove */
 };
 
-/* The filter of a device's egress that clsact runs first. */
+/* The filter that clsact runs first on one side of a device. */
 struct prl_filter {
     uint32_t handle; /* 0: there is none */
     uint32_t priority;
@@ -120,8 +120,8 @@ void prl_kernel_inherit_bits(struct prl_kernel *kernel);
 int prl_netlink_remove_queue(uint32_t ifindex);
 /* Another classifier on `ifindex`'s ingress: what `program` says yes to goes to the ingress of `target`, by act_mirred. */
 int prl_netlink_add_mirror(uint32_t ifindex, uint16_t priority, int program, uint32_t target);
-/* The first filter of chain 0 of a device's egress; all zero when there is none. */
-int prl_netlink_first_filter(uint32_t ifindex, struct prl_filter *first);
+/* The first filter of chain 0 of a device's TC_H_MIN_EGRESS or TC_H_MIN_INGRESS; all zero when there is none. */
+int prl_netlink_first_filter(uint32_t ifindex, uint16_t side, struct prl_filter *first);
 /*
  * kernel_hook.c: puts `program` first in line on a device's egress, in the place of one of a former life. Returns enum
  * prl_guard, with words[PRL_ERROR_BYTES] about what was in front, or -errno. `mute` (prl_mute) helps while it moves.

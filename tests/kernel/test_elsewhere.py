@@ -3,6 +3,7 @@
 import os
 import socket
 import struct
+import subprocess
 from collections.abc import Callable, Iterator
 from fcntl import ioctl
 from ipaddress import IPv4Address
@@ -35,7 +36,7 @@ from tests.kernel.bpf_lab import (
     neighbour,
     output,
 )
-from tests.passing import passing, put_in_front, take_off_all
+from tests.passing import add_filter, passing, put_in_front, take_off_all
 
 pytestmark = [pytest.mark.kernel, pytest.mark.needs("root", "netns", "bpf", "af_xdp", "bpftool")]
 
@@ -231,3 +232,31 @@ def test_what_was_taken_off_is_put_back(bench: Bench) -> None:
         for tap in (bench.hold.ifindex, bench.inject.ifindex):
             assert lan0.guard(tap)[0] == lib.PRL_GUARD_KEPT
     lan0.close()
+
+
+def has_filter(device: str) -> bool:
+    shown = subprocess.run(
+        ["tc", "filter", "show", "dev", device, "egress"],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    return "passing" in shown
+
+
+@pytest.mark.parametrize("device", ["hold0", "inject0", "lan0"])
+def test_the_end_takes_nobody_s_filter_along(bench: Bench, device: str) -> None:
+    """Also not with the clsact that was made for prl: on TAPs, before Linux 6.6 everywhere."""
+    with inside(bench.node_ns), passing() as program:
+        add_filter(socket.if_nametoindex(device), program)
+        bench.stop(keep_silence=False)
+        assert has_filter(device)
+
+
+def test_an_interface_that_needs_no_silence_keeps_its_other_filters(
+    bench: Bench, lan1: Elsewhere
+) -> None:
+    with inside(bench.node_ns), passing() as program:
+        add_filter(lan1.index, program)
+        lib.prl_kernel_unguard(bench.kernel, lan1.index)
+        assert has_filter("lan1")
