@@ -32,7 +32,7 @@ def put_in_front(ifindex: int, program: int) -> None:
         add_filter(ifindex, program)
 
 
-def add_filter(ifindex: int, program: int) -> None:
+def add_filter(ifindex: int, program: int, handle: int = 0) -> None:
     """A filter of clsact, which runs before all other filters, but behind tcx."""
     name = socket.if_indextoname(ifindex)
     subprocess.run(["tc", "qdisc", "add", "dev", name, "clsact"], check=False, capture_output=True)
@@ -41,6 +41,7 @@ def add_filter(ifindex: int, program: int) -> None:
             "add-filter",
             "bpf",
             index=ifindex,
+            handle=handle,
             fd=program,
             name="passing",
             parent=EGRESS,

@@ -182,19 +182,36 @@ static void tell_of_program(uint32_t id, char *words)
 
 /* ---- tcx ---- */
 
+/* Takes prl's programs off, but for the one whose id is `kept`: also a prl_mute that a move or a dead prld left. */
+static void tcx_take_off_ours(uint32_t ifindex, uint32_t kept)
+{
+    struct tcx_list list;
+
+    if (tcx_read(ifindex, &list))
+        return;
+    for (uint32_t i = 0; i < list.count; i++) {
+        bool goes = list.id[i] != kept && prl_kernel_is_ours(list.id[i]);
+        int program = goes ? bpf_prog_get_fd_by_id(list.id[i]) : -1;
+
+        if (program < 0)
+            continue;
+        tcx_take_off(ifindex, program);
+        close(program);
+    }
+}
+
+/* Leaves prl_mute behind the program; alone where the program could not be put back: silence, until the next look. */
 static int tcx_move(uint32_t ifindex, int program, int mute)
 {
     int code = tcx_put_first(ifindex, mute);
 
-    if (code)
+    if (code && code != -EEXIST) /* of a move that failed */
         return code;
     tcx_take_off(ifindex, program);
-    code = tcx_put_first(ifindex, program);
-    tcx_take_off(ifindex, mute);
-    return code;
+    return tcx_put_first(ifindex, program);
 }
 
-static int tcx_hook(uint32_t ifindex, int program, int mute, const struct tcx_list *list, char *words)
+static int tcx_put(uint32_t ifindex, int program, int mute, const struct tcx_list *list, char *words)
 {
     uint32_t own = place_of(list, prl_program_id(program, NULL)), ours = place_of_ours(list);
     int code;
@@ -220,20 +237,13 @@ static int tcx_hook(uint32_t ifindex, int program, int mute, const struct tcx_li
     return code ? code : PRL_GUARD_MISSING;
 }
 
-static void tcx_unhook(uint32_t ifindex)
+static int tcx_hook(uint32_t ifindex, int program, int mute, const struct tcx_list *list, char *words)
 {
-    struct tcx_list list;
+    int code = tcx_put(ifindex, program, mute, list, words);
 
-    if (tcx_read(ifindex, &list))
-        return;
-    for (uint32_t i = 0; i < list.count; i++) {
-        int program = prl_kernel_is_ours(list.id[i]) ? bpf_prog_get_fd_by_id(list.id[i]) : -1;
-
-        if (program < 0)
-            continue;
-        tcx_take_off(ifindex, program);
-        close(program);
-    }
+    if (code > 0 || (!code && list->count > 1))
+        tcx_take_off_ours(ifindex, prl_program_id(program, NULL));
+    return code;
 }
 
 /* ---- clsact ---- */
@@ -247,24 +257,32 @@ static int clsact_put(uint32_t ifindex, int program, uint32_t handle)
     return bpf_tc_attach(&hook, &options);
 }
 
-static void clsact_take_off(uint32_t ifindex, uint32_t handle)
+static void clsact_take_off(uint32_t ifindex, uint32_t priority, uint32_t handle)
 {
     LIBBPF_OPTS(bpf_tc_hook, hook, .ifindex = (int)ifindex, .attach_point = BPF_TC_EGRESS);
-    LIBBPF_OPTS(bpf_tc_opts, options, .handle = handle, .priority = TC_PRIORITY_FIRST);
+    LIBBPF_OPTS(bpf_tc_opts, options, .handle = handle, .priority = priority);
 
     bpf_tc_detach(&hook, &options);
 }
 
+static void clsact_take_off_ours(uint32_t ifindex, uint32_t priority, uint32_t handle)
+{
+    LIBBPF_OPTS(bpf_tc_hook, hook, .ifindex = (int)ifindex, .attach_point = BPF_TC_EGRESS);
+    LIBBPF_OPTS(bpf_tc_opts, found, .handle = handle, .priority = priority);
+
+    if (bpf_tc_query(&hook, &found) == 0 && prl_kernel_is_ours(found.prog_id))
+        clsact_take_off(ifindex, priority, handle);
+}
+
+/* As tcx_move(). */
 static int clsact_move(uint32_t ifindex, int program, int mute)
 {
     int code = clsact_put(ifindex, mute, TC_HANDLE_MUTE);
 
     if (code)
         return code;
-    clsact_take_off(ifindex, TC_HANDLE);
-    code = clsact_put(ifindex, program, TC_HANDLE);
-    clsact_take_off(ifindex, TC_HANDLE_MUTE);
-    return code;
+    clsact_take_off(ifindex, TC_PRIORITY_FIRST, TC_HANDLE);
+    return clsact_put(ifindex, program, TC_HANDLE);
 }
 
 static bool is_first(const struct prl_filter *first, uint32_t id)
@@ -294,6 +312,7 @@ static int clsact_hook(uint32_t ifindex, int program, int mute, bool *made_clsac
         code = clsact_move(ifindex, program, mute);
     if (code)
         return code;
+    clsact_take_off_ours(ifindex, TC_PRIORITY_FIRST, TC_HANDLE_MUTE); /* of this move, or of a dead prld */
     return was_there ? PRL_GUARD_PASSED_BY : PRL_GUARD_MISSING;
 }
 
@@ -330,13 +349,7 @@ void prl_hook_take_off(uint32_t ifindex)
                   {TC_PRIORITY_FIRST, TC_HANDLE_MUTE},
                   {0x7072, 1}}; /* the last: where earlier versions had it */
 
-    tcx_unhook(ifindex);
-    for (size_t i = 0; i < sizeof(places) / sizeof(places[0]); i++) {
-        LIBBPF_OPTS(bpf_tc_hook, hook, .ifindex = (int)ifindex, .attach_point = BPF_TC_EGRESS);
-        LIBBPF_OPTS(bpf_tc_opts, found, .handle = places[i].handle, .priority = places[i].priority);
-        LIBBPF_OPTS(bpf_tc_opts, place, .handle = places[i].handle, .priority = places[i].priority);
-
-        if (bpf_tc_query(&hook, &found) == 0 && prl_kernel_is_ours(found.prog_id))
-            bpf_tc_detach(&hook, &place);
-    }
+    tcx_take_off_ours(ifindex, 0);
+    for (size_t i = 0; i < sizeof(places) / sizeof(places[0]); i++)
+        clsact_take_off_ours(ifindex, places[i].priority, places[i].handle);
 }

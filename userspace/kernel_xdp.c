@@ -2,8 +2,10 @@
 /* prl_classify on the interfaces: in their drivers (native XDP), or in the stack, where every driver's packets come by. */
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
+#include <errno.h>
 #include <linux/if_link.h>
 #include <net/if.h>
+#include <stdio.h>
 #include <string.h>
 #include "kernel_private.h"
 
@@ -12,15 +14,33 @@ static uint32_t flags_of(uint32_t mode)
     return mode == PRL_XDP_NATIVE ? XDP_FLAGS_DRV_MODE : XDP_FLAGS_SKB_MODE;
 }
 
+/* Whoever put a program there wants it there. 0, -EBUSY, or why it cannot be known. */
+static int refuse_foreign(uint32_t ifindex)
+{
+    LIBBPF_OPTS(bpf_xdp_query_opts, found);
+    int code = bpf_xdp_query((int)ifindex, 0, &found);
+
+    if (!code && ((found.drv_prog_id && !prl_kernel_is_ours(found.drv_prog_id)) ||
+                  (found.skb_prog_id && !prl_kernel_is_ours(found.skb_prog_id)))) {
+        snprintf(prl_kernel_words(), PRL_ERROR_BYTES / 2, "somebody else's XDP program is there");
+        code = -EBUSY;
+    }
+    return code;
+}
+
 static int attach(const struct prl_kernel *kernel, uint32_t ifindex, char *error)
 {
     bool native = kernel->mode == PRL_XDP_NATIVE;
     char name[IF_NAMESIZE] = "?", *words = prl_kernel_words();
 
-    /* A device runs one mode; a program of an earlier life in the same mode is replaced without a gap. */
-    bpf_xdp_detach((int)ifindex, flags_of(native ? PRL_XDP_GENERIC : PRL_XDP_NATIVE), NULL);
     words[0] = 0;
-    int code = bpf_xdp_attach((int)ifindex, kernel->program[PRL_PROG_CLASSIFY], flags_of(kernel->mode), NULL);
+    int code = refuse_foreign(ifindex);
+    if (!code) {
+        /* A device runs one mode; a program of an earlier life in the same mode is replaced without a gap. */
+        bpf_xdp_detach((int)ifindex, flags_of(native ? PRL_XDP_GENERIC : PRL_XDP_NATIVE), NULL);
+        words[0] = 0;
+        code = bpf_xdp_attach((int)ifindex, kernel->program[PRL_PROG_CLASSIFY], flags_of(kernel->mode), NULL);
+    }
     if (!code)
         return 0;
     if_indextoname(ifindex, name);

@@ -1,5 +1,7 @@
 """What leaves for a service address by an interface that is not its own; first in line."""
 
+import errno
+import json
 import os
 import socket
 import struct
@@ -11,6 +13,8 @@ from ipaddress import IPv4Address
 import pytest
 from prl._core import ffi, lib
 
+from prl.bench import tcx, xdp_pass
+from prl.lab.netns import Namespace
 from tests.kernel.bpf_lab import (
     ACK,
     ETH_IP,
@@ -218,6 +222,37 @@ def test_first_in_line_whoever_comes_later(bench: Bench, lan1: Elsewhere) -> Non
         assert lan1.guard() == (lib.PRL_GUARD_KEPT, "")
 
 
+def mute_of(bench: Bench) -> int:
+    """A descriptor of this life's prl_mute: it is on the TAP, too."""
+    shown = ["tc", "-j", "filter", "show", "dev", "inject0", "egress"]
+    filters = json.loads(subprocess.run(shown, check=True, capture_output=True).stdout)
+    (found,) = [one["options"]["prog"]["id"] for one in filters if "options" in one]
+    assert found not in (tcx.programs(bench.lan_ifindex) or [])
+    return tcx.open_program(found)
+
+
+def test_a_mute_that_a_dead_prld_left_is_taken_off(bench: Bench) -> None:
+    """It was killed with its program back in front, and prl_mute behind."""
+    lan = bench.lan_ifindex
+    bench.own(SERVICE4)
+    frame = output(1, b"x").frame(source=bytes.fromhex("02000000000a"))
+    with inside(bench.node_ns):
+        mute, order = mute_of(bench), tcx.programs(lan)
+        if order is not None:
+            egress = tcx.open_program(order[0])
+            tcx.take_off(lan, egress)
+            for program in (mute, egress):
+                tcx.put_first(lan, program)
+            os.close(egress)
+        else:
+            add_filter(lan, mute, handle=0x7073)
+        os.close(mute)
+        bench.stop(keep_silence=True)
+        bench.start()
+        bench.alive()
+        assert bench.emit(frame)[0] == [frame]
+
+
 def test_what_was_taken_off_is_put_back(bench: Bench) -> None:
     lan0 = Elsewhere(bench)
     bench.own(SERVICE4, lib.PRL_ADDR_STANDBY)
@@ -260,3 +295,17 @@ def test_an_interface_that_needs_no_silence_keeps_its_other_filters(
         add_filter(lan1.index, program)
         lib.prl_kernel_unguard(bench.kernel, lan1.index)
         assert has_filter("lan1")
+
+
+def test_somebody_else_s_xdp_program_is_told_of_and_not_replaced(bench: Bench) -> None:
+    lan0 = Elsewhere(bench)
+    with inside(bench.node_ns):
+        ip("link", "set", "dev", "lan0", "xdp", "off")
+    xdp_pass.attach(Namespace(bench.node_ns), "lan0", "native")
+    for _ in range(2):
+        code, words = lan0.guard(bench.lan_ifindex)
+        assert (code, "somebody else's XDP program is there" in words) == (-errno.EBUSY, True)
+    with inside(bench.node_ns):
+        ip("link", "set", "dev", "lan0", "xdp", "off")
+    assert lan0.guard(bench.lan_ifindex)[0] == lib.PRL_GUARD_MISSING
+    lan0.close()
