@@ -413,6 +413,7 @@ struct prl_kernel *prl_kernel_open(const struct prl_kernel_config *config, char 
         release_memory(kernel);
         return NULL;
     }
+    kernel->made_pin_dir = made;
     set_node(kernel, config->stale_ns);
     prl_kernel_inherit_bits(kernel);
     load_shadow(kernel, config->object_dir, config->instance);
@@ -620,7 +621,7 @@ void prl_kernel_forget(struct prl_kernel *kernel)
     kernel->node->open_wanted = 0;
 }
 
-int prl_kernel_scrub(const char *instance, char *error)
+int prl_kernel_scrub(const char *instance, int is_alone, char *error)
 {
     char pin_dir[PRL_PATH_BYTES], path[PRL_PATH_BYTES + 32];
 
@@ -637,7 +638,8 @@ int prl_kernel_scrub(const char *instance, char *error)
     }
     if (lifs >= 0)
         close(lifs);
-    prl_kernel_scrub_silence();
+    if (is_alone)
+        prl_kernel_scrub_silence();
     unregister_shadow(pin_dir);
     remove_pins(pin_dir);
     return 0;

@@ -4,7 +4,7 @@
  *
  * Objects (bpf/<name>.bpf.o) share their maps by name, pinned under <pin_root>/<instance>/ (R25): an instance is
  * one prld. Everything that is attached by prl_kernel_attach() is detached by prl_kernel_close(); after a crash
- * prl_kernel_scrub() does the same from the pins.
+ * prl_kernel_scrub() does the same.
  */
 #ifndef PRL_KERNEL_H
 #define PRL_KERNEL_H
@@ -96,7 +96,8 @@ int prl_kernel_xsk_set(struct prl_kernel *kernel, uint32_t lif, uint32_t queue, 
 int prl_kernel_sample(struct prl_kernel *kernel, const uint32_t *slots, uint32_t count);
 /* Name of the shadow congestion control of this instance, or NULL when the kernel has no struct_ops. */
 const char *prl_kernel_shadow_cc(struct prl_kernel *kernel);
-/* Removes what a dead instance left: attachments on these interfaces (0-terminated list may be empty), struct_ops, pins. */
-int prl_kernel_scrub(const char *instance, char *error);
+/* Removes what a dead instance left: XDP on its logical interfaces, struct_ops, pins; and silence on all interfaces of this
+ * network namespace, if the caller knows that prld is_alone in it: silence does not tell whose it is. */
+int prl_kernel_scrub(const char *instance, int is_alone, char *error);
 
 #endif /* PRL_KERNEL_H */

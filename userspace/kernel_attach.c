@@ -234,7 +234,8 @@ int prl_kernel_attach(struct prl_kernel *kernel, char *error)
         code = attach_hold(kernel, error);
     if (!code)
         code = prl_kernel_attach_xdp(kernel, error);
-    if (code)
+    /* What a former life left stays until prl_kernel_close(), which is told whether to. */
+    if (code && kernel->made_pin_dir)
         prl_kernel_detach(kernel);
     return code;
 }

@@ -81,6 +81,7 @@ struct prl_kernel {
     uint32_t inject_ifindex;
     uint32_t hold_ifindex;
     char pin_dir[PRL_PATH_BYTES];
+    bool made_pin_dir; /* nothing is inherited */
     struct bpf_object *object[PRL_OBJECT_COUNT];
     int program[PRL_PROG_COUNT]; /* descriptors, owned by the objects */
     uint32_t program_id[PRL_PROG_COUNT];
@@ -106,7 +107,7 @@ char *prl_kernel_words(void);
 /* kernel_xdp.c: prl_classify on all interfaces, in one mode; error as prl_kernel_attach() has it. */
 int prl_kernel_attach_xdp(struct prl_kernel *kernel, char *error);
 void prl_kernel_detach_xdp(struct prl_kernel *kernel);
-/* Puts it on one interface again, if it is not there. enum prl_guard, or -errno with words. */
+/* Puts it on one interface again, if nothing is there. enum prl_guard, or -errno with words. */
 int prl_kernel_guard_xdp(struct prl_kernel *kernel, uint32_t ifindex, char *words);
 /* Takes a dead prld's off an interface. */
 void prl_kernel_scrub_xdp(int ifindex);

@@ -206,12 +206,15 @@ def is_inherited(instance: str, ifindexes: Sequence[int]) -> bool:
     return bool(lib.prl_kernel_is_inherited(instance.encode(), wanted, len(ifindexes)))
 
 
-def scrub(instance: str) -> None:
+def scrub(instance: str, *, is_alone: bool = False) -> None:
     """Remove what a dead prld of that name left behind.
+
+    Silence does not tell whose it is. It goes only with ``is_alone``: the caller knows that no
+    other prld runs in this network namespace.
 
     Raises:
         KernelError: something could not be removed.
     """
     error = ffi.new("char[]", lib.PRL_ERROR_BYTES)
-    if lib.prl_kernel_scrub(instance.encode(), error) < 0:
+    if lib.prl_kernel_scrub(instance.encode(), is_alone, error) < 0:
         raise KernelError(text_of(error))

@@ -267,7 +267,7 @@ class Node:
         for number, service in enumerate(self._config.service):
             for address in service.addresses:
                 await host.remove_address(lans.interface(number).ifindex, address)
-        programs.scrub(self._config.instance)
+        programs.scrub(self._config.instance, is_alone=True)  # the TAPs are claimed
 
     async def _open_datapath(
         self, stack: AsyncExitStack, host: Host, lans: Instances, taps: Mapping[str, int]

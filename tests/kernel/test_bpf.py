@@ -1042,13 +1042,34 @@ def test_silence_outlives_prld_and_scrub_removes_it(bench: Bench) -> None:
     assert pins(bench).stat().st_mode & 0o777 == 0o700
     error = ffi.new("char[]", lib.PRL_ERROR_BYTES)
     with inside(bench.node_ns):
-        assert lib.prl_kernel_scrub(bench.name.encode(), error) == 0
-        assert lib.prl_kernel_scrub(bench.name.encode(), error) == 0
+        assert lib.prl_kernel_scrub(bench.name.encode(), 1, error) == 0
+        assert lib.prl_kernel_scrub(bench.name.encode(), 1, error) == 0
     assert not pins(bench).exists()
     assert "prl_" not in attached(bench)
     assert "prog/xdp" not in attached(bench)
     with socket.socket() as any_socket, pytest.raises(OSError, match="No such file"):
         any_socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, name)
+
+
+def test_who_cleans_up_beside_a_prld_leaves_its_silence(bench: Bench) -> None:
+    """As `prlctl lab down` does, on a host that is itself a node."""
+    error = ffi.new("char[]", lib.PRL_ERROR_BYTES)
+    with inside(bench.node_ns):
+        assert lib.prl_kernel_scrub(b"another", 0, error) == 0
+    assert "prl_egress" in attached(bench)
+
+
+def test_a_start_that_fails_leaves_the_silence_that_it_found(bench: Bench) -> None:
+    bench.own(SERVICE4, lib.PRL_ADDR_STANDBY)
+    bench.stop(keep_silence=True)
+    hold, bench.config.hold_ifindex = bench.config.hold_ifindex, 9999
+    with pytest.raises(AssertionError, match="hold device 9999"):
+        bench.start()
+    bench.stop(keep_silence=True)
+    assert bench.emit(outgoing(output(1, b"x"))) == ([], [])
+    bench.config.hold_ifindex = hold
+    bench.start()
+    assert bench.address(SERVICE4).state == lib.PRL_ADDR_STANDBY
 
 
 def test_a_new_prld_finds_what_the_dead_one_left(bench: Bench) -> None:
