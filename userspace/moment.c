@@ -450,7 +450,7 @@ int prl_moment_keep_ahead(int fd, uint32_t seen, uint32_t elapsed_ms)
         per_ms = 1000;
     err = get(fd, IPPROTO_TCP, TCP_TIMESTAMP, &tsval, sizeof(tsval));
     seen += elapsed_ms * per_ms;
-    if (err || prl_serial_le(seen, tsval))
+    if (err || prl_serial_le(seen, tsval) || seen - tsval >= PRL_TSVAL_DRIFT_MAX_MS * per_ms)
         return err;
     ahead = seen + PRL_TSVAL_AHEAD_MS * per_ms;
     ahead = per_ms > 1 ? ahead | 1 : (ahead + 1) & ~1u; /* as next_tsval() */

@@ -54,10 +54,12 @@ struct prl_ready {
 
 /* A shadow takes over that the peer may not hear (PAWS, RFC 7323, 5): it was restored on another machine's clock, and the two
  * run apart (50 ppm are 4 s a day). `seen` is what the peer has echoed of the owner's timestamps, elapsed_ms ago. When the
- * shadow's are behind that, they are set to PRL_TSVAL_AHEAD_MS ahead: what may have left since, and was not echoed yet.
+ * shadow's are behind that, they are set to PRL_TSVAL_AHEAD_MS ahead: what may have left since, and was not echoed yet. More
+ * than PRL_TSVAL_DRIFT_MAX_MS behind no clock is: somebody else has sent what was "echoed", and nothing is done.
  * 1: they were, 0: there is no need, or -errno. For that the socket is in repair mode for some microseconds, in which a
  * recv() of its application would fail: not where there is no need. */
 #define PRL_TSVAL_AHEAD_MS 100
+#define PRL_TSVAL_DRIFT_MAX_MS (10 * 60 * 1000)
 int prl_moment_keep_ahead(int fd, uint32_t seen, uint32_t elapsed_ms);
 
 void prl_moment_encode(const struct prl_moment *moment, uint8_t out[PRL_MOMENT_FIELDS]);

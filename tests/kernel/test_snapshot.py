@@ -338,6 +338,17 @@ def test_a_clone_whose_clock_was_left_behind_is_heard_at_once(behind_ms: int) ->
         assert get_int(session.node, So.REUSEADDR) == 1
 
 
+def test_an_echo_of_what_no_clock_was_ever_ahead_is_not_believed() -> None:
+    """Whoever can guess a segment of the peer's could make the peer deaf to the new owner."""
+    with connected() as session:
+        said = get_int(session.node, Tcp.TIMESTAMP)
+        echoed = (said + lib.PRL_TSVAL_DRIFT_MAX_MS + PATIENCE_S * 1000) % 2**32
+        assert lib.prl_moment_keep_ahead(session.node.fileno(), echoed, 0) == 0
+        session.node.sendall(b"heard")
+        assert receive(session.peer, 5) == b"heard"
+        assert 0 <= (get_int(session.node, Tcp.TIMESTAMP) - said) % 2**32 < PATIENCE_S * 1000
+
+
 @pytest.mark.parametrize("handshake", HANDSHAKES)
 @pytest.mark.parametrize("kind", NODE_ADDRESSES)
 def test_session_continues_in_its_clone(kind: str, handshake: str) -> None:
