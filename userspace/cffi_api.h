@@ -8,6 +8,7 @@
 #include "core/switchover.h"
 #include "prl_abi.h"
 #include "wire.h"
+#include "names.h"
 #include "kernel.h"
 #include "listen.h"
 #include "md5sig.h"

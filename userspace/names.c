@@ -32,6 +32,9 @@ static const char *const reasons[PRL_REASON_COUNT] = {
     [PRL_REASON_BUSY] = "busy",
     [PRL_REASON_LEASE_OVER] = "lease over",
     [PRL_REASON_NO_LAN] = "no lan",
+    [PRL_REASON_NOT_HELD] = "not held",
+    [PRL_REASON_STRAY_IN] = "stray in",
+    [PRL_REASON_STRAY_OUT] = "stray out",
 };
 
 static const char *const primary_states[] = {

@@ -3,7 +3,9 @@
 #ifndef PRL_NAMES_H
 #define PRL_NAMES_H
 
+#ifndef PRL_CFFI
 #include <stdint.h>
+#endif
 
 const char *prl_reason_name(uint8_t reason);         /* PRL_REASON_* */
 const char *prl_primary_state_name(uint8_t state);   /* enum prl_primary_state */

@@ -13,6 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prl._core import ffi, lib
 
+from prl.core.wire import Reason
+
 ROOT = Path(__file__).resolve().parents[2]
 TABLE = (ROOT / "userspace/wire.def").read_text()
 DOCUMENT = ROOT / "docs/protocol.md"
@@ -201,6 +203,13 @@ def test_every_reason_has_a_text() -> None:
     texts = {ffi.string(lib.prl_reason_text(n)) for n in range(lib.PRL_REASON_COUNT)}
     assert len(texts) == lib.PRL_REASON_COUNT
     assert ffi.string(lib.prl_reason_text(255)) == b"unknown reason"
+
+
+def test_every_reason_is_called_in_traces_what_it_is_called_here() -> None:
+    for reason in Reason:
+        name = ffi.string(lib.prl_reason_name(reason)).decode()
+        assert name == reason.name.lower().replace("_", " ")
+    assert len(Reason) == lib.PRL_REASON_COUNT
 
 
 def table_in_document(heading: str) -> list[list[str]]:
