@@ -32,6 +32,12 @@ DEBIAN_PYTHON = "/usr/bin/python3"  # bcc is Debian's
 SIZE_BYTES = 4 << 20
 COMPILE_S = 240.0  # an emulated machine takes a minute
 ROW = re.compile(r"^\s*\d+ -> \d+\s*: (\d+)\s*\|", re.MULTILINE)
+WITH_TRACEFS = (
+    *("unshare", "-m", "sh", "-c"),
+    'mountpoint -q "$0" || mount -t tracefs tracefs "$0" && exec "$@"',
+    "/sys/kernel/tracing",
+)
+"""The tracing file system may not be mounted here: mount it where nobody else sees it."""
 OPTION = re.compile(r"^  (-\w|--[\w-]+)", re.MULTILINE)
 
 
@@ -48,12 +54,8 @@ class Tracer:
     """A script that traces one prld, ready as soon as it says so."""
 
     def __init__(self, name: str, pid: int, options: Sequence[str] = ()) -> None:
-        # The tracing file system may not be mounted here: mount it where nobody else sees it.
-        place = "/sys/kernel/tracing"
-        mount = f'mountpoint -q {place} || mount -t tracefs tracefs {place} && exec "$@"'
-        command = [DEBIAN_PYTHON, "-u", str(script(name)), "-p", str(pid), *options]
         self.process = subprocess.Popen(
-            ["unshare", "-m", "sh", "-c", mount, "sh", *command],
+            [*WITH_TRACEFS, DEBIAN_PYTHON, "-u", str(script(name)), "-p", str(pid), *options],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -226,10 +228,9 @@ def test_every_script_is_tested_here() -> None:
 @pytest.mark.needs("root", "bcc")
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_a_script_wants_a_process_that_is_there(name: str) -> None:
+    more = ["-m", "/"] if name == "drops" else []
     done = subprocess.run(
-        ["unshare", "-m", "sh", "-c", 'mount -t tracefs t /sys/kernel/tracing; exec "$@"', "sh"]
-        + [DEBIAN_PYTHON, str(script(name)), "-p", "99999999"]
-        + (["-m", "/"] if name == "drops" else []),
+        [*WITH_TRACEFS, DEBIAN_PYTHON, str(script(name)), "-p", "99999999", *more],
         capture_output=True,
         text=True,
         timeout=COMPILE_S,
