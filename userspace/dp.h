@@ -426,6 +426,8 @@ void dp_switchover_forget(struct prl_dp *dp, struct dp_flow *flow);
 /* dp_owner.c */
 int dp_owner_leave(struct prl_dp *dp, uint32_t service); /* silent, input is still captured */
 bool dp_owner_is_claimed(struct prl_dp *dp, uint32_t service); /* since dp_owner_leave() */
+/* The kernel opened the flows of a datapath that hung: no flow becomes active before the next tick has noticed it (L4). */
+bool dp_owner_is_bypassed(const struct prl_dp *dp);
 int dp_owner_renounce(struct prl_dp *dp, uint32_t service); /* to a node that knows no SWITCHOVER */
 int dp_owner_open(struct prl_dp *dp, char *error);
 void dp_owner_do(struct prl_dp *dp, uint32_t todo);

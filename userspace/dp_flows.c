@@ -726,7 +726,7 @@ int prl_dp_primary_activate(struct prl_dp *dp, uint32_t handle, uint32_t generat
     dp_lock(dp);
     flow = dp_flow_by_handle(dp, handle);
     if (!flow || flow->secondary || flow->spec.generation != generation ||
-        flow->primary.state != PRL_PRIMARY_SETUP) {
+        flow->primary.state != PRL_PRIMARY_SETUP || dp_owner_is_bypassed(dp)) {
         err = -ESTALE;
         goto out;
     }

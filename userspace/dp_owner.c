@@ -615,11 +615,16 @@ void dp_owner_notice_fencing(struct prl_dp *dp)
     }
 }
 
+bool dp_owner_is_bypassed(const struct prl_dp *dp)
+{
+    return __atomic_load_n(&dp->node->bypassed, __ATOMIC_ACQUIRE);
+}
+
 /* We hung for so long that the kernel opened our flows (L9): what passed meanwhile is unreplicated, and the other
  * side's lease had ended before (open_at_ns), so nothing needs to be voided any more. */
 static void notice_bypass(struct prl_dp *dp)
 {
-    if (!dp->node->bypassed)
+    if (!dp_owner_is_bypassed(dp))
         return;
     dp_primary_fail_all(dp, PRL_REASON_TIMEOUT);
     dp_primary_open_all(dp);

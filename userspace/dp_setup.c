@@ -144,14 +144,14 @@ int prl_dp_primary_moment(struct prl_dp *dp, const struct prl_moment_spec *spec,
     return err;
 }
 
-/* Nothing has moved since the copy; a straggler, or what stands behind a hole, would be missing in the shadow. */
+/* Nothing has moved since the copy, and nothing passes; a straggler, or what stands behind a hole, would be missing in the shadow. */
 static bool is_complete(struct prl_dp *dp, struct dp_flow *flow, const struct sent *sent)
 {
     uint32_t segs_in = 0;
 
     dp_flow_sample(dp, flow);
-    return prl_moment_segs_in(flow->spec.fd, &segs_in) == 0 && segs_in == sent->segs_in &&
-           !(flow->kernel->sock.stamp_ns && flow->kernel->sock.has_ooo);
+    return !dp_owner_is_bypassed(dp) && prl_moment_segs_in(flow->spec.fd, &segs_in) == 0 &&
+           segs_in == sent->segs_in && !(flow->kernel->sock.stamp_ns && flow->kernel->sock.has_ooo);
 }
 
 static struct sent *sent_of(struct prl_dp *dp, uint32_t handle, uint32_t generation)

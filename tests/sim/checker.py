@@ -150,7 +150,8 @@ class Checker:
         """No word has reached a machine whose clock stood, so that its lease seems to last."""
         prld = shadow.prld
         stood = shadow.born_ns <= prld.node.stood_ns
-        return stood and shadow.twin.flushed and not prld.was_told_of_time
+        went_on_alone = shadow.twin.flushed or prld.node.other.started_ns > shadow.born_ns
+        return stood and went_on_alone and not prld.was_told_of_time
 
     def abandoned(self, node: "Node", session: Session) -> None:
         """``node`` becomes the owner by agreement and has nothing of the session."""

@@ -746,7 +746,7 @@ class Prld:
         elif flow is not None and message.generation == flow.generation:
             if message.reason:
                 flow.event(lib.prl_primary_fail, message.reason, self.up, self.now_ns)
-            elif flow.core.state == lib.PRL_PRIMARY_SETUP:
+            elif flow.core.state == lib.PRL_PRIMARY_SETUP and not self.node.kernel.bypassed:
                 self.world.count("protected")
                 flow.activate(message.space)
 

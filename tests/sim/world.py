@@ -46,6 +46,8 @@ class Node:
         self.stalled = False
         self.asleep = self.waking = False
         """The whole machine is paused; what waited in its network card is read, at its end."""
+        self.started_ns = 0
+        """When its prld was started last: true time."""
         self.stood_ns = -1
         """When its clock last stood still: true time; -1 = never."""
         self.woke_ns = self.thawed_ns = 0
@@ -211,7 +213,7 @@ class Node:
                 self.kernel.socks.pop(session.number, None)
         self.paused_until_ns, self.stalled, self.stall = 0, False, None
         self.pass_at_ns = NEVER
-        self.prld = Prld(self)
+        self.prld, self.started_ns = Prld(self), self.world.now_ns
         self.wake()
         self.world.at(self.world.now_ns + START_WAIT_NS, self._start_alone, self.prld)
 
