@@ -460,10 +460,13 @@ uint32_t prl_owner_lan_heard(struct prl_owner *owner, uint64_t sent_ns, uint64_t
     age_lease(owner, sent_ns, now_ns);
     if (!has_shadows(owner))
         return todo;
+    /* With the link up its messages may only be late, behind much data: the lease has aged, so nothing is taken over, and no
+     * more. A primary that goes on alone gives the link up, which is read before heartbeats are. */
+    if (owner->link == PRL_LINK_UP)
+        return todo;
     /* A heartbeat that was on its way when the primary died proves nothing. One of after the lease does, whatever our
      * clock says: since then the primary may have gone on alone. */
-    if (!is_beyond_lease(owner, sent_ns) &&
-        (owner->link == PRL_LINK_UP || !is_silent(owner->last_heard_ns, now_ns, overtaken_ns)))
+    if (!is_beyond_lease(owner, sent_ns) && !is_silent(owner->last_heard_ns, now_ns, overtaken_ns))
         return todo;
     owner->renounced = 1;
     return todo | void_shadows(owner) | PRL_OWNER_DO_RENOUNCE_LAN;
