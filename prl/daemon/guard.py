@@ -133,7 +133,7 @@ class Guard:
         """Look again and again until cancelled.
 
         ``broken`` is called when output could have left unheld, ``exposed`` with the reason
-        whenever a look finds that it cannot be helped, ``calm`` once when it can again.
+        whenever a look finds that it cannot be helped, ``calm`` whenever one finds otherwise.
         """
         if self._exposure:
             exposed(self._exposure)
@@ -161,7 +161,8 @@ class Guard:
                 self._calm_looks += not self._passed
                 if self._calm_looks >= CALM_LOOKS:
                     self._exposure = ""
-                    calm()
+            if not self._exposure:
+                calm()
 
     def _on_notice(self) -> None:
         assert self._notices is not None

@@ -5,7 +5,6 @@ else may have the port; then there are no heartbeats, an alarm says who, and it 
 """
 
 import asyncio
-import contextlib
 import errno
 import socket
 from typing import Final
@@ -49,26 +48,28 @@ class Heartbeats:
                     f"lan.address {lan.address} port {lan.heartbeat_port}: {error.strerror}; "
                     "configure the address, or correct [lan]"
                 ) from error
-            self._complain()
+            port = lan.heartbeat_port
+            self._complain(
+                f"UDP port {port} is taken by {ports.user_of('udp', port)}; stop that, or set "
+                "another lan.heartbeat_port on both nodes"
+            )
             return None
-        self.missing = ""
         return sock
 
-    def _complain(self) -> None:
-        port = self._lan.heartbeat_port
-        words = (
-            f"no LAN heartbeats: UDP port {port} is taken by {ports.user_of('udp', port)}; stop "
-            "that, or set another lan.heartbeat_port on both nodes"
-        )
+    def _complain(self, why: str) -> None:
+        words = f"no LAN heartbeats: {why}"
         if words != self.missing:
             self.missing = words
             self._log.error("heartbeat_port", words)
 
     async def run(self, datapath: Datapath) -> None:
-        """Try until the port is free."""
+        """Try until the datapath has one."""
         while self.missing:
             await asyncio.sleep(RETRY_S)
-            with contextlib.suppress(KernelError, DatapathError):
+            try:
                 if (sock := self.open()) is not None:
                     datapath.lan(sock.detach())
+                    self.missing = ""
                     self._log.info("heartbeat_port", "LAN heartbeats are sent now")
+            except (KernelError, DatapathError) as error:
+                self._complain(str(error))

@@ -52,6 +52,8 @@ class ServiceState(msgspec.Struct, frozen=True, kw_only=True):
     spoken since has the sessions."""
     policy: str = ""
     """``continue`` or ``stop``: the sender's configuration. Earlier nodes do not say."""
+    out: bool = False
+    """The sender has taken itself out of it (I4): it neither stands by nor may it be given it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,9 +213,9 @@ def settle(own: ServiceState, other: ServiceState, own_node: str) -> tuple[Owner
     """Who owns a service from now on: this node's state and the new term (SPEC section 6).
 
     The node that already owns it; of two the one that speaks, then the one with the higher term. If
-    neither does: the one that gave it away, for the other one has not taken it; then the one whose
-    kernel has live sessions, then the one with the higher term, then the configured one.
-    Both nodes come to the same result.
+    neither does: the one that is not out of it; then the one that gave it away, for the other one
+    has not taken it; then the one whose kernel has live sessions, then the one with the higher
+    term, then the configured one. Both nodes come to the same result.
     """
     mine, theirs = own.state == Owner.OWNER, other.state == Owner.OWNER
     own_first, other_first = own.owner == own_node, own.owner != own_node
@@ -221,6 +223,8 @@ def settle(own: ServiceState, other: ServiceState, own_node: str) -> tuple[Owner
         keep = mine
     elif mine:
         keep = (-own.silent, own.term, own_first) > (-other.silent, other.term, other_first)
+    elif own.out != other.out:
+        keep = other.out
     elif own.given != other.given:
         keep = own.given
     else:

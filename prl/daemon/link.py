@@ -206,6 +206,8 @@ class Link:
             own = greeting.create(self._config, services)
             self._send_hello(own)
         event = await self._next_hello()
+        if self._closed:  # meanwhile; the datapath's word that it is down may be behind the HELLO
+            raise HelloError(self._closed)
         other = greeting.decode(event)
         if own is None:
             services = self._describe()
@@ -318,7 +320,10 @@ class Link:
         """Take connections from the other node's address alone; the newest one counts."""
         while self._listener is None:
             await asyncio.sleep(LISTEN_AGAIN_S)
-            self.listen()
+            try:
+                self.listen()
+            except KernelError as error:  # its address is away, while networkd starts again, say
+                self._complain(str(error))
         loop = asyncio.get_running_loop()
         while True:
             try:
@@ -347,8 +352,8 @@ class Link:
         return silence_ns < self._config.timing.suspect_ms * 1_000_000
 
 
-def _states(services: SERVICES_TYPE) -> list[tuple[Owner, int]]:
-    return [(Owner(service.state), service.term) for service in services]
+def _states(services: SERVICES_TYPE) -> list[tuple[Owner, int, bool]]:
+    return [(Owner(service.state), service.term, service.out) for service in services]
 
 
 def _tune(sock: socket.socket) -> None:

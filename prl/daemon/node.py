@@ -170,8 +170,9 @@ class Node:
         return f"{', '.join(states)}; link {link}; {len(self._primaries.live())} sessions"
 
     async def _start_alone(self) -> None:
-        await self._ownership.start_alone()
-        self._note_terms()
+        while True:
+            await self._ownership.start_alone()
+            self._note_terms()
 
     def _assemble(self, host: Host, lans: Instances, sysctls: Sysctls) -> None:
         config, log, dp = self._config, self._log, self._dp
@@ -226,6 +227,7 @@ class Node:
             shadows=self._shadows,
             attempts=attempts,
             switchover=self._switchover,
+            done=self._on_task_done,
         )
         self._processes = Processes(self._primaries, log)
         self._watches = Watches(self._processes, log)

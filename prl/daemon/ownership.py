@@ -70,7 +70,11 @@ class Ownership:
         self._config, self._dp, self._instances, self._log = config, datapath, instances, log
         self._usable_shadows = usable_shadows
         self.terms = [0] * len(config.service)
+        self.left: set[int] = set()
+        """Services that this node has taken itself out of (withdrawal.py)."""
         self._settled = asyncio.Event()
+        self._begun = asyncio.Event()
+        self._begun.set()
         self._seeking: asyncio.Task[None] | None = None
 
     def state(self, service: int) -> Owner:
@@ -94,6 +98,7 @@ class Ownership:
                 given=self._dp.is_given(number),
                 silent=(1 + status.unheard) * (status.silent_mask >> number & 1),
                 policy=self._config.policy,
+                out=number in self.left and states[number] != Owner.OWNER,
             )
             for number, service in enumerate(self._config.service)
         )
@@ -118,7 +123,7 @@ class Ownership:
                 taken = state != Owner.OWNER
                 self._dp.switchover_resolve(number, taken=taken, by_hello=True)
                 self.tell(number, state, "agreed with the other node")
-            elif state != own.state:
+            elif state != own.state and not own.out:
                 self._become(number, state, had=Owner(own.state))
         self._settled.set()
 
@@ -179,8 +184,18 @@ class Ownership:
             term=self.terms[number],
         )
 
+    def begin_again(self) -> None:
+        """Nothing is settled any more: a start for start_alone()."""
+        self._settled.clear()
+        self._begun.set()
+
     async def start_alone(self) -> None:
-        """Take what this node owns by configuration if the other one stays unheard at start."""
+        """Await a start, prld's own or begin_again(); see it through.
+
+        Takes what this node owns by configuration if the other one stays unheard.
+        """
+        await self._begun.wait()
+        self._begun.clear()
         mine = [
             number
             for number, service in enumerate(self._config.service)
@@ -188,7 +203,7 @@ class Ownership:
         ]
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._settled.wait(), self._config.timing.start_wait_ms / 1000)
-        while mine and not self._settled.is_set():
+        while mine and not self._settled.is_set() and not self._begun.is_set():
             mine = [number for number in mine if not await self._take_if_free(number)]
             if mine:
                 await asyncio.sleep(PROBE_AGAIN_S)
@@ -198,7 +213,7 @@ class Ownership:
         users = await probe.users_of(service, self._instances.interface(number), self._log)
         if users is None:
             return False
-        if self._settled.is_set() or self.state(number) != Owner.NONE:
+        if self._settled.is_set() or self.state(number) != Owner.NONE or number in self.left:
             return True  # somebody decided meanwhile
         if users:
             self._log.warning(

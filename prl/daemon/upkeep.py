@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from prl.config import Config
-from prl.core.datapath import Address
+from prl.core.datapath import Address, LogicalInterface
 from prl.daemon.events import EventLog
 from prl.daemon.host import Host, Sysctls
 from prl.daemon.instances import Instances
@@ -110,8 +110,9 @@ class Upkeep:
                 for address in wanted
                 if address not in found.addresses and (interface.name, address) not in self.waived
             ]
-            failed = await self._put_back(interface.ifindex, missing)
-            put_back += [f"{each} on {interface.name}" for each in missing if each not in failed]
+            await self._remove_waived(interface, found.addresses)
+            added, failed = await self._put_back(interface, missing)
+            put_back += [f"{each} on {interface.name}" for each in added]
             problems += [f"{each} is missing: {why}" for each, why in failed.items()]
             problems += self._own_address(interface.name, found.addresses)
             problems += [] if found.is_up else [f"{interface.name} is down"]
@@ -120,14 +121,27 @@ class Upkeep:
         await self._tell(put_back, "; ".join(problems))
         self._looked()
 
-    async def _put_back(self, ifindex: int, missing: Sequence[Address]) -> dict[Address, str]:
+    async def _remove_waived(self, interface: LogicalInterface, there: frozenset[Address]) -> None:
+        for address in there:
+            if (interface.name, address) in self.waived:
+                await self._host.remove_address(interface.ifindex, address)
+
+    async def _put_back(
+        self, interface: LogicalInterface, missing: Sequence[Address]
+    ) -> tuple[list[Address], dict[Address, str]]:
+        """Those that were added, and those that could not be, with the reason."""
+        added: list[Address] = []
         failed: dict[Address, str] = {}
         for address in missing:
+            if (interface.name, address) in self.waived:  # since the look
+                continue
             try:
-                await self._host.add_address(ifindex, address)
+                await self._host.add_address(interface.ifindex, address)
             except KernelError as error:
                 failed[address] = str(error)
-        return failed
+            else:
+                added.append(address)
+        return added, failed
 
     def _own_address(self, name: str, there: frozenset[Address]) -> list[str]:
         lan = self._config.lan

@@ -6,14 +6,19 @@ It cannot be silenced, so it must have nothing to say:
              (who has nobody to hand to goes on: its sessions have nobody else)
     else  ── no shadows, no service addresses; and once it owns nothing no link, so that the other
              node counts on nothing here
+
+Looks say again and again how it stands, so that whatever is left undone, as the state changed
+meanwhile or the kernel refused, is done with a later one.
 """
 
 import asyncio
 import contextlib
 import time
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from prl.config import Config
-from prl.core.datapath import Datapath, Owner
+from prl.core.datapath import Address, Datapath, DatapathError, Owner
 from prl.daemon.attempt import Attempts
 from prl.daemon.events import EventLog
 from prl.daemon.host import Host
@@ -46,77 +51,137 @@ class Withdrawal:
         shadows: Shadows,
         attempts: Attempts,
         switchover: Switchover,
+        done: Callable[[asyncio.Task[None]], None],
     ) -> None:
         self._config, self._dp, self._link, self._log = config, datapath, link, log
         self._upkeep, self._host, self._instances = upkeep, host, instances
         self._ownership, self._shadows, self._attempts = ownership, shadows, attempts
         self._switchover = switchover
-        self._left: set[int] = set()
-        """Services that this node has taken itself out of."""
-        self._tried_s = 0.0
+        self._why = ""
+        """Why this node is exposed; empty: it is not."""
+        self._tried_s: dict[int, float] = {}
+        """When a service was last to be handed over."""
+        self._complaint = ""
         self._task: asyncio.Task[None] | None = None
+        self._done = done
+
+    @property
+    def _services(self) -> range:
+        return range(len(self._config.service))
 
     def expose(self, why: str) -> None:
         """Be out of it as far as possible; said again with each look."""
-        if not self._attempts.closed:
+        if not self._why:
             self._log.error("withdrawing", f"this node fences itself: {why}")
-        self._attempts.closed = self._shadows.closed = why
-        if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._withdraw(why))
+        self._say(why)
+        self._go_on(self._withdraw)
 
     def end(self) -> None:
-        """All is well again: be a part of the pair as after a start."""
-        self._attempts.closed = self._shadows.closed = ""
+        """All is well: be a part of the pair as after a start; said again with each look."""
+        self._say("")
+        if self._ownership.left:
+            self._go_on(self._return)
+
+    def _say(self, why: str) -> None:
+        self._why = self._attempts.closed = self._shadows.closed = why
+
+    def _go_on(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._return())
+            self._task = asyncio.create_task(work())
+            self._task.add_done_callback(self._done)
 
     async def close(self) -> None:
         """Stop what is under way."""
         if self._task is not None:
             self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
+            with contextlib.suppress(asyncio.CancelledError, Exception):  # `done` has seen it
                 await self._task
 
-    async def _withdraw(self, why: str) -> None:
-        for number, _ in enumerate(self._config.service):
-            if self._ownership.state(number) == Owner.OWNER:
+    # -- out
+
+    async def _withdraw(self) -> None:
+        await self._leave_what_others_own()
+        for number in self._services:
+            if self._why and self._owns(number) and await self._has_its_addresses(number):
                 await self._hand_over(number)
-        for number, service in enumerate(self._config.service):
-            if number in self._left or self._ownership.state(number) == Owner.OWNER:
-                continue
-            self._left.add(number)
-            self._dp.service_set(number, Owner.NONE)
-            self._shadows.discard_all()
-            where = self._instances.interface(number)
-            for address in service.addresses:
-                self._upkeep.waived.add((where.name, address))
-                await self._host.remove_address(where.ifindex, address)
-            self._log.error(
-                "withdrawn", f"service {service.name}: this node has no part in it: {why}"
-            )
-        if len(self._left) == len(self._config.service):
-            self._link.close(f"this node fences itself: {why}")
+        await self._leave_what_others_own()
+        if self._why and len(self._ownership.left) == len(self._services):
+            self._link.close(f"this node fences itself: {self._why}")
+
+    def _owns(self, number: int) -> bool:
+        return self._ownership.state(number) == Owner.OWNER
+
+    async def _leave_what_others_own(self) -> None:
+        for number in self._services:
+            if self._why and not self._owns(number) and not self._is_out(number):
+                await self._leave(number)
+
+    def _is_out(self, number: int) -> bool:
+        return (
+            number in self._ownership.left
+            and self._ownership.state(number) == Owner.NONE
+            and self._addresses(number) <= self._upkeep.waived
+        )
+
+    def _addresses(self, number: int) -> set[tuple[str, Address]]:
+        name = self._instances.interface(number).name
+        return {(name, address) for address in self._config.service[number].addresses}
+
+    async def _leave(self, number: int) -> None:
+        service, where = self._config.service[number], self._instances.interface(number)
+        self._ownership.left.add(number)
+        self._dp.service_set(number, Owner.NONE)
+        self._shadows.discard_all()
+        self._upkeep.waived |= self._addresses(number)
+        self._log.error(
+            "withdrawn", f"service {service.name}: this node has no part in it: {self._why}"
+        )
+        for address in service.addresses:
+            await self._host.remove_address(where.ifindex, address)
+
+    async def _has_its_addresses(self, number: int) -> bool:
+        """An owner has: also of a service that it was out of, by the operator's word, say."""
+        if number not in self._ownership.left:
+            return True
+        if not await self._put_back(number):
+            return False
+        self._ownership.left.discard(number)
+        self._link.open()  # there is something to hand over
+        return True
 
     async def _hand_over(self, number: int) -> None:
-        if not self._link.up or time.monotonic() - self._tried_s < MOVE_AGAIN_S:
+        now_s = time.monotonic()
+        if not self._link.up or now_s - self._tried_s.get(number, -MOVE_AGAIN_S) < MOVE_AGAIN_S:
             return
-        self._tried_s = time.monotonic()
+        self._tried_s[number] = now_s
         try:
             await self._switchover.move(number)
-        except (NotSafeError, SwitchoverError) as error:
+        except (NotSafeError, SwitchoverError, DatapathError) as error:
             self._log.error("withdrawing", f"this node goes on as it is: {error}")
 
+    # -- back
+
     async def _return(self) -> None:
-        for number in sorted(self._left):
-            service = self._config.service[number]
-            where = self._instances.interface(number)
-            try:
-                for address in service.addresses:
-                    await self._host.add_address(where.ifindex, address)
-                    self._upkeep.waived.discard((where.name, address))
-            except KernelError as error:
-                self._log.error("withdrawn", str(error))
+        for number in sorted(self._ownership.left):
+            if not await self._put_back(number) or self._why:
                 return
-        self._left.clear()
-        self._link.open()
+        self._ownership.left.clear()
+        self._complaint = ""
         self._log.info("returned", "prl's programs are first in line again: this node is back")
+        self._ownership.begin_again()
+        self._link.close("this node is back, and greets the other one anew")  # if there is one yet
+        self._link.open()
+
+    async def _put_back(self, number: int) -> bool:
+        """Have a service's addresses again; False: not all of them yet."""
+        where = self._instances.interface(number)
+        self._upkeep.waived -= self._addresses(number)
+        try:
+            for address in self._config.service[number].addresses:
+                await self._host.add_address(where.ifindex, address)
+        except KernelError as error:
+            if str(error) != self._complaint:
+                self._complaint = str(error)
+                self._log.error("withdrawn", f"{error}; trying again")
+            return False
+        return True

@@ -13,7 +13,7 @@ from prl.daemon.hello import Hello, HelloError, ServiceState
 
 
 def service(
-    owner: str = "re0", state: Owner = Owner.NONE, term: int = 0, **more: int
+    owner: str = "re0", state: Owner = Owner.NONE, term: int = 0, **more: Any
 ) -> ServiceState:
     return ServiceState(
         name="lab", addresses=["192.0.2.100"], owner=owner, state=state, term=term, **more
@@ -96,7 +96,14 @@ def test_the_owner_is_one_of_the_two() -> None:
     assert hello.check(greet("re0", 0), greet("re1", 1)) == 1
 
 
-STATES = [service(state=s, term=t, sessions=n) for s in Owner for t in (0, 1, 2) for n in (0, 3)]
+STATES = [
+    *(service(state=s, term=t, sessions=n) for s in Owner for t in (0, 1, 2) for n in (0, 3)),
+    *(
+        service(term=t, sessions=3, given=given, out=True)
+        for t in (0, 2)
+        for given in (False, True)
+    ),
+]
 
 
 @pytest.mark.parametrize(("mine", "theirs"), list(itertools.product(STATES, STATES)))
@@ -121,6 +128,8 @@ def test_both_nodes_settle_alike(mine: ServiceState, theirs: ServiceState) -> No
         ),
         (service(state=Owner.FENCED, term=1), service(term=2), Owner.STANDBY),
         (service(sessions=1), service(term=2), Owner.OWNER),
+        (service(term=9, sessions=1, given=True, out=True), service(), Owner.STANDBY),
+        (service(out=True), service(out=True), Owner.OWNER),
     ],
 )
 def test_who_owns(mine: ServiceState, theirs: ServiceState, expected: Owner) -> None:
