@@ -92,6 +92,8 @@ enum prl_stray {
 #define PRL_STRAY_UNIT_NS (1ull << 20)
 /* From the first refusal to the one that counts: what was under way when capture began is sent again sooner. */
 #define PRL_STRAY_AFTER_NS 250000000ull
+/* A first refusal so long ago has nothing to do with one of now: TCP would have sent again in between. */
+#define PRL_STRAY_OVER_NS 2000000000ull
 
 /* Kernel's view of the flow's socket, stored by sample and by egress (no system call to read). */
 struct prl_sock_view {

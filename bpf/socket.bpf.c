@@ -12,6 +12,9 @@
 #define GATE_ACCEPT 0xffffffff /* keep the whole packet */
 #define GATE_REFUSE 0
 
+/* A time, as prl_flow.stray has it. */
+#define STRAY_TIME(ns) ((__u32)((ns) / PRL_STRAY_UNIT_NS) << PRL_STRAY_BITS)
+
 #define AF_INET 2 /* linux/socket.h draws in libc's headers, which know no bpf target */
 
 /*
@@ -20,14 +23,14 @@
  */
 static __always_inline void note_refusal(struct prl_flow *flow)
 {
-    __u32 now = (__u32)(bpf_ktime_get_boot_ns() / PRL_STRAY_UNIT_NS) << PRL_STRAY_BITS;
+    __u32 now = STRAY_TIME(bpf_ktime_get_boot_ns());
     __u32 seen = PRL_READ(flow->stray), since = seen & ~(PRL_STRAY_IN | PRL_STRAY_OUT);
+    __u32 age = now - since;
     struct prl_node *node = prl_node_get();
 
-    if (!since) {
-        __sync_fetch_and_or(&flow->stray, now);
-    } else if (node && !(seen & PRL_STRAY_IN) &&
-               now - since >= (__u32)(PRL_STRAY_AFTER_NS / PRL_STRAY_UNIT_NS) << PRL_STRAY_BITS) {
+    if (!since || (age > STRAY_TIME(PRL_STRAY_OVER_NS) && !(seen & PRL_STRAY_IN))) {
+        __sync_val_compare_and_swap(&flow->stray, seen, now | (seen & PRL_STRAY_OUT));
+    } else if (node && !(seen & PRL_STRAY_IN) && age >= STRAY_TIME(PRL_STRAY_AFTER_NS)) {
         __sync_fetch_and_or(&flow->stray, PRL_STRAY_IN);
         PRL_COUNT(node->strays);
     }

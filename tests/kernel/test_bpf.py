@@ -952,6 +952,34 @@ def test_the_mark_gate_refuses_what_prl_did_not_release(
     assert lib.prl_kernel_gate_detach(bench.kernel, server.fileno()) == 0
 
 
+def test_only_refusals_that_go_on_make_a_stray(
+    session: tuple[Bench, socket.socket, socket.socket],
+) -> None:
+    bench, server, peer = session
+    flow = lib.prl_kernel_flow(bench.kernel, 1)
+    assert lib.prl_kernel_gate_attach(bench.kernel, server.fileno(), 1) == 0
+    with inside(bench.node_ns):
+        subprocess.run(["ip", "link", "set", "lan0", "xdpgeneric", "off"], check=True)
+    flow.flags = lib.PRL_FLOW_ACTIVE
+    stray = Segment(
+        seq=sample(bench).rcv_nxt, payload=b"x", source_port=peer.getsockname()[1]
+    ).frame()
+
+    def refuse_after(ago_s: float) -> int:
+        first = (bench.now() - int(ago_s * 1e9)) // lib.PRL_STRAY_UNIT_NS
+        before = first << lib.PRL_STRAY_BITS & 0xFFFFFFFF
+        flow.stray = before
+        bench.peer.send(stray)
+        until(lambda: flow.stray != before)
+        return int(flow.stray & (lib.PRL_STRAY_IN | lib.PRL_STRAY_OUT))
+
+    assert refuse_after(3600) == 0
+    assert bench.node.strays == 0
+    until(lambda: refuse_after(0.5) == lib.PRL_STRAY_IN)
+    assert bench.node.strays == 1
+    flow.flags = lib.PRL_FLOW_OPEN
+
+
 def test_real_output_is_held_with_its_offload_and_released(
     session: tuple[Bench, socket.socket, socket.socket],
 ) -> None:
