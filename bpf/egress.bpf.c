@@ -625,7 +625,18 @@ static __always_inline void load_ends(struct __sk_buff *skb, struct prl_packet *
             return;
         __builtin_memcpy(packet->key.remote, &ip6.daddr, 16);
         packet->key.proto = ip6.nexthdr;
-        if (ip6.nexthdr != IPPROTO_TCP && ip6.nexthdr != IPPROTO_UDP && ip6.nexthdr != IPPROTO_ICMPV6)
+        if (ip6.nexthdr == IPPROTO_FRAGMENT) {
+            __u8 head[8];
+            if (bpf_skb_load_bytes_relative(skb, l4, head, sizeof(head), BPF_HDR_START_NET))
+                return;
+            packet->key.proto = head[0];
+            l4 += sizeof(head);
+            if (head[2] || (head[3] & 0xf8)) { /* as above */
+                packet->kind = PRL_KIND_FRAGMENT;
+                return;
+            }
+        }
+        if (prl_is_extension(packet->key.proto))
             return;
     }
     if (packet->key.proto == IPPROTO_ICMPV6 && packet->version == 6) {

@@ -27,6 +27,7 @@ from tests.kernel.bpf_lab import (
     PORT,
     SERVICE4,
     SERVICE6,
+    TCP,
     UDP,
     Address,
     Bench,
@@ -34,9 +35,11 @@ from tests.kernel.bpf_lab import (
     Segment,
     arp,
     ethernet,
+    extension,
     inside,
     ip,
     ipv4,
+    ipv6,
     neighbour,
     output,
 )
@@ -129,6 +132,21 @@ PACKETS: dict[str, Callable[[], bytes]] = {
 }
 
 
+def fragment6(next_header: int, offset: int, payload: bytes) -> bytes:
+    more = offset == 0
+    header = struct.pack("!BBHI", next_header, 0, offset << 3 | more, 1)
+    return from_here(ipv6(header + payload, SERVICE6, PEER6, 44), ETH_IP6)
+
+
+TCP_HEADER = Segment(source=SERVICE6, target=PEER6, source_port=PORT, target_port=40000).pack()
+NUMBERS = {"gre": 47, "esp": 50, "ospf": 89, "sctp": 132}
+FRAMES6 = {
+    **{n: from_here(ipv6(bytes(16), SERVICE6, PEER6, NUMBERS[n]), ETH_IP6) for n in NUMBERS},
+    "first fragment": fragment6(TCP, 0, TCP_HEADER),
+    "later fragment": fragment6(TCP, 1, bytes(8)),
+}
+
+
 def own_both(bench: Bench, state: int) -> None:
     bench.own(SERVICE4, state)
     bench.own(SERVICE6, state)
@@ -151,6 +169,31 @@ def test_an_owner_speaks_there_but_does_not_say_that_it_is_there(
         assert not lan1.leaves(word()), form
     for form, packet in PACKETS.items():
         assert lan1.leaves(packet()), form
+
+
+@pytest.mark.parametrize("form", FRAMES6)
+def test_what_a_service_says_over_ipv6_leaves_there_whatever_it_is(
+    bench: Bench, lan1: Elsewhere, form: str
+) -> None:
+    frame = FRAMES6[form]
+    own_both(bench, lib.PRL_ADDR_OWNER)
+    assert lan1.leaves(frame)
+    own_both(bench, lib.PRL_ADDR_STANDBY)
+    assert not lan1.leaves(frame)
+
+
+def test_what_ipv6_hides_behind_other_headers_does_not_leave(bench: Bench, lan1: Elsewhere) -> None:
+    own_both(bench, lib.PRL_ADDR_OWNER)
+    hidden = extension(0, TCP) + TCP_HEADER
+    assert not lan1.leaves(from_here(ipv6(hidden, SERVICE6, PEER6, 0), ETH_IP6))
+    assert not lan1.leaves(fragment6(60, 0, extension(60, TCP) + TCP_HEADER))
+
+
+def test_a_fragment_of_a_held_session_over_ipv6_is_one_of_it(bench: Bench, lan1: Elsewhere) -> None:
+    own_both(bench, lib.PRL_ADDR_OWNER)
+    flow = bench.flow(1, local=SERVICE6, remote=PEER6, ports=(PORT, 40000))
+    assert not lan1.leaves(fragment6(TCP, 0, TCP_HEADER))
+    assert flow.stray & lib.PRL_STRAY_OUT
 
 
 def test_what_would_have_to_be_held_does_not_leave_and_userspace_is_told(
