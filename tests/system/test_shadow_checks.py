@@ -3,9 +3,10 @@
 import os
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
+from pyroute2.netlink.exceptions import NetlinkError
 
 from prl.client import Node
 from prl.demo.payload import Payload
@@ -27,6 +28,8 @@ def deaf(lab: Lab, node: str) -> Iterator[None]:
     member = lab.topology.node(node)
     with Namespace(member.namespace).netlink() as netlink:
         (index,) = netlink.link_lookup(ifname="lan0")
+        with suppress(NetlinkError):  # where prl's programs hang on tcx, it is not there yet
+            netlink.tc("add", "clsact", index=index)
         netlink.tc(
             "add-filter",
             "bpf",
