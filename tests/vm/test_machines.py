@@ -65,7 +65,7 @@ def test_it_moves_by_plan_and_back(lab: Lab, bulk: Callable[[Lab], Transfer]) ->
         transfer.await_protected(owner)
         owner.until("prlctl status && prlctl switchover")
         assert transfer.goes_on()
-        other.until("prlctl status")
+        # Protected it is again when it has ended: `serve` keeps less than has been sent by now.
         assert other.state() == "owner"
         assert transfer.digest() == applications.numbers_sha256()
     assert watch.speakers() == [owner.name, other.name]
