@@ -181,6 +181,7 @@ class Lab:
         hosts = self.vagrant("ssh-config")
         sockets = self.hall.directory / "ssh-%n"
         always = f"ControlMaster auto\nControlPath {sockets}\nControlPersist 1800\n"
+        always += "ConnectTimeout 20\n"  # of a machine that boots; a killed nsenter leaves its ssh
         (self.hall.directory / "ssh.conf").write_text(f"{hosts}\nHost *\n{always}")
 
     def vagrant(self, *arguments: str, timeout_s: float = 300.0) -> str:
