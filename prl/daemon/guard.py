@@ -30,12 +30,13 @@ UNGUARDED = "PRL_UNGUARDED"
 LOOK_S = 0.25
 WHOLE_S = 1.0
 """Looks at what netlink tells of in any case, XDP and the TAPs, come no more often: they cost."""
-AT_ONCE_S = 0.005
-"""After a notice: what belongs together is told together."""
+AT_ONCE_S = 0.02
+"""After a notice: what belongs together is told together, and no more looks a second than fifty."""
 REMEMBERED_S = 10.0
 """So long a node is not safe after one of its programs was missing or passed by."""
-PASSED_LOOKS = 3
-"""Looks in a row that find it so again: somebody else insists, and putting it back is in vain."""
+PASSED_LOOKS, PASSED_S = 3, 0.5
+"""Looks in a row that find it so again, and how long at least: somebody else insists, and putting
+it back is in vain, or it cannot be put back. One refusal may be the kernel's of a moment."""
 CALM_LOOKS = 5
 _RTMGRP_LINK, _RTMGRP_TC = 0x1, 0x8  # linux/rtnetlink.h
 _NOTICE_BYTES = 1 << 16
@@ -51,8 +52,8 @@ class Guard:
         self._guarded: dict[int, str] = {}
         """Interfaces that have their programs, and their names."""
         self._taps: dict[int, str] = {}
-        self._passed: dict[int, int] = {}
-        """How many looks in a row have found an interface passed by."""
+        self._passed: dict[int, tuple[int, float]] = {}
+        """How many looks in a row have found something wrong at an interface, and since when."""
         self._last = ("", 0.0)
         """What was wrong last, and when."""
         self._is_broken = False
@@ -107,7 +108,7 @@ class Guard:
         self._notices.bind((0, _RTMGRP_LINK | _RTMGRP_TC))
         asyncio.get_running_loop().add_reader(self._notices, self._on_notice)
         self._devices = await self._host.devices()
-        wrong = self._look(whole=True)
+        wrong = self._look(whole=True, patient=False)
         if wrong and strict:
             raise KernelError(
                 f"{wrong[0]}; take it away, or give it a priority behind prl's, which is 1 "
@@ -194,8 +195,11 @@ class Guard:
             or (device.port_of in {"", "vrf"} and device.index not in hidden)
         }
 
-    def _look(self, *, whole: bool) -> list[str]:
-        """Look at each, and mend it; returns what could not be mended."""
+    def _look(self, *, whole: bool, patient: bool = True) -> list[str]:
+        """Look at each, and mend it; returns what could not be mended.
+
+        Not ``patient``: already what cannot be put there the first time.
+        """
         if self._blind and self._guarded:
             return []
         wanted, wrong = self._wanted(), list[str]()
@@ -208,29 +212,41 @@ class Guard:
                 found, words = self._kernel.guard(index, whole=whole)
             except KernelError as error:
                 if _is_there(index):
-                    wrong.append(str(error))
-                    self._note(str(error))
+                    self._note(str(error), index, name)
+                    if self._insists(index) or not patient:
+                        wrong.append(str(error))
                 continue
             was_known = index in self._guarded
             self._guarded[index] = name
             if found == Found.KEPT or (found == Found.MISSING and not was_known):
-                self._passed.pop(index, None)
+                if whole:  # the others do not see XDP and the TAPs
+                    self._passed.pop(index, None)
                 continue
-            self._note(_words(found, name, words))
-            self._passed[index] = self._passed.get(index, 0) + 1
-            if self._passed[index] >= PASSED_LOOKS:
+            self._note(_words(found, name, words), index, name)
+            if self._insists(index):
                 wrong.append(
                     f"{name}: {words or 'somebody'} takes the place of prl's programs again and "
                     "again; stop that"
                 )
         return wrong
 
-    def _note(self, words: str) -> None:
-        """Something is, or was, wrong: nothing may be taken for held or silent."""
+    def _insists(self, index: int) -> bool:
+        """Whether what is wrong there was so for some looks, and for some time."""
+        now_s = time.monotonic()
+        looks, since_s = self._passed.get(index, (0, now_s))
+        self._passed[index] = looks + 1, since_s
+        return looks + 1 >= PASSED_LOOKS and now_s - since_s >= PASSED_S
+
+    def _note(self, words: str, index: int, name: str) -> None:
+        """Something is, or was, wrong: this node is not safe for a while.
+
+        Where sessions are held, nothing that left meanwhile may be taken for held. Elsewhere they
+        have no business: a container that is started does not cost every session its snapshot.
+        """
         if words != self._last[0] or not self.why_unsafe:
             self._log.error("alarm", words)
         self._last = words, time.monotonic()
-        self._is_broken = True
+        self._is_broken |= index in self._own or name in {tap.INJECT, tap.HOLD}
 
 
 def _words(found: Found, name: str, in_front: str) -> str:

@@ -437,6 +437,8 @@ def test_an_address_that_was_waived_since_the_look_is_not_put_back() -> None:
 def test_calm_is_told_with_each_look_until_all_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
     """One word that meets a withdrawal under way would be lost."""
     monkeypatch.setattr(guard, "LOOK_S", 0)
+    monkeypatch.setattr(guard, "PASSED_LOOKS", 1)
+    monkeypatch.setattr(guard, "PASSED_S", 0)
     told: list[str] = []
 
     class FakeKernel:
