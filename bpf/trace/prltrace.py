@@ -115,8 +115,8 @@ def stopped() -> threading.Event:
 
 def follow(
     bpf: BPF, seconds: float | None, kind: type[Record], show: Callable[[Record], None]
-) -> int:
-    """Give each record of the table ``records`` to ``show`` until the end; returns the lost ones.
+) -> None:
+    """Give each record of the table ``records`` to ``show`` until the end, and say what was lost.
 
     Each CPU has a buffer of its own: what one look finds is put in order of time.
     """
@@ -142,7 +142,8 @@ def follow(
     while not done.is_set() and (end_s is None or time.monotonic() < end_s):
         look(POLL_MS)
     look(0)
-    return lost
+    if lost:
+        print(f"{lost} lines were lost: there were too many at once", file=sys.stderr)
 
 
 def text_of(raw: bytes) -> str:
