@@ -7,6 +7,7 @@ import pytest
 
 from prl.lab import Lab
 from prl.lab.prld import NICE_VARIABLE
+from tests.system import support
 from tests.system.serving import lab_name
 
 # What else the machine does must not make one node look dead to the other.
@@ -21,3 +22,14 @@ def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
         yield made
     finally:
         made.down()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[pytest.TestReport]:
+    """Show with a failure what both prlds have logged: the lab is gone when somebody looks."""
+    report: pytest.TestReport = yield
+    if report.failed and isinstance(item, pytest.Function):
+        for lab in item.funcargs.values():
+            if isinstance(lab, Lab):
+                report.sections.append((f"logs of lab {lab.name}", support.log_tails(lab)))
+    return report

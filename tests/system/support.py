@@ -27,6 +27,7 @@ PORT = 7000
 PATIENCE_S = 20.0 * stretch.factor()
 """Far longer than anything here takes, so that a stall is told apart from a slow machine."""
 POLL_S = 0.02
+LOG_TAIL_LINES = 40
 FAMILIES = (4, 6)
 _READ_BYTES = 1 << 17
 _PAUSE_S = 0.004  # after each chunk: the transfer must still be under way when the fault comes
@@ -85,6 +86,16 @@ def left_behind(topology: Topology) -> list[str]:
     return found
 
 
+def log_tails(lab: Lab) -> str:
+    """What the prlds of a lab have logged last."""
+    tails = []
+    for node in lab.topology.nodes:
+        with suppress(FileNotFoundError):
+            lines = lab.state.log(node).read_text(errors="replace").splitlines()
+            tails += [f"-- prld of {node.name}:", *lines[-LOG_TAIL_LINES:]]
+    return "\n".join([*tails, ""])
+
+
 @contextmanager
 def pair(name: str, mode: str = "native", **options: Any) -> Iterator[Lab]:
     """A lab that is up, its link and lease too, and gone without a trace afterwards."""
@@ -93,6 +104,9 @@ def pair(name: str, mode: str = "native", **options: Any) -> Iterator[Lab]:
     lab.up(mode, **options)
     try:
         yield lab
+    except BaseException:
+        sys.stderr.write(log_tails(lab))
+        raise
     finally:
         lab.down()
     deadline = time.monotonic() + 2.0  # namespaces and their sockets go in a kernel worker
