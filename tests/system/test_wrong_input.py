@@ -58,8 +58,14 @@ def session(lab: Lab) -> Iterator[Peer]:
         flows = support.flows(lab, "re0")  # one of a session before may not be forgotten yet
         (flow,) = (flow for flow in flows if flow["remote"].endswith(f":{peer.port}"))
         assert flow["state"] == "active"
-    for node in ("re1", "re0"):
-        lab.fail(node, "kill-app")
+    lab.fail("re1", "kill-app")
+    # Before re0 knows, it would give the service to re1 when its own application dies.
+    support.eventually("re0 knows", lambda: not _active(lab))
+    lab.fail("re0", "kill-app")
+
+
+def _active(lab: Lab) -> bool:
+    return any(flow["state"] == "active" for flow in support.flows(lab, "re0"))
 
 
 def on(lab: Lab, node: str, *argv: str) -> Done:

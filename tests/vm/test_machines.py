@@ -180,6 +180,21 @@ def test_programs_that_stand_still_do_not_speak_afterwards(lab: Lab) -> None:
     assert watch.speakers() == [owner.name, other.name]
 
 
+def test_a_hung_prld_is_started_anew_by_systemd(lab: Lab) -> None:
+    """By its watchdog; and the journal has what it says as fields."""
+    owner, other = lab.owner()
+    restarts = "systemctl show -P NRestarts prld"
+    began, before = time.monotonic(), int(owner.run(restarts))
+    owner.run("kill -STOP $(systemctl show -P MainPID prld)")
+    owner.until(f"[ $({restarts}) -gt {before} ]")
+    lab.settle()
+    figure("a hung prld is there again, and safe, after", f"{time.monotonic() - began:.0f} s")
+    assert {owner.state(), other.state()} == {"owner", "standby"}
+    said = owner.run("journalctl -u prld -o json PRL_EVENT=ready").splitlines()
+    assert json.loads(said[-1])["PRIORITY"] == "6"
+    assert len(said) > before + 1
+
+
 SECONDS_OF_TALK, SLEWED_S = 180, 45
 SLEW = """\
 import ctypes, struct
