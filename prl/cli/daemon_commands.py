@@ -8,146 +8,12 @@ from typing import Any
 
 import click
 
-from prl.cli.output import emit, settings, table
+from prl.cli.flow import all_flows, flow, flows_text, is_unsafe
+from prl.cli.output import ask, emit, settings, tree
+from prl.cli.status import status, status_text
 from prl.client import Node
-from prl.messages import HANDLE_MAX
 
-DEGRADED = 3
 FOLLOW_INTERVAL_S = 0.2
-_TOP_HEAD_LINES = 12  # the status, and the heading of the flows
-
-
-class _Handle(click.ParamType[int]):
-    name = "handle"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        if isinstance(value, int):
-            return value
-        try:
-            handle = int(value, 0)
-        except ValueError:
-            self.fail(f"{value!r} is no handle; see `prlctl flow list`", param, ctx)
-        if not 0 <= handle <= HANDLE_MAX:
-            self.fail(f"{value} does not fit into 32 bits; see `prlctl flow list`", param, ctx)
-        return handle
-
-
-HANDLE = _Handle()
-
-
-def ask(op: str, **arguments: Any) -> dict[str, Any]:
-    """One question to prld. Raises PrlError."""
-    with settings().connect() as node:
-        return node.request({"op": op} | arguments)
-
-
-@click.command()
-@click.pass_context
-def status(context: click.Context) -> None:
-    """Show the node, and whether it could be switched over: exit status 3 if not."""
-    facts = ask("status")
-    emit(facts, _status_text(facts))
-    if not facts["switchover_safe"]:
-        context.exit(DEGRADED)
-
-
-def _status_text(facts: dict[str, Any]) -> str:
-    link, flows, behind = facts["link"], facts["flows"], facts["behind"]
-    lines = [f"node {facts['node']} ({facts['mode']})"]
-    if facts["mode_because"]:
-        lines.append(f"mode: {facts['mode_because']}")
-    for service in facts["services"]:
-        addresses = ", ".join(service["addresses"])
-        lines.append(
-            f"service {service['name']}: {service['state']} (term {service['term']}) {addresses}"
-        )
-        if service["silent"]:
-            lines.append(f"  silent: {service['silent']}")
-    other = f" to {link['other']}" if link["other"] else ""
-    detail = f"round trip {link['rtt_ms']} ms" if link["state"] != "down" else link["reason"]
-    lease = facts["lease"]
-    lines.append(f"link{other}: {link['state']}, {detail}")
-    lines.append(
-        f"epoch {facts['epoch']}, may take over for {lease['takeover_for_ms']} ms, "
-        f"must not open for {lease['open_in_ms']} ms"
-        + (", over: shadows wait for fencing" if lease["over"] else "")
-    )
-    policy = facts["policy"]
-    differs = f" (configured: {policy['configured']})" * (
-        policy["configured"] != policy["in_force"]
-    )
-    lines.append(f"without the other node: {policy['in_force']}{differs}")
-    lines.append(
-        f"flows: {flows['primary']} primary, {flows['secondary']} secondary, "
-        f"{flows['active']} active, {flows['unprotected']} unprotected"
-    )
-    lines.append(
-        f"behind: {behind['packets']} packets, {behind['bytes']} bytes, "
-        f"oldest {facts['oldest_unacknowledged_ms']} ms"
-    )
-    verdict = "yes" if facts["switchover_safe"] else "no"
-    lines.append(f"switchover-safe: {verdict}, because {facts['because']}")
-    return "\n".join(lines)
-
-
-@click.group()
-def flow() -> None:
-    """The sessions that prld keeps."""
-
-
-@flow.command("list")
-def flow_list() -> None:
-    """List them."""
-    with settings().connect() as node:
-        flows = _all_flows(node)
-    emit({"flows": flows}, _flows_text(flows))
-
-
-def _all_flows(node: Node) -> list[dict[str, Any]]:
-    flows: list[dict[str, Any]] = []
-    after: int | None = 0
-    while after is not None:
-        answer = node.request({"op": "flow_list", "after": after})
-        flows += answer["flows"]
-        after = answer["next"]
-    return flows
-
-
-def _flows_text(flows: list[dict[str, Any]]) -> str:
-    rows = [["HANDLE", "ROLE", "STATE", "LOCAL", "REMOTE", "GEN", "QUEUE", "REASON"]]
-    rows += [
-        [
-            *(f"{entry['handle']:#x}", entry["role"], entry["state"]),
-            *(entry["local"], entry["remote"], str(entry["generation"])),
-            *(str(entry["queue"]["packets"]), entry["reason"]),
-        ]
-        for entry in flows
-    ]
-    return table(rows)
-
-
-@flow.command("show")
-@click.argument("handle", type=HANDLE)
-def flow_show(handle: int) -> None:
-    """Show all that is known of one."""
-    found = ask("flow_show", handle=handle)["flow"]
-    emit({"flow": found}, _tree(found | {"handle": f"{found['handle']:#x}"}))
-
-
-@flow.command("del")
-@click.argument("handle", type=HANDLE)
-def flow_del(handle: int) -> None:
-    """End the replication of one; the session goes on."""
-    facts = ask("flow_del", handle=handle)
-    emit(facts, f"flow {handle:#x} is not replicated any more")
-
-
-@flow.command("resync")
-@click.argument("handle", type=HANDLE)
-def flow_resync(handle: int) -> None:
-    """Give one a new shadow, from a new snapshot."""
-    facts = ask("flow_resync", handle=handle)
-    emit(facts, f"flow {handle:#x} gets a new shadow; `prlctl flow show {handle:#x}` tells when")
 
 
 @click.group()
@@ -159,7 +25,7 @@ def link() -> None:
 def link_show() -> None:
     """Show its state and counters."""
     facts = ask("link_show")
-    emit(facts, _tree(facts))
+    emit(facts, tree(facts))
 
 
 @click.command()
@@ -168,7 +34,7 @@ def link_show() -> None:
 def takeover(service: str, fenced: bool) -> None:
     """Let this node own a service from now on."""
     facts = ask("takeover", service=service, fenced=fenced)
-    emit(facts, _status_text(facts))
+    emit(facts, status_text(facts))
 
 
 @click.command()
@@ -243,33 +109,21 @@ def top(interval: float, count: int | None) -> None:
         for view in views:
             if view:
                 time.sleep(interval)
-            facts, flows = node.request({"op": "status"}), _all_flows(node)
-            flows.sort(key=lambda one: (one["state"] == "active", -one["queue"]["packets"]))
-            room = shutil.get_terminal_size().lines - _TOP_HEAD_LINES
+            facts, flows = node.request({"op": "status"}), all_flows(node)
+            flows.sort(key=lambda one: (not is_unsafe(one), -one["queue"]["packets"]))
+            head = status_text(facts)
+            room = shutil.get_terminal_size().lines - len(head.splitlines()) - 3
             if sys.stdout.isatty() and not settings().json:
                 click.clear()
                 flows = flows[: max(room, 1)]
-            emit(facts | {"flow_list": flows}, f"{_status_text(facts)}\n\n{_flows_text(flows)}")
+            emit(facts | {"flow_list": flows}, f"{head}\n\n{flows_text(flows)}")
 
 
 @click.command()
 def stats() -> None:
     """Show every counter."""
     facts = ask("stats")
-    emit(facts, _tree(facts))
-
-
-def _tree(facts: dict[str, Any], indent: str = "") -> str:
-    """Nested facts as indented lines."""
-    lines = []
-    for name, value in facts.items():
-        if isinstance(value, dict):
-            lines += [f"{indent}{name}:", _tree(value, indent + "  ")]
-        elif isinstance(value, list):
-            lines.append(f"{indent}{name}: {', '.join(map(str, value))}")
-        else:
-            lines.append(f"{indent}{name}: {value}")
-    return "\n".join(line for line in lines if line)
+    emit(facts, tree(facts))
 
 
 COMMANDS = (status, flow, link, takeover, switchover, demote, events, stats, top)

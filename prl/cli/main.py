@@ -11,7 +11,8 @@ import click
 
 from prl.cli import daemon_commands
 from prl.cli.doctor import doctor
-from prl.cli.output import Settings, fail
+from prl.cli.output import Settings, fail, wants_colour
+from prl.cli.status import status
 from prl.errors import PrlError
 from prl.messages import node_socket
 
@@ -68,9 +69,10 @@ def cli(
     if node is not None and ("/" in node or "/" in lab):
         raise click.UsageError("a name has no '/'")
     path = node_socket(lab, node) if node is not None else socket
+    context.color = wants_colour()
     context.obj = Settings(socket=path, json=as_json)
     if context.invoked_subcommand is None:
-        context.invoke(daemon_commands.status)
+        context.invoke(status)
 
 
 for _command in daemon_commands.COMMANDS:

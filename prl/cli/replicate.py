@@ -5,8 +5,8 @@ from typing import Any
 
 import click
 
-from prl.cli.daemon_commands import DEGRADED, FOLLOW_INTERVAL_S, all_events, ask
-from prl.cli.output import emit, settings
+from prl.cli.daemon_commands import FOLLOW_INTERVAL_S, all_events
+from prl.cli.output import DEGRADED, ask, emit, settings
 
 CONNECTIONS_MAX = 1024
 PID_MAX = (1 << 22) - 1  # PID_MAX_LIMIT, linux/threads.h

@@ -6,8 +6,7 @@ import sys
 
 import click
 
-from prl.cli.daemon_commands import DEGRADED
-from prl.cli.output import settings
+from prl.cli.output import DEGRADED, settings
 from prl.endpoint import Endpoint
 from prl.input_history import HISTORY_MAX_BYTES
 from prl.serve import Options, Server

@@ -142,6 +142,12 @@ def reason_text(reason: int) -> str:
     return text_of(lib.prl_reason_text(reason)) or f"reason {reason}"
 
 
+def reason_name(reason: int) -> str:
+    """The name of ``reason`` in lower case; ``reason_NUMBER`` for one of a newer version."""
+    known = reason in Reason.__members__.values()
+    return Reason(reason).name.lower() if known else f"reason_{reason}"
+
+
 def message_name(kind: int) -> str:
     """The name of a message type, as the protocol's table has it."""
     return text_of(lib.prl_msg_name(kind)) or f"type {kind}"

@@ -12,6 +12,8 @@ from prl.core.wire import Capability
 from prl.daemon.link import Link
 from prl.daemon.ownership import SILENCE, Ownership
 from prl.daemon.protect import Primaries
+from prl.daemon.remedies import cause_of
+from prl.daemon.sessions import Session
 
 _NS_PER_MS = 1e6
 
@@ -185,6 +187,7 @@ def flow(view: NodeView, handle: int, *, whole: bool = False) -> dict[str, Any] 
         "local": endpoint(info.ends.local, info.ends.local_port),
         "remote": info.ends.peer_end,
         "instance": info.ends.instance,
+        "service": _service_of(view, info),
         "role": _role(info),
         "state": info.state_name,
         "reason": reason or (wire.reason_text(info.reason) if info.reason else ""),
@@ -192,6 +195,7 @@ def flow(view: NodeView, handle: int, *, whole: bool = False) -> dict[str, Any] 
         "queue": {"packets": info.held_packets, "bytes": info.held_bytes},
     }
     if whole:
+        facts |= _cause(view, info, session)
         facts |= {
             "application": session.client.name if session else "",
             "flags": [str(flag.name).lower() for flag in type(info.flags) if flag in info.flags],
@@ -203,6 +207,24 @@ def flow(view: NodeView, handle: int, *, whole: bool = False) -> dict[str, Any] 
             "counters": info.counters,
         }
     return facts
+
+
+def _cause(view: NodeView, info: FlowInfo, session: Session | None) -> dict[str, str]:
+    """Why it is not protected, by name and in words, and what would help; empty where it is."""
+    if info.state_name == "active":
+        return {"cause": "", "meaning": "", "remedy": ""}
+    reason = view.primaries.cause(session, info.reason) if session else info.reason
+    meaning, remedy = cause_of(reason)
+    return {"cause": wire.reason_name(reason), "meaning": meaning, "remedy": remedy}
+
+
+def _service_of(view: NodeView, info: FlowInfo) -> str:
+    """The name of the service that the flow's own end is an address of."""
+    return next(
+        service.name
+        for service in view.config.service
+        if service.instance == info.ends.instance and info.ends.local in service.addresses
+    )
 
 
 def _role(info: FlowInfo) -> str:

@@ -505,6 +505,16 @@ class Primaries:
         reasons = Counter(self.why_not(s) for s in self.live() if s.state != "active")
         return dict(reasons.most_common(REASONS_MAX))
 
+    def cause(self, session: Session, last: int) -> int:
+        """The Reason that stands in the way now; else ``last``, which ended its protection."""
+        if not self._link.up:
+            return Reason.LINK_LOST
+        if not self._owns(session.service):
+            return Reason.NOT_OWNER
+        if session.ends.service_end not in self._offered and not session.mend().hopeless:
+            return Reason.NO_APPLICATION
+        return last
+
     def why_not(self, session: Session) -> str:
         """Why a session is not protected now, in words."""
         return self._obstacle(session) or session.reason or session.state

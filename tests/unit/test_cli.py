@@ -1,6 +1,8 @@
 """prlctl: exit statuses, one-line errors, JSON that stands alone on standard output."""
 
+import contextlib
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -12,8 +14,12 @@ from typing import Any
 import pytest
 
 from prl.cli import main as program
-from prl.cli.output import table
+from prl.cli.flow import STATES
+from prl.cli.output import COLUMNS, table
+from prl.core.datapath import Primary, Secondary
+from prl.core.wire import Reason
 from prl.daemon import main as daemon
+from prl.daemon.remedies import CAUSES, cause_of
 from prl.messages import MESSAGE_MAX_BYTES
 
 Run = Callable[..., tuple[int, str, str]]
@@ -47,8 +53,9 @@ FLOW = {
     "handle": 1,
     "role": "primary",
     "state": "active",
-    "local": "a:1",
-    "remote": "b:2",
+    "local": "192.0.2.100:179",
+    "remote": "198.51.100.1:2",
+    "service": "lab",
     "generation": 1,
     "queue": {"packets": 0, "bytes": 0},
     "reason": "",
@@ -184,6 +191,136 @@ def test_a_long_list_is_read_in_parts(prld: FakePrld, run: Run) -> None:
     _, out, _ = run("--socket", prld.path, "-j", "flow", "list")
     assert [flow["handle"] for flow in json.loads(out)["flows"]] == [1, 2]
     assert [request["after"] for request in prld.asked] == [0, 1]
+
+
+FLOWS = [
+    FLOW,
+    FLOW | {"handle": 2, "state": "open", "remote": "[2001:db8::7]:2", "reason": "link lost"},
+    FLOW | {"handle": 3, "role": "secondary", "state": "void", "service": "other"},
+    FLOW | {"handle": 4, "remote": "198.51.100.1:3"},
+    FLOW | {"handle": 5, "remote": "*"},
+]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "handles"),
+    [
+        ([], [2, 3, 1, 4, 5]),
+        (["--unsafe"], [2, 3]),
+        (["--state", "active"], [1, 4, 5]),
+        (["--state", "open", "--state", "void"], [2, 3]),
+        (["--service", "other"], [3]),
+        (["--peer", "198.51.100.1"], [3, 1, 4]),
+        (["--peer", "198.51.100.0/24", "--unsafe"], [3]),
+        (["--peer", "198.51.100.1:3"], [4]),
+        (["--peer", "2001:db8::7"], [2]),
+        (["--peer", "[2001:db8::7]:2"], [2]),
+        (["--peer", "[2001:db8::7]:3"], []),
+    ],
+)
+def test_flows_are_chosen_and_those_in_trouble_come_first(
+    prld: FakePrld, run: Run, arguments: list[str], handles: list[int]
+) -> None:
+    prld.answers["flow_list"] = [{"flows": FLOWS, "next": None}]
+    code, out, _ = run("--socket", prld.path, "-j", "flow", "list", *arguments)
+    assert code == 0
+    assert [flow["handle"] for flow in json.loads(out)["flows"]] == handles
+
+
+def test_every_state_of_a_flow_can_be_chosen() -> None:
+    known = {state.name.lower() for kind in (Primary, Secondary) for state in kind}
+    assert set(STATES) == known - {"gone"}
+
+
+@pytest.mark.parametrize("peer", ["x", "192.0.2.1:", "192.0.2.1/33", "2001:db8::1:x"])
+def test_a_peer_that_is_none_is_a_usage_error(run: Run, peer: str) -> None:
+    code, _, err = run("flow", "list", "--peer", peer)
+    assert code == 2
+    assert "ADDRESS/LENGTH" in err
+
+
+def test_every_reason_is_explained_with_what_helps() -> None:
+    assert set(CAUSES) == set(Reason)
+    words = [part for cause in CAUSES.values() for part in cause]
+    assert all(part and not part.endswith(".") and part[0] == part[0].lower() for part in words)
+    assert len({cause.meaning for cause in CAUSES.values()}) == len(CAUSES)
+    assert "200" in cause_of(200).meaning
+
+
+def test_the_operator_s_table_has_every_reason() -> None:
+    table = (Path(__file__).parents[2] / "docs/operations.md").read_text()
+    for reason, (meaning, remedy) in CAUSES.items():
+        if reason != Reason.ENDED:
+            assert f"| `{reason.name.lower()}` | {meaning} | {remedy} |\n" in table
+
+
+def test_a_flow_that_is_not_protected_is_explained(prld: FakePrld, run: Run) -> None:
+    meaning, remedy = CAUSES[Reason.LINK_LOST]
+    words = {"cause": "link_lost", "meaning": meaning, "remedy": remedy}
+    prld.answers["flow_show"] = [{"flow": FLOWS[1] | words}, {"flow": FLOW | words}]
+    _, out, _ = run("--socket", prld.path, "flow", "show", "2")
+    said = " ".join(out.partition("\n\n")[0].split())
+    assert "is not protected (open). Why: link lost. That means: the link to the other" in said
+    assert said.endswith(f"What helps: {remedy}.")
+    _, out, _ = run("--socket", prld.path, "flow", "show", "1")
+    assert "not protected" not in out
+
+
+def test_status_fits_80_columns(prld: FakePrld, run: Run) -> None:
+    service = STATUS["services"][0] | {
+        "addresses": [
+            "192.0.2.100",
+            *(f"2001:db8:1234:5678:9abc:def0:1234:{n:x}" for n in range(9)),
+        ],
+        "silent": "it does not hear the LAN, and nobody has told it that it may go on speaking yet",
+    }
+    prld.answers["status"] = [
+        STATUS
+        | {
+            "services": [service],
+            "because": "every session has a good shadow or its owner next to it",
+            "lease": {"takeover_for_ms": 123.456, "open_in_ms": 234.567, "over": True},
+            "epoch": "0123456789abcdef",
+            "flows": dict.fromkeys(STATUS["flows"], 123456),
+            "mode_because": "native XDP was refused by the driver of lan0: " + "reason " * 20,
+        }
+    ]
+    _, out, _ = run("--socket", prld.path)
+    assert max(map(len, out.splitlines())) <= COLUMNS
+    assert "prlctl flow list --unsafe" in " ".join(out.split())
+
+
+@pytest.mark.parametrize(
+    ("setting", "coloured"),
+    [({}, True), ({"NO_COLOR": "1"}, False), ({"NO_COLOR": ""}, True), ({"TERM": "dumb"}, False)],
+)
+def test_colours_and_indented_json_are_for_terminals(
+    prld: FakePrld, run: Run, setting: dict[str, str], coloured: bool
+) -> None:
+    prld.answers["status"] = [STATUS]
+    environment = {"TERM": "xterm", "PATH": "/usr/bin:/bin", **setting}
+    assert ("\x1b[" in on_terminal(prld, environment)) == coloured
+    assert json.loads(on_terminal(prld, environment, "-j"))["node"] == "re0"
+    assert on_terminal(prld, environment, "-j").count("\n") > len(STATUS)
+    _, out, _ = run("--socket", prld.path)
+    assert "\x1b" not in out
+    _, out, _ = run("--socket", prld.path, "-j")
+    assert out.count("\n") == 1
+
+
+def on_terminal(prld: FakePrld, environment: dict[str, str], *arguments: str) -> str:
+    """What prlctl writes to a terminal."""
+    ours, its = os.openpty()
+    command = [sys.executable, "-m", "prl.cli.main", "--socket", str(prld.path), *arguments]
+    with subprocess.Popen(command, env=environment, stdin=its, stdout=its) as process:
+        os.close(its)
+        found = b""
+        with contextlib.suppress(OSError):  # EIO: it has ended
+            while more := os.read(ours, 4096):
+                found += more
+        os.close(ours)
+        assert process.wait() == 0
+    return found.decode()
 
 
 def test_takeover_passes_its_options_on(prld: FakePrld, run: Run) -> None:

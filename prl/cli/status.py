@@ -1,0 +1,68 @@
+"""`prlctl status`: the node, and whether it could be switched over, in 80 columns."""
+
+from typing import Any
+
+import click
+
+from prl.cli.output import BAD, DEGRADED, GOOD, WARN, ask, emit, wrapped
+
+_LINK_COLOURS = {"up": GOOD, "suspect": WARN, "down": BAD}
+
+
+@click.command()
+@click.pass_context
+def status(context: click.Context) -> None:
+    """Show the node, and whether it could be switched over: exit status 3 if not."""
+    facts = ask("status")
+    emit(facts, status_text(facts))
+    if not facts["switchover_safe"]:
+        context.exit(DEGRADED)
+
+
+def status_text(facts: dict[str, Any]) -> str:
+    """The answer of ``status`` for people."""
+    link, flows, behind = facts["link"], facts["flows"], facts["behind"]
+    lines = [wrapped(f"node {facts['node']} ({facts['mode']})")]
+    if facts["mode_because"]:
+        lines.append(wrapped(f"mode: {facts['mode_because']}"))
+    for service in facts["services"]:
+        addresses = ", ".join(service["addresses"])
+        words = (
+            f"service {service['name']}: {service['state']} (term {service['term']}) {addresses}"
+        )
+        lines.append(wrapped(words))
+        if service["silent"]:
+            lines.append(wrapped(f"  silent: {service['silent']}", WARN))
+    other = f" to {link['other']}" if link["other"] else ""
+    detail = f"round trip {link['rtt_ms']} ms" if link["state"] != "down" else link["reason"]
+    words = f"link{other}: {link['state']}, {detail}"
+    lines.append(wrapped(words, _LINK_COLOURS.get(link["state"])))
+    lease = facts["lease"]
+    lines.append(
+        wrapped(
+            f"epoch {facts['epoch']}, may take over for {lease['takeover_for_ms']} ms, "
+            f"must not open for {lease['open_in_ms']} ms"
+            + (", over: shadows wait for fencing" if lease["over"] else "")
+        )
+    )
+    policy = facts["policy"]
+    differs = f" (configured: {policy['configured']})" * (
+        policy["configured"] != policy["in_force"]
+    )
+    lines.append(wrapped(f"without the other node: {policy['in_force']}{differs}"))
+    words = (
+        f"flows: {flows['primary']} primary, {flows['secondary']} secondary, "
+        f"{flows['active']} active, {flows['unprotected']} unprotected"
+    )
+    if flows["unprotected"]:
+        words += ": see `prlctl flow list --unsafe`"
+    lines.append(wrapped(words, WARN if flows["unprotected"] else None))
+    lines.append(
+        wrapped(
+            f"behind: {behind['packets']} packets, {behind['bytes']} bytes, "
+            f"oldest {facts['oldest_unacknowledged_ms']} ms"
+        )
+    )
+    verdict, colour = ("yes", GOOD) if facts["switchover_safe"] else ("no", BAD)
+    lines.append(wrapped(f"switchover-safe: {verdict}, because {facts['because']}", colour))
+    return "\n".join(lines)
