@@ -23,6 +23,9 @@ INSTANCES_MAX = 15  # PRL_LIFS_MAX, the network of [lan] being the first
 FLOWS_MAX = 131072  # PRL_FLOWS_MAX
 CPUS_MAX = 8192  # CONFIG_NR_CPUS at most
 
+SECRET = {"secret": True}
+"""Marks a key whose value nobody else should see, of a command its arguments."""
+
 if TYPE_CHECKING:
     Address = IPv4Address | IPv6Address
 else:
@@ -122,6 +125,7 @@ class Ownership(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
             description="program and arguments that make sure that the other node is dead: run, "
             "without a shell, when the lease ended before this node took over; exit status 0 means "
             "that it is",
+            extra=SECRET,
         ),
     ] = None
     fence_timeout_ms: Annotated[
@@ -234,6 +238,8 @@ class Key(Struct, frozen=True):
     kind: str
     default: str
     description: str
+    secret: bool
+    """Its value is kept out of a support bundle."""
 
 
 TABLES: dict[str, type[Struct]] = {"": Config, "lan": Lan, "link": Link, "service": Service}
@@ -332,6 +338,7 @@ def schema() -> Iterator[Key]:
                 kind=_kind(hints[name]),
                 default="required" if default is msgspec.NODEFAULT else _show(default),
                 description=description,
+                secret=any("secret" in (meta.extra or ()) for meta in _metas(hints[name])),
             )
 
 
@@ -342,8 +349,11 @@ def _show(default: object) -> str:
 
 
 def _description(hint: Any) -> str:
-    metas = [meta for meta in getattr(hint, "__metadata__", ()) if isinstance(meta, Meta)]
-    return next((meta.description for meta in metas if meta.description), "")
+    return next((meta.description for meta in _metas(hint) if meta.description), "")
+
+
+def _metas(hint: Any) -> list[Meta]:
+    return [meta for meta in getattr(hint, "__metadata__", ()) if isinstance(meta, Meta)]
 
 
 def _kind(hint: Any) -> str:

@@ -24,6 +24,7 @@ _LATER: Final = {
     "serve": ("prl.cli.serve", "serve"),
     "demo": ("prl.cli.demo", "demo"),
     "bench": ("prl.cli.bench", "bench"),
+    "support-bundle": ("prl.cli.support_bundle", "support_bundle"),
 }
 _PIPE_CLOSED, _INTERRUPTED = 141, 130  # as a shell reports SIGPIPE and SIGINT
 
