@@ -41,10 +41,19 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def pytest_runtest_makereport(
     item: pytest.Item, call: "pytest.CallInfo[None]"
 ) -> Iterator[pytest.TestReport]:
-    """Count the skip, and let no test be skipped but by a probe, which has a name."""
+    """Count the skip, and let no test be skipped but by a probe, which has a name.
+
+    A test that is said to fail and was not even begun, `xfail(run=False)`, is skipped.
+    """
     report: pytest.TestReport = yield
-    if not report.skipped or hasattr(report, "wasxfail"):
+    is_expected = hasattr(report, "wasxfail")
+    is_unrun = report.when == "setup" and isinstance(
+        call.excinfo and call.excinfo.value, pytest.xfail.Exception
+    )
+    if not report.skipped or (is_expected and not is_unrun):
         return report
+    if is_expected:
+        del report.wasxfail
     if call.excinfo is not None and isinstance(call.excinfo.value, Missing):
         report.probe = call.excinfo.value.probe.name
         _skipped[report.probe] += 1

@@ -155,6 +155,15 @@ def test_a_skip_without_a_name_is_a_failure(run: Run) -> None:
     assert "skipped, but not by a probe" in done.stdout
 
 
+def test_a_test_that_is_not_even_begun_is_none_that_failed_as_it_must(
+    run: Run, tmp_path: Path
+) -> None:
+    text = "import pytest\n@pytest.mark.xfail(run=False, reason='so')\ndef test_a(): pass\n"
+    assert run(text, "host").returncode == pytest.ExitCode.TESTS_FAILED
+    (lane,) = results.read(tmp_path / "results").values()
+    assert [result.outcome for result in lane.results.values()] == ["failed"]
+
+
 def test_nothing_skips_but_probes() -> None:
     skipping = {"skip", "skipif", "importorskip", "SkipTest"}
     found = [
