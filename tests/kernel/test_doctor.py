@@ -13,10 +13,12 @@ import pytest
 
 from prl.bench import xdp_pass
 from prl.core.features import MULTI_BUFFER, in_btf
+from prl.lab import stretch
 from prl.lab.netns import Namespace
 
 pytestmark = [pytest.mark.kernel, pytest.mark.needs("root", "netns", "bpf", "nft", "bpftool")]
 
+TIMEOUT_S = 60.0 * stretch.factor()
 PRLCTL = str(Path(sys.executable).with_name("prlctl"))
 CONFIG = """
 node = "re1"
@@ -85,7 +87,7 @@ class Host:
     def sh(self, *commands: str) -> None:
         for command in commands:
             argv = self.place.command(["sh", "-ec", command])
-            subprocess.run(argv, check=True, env=self.environment, timeout=30)
+            subprocess.run(argv, check=True, env=self.environment, timeout=TIMEOUT_S)
 
     def doctor(self) -> tuple[int, dict[str, dict[str, Any]]]:
         argv = [PRLCTL, "-j", "doctor", "--config", str(self.config)]
@@ -95,7 +97,7 @@ class Host:
             text=True,
             check=False,
             env=self.environment,
-            timeout=60,
+            timeout=TIMEOUT_S,
         )
         facts = json.loads(done.stdout)
         assert facts["schema"] == 1

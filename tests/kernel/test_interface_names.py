@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -43,7 +44,7 @@ print(json.dumps([*found.interfaces, found.link.interface]))
 @pytest.fixture
 def place() -> Iterator[Namespace]:
     with ExitStack() as stack:
-        place = Namespace("prl-names")
+        place = Namespace(f"prl-names-{os.getpid()}")
         place.create()
         stack.callback(place.remove)
         for words in (

@@ -230,6 +230,11 @@ with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
 """
 
 
+def a_group() -> grp.struct_group:
+    """One that neither root nor nobody is in by being who they are."""
+    return next(group for group in grp.getgrall() if group.gr_gid not in {0, NOBODY})
+
+
 def status_as_nobody(path: Path, *groups: int) -> str:
     done = subprocess.run(
         ["/usr/bin/python3", "-c", STATUS_OF_A_SOCKET, str(path)],
@@ -245,7 +250,7 @@ def status_as_nobody(path: Path, *groups: int) -> str:
 
 @pytest.mark.needs("root")
 def test_the_socket_s_group_may_connect_and_nobody_else() -> None:
-    group = grp.getgrall()[-1]
+    group = a_group()
     path = Path("/run") / f"prl-test-{os.getpid()}" / "deep" / "prld.sock"
     daemon = Daemon(path, group.gr_name)
 
@@ -315,7 +320,7 @@ def test_a_group_that_prld_is_no_member_of_is_told_as_such(
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(os, "chown", chown)
-    group = grp.getgrall()[-1].gr_name
+    group = a_group().gr_name
 
     async def start() -> None:
         nothing: Any = None

@@ -6,6 +6,9 @@ import logging
 import os
 import socket
 import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -47,6 +50,22 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Told:
     return handler
 
 
+@contextmanager
+def running(server: Server) -> Iterator[None]:
+    """It serves in a thread; whatever happens here, both have ended afterwards."""
+    before = set(threading.enumerate())
+    with ThreadPoolExecutor(1) as pool:
+        served = pool.submit(server.run)
+        try:
+            yield
+        finally:
+            server.stop()
+        served.result(TIMEOUT_S)
+    for thread in set(threading.enumerate()) - before:  # daemons of the server's own
+        thread.join(TIMEOUT_S)
+        assert not thread.is_alive(), thread
+
+
 def answer_one(path: Path) -> str:
     """A prld that hears one request."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
@@ -63,27 +82,17 @@ def answer_one(path: Path) -> str:
 def test_serve_waits_for_prld_and_says_so_once(tmp_path: Path, told: Told) -> None:
     path = tmp_path / "prld.sock"
     server = Server(Endpoint.parse("127.0.0.1:47000"), Options(("cat",), path, 1, 0))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-
-    told.wait_for(f"waiting for prld, which does not answer on {path} yet")
-    assert answer_one(path) == "127.0.0.1:47000"
-    told.wait_for("serving 127.0.0.1:47000")
-    server.stop()
-    thread.join(TIMEOUT_S)
-
-    assert not thread.is_alive()
+    with running(server):
+        told.wait_for(f"waiting for prld, which does not answer on {path} yet")
+        assert answer_one(path) == "127.0.0.1:47000"
+        told.wait_for("serving 127.0.0.1:47000")
     assert sum("waiting for prld" in line for line in told.lines) == 1
 
 
 def test_serve_that_waits_can_be_stopped(tmp_path: Path, told: Told) -> None:
     server = Server(Endpoint.parse("127.0.0.1:47001"), Options(("cat",), tmp_path / "s", 1, 0))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    told.wait_for("waiting for prld")
-    server.stop()
-    thread.join(TIMEOUT_S)
-    assert not thread.is_alive()
+    with running(server):
+        told.wait_for("waiting for prld")
 
 
 def test_who_may_not_use_prld_does_not_wait_for_it(
