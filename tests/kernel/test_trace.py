@@ -1,5 +1,6 @@
 """The USDT probes are in the datapath, and the tracing scripts find them in a running prld."""
 
+import ast
 import re
 import signal
 import socket
@@ -9,11 +10,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from ipaddress import IPv4Address
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import prl
-from prl.core.native import lib
+from prl.core.native import ffi, lib
 from prl.demo.payload import Payload
 from prl.lab import How, Lab
 from prl.lab.netns import Namespace
@@ -25,6 +27,7 @@ pytestmark = pytest.mark.kernel
 
 TREE = Path(__file__).resolve().parent.parent.parent
 PROBES = TREE / "userspace" / "probes.h"
+ABI = TREE / "bpf" / "prl_abi.h"
 TRACE = TREE / "bpf" / "trace"
 SCRIPTS = ("holdlat", "flowlife", "takeover", "drops", "linkrtt")
 NEEDS = ("root", "netns", "bpf", "af_xdp", "struct_ops", "bpftool", "bcc")
@@ -190,17 +193,45 @@ def test_drops_names_the_counter_of_what_prld_dropped_and_the_kernels_own_reason
     assert any(row[0] == "kernel" and "SEQUENCE" in row[1] for row in rows), shown
 
 
+def constant(name: str, of: str) -> Any:
+    """A constant of a script: it runs without prl, and has copies of prl's names."""
+    for node in ast.parse(script(of).read_text()).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name:
+            return ast.literal_eval(node.value)
+    raise AssertionError(f"{of} has no {name}")
+
+
 def test_takeover_knows_the_states_of_an_address() -> None:
-    """The script runs without prl: it has a copy of these names."""
-    (names,) = re.findall(r"^STATES = \((.*)\)$", script("takeover").read_text(), re.MULTILINE)
-    for number, name in enumerate(re.findall(r'"(\w+)"', names)):
-        assert getattr(lib, f"PRL_ADDR_{name.upper()}") == number
+    names = ffi.typeof("enum prl_addr_state").elements
+    known = [names[number].removeprefix("PRL_ADDR_").lower() for number in range(len(names))]
+    assert list(constant("STATES", "takeover")) == known
 
 
-def test_drops_knows_the_release_mark_and_the_counters() -> None:
-    text = script("drops").read_text()
-    (mark,) = re.findall(r"^MARK_RELEASE = (0x\w+)$", text, re.MULTILINE)
-    assert int(mark, 16) == lib.PRL_MARK_RELEASE
+NO_DROPS = {
+    "prl_node": {
+        *("frames", "icmp_quoted", "reentered", "claims_obeyed", "claims_foreign"),
+        "strays",  # counted by gate_refused or elsewhere_silenced, too
+    },
+    "prl_flow": {
+        *("in_redirected", "in_passed", "out_passed", "out_held_packets"),
+        "out_duplicates",  # what is held already
+    },
+}
+"""The counters of packets that went where they should."""
+
+
+@pytest.mark.parametrize(
+    ("structure", "name"), [("prl_node", "NODE_COUNTERS"), ("prl_flow", "FLOW_COUNTERS")]
+)
+def test_drops_knows_the_counters_of_drops(structure: str, name: str) -> None:
+    whole = re.compile(rf"^struct {structure} {{$(.*?)^}};$", re.MULTILINE | re.DOTALL)
+    (body,) = whole.findall(ABI.read_text())
+    counters = set(re.findall(r"__u64\s+(\w+);", body.partition("/* counters, packets */")[2]))
+    assert counters - {"shadow_stray_ns"} == {*constant(name, "drops")} | NO_DROPS[structure]
+
+
+def test_drops_knows_the_release_mark() -> None:
+    assert constant("MARK_RELEASE", "drops") == lib.PRL_MARK_RELEASE
 
 
 @pytest.mark.needs("bcc")
