@@ -23,10 +23,10 @@ packages = $(subst ARCH,$(ARCH),$(shell awk '$$1 == "$(1)" { print $$2 }' .ci/pa
 C_FILES := $(wildcard bpf/*.c userspace/*.c userspace/core/*.c userspace/client/*.c userspace/bench/*.c docs/examples/*.c)
 H_FILES := $(wildcard bpf/*.h userspace/*.h userspace/core/*.h userspace/client/*.h)
 DEF_FILES := $(wildcard bpf/*.def userspace/*.def userspace/core/*.def)
-PY_FILES := $(wildcard prl tests docs/examples setup.py userspace/build_ffi.py bpf/trace)
+PY_FILES := $(wildcard prl tests docs/examples setup.py userspace/build_ffi.py userspace/facts.py bpf/trace)
 
 APT := $(LISTS:%=apt-%)
-.PHONY: help setup setup-demo root $(APT) kernel-headers bpffs build install-client deb demo test fresh-results test-vm test-quick test-kernels lint tidy format clean
+.PHONY: help setup setup-demo root $(APT) kernel-headers bpffs build install-client deb demo test fresh-results test-vm test-quick test-kernels facts lint tidy format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -94,8 +94,8 @@ $(VENV)/.installed: pyproject.toml setup.py MANIFEST.in | $(BIN)/python
 
 build: $(VENV)/.built ## rebuild the C extension, the C client and the BPF objects where sources changed
 
-$(VENV)/.built: $(C_FILES) $(H_FILES) $(DEF_FILES) setup.py userspace/build_ffi.py | $(VENV)/.installed
-	@$(BIN)/python setup.py -q build_bpf --inplace build_client --inplace build_bench --inplace build_ext --inplace
+$(VENV)/.built: $(C_FILES) $(H_FILES) $(DEF_FILES) setup.py userspace/build_ffi.py userspace/facts.py | $(VENV)/.installed
+	@$(BIN)/python setup.py -q build_facts build_bpf --inplace build_client --inplace build_bench --inplace build_ext --inplace
 	touch $@
 
 demo: setup-demo ## show live sessions surviving the death of their host
@@ -134,7 +134,10 @@ test-vm: setup apt-deb apt-kernels apt-vm ## boot the three machines of vagrant/
 test-quick: build lint ## what needs no root; under two minutes
 	@$(BIN)/python -m pytest -q -m "not kernel" tests/unit </dev/null
 
-lint: $(VENV)/.installed ## style, types, import directions
+facts: $(BIN)/python ## write what wire.def says into the dissector and the documents
+	@$(BIN)/python userspace/facts.py
+
+lint: $(VENV)/.built ## style, types, import directions
 	@$(BIN)/ruff check -q $(PY_FILES)
 	$(BIN)/ruff format -q --check $(PY_FILES)
 	$(BIN)/mypy --strict prl
@@ -161,6 +164,6 @@ install-client: build ## install the C client library and its header under PREFI
 	install -D -m 755 prl/c/libprl_client.so $(DESTDIR)$(PREFIX)/lib/libprl_client.so
 
 clean: ## remove all that was built here, the virtual environment too
-	rm -rf $(VENV) build dist *.egg-info prl/bpf prl/c prl/_core.* .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build dist *.egg-info prl/bpf prl/c prl/core/facts.py prl/_core.* .pytest_cache .mypy_cache .ruff_cache
 	rm -rf .hypothesis .import_linter_cache .results
 	find prl tests userspace bpf -name __pycache__ -type d -prune -exec rm -rf {} +

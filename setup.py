@@ -1,5 +1,6 @@
 """The part of the build that pyproject.toml cannot say: the cffi extension, BPF, the C client."""
 
+import runpy
 import shutil
 import subprocess
 import tempfile
@@ -15,6 +16,8 @@ SOURCES = ROOT / "bpf"
 OBJECTS = "prl/bpf"
 BENCH_SOURCES = ROOT / "userspace/bench"
 BENCH_PROGRAMS = "prl/bench/bin"
+USERSPACE = ROOT / "userspace"
+FACTS = ROOT / "prl/core/facts.py"
 CLIENT = ROOT / "userspace/client"
 CLIENT_OBJECTS = "prl/c"
 CLIENT_SONAME, CLIENT_STATIC = "libprl_client.so", "libprl_client.a"
@@ -84,6 +87,30 @@ class BuildFiles(Command):
     def get_output_mapping(self) -> dict[str, str]:
         """Return nothing: no output is a copy of a file in the tree."""
         return {}
+
+
+class BuildFacts(BuildFiles):
+    """Write ``prl/core/facts.py``: into the tree, from where it is packed like every module."""
+
+    description = "write the facts of the C headers for Python"
+    objects = "prl/core"
+
+    def run(self) -> None:
+        """Write it where any header, table or script is newer, or it is not there."""
+        scripts = [USERSPACE / "build_ffi.py", USERSPACE / "facts.py"]
+        build_ffi, facts = (runpy.run_path(str(script)) for script in scripts)
+        if is_stale(FACTS, [*scripts, *(ROOT / name for name in build_ffi["headers"]())]):
+            fresh = FACTS.with_suffix(".tmp")
+            fresh.write_text(facts["python_module"](build_ffi["cdef"]()))
+            fresh.rename(FACTS)
+
+    def get_outputs(self) -> list[str]:
+        """Return nothing of its own: ``build_py`` packs it."""
+        return []
+
+    def get_source_files(self) -> list[str]:
+        """Return the sources, for the sdist."""
+        return ["userspace/build_ffi.py", "userspace/facts.py"]
 
 
 class BuildBpf(BuildFiles):
@@ -216,9 +243,10 @@ class BuildExt(build_ext):
 
 
 class Build(build):
-    """``build`` with the BPF objects, the C client and the programs of the bench first."""
+    """``build``, with what else is made from the C sources first."""
 
     sub_commands: ClassVar = [
+        ("build_facts", None),
         ("build_bpf", None),
         ("build_client", None),
         ("build_bench", None),
@@ -232,6 +260,7 @@ if __name__ == "__main__":
         cffi_modules=["userspace/build_ffi.py:ffibuilder"] if api.exists() else [],
         cmdclass={
             "build": Build,
+            "build_facts": BuildFacts,
             "build_bpf": BuildBpf,
             "build_client": BuildClient,
             "build_bench": BuildBench,

@@ -16,29 +16,22 @@ VERSION = 2
 NOTE_TYPE = 256
 CAPABILITY_BIT = 40
 MESSAGE = "NEXT"
+MESSAGE_TYPE = 19
 
 _CHANGES: dict[str, list[tuple[str, str]]] = {
     "userspace/wire.h": [
         (r"#define PRL_WIRE_VERSION 1\n", f"#define PRL_WIRE_VERSION {VERSION}\n"),
-        (
-            r"    PRL_MSG_COUNT = (\d+),\n",
-            r"    PRL_MSG_NEXT = \1,\n    PRL_MSG_COUNT = PRL_MSG_NEXT + 1,\n",
-        ),
-        (r"(enum prl_tlv_type \{\n)", rf"\1    PRL_TLV_NOTE = {NOTE_TYPE},\n"),
     ],
     "userspace/wire.def": [
         (
-            r"(?s)(\nPRL_TLV\()",
+            r"(\nPRL_TLV\()",
             (
-                '\nPRL_MSG(NEXT, PRL_MSG_NEXT, 4, 2)\nPRL_FIELD(NEXT, generation, 0, 4, "new")\n'
-                rf'PRL_TLV(NOTE, {NOTE_TYPE}, 0, 2, "new")\1'
+                rf"\nPRL_MSG({MESSAGE}, {MESSAGE_TYPE}, 2, NONE, NONE)"
+                rf'\nPRL_FIELD({MESSAGE}, generation, generation, 4, "new")'
+                rf'\nPRL_TLV(NOTE, {NOTE_TYPE}, 0, 2, "new")\1'
             ),
         ),
-    ],
-    "prl/core/wire.py": [
-        (r"(    HELLO = lib.PRL_MSG_HELLO\n)", r"\1    NEXT = lib.PRL_MSG_NEXT\n"),
-        (r"(class Tlv.*\n(?:.*\n)*?\n)", r"\1    NOTE = lib.PRL_TLV_NOTE\n"),
-        (r"(    OUTPUT = lib.PRL_CAP_OUTPUT\n)", rf"\1    NEXT = 1 << {CAPABILITY_BIT}\n"),
+        (r"(\nPRL_CAP\()", rf'\nPRL_CAP(NEXT, {CAPABILITY_BIT}, "old")\1'),
     ],
     "prl/daemon/hello.py": [
         (r"(OWN_CAPABILITIES = )", r"\1Capability.NEXT | "),
@@ -71,7 +64,7 @@ def make(folder: Path) -> Path:
             assert count == 1, f"{name}: nothing matches {pattern}"
         path.write_text(text)
     subprocess.run(
-        [sys.executable, "setup.py", "-q", "build_ext", "--inplace"],
+        [sys.executable, "setup.py", "-q", "build_facts", "build_ext", "--inplace"],
         cwd=tree,
         check=True,
         capture_output=True,

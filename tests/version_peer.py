@@ -20,8 +20,8 @@ from prl._core import ffi, lib
 
 from prl.config import Config
 from prl.core import wire
-from prl.core.datapath import Event, EventKind, Owner
-from prl.core.wire import Capability, Message
+from prl.core.datapath import Event
+from prl.core.facts import Capability, EventKind, Message, Owner
 from prl.daemon import hello as greeting
 from prl.daemon.hello import Hello, ServiceState
 

@@ -13,11 +13,8 @@
 #define IPV4_FRAGMENT 0x3f /* more fragments, and the offset's first bits beside the flags */
 #define LENGTH_MAX 65535u
 
-enum {
-#define PRL_MSG(name, type, fixed_bytes, since) FIXED_##name = (fixed_bytes),
-#include "wire.def"
-};
-_Static_assert(PRL_UNELIDE_ROOM == PRL_WIRE_HEADER + FIXED_REPLICATE + PRL_TLV_HEADER, "what precedes the value");
+_Static_assert(PRL_UNELIDE_ROOM == PRL_WIRE_HEADER + sizeof(struct prl_fixed_REPLICATE) + PRL_TLV_HEADER,
+               "what precedes the value");
 _Static_assert(PRL_UNELIDE_ROOM + PRL_ELIDED_FIELDS >= IPV6_HEADER, "the longest header finds room");
 
 static void put16(uint8_t *at, uint32_t value)

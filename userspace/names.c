@@ -11,30 +11,8 @@
     ((number) < sizeof(names) / sizeof((names)[0]) && (names)[number] ? (names)[number] : "unknown")
 
 static const char *const reasons[PRL_REASON_COUNT] = {
-    [PRL_REASON_OK] = "ok",
-    [PRL_REASON_NO_SPACE] = "no space",
-    [PRL_REASON_INVALID_HANDLE] = "invalid handle",
-    [PRL_REASON_NOT_ACTIVE] = "not active",
-    [PRL_REASON_TIMEOUT] = "timeout",
-    [PRL_REASON_LINK_LOST] = "link lost",
-    [PRL_REASON_NO_APPLICATION] = "no application",
-    [PRL_REASON_APPLICATION_GONE] = "application gone",
-    [PRL_REASON_RESTORE_FAILED] = "restore failed",
-    [PRL_REASON_DIVERGED] = "diverged",
-    [PRL_REASON_REQUESTED] = "requested",
-    [PRL_REASON_ENDED] = "ended",
-    [PRL_REASON_NO_MEMORY] = "no memory",
-    [PRL_REASON_MALFORMED] = "malformed",
-    [PRL_REASON_OUTPUT_DIFFERS] = "output differs",
-    [PRL_REASON_MID_STREAM] = "mid stream",
-    [PRL_REASON_NOT_OWNER] = "not owner",
-    [PRL_REASON_UNPROTECTED] = "unprotected",
-    [PRL_REASON_BUSY] = "busy",
-    [PRL_REASON_LEASE_OVER] = "lease over",
-    [PRL_REASON_NO_LAN] = "no lan",
-    [PRL_REASON_NOT_HELD] = "not held",
-    [PRL_REASON_STRAY_IN] = "stray in",
-    [PRL_REASON_STRAY_OUT] = "stray out",
+#define PRL_REASON(name, number, trace_name, words) [number] = (trace_name),
+#include "wire.def"
 };
 
 static const char *const primary_states[] = {

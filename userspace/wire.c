@@ -6,24 +6,23 @@
 #include <stdbool.h>
 #include <string.h>
 
-/* The enumerations of wire.h and the table are the same. */
-#define PRL_MSG(name, type, fixed_bytes, since)                                                 \
-    _Static_assert(PRL_MSG_##name == (type) && (type) < PRL_MSG_COUNT, "type of " #name);       \
-    _Static_assert((fixed_bytes) % 4 == 0 &&                                                    \
-                       PRL_WIRE_HEADER + (fixed_bytes) + PRL_TLV_HEADER <= PRL_WIRE_PREFIX_MAX, \
+#define PRL_MSG(name, type, ...)                                                                                  \
+    _Static_assert(sizeof(struct prl_fixed_##name) % 4 == 0 &&                                                    \
+                       PRL_WIRE_HEADER + sizeof(struct prl_fixed_##name) + PRL_TLV_HEADER <= PRL_WIRE_PREFIX_MAX, \
                    "fixed part of " #name);
-#define PRL_TLV(name, type, mandatory, since, what) \
-    _Static_assert(PRL_TLV_##name == (type) && (type) < PRL_TLV_MANDATORY, "type of " #name);
+#define PRL_TLV(name, type, ...) _Static_assert((type) > 0 && (type) < PRL_TLV_MANDATORY, "type of " #name);
 #include "wire.def"
 
 struct msg_info {
     const char *name;
     uint8_t since;
     uint8_t fixed_bytes;
+    uint16_t data_type, other_data_type; /* elements that carry its data, the first one usually */
 };
 
 static const struct msg_info messages[PRL_MSG_COUNT] = {
-#define PRL_MSG(name, type, fixed_bytes, since) [type] = {#name, since, fixed_bytes},
+#define PRL_MSG(name, type, since, data, other_data) \
+    [type] = {#name, since, sizeof(struct prl_fixed_##name), PRL_TLV_##data, PRL_TLV_##other_data},
 #include "wire.def"
 };
 
@@ -38,30 +37,8 @@ static const struct tlv_info elements[] = {
 };
 
 static const char *const reasons[PRL_REASON_COUNT] = {
-    [PRL_REASON_OK] = "ok",
-    [PRL_REASON_NO_SPACE] = "no receive space",
-    [PRL_REASON_INVALID_HANDLE] = "invalid handle",
-    [PRL_REASON_NOT_ACTIVE] = "flow is not active",
-    [PRL_REASON_TIMEOUT] = "the other node did not answer in time",
-    [PRL_REASON_LINK_LOST] = "link lost",
-    [PRL_REASON_NO_APPLICATION] = "no application waits for the shadow",
-    [PRL_REASON_APPLICATION_GONE] = "application is gone",
-    [PRL_REASON_RESTORE_FAILED] = "shadow could not be built",
-    [PRL_REASON_DIVERGED] = "primary and shadow differ",
-    [PRL_REASON_REQUESTED] = "requested",
-    [PRL_REASON_ENDED] = "session ended",
-    [PRL_REASON_NO_MEMORY] = "no memory",
-    [PRL_REASON_MALFORMED] = "malformed",
-    [PRL_REASON_OUTPUT_DIFFERS] = "the standby's program gave other output",
-    [PRL_REASON_MID_STREAM] = "the standby's program cannot begin in mid-stream",
-    [PRL_REASON_NOT_OWNER] = "that node does not own the service",
-    [PRL_REASON_UNPROTECTED] = "a session is not protected",
-    [PRL_REASON_BUSY] = "a move is under way already",
-    [PRL_REASON_LEASE_OVER] = "the lease is over",
-    [PRL_REASON_NO_LAN] = "the other node does not hear the LAN",
-    [PRL_REASON_NOT_HELD] = "its output could leave without being held",
-    [PRL_REASON_STRAY_IN] = "its input comes in by an interface without prl's programs",
-    [PRL_REASON_STRAY_OUT] = "its output leaves by an interface without prl's programs",
+#define PRL_REASON(name, number, trace_name, words) [number] = (words),
+#include "wire.def"
 };
 
 static const struct msg_info *info_of(uint8_t type)
@@ -69,32 +46,17 @@ static const struct msg_info *info_of(uint8_t type)
     return type < PRL_MSG_COUNT && messages[type].name ? &messages[type] : NULL;
 }
 
-static uint16_t data_type_of(uint8_t type)
+static bool may_carry(const struct msg_info *info, uint16_t data_type)
 {
-    switch (type) {
-    case PRL_MSG_REPLICATE:
-    case PRL_MSG_RELAY:
-        return PRL_TLV_PACKET;
-    case PRL_MSG_OUTPUT:
-        return PRL_TLV_PAYLOAD;
-    case PRL_MSG_SETUP:
-        return PRL_TLV_SNAPSHOT;
-    default:
-        return 0;
-    }
+    return data_type && (data_type == info->data_type || data_type == info->other_data_type);
 }
 
 static bool is_data_type(uint16_t type)
 {
-    return type == PRL_TLV_PACKET || type == PRL_TLV_PAYLOAD || type == PRL_TLV_SNAPSHOT ||
-           type == PRL_TLV_ELIDED || type == PRL_TLV_MOMENT;
-}
-
-static bool may_carry(uint8_t type, uint16_t data_type)
-{
-    return data_type &&
-           (data_type == data_type_of(type) || (type == PRL_MSG_REPLICATE && data_type == PRL_TLV_ELIDED) ||
-            (type == PRL_MSG_SETUP && data_type == PRL_TLV_MOMENT));
+    for (uint32_t i = 0; i < PRL_MSG_COUNT; i++)
+        if (may_carry(&messages[i], type))
+            return true;
+    return false;
 }
 
 static uint64_t get_be(const uint8_t *at, unsigned int width)
@@ -112,63 +74,35 @@ static void put_be(uint8_t *at, unsigned int width, uint64_t value)
         at[i - 1] = (uint8_t)value;
 }
 
-/* The member of struct prl_msg that a field of the table is, by its name and width. */
-#define FIELD_version_min_1 msg->version_min
-#define FIELD_version_max_1 msg->version_max
-#define FIELD_node_index_1 msg->node_index
-#define FIELD_sent_ns_8 msg->sent_ns
-#define FIELD_echo_ns_8 msg->echo_ns
-#define FIELD_flags_4 msg->lease_flags
-#define FIELD_flags_1 msg->bits
-#define FIELD_space_4 msg->space
-#define FIELD_lif_2 msg->lif
-#define FIELD_packet_flags_2 msg->packet_flags
-#define FIELD_reason_1 msg->reason
-#define FIELD_tcp_seq_4 msg->tcp_seq
-#define FIELD_generation_4 msg->generation
-#define FIELD_service_4 msg->service
-#define FIELD_move_4 msg->move
-#define FIELD_flows_4 msg->flows
-#define FIELD_phase_1 msg->phase
-#define FIELD_out_seq_4 msg->out_seq
-#define FIELD_rcv_nxt_4 msg->rcv_nxt
-#define FIELD_snd_una_4 msg->snd_una
-#define FIELD_compare_flags_4 msg->compare_flags
-#define FIELD_hash_8 msg->hash
-#define FIELD_urgent_2 msg->urgent
-#define FIELD_unused_1 unused
-#define FIELD_unused_3 unused
-#define FIELD_unused_4 unused
-
 /* The rows of the table become the cases of a switch. */
 static void get_fixed(struct prl_msg *msg, const uint8_t *fixed)
 {
-    uint64_t unused = 0;
-
     switch (msg->type) {
     default:
-#define PRL_MSG(name, type, fixed_bytes, since) \
-    break;                                      \
+#define PRL_MSG(name, ...) \
+    break;                 \
     case PRL_MSG_##name:
-#define PRL_FIELD(message, field, offset, width, unit) FIELD_##field##_##width = get_be(fixed + (offset), width);
+#define PRL_FIELD(message, field, member, width, unit)                                 \
+    _Static_assert(sizeof(msg->member) == (width), "width of " #message "'s " #field); \
+    msg->member = get_be(fixed + offsetof(struct prl_fixed_##message, field), width);
 #include "wire.def"
     }
-    (void)unused;
 }
 
 static void put_fixed(const struct prl_msg *msg, uint8_t *fixed)
 {
-    const uint64_t unused = 0;
-
     switch (msg->type) {
     default:
-#define PRL_MSG(name, type, fixed_bytes, since) \
-    break;                                      \
+#define PRL_MSG(name, ...) \
+    break;                 \
     case PRL_MSG_##name:
-#define PRL_FIELD(message, field, offset, width, unit) put_be(fixed + (offset), width, FIELD_##field##_##width);
+#define PRL_FIELD(message, field, member, width, unit) \
+    put_be(fixed + offsetof(struct prl_fixed_##message, field), width, msg->member);
+#define PRL_UNUSED(message, width) memset(fixed + offsetof(struct prl_fixed_##message, unused), 0, width);
 #include "wire.def"
     }
 }
+
 uint32_t prl_wire_padding(uint32_t bytes)
 {
     return -bytes & 3;
@@ -231,7 +165,7 @@ uint8_t prl_wire_common_version(uint8_t other_min, uint8_t other_max)
 }
 
 /* Checks all TLVs and finds the one that carries the message's bytes. */
-static int get_tlvs(struct prl_msg *msg)
+static int get_tlvs(struct prl_msg *msg, const struct msg_info *info)
 {
     struct prl_tlv tlv;
     bool is_unsupported = false;
@@ -241,7 +175,7 @@ static int get_tlvs(struct prl_msg *msg)
     while ((more = prl_tlv_next(msg->tlvs, msg->tlvs_bytes, &at, &tlv)) > 0) {
         if (!prl_tlv_is_known(tlv.type, msg->version)) {
             is_unsupported |= tlv.mandatory;
-        } else if (may_carry(msg->type, tlv.type)) {
+        } else if (may_carry(info, tlv.type)) {
             if (msg->data)
                 return -EPROTO;
             msg->data = tlv.value;
@@ -293,7 +227,7 @@ int prl_wire_decode(const uint8_t *buf, size_t bytes, struct prl_msg *msg)
     get_fixed(msg, buf + PRL_WIRE_HEADER);
     msg->tlvs = buf + PRL_WIRE_HEADER + info->fixed_bytes;
     msg->tlvs_bytes = (uint32_t)(bytes - PRL_WIRE_HEADER - info->fixed_bytes);
-    error = get_tlvs(msg);
+    error = get_tlvs(msg, info);
     if (error)
         return error;
     return has_wanted_data(msg) ? 0 : -EPROTO;
@@ -340,13 +274,14 @@ void prl_tlv_begin(uint8_t *at, uint16_t type, int mandatory, uint32_t bytes)
 
 int prl_wire_encode_prefix(struct prl_msg *msg, uint8_t *out, size_t capacity)
 {
-    uint16_t data_type = msg->data_type ? msg->data_type : data_type_of(msg->type);
+    const struct msg_info *info = info_of(msg->type);
+    uint16_t data_type = msg->data_type || !info ? msg->data_type : info->data_type;
     uint32_t bytes = msg->data_bytes;
     size_t rest_bytes = 0;
     int front_bytes;
 
     if (bytes) {
-        if (!may_carry(msg->type, data_type) || bytes > PRL_WIRE_MAX)
+        if (!info || !may_carry(info, data_type) || bytes > PRL_WIRE_MAX)
             return -EMSGSIZE;
         if (capacity < PRL_TLV_HEADER)
             return -EMSGSIZE;

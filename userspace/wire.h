@@ -22,6 +22,7 @@
 #define PRL_WIRE_HEADER 16
 #define PRL_TLV_HEADER 8
 #define PRL_TLV_MANDATORY 0x8000
+#define PRL_TLV_NONE 0 /* no element has this type */
 /* The largest message: a 64 KiB packet or snapshot piece with everything around it. */
 #define PRL_WIRE_MAX 66560
 #define PRL_SETUP_CHUNK 60000
@@ -29,119 +30,49 @@
 /* The largest prefix that a data message has in front of its packet or payload bytes. */
 #define PRL_WIRE_PREFIX_MAX 64
 
+/* clang-format off */
 enum prl_msg_type {
-    PRL_MSG_HELLO = 1,
-    PRL_MSG_LEASE = 2,
-    PRL_MSG_REPLICATE = 3,
-    PRL_MSG_ACK = 4,
-    PRL_MSG_FLOWCTL = 5,
-    PRL_MSG_OUTPUT = 6,
-    PRL_MSG_OUTPUT_ACK = 7,
-    PRL_MSG_SETUP = 8,
-    PRL_MSG_SETUP_DONE = 9,
-    PRL_MSG_VOID = 10,
-    PRL_MSG_VOID_ACK = 11,
-    PRL_MSG_CLOSE = 12,
-    PRL_MSG_ERROR = 13,
-    PRL_MSG_RENOUNCE = 14,
-    PRL_MSG_OFFER = 15,
-    PRL_MSG_COMPARE = 16,
-    PRL_MSG_SWITCHOVER = 17,
-    PRL_MSG_RELAY = 18,
-    PRL_MSG_COUNT = 19,
+#define PRL_MSG(name, type, ...) PRL_MSG_##name = (type),
+#include "wire.def"
+    PRL_MSG_COUNT
 };
 
 enum prl_tlv_type {
-    PRL_TLV_PACKET = 1,
-    PRL_TLV_PAYLOAD = 2,
-    PRL_TLV_SNAPSHOT = 3,
-    PRL_TLV_NODE_NAME = 4,
-    PRL_TLV_EPOCH = 5,
-    PRL_TLV_CAPABILITIES = 6,
-    PRL_TLV_CLAIM_TOKEN = 7,
-    PRL_TLV_LAN_KEY = 8,
-    PRL_TLV_SERVICE = 9,
-    PRL_TLV_APPLICATION = 10,
-    PRL_TLV_ENDPOINT = 11,
-    PRL_TLV_TEXT = 12,
-    PRL_TLV_ELIDED = 13, /* elide.h; only to who has PRL_CAP_L3_ELISION */
-    PRL_TLV_MOMENT = 14, /* moment.h; only to who has PRL_CAP_PREPARE */
+#define PRL_TLV(name, type, ...) PRL_TLV_##name = (type),
+#include "wire.def"
 };
 
 enum prl_reason {
-    PRL_REASON_OK = 0,
-    PRL_REASON_NO_SPACE = 1,
-    PRL_REASON_INVALID_HANDLE = 2,
-    PRL_REASON_NOT_ACTIVE = 3,
-    PRL_REASON_TIMEOUT = 4,        /* the other side did not answer in time (R6) */
-    PRL_REASON_LINK_LOST = 5,
-    PRL_REASON_NO_APPLICATION = 6, /* no application waits for the shadow */
-    PRL_REASON_APPLICATION_GONE = 7,
-    PRL_REASON_RESTORE_FAILED = 8,
-    PRL_REASON_DIVERGED = 9,       /* primary and shadow differ (R12a) */
-    PRL_REASON_REQUESTED = 10,
-    PRL_REASON_ENDED = 11,         /* the session ended in the regular way */
-    PRL_REASON_NO_MEMORY = 12,
-    PRL_REASON_MALFORMED = 13,
-    PRL_REASON_OUTPUT_DIFFERS = 14, /* the standby's program gave other output than the primary's (R20) */
-    PRL_REASON_MID_STREAM = 15,     /* the standby's program cannot begin in the middle of this session (R23) */
-    PRL_REASON_NOT_OWNER = 16,     /* the owner of the service alone can move it */
-    PRL_REASON_UNPROTECTED = 17,   /* a session of the service would not be moved */
-    PRL_REASON_BUSY = 18,          /* a move is under way already */
-    PRL_REASON_LEASE_OVER = 19,    /* whoever was asked to take over must not any more */
-    PRL_REASON_NO_LAN = 20,        /* whoever was asked to take over does not hear the LAN either (L11) */
-    PRL_REASON_NOT_HELD = 21,      /* output could have left without being held */
-    PRL_REASON_STRAY_IN = 22,      /* input comes in where nobody captures it */
-    PRL_REASON_STRAY_OUT = 23,     /* output leaves where nobody holds it */
-    PRL_REASON_COUNT = 24,
+#define PRL_REASON(name, number, ...) PRL_REASON_##name = (number),
+#include "wire.def"
+    PRL_REASON_COUNT
 };
 
-enum prl_packet_flag {
-    PRL_PACKET_CSUM_PARTIAL = 1 << 0, /* L4 checksum field holds the pseudo-header sum alone */
-    PRL_PACKET_ICMP = 1 << 1,         /* an ICMP error that quotes the flow */
-};
-
-enum prl_output_flag {
-    PRL_OUTPUT_FIN = 1 << 0, /* the payload is followed by a FIN */
-    PRL_OUTPUT_RST = 1 << 1, /* the primary resets the session */
-};
-
-enum prl_setup_flag {
-    PRL_SETUP_LAST = 1 << 0, /* this piece completes the snapshot */
-    PRL_SETUP_PREPARE = 1 << 1, /* the snapshot says what does not move; MOMENT says the rest */
-};
-
-enum prl_lease_flag {
-    PRL_LEASE_BUSY = 1 << 0, /* sender's detector had not been running: its silence proves nothing */
-};
-
-enum prl_compare_flag {
-    PRL_COMPARE_SOCKET = 1 << 0, /* rcv_nxt and snd_una are valid: nothing was on its way */
+enum prl_wire_flag {
+#define PRL_FLAG(group, name, bit, what) PRL_##group##_##name = 1 << (bit),
+#include "wire.def"
 };
 
 enum prl_phase {
-    PRL_PHASE_REQUEST = 1,  /* standby: move the service to me */
-    PRL_PHASE_PREPARE = 2,  /* owner: how many shadows could go on? */
-    PRL_PHASE_PREPARED = 3, /* standby: so many */
-    PRL_PHASE_COMMIT = 4,   /* owner, silent from now on: take it */
-    PRL_PHASE_TAKEN = 5,    /* the new owner speaks */
-    PRL_PHASE_REFUSED = 6,  /* not done, and nothing was emitted here */
-    PRL_PHASE_RELAY_END = 7 /* no input comes to the old owner any more */
-};
-
-enum prl_move_flag {
-    PRL_MOVE_FORCED = 1 << 0, /* sessions that are not protected may be lost */
+#define PRL_PHASE(name, number, what) PRL_PHASE_##name = (number),
+#include "wire.def"
 };
 
 enum prl_capability {
-    PRL_CAP_OUTPUT = 1 << 0, /* output replication (SDRL) */
-    PRL_CAP_UDP = 1 << 1,
-    PRL_CAP_NACK_RETRY = 1 << 2, /* what was refused for want of space is sent again (R5) */
-    PRL_CAP_COMPARE = 1 << 3,    /* COMPARE is understood (R12a) */
-    PRL_CAP_L3_ELISION = 1 << 4, /* ELIDED is understood (R15) */
-    PRL_CAP_SWITCHOVER = 1 << 5, /* SWITCHOVER and RELAY are understood (R21) */
-    PRL_CAP_PREPARE = 1 << 6,    /* a set-up in two steps is understood (R17) */
+#define PRL_CAP(name, bit, without) PRL_CAP_##name = 1ull << (bit),
+#include "wire.def"
 };
+
+#ifndef PRL_CFFI
+/* The fixed part of each message as it is on the wire, behind the header. */
+struct prl_fixed {
+#define PRL_MSG(name, ...) }; struct prl_fixed_##name {
+#define PRL_FIELD(message, field, member, width, unit) uint8_t field[width];
+#define PRL_UNUSED(message, width) uint8_t unused[width];
+#include "wire.def"
+};
+#endif
+/* clang-format on */
 
 /* One decoded message. Pointers lead into the caller's buffer. */
 struct prl_msg {

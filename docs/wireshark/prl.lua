@@ -3,14 +3,14 @@
 --
 --     tshark -X lua_script:prl.lua -r link.pcap        or copy it into Wireshark's plugin folder
 --
--- The rows below are those of userspace/wire.def and wire.h; tests/unit/test_wire.py compares them.
+-- The rows below are written from userspace/wire.def.
 
 local prl = Proto("prl", "Packet replication link")
 
 local HEADER, ELEMENT_HEADER, MANDATORY = 16, 8, 0x8000
 local VERSION_MAX, LENGTH_MAX, PORT = 1, 66560, 7077
 
-local messages, elements, reasons, flags = {}, {}, {}, {}
+local messages, elements, reasons, flags, phases = {}, {}, {}, {}, {}
 
 local function message(name, kind, fixed_bytes, since)
     messages[kind] = {name = name, fixed_bytes = fixed_bytes, since = since, fields = {}}
@@ -29,13 +29,16 @@ local function reason(number, words)
     reasons[number] = words
 end
 
+local function phase(number, name)
+    phases[number] = name
+end
+
 local function flag(group, bit, name)
     flags[group] = flags[group] or {}
     flags[group][bit] = name
 end
 
--- the table
-
+-- facts: rows, which `make facts` writes
 message("HELLO", 1, 4, 1)
 field("HELLO", "version_min", 0, 1, "protocol version")
 field("HELLO", "version_max", 1, 1, "protocol version")
@@ -119,7 +122,6 @@ element("ENDPOINT", 11, 1, 1, "UTF-8 address:port that an application on the sen
 element("TEXT", 12, 0, 1, "UTF-8, a reason in words")
 element("ELIDED", 13, 1, 1, "in place of PACKET: 8 bytes of the L3 header, the packet from L4 on")
 element("MOMENT", 14, 1, 1, "in place of SNAPSHOT: what of a prepared snapshot moves")
-
 reason(0, "ok")
 reason(1, "no receive space")
 reason(2, "invalid handle")
@@ -144,14 +146,13 @@ reason(20, "the other node does not hear the LAN")
 reason(21, "its output could leave without being held")
 reason(22, "its input comes in by an interface without prl's programs")
 reason(23, "its output leaves by an interface without prl's programs")
-
+flag("LEASE", 0, "BUSY")
 flag("PACKET", 0, "CSUM_PARTIAL")
 flag("PACKET", 1, "ICMP")
 flag("OUTPUT", 0, "FIN")
 flag("OUTPUT", 1, "RST")
 flag("SETUP", 0, "LAST")
 flag("SETUP", 1, "PREPARE")
-flag("LEASE", 0, "BUSY")
 flag("COMPARE", 0, "SOCKET")
 flag("MOVE", 0, "FORCED")
 flag("CAP", 0, "OUTPUT")
@@ -161,6 +162,14 @@ flag("CAP", 3, "COMPARE")
 flag("CAP", 4, "L3_ELISION")
 flag("CAP", 5, "SWITCHOVER")
 flag("CAP", 6, "PREPARE")
+phase(1, "REQUEST")
+phase(2, "PREPARE")
+phase(3, "PREPARED")
+phase(4, "COMMIT")
+phase(5, "TAKEN")
+phase(6, "REFUSED")
+phase(7, "RELAY_END")
+-- facts: end
 
 -- what can be filtered for: prl.type, prl.handle …, and prl.MESSAGE.FIELD, prl.ELEMENT in lower case
 
@@ -196,7 +205,7 @@ for kind, known in pairs(messages) do
         for _, one in ipairs(known.fields) do
             one.group = one.unit:match("^PRL_(%u+)_%*")
             local is_flags = flags[one.group] ~= nil
-            local values = one.group == "REASON" and reasons or nil
+            local values = one.group == "REASON" and reasons or one.group == "PHASE" and phases or nil
             local filter = ("prl.%s.%s"):format(known.name:lower(), one.name)
             one.shown = number_field(one.width, filter, one.name, is_flags and base.HEX or base.DEC, values)
             shown[filter] = one.shown

@@ -4,17 +4,27 @@ import os
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from enum import IntEnum, IntFlag
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 import msgspec
 
 from prl.config import Config
+from prl.core.facts import (
+    Fenced,
+    FlowFlag,
+    LinkState,
+    Message,
+    Owner,
+    Primary,
+    Refused,
+    Secondary,
+    Silence,
+)
 from prl.core.features import Mode
 from prl.core.kernel import Kernel, mode_number
 from prl.core.native import ffi, lib, text_of, to_dict
-from prl.core.wire import MESSAGE_MAX_BYTES, Message
+from prl.core.wire import MESSAGE_MAX_BYTES
 from prl.errors import KernelError, PrlError
 from prl.messages import ANY_PEER
 
@@ -42,111 +52,6 @@ class DatapathError(PrlError):
     def __init__(self, what: str, code: int) -> None:
         self.errno = abs(code)
         super().__init__(f"{what}: {os.strerror(self.errno)}")
-
-
-class Owner(IntEnum):
-    """What a node is for a service address (SPEC L1)."""
-
-    NONE = lib.PRL_OWNER_NONE
-    STANDBY = lib.PRL_OWNER_STANDBY
-    OWNER = lib.PRL_OWNER_OWNER
-    FENCED = lib.PRL_OWNER_FENCED
-
-
-class LinkState(IntEnum):
-    """enum prl_link_state."""
-
-    DOWN = lib.PRL_LINK_DOWN
-    UP = lib.PRL_LINK_UP
-    SUSPECT = lib.PRL_LINK_SUSPECT
-
-
-class Primary(IntEnum):
-    """State of a flow whose application is here."""
-
-    GONE = lib.PRL_PRIMARY_GONE
-    SETUP = lib.PRL_PRIMARY_SETUP
-    ACTIVE = lib.PRL_PRIMARY_ACTIVE
-    VOIDING = lib.PRL_PRIMARY_VOIDING
-    OPEN = lib.PRL_PRIMARY_OPEN
-    MOVED = lib.PRL_PRIMARY_MOVED
-
-
-class Secondary(IntEnum):
-    """State of a flow whose shadow is here."""
-
-    GONE = lib.PRL_SECONDARY_GONE
-    ACTIVE = lib.PRL_SECONDARY_ACTIVE
-    VOID = lib.PRL_SECONDARY_VOID
-    OWNER = lib.PRL_SECONDARY_OWNER
-
-
-class Refused(IntEnum):
-    """Why a take-over was refused."""
-
-    NOT = lib.PRL_REFUSED_NOT
-    OWNER = lib.PRL_REFUSED_OWNER
-    LEASE_OVER = lib.PRL_REFUSED_LEASE_OVER
-    NO_LINK_YET = lib.PRL_REFUSED_NO_LINK_YET
-    HEARD = lib.PRL_REFUSED_HEARD
-
-
-class Fenced(IntEnum):
-    """Who vouches that the other node is dead (SPEC L5)."""
-
-    NOT = lib.PRL_FENCED_NOT
-    BY_OPERATOR = lib.PRL_FENCED_BY_OPERATOR
-    BY_HOOK = lib.PRL_FENCED_BY_HOOK
-
-
-class Silence(IntEnum):
-    """Why an owner emits nothing (SPEC L6)."""
-
-    NOT = lib.PRL_SILENCE_NOT
-    NO_LAN = lib.PRL_SILENCE_NO_LAN
-    FROZEN = lib.PRL_SILENCE_FROZEN
-    STOP = lib.PRL_SILENCE_STOP
-
-
-class Moved(IntEnum):
-    """How a move ended, as PRL_EVENT_MOVE tells it (SPEC R21)."""
-
-    DONE = lib.PRL_MOVE_DONE
-    UNDONE = lib.PRL_MOVE_UNDONE
-    UNSURE = lib.PRL_MOVE_UNSURE
-    RESUMED = lib.PRL_MOVE_RESUMED
-
-
-class EventKind(IntEnum):
-    """enum prl_event_kind."""
-
-    MESSAGE = lib.PRL_EVENT_MESSAGE
-    LINK_DOWN = lib.PRL_EVENT_LINK_DOWN
-    PRIMARY = lib.PRL_EVENT_PRIMARY
-    SECONDARY = lib.PRL_EVENT_SECONDARY
-    TAKEOVER = lib.PRL_EVENT_TAKEOVER
-    FENCED = lib.PRL_EVENT_FENCED
-    RENOUNCED = lib.PRL_EVENT_RENOUNCED
-    ENDED = lib.PRL_EVENT_ENDED
-    ALARM = lib.PRL_EVENT_ALARM
-    TAKEN_FLOW = lib.PRL_EVENT_TAKEN_FLOW
-    MOVE = lib.PRL_EVENT_MOVE
-    PROBE = lib.PRL_EVENT_PROBE
-    RESTORED = lib.PRL_EVENT_RESTORED
-    SILENT = lib.PRL_EVENT_SILENT
-    EXPIRED = lib.PRL_EVENT_EXPIRED
-
-
-class FlowFlag(IntFlag):
-    """enum prl_flow_flag."""
-
-    SETUP = lib.PRL_FLOW_SETUP
-    ACTIVE = lib.PRL_FLOW_ACTIVE
-    SECONDARY = lib.PRL_FLOW_SECONDARY
-    VOID = lib.PRL_FLOW_VOID
-    OPEN = lib.PRL_FLOW_OPEN
-    CLAMP = lib.PRL_FLOW_CLAMP
-    RELAY = lib.PRL_FLOW_RELAY
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,9 @@
-"""The link's message types, reasons and TLVs, as userspace/wire.h has them (SPEC R13, R16)."""
+"""Elements of the link's messages (SPEC R13, R16), and what messages and reasons are called."""
 
 from collections.abc import Iterable, Iterator
-from enum import IntEnum, IntFlag
 from typing import NamedTuple
 
+from prl.core.facts import Reason
 from prl.core.native import ffi, lib, text_of
 from prl.errors import PrlError
 
@@ -15,87 +15,6 @@ _TLV_ROOM_BYTES = 16  # header and padding of one element are no more
 TLV_HEADER_BYTES: int = lib.PRL_TLV_HEADER
 TOKEN_BYTES: int = lib.PRL_TOKEN_BYTES
 LAN_KEY_BYTES = 32
-
-
-class Message(IntEnum):
-    """Types of message that the control plane sends or gets."""
-
-    HELLO = lib.PRL_MSG_HELLO
-    LEASE = lib.PRL_MSG_LEASE
-    REPLICATE = lib.PRL_MSG_REPLICATE
-    ACK = lib.PRL_MSG_ACK
-    FLOWCTL = lib.PRL_MSG_FLOWCTL
-    OUTPUT = lib.PRL_MSG_OUTPUT
-    OUTPUT_ACK = lib.PRL_MSG_OUTPUT_ACK
-    SETUP = lib.PRL_MSG_SETUP
-    SETUP_DONE = lib.PRL_MSG_SETUP_DONE
-    VOID = lib.PRL_MSG_VOID
-    VOID_ACK = lib.PRL_MSG_VOID_ACK
-    CLOSE = lib.PRL_MSG_CLOSE
-    ERROR = lib.PRL_MSG_ERROR
-    RENOUNCE = lib.PRL_MSG_RENOUNCE
-    OFFER = lib.PRL_MSG_OFFER
-    COMPARE = lib.PRL_MSG_COMPARE
-    SWITCHOVER = lib.PRL_MSG_SWITCHOVER
-    RELAY = lib.PRL_MSG_RELAY
-
-
-class Tlv(IntEnum):
-    """Types of TLV that the control plane uses."""
-
-    SNAPSHOT = lib.PRL_TLV_SNAPSHOT
-    NODE_NAME = lib.PRL_TLV_NODE_NAME
-    EPOCH = lib.PRL_TLV_EPOCH
-    CAPABILITIES = lib.PRL_TLV_CAPABILITIES
-    CLAIM_TOKEN = lib.PRL_TLV_CLAIM_TOKEN
-    LAN_KEY = lib.PRL_TLV_LAN_KEY
-    SERVICE = lib.PRL_TLV_SERVICE
-    ENDPOINT = lib.PRL_TLV_ENDPOINT
-    TEXT = lib.PRL_TLV_TEXT
-    ELIDED = lib.PRL_TLV_ELIDED
-    APPLICATION = lib.PRL_TLV_APPLICATION
-    MOMENT = lib.PRL_TLV_MOMENT
-
-
-class Reason(IntEnum):
-    """Why something was refused or ended."""
-
-    OK = lib.PRL_REASON_OK
-    NO_SPACE = lib.PRL_REASON_NO_SPACE
-    INVALID_HANDLE = lib.PRL_REASON_INVALID_HANDLE
-    NOT_ACTIVE = lib.PRL_REASON_NOT_ACTIVE
-    TIMEOUT = lib.PRL_REASON_TIMEOUT
-    LINK_LOST = lib.PRL_REASON_LINK_LOST
-    NO_APPLICATION = lib.PRL_REASON_NO_APPLICATION
-    APPLICATION_GONE = lib.PRL_REASON_APPLICATION_GONE
-    RESTORE_FAILED = lib.PRL_REASON_RESTORE_FAILED
-    DIVERGED = lib.PRL_REASON_DIVERGED
-    REQUESTED = lib.PRL_REASON_REQUESTED
-    ENDED = lib.PRL_REASON_ENDED
-    NO_MEMORY = lib.PRL_REASON_NO_MEMORY
-    MALFORMED = lib.PRL_REASON_MALFORMED
-    OUTPUT_DIFFERS = lib.PRL_REASON_OUTPUT_DIFFERS
-    MID_STREAM = lib.PRL_REASON_MID_STREAM
-    NOT_OWNER = lib.PRL_REASON_NOT_OWNER
-    UNPROTECTED = lib.PRL_REASON_UNPROTECTED
-    BUSY = lib.PRL_REASON_BUSY
-    LEASE_OVER = lib.PRL_REASON_LEASE_OVER
-    NO_LAN = lib.PRL_REASON_NO_LAN
-    NOT_HELD = lib.PRL_REASON_NOT_HELD
-    STRAY_IN = lib.PRL_REASON_STRAY_IN
-    STRAY_OUT = lib.PRL_REASON_STRAY_OUT
-
-
-class Capability(IntFlag):
-    """What a node can do beyond the least."""
-
-    OUTPUT = lib.PRL_CAP_OUTPUT
-    UDP = lib.PRL_CAP_UDP
-    NACK_RETRY = lib.PRL_CAP_NACK_RETRY
-    COMPARE = lib.PRL_CAP_COMPARE
-    L3_ELISION = lib.PRL_CAP_L3_ELISION
-    SWITCHOVER = lib.PRL_CAP_SWITCHOVER
-    PREPARE = lib.PRL_CAP_PREPARE
 
 
 SETUP_LAST: int = lib.PRL_SETUP_LAST

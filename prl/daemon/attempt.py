@@ -18,7 +18,8 @@ from dataclasses import dataclass, field, replace
 from prl.config import Config
 from prl.core import wire
 from prl.core.datapath import Datapath, DatapathError, Event, Prepared
-from prl.core.wire import Capability, Element, Message, Reason, Tlv
+from prl.core.facts import Capability, Message, Reason, Tlv
+from prl.core.wire import Element
 from prl.daemon import cloning, transfer
 from prl.daemon.cloning import Frozen, Order
 from prl.daemon.events import EventLog

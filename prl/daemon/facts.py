@@ -6,9 +6,9 @@ from typing import Any
 
 from prl.config import Config
 from prl.core import wire
-from prl.core.datapath import Address, Datapath, FlowInfo, Owner, Status, endpoint
+from prl.core.datapath import Address, Datapath, FlowInfo, Status, endpoint
+from prl.core.facts import Capability, Owner
 from prl.core.kernel import Kernel
-from prl.core.wire import Capability
 from prl.daemon.link import Link
 from prl.daemon.ownership import SILENCE, Ownership
 from prl.daemon.protect import Primaries

@@ -11,8 +11,9 @@ from msgspec import Meta
 
 from prl.config import Config
 from prl.core import wire
-from prl.core.datapath import Event, Owner
-from prl.core.wire import Capability, Element, Tlv
+from prl.core.datapath import Event
+from prl.core.facts import Capability, Owner, Tlv
+from prl.core.wire import Element
 from prl.errors import PrlError
 
 OWN_CAPABILITIES = (

@@ -18,7 +18,8 @@ import asyncio
 import time
 
 from prl.config import Config
-from prl.core.datapath import Owner, mapped
+from prl.core.datapath import mapped
+from prl.core.facts import Owner
 from prl.core.kernel import Kernel
 from prl.daemon import probe
 from prl.daemon.events import EventLog

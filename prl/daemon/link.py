@@ -16,8 +16,8 @@ from ipaddress import IPv6Address
 
 from prl.config import Config
 from prl.core import wire
-from prl.core.datapath import Datapath, DatapathError, Event, Owner
-from prl.core.wire import Capability, Message
+from prl.core.datapath import Datapath, DatapathError, Event
+from prl.core.facts import Capability, Message, Owner
 from prl.daemon import hello as greeting
 from prl.daemon import ports
 from prl.daemon.events import EventLog

@@ -18,18 +18,9 @@ import msgspec
 from prl.config import Config
 from prl.core import kernel as programs
 from prl.core import wire
-from prl.core.datapath import (
-    Address,
-    Datapath,
-    DatapathError,
-    Event,
-    EventKind,
-    Owner,
-    Silence,
-    Tuple,
-)
+from prl.core.datapath import Address, Datapath, DatapathError, Event, Tuple
+from prl.core.facts import EventKind, Message, Owner, Reason, Silence, Tlv
 from prl.core.kernel import Kernel
-from prl.core.wire import Message, Reason, Tlv
 from prl.daemon import ghosts, tap, xdp
 from prl.daemon.attempt import Attempts
 from prl.daemon.control import ControlServer

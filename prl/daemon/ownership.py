@@ -11,7 +11,8 @@ import random
 from collections.abc import Callable, Sequence
 
 from prl.config import Config
-from prl.core.datapath import Address, Datapath, Fenced, Owner, Refused, Silence
+from prl.core.datapath import Address, Datapath
+from prl.core.facts import Fenced, Owner, Refused, Silence
 from prl.daemon import ghosts, hello, probe
 from prl.daemon.events import EventLog
 from prl.daemon.hello import ServiceState

@@ -16,16 +16,8 @@ from collections.abc import Iterator
 
 from prl.config import Config
 from prl.core import wire
-from prl.core.datapath import (
-    Datapath,
-    DatapathError,
-    Event,
-    Owner,
-    Primary,
-    Tuple,
-    unspecified,
-)
-from prl.core.wire import Reason
+from prl.core.datapath import Datapath, DatapathError, Event, Tuple, unspecified
+from prl.core.facts import Owner, Primary, Reason
 from prl.daemon.attempt import Attempts
 from prl.daemon.clients import Application, Program
 from prl.daemon.cloning import shared_address, shared_port

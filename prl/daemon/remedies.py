@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from prl.core.wire import Reason
+from prl.core.facts import Reason
 
 
 class Cause(NamedTuple):

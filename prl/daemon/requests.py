@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 
 from prl import application
-from prl.core.datapath import INSTANCE_MARK, UDP_PREFIX, Address, Owner
-from prl.core.wire import Reason
+from prl.core.datapath import INSTANCE_MARK, UDP_PREFIX, Address
+from prl.core.facts import Owner, Reason
 from prl.daemon import facts, processes
 from prl.daemon.control import Client, flag_of, number_of, text_of
 from prl.daemon.events import EventLog

@@ -21,16 +21,10 @@ import msgspec
 from prl import application
 from prl.config import Config
 from prl.core import wire
-from prl.core.datapath import (
-    Datapath,
-    DatapathError,
-    Event,
-    FlowSpec,
-    Owner,
-    Tuple,
-)
-from prl.core.datapath import Secondary as State
-from prl.core.wire import Element, Message, Reason, Tlv
+from prl.core.datapath import Datapath, DatapathError, Event, FlowSpec, Tuple
+from prl.core.facts import Message, Owner, Reason, Tlv
+from prl.core.facts import Secondary as State
+from prl.core.wire import Element
 from prl.daemon import cloning, transfer
 from prl.daemon.clients import Application
 from prl.daemon.conntrack import Conntrack

@@ -10,8 +10,8 @@ from typing import Any
 
 from prl.config import Config
 from prl.core import wire
-from prl.core.datapath import Datapath, Event, Moved, Owner
-from prl.core.wire import Reason
+from prl.core.datapath import Datapath, Event
+from prl.core.facts import Moved, Owner, Reason
 from prl.daemon import probe
 from prl.daemon.events import EventLog
 from prl.daemon.instances import Instances

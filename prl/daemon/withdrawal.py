@@ -18,7 +18,8 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from prl.config import Config
-from prl.core.datapath import Address, Datapath, DatapathError, Owner
+from prl.core.datapath import Address, Datapath, DatapathError
+from prl.core.facts import Owner
 from prl.daemon.attempt import Attempts
 from prl.daemon.events import EventLog
 from prl.daemon.host import Host

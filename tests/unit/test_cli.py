@@ -16,8 +16,7 @@ import pytest
 from prl.cli import main as program
 from prl.cli.flow import STATES
 from prl.cli.output import COLUMNS, table
-from prl.core.datapath import Primary, Secondary
-from prl.core.wire import Reason
+from prl.core.facts import Primary, Reason, Secondary
 from prl.daemon import main as daemon
 from prl.daemon.remedies import CAUSES, cause_of
 from prl.messages import MESSAGE_MAX_BYTES

@@ -12,7 +12,8 @@ import pytest
 
 from prl import config
 from prl.config import Config
-from prl.core.datapath import Datapath, DatapathError, Event, EventKind, Owner
+from prl.core.datapath import Datapath, DatapathError, Event
+from prl.core.facts import EventKind, Owner
 from prl.daemon import heartbeats, link
 from prl.daemon import hello as greeting
 from prl.daemon.events import EventLog

@@ -7,7 +7,8 @@ import msgspec
 import pytest
 
 from prl.core import wire
-from prl.core.datapath import Event, EventKind, Owner
+from prl.core.datapath import Event
+from prl.core.facts import EventKind, Message, Owner, Tlv
 from prl.daemon import hello
 from prl.daemon.hello import Hello, HelloError, ServiceState
 
@@ -36,7 +37,7 @@ def greet(node: str, index: int, *services: ServiceState) -> Hello:
 def received(sent: Hello, body: bytes | None = None) -> Event:
     return Event(
         kind=EventKind.MESSAGE,
-        type=wire.Message.HELLO,
+        type=Message.HELLO,
         version_min=sent.versions[0],
         version_max=sent.versions[1],
         node_index=sent.index,
@@ -138,6 +139,6 @@ def test_who_owns(mine: ServiceState, theirs: ServiceState, expected: Owner) -> 
 
 def test_a_service_with_too_much_in_it_is_refused() -> None:
     raw = msgspec.msgpack.encode({"name": "x" * 100, "addresses": [], "owner": "a"})
-    body = wire.encode_tlvs([wire.Element(wire.Tlv.SERVICE, raw)])
+    body = wire.encode_tlvs([wire.Element(Tlv.SERVICE, raw)])
     with pytest.raises(HelloError, match="malformed"):
         hello.decode(received(greet("re0", 0), body))

@@ -45,7 +45,9 @@ def test_the_wheel_gets_every_bpf_object(tmp_path: Path) -> None:
     command.build_lib = str(tmp_path)
     command.ensure_finalized()
     assert command.get_outputs() == [str(tmp_path / f"prl/bpf/{name}.o") for name in BPF_PROGRAMS]
-    assert setup.Build.sub_commands[0][0] == "build_bpf"
+    order = [name for name, _ in setup.Build.sub_commands]
+    assert "build_bpf" in order
+    assert order.index("build_facts") < order.index("build_py"), "it would not be packed"
 
 
 def test_bpf_objects_follow_their_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,6 +152,7 @@ def test_what_the_build_makes_is_ignored_by_git() -> None:
         "prl/_core.abi3.so",
         "prl/bpf/classify.bpf.o",
         "prl/c/libprl_client.a",
+        "prl/core/facts.py",
         ".venv/bin/python",
         "build/lib/x",
     ]
@@ -189,7 +192,7 @@ def test_a_real_wheel_carries_extension_and_objects(tmp_path: Path) -> None:
     (wheel,) = tmp_path.glob("prl-*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {f"prl/bpf/{name}.o" for name in BPF_PROGRAMS} <= names
-    assert {"prl/py.typed", "prl/__init__.py"} <= names
+    assert {"prl/py.typed", "prl/__init__.py", "prl/core/facts.py"} <= names
     assert {
         f"prl/c/{name}" for name in ("prl_client.h", "libprl_client.so", "libprl_client.a")
     } <= names

@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-import re
 import socket
 import subprocess
 import sys
@@ -14,7 +13,8 @@ import pytest
 from prl._core import ffi, lib
 
 from prl.core import wire
-from prl.core.wire import Capability, Element, Message, Tlv
+from prl.core.facts import Capability, Message, Tlv
+from prl.core.wire import Element
 from prl.daemon import hello
 from prl.daemon.hello import HelloError
 from tests import second_build
@@ -150,16 +150,6 @@ def test_python_skips_what_it_may_and_refuses_what_it_must_not() -> None:
     assert found == [Element(Tlv.TEXT, b"words")]
     with pytest.raises(wire.WireError, match=r"element 999 .* upgrade this node"):
         list(wire.decode_tlvs(known + unknown(mandatory=True)))
-
-
-def test_python_has_every_message_and_capability() -> None:
-    header = (ROOT / "userspace/wire.h").read_text()
-    for prefix, known in (("MSG", Message), ("CAP", Capability)):
-        names = set(re.findall(rf"^    PRL_{prefix}_(\w+) =", header, re.MULTILINE)) - {"COUNT"}
-        assert {str(one.name) for one in known} == names
-    document = (ROOT / "docs/protocol.md").read_text()
-    for one in Capability:
-        assert f"| {one.bit_length() - 1} | `{one.name}` |" in document
 
 
 def test_python_marks_as_mandatory_what_the_table_does() -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import re
+import runpy
 import struct
 import subprocess
 from dataclasses import dataclass, field
@@ -13,62 +14,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prl._core import ffi, lib
 
-from prl.core.wire import Reason
+from prl.core.facts import Capability, Message, Reason, Tlv
 
 ROOT = Path(__file__).resolve().parents[2]
-TABLE = (ROOT / "userspace/wire.def").read_text()
-DOCUMENT = ROOT / "docs/protocol.md"
 DISSECTOR = ROOT / "docs/wireshark/prl.lua"
 GOLDEN = Path(__file__).parent / "golden/v1.txt"
+NUMBERS = Path(__file__).parent / "golden/numbers.txt"
 HEADER = 16
 MUTATIONS = 300_000
-
-
-@dataclass
-class Message:
-    """A row of the table with its fields: name, offset, width, unit."""
-
-    name: str
-    type: int
-    fixed_bytes: int
-    since: int
-    fields: list[tuple[str, int, int, str]] = field(default_factory=list)
-
-
-@dataclass
-class Tlv:
-    """A row of the table of TLVs."""
-
-    name: str
-    type: int
-    mandatory: bool
-    since: int
-    what: str
-
-
-def rows(macro: str, text: str = TABLE) -> list[list[str]]:
-    found = re.findall(rf'^{macro}\(([^"\n]*?)(?:, "([^"]*)")?\)$', text, re.MULTILINE)
-    return [[*re.split(r",\s*", plain), *([quoted] if quoted else [])] for plain, quoted in found]
-
-
-MESSAGES = {
-    name: Message(name, int(kind), int(fixed), int(since))
-    for name, kind, fixed, since in rows("PRL_MSG")
-}
-for _message, _name, _offset, _width, _unit in rows("PRL_FIELD"):
-    MESSAGES[_message].fields.append((_name, int(_offset), int(_width), _unit))
-TLVS = {
-    name: Tlv(name, int(kind), mandatory == "1", int(since), what)
-    for name, kind, mandatory, since, what in rows("PRL_TLV")
-}
-CARRIED = {"PACKET", "PAYLOAD", "SNAPSHOT", "ELIDED", "MOMENT"}
-DATA = {"REPLICATE": "PACKET", "OUTPUT": "PAYLOAD", "SETUP": "SNAPSHOT", "RELAY": "PACKET"}
-MEMBERS = {
-    ("LEASE", "flags"): "lease_flags",
-    ("OUTPUT", "flags"): "bits",
-    ("SETUP", "flags"): "bits",
-    ("SWITCHOVER", "flags"): "bits",
-}
+FACTS = runpy.run_path(str(ROOT / "userspace/facts.py"))
+WIRE = FACTS["read_wire"]()
+MESSAGES: dict[str, Any] = WIRE.messages
+TLVS: dict[str, Any] = WIRE.elements
+CARRIED = {name for message in MESSAGES.values() for name in message.data}
+DATA = {message.name: message.data[0] for message in MESSAGES.values() if message.data}
 
 
 def tlv(name: str | int, value: bytes, *, mandatory: bool = True) -> bytes:
@@ -91,7 +50,7 @@ def encode(name: str, handle: int, seq: int, values: dict[str, int], tlvs: bytes
     msg = ffi.new("struct prl_msg *")
     msg.type, msg.handle, msg.seq = MESSAGES[name].type, handle, seq
     for member, value in values.items():
-        setattr(msg, MEMBERS.get((name, member), member), value)
+        setattr(msg, MESSAGES[name].members[member], value)
     out = ffi.new("uint8_t[]", 70_000)
     done = lib.prl_wire_encode(msg, ffi.from_buffer(tlvs), len(tlvs), out, 70_000)
     assert done > 0
@@ -153,50 +112,73 @@ VECTORS = read_golden(GOLDEN.read_text())
 
 
 def test_the_table_is_consistent() -> None:
-    assert len(MESSAGES) == lib.PRL_MSG_COUNT - 1
+    assert [message.type for message in MESSAGES.values()] == [*range(1, lib.PRL_MSG_COUNT)]
+    assert [number for _, number, *_ in WIRE.reasons] == [*range(lib.PRL_REASON_COUNT)]
+    assert len({entry.type for entry in TLVS.values()}) == len(TLVS)
     for message in MESSAGES.values():
-        at = 0
-        for name, offset, width, _ in message.fields:
-            assert offset == at, f"{message.name}.{name}"
-            at += width
-        assert at == message.fixed_bytes, message.name
         assert message.fixed_bytes % 4 == 0
         assert 1 <= message.since <= lib.PRL_WIRE_VERSION
-    assert len({entry.type for entry in TLVS.values()}) == len(TLVS)
+        assert set(message.data) <= set(TLVS)
+        for name, offset, width, unit in message.fields:
+            assert offset % min(width, 4) == 0 or name == "unused", f"{message.name}.{name}"
+            for group in re.findall(r"PRL_(\w+)_\*", unit):
+                known = {"REASON", "PHASE", *(flag[0] for flag in WIRE.flags)}
+                assert group in known, f"{message.name}.{name}: no PRL_{group}_* in the table"
 
 
-def test_the_enumerations_are_the_table() -> None:
-    for message in MESSAGES.values():
-        assert getattr(lib, f"PRL_MSG_{message.name}") == message.type
-        assert ffi.string(lib.prl_msg_name(message.type)).decode() == message.name
-    for entry in TLVS.values():
-        assert getattr(lib, f"PRL_TLV_{entry.name}") == entry.type
+def test_numbers_that_no_vector_has_stay_as_they_were_released() -> None:
+    now = {
+        *(f"REASON {number} {name}" for name, number, *_ in WIRE.reasons),
+        *(f"{group} {bit} {name}" for group, name, bit, _ in WIRE.flags),
+        *(f"PHASE {number} {name}" for name, number, _ in WIRE.phases),
+        *(f"CAP {bit} {name}" for name, bit, _ in WIRE.capabilities),
+    }
+    released = NUMBERS.read_text().splitlines()
+    assert released
+    assert [line for line in released if line not in now] == []
+
+
+def test_python_and_the_codec_have_the_table() -> None:
+    assert {m.name: m.value for m in Message} == {m.name: m.type for m in MESSAGES.values()}
+    assert {t.name: t.value for t in Tlv} == {t.name: t.type for t in TLVS.values()}
+    assert {r.name: r.value for r in Reason} == {row[0]: row[1] for row in WIRE.reasons}
+    for message in Message:
+        assert getattr(lib, f"PRL_MSG_{message.name}") == message
+        assert ffi.string(lib.prl_msg_name(message)).decode() == message.name
     assert ffi.string(lib.prl_msg_name(200)) == b"unknown"
+    for group, name, bit, _ in WIRE.flags:
+        assert getattr(lib, f"PRL_{group}_{name}") == 1 << bit
+    for name, bit, _ in WIRE.capabilities:
+        assert Capability[name] == getattr(lib, f"PRL_CAP_{name}") == 1 << bit
+    for name, number, _ in WIRE.phases:
+        assert getattr(lib, f"PRL_PHASE_{name}") == number
 
 
-def test_the_dissector_has_the_tables() -> None:
-    def lua(name: str, values: list[Any]) -> str:
-        plain = [f'"{v}"' if isinstance(v, str) else str(int(v)) for v in values]
-        return f"{name}({', '.join(plain)})"
+@pytest.mark.parametrize("path", FACTS["GENERATED"])
+def test_what_is_written_from_the_table_is_up_to_date(path: str) -> None:
+    wanted = FACTS["generated"](path, WIRE)
+    assert (ROOT / path).read_text() == wanted, "run `make facts`"
 
-    wanted = []
-    for m in MESSAGES.values():
-        wanted.append(lua("message", [m.name, m.type, m.fixed_bytes, m.since]))
-        wanted += [lua("field", [m.name, *row]) for row in m.fields]
-    wanted += [
-        lua("element", [t.name, t.type, t.mandatory, t.since, t.what]) for t in TLVS.values()
-    ]
-    for n in range(lib.PRL_REASON_COUNT):
-        wanted.append(lua("reason", [n, ffi.string(lib.prl_reason_text(n)).decode()]))
-    bits = r"PRL_(LEASE|PACKET|OUTPUT|SETUP|COMPARE|MOVE|CAP)_(\w+) = 1 << (\d+)"
-    header = (ROOT / "userspace/wire.h").read_text()
-    wanted += [
-        lua("flag", [group, int(bit), name]) for group, name, bit in re.findall(bits, header)
-    ]
+
+def test_a_part_that_lost_its_marks_is_missed(tmp_path: Path) -> None:
+    text = DISSECTOR.read_text().replace("facts: rows", "rows")
+    (tmp_path / "docs/wireshark").mkdir(parents=True)
+    (tmp_path / "docs/wireshark/prl.lua").write_text(text)
+    lost = runpy.run_path(str(ROOT / "userspace/facts.py"))
+    lost["generated"].__globals__["ROOT"] = tmp_path
+    with pytest.raises(ValueError, match="facts: rows"):
+        lost["generated"]("docs/wireshark/prl.lua", WIRE)
+
+
+def test_a_row_that_is_no_row_is_named() -> None:
+    with pytest.raises(KeyError, match="PRL_TLV with 4"):
+        FACTS["read_wire"]('PRL_TLV(NAME, 1, 1, "what")\n')
+
+
+def test_the_dissector_has_the_limits() -> None:
     text = DISSECTOR.read_text()
-    rows_there = re.findall(r"^(?:message|field|element|reason|flag)\(.*\)$", text, re.MULTILINE)
-    assert rows_there == wanted, "the rows of wire.def are not those of prl.lua"
     assert f"VERSION_MAX, LENGTH_MAX, PORT = {lib.PRL_WIRE_VERSION}, {lib.PRL_WIRE_MAX}, " in text
+    assert f"HEADER, ELEMENT_HEADER, MANDATORY = {lib.PRL_WIRE_HEADER}, " in text
 
 
 def test_every_reason_has_a_text() -> None:
@@ -212,33 +194,6 @@ def test_every_reason_is_called_in_traces_what_it_is_called_here() -> None:
     assert len(Reason) == lib.PRL_REASON_COUNT
 
 
-def table_in_document(heading: str) -> list[list[str]]:
-    section = DOCUMENT.read_text().split(f"## {heading}\n", 1)[1].split("\n## ", 1)[0]
-    cells = [
-        [cell.strip().strip("`") for cell in line.strip("|").split("|")]
-        for line in section.splitlines()
-        if line.startswith("|")
-    ]
-    return cells[2:]
-
-
-def test_the_document_has_the_table_of_messages() -> None:
-    wanted = []
-    for m in MESSAGES.values():
-        for index, (name, offset, width, unit) in enumerate(m.fields):
-            first = [m.name, str(m.type), str(m.since)] if index == 0 else ["", "", ""]
-            wanted.append([*first, name, str(HEADER + offset), str(width), unit.replace("`", "")])
-    assert table_in_document("Messages") == wanted
-
-
-def test_the_document_has_the_table_of_tlvs() -> None:
-    wanted = [
-        [t.name, str(t.type), "yes" if t.mandatory else "no", str(t.since), t.what]
-        for t in TLVS.values()
-    ]
-    assert table_in_document("Elements (TLV)") == wanted
-
-
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector.name)
 def test_golden_vectors(vector: Vector) -> None:
     fields = dict(vector.fields)
@@ -250,7 +205,7 @@ def test_golden_vectors(vector: Vector) -> None:
     assert (msg.version, msg.type) == (1, MESSAGES[vector.message].type)
     assert (msg.handle, msg.seq, msg.length) == (handle, seq, len(vector.data))
     for name, value in fields.items():
-        assert getattr(msg, MEMBERS.get((vector.message, name), name)) == value
+        assert getattr(msg, MESSAGES[vector.message].members[name]) == value
     assert bytes(ffi.buffer(msg.tlvs, msg.tlvs_bytes) if msg.tlvs_bytes else b"") == vector.tlvs
     carried = [(n, value) for n, value in vector.elements if n in CARRIED]
     for name, value in carried:
@@ -280,7 +235,7 @@ def test_what_was_encoded_is_decoded(name: str, data: st.DataObject) -> None:
     assert error == 0
     assert (msg.handle, msg.seq) == (handle, seq)
     for member, value in values.items():
-        assert getattr(msg, MEMBERS.get((name, member), member)) == value
+        assert getattr(msg, MESSAGES[name].members[member]) == value
     if name in DATA:
         assert bytes(ffi.buffer(msg.data, msg.data_bytes)) == content
 

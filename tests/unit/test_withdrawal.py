@@ -11,7 +11,8 @@ import pytest
 
 from prl import config
 from prl.config import Config
-from prl.core.datapath import Address, Datapath, DatapathError, LogicalInterface, Owner, Silence
+from prl.core.datapath import Address, Datapath, DatapathError, LogicalInterface
+from prl.core.facts import Owner, Silence
 from prl.core.kernel import Guard as Found
 from prl.core.kernel import Kernel
 from prl.daemon import guard, ownership, probe
