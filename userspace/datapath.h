@@ -8,6 +8,7 @@
 #define PRL_DATAPATH_H
 
 #ifndef PRL_CFFI
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #endif
@@ -119,7 +120,7 @@ enum prl_event_kind {
 };
 
 struct prl_event {
-    uint32_t kind;
+    enum prl_event_kind kind;
     uint32_t handle;
     uint32_t seq;
     uint32_t generation;
@@ -269,7 +270,6 @@ struct prl_dp_counters {
         rx_no_hold;
     uint64_t reinjected_packets, reinjected_bytes, reinject_failed;
     uint64_t held_out_packets, held_out_bytes, released_out_packets, release_failed;
-    uint64_t link_rx_messages[PRL_MSG_COUNT], link_tx_messages[PRL_MSG_COUNT];
     uint64_t link_rx_bytes, link_tx_bytes, link_refused, link_tx_full;
     uint64_t link_elided_packets, link_elided_bytes; /* sent without L3 header; bytes saved by that (R15) */
     uint64_t lan_rx, lan_tx, lan_refused, claims_sent, crafted_acks, events_lost, append_short;
@@ -287,22 +287,24 @@ struct prl_dp_counters {
     uint64_t relayed_packets,
         relayed_late; /* R21: input from the old owner; for a flow that is not here any more */
 };
+/* Python gets it as it is, with these types (facts.py). Times are CLOCK_BOOTTIME. */
 struct prl_dp_status {
     uint64_t now_ns, epoch, rtt_ns, rtt_min_ns;
     uint64_t takeover_until_ns, open_at_ns;
     uint64_t last_heard_ns, last_lan_ns;
-    uint8_t link_attached, link_up, link_state; /* enum prl_link_state */
-    uint8_t silence; /* enum prl_silence */
-    uint8_t unheard; /* nobody has heard it since the link was lost */
-    uint8_t expired; /* shadows wait for fencing */
-    uint8_t policy_stop;
-    uint8_t pad;
-    uint32_t silent_mask; /* services */
+    bool link_attached, link_up;
+    enum prl_link_state link_state;
+    enum prl_silence silence;
+    uint32_t silent_mask; /* bit per service that the silence is for */
+    bool unheard; /* silent, and nobody has heard it since the link was lost */
+    bool expired; /* as standby: the lease is over, the shadows wait for fencing */
+    bool policy_stop; /* the policy in force: agreed in HELLO */
     uint32_t neighbours;
-    uint8_t service_state[PRL_SERVICES_MAX];
+    enum prl_owner_state services[PRL_SERVICES_MAX];
     uint32_t flows_primary, flows_secondary, flows_active, frames_free, holds_used;
     uint32_t behind_packets, behind_bytes; /* sent, not yet acknowledged, input and output */
     uint64_t oldest_unanswered_ns; /* age; 0 = nothing outstanding */
+    uint64_t received[PRL_MSG_COUNT], sent[PRL_MSG_COUNT]; /* messages on the link, by type */
     struct prl_dp_counters counters;
 };
 void prl_dp_status(struct prl_dp *dp, struct prl_dp_status *status);

@@ -307,17 +307,18 @@ void prl_dp_status(struct prl_dp *dp, struct prl_dp_status *status)
     status->unheard = dp->owner.unheard;
     status->silent_mask = dp->owner.silent_mask;
     status->expired = dp->owner.expired && !dp->owner.shadows_void;
-    status->policy_stop = (uint8_t)dp->owner.config.policy_stop;
+    status->policy_stop = dp->owner.config.policy_stop;
     status->neighbours = dp->neighbours;
-    memcpy(status->service_state, dp->owner.state, sizeof(status->service_state));
+    for (uint32_t i = 0; i < PRL_SERVICES_MAX; i++)
+        status->services[i] = dp->owner.state[i];
     for (uint32_t i = 0; i < dp->flows_top; i++)
         if (dp->flows[i].used)
             status_flow(dp, &dp->flows[i], status);
     status->frames_free = prl_umem_free_frames(dp->umem);
     status->holds_used = dp->holds.used;
     status->counters = dp->counters;
-    memcpy(status->counters.link_rx_messages, dp->link.rx_messages, sizeof(dp->link.rx_messages));
-    memcpy(status->counters.link_tx_messages, dp->link.tx_messages, sizeof(dp->link.tx_messages));
+    memcpy(status->received, dp->link.rx_messages, sizeof(status->received));
+    memcpy(status->sent, dp->link.tx_messages, sizeof(status->sent));
     status->counters.link_rx_bytes = dp->link.rx_total;
     status->counters.link_tx_bytes = dp->link.tx_total;
     status->counters.link_writes = dp->link.writes;

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from cffi import FFI
 
@@ -16,6 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 TABLE = "userspace/wire.def"
 DISSECTOR = "docs/wireshark/prl.lua"
 PROTOCOL = "docs/protocol.md"
+OPERATIONS = "docs/operations.md"
 HEADER_BYTES = 16
 """PRL_WIRE_HEADER."""
 
@@ -184,6 +186,21 @@ def reason_table(wire: Wire) -> Iterator[str]:
     )
 
 
+def cause_table(_wire: Wire) -> Iterator[str]:
+    """Return a row for every reason for which a session is not protected, from prl.daemon."""
+    from prl.core.facts import Reason  # noqa: PLC0415 - the build has no prl yet
+    from prl.daemon.remedies import CAUSES  # noqa: PLC0415
+
+    return _markdown(
+        "cause, what it means, what helps",
+        (
+            (f"`{reason.name.lower()}`", *cause)
+            for reason, cause in CAUSES.items()
+            if reason != Reason.ENDED
+        ),
+    )
+
+
 def flag_table(wire: Wire) -> Iterator[str]:
     """Return a row for every flag of a message's own, and for every phase."""
     return _markdown(
@@ -205,6 +222,7 @@ GENERATED: dict[str, dict[str, Maker]] = {
         "reasons": reason_table,
         "flags": flag_table,
     },
+    OPERATIONS: {"causes": cause_table},
 }
 """By file: the generated parts, each between two lines ``facts: NAME`` and ``facts: end``."""
 
@@ -246,9 +264,17 @@ ENUMERATIONS = (
 """Name in Python, in C, the prefix of its enumerators, its docstring."""
 FLAGS = frozenset({"Capability", "FlowFlag"})
 
+RECORDS = (
+    ("Status", "prl_dp_status", False, "The node as a whole; times are CLOCK_BOOTTIME, ns."),
+    ("EventHead", "prl_event", True, "One event of the datapath; ``kind`` tells what it says."),
+)
+"""Name in Python, in C, whether members are 0 unless given, docstring."""
+
 HEAD = '''"""Facts of the C headers; written by userspace/facts.py, which `make build` calls."""
 
+from dataclasses import dataclass
 from enum import IntEnum, IntFlag
+from typing import Any, Self
 '''
 
 
@@ -262,11 +288,50 @@ def _enumeration(ffi: FFI, name: str, c_name: str, prefix: str, words: str) -> I
             yield f"    {member.removeprefix(prefix)} = {value}"
 
 
+def _member(kind: Any, source: str) -> tuple[str, str]:
+    """Return how Python annotates and reads a member of cffi's type ``kind``."""
+    if kind.kind == "enum":
+        name = next(python for python, c_name, *_ in ENUMERATIONS if f"enum {c_name}" == kind.cname)
+        return name, f"{name}({source})"
+    if kind.kind == "array":
+        annotation, read = _member(kind.item, "one")
+        items = source if read == "one" else f"{read} for one in {source}"
+        return f"tuple[{annotation}, ...]", f"tuple({items})"
+    if kind.kind == "struct":
+        names = [name for name, _ in kind.fields]
+        return "dict[str, int]", f"{{name: getattr({source}, name) for name in {names}}}"
+    return ("bool" if kind.cname == "_Bool" else "int"), source
+
+
+def _record(ffi: FFI, name: str, c_name: str, has_defaults: bool, words: str) -> Iterator[str]:
+    members = [
+        (member, *_member(found.type, f"struct.{member}"))
+        for member, found in ffi.typeof(f"struct {c_name}").fields
+        if member != "body_bytes" and not member.startswith("pad")
+    ]
+    yield "@dataclass(frozen=True, slots=True)"
+    yield f"class {name}:"
+    yield f'    """{words.removesuffix(".")}: struct {c_name}."""'
+    yield ""
+    for member, annotation, _ in members:
+        yield f"    {member}: {annotation}{' = 0' * (has_defaults and annotation == 'int')}"
+    yield ""
+    yield "    @classmethod"
+    yield "    def of(cls, struct: Any, **more: Any) -> Self:"
+    yield '        """Read cffi\'s structure; ``more``: members that a subclass adds."""'
+    yield "        return cls("
+    for member, _, read in members:
+        yield f"            {member}={read},"
+    yield "            **more,"
+    yield "        )"
+
+
 def python_module(cdef: str) -> str:
     """Return ``prl/core/facts.py``, from the declarations that cffi is given."""
     ffi = FFI()
     ffi.cdef(cdef)
     parts = ["\n".join(_enumeration(ffi, *row)) for row in ENUMERATIONS]
+    parts += ["\n".join(_record(ffi, *row)) for row in RECORDS]
     return HEAD + "".join(f"\n\n{part}\n" for part in parts)
 
 

@@ -11,15 +11,15 @@ import msgspec
 
 from prl.config import Config
 from prl.core.facts import (
+    EventHead,
     Fenced,
     FlowFlag,
-    LinkState,
     Message,
     Owner,
     Primary,
     Refused,
     Secondary,
-    Silence,
+    Status,
 )
 from prl.core.features import Mode
 from prl.core.kernel import Kernel, mode_number
@@ -55,24 +55,9 @@ class DatapathError(PrlError):
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
-    """One event of the datapath; which members mean something depends on ``kind``."""
+class Event(EventHead):
+    """One event of the datapath, with what stands behind it."""
 
-    kind: int
-    handle: int = 0
-    seq: int = 0
-    generation: int = 0
-    space: int = 0
-    service: int = 0
-    type: int = 0
-    state: int = 0
-    reason: int = 0
-    bits: int = 0
-    version_min: int = 0
-    version_max: int = 0
-    node_index: int = 0
-    value: int = 0
-    value2: int = 0
     body: bytes = b""
 
     @property
@@ -211,45 +196,6 @@ class FlowInfo:
         return kind(self.state).name.lower()
 
 
-@dataclass(frozen=True, slots=True)
-class Status:
-    """The node as a whole; times are CLOCK_BOOTTIME, ns."""
-
-    now_ns: int
-    epoch: int
-    rtt_ns: int
-    rtt_min_ns: int
-    takeover_until_ns: int
-    open_at_ns: int
-    last_heard_ns: int
-    last_lan_ns: int
-    link_attached: bool
-    link_up: bool
-    link_state: LinkState
-    services: tuple[Owner, ...]
-    silence: Silence
-    silent_mask: int
-    """Bit per service that the silence is for."""
-    unheard: bool
-    """Silent, and not heard by anybody since the link was lost."""
-    expired: bool
-    """As standby: the lease is over, the shadows wait for fencing."""
-    policy_stop: bool
-    """The policy in force: agreed in HELLO."""
-    neighbours: int
-    flows_primary: int
-    flows_secondary: int
-    flows_active: int
-    frames_free: int
-    holds_used: int
-    behind_packets: int
-    behind_bytes: int
-    oldest_unanswered_ns: int
-    counters: dict[str, int]
-    received: dict[str, int]
-    sent: dict[str, int]
-
-
 def endpoint(address: Address, port: int) -> str:
     """``addr:port`` in the usual spelling."""
     return f"[{address}]:{port}" if isinstance(address, IPv6Address) else f"{address}:{port}"
@@ -378,7 +324,7 @@ class Datapath:
         event = self._event
         if lib.prl_dp_event(self._dp, event, self._body, MESSAGE_MAX_BYTES) <= 0:
             return None
-        return _event(event, bytes(ffi.buffer(self._body, event.body_bytes)))
+        return Event.of(event, body=bytes(ffi.buffer(self._body, event.body_bytes)))
 
     # -- the link
 
@@ -633,18 +579,13 @@ class Datapath:
         """The node as a whole."""
         status = ffi.new("struct prl_dp_status *")
         lib.prl_dp_status(self._dp, status)
-        return _status(status)
+        return Status.of(status)
 
 
 def _check(result: int, what: str) -> int:
     if result < 0:
         raise DatapathError(what, result)
     return int(result)
-
-
-def _event(event: Any, body: bytes) -> Event:
-    names = [name for name in Event.__slots__ if name != "body"]
-    return Event(**{name: int(getattr(event, name)) for name in names}, body=body)
 
 
 def _fill_timing(wanted: Any, config: Config) -> None:
@@ -750,40 +691,4 @@ def _info(info: Any, lifs: dict[str, int]) -> FlowInfo:
         out_hash=info.out_hash,
         socket=to_dict(info.sock),
         counters=to_dict(side.counters) | counters,
-    )
-
-
-def _status(status: Any) -> Status:
-    counters = status.counters
-    kinds = list(Message)
-    return Status(
-        now_ns=status.now_ns,
-        epoch=status.epoch,
-        rtt_ns=status.rtt_ns,
-        rtt_min_ns=status.rtt_min_ns,
-        takeover_until_ns=status.takeover_until_ns,
-        open_at_ns=status.open_at_ns,
-        last_heard_ns=status.last_heard_ns,
-        last_lan_ns=status.last_lan_ns,
-        link_attached=bool(status.link_attached),
-        link_up=bool(status.link_up),
-        link_state=LinkState(status.link_state),
-        services=tuple(Owner(state) for state in status.service_state),
-        silence=Silence(status.silence),
-        silent_mask=status.silent_mask,
-        unheard=bool(status.unheard),
-        expired=bool(status.expired),
-        policy_stop=bool(status.policy_stop),
-        neighbours=status.neighbours,
-        flows_primary=status.flows_primary,
-        flows_secondary=status.flows_secondary,
-        flows_active=status.flows_active,
-        frames_free=status.frames_free,
-        holds_used=status.holds_used,
-        behind_packets=status.behind_packets,
-        behind_bytes=status.behind_bytes,
-        oldest_unanswered_ns=status.oldest_unanswered_ns,
-        counters=to_dict(counters),
-        received={kind.name: int(counters.link_rx_messages[kind]) for kind in kinds},
-        sent={kind.name: int(counters.link_tx_messages[kind]) for kind in kinds},
     )

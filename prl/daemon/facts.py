@@ -6,8 +6,8 @@ from typing import Any
 
 from prl.config import Config
 from prl.core import wire
-from prl.core.datapath import Address, Datapath, FlowInfo, Status, endpoint
-from prl.core.facts import Capability, Owner
+from prl.core.datapath import Address, Datapath, FlowInfo, endpoint
+from prl.core.facts import Capability, Message, Owner, Status
 from prl.core.kernel import Kernel
 from prl.daemon.link import Link
 from prl.daemon.ownership import SILENCE, Ownership
@@ -140,8 +140,8 @@ def link(view: NodeView) -> dict[str, Any]:
         "epoch": f"{found.epoch:016x}",
         "rtt_min_ms": round(found.rtt_min_ns / _NS_PER_MS, 3),
         "reconnects": max(view.link.ups - 1, 0),
-        "received": found.received,
-        "sent": found.sent,
+        "received": {kind.name: found.received[kind] for kind in Message},
+        "sent": {kind.name: found.sent[kind] for kind in Message},
         "received_bytes": found.counters["link_rx_bytes"],
         "sent_bytes": found.counters["link_tx_bytes"],
         "elided_packets": found.counters["link_elided_packets"],

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from prl.config import Config
 from prl.core import wire
 from prl.core.datapath import Datapath, DatapathError, Event, Tuple, unspecified
-from prl.core.facts import Owner, Primary, Reason
+from prl.core.facts import EventKind, Owner, Primary, Reason
 from prl.daemon.attempt import Attempts
 from prl.daemon.clients import Application, Program
 from prl.daemon.cloning import shared_address, shared_port
@@ -392,7 +392,7 @@ class Primaries:
         for session in self.live():
             if session.mending is not None:
                 session.mending.asked = False
-            session.resolve(Event(kind=0, reason=Reason.LINK_LOST))
+            session.resolve(Event(EventKind.LINK_DOWN, reason=Reason.LINK_LOST))
 
     def on_fenced(self, service: int) -> None:
         """The other node owns the service now."""
@@ -428,7 +428,7 @@ class Primaries:
 
     def _forget(self, session: Session, state: str) -> None:
         session.state = state
-        session.resolve(Event(kind=0, reason=Reason.ENDED))
+        session.resolve(Event(EventKind.ENDED, reason=Reason.ENDED))
         if session.mending is not None:
             session.mending.stop()
         if self._sessions.get(session.handle) is session:

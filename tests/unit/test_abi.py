@@ -8,6 +8,10 @@ from typing import Any
 import pytest
 from prl._core import ffi, lib
 
+from prl.core.datapath import Event
+from prl.core.facts import EventKind, LinkState, Message, Owner, Silence, Status
+from prl.core.native import to_dict
+
 OBJECTS = sorted((Path(__file__).resolve().parents[2] / "prl/bpf").glob("*.bpf.o"))
 STRUCTS = (
     "prl_flow_key",
@@ -67,3 +71,24 @@ def test_the_objects_agree_with_cffi() -> None:
 def test_owner_states_are_address_states() -> None:
     for name in ("NONE", "STANDBY", "OWNER", "FENCED"):
         assert getattr(lib, f"PRL_OWNER_{name}") == getattr(lib, f"PRL_ADDR_{name}")
+
+
+def test_python_reads_a_status_as_c_has_it() -> None:
+    raw = ffi.new("struct prl_dp_status *")
+    raw.epoch, raw.link_up, raw.expired = 1 << 63, True, False
+    raw.link_state, raw.silence = lib.PRL_LINK_SUSPECT, lib.PRL_SILENCE_STOP
+    raw.services[1] = lib.PRL_OWNER_FENCED
+    raw.received[lib.PRL_MSG_ACK] = 7
+    raw.counters.over_share = 3
+    status = Status.of(raw)
+    assert (status.epoch, status.link_up, status.expired) == (1 << 63, True, False)
+    assert (status.link_state, status.silence) == (LinkState.SUSPECT, Silence.STOP)
+    assert status.services == (Owner.NONE, Owner.FENCED) + (Owner.NONE,) * 14
+    assert status.received[Message.ACK] == sum(status.received) == 7
+    assert status.counters == to_dict(raw.counters)
+    assert status.counters["over_share"] == 3
+
+
+def test_python_reads_an_event_as_c_has_it() -> None:
+    raw = ffi.new("struct prl_event *", {"kind": lib.PRL_EVENT_MOVE, "seq": 4, "body_bytes": 2})
+    assert Event.of(raw, body=b"no") == Event(EventKind.MOVE, seq=4, body=b"no")

@@ -246,13 +246,6 @@ def test_every_reason_is_explained_with_what_helps() -> None:
     assert "200" in cause_of(200).meaning
 
 
-def test_the_operator_s_table_has_every_reason() -> None:
-    table = (Path(__file__).parents[2] / "docs/operations.md").read_text()
-    for reason, (meaning, remedy) in CAUSES.items():
-        if reason != Reason.ENDED:
-            assert f"| `{reason.name.lower()}` | {meaning} | {remedy} |\n" in table
-
-
 def test_a_flow_that_is_not_protected_is_explained(prld: FakePrld, run: Run) -> None:
     meaning, remedy = CAUSES[Reason.LINK_LOST]
     words = {"cause": "link_lost", "meaning": meaning, "remedy": remedy}
