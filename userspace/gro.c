@@ -15,7 +15,8 @@ static const uint8_t *header_of(const struct prl_gro *gro)
     return gro->piece[0].iov_base;
 }
 
-/* Addresses, ports and everything that must be the same; the caller knows that the flow is. */
+/* Everything that must be the same, down to TCP's reserved bits (RFC 9768 uses one); the caller knows that addresses and
+ * ports are. */
 static bool same_headers(const uint8_t *a, const uint8_t *b, const struct prl_packet *packet)
 {
     uint32_t tcp = packet->l4_offset, options = tcp + 20;
@@ -26,7 +27,7 @@ static bool same_headers(const uint8_t *a, const uint8_t *b, const struct prl_pa
     } else if (memcmp(a, b, 4) != 0 || a[7] != b[7] || memcmp(a + 40, b + 40, tcp - 40) != 0) {
         return false; /* class and label, hop limit, extension headers */
     }
-    return memcmp(a + options, b + options, packet->data_offset - options) == 0;
+    return a[tcp + 12] == b[tcp + 12] && memcmp(a + options, b + options, packet->data_offset - options) == 0;
 }
 
 static bool fits(const struct prl_gro *gro, uint32_t flow, const struct prl_reinject *how,
@@ -40,7 +41,7 @@ static bool fits(const struct prl_gro *gro, uint32_t flow, const struct prl_rein
            packet->data_offset == first->data_offset && packet->seq == first->seq + first->payload_bytes &&
            packet->ack == first->ack && packet->window == first->window &&
            (packet->tcp_flags & ~PRL_TCP_PSH) == PRL_TCP_ACK && first->tcp_flags == PRL_TCP_ACK &&
-           packet->payload_bytes && packet->payload_bytes <= gro->segment_bytes &&
+           first->payload_bytes && packet->payload_bytes && packet->payload_bytes <= gro->segment_bytes &&
            first->payload_bytes % gro->segment_bytes == 0 &&
            first->l3_bytes + packet->payload_bytes <= PRL_GRO_BYTES_MAX &&
            gro->pieces + pieces <= PRL_GRO_PIECES_MAX && same_headers(header_of(gro), piece[0].iov_base, packet);
@@ -71,7 +72,7 @@ void prl_gro_add(struct prl_gro *gro, uint32_t flow, const struct prl_reinject *
     gro->flow = flow;
     gro->how = *how;
     gro->packet = *packet;
-    gro->segment_bytes = packet->payload_bytes ? packet->payload_bytes : 1;
+    gro->segment_bytes = packet->payload_bytes;
     gather(gro, piece, pieces, 0);
 }
 

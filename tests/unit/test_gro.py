@@ -123,6 +123,21 @@ def test_what_does_not_belong_together_stays_apart(gro: Gro, second: bytes) -> N
     assert len(gro.flush()) == 2
 
 
+def test_an_ack_stays_apart_from_the_byte_behind_it(gro: Gro) -> None:
+    gro.add(data(100, b""))
+    gro.add(data(100, b"a"))
+    assert [one.payload for one in gro.flush()] == [b"", b"a"]
+
+
+@pytest.mark.parametrize("six", [False, True])
+def test_segments_with_other_reserved_bits_stay_apart(gro: Gro, six: bool) -> None:
+    second = bytearray(data(101, b"b", six=six))
+    second[(40 if six else 20) + 12] |= 1  # what ECN has of them (RFC 9768)
+    gro.add(data(100, b"a", six=six))
+    gro.add(bytes(second))
+    assert [one.payload for one in gro.flush()] == [b"a", b"b"]
+
+
 def test_other_flows_and_what_follows_psh_stay_apart(gro: Gro) -> None:
     gro.add(data(100, b"a"))
     gro.add(data(101, b"b"), flow=1)
