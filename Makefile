@@ -17,21 +17,22 @@ DEMOS := upload download echo 'bgp --peer bird'
 
 # .ci/packages.txt names every package once, by list. `make demo` installs the lists build, run and demo,
 # `make setup` and `make test` test besides, other targets their own: $(call packages,LIST).
-LISTS := build run demo test kernels vm deb
+LISTS := build run demo test kernels vm deb fuzz
 packages = $(subst ARCH,$(ARCH),$(shell awk '$$1 == "$(1)" { print $$2 }' .ci/packages.txt))
 
 C_FILES := $(wildcard bpf/*.c userspace/*.c userspace/core/*.c userspace/client/*.c userspace/bench/*.c docs/examples/*.c)
 H_FILES := $(wildcard bpf/*.h userspace/*.h userspace/core/*.h userspace/client/*.h)
 DEF_FILES := $(wildcard bpf/*.def userspace/*.def userspace/core/*.def)
+FUZZ_FILES := $(wildcard tests/fuzz/*.[ch])
 PY_FILES := $(wildcard prl tests docs/examples setup.py userspace/build_ffi.py userspace/facts.py bpf/trace)
 
 APT := $(LISTS:%=apt-%)
-.PHONY: help setup setup-demo root $(APT) kernel-headers bpffs build install-client deb demo test fresh-results test-vm test-quick test-kernels facts lint tidy format clean
+.PHONY: help setup setup-demo root $(APT) kernel-headers bpffs build install-client deb demo test fresh-results test-vm test-quick test-kernels fuzz facts lint tidy format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-setup: setup-demo apt-test ## install all that demo and test need (root; quick when nothing is missing)
+setup: setup-demo apt-test apt-fuzz ## install all that demo and test need (root; quick when nothing is missing)
 
 setup-demo: root apt-demo kernel-headers bpffs build ## the same for the demo alone
 
@@ -137,12 +138,17 @@ test-quick: build lint ## what needs no root; under two minutes
 facts: $(BIN)/python ## write what wire.def says into the dissector and the documents
 	@$(BIN)/python userspace/facts.py
 
+# What is found, and what the corpora have grown to, stays in .fuzz.
+FUZZ_SECONDS := 600
+fuzz: apt-fuzz | $(BIN)/python ## fuzz each target (or TARGETS) with sanitizers for FUZZ_SECONDS
+	@$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS) $(TARGETS) </dev/null
+
 lint: $(VENV)/.built ## style, types, import directions
 	@$(BIN)/ruff check -q $(PY_FILES)
 	$(BIN)/ruff format -q --check $(PY_FILES)
 	$(BIN)/mypy --strict prl
 	$(BIN)/lint-imports --no-cache
-	[ -z "$(C_FILES)$(H_FILES)" ] || $(BIN)/clang-format --dry-run -Werror $(C_FILES) $(H_FILES)
+	[ -z "$(C_FILES)$(H_FILES)" ] || $(BIN)/clang-format --dry-run -Werror $(C_FILES) $(H_FILES) $(FUZZ_FILES)
 
 tidy: $(VENV)/.installed ## clang-tidy over the C datapath
 	@[ -z "$(filter userspace/%,$(C_FILES))" ] || \
@@ -151,7 +157,7 @@ tidy: $(VENV)/.installed ## clang-tidy over the C datapath
 format: $(VENV)/.installed ## lay out Python and C as the checks want it
 	@$(BIN)/ruff check -q --fix-only $(PY_FILES)
 	$(BIN)/ruff format -q $(PY_FILES)
-	[ -z "$(C_FILES)$(H_FILES)" ] || $(BIN)/clang-format -i $(C_FILES) $(H_FILES)
+	[ -z "$(C_FILES)$(H_FILES)" ] || $(BIN)/clang-format -i $(C_FILES) $(H_FILES) $(FUZZ_FILES)
 
 deb: build ## build the Debian package, dist/prl_*.deb
 	@prl/packaging/deb/build $(DEB_VERSION)
@@ -165,5 +171,5 @@ install-client: build ## install the C client library and its header under PREFI
 
 clean: ## remove all that was built here, the virtual environment too
 	rm -rf $(VENV) build dist *.egg-info prl/bpf prl/c prl/core/facts.py prl/_core.* .pytest_cache .mypy_cache .ruff_cache
-	rm -rf .hypothesis .import_linter_cache .results
+	rm -rf .hypothesis .import_linter_cache .results .fuzz
 	find prl tests userspace bpf -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -251,6 +251,14 @@ def asan() -> bool:
         return _works("gcc", "-fsanitize=address,undefined", str(source), "-o", f"{folder}/probe")
 
 
+@probe("clang has no libFuzzer: make apt-fuzz")
+def libfuzzer() -> bool:
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder, "probe.c")
+        source.write_text("int LLVMFuzzerTestOneInput(void) { return 0; }\n")
+        return _works("clang", "-fsanitize=fuzzer", str(source), "-o", f"{folder}/probe")
+
+
 @probe("the tree is no git work tree: clone it")
 def git() -> bool:
     return _works("git", "-C", str(Path(__file__).parent), "rev-parse", "--is-inside-work-tree")

@@ -81,7 +81,7 @@ static void get_fixed(struct prl_msg *msg, const uint8_t *fixed)
     default:
 #define PRL_MSG(name, ...) \
     break;                 \
-    case PRL_MSG_##name:
+    case PRL_MSG_##name:; /* before C23 no declaration follows a label, and clang keeps to that */
 #define PRL_FIELD(message, field, member, width, unit)                                 \
     _Static_assert(sizeof(msg->member) == (width), "width of " #message "'s " #field); \
     msg->member = get_be(fixed + offsetof(struct prl_fixed_##message, field), width);

@@ -1,0 +1,193 @@
+"""The seeds of the corpora: ``python -m tests.fuzz.seeds`` writes them into ``tests/fuzz/corpus``.
+
+They come from the golden vectors, and from packets as the other tests make them; each harness has
+its own few bytes in front (see there). What a run has found, and was mended, lies beside them under
+a name of its own, not ``seed-…``.
+"""
+
+import json
+import re
+import struct
+from collections.abc import Callable, Iterator
+
+from tests.fuzz.targets import CORPUS
+from tests.kernel.bpf_lab import (
+    ETH_IP,
+    ETH_IP6,
+    ETH_QINQ,
+    ETH_VLAN,
+    ICMP,
+    PEER4,
+    PEER6,
+    SERVICE4,
+    SERVICE6,
+    TCP,
+    UDP,
+    Segment,
+    ethernet,
+    extension,
+    ipv4,
+    ipv6,
+)
+from tests.unit.test_c_client import GOOD
+from tests.unit.test_wire import HEADER, MESSAGES, VECTORS
+
+SIGNED = b"\x01\x01\x13\x12" + bytes(16)
+STAMPED = Segment(payload=b"x" * 40, stamps=(1, 2))
+DATAGRAM = struct.pack("!HHHH", 40000, 7000, 12, 0) + b"data"
+PACKETS: dict[str, bytes] = {
+    "tcp": ipv4(STAMPED.pack()),
+    "tcp6": ipv6(Segment(payload=b"y" * 9, source=PEER6, target=SERVICE6).pack()),
+    "options": ipv4(Segment().pack(), options=b"\x01" * 8),
+    "extensions": ipv6(
+        extension(0, 60) + extension(60, 51) + extension(51, TCP, words=1) + Segment().pack(),
+        protocol=0,
+    ),
+    "atomic": ipv6(struct.pack("!BBHI", TCP, 0, 0, 7) + Segment().pack(), protocol=44),
+    "udp": ipv4(DATAGRAM, protocol=UDP),
+    "icmp": ipv4(
+        struct.pack("!BBHI", 3, 4, 0, 1400) + ipv4(DATAGRAM, SERVICE4, PEER4, UDP)[:28],
+        protocol=ICMP,
+    ),
+}
+
+
+def _signed() -> bytes:
+    """A segment with room for a signature in front of its timestamps."""
+    whole = STAMPED.pack()
+    header = bytearray(whole[:20] + SIGNED + whole[20:32])
+    header[12] = len(header) // 4 << 4
+    return ipv4(bytes(header) + whole[32:])
+
+
+def _wire() -> Iterator[tuple[str, bytes]]:
+    wanted = ("HELLO", "REPLICATE", "OUTPUT", "SETUP", "COMPARE", "SWITCHOVER", "ERROR")
+    first = {vector.message: vector for vector in reversed(VECTORS)}
+    return ((name, first[name].data) for name in wanted)
+
+
+def _hello() -> Iterator[tuple[str, bytes]]:
+    for vector in VECTORS:
+        if vector.message != "HELLO":
+            continue
+        made = bytes(vector.fields[f] for f in ("version_min", "version_max", "node_index"))
+        at = HEADER + MESSAGES["HELLO"].fixed_bytes
+        while at < len(vector.data):
+            kind, _, size = struct.unpack_from(">HHI", vector.data, at)
+            value = vector.data[at + 8 : at + 8 + size]
+            made += struct.pack(">BBH", kind & 0x7F, kind >> 15, size) + value
+            at += 8 + size + -size % 4
+        yield vector.name, made
+
+
+def _setup() -> Iterator[tuple[str, bytes]]:
+    for vector in VECTORS:
+        if vector.message == "SETUP":
+            tlvs = vector.data[HEADER + MESSAGES["SETUP"].fixed_bytes :]
+            yield vector.name, struct.pack(">IIB", 3, 7, vector.fields["flags"]) + tlvs
+
+
+def _link() -> Iterator[tuple[str, bytes]]:
+    stream = b"".join(data for _, data in _wire())
+    yield "stream", b"\0\4\1\7\xff\x20" + stream
+    yield "stream cut off", b"\0\0" + stream[:-5]
+    step = {"put": 0, "refer": 1, "settle": 3, "flush": 4, "arrive": 5}
+    one = bytes([step["put"], 0]) + struct.pack(">HH", 700, 20)
+    other = bytes([step["refer"], 2]) + struct.pack(">HH", 2900, 1000)
+    flush = bytes([step["flush"], 0xA0, 5, step["settle"], step["arrive"], 0xFF])
+    yield "exchange", b"\1" + (one + other + other + flush) * 6
+
+
+def _packet() -> Iterator[tuple[str, bytes]]:
+    for name, data in PACKETS.items():
+        yield name, b"\4" + struct.pack(">I", 17) + data
+    yield "every cut", b"\0" + struct.pack(">I", 17) + PACKETS["extensions"]
+    tagged = ethernet(PACKETS["tcp"], ETH_IP, tags=((ETH_QINQ, 7), (ETH_VLAN, 5)))
+    yield "tagged", b"\1" + bytes(4) + tagged
+    yield "frame", b"\1" + bytes(4) + ethernet(PACKETS["extensions"], ETH_IP6)
+    yield "made", b"\2" + bytes(range(1, 80))
+
+
+def _elide() -> Iterator[tuple[str, bytes]]:
+    for name in ("tcp", "tcp6", "udp", "options"):
+        yield name, b"\0" + PACKETS[name]
+    for vector in VECTORS:
+        for kind, value in vector.elements:
+            if kind == "ELIDED":
+                yield vector.name, b"\5" + bytes(32) + value
+
+
+def _tap() -> Iterator[tuple[str, bytes]]:
+    for name in ("tcp", "tcp6", "udp", "extensions"):
+        yield name, struct.pack(">H3sHBH", 3, b"\0\x70\x05", 16, 1, 9) + PACKETS[name]
+
+
+def _gro() -> Iterator[tuple[str, bytes]]:
+    segment = struct.pack(">BBHB", 0, 0, 1448, 0)  # made()'s words, before payload, cut and flush
+    run = (segment[:4] + b"payload of a run" + b"\x20\xff") * 5
+    yield "run", run + struct.pack(">BBH", 0x20, 0, 9) + b"the end!" + b"\0\0"
+    yield "two families", run.replace(b"\0\0\x05\xa8", b"\3\0\x05\xa8", 2) + run
+
+
+def _md5sig() -> Iterator[tuple[str, bytes]]:
+    yield "signed", b"\x06secret" + b"\0\7" + _signed()
+    yield "not signed", b"\x06secret" + b"\0\7" + PACKETS["tcp6"]
+
+
+def _moment() -> Iterator[tuple[str, bytes]]:
+    (moment,) = (
+        value for v in VECTORS if v.message == "SETUP" for k, value in v.elements if k == "MOMENT"
+    )
+    yield "restore", b"\0" + struct.pack(">H", 40) + bytes(40) + moment
+    yield "copy", b"\1" + struct.pack(">H", 700) + bytes(700)
+    yield "keep ahead", b"\2" + struct.pack(">H", 400) + b"\1" * 400
+
+
+def _json() -> Iterator[tuple[str, bytes]]:
+    for n, message in enumerate(GOOD):
+        yield f"message {n}", json.dumps(message, ensure_ascii=n % 2 == 0).encode()
+    yield "base64", b"aGVsbG8="
+
+
+def _client() -> Iterator[tuple[str, bytes]]:
+    for n, message in enumerate(GOOD):
+        fds = b"\1" if message.get("event") == "shadow" else b"\0"
+        yield f"message {n}", fds + json.dumps(message).encode()
+    shadow = {key: value for key, value in GOOD[7].items() if key != "application"}
+    yield "in memory", b"\2" + json.dumps(shadow | {"application_bytes": 16}).encode()
+
+
+SEEDS: dict[str, Callable[[], Iterator[tuple[str, bytes]]]] = {
+    "client": _client,
+    "elide": _elide,
+    "gro": _gro,
+    "hello": _hello,
+    "json": _json,
+    "link": _link,
+    "md5sig": _md5sig,
+    "moment": _moment,
+    "packet": _packet,
+    "setup": _setup,
+    "tap": _tap,
+    "wire": _wire,
+}
+
+
+def seeds(target: str) -> dict[str, bytes]:
+    """The seeds of a target, by the names of their files."""
+    return {"seed-" + re.sub(r"\W+", "-", name): data for name, data in SEEDS[target]()}
+
+
+def main() -> None:
+    """Write all seeds anew, and leave what is beside them."""
+    for target in SEEDS:
+        folder = CORPUS / target
+        folder.mkdir(parents=True, exist_ok=True)
+        for old in folder.glob("seed-*"):
+            old.unlink()
+        for name, data in seeds(target).items():
+            (folder / name).write_bytes(data)
+
+
+if __name__ == "__main__":
+    main()

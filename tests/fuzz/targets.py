@@ -1,0 +1,133 @@
+"""The targets: what each is built of, how it is built and run, and what came of a run."""
+
+import os
+import re
+import subprocess
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+CORPUS = HERE / "corpus"
+KEPT = ROOT / ".fuzz"
+"""What runs leave: ``build``, ``corpus`` and ``crashes``."""
+
+TARGETS: dict[str, tuple[str, ...]] = {
+    "client": ("userspace/client/json.c",),
+    "elide": ("userspace/elide.c", "userspace/packet.c", "userspace/md5sig.c"),
+    "gro": (
+        *("userspace/gro.c", "userspace/packet.c", "userspace/md5sig.c"),
+        "tests/fuzz/fuzz_tap.c",
+    ),
+    "hello": ("userspace/wire.c",),
+    "json": ("userspace/client/json.c",),
+    "link": ("userspace/link.c", "userspace/wire.c"),
+    "md5sig": ("userspace/md5sig.c", "userspace/packet.c"),
+    "moment": (),
+    "packet": ("userspace/packet.c", "userspace/md5sig.c"),
+    "setup": ("userspace/wire.c", "userspace/moment.c"),
+    "tap": ("userspace/packet.c", "userspace/md5sig.c", "tests/fuzz/fuzz_tap.c"),
+    "wire": ("userspace/wire.c",),
+}
+"""Each target's sources besides its harness, which may include others."""
+
+FLAGS = (
+    *("-std=gnu11", "-g", "-O1", "-UNDEBUG", "-Wall", "-Wextra", "-Werror"),
+    *("-fno-omit-frame-pointer", "-fsanitize=fuzzer,address,undefined"),
+    "-fno-sanitize-recover=all",
+    *("-I", "bpf", "-I", "userspace", "-I", "userspace/client", "-I", "tests/fuzz"),
+)
+INPUT_MAX_BYTES = 70_000
+"""Longer than any message or packet."""
+HANG_S = 120
+"""An input that takes so long is one that stalls."""
+MEMORY_MAX_MB = 2048
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a run of one target.
+
+    Attributes:
+        status: the exit status of the fuzzer, 0 when nothing was found.
+        executions: how many inputs were tried.
+        edges: how many edges of its control flow were reached, of ``edges_all``.
+        features: what libFuzzer counts besides: edges by how often, comparisons by their operands.
+        output: what the fuzzer wrote.
+    """
+
+    status: int
+    executions: int
+    edges: int
+    edges_all: int
+    features: int
+    output: str
+
+
+def build(names: Sequence[str], folder: Path, harnesses: Path = HERE) -> dict[str, Path]:
+    """Build targets, each a program in ``folder`` made of ``harnesses/NAME.c``; return them.
+
+    Raises:
+        subprocess.CalledProcessError: a compiler refused; its words are on standard error.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    headers = [path for where in ("bpf", "userspace", "tests/fuzz") for path in _headers(where)]
+
+    def one(name: str) -> Path:
+        program = folder / name
+        sources = [str(harnesses / f"{name}.c"), *TARGETS.get(name, ())]
+        inputs = [*(ROOT / source for source in sources), *headers, Path(__file__)]
+        if program.exists() and program.stat().st_mtime >= max(
+            path.stat().st_mtime for path in inputs
+        ):
+            return program
+        fresh = program.with_suffix(".new")
+        libraries = ["-lcrypto"] if name == "md5sig" else []
+        command = ["clang", *FLAGS, *sources, "-o", str(fresh), *libraries]
+        subprocess.run(command, cwd=ROOT, check=True)
+        fresh.rename(program)
+        return program
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return dict(zip(names, pool.map(one, names), strict=True))
+
+
+def _headers(where: str) -> list[Path]:
+    """Everything that a source there may include: harnesses include sources, too."""
+    return [path for path in (ROOT / where).rglob("*") if path.suffix in {".h", ".def", ".c"}]
+
+
+def run(
+    program: Path, *, seconds: int, corpora: Sequence[Path], crashes: Path, seed: int = 0
+) -> Outcome:
+    """Fuzz for so many seconds, from ``corpora``, of which the first gets what is new.
+
+    ``seed`` 0: another one each time; the output tells it. An input that breaks something is put
+    into ``crashes``.
+    """
+    crashes.mkdir(parents=True, exist_ok=True)
+    command = [
+        *(str(program), f"-max_total_time={seconds}", f"-seed={seed}"),
+        *(f"-max_len={INPUT_MAX_BYTES}", f"-timeout={HANG_S}", f"-rss_limit_mb={MEMORY_MAX_MB}"),
+        *("-print_final_stats=1", "-use_value_profile=1", f"-artifact_prefix={crashes}/"),
+        *map(str, corpora),
+    ]
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
+    text = done.stdout + done.stderr
+    return Outcome(
+        status=done.returncode,
+        executions=_last(r"stat::number_of_executed_units: +(\d+)", text),
+        edges=_last(r"\bcov: (\d+)", text),
+        edges_all=_last(r"\((\d+) inline 8-bit counters\)", text),
+        features=_last(r"\bft: (\d+)", text),
+        output=text,
+    )
+
+
+def _last(pattern: str, text: str) -> int:
+    found = re.findall(pattern, text)
+    return int(found[-1]) if found else 0
