@@ -158,6 +158,7 @@ def test_a_standby_that_was_paused_has_no_shadow_to_take_over_with(lab: Lab) -> 
     assert transfer.goes_on()
     owner.power_off()
     standby.virsh("resume")
+    standby.until("prlctl takeover --fenced")  # it cannot know that the other one is dead
     with pytest.raises(MachineError, match="reset"):
         transfer.digest()  # loudly, not a session that hangs
     owner.power_on()

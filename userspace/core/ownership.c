@@ -141,13 +141,21 @@ static uint32_t void_shadows(struct prl_owner *owner)
     return PRL_OWNER_DO_VOID_SHADOWS | drop_link(owner);
 }
 
-/* L4, L5: the shadows may have missed something from now on, for all that this node can know. */
+/* The primary lives, and may have gone on alone: the shadows are void, and it need not wait for that. */
+static uint32_t renounce(struct prl_owner *owner)
+{
+    owner->renounced = 1;
+    return void_shadows(owner) | PRL_OWNER_DO_RENOUNCE_LAN;
+}
+
+/* L4, L5: the shadows may have missed something from now on, for all that this node can know. If the primary was heard after
+ * the lease's end, they are not even good for one that is confirmed dead: before it died, it may have gone on alone. */
 static uint32_t expire(struct prl_owner *owner)
 {
     if (owner->expired || !has_shadows(owner))
         return 0;
     owner->expired = 1;
-    return PRL_OWNER_DO_EXPIRE | drop_link(owner);
+    return owner->outlived ? renounce(owner) : PRL_OWNER_DO_EXPIRE | drop_link(owner);
 }
 
 static uint32_t take(struct prl_owner *owner, uint32_t mask, uint64_t first_by_ns, uint64_t now_ns)
@@ -355,6 +363,7 @@ uint32_t prl_owner_hello(struct prl_owner *owner)
     owner->echoed_own_ns = 0;
     owner->lease_by_ns = UINT64_MAX;
     owner->expired = 0;
+    owner->outlived = 0;
     return todo;
 }
 
@@ -377,6 +386,7 @@ uint32_t prl_owner_link_up(struct prl_owner *owner, uint64_t now_ns)
     owner->peer_sent_ns = 0;
     owner->echoed_own_ns = 0;
     owner->lease_by_ns = UINT64_MAX;
+    owner->outlived = 0;
     /* last_echo_sent_ns stays: the other side may still believe in the old epoch, and its lease. */
     return todo | PRL_OWNER_DO_LEASE;
 }
@@ -440,6 +450,7 @@ uint32_t prl_owner_lease(struct prl_owner *owner, uint64_t sent_ns, uint64_t ech
         owner->echoed_own_ns = echo_ns;
         owner->echo_at_ns = sent_ns;
         owner->lease_by_ns = UINT64_MAX;
+        owner->outlived = 0;
     }
     age_lease(owner, sent_ns, now_ns);
     /* The other has read, before this LEASE of ours, that it was taken: its word is as good as the LAN's. */
@@ -462,14 +473,15 @@ uint32_t prl_owner_lan_heard(struct prl_owner *owner, uint64_t sent_ns, uint64_t
         return todo;
     /* With the link up its messages may only be late, behind much data: the lease has aged, so nothing is taken over, and no
      * more. A primary that goes on alone gives the link up, which is read before heartbeats are. */
-    if (owner->link == PRL_LINK_UP)
+    if (owner->link == PRL_LINK_UP) {
+        owner->outlived |= is_beyond_lease(owner, sent_ns);
         return todo;
+    }
     /* A heartbeat that was on its way when the primary died proves nothing. One of after the lease does, whatever our
      * clock says: since then the primary may have gone on alone. */
     if (!is_beyond_lease(owner, sent_ns) && !is_silent(owner->last_heard_ns, now_ns, overtaken_ns))
         return todo;
-    owner->renounced = 1;
-    return todo | void_shadows(owner) | PRL_OWNER_DO_RENOUNCE_LAN;
+    return todo | renounce(owner);
 }
 
 enum prl_rival prl_owner_rival(const struct prl_owner *owner, uint32_t service, uint8_t own_term, uint8_t term)
