@@ -101,8 +101,7 @@ struct prl_owner {
     uint8_t renounced;
     uint8_t shadows_void;
     uint8_t expired; /* the lease ended in this epoch */
-    uint8_t
-        outlived; /* the other lived when the lease had ended by its clock, and no newer lease has come since */
+    uint8_t outlived; /* the other was heard after the lease's end by its clock, and no lease is newer */
     uint8_t silence; /* enum prl_silence */
     uint8_t can_ask; /* somebody on the LAN would answer: who is heard by nobody then is cut off */
     uint8_t is_urgent; /* the LAN is watched because somebody may soon take over */
