@@ -10,24 +10,14 @@
 #include "dp.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <time.h>
 #include <unistd.h>
 
 #define NS_PER_MS 1000000ull
-/* Frames in the fill rings: half of all; the other half can be held. */
-#define FILL_SHARE (PRL_DP_FRAMES / 2)
-
-uint64_t dp_clock_ns(void)
-{
-    struct timespec now;
-
-    clock_gettime(CLOCK_BOOTTIME, &now);
-    return (uint64_t)now.tv_sec * 1000000000ull + (uint64_t)now.tv_nsec;
-}
 
 void dp_lock(struct prl_dp *dp)
 {
@@ -63,7 +53,7 @@ static bool receive_frames(struct prl_dp *dp)
     bool worked = false;
 
     for (uint32_t i = 0; i < dp->ports; i++) {
-        uint32_t count = prl_port_receive(dp->port[i], dp->received, DP_BATCH);
+        uint32_t count = dp->io->receive(dp->host, i, dp->received, DP_BATCH);
 
         for (uint32_t j = 0; j < count; j++) {
             if (j + 1 < count)
@@ -196,28 +186,27 @@ static bool receive_link(struct prl_dp *dp)
     return got > 0;
 }
 
-/* `ready`: enum dp_ready; the rings of AF_XDP are looked at in any case, that costs no system call. */
+/* `ready`: enum prl_io_ready; the rings of AF_XDP are looked at in any case, that costs no system call. */
 static bool pass(struct prl_dp *dp, uint32_t ready)
 {
     bool worked;
 
-    dp->now_ns = dp_clock_ns();
+    dp->now_ns = dp_clock_ns(dp);
     dp_owner_woke(dp);
     dp->node->heartbeat_ns = dp->now_ns;
     dp->counters.wakeups++;
     worked = receive_frames(dp);
-    if (ready & DP_READY_OUTPUT)
+    if (ready & PRL_READY_HOLD)
         worked |= receive_output(dp);
     else
         dp->output_again = false;
     prl_link_flush(&dp->link); /* what was captured leaves before the other side's messages are worked on */
-    if (ready & DP_READY_LINK || prl_link_unread(&dp->link)) /* what came with HELLO waits until the link is up */
+    if (ready & PRL_READY_LINK || prl_link_unread(&dp->link)) /* what came with HELLO waits until the link is up */
         worked |= receive_link(dp);
     dp_switchover_pass(dp);
     flush(dp);
-    for (uint32_t i = 0; i < dp->ports; i++)
-        prl_port_refill(dp->port[i]);
-    if (ready & DP_READY_LAN)
+    dp->io->refill(dp->host);
+    if (ready & PRL_READY_LAN)
         dp_owner_lan(dp);
     if (dp->now_ns >= dp_owner_next_ns(dp))
         dp_owner_tick(dp);
@@ -240,26 +229,32 @@ static uint64_t next_deadline_ns(const struct prl_dp *dp)
     return next_ns ? next_ns : 1;
 }
 
+int dp_turn(struct prl_dp *dp, uint32_t ready)
+{
+    bool polling;
+    int err;
+
+    dp_lock(dp);
+    polling = dp_polls_on(dp, pass(dp, ready));
+    err = dp_wait_prepare(dp, next_deadline_ns(dp));
+    dp_unlock(dp);
+    return err ? err : polling;
+}
+
 int prl_dp_run(struct prl_dp *dp)
 {
-    int ready = DP_READY_ALL;
+    int ready = PRL_READY_ALL;
 
-    dp_wait_begin(dp);
     while (!atomic_load(&dp->stop)) {
-        bool polling;
-        int err;
+        int polling = dp_turn(dp, (uint32_t)ready);
 
-        dp_lock(dp);
-        polling = dp_polls_on(dp, pass(dp, (uint32_t)ready));
-        err = dp_wait_prepare(dp, next_deadline_ns(dp));
-        dp_unlock(dp);
-        if (err)
-            return err;
+        if (polling < 0)
+            return polling;
         if (polling)
             dp_give_way(dp);
         else if (atomic_load(&dp->waiting))
             sched_yield();
-        ready = dp_wait(dp, !polling);
+        ready = dp->io->wait(dp->host, !polling);
         if (ready < 0)
             return ready;
     }
@@ -269,15 +264,15 @@ int prl_dp_run(struct prl_dp *dp)
 void prl_dp_stop(struct prl_dp *dp)
 {
     atomic_store(&dp->stop, true);
-    dp_wake(dp);
+    dp->io->wake(dp->host);
 }
 
 /* ---- birth and death ---- */
 
-static int open_ports(struct prl_dp *dp, char *error)
+/* One port for each queue, in the order of the interfaces. */
+static int count_ports(struct prl_dp *dp, char *error)
 {
     uint32_t queues = 0;
-    int sg = 1;
 
     for (uint32_t i = 0; i < dp->config.lifs; i++)
         queues += dp->config.lif[i].queues;
@@ -286,25 +281,9 @@ static int open_ports(struct prl_dp *dp, char *error)
                  PRL_LIFS_MAX * PRL_QUEUES_MAX);
         return -EINVAL;
     }
-    for (uint32_t i = 0; i < dp->config.lifs; i++) {
-        const struct prl_dp_lif *lif = &dp->config.lif[i];
-
-        for (uint32_t queue = 0; queue < lif->queues; queue++) {
-            struct prl_port *port = prl_port_open(dp->umem, lif->name, queue, &sg, FILL_SHARE / queues, error);
-            int err;
-
-            if (!port)
-                return -EIO;
-            dp->port[dp->ports] = port;
+    for (uint32_t i = 0; i < dp->config.lifs; i++)
+        for (uint32_t queue = 0; queue < dp->config.lif[i].queues; queue++)
             dp->port_lif[dp->ports++] = (uint16_t)i;
-            err = prl_kernel_xsk_set(dp->kernel, i, queue, prl_port_fd(port));
-            if (err) {
-                snprintf(error, PRL_ERROR_BYTES, "AF_XDP map entry for %s queue %u: %s", lif->name, queue,
-                         strerror(-err));
-                return err;
-            }
-        }
-    }
     return 0;
 }
 
@@ -324,30 +303,32 @@ static int open_memory(struct prl_dp *dp, char *error)
     return 0;
 }
 
-struct prl_dp *prl_dp_open(const struct prl_dp_config *config, struct prl_kernel *kernel, char *error)
+struct prl_dp *dp_open(const struct prl_dp_config *config, const struct prl_io *io, struct prl_host *host,
+                       char *error)
 {
     struct prl_dp *dp = calloc(1, sizeof(*dp));
 
     if (!dp) {
         snprintf(error, PRL_ERROR_BYTES, "no memory for the datapath");
+        io->close(host);
         return NULL;
     }
     dp->config = *config;
-    dp->kernel = kernel;
-    dp->node = prl_kernel_node(kernel);
+    dp->io = io;
+    dp->host = host;
+    dp->node = io->node(host);
     dp->next_handle = 1;
-    prl_gro_init(&dp->gro, config->inject_fd);
-    dp->raw_fd = -1;
+    prl_gro_init(&dp->gro, (struct prl_tap){.write = io->inject, .host = host});
     dp->link.fd = -1;
     pthread_mutex_init(&dp->lock, NULL);
-    dp->wait = (struct dp_wait){.epoll_fd = -1, .timer_fd = -1, .wake_fd = -1};
     dp->event_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     if (dp->event_fd < 0) {
         snprintf(error, PRL_ERROR_BYTES, "eventfd: %s", strerror(errno));
         goto fail;
     }
-    dp->node->heartbeat_ns = dp_clock_ns();
-    if (open_memory(dp, error) || dp_owner_open(dp, error) || open_ports(dp, error) || dp_wait_open(dp, error))
+    dp->node->heartbeat_ns = dp_clock_ns(dp);
+    if (open_memory(dp, error) || dp_owner_open(dp, error) || count_ports(dp, error) ||
+        io->start(host, dp->umem, error))
         goto fail;
     return dp;
 
@@ -360,13 +341,10 @@ void prl_dp_close(struct prl_dp *dp)
 {
     if (!dp)
         return;
-    for (uint32_t i = 0; i < dp->ports; i++)
-        prl_port_close(dp->port[i]);
     prl_link_destroy(&dp->link);
     dp_flows_destroy(dp);
     dp_setups_destroy(dp);
     prl_pool_destroy(&dp->holds);
-    prl_umem_close(dp->umem);
     free(dp->buffers);
     while (dp->events_head) {
         struct dp_event *entry = dp->events_head;
@@ -374,14 +352,10 @@ void prl_dp_close(struct prl_dp *dp)
         dp->events_head = entry->next;
         free(entry);
     }
-    if (dp->raw_fd >= 0)
-        close(dp->raw_fd);
-    dp_wait_close(dp);
-    close(dp->event_fd);
-    if (dp->config.lan_fd >= 0)
-        close(dp->config.lan_fd);
-    close(dp->config.inject_fd);
-    close(dp->config.hold_fd);
+    dp->io->close(dp->host);
+    prl_umem_close(dp->umem); /* the machine captures into it until then */
+    if (dp->event_fd >= 0)
+        close(dp->event_fd);
     pthread_mutex_destroy(&dp->lock);
     free(dp);
 }

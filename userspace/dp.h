@@ -10,7 +10,7 @@
  *     dp_sign.c     the headers of signed flows (RFC 2385)
  *     dp_udp.c      room in a UDP socket, what it dropped
  *     dp_switchover.c  a service moves by word over the link
- *     dp_wait.c     what the loop sleeps on, polling instead of sleeping
+ *     dp_wait.c    what the loop waits for, polling instead of sleeping
  *     dp_owner.c    lease, LAN heartbeats, claims, take-over
  *     dp_control.c  events, link calls, status
  */
@@ -25,6 +25,7 @@
 #include "datapath.h"
 #include "link.h"
 #include "gro.h"
+#include "io.h"
 #include "packet.h"
 #include "probes.h"
 #include "slab.h"
@@ -42,8 +43,6 @@
 #define DP_FAIR_BUFFERS 8
 /* Work of one pass over one source (R4: bounded per wake-up). */
 #define DP_BATCH 256
-/* The least slice that the scheduler takes; its own is some milliseconds. */
-#define DP_SLICE_NS 100000ull
 /* Polling gives the CPU away after every look. Absences that are longer than the first of these count; beyond an eighth of
  * the time, and the sum, the CPU is wanted by others, and polling only waits for it. Then prld sleeps until there is work,
  * which wakes it at once, and tries again to poll after a while. */
@@ -51,8 +50,6 @@
 #define DP_CROWDED_SHARE 8
 #define DP_CROWDED_SUM_NS 2000000ull
 #define DP_CROWDED_RETRY_NS 100000000ull
-/* Sources that one wait tells of. */
-#define DP_WAIT_EVENTS 8
 /* After so many looks that found a single held segment, the next ones expect no second. */
 #define DP_SINGLES 16
 /* Bytes of event bodies that wait for Python. */
@@ -178,20 +175,13 @@ struct dp_fed {
     uint16_t lif;
 };
 
-/* dp_wait.c; of the loop alone, but for link_events and wake_fd. */
+/* dp_wait.c; of the loop alone, but for link_events. */
 struct dp_wait {
-    int epoll_fd, timer_fd, wake_fd;
-    uint32_t link_events, output_events; /* what epoll watches for now */
-    uint64_t timer_ns;                   /* what timer_fd is set to; 0: it is not */
+    uint32_t link_events, output_events; /* what is watched for now */
     uint64_t poll_until_ns;              /* the end of adaptive polling */
     uint64_t crowded_until_ns;           /* no polling before */
     uint64_t away_ns, back_ns;           /* absences that are not made up for yet; the end of the last one */
-    int thread; /* that runs the loop; 0: none yet */
-    bool is_prompt;
 };
-
-/* What a wait found; an error of the source is found by reading it. */
-enum dp_ready { DP_READY_LINK = 1, DP_READY_OUTPUT = 2, DP_READY_LAN = 4, DP_READY_ALL = 7 };
 
 struct dp_event {
     struct dp_event *next;
@@ -201,8 +191,9 @@ struct dp_event {
 
 struct prl_dp {
     struct prl_dp_config config;
-    struct prl_kernel *kernel;
-    struct prl_node *node;
+    const struct prl_io *io; /* the machine, and what it asks to be called with */
+    struct prl_host *host;
+    struct prl_node *node; /* the programs', shared */
     pthread_mutex_t lock;
     _Atomic uint32_t waiting; /* callers that want the lock */
     _Atomic bool stop;
@@ -211,7 +202,6 @@ struct prl_dp {
     struct dp_wait wait;
 
     struct prl_umem *umem;
-    struct prl_port *port[PRL_LIFS_MAX * PRL_QUEUES_MAX];
     uint16_t port_lif[PRL_LIFS_MAX * PRL_QUEUES_MAX];
     uint32_t ports;
     struct prl_received received[DP_BATCH];
@@ -252,7 +242,6 @@ struct prl_dp {
 
     struct prl_owner owner;
     struct prl_move moves[PRL_SERVICES_MAX];
-    int raw_fd; /* AF_PACKET, for claims */
     uint32_t claims_left, claims_mask; /* fast ones that are left; services that are claimed */
     uint32_t claims_slow_mask; /* services taken over from a node that has not said that it knows */
     uint8_t claims_token[PRL_TOKEN_BYTES]; /* the one that it knows */
@@ -279,27 +268,23 @@ struct prl_dp {
     struct prl_dp_counters counters;
 };
 
-uint64_t dp_clock_ns(void);
+/* A datapath on a machine, which it takes over, also on failure: NULL and words in error[PRL_ERROR_BYTES]. */
+struct prl_dp *dp_open(const struct prl_dp_config *config, const struct prl_io *io, struct prl_host *host,
+                       char *error);
+/* One turn of the loop: a pass over what is ready (enum prl_io_ready), then what there is to wait for. Whether to look for
+ * more rather than to sleep, or -errno. */
+int dp_turn(struct prl_dp *dp, uint32_t ready);
+static inline uint64_t dp_clock_ns(const struct prl_dp *dp)
+{
+    return dp->io->now_ns(dp->host);
+}
 void dp_lock(struct prl_dp *dp);
 void dp_unlock(struct prl_dp *dp);
 /* Writes what reinjection has gathered (gro.h): before the flow's flags change, its bytes go, or the lock does. */
 void dp_flush_input(struct prl_dp *dp);
 
-/* dp_wait.c; 0 or -errno. The datapath's sources must be open. */
-int dp_wait_open(struct prl_dp *dp, char *error);
-void dp_wait_close(struct prl_dp *dp);
-void dp_wait_begin(struct prl_dp *dp); /* by the thread that is going to wait */
-/* For a while the datapath's thread has short slices of the CPU, which is an early deadline to the scheduler (EEVDF,
- * since Linux 6.12; before, nothing changes): woken, it runs before those that have had the CPU for long. */
-void dp_wait_promptly(struct prl_dp *dp, bool on);
-void dp_wake(struct prl_dp *dp);
-/* The link's descriptor comes, or is about to be closed. */
-int dp_wait_link(struct prl_dp *dp, bool attached);
-int dp_wait_lan(struct prl_dp *dp);
-/* Under the lock: what there is to wait for, until next_ns (CLOCK_BOOTTIME) at the latest. */
+/* dp_wait.c. Under the lock: what there is to wait for, until next_ns (CLOCK_BOOTTIME) at the latest. 0 or -errno. */
 int dp_wait_prepare(struct prl_dp *dp, uint64_t next_ns);
-/* Without the lock: sleeps until something is there, or only looks. enum dp_ready, 0 = none of them, or -errno. */
-int dp_wait(struct prl_dp *dp, bool sleeps);
 /* Whether to look for work again rather than to sleep. */
 bool dp_polls_on(struct prl_dp *dp, bool worked);
 /* Lets others have the CPU, and notes how long they kept it. */
@@ -400,11 +385,14 @@ int dp_sign_set_key(struct dp_flow *flow,
 void dp_sign_forget_key(struct dp_flow *flow);
 
 /* dp_udp.c */
-void dp_udp_open(struct dp_flow *flow); /* drops count from here on */
-void dp_udp_sample(struct dp_flow *flow);
-int dp_udp_mark(const struct dp_flow *flow, bool is_shadow); /* what a socket without a peer sends; 0 or -errno */
-bool dp_udp_has_room(const struct dp_flow *flow, uint32_t bytes); /* for a packet of so many bytes */
-bool dp_udp_diverged(const struct dp_flow *flow); /* the socket dropped what the other side's may have */
+void dp_udp_open(const struct prl_dp *dp, struct dp_flow *flow); /* drops count from here on */
+void dp_udp_sample(const struct prl_dp *dp, struct dp_flow *flow);
+int dp_udp_mark(const struct prl_dp *dp, const struct dp_flow *flow,
+                bool is_shadow); /* what a socket without a peer sends; 0 or -errno */
+bool dp_udp_has_room(const struct prl_dp *dp, const struct dp_flow *flow,
+                     uint32_t bytes); /* for a packet of so many bytes */
+bool dp_udp_diverged(const struct prl_dp *dp,
+                     const struct dp_flow *flow); /* the socket dropped what the other side's may have */
 void dp_udp_check(struct prl_dp *dp, struct dp_flow *flow); /* a flow that diverged fails, its shadow is void */
 
 /* dp_switchover.c */

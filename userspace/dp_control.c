@@ -152,8 +152,7 @@ void dp_link_lost(struct prl_dp *dp, const char *why)
 
     if (dp->link.fd < 0)
         return;
-    dp_wait_link(dp, false);
-    prl_link_detach(&dp->link);
+    dp->io->link_detach(dp->host, &dp->link);
     dp->link_up = false;
     dp_event(dp, &event, (const uint8_t *)why, (uint32_t)strlen(why));
     if (was_up) {
@@ -170,23 +169,21 @@ int prl_dp_link_attach(struct prl_dp *dp, int fd)
     if (dp->link.fd >= 0) {
         err = -EBUSY;
     } else {
-        prl_link_attach_tcp(&dp->link, fd);
         dp->link_up = false;
         dp->hello_seen = false;
         dp->link_overflow = false;
-        err = dp_wait_link(dp, true);
-        if (err)
-            prl_link_detach(&dp->link);
+        dp->wait.link_events = 0;
+        err = dp->io->link_attach(dp->host, &dp->link, fd);
     }
     dp_unlock(dp);
-    dp_wake(dp);
+    dp->io->wake(dp->host);
     return err;
 }
 
 void prl_dp_link_hello(struct prl_dp *dp)
 {
     dp_lock(dp);
-    dp->now_ns = dp_clock_ns();
+    dp->now_ns = dp_clock_ns(dp);
     dp_owner_do(dp, prl_owner_hello(&dp->owner));
     dp_unlock(dp);
 }
@@ -200,7 +197,7 @@ int prl_dp_link_up(struct prl_dp *dp, uint64_t epoch, uint64_t capabilities, con
     if (dp->link.fd < 0 || dp->link_up) {
         err = -ENOTCONN;
     } else {
-        dp->now_ns = dp_clock_ns();
+        dp->now_ns = dp_clock_ns(dp);
         dp->link_up = true;
         dp->epoch = epoch;
         dp->capabilities = capabilities;
@@ -214,17 +211,17 @@ int prl_dp_link_up(struct prl_dp *dp, uint64_t epoch, uint64_t capabilities, con
         dp_owner_do(dp, prl_owner_link_up(&dp->owner, dp->now_ns));
     }
     dp_unlock(dp);
-    dp_wake(dp);
+    dp->io->wake(dp->host);
     return err;
 }
 
 int prl_dp_link_drop(struct prl_dp *dp, const char *why)
 {
     dp_lock(dp);
-    dp->now_ns = dp_clock_ns();
+    dp->now_ns = dp_clock_ns(dp);
     dp_link_lost(dp, why);
     dp_unlock(dp);
-    dp_wake(dp);
+    dp->io->wake(dp->host);
     return 0;
 }
 
@@ -256,7 +253,7 @@ int prl_dp_link_send(struct prl_dp *dp, const struct prl_msg *msg, const uint8_t
     is_left = prl_link_pending(&dp->link);
     dp_unlock(dp);
     if (is_left)
-        dp_wake(dp);
+        dp->io->wake(dp->host);
     return err;
 }
 
@@ -290,7 +287,7 @@ void prl_dp_status(struct prl_dp *dp, struct prl_dp_status *status)
 {
     memset(status, 0, sizeof(*status));
     dp_lock(dp);
-    dp->now_ns = dp_clock_ns();
+    dp->now_ns = dp_clock_ns(dp);
     dp_owner_notice_fencing(dp); /* HELLO tells what the status says */
     status->now_ns = dp->now_ns;
     status->epoch = dp->epoch;
@@ -325,7 +322,6 @@ void prl_dp_status(struct prl_dp *dp, struct prl_dp_status *status)
     status->counters.link_refused = dp->link.refused;
     status->counters.reinject_failed += dp->gro.failed;
     status->counters.reinject_writes = dp->gro.writes;
-    for (uint32_t i = 0; i < dp->ports; i++)
-        status->counters.rx_no_frame += prl_port_oversized(dp->port[i]);
+    status->counters.rx_no_frame += dp->io->oversized(dp->host);
     dp_unlock(dp);
 }

@@ -3,12 +3,10 @@
 
 #include <assert.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 _Static_assert(offsetof(struct prl_primary, counters) == 64,
                "what a packet changes of the core is one cache line");
@@ -81,7 +79,7 @@ void dp_flows_destroy(struct prl_dp *dp)
         if (dp->flows[i].used) {
             dp_sign_forget_key(&dp->flows[i]);
             if (dp->flows[i].spec.fd >= 0)
-                close(dp->flows[i].spec.fd);
+                dp->io->sock_close(dp->host, dp->flows[i].spec.fd);
         }
     prl_pages_free(dp->flows, dp->config.flows_max * sizeof(*dp->flows));
     prl_slab_destroy(&dp->busy);
@@ -222,9 +220,9 @@ static int flow_enter(struct prl_dp *dp, const struct prl_flow_spec *spec, struc
         return -EADDRNOTAVAIL;
     if (dp->slots_free_count == 0)
         return -ENOSPC;
-    fd = fcntl(spec->fd, F_DUPFD_CLOEXEC, 0);
+    fd = dp->io->sock_dup(dp->host, spec->fd);
     if (fd < 0)
-        return -errno;
+        return fd;
     flow = &dp->flows[dp->slots_free[dp->slots_free_count - 1]];
     bool awake = flow->awake; /* the list may still have the slot from its last flow */
     uint32_t next_awake = flow->next_awake;
@@ -234,22 +232,22 @@ static int flow_enter(struct prl_dp *dp, const struct prl_flow_spec *spec, struc
     flow->next_awake = next_awake;
     flow->slot = (uint32_t)(flow - dp->flows);
     flow->service = (uint8_t)service;
-    flow->kernel = prl_kernel_flow(dp->kernel, flow->slot);
+    flow->kernel = dp->io->flow(dp->host, flow->slot);
     memset(flow->kernel, 0, sizeof(*flow->kernel));
     flow->kernel->key = spec->key;
     flow->kernel->handle = spec->handle;
     keep_spec(flow, spec, fd);
     err = dp_sign_set_key(flow, &spec->md5);
     if (!err)
-        err = prl_kernel_gate_attach(dp->kernel, fd, flow->slot);
+        err = dp->io->gate_attach(dp->host, fd, flow->slot);
     if (!err) {
-        err = prl_kernel_flow_add(dp->kernel, &spec->key, spec->handle, flow->slot);
+        err = dp->io->flow_add(dp->host, &spec->key, spec->handle, flow->slot);
         if (err)
-            prl_kernel_gate_detach(dp->kernel, fd);
+            dp->io->gate_detach(dp->host, fd);
     }
     if (err) {
         dp_sign_forget_key(flow);
-        close(fd);
+        dp->io->sock_close(dp->host, fd);
         return err;
     }
     dp->slots_free_count--;
@@ -274,13 +272,13 @@ void dp_flow_forget(struct prl_dp *dp, struct dp_flow *flow)
         prl_primary_fence(&flow->primary, &actions);
         dp_apply(dp, flow, &actions);
     }
-    prl_kernel_flow_del(dp->kernel, &flow->kernel->key);
+    dp->io->flow_del(dp->host, &flow->kernel->key);
     flow->kernel->flags = PRL_FLOW_OPEN;
     if (flow->spec.fd >= 0) {
-        prl_kernel_gate_detach(dp->kernel, flow->spec.fd);
-        close(flow->spec.fd);
+        dp->io->gate_detach(dp->host, flow->spec.fd);
+        dp->io->sock_close(dp->host, flow->spec.fd);
     } else {
-        prl_kernel_gate_forget(dp->kernel, flow->orphan_cookie);
+        dp->io->gate_forget(dp->host, flow->orphan_cookie);
     }
     unlink_from(dp, handle_bucket(dp, flow->spec.handle), flow, false);
     unlink_from(dp, key_bucket(dp, &flow->kernel->key), flow, true);
@@ -358,9 +356,9 @@ uint32_t dp_flow_own_edge(const struct dp_flow *flow)
 void dp_flow_sample(struct prl_dp *dp, struct dp_flow *flow)
 {
     if (flow->kernel->key.proto == IPPROTO_TCP)
-        prl_kernel_sample(dp->kernel, &flow->slot, 1);
+        dp->io->sample(dp->host, &flow->slot, 1);
     else
-        dp_udp_sample(flow);
+        dp_udp_sample(dp, flow);
 }
 
 void dp_flow_note_peer(struct dp_flow *flow, const struct prl_packet *packet)
@@ -452,7 +450,7 @@ static void scan(struct prl_dp *dp)
         if (dp->flows[i].used && dp->flows[i].kernel->key.proto == IPPROTO_TCP)
             slots[count++] = i;
     for (uint32_t done = 0; done < count; done += PRL_SAMPLE_MAX)
-        prl_kernel_sample(dp->kernel, slots + done, count - done < PRL_SAMPLE_MAX ? count - done : PRL_SAMPLE_MAX);
+        dp->io->sample(dp->host, slots + done, count - done < PRL_SAMPLE_MAX ? count - done : PRL_SAMPLE_MAX);
     for (uint32_t i = first; i < end; i += shares) {
         struct dp_flow *flow = &dp->flows[i];
 
@@ -556,7 +554,7 @@ static uint32_t new_handle(struct prl_dp *dp)
 /* The flow stays where it is, in the kernel's table, too; what is under way to us has the former handle. */
 static int rename_flow(struct prl_dp *dp, struct dp_flow *flow, uint32_t handle)
 {
-    int err = prl_kernel_flow_rename(dp->kernel, &flow->kernel->key, handle, flow->slot);
+    int err = dp->io->flow_rename(dp->host, &flow->kernel->key, handle, flow->slot);
     uint32_t *bucket;
 
     if (err)
@@ -599,12 +597,12 @@ static int keep_in_hands(struct prl_dp *dp, struct dp_flow *flow, struct prl_flo
         err = rename_flow(dp, flow, spec->handle);
     }
     if (!err)
-        fd = fcntl(spec->fd, F_DUPFD_CLOEXEC, 0);
-    if (fd < 0)
-        return err ? err : -errno;
+        fd = dp->io->sock_dup(dp->host, spec->fd);
+    if (err || fd < 0)
+        return err ? err : fd;
     dp_verify_forget(dp, flow);
     assert(!flow->shadow.unfed); /* nothing is relayed any more, and nothing waits for that */
-    close(flow->spec.fd);
+    dp->io->sock_close(dp->host, flow->spec.fd);
     keep_spec(flow, spec, fd);
     flow->spec.generation = 0;
     flow->secondary = false;
@@ -686,7 +684,7 @@ int prl_dp_primary_setup(struct prl_dp *dp, struct prl_flow_spec *spec)
     err = flow_of_setup(dp, spec, &flow);
     if (!flow)
         goto out;
-    dp->now_ns = dp_clock_ns();
+    dp->now_ns = dp_clock_ns(dp);
     dp_switchover_disturbed(dp, flow->service);
     flow->edge_known = false;
     flow->key_changed = false;
@@ -695,7 +693,7 @@ int prl_dp_primary_setup(struct prl_dp *dp, struct prl_flow_spec *spec)
     dp_apply(dp, flow, &actions);
     dp_flow_sample(dp, flow);
     if (flow->kernel->key.proto == IPPROTO_UDP)
-        dp_udp_open(flow);
+        dp_udp_open(dp, flow);
     flow->kernel->edge_limit = dp_flow_own_edge(flow);
     flow->edge_known = true;
     dp_flow_set_flags(flow);
@@ -730,11 +728,11 @@ int prl_dp_primary_activate(struct prl_dp *dp, uint32_t handle, uint32_t generat
         err = -ESTALE;
         goto out;
     }
-    dp->now_ns = dp_clock_ns();
+    dp->now_ns = dp_clock_ns(dp);
     dp_primary_activate(dp, flow, committed, peer_edge);
 out:
     dp_unlock(dp);
-    dp_wake(dp);
+    dp->io->wake(dp->host);
     return err;
 }
 
@@ -746,7 +744,7 @@ int prl_dp_primary_fail(struct prl_dp *dp, uint32_t handle, uint8_t reason)
     dp_lock(dp);
     flow = dp_flow_by_handle(dp, handle);
     if (flow && !flow->secondary) {
-        dp->now_ns = dp_clock_ns();
+        dp->now_ns = dp_clock_ns(dp);
         prl_primary_fail(&flow->primary, reason, dp->link_up, dp->now_ns, &actions);
         dp_apply(dp, flow, &actions);
     }
@@ -771,7 +769,7 @@ int dp_secondary_enter(struct prl_dp *dp, const struct prl_flow_spec *spec, uint
     err = flow_enter(dp, spec, &flow);
     if (flow) {
         flow->secondary = true;
-        err = dp_udp_mark(flow, true);
+        err = dp_udp_mark(dp, flow, true);
         if (err) {
             dp_flow_forget(dp, flow);
             return err;
@@ -780,7 +778,7 @@ int dp_secondary_enter(struct prl_dp *dp, const struct prl_flow_spec *spec, uint
         flow->kernel->generation = spec->generation;
         dp_flow_sample(dp, flow);
         if (spec->key.proto == IPPROTO_UDP)
-            dp_udp_open(flow);
+            dp_udp_open(dp, flow);
         *space = dp_flow_own_edge(flow); /* UDP: always 0; whether there is room is a matter of yes and no */
         prl_secondary_open(&flow->secondary_core, spec->handle, spec->generation, spec->committed, *space, true);
         flow->secondary_core.nack_retry =
@@ -858,11 +856,8 @@ int prl_dp_flow_socket(struct prl_dp *dp, uint32_t handle)
 
     dp_lock(dp);
     flow = dp_flow_by_handle(dp, handle);
-    if (flow) {
-        fd = fcntl(flow->spec.fd, F_DUPFD_CLOEXEC, 0);
-        if (fd < 0)
-            fd = -errno;
-    }
+    if (flow)
+        fd = dp->io->sock_dup(dp->host, flow->spec.fd);
     dp_unlock(dp);
     return fd;
 }
@@ -890,9 +885,9 @@ int prl_dp_flow_orphan(struct prl_dp *dp, uint32_t handle)
     dp_lock(dp);
     flow = dp_flow_by_handle(dp, handle);
     if (flow && !flow->secondary && flow->kernel->key.proto == IPPROTO_TCP && flow->spec.fd >= 0) {
-        err = prl_kernel_gate_cookie(flow->spec.fd, &flow->orphan_cookie);
+        err = dp->io->gate_cookie(dp->host, flow->spec.fd, &flow->orphan_cookie);
         if (!err) {
-            close(flow->spec.fd);
+            dp->io->sock_close(dp->host, flow->spec.fd);
             flow->spec.fd = -1;
         }
     }

@@ -5,13 +5,11 @@
 #include <endian.h>
 #include <errno.h>
 #include <linux/if_ether.h>
-#include <linux/if_packet.h>
 #include <openssl/evp.h>
 #include <openssl/hmac.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <unistd.h>
 
 #define LAN_MAGIC 0x50524c48u /* "PRLH" */
 #define LAN_TAG_BYTES 16
@@ -38,7 +36,7 @@ struct lan_message {
 /* For whoever traces (probes.h): what is done, and how long the other node has not been heard on the link. */
 static void trace_step(const struct prl_dp *dp, const char *step, uint32_t services)
 {
-    PRL_PROBE3(ownership, step, services, dp_clock_ns() - dp->owner.last_heard_ns);
+    PRL_PROBE3(ownership, step, services, dp_clock_ns(dp) - dp->owner.last_heard_ns);
 }
 
 /* ---- LAN heartbeats (L3): they trigger or veto, and never renew a lease ---- */
@@ -71,15 +69,15 @@ static void lan_send(struct prl_dp *dp, uint8_t type)
         .type = type,
         .node_index = (uint8_t)dp->config.node_index,
         .epoch = htobe64(dp->epoch),
-        .counter = htobe64(dp_clock_ns()),
+        .counter = htobe64(dp_clock_ns(dp)),
     };
 
-    if (dp->config.lan_fd < 0 || !dp->lan_key_known)
+    if (!dp->lan_key_known)
         return;
     if (dp->config.owner.services)
         lan_tell(dp, &message);
     lan_tag(dp, &message, message.tag);
-    if (send(dp->config.lan_fd, &message, sizeof(message), MSG_DONTWAIT | MSG_NOSIGNAL) == sizeof(message))
+    if (dp->io->lan_send(dp->host, &message, sizeof(message)) == sizeof(message))
         dp->counters.lan_tx++;
 }
 
@@ -111,12 +109,10 @@ static void lan_judge(struct prl_dp *dp, const struct lan_message *message)
 
 void dp_owner_lan(struct prl_dp *dp)
 {
-    int fd = dp->config.lan_fd;
-
-    for (uint32_t i = 0; i < DP_BATCH && fd >= 0; i++) {
+    for (uint32_t i = 0; i < DP_BATCH; i++) {
         struct lan_message message;
         uint8_t tag[LAN_TAG_BYTES];
-        ssize_t got = recv(fd, &message, sizeof(message), MSG_DONTWAIT | MSG_TRUNC);
+        ssize_t got = dp->io->lan_receive(dp->host, &message, sizeof(message));
 
         if (got < 0)
             return; /* nothing more, or an ICMP error: the other node's prld is not there */
@@ -143,22 +139,15 @@ void dp_owner_lan(struct prl_dp *dp)
 
 /* ---- claims, defence, questions (L6, L7) ---- */
 
-static bool send_frame(struct prl_dp *dp, const uint8_t *frame, uint32_t bytes, const struct prl_dp_lif *lif)
+static bool send_frame(struct prl_dp *dp, const uint8_t *frame, uint32_t bytes, uint32_t lif)
 {
-    struct sockaddr_ll to = {
-        .sll_family = AF_PACKET,
-        .sll_ifindex = (int)lif->ifindex,
-        .sll_halen = ETH_ALEN,
-    };
-
-    memcpy(to.sll_addr, frame, ETH_ALEN);
-    return sendto(dp->raw_fd, frame, bytes, MSG_DONTWAIT, (struct sockaddr *)&to, sizeof(to)) >= 0;
+    return dp->io->send_frame(dp->host, lif, frame, bytes) == 0;
 }
 
 /* To all, and to each neighbour that may have missed that, or not believe it. Returns the frames sent. */
 static uint32_t send_to_all(struct prl_dp *dp, uint8_t *frame, uint32_t bytes, uint32_t lif, bool is_v4)
 {
-    uint32_t sent = send_frame(dp, frame, bytes, &dp->config.lif[lif]);
+    uint32_t sent = send_frame(dp, frame, bytes, lif);
 
     for (uint32_t i = 0; i < dp->neighbours; i++) {
         const struct prl_dp_neighbour *neighbour = &dp->neighbour[i];
@@ -166,7 +155,7 @@ static uint32_t send_to_all(struct prl_dp *dp, uint8_t *frame, uint32_t bytes, u
         if (neighbour->lif != lif || prl_addr_is_v4(neighbour->addr) != is_v4)
             continue;
         memcpy(frame, neighbour->mac, ETH_ALEN);
-        sent += send_frame(dp, frame, bytes, &dp->config.lif[lif]);
+        sent += send_frame(dp, frame, bytes, lif);
     }
     return sent;
 }
@@ -258,9 +247,8 @@ static const uint8_t *asks_from(const struct prl_dp *dp, const struct prl_dp_nei
  * none asks all nodes. */
 static void ask(struct prl_dp *dp)
 {
-    const struct prl_dp_lif *lif = &dp->config.lif[0];
+    const uint8_t *own = own_address(dp, false), *mac = dp->config.lif[0].mac;
     uint8_t frame[PRL_CRAFT_MAX];
-    const uint8_t *own = own_address(dp, false);
     uint32_t asked = 0;
 
     for (uint32_t i = 0; i < dp->neighbours; i++) {
@@ -268,11 +256,10 @@ static void ask(struct prl_dp *dp)
         const uint8_t *from = asks_from(dp, neighbour);
 
         if (from)
-            asked +=
-                send_frame(dp, frame, prl_packet_ask(from, lif->mac, neighbour->addr, neighbour->mac, frame), lif);
+            asked += send_frame(dp, frame, prl_packet_ask(from, mac, neighbour->addr, neighbour->mac, frame), 0);
     }
     if (!asked && own)
-        asked += send_frame(dp, frame, prl_packet_ask_all(own, lif->mac, frame), lif);
+        asked += send_frame(dp, frame, prl_packet_ask_all(own, mac, frame), 0);
     dp->counters.asks_sent += asked;
 }
 
@@ -341,7 +328,7 @@ static int set_addresses(struct prl_dp *dp, uint32_t service, uint8_t state, uin
 
             if (is_others(dp, address, lif))
                 continue;
-            prl_kernel_addr_get(dp->kernel, &key, &value);
+            dp->io->addr_get(dp->host, &key, &value);
             value.state = state;
             value.service = service;
             value.first_by_ns = first_by_ns;
@@ -349,7 +336,7 @@ static int set_addresses(struct prl_dp *dp, uint32_t service, uint8_t state, uin
             if (state == PRL_ADDR_LEAVING)
                 value.fenced_by_ns = 0; /* what comes now is the new owner's claim */
             memcpy(value.token, dp->peer_token, sizeof(value.token));
-            err = prl_kernel_addr_set(dp->kernel, &key, &value);
+            err = dp->io->addr_set(dp->host, &key, &value);
             PRL_PROBE3(address, key.addr, value.state, service);
         }
     }
@@ -364,7 +351,7 @@ static void keep_token(struct prl_dp *dp, uint32_t service)
         struct prl_addr_key key = address_key(dp, address, address->lif);
         struct prl_addr value;
 
-        if (address->service == service && prl_kernel_addr_get(dp->kernel, &key, &value) == 0)
+        if (address->service == service && dp->io->addr_get(dp->host, &key, &value) == 0)
             memcpy(dp->peer_token, value.token, sizeof(dp->peer_token));
     }
 }
@@ -377,22 +364,17 @@ void dp_owner_set_tokens(struct prl_dp *dp)
             struct prl_addr_key key = address_key(dp, &dp->config.address[i], lif);
             struct prl_addr value;
 
-            if (is_others(dp, &dp->config.address[i], lif) || prl_kernel_addr_get(dp->kernel, &key, &value))
+            if (is_others(dp, &dp->config.address[i], lif) || dp->io->addr_get(dp->host, &key, &value))
                 continue;
             memcpy(value.token, dp->peer_token, sizeof(value.token));
-            prl_kernel_addr_set(dp->kernel, &key, &value);
+            dp->io->addr_set(dp->host, &key, &value);
         }
     }
 }
 
 int dp_owner_open(struct prl_dp *dp, char *error)
 {
-    prl_owner_init(&dp->owner, &dp->config.owner, dp_clock_ns());
-    dp->raw_fd = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, 0); /* protocol 0: sends only */
-    if (dp->raw_fd < 0) {
-        snprintf(error, PRL_ERROR_BYTES, "packet socket for address claims: %s", strerror(errno));
-        return -errno;
-    }
+    prl_owner_init(&dp->owner, &dp->config.owner, dp_clock_ns(dp));
     dp->node->policy_stop = dp->config.owner.policy_stop;
     dp->node->silent = 0;
     for (uint32_t service = 0; service < dp->config.owner.services; service++) {
@@ -439,8 +421,8 @@ bool dp_owner_is_claimed(struct prl_dp *dp, uint32_t service)
             struct prl_addr_key key = address_key(dp, &dp->config.address[i], lif);
             struct prl_addr value;
 
-            if (!is_others(dp, &dp->config.address[i], lif) &&
-                prl_kernel_addr_get(dp->kernel, &key, &value) == 0 && value.fenced_by_ns)
+            if (!is_others(dp, &dp->config.address[i], lif) && dp->io->addr_get(dp->host, &key, &value) == 0 &&
+                value.fenced_by_ns)
                 return true;
         }
     }
@@ -449,7 +431,7 @@ bool dp_owner_is_claimed(struct prl_dp *dp, uint32_t service)
 
 static void take_over(struct prl_dp *dp, uint32_t mask)
 {
-    uint64_t decided_ns = dp_clock_ns();
+    uint64_t decided_ns = dp_clock_ns(dp);
     uint64_t first_by_ns = dp->owner.first_by_ns;
 
     if (first_by_ns &&
@@ -487,7 +469,7 @@ static void take_over(struct prl_dp *dp, uint32_t mask)
             .kind = PRL_EVENT_TAKEOVER,
             .service = service,
             .value = decided_ns,
-            .value2 = dp_clock_ns(),
+            .value2 = dp_clock_ns(dp),
         };
 
         if (mask & 1u << service)
@@ -501,8 +483,8 @@ static void set_silence(struct prl_dp *dp)
 {
     struct prl_event event = {.kind = PRL_EVENT_SILENT, .state = dp->owner.silence};
 
-    if (dp->owner.silence == PRL_SILENCE_NOT && dp->node->word_ns < dp_clock_ns())
-        dp->node->word_ns = dp_clock_ns(); /* the proof of a take-over reaches farther */
+    if (dp->owner.silence == PRL_SILENCE_NOT && dp->node->word_ns < dp_clock_ns(dp))
+        dp->node->word_ns = dp_clock_ns(dp); /* the proof of a take-over reaches farther */
     __atomic_store_n(&dp->node->silent, dp->owner.silent_mask, __ATOMIC_RELEASE);
     if (dp->owner.silence == PRL_SILENCE_NOT) /* what was claimed in silence was not heard */
         start_claims(dp, UINT32_MAX);
@@ -560,7 +542,7 @@ void dp_owner_do(struct prl_dp *dp, uint32_t todo)
         struct prl_lease_out lease;
 
         if (dp->link_up) {
-            prl_owner_take_lease(&dp->owner, dp_clock_ns(), &lease);
+            prl_owner_take_lease(&dp->owner, dp_clock_ns(dp), &lease);
             struct prl_msg msg = {
                 .type = PRL_MSG_LEASE,
                 .sent_ns = lease.sent_ns,
@@ -604,7 +586,7 @@ void dp_owner_notice_fencing(struct prl_dp *dp)
         struct prl_addr_key key = address_key(dp, &dp->config.address[i], dp->config.address[i].lif);
         struct prl_addr value;
 
-        if (dp->owner.state[service] != PRL_OWNER_OWNER || prl_kernel_addr_get(dp->kernel, &key, &value))
+        if (dp->owner.state[service] != PRL_OWNER_OWNER || dp->io->addr_get(dp->host, &key, &value))
             continue;
         if (value.state != PRL_ADDR_FENCED) {
             if (!(dp->owner.silent_mask & 1u << service)) /* who is silent does not know whose it is */
@@ -721,7 +703,7 @@ int prl_dp_takeover(struct prl_dp *dp, uint32_t service, int fenced)
     uint8_t refused = PRL_REFUSED_NOT;
 
     dp_lock(dp);
-    dp->now_ns = dp_clock_ns();
+    dp->now_ns = dp_clock_ns(dp);
     if (service < dp->config.owner.services)
         dp_owner_do(dp, prl_owner_request(&dp->owner, service, fenced, dp->now_ns, &refused));
     dp_unlock(dp);
@@ -746,7 +728,7 @@ int prl_dp_unanswered(struct prl_dp *dp, uint64_t probed_ns)
     uint32_t todo;
 
     dp_lock(dp);
-    dp->now_ns = dp_clock_ns();
+    dp->now_ns = dp_clock_ns(dp);
     dp_owner_notice_fencing(dp);
     watch_lan(dp);
     todo = prl_owner_unanswered(&dp->owner, probed_ns, dp->now_ns);
@@ -768,14 +750,7 @@ int prl_dp_lan(struct prl_dp *dp, int fd)
     int err;
 
     dp_lock(dp);
-    if (dp->config.lan_fd >= 0)
-        close(dp->config.lan_fd); /* epoll forgets it */
-    dp->config.lan_fd = fd;
-    err = dp_wait_lan(dp);
-    if (err) {
-        close(fd);
-        dp->config.lan_fd = -1;
-    }
+    err = dp->io->lan_open(dp->host, fd);
     dp_unlock(dp);
     return err;
 }

@@ -172,7 +172,7 @@ static void release_output(struct prl_dp *dp, struct dp_flow *flow, struct prl_c
 
         PRL_PROBE3(output_release, flow->spec.handle, hold->tcp_end, dp->now_ns - hold->arrived_ns);
         dp_sign_release(dp, flow, buffer_at(dp, buffer), dp->buffer_bytes[buffer]);
-        if (prl_tap_release(dp->config.hold_fd, buffer_at(dp, buffer), dp->buffer_bytes[buffer]))
+        if (dp->io->hold_write(dp->host, buffer_at(dp, buffer), dp->buffer_bytes[buffer]))
             dp->counters.release_failed++; /* TCP sends it again: it is committed and passes unheld */
         dp->counters.released_out_packets++;
         free_hold(dp, hold);
@@ -311,7 +311,7 @@ void dp_input(struct prl_dp *dp, uint16_t lif, const struct prl_received *receiv
         DP_DROP(dp, rx_bad_checksum, flow->spec.handle, received->bytes);
         goto drop;
     }
-    if (packet.proto == IPPROTO_UDP && !flow->secondary && !dp_udp_has_room(flow, packet.l3_bytes)) {
+    if (packet.proto == IPPROTO_UDP && !flow->secondary && !dp_udp_has_room(dp, flow, packet.l3_bytes)) {
         flow->primary.counters.dropped_space++;
         PRL_PROBE3(drop, "dropped_space", flow->spec.handle, received->bytes);
         goto drop;
@@ -384,8 +384,8 @@ bool dp_output(struct prl_dp *dp)
     if (dp->buffers_free == 0 || !prl_link_room(&dp->link, PRL_PACKET_MAX))
         return false; /* left in the TAP's queue: its loss is repaired by dp_flows_tick() */
     buffer = dp->buffer_free[dp->buffers_free - 1];
-    bytes = prl_tap_read(dp->config.hold_fd, buffer_at(dp, buffer), PRL_TAP_BUFFER_BYTES);
-    if (bytes <= 0)
+    bytes = dp->io->hold_read(dp->host, buffer_at(dp, buffer), PRL_TAP_BUFFER_BYTES);
+    if (bytes < (int)sizeof(struct virtio_net_hdr))
         return false;
     dp->buffer_bytes[buffer] = (uint32_t)bytes;
     dp->counters.held_out_packets++;
@@ -462,7 +462,7 @@ static void reopen_window(struct prl_dp *dp, struct dp_flow *flow)
     eth[12] = prl_addr_is_v4(flow->kernel->key.local) ? 0x08 : 0x86;
     eth[13] = prl_addr_is_v4(flow->kernel->key.local) ? 0x00 : 0xdd;
     bytes = prl_packet_craft(&craft, eth + 14);
-    if (prl_tap_release(dp->config.hold_fd, frame, (uint32_t)sizeof(struct virtio_net_hdr) + 14 + bytes) == 0)
+    if (dp->io->hold_write(dp->host, frame, (uint32_t)sizeof(struct virtio_net_hdr) + 14 + bytes) == 0)
         dp->counters.crafted_acks++;
 }
 

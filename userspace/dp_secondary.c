@@ -2,11 +2,9 @@
 #include "dp.h"
 
 #include <errno.h>
-#include <linux/sockios.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <zlib.h>
 
@@ -25,16 +23,17 @@ static void mark_dirty(struct prl_dp *dp, struct dp_flow *flow)
 
 /* Bytes of appended output that the shadow has not sent yet. What tcp_tso_should_defer() keeps back is pushed by
  * setting TCP_NODELAY (net/ipv4/tcp.c); what the peer's window keeps back is sent when it opens. */
-static uint32_t push_out(const struct dp_flow *flow)
+static uint32_t push_out(const struct prl_dp *dp, const struct dp_flow *flow)
 {
     int unsent = 0, one = 1;
 
     for (uint32_t i = 0; i < DP_PUSH_TRIES; i++) {
-        if (ioctl(flow->spec.fd, SIOCOUTQNSD, &unsent) < 0)
+        unsent = dp->io->sock_unsent(dp->host, flow->spec.fd);
+        if (unsent < 0)
             return UINT32_MAX / 2; /* never "sent": R6 ends it */
         if (unsent == 0)
             break;
-        setsockopt(flow->spec.fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+        dp->io->sock_set(dp->host, flow->spec.fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
     }
     return (uint32_t)unsent;
 }
@@ -48,7 +47,7 @@ static void send_ack(struct prl_dp *dp, struct dp_flow *flow)
         dp_send(dp, &msg);
     }
     if (flow->secondary_core.out_ack_due &&
-        prl_secondary_take_output_ack(&flow->secondary_core, push_out(flow), &msg.seq, &msg.tcp_seq)) {
+        prl_secondary_take_output_ack(&flow->secondary_core, push_out(dp, flow), &msg.seq, &msg.tcp_seq)) {
         msg.type = PRL_MSG_OUTPUT_ACK;
         dp_send(dp, &msg);
     }
@@ -164,7 +163,7 @@ static void replicate(struct prl_dp *dp, struct dp_flow *flow, const struct prl_
         return;
     }
     if (!(msg->packet_flags & PRL_PACKET_ICMP)) {
-        payload = packet.proto == IPPROTO_TCP ? packet.payload_bytes : !dp_udp_has_room(flow, msg->data_bytes);
+        payload = packet.proto == IPPROTO_TCP ? packet.payload_bytes : !dp_udp_has_room(dp, flow, msg->data_bytes);
     }
     verdict = prl_secondary_replicate(&flow->secondary_core, msg->seq, msg->space, packet.seq + payload, payload,
                                       msg->data_bytes, dp_flow_own_edge(flow), &reason);
@@ -210,13 +209,13 @@ static void replicate_elided(struct prl_dp *dp, struct dp_flow *flow, const stru
 
 /* ---- output ---- */
 
-static int append_bytes(int fd, const uint8_t *data, uint32_t bytes, int flags)
+static int append_bytes(const struct prl_dp *dp, int fd, const uint8_t *data, uint32_t bytes, int flags)
 {
     while (bytes) {
-        ssize_t sent = send(fd, data, bytes, MSG_DONTWAIT | MSG_NOSIGNAL | MSG_EOR | flags);
+        ssize_t sent = dp->io->sock_send(dp->host, fd, data, bytes, MSG_EOR | flags);
 
         if (sent <= 0)
-            return sent < 0 ? -errno : -EPIPE;
+            return sent < 0 ? (int)sent : -EPIPE;
         data += sent;
         bytes -= (uint32_t)sent;
     }
@@ -226,14 +225,15 @@ static int append_bytes(int fd, const uint8_t *data, uint32_t bytes, int flags)
 /* Puts output into the shadow's send queue. All of it must be sent (into tc, which steals it) before the peer's ACK
  * of it is fed: Linux throws away a segment whose ACK is beyond snd_nxt. So OUTPUT_ACK waits for push_out(). The first
  * `urgent` bytes end with an urgent one: a retransmission says so again (RFC 6093). */
-static int append(struct dp_flow *flow, const uint8_t *data, uint32_t bytes, uint32_t urgent, bool fin)
+static int append(const struct prl_dp *dp, const struct dp_flow *flow, const uint8_t *data, uint32_t bytes,
+                  uint32_t urgent, bool fin)
 {
-    int err = append_bytes(flow->spec.fd, data, urgent, MSG_OOB);
+    int err = append_bytes(dp, flow->spec.fd, data, urgent, MSG_OOB);
 
     if (!err)
-        err = append_bytes(flow->spec.fd, data + urgent, bytes - urgent, 0);
-    if (!err && fin && shutdown(flow->spec.fd, SHUT_WR) < 0)
-        err = -errno;
+        err = append_bytes(dp, flow->spec.fd, data + urgent, bytes - urgent, 0);
+    if (!err && fin)
+        err = dp->io->sock_end(dp->host, flow->spec.fd);
     return err;
 }
 
@@ -271,7 +271,7 @@ static void output(struct prl_dp *dp, struct dp_flow *flow, const struct prl_msg
     }
     urgent = msg->urgent > skip && msg->urgent <= msg->data_bytes ? msg->urgent - skip : 0;
     dp_flush_input(dp); /* the ACK that opens the peer's window comes first */
-    if (append(flow, msg->data + skip, msg->data_bytes - skip, urgent, fin)) {
+    if (append(dp, flow, msg->data + skip, msg->data_bytes - skip, urgent, fin)) {
         dp->counters.append_short++;
         refuse(dp, flow, msg, PRL_VERDICT_VOID, PRL_REASON_NO_SPACE);
         return;
@@ -350,7 +350,7 @@ static int feed_crafted(struct prl_dp *dp, const struct dp_flow *flow, const str
     struct prl_packet packet;
     int err = prl_packet_parse(bytes, (uint32_t)piece.iov_len, (uint32_t)piece.iov_len, false, &packet);
 
-    return err ? err : prl_tap_reinject(dp->config.inject_fd, &how, &piece, 1, &packet);
+    return err ? err : prl_tap_reinject(&dp->gro.tap, &how, &piece, 1, &packet);
 }
 
 /* The restored socket is ESTABLISHED. A segment without timestamps is accepted even where they are agreed upon
@@ -367,7 +367,7 @@ int dp_secondary_replay(struct prl_dp *dp, struct dp_flow *flow, const struct pr
     };
 
     if (spec->replay & PRL_REPLAY_OWN_FIN) {
-        if (shutdown(flow->spec.fd, SHUT_WR) < 0)
+        if (dp->io->sock_end(dp->host, flow->spec.fd))
             return -EAGAIN;
         prl_secondary_has_ended(&flow->secondary_core);
         craft.ack = spec->committed;
@@ -421,7 +421,7 @@ void dp_secondary_takeover(struct prl_dp *dp, struct dp_flow *flow)
         .generation = flow->spec.generation,
     };
 
-    if (flow->kernel->key.proto == IPPROTO_UDP && dp_udp_diverged(flow))
+    if (flow->kernel->key.proto == IPPROTO_UDP && dp_udp_diverged(dp, flow))
         dp_secondary_void(dp, flow, PRL_REASON_DIVERGED);
     bool was_active = flow->secondary_core.state == PRL_SECONDARY_ACTIVE;
     if (!prl_secondary_takeover(&flow->secondary_core)) {
@@ -435,11 +435,11 @@ void dp_secondary_takeover(struct prl_dp *dp, struct dp_flow *flow)
     if (flow->kernel->key.proto == IPPROTO_TCP) {
         const char *congestion = dp->congestion[flow->shadow.congestion];
 
-        setsockopt(flow->spec.fd, IPPROTO_TCP, TCP_CONGESTION, congestion,
-                   (socklen_t)strnlen(congestion, sizeof(dp->congestion[0])));
+        dp->io->sock_set(dp->host, flow->spec.fd, IPPROTO_TCP, TCP_CONGESTION, congestion,
+                         (uint32_t)strnlen(congestion, sizeof(dp->congestion[0])));
         if (flow->has_peer_ts)
-            prl_moment_keep_ahead(flow->spec.fd, flow->peer_tsecr,
-                                  (uint32_t)((dp_clock_ns() - flow->last_input_ns) / 1000000));
+            dp->io->moment_keep_ahead(dp->host, flow->spec.fd, flow->peer_tsecr,
+                                      (uint32_t)((dp_clock_ns(dp) - flow->last_input_ns) / 1000000));
         dp_verify_refeed(dp, flow);
         dp_flow_sample(dp, flow);
         flow->shadow.relay_next = flow->kernel->sock.rcv_nxt;
@@ -447,11 +447,11 @@ void dp_secondary_takeover(struct prl_dp *dp, struct dp_flow *flow)
             flow->shadow.relay_next = prl_serial_max(flow->shadow.relay_next, flow->shadow.in_end);
         kick(dp, flow);
     } else {
-        dp_udp_mark(flow, false);
+        dp_udp_mark(dp, flow, false);
     }
     PRL_PROBE5(flow, "secondary", prl_secondary_state_name(flow->secondary_core.state), event.handle,
                event.generation, prl_reason_name(PRL_REASON_OK));
     event.value = flow->secondary_core.out_bytes;
-    event.value2 = dp_clock_ns();
+    event.value2 = dp_clock_ns(dp);
     dp_event(dp, &event, NULL, 0);
 }

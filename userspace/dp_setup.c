@@ -97,7 +97,8 @@ static int send_moment(struct prl_dp *dp, const struct dp_flow *flow, const stru
     struct prl_moment moment;
     int tlvs_bytes, err;
 
-    err = prl_moment_copy(flow->spec.fd, &moment, dp->setups->tlvs + PRL_TLV_HEADER + PRL_MOMENT_FIELDS, counts);
+    err = dp->io->moment_copy(dp->host, flow->spec.fd, &moment,
+                              dp->setups->tlvs + PRL_TLV_HEADER + PRL_MOMENT_FIELDS, counts);
     if (err)
         return err;
     moment.in_bytes += (uint64_t)spec->in_offset;
@@ -109,7 +110,7 @@ static int send_moment(struct prl_dp *dp, const struct dp_flow *flow, const stru
     err = prl_link_put_tlvs(&dp->link, &msg, dp->setups->tlvs, (size_t)tlvs_bytes);
     if (!err) {
         PRL_PROBE3(setup, "SETUP sent", msg.handle, msg.generation);
-        dp_wait_promptly(dp, true); /* until the answer; Python lets the program go on meanwhile */
+        dp->io->hurry(dp->host, true); /* until the answer; Python lets the program go on meanwhile */
         prl_link_flush(&dp->link);  /* a dead connection is noticed by the loop */
     }
     return err;
@@ -140,7 +141,7 @@ int prl_dp_primary_moment(struct prl_dp *dp, const struct prl_moment_spec *spec,
     is_left = prl_link_pending(&dp->link);
     dp_unlock(dp);
     if (is_left)
-        dp_wake(dp);
+        dp->io->wake(dp->host);
     return err;
 }
 
@@ -150,7 +151,7 @@ static bool is_complete(struct prl_dp *dp, struct dp_flow *flow, const struct se
     uint32_t segs_in = 0;
 
     dp_flow_sample(dp, flow);
-    return !dp_owner_is_bypassed(dp) && prl_moment_segs_in(flow->spec.fd, &segs_in) == 0 &&
+    return !dp_owner_is_bypassed(dp) && dp->io->moment_segs_in(dp->host, flow->spec.fd, &segs_in) == 0 &&
            segs_in == sent->segs_in && !(flow->kernel->sock.stamp_ns && flow->kernel->sock.has_ooo);
 }
 
@@ -174,14 +175,14 @@ void dp_setup_done(struct prl_dp *dp, struct dp_flow *flow, const struct prl_msg
         flow->spec.generation == msg->generation) {
         if (is_complete(dp, flow, sent)) {
             dp_primary_activate(dp, flow, sent->committed, msg->space);
-            frozen_ns = dp_clock_ns() - begun_ns;
+            frozen_ns = dp_clock_ns(dp) - begun_ns;
         } else {
             dp->counters.moments_late++; /* Python says why, and lets it go on */
         }
     }
     if (sent)
         sent->generation = 0;
-    dp_wait_promptly(dp, false);
+    dp->io->hurry(dp->host, false);
     dp_message_event(dp, msg, frozen_ns);
 }
 
@@ -206,7 +207,7 @@ static void forget(struct prl_dp *dp, struct ready *ready)
     explicit_bzero(ready, sizeof(*ready));
     for (uint32_t i = 0; i < PRL_SETUPS_MAX && !others; i++)
         others = dp->setups->ready[i].used;
-    dp_wait_promptly(dp, others);
+    dp->io->hurry(dp->host, others);
 }
 
 int prl_dp_secondary_prepare(struct prl_dp *dp, const struct prl_flow_spec *spec, const struct prl_ready *ready)
@@ -217,7 +218,7 @@ int prl_dp_secondary_prepare(struct prl_dp *dp, const struct prl_flow_spec *spec
     for (uint32_t i = 0; i < PRL_SETUPS_MAX && err; i++)
         if (!dp->setups->ready[i].used) {
             dp->setups->ready[i] = (struct ready){.used = true, .spec = *spec, .ready = *ready};
-            dp_wait_promptly(dp, true); /* the moment is going to come */
+            dp->io->hurry(dp->host, true); /* the moment is going to come */
             PRL_PROBE3(setup, "socket prepared", spec->handle, spec->generation);
             err = 0;
         }
@@ -277,8 +278,8 @@ static int restore(struct prl_dp *dp, const struct ready *ready, const struct pr
     int err = prl_moment_decode(msg->data, msg->data_bytes, &moment);
 
     if (!err)
-        err = prl_moment_restore(spec.fd, &ready->ready, spec.snd_wscale, spec.rcv_wscale, &moment,
-                                 msg->data + PRL_MOMENT_FIELDS, dp->rtt_ns / 1000000, counts, &call);
+        err = dp->io->moment_restore(dp->host, spec.fd, &ready->ready, spec.snd_wscale, spec.rcv_wscale, &moment,
+                                     msg->data + PRL_MOMENT_FIELDS, dp->rtt_ns / 1000000, counts, &call);
     if (!err) {
         spec.committed = moment.snd_seq;
         spec.peer_window = moment.snd_wnd >> spec.snd_wscale & UINT16_MAX;

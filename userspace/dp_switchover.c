@@ -15,7 +15,6 @@
 #include <errno.h>
 #include <netinet/in.h>
 #include <string.h>
-#include <unistd.h>
 
 static struct prl_move *move_of(struct prl_dp *dp, uint32_t service)
 {
@@ -65,10 +64,11 @@ static uint32_t count_primaries(const struct prl_dp *dp, uint32_t service, uint3
     return active;
 }
 
-static bool is_usable(const struct dp_flow *flow)
+static bool is_usable(const struct prl_dp *dp, const struct dp_flow *flow)
 {
     return flow->secondary && flow->secondary_core.state == PRL_SECONDARY_ACTIVE &&
-           flow->secondary_core.confirmed && !(flow->kernel->key.proto == IPPROTO_UDP && dp_udp_diverged(flow));
+           flow->secondary_core.confirmed &&
+           !(flow->kernel->key.proto == IPPROTO_UDP && dp_udp_diverged(dp, flow));
 }
 
 static uint32_t count_shadows(const struct prl_dp *dp, uint32_t service)
@@ -76,7 +76,7 @@ static uint32_t count_shadows(const struct prl_dp *dp, uint32_t service)
     uint32_t usable = 0;
 
     for (uint32_t i = 0; i < dp->flows_top; i++)
-        usable += is_of(&dp->flows[i], service) && is_usable(&dp->flows[i]);
+        usable += is_of(&dp->flows[i], service) && is_usable(dp, &dp->flows[i]);
     return usable;
 }
 
@@ -282,7 +282,7 @@ static void capture_flows(struct prl_dp *dp, uint32_t service)
     for (uint32_t i = 0; i < dp->flows_top; i++) {
         struct dp_flow *flow = &dp->flows[i];
 
-        if (!is_of(flow, service) || !is_usable(flow))
+        if (!is_of(flow, service) || !is_usable(dp, flow))
             continue;
         flow->relaying = true;
         flow->last_input_ns = dp->now_ns;
@@ -351,7 +351,7 @@ static void tell(struct prl_dp *dp, uint32_t service, const struct prl_move *mov
         .reason = move->reason,
         .seq = move->flows,
         .value = move->silent_ns,
-        .value2 = dp_clock_ns(),
+        .value2 = dp_clock_ns(dp),
     };
 
     if (move->outcome == PRL_MOVE_UNDONE && dp->owner.state[service] == PRL_OWNER_OWNER)
@@ -544,11 +544,11 @@ int prl_dp_switchover(struct prl_dp *dp, uint32_t service, int forced)
     if (service >= dp->config.owner.services)
         return -EINVAL;
     dp_lock(dp);
-    dp->now_ns = dp_clock_ns();
+    dp->now_ns = dp_clock_ns(dp);
     reason = request(dp, service, forced ? PRL_MOVE_FORCED : 0);
     prl_link_flush(&dp->link);
     dp_unlock(dp);
-    dp_wake(dp);
+    dp->io->wake(dp->host);
     return reason;
 }
 
@@ -560,7 +560,7 @@ int prl_dp_renounce(struct prl_dp *dp, uint32_t service)
     if (service >= dp->config.owner.services)
         return -EINVAL;
     dp_lock(dp);
-    dp->now_ns = dp_clock_ns();
+    dp->now_ns = dp_clock_ns(dp);
     if (dp->owner.state[service] != PRL_OWNER_OWNER)
         err = -EINVAL;
     else if (!dp->link_up)
@@ -570,7 +570,7 @@ int prl_dp_renounce(struct prl_dp *dp, uint32_t service)
     else
         err = dp_owner_renounce(dp, service);
     dp_unlock(dp);
-    dp_wake(dp);
+    dp->io->wake(dp->host);
     return reason == PRL_REASON_OK ? err : -EBUSY;
 }
 
@@ -581,14 +581,14 @@ int prl_dp_switchover_resolve(struct prl_dp *dp, uint32_t service, int taken, in
     if (service >= dp->config.owner.services)
         return -EINVAL;
     dp_lock(dp);
-    dp->now_ns = dp_clock_ns();
+    dp->now_ns = dp_clock_ns(dp);
     if (!taken && !by_hello &&
         (dp->now_ns < prl_owner_open_at_ns(&dp->owner) || !prl_owner_hears_lan(&dp->owner, dp->now_ns)))
         err = -EAGAIN; /* we were not running meanwhile: the wait began anew (L3); or no probe got out (L6) */
     else
         dp_switchover_do(dp, service, prl_move_resolve(move_of(dp, service), &dp->config.move, taken, dp->now_ns));
     dp_unlock(dp);
-    dp_wake(dp);
+    dp->io->wake(dp->host);
     return err;
 }
 

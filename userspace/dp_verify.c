@@ -130,7 +130,7 @@ void dp_verify_flush(struct prl_dp *dp)
         if (i == 0 || dp->fed[i].slot != dp->fed[i - 1].slot)
             slots[count++] = dp->fed[i].slot;
         if (count == PRL_SAMPLE_MAX || (count && i + 1 == dp->fed_count)) {
-            prl_kernel_sample(dp->kernel, slots, count);
+            dp->io->sample(dp->host, slots, count);
             count = 0;
         }
     }
@@ -279,7 +279,7 @@ static void compare_when_quiet(struct prl_dp *dp, struct dp_flow *flow)
 void dp_verify_send_due(struct prl_dp *dp)
 {
     if (dp->compare_due_count)
-        prl_kernel_sample(dp->kernel, dp->compare_due, dp->compare_due_count);
+        dp->io->sample(dp->host, dp->compare_due, dp->compare_due_count);
     for (uint32_t i = 0; i < dp->compare_due_count; i++) {
         struct dp_flow *flow = &dp->flows[dp->compare_due[i]];
 

@@ -4,10 +4,10 @@
 #include <netinet/in.h>
 #include <string.h>
 
-void prl_gro_init(struct prl_gro *gro, int fd)
+void prl_gro_init(struct prl_gro *gro, struct prl_tap tap)
 {
     memset(gro, 0, sizeof(*gro));
-    gro->fd = fd;
+    gro->tap = tap;
 }
 
 static const uint8_t *header_of(const struct prl_gro *gro)
@@ -92,7 +92,7 @@ static int write_large(struct prl_gro *gro)
     whole[0].iov_len = header_bytes;
     whole[1].iov_base = (uint8_t *)whole[1].iov_base + header_bytes;
     whole[1].iov_len -= header_bytes;
-    return prl_tap_reinject(gro->fd, &gro->how, whole, gro->pieces + 1, &gro->packet);
+    return prl_tap_reinject(&gro->tap, &gro->how, whole, gro->pieces + 1, &gro->packet);
 }
 
 void prl_gro_flush(struct prl_gro *gro)
@@ -104,7 +104,7 @@ void prl_gro_flush(struct prl_gro *gro)
     if (gro->segments > 1)
         err = write_large(gro);
     else
-        err = prl_tap_reinject(gro->fd, &gro->how, gro->piece, gro->pieces, &gro->packet);
+        err = prl_tap_reinject(&gro->tap, &gro->how, gro->piece, gro->pieces, &gro->packet);
     if (err)
         gro->failed += gro->segments;
     gro->writes++;

@@ -25,7 +25,7 @@
 #define PRL_GRO_BYTES_MAX 65000
 
 struct prl_gro {
-    int fd; /* the inject TAP */
+    struct prl_tap tap; /* the inject TAP */
     uint32_t pieces, segments;
     struct iovec piece[PRL_GRO_PIECES_MAX];
     struct prl_reinject how;
@@ -35,7 +35,7 @@ struct prl_gro {
     uint64_t writes, failed;  /* failed: segments */
 };
 
-void prl_gro_init(struct prl_gro *gro, int fd);
+void prl_gro_init(struct prl_gro *gro, struct prl_tap tap);
 /* Takes a packet (pieces from L3 on, headers in piece[0]). Nothing of it changes but its L4 checksum field: the large
  * packet has a header of its own, because what is gathered here may be kept and fed again as it was (R8). */
 void prl_gro_add(struct prl_gro *gro, uint32_t flow, const struct prl_reinject *how, const struct iovec *piece,

@@ -2,11 +2,9 @@
 #include "tap.h"
 
 #include <arpa/inet.h>
-#include <errno.h>
 #include <linux/if_ether.h>
 #include <netinet/in.h>
 #include <string.h>
-#include <unistd.h>
 
 /* Ethernet header for the inject TAP, with the flow's VLAN tags. */
 static uint32_t inject_header(const struct prl_reinject *how, uint8_t version, uint8_t *out)
@@ -33,8 +31,8 @@ static uint32_t inject_header(const struct prl_reinject *how, uint8_t version, u
     return at + sizeof(type);
 }
 
-int prl_tap_reinject(int fd, const struct prl_reinject *how, struct iovec *piece, uint32_t pieces,
-                     const struct prl_packet *packet)
+int prl_tap_reinject(const struct prl_tap *tap, const struct prl_reinject *how, struct iovec *piece,
+                     uint32_t pieces, const struct prl_packet *packet)
 {
     struct virtio_net_hdr vnet = {.flags = 0, .gso_type = VIRTIO_NET_HDR_GSO_NONE};
     uint8_t header[sizeof(struct prl_inject_eth) + 4 * PRL_VLANS_MAX];
@@ -56,19 +54,5 @@ int prl_tap_reinject(int fd, const struct prl_reinject *how, struct iovec *piece
     whole[0] = (struct iovec){.iov_base = &vnet, .iov_len = sizeof(vnet)};
     whole[1] = (struct iovec){.iov_base = header, .iov_len = header_bytes};
     memcpy(whole + 2, piece, pieces * sizeof(*piece));
-    return writev(fd, whole, (int)pieces + 2) < 0 ? -errno : 0;
-}
-
-int prl_tap_read(int fd, uint8_t *buffer, uint32_t capacity)
-{
-    ssize_t got = read(fd, buffer, capacity);
-
-    if (got < 0)
-        return errno == EAGAIN || errno == EINTR ? 0 : -errno;
-    return got < (ssize_t)sizeof(struct virtio_net_hdr) ? 0 : (int)got;
-}
-
-int prl_tap_release(int fd, const uint8_t *buffer, uint32_t bytes)
-{
-    return write(fd, buffer, bytes) < 0 ? -errno : 0;
+    return tap->write(tap->host, whole, (int)pieces + 2);
 }

@@ -9,6 +9,7 @@
 
 #ifndef PRL_CFFI
 #include <linux/virtio_net.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <sys/uio.h>
 #endif
@@ -25,13 +26,14 @@ struct prl_reinject {
     uint32_t mss;       /* payload of the peer's segments; more makes it a GSO packet */
     bool checked;       /* L4 checksum verified: the field is made partial and the kernel trusts it */
 };
+/* Where whole frames are written to, vnet header first: 0 or -errno. */
+struct prl_host;
+struct prl_tap {
+    int (*write)(struct prl_host *host, const struct iovec *piece, int pieces);
+    struct prl_host *host;
+};
 /* Gives a packet (pieces from L3 on; headers in piece[0], which is written to) to the own stack. 0 or -errno. */
-int prl_tap_reinject(int fd, const struct prl_reinject *how, struct iovec *piece, uint32_t pieces,
-                     const struct prl_packet *packet);
-
-/* Reads one held frame, vnet header first. Bytes, 0 when there is none, or -errno. */
-int prl_tap_read(int fd, uint8_t *buffer, uint32_t capacity);
-/* Puts a frame read by prl_tap_read(), or made with a zero vnet header, on the wire. 0 or -errno. */
-int prl_tap_release(int fd, const uint8_t *buffer, uint32_t bytes);
+int prl_tap_reinject(const struct prl_tap *tap, const struct prl_reinject *how, struct iovec *piece,
+                     uint32_t pieces, const struct prl_packet *packet);
 
 #endif /* PRL_TAP_H */

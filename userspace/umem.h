@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * The packet memory: one UMEM area cut into frames, and AF_XDP receive ports on it.
+ * The packet memory: one area cut into frames, which AF_XDP (xsk.h) captures into.
  *
  * A frame is in exactly one place: the free list, a port's fill ring, a port's receive ring, or a packet.
  * A packet is a list of frames; its first frame's number is its name (struct prl_hold.frame).
@@ -16,8 +16,15 @@
 
 #define PRL_FRAME_NONE 0xffffffffu
 
-struct prl_umem;
-struct prl_port;
+struct prl_umem {
+    uint8_t *area;
+    uint32_t frames, frame_bytes;
+    uint32_t *next;   /* of a frame in a packet */
+    uint32_t *length; /* bytes in a frame of a packet */
+    uint32_t *offset; /* where they start */
+    uint32_t *free;   /* stack */
+    uint32_t free_count;
+};
 
 struct prl_umem *prl_umem_open(uint32_t frames, uint32_t frame_bytes, char *error);
 void prl_umem_close(struct prl_umem *umem);
@@ -34,21 +41,11 @@ void prl_umem_trim(struct prl_umem *umem, uint32_t packet, uint32_t front, uint3
 uint32_t prl_umem_copy(struct prl_umem *umem, const uint8_t *bytes, uint32_t count);
 void prl_umem_free_packet(struct prl_umem *umem, uint32_t packet);
 
-/* One receive queue of one interface. `sg`: packets of several frames (kernels ≥ 6.6). */
-struct prl_port *prl_port_open(struct prl_umem *umem, const char *interface, uint32_t queue, int *sg,
-                               uint32_t share, char *error);
-void prl_port_close(struct prl_port *port);
-int prl_port_fd(const struct prl_port *port);
-
+/* A captured packet. */
 struct prl_received {
     uint32_t packet; /* first frame */
     uint32_t bytes;
     struct prl_meta meta;
 };
-/* Takes up to `capacity` whole packets. Packets with too many pieces are dropped and counted. */
-uint32_t prl_port_receive(struct prl_port *port, struct prl_received *received, uint32_t capacity);
-/* Gives the kernel frames to fill, as far as there are free ones. */
-void prl_port_refill(struct prl_port *port);
-uint64_t prl_port_oversized(const struct prl_port *port);
 
 #endif /* PRL_UMEM_H */

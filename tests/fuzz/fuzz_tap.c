@@ -6,12 +6,13 @@
 
 #include "fuzz.h"
 
-static ssize_t keep(const struct iovec *piece, int pieces)
+static int keep(struct prl_host *host, const struct iovec *piece, int pieces)
 {
     static struct fuzz_frame frame;
     uint32_t left = FUZZ_FRAME_MAX, at = 0;
     uint16_t type;
 
+    (void)host;
     assert(pieces > 1 && pieces <= FUZZ_PIECES_MAX && piece[0].iov_len == sizeof(frame.vnet));
     memcpy(&frame.vnet, piece[0].iov_base, sizeof(frame.vnet));
     for (int i = 1; i < pieces; i++) {
@@ -40,14 +41,7 @@ static ssize_t keep(const struct iovec *piece, int pieces)
         assert(frame.vnet.hdr_len > frame.l4 && frame.vnet.hdr_len < frame.count);
     }
     fuzz_wrote(&frame);
-    return (ssize_t)(at + sizeof(frame.vnet));
+    return 0;
 }
 
-static ssize_t fuzz_writev(int fd, const struct iovec *piece, int pieces)
-{
-    (void)fd;
-    return keep(piece, pieces);
-}
-
-#define writev(fd, piece, pieces) fuzz_writev(fd, piece, pieces)
-#include "../../userspace/tap.c"
+const struct prl_tap fuzz_tap = {.write = keep};

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* The inject TAP of the harnesses: tap.c with a writev() that keeps what was written. What the kernel would refuse of a
+/* The inject TAP of the harnesses, which keeps what was written. What the kernel would refuse of a
  * virtio-net header (include/linux/virtio_net.h, virtio_net_hdr_to_skb) is an error of ours. */
 #ifndef PRL_FUZZ_TAP_H
 #define PRL_FUZZ_TAP_H
@@ -16,7 +16,9 @@ struct fuzz_frame {
     uint32_t l3, l4; /* where they begin */
 };
 
-/* Called for each; the harness's. */
+extern const struct prl_tap fuzz_tap;
+
+/* Called for each frame; the harness's. */
 void fuzz_wrote(const struct fuzz_frame *frame);
 
 #endif /* PRL_FUZZ_TAP_H */

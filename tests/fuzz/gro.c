@@ -142,7 +142,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
     static struct prl_gro gro;
     uint32_t waiting = 0;
 
-    prl_gro_init(&gro, -1);
+    prl_gro_init(&gro, fuzz_tap);
     added = seen = 0;
     while (added < SEGMENTS_MAX && input.left) {
         struct segment *one = &segment[added];

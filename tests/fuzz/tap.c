@@ -58,7 +58,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
     piece[0] = (struct iovec){front, cut};
     piece[1] = (struct iovec){back, parsed.l3_bytes - cut};
     frames = 0;
-    assert(prl_tap_reinject(-1, &how, piece, 2, &parsed) == 0 && frames == 1);
+    assert(prl_tap_reinject(&fuzz_tap, &how, piece, 2, &parsed) == 0 && frames == 1);
     free(front);
     free(back);
     return 0;

@@ -18,7 +18,7 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "client": ("userspace/client/json.c",),
     "elide": ("userspace/elide.c", "userspace/packet.c", "userspace/md5sig.c"),
     "gro": (
-        *("userspace/gro.c", "userspace/packet.c", "userspace/md5sig.c"),
+        *("userspace/gro.c", "userspace/tap.c", "userspace/packet.c", "userspace/md5sig.c"),
         "tests/fuzz/fuzz_tap.c",
     ),
     "hello": ("userspace/wire.c",),
@@ -28,7 +28,10 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "moment": (),
     "packet": ("userspace/packet.c", "userspace/md5sig.c"),
     "setup": ("userspace/wire.c", "userspace/moment.c"),
-    "tap": ("userspace/packet.c", "userspace/md5sig.c", "tests/fuzz/fuzz_tap.c"),
+    "tap": (
+        *("userspace/tap.c", "userspace/packet.c", "userspace/md5sig.c"),
+        "tests/fuzz/fuzz_tap.c",
+    ),
     "wire": ("userspace/wire.c",),
 }
 """Each target's sources besides its harness, which may include others."""
