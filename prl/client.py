@@ -37,9 +37,9 @@ from typing import Any, Self
 
 from prl import application
 from prl.appearance import Appearance
-from prl.client_sessions import OVER, Followed, Session, Shadow
-from prl.dialogue import FDS_MAX, Answer, Dialogue, Given, News, TakenOver
-from prl.errors import NoDaemonError, PrlError, ReplicationError
+from prl.client_sessions import Followed, Session, Shadow
+from prl.dialogue import FDS_MAX, OVER, Answer, Dialogue, Given, News, TakenOver
+from prl.errors import NoDaemonError, NotProtectedError, PrlError, ReplicationError
 from prl.messages import MESSAGE_MAX_BYTES, REQUESTS_MAX, MessageError, default_socket
 from prl.shadow_socket import ShadowNotOwned, ShadowVoid, Takeover
 
@@ -413,11 +413,3 @@ class Node:
         finally:
             for fd in memory:
                 os.close(fd)
-
-
-class NotProtectedError(ReplicationError):
-    """The session goes on unprotected; prld tries again."""
-
-    def __init__(self, reason: str, session: Session) -> None:
-        super().__init__(f"not protected: {reason}")
-        self.session: Session | None = session

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from prl import application
 from prl.dialogue import (
+    OVER,
     Demoted,
     Given,
     Introduced,
@@ -22,8 +23,6 @@ from prl.errors import NoDaemonError, PrlError, UsageError
 from prl.shadow_socket import Committed, ShadowNotOwned, ShadowSocket, ShadowVoid, Takeover
 
 VOID_WORD_TIMEOUT_S = 1.0
-OVER = frozenset({"demoted", "ended", "closed"})
-"""States of a session that is not this application's any more."""
 
 
 class Asker(Protocol):

@@ -21,6 +21,10 @@ EARLY_MAX: Final = 256
 """Flows whose news is kept although their answer has not come yet; the oldest is forgotten."""
 
 
+OVER = frozenset({"demoted", "ended", "closed"})
+"""States of a session that is not this application's any more."""
+
+
 class State(msgspec.Struct, frozen=True, tag_field="event", tag="state"):
     """A session changed: setup, active, voiding, open, ended, closed."""
 

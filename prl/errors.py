@@ -1,6 +1,6 @@
 """The errors that prl raises; each message says what happened, to what, and what to do."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class PrlError(Exception):
@@ -30,6 +30,15 @@ class NoDaemonError(PrlError):
 
 class ReplicationError(PrlError):
     """A session could not be protected; it goes on without protection."""
+
+
+class NotProtectedError(ReplicationError):
+    """The session goes on unprotected; prld tries again, and ``session`` tells how that goes."""
+
+    def __init__(self, reason: str, session: Any) -> None:
+        super().__init__(f"not protected: {reason}")
+        self.session = session
+        """The client's own: prl.client.Session, or prl.aio.AsyncSession."""
 
 
 class NotSafeError(PrlError):

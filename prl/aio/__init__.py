@@ -23,8 +23,8 @@ it goes on at once.
 """
 
 from prl.aio.flows import AsyncSession, AsyncShadow
-from prl.aio.node import AsyncNode, NotProtectedError
-from prl.errors import NoDaemonError, PrlError, ReplicationError, UsageError
+from prl.aio.node import AsyncNode
+from prl.errors import NoDaemonError, NotProtectedError, PrlError, ReplicationError, UsageError
 from prl.shadow_socket import ShadowNotOwned, ShadowVoid, Takeover
 
 __all__ = [

@@ -8,15 +8,13 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any, Final, Protocol
 
 from prl.aio.waiting import Bell, Stream
-from prl.dialogue import Demoted, Given, Introduced, News, Protectable, State, TakenOver
+from prl.dialogue import OVER, Demoted, Given, Introduced, News, Protectable, State, TakenOver
 from prl.errors import NoDaemonError, PrlError, UsageError
 from prl.shadow_socket import ShadowNotOwned, ShadowSocket, ShadowVoid, Takeover
 
 STATES_KEPT: Final = 64
 """Changes that states() keeps for a reader that is behind; of more, the oldest are lost."""
 VOID_WORD_TIMEOUT_S: Final = 1.0
-OVER: Final = frozenset({"demoted", "ended", "closed", "void"})
-"""States after which there is no other."""
 
 
 class Connection(Protocol):
@@ -45,7 +43,7 @@ class _Life:
     def become(self, state: str, reason: str, *, over: bool = False) -> None:
         if self.over:
             return
-        self.state, self.reason, self.over = state, reason, over or state in OVER
+        self.state, self.reason, self.over = state, reason, over or state == "void" or state in OVER
         self._past.append((state, reason))
         self._count += 1
         self.bell.ring()

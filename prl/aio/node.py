@@ -14,7 +14,7 @@ from prl.aio.flows import AsyncSession, AsyncShadow
 from prl.aio.waiting import Bell, Polled
 from prl.appearance import Appearance
 from prl.dialogue import FDS_MAX, Answer, Dialogue, Given, News, TakenOver, Void
-from prl.errors import NoDaemonError, PrlError, ReplicationError, UsageError
+from prl.errors import NoDaemonError, NotProtectedError, PrlError, UsageError
 from prl.messages import MESSAGE_MAX_BYTES, REQUESTS_MAX, MessageError, default_socket
 
 ANSWER_TIMEOUT_S: Final = 30.0
@@ -28,14 +28,6 @@ RECONNECT_MAX_S: Final = 5.0
 REJOINS_MAX: Final = REQUESTS_MAX // 2
 """Sessions that are handed to a new prld at a time: there is room for other requests."""
 _CONNECT_RETRY_S: Final = 0.01
-
-
-class NotProtectedError(ReplicationError):
-    """The session goes on unprotected; prld tries again, and ``session`` tells how that goes."""
-
-    def __init__(self, reason: str, session: AsyncSession) -> None:
-        super().__init__(f"not protected: {reason}")
-        self.session = session
 
 
 class AsyncNode:

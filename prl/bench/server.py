@@ -205,8 +205,6 @@ class Server:
 
 def _await_protection(error: NotProtectedError) -> str:
     """Wait until prld succeeds after all; returns why not, or nothing."""
-    if error.session is None:
-        return str(error)
     try:
         error.session.wait_state("active", timeout=RETRY_S)
     except TimeoutError as late:

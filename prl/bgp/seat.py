@@ -7,9 +7,8 @@ from prl.bgp.connection import Connection
 from prl.bgp.journal import Journal
 from prl.bgp.session import Session as Bgp
 from prl.client import Session, Shadow
+from prl.dialogue import OVER
 from prl.errors import PrlError
-
-_OVER = frozenset({"demoted", "ended", "closed"})
 
 
 class Seat:
@@ -68,7 +67,7 @@ class Seat:
             self._told = session.state
             event = "protected" if session.state == "active" else "unprotected"
             self._journal.event(event, handle=session.handle, reason=session.reason)
-        return f"the session is {session.state} here" if session.state in _OVER else ""
+        return f"the session is {session.state} here" if session.state in OVER else ""
 
     def leave(self) -> None:
         """The connection is over."""

@@ -21,10 +21,10 @@ from typing import Any
 
 from prl import tcp
 from prl.client import Node, NotProtectedError, Session, Shadow
-from prl.client_sessions import OVER
 from prl.demo.payload import Payload
 from prl.demo.progress import Progress
 from prl.demo.roles import Echo, Role, Sink, Source
+from prl.dialogue import OVER
 from prl.endpoint import Endpoint
 from prl.errors import PrlError
 from prl.fate import Fate
@@ -171,8 +171,6 @@ def _protect(sock: socket.socket, node: Node) -> Session | None:
         try:
             session = node.replicate(sock)
         except NotProtectedError as error:
-            if error.session is None:
-                raise
             session = error.session
             with contextlib.suppress(TimeoutError):
                 session.wait_state("active", *OVER, timeout=_PROTECT_TIMEOUT_S * stretch.factor())

@@ -21,6 +21,7 @@ from prl.aio import AsyncNode, AsyncSession, AsyncShadow, NotProtectedError, Sha
 from prl.demo.crowd_peer import name_of, tell
 from prl.demo.progress import Progress
 from prl.demo.roles import Echo
+from prl.dialogue import OVER
 from prl.endpoint import Endpoint
 from prl.errors import PrlError
 from prl.lab import stretch
@@ -28,7 +29,6 @@ from prl.lab import stretch
 BACKLOG = 1024
 PROTECTED_AT_ONCE = 32
 PROTECT_TIMEOUT_S = 20.0
-OVER = ("demoted", "ended", "closed", "lost")
 _READ_BYTES = 1 << 16
 _TRIM_EVERY_BYTES = 1 << 16
 
@@ -160,10 +160,11 @@ class Application:
         try:
             return await self._node.replicate(sock)
         except NotProtectedError as error:
+            session: AsyncSession = error.session
             async with asyncio.timeout(PROTECT_TIMEOUT_S * stretch.factor()):
-                if await error.session.wait_state("active", *OVER) != "active":
+                if await session.wait_state("active", "lost", *OVER) != "active":
                     raise
-            return error.session
+            return session
 
     async def stand_by(self, shadow: AsyncShadow) -> None:
         """Follow a session of the other node's, and go on with it when it is taken over."""

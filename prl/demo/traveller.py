@@ -20,13 +20,13 @@ from prl.client import Node, NotProtectedError, Session, Shadow
 from prl.demo.apps import tell
 from prl.demo.pauses import Gaps
 from prl.demo.payload import BLOCK_BYTES, Payload
+from prl.dialogue import OVER
 from prl.endpoint import Endpoint
 from prl.errors import PrlError
 
 RATE_BYTES_PER_S = 125_000_000
 """A source writes no faster: 1 Gb/s. Faster, TCP's own losses in the lab hide what moves cause."""
 ENDLESS_BYTES = 1 << 50
-OVER = frozenset({"demoted", "ended", "closed", "lost"})
 _READ_BYTES = 1 << 18
 _SEND_BYTES = 1 << 17
 
@@ -62,7 +62,7 @@ class Traveller:
     def own(self, sock: socket.socket, session: Session) -> None:
         """Serve it for as long as it is here."""
         told = ""
-        while session.state not in OVER and not self._ended:
+        while session.state not in {*OVER, "lost"} and not self._ended:
             session.clear()
             if session.state != told:
                 told = session.state
@@ -149,8 +149,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             try:
                 session = node.replicate(sock)
             except NotProtectedError as error:
-                if error.session is None:
-                    raise
                 session = error.session
             traveller.own(sock, session)
 

@@ -7,6 +7,7 @@ from ipaddress import ip_address
 
 from prl import input_history, tcp
 from prl.client import Node, NotProtectedError, Session
+from prl.dialogue import OVER
 from prl.errors import PrlError
 from prl.messages import show_endpoint
 from prl.serve.command import Command, describe_status
@@ -87,7 +88,7 @@ def _serve(
 def _end_broken(session: Session | None, who: str, error: OSError) -> None:
     if session is not None:
         with suppress(TimeoutError):  # prld's word can come a little after the socket's
-            session.wait_state("demoted", "ended", "closed", "lost", timeout=_WORD_TIMEOUT_S)
+            session.wait_state("lost", *OVER, timeout=_WORD_TIMEOUT_S)
         if session.state == "demoted":
             _log.warning("%s: the other node has the session now", who)
             return
@@ -100,7 +101,8 @@ def _protect(sock: socket.socket, who: str, options: Options, at_end: ExitStack)
         node = at_end.enter_context(Node(options.socket_path))
         return node.replicate(sock, input_history.pack(b""), renew=True)
     except NotProtectedError as error:
-        return error.session  # prld tries again; Protection tells how that goes
+        session: Session = error.session  # prld tries again; Protection tells how that goes
+        return session
     except PrlError as error:
         _log.warning("%s: served without protection: %s", who, error)
         return None

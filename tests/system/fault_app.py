@@ -18,11 +18,11 @@ from typing import Any
 
 from prl.client import Node, NotProtectedError, Session, Shadow, ShadowVoid
 from prl.demo.payload import Payload
+from prl.dialogue import OVER
 from prl.endpoint import Endpoint
 from prl.errors import PrlError
 
-SESSION_STATES = ("active", "setup", "voiding", "open", "demoted", "ended", "closed", "lost")
-SESSION_OVER = frozenset({"demoted", "ended", "closed"})
+SESSION_STATES = ("active", "setup", "voiding", "open", "lost", *OVER)
 PROGRESS_EVERY_BYTES = 1 << 20
 READ_BYTES = 1 << 18
 
@@ -184,7 +184,7 @@ def own(sock: socket.socket, node: Node, service: Service) -> None:
 
 def follow(peer: int, session: Session, event: str = "protected") -> None:
     state = "setup"
-    while state not in SESSION_OVER:
+    while state not in OVER:
         state = session.wait_state(*(set(SESSION_STATES) - {state}))
         if state == "active" and event == "protected":
             tell(event, peer=peer, handle=session.handle)

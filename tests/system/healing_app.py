@@ -15,11 +15,11 @@ from collections.abc import Callable
 from typing import Any
 
 from prl.client import Node, NotProtectedError, Session, Shadow
+from prl.dialogue import OVER
 from prl.endpoint import Endpoint
 from prl.errors import PrlError
 
 READ_BYTES = 1 << 16
-OVER = frozenset({"demoted", "ended", "closed"})
 
 _telling = threading.Lock()
 

@@ -343,8 +343,6 @@ def protect(node: Node, sock: socket.socket, data: bytes = b"") -> Session:
     try:
         return node.replicate(sock, data)
     except NotProtectedError as error:
-        if error.session is None:
-            raise
         error.session.wait_state("active", timeout=PATIENCE_S)
         return error.session
 
