@@ -4,31 +4,108 @@ import errno
 import select
 import socket
 import struct
+import sys
 import time
 from contextlib import suppress
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Self
 
 END_TIMEOUT_S = 30.0
 _DISCARD_BYTES = 1 << 16
-_INFO_BYTES = 256
-_BYTES_ACKED = struct.Struct("@Q")  # struct tcp_info, linux/tcp.h: tcpi_bytes_acked
-_BYTES_ACKED_AT = 120
-# net/tcp_states.h
-_CLOSED_STATES = frozenset({6, 7})  # TIME_WAIT, CLOSE: both sides have ended
+INFO_MAX_BYTES = 512
+"""Longest TCP_INFO that is read; today's kernels fill about 280 bytes."""
+
+# struct tcp_info up to tcpi_rcv_wnd; `x` skips what nobody here reads.
+_LAYOUT = struct.Struct("=B4xBBxI12xI40xI32x16xQQII8xII64xIII")
+_HIGH_NIBBLE_FIRST = sys.byteorder == "big"
+
+
+class TcpState(IntEnum):
+    """States of a connection (include/net/tcp_states.h)."""
+
+    ESTABLISHED = 1
+    SYN_SENT = 2
+    SYN_RECV = 3
+    FIN_WAIT1 = 4
+    FIN_WAIT2 = 5
+    TIME_WAIT = 6
+    CLOSE = 7
+    CLOSE_WAIT = 8
+    LAST_ACK = 9
+    LISTEN = 10
+    CLOSING = 11
+    NEW_SYN_RECV = 12
+
+
+@dataclass(frozen=True, slots=True)
+class TcpInfo:
+    """What prl needs of TCP_INFO (struct tcp_info). Times are in microseconds."""
+
+    state: int
+    options: int
+    snd_wscale: int
+    rcv_wscale: int
+    rto_us: int
+    unacked_segments: int
+    rtt_us: int
+    bytes_acked: int
+    bytes_received: int
+    segs_out: int
+    segs_in: int
+    data_segs_in: int
+    data_segs_out: int
+    ooo_segments: int
+    """Segments that ever arrived out of order: a counter, it does not tell what is queued now."""
+    snd_wnd: int
+    rcv_wnd: int
+    """Receive window left, in bytes; 0 before Linux 6.2, which does not tell."""
+
+    @property
+    def movement(self) -> tuple[int, ...]:
+        """The figures of which at least one changes whenever a segment enters or leaves."""
+        return (
+            self.state,
+            self.unacked_segments,
+            self.bytes_acked,
+            self.bytes_received,
+            self.segs_out,
+            self.segs_in,
+        )
+
+    @classmethod
+    def of(cls, raw: bytes) -> Self:
+        """What the option's value says; what an older kernel does not tell is 0."""
+        state, options, scales, *figures = _LAYOUT.unpack_from(raw.ljust(_LAYOUT.size, b"\0"))
+        first, second = scales & 0x0F, scales >> 4
+        snd_wscale, rcv_wscale = (second, first) if _HIGH_NIBBLE_FIRST else (first, second)
+        return cls(state, options, snd_wscale, rcv_wscale, *figures)
+
+
+_CLOSED_STATES = frozenset({TcpState.TIME_WAIT, TcpState.CLOSE})  # both sides have ended
 _WAITS_FOR_ACK = frozenset(
-    {1, 4, 8, 9, 11}
-)  # ESTABLISHED, FIN_WAIT1, CLOSE_WAIT, LAST_ACK, CLOSING
+    {
+        TcpState.ESTABLISHED,
+        TcpState.FIN_WAIT1,
+        TcpState.CLOSE_WAIT,
+        TcpState.LAST_ACK,
+        TcpState.CLOSING,
+    }
+)
 
 
 def state(sock: socket.socket) -> int:
     """The socket's state, numbered as in net/tcp_states.h."""
-    return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO_BYTES)[0]
+    return _info(sock).state
 
 
 def bytes_acked(sock: socket.socket) -> int:
     """Bytes the peer has acknowledged since the socket was made or restored; a FIN counts 1."""
-    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO_BYTES)
-    (acked,) = _BYTES_ACKED.unpack_from(info, _BYTES_ACKED_AT)
-    return int(acked)
+    return _info(sock).bytes_acked
+
+
+def _info(sock: socket.socket) -> TcpInfo:
+    return TcpInfo.of(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, INFO_MAX_BYTES))
 
 
 def why_ended(error: Exception) -> str:

@@ -12,7 +12,8 @@ import msgspec
 
 from prl.core.wire import Moment
 from prl.shadow.snapshot import TcpSnapshot
-from prl.shadow.sockopt import Queue, TcpInfo, TcpState, queue_bytes, tcp_info
+from prl.shadow.sockopt import Queue, queue_bytes, tcp_info
+from prl.tcp import TcpInfo, TcpState
 
 # The counters count a FIN, the peer's once received, ours once acknowledged; so does the send
 # queue's length until then, and the receive queue's never (net/ipv4/tcp.c, tcp_ioctl).

@@ -46,8 +46,6 @@ from prl.shadow.sockopt import (
     RepairQueue,
     So,
     Tcp,
-    TcpInfo,
-    TcpState,
     get_bytes,
     get_int,
     get_int_or,
@@ -58,6 +56,7 @@ from prl.shadow.sockopt import (
     set_int,
     tcp_info,
 )
+from prl.tcp import TcpInfo, TcpState
 
 IPPROTO_MPTCP = 262
 _ENDING = frozenset({TcpState.CLOSING, TcpState.LAST_ACK, TcpState.TIME_WAIT})

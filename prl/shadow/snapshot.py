@@ -19,7 +19,7 @@ from msgspec import Meta
 
 from prl.errors import PrlError
 from prl.shadow.md5 import KEY_MAX_BYTES
-from prl.shadow.sockopt import TcpState
+from prl.tcp import TcpState
 
 SNAPSHOT_VERSION = 1
 SNAPSHOT_VERSION_SIGNED = 2

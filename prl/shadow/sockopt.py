@@ -10,12 +10,9 @@ import array
 import fcntl
 import socket
 import struct
-import sys
-from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 
-TCP_OPTION_SPACE_BYTES = 512
-"""Longest TCP_INFO that is read; today's kernels fill about 280 bytes."""
+from prl.tcp import INFO_MAX_BYTES, TcpInfo
 
 INTEGER_MAX = 2**31 - 1
 
@@ -150,23 +147,6 @@ class Queue(IntEnum):
     UNSENT = 0x894B  # SIOCOUTQNSD
 
 
-class TcpState(IntEnum):
-    """States of a connection (include/net/tcp_states.h)."""
-
-    ESTABLISHED = 1
-    SYN_SENT = 2
-    SYN_RECV = 3
-    FIN_WAIT1 = 4
-    FIN_WAIT2 = 5
-    TIME_WAIT = 6
-    CLOSE = 7
-    CLOSE_WAIT = 8
-    LAST_ACK = 9
-    LISTEN = 10
-    CLOSING = 11
-    NEW_SYN_RECV = 12
-
-
 class Negotiated(IntFlag):
     """Bits of tcpi_options: what the two ends agreed upon in the handshake."""
 
@@ -291,51 +271,6 @@ def interface_index(sock: socket.socket, name: str) -> int:
     return index
 
 
-@dataclass(frozen=True, slots=True)
-class TcpInfo:
-    """What prl needs of TCP_INFO (struct tcp_info). Times are in microseconds."""
-
-    state: int
-    options: int
-    snd_wscale: int
-    rcv_wscale: int
-    rto_us: int
-    unacked_segments: int
-    rtt_us: int
-    bytes_acked: int
-    bytes_received: int
-    segs_out: int
-    segs_in: int
-    data_segs_in: int
-    data_segs_out: int
-    ooo_segments: int
-    """Segments that ever arrived out of order: a counter, it does not tell what is queued now."""
-    snd_wnd: int
-    rcv_wnd: int
-    """Receive window left, in bytes; 0 before Linux 6.2, which does not tell."""
-
-    @property
-    def movement(self) -> tuple[int, ...]:
-        """The figures of which at least one changes whenever a segment enters or leaves."""
-        return (
-            self.state,
-            self.unacked_segments,
-            self.bytes_acked,
-            self.bytes_received,
-            self.segs_out,
-            self.segs_in,
-        )
-
-
-# struct tcp_info up to tcpi_rcv_wnd; `x` skips what nobody here reads.
-_TCP_INFO = struct.Struct("=B4xBBxI12xI40xI32x16xQQII8xII64xIII")
-_HIGH_NIBBLE_FIRST = sys.byteorder == "big"
-
-
 def tcp_info(sock: socket.socket) -> TcpInfo:
     """Read TCP_INFO; what an older kernel does not tell is 0. Raises CallError."""
-    raw = get_bytes(sock, Tcp.INFO, TCP_OPTION_SPACE_BYTES).ljust(_TCP_INFO.size, b"\0")
-    state, options, scales, *figures = _TCP_INFO.unpack_from(raw)
-    first, second = scales & 0x0F, scales >> 4
-    snd_wscale, rcv_wscale = (second, first) if _HIGH_NIBBLE_FIRST else (first, second)
-    return TcpInfo(state, options, snd_wscale, rcv_wscale, *figures)
+    return TcpInfo.of(get_bytes(sock, Tcp.INFO, INFO_MAX_BYTES))

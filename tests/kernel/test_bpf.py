@@ -56,6 +56,7 @@ from tests.kernel.bpf_lab import (
     output,
     until,
 )
+from tests.tcp_info import snd_cwnd
 
 pytestmark = pytest.mark.needs("root", "netns", "bpf", "af_xdp")
 
@@ -1033,19 +1034,15 @@ def test_the_shadow_congestion_control_ignores_the_window_of_congestion(
     assert name.startswith(b"prl_")
     assert len(name) == 12
 
-    def cwnd() -> int:
-        info = server.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
-        return int(struct.unpack_from("I", info, 80)[0])  # tcpi_snd_cwnd
-
     server.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, name)
     assert server.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).strip(b"\0") == name
     server.sendall(b"x" * 100_000)
     got = 0
     while got < 100_000:
         got += len(peer.recv(100_000))
-    assert cwnd() == 1_000_000
+    assert snd_cwnd(server) == 1_000_000
     server.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"cubic")
-    assert cwnd() == 10
+    assert snd_cwnd(server) == 10
 
 
 def pins(bench: Bench) -> Path:

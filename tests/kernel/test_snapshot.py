@@ -45,8 +45,6 @@ from prl.shadow.sockopt import (
     Queue,
     So,
     Tcp,
-    TcpInfo,
-    TcpState,
     get_int,
     get_int_or,
     get_name,
@@ -55,6 +53,7 @@ from prl.shadow.sockopt import (
     set_int,
     tcp_info,
 )
+from prl.tcp import TcpInfo, TcpState
 
 pytestmark = pytest.mark.needs("root", "netns")
 

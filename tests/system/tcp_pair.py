@@ -29,12 +29,12 @@ from prl.shadow.sockopt import (
     Repair,
     RepairQueue,
     Tcp,
-    TcpState,
     set_bytes,
     set_int,
     set_u32,
     tcp_info,
 )
+from prl.tcp import TcpState
 from tests.system.support import (
     PATIENCE_S,
     eventually,

@@ -2,7 +2,6 @@
 
 import hashlib
 import socket
-import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,10 +14,11 @@ from prl.client import Node, Session, Shadow
 from prl.demo.payload import Payload
 from prl.lab import Lab, stretch
 from prl.lab.netns import Namespace
-from prl.shadow.sockopt import Tcp, tcp_info
+from prl.shadow.sockopt import tcp_info
 from tests.system.impair import CHANCES, Impaired, impaired
 from tests.system.serving import lab_name
 from tests.system.support import newest_shadow, protect
+from tests.tcp_info import total_retrans
 
 pytestmark = pytest.mark.needs("root", "netns", "bpf", "af_xdp", "struct_ops")
 
@@ -31,7 +31,6 @@ LAST_AT = SIZE - (1 << 20)  # from here on it is sent after the failure
 READ_BYTES = 1 << 17
 ECHO_CHUNK = 1 << 16
 SEED = 20261122
-TOTAL_RETRANS_AT = 100  # tcpi_total_retrans in struct tcp_info
 DATA = b"".join(bytes(Payload(SIZE).at(offset)) for offset in range(0, SIZE, 1 << 20))
 
 
@@ -171,11 +170,6 @@ def make_scene() -> Iterator[Callable[..., Scene]]:
         yield lambda family, *ways: Scene(family, ways, stack)
 
 
-def total_retransmitted(sock: socket.socket) -> int:
-    raw = sock.getsockopt(socket.IPPROTO_TCP, Tcp.INFO, TOTAL_RETRANS_AT + 4)
-    return int(struct.unpack_from("=I", raw, TOTAL_RETRANS_AT)[0])
-
-
 def same(got: bytes | bytearray, wanted: bytes) -> bool:
     return hashlib.sha256(got).digest() == hashlib.sha256(wanted).digest()
 
@@ -207,7 +201,7 @@ def test_upload(make_scene: Callable[..., Scene], family: int) -> None:
     standby.await_end()
     assert same(standby.data, DATA)
     assert same(primary.data, DATA[: len(primary.data)])
-    assert total_retransmitted(scene.peer) > 0
+    assert total_retrans(scene.peer) > 0
     scene.assert_bad("from_peer")
 
 
@@ -228,7 +222,7 @@ def test_download_with_both_directions_bad(make_scene: Callable[..., Scene]) -> 
     scene.start(standby, second, scene.shadow.sock)
     peer.await_bytes(FAIL_AT)
     assert tcp_info(scene.peer).ooo_segments > 0
-    assert total_retransmitted(scene.sock) > 0
+    assert total_retrans(scene.sock) > 0
     scene.power()
     peer.await_end()
     assert standby.error is None

@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import socket
-import struct
 from typing import Any
 
 import pytest
@@ -14,19 +12,13 @@ from prl.lab import Lab
 from prl.lab.netns import Namespace
 from prl.lab.processes import pids_in
 from tests.system import support
-from tests.system.support import Applications, Peer, eventually, pair
+from tests.system.support import Applications, eventually, pair
+from tests.tcp_info import rwnd_limited_us
 
 pytestmark = [pytest.mark.system, pytest.mark.needs("root", "netns", "bpf", "af_xdp", "struct_ops")]
 
 SIZE_BYTES = 48 << 20
 STALL_US = 1_000_000
-RWND_LIMITED_AT = 176  # tcpi_rwnd_limited
-
-
-def rwnd_limited_us(peer: Peer) -> int:
-    """How long the peer's TCP has waited for window (include/uapi/linux/tcp.h, struct tcp_info)."""
-    raw = peer.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, RWND_LIMITED_AT + 8)
-    return int(struct.unpack_from("=Q", raw, RWND_LIMITED_AT)[0])
 
 
 def application_of(lab: Lab, node: str) -> int:
@@ -54,7 +46,7 @@ def test_a_standby_that_does_not_read_slows_the_peer_by_its_window(family: int) 
             stalled = application_of(lab, "re1")
             os.kill(stalled, signal.SIGSTOP)
             peer.upload(payload)
-            eventually("the peer waits for space", lambda: rwnd_limited_us(peer) > STALL_US)
+            eventually("the peer waits for space", lambda: rwnd_limited_us(peer.sock) > STALL_US)
             assert peer.sent < SIZE_BYTES
             counters = flow_of(lab, "re0")["counters"]  # slowed by the window, not by loss
             assert (counters["dropped_space"], counters["dropped_nack"]) == (0, 0)

@@ -20,7 +20,6 @@ from prl.shadow.sockopt import (
     Queue,
     So,
     Tcp,
-    TcpState,
     get_bytes,
     get_int,
     get_name,
@@ -29,6 +28,7 @@ from prl.shadow.sockopt import (
     set_int,
     tcp_info,
 )
+from prl.tcp import TcpState
 from tests.system import support
 from tests.system.support import eventually
 from tests.system.tcp_pair import (

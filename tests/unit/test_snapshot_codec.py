@@ -17,7 +17,7 @@ from prl.shadow.snapshot import (
     NetworkOptions,
     RepairWindow,
 )
-from prl.shadow.sockopt import TcpState
+from prl.tcp import TcpState
 
 MUTATIONS = 5000
 
