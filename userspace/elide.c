@@ -5,6 +5,7 @@
 #include <netinet/in.h>
 #include <string.h>
 
+#include "packet.h"
 #include "wire.h"
 
 #define IPV4_HEADER 20u
@@ -23,17 +24,6 @@ static void put16(uint8_t *at, uint32_t value)
     at[1] = (uint8_t)value;
 }
 
-/* RFC 1071 over an IPv4 header without options. */
-static uint16_t header_checksum(const uint8_t *l3)
-{
-    uint32_t sum = 0;
-
-    for (uint32_t i = 0; i < IPV4_HEADER; i += 2)
-        sum += (uint32_t)l3[i] << 8 | l3[i + 1];
-    sum = (sum >> 16) + (sum & 0xffff);
-    return (uint16_t)~((sum >> 16) + sum);
-}
-
 static uint32_t header_bytes(const struct prl_flow_key *key)
 {
     return prl_addr_is_v4(key->local) ? IPV4_HEADER : IPV6_HEADER;
@@ -42,6 +32,8 @@ static uint32_t header_bytes(const struct prl_flow_key *key)
 /* The one header that these fields stand for, or -EPROTO. The flow's peer is the source. */
 static int build(const uint8_t *fields, uint32_t l4_bytes, const struct prl_flow_key *key, uint8_t *l3)
 {
+    uint16_t sum;
+
     if (header_bytes(key) == IPV4_HEADER) {
         if ((fields[4] & IPV4_FRAGMENT) || fields[5] || IPV4_HEADER + l4_bytes > LENGTH_MAX)
             return -EPROTO;
@@ -55,7 +47,8 @@ static int build(const uint8_t *fields, uint32_t l4_bytes, const struct prl_flow
         put16(l3 + 10, 0);
         memcpy(l3 + 12, key->remote + 12, 4);
         memcpy(l3 + 16, key->local + 12, 4);
-        put16(l3 + 10, header_checksum(l3));
+        sum = prl_internet_checksum(l3, IPV4_HEADER);
+        memcpy(l3 + 10, &sum, sizeof(sum));
         return 0;
     }
     if (fields[0] >> 4 != 6 || l4_bytes > LENGTH_MAX)

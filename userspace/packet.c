@@ -380,6 +380,11 @@ static uint16_t fold(uint64_t sum)
     return (uint16_t)((sum >> 16) + (sum & 0xffff));
 }
 
+uint16_t prl_internet_checksum(const void *at, uint32_t bytes)
+{
+    return (uint16_t)~fold(sum_bytes(at, bytes, 0));
+}
+
 static uint64_t pseudo_sum(const uint8_t *l3, uint8_t version, uint8_t proto, uint32_t l4_bytes)
 {
     uint64_t sum = version == 4 ? sum_bytes(l3 + 12, 8, 0) : sum_bytes(l3 + 8, 32, 0);
@@ -451,7 +456,7 @@ void prl_packet_set_length(uint8_t *l3, const struct prl_packet *packet)
     }
     put16(l3 + 2, (uint16_t)packet->l3_bytes);
     put16(l3 + 10, 0);
-    sum = (uint16_t)~fold(sum_bytes(l3, packet->l4_offset, 0));
+    sum = prl_internet_checksum(l3, packet->l4_offset);
     memcpy(l3 + 10, &sum, sizeof(sum));
 }
 

@@ -15,6 +15,7 @@ from typing import Final
 
 from prl.config import Config
 from prl.core.datapath import Tuple
+from prl.core.packet import internet_checksum
 from prl.daemon.events import EventLog
 from prl.daemon.instances import Instances
 
@@ -90,8 +91,4 @@ def syn(ends: Tuple) -> bytes:
     number = secrets.randbits(32)
     pseudo = ends.local.packed + ends.remote.packed
     pseudo += struct.pack("!II", _HEADER.size, socket.IPPROTO_TCP)
-    whole = pseudo + header(0)
-    total = sum(struct.unpack(f"!{len(whole) // 2}H", whole))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return header(~total & 0xFFFF)
+    return header(internet_checksum(pseudo + header(0)))

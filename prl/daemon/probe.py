@@ -13,6 +13,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 from prl.config import Service
 from prl.core.datapath import Address, LogicalInterface
+from prl.core.packet import internet_checksum
 from prl.daemon.events import EventLog
 from prl.errors import KernelError
 
@@ -101,7 +102,7 @@ def probe_frame(mac: bytes, address: Address) -> bytes:
     body = struct.pack("!BBHI16s", _NS, 0, 0, 0, target)
     source = bytes(16)
     pseudo = source + group + struct.pack("!II", len(body), socket.IPPROTO_ICMPV6)
-    body = body[:2] + _checksum(pseudo + body).to_bytes(2) + body[4:]
+    body = body[:2] + internet_checksum(pseudo + body).to_bytes(2) + body[4:]
     header = struct.pack("!IHBB", 6 << 28, len(body), socket.IPPROTO_ICMPV6, 255)
     multicast = b"\x33\x33" + group[12:]
     return multicast + mac + ETH_P_IPV6.to_bytes(2) + header + source + group + body
@@ -126,10 +127,3 @@ def user_in(frame: bytes, own_mac: bytes) -> Address | None:
         if payload[40] == _NA or is_dad:
             return IPv6Address(payload[48:64])
     return None
-
-
-def _checksum(data: bytes) -> int:
-    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return ~total & 0xFFFF

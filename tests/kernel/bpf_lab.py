@@ -19,6 +19,7 @@ from typing import Any, Self
 from prl._core import ffi, lib
 
 from prl.lab import stretch
+from tests.internet import checksum
 
 Address = IPv4Address | IPv6Address
 
@@ -76,15 +77,6 @@ def mapped(address: Address) -> bytes:
     if isinstance(address, IPv4Address):
         return b"\0" * 10 + b"\xff\xff" + address.packed
     return address.packed
-
-
-def checksum(data: bytes) -> int:
-    """Return the Internet checksum (RFC 1071)."""
-    padded = data + b"\0" * (len(data) % 2)
-    total: int = sum(struct.unpack(f"!{len(padded) // 2}H", padded))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return 0xFFFF - total
 
 
 def l4_sum(source: Address, target: Address, protocol: int, data: bytes) -> int:

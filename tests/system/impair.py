@@ -32,6 +32,7 @@ from pyroute2 import IPRoute
 
 from prl.lab import Lab
 from prl.lab.topology import BRIDGE
+from tests.internet import checksum
 
 CHANCES = {"dropped": 0.01, "duplicated": 0.02, "delayed": 0.03, "overlapped": 0.03}
 """Of one segment; what is delayed arrives behind up to DELAY_FRAMES_MAX later frames."""
@@ -86,24 +87,15 @@ class Segment:
         tcp[16:18] = b"\0\0"
         size = len(tcp) + len(payload)
         pseudo = self.addresses + struct.pack("!II", size, socket.IPPROTO_TCP)
-        struct.pack_into("!H", tcp, 16, _checksum(pseudo + tcp + payload))
+        struct.pack_into("!H", tcp, 16, checksum(pseudo + tcp + payload))
         head = bytearray(self.frame[: self.l4])
         if head[12:14] == b"\x08\x00":
             struct.pack_into("!H", head, 16, self.l4 - _ETH_BYTES + size)
             head[24:26] = b"\0\0"
-            struct.pack_into("!H", head, 24, _checksum(bytes(head[_ETH_BYTES:])))
+            struct.pack_into("!H", head, 24, checksum(bytes(head[_ETH_BYTES:])))
         else:
             struct.pack_into("!H", head, 18, size)
         return bytes(head + tcp) + payload
-
-
-def _checksum(data: bytes) -> int:
-    """RFC 1071."""
-    data += b"\0" * (len(data) & 1)
-    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return total ^ 0xFFFF
 
 
 class Direction:

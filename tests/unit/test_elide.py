@@ -11,18 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prl._core import ffi, lib
 
+from tests.internet import checksum
+
 FIELDS = lib.PRL_ELIDED_FIELDS
 ROOM = lib.PRL_UNELIDE_ROOM
 TCP, UDP = 6, 17
 OURS = {4: "192.0.2.100", 6: "2001:db8:0:1::100"}
 PEERS = {4: "192.0.2.10", 6: "2001:db8:0:1::10"}
-
-
-def checksum(header: bytes) -> int:
-    total = sum(struct.unpack(f">{len(header) // 2}H", header))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return ~total & 0xFFFF
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,12 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from prl._core import ffi, lib
+
+from prl.core.packet import internet_checksum
+from tests.internet import checksum as checksum_of
 
 PEER4, HOST4 = IPv4Address("192.0.2.1"), IPv4Address("192.0.2.100")
 PEER6, HOST6 = IPv6Address("2001:db8:0:1::1"), IPv6Address("2001:db8:0:1::100")
@@ -322,3 +327,8 @@ def test_what_is_made_has_a_right_checksum_whatever_the_numbers() -> None:
         )
         tcp = bytes(ffi.buffer(out, lib.prl_packet_craft(craft, out)))[40:]
         assert ones_sum(pseudo(local, peer, TCP, len(tcp)) + tcp) == 0xFFFF
+
+
+@given(st.binary(max_size=90))
+def test_the_internet_checksum_is_what_rfc_1071_says(data: bytes) -> None:
+    assert internet_checksum(data) == checksum_of(data)
