@@ -20,8 +20,8 @@ from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Final
 
+from prl.core import netlink
 from prl.core.datapath import Address, Tuple
-from prl.daemon import netlink
 from prl.daemon.events import EventLog
 
 SYSCTLS: Final = Path("/proc/sys/net/netfilter")

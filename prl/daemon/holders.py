@@ -10,7 +10,6 @@ import errno
 import os
 import re
 import socket
-import struct
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from typing import Final
 
 from prl.core.datapath import Address
 from prl.core.listen import Side
+from prl.core.sock_diag import LISTEN, SockDiag, TcpSocket, identity
 from prl.errors import KernelError, UsageError
 from prl.messages import show_endpoint
 
@@ -214,32 +214,9 @@ def uid_of(pid: int) -> int:
     raise UsageError(f"there is no process {pid}")
 
 
-# linux/netlink.h, linux/sock_diag.h, linux/inet_diag.h
-_NETLINK_SOCK_DIAG, _SOCK_DIAG_BY_FAMILY, _NLMSG_ERROR, _NLMSG_DONE = 4, 20, 2, 3
-_REQUEST, _DUMP = 0x1, 0x300
-_NO_COOKIE = b"\xff" * 8
-_HEADER = struct.Struct("=IHHII")
-_QUESTION = struct.Struct("=BBBxI")
-_ID = struct.Struct("!HH16s16s12x")  # struct inet_diag_sockid
-_FOUND = struct.Struct("=BBxx48s16xI")  # struct inet_diag_msg
-_ERROR = struct.Struct("=i")
-_ANSWER_BYTES, _TIMEOUT_S = 1 << 16, 2.0
-_ALL_STATES = 0xFFFFFFFF
-ESTABLISHED, LISTEN = 1, 10
 _NO_CONNECTION: Final = (
     "there is no connection {},{} here; see `ss -tn`, the service's end comes first"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class TcpSocket:
-    """A TCP socket of this network namespace."""
-
-    state: int
-    local: Side
-    remote: Side
-    inode: int
-    """0 while nobody has accepted it."""
 
 
 def inode_of_tuple(local: Side, remote: Side) -> int:
@@ -251,9 +228,11 @@ def inode_of_tuple(local: Side, remote: Side) -> int:
     """
     if local[0].version != remote[0].version:
         raise UsageError(f"{local[0]} and {remote[0]} are of different IP versions")
-    ends = _ID.pack(local[1], remote[1], _padded(local[0]), _padded(remote[0]))
-    ends = ends[: -len(_NO_COOKIE)] + _NO_COOKIE
-    found = next(_ask(_family(local[0]), _ALL_STATES, ends, _REQUEST), None)
+    with _sock_diag() as diag:
+        try:
+            found = diag.find(_family(local[0]), identity(local, remote))
+        except FileNotFoundError:
+            found = None
     if found is None or found.state == LISTEN:  # the look-up falls back to the listener
         raise UsageError(_NO_CONNECTION.format(show_endpoint(*local), show_endpoint(*remote)))
     return found.inode
@@ -266,64 +245,26 @@ def sockets_on(local: Side, state: int) -> list[TcpSocket]:
     """
     families = {_family(local[0]), socket.AF_INET6}  # one of IPv6 may serve IPv4 as well
     any_address = ip_address("0.0.0.0"), ip_address("::")  # noqa: S104 - compared, not bound
-    return [
-        found
-        for family in sorted(families)
-        for found in _ask(family, 1 << state, bytes(_ID.size), _REQUEST | _DUMP)
-        if found.local[1] == local[1]
-        and (found.local[0] == local[0] or (state == LISTEN and found.local[0] in any_address))
-    ]
+    with _sock_diag() as diag:
+        return [
+            found
+            for family in sorted(families)
+            for found in diag.sockets(family, 1 << state)
+            if found.local[1] == local[1]
+            and (found.local[0] == local[0] or (state == LISTEN and found.local[0] in any_address))
+        ]
 
 
-def _ask(family: int, states: int, ends: bytes, flags: int) -> Iterator[TcpSocket]:
-    body = _QUESTION.pack(family, socket.IPPROTO_TCP, 0, states) + ends
-    head = _HEADER.pack(_HEADER.size + len(body), _SOCK_DIAG_BY_FAMILY, flags, 0, 0)
+@contextlib.contextmanager
+def _sock_diag() -> Iterator[SockDiag]:
     try:
-        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as netlink:
-            netlink.settimeout(_TIMEOUT_S)
-            netlink.send(head + body)
-            yield from _answers(netlink, is_dump=bool(flags & _DUMP))
+        with SockDiag() as diag:
+            yield diag
     except OSError as error:
         raise KernelError(
             f"sock_diag: {error.strerror or error}; use a kernel with CONFIG_INET_TCP_DIAG"
         ) from error
 
 
-def _answers(netlink: socket.socket, *, is_dump: bool) -> Iterator[TcpSocket]:
-    while True:
-        raw, at = netlink.recv(_ANSWER_BYTES), 0
-        while at + _HEADER.size <= len(raw):
-            length, kind, *_ = _HEADER.unpack_from(raw, at)
-            body = raw[at + _HEADER.size : at + length]
-            at += max((length + 3) & ~3, _HEADER.size)
-            if kind == _NLMSG_DONE:
-                return
-            if kind == _NLMSG_ERROR:
-                number = -int(_ERROR.unpack_from(body)[0])
-                if number == errno.ENOENT:
-                    return
-                raise OSError(number, os.strerror(number))
-            yield _read(body)
-        if not is_dump:
-            return
-
-
-def _read(body: bytes) -> TcpSocket:
-    family, state, ends, inode = _FOUND.unpack_from(body)
-    local_port, remote_port, local, remote = _ID.unpack(ends)
-    return TcpSocket(
-        state, (_address(family, local), local_port), (_address(family, remote), remote_port), inode
-    )
-
-
-def _address(family: int, raw: bytes) -> Address:
-    address = ip_address(raw if family == socket.AF_INET6 else raw[:4])
-    return getattr(address, "ipv4_mapped", None) or address
-
-
 def _family(address: Address) -> socket.AddressFamily:
     return socket.AF_INET if address.version == 4 else socket.AF_INET6  # noqa: PLR2004
-
-
-def _padded(address: Address) -> bytes:
-    return address.packed.ljust(16, b"\0")

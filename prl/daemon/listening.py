@@ -13,6 +13,7 @@ from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from prl.core import sock_diag
 from prl.core.listen import LISTENERS_MAX, Listen, Side
 from prl.daemon import holders
 from prl.daemon.clients import Application
@@ -125,7 +126,7 @@ class Watches:
             self._end(watch)
             raise
         self._spawn(watch, self._tend(watch))
-        there = [found for found in holders.sockets_on(local, holders.ESTABLISHED) if found.inode]
+        there = [found for found in holders.sockets_on(local, sock_diag.ESTABLISHED) if found.inode]
         for found in there:
             self._spawn(watch, self._protect(watch, found.remote, None))
         listeners = [{"pid": h.pid, "program": h.program} for h in watch.listeners.values()]
@@ -150,7 +151,7 @@ class Watches:
 
     async def _attach(self, watch: Watch) -> None:
         """Put the filter on the listeners that have none of ours."""
-        for found in holders.sockets_on(watch.local, holders.LISTEN):
+        for found in holders.sockets_on(watch.local, sock_diag.LISTEN):
             if found.inode in watch.listeners:
                 continue
             having = await asyncio.to_thread(holders.holders_of, found.inode)

@@ -7,32 +7,20 @@ get into a message, a representation or a log from here.
 from __future__ import annotations
 
 import errno
-import os
 import socket
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from ipaddress import IPv6Address, ip_address, ip_network
 
+from prl.core import sock_diag
 from prl.shadow.sockopt import CallError, So, Sol, get_bytes, get_int_or, set_bytes_at
 
 KEY_MAX_BYTES = 80
 """TCP_MD5SIG_MAXKEYLEN"""
 _TCP_MD5SIG = 14  # linux/tcp.h
 
-# linux/netlink.h, linux/sock_diag.h, linux/inet_diag.h
-_NETLINK_SOCK_DIAG = 4
-_SOCK_DIAG_BY_FAMILY, _NLMSG_ERROR, _REQUEST = 20, 2, 0x1
-_INET_DIAG_INFO, _INET_DIAG_MD5SIG = 2, 18
-_HEADER = struct.Struct("=IHHII")
-_QUESTION = struct.Struct("=BBBxI")
-_ANY_STATE = 0xFFFFFFFF
-_MESSAGE_BYTES = 72  # struct inet_diag_msg
-_ATTRIBUTE = struct.Struct("=HH")
-_ERROR = struct.Struct("=i")
 _KEY = struct.Struct("=BBH16s80s")  # struct tcp_diag_md5sig
-_ANSWER_BYTES = 1 << 16
-_TIMEOUT_S = 2.0
 
 
 class KeyUnknownError(Exception):
@@ -88,31 +76,20 @@ def _plain(text: str) -> object:
 
 def _keys(sock: socket.socket) -> Iterator[Key]:
     try:
-        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as netlink:
-            netlink.settimeout(_TIMEOUT_S)
-            netlink.send(_question(sock))
-            answer = netlink.recv(_ANSWER_BYTES)
+        with sock_diag.SockDiag() as diag:
+            found = diag.find(sock.family, _identity(sock), sock_diag.INFO)
+    except CallError:
+        raise
     except OSError as error:
-        raise KeyUnknownError(f"its MD5 keys cannot be read: sock_diag: {error}") from error
-    length, kind, *_ = _HEADER.unpack_from(answer)
-    if kind == _NLMSG_ERROR:
-        code = -int(_ERROR.unpack_from(answer, _HEADER.size)[0])
         hints = {
             errno.ENOENT: "it is not of prld's network namespace, or has ended, or this kernel has "
             "no CONFIG_INET_TCP_DIAG",
             errno.ESTALE: "it has ended",
         }
-        why = hints.get(code, os.strerror(code))
-        raise KeyUnknownError(f"its MD5 keys cannot be read by sock_diag: {why}")
-    at = _HEADER.size + _MESSAGE_BYTES
-    while at + _ATTRIBUTE.size <= length:
-        attribute_bytes, kind = _ATTRIBUTE.unpack_from(answer, at)
-        if attribute_bytes < _ATTRIBUTE.size:
-            break
-        if kind == _INET_DIAG_MD5SIG:
-            value = answer[at + _ATTRIBUTE.size : at + attribute_bytes]
-            yield from map(_key, _KEY.iter_unpack(value[: len(value) // _KEY.size * _KEY.size]))
-        at += (attribute_bytes + 3) & ~3
+        why = hints.get(error.errno or 0, error.strerror or str(error))
+        raise KeyUnknownError(f"its MD5 keys cannot be read by sock_diag: {why}") from error
+    value = found.attributes.get(sock_diag.MD5_KEYS, b"")
+    yield from map(_key, _KEY.iter_unpack(value[: len(value) // _KEY.size * _KEY.size]))
 
 
 def _key(raw: tuple[int, int, int, bytes, bytes]) -> Key:
@@ -122,21 +99,15 @@ def _key(raw: tuple[int, int, int, bytes, bytes]) -> Key:
     return Key(str(network), secret[:count])
 
 
-def _question(sock: socket.socket) -> bytes:
-    """Ask for this one socket: its cookie tells it from any other of the same addresses."""
-    cookie = int.from_bytes(get_bytes(sock, So.COOKIE, 8), "little")
-    device = get_int_or(sock, So.BINDTOIFINDEX, 0)
+def _identity(sock: socket.socket) -> bytes:
+    """Of this one socket: its cookie tells it from any other of the same addresses."""
     (local, local_port, *_), (peer, peer_port, *_) = sock.getsockname(), sock.getpeername()
-    ends = struct.pack(
-        "!HH16s16s",
-        *(local_port, peer_port),
-        *(ip_address(text.partition("%")[0]).packed for text in (local, peer)),
+    return sock_diag.identity(
+        (ip_address(local.partition("%")[0]), local_port),
+        (ip_address(peer.partition("%")[0]), peer_port),
+        get_int_or(sock, So.BINDTOIFINDEX, 0),
+        sock_diag.cookie_bytes(get_bytes(sock, So.COOKIE, 8)),
     )
-    identity = ends + struct.pack("=III", device, cookie & _ANY_STATE, cookie >> 32)
-    wanted = 1 << (_INET_DIAG_INFO - 1)  # the keys come along with that
-    question = _QUESTION.pack(sock.family, socket.IPPROTO_TCP, wanted, _ANY_STATE) + identity
-    size = _HEADER.size + len(question)
-    return _HEADER.pack(size, _SOCK_DIAG_BY_FAMILY, _REQUEST, 0, 0) + question
 
 
 __all__ = ["KEY_MAX_BYTES", "CallError", "KeyUnknownError", "key_of", "set_key"]

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from prl.daemon import netlink
+from prl.core import netlink
 from prl.demo.payload import Payload
 from prl.lab import Lab
 from prl.lab.netns import Namespace

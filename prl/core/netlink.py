@@ -1,6 +1,6 @@
 """Netlink messages as bytes, for the few questions that are asked from the event loop itself.
 
-What may take a while, or is long, goes through pyroute2 in a thread (host.py).
+What may take a while, or is long, goes through pyroute2 in a thread (prl.daemon.host).
 """
 
 import socket
@@ -56,11 +56,16 @@ def attributes(raw: bytes, at: int = 0) -> Iterator[tuple[int, bytes]]:
         at += _aligned(length)
 
 
+def error_code(body: bytes) -> int:
+    """The errno that an ERROR tells; 0: done."""
+    return -int(_CODE.unpack_from(body)[0])
+
+
 def acknowledged(netlink: socket.socket) -> int:
     """The errno with which the kernel answers a request that asked for an ACK; 0: done."""
     for kind, body in messages(netlink.recv(ANSWER_BYTES)):
         if kind == ERROR:
-            return -int(_CODE.unpack_from(body)[0])
+            return error_code(body)
     return 0
 
 
