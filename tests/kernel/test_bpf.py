@@ -1,4 +1,7 @@
-"""The BPF programs in the running kernel: what the wire, the stack and userspace got to see."""
+"""The BPF programs in the running kernel: what the wire, the stack and userspace got to see.
+
+Checks I4, L7, L9, R1, R1a, R2, R10, R19, R24.
+"""
 
 import errno
 import itertools

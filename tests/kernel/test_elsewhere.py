@@ -1,4 +1,4 @@
-"""What leaves for a service address by an interface that is not its own; first in line."""
+"""What leaves for a service address by an interface that is not its own; first in line (I4)."""
 
 import errno
 import json

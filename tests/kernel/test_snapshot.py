@@ -1,4 +1,4 @@
-"""Clone live TCP connections: whatever was in flight, both ends go on byte for byte."""
+"""Clone live TCP connections: whatever was in flight, both ends go on byte for byte (R17, R18)."""
 
 import ctypes
 import dataclasses

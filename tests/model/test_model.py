@@ -1,6 +1,8 @@
 """The spin model prl.pml: it holds in every scenario, and each rule that is broken is noticed.
 
 README.md says what is modelled; a scenario is a set of bounds (-D), searched exhaustively.
+
+Checks I1, I2, I3, I5, I6, I7, L1, L2, L3, L4, L10, R21.
 """
 
 import os

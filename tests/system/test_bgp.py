@@ -1,4 +1,4 @@
-"""Stock routers whose BGP session with us outlives our host."""
+"""Stock routers whose BGP session with us outlives our host (R23)."""
 
 import json
 import subprocess

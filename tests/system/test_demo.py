@@ -1,4 +1,7 @@
-"""The demos, as a user runs them: a session survives, and every field of the verdict is exact."""
+"""The demos, as a user runs them: a session survives, and every field of the verdict is exact.
+
+Checks R22.
+"""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""docs/wireshark/prl.lua on the captured link of a live session."""
+"""docs/wireshark/prl.lua on the captured link of a live session (R16)."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path

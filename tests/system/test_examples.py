@@ -1,4 +1,4 @@
-"""Every program of docs/examples/ on both nodes; the power goes on one, then on the other."""
+"""Every program of docs/examples/ on both nodes; the power goes on one, then on the other (R18)."""
 
 import random
 import socket

@@ -1,4 +1,7 @@
-"""Parts fail while sessions run: the peer sees no reset, and every byte is exact."""
+"""Parts fail while sessions run: the peer sees no reset, and every byte is exact.
+
+Checks I4, L8, L9, R6, R17, R19, R30.
+"""
 
 import functools
 import itertools

@@ -1,4 +1,7 @@
-"""TCP over a bad wire: lost, doubled, reordered, overlapping segments change nothing (issue 3)."""
+"""TCP over a bad wire: lost, doubled, reordered, overlapping segments change nothing (issue 3).
+
+Checks R8, R12a.
+"""
 
 import hashlib
 import socket

@@ -1,4 +1,7 @@
-"""Routing instances: two LANs with the very same addresses, told apart by logical interface."""
+"""Routing instances: two LANs with the very same addresses, told apart by logical interface.
+
+Checks R1.
+"""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,7 @@
-"""docs/keepalived/ with real VRRP between the nodes: a trigger for prl, and never two speakers."""
+"""docs/keepalived/ with real VRRP between the nodes: a trigger for prl, and never two speakers.
+
+Checks L5.
+"""
 
 import subprocess
 import sys

@@ -1,4 +1,7 @@
-"""What becomes of a session that cannot go on at a take-over: reset, with a reason, at once."""
+"""What becomes of a session that cannot go on at a take-over: reset, with a reason, at once.
+
+Checks L8.
+"""
 
 import pytest
 

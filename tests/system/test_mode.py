@@ -1,4 +1,7 @@
-"""Where XDP runs when the configuration leaves it open, and on which CPUs the datapath does."""
+"""Where XDP runs when the configuration leaves it open, and on which CPUs the datapath does.
+
+Checks R24.
+"""
 
 import pytest
 

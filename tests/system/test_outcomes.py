@@ -1,6 +1,8 @@
 """The table of docs/failover.md: what fails, what the peer sees of it, who owns afterwards.
 
 In every row the switch is watched: never do two nodes speak for the service in the same period.
+
+Checks L6, L11, R30.
 """
 
 import itertools

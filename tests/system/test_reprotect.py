@@ -1,4 +1,7 @@
-"""The pair heals: sessions go from failure to failure, under traffic, without a byte lost (R23)."""
+"""The pair heals: sessions go from failure to failure, under traffic, without a byte lost.
+
+Checks L9, R23.
+"""
 
 import json
 import os

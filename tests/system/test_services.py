@@ -1,4 +1,7 @@
-"""Several services on one pair, each with an owner of its own: both roles on a node at once."""
+"""Several services on one pair, each with an owner of its own: both roles on a node at once.
+
+Checks L1, L2, L3, L10.
+"""
 
 from collections.abc import Iterator
 

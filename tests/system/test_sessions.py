@@ -1,4 +1,7 @@
-"""Many sessions, IPv4 and IPv6, talking while their host loses its power: all go on, exactly."""
+"""Many sessions, IPv4 and IPv6, talking while their host loses its power: all go on, exactly.
+
+Checks R22.
+"""
 
 import json
 import os

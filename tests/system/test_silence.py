@@ -1,4 +1,4 @@
-"""Silence and hold on hosts as they are: other programs, other interfaces, other routes."""
+"""Silence and hold on hosts as they are: other programs, other interfaces, other routes (I4)."""
 
 import subprocess
 import threading

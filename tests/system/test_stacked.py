@@ -1,4 +1,4 @@
-"""Interfaces on top of others (VLANs, bridges): generic XDP on them, and what is refused."""
+"""Interfaces on top of others (VLANs, bridges): generic XDP on them, and what is refused (R1)."""
 
 import re
 import subprocess

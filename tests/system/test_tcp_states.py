@@ -1,4 +1,7 @@
-"""Every state that a session can be in, through a failover; docs/tcp.md has the table."""
+"""Every state that a session can be in, through a failover; docs/tcp.md has the table.
+
+Checks R10, R17, R18, R19.
+"""
 
 import os
 import select

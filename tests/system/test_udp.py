@@ -1,4 +1,7 @@
-"""UDP flows: both nodes' applications read the very same datagrams, and one goes on alone (R17)."""
+"""UDP flows: both nodes' applications read the very same datagrams, and one goes on alone.
+
+Checks R1a, R17.
+"""
 
 import ctypes
 import re

@@ -1,4 +1,4 @@
-"""Sessions that nobody asked to replicate: byte for byte as though prl were not there."""
+"""Sessions that nobody asked to replicate: byte for byte as though prl were not there (R1)."""
 
 import socket
 import subprocess

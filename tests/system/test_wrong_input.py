@@ -1,4 +1,7 @@
-"""Wrong input to the real commands: one clear line, the exit status of SPEC section 8, no harm."""
+"""Wrong input to the real commands: one clear line, the exit status of SPEC section 8, no harm.
+
+Checks R29.
+"""
 
 import json
 import os

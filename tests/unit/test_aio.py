@@ -1,4 +1,4 @@
-"""prl.aio against a prld whose answers the test decides, in one event loop."""
+"""prl.aio against a prld whose answers the test decides, in one event loop (R18)."""
 
 import asyncio
 import socket

@@ -1,4 +1,4 @@
-"""The C client (userspace/client), built with sanitizers, against messages good and bad."""
+"""The C client (userspace/client), built with sanitizers, against messages good and bad (R18)."""
 
 import errno
 import json

@@ -1,4 +1,4 @@
-"""The control socket: prl.daemon.control as hostile and as good clients see it."""
+"""The control socket: prl.daemon.control as hostile and as good clients see it (R18, R23, R28)."""
 
 import asyncio
 import grp

@@ -1,4 +1,7 @@
-"""Lease, detection, take-over, opening, evidence (L1-L6, L10)."""
+"""Lease, detection, take-over, opening, evidence (L1-L6, L10).
+
+Checks L1, L2, L3, L5, L6, L10, L11, R22.
+"""
 
 from typing import Any
 

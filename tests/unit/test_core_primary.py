@@ -1,4 +1,7 @@
-"""The primary's side of a flow: hold, replicate, release, give up (R2-R7, R19)."""
+"""The primary's side of a flow: hold, replicate, release, give up (R2-R7, R19).
+
+Checks L4, R2, R3, R4, R5, R6, R7, R10, R12, R19.
+"""
 
 import pytest
 from prl._core import lib

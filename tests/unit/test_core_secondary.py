@@ -1,4 +1,7 @@
-"""The secondary's side of a flow: accept or refuse, acknowledge, latch void, take over (R8-R10)."""
+"""The secondary's side of a flow: accept or refuse, acknowledge, latch void, take over (R8-R10).
+
+Checks R5, R8, R9.
+"""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""TCP signatures (RFC 2385): MD5 against Python's, what is signed against the RFC."""
+"""TCP signatures (RFC 2385): MD5 against Python's, what is signed against the RFC (R19)."""
 
 import hashlib
 import itertools

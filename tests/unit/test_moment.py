@@ -1,4 +1,7 @@
-"""What of a snapshot moves, as bytes (userspace/moment.h); copying and restoring need a kernel."""
+"""What of a snapshot moves, as bytes (userspace/moment.h); copying and restoring need a kernel.
+
+Checks R17.
+"""
 
 import random
 from typing import Any

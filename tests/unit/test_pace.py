@@ -1,4 +1,4 @@
-"""How many sessions are protected at a time (prl.daemon.pace)."""
+"""How many sessions are protected at a time (prl.daemon.pace) (R23)."""
 
 import asyncio
 

@@ -1,3 +1,5 @@
+"""What the build makes, and what it packs (R25)."""
+
 import importlib.util
 import os
 import re

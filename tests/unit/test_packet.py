@@ -1,4 +1,7 @@
-"""Packets as bytes: what userspace/packet.c reads, judges and makes; sums are done here by hand."""
+"""Packets as bytes: what userspace/packet.c reads, judges and makes; sums are done here by hand.
+
+Checks L7, R12a, R29.
+"""
 
 import itertools
 import random

@@ -1,4 +1,7 @@
-"""Sockets that wait for their moment: whatever ends the wait, none is left and none is lost."""
+"""Sockets that wait for their moment: whatever ends the wait, none is left and none is lost.
+
+Checks R17.
+"""
 
 import asyncio
 import socket

@@ -1,4 +1,7 @@
-"""`serve`: where output is cut off and compared, what is kept of the input, what is logged."""
+"""`serve`: where output is cut off and compared, what is kept of the input, what is logged.
+
+Checks R20.
+"""
 
 import hashlib
 import os

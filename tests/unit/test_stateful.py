@@ -1,4 +1,7 @@
-"""Hypothesis looks for a sequence of events that breaks the hold queue, the flow or the codec."""
+"""Hypothesis looks for a sequence of events that breaks the hold queue, the flow or the codec.
+
+Checks R4, R26.
+"""
 
 from collections import deque
 from typing import Any

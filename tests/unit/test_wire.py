@@ -1,4 +1,4 @@
-"""The link's codec against its table, its document and golden vectors (R13, R14, R16, R29)."""
+"""The link's codec against its table, its document and golden vectors (R11, R13, R14, R16, R29)."""
 
 import errno
 import re

@@ -1,4 +1,7 @@
-"""docs/wireshark/prl.lua on captures made here: golden vectors, recorded exchanges, garbage."""
+"""docs/wireshark/prl.lua on captures made here: golden vectors, recorded exchanges, garbage.
+
+Checks R16.
+"""
 
 from pathlib import Path
 
