@@ -27,7 +27,7 @@ FUZZ_FILES := $(wildcard tests/fuzz/*.[ch])
 PY_FILES := $(wildcard prl tests docs/examples setup.py userspace/build_ffi.py userspace/facts.py bpf/trace)
 
 APT := $(LISTS:%=apt-%)
-.PHONY: help setup setup-demo root $(APT) kernel-headers bpffs build install-client deb demo test fresh-results test-vm test-quick test-kernels fuzz facts lint tidy format clean
+.PHONY: help setup setup-demo root $(APT) kernel-headers bpffs build install-client deb dist demo test fresh-results test-vm test-quick test-kernels fuzz facts lint tidy format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -161,6 +161,9 @@ format: $(VENV)/.installed ## lay out Python and C as the checks want it
 
 deb: build ## build the Debian package, dist/prl_*.deb
 	@prl/packaging/deb/build $(DEB_VERSION)
+
+dist: build ## build a release into dist/ from HEAD: sdist, wheel, Debian package, SHA256SUMS
+	@prl/packaging/dist
 
 # For programs in C that do not want to look into the Python package for it.
 PREFIX ?= /usr/local

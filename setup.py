@@ -22,7 +22,10 @@ CLIENT = ROOT / "userspace/client"
 CLIENT_OBJECTS = "prl/c"
 CLIENT_SONAME, CLIENT_STATIC = "libprl_client.so", "libprl_client.a"
 CLIENT_HEADER = "prl_client.h"
+SAME_PATHS = f"-ffile-prefix-map={ROOT}=."
+"""What is built does not tell where the tree was: a release can be built again, bit by bit."""
 CLIENT_CFLAGS = (
+    SAME_PATHS,
     *("-std=gnu11", "-O2", "-g", "-fPIC", "-fvisibility=hidden"),
     *("-Wall", "-Wextra", "-Werror"),
 )
@@ -35,7 +38,7 @@ def bpf_compile_command(source: Path, target: Path) -> list[str]:
     ).stdout.strip()
     return [
         *("clang", "-O2", "-g", "-target", "bpf", "-mcpu=v3"),
-        *("-std=gnu11", "-Wall", "-Wextra", "-Werror"),
+        *("-std=gnu11", "-Wall", "-Wextra", "-Werror", SAME_PATHS),
         *("-I", str(SOURCES), "-isystem", f"/usr/include/{multiarch}"),
         *("-c", str(source), "-o", str(target)),
     ]
@@ -44,7 +47,7 @@ def bpf_compile_command(source: Path, target: Path) -> list[str]:
 def bench_compile_command(source: Path, target: Path) -> list[str]:
     """Return the command that compiles one program of the bench."""
     return [
-        *("gcc", "-std=gnu11", "-O2", "-g", "-Wall", "-Wextra", "-Werror"),
+        *("gcc", "-std=gnu11", "-O2", "-g", "-Wall", "-Wextra", "-Werror", SAME_PATHS),
         *(str(source), "-o", str(target)),
     ]
 

@@ -3,4 +3,5 @@
 The application's interface is :mod:`prl.client`: ``prl.client.Node``.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
+"""Its only place: package, manual pages and `prlctl --version` have it from here."""

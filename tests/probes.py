@@ -238,6 +238,21 @@ def vagrant_libvirt() -> bool:
     return vagrant() and any(plugins)
 
 
+@probe("lintian is not installed: apt-get install lintian")
+def lintian() -> bool:
+    return _installed("lintian")
+
+
+@probe("zsh is not installed: apt-get install zsh")
+def zsh() -> bool:
+    return _installed("zsh")
+
+
+@probe("fish is not installed: apt-get install fish")
+def fish() -> bool:
+    return _installed("fish")
+
+
 @probe("Ruby is not installed: apt-get install ruby")
 def ruby() -> bool:
     return _installed("ruby")

@@ -16,7 +16,10 @@ INCLUDE_DIRS = ("bpf", "userspace")
 API_HEADER = "userspace/cffi_api.h"
 LIBRARIES = ("bpf", "xdp", "elf", "z", "crypto")
 # -UNDEBUG: Python's own flags would switch our assertions off.
-CFLAGS = ("-std=gnu11", "-O2", "-g", "-Wall", "-Wextra", "-Werror", "-UNDEBUG")
+CFLAGS = (
+    *("-std=gnu11", "-O2", "-g", "-Wall", "-Wextra", "-Werror", "-UNDEBUG"),
+    f"-ffile-prefix-map={ROOT}=.",  # the same result wherever the tree is
+)
 
 # The kernel's integer types as asm-generic/int-ll64.h spells them. uint64_t would be another type
 # to the compiler (long, not long long) wherever a pointer is passed.

@@ -93,7 +93,7 @@ def flow_list(
         for one in found
         if (not states or one["state"] in states)
         and (peer is None or peer(one["remote"]))
-        and (service is None or one["service"] == service)
+        and (service is None or one.get("service") == service)
         and (not unsafe or is_unsafe(one))
     ]
     flows.sort(key=lambda one: not is_unsafe(one))  # else as prld had them: by handle
@@ -149,8 +149,9 @@ def _explanation(found: Flow) -> str:
     lines = [wrapped(words, WARN)]
     if found["reason"]:
         lines.append(wrapped(f"Why: {found['reason']}."))
-    lines.append(wrapped(f"That means: {found['meaning']}."))
-    lines.append(wrapped(f"What helps: {found['remedy']}."))
+    if found.get("meaning"):  # a prld of an earlier version does not say
+        lines.append(wrapped(f"That means: {found['meaning']}."))
+        lines.append(wrapped(f"What helps: {found['remedy']}."))
     return "\n".join(lines) + "\n\n"
 
 

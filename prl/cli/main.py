@@ -9,6 +9,7 @@ from typing import Final
 
 import click
 
+from prl import __version__
 from prl.cli import daemon_commands
 from prl.cli.doctor import doctor
 from prl.cli.output import Settings, fail, wants_colour
@@ -56,7 +57,7 @@ class _Commands(click.Group):
     help="prld's control socket; default $PRL_SOCKET or /run/prl/prld.sock.",
 )
 @click.option("-j", "--json", "as_json", is_flag=True, help="Print facts as JSON.")
-@click.version_option(package_name="prl", prog_name="prlctl")
+@click.version_option(__version__, prog_name="prlctl")
 @click.pass_context
 def cli(
     context: click.Context, node: str | None, lab: str, socket: Path | None, as_json: bool

@@ -22,7 +22,8 @@ def status(context: click.Context) -> None:
 def status_text(facts: dict[str, Any]) -> str:
     """The answer of ``status`` for people."""
     link, flows, behind = facts["link"], facts["flows"], facts["behind"]
-    lines = [wrapped(f"node {facts['node']} ({facts['mode']})")]
+    version = facts.get("version", "of an earlier version")  # prlctl is the newer one in an upgrade
+    lines = [wrapped(f"node {facts['node']} ({facts['mode']}), prl {version}")]
     if facts["mode_because"]:
         lines.append(wrapped(f"mode: {facts['mode_because']}"))
     for service in facts["services"]:

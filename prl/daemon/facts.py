@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from prl import __version__
 from prl.config import Config
 from prl.core import wire
 from prl.core.datapath import Address, Datapath, FlowInfo, endpoint
@@ -42,6 +43,7 @@ def status(view: NodeView) -> dict[str, Any]:
     found = view.datapath.status()
     unsafe = _why_unsafe(view, found)
     return {
+        "version": __version__,
         "node": view.config.node,
         "index": view.config.index,
         "mode": view.config.mode,

@@ -24,6 +24,7 @@ from prl.messages import MESSAGE_MAX_BYTES
 Run = Callable[..., tuple[int, str, str]]
 
 STATUS: dict[str, Any] = {
+    "version": "0.2.0",
     "node": "re0",
     "index": 0,
     "mode": "native",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from prl import config
+from prl import __version__, config
 from prl.cli.main import cli
 from prl.daemon.main import arguments
 
@@ -25,7 +25,7 @@ def page(name: str, section: int, what: str, body: Iterator[str]) -> str:
     """A whole page."""
     day = datetime.fromtimestamp(int(environ.get("SOURCE_DATE_EPOCH", "0")), UTC).date()
     head = [
-        f'.TH "{name.upper()}" "{section}" "{day}" "prl"',
+        f'.TH "{name.upper()}" "{section}" "{day}" "prl {__version__}"',
         ".SH NAME",
         f"{escaped(name)} \\- {escaped(what)}",
     ]
