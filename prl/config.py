@@ -7,7 +7,16 @@ from abc import ABC
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args, get_type_hints
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Literal,
+    NamedTuple,
+    TypeVar,
+    get_args,
+    get_type_hints,
+)
 
 import msgspec
 from msgspec import Meta, Struct
@@ -231,6 +240,19 @@ class Config(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
         return [self.lan.interface, *(instance.interface for instance in self.routing)]
 
 
+class Deprecation(NamedTuple):
+    """A key that goes."""
+
+    since: str
+    """The version whose prld warns of it; the next one has it no more."""
+    remedy: str
+    """What to write instead, in the imperative."""
+
+
+DEPRECATED: dict[str, Deprecation] = {}
+"""By path. In the schema still: prld and doctor warn. Gone from it: the refusal has the remedy."""
+
+
 class Key(Struct, frozen=True):
     """One row of the schema's documentation."""
 
@@ -278,6 +300,23 @@ def load(path: Path = DEFAULT_PATH) -> Config:
         raise ConfigError(f"{path}: byte {error.start} is not UTF-8; save it as UTF-8") from error
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
+
+
+def deprecations(path: Path) -> list[str]:
+    """What of a file that load() accepts will be refused by the next version, and what to do."""
+    document = tomllib.loads(path.read_text(encoding="utf-8"))
+    return [
+        f"{path}: {key}: deprecated since {found.since}, and gone in the next version; "
+        + found.remedy
+        for key, found in DEPRECATED.items()
+        if _has(document, key)
+    ]
+
+
+def _has(document: dict[str, Any], key: str) -> bool:
+    table, _, name = key.rpartition(".")
+    place = document.get(table, {}) if table else document
+    return any(name in one for one in (place if isinstance(place, list) else [place]))
 
 
 Section = TypeVar("Section", Lan, Link, Instance)
@@ -388,6 +427,8 @@ def _explain(message: str) -> str:
     if field := _FIELD.search(wrong):
         path = f"{path}.{field['field']}".lstrip(".")
         if "unknown" in wrong:
+            if gone := DEPRECATED.get(_plain(path)):
+                return f"{path}: no such key any more, as told since {gone.since}; {gone.remedy}"
             table = path.rpartition(".")[0]
             return f"{path}: no such key; remove it, or use one of: {_names(table)}"
         wrong = "is missing"

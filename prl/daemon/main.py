@@ -34,8 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     ready, manager = _Ready(), ServiceManager()
     try:
         config = configuration.load(given.config)
+        notices = configuration.deprecations(given.config)
         check_host()
-        asyncio.run(_scrub(config) if given.scrub else _serve(config, ready, manager))
+        asyncio.run(_scrub(config) if given.scrub else _serve(config, notices, ready, manager))
     except PrlError as error:
         line = " ".join(str(error).split())
         sys.stderr.write(f"error: {line}\n")
@@ -92,7 +93,9 @@ async def _scrub(config: Config) -> None:
     await Node(config, EventLog(), ServiceManager({})).scrub()
 
 
-async def _serve(config: Config, ready: "_Ready", manager: ServiceManager) -> None:
+async def _serve(
+    config: Config, notices: list[str], ready: "_Ready", manager: ServiceManager
+) -> None:
     # Only here: without the C extension there is still a clear word.
     from prl.daemon.events import EventLog  # noqa: PLC0415
     from prl.daemon.node import Node  # noqa: PLC0415
@@ -102,7 +105,10 @@ async def _serve(config: Config, ready: "_Ready", manager: ServiceManager) -> No
     _raise_descriptor_limit(config.flows_max)
     _use_one_heap()
     _lock_memory()
-    node = Node(config, EventLog(), manager)
+    events = EventLog()
+    for notice in notices:
+        events.warning("configuration_deprecated", notice)
+    node = Node(config, events, manager)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, node.stop)

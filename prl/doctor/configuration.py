@@ -23,6 +23,9 @@ def load(path: Path | None) -> tuple[Config | None, Finding]:
         config = configuration.load(chosen)
     except ConfigError as error:
         return None, Finding("configuration", Verdict.MISSING, str(error), "correct the file")
+    if notices := configuration.deprecations(chosen):
+        remedy = "change the file before the next upgrade"
+        return config, Finding("configuration", Verdict.NOTE, "; ".join(notices), remedy)
     return config, Finding("configuration", Verdict.OK, f"{chosen}: node {config.node}")
 
 

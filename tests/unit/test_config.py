@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from prl import config
+from prl.doctor import Verdict
+from prl.doctor import configuration as doctor_configuration
 from prl.errors import ConfigError
 
 DOCS = Path(__file__).parents[2] / "docs/configuration.md"
@@ -142,6 +144,47 @@ def test_a_message_names_the_file(tmp_path: Path) -> None:
         config.load(path)
     with pytest.raises(ConfigError, match="cannot be read"):
         config.load(tmp_path)
+
+
+def test_a_key_that_goes_is_warned_of_and_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    going = {
+        path: config.Deprecation("0.2.0", f"write {path}2 instead")
+        for path in ("policy", "timing.retry_ms", "service.instance", "lan.heartbeat_port")
+    }
+    monkeypatch.setattr(config, "DEPRECATED", going)
+    path = tmp_path / "prld.toml"
+    path.write_text(f'policy = "stop"\n{GOOD}instance = ""\n[timing]\nretry_ms = 30\n')
+    found = config.load(path)
+    assert (found.policy, found.timing.retry_ms) == ("stop", 30)
+    said = config.deprecations(path)
+    assert [words.split(": ")[1] for words in said] == [
+        "policy",
+        "timing.retry_ms",
+        "service.instance",
+    ]
+    assert said[0].endswith(
+        "deprecated since 0.2.0, and gone in the next version; write policy2 instead"
+    )
+    _, finding = doctor_configuration.load(path)
+    assert (finding.verdict, finding.found) == (Verdict.NOTE, "; ".join(said))
+
+
+def test_a_key_that_has_gone_is_refused_with_what_to_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = {"timing.patience_ms": config.Deprecation("0.2.0", "give timing.hold_ms")}
+    monkeypatch.setattr(config, "DEPRECATED", gone)
+    said = error_of(GOOD + "[timing]\npatience_ms = 3\n")
+    assert (
+        said == "timing.patience_ms: no such key any more, as told since 0.2.0; give timing.hold_ms"
+    )
+
+
+def test_what_is_deprecated_was_so_in_a_version_that_there_is() -> None:
+    changes = (DOCS.parents[1] / "CHANGELOG.md").read_text()
+    for since, remedy in config.DEPRECATED.values():
+        assert f"\n## [{since}]" in changes
+        assert remedy
 
 
 def test_the_documentation_is_the_schema() -> None:
