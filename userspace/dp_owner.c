@@ -193,6 +193,15 @@ static bool input_arrived(const struct prl_dp *dp)
     return any;
 }
 
+/* An owner that has not taken its service over tells the peers where it is, and silences nobody: by the time at which a
+ * claim of its arrives, the other node may have replaced it. */
+static const uint8_t *token_of(const struct prl_dp *dp, uint32_t service)
+{
+    if (dp->claims_slow_mask & 1u << service)
+        return dp->claims_token;
+    return dp->owner.taken_mask & 1u << service ? dp->own_token : NULL;
+}
+
 /* Fast at first; then slowly, for as long as the old owner has not said on the link that it knows: it may come back to
  * the LAN at any time. When it has said so before, until the peers have heard it. */
 static void claims_tick(struct prl_dp *dp)
@@ -210,8 +219,7 @@ static void claims_tick(struct prl_dp *dp)
         const struct prl_dp_address *address = &dp->config.address[i];
 
         if (dp->claims_mask & 1u << address->service && dp->owner.state[address->service] == PRL_OWNER_OWNER)
-            dp->counters.claims_sent += announce(
-                dp, address, dp->claims_slow_mask & 1u << address->service ? dp->claims_token : dp->own_token);
+            dp->counters.claims_sent += announce(dp, address, token_of(dp, address->service));
     }
     dp->claims_next_ns = dp->now_ns + PRL_CLAIM_SLOW_NS;
     if (dp->claims_left) {
