@@ -316,7 +316,8 @@ void dp_input(struct prl_dp *dp, uint16_t lif, const struct prl_received *receiv
         PRL_PROBE3(drop, "dropped_space", flow->spec.handle, received->bytes);
         goto drop;
     }
-    if (!prl_link_room(&dp->link, packet.l3_bytes) && flow->primary.state == PRL_PRIMARY_ACTIVE) {
+    if (!flow->secondary && flow->primary.state == PRL_PRIMARY_ACTIVE &&
+        !prl_link_room(&dp->link, packet.l3_bytes)) {
         DP_DROP(dp, link_tx_full, flow->spec.handle, received->bytes);
         goto drop;
     }
