@@ -23,7 +23,7 @@ packages = $(subst ARCH,$(ARCH),$(shell awk '$$1 == "$(1)" { print $$2 }' .ci/pa
 C_FILES := $(wildcard bpf/*.c userspace/*.c userspace/core/*.c userspace/client/*.c userspace/bench/*.c docs/examples/*.c)
 H_FILES := $(wildcard bpf/*.h userspace/*.h userspace/core/*.h userspace/client/*.h)
 DEF_FILES := $(wildcard bpf/*.def userspace/*.def userspace/core/*.def)
-FUZZ_FILES := $(wildcard tests/fuzz/*.[ch])
+TEST_FILES := $(wildcard tests/fuzz/*.[ch] tests/sim/*.[ch])
 PY_FILES := $(wildcard prl tests docs/examples setup.py userspace/build_ffi.py userspace/facts.py bpf/trace)
 
 APT := $(LISTS:%=apt-%)
@@ -148,7 +148,7 @@ lint: $(VENV)/.built ## style, types, import directions
 	$(BIN)/ruff format -q --check $(PY_FILES)
 	$(BIN)/mypy --strict prl
 	$(BIN)/lint-imports --no-cache
-	[ -z "$(C_FILES)$(H_FILES)" ] || $(BIN)/clang-format --dry-run -Werror $(C_FILES) $(H_FILES) $(FUZZ_FILES)
+	[ -z "$(C_FILES)$(H_FILES)" ] || $(BIN)/clang-format --dry-run -Werror $(C_FILES) $(H_FILES) $(TEST_FILES)
 
 tidy: $(VENV)/.installed ## clang-tidy over the C datapath
 	@[ -z "$(filter userspace/%,$(C_FILES))" ] || \
@@ -157,7 +157,7 @@ tidy: $(VENV)/.installed ## clang-tidy over the C datapath
 format: $(VENV)/.installed ## lay out Python and C as the checks want it
 	@$(BIN)/ruff check -q --fix-only $(PY_FILES)
 	$(BIN)/ruff format -q $(PY_FILES)
-	[ -z "$(C_FILES)$(H_FILES)" ] || $(BIN)/clang-format -i $(C_FILES) $(H_FILES) $(FUZZ_FILES)
+	[ -z "$(C_FILES)$(H_FILES)" ] || $(BIN)/clang-format -i $(C_FILES) $(H_FILES) $(TEST_FILES)
 
 deb: build ## build the Debian package, dist/prl_*.deb
 	@prl/packaging/deb/build $(DEB_VERSION)

@@ -2,7 +2,7 @@
 
 import sys
 
-from tests.sim.core import product
+from tests.sim.build import product
 from tests.sim.tcp import ViolationError
 from tests.sim.world import World
 

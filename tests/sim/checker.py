@@ -1,226 +1,346 @@
-"""The invariants of SPEC section 2, checked at the moment at which they could break."""
+"""The invariants of the specification, checked at the moment at which they could break."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from tests.sim.kernel import OWNER, PASS, SHADOW, STANDBY
-from tests.sim.tcp import Packet, Session, Sock, ViolationError
+from tests.sim.node import OWNER, STANDBY
+from tests.sim.tcp import Life, Session, ViolationError
 
 if TYPE_CHECKING:
-    from tests.sim.flows import PrimaryFlow, ShadowFlow
-    from tests.sim.prld import Prld
-    from tests.sim.world import Node, World
+    from tests.sim.node import Node
+    from tests.sim.world import World
 
 VOIDING_MAX_NS = 450_000_000
 """The lease's end opens whatever VOID does not."""
 SEEK_MAX_NS = 1300_000_000
 """An owner that was silent also probes first, perhaps twice."""
+AUDIT_EVERY = 8
+"""Passes between two audits of a node's memory; one more comes at the end."""
 
 
 class Checker:
     """Sees both nodes and the peer at once, as nobody else does."""
 
     def __init__(self, world: "World") -> None:
-        self.world = world
+        self.world, self.lib, self.ffi = world, world.core.lib, world.core.ffi
+        self._lives: dict[tuple[int, int], Life] = {}
+        self._sessions: tuple[dict[int, Session], dict[int, Session]] = ({}, {})
+        self._states: dict[tuple[int, int], tuple[bool, int]] = {}
+        self._since: dict[tuple[int, int], int] = {}
+        self._moves: dict[tuple[int, int], int] = {}
+        self._flow = self.ffi.new("struct sim_flow *")
 
-    def _shadow(self, flow: "PrimaryFlow") -> "ShadowFlow | None":
-        """The shadow of exactly this snapshot."""
-        other = flow.node.other.prld
-        shadow = other.by_handle.get(flow.handle) if other else None
-        if shadow is None or shadow.is_primary or shadow.twin is not flow.life:
+    # -- who is who
+
+    def born(self, spec: Any, session: Session) -> Life:
+        """A snapshot is taken."""
+        handle, generation = int(spec.handle), int(spec.generation)
+        life = Life(session, born_ns=self.world.now_ns)
+        self._lives[handle, generation] = life
+        for sessions in self._sessions:
+            sessions[handle] = session
+        self.world.used_handle(handle, generation)
+        return life
+
+    def adopted(self, node: "Node", handle: int, own: int) -> None:
+        """A session that was taken over has a handle of this node's."""
+        self._sessions[node.index][own] = self._sessions[node.index][handle]
+
+    def life(self, handle: int, generation: int) -> Life | None:
+        """What is known of a snapshot."""
+        return self._lives.get((handle, generation))
+
+    def session_of(self, node: "Node", handle: int) -> Session | None:
+        """Whose handle it is."""
+        return self._sessions[node.index].get(handle)
+
+    def _life_here(self, node: "Node", session: Session) -> Life | None:
+        """Of the flow that the kernel has, whether its prld lives or not."""
+        slot = node.host.slot_of[session.number]
+        if slot < 0:
             return None
-        return shadow  # type: ignore[return-value]
+        flow = node.host.flow[slot]
+        return self._lives.get((int(flow.handle), int(flow.generation)))
 
-    def _usable(self, shadow: "ShadowFlow") -> bool:
-        """Whether the shadow could still be taken over."""
-        prld, lib = shadow.prld, self.world.core.lib
-        if shadow.core.state != lib.PRL_SECONDARY_ACTIVE or prld.node.prld is not prld:
-            return False
-        if prld.owner.state[shadow.session.service] != STANDBY:
-            return False
-        if shadow.born_ns <= prld.node.stood_ns:
-            return False  # whether it may be is seen when it is: taken_over()
-        return int(prld.owner_until()) > prld.node.clock_ns()
+    def _view(self, node: "Node", session: Session) -> Any:
+        self.lib.sim_flow(node.host, session.number, self._flow)
+        return self._flow
 
-    def released(self, flow: "PrimaryFlow", packet: Packet) -> None:
-        """I1, I2: an acknowledged packet goes to the primary's L4."""
-        life, number = flow.life, len(flow.life.released)
-        life.released.append(packet.name)
+    def _usable(self, node: "Node", life: Life) -> Any:
+        """The shadow's socket of exactly this snapshot on ``node``, if it could be taken over."""
+        session = life.session
+        if not node.powered or node.control is None or node.address(session.service) != STANDBY:
+            return None
+        if self._life_here(node, session) is not life:
+            return None
+        view = self._view(node, session)
+        if not view.used or not view.secondary or view.state != self.lib.PRL_SECONDARY_ACTIVE:
+            return None
+        if life.born_ns <= node.stood_ns:
+            return None  # whether it may be is seen when it is: taken_over()
+        until_ns = self.lib.prl_owner_takeover_until_ns(self.lib.sim_owner(node.host))
+        return node.sock(session) if until_ns > node.clock_ns() else None
+
+    # -- what a kernel sees
+
+    def stack(
+        self, node: "Node", session: Session, segment: tuple[int, int, int, int], way: int
+    ) -> None:
+        """A segment comes to a socket: I1, I2, L4."""
+        lib = self.lib
+        if way == lib.SIM_PASSED:
+            return
+        life = self._life_here(node, session)
+        if life is None:
+            return
+        if way == lib.SIM_LOST:
+            life.untidy = True
+            self.world.count("dropped by the kernel")
+            return
+        if way == lib.SIM_UNREPLICATED:
+            if not node.is_shadow(session):
+                self._flushed(node, life)
+            return
+        view = self._view(node, session)
+        if not view.used:
+            return
+        if view.secondary:
+            if view.state == lib.PRL_SECONDARY_ACTIVE:
+                life.accepted.append(segment)
+        elif view.state == lib.PRL_PRIMARY_OPEN:
+            self._flushed(node, life)
+        else:
+            self._released(node, life, segment)
+
+    def _released(self, node: "Node", life: Life, segment: tuple[int, int, int, int]) -> None:
+        number = len(life.released)
+        life.released.append(segment)
         accepted = life.accepted
-        if number >= len(accepted) or accepted[number] != packet.name:
-            shadow = self._shadow(flow)
-            if shadow is not None and self._usable(shadow):
-                raise ViolationError(
-                    f"I1/I2: {flow}: packet {packet.name} is number {number} of the primary's L4, "
-                    f"but the shadow's L4 got {accepted[number : number + 1] or 'nothing'} there"
-                )
+        if number < len(accepted) and accepted[number] == segment:
+            return
+        if life.untidy or node.other.stalled or self._usable(node.other, life) is None:
+            return
+        raise ViolationError(
+            f"I1/I2: session {life.session.number}: {segment} is number {number} of the primary's "
+            f"L4, the shadow's got {accepted[number : number + 1] or 'nothing'} there"
+        )
 
-    def flushed(self, flow: "PrimaryFlow") -> None:
+    def _flushed(self, node: "Node", life: Life) -> None:
         """L4: something passes that the shadow will never have."""
-        shadow = self._shadow(flow)
-        if shadow is not None and self._usable(shadow) and flow.life.confirmed:
-            raise ViolationError(f"L4: {flow}: a packet passes while its shadow may be taken over")
-        flow.life.flushed = True
+        if life.confirmed and self._usable(node.other, life) is not None:
+            raise ViolationError(
+                f"L4: session {life.session.number}: a packet passes while its shadow may be taken "
+                "over"
+            )
+        life.flushed = True
 
-    def unreplicated(self, node: "Node", session: Session) -> None:
-        """The kernel lets something pass by itself (L9)."""
-        flow = node.prld.flows.get(session.number) if node.prld else None
-        flow = flow or node.last_flows.get(session.number)
-        if flow is not None and flow.is_primary:
-            self.flushed(flow)  # type: ignore[arg-type]
-
-    def emitted(self, node: "Node", packet: Packet, sock: Sock) -> None:
+    def emitted(self, node: "Node", session: Session, end: int, has_data: bool, ack: int) -> None:
         """I3, I7: a segment reaches the wire."""
-        session, other = packet.session, node.other
-        service = session.service
-        if other.powered and other.kernel.could_speak(service):
-            if node.waking and node.kernel.flags(session) == PASS:
+        other = node.other
+        if other.could_speak(session.service):
+            if node.waking and node.is_unheld(session):
                 self.world.count("spoke while it woke")  # README.md: what is left out
                 return
-            raise ViolationError(f"I7: both nodes speak for service {service}")
-        if node.kernel.flags(session) == SHADOW:
+            raise ViolationError(f"I7: both nodes speak for service {session.service}")
+        if node.is_shadow(session):
             raise ViolationError(f"I4: a shadow of session {session.number} speaks")
-        flow = node.prld.flows.get(session.number) if node.prld else None
-        if flow is None or not flow.is_primary or flow.life.flushed:
+        life = self._life_here(node, session)
+        if life is None or life.flushed or not life.confirmed or life.untidy or other.stalled:
             return
-        shadow = self._shadow(flow)  # type: ignore[arg-type]
-        if shadow is None or not flow.life.confirmed or not self._usable(shadow):
+        sock = self._usable(other, life)
+        if sock is None:
             return
-        if sock.rcv_nxt > shadow.sock.rcv_nxt:
+        if ack > sock.rcv_nxt:
             raise ViolationError(
-                f"I3: {flow}: the peer is told {sock.rcv_nxt}, the shadow has {shadow.sock.rcv_nxt}"
+                f"I3: session {session.number}: the peer is told {ack}, the shadow has "
+                f"{sock.rcv_nxt}"
             )
-        if packet.end > packet.seq and packet.end > shadow.sock.snd_nxt:
+        if has_data and end > sock.snd_nxt:
             raise ViolationError(
-                f"I3: {flow}: output up to {packet.end} leaves, the shadow has sent "
-                f"{shadow.sock.snd_nxt}"
-            )
-
-    def takes(self, prld: "Prld", service: int) -> None:
-        """I7: a service that was renounced over the link may be taken by the other at any time."""
-        if service in prld.given:
-            raise ViolationError(
-                f"I7: node {prld.node.index} takes service {service} back that it has renounced"
+                f"I3: session {session.number}: output up to {end} leaves, the shadow has sent "
+                f"{sock.snd_nxt}"
             )
 
-    def relayed(self, shadow: "ShadowFlow", packet: Packet) -> None:
-        """I2, I6: what the old owner passes on comes in order; all of it while the link lasts."""
-        life = shadow.twin
-        at = life.relayed.index(packet.name)
-        if at < life.relayed_here or (at > life.relayed_here and not life.relay_cut):
-            raise ViolationError(f"I6: {shadow}: packet {packet.name} was relayed out of order")
-        life.relayed_here = at + 1
+    # -- what a datapath has done
 
-    def moved(self, prld: "Prld", service: int) -> None:
+    def look(self, node: "Node") -> None:
+        """After each pass, each call, and wherever a pass was stopped."""
+        if not node.powered or node.control is None:
+            return
+        for session in self.world.sessions:
+            self._look_at_flow(node, session)
+        for service in range(len(self.world.first_owner)):
+            self._look_at_move(node, service)
+        if self.world.passes % AUDIT_EVERY == 0 and not node.stalled:
+            self.audit(node)
+
+    def _look_at_flow(self, node: "Node", session: Session) -> None:
+        world, lib = self.world, self.lib
+        view = self._view(node, session)
+        state = (bool(view.secondary), int(view.state)) if view.used else (False, -1)
+        place = (node.index, session.number)
+        if self._states.get(place) == state:
+            return
+        self._states[place] = state
+        self._since[place] = world.now_ns
+        if world.trace is not None:
+            world.note(f"node {node.index} session {session.number}: {state} {view.reason}")
+        if state == (False, lib.PRL_PRIMARY_ACTIVE):
+            world.count("protected")
+            life = self._life_here(node, session)
+            if life is not None:
+                life.confirmed = True
+        elif state == (False, lib.PRL_PRIMARY_VOIDING):
+            world.count("void sent")
+        elif state == (True, lib.PRL_SECONDARY_VOID):
+            world.count("shadows voided")
+
+    def _look_at_move(self, node: "Node", service: int) -> None:
         """I6: COMMIT of a planned move: nothing is on its way that could be lost."""
-        for flow in prld.flows.values():
-            active = flow.core.state == self.world.core.lib.PRL_PRIMARY_ACTIVE
-            if not flow.is_primary or not active or flow.session.service != service:
-                continue
-            if flow.queues.in_held.count or flow.queues.out_held.count:
-                raise ViolationError(f"I6: {flow}: moved before it was drained")
+        lib, place = self.lib, (node.index, service)
+        state = int(lib.sim_move(node.host, service).state)
+        before = self._moves.get(place, 0)
+        self._moves[place] = state
+        if state != lib.PRL_MOVE_SILENT or before == state:
+            return
+        assert node.control is not None
+        node.control.given.add(service)
+        if before != lib.PRL_MOVE_DRAINING:
+            return
+        for session in self.world.sessions:
+            view = self._view(node, session)
+            moved = view.used and not view.secondary and view.state == lib.PRL_PRIMARY_MOVED
+            if session.service == service and moved and (view.in_held or view.out_held):
+                raise ViolationError(f"I6: session {session.number}: moved before it was drained")
 
-    def resumes(self, prld: "Prld", service: int) -> None:
+    def takes(self, node: "Node", service: int) -> None:
+        """I7: a service that was given over the link may be taken by the other at any time."""
+        assert node.control is not None
+        if service in node.control.given:
+            raise ViolationError(
+                f"I7: node {node.index} takes service {service} back that it has given away"
+            )
+
+    def resumes(self, node: "Node", service: int) -> None:
         """I7: who takes a service back that it gave away must be the only one who has it."""
-        other = prld.node.other
-        if other.powered and other.kernel.addresses[service] == OWNER:
+        if node.other.address(service) == OWNER:
             raise ViolationError(f"I7: service {service} is taken back from its new owner")
 
-    def taken_over(self, shadow: "ShadowFlow") -> None:
+    def taken_over(self, node: "Node", handle: int, generation: int) -> None:
         """The shadow is the session from now on: nothing may be missing."""
-        session, sock, life = shadow.session, shadow.sock, shadow.twin
-        if self._could_not_know(shadow):
+        life = self._lives[handle, generation]
+        session, sock = life.session, node.sock(life.session)
+        self.world.count("session taken over")
+        if self._could_not_know(node, life):
             self.world.count("stale take-over that nothing told of")
             session.over = "lost"  # docs/failover.md, "A machine that stands still", says so
             return
+        if node.is_too_late(session.service):
+            self.world.count("taken over too late, and silent")
+            return
+        what = f"session {session.number} (node {node.index})"
         if life.flushed:
-            raise ViolationError(f"L4: {shadow}: a shadow that missed something speaks")
+            raise ViolationError(f"L4: {what}: a shadow that missed something speaks")
+        if life.untidy:
+            return  # what its kernel dropped is fed again; in the end the session has gone on
         if life.released != life.accepted[: len(life.released)]:
-            raise ViolationError(f"I1/I2: {shadow}: the primary's L4 had what the shadow's did not")
+            raise ViolationError(f"I1/I2: {what}: the primary's L4 had what the shadow's did not")
         if session.snd_una > sock.rcv_nxt:
             raise ViolationError(
-                f"I3: {shadow}: the peer was acknowledged {session.snd_una}, the shadow has "
+                f"I3: {what}: the peer was acknowledged {session.snd_una}, the shadow has "
                 f"{sock.rcv_nxt}"
             )
         if session.rcv_nxt > sock.snd_nxt:
             raise ViolationError(
-                f"I3: {shadow}: the peer has {session.rcv_nxt}, the shadow sent {sock.snd_nxt}"
+                f"I3: {what}: the peer has {session.rcv_nxt}, the shadow sent {sock.snd_nxt}"
             )
 
-    def _could_not_know(self, shadow: "ShadowFlow") -> bool:
+    def _could_not_know(self, node: "Node", life: Life) -> bool:
         """No word has reached a machine whose clock stood, so that its lease seems to last."""
-        prld = shadow.prld
-        stood = shadow.born_ns <= prld.node.stood_ns
-        went_on_alone = shadow.twin.flushed or prld.node.other.started_ns > shadow.born_ns
-        return stood and went_on_alone and not prld.was_told_of_time
+        stood = life.born_ns <= node.stood_ns
+        went_on_alone = life.flushed or node.other.started_ns > life.born_ns
+        return stood and went_on_alone and not node.was_told_of_time()
 
     def abandoned(self, node: "Node", session: Session) -> None:
         """``node`` becomes the owner by agreement and has nothing of the session."""
-        kernel = node.other.kernel
+        other = node.other
         if (
-            node.other.powered
-            and session.number in kernel.socks
-            and kernel.flags(session) != SHADOW
-            and kernel.could_speak(session.service)
+            other.powered
+            and other.sock(session) is not None
+            and not other.is_shadow(session)
+            and other.could_speak(session.service)
         ):
             raise ViolationError(f"I5: session {session.number} lives on the node that loses it")
 
-    def accounts(self, prld: "Prld") -> None:
-        """Counters add up; no entry has leaked."""
-        waiting = 0
-        for flow in prld.flows.values():
-            if flow.is_primary:
-                waiting += flow.check_counters()  # type: ignore[union-attr]
-        if prld.pool.used != waiting:
-            raise ViolationError(
-                f"node {prld.node.index}: {prld.pool.used} entries are in use, {waiting} wait"
-            )
+    def audit(self, node: "Node") -> None:
+        """No frame, entry or buffer has leaked."""
+        words = self.ffi.string(self.lib.sim_audit(node.host)).decode()
+        if words:
+            raise ViolationError(f"node {node.index}: {words}")
+
+    # -- the end
 
     def end(self) -> None:
         """I5: every session that should live goes on, on exactly one node."""
         world = self.world
-        everybody = all(node.powered and node.prld for node in world.nodes)
+        everybody = all(node.powered and node.control for node in world.nodes)
         for service, first in enumerate(world.first_owner):
-            owners = [n for n in world.nodes if n.powered and n.kernel.could_speak(service)]
+            owners = [n for n in world.nodes if n.could_speak(service)]
             if everybody and len(owners) != 1:
                 raise ViolationError(
                     f"I5: service {service} of node {first} has {len(owners)} owners in the end"
                 )
         for node in world.nodes:
-            if node.prld:
-                self.accounts(node.prld)
-                self._nothing_waits(node.prld, everybody=everybody)
+            if node.powered and node.control:
+                self.audit(node)
+                self._nothing_waits(node, everybody=everybody)
         for session in world.sessions:
             if not session.over:
                 self._goes_on(session, everybody=everybody)
 
-    def _nothing_waits(self, prld: "Prld", *, everybody: bool) -> None:
+    def _was_silent(self, node: "Node") -> bool:
+        return node.control is not None and bool(self.lib.sim_owner(node.host).silences)
+
+    def _nothing_waits(self, node: "Node", *, everybody: bool) -> None:
         world = self.world
         if world.policy_stop and not everybody:
             return  # such a primary never opens by itself (L5)
-        for flow in prld.flows.values():
-            if flow.is_primary and flow.core.state == world.core.lib.PRL_PRIMARY_VOIDING:
-                waited_ns = world.now_ns - flow.since_ns  # type: ignore[union-attr]
-                allowed_ns = SEEK_MAX_NS if prld.owner.silences else VOIDING_MAX_NS
+        for session in world.sessions:
+            view = self._view(node, session)
+            if view.used and not view.secondary and view.state == self.lib.PRL_PRIMARY_VOIDING:
+                waited_ns = world.now_ns - self._since[node.index, session.number]
+                allowed_ns = SEEK_MAX_NS if self._was_silent(node) else VOIDING_MAX_NS
                 if waited_ns > allowed_ns:
-                    raise ViolationError(f"I5: {flow} still waits to open")
+                    raise ViolationError(f"I5: session {session.number} still waits to open")
 
     def _goes_on(self, session: Session, *, everybody: bool) -> None:
         world = self.world
         node = world.nodes[world.route[session.service]]
-        if not node.powered or node.kernel.addresses[session.service] != OWNER:
+        if not node.powered or node.address(session.service) != OWNER:
             if everybody:
                 raise ViolationError(f"I5: session {session.number} has no owner")
             return  # nobody may take it without an operator's word (L5)
-        if session.number not in node.kernel.socks:
+        if node.sock(session) is None:
             raise ViolationError(f"I5: session {session.number} has no socket on its owner")
         if session.heard - {node.index}:
             raise ViolationError(f"I5: session {session.number} goes on on both nodes")
         if world.policy_stop and not everybody:
             return  # it waits for the other node (L5)
-        silent_ns = world.now_ns - max(session.progress_ns, node.thawed_ns)
-        was_silent = node.prld is not None and node.prld.owner.silences
-        allowed_ns = SEEK_MAX_NS if was_silent and not everybody else world.stall_max_ns
-        if silent_ns > allowed_ns:
-            raise ViolationError(
-                f"I5: session {session.number} makes no progress since {silent_ns / 1e6:.0f} ms"
-            )
+        self._moves_on(node, session, everybody=everybody)
+
+    def _moves_on(self, node: "Node", session: Session, *, everybody: bool) -> None:
+        """Input, output and the window of a session."""
+        world = self.world
+        allowed_ns = world.stall_max_ns
+        if self._was_silent(node) and not everybody:
+            allowed_ns = SEEK_MAX_NS
+        waits = {"no progress of input": session.progress_ns}
+        if session.shut_ns >= 0:
+            waits["a shut window"] = session.shut_ns
+        if node.sock(session).snd_nxt > session.rcv_nxt:
+            waits["no progress of output"] = session.out_ns
+        for what, since_ns in waits.items():
+            waited_ns = world.now_ns - max(since_ns, node.thawed_ns)
+            if waited_ns > allowed_ns:
+                raise ViolationError(
+                    f"I5: session {session.number}: {what} since {waited_ns / 1e6:.0f} ms"
+                )

@@ -16,7 +16,8 @@ KINDS = (
     "slow reader", "connection reset", "takeover requested", "renounce", "flow given up",
     "both paused", "machine paused", "machine paused", "clock stands", "clock stands",
     "owner dies unseen", "both cut", "both cut", "LAN of one cut",
-    "switchover", "switchover", "switchover",
+    "switchover", "switchover", "switchover", "slow passes", "wake-ups lost",
+    "control plane late", "kernel drops",
 )  # fmt: skip
 
 
@@ -41,7 +42,7 @@ class Faults:
         for_ns = int(chance.choice([15, 60, 130, 250, 450, 700]) * MS * (0.7 + chance.random()))
         world.count(f"fault: {kind}")
         world.note(f"  (node {node.index}, {for_ns / MS:.0f} ms)")
-        getattr(self, "_" + kind.replace(" ", "_").lower())(node, for_ns)
+        getattr(self, "_" + kind.replace(" ", "_").replace("-", "_").lower())(node, for_ns)
 
     def _later(self, for_ns: int, thing: object, name: str, value: object) -> None:
         self.world.at(self.world.now_ns + for_ns, setattr, thing, name, value)
@@ -55,7 +56,8 @@ class Faults:
     def _lan_of_one_cut(self, node: "Node", for_ns: int) -> None:
         if node.asleep:
             return  # README.md: what is left out
-        node.lan_cut = True
+        if node.powered:
+            node.host.lan_cut = 1
         self.world.at(self.world.now_ns + for_ns, node.mend_lan)
 
     def _both_cut(self, node: "Node", for_ns: int) -> None:
@@ -80,9 +82,8 @@ class Faults:
         self.world.at(self.world.now_ns + for_ns, self.world.heal_link)
 
     def _connection_reset(self, node: "Node", _for_ns: int) -> None:
-        if node.runs and node.prld:
-            node.prld.drop_link()
-            node.wake()
+        if node.runs:
+            node.call(node.lib.prl_dp_link_drop, b"reset")
 
     # -- processes
 
@@ -112,12 +113,12 @@ class Faults:
             world.at(world.now_ns + asleep_ns - MS, self._power_off, node.other, for_ns)
 
     def _stall_in_a_pass(self, node: "Node", for_ns: int) -> None:
-        node.stall = (self.world.random.randint(1, 4), for_ns)
+        node.stall = (self.world.random.randint(1, 40), for_ns)
 
     def _stall_at_the_decision(self, node: "Node", for_ns: int) -> None:
         self.world.lan_loss = 1.0
         self._cut(node, for_ns)
-        node.stall, node.stall_silent = (3, for_ns), True
+        node.stall, node.stall_silent = (self.world.random.randint(1, 40), for_ns), True
 
     def _prld_killed(self, node: "Node", for_ns: int) -> None:
         if node.lan_cut or node.asleep:
@@ -127,20 +128,50 @@ class Faults:
 
     def _slow_reader(self, node: "Node", _for_ns: int) -> None:
         if node.powered:
-            for sock in node.kernel.socks.values():
-                sock.slow = True
+            self._read_slowly(node, 1)
+
+    def _read_slowly(self, node: "Node", slow: int) -> None:
+        for session in self.world.sessions:
+            if (sock := node.sock(session)) is not None:
+                sock.slow = slow
+
+    def _slow_passes(self, node: "Node", for_ns: int) -> None:
+        """Each comes late, as on a machine whose CPUs others want."""
+        node.slow_ns = int(self.world.random.random() * 30 * MS)
+        self._later(for_ns, node, "slow_ns", 0)
+
+    def _wake_ups_lost(self, node: "Node", for_ns: int) -> None:
+        """Only the timer brings the loop to run."""
+        node.deaf = True
+        self._later(for_ns, node, "deaf", False)
+
+    def _control_plane_late(self, node: "Node", for_ns: int) -> None:
+        """Its thread is not scheduled; the datapath is."""
+        if (control := node.control) is not None:
+            control.busy_ns = for_ns
+            self._later(for_ns, control, "busy_ns", 0)
+
+    def _kernel_drops(self, node: "Node", for_ns: int) -> None:
+        """What is given to the stack does not all reach the socket (R8)."""
+        if node.powered:
+            node.host.drop_chance = 1 << 30
+            self.world.at(self.world.now_ns + for_ns, self._stop_dropping, node)
+
+    def _stop_dropping(self, node: "Node") -> None:
+        if node.powered:
+            node.host.drop_chance = self.world.drop_chance
 
     # -- words
 
     def _takeover_requested(self, node: "Node", _for_ns: int) -> None:
-        if node.runs and node.prld:
-            node.prld.request_takeover(self.world.random.randrange(len(self.world.first_owner)))
+        if node.runs and node.control and not node.asleep:
+            node.control.request_takeover(self.world.random.randrange(len(self.world.first_owner)))
             node.wake()
 
     def _renounce(self, node: "Node", for_ns: int) -> None:
-        if node.runs and node.prld:
+        if node.runs and node.control and not node.asleep:
             service = self.world.random.randrange(len(self.world.first_owner))
-            if node.prld.renounce(service):
+            if node.control.renounce(service):
                 self.world.count("renounced")
                 if self.world.random.random() < 0.4:  # … to somebody who does not hear it now
                     node.other.pause(for_ns)
@@ -149,9 +180,9 @@ class Faults:
 
     def _switchover(self, node: "Node", for_ns: int) -> None:
         world, chance = self.world, self.world.random
-        if node.runs and node.prld:
+        if node.runs and node.control and not node.asleep:
             service = chance.randrange(len(world.first_owner))
-            if node.prld.switchover(service, forced=chance.random() < 0.2):
+            if node.control.switchover(service, forced=chance.random() < 0.2):
                 world.count("switchover asked for")
                 if chance.random() < 0.5:  # … and something goes wrong in the middle of it
                     kind = chance.choice(
@@ -164,8 +195,8 @@ class Faults:
             node.wake()
 
     def _flow_given_up(self, node: "Node", _for_ns: int) -> None:
-        if node.runs and node.prld:
-            node.prld.request_fail(self.world.random.choice(self.world.sessions))
+        if node.runs and node.control and not node.asleep:
+            node.control.request_fail(self.world.random.choice(self.world.sessions))
             node.wake()
 
     # -- machines
@@ -190,23 +221,21 @@ class Faults:
         """A session whose only socket was on a machine that lost its power is over."""
         world = self.world
         session = world.sessions[number]
-        if not session.over and not any(
-            n.powered and number in n.kernel.socks for n in world.nodes
-        ):
+        if not session.over and not any(n.sock(session) is not None for n in world.nodes):
             session.over = "lost"
             world.count("session lost with its machine")
 
     def _restart_prld(self, node: "Node") -> None:
         if node.asleep:
             self.world.at(self.world.now_ns + MS, self._restart_prld, node)
-        elif node.powered and node.prld is None:
+        elif node.powered and node.control is None:
             self.world.count("prld restarted")
             node.start_prld()
 
     def _heal_all(self) -> None:
         """From now on nothing new goes wrong, and all that can be is put right."""
         world = self.world
-        self.delay_ns, world.memory_short = 0, 0.0
+        self.delay_ns = 0
         world.setup_fails, world.lan_loss = 0.0, 0.0
         world.heal_link()
         for node in world.nodes:
@@ -214,13 +243,16 @@ class Faults:
         for node in world.nodes:
             node.thaw()
             node.stall, node.stall_silent = None, False
-            node.resume(node.prld)
-            if node.paused_until_ns > world.now_ns:
-                node.paused_until_ns = world.now_ns
+            node.slow_ns, node.deaf = 0, False
+            node.resume(node.control)
+            if node.powered:
+                node.host.drop_chance = node.host.short_chance = 0
+            if node.control is not None:
+                node.control.busy_ns = 0
+                node.paused_until_ns = min(node.paused_until_ns, world.now_ns)
                 node.wake()
             if node.index in self.returning:
                 self._power_on(node)
             self._restart_prld(node)
             if node.powered:
-                for sock in node.kernel.socks.values():
-                    sock.slow = False
+                self._read_slowly(node, 0)

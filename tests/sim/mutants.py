@@ -1,18 +1,13 @@
-"""Copies of the core with one deliberate mistake each: what the simulator must be able to see."""
+"""Copies of the datapath with one deliberate mistake each: what the simulator must see."""
 
-import importlib.util
-import shutil
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from cffi import FFI
+from tests.sim import build
 
-from tests.sim.core import Core
-
-ROOT = Path(__file__).parent.parent.parent
-HEADERS = ("core/serial.h", "core/hold.h", "core/primary.h", "core/secondary.h",
-           "core/ownership.h", "core/switchover.h", "wire.h")  # fmt: skip
+ROOT = build.ROOT
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +23,7 @@ class Mutant:
 
 
 MUTANTS = (
+    # -- the state machines
     Mutant(
         "the primary opens before the secondary's lease has ended",
         "core/ownership.c",
@@ -106,50 +102,266 @@ MUTANTS = (
         "        owner->echo_at_ns = UINT64_MAX / 2;",
         ("owner dies unseen",),
     ),
+    # -- dp_owner.c
+    Mutant(
+        "the kernel is not told that the owner is silent",
+        "dp_owner.c",
+        "__atomic_store_n(&dp->node->silent, dp->owner.silent_mask, __ATOMIC_RELEASE);",
+        "__atomic_store_n(&dp->node->silent, 0, __ATOMIC_RELEASE);",
+        ("both cut",),
+    ),
+    Mutant(
+        "flows that the kernel opened go on as though nothing had passed",
+        "dp_owner.c",
+        "    dp_primary_fail_all(dp, PRL_REASON_TIMEOUT);\n    dp_primary_open_all(dp);\n",
+        "",
+        ("pause", "both paused"),
+    ),
+    Mutant(
+        "what is taken over is not claimed",
+        "dp_owner.c",
+        "    start_claims(dp, mask);\n    trace_step",
+        "    trace_step",
+    ),
+    Mutant(
+        "who has taken over claims without the token",
+        "dp_owner.c",
+        "    if (dp->claims_slow_mask & 1u << service)\n        return dp->claims_token;\n"
+        "    return dp->owner.taken_mask & 1u << service ? dp->own_token : NULL;",
+        "    (void)service;\n    (void)dp;\n    return NULL;",
+    ),
+    Mutant(
+        "an owner that was not taken over claims with the token",
+        "dp_owner.c",
+        "    return dp->owner.taken_mask & 1u << service ? dp->own_token : NULL;",
+        "    return dp->own_token;",
+        ("LAN of one cut", "takeover requested", "takeover requested"),
+    ),
+    Mutant(
+        "the token of a new epoch does not reach the kernel",
+        "dp_owner.c",
+        "            memcpy(value.token, dp->peer_token, sizeof(value.token));\n"
+        "            dp->io->addr_set(dp->host, &key, &value);",
+        "            dp->io->addr_set(dp->host, &key, &value);",
+    ),
+    Mutant(
+        "a take-over leaves the shadows as they are",
+        "dp_owner.c",
+        "            dp_secondary_takeover(dp, flow);",
+        "            (void)flow;",
+    ),
+    Mutant(
+        "a take-over may speak beyond the lease, as far as tc knows",
+        "dp_owner.c",
+        "            value.first_by_ns = first_by_ns;",
+        "            value.first_by_ns = 0;\n            (void)first_by_ns;",
+        ("stall at the decision",),
+    ),
+    Mutant(
+        "a service that is given away is not silent",
+        "dp_owner.c",
+        "    return set_addresses(dp, service, PRL_ADDR_LEAVING, 0);",
+        "    (void)dp;\n    (void)service;\n    return 0;",
+        ("switchover", "renounce"),
+    ),
+    Mutant(
+        "flows of a fenced service live on",
+        "dp_owner.c",
+        "    dp_owner_set(dp, service, PRL_OWNER_FENCED);\n"
+        "    dp_primary_fence_service(dp, service);",
+        "    dp_owner_set(dp, service, PRL_OWNER_OWNER);",
+    ),
+    Mutant(
+        "nothing opens when the lease has ended",
+        "dp_owner.c",
+        "    if (todo & PRL_OWNER_DO_OPEN_FLOWS)\n        dp_primary_open_all(dp);",
+        "",
+        ("power off",),
+    ),
+    # -- dp_switchover.c
+    Mutant(
+        "COMMIT is said before all is drained",
+        "dp_switchover.c",
+        "dp->flows[i].primary.state == PRL_PRIMARY_ACTIVE && "
+        "!prl_primary_is_drained(&dp->flows[i].primary))",
+        "dp->flows[i].primary.state == PRL_PRIMARY_GONE)",
+        ("switchover",),
+    ),
+    Mutant(
+        "a service that was given away may be taken over again",
+        "dp_switchover.c",
+        "    prl_owner_give(&dp->owner, service); /* not taken back",
+        "    (void)service; /* not taken back",
+        ("renounce", "switchover"),
+    ),
+    Mutant(
+        "doubt ends before the other node's lease",
+        "dp_switchover.c",
+        "        (dp->now_ns < prl_owner_open_at_ns(&dp->owner) || ",
+        "        (",
+        ("switchover", "renounce"),
+    ),
+    Mutant(
+        "the flows of a service that is not taken stay moved",
+        "dp_switchover.c",
+        "        every_primary(dp, service, resume);",
+        "        (void)resume;",
+        ("switchover", "renounce"),
+    ),
+    Mutant(
+        "the old owner is owner again when it has relayed all",
+        "dp_switchover.c",
+        "    dp_owner_set(dp, service, PRL_OWNER_STANDBY);\n",
+        "    dp_owner_set(dp, service, PRL_OWNER_OWNER);\n",
+        ("switchover",),
+    ),
+    # -- dp_secondary.c
+    Mutant(
+        "output is acknowledged whatever the shadow has sent",
+        "dp_secondary.c",
+        "prl_secondary_take_output_ack(&flow->secondary_core, push_out(dp, flow),",
+        "prl_secondary_take_output_ack(&flow->secondary_core, 0 * push_out(dp, flow),",
+    ),
+    Mutant(
+        "input is accepted and not fed",
+        "dp_secondary.c",
+        "    dp_secondary_feed(dp, flow, &piece, 1, &packet, msg->lif);\n    dp_verify_fed",
+        "    dp_verify_fed",
+    ),
+    Mutant(
+        "VOID is acknowledged, and the shadow is not void",
+        "dp_secondary.c",
+        "            dp_secondary_void(dp, flow, msg->reason);\n        dp_send(dp, &answer);",
+        "            (void)flow;\n        dp_send(dp, &answer);",
+    ),
+    Mutant(
+        "a shadow that was taken over stays silent",
+        "dp_secondary.c",
+        "    dp_flow_set_flags(flow);\n    if (flow->kernel->key.proto == IPPROTO_TCP) {",
+        "    if (flow->kernel->key.proto == IPPROTO_TCP) {",
+    ),
+    # -- dp_primary.c, dp_flows.c, dp_control.c, datapath.c
+    Mutant(
+        "what a NACK refused counts as accepted",
+        "dp_primary.c",
+        "prl_primary_ack(&flow->primary, msg->seq, msg->reason,",
+        "prl_primary_ack(&flow->primary, msg->seq, 0 * msg->reason,",
+    ),
+    Mutant(
+        "the space of the other side does not reach the kernel",
+        "dp_primary.c",
+        "    __atomic_store_n(&flow->kernel->edge_limit, flow->primary.peer_edge, "
+        "__ATOMIC_RELEASE);",
+        "    (void)flow;",
+    ),
+    Mutant(
+        "an active flow's packets pass",
+        "dp_flows.c",
+        "            flags = PRL_FLOW_SETUP | PRL_FLOW_ACTIVE;",
+        "            flags = PRL_FLOW_OPEN;",
+    ),
+    Mutant(
+        "a void shadow may speak",
+        "dp_flows.c",
+        "            flags = PRL_FLOW_SECONDARY | PRL_FLOW_VOID;",
+        "            flags = PRL_FLOW_OPEN;",
+    ),
+    Mutant(
+        "output that the hold TAP has lost is never held again",
+        "dp_flows.c",
+        "        kernel->out_held = kernel->out_committed;",
+        "        (void)kernel;",
+    ),
+    Mutant(
+        "a lost link is not ownership's affair",
+        "dp_control.c",
+        "        dp_owner_do(dp, prl_owner_link_down(&dp->owner, dp->now_ns));",
+        "        (void)was_up;",
+    ),
+    Mutant(
+        "a move does not hear that the link is lost",
+        "dp_control.c",
+        "        dp_switchover_link_down(dp);",
+        "        (void)was_up;",
+        ("switchover",),
+    ),
+    Mutant(
+        "the datapath's heartbeat stands",
+        "datapath.c",
+        "    dp->node->heartbeat_ns = dp->now_ns;\n",
+        "",
+    ),
+    Mutant(
+        "what was accepted is not acknowledged",
+        "datapath.c",
+        "    dp_secondary_flush_acks(dp);\n",
+        "",
+    ),
+    # -- dp_verify.c, dp_setup.c
+    Mutant(
+        "what the shadow's kernel dropped is not kept",
+        "dp_verify.c",
+        "            keep(dp, flow, &dp->fed[i]);",
+        "            (void)keep;",
+        ("kernel drops",),
+    ),
+    Mutant(
+        "what the shadow's kernel dropped is never fed again",
+        "dp_verify.c",
+        "            feed_kept(dp, flow, hold);",
+        "            (void)feed_kept;",
+        ("kernel drops",),
+    ),
+    Mutant(
+        "the shadow's output begins one byte too late",
+        "dp_setup.c",
+        "        spec.committed = moment.snd_seq;",
+        "        spec.committed = moment.snd_seq + 1;",
+    ),
 )
 
 
-def build(folder: Path, mutant: Mutant | None = None) -> Path:
-    """Compile the core's sources, with ``mutant``'s mistake, below ``folder``.
+def make(folder: Path, mutant: Mutant) -> Path:
+    """Compile the datapath with ``mutant``'s mistake into ``folder``.
 
     Returns the path of the module. Raises ValueError when the place of the mistake is not there
-    exactly once: the core was changed, change the mutant too.
+    exactly once: the datapath was changed, change the mutant too.
     """
-    tree = folder / "userspace"
-    shutil.copytree(ROOT / "userspace/core", tree / "core")
-    for path in (ROOT / "userspace").glob("wire.*"):
-        shutil.copy(path, tree)
-    if mutant is not None:
-        source = tree / mutant.file
-        text = source.read_text()
-        if text.count(mutant.old) != 1:
-            raise ValueError(f"{mutant.file} does not contain exactly once: {mutant.old!r}")
-        source.write_text(text.replace(mutant.old, mutant.new))
-    (tree / "sim_api.h").write_text("".join(f'#include "{name}"\n' for name in HEADERS))
-    spec = importlib.util.spec_from_file_location("prl_build_ffi", ROOT / "userspace/build_ffi.py")
-    assert spec is not None
-    assert spec.loader is not None
-    build_ffi = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(build_ffi)
-    ffi = FFI()
-    ffi.cdef(build_ffi.cdef("userspace/sim_api.h", folder))
-    ffi.set_source(
-        f"prl_core_{folder.name.replace('-', '_')}",
-        build_ffi.PREAMBLE.replace("cffi_api.h", "sim_api.h"),
-        sources=[str(path) for path in sorted(tree.glob("**/*.c"))],
-        include_dirs=[str(tree)],
-        extra_compile_args=["-std=gnu11", "-O1", "-UNDEBUG"],
-    )
-    return Path(ffi.compile(tmpdir=str(folder)))
+    folder.mkdir(parents=True, exist_ok=True)
+    source = ROOT / "userspace" / mutant.file
+    text = source.read_text()
+    if text.count(mutant.old) != 1:
+        raise ValueError(f"{mutant.file} does not contain exactly once: {mutant.old!r}")
+    changed, target = folder / source.name, folder / f"{source.stem}.o"
+    changed.write_text(text.replace(mutant.old, mutant.new))
+    build.compile_object(changed, target)
+    parts = [target if part.name == target.name else part for part in build.objects()]
+    module = folder / f"{build.MODULE}.so"
+    build.link(parts, module)
+    return module
 
 
-def load(path: Path) -> Core:
-    """The core in a compiled module."""
-    name = path.name.split(".")[0]
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return Core(module.ffi, module.lib)
+def hunt(number: int, folder: Path, seeds: int) -> str:
+    """How a mutant was caught, or nothing. It runs in a process of its own, which may die of it."""
+    command = [sys.executable, "-m", "tests.sim.mutants", str(number), str(folder), str(seeds)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode < 0:
+        return f"it died of signal {-done.returncode}: {done.stderr.splitlines()[0]}"
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    return done.stdout.strip()
+
+
+def main() -> None:
+    """Hunt one mutant: ``python -m tests.sim.mutants NUMBER FOLDER SEEDS``."""
+    from tests.sim.runner import run_block  # noqa: PLC0415 - the runner builds the product
+
+    mutant = MUTANTS[int(sys.argv[1])]
+    core = build.load(make(Path(sys.argv[2]), mutant))
+    report = run_block(range(int(sys.argv[3])), core, faults=mutant.faults, stop_at_first=True)
+    for seed, why in report.failures:
+        sys.stdout.write(f"seed {seed}: {why}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -4,11 +4,12 @@ import multiprocessing
 import os
 import time
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.sim.core import Core, product
-from tests.sim.mutants import load
+from tests.sim.build import build, load, product
+from tests.sim.core import Core
 from tests.sim.world import World
 
 BLOCK = 50
@@ -21,7 +22,6 @@ class Report:
 
     seeds: int = 0
     events: int = 0
-    messages: int = 0
     cpu_s: float = 0.0
     counts: Counter[str] = field(default_factory=Counter)
     failures: list[tuple[int, str]] = field(default_factory=list)
@@ -30,7 +30,6 @@ class Report:
         """Take another report in."""
         self.seeds += other.seeds
         self.events += other.events
-        self.messages += other.messages
         self.cpu_s += other.cpu_s
         self.counts.update(other.counts)
         self.failures += other.failures
@@ -41,7 +40,7 @@ class Report:
         other = {k: n for k, n in self.counts.items() if not k.startswith("fault: ") and n}
         rate = self.seeds / max(self.cpu_s, 1e-9)  # per second of one processor
         lines = [
-            f"seeds: {self.seeds}, events: {self.events}, messages: {self.messages}",
+            f"seeds: {self.seeds}, events: {self.events}",
             f"speed: {rate:.0f} seeds per second of one processor",
             f"faults injected: {sum(faults.values())}: {_by_number(faults)}",
             f"what happened: {_by_number(other)}",
@@ -81,7 +80,6 @@ def run_block(
             report.failures.append((seed, str(failure) or "an assertion of the simulator"))
         report.seeds += 1
         report.events += world.events_run
-        report.messages += world.messages
         report.counts.update(world.counts)
         if stop_at_first and report.failures:
             break
@@ -95,8 +93,10 @@ def run(seeds: range, module: Path | None = None, processes: int | None = None) 
     report = Report()
     context = multiprocessing.get_context("spawn")
     workers = min(processes or os.cpu_count() or 1, len(blocks))
-    with context.Pool(workers, _start, (module,)) as pool:
-        for part in pool.imap_unordered(_block, blocks):
+    if module is None:
+        build()  # before all of them do
+    with ProcessPoolExecutor(workers, context, _start, (module,)) as pool:
+        for part in pool.map(_block, blocks):
             report.add(part)
     report.failures.sort()
     return report

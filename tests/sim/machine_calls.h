@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* What a machine tells the world, in Python, at the moment at which it happens. */
+#ifndef SIM_MACHINE_CALLS_H
+#define SIM_MACHINE_CALLS_H
+
+#ifndef PRL_CFFI
+#include <stdint.h>
+#endif
+
+/* A segment leaves for the peer. */
+void sim_wire(uint32_t node, uint32_t session, uint64_t seq, uint32_t bytes, uint32_t flags, uint64_t ack,
+              uint64_t edge);
+/* A segment comes to a socket (enum sim_way), or leaves unreplicated (SIM_UNREPLICATED, of output). */
+void sim_stack(uint32_t node, uint32_t session, uint64_t seq, uint32_t bytes, uint32_t flags, uint64_t ack,
+               int way);
+void sim_claims(uint32_t node, uint32_t service, const uint8_t *token); /* token NULL: a defence */
+void sim_asks(uint32_t node); /* a neighbour, for its own address */
+void sim_heartbeat(uint32_t node, const uint8_t *bytes, uint32_t count); /* over the LAN */
+
+#endif /* SIM_MACHINE_CALLS_H */
