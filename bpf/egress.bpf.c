@@ -412,8 +412,8 @@ static __always_inline int hold(struct __sk_buff *skb, struct prl_node *node, st
     skb->mark = PRL_MARK_HOLD;
     if (bpf_clone_redirect(skb, node->hold_ifindex, 0)) {
         PRL_COUNT(node->redirect_failed);
-        if (in_stream) {
-            flow->out_hole = seq;
+        if (in_stream) { /* TCP may send again in one what is held and what is not */
+            flow->out_hole = is_after(flow->out_held, seq) ? flow->out_held : seq;
             flow->last_valid |= LAST_HOLE;
         }
         return TC_ACT_STOLEN;

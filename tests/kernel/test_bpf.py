@@ -690,6 +690,18 @@ def test_a_full_hold_device_loses_nothing(egress: Bench) -> None:
     assert egress.emit(more[5]) == ([], [more[5]])
 
 
+def test_what_a_full_hold_device_refuses_begins_behind_what_it_has(egress: Bench) -> None:
+    flow = egress.flow(1)
+    ip("-n", egress.node_ns, "link", "set", "hold0", "txqueuelen", "4")
+    for i in range(4):
+        egress.out.send(outgoing(output(1000 + i, b"x")))
+    egress.out.send(outgoing(output(1000, b"xxxxxx")))  # again, and two bytes more
+    assert (flow.out_held, flow.out_hole) == (1004, 1004)
+    assert len(egress.hold.read()) == 4
+    rest = outgoing(output(1002, b"xxxx"))  # the peer has acknowledged the first two
+    assert egress.emit(rest) == ([], [rest])
+
+
 def test_a_hold_device_that_is_down_holds_later(egress: Bench) -> None:
     flow = egress.flow(1)
     ip("-n", egress.node_ns, "link", "set", "hold0", "down")
