@@ -13,7 +13,6 @@ from prl.cli.output import ask, emit, settings, tree
 from prl.cli.status import status, status_text
 from prl.client import Node
 
-FOLLOW_INTERVAL_S = 0.2
 
 
 @click.group()
@@ -67,39 +66,6 @@ def _move(service: str, *, forced: bool) -> None:
 
 
 @click.command()
-@click.option("--follow", "-f", is_flag=True, help="Go on as they happen.")
-def events(follow: bool) -> None:
-    """Show what happened."""
-    after = 0
-    with settings().connect() as node:
-        found = all_events(node, after)
-        if not follow:
-            emit({"events": found}, "\n".join(map(_event_text, found)))
-            return
-        while True:
-            for record in found:
-                emit({"event": record}, _event_text(record))
-                after = record["seq"]
-            time.sleep(FOLLOW_INTERVAL_S)
-            found = all_events(node, after)
-
-
-def all_events(node: Node, after: int) -> list[dict[str, Any]]:
-    """All that happened after number ``after``."""
-    found: list[dict[str, Any]] = []
-    while True:
-        more = node.request({"op": "events", "after": after})["events"]
-        if not more:
-            return found
-        found += more
-        after = more[-1]["seq"]
-
-
-def _event_text(record: dict[str, Any]) -> str:
-    return f"{record['time']} {record['level']:<7} {record['event']}: {record['text']}"
-
-
-@click.command()
 @click.option("--interval", type=click.FloatRange(0.1, 3600), default=1.0, help="Seconds.")
 @click.option("--count", type=click.IntRange(1), help="End after so many views.")
 def top(interval: float, count: int | None) -> None:
@@ -126,4 +92,4 @@ def stats() -> None:
     emit(facts, tree(facts))
 
 
-COMMANDS = (status, flow, link, takeover, switchover, demote, events, stats, top)
+COMMANDS = (status, flow, link, takeover, switchover, demote, stats, top)

@@ -12,6 +12,7 @@ import click
 from prl import __version__
 from prl.cli import daemon_commands
 from prl.cli.doctor import doctor
+from prl.cli.events import events
 from prl.cli.output import Settings, fail, wants_colour
 from prl.cli.status import status
 from prl.errors import PrlError
@@ -80,6 +81,7 @@ def cli(
 for _command in daemon_commands.COMMANDS:
     cli.add_command(_command)
 cli.add_command(doctor)
+cli.add_command(events)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,11 +1,10 @@
 """`prlctl replicate`: sockets of programs that were not changed (SPEC R17)."""
 
-import time
 from typing import Any
 
 import click
 
-from prl.cli.daemon_commands import FOLLOW_INTERVAL_S, all_events
+from prl.cli.events import followed
 from prl.cli.output import DEGRADED, ask, emit, settings
 
 CONNECTIONS_MAX = 1024
@@ -73,8 +72,11 @@ def _show(context: click.Context, facts: dict[str, Any]) -> None:
 
 def _follow(endpoint: str, pid: int | None, connections_max: int) -> None:
     """Watch until interrupted; one line for each connection."""
+    records = followed()
+    for record in records:  # from here on nothing is missed
+        if record["facts"].get("object") == "end":
+            break
     with settings().connect() as node:
-        after = max((record["seq"] for record in all_events(node, 0)), default=0)
         facts = node.request(
             {
                 "op": "replicate_listen",
@@ -85,12 +87,9 @@ def _follow(endpoint: str, pid: int | None, connections_max: int) -> None:
         )
         programs = ", ".join(f"{one['program']} (pid {one['pid']})" for one in facts["listeners"])
         emit(facts, f"{facts['endpoint']}: watching {programs}")
-        while True:
-            for record in all_events(node, after):
-                after = record["seq"]
-                if record["facts"].get("endpoint") == facts["endpoint"]:
-                    emit({"event": record}, record["text"])
-            time.sleep(FOLLOW_INTERVAL_S)
+        for record in records:
+            if record["facts"].get("endpoint") == facts["endpoint"]:
+                emit({"event": record}, record["text"])
 
 
 def text_of(facts: dict[str, Any]) -> str:

@@ -62,12 +62,19 @@ class Client:
         """Whose it is (SO_PEERCRED)."""
         self.is_guest = False
         """Whether it may only look: one of the socket's group, not root."""
+        self.on_drained: Callable[[], None] | None = None
+        """Called when all that waited for the client has been taken."""
         self.freezer = Freezer(lambda: [] if pid in {0, os.getpid()} else [pid])
 
     @property
     def name(self) -> str:
         """For the log."""
         return f"pid {self._pid}"
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether something waits for the client to read."""
+        return bool(self._unsent)
 
     def send_event(self, event: dict[str, Any], *fds: int) -> None:
         """Send an event, with descriptors (which stay the caller's)."""
@@ -107,6 +114,8 @@ class Client:
                 _close_all(fds)
         if not self.closed:
             asyncio.get_running_loop().remove_writer(self._sock)
+            if self.on_drained is not None:
+                self.on_drained()
 
     def on_readable(self) -> None:
         """Read requests."""

@@ -1,4 +1,7 @@
-"""What happened, for the log (prl.daemon.outlet) and for ``prlctl events`` (R5, R6)."""
+"""What happened, for the log (prl.daemon.outlet) and for ``prlctl events`` (R5, R6).
+
+The events themselves are in prl.daemon.catalogue.
+"""
 
 import sys
 import time
@@ -16,6 +19,8 @@ from prl.daemon.record import Level, Record
 EVENTS_MAX = 16384
 """Events kept for ``prlctl events``, those of a take-over of very many sessions, too; older ones
 are in the log alone."""
+TEXT_MAX_CHARS = 1000
+"""What an event says to people; more of it is cut off."""
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(tuple[int, str, int, Level, str, str, dict[str, Any]])
@@ -28,6 +33,8 @@ class EventLog:
         self._ring: deque[bytes] = deque(maxlen=EVENTS_MAX)
         """Encoded: very many sessions make very many records, which nearly nobody reads."""
         self._seq = 0
+        self.listeners: list[Callable[[Record], None]] = []
+        """Told of each event at once; they neither raise nor wait."""
         self._emit: Callable[[Record], object] = outlet()
         if write is not None:
             self._emit = lambda record: write(record.line)
@@ -36,9 +43,12 @@ class EventLog:
         """Record that ``event`` happened: ``text`` is for people, ``facts`` for programs."""
         self._seq += 1
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        record = Record(self._seq, now, time.monotonic_ns(), level, event, text, facts)
+        words = text if len(text) <= TEXT_MAX_CHARS else text[: TEXT_MAX_CHARS - 1] + "…"
+        record = Record(self._seq, now, time.monotonic_ns(), level, event, words, facts)
         self._ring.append(_encoder.encode(msgspec.structs.astuple(record)))
         self._emit(record)
+        for listener in self.listeners:
+            listener(record)
 
     def info(self, event: str, text: str, **facts: Any) -> None:
         """A state changed as it should."""
@@ -52,10 +62,19 @@ class EventLog:
         """Something failed."""
         self.post("error", event, text, **facts)
 
+    @property
+    def newest(self) -> int:
+        """The number of the last event; 0 before the first."""
+        return self._seq
+
+    @property
+    def oldest(self) -> int:
+        """The number of the oldest event that is kept."""
+        return self._seq - len(self._ring) + 1
+
     def after(self, seq: int, count: int) -> list[Record]:
         """At most ``count`` records that came after number ``seq``, oldest first."""
-        first = self._seq - len(self._ring)  # their numbers have no gaps
-        start = max(seq - first, 0)
+        start = max(seq + 1 - self.oldest, 0)  # their numbers have no gaps
         chosen = islice(self._ring, start, start + count)
         return [Record(*_decoder.decode(raw)) for raw in chosen]
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from prl import __version__
 from prl.config import Config
@@ -41,15 +41,16 @@ class NodeView:
 def status(view: NodeView) -> dict[str, Any]:
     """The node, and whether it could be switched over without loss."""
     found = view.datapath.status()
-    unsafe = _why_unsafe(view, found)
+    unsafe = verdict(view, found)
     return {
         "version": __version__,
         "node": view.config.node,
         "index": view.config.index,
         "mode": view.config.mode,
         "mode_because": view.kernel.xdp_refusal,
-        "switchover_safe": not unsafe,
-        "because": unsafe or "every session has a good shadow or its owner next to it",
+        "switchover_safe": not unsafe.cause,
+        "cause": unsafe.cause,
+        "because": unsafe.words or "every session has a good shadow or its owner next to it",
         "link": _link_state(view, found),
         "epoch": f"{found.epoch:016x}",
         "bypassed": view.kernel.bypassed,
@@ -96,21 +97,43 @@ def _flow_counts(view: NodeView, found: Status) -> dict[str, int]:
     }
 
 
-def _why_unsafe(view: NodeView, found: Status) -> str:
-    """Why a switchover would not be safe now; empty when it would."""
-    if not found.link_up:
-        return f"the link is down: {view.link.why_down}"
-    if view.kernel.bypassed:
-        return "the datapath was bypassed"
-    if ailing := next(filter(None, view.ailments()), ""):
-        return ailing
-    for number, service in enumerate(view.config.service):
-        if found.services[number] not in {Owner.OWNER, Owner.STANDBY}:
-            return f"service {service.name} is {found.services[number].name.lower()} here"
+CAUSES: Final = ("link", "bypassed", "host", "service", "session")
+"""Why a node is not safe, by name, the gravest first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether a switchover would be safe now: both are empty if it would."""
+
+    cause: str = ""
+    """One of CAUSES."""
+    words: str = ""
+
+
+def verdict(view: NodeView, found: Status) -> Verdict:
+    """Whether a switchover would be safe now, as far as it can be told from this node."""
+    if (grave := verdict_of_node(view, found)).cause:
+        return grave
     for session in view.primaries.live():
         if session.state != "active":
-            return f"{session.ends} is not protected: {view.primaries.why_not(session)}"
-    return ""
+            why = view.primaries.why_not(session)
+            return Verdict("session", f"{session.ends} is not protected: {why}")
+    return Verdict()
+
+
+def verdict_of_node(view: NodeView, found: Status) -> Verdict:
+    """The same, whatever becomes of single sessions."""
+    if not found.link_up:
+        return Verdict("link", f"the link is down: {view.link.why_down}")
+    if view.kernel.bypassed:
+        return Verdict("bypassed", "the datapath was bypassed")
+    if ailing := next(filter(None, view.ailments()), ""):
+        return Verdict("host", ailing)
+    for number, service in enumerate(view.config.service):
+        if found.services[number] not in {Owner.OWNER, Owner.STANDBY}:
+            state = found.services[number].name.lower()
+            return Verdict("service", f"service {service.name} is {state} here")
+    return Verdict()
 
 
 def _left_ms(until_ns: int, now_ns: int) -> float:

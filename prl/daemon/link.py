@@ -101,7 +101,7 @@ class Link:
         self.why_down = event.text or wire.reason_text(event.reason)
         self._down.set()
         if was_up:
-            self._log.error("link_down", f"the link is down: {self.why_down}")
+            self._log.error("link_down", f"the link is down: {self.why_down}", reason=self.why_down)
             self._lost()
 
     # -- life
@@ -230,7 +230,12 @@ class Link:
         )
         self.up = True
         self.ups += 1
-        self._log.info("link_up", f"the link to {other.node} is up", epoch=f"{own.epoch:016x}")
+        self._log.info(
+            "link_up",
+            f"the link to {other.node} is up",
+            other=other.node,
+            epoch=f"{own.epoch:016x}",
+        )
         self._raised()
 
     def _send_hello(self, hello: Hello) -> None:

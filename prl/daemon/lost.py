@@ -55,6 +55,8 @@ class Lost:
             self._log.error(
                 "session_lost",
                 f"{ends}: its shadow was void ({why}): if it still lives, its peer is reset",
+                local=ends.service_end,
+                remote=ends.peer_end,
                 reason=why,
             )
         asked = [ends for ends, _ in lost if not ends.is_udp]

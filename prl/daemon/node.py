@@ -21,12 +21,13 @@ from prl.core import wire
 from prl.core.datapath import Address, Datapath, DatapathError, Event, Tuple
 from prl.core.facts import EventKind, Message, Owner, Reason, Silence, Tlv
 from prl.core.kernel import Kernel
-from prl.daemon import ghosts, tap, xdp
+from prl.daemon import ghosts, inventory, tap, xdp
 from prl.daemon.attempt import Attempts
 from prl.daemon.control import ControlServer
 from prl.daemon.events import EventLog
 from prl.daemon.facts import NodeView
 from prl.daemon.fencing import FenceHook
+from prl.daemon.followers import Followers
 from prl.daemon.guard import Guard
 from prl.daemon.heartbeats import Heartbeats
 from prl.daemon.host import Host, Sysctls, needed_sysctls
@@ -40,6 +41,7 @@ from prl.daemon.ownership import Ownership
 from prl.daemon.processes import Processes
 from prl.daemon.protect import Primaries
 from prl.daemon.requests import Requests
+from prl.daemon.safety import Safety
 from prl.daemon.sessions import Session
 from prl.daemon.shadows import Shadows
 from prl.daemon.switchover import Switchover
@@ -145,6 +147,7 @@ class Node:
         for life in (
             *(self._link.run(), self._start_alone(), self._neighbours.run()),
             *(self._heartbeats.run(self._dp), self._upkeep.run(), guarding),
+            self._safety.run(),
             self._manager.watch(lambda: self._kernel.heartbeat_ns, self._summary),
         ):
             task = asyncio.create_task(life)
@@ -231,7 +234,9 @@ class Node:
             self._processes,
             self._watches,
             self._switchover,
+            followers=Followers(log, lambda: inventory.things(view)),
         )
+        self._safety = Safety(view, log)
         self._control = ControlServer(
             Path(config.socket),
             log,

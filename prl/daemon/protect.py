@@ -424,6 +424,7 @@ class Primaries:
             return
         self._forget(session, state)
         self._dp.flow_close(session.handle)
+        self._log.info("session_ended", f"{session.ends}: {state}", handle=session.handle)
         session.tell()
 
     def _forget(self, session: Session, state: str) -> None:

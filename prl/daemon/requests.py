@@ -14,6 +14,7 @@ from prl.daemon import facts, processes
 from prl.daemon.control import Client, flag_of, number_of, text_of
 from prl.daemon.events import EventLog
 from prl.daemon.facts import NodeView
+from prl.daemon.followers import Followers
 from prl.daemon.holders import Holder
 from prl.daemon.listening import Watches
 from prl.daemon.ownership import Ownership
@@ -31,7 +32,7 @@ EVENTS_PER_ANSWER = 64
 WHY_MAX_CHARS = 400
 _REJECTIONS = {"output_differs": Reason.OUTPUT_DIFFERS, "mid_stream": Reason.MID_STREAM}
 
-LOOKS = ("status", "stats", "link_show", "flow_list", "flow_show", "events")
+LOOKS = ("status", "stats", "link_show", "flow_list", "flow_show", "events", "follow")
 """What the control socket's group may do; all else is root's (R28)."""
 
 Operation = Callable[[Client, dict[str, Any], list[int]], Awaitable[dict[str, Any]]]
@@ -50,9 +51,11 @@ class Requests:
         processes: Processes,
         watches: Watches,
         switchover: Switchover,
+        *,
+        followers: Followers,
     ) -> None:
         self._view, self._log, self._ownership = view, log, ownership
-        self._switchover = switchover
+        self._switchover, self._followers = switchover, followers
         self._primaries, self._shadows = primaries, shadows
         self._processes, self._watches = processes, watches
         self._operations: dict[str, Operation] = {
@@ -64,6 +67,7 @@ class Requests:
             "flow_del": self._flow_del,
             "flow_resync": self._flow_resync,
             "events": self._events,
+            "follow": self._follow,
             "replicate": self._replicate,
             "replicate_process": self._replicate_process,
             "replicate_listen": self._replicate_listen,
@@ -95,6 +99,7 @@ class Requests:
         self._primaries.application_gone(client)
         self._shadows.application_gone(client)
         self._watches.client_gone(client)
+        self._followers.gone(client)
 
     async def _status(self, *_: object) -> dict[str, Any]:
         return facts.status(self._view)
@@ -145,6 +150,12 @@ class Requests:
     async def _events(self, _: Client, request: dict[str, Any], __: list[int]) -> dict[str, Any]:
         records = self._log.after(number_of(request, "after", 0), EVENTS_PER_ANSWER)
         return {"events": [msgspec.to_builtins(record) for record in records]}
+
+    async def _follow(
+        self, client: Client, request: dict[str, Any], _: list[int]
+    ) -> dict[str, Any]:
+        self._followers.add(client, past=flag_of(request, "past"))
+        return {}
 
     async def _replicate(
         self, client: Client, request: dict[str, Any], fds: list[int]

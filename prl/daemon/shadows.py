@@ -461,6 +461,7 @@ class Shadows:
             "taken_over",
             f"{shadow.ends}: goes on here, after {out_bytes} bytes of output",
             handle=handle,
+            former=shadow.handle,
             out_bytes=out_bytes,
             in_force_ns=event.value2,
         )
@@ -494,6 +495,8 @@ class Shadows:
             return
         with contextlib.suppress(DatapathError):
             self._dp.secondary_void(shadow.handle, reason)
+        words = f"{shadow.ends}: the shadow is void: {wire.reason_text(reason)}"
+        self._log.info("shadow_void", words, handle=shadow.handle)
         self._discard(shadow, wire.reason_text(reason), lost=True)
 
     def _discard(self, shadow: Shadow, why: str, *, lost: bool = False) -> None:
@@ -544,6 +547,7 @@ class Shadows:
         """The session is over; its application may still read what is left in its socket."""
         self._forget(shadow, "ended")
         self._dp.flow_close(shadow.handle)
+        self._log.info("session_ended", f"{shadow.ends}: ended", handle=shadow.handle)
         why = wire.reason_text(Reason.ENDED)
         shadow.client.send_event({"event": "void", "handle": shadow.handle, "reason": why})
 

@@ -242,7 +242,7 @@ def test_any_request(raw: bytes) -> None:
     assert messages.decode(messages.encode(found)) == found
 
 
-OPERATIONS = sorted(Requests(*[None] * 8)._operations)  # type: ignore[arg-type]
+OPERATIONS = sorted(Requests(*[None] * 8, followers=None)._operations)  # type: ignore[arg-type]
 ARGUMENTS = ("handle", "after", "service", "endpoint", "reason", "fenced", "force", "pid", "fd")
 
 
@@ -262,7 +262,7 @@ class Nothing:
 @settings(max_examples=150)
 def test_any_arguments(op: str, arguments: dict[str, Any], fds: int, is_guest: bool) -> None:
     """Before anything is done for a request, what it says is looked at: a refusal, and no fault."""
-    served = Requests(*[Nothing()] * 8)  # type: ignore[arg-type]
+    served = Requests(*[Nothing()] * 8, followers=Nothing())  # type: ignore[arg-type]
     client: Any = SimpleNamespace(is_guest=is_guest, closed=False, name="pid 1", uid=0)
     given_fds = [os.open(os.devnull, os.O_RDONLY) for _ in range(fds)]
     left = list(given_fds)
