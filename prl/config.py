@@ -22,8 +22,8 @@ import msgspec
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
-from prl.errors import ConfigError
-from prl.messages import DEFAULT_SOCKET
+from prl.errors import ConfigError, UsageError
+from prl.messages import DEFAULT_SOCKET, parse_endpoint
 
 DEFAULT_PATH = Path("/etc/prl/prld.toml")
 ADDRESSES_MAX = 64  # PRL_ADDRS_MAX
@@ -173,6 +173,22 @@ class Timing(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     ] = 1000
 
 
+class Metrics(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """What Prometheus may ask for (docs/metrics.md)."""
+
+    listen: Annotated[
+        str | None,
+        Meta(
+            description="ADDRESS:PORT to serve metrics on by HTTP, an IPv6 address in brackets; "
+            "whoever reaches it may read them; without it, none"
+        ),
+    ] = None
+    sessions: Annotated[
+        bool,
+        Meta(description="labels for each session, of at most 1000: for pairs that have few"),
+    ] = False
+
+
 class Config(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     """The whole file."""
 
@@ -224,6 +240,7 @@ class Config(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     datapath: DatapathSettings = msgspec.field(default_factory=DatapathSettings)
     ownership: Ownership = msgspec.field(default_factory=Ownership)
     timing: Timing = msgspec.field(default_factory=Timing)
+    metrics: Metrics = msgspec.field(default_factory=Metrics)
 
     def owns_first(self, service: Service) -> bool:
         """Whether this node is the configured owner of ``service``."""
@@ -266,7 +283,7 @@ class Key(Struct, frozen=True):
 
 TABLES: dict[str, type[Struct]] = {"": Config, "lan": Lan, "link": Link, "service": Service}
 TABLES |= {"routing": Instance, "datapath": DatapathSettings, "ownership": Ownership}
-TABLES |= {"timing": Timing}
+TABLES |= {"timing": Timing, "metrics": Metrics}
 
 _KINDS = {
     IPv4Address: "IPv4 address",
@@ -277,6 +294,7 @@ _KINDS = {
     list[int]: "list of whole numbers",
     str: "string",
     int: "whole number",
+    bool: "true or false",
 }
 _AT = re.compile(r" - at `(?:key in )?\$?\.?(?P<path>[^`]*)`$")
 _FIELD = re.compile(r"(?:missing required|unknown) field `(?P<field>[^`]+)`")
@@ -483,6 +501,7 @@ def _check(config: Config) -> None:
     )
     _check_services(config)
     _check_routing(config)
+    _check_metrics(config)
 
 
 def _check_services(config: Config) -> None:
@@ -523,6 +542,28 @@ def _check_routing(config: Config) -> None:
             service.instance in names,
             f"service.instance: there is no [[routing]] of the name {service.instance!r}; add one",
         )
+
+
+def _check_metrics(config: Config) -> None:
+    listen = config.metrics.listen
+    if listen is None:
+        return
+    try:
+        address, port = parse_endpoint(listen)
+    except UsageError as error:
+        raise ConfigError(f"metrics.listen: {error}") from error
+    _require(
+        not (address.is_unspecified or address.is_multicast),
+        f"metrics.listen: {address} is no address of this node's; give one, such as 127.0.0.1",
+    )
+    _require(
+        all(address not in service.addresses for service in config.service),
+        f"metrics.listen: {address} is a service address, which moves; give one of this node's own",
+    )
+    _require(
+        (address, port) != (config.link.local, config.link.port),
+        "metrics.listen: is the link's own port; give another",
+    )
 
 
 def _require(good: bool, message: str) -> None:

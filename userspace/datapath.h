@@ -308,6 +308,12 @@ struct prl_dp_status {
     struct prl_dp_counters counters;
 };
 void prl_dp_status(struct prl_dp *dp, struct prl_dp_status *status);
+struct prl_dp_figures {
+    struct prl_hold_times held_in, held_out; /* input that was handed to the stack, output that was sent */
+    uint64_t takeovers, suspects, false_suspects, silences, late_ticks,
+        hand_overs; /* as struct prl_owner counts them */
+};
+void prl_dp_figures(struct prl_dp *dp, struct prl_dp_figures *figures);
 /* What a flow takes in this process and in the mapped table; packets that it holds are extra. */
 uint32_t prl_dp_flow_bytes(void);
 /* What this process has taken from the start for each flow that there may be, the mapped table aside. The rest of a flow is

@@ -266,6 +266,7 @@ struct prl_dp {
     struct dp_event *events_head, *events_tail;
     uint32_t events, events_body_bytes;
     struct prl_dp_counters counters;
+    struct prl_hold_times held_in, held_out;
 };
 
 /* A datapath on a machine, which it takes over, also on failure: NULL and words in error[PRL_ERROR_BYTES]. */

@@ -325,3 +325,19 @@ void prl_dp_status(struct prl_dp *dp, struct prl_dp_status *status)
     status->counters.rx_no_frame += dp->io->oversized(dp->host);
     dp_unlock(dp);
 }
+
+void prl_dp_figures(struct prl_dp *dp, struct prl_dp_figures *figures)
+{
+    dp_lock(dp);
+    *figures = (struct prl_dp_figures){
+        .held_in = dp->held_in,
+        .held_out = dp->held_out,
+        .takeovers = dp->owner.takeovers,
+        .suspects = dp->owner.suspects,
+        .false_suspects = dp->owner.false_suspects,
+        .silences = dp->owner.silences,
+        .late_ticks = dp->owner.late_ticks,
+        .hand_overs = dp->owner.hand_overs,
+    };
+    dp_unlock(dp);
+}

@@ -149,6 +149,7 @@ static void release_input(struct prl_dp *dp, struct dp_flow *flow, struct prl_ch
         }
         dp->counters.reinjected_packets++;
         dp->counters.reinjected_bytes += hold->bytes;
+        prl_hold_times_add(&dp->held_in, dp->now_ns - hold->arrived_ns);
         prl_gro_add(&dp->gro, flow->slot, &how, piece, pieces, &packet);
         prl_chain_push(&dp->released, hold);
     }
@@ -175,6 +176,7 @@ static void release_output(struct prl_dp *dp, struct dp_flow *flow, struct prl_c
         if (dp->io->hold_write(dp->host, buffer_at(dp, buffer), dp->buffer_bytes[buffer]))
             dp->counters.release_failed++; /* TCP sends it again: it is committed and passes unheld */
         dp->counters.released_out_packets++;
+        prl_hold_times_add(&dp->held_out, dp->now_ns - hold->arrived_ns);
         free_hold(dp, hold);
     }
 }

@@ -4,15 +4,12 @@ import itertools
 import shutil
 import sys
 import time
-from typing import Any
 
 import click
 
 from prl.cli.flow import all_flows, flow, flows_text, is_unsafe
 from prl.cli.output import ask, emit, settings, tree
 from prl.cli.status import status, status_text
-from prl.client import Node
-
 
 
 @click.group()

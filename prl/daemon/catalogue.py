@@ -76,6 +76,7 @@ HAPPENED: Final[dict[str, Kind]] = {
         "full, a packet that goes past",
         {"handle": "the session, if it is about one"},
     ),
+    "metrics": Kind("metrics cannot be served, or are again"),
     "request_failed": Kind("a request on the control socket met a fault of prld's own"),
     "event_failed": Kind(
         "an event of the datapath could not be handled",

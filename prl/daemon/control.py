@@ -231,6 +231,11 @@ class ControlServer:
         """Answer one request."""
         return await self._handler(client, request, fds)
 
+    @property
+    def used(self) -> tuple[int, int]:
+        """Its clients now, and how many there may be."""
+        return len(self._clients), CLIENTS_MAX
+
     def report_failure(self, client: Client, error: Exception) -> None:
         """A request met a fault of prld's own."""
         self._log.post("error", "request_failed", f"{client.name}: {type(error).__name__}: {error}")

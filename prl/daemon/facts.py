@@ -1,6 +1,6 @@
 """The facts that prlctl prints, as plain values (SPEC section 8)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -112,7 +112,7 @@ class Verdict:
 
 def verdict(view: NodeView, found: Status) -> Verdict:
     """Whether a switchover would be safe now, as far as it can be told from this node."""
-    if (grave := verdict_of_node(view, found)).cause:
+    if (grave := verdict_of_node(view, found.services, link_up=found.link_up)).cause:
         return grave
     for session in view.primaries.live():
         if session.state != "active":
@@ -121,17 +121,17 @@ def verdict(view: NodeView, found: Status) -> Verdict:
     return Verdict()
 
 
-def verdict_of_node(view: NodeView, found: Status) -> Verdict:
-    """The same, whatever becomes of single sessions."""
-    if not found.link_up:
+def verdict_of_node(view: NodeView, states: Sequence[Owner], *, link_up: bool) -> Verdict:
+    """The same, but for single sessions; ``states``: this node's part in each service."""
+    if not link_up:
         return Verdict("link", f"the link is down: {view.link.why_down}")
     if view.kernel.bypassed:
         return Verdict("bypassed", "the datapath was bypassed")
     if ailing := next(filter(None, view.ailments()), ""):
         return Verdict("host", ailing)
     for number, service in enumerate(view.config.service):
-        if found.services[number] not in {Owner.OWNER, Owner.STANDBY}:
-            state = found.services[number].name.lower()
+        if states[number] not in {Owner.OWNER, Owner.STANDBY}:
+            state = states[number].name.lower()
             return Verdict("service", f"service {service.name} is {state} here")
     return Verdict()
 

@@ -51,6 +51,11 @@ class Followers:
         self._woken = False
         log.listeners.append(self._wake)
 
+    @property
+    def used(self) -> tuple[int, int]:
+        """Followers now, and how many there may be."""
+        return len(self._followers), FOLLOWERS_MAX
+
     def add(self, client: Client, *, past: bool) -> None:
         """Tell a client from now on; with ``past``, of what has happened before, too.
 

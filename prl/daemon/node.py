@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -49,6 +50,9 @@ from prl.daemon.upkeep import Upkeep
 from prl.daemon.withdrawal import Withdrawal
 from prl.errors import KernelError, PrlError
 
+if TYPE_CHECKING:
+    from prl.daemon.exporter import Exporter
+
 EVENTS_PER_WAKEUP = 256
 DRAIN_TIMEOUT_S = 0.5
 """How long a stopping node waits until the other one has what it gives up."""
@@ -66,6 +70,7 @@ class Node:
         self._stays = False
         """Programs and addresses stay when this prld ends: there are sockets that need them."""
         self._failure: PrlError | None = None
+        self._exporter: Exporter | None = None
         self._keeping: asyncio.Task[None] | None = None
         """Connection tracking is told of the sessions: one round at a time."""
 
@@ -144,7 +149,9 @@ class Node:
             exposed=self._withdrawal.expose,
             calm=self._withdrawal.end,
         )
+        exporting = [] if self._exporter is None else [self._exporter.run()]
         for life in (
+            *exporting,
             *(self._link.run(), self._start_alone(), self._neighbours.run()),
             *(self._heartbeats.run(self._dp), self._upkeep.run(), guarding),
             self._safety.run(),
@@ -225,6 +232,7 @@ class Node:
         )
         self._processes = Processes(self._primaries, log)
         self._watches = Watches(self._processes, log)
+        self._followers = Followers(log, lambda: inventory.things(view))
         requests = Requests(
             view,
             log,
@@ -234,9 +242,18 @@ class Node:
             self._processes,
             self._watches,
             self._switchover,
-            followers=Followers(log, lambda: inventory.things(view)),
+            followers=self._followers,
         )
         self._safety = Safety(view, log)
+        if (listen := config.metrics.listen) is not None:
+            # Only here: it takes five megabytes.
+            from prl.daemon.exporter import Exporter  # noqa: PLC0415
+            from prl.daemon.metrics import Tally, gather  # noqa: PLC0415
+
+            tally = Tally(log)
+            self._exporter = Exporter(
+                listen, log, lambda: gather(view, self._safety, tally, self._used)
+            )
         self._control = ControlServer(
             Path(config.socket),
             log,
@@ -244,6 +261,15 @@ class Node:
             on_gone=requests.gone,
             group=config.socket_group,
         )
+
+    def _used(self) -> dict[str, tuple[int, int]]:
+        """Bounded resources of the control plane: how much is used, and of how much."""
+        assert self._exporter is not None
+        return {
+            "control_clients": self._control.used,
+            "event_followers": self._followers.used,
+            "metrics_clients": self._exporter.used,
+        }
 
     async def _clean_up_after_crash(self, host: Host, lans: Instances) -> bool:
         """End what has no owner of a former life; returns whether the rest of it is taken over.

@@ -76,7 +76,9 @@ class Safety:
         self._since = since
         first = min(since, key=since.__getitem__, default=None)
         oldest_s = now_s - since[first] if first is not None else 0.0
-        verdict = verdict_of_node(self._view, self._view.datapath.status())
+        view = self._view
+        states_here = [view.ownership.state(number) for number, _ in enumerate(view.config.service)]
+        verdict = verdict_of_node(view, states_here, link_up=view.link.up)
         if not verdict.cause and first is not None and oldest_s >= UNPROTECTED_S:
             why = self._view.primaries.why_not(first)
             verdict = Verdict("session", f"{first.ends} is not protected: {why}")

@@ -272,7 +272,7 @@ def test_the_socket_s_group_may_connect_and_nobody_else() -> None:
 
 def test_the_group_only_looks() -> None:
     nothing: Any = None
-    served = Requests(*[nothing] * 8)
+    served = Requests(*[nothing] * 8, followers=nothing)
     guest: Any = SimpleNamespace(is_guest=True)
     for op in served._operations:
         if op not in LOOKS:
@@ -339,7 +339,7 @@ def test_flows_come_in_pages_in_the_order_of_their_handles(
     wanted = list(range(1, 2 * requests.FLOWS_PER_ANSWER + 6))
     monkeypatch.setattr(requests.facts, "handles", lambda _: wanted[::-1])
     monkeypatch.setattr(requests.facts, "flow", lambda _, handle: handle)
-    served = Requests(*[nothing] * 8)
+    served = Requests(*[nothing] * 8, followers=nothing)
     found, after = list[int](), 0
     pages = 0
     while after is not None:

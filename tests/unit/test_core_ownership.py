@@ -170,8 +170,10 @@ def test_a_suspicion_that_was_wrong_ends() -> None:
     assert n.tick(100) == FAIL
     n.call("heard")
     assert n.owner.link == lib.PRL_LINK_UP
+    assert (n.owner.suspects, n.owner.false_suspects) == (1, 1)
     assert n.tick(199) == 0
     assert n.tick(200) == FAIL
+    assert (n.owner.suspects, n.owner.false_suspects) == (2, 1)
 
 
 def test_secondary_takes_over_when_link_and_lan_are_silent() -> None:

@@ -115,3 +115,12 @@ struct prl_hold *prl_chain_take(struct prl_chain *chain, uint32_t seq)
     }
     return NULL;
 }
+
+void prl_hold_times_add(struct prl_hold_times *times, uint64_t held_ns)
+{
+    uint64_t whole = held_ns >> PRL_HOLD_FIRST_BIT;
+    uint32_t bucket = whole ? 64 - (uint32_t)__builtin_clzll(whole) : 0;
+
+    times->sum_ns += held_ns;
+    times->bucket[bucket < PRL_HOLD_BUCKETS ? bucket : PRL_HOLD_BUCKETS - 1]++;
+}

@@ -45,6 +45,18 @@ struct prl_pool {
     uint32_t used;
 };
 
+/* How long packets were held: bucket b counts those of less than 2^(b + PRL_HOLD_FIRST_BIT) ns that no bucket before it
+ * counts; the last one counts all that were longer, too. */
+#define PRL_HOLD_FIRST_BIT 12 /* 4.1 us */
+#define PRL_HOLD_BUCKETS 20 /* the last with a bound: 1.07 s */
+
+struct prl_hold_times {
+    uint64_t sum_ns;
+    uint64_t bucket[PRL_HOLD_BUCKETS];
+};
+
+void prl_hold_times_add(struct prl_hold_times *times, uint64_t held_ns);
+
 int prl_pool_init(struct prl_pool *pool, uint32_t capacity); /* 0 or -ENOMEM */
 void prl_pool_destroy(struct prl_pool *pool);
 struct prl_hold *prl_pool_get(struct prl_pool *pool); /* zeroed entry, or NULL when the pool is used up */

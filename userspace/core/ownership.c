@@ -408,6 +408,7 @@ uint32_t prl_owner_heard(struct prl_owner *owner, uint64_t now_ns)
     owner->last_heard_ns = now_ns;
     if (owner->link == PRL_LINK_SUSPECT) {
         owner->link = PRL_LINK_UP;
+        owner->false_suspects++;
         owner->flows_failed = 0; /* VOID was sent in this epoch: each flow opens on its own VOID_ACK */
         owner->alone_ns = 0;
     }

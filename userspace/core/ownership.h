@@ -133,6 +133,7 @@ struct prl_owner {
     uint64_t last_ask_ns, last_hand_over_ns;
     uint64_t silent_ns; /* since when it is silent */
     uint64_t takeovers, late_ticks, suspects, silences, hand_overs;
+    uint64_t false_suspects; /* of the suspects, those that were heard again before their link was given up */
 };
 
 struct prl_lease_out {
