@@ -171,6 +171,11 @@ def keepalived() -> bool:
     return _installed("keepalived")
 
 
+@probe("no prometheus; apt-get install prometheus")
+def prometheus() -> bool:
+    return _installed("prometheus") and _installed("promtool")
+
+
 @probe("spin is not installed: apt-get install spin gcc")
 def spin() -> bool:
     return _installed("spin") and _installed("gcc")

@@ -80,6 +80,7 @@ def _leave_nothing_half_built() -> None:
 @click.option(
     "--second", is_flag=True, help="Add a second LAN: a routing instance of the same addresses."
 )
+@click.option("--metrics", is_flag=True, help="Serve each node's metrics on port 9478 of its own.")
 def up(
     name: str,
     *,
@@ -90,6 +91,7 @@ def up(
     path_mtu: int | None,
     services: int,
     second: bool,
+    metrics: bool,
 ) -> None:
     """Build the lab and start prld on re0 and re1."""
     if path_mtu is not None and not routed:
@@ -97,7 +99,13 @@ def up(
     _leave_nothing_half_built()
     the_lab = Lab(name)
     the_lab.up(
-        mode, polling=polling, policy=policy, routed=routed, services=services, second=second
+        mode,
+        polling=polling,
+        policy=policy,
+        routed=routed,
+        services=services,
+        second=second,
+        metrics=metrics,
     )
     if path_mtu is not None:
         the_lab.limit_path(path_mtu)

@@ -4,11 +4,12 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from prl import client
@@ -109,13 +110,16 @@ class Lab:
         services: int = 1,
         second: bool = False,
         vrf: bool = False,
+        metrics: bool = False,
+        hooks: Mapping[str, Sequence[str]] = MappingProxyType({}),
     ) -> None:
         """Build the network and start prld on both nodes; return when both serve.
 
         ``polling``, ``flows_max``, ``policy`` and ``fence_command`` are as docs/configuration.md
         has them; ``routed`` puts the peer behind a router; of several services, re0 and re1 own one
         by turns; ``second`` adds a second LAN, a routing instance with the same addresses,
-        with ``vrf`` in a VRF of its own.
+        with ``vrf`` in a VRF of its own; with ``metrics`` each node serves them on METRICS_PORT of
+        its address on the LAN; ``hooks`` are commands by the names of docs/hooks.md.
 
         Raises:
             LabError: it is up already, or could not be brought up; nothing is left of it then.
@@ -132,6 +136,8 @@ class Lab:
             vrf=vrf,
             policy=policy,
             fence_command=fence_command,
+            metrics=metrics,
+            hooks=dict(hooks),
         )
         taken = LabError(
             f"lab {self.name} is up already, or a crash left a part of it: "

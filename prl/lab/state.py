@@ -3,8 +3,8 @@
 import json
 import os
 import shutil
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from prl.lab import stretch
@@ -12,6 +12,7 @@ from prl.lab.errors import LabError
 from prl.lab.topology import SECOND, Member, Node, Topology
 
 RUN_DIRECTORY = Path("/run/prl")
+METRICS_PORT = 9478
 _CREATE_TRIES_MAX = 10  # another lab's `down` may take an empty /run/prl away meanwhile
 
 
@@ -29,6 +30,8 @@ class Settings:
     fence_command: Sequence[str] = ()
     second: bool = False
     vrf: bool = False
+    metrics: bool = False
+    hooks: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 class StateDirectory:
@@ -155,6 +158,11 @@ def _node_toml(topology: Topology, node: Node, settings: Settings, socket: Path)
         ]
     if timing := stretch.timing():
         lines += ["", "[timing]", *(_assign(name, ms) for name, ms in timing.items())]
+    if settings.metrics:
+        lines += ["", "[metrics]", _assign("listen", f"{node.lan.ipv4.ip}:{METRICS_PORT}")]
+    if settings.hooks:
+        lines += ["", "[hooks]"]
+        lines += [_assign(name, list(command)) for name, command in settings.hooks.items()]
     if settings.polling != "blocking":
         lines += ["", "[datapath]", _assign("polling", settings.polling)]
     lines += [
