@@ -173,6 +173,32 @@ class Timing(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     ] = 1000
 
 
+class Hooks(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """Programs that are run, without a shell, when something has changed (docs/hooks.md)."""
+
+    role: Annotated[
+        list[str] | None,
+        Meta(
+            description="program and arguments: run when this node's part in a service changes",
+            extra=SECRET,
+        ),
+    ] = None
+    safety: Annotated[
+        list[str] | None,
+        Meta(
+            description="program and arguments: run when this node becomes safe, or is so no more",
+            extra=SECRET,
+        ),
+    ] = None
+    lost: Annotated[
+        list[str] | None,
+        Meta(description="program and arguments: run when sessions could not go on", extra=SECRET),
+    ] = None
+    timeout_ms: Annotated[
+        Milliseconds, Meta(description="how long each of them may take; then it is killed")
+    ] = 10_000
+
+
 class Metrics(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     """What Prometheus may ask for (docs/metrics.md)."""
 
@@ -241,6 +267,7 @@ class Config(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     ownership: Ownership = msgspec.field(default_factory=Ownership)
     timing: Timing = msgspec.field(default_factory=Timing)
     metrics: Metrics = msgspec.field(default_factory=Metrics)
+    hooks: Hooks = msgspec.field(default_factory=Hooks)
 
     def owns_first(self, service: Service) -> bool:
         """Whether this node is the configured owner of ``service``."""
@@ -283,7 +310,7 @@ class Key(Struct, frozen=True):
 
 TABLES: dict[str, type[Struct]] = {"": Config, "lan": Lan, "link": Link, "service": Service}
 TABLES |= {"routing": Instance, "datapath": DatapathSettings, "ownership": Ownership}
-TABLES |= {"timing": Timing, "metrics": Metrics}
+TABLES |= {"timing": Timing, "metrics": Metrics, "hooks": Hooks}
 
 _KINDS = {
     IPv4Address: "IPv4 address",
@@ -494,11 +521,17 @@ def _check(config: Config) -> None:
         (config.lan.address6 is None) == (config.lan.peer_address6 is None),
         "lan.address6: give it together with lan.peer_address6, or neither",
     )
-    command = config.ownership.fence_command
-    _require(
-        not command or command[0].startswith("/"),
-        "ownership.fence_command: give the program's whole path: it is run without a shell",
-    )
+    commands = {
+        "ownership.fence_command": config.ownership.fence_command,
+        "hooks.role": config.hooks.role,
+        "hooks.safety": config.hooks.safety,
+        "hooks.lost": config.hooks.lost,
+    }
+    for key, command in commands.items():
+        _require(
+            not command or command[0].startswith("/"),
+            f"{key}: give the program's whole path: it is run without a shell",
+        )
     _check_services(config)
     _check_routing(config)
     _check_metrics(config)

@@ -77,6 +77,11 @@ HAPPENED: Final[dict[str, Kind]] = {
         {"handle": "the session, if it is about one"},
     ),
     "metrics": Kind("metrics cannot be served, or are again"),
+    "hook_done": Kind("a hook has succeeded", {"hook": "`role`, `safety` or `lost`"}),
+    "hook_failed": Kind(
+        "a hook could not be run, failed, or was killed at its deadline",
+        {"hook": "`role`, `safety` or `lost`"},
+    ),
     "request_failed": Kind("a request on the control socket met a fault of prld's own"),
     "event_failed": Kind(
         "an event of the datapath could not be handled",

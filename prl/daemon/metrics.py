@@ -1,5 +1,6 @@
 """What Prometheus is told of this node, of facts that prld has anyway (docs/metrics.md)."""
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from prl.daemon import facts
 from prl.daemon.catalogue import HAPPENED
 from prl.daemon.events import EventLog
 from prl.daemon.facts import CAUSES, NodeView
+from prl.daemon.hooks import KINDS, RESULTS, Hooks
 from prl.daemon.record import Record
 from prl.daemon.safety import Look, Safety
 from prl.daemon.sessions import LIVE
@@ -79,6 +81,7 @@ class Facts:
     kernel: Mapping[str, int]
     look: Look
     events: Mapping[str, int]
+    hooks: Hooks
     used: Mapping[str, tuple[int, int]]
     """Bounded resources of the control plane: how much is used, and of how much."""
     flows: list[dict[str, Any]]
@@ -92,6 +95,15 @@ class Facts:
         yield from self._link()
         yield from self._packets()
         yield from self._resources()
+        runs = CounterMetricFamily(
+            "prl_hook_runs", "Hooks that were run, by result.", labels=["hook", "result"]
+        )
+        for hook, result in itertools.product(KINDS, RESULTS):
+            runs.add_metric([hook, result], self.hooks.runs[hook, result])
+        yield runs
+        words = "Changes that a hook was not told, because a later one came first."
+        counts = {hook: self.hooks.superseded[hook] for hook in KINDS}
+        yield _counters("prl_hook_superseded", words, "hook", counts)
         name = "prl_events"
         yield _counters(name, "Events that were posted, by name.", "event", self.events)
 
@@ -262,6 +274,7 @@ def gather(
     view: NodeView,
     safety: Safety,
     tally: Tally,
+    hooks: Hooks,
     used: Callable[[], dict[str, tuple[int, int]]],
 ) -> Facts:
     """What there is to tell now."""
@@ -269,8 +282,15 @@ def gather(
     handles = sorted(facts.handles(view))[:SESSIONS_LABELLED_MAX] if labelled else []
     flows = [flow for handle in handles if (flow := facts.flow(view, handle)) is not None]
     return Facts(
-        *(view, view.datapath.status(), view.datapath.figures(), view.kernel.node_counters()),
-        *(safety.last, tally.counts(), used(), flows),
+        view=view,
+        status=view.datapath.status(),
+        figures=view.datapath.figures(),
+        kernel=view.kernel.node_counters(),
+        look=safety.last,
+        events=tally.counts(),
+        hooks=hooks,
+        used=used(),
+        flows=flows,
     )
 
 

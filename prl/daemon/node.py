@@ -31,6 +31,7 @@ from prl.daemon.fencing import FenceHook
 from prl.daemon.followers import Followers
 from prl.daemon.guard import Guard
 from prl.daemon.heartbeats import Heartbeats
+from prl.daemon.hooks import Hooks
 from prl.daemon.host import Host, Sysctls, needed_sysctls
 from prl.daemon.inheritance import Inheritance
 from prl.daemon.instances import Instances
@@ -141,6 +142,7 @@ class Node:
         self._control.start()
         stack.push_async_callback(self._ownership.close)
         stack.push_async_callback(self._fence.close)
+        stack.push_async_callback(self._hooks.close)
         stack.push_async_callback(self._withdrawal.close)
         stack.push_async_callback(self._end_keeping)
         await self._neighbours.refresh()
@@ -190,6 +192,7 @@ class Node:
             words = "this kernel has no struct_ops: no shadows can be kept here"
             self._log.warning("no_struct_ops", words)
         self._ownership = Ownership(config, dp, lans, log, usable_shadows=self._shadows.usable)
+        self._hooks = Hooks(config, log)
         self._fence = FenceHook(config, log, self._ownership.take_fenced)
         self._neighbours = Neighbours(config, dp, host, lans)
         for number, _ in enumerate(config.service):
@@ -252,7 +255,7 @@ class Node:
 
             tally = Tally(log)
             self._exporter = Exporter(
-                listen, log, lambda: gather(view, self._safety, tally, self._used)
+                listen, log, lambda: gather(view, self._safety, tally, self._hooks, self._used)
             )
         self._control = ControlServer(
             Path(config.socket),
@@ -268,6 +271,7 @@ class Node:
         return {
             "control_clients": self._control.used,
             "event_followers": self._followers.used,
+            "hooks": (self._hooks.running, self._hooks.limit),
             "metrics_clients": self._exporter.used,
         }
 

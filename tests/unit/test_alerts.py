@@ -42,6 +42,11 @@ CASES: dict[str, tuple[list[Series], int, int]] = {
     "PrlTakeover": ([("prl_takeovers_total", NODE, "0 0 1+0x60")], 10, 30),
     "PrlFalseSuspicions": ([("prl_false_suspicions_total", NODE, "0+1x60")], 20, 60),
     "PrlLinkUnsteady": ([("prl_link_losses_total", NODE, "0 0 1 2 3+0x60")], 20, 60),
+    "PrlHookFailed": (
+        [("prl_hook_runs_total", NODE | {"hook": "role", "result": "killed"}, "0 0 1+0x60")],
+        10,
+        30,
+    ),
     "PrlBehind": ([("prl_oldest_unacknowledged_seconds", NODE, "0 0 0.3+0x60")], 70, 90),
     "PrlDrops": (
         [("prl_dropped_packets_total", NODE | {"reason": "no_hold"}, "0+100x60")],

@@ -25,6 +25,7 @@ from prl.daemon.catalogue import HAPPENED
 from prl.daemon.events import EventLog
 from prl.daemon.exporter import CLIENTS_MAX, Exporter
 from prl.daemon.facts import CAUSES, Verdict
+from prl.daemon.hooks import Hooks
 from prl.daemon.metrics import DROPS, Facts, Tally
 from prl.daemon.safety import Look
 from prl.errors import ConfigError
@@ -61,6 +62,7 @@ def facts(*, verdict: Verdict = Verdict(), sessions: bool = False, **more: Any) 
         kernel={"redirect_failed": 0, "stale_dropped": 0},
         look=Look(verdict, {"active": 3, "setup": 1}, 0.25, 0.0),
         events=dict.fromkeys(HAPPENED, 1),
+        hooks=Hooks(config, EventLog(lambda _: None)),
         used={"control_clients": (1, 4096)},
         flows=[flow],
     )
