@@ -5,7 +5,7 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 
@@ -219,6 +219,11 @@ class Figures:
     held_out: HoldTimes
     owner: dict[str, int]
     """What struct prl_owner counts."""
+
+    @classmethod
+    def of(cls, struct: Any) -> Self:
+        """Read cffi's structure."""
+        return cls(_held(struct.held_in), _held(struct.held_out), to_dict(struct))
 
 
 def endpoint(address: Address, port: int) -> str:
@@ -610,7 +615,7 @@ class Datapath:
         """What it has counted of itself; cheap, unlike status(), whatever the number of flows."""
         found = ffi.new("struct prl_dp_figures *")
         lib.prl_dp_figures(self._dp, found)
-        return Figures(_held(found.held_in), _held(found.held_out), to_dict(found))
+        return Figures.of(found[0])
 
 
 def _check(result: int, what: str) -> int:

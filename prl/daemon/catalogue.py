@@ -76,7 +76,7 @@ HAPPENED: Final[dict[str, Kind]] = {
         "full, a packet that goes past",
         {"handle": "the session, if it is about one"},
     ),
-    "metrics": Kind("metrics cannot be served, or are again"),
+    "metrics": Kind("metrics cannot be served, or are again; or a fault while they were made"),
     "hook_done": Kind("a hook has succeeded", {"hook": "`role`, `safety` or `lost`"}),
     "hook_failed": Kind(
         "a hook could not be run, failed, or was killed at its deadline",

@@ -94,7 +94,12 @@ class Exporter:
             return _response("405 Method Not Allowed", "text/plain", b"GET /metrics\n")
         if path != b"/metrics":
             return _response("404 Not Found", "text/plain", b"GET /metrics\n")
-        body = await self._rendered()
+        try:
+            body = await self._rendered()
+        except Exception as error:  # noqa: BLE001 - whatever it is, prld goes on
+            why = f"metrics cannot be told: {type(error).__name__}: {error}"
+            self._log.error("metrics", why)
+            return _response("500 Internal Server Error", "text/plain", why.encode() + b"\n")
         answer = _response("200 OK", exposition.CONTENT_TYPE_LATEST, body)
         return answer if method == b"GET" else answer[: len(answer) - len(body)]
 

@@ -73,7 +73,7 @@ def status(view: NodeView) -> dict[str, Any]:
         "lease": {
             "takeover_for_ms": _left_ms(found.takeover_until_ns, found.now_ns),
             "open_in_ms": _left_ms(found.open_at_ns, found.now_ns),
-            "over": found.expired,
+            "over": shadows_wait(found),
         },
         "policy": {
             "configured": view.config.policy,
@@ -95,6 +95,11 @@ def _flow_counts(view: NodeView, found: Status) -> dict[str, int]:
         "active": found.flows_active,
         "unprotected": sum(state != "active" for state in states),
     }
+
+
+def shadows_wait(found: Status) -> bool:
+    """Whether only fencing lets this node take a service over: the lease of its shadows is over."""
+    return found.expired and Owner.STANDBY in found.services
 
 
 CAUSES: Final = ("link", "bypassed", "host", "service", "session")

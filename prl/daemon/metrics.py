@@ -117,7 +117,9 @@ class Facts:
         yield _gauges("prl_unsafe", "Why it is not safe: 1 for the cause.", "cause", causes)
         yield _gauge("prl_bypassed", "Whether the kernel opened the flows.", self._bypassed)
         yield _gauge(
-            "prl_lease_over", "Standby: too late to take over without fencing.", self.status.expired
+            "prl_lease_over",
+            "Standby: too late to take over without fencing.",
+            facts.shadows_wait(self.status),
         )
         for name, words in _OWNER.items():
             counted = self.figures.owner[_COUNTED.get(name, name)]

@@ -17,7 +17,8 @@ from typing import Any, Self
 from prl.client import Node, NotProtectedError, Session, Shadow
 from prl.demo.payload import Payload
 from prl.demo.player import Cast, Deadline, Event
-from prl.lab import Lab, stretch
+from prl.lab import Lab, processes, stretch
+from prl.lab.cables import LanCable, LinkCable
 from prl.lab.netns import Namespace
 from prl.lab.topology import Topology
 
@@ -29,6 +30,7 @@ PATIENCE_S = 20.0 * stretch.factor()
 POLL_S = 0.02
 LOG_TAIL_LINES = 40
 FAMILIES = (4, 6)
+LEASE_S = 0.5
 _READ_BYTES = 1 << 17
 _PAUSE_S = 0.004  # after each chunk: the transfer must still be under way when the fault comes
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: on, zero seconds
@@ -304,6 +306,19 @@ class Applications:
                 digest.update(part)
                 at += len(part)
             assert event["sha256"] == digest.hexdigest(), event
+
+
+def both_stop(lab: Lab) -> None:
+    """The owner loses its power while the standby is stopped, for longer than the lease lasts."""
+    topology = lab.topology
+    with LanCable(topology, topology.re0) as lan, LinkCable(topology.re0) as link:
+        processes.freeze(Namespace(topology.re1.namespace))
+        for cable in (lan, link):  # at once: nothing of it may reach the standby's backlog
+            cable.cut()
+        lab.fail("re0", "power")
+    over = time.monotonic() + LEASE_S  # nobody can be asked
+    eventually("the lease is over", lambda: time.monotonic() > over)
+    lab.heal("re1")
 
 
 def events(lab: Lab, node: str) -> list[dict[str, Any]]:

@@ -3,7 +3,6 @@
 import itertools
 import json
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import IPv4Address, IPv6Address
@@ -16,7 +15,7 @@ from prl._core import ffi, lib
 from prl.core.datapath import mapped
 from prl.daemon.probe import probe_frame
 from prl.lab import Lab, processes
-from prl.lab.cables import LanCable, LinkCable
+from prl.lab.cables import LinkCable
 from prl.lab.lab import PIN_DIRECTORY
 from prl.lab.netns import Namespace
 from prl.lab.topology import BRIDGE, Node
@@ -31,7 +30,6 @@ pytestmark = [
 
 ROGUE = bytes.fromhex("02000bad0bad")
 STORM = 20
-LEASE_S = 0.5
 TOKEN_AT = ffi.offsetof("struct prl_addr", "token")
 _labs = itertools.count()
 
@@ -115,19 +113,6 @@ def test_with_policy_stop_an_owner_alone_is_silent_until_the_operator_vouches() 
         assert peer.line() == "held"
 
 
-def both_stop(lab: Lab) -> None:
-    """The owner loses its power while the standby is stopped, for longer than the lease lasts."""
-    topology = lab.topology
-    with LanCable(topology, topology.re0) as lan, LinkCable(topology.re0) as link:
-        processes.freeze(Namespace(topology.re1.namespace))
-        for cable in (lan, link):  # at once: nothing of it may reach the standby's backlog
-            cable.cut()
-        lab.fail("re0", "power")
-    over = time.monotonic() + LEASE_S  # nobody can be asked
-    eventually("the lease is over", lambda: time.monotonic() > over)
-    lab.heal("re1")
-
-
 def forget_tokens(lab: Lab, node: Node) -> None:
     """What comes with a claim says nothing to the node's kernel any more."""
     path = str(PIN_DIRECTORY / lab.topology.instance(node) / "prl_addrs")
@@ -167,7 +152,7 @@ def test_an_owner_that_missed_all_claims_is_fenced_by_a_heartbeat() -> None:
 def test_with_policy_stop_a_standby_takes_over_without_a_lease(tmp_path: Path) -> None:
     with obedient(policy="stop") as (lab, apps):
         with watch(lab, tmp_path) as seen, apps.connect() as peer, Talk(peer) as talk:
-            both_stop(lab)
+            support.both_stop(lab)
             apps.expect("taken_over", "re1", peer=peer.port)
             talk.go_on()
         assert seen.runs() == ["re0", "re1"]
@@ -186,7 +171,7 @@ def test_beyond_the_lease_the_fence_command_decides(succeeds: bool, tmp_path: Pa
         apps.connect() as peer,
         Talk(peer) as talk,
     ):
-        both_stop(lab)
+        support.both_stop(lab)
         if not succeeds:
             eventually("the hook has failed", lambda: heard(lab, "re1", "fence_failed"))
             assert "cannot reach it" in heard(lab, "re1", "fence_failed")[0]

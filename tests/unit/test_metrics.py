@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import errno
+import json
 import re
 import socket
 from collections import defaultdict
@@ -87,6 +88,7 @@ def value(found: Facts, name: str, **labels: str) -> float:
 def test_what_is_told_is_openmetrics() -> None:
     found = facts()
     assert value(found, "prl_safe") == 1
+    assert value(found, "prl_lease_over") == 0
     assert value(found, "prl_service_state", state="owner") == 1
     assert value(found, "prl_service_state", state="standby") == 0
     assert value(found, "prl_sessions", state="active") == 3
@@ -131,6 +133,31 @@ def test_the_document_has_every_metric() -> None:
     assert rows == wanted
 
 
+@pytest.mark.parametrize("name", ["prl.rules.yml", "dashboard.json"])
+def test_rules_and_dashboard_ask_for_what_there_is(name: str) -> None:
+    text = (ROOT / "docs/monitoring" / name).read_text()
+    asked = set(re.findall(r"\bprl_\w+", text))
+    assert asked - set(samples(facts())) == set()
+    assert len(asked) > 10
+
+
+def test_the_dashboard_is_laid_out() -> None:
+    dashboard = json.loads((ROOT / "docs/monitoring/dashboard.json").read_text())
+    panels = dashboard["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    taken: set[tuple[int, int]] = set()
+    for panel in panels:
+        at = panel["gridPos"]
+        columns = range(at["x"], at["x"] + at["w"])
+        cells = {(x, y) for x in columns for y in range(at["y"], at["y"] + at["h"])}
+        assert max(columns) < 24
+        assert not cells & taken, f"{panel['title']} is on top of another one"
+        taken |= cells
+        for target in panel.get("targets", []):
+            assert target["datasource"]["uid"] == "${datasource}"
+            assert target["expr"]
+
+
 def test_events_are_counted() -> None:
     happened = EventLog(lambda _: None)
     tally = Tally(happened)
@@ -155,6 +182,16 @@ def test_a_hold_is_counted_in_the_bucket_of_its_power_of_two(held_ns: int, bucke
         assert held_ns / 1e9 < bound
 
 
+def test_what_the_datapath_counts_is_read() -> None:
+    struct = ffi.new("struct prl_dp_figures *")
+    lib.prl_hold_times_add(ffi.addressof(struct, "held_out"), 5000)
+    struct.false_suspects = 7
+    found = Figures.of(struct[0])
+    assert found.held_out == HoldTimes(5e-6, (0, 1, *[0] * 18))
+    assert found.owner["false_suspects"] == 7
+    assert set(facts().figures.owner) == set(found.owner)
+
+
 # -- over HTTP
 
 
@@ -169,11 +206,14 @@ class Served:
 
     def __init__(self) -> None:
         self.port, self.gathered = free_port(), 0
+        self.fault: Exception | None = None
         self.log = EventLog(lambda _: None)
         self.exporter = Exporter(f"127.0.0.1:{self.port}", self.log, self.gather)
 
     def gather(self) -> Facts:
         self.gathered += 1
+        if self.fault is not None:
+            raise self.fault
         return facts()
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -268,6 +308,19 @@ def test_a_port_that_is_taken_is_told_once_and_tried_again(
 
     monkeypatch.setattr(exporter, "_bound", bound)
     monkeypatch.setattr(exporter, "AGAIN_S", 0.0)
+    run(scenario)
+
+
+def test_a_fault_of_its_own_is_told_and_answered() -> None:
+    async def scenario(served: Served) -> None:
+        served.fault = ZeroDivisionError("no such thing")
+        assert b" 500 " in await served.ask()
+        (record,) = served.log.after(0, 10)
+        assert (record.event, record.level) == ("metrics", "error")
+        assert "ZeroDivisionError: no such thing" in record.text
+        served.fault = None
+        assert b" 200 " in await served.ask()
+
     run(scenario)
 
 
