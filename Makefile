@@ -27,7 +27,7 @@ TEST_FILES := $(wildcard tests/fuzz/*.[ch] tests/sim/*.[ch])
 PY_FILES := $(wildcard prl tests docs/examples setup.py userspace/build_ffi.py userspace/facts.py bpf/trace)
 
 APT := $(LISTS:%=apt-%)
-.PHONY: help setup setup-demo root $(APT) kernel-headers bpffs build install-client deb dist demo test fresh-results test-vm test-quick test-kernels fuzz facts lint tidy format clean
+.PHONY: help setup setup-demo root $(APT) kernel-headers bpffs build install-client deb dist demo test fresh-results test-vm test-quick test-kernels fuzz test-sanitizers facts lint tidy format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -142,6 +142,9 @@ facts: $(BIN)/python ## write what wire.def says into the dissector and the docu
 FUZZ_SECONDS := 600
 fuzz: apt-fuzz | $(BIN)/python ## fuzz each target (or TARGETS) with sanitizers for FUZZ_SECONDS
 	@$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS) $(TARGETS) </dev/null
+
+test-sanitizers: build ## the tests of the C code, compiled with sanitizers (as root also two in the kernel)
+	@$(BIN)/python -m tests.sanitized </dev/null
 
 lint: $(VENV)/.built ## style, types, import directions
 	@$(BIN)/ruff check -q $(PY_FILES)

@@ -7,6 +7,7 @@ import struct
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import pytest
 from hypothesis import given
@@ -56,8 +57,12 @@ def encode(name: str, handle: int, seq: int, values: dict[str, int], tlvs: bytes
     return bytes(ffi.buffer(out, done))
 
 
+_decoded: WeakKeyDictionary[Any, bytes] = WeakKeyDictionary()
+
+
 def decode(data: bytes) -> tuple[int, Any]:
     msg = ffi.new("struct prl_msg *")
+    _decoded[msg] = data  # what it points into
     return lib.prl_wire_decode(ffi.from_buffer(data), len(data), msg), msg
 
 
