@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from prl.daemon.bounded import Bounded
 from prl.daemon.events import EventLog
 from prl.daemon.freezer import Freezer
 from prl.errors import ConfigError, KernelError, PrlError, UsageError
@@ -223,6 +224,7 @@ class ControlServer:
         self._group, self._gid = group, -1
         self._handler, self._on_gone = handler, on_gone
         self._clients: set[Client] = set()
+        self._refused = 0
         self._listener: socket.socket | None = None
 
     async def handle(
@@ -232,9 +234,9 @@ class ControlServer:
         return await self._handler(client, request, fds)
 
     @property
-    def used(self) -> tuple[int, int]:
-        """Its clients now, and how many there may be."""
-        return len(self._clients), CLIENTS_MAX
+    def used(self) -> Bounded:
+        """Its clients."""
+        return Bounded(len(self._clients), CLIENTS_MAX, self._refused)
 
     def report_failure(self, client: Client, error: Exception) -> None:
         """A request met a fault of prld's own."""
@@ -330,6 +332,7 @@ class ControlServer:
             return
         guests = sum(client.is_guest for client in self._clients) if is_guest else 0
         if len(self._clients) >= CLIENTS_MAX or guests >= GUESTS_MAX:
+            self._refused += 1
             _refuse(sock, f"prld has {guests or len(self._clients)} clients; close some", 1)
             return
         sock.setblocking(False)

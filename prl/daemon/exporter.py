@@ -14,6 +14,7 @@ from typing import Final
 
 from prometheus_client.openmetrics import exposition
 
+from prl.daemon.bounded import Bounded
 from prl.daemon.events import EventLog
 from prl.daemon.metrics import Facts
 from prl.messages import parse_endpoint
@@ -36,16 +37,15 @@ class Exporter:
     def __init__(self, listen: str, log: EventLog, gather: Callable[[], Facts]) -> None:
         self._listen, self._log, self._gather = listen, log, gather
         self._clients = 0
-        self.refused = 0
-        """Clients beyond CLIENTS_MAX."""
+        self._refused = 0
         self._text: bytes = b""
         self._at_s = -AGE_S
         self._rendering = asyncio.Lock()
 
     @property
-    def used(self) -> tuple[int, int]:
-        """Its clients now, and how many there may be."""
-        return self._clients, CLIENTS_MAX
+    def used(self) -> Bounded:
+        """Its clients."""
+        return Bounded(self._clients, CLIENTS_MAX, self._refused)
 
     async def run(self) -> None:
         """Serve until cancelled. A port that is taken is no reason to end, but told once."""
@@ -70,7 +70,7 @@ class Exporter:
 
     async def _on_client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._clients >= CLIENTS_MAX:
-            self.refused += 1
+            self._refused += 1
             writer.transport.abort()
             return
         self._clients += 1

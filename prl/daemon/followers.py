@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import msgspec
 
+from prl.daemon.bounded import Bounded
 from prl.daemon.control import Client
 from prl.daemon.events import EventLog
 from prl.daemon.record import Level, Record
@@ -49,12 +50,13 @@ class Followers:
         self._log, self._things = log, things
         self._followers: dict[Client, _Follower] = {}
         self._woken = False
+        self._refused = 0
         log.listeners.append(self._wake)
 
     @property
-    def used(self) -> tuple[int, int]:
-        """Followers now, and how many there may be."""
-        return len(self._followers), FOLLOWERS_MAX
+    def used(self) -> Bounded:
+        """Followers."""
+        return Bounded(len(self._followers), FOLLOWERS_MAX, self._refused)
 
     def add(self, client: Client, *, past: bool) -> None:
         """Tell a client from now on; with ``past``, of what has happened before, too.
@@ -63,6 +65,7 @@ class Followers:
             PrlError: there are FOLLOWERS_MAX already.
         """
         if client not in self._followers and len(self._followers) >= FOLLOWERS_MAX:
+            self._refused += 1
             raise PrlError(f"events have {FOLLOWERS_MAX} followers already; end one of them")
         self._followers[client] = _Follower(client, self._things(), self._log.newest, past=past)
         client.on_drained = self._wake

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from prl.config import Config
+from prl.daemon.bounded import Bounded
 from prl.daemon.events import EventLog
 from prl.daemon.record import Record
 
@@ -93,15 +94,11 @@ class Hooks:
             subject.task = asyncio.get_running_loop().create_task(self._serve(subject))
 
     @property
-    def running(self) -> int:
+    def used(self) -> Bounded:
         """Subjects whose program runs, or is about to."""
         tasks = (subject.task for subject in self._subjects.values())
-        return sum(task is not None and not task.done() for task in tasks)
-
-    @property
-    def limit(self) -> int:
-        """How many of those there may be."""
-        return len(self._config.service) + len(KINDS) - 1
+        running = sum(task is not None and not task.done() for task in tasks)
+        return Bounded(running, len(self._config.service) + len(KINDS) - 1)
 
     async def close(self) -> None:
         """Kill what runs."""

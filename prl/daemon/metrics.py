@@ -18,6 +18,7 @@ from prl.core.datapath import HOLD_BOUNDS_S, Figures, HoldTimes
 from prl.core.facts import Owner, Status
 from prl.core.native import lib
 from prl.daemon import facts
+from prl.daemon.bounded import Bounded
 from prl.daemon.catalogue import HAPPENED
 from prl.daemon.events import EventLog
 from prl.daemon.facts import CAUSES, NodeView
@@ -82,8 +83,8 @@ class Facts:
     look: Look
     events: Mapping[str, int]
     hooks: Hooks
-    used: Mapping[str, tuple[int, int]]
-    """Bounded resources of the control plane: how much is used, and of how much."""
+    used: Mapping[str, Bounded]
+    """Bounded resources of the control plane."""
     flows: list[dict[str, Any]]
     """With labels of their own."""
 
@@ -257,19 +258,26 @@ class Facts:
     def _resources(self) -> Iterator[Metric]:
         status = self.status
         flows = status.flows_primary + status.flows_secondary
-        used = {
-            "flows": (flows, self.view.config.flows_max),
-            "frames": (lib.PRL_DP_FRAMES - status.frames_free, lib.PRL_DP_FRAMES),
-            "holds": (status.holds_used, lib.PRL_DP_HOLDS),
+        counters = status.counters
+        frames = lib.PRL_DP_FRAMES - status.frames_free
+        bounded = {
+            "flows": Bounded(flows, self.view.config.flows_max),
+            "frames": Bounded(frames, lib.PRL_DP_FRAMES, counters["rx_no_frame"]),
+            "holds": Bounded(status.holds_used, lib.PRL_DP_HOLDS, counters["rx_no_hold"]),
             **self.used,
         }
-        for name, position, words in (("used", 0, "What is used"), ("limit", 1, "The limit")):
-            yield _gauges(
-                f"prl_resource_{name}",
-                f"{words} of a bounded resource.",
-                "resource",
-                {resource: pair[position] for resource, pair in used.items()},
-            )
+        label = "resource"
+        used = {resource: found.used for resource, found in bounded.items()}
+        yield _gauges("prl_resource_used", "What is used of a bounded resource.", label, used)
+        limits = {resource: found.limit for resource, found in bounded.items()}
+        yield _gauges("prl_resource_limit", "The limit of a bounded resource.", label, limits)
+        refused = {
+            resource: found.refused
+            for resource, found in bounded.items()
+            if found.refused is not None
+        }
+        words = "Times that more was wanted than there is, where that is counted."
+        yield _counters("prl_resource_refused", words, label, refused)
 
 
 def gather(
@@ -277,7 +285,7 @@ def gather(
     safety: Safety,
     tally: Tally,
     hooks: Hooks,
-    used: Callable[[], dict[str, tuple[int, int]]],
+    used: Callable[[], dict[str, Bounded]],
 ) -> Facts:
     """What there is to tell now."""
     labelled = view.config.metrics.sessions

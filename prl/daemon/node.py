@@ -24,6 +24,7 @@ from prl.core.facts import EventKind, Message, Owner, Reason, Silence, Tlv
 from prl.core.kernel import Kernel
 from prl.daemon import ghosts, inventory, tap, xdp
 from prl.daemon.attempt import Attempts
+from prl.daemon.bounded import Bounded
 from prl.daemon.control import ControlServer
 from prl.daemon.events import EventLog
 from prl.daemon.facts import NodeView
@@ -265,13 +266,13 @@ class Node:
             group=config.socket_group,
         )
 
-    def _used(self) -> dict[str, tuple[int, int]]:
-        """Bounded resources of the control plane: how much is used, and of how much."""
+    def _used(self) -> dict[str, Bounded]:
+        """Bounded resources of the control plane."""
         assert self._exporter is not None
         return {
             "control_clients": self._control.used,
             "event_followers": self._followers.used,
-            "hooks": (self._hooks.running, self._hooks.limit),
+            "hooks": self._hooks.used,
             "metrics_clients": self._exporter.used,
         }
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from prl.daemon import control
+from prl.daemon.bounded import Bounded
 from prl.daemon.catalogue import EVENTS, HAPPENED, STATE
 from prl.daemon.control import Client, ControlServer
 from prl.daemon.events import EVENTS_MAX, TEXT_MAX_CHARS, EventLog
@@ -203,6 +204,7 @@ def test_followers_are_bounded_and_leave(ring: EventLog, server: ControlServer) 
             followers.add(peer.client, past=False)
         with pytest.raises(PrlError, match="16 followers"):
             followers.add(peers[-1].client, past=False)
+        assert followers.used == Bounded(FOLLOWERS_MAX, FOLLOWERS_MAX, 1)
         followers.gone(peers[0].client)
         followers.add(peers[-1].client, past=False)
         for peer in peers:

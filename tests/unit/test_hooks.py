@@ -13,6 +13,7 @@ import pytest
 
 from prl.config import parse
 from prl.daemon import hooks
+from prl.daemon.bounded import Bounded
 from prl.daemon.events import EventLog
 from prl.daemon.hooks import Hooks
 from prl.errors import ConfigError
@@ -107,7 +108,7 @@ def test_of_what_changes_while_a_hook_runs_the_newest_is_told(tmp_path: Path) ->
             await asyncio.sleep(0)
         for state in ("owner", "fenced", "owner"):
             node.role(state)
-        assert node.hooks.running == 1 <= node.hooks.limit
+        assert node.hooks.used == Bounded(1, 3)
         await node.until_idle()
         assert [(r["PRL_STATE"], r["PRL_MISSED"]) for r in told(tmp_path / "told")] == [
             ("standby", "0"),
@@ -186,9 +187,9 @@ def test_nothing_waits_for_a_hook_and_the_end_kills_it() -> None:
     async def scenario() -> None:
         node = Node("import time; time.sleep(600)")
         node.role("owner")
-        assert node.hooks.running == 1, "it has not even been started when the event returns"
+        assert node.hooks.used.used == 1, "it has not even been started when the event returns"
         await node.hooks.close()
-        assert node.hooks.running == 0
+        assert node.hooks.used.used == 0
 
     run(scenario)
 

@@ -22,6 +22,7 @@ from prl.core.datapath import HOLD_BOUNDS_S, Figures, HoldTimes
 from prl.core.facts import LinkState, Owner, Silence, Status
 from prl.core.native import ffi, lib
 from prl.daemon import exporter
+from prl.daemon.bounded import Bounded
 from prl.daemon.catalogue import HAPPENED
 from prl.daemon.events import EventLog
 from prl.daemon.exporter import CLIENTS_MAX, Exporter
@@ -64,7 +65,7 @@ def facts(*, verdict: Verdict = Verdict(), sessions: bool = False, **more: Any) 
         look=Look(verdict, {"active": 3, "setup": 1}, 0.25, 0.0),
         events=dict.fromkeys(HAPPENED, 1),
         hooks=Hooks(config, EventLog(lambda _: None)),
-        used={"control_clients": (1, 4096)},
+        used={"control_clients": Bounded(1, 4096, 3)},
         flows=[flow],
     )
 
@@ -95,6 +96,7 @@ def test_what_is_told_is_openmetrics() -> None:
     assert value(found, "prl_false_suspicions_total") == 2
     assert value(found, "prl_events_total", event="takeover") == 1
     assert value(found, "prl_resource_limit", resource="control_clients") == 4096
+    assert value(found, "prl_resource_refused_total", resource="control_clients") == 3
     assert value(found, "prl_dropped_packets_total", reason="malformed") == 2
     assert value(found, "prl_hold_seconds_sum", direction="input") == 0.5
     buckets = [
@@ -231,7 +233,7 @@ class Served:
         return answer
 
     async def until_clients(self, count: int) -> None:
-        while self.exporter.used[0] != count:  # noqa: ASYNC110 - nothing tells of it
+        while self.exporter.used.used != count:  # noqa: ASYNC110 - nothing tells of it
             await asyncio.sleep(0)
 
 
@@ -280,7 +282,7 @@ def test_clients_are_bounded_and_those_who_wait_are_ended(monkeypatch: pytest.Mo
         reader, writer = await served.connect()
         assert await reader.read() == b""
         writer.close()
-        assert served.exporter.refused == 1
+        assert served.exporter.used.refused == 1
         for reader, writer in idle:  # they say nothing, until their time is over
             assert await reader.read() == b""
             writer.close()
