@@ -706,6 +706,7 @@ void dp_primary_activate(struct prl_dp *dp, struct dp_flow *flow, uint32_t commi
 {
     struct prl_actions actions = {0};
 
+    prl_owner_has_shadow(&dp->owner, flow->service);
     dp_flow_sample(dp, flow);
     flow->kernel->edge_limit = peer_edge;
     prl_primary_activate(&flow->primary, committed, dp_flow_own_edge(flow), peer_edge,

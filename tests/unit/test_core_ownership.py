@@ -614,6 +614,17 @@ def test_renounced_service_is_taken_at_once() -> None:
     assert n.owner.link == lib.PRL_LINK_UP
 
 
+def test_who_has_taken_over_can_be_replaced_once_the_other_node_has_a_shadow() -> None:
+    n = Node(STANDBY).linked()
+    assert n.call("renounced", 0) == TAKEOVER
+    assert lib.prl_owner_replaceable_ns(n.owner) == 0
+    lib.prl_owner_has_shadow(n.owner, 0)
+    assert lib.prl_owner_replaceable_ns(n.owner) == 1100 * MS
+    n.present = False
+    n.tick(90)
+    assert n.tick(100) & SILENCE
+
+
 def test_what_was_renounced_is_not_taken_back_in_the_epoch() -> None:
     n = Node(OWNER).linked()
     lib.prl_owner_give(n.owner, 0)

@@ -66,6 +66,11 @@ void prl_owner_give(struct prl_owner *owner, uint32_t service)
         owner->given_mask |= 1u << service;
 }
 
+void prl_owner_has_shadow(struct prl_owner *owner, uint32_t service)
+{
+    owner->taken_mask &= ~(1u << service);
+}
+
 void prl_owner_given_is_taken(struct prl_owner *owner, uint32_t service)
 {
     if (service < owner->config.services)

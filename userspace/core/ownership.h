@@ -107,7 +107,7 @@ struct prl_owner {
     uint8_t is_urgent; /* the LAN is watched because somebody may soon take over */
     uint8_t unheard; /* silent, and nobody has heard it since the link was lost: the other node has the sessions */
     uint32_t silent_mask; /* the services that it holds for */
-    uint32_t taken_mask; /* taken over since the link was last up */
+    uint32_t taken_mask; /* taken over since the link was last up, and not protected since */
     uint32_t good_mask; /* services that a session would go on of, if they were taken over now */
     uint32_t busy; /* own tick was late: the next LEASE says so */
     uint64_t last_tick_ns;
@@ -149,6 +149,8 @@ void prl_owner_set_state(struct prl_owner *owner, uint32_t service, uint8_t stat
  * it is not taken back before the other is known to have it (a snapshot of one of its sessions came). */
 void prl_owner_give(struct prl_owner *owner, uint32_t service);
 void prl_owner_given_is_taken(struct prl_owner *owner, uint32_t service);
+/* The other node is about to have a shadow of the service: it may replace this one from now on, also where it was replaced. */
+void prl_owner_has_shadow(struct prl_owner *owner, uint32_t service);
 
 /* Events; each returns enum prl_owner_do bits. */
 uint32_t prl_owner_link_up(struct prl_owner *owner, uint64_t now_ns); /* new epoch: no lease yet (L10) */
