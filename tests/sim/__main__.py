@@ -1,4 +1,4 @@
-"""Replay one seed with its trace: ``python -m tests.sim SEED``."""
+"""Replay one seed with its trace: ``python -m tests.sim SEED [patient]``."""
 
 import sys
 
@@ -10,7 +10,7 @@ from tests.sim.world import World
 def main() -> int:
     """Print the trace and the violation, if there is one."""
     trace: list[str] = []
-    world = World(int(sys.argv[1]), product(), trace)
+    world = World(int(sys.argv[1]), product(), trace, patient=len(sys.argv) > 2)
     try:
         world.run()
     except ViolationError as violation:

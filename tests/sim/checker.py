@@ -13,6 +13,8 @@ VOIDING_MAX_NS = 450_000_000
 """The lease's end opens whatever VOID does not."""
 SEEK_MAX_NS = 1300_000_000
 """An owner that was silent also probes first, perhaps twice."""
+PROTECTED_WITHIN_NS = 1000_000_000
+"""After the last fault, and while nothing happens to its flow."""
 AUDIT_EVERY = 8
 """Passes between two audits of a node's memory; one more comes at the end."""
 
@@ -140,6 +142,9 @@ class Checker:
             if node.waking and node.is_unheld(session):
                 self.world.count("spoke while it woke")  # README.md: what is left out
                 return
+            if node.is_stopped_and_deaf() or other.is_stopped_and_deaf():
+                self.world.count("spoke while it was stopped and deaf")  # README.md as well
+                return
             raise ViolationError(f"I7: both nodes speak for service {session.service}")
         if node.is_shadow(session):
             raise ViolationError(f"I4: a shadow of session {session.number} speaks")
@@ -166,10 +171,13 @@ class Checker:
         """After each pass, each call, and wherever a pass was stopped."""
         if not node.powered or node.control is None:
             return
-        for session in self.world.sessions:
-            self._look_at_flow(node, session)
-        for service in range(len(self.world.first_owner)):
-            self._look_at_move(node, service)
+        states = self.lib.sim_states(node.host)
+        if states != node.control.states:
+            node.control.states = states
+            for session in self.world.sessions:
+                self._look_at_flow(node, session)
+            for service in range(len(self.world.first_owner)):
+                self._look_at_move(node, service)
         if self.world.passes % AUDIT_EVERY == 0 and not node.stalled:
             self.audit(node)
 
@@ -204,7 +212,7 @@ class Checker:
             return
         assert node.control is not None
         node.control.given.add(service)
-        if before != lib.PRL_MOVE_DRAINING:
+        if before not in (lib.PRL_MOVE_ASKING, lib.PRL_MOVE_DRAINING):
             return
         for session in self.world.sessions:
             view = self._view(node, session)
@@ -296,6 +304,27 @@ class Checker:
         for session in world.sessions:
             if not session.over:
                 self._goes_on(session, everybody=everybody)
+        if world.patient and everybody:
+            self._is_protected()
+
+    def _is_protected(self) -> None:
+        """Long after the last fault: the link is up, and every session that can be is protected."""
+        world, lib = self.world, self.lib
+        if not all(node.control and node.control.is_up() for node in world.nodes):
+            raise ViolationError("I5: the link does not come up")
+        for session in world.sessions:
+            node = world.nodes[world.route[session.service]]
+            sock = node.sock(session)
+            if session.over or session.fin_sent or sock.fin or sock.peer_fin:
+                continue
+            since_ns = self._since.get((node.index, session.number), 0)
+            view = self._view(node, session)
+            active = view.used and not view.secondary and view.state == lib.PRL_PRIMARY_ACTIVE
+            if not active and world.now_ns - since_ns > PROTECTED_WITHIN_NS:
+                raise ViolationError(
+                    f"I5: session {session.number} is not protected since "
+                    f"{(world.now_ns - since_ns) / 1e6:.0f} ms"
+                )
 
     def _was_silent(self, node: "Node") -> bool:
         return node.control is not None and bool(self.lib.sim_owner(node.host).silences)

@@ -30,6 +30,8 @@ class Control:
         self.ffi, self.lib = node.ffi, node.lib
         self.settled = False
         self.epoch = 0
+        self.states = -1
+        """What the checker has seen: sim_states()."""
         self.given: set[int] = set()
         """Services that were given over the link; the other node may act on that word."""
         self.retry_at_ns: dict[int, int] = {}
@@ -256,7 +258,7 @@ class Control:
             node.later(10 * MS, self._start_alone)
             return
         for service, first in enumerate(self.world.first_owner):
-            if first != node.index or self.settled or node.lan_cut:
+            if first != node.index or self.settled or not node.hears_lan:
                 continue
             if self._state(service) == NONE and not self._is_answered(service):
                 node.host.node.terms[service] += 1
@@ -304,12 +306,12 @@ class Control:
 
     def _is_answered(self, service: int) -> bool:
         other = self.node.other
-        return not self.node.lan_cut and not other.lan_cut and other.could_speak(service)
+        return self.node.hears_lan and other.hears_lan and other.could_speak(service)
 
     def _probed(self, service: int) -> None:
         """Nobody but the new owner would answer."""
         node, other = self.node, self.node.other
-        if not node.runs or node.asleep or node.lan_cut:
+        if not node.runs or node.asleep or not node.hears_lan:
             return
         taken = other.address(service) == OWNER
         in_doubt = self.lib.sim_move(node.host, service).state == self.lib.PRL_MOVE_DOUBT
@@ -475,7 +477,7 @@ class Control:
             if flow.state != lib.PRL_PRIMARY_OPEN:
                 return
             handle = int(flow.handle)
-        elif flow.used and (flow.state != lib.PRL_SECONDARY_OWNER or flow.relaying):
+        elif flow.used and flow.state != lib.PRL_SECONDARY_OWNER:
             return
         if self.retry_at_ns.get(session.number, 0) > world.now_ns:
             return

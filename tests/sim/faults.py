@@ -17,7 +17,7 @@ KINDS = (
     "both paused", "machine paused", "machine paused", "clock stands", "clock stands",
     "owner dies unseen", "both cut", "both cut", "LAN of one cut",
     "switchover", "switchover", "switchover", "slow passes", "wake-ups lost",
-    "control plane late", "kernel drops",
+    "control plane late", "kernel drops", "LAN of one deaf", "link cut and LAN of one deaf",
 )  # fmt: skip
 
 
@@ -65,6 +65,16 @@ class Faults:
         self._cut(node, int(for_ns * (0.5 + self.world.random.random())))
         self._lan_of_one_cut(node, for_ns)
 
+    def _lan_of_one_deaf(self, node: "Node", for_ns: int) -> None:
+        """One direction of its cable."""
+        if node.powered and not node.asleep:
+            node.host.lan_deaf = 1
+            self.world.at(self.world.now_ns + for_ns, node.mend_lan)
+
+    def _link_cut_and_lan_of_one_deaf(self, node: "Node", for_ns: int) -> None:
+        self._cut(node, for_ns)
+        self._lan_of_one_deaf(node, for_ns)
+
     def _lan_silent(self, _node: "Node", for_ns: int) -> None:
         self._later(for_ns, self.world, "lan_loss", self.world.lan_loss)
         self.world.lan_loss = 1.0
@@ -96,19 +106,19 @@ class Faults:
 
     def _machine_paused(self, node: "Node", for_ns: int) -> None:
         """Kernel and all; the clock goes on."""
-        if not node.lan_cut:  # README.md: what is left out
+        if node.hears_lan:  # README.md: what is left out
             node.sleep(for_ns, clock_stands=False)
 
     def _clock_stands(self, node: "Node", for_ns: int) -> None:
         """A virtual machine is suspended: nothing in it knows, when it goes on."""
-        if not node.lan_cut:  # README.md: what is left out
+        if node.hears_lan:  # README.md: what is left out
             node.sleep(for_ns, clock_stands=True)
 
     def _owner_dies_unseen(self, node: "Node", for_ns: int) -> None:
         """It has gone on alone while the other machine was suspended, whose lease did not age."""
         world = self.world
         asleep_ns = ALONE_FROM_NS + int(60 * MS * world.random.random())
-        if world.now_ns + asleep_ns < FAULTS_TO_NS and not node.lan_cut:
+        if world.now_ns + asleep_ns < FAULTS_TO_NS and node.hears_lan:
             node.sleep(asleep_ns, clock_stands=True)
             world.at(world.now_ns + asleep_ns - MS, self._power_off, node.other, for_ns)
 
@@ -121,7 +131,7 @@ class Faults:
         node.stall, node.stall_silent = (self.world.random.randint(1, 40), for_ns), True
 
     def _prld_killed(self, node: "Node", for_ns: int) -> None:
-        if node.lan_cut or node.asleep:
+        if not node.hears_lan or node.asleep:
             return  # README.md: what is left out
         node.kill_prld()
         self.world.at(self.world.now_ns + for_ns, self._restart_prld, node)

@@ -21,6 +21,7 @@
 #define STACK_BYTES (512u << 10)
 #define MSS 1400u /* a segment of more was several on the wire */
 #define SETTLE_NS 300000000ull
+#define KEEP_BACK_MAX_NS 60000000u
 #define GAP_NS 100000000ull
 #define LAST_ACK 1u
 #define LAST_EDGE 4u
@@ -996,7 +997,7 @@ static ssize_t io_sock_send(struct prl_host *host, int fd, const uint8_t *bytes,
     if (!is_good(bytes, (uint32_t)sock->snd_nxt, (uint32_t)count))
         wrong(host, "session %u: the shadow's output is not the application's", sock->session);
     if (happens(host, host->keep_back_chance))
-        sock->kept_back_until_ns = host->clock_ns + draw(host) % 20000000;
+        sock->kept_back_until_ns = host->clock_ns + draw(host) % KEEP_BACK_MAX_NS;
     sock->snd_nxt += count;
     if (host->clock_ns >= sock->kept_back_until_ns)
         sock->pushed = sock->snd_nxt;
@@ -1358,6 +1359,23 @@ void sim_flow(const struct prl_host *host, uint32_t session, struct sim_flow *fo
     found->out_held = queues->out_held.count;
     found->waiting = queues->in_held.count + queues->out_held.count + queues->in_pending.count +
                      queues->out_pending.count + queues->relayed.count;
+}
+
+uint64_t sim_states(const struct prl_host *host)
+{
+    const struct prl_dp *dp = host->dp;
+    uint64_t states = 0;
+
+    for (uint32_t i = 0; i < dp->flows_top; i++) {
+        const struct dp_flow *flow = &dp->flows[i];
+        uint32_t state = flow->secondary ? 16u + flow->secondary_core.state : flow->primary.state;
+
+        states = (states ^ (flow->used ? flow->spec.handle ^ flow->spec.generation << 8 ^ state << 16 : 0)) *
+                 0x9e3779b97f4a7c15ull;
+    }
+    for (uint32_t i = 0; i < dp->config.owner.services; i++)
+        states = (states ^ dp->moves[i].state) * 0x9e3779b97f4a7c15ull;
+    return states;
 }
 
 struct prl_owner *sim_owner(const struct prl_host *host)

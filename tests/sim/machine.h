@@ -66,6 +66,7 @@ struct prl_host {
     uint64_t clock_ns;
     uint64_t stale_since_ns, woke_ns; /* bpf/settle.h */
     uint8_t lan_cut, asleep;
+    uint8_t lan_deaf; /* nothing of the LAN's arrives; the world sees to that */
     struct prl_dp *dp; /* NULL: there is no prld */
     /* the kernel's, which outlives prld */
     struct prl_node node;
@@ -131,6 +132,7 @@ bool sim_works(const struct prl_host *host);
 
 /* ---- a look inside ---- */
 void sim_flow(const struct prl_host *host, uint32_t session, struct sim_flow *found);
+uint64_t sim_states(const struct prl_host *host); /* another number when a flow's or a move's state is another */
 struct prl_owner *sim_owner(const struct prl_host *host);
 uint64_t
 sim_lan_counter(const struct prl_host *host); /* the newest LAN heartbeat in this epoch: when it was sent */

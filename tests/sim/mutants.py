@@ -62,12 +62,6 @@ MUTANTS = (
         "take_acked(&queues->in_held, is_nack ? seq - 1 : seq + 1,",
     ),
     Mutant(
-        "output is acknowledged before the shadow has sent it",
-        "core/secondary.c",
-        "    if (unsent_bytes == 0) {",
-        "    if (unsent_bytes <= 500) {",
-    ),
-    Mutant(
         "a service that was renounced is taken back",
         "core/ownership.c",
         "        owner->given_mask |= 1u << service;",
@@ -131,13 +125,6 @@ MUTANTS = (
         "    (void)service;\n    (void)dp;\n    return NULL;",
     ),
     Mutant(
-        "an owner that was not taken over claims with the token",
-        "dp_owner.c",
-        "    return dp->owner.taken_mask & 1u << service ? dp->own_token : NULL;",
-        "    return dp->own_token;",
-        ("LAN of one cut", "takeover requested", "takeover requested"),
-    ),
-    Mutant(
         "the token of a new epoch does not reach the kernel",
         "dp_owner.c",
         "            memcpy(value.token, dp->peer_token, sizeof(value.token));\n"
@@ -177,6 +164,13 @@ MUTANTS = (
         "    if (todo & PRL_OWNER_DO_OPEN_FLOWS)\n        dp_primary_open_all(dp);",
         "",
         ("power off",),
+    ),
+    Mutant(
+        "who has taken over and has shadows again does not fall silent",
+        "dp_flows.c",
+        "    prl_owner_has_shadow(&dp->owner, flow->service);\n",
+        "",
+        ("switchover", "LAN silent", "link cut and LAN of one deaf"),
     ),
     # -- dp_switchover.c
     Mutant(
@@ -261,12 +255,6 @@ MUTANTS = (
         "            flags = PRL_FLOW_OPEN;",
     ),
     Mutant(
-        "a void shadow may speak",
-        "dp_flows.c",
-        "            flags = PRL_FLOW_SECONDARY | PRL_FLOW_VOID;",
-        "            flags = PRL_FLOW_OPEN;",
-    ),
-    Mutant(
         "output that the hold TAP has lost is never held again",
         "dp_flows.c",
         "        kernel->out_held = kernel->out_committed;",
@@ -289,12 +277,6 @@ MUTANTS = (
         "the datapath's heartbeat stands",
         "datapath.c",
         "    dp->node->heartbeat_ns = dp->now_ns;\n",
-        "",
-    ),
-    Mutant(
-        "what was accepted is not acknowledged",
-        "datapath.c",
-        "    dp_secondary_flush_acks(dp);\n",
         "",
     ),
     # -- dp_verify.c, dp_setup.c

@@ -75,6 +75,16 @@ class Node:
     def lan_cut(self) -> bool:
         return bool(self.host.lan_cut) if self.powered else False
 
+    @property
+    def hears_lan(self) -> bool:
+        """Whether what others send reaches it."""
+        return self.powered and not self.host.lan_cut and not self.host.lan_deaf
+
+    def is_stopped_and_deaf(self) -> bool:
+        """Its prld does not run, and no claim reaches its kernel, which can still be heard."""
+        late_ns = self.clock_ns() - int(self.host.node.heartbeat_ns)
+        return bool(self.host.lan_deaf) and late_ns > SUSPECT_MS * MS // 2
+
     # -- time
 
     def clock_ns(self) -> int:
@@ -268,7 +278,7 @@ class Node:
         """The LAN is back. A new owner's claims are still fast, or prld is silent by now (L6)."""
         if not self.powered:
             return
-        self.host.lan_cut = 0
+        self.host.lan_cut = self.host.lan_deaf = 0
         for node in self.world.nodes:
             node.claim_again()
         for service in range(len(self.world.first_owner)):  # the peers ask who has it

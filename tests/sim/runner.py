@@ -6,9 +6,9 @@ import time
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import partial
 
-from tests.sim.build import build, load, product
+from tests.sim.build import build, product
 from tests.sim.core import Core
 from tests.sim.world import World
 
@@ -53,27 +53,19 @@ def _by_number(counts: dict[str, int]) -> str:
     return ", ".join(f"{name} {n}" for name, n in sorted(counts.items(), key=lambda c: -c[1]))
 
 
-_core: Core | None = None
-
-
-def _start(path: Path | None) -> None:
-    global _core  # noqa: PLW0603 - a worker has one core for its life
-    _core = load(path) if path else product()
-
-
-def _block(seeds: range) -> Report:
-    assert _core is not None
-    return run_block(seeds, _core)
-
-
 def run_block(
-    seeds: range, core: Core, *, faults: tuple[str, ...] = (), stop_at_first: bool = False
+    seeds: range,
+    core: Core | None = None,
+    *,
+    faults: tuple[str, ...] = (),
+    stop_at_first: bool = False,
+    patient: bool = False,
 ) -> Report:
     """Run ``seeds`` one after the other; ``faults`` are the only kinds, where given."""
     report = Report()
     began_s = time.process_time()
     for seed in seeds:
-        world = World(seed, core, faults=faults)
+        world = World(seed, core or product(), faults=faults, patient=patient)
         try:
             world.run()
         except AssertionError as failure:  # a violation, or the model's own doubt
@@ -87,16 +79,14 @@ def run_block(
     return report
 
 
-def run(seeds: range, module: Path | None = None, processes: int | None = None) -> Report:
-    """Run ``seeds`` on all processors; ``module`` is a core other than the product's."""
+def run(seeds: range, *, patient: bool = False) -> Report:
+    """Run ``seeds`` on all processors."""
     blocks = [seeds[at : at + BLOCK] for at in range(0, len(seeds), BLOCK)]
     report = Report()
     context = multiprocessing.get_context("spawn")
-    workers = min(processes or os.cpu_count() or 1, len(blocks))
-    if module is None:
-        build()  # before all of them do
-    with ProcessPoolExecutor(workers, context, _start, (module,)) as pool:
-        for part in pool.map(_block, blocks):
+    build()  # before all of them do
+    with ProcessPoolExecutor(min(os.cpu_count() or 1, len(blocks)), context) as pool:
+        for part in pool.map(partial(run_block, patient=patient), blocks):
             report.add(part)
     report.failures.sort()
     return report

@@ -17,6 +17,7 @@ from tests.sim.runner import run, run_block
 
 SEEDS = int(os.environ.get("PRL_SIM_SEEDS", "10000"))
 FIRST_SEED = int(os.environ.get("PRL_SIM_FIRST", "0"))
+PATIENT_SEEDS = SEEDS // 20
 MUTANT_SEEDS = 250
 """A mutant that lives longer than this is a hole in the simulator."""
 REACHED = (
@@ -41,6 +42,11 @@ def test_invariants_hold_in_every_seed(capsys: pytest.CaptureFixture[str]) -> No
     if SEEDS >= 5000:
         missing = [name for name in REACHED if not report.counts[name]]
         assert not missing, f"no seed reached: {missing}"
+
+
+def test_all_that_can_be_is_protected_long_after_the_last_fault() -> None:
+    report = run(range(FIRST_SEED, FIRST_SEED + PATIENT_SEEDS), patient=True)
+    assert not report.failures, "\n".join(report.lines()[4:])
 
 
 def test_every_mutant_is_caught(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

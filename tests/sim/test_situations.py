@@ -1,4 +1,4 @@
-"""A session that has moved, and what of it was captured before: one situation, no chance."""
+"""Single situations, without chance."""
 
 from collections.abc import Callable, Iterator
 
@@ -67,3 +67,27 @@ def test_input_of_a_moved_session_is_no_primarys(world: Calm) -> None:
     new.lib.sim_turn(new.host)
     new.lib.prl_dp_status(new.dp, status)
     assert status.counters.link_tx_full == full
+
+
+def test_an_owner_that_has_replaced_nobody_silences_nobody(world: Calm) -> None:
+    """Its claim may arrive when it has been replaced itself."""
+    session = world.sessions[0]
+    owner = world.nodes[world.first_owner[session.service]]
+    claims: list[tuple[Node, bytes]] = []
+    announce = world.claim
+
+    def noted(sender: Node, service: int, token: bytes) -> None:
+        claims.append((sender, token))
+        announce(sender, service, token)
+
+    world.claim = noted  # type: ignore[method-assign]
+    world.until(lambda: owner.flow(session).state == owner.lib.PRL_PRIMARY_ACTIVE)
+    assert claims
+    assert not any(any(token) for _, token in claims)
+    claims.clear()
+    assert owner.control is not None
+    world.until(
+        lambda: bool(owner.control and owner.control.switchover(session.service, forced=False))
+    )
+    world.until(lambda: bool(owner.other.flow(session).relaying))
+    assert any(sender is owner.other and any(token) for sender, token in claims)
