@@ -80,6 +80,20 @@ static bool receive_output(struct prl_dp *dp)
     return count > 0;
 }
 
+/* The round trip of an echo, without the other side's wait until its next LEASE. */
+static void note_lease(struct prl_dp *dp, const struct prl_msg *msg)
+{
+    uint64_t wait_ns = prl_wire_echo_wait_ns(msg);
+
+    dp->lease_came_ns = dp->now_ns;
+    if (!msg->echo_ns || msg->echo_ns > dp->now_ns || wait_ns > dp->now_ns - msg->echo_ns)
+        return;
+    dp->rtt_ns = dp->now_ns - msg->echo_ns - wait_ns;
+    PRL_PROBE1(lease, dp->rtt_ns);
+    if (!dp->rtt_min_ns || dp->rtt_ns < dp->rtt_min_ns)
+        dp->rtt_min_ns = dp->rtt_ns;
+}
+
 /* A message of the other node's. Data goes straight on; what needs Python becomes an event. */
 static void take_message(struct prl_dp *dp, const struct prl_msg *msg)
 {
@@ -115,12 +129,7 @@ static void take_message(struct prl_dp *dp, const struct prl_msg *msg)
         dp_primary_message(dp, msg);
         break;
     case PRL_MSG_LEASE:
-        if (msg->echo_ns && msg->echo_ns <= dp->now_ns) {
-            dp->rtt_ns = dp->now_ns - msg->echo_ns; /* with the other side's wait until its next LEASE */
-            PRL_PROBE1(lease, dp->rtt_ns);
-            if (!dp->rtt_min_ns || dp->rtt_ns < dp->rtt_min_ns)
-                dp->rtt_min_ns = dp->rtt_ns;
-        }
+        note_lease(dp, msg);
         break;
     case PRL_MSG_RENOUNCE:
         break; /* dp_owner_message() acted */

@@ -305,6 +305,7 @@ struct prl_dp_status {
     uint32_t behind_packets, behind_bytes; /* sent, not yet acknowledged, input and output */
     uint64_t oldest_unanswered_ns; /* age; 0 = nothing outstanding */
     uint64_t received[PRL_MSG_COUNT], sent[PRL_MSG_COUNT]; /* messages on the link, by type */
+    uint64_t received_bytes[PRL_MSG_COUNT], sent_bytes[PRL_MSG_COUNT]; /* theirs, with their headers */
     struct prl_dp_counters counters;
 };
 void prl_dp_status(struct prl_dp *dp, struct prl_dp_status *status);

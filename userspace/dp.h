@@ -235,6 +235,7 @@ struct prl_dp {
     bool hello_seen;
     bool link_overflow; /* a message found no room: the stream has a hole, the connection is given up */
     uint64_t epoch, capabilities, rtt_ns, rtt_min_ns;
+    uint64_t lease_came_ns; /* when the newest LEASE did, which the next one echoes */
     uint8_t lan_key[32], own_token[PRL_TOKEN_BYTES], peer_token[PRL_TOKEN_BYTES];
     bool lan_key_known;
     uint64_t lan_counter_seen;
@@ -447,5 +448,6 @@ int dp_put(struct prl_dp *dp, struct prl_msg *msg, const struct iovec *piece, ui
     } while (0)
 /* Queues a message without TLVs. */
 int dp_send(struct prl_dp *dp, struct prl_msg *msg);
+int dp_send_tlvs(struct prl_dp *dp, struct prl_msg *msg, const uint8_t *tlvs, size_t tlvs_bytes);
 
 #endif /* PRL_DP_H */

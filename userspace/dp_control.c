@@ -127,10 +127,9 @@ static bool may_send(const struct prl_dp *dp, const struct prl_msg *msg)
     return dp->link_up || msg->type == PRL_MSG_HELLO;
 }
 
-int dp_put(struct prl_dp *dp, struct prl_msg *msg, const struct iovec *piece, uint32_t pieces)
+/* A message that found no room leaves a hole in the stream. */
+static int note_overflow(struct prl_dp *dp, int err)
 {
-    int err = dp->link_overflow ? -ENOBUFS : prl_link_refer(&dp->link, msg, piece, pieces);
-
     if (err == -ENOBUFS) {
         dp->counters.link_tx_full++;
         dp->link_overflow = true;
@@ -138,11 +137,23 @@ int dp_put(struct prl_dp *dp, struct prl_msg *msg, const struct iovec *piece, ui
     return err;
 }
 
+int dp_put(struct prl_dp *dp, struct prl_msg *msg, const struct iovec *piece, uint32_t pieces)
+{
+    return note_overflow(dp, dp->link_overflow ? -ENOBUFS : prl_link_refer(&dp->link, msg, piece, pieces));
+}
+
 int dp_send(struct prl_dp *dp, struct prl_msg *msg)
 {
     if (!may_send(dp, msg))
         return -ENOTCONN;
     return dp_put(dp, msg, NULL, 0);
+}
+
+int dp_send_tlvs(struct prl_dp *dp, struct prl_msg *msg, const uint8_t *tlvs, size_t tlvs_bytes)
+{
+    if (!may_send(dp, msg))
+        return -ENOTCONN;
+    return note_overflow(dp, dp->link_overflow ? -ENOBUFS : prl_link_put_tlvs(&dp->link, msg, tlvs, tlvs_bytes));
 }
 
 void dp_link_lost(struct prl_dp *dp, const char *why)
@@ -315,6 +326,8 @@ void prl_dp_status(struct prl_dp *dp, struct prl_dp_status *status)
     status->holds_used = dp->holds.used;
     status->counters = dp->counters;
     memcpy(status->received, dp->link.rx_messages, sizeof(status->received));
+    memcpy(status->received_bytes, dp->link.rx_bytes_of, sizeof(status->received_bytes));
+    memcpy(status->sent_bytes, dp->link.tx_bytes_of, sizeof(status->sent_bytes));
     memcpy(status->sent, dp->link.tx_messages, sizeof(status->sent));
     status->counters.link_rx_bytes = dp->link.rx_total;
     status->counters.link_tx_bytes = dp->link.tx_total;

@@ -541,24 +541,37 @@ static void trace_decisions(const struct prl_dp *dp, uint32_t todo)
             trace_step(dp, decisions[i].step, todo & PRL_OWNER_DO_TAKEOVER ? dp->owner.take_mask : 0);
 }
 
+/* With how long the echo has waited here: the other side's round trip is without that. */
+static void send_lease(struct prl_dp *dp)
+{
+    struct prl_lease_out lease;
+    uint8_t wait[PRL_TLV_HEADER + sizeof(uint64_t)];
+    size_t wait_bytes = 0;
+
+    prl_owner_take_lease(&dp->owner, dp_clock_ns(dp), &lease);
+    struct prl_msg msg = {
+        .type = PRL_MSG_LEASE,
+        .sent_ns = lease.sent_ns,
+        .echo_ns = lease.echo_ns,
+        .lease_flags = lease.flags,
+    };
+    if (lease.echo_ns) {
+        uint64_t wait_ns = htobe64(lease.sent_ns - dp->lease_came_ns);
+
+        (void)prl_tlv_put(wait, sizeof(wait), &wait_bytes, PRL_TLV_ECHO_WAIT,
+                          prl_tlv_is_mandatory(PRL_TLV_ECHO_WAIT), &wait_ns, sizeof(wait_ns));
+    }
+    dp_send_tlvs(dp, &msg, wait, wait_bytes);
+}
+
 void dp_owner_do(struct prl_dp *dp, uint32_t todo)
 {
     trace_decisions(dp, todo);
     if (todo & (PRL_OWNER_DO_SILENCE | PRL_OWNER_DO_SPEAK))
         set_silence(dp);
     if (todo & PRL_OWNER_DO_LEASE) {
-        struct prl_lease_out lease;
-
-        if (dp->link_up) {
-            prl_owner_take_lease(&dp->owner, dp_clock_ns(dp), &lease);
-            struct prl_msg msg = {
-                .type = PRL_MSG_LEASE,
-                .sent_ns = lease.sent_ns,
-                .echo_ns = lease.echo_ns,
-                .lease_flags = lease.flags,
-            };
-            dp_send(dp, &msg);
-        }
+        if (dp->link_up)
+            send_lease(dp);
         lan_send(dp, LAN_HEARTBEAT);
     }
     if (todo & PRL_OWNER_DO_FAIL_FLOWS)

@@ -142,6 +142,12 @@ static void set_version(const struct prl_link *link, struct prl_msg *msg)
         msg->version = link->version;
 }
 
+static void count_sent(struct prl_link *link, const struct prl_msg *msg)
+{
+    link->tx_messages[msg->type]++;
+    link->tx_bytes_of[msg->type] += msg->length;
+}
+
 static int put_message(struct prl_link *link, struct prl_msg *msg, const struct iovec *piece, uint32_t pieces,
                        bool may_refer)
 {
@@ -168,7 +174,7 @@ static int put_message(struct prl_link *link, struct prl_msg *msg, const struct 
         left -= part;
     }
     put_bytes(link, zero, prl_wire_padding(msg->data_bytes));
-    link->tx_messages[msg->type]++;
+    count_sent(link, msg);
     return 0;
 }
 
@@ -198,7 +204,7 @@ int prl_link_put_tlvs(struct prl_link *link, struct prl_msg *msg, const uint8_t 
         return -ENOBUFS;
     }
     put_bytes(link, whole, (uint32_t)bytes);
-    link->tx_messages[msg->type]++;
+    count_sent(link, msg);
     return 0;
 }
 
@@ -307,5 +313,6 @@ int prl_link_next(struct prl_link *link, struct prl_msg *msg)
         return err;
     }
     link->rx_messages[msg->type]++;
+    link->rx_bytes_of[msg->type] += msg->length;
     return 1;
 }

@@ -55,6 +55,7 @@ struct prl_link {
     uint64_t rx_total, tx_total; /* bytes, since the link was opened */
     uint64_t writes;             /* system calls that sent something */
     uint64_t rx_messages[PRL_MSG_COUNT], tx_messages[PRL_MSG_COUNT];
+    uint64_t rx_bytes_of[PRL_MSG_COUNT], tx_bytes_of[PRL_MSG_COUNT]; /* by type, put or taken */
     uint64_t refused; /* malformed or unknown messages */
     uint64_t full;    /* messages that found no room */
 };

@@ -20,7 +20,7 @@
  *     flow(*role, *state, handle, generation, *reason)   a flow has a new state
  *
  * The pair:
- *     lease(rtt_ns)                         an echo of our LEASE: there, its wait for the next LEASE, and back
+ *     lease(rtt_ns)                         an echo of our LEASE: there and back, without its wait for the next LEASE
  *     ownership(*step, services, value)     a decision, or a step of a take-over; services: a bit each; value: ns or 0
  *     address(*addr, state, service)        a service address has a new state (enum prl_addr_state); addr: 16 bytes
  */

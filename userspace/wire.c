@@ -146,6 +146,17 @@ int prl_tlv_next(const uint8_t *tlvs, size_t bytes, size_t *at, struct prl_tlv *
     return 1;
 }
 
+uint64_t prl_wire_echo_wait_ns(const struct prl_msg *msg)
+{
+    struct prl_tlv tlv;
+    size_t at = 0;
+
+    while (prl_tlv_next(msg->tlvs, msg->tlvs_bytes, &at, &tlv) > 0)
+        if (tlv.type == PRL_TLV_ECHO_WAIT && tlv.bytes == 8)
+            return get_be(tlv.value, 8);
+    return 0;
+}
+
 int prl_tlv_is_known(uint16_t type, uint8_t version)
 {
     return type < sizeof(elements) / sizeof(elements[0]) && elements[type].since &&

@@ -142,6 +142,8 @@ int prl_tlv_next(const uint8_t *tlvs, size_t bytes, size_t *at, struct prl_tlv *
 
 /* Version of what is sent to a node that knows these versions, HELLO aside (R14); 0 = none is known to both. */
 uint8_t prl_wire_common_version(uint8_t other_min, uint8_t other_max);
+/* Of a LEASE: how long the sent_ns that it echoes had waited for it; 0 = it does not say. */
+uint64_t prl_wire_echo_wait_ns(const struct prl_msg *msg);
 /* R13: whether an element may be skipped is the sender's word; these tell what the table says. */
 int prl_tlv_is_known(uint16_t type, uint8_t version);
 int prl_tlv_is_mandatory(uint16_t type); /* unknown ones are not */

@@ -122,6 +122,7 @@ element("ENDPOINT", 11, 1, 1, "UTF-8 address:port that an application on the sen
 element("TEXT", 12, 0, 1, "UTF-8, a reason in words")
 element("ELIDED", 13, 1, 1, "in place of PACKET: 8 bytes of the L3 header, the packet from L4 on")
 element("MOMENT", 14, 1, 1, "in place of SNAPSHOT: what of a prepared snapshot moves")
+element("ECHO_WAIT", 15, 0, 1, "64 bits, ns: how long the sent_ns that this LEASE echoes had waited for it")
 reason(0, "ok")
 reason(1, "no receive space")
 reason(2, "invalid handle")

@@ -4,11 +4,12 @@ import itertools
 import shutil
 import sys
 import time
+from typing import Any
 
 import click
 
 from prl.cli.flow import all_flows, flow, flows_text, is_unsafe
-from prl.cli.output import ask, emit, settings, tree
+from prl.cli.output import ask, emit, settings, table, tree
 from prl.cli.status import status, status_text
 
 
@@ -19,9 +20,26 @@ def link() -> None:
 
 @link.command("show")
 def link_show() -> None:
-    """Show its state and counters."""
+    """Show its state and counters, by type of message: how many, and their bytes.
+
+    A round trip is that of the newest echo, without the wait until the other node's next lease.
+    """
     facts = ask("link_show")
-    emit(facts, tree(facts))
+    rest = {name: value for name, value in facts.items() if name not in _BY_TYPE}
+    emit(facts, f"{tree(rest)}\n\n{_messages_text(facts)}")
+
+
+_BY_TYPE = ("sent", "sent_bytes_by_type", "received", "received_bytes_by_type")
+
+
+def _messages_text(facts: dict[str, Any]) -> str:
+    rows = [["MESSAGE", "SENT", "BYTES", "RECEIVED", "BYTES"]]
+    for kind in facts["sent"]:
+        # A prld of an earlier version has no bytes by type.
+        counts = [facts.get(name, {}).get(kind, "") for name in _BY_TYPE]
+        if any(counts):
+            rows.append([kind, *map(str, counts)])
+    return table(rows)
 
 
 @click.command()

@@ -380,7 +380,7 @@ class Datapath:
         lib.prl_dp_link_drop(self._dp, why.encode()[:200])
 
     def link_rtt_ns(self) -> int:
-        """The link's round trip, with the other side's wait for its next LEASE."""
+        """The link's round trip, of the newest LEASE that was echoed."""
         return int(lib.prl_dp_link_rtt_ns(self._dp))
 
     def send(

@@ -172,6 +172,8 @@ def link(view: NodeView) -> dict[str, Any]:
         "reconnects": max(view.link.ups - 1, 0),
         "received": {kind.name: found.received[kind] for kind in Message},
         "sent": {kind.name: found.sent[kind] for kind in Message},
+        "received_bytes_by_type": {kind.name: found.received_bytes[kind] for kind in Message},
+        "sent_bytes_by_type": {kind.name: found.sent_bytes[kind] for kind in Message},
         "received_bytes": found.counters["link_rx_bytes"],
         "sent_bytes": found.counters["link_tx_bytes"],
         "elided_packets": found.counters["link_elided_packets"],

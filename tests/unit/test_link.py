@@ -108,6 +108,43 @@ def test_a_full_buffer_refuses_and_counts(ends) -> None:
     assert sender.link.full == results.count(-105) > 0
 
 
+def test_bytes_are_counted_by_type_on_both_ends(ends) -> None:
+    here, there = ends
+    for data in (bytes(1), bytes(1000)):
+        here.put(lib.PRL_MSG_OUTPUT, data)
+    here.put(lib.PRL_MSG_ACK)
+    here.flush()
+    assert lib.prl_link_receive(there.link) > 0
+    while there.take()[0] == 1:
+        pass
+    sent, received = list(here.link.tx_bytes_of), list(there.link.rx_bytes_of)
+    assert sent == received
+    assert sum(sent) == here.link.tx_total == there.link.rx_total
+    assert {kind for kind, size in enumerate(sent) if size} == {
+        lib.PRL_MSG_OUTPUT,
+        lib.PRL_MSG_ACK,
+    }
+    assert sent[lib.PRL_MSG_OUTPUT] > 1000
+
+
+def test_the_wait_of_an_echo_is_read_where_it_is_said(ends) -> None:
+    here, there = ends
+    waits = []
+    for value in (None, bytes.fromhex("0000000000ab54a9"), bytes(4)):  # the last one: malformed
+        tlvs, at = ffi.new("uint8_t[]", 32), ffi.new("size_t *")
+        if value is not None:
+            kind = lib.PRL_TLV_ECHO_WAIT
+            assert lib.prl_tlv_put(tlvs, 32, at, kind, 0, value, len(value)) == 0
+        msg = ffi.new("struct prl_msg *", {"type": lib.PRL_MSG_LEASE, "echo_ns": 1})
+        assert lib.prl_link_put_tlvs(here.link, msg, tlvs, at[0]) == 0
+        here.flush()
+        assert lib.prl_link_receive(there.link) > 0
+        came = ffi.new("struct prl_msg *")
+        assert lib.prl_link_next(there.link, came) == 1
+        waits.append(lib.prl_wire_echo_wait_ns(came))
+    assert waits == [0, 11_228_329, 0]
+
+
 def test_garbage_is_refused(ends) -> None:
     _, receiver = ends
     here, there = socket.socketpair()
