@@ -27,12 +27,6 @@
 #define MINE (-1)
 #define NOT_MINE 0
 
-/* Bits of prl_flow.last_valid. */
-#define LAST_ACK 1
-#define LAST_STAMPS 2
-#define LAST_EDGE 4
-#define LAST_HOLE 8
-
 /* Headers that are looked for in the linear part: Ethernet, two tags, IPv6, TCP with all its options. */
 #define HEADERS_BYTES (14 + 8 + 40 + 60)
 
@@ -258,7 +252,7 @@ static __always_inline void refresh(struct __sk_buff *skb, struct prl_flow *flow
 {
     __u32 valid = flow->last_valid;
 
-    if ((valid & LAST_ACK) && segment->tcp.ack && !is_after(bpf_ntohl(segment->tcp.ack_seq), flow->last_ack)) {
+    if ((valid & PRL_LAST_ACK) && segment->tcp.ack && !is_after(bpf_ntohl(segment->tcp.ack_seq), flow->last_ack)) {
         __be32 ack = bpf_htonl(flow->last_ack);
         __be16 window = bpf_htons((__u16)flow->last_window);
         store_word(skb, l4, TCP_ACK_AT, segment->tcp.ack_seq, ack);
@@ -266,7 +260,7 @@ static __always_inline void refresh(struct __sk_buff *skb, struct prl_flow *flow
         segment->tcp.ack_seq = ack;
         segment->tcp.window = window;
     }
-    if ((valid & LAST_STAMPS) && segment->has_stamps) {
+    if ((valid & PRL_LAST_STAMPS) && segment->has_stamps) {
         __be32 newest = bpf_htonl(flow->last_tsval);
         if (is_after(flow->last_tsval, bpf_ntohl(segment->stamps[1]))) {
             store_word(skb, l4, TCP_STAMPS_AT, segment->stamps[1], newest);
@@ -280,27 +274,9 @@ static __always_inline void refresh(struct __sk_buff *skb, struct prl_flow *flow
     }
 }
 
-/*
- * The advertised window, lowered to what the other side can take too (R10), rounded down to the window's unit: what the
- * peer may send, both sides take. The right edge does not move back, but for that rounding (RFC 7323, 2.4): rounding
- * up instead would let it creep by up to a unit with every ack.
- */
 static __always_inline __u32 clamped_window(const struct prl_flow *flow, const struct tcp_segment *segment)
 {
-    __u32 scale = flow->rcv_wscale & 15;
-    __u32 ack = bpf_ntohl(segment->tcp.ack_seq);
-    __u32 window = bpf_ntohs(segment->tcp.window);
-    __u32 right = ack + (window << scale);
-    __u32 edge = PRL_READ(flow->edge_limit);
-
-    if ((flow->last_valid & LAST_EDGE) && is_after(flow->last_edge, edge))
-        edge = flow->last_edge;
-    if (is_after(ack, edge))
-        edge = ack;
-    if (!is_after(right, edge))
-        return window;
-    __u32 lower = (edge - ack) >> scale;
-    return lower < window ? lower : window;
+    return prl_clamped_window(flow, bpf_ntohl(segment->tcp.ack_seq), bpf_ntohs(segment->tcp.window));
 }
 
 static __always_inline void clamp(struct __sk_buff *skb, struct prl_flow *flow, __u32 l4,
@@ -322,9 +298,9 @@ static __always_inline void note_edge(struct prl_flow *flow, const struct tcp_se
 
     if (!segment->tcp.ack)
         return;
-    if (!(flow->last_valid & LAST_EDGE) || is_after(right, flow->last_edge))
+    if (!(flow->last_valid & PRL_LAST_EDGE) || is_after(right, flow->last_edge))
         flow->last_edge = right;
-    flow->last_valid |= LAST_EDGE;
+    flow->last_valid |= PRL_LAST_EDGE;
 }
 
 /* Remembers the newest that the stack has to say; the window as it is before clamping, for segments to come. */
@@ -335,19 +311,19 @@ static __always_inline void note_emitted(struct prl_flow *flow, const struct tcp
 
     if (!segment->tcp.ack)
         return;
-    if (!(valid & LAST_ACK) || !is_after(flow->last_ack, ack)) {
+    if (!(valid & PRL_LAST_ACK) || !is_after(flow->last_ack, ack)) {
         flow->last_ack = ack;
         flow->last_window = bpf_ntohs(segment->tcp.window);
     }
-    valid |= LAST_ACK;
+    valid |= PRL_LAST_ACK;
     if (segment->has_stamps) {
         __u32 tsval = bpf_ntohl(segment->stamps[1]);
         __u32 tsecr = bpf_ntohl(segment->stamps[2]);
-        if (!(valid & LAST_STAMPS) || is_after(tsval, flow->last_tsval))
+        if (!(valid & PRL_LAST_STAMPS) || is_after(tsval, flow->last_tsval))
             flow->last_tsval = tsval;
-        if (!(valid & LAST_STAMPS) || is_after(tsecr, flow->last_tsecr))
+        if (!(valid & PRL_LAST_STAMPS) || is_after(tsecr, flow->last_tsecr))
             flow->last_tsecr = tsecr;
-        valid |= LAST_STAMPS;
+        valid |= PRL_LAST_STAMPS;
     }
     flow->last_valid = valid;
 }
@@ -401,10 +377,10 @@ static __always_inline int hold(struct __sk_buff *skb, struct prl_node *node, st
 
     if (flow->out_valid != generation) { /* the first of this generation */
         flow->out_held = seq;
-        flow->last_valid &= ~LAST_HOLE;
+        flow->last_valid &= ~PRL_LAST_HOLE;
         PRL_WRITE(flow->out_valid, generation);
     }
-    int has_hole = flow->last_valid & LAST_HOLE;
+    int has_hole = flow->last_valid & PRL_LAST_HOLE;
     if (in_stream && has_hole && is_after(seq, flow->out_hole)) {
         PRL_COUNT(node->redirect_failed);
         return TC_ACT_STOLEN;
@@ -414,12 +390,12 @@ static __always_inline int hold(struct __sk_buff *skb, struct prl_node *node, st
         PRL_COUNT(node->redirect_failed);
         if (in_stream) { /* TCP may send again in one what is held and what is not */
             flow->out_hole = is_after(flow->out_held, seq) ? flow->out_held : seq;
-            flow->last_valid |= LAST_HOLE;
+            flow->last_valid |= PRL_LAST_HOLE;
         }
         return TC_ACT_STOLEN;
     }
     if (in_stream && has_hole && is_after(end, flow->out_hole))
-        flow->last_valid &= ~LAST_HOLE;
+        flow->last_valid &= ~PRL_LAST_HOLE;
     if (is_after(end, flow->out_held))
         flow->out_held = end;
     PRL_COUNT(flow->out_held_packets);

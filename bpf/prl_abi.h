@@ -95,6 +95,14 @@ enum prl_stray {
 /* A first refusal so long ago has nothing to do with one of now: TCP would have sent again in between. */
 #define PRL_STRAY_OVER_NS 2000000000ull
 
+/* Which members of struct prl_flow have been set. */
+enum prl_last {
+    PRL_LAST_ACK = 1 << 0,    /* last_ack and last_window */
+    PRL_LAST_STAMPS = 1 << 1, /* last_tsval and last_tsecr */
+    PRL_LAST_EDGE = 1 << 2,   /* last_edge */
+    PRL_LAST_HOLE = 1 << 3,   /* out_hole */
+};
+
 /* Kernel's view of the flow's socket, stored by sample and by egress (no system call to read). */
 struct prl_sock_view {
     __u64 stamp_ns; /* when; 0 = never */
@@ -130,7 +138,7 @@ struct prl_flow {
     __u32 last_tsval;   /* host order */
     __u32 last_tsecr;   /* host order */
     __u32 last_window;  /* raw header field */
-    __u32 last_valid;   /* bit 0: ack/window valid, bit 1: timestamps, bit 2: last_edge, bit 3: out_hole */
+    __u32 last_valid;   /* enum prl_last */
     __u32 clamped;      /* the window field was lowered since userspace last cleared this */
     __u32 out_hole;     /* the hold device refused what starts here: nothing behind it is held before it */
     __u32 stray;        /* enum prl_stray; above it when the gate first refused since the last capture */
@@ -316,6 +324,24 @@ static inline __u32 prl_sieve_cell(const struct prl_flow_key *key)
     __builtin_memcpy(&ports, &key->local_port, sizeof(ports));
     __u32 ends = remote[0] ^ remote[1] ^ remote[2] ^ remote[3] ^ (local[3] << 16 | local[3] >> 16);
     return (__u32)((((__u64)ports << 32 | ends) * 0x9e3779b97f4a7c15ull) >> 44); /* 20 bits of the same */
+}
+
+/*
+ * The advertised window of a segment with this ack, as it stands in the header, lowered to what the other side can take
+ * too (R10), rounded down to the window's unit: what the peer may send, both sides take. The right edge does not move back,
+ * but for that rounding (RFC 7323, 2.4): rounding up instead would let it creep by up to a unit with every ack.
+ */
+static inline __attribute__((always_inline)) __u32 prl_clamped_window(const volatile struct prl_flow *flow,
+                                                                      __u32 ack, __u32 window)
+{
+    __u32 edge = flow->edge_limit, last_edge = flow->last_edge, lower;
+
+    if ((flow->last_valid & PRL_LAST_EDGE) && (__s32)(last_edge - edge) > 0)
+        edge = last_edge;
+    if ((__s32)(ack - edge) > 0)
+        edge = ack;
+    lower = (edge - ack) >> (flow->rcv_wscale & 15);
+    return lower < window ? lower : window;
 }
 
 _Static_assert(PRL_ADDR_BITS == 1 << 8, "prl_addr_bit() has 8 bits");

@@ -376,7 +376,7 @@ void dp_verify_refeed(struct prl_dp *dp, struct dp_flow *flow); /* take-over: wh
 void dp_verify_forget(struct prl_dp *dp, struct dp_flow *flow);
 
 /* dp_sign.c */
-/* The window that both sides take, for a segment with this ack and window (R10); bpf/egress.bpf.c, clamped_window(). */
+/* The window that both sides take, for a segment with this ack and window (R10). */
 uint16_t dp_sign_window(const struct dp_flow *flow, uint32_t ack, uint16_t window);
 /* A held segment that is about to leave: newest ack, window and timestamps, signed. `frame` is as read from the TAP. */
 void dp_sign_release(struct prl_dp *dp, struct dp_flow *flow, uint8_t *frame, uint32_t bytes);

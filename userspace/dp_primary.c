@@ -451,7 +451,7 @@ static void reopen_window(struct prl_dp *dp, struct dp_flow *flow)
     };
     uint32_t bytes;
 
-    if (!kernel->clamped || !(kernel->last_valid & 1) ||
+    if (!kernel->clamped || !(kernel->last_valid & PRL_LAST_ACK) ||
         prl_serial_lt(kernel->edge_limit, kernel->last_edge + REOPEN_SEGMENTS * flow->spec.mss) ||
         (flow->peer_tcp_end && prl_serial_lt(flow->peer_tcp_end + REOPEN_BELOW_BYTES, kernel->last_edge)))
         return;

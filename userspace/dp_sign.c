@@ -12,10 +12,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Bits of prl_flow.last_valid, as in bpf/egress.bpf.c. */
-#define LAST_ACK 1u
-#define LAST_STAMPS 2u
-#define LAST_EDGE 4u
 #define TCP_CHECK_AT 16
 
 const struct prl_md5_key *dp_sign_key(const struct dp_flow *flow)
@@ -46,16 +42,7 @@ int dp_sign_set_key(struct dp_flow *flow, const struct prl_md5_key *key)
 
 uint16_t dp_sign_window(const struct dp_flow *flow, uint32_t ack, uint16_t window)
 {
-    const volatile struct prl_flow *kernel = flow->kernel;
-    uint32_t scale = kernel->rcv_wscale & 15, edge = kernel->edge_limit, lower;
-
-    if (!(kernel->flags & PRL_FLOW_CLAMP))
-        return window;
-    if (kernel->last_valid & LAST_EDGE)
-        edge = prl_serial_max(edge, kernel->last_edge);
-    edge = prl_serial_max(edge, ack);
-    lower = (edge - ack) >> scale;
-    return lower < window ? (uint16_t)lower : window;
+    return flow->kernel->flags & PRL_FLOW_CLAMP ? (uint16_t)prl_clamped_window(flow->kernel, ack, window) : window;
 }
 
 static void renew(struct dp_flow *flow, uint8_t *l3, const struct prl_packet *packet)
@@ -66,7 +53,7 @@ static void renew(struct dp_flow *flow, uint8_t *l3, const struct prl_packet *pa
 
     if (!(packet->tcp_flags & PRL_TCP_ACK))
         return;
-    if ((valid & LAST_ACK) && prl_serial_le(ack, kernel->last_ack)) {
+    if ((valid & PRL_LAST_ACK) && prl_serial_le(ack, kernel->last_ack)) {
         ack = kernel->last_ack;
         window = (uint16_t)kernel->last_window;
     }
@@ -74,7 +61,7 @@ static void renew(struct dp_flow *flow, uint8_t *l3, const struct prl_packet *pa
     if (lower != window)
         flow->kernel->clamped = 1;
     prl_packet_set_ack(l3, packet, ack, lower);
-    if ((valid & LAST_STAMPS) && packet->stamps_offset)
+    if ((valid & PRL_LAST_STAMPS) && packet->stamps_offset)
         prl_packet_set_stamps(l3, packet, prl_serial_max(packet->tsval, kernel->last_tsval),
                               prl_serial_max(packet->tsecr, kernel->last_tsecr));
 }

@@ -23,9 +23,6 @@
 #define SETTLE_NS 300000000ull
 #define KEEP_BACK_MAX_NS 60000000u
 #define GAP_NS 100000000ull
-#define LAST_ACK 1u
-#define LAST_EDGE 4u
-#define LAST_HOLE 8u
 #define SILENT (PRL_FLOW_SECONDARY | PRL_FLOW_VOID)
 #define HEADERS_BYTES (sizeof(struct virtio_net_hdr) + 14)
 
@@ -307,18 +304,18 @@ static void emit(struct prl_host *host, uint32_t session, uint64_t seq, uint32_t
         return;
     right = (uint32_t)edge_of(sock);
     if (flow) {
-        if (released && flow->last_valid & LAST_ACK && prl_serial_le(ack, flow->last_ack)) {
+        if (released && flow->last_valid & PRL_LAST_ACK && prl_serial_le(ack, flow->last_ack)) {
             ack = flow->last_ack;
             right = ack + flow->last_window;
         }
-        if (!(flow->last_valid & LAST_ACK) || prl_serial_le(flow->last_ack, ack)) {
+        if (!(flow->last_valid & PRL_LAST_ACK) || prl_serial_le(flow->last_ack, ack)) {
             flow->last_ack = ack;
             flow->last_window = right - ack;
         }
-        flow->last_valid |= LAST_ACK;
+        flow->last_valid |= PRL_LAST_ACK;
         if (flow->flags & PRL_FLOW_CLAMP && !host->node.bypassed) {
             limit = flow->edge_limit;
-            if (flow->last_valid & LAST_EDGE)
+            if (flow->last_valid & PRL_LAST_EDGE)
                 limit = prl_serial_max(limit, flow->last_edge);
             limit = prl_serial_max(limit, ack);
             if (prl_serial_lt(limit, right)) {
@@ -326,8 +323,8 @@ static void emit(struct prl_host *host, uint32_t session, uint64_t seq, uint32_t
                 flow->clamped = 1;
             }
         }
-        flow->last_edge = flow->last_valid & LAST_EDGE ? prl_serial_max(flow->last_edge, right) : right;
-        flow->last_valid |= LAST_EDGE;
+        flow->last_edge = flow->last_valid & PRL_LAST_EDGE ? prl_serial_max(flow->last_edge, right) : right;
+        flow->last_valid |= PRL_LAST_EDGE;
     }
     if (!host->lan_cut && !host->asleep)
         sim_wire(host->index, session, seq, bytes, flags, near(sock->rcv_nxt, ack), near(edge_of(sock), right));
@@ -342,17 +339,17 @@ static void hold(struct prl_host *host, struct prl_flow *flow, const struct sim_
 
     if (flow->out_valid != generation) {
         flow->out_held = low;
-        flow->last_valid &= ~LAST_HOLE;
+        flow->last_valid &= ~PRL_LAST_HOLE;
         flow->out_valid = generation;
     }
-    has_hole = flow->last_valid & LAST_HOLE;
+    has_hole = flow->last_valid & PRL_LAST_HOLE;
     if (in_stream && has_hole && prl_serial_lt(flow->out_hole, low))
         return;
     if (!host->dp || host->held->count >= host->frames_max) {
         host->dropped_held++;
         if (in_stream) {
             flow->out_hole = prl_serial_max(flow->out_held, low);
-            flow->last_valid |= LAST_HOLE;
+            flow->last_valid |= PRL_LAST_HOLE;
         }
         return;
     }
@@ -361,7 +358,7 @@ static void hold(struct prl_host *host, struct prl_flow *flow, const struct sim_
                    build(host, frame->data + sizeof(struct virtio_net_hdr), sock->session, false, low, bytes,
                          (uint32_t)sock->rcv_nxt, (uint32_t)(edge_of(sock) - sock->rcv_nxt), flags);
     if (in_stream && has_hole && prl_serial_lt(flow->out_hole, end))
-        flow->last_valid &= ~LAST_HOLE;
+        flow->last_valid &= ~PRL_LAST_HOLE;
     if (prl_serial_lt(flow->out_held, end))
         flow->out_held = end;
 }
