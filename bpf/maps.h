@@ -10,9 +10,6 @@
 #include <bpf/bpf_helpers.h>
 #include "prl_abi.h"
 
-/* skb->mark of output on its way to the hold TAP: nothing else may enter it. */
-#define PRL_MARK_HOLD 0x70726c02
-
 struct {
     __uint(type, BPF_MAP_TYPE_HASH);
     __uint(max_entries, PRL_FLOWS_MAX);

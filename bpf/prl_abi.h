@@ -35,6 +35,8 @@
 
 /* skb->mark of a packet that prl itself handed to the stack or to the wire (R1a). */
 #define PRL_MARK_RELEASE 0x70726c01
+/* skb->mark of output on its way to the hold TAP: nothing else may enter it. */
+#define PRL_MARK_HOLD 0x70726c02
 /* skb->mark of what a shadow without a peer sent: never to leave, not even when it waited for the peer's MAC address
  * until the shadow was taken over. */
 #define PRL_MARK_SHADOW 0x70726c03

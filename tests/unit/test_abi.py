@@ -9,10 +9,11 @@ import pytest
 from prl._core import ffi, lib
 
 from prl.core.datapath import Event
-from prl.core.facts import EventKind, LinkState, Message, Owner, Silence, Status
-from prl.core.native import to_dict
+from prl.core.facts import EventKind, LinkState, Message, Owner, Primary, Secondary, Silence, Status
+from prl.core.native import text_of, to_dict
 
-OBJECTS = sorted((Path(__file__).resolve().parents[2] / "prl/bpf").glob("*.bpf.o"))
+ROOT = Path(__file__).resolve().parents[2]
+OBJECTS = sorted((ROOT / "prl/bpf").glob("*.bpf.o"))
 STRUCTS = (
     "prl_flow_key",
     "prl_flow_ref",
@@ -92,3 +93,19 @@ def test_python_reads_a_status_as_c_has_it() -> None:
 def test_python_reads_an_event_as_c_has_it() -> None:
     raw = ffi.new("struct prl_event *", {"kind": lib.PRL_EVENT_MOVE, "seq": 4, "body_bytes": 2})
     assert Event.of(raw, body=b"no") == Event(EventKind.MOVE, seq=4, body=b"no")
+
+
+def test_traces_call_states_what_they_are_called_here() -> None:
+    for state in Primary:
+        assert text_of(lib.prl_primary_state_name(state)) == state.name.lower()
+    for state in Secondary:
+        assert text_of(lib.prl_secondary_state_name(state)) == state.name.lower()
+    assert text_of(lib.prl_primary_state_name(max(Primary) + 1)) == "unknown"
+    assert text_of(lib.prl_secondary_state_name(max(Secondary) + 1)) == "unknown"
+
+
+def test_marks_are_called_by_their_numbers_where_no_header_is_read() -> None:
+    mark = lib.PRL_MARK_RELEASE
+    assert f"{mark:#x}" in (ROOT / "docs/firewall.md").read_text()
+    assert f"MARK_RELEASE = 0x{mark:X}\n" in (ROOT / "bpf/trace/drops.py").read_text()
+    assert len({mark, lib.PRL_MARK_HOLD, lib.PRL_MARK_SHADOW}) == 3
