@@ -661,7 +661,9 @@ int prl_silence(struct __sk_buff *skb)
     if (load_elsewhere(skb, node, &packet) == 0) {
         if (packet.version)
             load_ends(skb, &packet);
-        return steal(prl_elsewhere(skb, &packet));
+        int action = prl_elsewhere(skb, &packet);
+        if (action != PASS || packet.version != 6) /* else it may be a stranger's that shares a service's bit */
+            return steal(action);
     }
     if (packet.version == 6 && load_advert(skb, &packet) == 0 && prl_is_anywhere(node, packet.key.local))
         return steal(prl_elsewhere(skb, &packet));

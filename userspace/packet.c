@@ -136,9 +136,13 @@ static int parse_ipv4(const uint8_t *l3, uint32_t have, uint32_t total, struct p
     return parse_l4(l3, have, packet);
 }
 
+/* Of a fragment header's offset and flags, what must be zero: of a packet that is whole (RFC 6946), or begins here. */
+#define FRAGMENT_WHOLE 0xfff9
+#define FRAGMENT_FIRST 0xfff8
+
 /* Moves `at` from the first extension header behind the upper-layer header's start, `next` to its protocol: the headers
  * that prl_walk_extensions() in bpf/parse.h takes for a flow's. 0 or -EBADMSG. */
-static int step_over_extensions(const uint8_t *l3, uint32_t have, uint8_t *next, uint32_t *at)
+static int step_over_extensions(const uint8_t *l3, uint32_t have, uint16_t fragment, uint8_t *next, uint32_t *at)
 {
     for (uint32_t i = 0; i < PRL_EXTENSIONS_MAX; i++) {
         uint32_t bytes;
@@ -147,7 +151,7 @@ static int step_over_extensions(const uint8_t *l3, uint32_t have, uint8_t *next,
             return 0;
         if (*at + 8 > have)
             return -EBADMSG;
-        if (*next == IPPROTO_FRAGMENT && get16(l3 + *at + 2) & 0xfff9) /* not an atomic one (RFC 6946) */
+        if (*next == IPPROTO_FRAGMENT && get16(l3 + *at + 2) & fragment)
             return -EBADMSG;
         bytes = prl_extension_bytes(*next, l3[*at + 1]);
         *next = l3[*at];
@@ -169,7 +173,7 @@ static int parse_ipv6(const uint8_t *l3, uint32_t have, uint32_t total, struct p
     if (packet->l3_bytes > total)
         return -EBADMSG;
     next = l3[6];
-    if (step_over_extensions(l3, have < packet->l3_bytes ? have : packet->l3_bytes, &next, &at))
+    if (step_over_extensions(l3, have < packet->l3_bytes ? have : packet->l3_bytes, FRAGMENT_WHOLE, &next, &at))
         return -EBADMSG;
     packet->proto = next;
     packet->l4_offset = (uint16_t)at;
@@ -262,7 +266,8 @@ static int quoted_ports(const uint8_t *l3, uint32_t have, uint8_t version, uint8
             return -EBADMSG;
         *proto = l3[6];
         *at = IPV6_HEADER;
-        err = step_over_extensions(l3, have, proto, at);
+        err =
+            step_over_extensions(l3, have, FRAGMENT_FIRST, proto, at); /* as IPv4 above: a long datagram is cut */
     }
     if (err || (*proto != IPPROTO_TCP && *proto != IPPROTO_UDP) || *at + 4 > have)
         return -EBADMSG;

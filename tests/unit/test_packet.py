@@ -190,6 +190,22 @@ def test_an_icmp_message_that_quotes_nothing_of_ours_belongs_to_no_flow(source, 
     assert flow_key(packet(source, target, b"", ICMP if source.version == 4 else ICMP6))[0] < 0
 
 
+@pytest.mark.parametrize(
+    ("offset_more", "known"), [(0x0000, True), (0x0001, True), (0x0051, False)]
+)
+def test_an_icmp6_error_may_quote_the_first_piece_of_a_datagram(
+    offset_more: int, known: bool
+) -> None:
+    header = struct.pack("!BBHI", UDP, 0, offset_more, 7)
+    ports = struct.pack("!HHHH", 179, 40000, 2000, 0)
+    quoted = packet(HOST6, PEER6, ports, first=FRAGMENT, extensions=header)
+    error, key = flow_key(icmp(PEER6, HOST6, TOO_BIG, quoted))
+    assert (error == 0) == known
+    if known:
+        assert ends(key) == (HOST6.packed, PEER6.packed, 179, 40000)
+        assert key.proto == UDP
+
+
 @pytest.mark.parametrize(("source", "target"), [(PEER4, HOST4), (PEER6, HOST6)])
 def test_every_truncation_is_refused(source, target) -> None:
     data = packet(source, target, segment(source, target, b"", options=STAMPS))
