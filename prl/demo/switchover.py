@@ -18,7 +18,7 @@ from prl.demo.payload import Payload
 from prl.demo.player import Cast, Deadline, DemoError
 from prl.demo.stage import PORT, Stage
 from prl.demo.transfer import SETUP_TIMEOUT_S, await_listening, scenario
-from prl.demo.traveller import ENDLESS_BYTES, Pace
+from prl.demo.traveller import ENDLESS_BYTES, Pace, rate_bytes_per_s
 from prl.errors import NotSafeError
 from prl.lab.netns import Namespace
 from prl.messages import show_endpoint
@@ -122,7 +122,8 @@ def _play(stage: Stage, name: str, port: int, run: Run) -> None:
     await_listening(cast)
     target = f"TCP{stage.options.family}:{endpoint},nodelay"
     peer = ["socat", "-u", *(("-", target) if name == "upload" else (target, "-"))]
-    stage.narrate(f"{name} at 1 Gb/s: {' '.join(peer)}")
+    rate = f"{8 * rate_bytes_per_s() / 1e9:g} Gb/s"
+    stage.narrate(f"{name} at {rate}: {' '.join(peer)}")
     pipe = subprocess.PIPE
     with stage.lab.exec("peer", peer, stdin=pipe, stdout=pipe) as socat:
         stream = (_Writer if name == "upload" else _Reader)(socat, until)
