@@ -121,7 +121,10 @@ test: setup $(LANES:%=apt-%) fresh-results test-quick tidy ## every check, then 
 	exit $$status
 
 test-kernels: setup apt-kernels ## the demos and tests on Debian's kernels, each in a virtual machine (root)
-	@$(BIN)/python -m tests.kernels whole $(RESULTS) </dev/null
+	@status=0
+	$(BIN)/python -m tests.kernels whole $(RESULTS) </dev/null || status=$$?
+	$(BIN)/python -m tests.table $(RESULTS) --complete kernels || status=1
+	exit $$status
 
 fresh-results:
 	@rm -rf $(RESULTS)

@@ -32,22 +32,22 @@ def main() -> int:
     try:
         if asked.action == "fetch":
             for name in asked.kernels:
-                print(name, debian.kernel(name).release)
+                with debian.kernel(name) as kernel:
+                    print(name, kernel.release)
             return 0
         if asked.action == "short":
             return 0 if lane.run_short(asked.results) else 1
         if asked.action == "whole":
-            good = [lane.run_whole(name, asked.results) for name in asked.kernels]
-            return 0 if all(good) else 1
-        kernel = debian.kernel(asked.kernel)
-        outcome = guest.run(
-            kernel,
-            asked.command,
-            timeout=asked.timeout,
-            folder=Path.cwd(),
-            results=asked.results,
-            tell=sys.stdout.write,
-        )
+            return 0 if lane.run_whole(asked.kernels, asked.results) else 1
+        with debian.kernel(asked.kernel) as kernel:
+            outcome = guest.run(
+                kernel,
+                asked.command,
+                timeout=asked.timeout,
+                folder=Path.cwd(),
+                results=asked.results,
+                tell=sys.stdout.write,
+            )
     except debian.KernelError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

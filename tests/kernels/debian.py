@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,13 +67,6 @@ class Kernel:
         """The folder that is /lib/modules/RELEASE in the guest."""
         return self.folder / "tree/lib/modules" / self.release
 
-    @contextmanager
-    def in_use(self) -> Iterator[None]:
-        """Keep the folder from being removed as out of date."""
-        with (self.folder / _READY).open() as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH)
-            yield
-
 
 def cache() -> Path:
     """Where kernels are kept, outside of the tree."""
@@ -82,31 +75,42 @@ def cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "prl/kernels"
 
 
-def kernel(name: str) -> Kernel:
+@contextmanager
+def kernel(name: str) -> Iterator[Kernel]:
     """The newest kernel of a series ("6.1"), or of all; downloaded if it is not there yet.
+
+    It is not removed as out of date until the context is left.
 
     Raises:
         KernelError: the mirror has no such kernel, or it could not be had.
     """
     folder = cache()
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        apt = Apt(folder / "apt")
-        try:
-            apt.update()
-        except KernelError as error:
-            if kept := _kept(folder, name):
-                print(f"{kept.release} is used as it is: {error}", file=sys.stderr)
-                return kept
-            raise
-        package = newest(name, apt.packages())
-        place = folder / f"linux-{package.version}"
-        if not (place / _READY).exists():
-            shutil.rmtree(place, ignore_errors=True)
-            _unpack(apt, package, place)
-        _remove_older(folder, name, place)
-        return _kernel(place)
+    with ExitStack() as held:
+        with (folder / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            found = _current(folder, name)
+            used = held.enter_context((found.folder / _READY).open())
+            fcntl.flock(used, fcntl.LOCK_SH)  # before another one may look for what is old
+        yield found
+
+
+def _current(folder: Path, name: str) -> Kernel:
+    apt = Apt(folder / "apt")
+    try:
+        apt.update()
+    except KernelError as error:
+        if kept := _kept(folder, name):
+            print(f"{kept.release} is used as it is: {error}", file=sys.stderr)
+            return kept
+        raise
+    package = newest(name, apt.packages())
+    place = folder / f"linux-{package.version}"
+    if not (place / _READY).exists():
+        shutil.rmtree(place, ignore_errors=True)
+        _unpack(apt, package, place)
+    _remove_older(folder, name, place)
+    return _kernel(place)
 
 
 class Apt:

@@ -58,31 +58,38 @@ def run(
     results: Path | None = None,
     environment: Mapping[str, str] | None = None,
     tell: Callable[[str], object] = len,
+    is_late: Callable[[], bool] = bool,
 ) -> Outcome:
     """Boot ``kernel`` and run ``command`` in ``folder`` of the machine's root, as root.
 
     The root is read-only, whatever the guest writes is forgotten; only what the command puts into
-    $GUEST_RESULTS comes back, in ``results``. What it writes is passed to ``tell`` meanwhile. The
-    guest ends with the process that started it.
+    $GUEST_RESULTS comes back, in ``results``. What it writes is passed to ``tell`` meanwhile, in
+    whole lines. The guest ends with the process that started it.
 
     Raises:
-        KernelError: the guest did not boot, died, or was not done after ``timeout`` seconds; the
-            message has the end of its console and of the command's log.
+        KernelError: the guest did not boot, died, was not done after ``timeout`` seconds, or
+            ``is_late`` said so; the message has the end of its console and of the command's log.
     """
-    with kernel.in_use(), tempfile.TemporaryDirectory(prefix="prl-guest-") as name:
+    with tempfile.TemporaryDirectory(prefix="prl-guest-") as name:
         share = Path(name)
         (share / "results").mkdir()
         shutil.copy2(RC, share / "rc.sh")
         (share / "command").write_text(_script(command, folder, environment or {}))
         started = time.monotonic()
-        with subprocess.Popen(
-            _qemu(kernel, share), stdin=subprocess.DEVNULL, start_new_session=True
-        ) as qemu:
+        with (
+            (share / "qemu").open("wb") as complaints,
+            subprocess.Popen(
+                _qemu(kernel, share),
+                stdin=subprocess.DEVNULL,
+                stderr=complaints,
+                start_new_session=True,
+            ) as qemu,
+        ):
             try:
-                log = _Follower(share / "log", tell)
-                _await(qemu, share / "booted", BOOT_TIMEOUT_S, "did not boot", share, log)
+                wait = _Wait(qemu, share, _Follower(share / "log", tell), is_late)
+                wait.until("booted", BOOT_TIMEOUT_S, "did not boot")
                 booted = time.monotonic()
-                _await(qemu, share / "status", timeout, "was not done", share, log)
+                wait.until("status", timeout, "was not done")
                 done = time.monotonic()
                 _await_end(qemu)
             finally:
@@ -127,24 +134,35 @@ def _qemu(kernel: Kernel, share: Path) -> list[str]:
     ]
 
 
-def _await(
-    qemu: subprocess.Popen[bytes],
-    sign: Path,
-    timeout: float,
-    otherwise: str,
-    share: Path,
-    log: "_Follower",
-) -> None:
-    deadline = time.monotonic() + timeout
-    # 9p has no notifications: what the guest writes can only be looked for.
-    while not (sign.exists() and sign.stat().st_size):
-        if qemu.poll() is not None and not sign.exists():
-            raise KernelError(f"the guest ended with {qemu.returncode}{_tails(share)}")
-        if time.monotonic() > deadline:
-            raise KernelError(f"the guest {otherwise} in {timeout:g} s{_tails(share)}")
-        time.sleep(_POLL_S)
-        log.tell()
-    log.tell()
+@dataclass(frozen=True, slots=True)
+class _Wait:
+    """For what a guest writes into its share."""
+
+    qemu: subprocess.Popen[bytes]
+    share: Path
+    log: "_Follower"
+    is_late: Callable[[], bool]
+
+    def until(self, sign: str, timeout: float, otherwise: str) -> None:
+        """The file ``sign`` has a word in it."""
+        deadline = time.monotonic() + timeout
+        # 9p has no notifications: what the guest writes can only be looked for.
+        while not self._has(sign):
+            if self.qemu.poll() is not None and not self._has(sign):
+                raise self._error(f"the guest ended with {self.qemu.returncode}")
+            if time.monotonic() > deadline or self.is_late():
+                raise self._error(f"the guest {otherwise} in time")
+            time.sleep(_POLL_S)
+            self.log.tell()
+        self.log.tell()
+
+    def _has(self, sign: str) -> bool:
+        path = self.share / sign
+        return path.exists() and path.stat().st_size > 0
+
+    def _error(self, words: str) -> KernelError:
+        self.log.tell()
+        return KernelError(f"{words}{_tails(self.share)}")
 
 
 class _Follower:
@@ -173,7 +191,7 @@ def _await_end(qemu: subprocess.Popen[bytes]) -> None:
 
 def _tails(share: Path) -> str:
     text = ""
-    for name in ("log", "console"):
+    for name in ("log", "console", "qemu"):
         if (path := share / name).exists() and (data := path.read_bytes()[-TAIL_BYTES:]).strip():
             text += f"\n--- the end of its {name} ---\n{data.decode(errors='replace').strip()}"
     return text

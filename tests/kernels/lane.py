@@ -1,45 +1,58 @@
 """What is run on each kernel: the demos, and tests that say most about a kernel.
 
-Each step is bounded in time and goes by itself; a kernel's steps share one guest.
+Each step is bounded in time and goes by itself: what one of them leaves that had to be killed, or a
+guest that died of it, does not keep the others from being run, in another guest.
 """
 
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests import results, table
 from tests.kernels import debian, guest
-from tests.kernels.debian import Kernel
+from tests.kernels.debian import Kernel, KernelError
 
 TREE = Path(__file__).parents[2]
+STEP = Path(__file__).with_name("step.sh")
 PYTHON, PRLCTL = ".venv/bin/python", ".venv/bin/prlctl"
 LANE = "kernels"
 """What tests/probes.py calls the lane that has what the host lacks."""
 STRETCH_EMULATED = 8
 """PRL_LAB_STRETCH where CPUs are emulated: there a healthy prld is late by half a second."""
-DEMO_LIMIT_S, TESTS_LIMIT_S, TEST_LIMIT_S = 240, 1500, 600
+DOCTOR_LIMIT_S, DEMO_LIMIT_S, FILE_LIMIT_S, TEST_LIMIT_S = 120, 240, 900, 300
+KERNEL_LIMIT_S = 2400
+"""All steps on one kernel; what has not begun by then is not run, which is a failure."""
+STUCK_S = 60.0
+"""How much later than its limit a step ends, or how long nothing begins, in a guest that works."""
 MULTI_BUFFER = (6, 6)
 """The first Linux whose AF_XDP takes packets longer than a frame, which generic XDP is full of."""
 REFUSAL = "from Linux 6.6 on AF_XDP takes packets longer than a frame"
 
 DEMOS = (
     "upload --size 64M",
-    "download --size 64M",
-    "echo --size 8M",
-    "bgp --peer bird",
-    "bgp --peer frr",
-    "sessions --count 20",
-    "switchover --size 10M --moves 2",
-)
-SHORT_DEMOS = (
-    "upload --size 64M",
     "download --size 64M --family 6",
     "echo --size 8M",
     "bgp --peer bird",
+    "bgp --peer frr --family 6",
+    "sessions --count 20 --family both",
+    "switchover --size 10M --moves 2",
 )
+SHORT_DEMOS = DEMOS[:4]
 SHORT_TESTS = ("-k", "not generic", "tests/kernel/test_bpf.py", "tests/kernel/test_verifier.py")
+WHOLE_TESTS = ("6.1", debian.NEWEST)
+"""The kernels that all of tests/kernel runs on: the oldest and the newest differ most."""
+KERNEL_TESTS = (
+    "tests/kernel/test_bpf.py",
+    "tests/kernel/test_elsewhere.py",
+    "tests/kernel/test_snapshot.py",
+    "tests/kernel/test_verifier.py",
+)
+"""Of tests/kernel, what says most about a kernel: for those in between."""
+REAL_CPUS = frozenset({"tests/kernel/test_counts.py"})
+"""What counts system calls in time: where CPUs are emulated, more time passes for the same work."""
 SYSTEM_TESTS = (
     # what many machines' kernels lack: VLANs, VRF, several instances
     "tests/system/test_stacked.py",
@@ -67,75 +80,168 @@ class Step:
     refused: str = ""
 
 
+@dataclass(slots=True)
+class Report:
+    """What became of the steps on one kernel, from the lines that step.sh writes."""
+
+    name: str
+    steps: Sequence[Step]
+    verdicts: dict[int, tuple[str, int]] = field(default_factory=dict)
+    """By the step's number: the word, "good" or another one, and seconds."""
+    under_way: int | None = None
+    boots_s: list[float] = field(default_factory=list)
+    run_s: float = 0.0
+    _began: float = 0.0
+    _deadline: float = 0.0
+
+    def tell(self, text: str) -> None:
+        """Take whole lines of the guest's, and pass on what people want to read."""
+        for line in text.splitlines(keepends=True):
+            match line.split():
+                case [":", number, "begins"]:
+                    self.under_way, self._began = int(number), time.monotonic()
+                    self._await(self.steps[self.under_way].limit_s)
+                case [":", _, verdict, seconds]:
+                    self._end(verdict, int(seconds))
+                case _:
+                    _say(line)
+
+    def begin(self) -> None:
+        """A guest is about to boot."""
+        self._await(guest.BOOT_TIMEOUT_S)
+
+    def died(self, error: KernelError) -> None:
+        """The guest came to no proper end.
+
+        Raises:
+            KernelError: it had not begun a step: another one would not, either.
+        """
+        if self.under_way is None:
+            raise error
+        self._end("DIED", round(time.monotonic() - self._began))
+        _say(f"    {error}\n".replace("\n", "\n    ").rstrip(" "))
+
+    def is_late(self) -> bool:
+        """Whether a step's own limit did not end it, or nothing goes on at all."""
+        return time.monotonic() > self._deadline
+
+    def left(self) -> list[int]:
+        """The numbers of the steps that have not been run."""
+        return [number for number in range(len(self.steps)) if number not in self.verdicts]
+
+    def is_good(self) -> bool:
+        """Whether all were run, and were good."""
+        return not self.left() and {word for word, _ in self.verdicts.values()} <= {"good"}
+
+    def verdict(self, number: int) -> str:
+        """Of one step, with its time."""
+        word, seconds = self.verdicts.get(number, ("NOT RUN", 0))
+        return f"{word} ({seconds} s)"
+
+    def _await(self, seconds: float) -> None:
+        self._deadline = time.monotonic() + seconds + STUCK_S
+
+    def _end(self, verdict: str, seconds: int) -> None:
+        assert self.under_way is not None
+        number, self.under_way = self.under_way, None
+        self.verdicts[number] = verdict, seconds
+        self._await(0)
+        _say(f"{self.verdict(number)}: {self.steps[number].name}\n")
+
+
 def run_short(folder: Path) -> bool:
     """Debian 12's kernel in minutes, and every test that the runs in ``folder`` lacked a lane for.
 
     Raises:
         KernelError: a guest could not be had.
     """
-    first = debian.kernel(debian.SERIES[0])
-    steps = [
-        Step("doctor", [PRLCTL, "doctor"], TEST_LIMIT_S),
-        *(_demo(demo, "native") for demo in SHORT_DEMOS),
-        _pytest("BPF", SHORT_TESTS),
-    ]
-    if unrun := _unrun(folder):
-        steps.append(_pytest("what the host lacks", unrun))
-    good = run(first, debian.SERIES[0], steps, folder)
-    if unrun := _unrun(folder):  # for want of something newer
-        newest = debian.kernel(debian.NEWEST)
-        steps = [_pytest("what the host lacks", unrun)]
-        good = run(newest, debian.NEWEST, steps, folder) and good
-    return good
+    steps = [_doctor(), *(_demo(demo, "native") for demo in SHORT_DEMOS)]
+    steps += [_pytest("BPF programs", SHORT_TESTS), *_lacked(folder)]
+    with debian.kernel(debian.SERIES[0]) as kernel:
+        reports = [run(kernel, debian.SERIES[0], steps, folder)]
+    if steps := _lacked(folder):  # for want of something newer
+        with debian.kernel(debian.NEWEST) as kernel:
+            reports.append(run(kernel, debian.NEWEST, steps, folder))
+    _sum_up(reports)
+    return all(report.is_good() for report in reports)
 
 
-def run_whole(name: str, folder: Path) -> bool:
+def run_whole(names: Sequence[str], folder: Path) -> bool:
     """All demos in native mode, from 6.6 on in generic mode, too; chosen tests besides.
 
     Raises:
         KernelError: a guest could not be had.
     """
-    kernel = debian.kernel(name)
-    generic = version(kernel.release) >= MULTI_BUFFER
-    steps = [
-        Step("doctor", [PRLCTL, "doctor"], TEST_LIMIT_S),
-        *(_demo(demo, "native") for demo in DEMOS),
-        *(_demo(demo, "generic") for demo in DEMOS if generic),
-    ]
-    if not generic:
-        refused = _demo(DEMOS[0], "generic")
-        steps.append(Step(f"{refused.name}: refused", refused.command, DEMO_LIMIT_S, REFUSAL))
-    chosen = () if generic else ("-k", "not generic")
-    good = run(kernel, name, steps, folder)
-    for tests in (("tests/kernel",), SYSTEM_TESTS):
-        steps = [_pytest(tests[0].rpartition("/")[0] + " …", [*chosen, *tests])]
-        good = run(kernel, name, steps, folder) and good
-    return good
+    began, reports = time.monotonic(), []
+    for name in names:
+        with debian.kernel(name) as kernel:
+            reports.append(run(kernel, name, _whole(name, kernel), folder))
+    _sum_up(reports)
+    minutes, most = (time.monotonic() - began) / 60, len(names) * KERNEL_LIMIT_S / 60
+    _say(f"{minutes:.0f} minutes, of at most {most:.0f} and the booting of guests\n")
+    return all(report.is_good() for report in reports)
 
 
-def run(kernel: Kernel, name: str, steps: Sequence[Step], folder: Path) -> bool:
-    """Run the steps in one guest, telling of each as it ends; whether all were good.
+def run(kernel: Kernel, name: str, steps: Sequence[Step], folder: Path) -> Report:
+    """Run the steps on a kernel, telling of each as it ends.
 
     Raises:
-        KernelError: the guest did not boot, or did not come to its end.
+        KernelError: the kernel does not boot.
     """
-    lane = f"{LANE}-{name}"
-    environment = {results.FOLDER_VARIABLE: "/mnt/results", results.LANE_VARIABLE: lane}
+    report = Report(name, steps)
+    how = "KVM" if guest.has_kvm() else "emulated"
+    _say(f"== {LANE}-{name}: Linux {kernel.release} ({how})\n")
+    ends = time.monotonic() + KERNEL_LIMIT_S
+    while report.left() and (left_s := round(ends - time.monotonic())) > 0:
+        _boot(kernel, report, left_s, folder)
+    good = sum(word == "good" for word, _ in report.verdicts.values())
+    boots = ", ".join(f"{seconds:.0f} s" for seconds in report.boots_s)
+    _say(f"== {LANE}-{name}: {good} of {len(report.steps)} steps were good; ")
+    _say(f"booted in {boots}, ran {report.run_s:.0f} s of at most {KERNEL_LIMIT_S}\n")
+    return report
+
+
+def _boot(kernel: Kernel, report: Report, left_s: int, folder: Path) -> None:
+    """Run what is left in one guest, as far as that goes."""
+    environment = {
+        results.FOLDER_VARIABLE: "/mnt/results",
+        results.LANE_VARIABLE: f"{LANE}-{report.name}",
+    }
     if not guest.has_kvm():
         environment["PRL_LAB_STRETCH"] = str(STRETCH_EMULATED)
-    how = "KVM" if guest.has_kvm() else "emulated"
-    _say(f"== {lane}: Linux {kernel.release} ({how})\n")
-    outcome = guest.run(
-        kernel,
-        ["bash", "-c", "\n".join(_script(steps))],
-        timeout=sum(step.limit_s for step in steps) + 60,
-        folder=TREE,
-        results=folder,
-        environment=environment,
-        tell=_say,
-    )
-    _say(f"== {lane}: booted in {outcome.boot_s:.0f} s, ran {outcome.run_s:.0f} s\n")
-    return outcome.status == 0
+    report.begin()
+    began = time.monotonic()
+    try:
+        outcome = guest.run(
+            kernel,
+            ["bash", "-c", "\n".join(_script(report, left_s))],
+            timeout=left_s + STUCK_S,
+            folder=TREE,
+            results=folder,
+            environment=environment,
+            tell=report.tell,
+            is_late=report.is_late,
+        )
+    except KernelError as error:
+        report.died(error)
+        report.run_s += time.monotonic() - began
+    else:
+        report.boots_s.append(outcome.boot_s)
+        report.run_s += outcome.run_s
+
+
+def _whole(name: str, kernel: Kernel) -> list[Step]:
+    generic = version(kernel.release) >= MULTI_BUFFER
+    steps = [_doctor(), *(_demo(demo, "native") for demo in DEMOS)]
+    if generic:
+        steps += [_demo(demo, "generic") for demo in DEMOS]
+    else:
+        asked = _demo(DEMOS[0], "generic")
+        steps.append(Step(f"{asked.name} is refused", asked.command, DEMO_LIMIT_S, REFUSAL))
+    every = {str(path.relative_to(TREE)) for path in TREE.glob("tests/kernel/test_*.py")}
+    own = sorted(every if guest.has_kvm() else every - REAL_CPUS)
+    steps += _by_file([*(own if name in WHOLE_TESTS else KERNEL_TESTS), *SYSTEM_TESTS])
+    return steps
 
 
 def version(release: str) -> tuple[int, ...]:
@@ -143,40 +249,55 @@ def version(release: str) -> tuple[int, ...]:
     return tuple(int(part) for part in release.split(".")[:2])
 
 
+def _doctor() -> Step:
+    return Step("doctor", [PRLCTL, "doctor"], DOCTOR_LIMIT_S)
+
+
 def _demo(demo: str, mode: str) -> Step:
     words = [PRLCTL, "demo", *demo.split(), "--mode", mode]
     return Step(f"demo {demo} ({mode})", words, DEMO_LIMIT_S)
 
 
+def _by_file(tests: Sequence[str]) -> list[Step]:
+    """A step for each file of these files and node ids: none hides what another one did."""
+    files: dict[str, list[str]] = {}
+    for test in tests:
+        files.setdefault(test.partition("::")[0], []).append(test)
+    return [_pytest(file, found) for file, found in files.items()]
+
+
 def _pytest(name: str, tests: Sequence[str]) -> Step:
     options = ["-q", "--no-header", "-p", "no:cacheprovider", "-o", f"timeout={TEST_LIMIT_S}"]
-    return Step(f"tests: {name}", [PYTHON, "-m", "pytest", *options, *tests], TESTS_LIMIT_S)
+    return Step(name, [PYTHON, "-m", "pytest", *options, *tests], FILE_LIMIT_S)
 
 
-def _unrun(folder: Path) -> list[str]:
+def _lacked(folder: Path) -> list[Step]:
+    """The tests that the host, or a kernel before, lacked something for."""
     lanes = results.read(folder) if folder.exists() else {}
-    return sorted(t for t, (lane, _) in table.ran_nowhere(lanes).items() if lane == LANE)
+    nowhere = sorted(t for t, (lane, _) in table.ran_nowhere(lanes).items() if lane == LANE)
+    return _by_file(nowhere)
 
 
-def _script(steps: Sequence[Step]) -> Iterator[str]:
-    yield """
-failed=0
-step() { # NAME LIMIT_S WORDS COMMAND...: with WORDS, it is to fail, and to say them
-    local name=$1 limit=$2 words=$3 start=$SECONDS verdict=FAILED status=0
-    shift 3
-    timeout --kill-after=10 "$limit" "$@" > /tmp/said 2>&1 < /dev/null || status=$?
-    if [ -z "$words" ] && [ $status = 0 ]; then verdict=good; fi
-    if [ -n "$words" ] && [ $status != 0 ] && grep -qF -- "$words" /tmp/said; then verdict=good; fi
-    [ $verdict = good ] || failed=1
-    echo "$verdict ($((SECONDS - start)) s): $name"
-    local shown=30
-    [ $verdict = good ] || shown=400
-    tail -n $shown /tmp/said | sed 's/^/    /'
-}"""
-    for step in steps:
-        words = [step.name, str(step.limit_s), step.refused, *step.command]
+def _script(report: Report, left_s: int) -> Iterator[str]:
+    yield f"LEFT_S={left_s}"
+    yield f". {shlex.quote(str(STEP))}"
+    for number in report.left():
+        step = report.steps[number]
+        words = [str(number), str(step.limit_s), step.refused, *step.command]
         yield f"step {shlex.join(words)}"
     yield "exit $failed"
+
+
+def _sum_up(reports: Sequence[Report]) -> None:
+    """A line for each step: what became of it on each kernel."""
+    found: dict[str, Mapping[str, str]] = {}
+    for report in reports:
+        for number, step in enumerate(report.steps):
+            found[step.name] = {**found.get(step.name, {}), report.name: report.verdict(number)}
+    width = max(map(len, found))
+    for name, verdicts in {"": {r.name: r.name for r in reports}, **found}.items():
+        cells = (verdicts.get(report.name, "-").ljust(15) for report in reports)
+        _say(" ".join([name.ljust(width), *cells]).rstrip() + "\n")
 
 
 def _say(text: str) -> None:

@@ -41,7 +41,10 @@ def nothing_is_left() -> bool:
 
 
 @pytest.mark.parametrize("scenario", ["upload", "download", "echo"])
-@pytest.mark.parametrize(("family", "mode"), [("4", "native"), ("6", "generic")])
+@pytest.mark.parametrize(
+    ("family", "mode"),
+    [("4", "native"), pytest.param("6", "generic", marks=pytest.mark.needs("long_packets"))],
+)
 def test_a_session_survives_the_loss_of_power(scenario: str, family: str, mode: str) -> None:
     size = SIZE // 4 if scenario == "echo" else SIZE
     facts = demo(

@@ -58,7 +58,7 @@ def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
     ("lab", "family", "dead"),
     [
         ("native", 4, "re0"),
-        ("generic", 6, "re1"),
+        pytest.param("generic", 6, "re1", marks=pytest.mark.needs("long_packets")),
         pytest.param("native+vrf", 4, "re1", marks=pytest.mark.needs("vrf")),
     ],
     indirect=["lab"],

@@ -32,6 +32,10 @@ BURST = 32  # the peer waits for the application after so many: nothing on the w
 MTU_BYTES = 1500
 SO_ATTACH_FILTER = 26
 FAMILIES = (4, 6)
+IN_EACH_MODE = [
+    *((family, "native") for family in FAMILIES),
+    *(pytest.param(f, "generic", marks=pytest.mark.needs("long_packets")) for f in FAMILIES),
+]
 IP_RECVERR, IPV6_RECVERR = 11, 25  # linux/in.h, linux/in6.h
 
 
@@ -205,9 +209,7 @@ def until(done: Callable[[], bool], what: str) -> None:
         time.sleep(POLL_S)
 
 
-@pytest.mark.parametrize(
-    ("family", "mode"), [(4, "native"), (6, "native"), (4, "generic"), (6, "generic")]
-)
+@pytest.mark.parametrize(("family", "mode"), IN_EACH_MODE)
 def test_both_read_the_same_and_one_goes_on(
     make_scene: Callable[..., Scene], family: int, mode: str
 ) -> None:
@@ -271,9 +273,7 @@ def test_fragments_are_refused_at_the_gate_and_counted(make_scene: Callable[...,
     assert isinstance(standby.await_error(), ShadowVoid)
 
 
-@pytest.mark.parametrize(
-    ("family", "mode"), [(4, "native"), (6, "native"), (4, "generic"), (6, "generic")]
-)
+@pytest.mark.parametrize(("family", "mode"), IN_EACH_MODE)
 def test_a_socket_with_many_peers(make_scene: Callable[..., Scene], family: int, mode: str) -> None:
     scene = make_scene(family, mode)
     session, shadow = scene.protect_unconnected()
