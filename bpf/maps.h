@@ -71,6 +71,17 @@ struct {
     __type(value, __u32);
 } prl_lif_of SEC(".maps");
 
+/* ifindex → cookie of its network namespace: devices with a clsact that was made for prl (userspace/kernel_clsact.c). No
+ * program reads it: pinned with the others, it tells the next prld what the one that was killed has made. */
+struct {
+    __uint(type, BPF_MAP_TYPE_HASH);
+    __uint(max_entries, PRL_CLSACTS_MAX);
+    __uint(map_flags, BPF_F_NO_PREALLOC);
+    __uint(pinning, LIBBPF_PIN_BY_NAME);
+    __type(key, __u32);
+    __type(value, __u64);
+} prl_clsacts SEC(".maps");
+
 /* lif * PRL_QUEUES_MAX + queue → AF_XDP socket */
 struct {
     __uint(type, BPF_MAP_TYPE_XSKMAP);

@@ -22,6 +22,8 @@
 #define PRL_ADDRS_MAX 64 /* service addresses; each has an entry on every logical interface */
 #define PRL_LIFS_MAX 16
 #define PRL_QUEUES_MAX 64
+/* Devices with a clsact that was made for prl: its TAPs, and before Linux 6.6 all interfaces. */
+#define PRL_CLSACTS_MAX 1024
 #define PRL_VLANS_MAX 2
 /* What keeps frames of no concern from being looked up: bits for addresses and MAC addresses, cells for flows. At the
  * full table every eleventh strange segment is looked up all the same. A power of two each. */

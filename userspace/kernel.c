@@ -47,11 +47,12 @@ static const struct {
 };
 
 static const char *const map_names[PRL_MAP_COUNT] = {
-    [PRL_MAP_FLOWS] = "prl_flows",   [PRL_MAP_FLOW_STATE] = "prl_flow_state",
-    [PRL_MAP_NODE] = "prl_node",     [PRL_MAP_ADDRS] = "prl_addrs",
-    [PRL_MAP_LIFS] = "prl_lifs",     [PRL_MAP_LIF_OF] = "prl_lif_of",
-    [PRL_MAP_XSKS] = "prl_xsks",     [PRL_MAP_GATES] = "prl_gates",
-    [PRL_MAP_SAMPLE] = "prl_sample", [PRL_MAP_SIEVE] = "prl_sieve",
+    [PRL_MAP_FLOWS] = "prl_flows",     [PRL_MAP_FLOW_STATE] = "prl_flow_state",
+    [PRL_MAP_NODE] = "prl_node",       [PRL_MAP_ADDRS] = "prl_addrs",
+    [PRL_MAP_LIFS] = "prl_lifs",       [PRL_MAP_LIF_OF] = "prl_lif_of",
+    [PRL_MAP_CLSACTS] = "prl_clsacts", [PRL_MAP_XSKS] = "prl_xsks",
+    [PRL_MAP_GATES] = "prl_gates",     [PRL_MAP_SAMPLE] = "prl_sample",
+    [PRL_MAP_SIEVE] = "prl_sieve",
 };
 
 int prl_kernel_fail(char *error, int code, const char *format, ...)
@@ -640,6 +641,12 @@ int prl_kernel_scrub(const char *instance, int is_alone, char *error)
         close(lifs);
     if (is_alone)
         prl_kernel_scrub_silence();
+    pin_path(pin_dir, map_names[PRL_MAP_CLSACTS], path);
+    int clsacts = bpf_obj_get(path);
+    if (clsacts >= 0) {
+        prl_clsact_remove_all(clsacts);
+        close(clsacts);
+    }
     unregister_shadow(pin_dir);
     remove_pins(pin_dir);
     return 0;

@@ -7,7 +7,6 @@
 #include <bpf/libbpf.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/pkt_sched.h>
 #include <net/if.h>
 #include <stdio.h>
 #include <string.h>
@@ -73,24 +72,6 @@ static int record_lifs(struct prl_kernel *kernel, char *error)
     return 0;
 }
 
-/* The entry of a device, or a new one; NULL: there is no room. */
-static struct prl_hook *hook_of(struct prl_kernel *kernel, uint32_t ifindex)
-{
-    struct prl_hook *unused = NULL;
-
-    for (uint32_t i = 0; i < PRL_HOOKS_MAX; i++) {
-        struct prl_hook *hook = &kernel->hook[i];
-
-        if (hook->ifindex == ifindex)
-            return hook;
-        if (!hook->ifindex && !unused)
-            unused = hook;
-    }
-    if (unused)
-        *unused = (struct prl_hook){.ifindex = ifindex};
-    return unused;
-}
-
 static int attach_tap(struct prl_kernel *kernel, uint32_t ifindex, enum bpf_tc_attach_point point,
                       enum prl_program program, char *error)
 {
@@ -99,26 +80,28 @@ static int attach_tap(struct prl_kernel *kernel, uint32_t ifindex, enum bpf_tc_a
     LIBBPF_OPTS(bpf_tc_opts, options, .handle = TC_HANDLE, .priority = TC_PRIORITY,
                 .prog_fd = kernel->program[program], .flags = BPF_TC_F_REPLACE);
 
-    struct prl_hook *hook = hook_of(kernel, ifindex);
-    int code = hook ? bpf_tc_hook_create(&where) : -ENOSPC;
-    if (code < 0 && code != -EEXIST)
+    int code = prl_clsact_make(kernel->map[PRL_MAP_CLSACTS], ifindex);
+    if (code)
         return prl_kernel_fail(error, code, "cannot add a clsact qdisc to interface %u", ifindex);
-    hook->made_clsact |= code == 0;
     code = bpf_tc_attach(&where, &options);
-    if (code < 0)
-        return prl_kernel_fail(error, code, "cannot attach tc %s to interface %u", side, ifindex);
-    if (point == BPF_TC_EGRESS)
-        hook->egress = true;
-    else
-        hook->ingress = true;
-    return 0;
+    return code < 0 ? prl_kernel_fail(error, code, "cannot attach tc %s to interface %u", side, ifindex) : 0;
 }
 
-static void detach_tap(uint32_t ifindex, enum bpf_tc_attach_point point, uint32_t priority)
+static void detach_one(uint32_t ifindex, enum bpf_tc_attach_point point, uint32_t priority)
 {
     LIBBPF_OPTS(bpf_tc_hook, where, .ifindex = (int)ifindex, .attach_point = point);
     LIBBPF_OPTS(bpf_tc_opts, options, .handle = TC_HANDLE, .priority = priority);
     bpf_tc_detach(&where, &options);
+}
+
+static void detach_tap(uint32_t ifindex)
+{
+    if (!ifindex)
+        return;
+    for (uint32_t i = 0; i < PRL_LIFS_MAX; i++)
+        detach_one(ifindex, BPF_TC_INGRESS, MIRROR_PRIORITY(i));
+    detach_one(ifindex, BPF_TC_INGRESS, TC_PRIORITY);
+    detach_one(ifindex, BPF_TC_EGRESS, TC_PRIORITY);
 }
 
 static bool has_tap_program(const struct prl_kernel *kernel, uint32_t ifindex, enum bpf_tc_attach_point point,
@@ -133,16 +116,11 @@ static bool has_tap_program(const struct prl_kernel *kernel, uint32_t ifindex, e
 /* Puts a program first in line on what leaves by an interface. */
 static int guard_egress(struct prl_kernel *kernel, uint32_t ifindex, enum prl_program program, char *words)
 {
-    struct prl_hook *hook = hook_of(kernel, ifindex);
     char name[IF_NAMESIZE] = "?", in_front[PRL_ERROR_BYTES] = "";
-    int code = -ENOSPC;
+    int code = prl_hook_put(ifindex, kernel->program[program], kernel->program[PRL_PROG_MUTE],
+                            kernel->map[PRL_MAP_CLSACTS], in_front);
 
     words[0] = 0;
-    if (hook)
-        code = prl_hook_put(ifindex, kernel->program[program], kernel->program[PRL_PROG_MUTE], &hook->made_clsact,
-                            in_front);
-    if (hook && !hook->made_clsact && !hook->egress && !hook->ingress)
-        hook->ifindex = 0; /* nothing to remember */
     if (code >= 0) {
         memcpy(words, in_front, sizeof(in_front));
         return code;
@@ -222,6 +200,7 @@ int prl_kernel_attach(struct prl_kernel *kernel, char *error)
 {
     int code = record_lifs(kernel, error);
 
+    prl_clsact_forget_gone(kernel->map[PRL_MAP_CLSACTS]);
     for (uint32_t i = 0; !code && i < kernel->lifs; i++) {
         code = guard_egress(kernel, kernel->ifindex[i], PRL_PROG_EGRESS, error);
         code = code < 0 ? code : 0;
@@ -273,44 +252,10 @@ int prl_kernel_guard(struct prl_kernel *kernel, uint32_t ifindex, int whole, cha
     return guard_egress(kernel, ifindex, PRL_PROG_SILENCE, words);
 }
 
-/* Whether nobody has a filter there: the qdisc that was made for prl may be somebody else's by now. */
-static bool is_unused(uint32_t ifindex)
-{
-    static const uint16_t sides[] = {TC_H_MIN_INGRESS, TC_H_MIN_EGRESS};
-    struct prl_filter first;
-
-    for (size_t i = 0; i < sizeof(sides) / sizeof(sides[0]); i++) {
-        if (prl_netlink_first_filter(ifindex, sides[i], &first) || first.handle)
-            return false;
-    }
-    return true;
-}
-
-static void forget_hook(struct prl_hook *hook)
-{
-    /* Both points together mean the qdisc (libbpf.h): the enum's values are flags.
-     * NOLINTNEXTLINE(clang-analyzer-optin.core.EnumCastOutOfRange) */
-    LIBBPF_OPTS(bpf_tc_hook, clsact, .ifindex = (int)hook->ifindex,
-                .attach_point = BPF_TC_INGRESS | BPF_TC_EGRESS);
-
-    if (hook->ingress)
-        detach_tap(hook->ifindex, BPF_TC_INGRESS, TC_PRIORITY);
-    for (uint32_t i = 0; hook->ingress && i < PRL_LIFS_MAX; i++)
-        detach_tap(hook->ifindex, BPF_TC_INGRESS, MIRROR_PRIORITY(i));
-    if (hook->egress)
-        detach_tap(hook->ifindex, BPF_TC_EGRESS, TC_PRIORITY);
-    if (hook->made_clsact && is_unused(hook->ifindex))
-        bpf_tc_hook_destroy(&clsact);
-    memset(hook, 0, sizeof(*hook));
-}
-
 void prl_kernel_unguard(struct prl_kernel *kernel, uint32_t ifindex)
 {
     prl_hook_take_off(ifindex);
-    for (uint32_t i = 0; i < PRL_HOOKS_MAX; i++) {
-        if (kernel->hook[i].ifindex == ifindex)
-            forget_hook(&kernel->hook[i]);
-    }
+    prl_clsact_remove(kernel->map[PRL_MAP_CLSACTS], ifindex);
 }
 
 /* ---- the end ---- */
@@ -329,10 +274,9 @@ void prl_kernel_detach(struct prl_kernel *kernel)
 {
     prl_kernel_detach_xdp(kernel);
     prl_kernel_scrub_silence();
-    for (uint32_t i = 0; i < PRL_HOOKS_MAX; i++) {
-        if (kernel->hook[i].ifindex)
-            forget_hook(&kernel->hook[i]);
-    }
+    detach_tap(kernel->inject_ifindex);
+    detach_tap(kernel->hold_ifindex);
+    prl_clsact_remove_all(kernel->map[PRL_MAP_CLSACTS]);
 }
 
 bool prl_kernel_is_guarded(const struct prl_lif *lif)

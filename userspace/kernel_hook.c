@@ -290,7 +290,7 @@ static bool is_first(const struct prl_filter *first, uint32_t id)
     return first->handle == TC_HANDLE && first->priority == TC_PRIORITY_FIRST && first->program == id;
 }
 
-static int clsact_hook(uint32_t ifindex, int program, int mute, bool *made_clsact, char *words)
+static int clsact_hook(uint32_t ifindex, int program, int mute, int made, char *words)
 {
     LIBBPF_OPTS(bpf_tc_hook, hook, .ifindex = (int)ifindex, .attach_point = BPF_TC_EGRESS);
     LIBBPF_OPTS(bpf_tc_opts, options, .handle = TC_HANDLE, .priority = TC_PRIORITY_FIRST);
@@ -303,10 +303,9 @@ static int clsact_hook(uint32_t ifindex, int program, int mute, bool *made_clsac
     bool was_there = bpf_tc_query(&hook, &options) == 0 && options.prog_id == id;
     if (!code && first.handle)
         snprintf(words, PRL_ERROR_BYTES, "tc filter of kind %s, priority %u", first.kind, first.priority);
-    code = bpf_tc_hook_create(&hook);
-    if (code && code != -EEXIST)
+    code = prl_clsact_make(made, ifindex);
+    if (code)
         return code;
-    *made_clsact |= code == 0;
     code = was_there ? clsact_move(ifindex, program, mute) : clsact_put(ifindex, program, TC_HANDLE);
     if (!code && (code = prl_netlink_first_filter(ifindex, TC_H_MIN_EGRESS, &first)) == 0 && !is_first(&first, id))
         code = clsact_move(ifindex, program, mute);
@@ -318,7 +317,7 @@ static int clsact_hook(uint32_t ifindex, int program, int mute, bool *made_clsac
 
 /* ---- either ---- */
 
-int prl_hook_put(uint32_t ifindex, int program, int mute, bool *made_clsact, char *words)
+int prl_hook_put(uint32_t ifindex, int program, int mute, int made, char *words)
 {
     struct tcx_list list;
     int code = tcx_read(ifindex, &list);
@@ -327,7 +326,7 @@ int prl_hook_put(uint32_t ifindex, int program, int mute, bool *made_clsact, cha
         return tcx_hook(ifindex, program, mute, &list, words);
     if (code != -EINVAL)
         return code;
-    return clsact_hook(ifindex, program, mute, made_clsact, words);
+    return clsact_hook(ifindex, program, mute, made, words);
 }
 
 bool prl_hook_is_guarded(uint32_t ifindex)

@@ -10,8 +10,6 @@
 #define PRL_INSTANCE_MAX 63
 #define PRL_PATH_BYTES 128
 #define PRL_CC_NAME_BYTES 16 /* TCP_CA_NAME_MAX */
-/* Interfaces and TAPs with a clsact that was made for prl. */
-#define PRL_HOOKS_MAX 1024
 
 enum prl_program {
     PRL_PROG_CLASSIFY,
@@ -35,6 +33,7 @@ enum prl_map {
     PRL_MAP_ADDRS,
     PRL_MAP_LIFS,
     PRL_MAP_LIF_OF,
+    PRL_MAP_CLSACTS,
     PRL_MAP_XSKS,
     PRL_MAP_GATES,
     PRL_MAP_SAMPLE,
@@ -47,14 +46,6 @@ enum prl_object {
     PRL_OBJECT_SOCKET,
     PRL_OBJECT_CLASSIFY,
     PRL_OBJECT_COUNT,
-};
-
-/* A device that tc programs were attached to; an unused one has ifindex 0. */
-struct prl_hook {
-    uint32_t ifindex;
-    bool ingress;
-    bool egress;
-    bool made_clsact; /* the qdisc is ours to remove */
 };
 
 /* The filter that clsact runs first on one side of a device. */
@@ -93,7 +84,6 @@ struct prl_kernel {
     struct bpf_object *shadow;
     int shadow_map; /* -1: no struct_ops */
     char shadow_name[PRL_CC_NAME_BYTES];
-    struct prl_hook hook[PRL_HOOKS_MAX];
     struct prl_addr_bit bit[PRL_ADDR_BITS];
     bool xdp[PRL_LIFS_MAX];
 };
@@ -124,10 +114,22 @@ int prl_netlink_add_mirror(uint32_t ifindex, uint16_t priority, int program, uin
 /* The first filter of chain 0 of a device's TC_H_MIN_EGRESS or TC_H_MIN_INGRESS; all zero when there is none. */
 int prl_netlink_first_filter(uint32_t ifindex, uint16_t side, struct prl_filter *first);
 /*
- * kernel_hook.c: puts `program` first in line on a device's egress, in the place of one of a former life. Returns enum
- * prl_guard, with words[PRL_ERROR_BYTES] about what was in front, or -errno. `mute` (prl_mute) helps while it moves.
+ * kernel_clsact.c: the qdisc that tc programs hang on. `made` is a descriptor of prl_clsacts. prl_clsact_make() returns 0,
+ * also where there is one, or -errno; -ENOSPC: as many as can be remembered have been made.
  */
-int prl_hook_put(uint32_t ifindex, int program, int mute, bool *made_clsact, char *words);
+int prl_clsact_make(int made, uint32_t ifindex);
+/* Removes it if it was made for prl and nobody has a filter there; a device that has gone is forgotten. */
+void prl_clsact_remove(int made, uint32_t ifindex);
+/* The same of all devices. */
+void prl_clsact_remove_all(int made);
+/* Makes room: the TAPs of a prld that was killed have gone with it. */
+void prl_clsact_forget_gone(int made);
+/*
+ * kernel_hook.c: puts `program` first in line on a device's egress, in the place of one of a former life. Returns enum
+ * prl_guard, with words[PRL_ERROR_BYTES] about what was in front, or -errno. `mute` (prl_mute) helps while it moves;
+ * `made` is prl_clsact_make()'s.
+ */
+int prl_hook_put(uint32_t ifindex, int program, int mute, int made, char *words);
 /* Whether a program of prl's is on a device's egress. */
 bool prl_hook_is_guarded(uint32_t ifindex);
 /* Takes all programs of prl's off a device's egress. */

@@ -5,6 +5,7 @@ Checks I4, L7, L9, R1, R1a, R2, R10, R19, R24.
 
 import errno
 import itertools
+import json
 import os
 import socket
 import struct
@@ -1137,9 +1138,46 @@ def test_close_leaves_nothing(bench: Bench) -> None:
     bench.stop(keep_silence=False)
     assert not pins(bench).exists()
     assert "prl_" not in attached(bench)
+    assert with_clsact(bench) == set()
+
+
+def with_clsact(bench: Bench) -> set[str]:
     with inside(bench.node_ns):
-        shown = subprocess.run(["tc", "qdisc"], check=True, capture_output=True, text=True).stdout
-    assert "clsact" not in shown
+        shown = subprocess.run(["tc", "-j", "qdisc"], check=True, capture_output=True).stdout
+    return {one["dev"] for one in json.loads(shown) if one["kind"] == "clsact"}
+
+
+def test_the_successor_of_a_killed_prld_leaves_nothing_either(bench: Bench) -> None:
+    bench.stop(keep_silence=True)
+    assert with_clsact(bench) >= {"hold0", "inject0"}
+    bench.start()
+    bench.stop(keep_silence=False)
+    assert with_clsact(bench) == set()
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_nor_does_who_cleans_up_after_it(bench: Bench, is_there: bool) -> None:
+    """In its network namespace: in another one the same numbers are other devices."""
+    bench.stop(keep_silence=True)
+    before = with_clsact(bench)
+    assert before >= {"hold0", "inject0"}
+    error = ffi.new("char[]", lib.PRL_ERROR_BYTES)
+    with inside(bench.node_ns if is_there else bench.peer_ns):
+        assert lib.prl_kernel_scrub(bench.name.encode(), 1, error) == 0
+    left = with_clsact(bench)
+    # Filters of the TAPs go with the TAPs.
+    assert left == (before & {"hold0", "inject0"} if is_there else before)
+
+
+def test_a_clsact_that_was_there_before_prl_stays(bench: Bench) -> None:
+    bench.stop(keep_silence=False)
+    with inside(bench.node_ns):
+        subprocess.run(["tc", "qdisc", "add", "dev", "lan0", "clsact"], check=True)
+    bench.start()
+    bench.stop(keep_silence=True)
+    bench.start()
+    bench.stop(keep_silence=False)
+    assert with_clsact(bench) == {"lan0"}
 
 
 def test_failures_are_told_and_leave_nothing() -> None:
