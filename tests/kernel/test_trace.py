@@ -6,6 +6,7 @@ import signal
 import socket
 import struct
 import subprocess
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from ipaddress import IPv4Address
@@ -68,13 +69,18 @@ class Tracer:
         assert "Tracing" in first, self.process.communicate(timeout=5)
 
     def await_line(self, words: str) -> str:
-        """Read until a line has these words."""
+        """Read until a line has these words; a script that does not tell them in time is ended."""
         assert self.process.stdout is not None
         seen = []
-        for line in self.process.stdout:
-            seen.append(line)
-            if words in line:
-                return "".join(seen)
+        patience = threading.Timer(support.PATIENCE_S, self.process.kill)
+        patience.start()
+        try:
+            for line in self.process.stdout:
+                seen.append(line)
+                if words in line:
+                    return "".join(seen)
+        finally:
+            patience.cancel()
         raise AssertionError(f"{words!r} not in {seen}")
 
     def end(self) -> str:
