@@ -3,6 +3,7 @@
 import subprocess
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -242,13 +243,13 @@ def insisting(node: Node) -> Iterator[None]:
                     tcx.put_first(index, program)
             take_off_passing(index, program)
 
-    thread = threading.Thread(target=lambda: inside(node).call(insist))
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
+    with ThreadPoolExecutor(1) as pool:
+        insisted = pool.submit(lambda: inside(node).call(insist))
+        try:
+            yield
+        finally:
+            stop.set()
+        insisted.result()  # or what it failed with
 
 
 def take_off_passing(index: int, program: int) -> None:
