@@ -48,17 +48,20 @@ def started(*command: str, **environment: str) -> Iterator["subprocess.Popen[str
             run.terminate()
 
 
-def roots() -> set[Path]:
-    return set(CACHE.glob("run.*"))
+def folder(run: "subprocess.Popen[str]") -> Path:
+    """Where it makes its root: it holds the lock of it. Other runs may share the cache."""
+    found = Path("/proc", str(run.pid), "fd/7")
+    eventually("it has one", lambda: found.is_symlink() or run.poll() is not None, PATIENCE_S)
+    return found.readlink()
 
 
 def test_a_run_sees_its_own_machine_only_and_its_exit_status_is_the_commands(
     tmp_path: Path,
 ) -> None:
-    before = roots()
     (tmp_path / "outside").touch()
     script = LOOK.format(outside=tmp_path / "outside")
     with started("sh", "-c", script, PIP_PRL_TEST="taken", NOT_FOR_IT="left") as run:
+        own = folder(run)
         said, _ = run.communicate(timeout=PATIENCE_S)
     assert run.returncode == 7, said
     lines = said.splitlines()
@@ -74,23 +77,25 @@ def test_a_run_sees_its_own_machine_only_and_its_exit_status_is_the_commands(
         ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert lines[-2:] == ["/srv/prl", head.stdout.strip()]
-    assert roots() <= before
+    assert own.parent == CACHE
+    assert not own.exists()
 
 
 def test_a_run_that_is_ended_leaves_neither_processes_nor_files() -> None:
-    before = roots()
-    with started("sh", "-c", "exec sleep 98765") as run:
-        eventually("the command runs", sleeping, PATIENCE_S)
+    words = ["sleep", f"98765.{os.getpid()}"]
+    with started(*words) as run:
+        own = folder(run)
+        eventually("the command runs", lambda: is_running(words), PATIENCE_S)
         run.send_signal(signal.SIGTERM)
         run.communicate(timeout=PATIENCE_S)
     assert run.returncode == 128 + signal.SIGTERM
-    assert roots() <= before
-    assert not sleeping()
+    assert not own.exists()
+    assert not is_running(words)
 
 
-def sleeping() -> bool:
+def is_running(words: list[str]) -> bool:
     found = False
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):  # it has just ended
-            found |= path.read_bytes() == b"sleep\x0098765\x00"
+            found |= path.read_bytes().decode(errors="replace").split("\0")[:-1] == words
     return found

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -101,9 +102,11 @@ def roots(packages: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory)
         text=True,
         check=False,
     )
-    assert made.returncode == 0, made.stderr
-    yield folder
-    shutil.rmtree(folder)
+    try:
+        assert made.returncode == 0, made.stderr
+        yield folder
+    finally:
+        shutil.rmtree(folder)  # a quarter of a gigabyte
 
 
 class Machine:
@@ -119,8 +122,12 @@ class Machine:
         self._holder = subprocess.Popen(place.command(start))
         self._daemons: list[subprocess.Popen[str]] = []
         self.root = Path(f"/proc/{self._holder.pid}/root")
-        eventually("chroot", (self.root / "usr/sbin/policy-rc.d").exists)
-        eventually("chroot", lambda: str(self.root.readlink()).endswith(f"{node}/root"))
+        try:
+            eventually("chroot", (self.root / "usr/sbin/policy-rc.d").exists)
+            eventually("chroot", lambda: str(self.root.readlink()).endswith(f"{node}/root"))
+        except BaseException:
+            self.close()
+            raise
 
     def command(self, *argv: str) -> list[str]:
         pid = str(self._holder.pid)
@@ -174,15 +181,10 @@ class Machine:
 def machines(roots: Path) -> Iterator[tuple[Lab, Machine, Machine]]:
     lab = Lab(f"deb{os.getpid()}")
     lab.up(start_prld=False)
-    made: list[Machine] = []
-    try:
-        made.append(Machine(lab, "re0", roots))
-        made.append(Machine(lab, "re1", roots))
+    with ExitStack() as stack:
+        stack.callback(lab.down)
+        made = [stack.enter_context(closing(Machine(lab, node, roots))) for node in ("re0", "re1")]
         yield lab, made[0], made[1]
-    finally:
-        for machine in made:
-            machine.close()
-        lab.down()
 
 
 def replace(machine: Machine, package: Path, prld: subprocess.Popen[str]) -> subprocess.Popen[str]:
