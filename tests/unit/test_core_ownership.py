@@ -614,6 +614,20 @@ def test_renounced_service_is_taken_at_once() -> None:
     assert n.owner.link == lib.PRL_LINK_UP
 
 
+def test_a_lease_that_has_waited_on_the_link_is_not_younger_than_a_heartbeat() -> None:
+    """The standby's clock stood; what its queues had of both is read in any order."""
+    n = Node(STANDBY).linked()
+    lease = n.take_lease()
+    sent_ns = n.other_ns()
+    n.other_ahead += 500
+    n.lan_heard()
+    n.call("lease", sent_ns, lease.sent_ns, 0)
+    assert n.owner.outlived
+    n.call("link_down")
+    assert not n.tick(150) & TAKEOVER
+    assert n.owner.state[0] == STANDBY
+
+
 def test_who_has_taken_over_can_be_replaced_once_the_other_node_has_a_shadow() -> None:
     n = Node(STANDBY).linked()
     assert n.call("renounced", 0) == TAKEOVER

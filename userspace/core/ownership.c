@@ -365,7 +365,7 @@ uint32_t prl_owner_hello(struct prl_owner *owner)
 {
     uint32_t todo = void_shadows(owner) & ~(uint32_t)PRL_OWNER_DO_DROP_LINK;
 
-    owner->echoed_own_ns = 0;
+    owner->echoed_own_ns = owner->newest_sent_ns = 0;
     owner->lease_by_ns = UINT64_MAX;
     owner->expired = 0;
     owner->outlived = 0;
@@ -389,7 +389,7 @@ uint32_t prl_owner_link_up(struct prl_owner *owner, uint64_t now_ns)
     todo |= speak(owner, now_ns); /* HELLO has settled who owns what */
     owner->last_heard_ns = now_ns;
     owner->peer_sent_ns = 0;
-    owner->echoed_own_ns = 0;
+    owner->echoed_own_ns = owner->newest_sent_ns = 0;
     owner->lease_by_ns = UINT64_MAX;
     owner->outlived = 0;
     /* last_echo_sent_ns stays: the other side may still believe in the old epoch, and its lease. */
@@ -418,6 +418,12 @@ uint32_t prl_owner_heard(struct prl_owner *owner, uint64_t now_ns)
         owner->alone_ns = 0;
     }
     return 0;
+}
+
+static void note_sent(struct prl_owner *owner, uint64_t sent_ns)
+{
+    if (sent_ns > owner->newest_sent_ns)
+        owner->newest_sent_ns = sent_ns;
 }
 
 /* The lease by the other node's clock, when it sent `sent_ns`: our clock may have stood still. What is heard was sent
@@ -451,14 +457,15 @@ uint32_t prl_owner_lease(struct prl_owner *owner, uint64_t sent_ns, uint64_t ech
         return todo;
     if (sent_ns > owner->peer_sent_ns)
         owner->peer_sent_ns = sent_ns;
+    note_sent(owner, sent_ns);
     /* Only what was really sent can have been echoed. */
     if (echo_ns > owner->echoed_own_ns && echo_ns <= owner->last_lease_sent_ns) {
         owner->echoed_own_ns = echo_ns;
         owner->echo_at_ns = sent_ns;
         owner->lease_by_ns = UINT64_MAX;
-        owner->outlived = 0;
+        owner->outlived = is_beyond_lease(owner, owner->newest_sent_ns); /* this LEASE may have waited for long */
     }
-    age_lease(owner, sent_ns, now_ns);
+    age_lease(owner, owner->newest_sent_ns, now_ns);
     /* The other has read, before this LEASE of ours, that it was taken: its word is as good as the LAN's. */
     if (owner->echoed_own_ns > owner->taken_ns)
         owner->proof_by_ns = 0;
@@ -474,6 +481,7 @@ uint32_t prl_owner_lan_heard(struct prl_owner *owner, uint64_t sent_ns, uint64_t
     uint32_t todo = notice_lateness(owner, now_ns);
 
     owner->last_lan_ns = now_ns;
+    note_sent(owner, sent_ns);
     age_lease(owner, sent_ns, now_ns);
     if (!has_shadows(owner))
         return todo;

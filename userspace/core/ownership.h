@@ -117,6 +117,7 @@ struct prl_owner {
     uint64_t peer_sent_ns; /* newest sent_ns of the other's, to be echoed */
     uint64_t echoed_own_ns; /* newest own sent_ns that came back in this epoch; 0 = none */
     uint64_t echo_at_ns; /* when the other sent what brought it, by its clock */
+    uint64_t newest_sent_ns; /* the newest that it sent in this epoch, on link or LAN, likewise */
     uint64_t
         lease_by_ns; /* when the lease ends by the other's clock, in ours; UINT64_MAX = not before it does by ours */
     uint64_t last_echo_sent_ns; /* when an echo (of anything) last left, in any epoch; 0 = never */
