@@ -142,8 +142,8 @@ class Checker:
             if node.waking and node.is_unheld(session):
                 self.world.count("spoke while it woke")  # README.md: what is left out
                 return
-            if node.is_stopped_and_deaf() or other.is_stopped_and_deaf():
-                self.world.count("spoke while it was stopped and deaf")  # README.md as well
+            if node.is_replaced_unheard() or other.is_replaced_unheard():
+                self.world.count("spoke although it was replaced, and deaf")  # README.md as well
                 return
             raise ViolationError(f"I7: both nodes speak for service {session.service}")
         if node.is_shadow(session):
@@ -241,6 +241,7 @@ class Checker:
         if self._could_not_know(node, life):
             self.world.count("stale take-over that nothing told of")
             session.over = "lost"  # docs/failover.md, "A machine that stands still", says so
+            node.end_sock(session)
             return
         if node.is_too_late(session.service):
             self.world.count("taken over too late, and silent")

@@ -629,6 +629,7 @@ class Control:
         """`prlctl takeover`."""
         if self.node.call(self.lib.prl_dp_takeover, service, 0) == 0:
             self.world.count("takeover on request")
+            self.node.requested_ns = self.world.now_ns
 
     def renounce(self, service: int) -> bool:
         """prl_dp_renounce(), as for an application that died."""

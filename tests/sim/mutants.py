@@ -80,7 +80,7 @@ MUTANTS = (
         "core/ownership.c",
         "    if (owner->silence != PRL_SILENCE_NOT || mask == 0)",
         "    if (owner->silence != PRL_SILENCE_NOT || mask == 0 || why == PRL_SILENCE_NO_LAN)",
-        ("both cut",),
+        ("both cut", "link cut and LAN of one deaf", "LAN silent"),
     ),
     Mutant(
         "an owner that may be replaced trusts in its LAN for longer",

@@ -24,13 +24,13 @@ REACHED = (
     "session taken over", "bypassed", "fenced", "renounced", "renounced over the LAN",
     "shadows voided", "void sent", "retried", "dropped_nack", "dropped_full", "dropped_space",
     "dropped: captured", "dropped: held", "rx_no_hold", "setup refused", "setup answer lost",
-    "moment restored", "moment refused", "output sent again", "input sent again", "fin", "rst",
+    "moment restored", "output sent again", "input sent again", "fin", "rst",
     "restarted", "prld restarted", "handle reused in a new epoch", "takeover on request",
     "started alone", "silent", "speaks again", "shadows expired", "moved", "move undone",
     "move in doubt", "move resumed", "resumed after a probe", "relayed_packets",
-    "handed over for want of a LAN", "stalled in a pass", "taken over too late, and silent",
-    "first emission too late", "wake-up lost", "dropped by the kernel", "kept_packets",
-    "refed_packets", "defences",
+    "handed over for want of a LAN", "stalled in a pass",
+    "wake-up lost", "dropped by the kernel", "kept_packets",
+    "refed_packets",
 )  # fmt: skip
 
 

@@ -255,7 +255,7 @@ class World:
     def heal_link(self) -> None:
         """Both directions work again."""
         self.cut = [False, False]
-        for connection in {node.connection for node in self.nodes}:
+        for connection in dict.fromkeys(node.connection for node in self.nodes):
             if connection is not None:
                 connection.heal()
 
