@@ -7,7 +7,6 @@ released protocol version is never made again.
 """
 
 import argparse
-import os
 import struct
 import subprocess
 import tempfile
@@ -19,6 +18,7 @@ from prl.demo.payload import Payload
 from prl.lab import Lab
 from prl.lab.topology import LINK_INTERFACE, LINK_PORT
 from tests import second_build
+from tests.previous_build import running
 from tests.system.serving import Client, serving
 from tests.system.support import eventually, status
 
@@ -106,17 +106,9 @@ def capturing(lab: Lab, target: Path) -> Iterator[None]:
 
 def start(lab: Lab, newer: str | None = None, tree: Path | None = None) -> None:
     """Start prld on both nodes of a lab that has none, on ``newer`` from ``tree``."""
-    before = os.environ.get("PYTHONPATH")
     for node in lab.topology.nodes:
-        if node.name == newer:
-            assert tree is not None
-            os.environ["PYTHONPATH"] = str(tree)
-        try:
+        with running(tree if node.name == newer else None):
             lab._start_prld(node)
-        finally:
-            os.environ.pop("PYTHONPATH", None)
-            if before is not None:
-                os.environ["PYTHONPATH"] = before
 
 
 def await_link(lab: Lab) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from prl.core.features import MULTI_BUFFER, in_btf
+from tests import previous_build
 
 KERNEL_BTF = Path("/sys/kernel/btf/vmlinux")
 SBIN_PATH = "/usr/sbin:/sbin:/usr/lib/frr"  # not on every user's PATH
@@ -282,6 +283,12 @@ def libfuzzer() -> bool:
 @probe("the tree is no git work tree: clone it")
 def git() -> bool:
     return _works("git", "-C", str(Path(__file__).parent), "rev-parse", "--is-inside-work-tree")
+
+
+@probe("the history lacks the last release: clone the tree as a whole")
+def released() -> bool:
+    _, commit = previous_build.released()
+    return _works("git", "-C", str(Path(__file__).parent), "cat-file", "-e", f"{commit}^{{commit}}")
 
 
 @probe("others than root may not read the tree: put it where nobody may go")

@@ -1,0 +1,107 @@
+"""A pair is upgraded from the last release, one node after the other, under live sessions (R14)."""
+
+import os
+import select
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from prl import __version__
+from prl.lab import Lab
+from tests import previous_build
+from tests.link_capture import await_link, start
+from tests.previous_build import running
+from tests.system import support
+from tests.system.serving import PATIENCE_S, Client, Serve, lab_name
+from tests.system.support import eventually
+
+pytestmark = [
+    pytest.mark.system,
+    pytest.mark.timeout(900),  # the last release is built
+    pytest.mark.needs("root", "netns", "bpf", "af_xdp", "struct_ops", "socat", "released"),
+]
+
+NODES = ("re0", "re1")
+ADDRESSES = ("192.0.2.100", "[2001:db8:0:1::100]")
+LINE = bytes(range(256)) * 64
+
+
+@pytest.fixture(scope="module")
+def old(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return previous_build.make(tmp_path_factory.mktemp("old"))
+
+
+@pytest.fixture
+def bare() -> Iterator[Lab]:
+    lab = Lab(lab_name("upgrade"))
+    lab.up(start_prld=False)
+    try:
+        yield lab
+    finally:
+        lab.down()
+
+
+def replace(lab: Lab, node: str) -> None:
+    """As the package's postinst does: the prld of the last release stops, the new one starts."""
+    member = lab.topology.node(node)
+    pid = lab.state.pid(member)
+    assert pid is not None
+    with os.fdopen(os.pidfd_open(pid)) as ended:
+        os.kill(pid, signal.SIGTERM)
+        assert select.select([ended], [], [], PATIENCE_S)[0]
+    lab._start_prld(member)
+
+
+def is_safe(lab: Lab, node: str) -> bool:
+    facts = support.status(lab, node)
+    flows = facts["flows"]
+    return bool(
+        facts["switchover_safe"] and flows["active"] == len(ADDRESSES) and not flows["unprotected"]
+    )
+
+
+def owner(lab: Lab, *nodes: str) -> str:
+    (found,) = [n for n in nodes if support.status(lab, n)["services"][0]["state"] == "owner"]
+    return found
+
+
+@pytest.mark.parametrize("dies", ["half way", "at the end"])
+@pytest.mark.parametrize("order", [("re1", "re0"), ("re0", "re1")], ids=["standby", "owner"])
+def test_sessions_live_through_an_upgrade_of_both_nodes(
+    bare: Lab, old: Path, order: tuple[str, str], dies: str
+) -> None:
+    with ExitStack() as stack:
+        with running(old):
+            start(bare)
+            await_link(bare)
+            for address in ADDRESSES:
+                for node in NODES:
+                    stack.enter_context(Serve(bare, node, address))
+        clients = [stack.enter_context(Client(bare, address)) for address in ADDRESSES]
+
+        def go_on() -> None:
+            for client in clients:
+                assert client.exchange(LINE, len(LINE)) == LINE
+
+        def are_safe() -> None:
+            for node in NODES:
+                eventually(f"{node} is safe", lambda n=node: is_safe(bare, n))  # type: ignore[misc]
+
+        go_on()
+        are_safe()
+        assert "version" not in support.status(bare, "re0")
+        for number, node in enumerate(order):
+            replace(bare, node)
+            go_on()
+            are_safe()
+            assert support.status(bare, node)["version"] == __version__
+            if not number and dies == "half way":
+                break
+        owns = owner(bare, *NODES)
+        bare.fail(owns, "power")
+        go_on()
+        (other,) = set(NODES) - {owns}
+        assert owner(bare, other) == other
