@@ -460,6 +460,7 @@ static void deliver(struct prl_host *host, uint32_t session, uint64_t seq, uint3
         return;
     sim_stack(host->index, session, seq, bytes, flags, ack, way);
     if (ack > sock->pushed) {
+        host->wrong_session = session;
         wrong(host, "I3: session %u: the peer acknowledges %llu, this socket has sent up to %llu", session,
               (unsigned long long)ack, (unsigned long long)sock->pushed);
         return;
@@ -1166,6 +1167,7 @@ struct prl_host *sim_boot(uint32_t index, uint64_t seed)
     host->held = host->captured + 1;
     host->lan = host->captured + 2;
     host->frames_max = 256;
+    host->wrong_session = SIM_SESSIONS_MAX;
     host->link_in = malloc(PRL_LINK_RX_BYTES);
     for (uint32_t i = 0; i < SIM_SESSIONS_MAX; i++)
         host->slot_of[i] = host->sock_of[i] = -1;

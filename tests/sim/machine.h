@@ -97,6 +97,7 @@ struct prl_host {
     uint64_t dropped_captured, dropped_held, dropped_stale, dropped_silent, dropped_shadow, dropped_injected;
     uint64_t bypasses, late_first, duplicates;
     char wrong[256]; /* what can never be; empty: all is well */
+    uint32_t wrong_session;
 };
 
 struct prl_host *sim_boot(uint32_t index, uint64_t seed);

@@ -164,7 +164,6 @@ class Node:
         host = self.host
         if self.world.failure is not None:
             raise self.world.failure
-        self._nothing_is_wrong()
         if self.connection is not None:
             if host.link_out_bytes:
                 data = bytes(self.ffi.buffer(host.link_out, host.link_out_bytes))
@@ -181,6 +180,7 @@ class Node:
             self._note_echo()
         if not self.stalled and self.control is not None:
             self.control.collect()
+            self._nothing_is_wrong()
             self._set_timer()
             self.poke()
 
@@ -188,9 +188,10 @@ class Node:
         wrong = self.host.wrong
         if wrong[0] == b"\0":
             return
-        if not self.stalled or self.stood_ns < 0:
+        of = self.world.sessions[self.host.wrong_session : self.host.wrong_session + 1]
+        if not of or of[0].over != "lost":
             raise ViolationError(f"node {self.index}: {self.ffi.string(wrong).decode()}")
-        self.world.count("stale take-over, stopped in the middle")  # checker.taken_over() judges
+        self.world.count("a lost session's packet")  # checker.taken_over() has judged
         wrong[0] = b"\0"
 
     def call(self, function: Any, *args: Any) -> int:
