@@ -161,7 +161,13 @@ class Timing(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     answer_ms: Annotated[
         Milliseconds, Meta(description="deadline of a flow's oldest unanswered message")
     ] = 400
-    setup_ms: Annotated[Milliseconds, Meta(description="deadline of a flow's set-up")] = 100
+    setup_ms: Annotated[
+        Milliseconds,
+        Meta(
+            description="deadline of a flow's set-up at the least; later, up to a second, where "
+            "set-ups have taken longer"
+        ),
+    ] = 100
     switchover_ms: Annotated[
         Milliseconds, Meta(description="how long a planned move may drain before it is given up")
     ] = 500

@@ -99,7 +99,7 @@ void prl_dp_close(struct prl_dp *dp);
 /* ---- events for the control plane ---- */
 enum prl_event_kind {
     /* a link message for the control plane: type, handle, seq, generation …; body = TLVs. SETUP_DONE to a moment:
-     * value = how long the input waited (ns), when the flow is ACTIVE already */
+     * value = since when the flow is ACTIVE (ns), if it is already */
     PRL_EVENT_MESSAGE = 1,
     PRL_EVENT_LINK_DOWN = 2, /* reason; body = words */
     PRL_EVENT_PRIMARY = 3, /* handle, state = enum prl_primary_state, reason */
@@ -202,6 +202,8 @@ struct prl_flow_spec {
     int fd; /* the socket; the datapath keeps a duplicate of its own: the only one that prld has for long */
     char congestion[16]; /* secondary: the application's congestion control, set again at take-over */
     struct prl_md5_key md5; /* what the session's segments are signed with, both ways (RFC 2385) */
+    uint64_t setup_ns; /* primary_setup(): its deadline, from now on (R6) */
+    uint64_t begun_ns; /* primary_setup() says when that was (CLOCK_BOOTTIME) */
 };
 
 /* Primary: gate on, input redirected, output held; pending until activate. Returns 0 and spec->handle/generation;

@@ -676,20 +676,23 @@ int prl_dp_primary_prepare(struct prl_dp *dp, struct prl_flow_spec *spec)
 
 int prl_dp_primary_setup(struct prl_dp *dp, struct prl_flow_spec *spec)
 {
+    struct prl_primary_limits limits;
     struct prl_actions actions = {0};
     struct dp_flow *flow = NULL;
     int err;
 
     dp_lock(dp);
+    limits = dp->config.limits;
+    limits.setup_ns = spec->setup_ns;
     err = flow_of_setup(dp, spec, &flow);
     if (!flow)
         goto out;
-    dp->now_ns = dp_clock_ns(dp);
+    spec->begun_ns = dp->now_ns = dp_clock_ns(dp);
     dp_switchover_disturbed(dp, flow->service);
     flow->edge_known = false;
     flow->key_changed = false;
     memset(&flow->compare, 0, sizeof(flow->compare));
-    prl_primary_open(&flow->primary, spec->handle, spec->generation, dp->now_ns, &dp->config.limits, &actions);
+    prl_primary_open(&flow->primary, spec->handle, spec->generation, dp->now_ns, &limits, &actions);
     dp_apply(dp, flow, &actions);
     dp_flow_sample(dp, flow);
     if (flow->kernel->key.proto == IPPROTO_UDP)

@@ -168,14 +168,14 @@ static struct sent *sent_of(struct prl_dp *dp, uint32_t handle, uint32_t generat
 
 void dp_setup_done(struct prl_dp *dp, struct dp_flow *flow, const struct prl_msg *msg)
 {
-    uint64_t begun_ns = flow->primary.deadline_ns - dp->config.limits.setup_ns, frozen_ns = 0;
+    uint64_t active_ns = 0;
     struct sent *sent = sent_of(dp, msg->handle, msg->generation);
 
     if (sent && msg->reason == PRL_REASON_OK && flow->primary.state == PRL_PRIMARY_SETUP &&
         flow->spec.generation == msg->generation) {
         if (is_complete(dp, flow, sent)) {
             dp_primary_activate(dp, flow, sent->committed, msg->space);
-            frozen_ns = dp_clock_ns(dp) - begun_ns;
+            active_ns = dp_clock_ns(dp);
         } else {
             dp->counters.moments_late++; /* Python says why, and lets it go on */
         }
@@ -183,7 +183,7 @@ void dp_setup_done(struct prl_dp *dp, struct dp_flow *flow, const struct prl_msg
     if (sent)
         sent->generation = 0;
     dp->io->hurry(dp->host, false);
-    dp_message_event(dp, msg, frozen_ns);
+    dp_message_event(dp, msg, active_ns);
 }
 
 /* ---- secondary ---- */

@@ -147,6 +147,16 @@ class Prepared:
 
 
 @dataclass(frozen=True, slots=True)
+class Begun:
+    """A set-up that has begun."""
+
+    handle: int
+    generation: int
+    at_ns: int
+    """Its input waits since then, on CLOCK_BOOTTIME."""
+
+
+@dataclass(frozen=True, slots=True)
 class Ready:
     """How a socket that is ready for its moment was made: struct prl_ready."""
 
@@ -477,12 +487,13 @@ class Datapath:
         """Ready for primary_setup(): nothing is left to do while the session stands still."""
         return Prepared(spec, _spec(spec, self._lifs))
 
-    def primary_setup(self, prepared: "Prepared") -> tuple[int, int]:
-        """Gate, redirect and hold; returns (handle, generation). Raises DatapathError."""
+    def primary_setup(self, prepared: "Prepared", deadline_ns: int) -> "Begun":
+        """Gate, redirect and hold, for so long at most. Raises DatapathError."""
         wanted = prepared.wanted
+        wanted.setup_ns = deadline_ns
         if err := lib.prl_dp_primary_setup(self._dp, wanted):
             raise DatapathError(f"{prepared.spec.ends}: set-up refused", err)
-        return int(wanted.handle), int(wanted.generation)
+        return Begun(int(wanted.handle), int(wanted.generation), int(wanted.begun_ns))
 
     def primary_prepare(self, prepared: "Prepared") -> tuple[int, int]:
         """Enter the flow, open; returns handle and generation of the snapshot to come.
@@ -639,7 +650,6 @@ def _fill_timing(wanted: Any, config: Config) -> None:
     limits.packets_max = INPUT_PACKETS_MAX
     limits.bytes_max = INPUT_BYTES_MAX
     limits.answer_ns = timing.answer_ms * 1_000_000
-    limits.setup_ns = timing.setup_ms * 1_000_000
     limits.retries_max = NACK_RETRIES_MAX
     limits.retry_ns = timing.retry_ms * 1_000_000
     move = wanted.move

@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import socket
 import time
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 
@@ -22,6 +23,7 @@ from prl.core.facts import Capability, Message, Reason, Tlv
 from prl.core.wire import Element
 from prl.daemon import cloning, transfer
 from prl.daemon.cloning import Frozen, Order
+from prl.daemon.deadline import Deadline
 from prl.daemon.events import EventLog
 from prl.daemon.freezer import FreezeError
 from prl.daemon.host import Host
@@ -30,7 +32,7 @@ from prl.daemon.link import Link
 from prl.daemon.pace import Pace
 from prl.daemon.sessions import Session
 from prl.daemon.transfer import Setup, TransferError
-from prl.errors import ReplicationError
+from prl.errors import PrlError, ReplicationError
 from prl.shadow import Fixed, SnapshotError, fixed_of
 from prl.shadow.sockopt import CallError, So, get_int
 
@@ -66,6 +68,15 @@ class _Work:
     wanted: Prepared
     is_prepared: bool = False
     """The other node waits for the moment."""
+    deadline_s: float = 0.0
+    """How long the session may stand still."""
+    begun_ns: int = 0
+    """Since when it does, on CLOCK_BOOTTIME; 0: not yet."""
+
+    @property
+    def due_ns(self) -> int:
+        """When the datapath opens it, unless it is active by then; 0: it does not stand still."""
+        return self.begun_ns and self.begun_ns + int(self.deadline_s * 1e9)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +106,7 @@ class Attempts:
         self._host, self._instances = host, instances
         self.closed = ""
         """Why nothing can be protected now; empty: it can."""
+        self._deadline = Deadline(config.timing.setup_ms / 1000)
         self._pace = Pace(SETUPS_AT_ONCE, config.timing.setup_ms / SLOW_PART / 1000)
 
     def enter(self, session: Session, sock: socket.socket, sessions: dict[int, Session]) -> None:
@@ -106,10 +118,14 @@ class Attempts:
             "prld was started anew, and has not protected it yet",
         )
 
+    def counts(self) -> dict[str, float]:
+        """What is allowed to an attempt now, as ``prlctl stats`` has it."""
+        return {"deadline_ms": round(1000 * self._deadline.seconds, 3), "at_once": self._pace.limit}
+
     def _know(self, session: Session, sock: socket.socket, sessions: dict[int, Session]) -> None:
         fixed = None if session.ends.is_udp else fixed_of(sock)
         spec = cloning.spec_of(session.ends, sock, session.handle, fixed)
-        self._set_up(session, self._dp.prepare(spec), sessions)
+        self._set_up(session, self._dp.prepare(spec), sessions, self._deadline.seconds)
 
     async def protect(
         self, session: Session, sessions: dict[int, Session], sock: socket.socket | None = None
@@ -147,7 +163,7 @@ class Attempts:
             hop = None if detour else await self._host.next_hop(ifindex, session.ends.remote)
         if session.state != "open" or session.closing:
             return
-        session.mend().hopeless = False
+        session.mend().hopeless = session.mend().late = False
         if detour and not session.handle:
             self._know(session, sock, sessions)
         if detour:
@@ -167,21 +183,32 @@ class Attempts:
         try:
             if session.state != "open" or session.closing:
                 return
-            await self._freeze(work, sessions)
+            with self._in_time(work):
+                await self._freeze(work, sessions)
         finally:
             self._unprepare(work)
+
+    @contextlib.contextmanager
+    def _in_time(self, work: _Work) -> Iterator[None]:
+        """The deadline of what is done within, which follows whether that was long enough."""
+        work.deadline_s = self._deadline.seconds
+        try:
+            yield
+        except PrlError:
+            was_late = 0 < work.due_ns <= time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+            if was_late and self._link.up:
+                self._deadline.missed(work.deadline_s)
+                work.session.mend().late = True
+            raise
 
     async def _freeze(self, work: _Work, sessions: dict[int, Session]) -> None:
         """From the moment on that the input waits. Raises as protect() expects."""
         session = work.session
         session.mend().done = done = asyncio.get_running_loop().create_future()
-        begun_ns = 0
 
         def begin() -> None:
-            nonlocal begun_ns
-            begun_ns = time.monotonic_ns()
             clock()
-            self._begin(session, work.wanted, sessions)
+            self._begin(work, sessions)
 
         def copy() -> _Copied | Frozen | None:
             assert work.fixed is not None
@@ -205,18 +232,20 @@ class Attempts:
             if isinstance(copied, Frozen):
                 copied = self._send_whole(work, copied)
             await self._send_rest(session, copied.left, done)
-            answer = await self._answer(done, 2 * self._config.timing.setup_ms / 1000)
+            answer = await self._answer(done, 2 * work.deadline_s)
             if answer.value:  # the datapath has activated it
-                self._protected(session, answer.value)
+                self._protected(work, answer.value)
                 return
             self._refuse_holes(session)
             _refuse_moved(work, copied)
             self._dp.primary_activate(
                 session.handle, session.generation, copied.committed, answer.space
             )
-            self._protected(session, time.monotonic_ns() - begun_ns)
+            self._protected(work, time.clock_gettime_ns(time.CLOCK_BOOTTIME))
 
-    def _protected(self, session: Session, frozen_ns: int) -> None:
+    def _protected(self, work: _Work, active_ns: int) -> None:
+        session, frozen_ns = work.session, active_ns - work.begun_ns
+        self._deadline.took(frozen_ns / 1e9)
         if session.state in {"setup", "active"}:  # else it has failed again already
             session.mended(time.monotonic())
             words, frozen_us = f"{session.ends}: protected", frozen_ns // 1000
@@ -310,16 +339,21 @@ class Attempts:
         info = self._dp.flow_info(session.handle) if since >= 0 else None
         return info is not None and int(info.counters["in_passed"]) <= since
 
-    def _begin(self, session: Session, spec: Prepared, sessions: dict[int, Session]) -> None:
+    def _begin(self, work: _Work, sessions: dict[int, Session]) -> None:
         """Gate on, input redirected, output held."""
-        self._set_up(session, spec, sessions)
+        work.begun_ns = self._set_up(work.session, work.wanted, sessions, work.deadline_s)
         if not self._link.up:
             raise AttemptError(Reason.LINK_LOST, f"the link is down: {self._link.why_down}")
 
-    def _set_up(self, session: Session, spec: Prepared, sessions: dict[int, Session]) -> None:
-        session.handle, session.generation = self._dp.primary_setup(spec)
+    def _set_up(
+        self, session: Session, spec: Prepared, sessions: dict[int, Session], deadline_s: float
+    ) -> int:
+        """When it has begun, on CLOCK_BOOTTIME."""
+        begun = self._dp.primary_setup(spec, int(deadline_s * 1e9))
+        session.handle, session.generation = begun.handle, begun.generation
         session.state, session.reason = "setup", ""
         sessions[session.handle] = session
+        return begun.at_ns
 
     def _refuse_holes(self, session: Session) -> None:
         """What the socket has behind a hole is not in the snapshot, and will not come again."""

@@ -196,6 +196,7 @@ def stats(view: NodeView) -> dict[str, Any]:
     return {
         "datapath": found.counters,
         "kernel": view.kernel.node_counters(),
+        "attempts": view.primaries.counts(),
         "frames_free": found.frames_free,
         "holds_used": found.holds_used,
     }

@@ -25,7 +25,8 @@ from prl.daemon.events import EventLog
 from prl.daemon.freezer import FreezeError, Pause
 from prl.daemon.instances import Instances
 from prl.daemon.link import Link
-from prl.daemon.sessions import RETRY_MIN_S, Mending, Session
+from prl.daemon.retries import RETRY_MAX_S, RETRY_MIN_S, Retries
+from prl.daemon.sessions import Mending, Session
 from prl.daemon.silence import abort_silently, end_silently, reset
 from prl.daemon.streams import Streams
 from prl.errors import ReplicationError, UsageError
@@ -33,10 +34,8 @@ from prl.shadow import SnapshotError
 from prl.shadow.capture import refuse_other_protocols
 from prl.shadow.sockopt import CallError
 
-RETRY_MAX_S = 30.0
-"""Back-off between attempts of one session, from RETRY_MIN_S on. It begins anew when the link comes
-up, an application offers itself on the other node, or the session was protected for STABLE_S."""
 STABLE_S = 5.0
+"""A session that was protected for so long is tried anew at once, as though it never had failed."""
 RENEW_TRIES = 3
 """Attempts with bytes that the application has just given, while it waits."""
 REASONS_MAX = 8
@@ -62,7 +61,7 @@ class Primaries:
     ) -> None:
         self._config, self._dp, self._link, self._log = config, datapath, link, log
         self._instances = instances
-        self._attempts = attempts
+        self._attempts, self._retries = attempts, Retries()
         self._sessions: dict[int, Session] = {}
         self._offered: set[str] = set()
         """Endpoints that applications on the other node have offered themselves for."""
@@ -451,9 +450,10 @@ class Primaries:
             if self._obstacle(session):
                 await mending.trigger.wait()
             else:
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(mending.trigger.wait(), session.wait_s)
+                await _wait_at_most(session.wait_s, mending.trigger)
                 session.wait_s = min(session.wait_s * 2, RETRY_MAX_S)
+                if not mending.trigger.is_set():
+                    await _wait_at_most(self._retries.turn_in_s(), mending.trigger)
             was_triggered = mending.trigger.is_set()
             mending.trigger.clear()
             if mending.hopeful:
@@ -491,7 +491,21 @@ class Primaries:
         )
 
     async def _attempt(self, session: Session, sock: socket.socket | None = None) -> None:
+        was_late = session.mending is not None and session.mending.late
         await self._attempts.protect(session, self._sessions, sock)
+        if was_late and session.state == "active":
+            self._hope_for_the_late()
+
+    def _hope_for_the_late(self) -> None:
+        """What made attempts too late has gone: the others need not wait for their back-off."""
+        for session in self.live():
+            if session.mending is not None and session.mending.late:
+                session.mending.late = False  # one success is enough for all
+                session.hope()
+
+    def counts(self) -> dict[str, float]:
+        """What attempts are allowed now, and how often that made one wait."""
+        return self._attempts.counts() | {"retries_put_off": self._retries.put_off}
 
     def unprotected(self) -> dict[str, int]:
         """Why how many sessions are not protected now, the most frequent reasons."""
@@ -511,6 +525,12 @@ class Primaries:
     def why_not(self, session: Session) -> str:
         """Why a session is not protected now, in words."""
         return self._obstacle(session) or session.reason or session.state
+
+
+async def _wait_at_most(seconds: float, event: asyncio.Event) -> None:
+    """Until it is set, or the time has passed."""
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(event.wait(), seconds)
 
 
 def _refuse_kind(sock: socket.socket) -> None:

@@ -7,15 +7,14 @@ protected is in an object of its own (Mending), and the socket is the datapath's
 import asyncio
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any
 
 from prl.core.datapath import Event, Tuple
 from prl.daemon.clients import Application, Program
+from prl.daemon.retries import RETRY_MIN_S
 from prl.daemon.streams import UNCOUNTED, Streams
 
 LIVE = frozenset({"setup", "active", "voiding", "open", "moved"})
-RETRY_MIN_S: Final = 0.05
-"""First wait of the back-off between attempts of one session."""
 
 
 @dataclass(eq=False, slots=True)
@@ -30,6 +29,8 @@ class Mending:
     """Trying again is of no use before an application offers itself."""
     hopeful: bool = False
     """Something has changed for the better since the last attempt: the back-off begins anew."""
+    late: bool = False
+    """The last attempt took longer than it may: which does not tell of this session alone."""
     stray_from: int = -1
     """Its input came in where nobody captures it: so many of its packets had come in rightly."""
     given_up: bool = False

@@ -6,6 +6,7 @@ Checks L9, R23.
 import json
 import os
 import random
+import re
 import select
 import signal
 import sys
@@ -225,3 +226,21 @@ def test_one_prld_is_restarted_and_the_pair_heals(node: str, how: str) -> None:
         for talk in found:
             casts.expect(other, "taken_over", peer=talk.peer.port)
         all_go_on(found)
+
+
+def test_a_pair_whose_set_ups_need_longer_than_configured_protects_all_the_same() -> None:
+    """No machine sets a session up within a millisecond: the deadline follows what is needed."""
+    with support.pair(f"slow{os.getpid()}", start_prld=False) as lab:
+        for node in lab.topology.nodes:
+            path = lab.state.config(node)
+            text = path.read_text()
+            if "[timing]" not in text:
+                text += "\n[timing]\nsetup_ms = 1\n"
+            path.write_text(re.sub(r"setup_ms = \d+", "setup_ms = 1", text))
+        lab._start_prld(*lab.topology.nodes)
+        lab._await_lease()
+        apps = support.Applications(lab, "obey")
+        with apps.connect() as peer:
+            assert peer.ask("protected") == "protected"
+            stats = support.prlctl("--lab", lab.name, "--node", "re0", "-j", "stats")
+            assert json.loads(stats.stdout)["attempts"]["deadline_ms"] > 1
