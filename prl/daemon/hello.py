@@ -57,6 +57,15 @@ class ServiceState(msgspec.Struct, frozen=True, kw_only=True):
     """The sender has taken itself out of it (I4): it neither stands by nor may it be given it."""
 
 
+class LeaseTiming(msgspec.Struct, frozen=True, kw_only=True):
+    """What the other node's lease depends on, as it is configured."""
+
+    lease_ms: Annotated[int, Meta(ge=1)]
+    suspect_ms: Annotated[int, Meta(ge=1)]
+    takeover_ms: Annotated[int, Meta(ge=1)]
+    hold_ms: Annotated[int, Meta(ge=1)]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hello:
     """One node's HELLO."""
@@ -69,10 +78,13 @@ class Hello:
     claim_token: bytes
     lan_key_half: bytes
     services: tuple[ServiceState, ...]
+    timing: LeaseTiming | None = None
+    """Earlier nodes do not say."""
 
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(ServiceState)
+_timing_decoder = msgspec.msgpack.Decoder(LeaseTiming)
 
 
 def create(config: Config, services: tuple[ServiceState, ...], epoch: int | None = None) -> Hello:
@@ -86,6 +98,7 @@ def create(config: Config, services: tuple[ServiceState, ...], epoch: int | None
         claim_token=secrets.token_bytes(wire.TOKEN_BYTES),
         lan_key_half=secrets.token_bytes(wire.LAN_KEY_BYTES),
         services=services,
+        timing=msgspec.convert(config.timing, LeaseTiming, from_attributes=True),
     )
 
 
@@ -99,6 +112,7 @@ def encode(hello: Hello) -> bytes:
             Element(Tlv.CLAIM_TOKEN, hello.claim_token),
             Element(Tlv.LAN_KEY, hello.lan_key_half),
             *(Element(Tlv.SERVICE, _encoder.encode(service)) for service in hello.services),
+            *([Element(Tlv.TIMING, _encoder.encode(hello.timing))] if hello.timing else []),
         ]
     )
 
@@ -122,6 +136,7 @@ def decode(event: Event) -> Hello:
             claim_token=_sized(found[Tlv.CLAIM_TOKEN], wire.TOKEN_BYTES),
             lan_key_half=_sized(found[Tlv.LAN_KEY], wire.LAN_KEY_BYTES),
             services=tuple(services),
+            timing=_timing_decoder.decode(found[Tlv.TIMING]) if Tlv.TIMING in found else None,
         )
     except KeyError as error:
         raise HelloError(f"HELLO lacks TLV {error}; is the other node a prld?") from error
@@ -167,6 +182,9 @@ def check(own: Hello, other: Hello) -> int:
         )
     for own_service, other_service in zip(own.services, other.services, strict=True):
         _check_instance(own_service, other_service, other.node)
+    if own.timing is not None and other.timing is not None:
+        _check_timing(own.node, own.timing, other.node, other.timing)
+        _check_timing(other.node, other.timing, own.node, own.timing)
     for name, _, owner in mine:
         if owner not in {own.node, other.node}:
             raise HelloError(
@@ -181,6 +199,23 @@ def _check_instance(here: ServiceState, there: ServiceState, other: str) -> None
         raise HelloError(
             f"service {here.name}: is in {_place(here)} here, but in {_place(there)} on {other}; "
             "make [[routing]] the same in both configurations, in the same order"
+        )
+
+
+def _check_timing(one: str, its: LeaseTiming, other: str, others: LeaseTiming) -> None:
+    """What one node relies on the other for (SPEC L13)."""
+    remedy = "make [timing] the same in both configurations"
+    if its.hold_ms <= others.takeover_ms:
+        raise HelloError(
+            f"{one} may open {its.hold_ms} ms after its last echo (timing.hold_ms), when {other} "
+            f"may still take over, for {others.takeover_ms} ms (timing.takeover_ms): two nodes "
+            f"could speak at once; {remedy}"
+        )
+    if its.suspect_ms < 2 * others.lease_ms:
+        raise HelloError(
+            f"{one} suspects the other node after {its.suspect_ms} ms (timing.suspect_ms), while "
+            f"{other} sends a message each {others.lease_ms} ms (timing.lease_ms), not twice as "
+            f"often; {remedy}"
         )
 
 

@@ -6,11 +6,13 @@ from typing import Any
 import msgspec
 import pytest
 
+from prl import config
 from prl.core import wire
 from prl.core.datapath import Event
 from prl.core.facts import EventKind, Message, Owner, Tlv
 from prl.daemon import hello
-from prl.daemon.hello import Hello, HelloError, ServiceState
+from prl.daemon.hello import Hello, HelloError, LeaseTiming, ServiceState
+from tests.unit.test_daemon_sockets import FILE
 
 
 def service(
@@ -88,6 +90,45 @@ def change(node: Hello, **members: object) -> Hello:
 def test_what_does_not_fit_is_said(other: Hello, words: str) -> None:
     with pytest.raises(HelloError, match=words):
         hello.check(greet("re0", 0), other)
+
+
+def timing(**more: int) -> LeaseTiming:
+    usual = {"lease_ms": 20, "suspect_ms": 100, "takeover_ms": 300, "hold_ms": 400}
+    return LeaseTiming(**usual | more)
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "words"),
+    [
+        ({}, {"takeover_ms": 3000, "hold_ms": 4000}, r"^re0 may open 400 ms .* for 3000 ms "),
+        ({"takeover_ms": 3000, "hold_ms": 4000}, {}, r"^re1 may open 400 ms .* for 3000 ms "),
+        ({}, {"takeover_ms": 400, "hold_ms": 500}, r"^re0 may open 400 ms .* make \[timing\]"),
+        ({}, {"lease_ms": 51, "suspect_ms": 200}, r"^re0 suspects .* 100 ms .* each 51 ms"),
+        ({"lease_ms": 60, "suspect_ms": 120}, {}, r"^re1 suspects .* 100 ms .* each 60 ms"),
+    ],
+)
+def test_timing_of_one_that_the_other_s_does_not_cover_is_refused(
+    here: dict[str, int], there: dict[str, int], words: str
+) -> None:
+    """L13: with these, a stale shadow could take over from an owner that has opened."""
+    own = change(greet("re0", 0), timing=timing(**here))
+    other = change(greet("re1", 1), timing=timing(**there))
+    with pytest.raises(HelloError, match=words):
+        hello.check(own, hello.decode(received(other)))
+    with pytest.raises(HelloError, match=words):
+        hello.check(other, hello.decode(received(own)))
+
+
+def test_timing_that_differs_may_do_and_an_earlier_node_says_nothing_of_it() -> None:
+    own = change(greet("re0", 0), timing=timing())
+    longer = change(greet("re1", 1), timing=timing(takeover_ms=399, hold_ms=1000))
+    assert hello.check(own, longer) == 1
+    assert hello.check(own, greet("re1", 1)) == 1
+
+
+def test_what_is_told_of_timing_is_what_is_configured() -> None:
+    told = hello.create(config.parse(FILE.format(port=7077)), (service(),)).timing
+    assert told == timing()
 
 
 def test_the_owner_is_one_of_the_two() -> None:

@@ -7,8 +7,8 @@ from typing import Any, cast
 import pytest
 
 from prl import config
-from prl.core.datapath import Owner, Tuple
-from prl.core.wire import Reason
+from prl.core.datapath import Tuple
+from prl.core.facts import Owner, Reason
 from prl.daemon import retries
 from prl.daemon.cloning import shared_address
 from prl.daemon.deadline import SETUP_MAX_S, Deadline
