@@ -35,6 +35,9 @@
 #define PRL_CLAIM_SLOW_NS 200000000ull
 #define PRL_TERMS_MAX 16 /* services */
 
+/* What all marks of prl's have in common: nobody else's may. */
+#define PRL_MARKS 0x70726c00
+#define PRL_MARKS_MASK 0xffffff00
 /* skb->mark of a packet that prl itself handed to the stack or to the wire (R1a). */
 #define PRL_MARK_RELEASE 0x70726c01
 /* skb->mark of output on its way to the hold TAP: nothing else may enter it. */

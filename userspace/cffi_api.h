@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* Everything that Python may call: the input of build_ffi.py, preprocessed with PRL_CFFI defined. */
 #include "core/serial.h"
+#include "core/handle.h"
 #include "core/hold.h"
 #include "core/primary.h"
 #include "core/secondary.h"

@@ -149,7 +149,11 @@ static void take_message(struct prl_dp *dp, const struct prl_msg *msg)
     }
     case PRL_MSG_SETUP:
         PRL_PROBE3(setup, "SETUP received", msg->handle, msg->generation);
-        if (msg->data_type == PRL_TLV_MOMENT)
+        /* A shadow under a handle of ours would take its primary's place. */
+        if (!prl_handle_is_of(!dp->config.node_index, msg->handle) || !msg->generation) {
+            dp->link.refused++;
+            dp_link_lost(dp, "the other node's SETUP names a handle or a generation that it cannot have");
+        } else if (msg->data_type == PRL_TLV_MOMENT)
             dp_setup_moment(dp, msg);
         else
             dp_message_event(dp, msg, 0);
@@ -326,7 +330,6 @@ struct prl_dp *dp_open(const struct prl_dp_config *config, const struct prl_io *
     dp->io = io;
     dp->host = host;
     dp->node = io->node(host);
-    dp->next_handle = 1;
     prl_gro_init(&dp->gro, (struct prl_tap){.write = io->inject, .host = host});
     dp->link.fd = -1;
     pthread_mutex_init(&dp->lock, NULL);

@@ -21,6 +21,7 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 
+#include "core/handle.h"
 #include "core/serial.h"
 #include "datapath.h"
 #include "link.h"
@@ -32,7 +33,6 @@
 #include "tap.h"
 #include "umem.h"
 
-#define DP_HANDLE_NODE_BIT 31
 #define DP_LIST_END 0xffffffffu
 /* struct prl_hold.frame of held output: a buffer's number with this bit; otherwise a UMEM packet. */
 #define DP_FRAME_IS_BUFFER (1ull << 63)
@@ -223,7 +223,7 @@ struct prl_dp {
     uint32_t *slots_free;
     uint32_t slots_free_count;
     uint32_t flows_top; /* slots below this have been used */
-    uint32_t next_handle;
+    uint32_t last_handle; /* that this node has allocated */
     uint32_t dirty; /* flows that owe an ACK */
     uint32_t awake; /* flows that dp_flows_tick() looks at; all others cost nothing until something happens */
     uint32_t scan_next; /* slot at which the look at all flows goes on */

@@ -548,7 +548,10 @@ void dp_flows_tick(struct prl_dp *dp)
 
 static uint32_t new_handle(struct prl_dp *dp)
 {
-    return dp->config.node_index << DP_HANDLE_NODE_BIT | dp->next_handle++;
+    do
+        dp->last_handle = prl_handle_next(dp->config.node_index, dp->last_handle);
+    while (dp_flow_by_handle(dp, dp->last_handle)); /* a session that has lived through all of them has it yet */
+    return dp->last_handle;
 }
 
 /* The flow stays where it is, in the kernel's table, too; what is under way to us has the former handle. */

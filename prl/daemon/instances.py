@@ -101,8 +101,11 @@ class Instances:
 
     def devices(self, service: int) -> frozenset[int]:
         """The devices that sockets of a service may be bound to, by index."""
-        names = self._devices(self._config.service[service])
-        return frozenset(map(socket.if_nametoindex, names))
+        return frozenset(map(socket.if_nametoindex, self.device_names(service)))
+
+    def device_names(self, service: int) -> tuple[str, ...]:
+        """The same, by name."""
+        return tuple(self._devices(self._config.service[service]))
 
     def _devices(self, service: Service) -> list[str]:
         lif = self._config.lifs[service.instance]

@@ -38,6 +38,8 @@ STABLE_S = 5.0
 """A session that was protected for so long is tried anew at once, as though it never had failed."""
 RENEW_TRIES = 3
 """Attempts with bytes that the application has just given, while it waits."""
+OFFERED_MAX = 1024
+"""Endpoints that the other node may have offers for; it takes no more itself (shadows.py)."""
 REASONS_MAX = 8
 """Different reasons for missing protection that ``status`` names."""
 _HOPELESS = frozenset({Reason.APPLICATION_GONE, Reason.OUTPUT_DIFFERS, Reason.MID_STREAM})
@@ -374,6 +376,10 @@ class Primaries:
 
     def on_offer(self, endpoint: str) -> None:
         """An application on the other node waits for shadows of ``endpoint``."""
+        if endpoint not in self._offered and len(self._offered) >= OFFERED_MAX:
+            words = f"the other node offers more than {OFFERED_MAX} endpoints: the rest is ignored"
+            self._log.error("offer_refused", words)
+            return
         self._offered.add(endpoint)
         for session in self.live():
             if session.state != "active" and session.ends.service_end == endpoint:

@@ -25,7 +25,7 @@ from prl.core.datapath import Datapath, DatapathError, Event, FlowSpec, Tuple
 from prl.core.facts import Message, Owner, Reason, Tlv
 from prl.core.facts import Secondary as State
 from prl.core.wire import Element
-from prl.daemon import cloning, transfer
+from prl.daemon import boundary, cloning, transfer
 from prl.daemon.clients import Application
 from prl.daemon.conntrack import Conntrack
 from prl.daemon.events import EventLog
@@ -46,6 +46,8 @@ READ_LINGER_S = 60.0
 """How long a standby application may read on after its session ended on the primary."""
 READ_POLL_S = 0.05
 OFFERS_MAX = 1024
+NEIGHBOURS_MAX = 4096
+"""Next hops that are entered as neighbours for the other node's sessions, at most."""
 HOPS_SHARED = 1024
 """Next hops of which shadows share one object; the others have their own."""
 _END_AT_CLOSE = struct.pack("=ii", 1, 0)  # struct linger: on, no time
@@ -202,6 +204,12 @@ class Shadows:
             service, client = self._admit(ends)
             ifindex = self._instances.interface(service).ifindex
             hop = _hop(setup.next_hop, setup.next_hop_mac, ifindex)
+            boundary.check(
+                *(setup, snapshot, ends, hop),
+                config=self._config,
+                instances=self._instances,
+                service=service,
+            )
             coming = Coming(event, arrived.began_ns, setup, snapshot, ends, service, client, hop)
             if hop is None or self._pin(hop):
                 self._make(coming)
@@ -215,7 +223,7 @@ class Shadows:
             try:
                 await self._host.set_neighbour(hop, NUD_PERMANENT)
                 self._refuse_overtaken(coming)
-            except (KernelError, RefusedError):
+            except BaseException:
                 self._unpin(hop, NUD_STALE)
                 raise
             self._make(coming)
@@ -572,8 +580,11 @@ class Shadows:
     # -- neighbours: a silent node cannot resolve the peer's address by itself
 
     def _pin(self, hop: NextHop) -> bool:
-        """One shadow more needs it; whether it is entered already."""
+        """One shadow more needs it; whether it is entered already. Raises RefusedError."""
         count = self._neighbours.get(hop, 0)
+        if not count and len(self._neighbours) >= NEIGHBOURS_MAX:
+            words = f"{self._config.node} has entered {NEIGHBOURS_MAX} next hops already"
+            raise RefusedError(Reason.NO_MEMORY, words)
         self._neighbours[hop] = count + 1
         return count > 0
 

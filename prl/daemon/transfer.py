@@ -27,7 +27,7 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
     """All that the other node needs to build a shadow. Unknown members are skipped (R14)."""
 
     udp: bool = False
-    instance: str = ""
+    instance: Annotated[str, Meta(max_length=63)] = ""
     """Routing instance; empty: the network of [lan]."""
     snapshot: bytes
     """As prl.shadow.encode() made it, or encode_udp()."""
@@ -36,9 +36,9 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
     snd_wscale: Scale
     committed: U32
     timestamps: bool
-    next_hop: str = ""
+    next_hop: Annotated[str, Meta(max_length=45)] = ""
     """Address of the next hop towards the peer, empty when it is not known."""
-    next_hop_mac: str = ""
+    next_hop_mac: Annotated[str, Meta(max_length=17)] = ""
     application: Annotated[bytes, Meta(max_length=APPLICATION_MAX_BYTES)] = b""
     renew: bool = False
     """The application gives its bytes anew for each snapshot."""

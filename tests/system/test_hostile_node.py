@@ -1,0 +1,137 @@
+"""The other node is not what it should be: what it says costs the link, and nothing else."""
+
+import itertools
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Self
+
+import pytest
+
+from prl import config
+from prl.core import wire
+from prl.core.facts import Message, Owner, Tlv
+from prl.core.wire import Element
+from prl.daemon import hello
+from prl.daemon.hello import ServiceState
+from prl.lab import Lab
+from prl.lab.netns import Namespace
+from prl.lab.topology import LINK_PORT
+from tests.system import support
+from tests.system.support import PATIENCE_S, eventually
+from tests.unit.test_wire import decode, encode
+
+pytestmark = [
+    pytest.mark.system,
+    pytest.mark.needs("root", "netns", "bpf", "af_xdp", "struct_ops", "bpftool"),
+]
+
+OURS = 1 << 31
+"""Handles of node 1, which is the one that is attacked."""
+HEADER_BYTES = 16
+_labs = itertools.count()
+
+
+class Impostor:
+    """Speaks for node 0, whose prld does not run."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        own = config.load(lab.state.config(lab.topology.re0))
+        place = Namespace(lab.topology.re0.namespace)
+        target = (str(own.link.remote), LINK_PORT)
+        source = (str(own.link.local), 0)
+        self.sock = place.call(lambda: socket.create_connection(target, PATIENCE_S, source))
+        service = own.service[0]
+        said = ServiceState(
+            name=service.name,
+            addresses=[str(address) for address in service.addresses],
+            owner=service.owner,
+            state=Owner.OWNER,
+            term=1,
+            policy=own.policy,
+        )
+        greeting = hello.create(own, (said,))
+        members = {"version_min": 1, "version_max": 1, "node_index": 0}
+        self.send(encode("HELLO", 0, 0, members, hello.encode(greeting)))
+        assert self.hear()[0] == Message.HELLO
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.sock.close()
+
+    def send(self, data: bytes) -> None:
+        self.sock.sendall(data)
+
+    def set_up(self, handle: int, generation: int) -> None:
+        """A SETUP with a snapshot that is none."""
+        tlvs = wire.encode_tlvs([Element(Tlv.SNAPSHOT, b"nothing")])
+        members = {"generation": generation, "flags": wire.SETUP_LAST}
+        self.send(encode("SETUP", handle, 0, members, tlvs))
+
+    def hear(self) -> tuple[int, int]:
+        """Type and handle of the next message; (0, 0) when the connection has ended."""
+        head = self._receive(HEADER_BYTES)
+        if not head:
+            return 0, 0
+        whole = head + self._receive(int.from_bytes(head[4:8]) - HEADER_BYTES)
+        error, message = decode(whole)
+        assert error == 0
+        return message.type, message.handle
+
+    def _receive(self, count: int) -> bytes:
+        found = b""
+        while len(found) < count:
+            more = b""
+            with suppress(ConnectionResetError):
+                more = self.sock.recv(count - len(found))
+            if not more:
+                return b""
+            found += more
+        return found
+
+    def is_refused(self) -> bool:
+        """Whether the connection ends, LEASE and its like aside."""
+        return self.hears(0, 0)
+
+    def hears(self, kind: int, handle: int) -> bool:
+        """Whether that comes, and the connection does not end before."""
+        while (found := self.hear()) != (kind, handle):
+            if found == (0, 0):
+                return False
+        return True
+
+
+@contextmanager
+def attacked() -> Iterator[Lab]:
+    with support.pair(f"ho{os.getpid()}{next(_labs)}", start_prld=False) as lab:
+        lab._start_prld(lab.topology.re1)
+        yield lab
+
+
+def refusals(lab: Lab) -> list[str]:
+    return [e["text"] for e in support.events(lab, "re1") if e["event"] == "link_down"]
+
+
+@pytest.mark.parametrize(("handle", "generation"), [(OURS + 1, 1), (OURS, 1), (0, 1), (1, 0)])
+def test_a_set_up_that_names_what_its_node_cannot_have_ends_the_link(
+    handle: int, generation: int
+) -> None:
+    with attacked() as lab:
+        with Impostor(lab) as node:
+            eventually(
+                "the link is up", lambda: support.status(lab, "re1")["link"]["state"] != "down"
+            )
+            node.set_up(1, 1)
+            assert node.hears(Message.SETUP_DONE, 1)  # it is no snapshot: the flow is refused
+            node.set_up(handle, generation)
+            assert node.is_refused()
+        eventually("it says why", lambda: any("that it cannot have" in w for w in refusals(lab)))
+        link = support.prlctl("--lab", lab.name, "--node", "re1", "-j", "link", "show")
+        assert '"refused": 1' in link.stdout
+        with Impostor(lab) as node:  # and the next one is heard again
+            node.set_up(2, 1)
+            assert node.hears(Message.SETUP_DONE, 2)
