@@ -18,4 +18,5 @@
 #include "gro.h"
 #include "elide.h"
 #include "link.h"
+#include "siphash.h"
 #include "datapath.h"

@@ -178,19 +178,23 @@ static void flush(struct prl_dp *dp)
 
 static bool receive_link(struct prl_dp *dp)
 {
+    uint32_t taken = 0;
     struct prl_msg msg;
     int got, one;
 
     if (dp->link.fd < 0)
         return false;
-    got = prl_link_receive(&dp->link);
-    while (dp->link.fd >= 0 && (!dp->hello_seen || dp->link_up) && (one = prl_link_next(&dp->link, &msg)) != 0) {
+    got = dp->link_again ? 1 : prl_link_receive(&dp->link); /* what is here comes first */
+    dp->link_again = false;
+    while (dp->link.fd >= 0 && (!dp->hello_seen || dp->link_up) && !dp->link_again &&
+           (one = prl_link_next(&dp->link, &msg)) != 0) {
         if (one < 0) {
             dp_link_lost(dp, one == -ENOTSUP ? "the other node sent a message that this version must not skip"
                                              : "the other node sent a malformed message");
             break;
         }
         take_message(dp, &msg);
+        dp->link_again = ++taken == DP_BATCH;
     }
     flush(dp); /* the other side need not wait for our stack: what it is told of is here (R8) */
     dp_verify_flush(dp);
@@ -237,6 +241,8 @@ static uint64_t next_deadline_ns(const struct prl_dp *dp)
     uint64_t owner_ns = dp_owner_next_ns(dp), next_ns = owner_ns < dp->tick_ns ? owner_ns : dp->tick_ns;
     uint64_t soon_ns = dp->now_ns + NS_PER_MS;
 
+    if (dp->link_again)
+        return dp->now_ns;
     if (dp->dirty != DP_LIST_END && soon_ns < next_ns) /* a shadow has not sent all yet */
         return soon_ns;
     return next_ns ? next_ns : 1;

@@ -29,6 +29,7 @@
 #include "io.h"
 #include "packet.h"
 #include "probes.h"
+#include "siphash.h"
 #include "slab.h"
 #include "tap.h"
 #include "umem.h"
@@ -41,7 +42,7 @@
 #define DP_RESERVE_SHARE 8
 #define DP_FAIR_PACKETS 64
 #define DP_FAIR_BUFFERS 8
-/* Work of one pass over one source (R4: bounded per wake-up). */
+/* Work of one pass over one source, frames or messages (R4: bounded per wake-up; heartbeats go between two passes). */
 #define DP_BATCH 256
 /* Polling gives the CPU away after every look. Absences that are longer than the first of these count; beyond an eighth of
  * the time, and the sum, the CPU is wanted by others, and polling only waits for it. Then prld sleeps until there is work,
@@ -219,6 +220,8 @@ struct prl_dp {
     uint32_t congestions;
     struct dp_flow *flows;
     uint32_t *by_handle, *by_key; /* buckets */
+    uint32_t *by_former, *next_by_former; /* likewise, and chains: flows whose handle as a shadow was another */
+    struct prl_siphash_key hash_key; /* addresses, ports and handles are chosen by others */
     uint32_t buckets;
     uint32_t *slots_free;
     uint32_t slots_free_count;
@@ -233,6 +236,7 @@ struct prl_dp {
     struct prl_link link;
     bool link_up; /* HELLO agreed; false: only HELLO is read */
     bool hello_seen;
+    bool link_again; /* more messages are here than the last pass took */
     bool link_overflow; /* a message found no room: the stream has a hole, the connection is given up */
     uint64_t epoch, capabilities, rtt_ns, rtt_min_ns;
     uint64_t lease_came_ns; /* when the newest LEASE did, which the next one echoes */
@@ -298,6 +302,8 @@ void dp_flows_destroy(struct prl_dp *dp);
 struct dp_flow *dp_flow_by_handle(struct prl_dp *dp, uint32_t handle);
 /* The flow that a frame was captured for; it may have been renamed since. NULL: it was forgotten. */
 struct dp_flow *dp_flow_of_frame(struct prl_dp *dp, const struct prl_meta *meta);
+/* The flow that had this handle as a shadow, and has moved here. */
+struct dp_flow *dp_flow_by_former(struct prl_dp *dp, uint32_t handle);
 struct dp_flow *dp_flow_by_key(struct prl_dp *dp, const struct prl_flow_key *key);
 void dp_flow_forget(struct prl_dp *dp, struct dp_flow *flow);
 void dp_flow_set_flags(struct dp_flow *flow);

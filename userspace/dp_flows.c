@@ -15,29 +15,24 @@ _Static_assert(DP_COMPARE_TRIES <= UINT8_MAX, "dp_shadow.tries");
 
 /* ---- table ---- */
 
-/* `bytes` is a multiple of four. */
-static uint32_t hash_words(const void *data, size_t bytes)
+static uint32_t bucket_of(const struct prl_dp *dp, const void *data, size_t bytes)
 {
-    const uint8_t *at = data;
-    uint64_t hash = 0;
-    uint32_t word;
-
-    for (size_t i = 0; i < bytes; i += sizeof(word)) {
-        memcpy(&word, at + i, sizeof(word));
-        hash = (hash ^ word) * 0x9e3779b97f4a7c15ull;
-        hash ^= hash >> 32;
-    }
-    return (uint32_t)hash;
+    return (uint32_t)(prl_siphash(&dp->hash_key, data, bytes) % dp->buckets);
 }
 
 static uint32_t *handle_bucket(struct prl_dp *dp, uint32_t handle)
 {
-    return &dp->by_handle[hash_words(&handle, sizeof(handle)) % dp->buckets];
+    return &dp->by_handle[bucket_of(dp, &handle, sizeof(handle))];
+}
+
+static uint32_t *former_bucket(struct prl_dp *dp, uint32_t handle)
+{
+    return &dp->by_former[bucket_of(dp, &handle, sizeof(handle))];
 }
 
 static uint32_t *key_bucket(struct prl_dp *dp, const struct prl_flow_key *key)
 {
-    return &dp->by_key[hash_words(key, sizeof(*key)) % dp->buckets];
+    return &dp->by_key[bucket_of(dp, key, sizeof(*key))];
 }
 
 int dp_flows_init(struct prl_dp *dp)
@@ -49,11 +44,14 @@ int dp_flows_init(struct prl_dp *dp)
     dp->slots_free = calloc(count, sizeof(*dp->slots_free));
     dp->by_handle = malloc(dp->buckets * sizeof(*dp->by_handle));
     dp->by_key = malloc(dp->buckets * sizeof(*dp->by_key));
-    if (!dp->flows || !dp->slots_free || !dp->by_handle || !dp->by_key ||
-        prl_slab_init(&dp->busy, sizeof(union dp_busy), PRL_DP_HOLDS))
+    dp->by_former = malloc(dp->buckets * sizeof(*dp->by_former));
+    dp->next_by_former = malloc(count * sizeof(*dp->next_by_former));
+    if (!dp->flows || !dp->slots_free || !dp->by_handle || !dp->by_key || !dp->by_former || !dp->next_by_former ||
+        prl_siphash_key(&dp->hash_key) || prl_slab_init(&dp->busy, sizeof(union dp_busy), PRL_DP_HOLDS))
         return -ENOMEM;
     memset(dp->by_handle, 0xff, dp->buckets * sizeof(*dp->by_handle));
     memset(dp->by_key, 0xff, dp->buckets * sizeof(*dp->by_key));
+    memset(dp->by_former, 0xff, dp->buckets * sizeof(*dp->by_former));
     for (uint32_t i = 0; i < count; i++)
         dp->slots_free[dp->slots_free_count++] = count - 1 - i;
     dp->dirty = DP_LIST_END;
@@ -65,7 +63,8 @@ uint32_t prl_dp_slot_bytes(void)
 {
     const struct prl_dp *dp = NULL;
 
-    return (uint32_t)(sizeof(*dp->slots_free) + sizeof(*dp->by_handle) + sizeof(*dp->by_key));
+    return (uint32_t)(sizeof(*dp->slots_free) + sizeof(*dp->by_handle) + sizeof(*dp->by_key) +
+                      sizeof(*dp->by_former) + sizeof(*dp->next_by_former));
 }
 
 uint32_t prl_dp_flow_bytes(void)
@@ -86,6 +85,8 @@ void dp_flows_destroy(struct prl_dp *dp)
     free(dp->slots_free);
     free(dp->by_handle);
     free(dp->by_key);
+    free(dp->by_former);
+    free(dp->next_by_former);
 }
 
 struct dp_flow *dp_flow_by_handle(struct prl_dp *dp, uint32_t handle)
@@ -94,6 +95,15 @@ struct dp_flow *dp_flow_by_handle(struct prl_dp *dp, uint32_t handle)
 
     while (slot != DP_LIST_END && dp->flows[slot].spec.handle != handle)
         slot = dp->flows[slot].next_by_handle;
+    return slot == DP_LIST_END ? NULL : &dp->flows[slot];
+}
+
+struct dp_flow *dp_flow_by_former(struct prl_dp *dp, uint32_t handle)
+{
+    uint32_t slot = *former_bucket(dp, handle);
+
+    while (slot != DP_LIST_END && dp->flows[slot].former_handle != handle)
+        slot = dp->next_by_former[slot];
     return slot == DP_LIST_END ? NULL : &dp->flows[slot];
 }
 
@@ -136,6 +146,18 @@ static void unlink_from(struct prl_dp *dp, uint32_t *at, const struct dp_flow *f
         }
         at = next;
     }
+}
+
+static void forget_former(struct prl_dp *dp, struct dp_flow *flow)
+{
+    uint32_t *at = former_bucket(dp, flow->former_handle);
+
+    if (!flow->former_handle)
+        return;
+    while (*at != flow->slot)
+        at = &dp->next_by_former[*at];
+    *at = dp->next_by_former[flow->slot];
+    flow->former_handle = 0;
 }
 
 static void keep_spec(struct dp_flow *flow, const struct prl_flow_spec *spec, int fd)
@@ -282,6 +304,7 @@ void dp_flow_forget(struct prl_dp *dp, struct dp_flow *flow)
     }
     unlink_from(dp, handle_bucket(dp, flow->spec.handle), flow, false);
     unlink_from(dp, key_bucket(dp, &flow->kernel->key), flow, true);
+    forget_former(dp, flow);
     dp_sign_forget_key(flow);
     if (flow->secondary) {
         dp_verify_forget(dp, flow);
@@ -563,7 +586,11 @@ static int rename_flow(struct prl_dp *dp, struct dp_flow *flow, uint32_t handle)
     if (err)
         return err;
     unlink_from(dp, handle_bucket(dp, flow->spec.handle), flow, false);
+    forget_former(dp, flow);
     flow->former_handle = flow->spec.handle;
+    bucket = former_bucket(dp, flow->former_handle);
+    dp->next_by_former[flow->slot] = *bucket;
+    *bucket = flow->slot;
     flow->spec.handle = flow->secondary_core.handle = handle;
     bucket = handle_bucket(dp, handle);
     flow->next_by_handle = *bucket;

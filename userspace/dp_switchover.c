@@ -216,10 +216,9 @@ static struct dp_flow *moved_flow(struct prl_dp *dp, uint32_t handle)
 {
     struct dp_flow *flow = dp_flow_by_handle(dp, handle);
 
-    for (uint32_t i = 0; !flow && i < dp->flows_top; i++)
-        if (dp->flows[i].used && dp->flows[i].relaying && dp->flows[i].former_handle == handle)
-            flow = &dp->flows[i];
-    return flow;
+    if (!flow)
+        flow = dp_flow_by_former(dp, handle);
+    return flow && (flow->relaying || flow->spec.handle == handle) ? flow : NULL;
 }
 
 static void relayed(struct prl_dp *dp, const struct prl_msg *msg)

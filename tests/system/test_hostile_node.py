@@ -1,11 +1,15 @@
 """The other node is not what it should be: what it says costs the link, and nothing else."""
 
 import itertools
+import json
 import os
+import signal
 import socket
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Self
+from typing import Any, Self
 
 import pytest
 
@@ -30,6 +34,7 @@ pytestmark = [
 OURS = 1 << 31
 """Handles of node 1, which is the one that is attacked."""
 HEADER_BYTES = 16
+LEASE_S = 0.02
 _labs = itertools.count()
 
 
@@ -38,6 +43,7 @@ class Impostor:
 
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
+        self._sending, self._end = threading.Lock(), threading.Event()
         own = config.load(lab.state.config(lab.topology.re0))
         place = Namespace(lab.topology.re0.namespace)
         target = (str(own.link.remote), LINK_PORT)
@@ -56,15 +62,27 @@ class Impostor:
         members = {"version_min": 1, "version_max": 1, "node_index": 0}
         self.send(encode("HELLO", 0, 0, members, hello.encode(greeting)))
         assert self.hear()[0] == Message.HELLO
+        self._beating = threading.Thread(target=self._beat, daemon=True)
 
     def __enter__(self) -> Self:
+        self._beating.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._end.set()
+        self._beating.join(PATIENCE_S)
         self.sock.close()
 
     def send(self, data: bytes) -> None:
-        self.sock.sendall(data)
+        with self._sending:
+            self.sock.sendall(data)
+
+    def _beat(self) -> None:
+        """It is alive, as far as the link tells."""
+        with suppress(OSError):
+            while not self._end.wait(LEASE_S):
+                members = {"sent_ns": time.monotonic_ns(), "echo_ns": 0, "flags": 0}
+                self.send(encode("LEASE", 0, 0, members))
 
     def set_up(self, handle: int, generation: int) -> None:
         """A SETUP with a snapshot that is none."""
@@ -112,6 +130,13 @@ def attacked() -> Iterator[Lab]:
         yield lab
 
 
+def ask(lab: Lab, *argv: str) -> dict[str, Any]:
+    """The answer of node 1's prld."""
+    done = support.prlctl("--lab", lab.name, "--node", "re1", "-j", *argv)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
 def refusals(lab: Lab) -> list[str]:
     return [e["text"] for e in support.events(lab, "re1") if e["event"] == "link_down"]
 
@@ -130,8 +155,31 @@ def test_a_set_up_that_names_what_its_node_cannot_have_ends_the_link(
             node.set_up(handle, generation)
             assert node.is_refused()
         eventually("it says why", lambda: any("that it cannot have" in w for w in refusals(lab)))
-        link = support.prlctl("--lab", lab.name, "--node", "re1", "-j", "link", "show")
-        assert '"refused": 1' in link.stdout
+        assert ask(lab, "link", "show")["refused"] == 1
         with Impostor(lab) as node:  # and the next one is heard again
             node.set_up(2, 1)
             assert node.hears(Message.SETUP_DONE, 2)
+
+
+MESSAGES, BATCH = 20_000, 256
+"""So many messages that are of no flow; one pass of the datapath takes so many (DP_BATCH)."""
+
+
+def test_heartbeats_go_between_the_messages_of_a_burst() -> None:
+    """However much waits on the link, one pass takes a part of it, and does what is due then."""
+    with attacked() as lab, Impostor(lab) as node:
+        eventually("the link is up", lambda: support.status(lab, "re1")["link"]["state"] != "down")
+        node.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 << 20)
+        burst = encode("FLOWCTL", 77, 0, {"space": 0}) * MESSAGES
+        pid = lab.state.pid(lab.topology.re1)
+        assert pid is not None
+        passes = ask(lab, "stats")["datapath"]["wakeups"]
+        os.kill(pid, signal.SIGSTOP)  # so that all of it is there when it is read
+        try:
+            node.send(burst)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        eventually(
+            "all is taken", lambda: ask(lab, "link", "show")["received"]["FLOWCTL"] == MESSAGES
+        )
+        assert ask(lab, "stats")["datapath"]["wakeups"] - passes >= MESSAGES // BATCH
