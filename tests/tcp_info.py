@@ -14,6 +14,11 @@ def total_retrans(sock: socket.socket) -> int:
     return _member(sock, "=I", 100)
 
 
+def segs_in(sock: socket.socket) -> int:
+    """Segments received, ever."""
+    return _member(sock, "=I", 140)
+
+
 def rwnd_limited_us(sock: socket.socket) -> int:
     """How long it has waited for the other end's window."""
     return _member(sock, "=Q", 176)

@@ -205,6 +205,40 @@ static void send_active(struct prl_dp *dp, struct dp_flow *flow)
     dp_send(dp, &msg);
 }
 
+/* An ACK of ours, in which tc fills in the newest numbers (R10), unless the flow is signed. */
+static void say_window(struct prl_dp *dp, struct dp_flow *flow)
+{
+    struct prl_flow *kernel = flow->kernel;
+    uint8_t frame[sizeof(struct virtio_net_hdr) + 14 + PRL_CRAFT_MAX] = {0};
+    uint8_t *eth = frame + sizeof(struct virtio_net_hdr);
+    struct prl_craft craft = {
+        .key = &flow->kernel->key,
+        .seq = kernel->sock.snd_nxt,
+        .ack = kernel->last_ack,
+        .window = (uint16_t)kernel->last_window,
+        .tcp_flags = PRL_TCP_ACK,
+        .has_timestamps = flow->spec.timestamps,
+        .tsval = kernel->last_tsval,
+        .tsecr = kernel->last_tsecr,
+        .md5 = dp_sign_key(flow),
+    };
+    uint32_t bytes;
+
+    if (flow->kernel->key.proto != IPPROTO_TCP || !(kernel->last_valid & 1))
+        return; /* it has said nothing yet */
+    if (craft.md5) {
+        craft.window = dp_sign_window(flow, craft.ack, craft.window);
+        kernel->clamped = craft.window != (uint16_t)kernel->last_window;
+    }
+    memcpy(eth, flow->peer_mac, 6);
+    memcpy(eth + 6, dp->config.lif[flow->kernel->key.lif].mac, 6);
+    eth[12] = prl_addr_is_v4(flow->kernel->key.local) ? 0x08 : 0x86;
+    eth[13] = prl_addr_is_v4(flow->kernel->key.local) ? 0x00 : 0xdd;
+    bytes = prl_packet_craft(&craft, eth + 14);
+    if (dp->io->hold_write(dp->host, frame, (uint32_t)sizeof(struct virtio_net_hdr) + 14 + bytes) == 0)
+        dp->counters.crafted_acks++;
+}
+
 void dp_apply(struct prl_dp *dp, struct dp_flow *flow, struct prl_actions *actions)
 {
     dp_flow_wake(dp, flow);
@@ -230,6 +264,8 @@ void dp_apply(struct prl_dp *dp, struct dp_flow *flow, struct prl_actions *actio
                 PRL_PROBE3(drop, action->counter, flow->spec.handle, hold->bytes);
                 free_hold(dp, hold);
             }
+            if (action->reason == PRL_REASON_NO_SPACE)
+                say_window(dp, flow);
             break;
         case PRL_DO_COMMIT:
             __atomic_store_n(&flow->kernel->out_committed, action->seq, __ATOMIC_RELEASE);
@@ -431,42 +467,17 @@ bool dp_output(struct prl_dp *dp)
 /* ---- messages ---- */
 
 /* The other side's space grew after we had to lower the advertised window: the own stack believes that its window is
- * open and would say nothing, so the peer is told with a segment of ours; tc fills in the newest numbers (R10), unless the
- * flow is signed. */
+ * open and would say nothing, so the peer is told with a segment of ours. */
 static void reopen_window(struct prl_dp *dp, struct dp_flow *flow)
 {
     struct prl_flow *kernel = flow->kernel;
-    uint8_t frame[sizeof(struct virtio_net_hdr) + 14 + PRL_CRAFT_MAX] = {0};
-    uint8_t *eth = frame + sizeof(struct virtio_net_hdr);
-    struct prl_craft craft = {
-        .key = &flow->kernel->key,
-        .seq = kernel->sock.snd_nxt,
-        .ack = kernel->last_ack,
-        .window = (uint16_t)kernel->last_window,
-        .tcp_flags = PRL_TCP_ACK,
-        .has_timestamps = flow->spec.timestamps,
-        .tsval = kernel->last_tsval,
-        .tsecr = kernel->last_tsecr,
-        .md5 = dp_sign_key(flow),
-    };
-    uint32_t bytes;
 
     if (!kernel->clamped || !(kernel->last_valid & PRL_LAST_ACK) ||
         prl_serial_lt(kernel->edge_limit, kernel->last_edge + REOPEN_SEGMENTS * flow->spec.mss) ||
         (flow->peer_tcp_end && prl_serial_lt(flow->peer_tcp_end + REOPEN_BELOW_BYTES, kernel->last_edge)))
         return;
     kernel->clamped = 0;
-    if (craft.md5) {
-        craft.window = dp_sign_window(flow, craft.ack, craft.window);
-        kernel->clamped = craft.window != (uint16_t)kernel->last_window;
-    }
-    memcpy(eth, flow->peer_mac, 6);
-    memcpy(eth + 6, dp->config.lif[flow->kernel->key.lif].mac, 6);
-    eth[12] = prl_addr_is_v4(flow->kernel->key.local) ? 0x08 : 0x86;
-    eth[13] = prl_addr_is_v4(flow->kernel->key.local) ? 0x00 : 0xdd;
-    bytes = prl_packet_craft(&craft, eth + 14);
-    if (dp->io->hold_write(dp->host, frame, (uint32_t)sizeof(struct virtio_net_hdr) + 14 + bytes) == 0)
-        dp->counters.crafted_acks++;
+    say_window(dp, flow);
 }
 
 static void note_space(struct prl_dp *dp, struct dp_flow *flow)

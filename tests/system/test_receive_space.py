@@ -3,6 +3,9 @@
 import json
 import os
 import signal
+import socket
+import struct
+from ipaddress import ip_address
 from typing import Any
 
 import pytest
@@ -12,8 +15,9 @@ from prl.lab import Lab
 from prl.lab.netns import Namespace
 from prl.lab.processes import pids_in
 from tests.system import support
-from tests.system.support import Applications, eventually, pair
-from tests.tcp_info import rwnd_limited_us
+from tests.system.support import Applications, Peer, eventually, pair
+from tests.tcp_info import rwnd_limited_us, segs_in
+from tests.unit.test_packet import ones_sum, packet, pseudo
 
 pytestmark = [pytest.mark.system, pytest.mark.needs("root", "netns", "bpf", "af_xdp", "struct_ops")]
 
@@ -103,3 +107,29 @@ def assert_protected(lab: Lab) -> None:
     flow = flow_of(lab, "re0")
     assert flow["state"] == "active"
     assert flow["counters"]["gate_refused"] == 0
+
+
+def probe(peer: Peer, seq: int) -> bytes:
+    """A packet of the peer's with one byte of payload."""
+    here, there = (ip_address(end[0]) for end in (peer.sock.getsockname(), peer.sock.getpeername()))
+    head = struct.pack("!HHIIBBHHH", peer.port, support.PORT, seq, 0, 5 << 4, 0x10, 501, 0, 0)
+    total = ones_sum(pseudo(here, there, socket.IPPROTO_TCP, len(head) + 1) + head + b"x")
+    return packet(here, there, head[:16] + struct.pack("!H", 0xFFFF ^ total) + head[18:] + b"x")
+
+
+def test_a_byte_beyond_the_space_is_answered() -> None:
+    """As a peer probes a closed window that does not do it as Linux does (RFC 9293, 3.10.7.4)."""
+    with pair("f8probe") as lab:
+        apps = Applications(lab, "obey")
+        with apps.connect() as peer:
+            assert peer.ask("before") == "before"
+            edge = flow_of(lab, "re0")["receive_space"]["own_edge"]
+            place = Namespace(lab.topology.member("peer").namespace)
+            before = segs_in(peer.sock)
+            with place.call(
+                lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+            ) as raw:
+                raw.sendto(probe(peer, edge), (support.service_address(4), 0))
+            eventually("it is answered", lambda: segs_in(peer.sock) > before)
+            assert flow_of(lab, "re0")["counters"]["dropped_space"] == 1
+            assert peer.ask("after") == "after"

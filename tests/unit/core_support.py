@@ -86,6 +86,8 @@ class Primary:
             elif name == "relay":
                 found.append((name, int(action.hold.frame)))
             elif name in {"release_input", "release_output", "drop"}:
+                if name == "drop" and action.reason == lib.PRL_REASON_NO_SPACE:
+                    name = "refuse"  # dropped, and the peer is told
                 found.append((name, self._free(action.chain)))
             elif name == "commit":
                 found.append((name, int(action.seq)))

@@ -88,7 +88,7 @@ def test_nack_no_space_drops_that_packet_alone() -> None:
     p = Primary().active()
     for name in range(1, 5):
         p.input(name, 0, 10)
-    assert p.ack(2, NO_SPACE, 50) == [("release_input", [1]), ("drop", [2])]
+    assert p.ack(2, NO_SPACE, 50) == [("release_input", [1]), ("refuse", [2])]
     assert p.ack(2, NO_SPACE) == []  # a second NACK of the same message is stale
     assert p.ack(4) == [("release_input", [3, 4])]
     counters = p.flow.counters
@@ -167,15 +167,15 @@ def test_other_nacks_void_the_shadow_first_and_then_open(reason: int) -> None:
     assert p.flow.counters.output_flushed == 3
 
 
-def test_payload_beyond_either_space_reaches_neither_side() -> None:
+def test_payload_beyond_either_space_reaches_neither_side_and_is_answered() -> None:
     p = Primary()
     p.open()
     p.activate(edge=200, peer_edge=100)
     assert p.input(1, 90, 10, edge=200) == [("replicate", 1, 1)]
-    assert p.input(2, 91, 10, edge=200) == [("drop", [2])]
+    assert p.input(2, 91, 10, edge=200) == [("refuse", [2])]
     assert p.input(3, 500, 0, edge=200) == [("replicate", 2, 3)]  # no payload: always passes
     lib.prl_primary_flowctl(p.flow, 300)
-    assert p.input(4, 191, 10, edge=200) == [("drop", [4])]
+    assert p.input(4, 191, 10, edge=200) == [("refuse", [4])]
     assert p.input(5, 191, 10, edge=201) == [("replicate", 3, 5)]
     lib.prl_primary_flowctl(p.flow, 150)  # an older word: the edge never moves back
     assert p.flow.peer_edge == 300
@@ -187,10 +187,10 @@ def test_space_is_compared_over_the_wrap() -> None:
     p.open()
     p.activate(edge=5, peer_edge=0xFFFFFFF0)
     assert p.input(1, 0xFFFFFFE0, 0x10, edge=5) == [("replicate", 1, 1)]
-    assert p.input(2, 0xFFFFFFF0, 4, edge=5) == [("drop", [2])]
+    assert p.input(2, 0xFFFFFFF0, 4, edge=5) == [("refuse", [2])]
     p.ack(1, space=8)
     assert p.input(3, 0xFFFFFFF0, 0x15, edge=5) == [("replicate", 2, 3)]
-    assert p.input(4, 0xFFFFFFF0, 0x16, edge=5) == [("drop", [4])]
+    assert p.input(4, 0xFFFFFFF0, 0x16, edge=5) == [("refuse", [4])]
 
 
 def test_udp_has_no_space() -> None:
@@ -206,7 +206,7 @@ def test_pending_packets_are_judged_by_the_space_when_they_are_sent() -> None:
     p.input(1, 0, 10)
     p.input(2, 10, 10)
     p.activate(edge=10, peer_edge=10)
-    assert p.drain(edge=10) == (False, [("replicate", 1, 1), ("drop", [2])])
+    assert p.drain(edge=10) == (False, [("replicate", 1, 1), ("refuse", [2])])
 
 
 @pytest.mark.parametrize("state", [SETUP, ACTIVE, VOIDING])

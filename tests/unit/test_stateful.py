@@ -110,7 +110,7 @@ class PrimaryFlow(RuleBasedStateMachine):
                 self.sent.append((action[1], action[2]))
             elif action[0] == "release_input":
                 self.up += action[1]
-            elif action[0] == "drop":
+            elif action[0] in {"drop", "refuse"}:
                 self.gone += action[1]
         assert len(actions) <= lib.PRL_ACTIONS_MAX
 

@@ -57,6 +57,14 @@ static void drop_chain(struct prl_actions *out, struct prl_chain *chain, uint32_
     }
 }
 
+/* The peer sent more than both sides can take: that is answered, or a peer that probes a closed window takes us for dead. */
+static void refuse_one(struct prl_actions *out, struct prl_hold *hold, uint32_t *counter, const char *name)
+{
+    drop_one(out, hold, counter, name);
+    out->action[out->count - 1].reason = PRL_REASON_NO_SPACE;
+}
+
+#define REFUSE_ONE(out, hold, counters, member) refuse_one(out, hold, &(counters)->member, #member)
 #define DROP_ONE(out, hold, counters, member) drop_one(out, hold, &(counters)->member, #member)
 #define DROP_CHAIN(out, chain, counters, member) drop_chain(out, chain, &(counters)->member, #member)
 
@@ -138,7 +146,7 @@ static void send_input(struct prl_primary *flow, struct prl_hold *hold, uint64_t
     uint32_t edge = prl_serial_min(flow->own_edge, flow->peer_edge);
 
     if (flow->space_known && has_payload && prl_serial_lt(edge, hold->tcp_end)) {
-        DROP_ONE(out, hold, &flow->counters, dropped_space);
+        REFUSE_ONE(out, hold, &flow->counters, dropped_space);
         return;
     }
     hold->seq = flow->in_next++;
@@ -436,7 +444,7 @@ void prl_primary_ack(struct prl_primary *flow, uint32_t seq, uint8_t reason, uin
         refused = prl_chain_take(&queues->in_held, seq);
         flow->in_acked = seq;
         if (refused)
-            DROP_ONE(out, refused, &flow->counters, dropped_nack);
+            REFUSE_ONE(out, refused, &flow->counters, dropped_nack);
     }
     if (queues)
         queues->in_deadline_ns = oldest_deadline_ns(&queues->in_held, limits);

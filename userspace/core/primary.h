@@ -45,9 +45,10 @@ enum prl_action_kind {
     PRL_DO_OUTPUT = 2,         /* send `hold` as OUTPUT; the entry stays in the flow's queue */
     PRL_DO_RELEASE_INPUT = 3,  /* give `chain` to the host's own stack, in order, and free it */
     PRL_DO_RELEASE_OUTPUT = 4, /* put `chain` on the wire, in order, and free it */
-    PRL_DO_DROP = 5,           /* free `chain` */
-    PRL_DO_COMMIT = 6,         /* payload before `seq` may leave the host (out_committed) */
-    PRL_DO_SEND_VOID = 7,      /* send VOID(handle, generation, reason) */
+    /* free `chain`; PRL_REASON_NO_SPACE: of a TCP flow, its peer is told again up to where it may send (RFC 9293, 3.10.7.4) */
+    PRL_DO_DROP = 5,
+    PRL_DO_COMMIT = 6, /* payload before `seq` may leave the host (out_committed) */
+    PRL_DO_SEND_VOID = 7, /* send VOID(handle, generation, reason) */
     PRL_DO_STATE = 8, /* the flow's state changed: set the kernel's flags, tell the control plane (reason) */
     /* Send SETUP_DONE(handle, generation, own_edge, OK) back: only from then on may the shadow be used. So a SETUP
      * that fails can open at once (L4): the shadow, if there is one, was never confirmed. */
