@@ -5,7 +5,7 @@ was not changed, nor one whose session is protected again by itself while it wor
 stopped by ptrace(2) (SEIZE, INTERRUPT), which neither it nor its parent can see: no signal is sent,
 nobody's wait() returns. A system call that the stop cut short begins again: the kernel sees to
 most; what would return EINTR (epoll_wait, recv with a time-out) is set back here, unless a signal
-is pending.
+is pending, or doing it again would do something else (close, connect).
 
 The tracer is a thread of its own: when it ends, for whatever reason, the death of prld included,
 the kernel lets go of everything that it traced (exit_ptrace, kernel/ptrace.c).
@@ -43,6 +43,28 @@ _WALL = 0x40000000
 _X86_WORDS, _AX, _ORIG_AX, _IP, _SYSCALL_BYTES = 27, 10, 15, 16, 2
 _X86_REGS = struct.Struct(f"={_X86_WORDS}q")
 _EINTR = 4
+# What signal(7) names as failing with EINTR after a stop without a handler, and what begins again
+# as if nothing had happened: read(), write() and their like of sockets with a time-out,
+# epoll_wait, semop, sigtimedwait. Never others: after close() the descriptor is gone, be it with
+# EINTR, and may be another thread's by now; a second connect() says EALREADY; an ioctl() may have
+# done its work.
+_X86_RESTARTED: Final = frozenset(
+    {
+        *(0, 1, 19, 20),  # read, write, readv, writev
+        *(
+            43,
+            288,
+            44,
+            45,
+            46,
+            47,
+            299,
+            307,
+        ),  # accept, accept4, sendto … recvmsg, recvmmsg, sendmmsg
+        *(232, 281, 441),  # epoll_wait, epoll_pwait, epoll_pwait2
+        *(65, 220, 128),  # semop, semtimedop, rt_sigtimedwait
+    }
+)
 _IS_X86_64 = platform.machine() == "x86_64"
 
 T = TypeVar("T")
@@ -254,7 +276,7 @@ class _Iovec(ctypes.Structure):
 
 
 def _begin_again(tid: int) -> None:
-    """Let a system call that would return EINTR because of us begin again instead."""
+    """Let a system call that would return EINTR because of us begin again, if that is harmless."""
     if not _IS_X86_64:
         return
     room = ctypes.create_string_buffer(_X86_REGS.size)
@@ -264,7 +286,7 @@ def _begin_again(tid: int) -> None:
     if vector.length != _X86_REGS.size:
         return  # a 32-bit program
     registers = list(_X86_REGS.unpack(room.raw))
-    if registers[_ORIG_AX] < 0 or registers[_AX] != -_EINTR or _has_signals(tid):
+    if registers[_ORIG_AX] not in _X86_RESTARTED or registers[_AX] != -_EINTR or _has_signals(tid):
         return
     registers[_AX] = registers[_ORIG_AX]
     registers[_IP] -= _SYSCALL_BYTES

@@ -1,12 +1,15 @@
 """Programs are stopped for a moment, see nothing of it, and always go on (R17)."""
 
 import asyncio
+import errno
 import os
+import platform
 import select
 import signal
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -22,6 +25,7 @@ ROUNDS = 100
 LONG_S = 0.05
 PIECES = SHARED_MAX + 3
 FORGOTTEN, FAILS = 2, 5
+CONNECT = {"x86_64": 42, "aarch64": 203}[platform.machine()]
 TRACER = """
 import os, sys
 from prl.daemon.freezer import Freezer
@@ -75,6 +79,44 @@ def test_nothing_of_it_runs_meanwhile_and_nothing_notices(
 def _pass_through(pause: object) -> None:
     with pause:  # type: ignore[attr-defined]
         pass
+
+
+CONNECTING = """
+import ctypes, socket, struct
+libc = ctypes.CDLL(None, use_errno=True)
+listener = socket.create_server(("127.0.0.1", 0), backlog=0)
+full = [socket.socket() for _ in range(8)]  # nobody accepts: further SYNs go unanswered
+for sock in full:
+    sock.setblocking(False)
+    sock.connect_ex(listener.getsockname())
+one = socket.socket()
+one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", 600, 0))
+host, port = listener.getsockname()
+where = struct.pack("=HH4s8x", socket.AF_INET, socket.htons(port), socket.inet_aton(host))
+print("ready", flush=True)
+libc.connect(one.fileno(), where, len(where))
+print(ctypes.get_errno(), flush=True)
+"""
+
+
+def test_a_call_that_is_not_the_same_again_is_not_begun_again() -> None:
+    """As close(), whose descriptor is another one by then; of connect() it shows in the result."""
+    with subprocess.Popen(
+        [sys.executable, "-c", CONNECTING], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        wait_until_it_waits(process.pid)
+        Freezer(lambda: [process.pid]).run(lambda pause: _pass_through(pause()))
+        assert int(process.stdout.readline()) == errno.EINTR
+
+
+def wait_until_it_waits(pid: int) -> None:
+    """Until its main thread is in connect()."""
+    deadline = time.monotonic() + 20
+    while Path(f"/proc/{pid}/syscall").read_text().split()[0] != str(CONNECT):
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
 
 
 def test_it_goes_on_when_the_work_fails(program: "subprocess.Popen[bytes]") -> None:
