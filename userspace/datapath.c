@@ -194,7 +194,7 @@ static bool receive_link(struct prl_dp *dp)
             break;
         }
         take_message(dp, &msg);
-        dp->link_again = ++taken == DP_BATCH;
+        dp->link_again = ++taken == DP_BATCH && prl_link_unread(&dp->link);
     }
     flush(dp); /* the other side need not wait for our stack: what it is told of is here (R8) */
     dp_verify_flush(dp);

@@ -14,9 +14,7 @@ from typing import Any, Self
 import pytest
 
 from prl import config
-from prl.core import wire
-from prl.core.facts import Message, Owner, Tlv
-from prl.core.wire import Element
+from prl.core.facts import Message, Owner
 from prl.daemon import hello
 from prl.daemon.hello import ServiceState
 from prl.lab import Lab
@@ -31,8 +29,6 @@ pytestmark = [
     pytest.mark.needs("root", "netns", "bpf", "af_xdp", "struct_ops", "bpftool"),
 ]
 
-OURS = 1 << 31
-"""Handles of node 1, which is the one that is attacked."""
 HEADER_BYTES = 16
 LEASE_S = 0.02
 _labs = itertools.count()
@@ -84,12 +80,6 @@ class Impostor:
                 members = {"sent_ns": time.monotonic_ns(), "echo_ns": 0, "flags": 0}
                 self.send(encode("LEASE", 0, 0, members))
 
-    def set_up(self, handle: int, generation: int) -> None:
-        """A SETUP with a snapshot that is none."""
-        tlvs = wire.encode_tlvs([Element(Tlv.SNAPSHOT, b"nothing")])
-        members = {"generation": generation, "flags": wire.SETUP_LAST}
-        self.send(encode("SETUP", handle, 0, members, tlvs))
-
     def hear(self) -> tuple[int, int]:
         """Type and handle of the next message; (0, 0) when the connection has ended."""
         head = self._receive(HEADER_BYTES)
@@ -111,17 +101,6 @@ class Impostor:
             found += more
         return found
 
-    def is_refused(self) -> bool:
-        """Whether the connection ends, LEASE and its like aside."""
-        return self.hears(0, 0)
-
-    def hears(self, kind: int, handle: int) -> bool:
-        """Whether that comes, and the connection does not end before."""
-        while (found := self.hear()) != (kind, handle):
-            if found == (0, 0):
-                return False
-        return True
-
 
 @contextmanager
 def attacked() -> Iterator[Lab]:
@@ -135,30 +114,6 @@ def ask(lab: Lab, *argv: str) -> dict[str, Any]:
     done = support.prlctl("--lab", lab.name, "--node", "re1", "-j", *argv)
     found: dict[str, Any] = json.loads(done.stdout)
     return found
-
-
-def refusals(lab: Lab) -> list[str]:
-    return [e["text"] for e in support.events(lab, "re1") if e["event"] == "link_down"]
-
-
-@pytest.mark.parametrize(("handle", "generation"), [(OURS + 1, 1), (OURS, 1), (0, 1), (1, 0)])
-def test_a_set_up_that_names_what_its_node_cannot_have_ends_the_link(
-    handle: int, generation: int
-) -> None:
-    with attacked() as lab:
-        with Impostor(lab) as node:
-            eventually(
-                "the link is up", lambda: support.status(lab, "re1")["link"]["state"] != "down"
-            )
-            node.set_up(1, 1)
-            assert node.hears(Message.SETUP_DONE, 1)  # it is no snapshot: the flow is refused
-            node.set_up(handle, generation)
-            assert node.is_refused()
-        eventually("it says why", lambda: any("that it cannot have" in w for w in refusals(lab)))
-        assert ask(lab, "link", "show")["refused"] == 1
-        with Impostor(lab) as node:  # and the next one is heard again
-            node.set_up(2, 1)
-            assert node.hears(Message.SETUP_DONE, 2)
 
 
 MESSAGES, BATCH = 20_000, 256
