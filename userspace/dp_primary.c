@@ -224,7 +224,7 @@ static void say_window(struct prl_dp *dp, struct dp_flow *flow)
     };
     uint32_t bytes;
 
-    if (flow->kernel->key.proto != IPPROTO_TCP || !(kernel->last_valid & 1))
+    if (flow->kernel->key.proto != IPPROTO_TCP || !(kernel->last_valid & PRL_LAST_ACK))
         return; /* it has said nothing yet */
     if (craft.md5) {
         craft.window = dp_sign_window(flow, craft.ack, craft.window);

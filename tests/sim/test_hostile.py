@@ -1,11 +1,11 @@
-"""What the other node's messages name is looked at, in the datapath as it is shipped."""
+"""What the other node's messages name is looked at, in the datapath as it is shipped (R29)."""
 
 from collections.abc import Iterator
 
 import pytest
 
 from tests.sim.build import product
-from tests.sim.test_moved import SEED, Calm
+from tests.sim.test_situations import SEED, Calm
 from tests.sim.world import watch
 
 

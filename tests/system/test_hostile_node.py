@@ -1,4 +1,4 @@
-"""The other node is not what it should be: what it says costs the link, and nothing else."""
+"""The other node is not what it should be: what it says costs the link, and nothing else (R29)."""
 
 import itertools
 import json

@@ -1,4 +1,4 @@
-"""What a set-up from the other node may ask of this host (prl.daemon.boundary)."""
+"""What a set-up from the other node may ask of this host (R29)."""
 
 import asyncio
 import dataclasses

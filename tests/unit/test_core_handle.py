@@ -1,4 +1,4 @@
-"""Handles stay in their node's half, and nobody else's name one of ours."""
+"""Handles stay in their node's half, and nobody else's is taken for ours (R29)."""
 
 import pytest
 from prl._core import lib

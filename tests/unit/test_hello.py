@@ -110,7 +110,7 @@ def timing(**more: int) -> LeaseTiming:
 def test_timing_of_one_that_the_other_s_does_not_cover_is_refused(
     here: dict[str, int], there: dict[str, int], words: str
 ) -> None:
-    """L13: with these, a stale shadow could take over from an owner that has opened."""
+    """With these, a stale shadow could take over from an owner that has opened (L13)."""
     own = change(greet("re0", 0), timing=timing(**here))
     other = change(greet("re1", 1), timing=timing(**there))
     with pytest.raises(HelloError, match=words):

@@ -1,4 +1,4 @@
-"""When an attempt is made again, and how long it may take."""
+"""When an attempt is made again, and how long it may take (R23)."""
 
 import asyncio
 from types import SimpleNamespace
