@@ -524,7 +524,7 @@ class Primaries:
             return Reason.LINK_LOST
         if not self._owns(session.service):
             return Reason.NOT_OWNER
-        if session.ends.service_end not in self._offered and not session.mend().hopeless:
+        if session.ends.service_end not in self._offered and last not in _HOPELESS:
             return Reason.NO_APPLICATION
         return last
 
