@@ -1,4 +1,4 @@
-"""prl.daemon.hello: what two nodes must agree about, and who owns a service."""
+"""prl.daemon.hello: what two nodes must agree about, and who owns a service (L13)."""
 
 import itertools
 from typing import Any
