@@ -119,6 +119,7 @@ HAPPENED: Final[dict[str, Kind]] = {
             "lost": "sessions that could not go on",
         },
     ),
+    "switchover": Kind("a planned move of a service has ended, or is in doubt", _SERVICE),
     "silent": Kind("an owner sends nothing for now", {"why": "`no_lan`, `frozen` or `stop`"}),
     "speaks": Kind("it sends again"),
     "address_in_use": Kind("somebody else answers for a service address", _SERVICE),

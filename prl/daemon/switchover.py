@@ -17,6 +17,7 @@ from prl.daemon.events import EventLog
 from prl.daemon.instances import Instances
 from prl.daemon.link import Link
 from prl.daemon.ownership import Ownership
+from prl.daemon.record import Level
 from prl.errors import NotSafeError, PrlError
 
 _NS_PER_MS = 1e6
@@ -117,8 +118,11 @@ class Switchover:
             "known who has it",
             Moved.RESUMED: "the other node did not take it: this node has it again",
         }[outcome]
-        post = self._log.info if outcome == Moved.DONE else self._log.warning
-        post("switchover", f"service {name}: {words}", service=name)
+        level: Level = "info" if outcome == Moved.DONE else "warning"
+        self._log.post(level, "switchover", f"service {name}: {words}", service=name)
+        if outcome == Moved.DONE and not owns:  # the new owner's take-over tells of its part
+            mine = self._ownership.state(event.service)
+            self._ownership.tell(event.service, mine, "moved to the other node")
         if outcome == Moved.RESUMED and owns:
             self._ownership.tell(event.service, Owner.OWNER, "the other node did not take it")
 
