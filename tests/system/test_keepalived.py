@@ -1,4 +1,4 @@
-"""docs/keepalived/ with real VRRP between the nodes (L5): a trigger for prl, and never two speakers.
+"""docs/keepalived/ with real VRRP between the nodes: a trigger, and never two speakers (L5).
 
 The files are installed as their README says, and run as they are.
 """
