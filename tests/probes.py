@@ -35,7 +35,8 @@ class Probe:
         reason: what to do when it is not there.
         check: says whether it is there.
         lane: the lane of `make test-LANE` that has it where this machine has not: ``kernels``,
-            other kernels, or ``vm``; "" where `make setup` is to provide it.
+            other kernels, or ``vm``; ``clone``, a clone with all of the history; "" where
+            `make setup` is to provide it.
     """
 
     name: str
@@ -285,7 +286,7 @@ def git() -> bool:
     return _works("git", "-C", str(Path(__file__).parent), "rev-parse", "--is-inside-work-tree")
 
 
-@probe("the history lacks the last release: clone the tree as a whole")
+@probe("the history lacks the last release: clone the tree as a whole", lane="clone")
 def released() -> bool:
     _, commit = previous_build.released()
     return _works("git", "-C", str(Path(__file__).parent), "cat-file", "-e", f"{commit}^{{commit}}")
