@@ -51,9 +51,8 @@ class FenceHook:
             self._log.error("fence_failed", f"{command[0]}: cannot be run: {error.strerror}")
             return
         try:
-            said, _ = await asyncio.wait_for(
-                process.communicate(), self._config.fence_timeout_ms / 1000
-            )
+            async with asyncio.timeout(self._config.fence_timeout_ms / 1000):
+                said, _ = await process.communicate()
         except TimeoutError:
             self._log.error(
                 "fence_failed",

@@ -141,7 +141,8 @@ class Guard:
         whole_s = 0.0
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), LOOK_S)
+                async with asyncio.timeout(LOOK_S):
+                    await self._changed.wait()
                 await asyncio.sleep(AT_ONCE_S)
             is_told = self._changed.is_set()
             whole = is_told or time.monotonic() - whole_s >= WHOLE_S

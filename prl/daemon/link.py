@@ -265,7 +265,8 @@ class Link:
         if self._attached:
             self._dp.link_drop(self._complaint or "prld closes the link")
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._down.wait(), DETACH_TIMEOUT_S)
+                async with asyncio.timeout(DETACH_TIMEOUT_S):
+                    await self._down.wait()
             self._attached = False
         self.up = False
 
@@ -283,7 +284,8 @@ class Link:
             return await self._connect()
         while True:
             with contextlib.suppress(TimeoutError):
-                return await asyncio.wait_for(self._connections.get(), UNANSWERED_S)
+                async with asyncio.timeout(UNANSWERED_S):
+                    return await self._connections.get()
             if self._listener is not None:  # otherwise there is a better word already
                 link = self._config.link
                 self._complain(
@@ -303,9 +305,8 @@ class Link:
             _tune(sock)
             sock.bind((str(link.local), 0))
             loop = asyncio.get_running_loop()
-            await asyncio.wait_for(
-                loop.sock_connect(sock, (str(link.remote), link.port)), CONNECT_TIMEOUT_S
-            )
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                await loop.sock_connect(sock, (str(link.remote), link.port))
         except (OSError, TimeoutError) as error:
             sock.close()
             words = getattr(error, "strerror", None) or "no answer"

@@ -34,7 +34,8 @@ class Neighbours:
         while True:
             await self.refresh()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._hint.wait(), REFRESH_S)
+                async with asyncio.timeout(REFRESH_S):
+                    await self._hint.wait()
                 await asyncio.sleep(SOON_S)
             self._hint.clear()
 

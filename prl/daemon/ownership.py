@@ -203,7 +203,8 @@ class Ownership:
             if self._config.owns_first(service)
         ]
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._settled.wait(), self._config.timing.start_wait_ms / 1000)
+            async with asyncio.timeout(self._config.timing.start_wait_ms / 1000):
+                await self._settled.wait()
         while mine and not self._settled.is_set() and not self._begun.is_set():
             mine = [number for number in mine if not await self._take_if_free(number)]
             if mine:

@@ -536,7 +536,8 @@ class Primaries:
 async def _wait_at_most(seconds: float, event: asyncio.Event) -> None:
     """Until it is set, or the time has passed."""
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(event.wait(), seconds)
+        async with asyncio.timeout(seconds):
+            await event.wait()
 
 
 def _refuse_kind(sock: socket.socket) -> None:

@@ -62,7 +62,8 @@ class Safety:
             took_s = time.monotonic() - began_s
             await asyncio.sleep(max(AT_ONCE_S, took_s * LOOKS_SHARE))
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), LOOK_S)
+                async with asyncio.timeout(LOOK_S):
+                    await self._changed.wait()
             self._changed.clear()
 
     def _look(self) -> Look:

@@ -80,7 +80,8 @@ class Switchover:
                 raise NotSafeError(f"service {name} is not moved: {_words(reason)}")
             timing = self._config.timing
             deadline_s = (2 * timing.switchover_ms + timing.hold_ms) / 1000 + _ANSWER_MARGIN_S
-            event = await asyncio.wait_for(told, deadline_s)
+            async with asyncio.timeout(deadline_s):
+                event = await told
         except TimeoutError:
             raise SwitchoverError(
                 f"service {name}: the move has no end yet; see `prlctl events`"

@@ -74,7 +74,8 @@ class Upkeep:
             while True:
                 await self.look()
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._changed.wait(), LOOK_AGAIN_S)
+                    async with asyncio.timeout(LOOK_AGAIN_S):
+                        await self._changed.wait()
                 self._changed.clear()
         finally:
             loop.remove_reader(events)

@@ -245,7 +245,8 @@ class Impaired:
         lab.run("peer", ["ethtool", "-K", member.lan.name, *switches], check=True)
         self._process = lab.exec(
             "lan",
-            [sys.executable, str(Path(__file__)), member.port, str(seed), *ways],
+            [sys.executable, "-m", "tests.system.impair", member.port, str(seed), *ways],
+            cwd=Path(__file__).parents[2],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
