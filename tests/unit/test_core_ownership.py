@@ -657,6 +657,17 @@ def test_what_the_other_node_has_taken_can_be_taken_again() -> None:
     assert n.tick(150) & TAKEOVER
 
 
+def test_an_echo_in_a_lease_that_has_waited_gives_no_more_time_than_the_heartbeat_left() -> None:
+    n = Node(STANDBY).linked()
+    n.now += 20
+    lease, left_ns = n.take_lease(), n.other_ns()
+    n.other_ahead += 400  # our clock stood still; the LEASE waited behind much data
+    assert n.lan_heard() == 0
+    n.call("lease", left_ns, lease.sent_ns, 0)
+    assert n.until() <= n.now - 1000
+    assert n.request() == (0, lib.PRL_REFUSED_LEASE_OVER)
+
+
 def test_request_within_the_lease() -> None:
     n = Node(STANDBY).linked()
     assert n.request() == (TAKEOVER | DROP, 0)

@@ -485,8 +485,8 @@ uint32_t prl_owner_lan_heard(struct prl_owner *owner, uint64_t sent_ns, uint64_t
     age_lease(owner, sent_ns, now_ns);
     if (!has_shadows(owner))
         return todo;
-    /* With the link up its messages may only be late, behind much data: the lease has aged, so nothing is taken over, and no
-     * more. A primary that goes on alone gives the link up, which is read before heartbeats are. */
+    /* With the link up its messages may only be late, behind much data: the lease has aged, so that nothing is taken over.
+     * The shadows stay until the link is lost, or a newer lease shows that the primary has not gone on alone. */
     if (owner->link == PRL_LINK_UP) {
         owner->outlived |= is_beyond_lease(owner, sent_ns);
         return todo;
