@@ -112,9 +112,19 @@ RESULTS := $(CURDIR)/.results
 test: export PRL_RESULTS := $(RESULTS)
 test: export PRL_LANE := host
 test: setup $(LANES:%=apt-%) fresh-results test-quick tidy ## every check, then which test ran where (root)
-	@status=0
-	$(BIN)/python -m pytest -rs -m "not unit and not vm" tests </dev/null || status=$$?
+	@status=0 beside=
+	trap '[ -z "$$beside" ] || kill "$$beside"' EXIT
+	trap 'exit 1' HUP INT TERM
+	$(BIN)/python -m pytest -rs -m "fuzz or model or sim" tests </dev/null || status=$$?
+	for lane in $(LANES); do # from here on most tests wait rather than compute
+	    $(BIN)/python -m tests.$$lane programs $(RESULTS) </dev/null >$(RESULTS)/programs 2>&1 &
+	    beside=$$!
+	done
+	$(BIN)/python -m pytest -rs -m "kernel or system" tests </dev/null || status=$$?
 	for lane in $(LANES); do
+	    wait "$$beside" || status=1
+	    beside=
+	    cat $(RESULTS)/programs
 	    $(BIN)/python -m tests.$$lane short $(RESULTS) </dev/null || status=1
 	done
 	$(BIN)/python -m tests.table $(RESULTS) $(LANES:%=--complete %) || status=1

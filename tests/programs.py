@@ -21,7 +21,7 @@ STARTERS: dict[str, set[Place]] = {
 }
 """What starts a program or looks for one, by the last part of its name."""
 CARRIERS = frozenset(
-    {"chroot", "env", "flock", "nice", "nsenter", "setpriv", "timeout", "unshare", "xargs"}
+    {"chroot", "chrt", "env", "flock", "nice", "nsenter", "setpriv", "timeout", "unshare", "xargs"}
 )
 """Programs that start the program which follows their options."""
 SHELLS = frozenset({"bash", "sh"})

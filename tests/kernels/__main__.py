@@ -21,6 +21,8 @@ def main() -> int:
     run.add_argument("--timeout", type=float, default=COMMAND_TIMEOUT_S, metavar="SECONDS")
     run.add_argument("--results", type=Path, help="folder for what it puts into $GUEST_RESULTS")
     run.add_argument("command", nargs="+", help="the command, after --")
+    programs = parts.add_parser("programs", help="on Debian 12's: BPF, beside what goes by a clock")
+    programs.add_argument("results", type=Path, help="folder of the records of what ran")
     short = parts.add_parser("short", help="on Debian 12's: some demos, what the host has not run")
     short.add_argument("results", type=Path, help="folder of the records of what ran, for one more")
     whole = parts.add_parser("whole", help="all demos, tests/kernel, a part of tests/system")
@@ -35,6 +37,8 @@ def main() -> int:
                 with debian.kernel(name) as kernel:
                     print(name, kernel.release)
             return 0
+        if asked.action == "programs":
+            return 0 if lane.run_programs(asked.results) else 1
         if asked.action == "short":
             return 0 if lane.run_short(asked.results) else 1
         if asked.action == "whole":

@@ -21,6 +21,8 @@ MEMORY_MIB = 4096
 BOOT_TIMEOUT_S = 120.0
 """From QEMU's start to the first command; 6 s are usual, and the machine may be busy."""
 OFF_TIMEOUT_S = 30.0
+LAST_NICE = 19
+"""The nice value of what all others come before."""
 TAIL_BYTES = 6000
 KERNEL_PARAMETERS = (
     *("console=ttyS0", "quiet", "panic=-1"),  # a panic is the end of QEMU
@@ -59,12 +61,14 @@ def run(
     environment: Mapping[str, str] | None = None,
     tell: Callable[[str], object] = len,
     is_late: Callable[[], bool] = bool,
+    gives_way: bool = False,
 ) -> Outcome:
     """Boot ``kernel`` and run ``command`` in ``folder`` of the machine's root, as root.
 
     The root is read-only, whatever the guest writes is forgotten; only what the command puts into
     $GUEST_RESULTS comes back, in ``results``. What it writes is passed to ``tell`` meanwhile, in
-    whole lines. The guest ends with the process that started it.
+    whole lines. The guest ends with the process that started it. One that ``gives_way`` runs while
+    the host's CPUs have nothing else to do.
 
     Raises:
         KernelError: the guest did not boot, died, was not done after ``timeout`` seconds, or
@@ -79,13 +83,15 @@ def run(
         with (
             (share / "qemu").open("wb") as complaints,
             subprocess.Popen(
-                _qemu(kernel, share),
+                [*(("chrt", "--idle", "0") if gives_way else ()), *_qemu(kernel, share)],
                 stdin=subprocess.DEVNULL,
                 stderr=complaints,
                 start_new_session=True,
             ) as qemu,
         ):
             try:
+                if gives_way:
+                    _lower_session(qemu.pid)
                 wait = _Wait(qemu, share, _Follower(share / "log", tell), is_late)
                 wait.until("booted", BOOT_TIMEOUT_S, "did not boot")
                 booted = time.monotonic()
@@ -102,6 +108,13 @@ def run(
             booted - started,
             done - booted,
         )
+
+
+def _lower_session(leader: int) -> None:
+    """Make the scheduler's group of a session the last one, where each session has a group."""
+    autogroup = Path(f"/proc/{leader}/autogroup")
+    if autogroup.exists():
+        autogroup.write_text(f"{LAST_NICE}\n")
 
 
 def _script(command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> str:

@@ -23,6 +23,8 @@ LANE = "kernels"
 STRETCH_EMULATED = 8
 """PRL_LAB_STRETCH where CPUs are emulated: there a healthy prld is late by half a second."""
 DOCTOR_LIMIT_S, DEMO_LIMIT_S, FILE_LIMIT_S, TEST_LIMIT_S = 120, 240, 900, 300
+BESIDE_LIMIT_S = 1800
+"""What runs beside other tests, with what they leave of the CPUs; alone it takes five minutes."""
 KERNEL_LIMIT_S = 2400
 """All steps on one kernel; what has not begun by then is not run, which is a failure."""
 STUCK_S = 60.0
@@ -149,14 +151,27 @@ class Report:
         _say(f"{self.verdict(number)}: {self.steps[number].name}\n")
 
 
+def run_programs(folder: Path) -> bool:
+    """The BPF programs on Debian 12's kernel, while the CPUs have nothing else to do.
+
+    Nothing in it goes by a clock, so that it may run beside tests that do.
+
+    Raises:
+        KernelError: the guest could not be had.
+    """
+    step = _pytest("BPF programs", SHORT_TESTS, BESIDE_LIMIT_S)
+    with debian.kernel(debian.SERIES[0]) as kernel:
+        return run(kernel, debian.SERIES[0], [step], folder, gives_way=True).is_good()
+
+
 def run_short(folder: Path) -> bool:
-    """Debian 12's kernel in minutes, and every test that the runs in ``folder`` lacked a lane for.
+    """Demos on Debian 12's kernel, and every test that the runs in ``folder`` lacked a lane for.
 
     Raises:
         KernelError: a guest could not be had.
     """
     steps = [_doctor(), *(_demo(demo, "native") for demo in SHORT_DEMOS)]
-    steps += [_pytest("BPF programs", SHORT_TESTS), *_lacked(folder)]
+    steps += _lacked(folder)
     with debian.kernel(debian.SERIES[0]) as kernel:
         reports = [run(kernel, debian.SERIES[0], steps, folder)]
     if steps := _lacked(folder):  # for want of something newer
@@ -182,7 +197,9 @@ def run_whole(names: Sequence[str], folder: Path) -> bool:
     return all(report.is_good() for report in reports)
 
 
-def run(kernel: Kernel, name: str, steps: Sequence[Step], folder: Path) -> Report:
+def run(
+    kernel: Kernel, name: str, steps: Sequence[Step], folder: Path, *, gives_way: bool = False
+) -> Report:
     """Run the steps on a kernel, telling of each as it ends.
 
     Raises:
@@ -193,7 +210,7 @@ def run(kernel: Kernel, name: str, steps: Sequence[Step], folder: Path) -> Repor
     _say(f"== {LANE}-{name}: Linux {kernel.release} ({how})\n")
     ends = time.monotonic() + KERNEL_LIMIT_S
     while report.left() and (left_s := round(ends - time.monotonic())) > 0:
-        _boot(kernel, report, left_s, folder)
+        _boot(kernel, report, left_s, folder, gives_way)
     good = sum(word == "good" for word, _ in report.verdicts.values())
     boots = ", ".join(f"{seconds:.0f} s" for seconds in report.boots_s)
     _say(f"== {LANE}-{name}: {good} of {len(report.steps)} steps were good; ")
@@ -201,7 +218,7 @@ def run(kernel: Kernel, name: str, steps: Sequence[Step], folder: Path) -> Repor
     return report
 
 
-def _boot(kernel: Kernel, report: Report, left_s: int, folder: Path) -> None:
+def _boot(kernel: Kernel, report: Report, left_s: int, folder: Path, gives_way: bool) -> None:
     """Run what is left in one guest, as far as that goes."""
     environment = {
         results.FOLDER_VARIABLE: "/mnt/results",
@@ -221,6 +238,7 @@ def _boot(kernel: Kernel, report: Report, left_s: int, folder: Path) -> None:
             environment=environment,
             tell=report.tell,
             is_late=report.is_late,
+            gives_way=gives_way,
         )
     except KernelError as error:
         report.died(error)
@@ -266,9 +284,9 @@ def _by_file(tests: Sequence[str]) -> list[Step]:
     return [_pytest(file, found) for file, found in files.items()]
 
 
-def _pytest(name: str, tests: Sequence[str]) -> Step:
+def _pytest(name: str, tests: Sequence[str], limit_s: int = FILE_LIMIT_S) -> Step:
     options = ["-q", "--no-header", "-p", "no:cacheprovider", "-o", f"timeout={TEST_LIMIT_S}"]
-    return Step(name, [PYTHON, "-m", "pytest", *options, *tests], FILE_LIMIT_S)
+    return Step(name, [PYTHON, "-m", "pytest", *options, *tests], limit_s)
 
 
 def _lacked(folder: Path) -> list[Step]:

@@ -156,8 +156,26 @@ def test_the_short_lane_runs_what_the_host_lacks_on_a_newer_kernel_too(
     assert [name for name in first if name.startswith("demo")] == [
         f"demo {demo} (native)" for demo in lane.SHORT_DEMOS
     ]
-    assert first[-2:] == ["BPF programs", "tests/kernel/test_a.py"]
+    assert first[-1] == "tests/kernel/test_a.py"
     assert newest == ["tests/kernel/test_a.py"]
+
+
+def test_bpf_programs_give_way_to_the_tests_that_they_run_beside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Alone of all steps they have no time to keep."""
+    asked: list[tuple[str, bool]] = []
+
+    def run(
+        kernel: Kernel, _: str, steps: list[Step], _folder: Path, *, gives_way: bool
+    ) -> lane.Report:
+        asked.extend((one.name, gives_way) for one in steps)
+        return lane.Report(kernel.release, steps, {0: ("good", 1)})
+
+    monkeypatch.setattr(lane, "run", run)
+    monkeypatch.setattr(debian, "kernel", lambda _: nullcontext(KERNEL))
+    assert lane.run_programs(tmp_path)
+    assert asked == [("BPF programs", True)]
 
 
 @pytest.fixture
