@@ -413,7 +413,8 @@ def test_a_secondary_that_does_not_hear_the_lan_is_the_one_that_is_cut_off() -> 
     assert lib.prl_owner_watches(n.owner)  # asks in good time
     assert n.tick(250) == 0
     n.present = True
-    assert n.tick(260) == TAKEOVER | DROP  # the LAN is back: the claim reaches whoever is there
+    assert n.tick(270) == 0  # the LAN is back: an owner that lives is heard first …
+    assert n.tick(280) == TAKEOVER | DROP  # … if the lease lasts
     late = Node(STANDBY).linked()
     late.present = False
     assert late.tick(400) == EXPIRE | DROP
@@ -421,6 +422,26 @@ def test_a_secondary_that_does_not_hear_the_lan_is_the_one_that_is_cut_off() -> 
     unknown.present = False
     lib.prl_owner_neighbours(unknown.owner, 0)  # with nobody to ask, silence proves nothing
     assert unknown.tick(100) == TAKEOVER | DROP
+
+
+def test_a_secondary_that_was_deaf_does_not_know_that_the_lan_is_silent() -> None:
+    """Its owner's LAN heartbeats came while it heard nothing."""
+
+    def deaf(*, lan: bool = True) -> Node:
+        n = Node(STANDBY, lan=lan).linked()
+        n.present = False
+        assert n.tick(150) == 0
+        n.present = True
+        return n
+
+    n = deaf()
+    assert n.tick(170) == 0
+    assert n.tick(190) == TAKEOVER | DROP
+    n = deaf()
+    assert n.tick(170) == 0
+    assert n.lan_heard() == VOID | RENOUNCE | DROP
+    assert n.tick(300) == 0
+    assert deaf(lan=False).tick(160) == TAKEOVER | DROP  # heartbeats never came: none was missed
 
 
 def test_who_took_over_without_the_lan_falls_silent_before_the_primary_may_open() -> None:

@@ -203,6 +203,14 @@ static uint32_t worth_taking(const struct prl_owner *owner, uint64_t now_ns)
     return takeable(owner) & owner->good_mask;
 }
 
+/* L3: until just now this node heard nothing on the LAN, and so no heartbeat of an owner that lives. The last tick of the
+ * lease does not wait for one. */
+static bool was_deaf(const struct prl_owner *owner, uint64_t now_ns)
+{
+    return owner->can_ask && owner->last_lan_ns && !is_silent(owner->deaf_ns, now_ns, presence_ns(owner)) &&
+           now_ns + owner->config.lease_ns < prl_owner_takeover_until_ns(owner);
+}
+
 /* L3, as secondary: link and LAN are silent and the lease lasts: take over. The lease is over: never. */
 static uint32_t decide_as_secondary(struct prl_owner *owner, uint64_t now_ns)
 {
@@ -215,7 +223,7 @@ static uint32_t decide_as_secondary(struct prl_owner *owner, uint64_t now_ns)
         return expire(owner);
     if (!is_silent(owner->last_heard_ns, now_ns, suspect_ns))
         return 0;
-    if (owner->last_lan_ns && !is_silent(owner->last_lan_ns, now_ns, suspect_ns))
+    if ((owner->last_lan_ns && !is_silent(owner->last_lan_ns, now_ns, suspect_ns)) || was_deaf(owner, now_ns))
         return 0; /* its next LAN heartbeat makes us renounce, the lack of one makes us take over */
     if (owner->silent_mask == UINT32_MAX ||
         (owner->can_ask && is_silent(owner->last_frame_ns, now_ns, presence_ns(owner))))
@@ -573,6 +581,8 @@ static uint32_t ask(struct prl_owner *owner, uint64_t now_ns)
     if (!prl_owner_watches(owner) ||
         !is_silent(owner->last_ask_ns, now_ns, waits ? owner->config.lease_ns : PRL_OWNER_ASK_NS))
         return 0;
+    if (owner->last_ask_ns >= owner->unsure_ns && owner->last_frame_ns < owner->last_ask_ns)
+        owner->deaf_ns = now_ns;
     owner->last_ask_ns = now_ns;
     return PRL_OWNER_DO_ASK;
 }

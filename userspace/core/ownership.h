@@ -22,8 +22,8 @@
  * An OWNER may be silent all the same (L6): it emits nothing and opens nothing, but its sessions live, until the other
  * node has said on the link that it did not take over, or nobody answers for the address on a LAN that answers.
  *
- * Who takes over by its lease hears the LAN at that moment, for its claim must reach the owner that may be alive; an
- * owner whose link does not answer must hear it, too, from the moment on at which it may be replaced.
+ * Who takes over by its lease hears the LAN at that moment, for its claim must reach the owner that may be alive, and for
+ * long enough not to have missed that one's LAN heartbeats, if the lease lasts as long; an owner whose link does not answer must hear it, too, from the moment on at which it may be replaced.
  *
  * When the lease is over the shadows stay as they are, but they are expired: only a primary that is confirmed dead lets
  * them speak (L5). They are void at the next word of the other node: VOID, a LAN heartbeat, HELLO.
@@ -132,6 +132,7 @@ struct prl_owner {
     uint64_t last_frame_ns; /* newest frame from the LAN, while one is waited for (prl_owner_watches) */
     uint64_t present_ns; /* since when frames have come without a gap of suspect_ns */
     uint64_t last_ask_ns, last_hand_over_ns;
+    uint64_t deaf_ns; /* when it last asked again because nothing had come since it asked before */
     uint64_t silent_ns; /* since when it is silent */
     uint64_t takeovers, late_ticks, suspects, silences, hand_overs;
     uint64_t false_suspects; /* of the suspects, those that were heard again before their link was given up */
