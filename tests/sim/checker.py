@@ -99,8 +99,8 @@ class Checker:
             self.world.count("dropped by the kernel")
             return
         if way == lib.SIM_UNREPLICATED:
-            if not node.is_shadow(session):
-                self._flushed(node, life)
+            if not node.is_shadow(session) and not self._view(node, session).secondary:
+                self._flushed(node, life)  # else it is the new owner's, which needs no shadow
             return
         view = self._view(node, session)
         if not view.used:
@@ -144,6 +144,9 @@ class Checker:
                 return
             if node.is_replaced_unheard() or other.is_replaced_unheard():
                 self.world.count("spoke although it was replaced, and deaf")  # README.md as well
+                return
+            if self._is_stale(node, session) or self._is_stale(other, session):
+                self.world.count("stale take-over that nothing told of")
                 return
             raise ViolationError(f"I7: both nodes speak for service {session.service}")
         if node.is_shadow(session):
@@ -262,6 +265,13 @@ class Checker:
             raise ViolationError(
                 f"I3: {what}: the peer has {session.rcv_nxt}, the shadow sent {sock.snd_nxt}"
             )
+
+    def _is_stale(self, node: "Node", session: Session) -> bool:
+        """Its take-over may have got no farther than the claim, for it was stopped in that pass."""
+        life = self._life_here(node, session)
+        if life is None or node.control is None or not self._view(node, session).secondary:
+            return False
+        return self._could_not_know(node, life)
 
     def _could_not_know(self, node: "Node", life: Life) -> bool:
         """No word has reached a machine whose clock stood, so that its lease seems to last."""

@@ -627,9 +627,12 @@ class Control:
 
     def request_takeover(self, service: int) -> None:
         """`prlctl takeover`."""
-        if self.node.call(self.lib.prl_dp_takeover, service, 0) == 0:
+        node, before_ns = self.node, self.node.requested_ns
+        node.requested_ns = self.world.now_ns  # it speaks before the call returns
+        if node.call(self.lib.prl_dp_takeover, service, 0) == 0:
             self.world.count("takeover on request")
-            self.node.requested_ns = self.world.now_ns
+        else:
+            node.requested_ns = before_ns
 
     def renounce(self, service: int) -> bool:
         """prl_dp_renounce(), as for an application that died."""

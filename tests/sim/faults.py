@@ -68,7 +68,8 @@ class Faults:
     def _lan_of_one_deaf(self, node: "Node", for_ns: int) -> None:
         """One direction of its cable."""
         if node.powered and not node.asleep:
-            node.host.lan_deaf = 1
+            if not node.host.lan_deaf:
+                node.host.lan_deaf, node.deaf_ns = 1, self.world.now_ns
             self.world.at(self.world.now_ns + for_ns, node.mend_lan)
 
     def _link_cut_and_lan_of_one_deaf(self, node: "Node", for_ns: int) -> None:

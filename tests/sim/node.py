@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 CARD_MAX = 500
 """Frames that wait for a machine that is paused."""
 SUSPECT_MS = 100
+NOTICES_NS = 60 * MS
+"""Three lease intervals, and an owner that may be replaced knows that it hears nothing."""
 FAST_CLAIM_NS = 30 * MS
 NONE, STANDBY, OWNER, FENCED, LEAVING = range(5)
 """enum prl_addr_state"""
@@ -41,6 +43,8 @@ class Node:
         self.stalled = self.waking = False
         self.deaf = False
         """Wake-ups are lost: only the timer brings the loop to run."""
+        self.deaf_ns = 0
+        """Since when it hears nothing of the LAN, where it does not."""
         self.started_ns = 0
         """When its prld was started last: true time."""
         self.stood_ns = -1
@@ -83,11 +87,13 @@ class Node:
         return self.powered and not self.host.lan_cut and not self.host.lan_deaf
 
     def is_replaced_unheard(self) -> bool:
-        """No claim reaches it, and its prld does not run, or it could not expect to be replaced."""
+        """No claim reaches it, and its prld cannot have noticed, or expected to be replaced."""
+        world = self.world
         late_ns = self.clock_ns() - int(self.host.node.heartbeat_ns)
-        since_ns = self.world.now_ns - self.other.requested_ns
+        since_ns = world.now_ns - self.other.requested_ns
+        noticed_ns = self.deaf_ns + NOTICES_NS + self.slow_ns + world.lazy_ns
         surprised = late_ns > SUSPECT_MS * MS // 2 or since_ns < 2 * SUSPECT_MS * MS
-        return bool(self.host.lan_deaf) and surprised
+        return bool(self.host.lan_deaf) and (surprised or world.now_ns < noticed_ns)
 
     # -- time
 
