@@ -47,14 +47,23 @@ static __always_inline int is_after(__u32 a, __u32 b)
     return (__s32)(a - b) > 0;
 }
 
+/* Userspace may be stopped before it has sent the claim; until then the old owner speaks. */
+static __always_inline int is_silent(const struct __sk_buff *skb, const struct prl_node *node, __u32 service)
+{
+    __u32 silent = PRL_READ(node->silent);
+    if (skb->mark != PRL_MARK_WORD)
+        silent |= PRL_READ(node->claiming);
+    return silent >> (service & 31) & 1;
+}
+
 /*
  * Whether this node may emit for `addr` now. After a take-over by the lease the first emission has a deadline: the end
  * of that lease (L2). From then on the other node may speak, unless it heard our claim; so the LAN must have been
  * there, too (L6).
  */
-static __always_inline int may_speak(struct prl_node *node, struct prl_addr *addr)
+static __always_inline int may_speak(const struct __sk_buff *skb, struct prl_node *node, struct prl_addr *addr)
 {
-    if (PRL_READ(addr->state) != PRL_ADDR_OWNER || (PRL_READ(node->silent) >> (addr->service & 31) & 1)) {
+    if (PRL_READ(addr->state) != PRL_ADDR_OWNER || is_silent(skb, node, addr->service)) {
         PRL_COUNT(addr->out_silenced);
         return 0;
     }
@@ -117,7 +126,7 @@ static __always_inline int judge_elsewhere(struct __sk_buff *skb, struct prl_nod
 {
     struct prl_flow_key key = packet->key;
     struct prl_flow *flow = NULL;
-    int speaks = skb->mark != PRL_MARK_SHADOW && may_speak(node, addr);
+    int speaks = skb->mark != PRL_MARK_SHADOW && may_speak(skb, node, addr);
 
     if (has_ports(packet) && !prl_is_strange(packet)) {
         key.lif = (__u16)lif;
@@ -173,7 +182,7 @@ static __always_inline int judge_word(struct __sk_buff *skb, struct prl_node *no
 {
     struct prl_addr *addr = prl_addr_find(node, packet->key.local, skb->ifindex);
     if (addr)
-        return may_speak(node, addr) ? PASS : TC_ACT_STOLEN;
+        return may_speak(skb, node, addr) ? PASS : TC_ACT_STOLEN;
     return prl_is_anywhere(node, packet->key.local) ? prl_elsewhere(skb, packet) : PASS;
 }
 
@@ -502,7 +511,7 @@ static __always_inline int judge(struct __sk_buff *skb)
     struct prl_addr *addr = prl_addr_find(node, packet.key.local, skb->ifindex);
     if (!addr) /* an address of another interface, routed here */
         return prl_is_anywhere(node, packet.key.local) ? prl_elsewhere(skb, &packet) : PASS;
-    int speaks = skb->mark != PRL_MARK_SHADOW && may_speak(node, addr);
+    int speaks = skb->mark != PRL_MARK_SHADOW && may_speak(skb, node, addr);
     if (!has_ports(&packet))
         return speaks ? PASS : TC_ACT_STOLEN;
     int is_udp = packet.key.proto == IPPROTO_UDP;

@@ -45,6 +45,8 @@
 /* skb->mark of what a shadow without a peer sent: never to leave, not even when it waited for the peer's MAC address
  * until the shadow was taken over. */
 #define PRL_MARK_SHADOW 0x70726c03
+/* skb->mark of what the datapath itself says on the LAN, claims among them. */
+#define PRL_MARK_WORD 0x70726c04
 
 /* No flow (metadata of a frame that belongs to none; also an unused slot). */
 #define PRL_SLOT_NONE 0xffffffff
@@ -246,7 +248,8 @@ struct prl_node {
     __u64
         shadow_stray_ns; /* when a shadow's output last would have left by an interface that is not its service's own */
     __u32 shadow_stray_ifindex; /* which */
-    __u32 pad3;
+    __u32
+        claiming; /* bit per service: just taken over, nothing leaves before our claim has silenced the old owner (I7) */
     __u64 elsewhere_silenced; /* what would have left for a service address by an interface that is not its own */
 };
 

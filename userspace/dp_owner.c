@@ -384,7 +384,6 @@ int dp_owner_open(struct prl_dp *dp, char *error)
 {
     prl_owner_init(&dp->owner, &dp->config.owner, dp_clock_ns(dp));
     dp->node->policy_stop = dp->config.owner.policy_stop;
-    dp->node->silent = 0;
     for (uint32_t service = 0; service < dp->config.owner.services; service++) {
         int err;
 
@@ -399,6 +398,7 @@ int dp_owner_open(struct prl_dp *dp, char *error)
             return err;
         }
     }
+    dp->node->silent = dp->node->claiming = 0; /* of the prld before, whose addresses are silent by now */
     return 0;
 }
 
@@ -451,6 +451,8 @@ static void take_over(struct prl_dp *dp, uint32_t mask)
     __atomic_store_n(&dp->node->lan_first_ns, 0, __ATOMIC_RELEASE);
     __atomic_store_n(&dp->node->watch, 1, __ATOMIC_RELEASE);
     dp->proof_awaited = first_by_ns != 0;
+    __atomic_fetch_or(&dp->node->claiming, mask,
+                      __ATOMIC_SEQ_CST); /* this thread may be stopped before it claims */
     for (uint32_t service = 0; service < dp->config.owner.services; service++) {
         /* The first emission is held to the lease in tc (L2), unless the operator vouched or the owner renounced. */
         if (mask & 1u << service) /* the operator's word, while it was in doubt */
@@ -462,6 +464,7 @@ static void take_over(struct prl_dp *dp, uint32_t mask)
     dp->claims_slow_mask |= mask;
     memcpy(dp->claims_token, dp->own_token, sizeof(dp->claims_token));
     start_claims(dp, mask);
+    __atomic_fetch_and(&dp->node->claiming, ~mask, __ATOMIC_SEQ_CST);
     trace_step(dp, "claimed", mask);
     ask(dp);
     for (uint32_t i = 0; i < dp->flows_top; i++) {

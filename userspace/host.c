@@ -489,6 +489,7 @@ static void close_descriptors(const struct prl_dp_config *config)
 static struct prl_host *open_host(const struct prl_dp_config *config, struct prl_kernel *kernel, char *error)
 {
     struct prl_host *host = calloc(1, sizeof(*host));
+    const uint32_t mark = PRL_MARK_WORD;
     int err;
 
     if (!host) {
@@ -503,7 +504,7 @@ static struct prl_host *open_host(const struct prl_dp_config *config, struct prl
     host->lan_fd = config->lan_fd;
     host->link_fd = host->epoll_fd = host->timer_fd = host->wake_fd = -1;
     host->raw_fd = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, 0); /* protocol 0: sends only */
-    err = host->raw_fd < 0 ? -errno : 0;
+    err = host->raw_fd < 0 || setsockopt(host->raw_fd, SOL_SOCKET, SO_MARK, &mark, sizeof(mark)) ? -errno : 0;
     if (err)
         snprintf(error, PRL_ERROR_BYTES, "packet socket for address claims: %s", strerror(-err));
     else if ((err = open_waiting(host)))

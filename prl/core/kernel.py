@@ -169,8 +169,9 @@ class Kernel:
         return value
 
     def is_silent(self, service: int) -> bool:
-        """Whether its owner was silent, not knowing whether it had been replaced (L6)."""
-        return bool(lib.prl_kernel_node(self._kernel).silent >> service & 1)
+        """Whether its owner was silent: it may have been replaced (L6), or had yet to claim it."""
+        node = lib.prl_kernel_node(self._kernel)
+        return bool((node.silent | node.claiming) >> service & 1)
 
     @property
     def open_at_ns(self) -> int:

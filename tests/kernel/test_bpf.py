@@ -583,6 +583,26 @@ def test_a_standby_speaks_for_itself(egress: Bench) -> None:
         assert egress.emit(frame) == ([frame], [])
 
 
+@pytest.mark.parametrize("form", EMISSIONS)
+def test_a_new_owner_says_nothing_before_its_claim(egress: Bench, form: str) -> None:
+    """The old owner may live, and speaks until it hears that."""
+    frame = EMISSIONS[form]
+    egress.own(SERVICE4)
+    egress.own(SERVICE6)
+    egress.node.claiming = 1
+    assert egress.emit(frame) == ([], [])
+    egress.out.socket.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, lib.PRL_MARK_WORD)
+    egress.out.send(frame)  # as the datapath sends a claim
+    egress.out.socket.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, 0)
+    (seen,), held = egress.emit(frame)
+    assert frame.endswith(seen[14:])
+    assert held == []
+    egress.node.claiming = 0
+    (seen,), held = egress.emit(frame)
+    assert frame.endswith(seen[14:])
+    assert held == []
+
+
 def test_the_first_word_as_owner_has_a_deadline(egress: Bench) -> None:
     frame = outgoing(output(1, b"x"))
     egress.own(SERVICE4, first_by_ns=egress.now() - 1)

@@ -253,9 +253,11 @@ static void fence(struct prl_addr *addr)
 }
 
 /* may_speak() in bpf/egress.bpf.c */
-static bool may_speak(struct prl_host *host, struct prl_addr *addr)
+static bool may_speak(struct prl_host *host, struct prl_addr *addr, bool is_word)
 {
-    if (addr->state != PRL_ADDR_OWNER || host->node.silent >> addr->service & 1)
+    uint32_t silent = host->node.silent | (is_word ? 0 : host->node.claiming);
+
+    if (addr->state != PRL_ADDR_OWNER || silent >> addr->service & 1)
         return false;
     if (addr->spoken == PRL_SPOKEN_FOR_GOOD)
         return true;
@@ -281,8 +283,9 @@ bool sim_could_speak(const struct prl_host *host, uint32_t service)
 {
     const struct prl_addr *addr = &host->service[service].addr;
     uint64_t first_ns = host->node.lan_first_ns;
+    uint32_t silent = host->node.silent | host->node.claiming;
 
-    if (addr->state != PRL_ADDR_OWNER || host->asleep || host->lan_cut || host->node.silent >> service & 1)
+    if (addr->state != PRL_ADDR_OWNER || host->asleep || host->lan_cut || silent >> service & 1)
         return false;
     if (!sim_works(host) && !host->node.bypassed)
         return false;
@@ -370,7 +373,7 @@ static void egress(struct prl_host *host, uint32_t session, uint64_t seq, uint32
     struct prl_flow *flow = flow_of(host, session);
     const struct sim_sock *sock = sock_of(host, session);
     uint32_t end = (uint32_t)seq + bytes + (flags & SIM_FIN);
-    bool speaks = may_speak(host, addr);
+    bool speaks = may_speak(host, addr, false);
 
     if (!sock)
         return;
@@ -750,7 +753,7 @@ static int io_hold_write(struct prl_host *host, const uint8_t *buffer, uint32_t 
     }
     addr = &host->service[host->service_of[session]].addr;
     sock = sock_of(host, session);
-    if (!sock || !may_speak(host, addr))
+    if (!sock || !may_speak(host, addr, false))
         return 0;
     if (!is_good(l3 + packet.data_offset, packet.seq, packet.payload_bytes))
         wrong(host, "session %u: the bytes for the wire at %u are not the application's", session, packet.seq);
@@ -771,7 +774,7 @@ static int io_send_frame(struct prl_host *host, uint32_t lif, const uint8_t *fra
         if (!host->lan_cut)
             sim_asks(host->index);
     } else if (service < SIM_SERVICES_MAX && frame[0] == 0xff && frame[21] == 1) { /* to all, as a request */
-        if (!may_speak(host, &host->service[service].addr))
+        if (!may_speak(host, &host->service[service].addr, true))
             return 0;
         sim_claims(host->index, service, bytes > 42 + 4 ? frame + 42 + 4 : NULL);
     }

@@ -114,8 +114,8 @@ MUTANTS = (
     Mutant(
         "what is taken over is not claimed",
         "dp_owner.c",
-        "    start_claims(dp, mask);\n    trace_step",
-        "    trace_step",
+        "    start_claims(dp, mask);\n    __atomic",
+        "    __atomic",
     ),
     Mutant(
         "who has taken over claims without the token",

@@ -1,16 +1,19 @@
 """Single situations, without chance."""
 
+import itertools
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 
 from tests.sim.build import product
 from tests.sim.core import MS
-from tests.sim.node import FENCED, Node
+from tests.sim.node import FENCED, OWNER, STANDBY, Node
 from tests.sim.world import World, watch
 
 SEED = 2
 BODIES_BYTES = (60_000, 500, 4)
+STOP_NS = 60 * MS
 
 
 class Calm(World):
@@ -24,12 +27,28 @@ class Calm(World):
             self.step()
 
 
-@pytest.fixture
-def world() -> Iterator[Calm]:
+@contextmanager
+def calm_world() -> Iterator[Calm]:
     calm = Calm(SEED, product(), faults=("slow reader",))
     watch(calm)
-    yield calm
-    calm.close()
+    try:
+        yield calm
+    finally:
+        calm.close()
+
+
+@pytest.fixture
+def world() -> Iterator[Calm]:
+    with calm_world() as calm:
+        yield calm
+
+
+def protected(world: Calm) -> tuple[Node, Node]:
+    """Owner and standby of the first session."""
+    session = world.sessions[0]
+    owner = world.nodes[world.first_owner[session.service]]
+    world.until(lambda: owner.flow(session).state == owner.lib.PRL_PRIMARY_ACTIVE)
+    return owner, owner.other
 
 
 def fill_link(node: Node) -> None:
@@ -67,6 +86,63 @@ def test_input_of_a_moved_session_is_no_primarys(world: Calm) -> None:
     new.lib.sim_turn(new.host)
     new.lib.prl_dp_status(new.dp, status)
     assert status.counters.link_tx_full == full
+
+
+def take_over_stopped(calls: int) -> tuple[bool, bool] | None:
+    """Both nodes live, and one takes the other for dead; it stops behind so many calls.
+
+    Returns whether it owned the address then, and whether it had yet to claim it. None: it did
+    not stop.
+    """
+    with calm_world() as world:
+        owner, standby = protected(world)
+        service = world.sessions[0].service
+        world.lan_loss, world.cut = 1.0, [True, True]
+        standby.stall, standby.stall_silent = (calls, STOP_NS), True
+        world.until(lambda: standby.stalled or standby.address(service) == OWNER)
+        if not standby.stalled:
+            return None
+        found = standby.address(service) == OWNER, bool(standby.host.node.claiming)
+        end_ns = world.now_ns + 2 * STOP_NS
+        world.until(lambda: world.now_ns > end_ns)
+        taken = standby.address(service) == OWNER
+        assert owner.address(service) == (FENCED if taken else OWNER)
+        return found
+
+
+def test_a_node_that_stops_anywhere_in_its_take_over_does_not_speak_beside_the_owner() -> None:
+    stops = map(take_over_stopped, itertools.count(1))
+    assert set(itertools.takewhile(lambda stop: stop is not None, stops)) == {
+        (False, False),
+        (False, True),
+        (True, True),
+        (True, False),
+    }
+
+
+def open_a_new_owner(calls: int) -> bool:
+    """It stops behind so many calls; False: not where the session is its own already."""
+    with calm_world() as world:
+        owner, standby = protected(world)
+        session = world.sessions[0]
+        assert owner.control is not None
+        standby.stall = (calls, STOP_NS)
+        assert owner.control.switchover(session.service, forced=True)
+        world.until(lambda: standby.stalled or owner.address(session.service) == STANDBY)
+        if not standby.stalled or not standby.flow(session).relaying:
+            return False
+        standby.host.node.bypassed = 1
+        standby.lib.sim_frame(
+            standby.host, session.number, session.snd_nxt, 100, session.rcv_nxt, 0
+        )
+        world.until(lambda: not standby.stalled)
+        world.until(lambda: world.counts["session taken over"] > 0)
+        return True
+
+
+def test_a_new_owner_that_hangs_misses_nothing_that_its_kernel_passes() -> None:
+    """What moved here is not replicated yet: no shadow of it could speak."""
+    assert sum(map(open_a_new_owner, range(1, 40))) > 1
 
 
 def test_an_owner_that_has_replaced_nobody_silences_nobody(world: Calm) -> None:
