@@ -160,7 +160,7 @@ def test_a_standby_that_was_paused_has_no_shadow_to_take_over_with(lab: Lab) -> 
     standby.until("prlctl takeover --fenced")  # it cannot know that the other one is dead
     # Loudly, not a session that hangs. A socat that had nothing to send when the reset came speaks
     # of a broken pipe when it has.
-    with pytest.raises(MachineError, match="reset|Broken pipe"):
+    with pytest.raises(MachineError, match=r"reset|Broken pipe"):
         transfer.digest()
     owner.power_on()
     lab.settle()
