@@ -151,7 +151,9 @@ HAPPENED: Final[dict[str, Kind]] = {
         },
     ),
     "session_aborted": Kind("its application could not continue it", _HANDLE),
-    "renounce_failed": Kind("a session whose application died could not go over", _SERVICE),
+    "renounce_failed": Kind(
+        "sessions whose application died end here: the other node does not go on", _SERVICE
+    ),
     "demoted": Kind("the other node has the session now", _HANDLE),
     "shadow": Kind("standby: a session is shadowed", _HANDLE),
     "shadow_refused": Kind("standby: it could not be", _HANDLE),

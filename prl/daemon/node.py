@@ -209,7 +209,11 @@ class Node:
             lost=self._on_link_lost,
         )
         attempts = Attempts(config, dp, self._link, host, log, lans)
-        self._primaries = Primaries(config, dp, self._link, log, attempts, lans)
+        self._switchover = Switchover(config, dp, self._link, lans, log, self._ownership)
+        self._primaries = Primaries(
+            *(config, dp, self._link, log, attempts, lans),
+            moves=self._switchover,
+        )
         self._upkeep = Upkeep(
             config,
             host,
@@ -225,7 +229,6 @@ class Node:
                 *(self._guard.why_unsafe, self._upkeep.wrong, self._heartbeats.missing),
             ],
         )
-        self._switchover = Switchover(config, dp, self._link, lans, log, self._ownership)
         self._withdrawal = Withdrawal(
             *(config, dp, self._link, self._upkeep, host, lans, log),
             ownership=self._ownership,

@@ -25,6 +25,7 @@ from prl.daemon.events import EventLog
 from prl.daemon.freezer import FreezeError, Pause
 from prl.daemon.instances import Instances
 from prl.daemon.link import Link
+from prl.daemon.orphans import Moves, Orphans
 from prl.daemon.retries import RETRY_MAX_S, RETRY_MIN_S, Retries
 from prl.daemon.sessions import Mending, Session
 from prl.daemon.silence import abort_silently, end_silently, reset
@@ -60,10 +61,19 @@ class Primaries:
         log: EventLog,
         attempts: Attempts,
         instances: Instances,
+        moves: Moves,
     ) -> None:
         self._config, self._dp, self._link, self._log = config, datapath, link, log
         self._instances = instances
         self._attempts, self._retries = attempts, Retries()
+        self._orphans = Orphans(
+            log,
+            moves,
+            sessions_of=lambda service: (s for s in self.live() if s.service == service),
+            owns=self._owns,
+            name_of=lambda service: config.service[service].name,
+            end=self._end_orphan,
+        )
         self._sessions: dict[int, Session] = {}
         self._offered: set[str] = set()
         """Endpoints that applications on the other node have offered themselves for."""
@@ -260,7 +270,7 @@ class Primaries:
         session.hope()
 
     def application_gone(self, client: Application) -> None:
-        """Its connection ended without a close: hand over if possible, else the session ends."""
+        """Its connection ended without a close: hand over if possible, else the sessions end."""
         for session in list(self.of(client)):
             self.abandon(session)
 
@@ -271,10 +281,15 @@ class Primaries:
         session.orphan = True
         if session.mending is not None:
             session.mending.stop()
+        self._decide_if_orphan(session)
+
+    def _decide_if_orphan(self, session: Session) -> None:
+        if not session.orphan or session.state in {"voiding", "moved"}:
+            return  # who has it is told when it is known
         if session.state == "active":
-            self._renounce(session)
-        elif session.state != "voiding":
-            self._end_orphan(session)
+            self._orphans.decide(session.service)
+        else:
+            self._end_orphan(session, "the other node has no usable shadow")
 
     def abort(self, session: Session, why: str) -> None:
         """Reset the connection; the peer must not have more of it than it has."""
@@ -282,28 +297,11 @@ class Primaries:
         with contextlib.suppress(DatapathError), self._socket(session) as sock:
             reset(sock)
 
-    def _renounce(self, session: Session) -> None:
-        name = self._config.service[session.service].name
-        if not self._owns(session.service):
-            return  # renounced for another session just now; this one is about to be demoted
-        try:
-            self._dp.renounce(session.service)
-        except DatapathError as error:
-            self._log.error("renounce_failed", f"{session.ends}: {error}", service=name)
-            self._end_orphan(session)
-            return
-        self._log.warning(
-            "renounced",
-            f"{session.ends}: its application ({session.client.name}) died: the other node goes on",
-            service=name,
-            handle=session.handle,
-        )
-
-    def _end_orphan(self, session: Session) -> None:
+    def _end_orphan(self, session: Session, why: str) -> None:
         self._log.error(
             "session_lost",
-            f"{session.ends}: its application ({session.client.name}) died and the other node has "
-            "no usable shadow: the session ends",
+            f"{session.ends}: its application ({session.client.name}) died: the session ends, for "
+            f"the other node does not go on: {why}",
             handle=session.handle,
         )
         self._finish(session, "closed")
@@ -322,6 +320,7 @@ class Primaries:
         if event.generation not in {0, session.generation}:
             return  # of an attempt that is over
         before, session.state = session.state, _STATES[state]
+        self._orphans.changed(session.service)
         if state == Primary.MOVED:
             return  # what becomes of it is told when it is known
         if event.reason or session.state != "open":
@@ -343,7 +342,7 @@ class Primaries:
                 mending.trigger.set()  # failures of an attempt are its own affair
             self._tend(session)
         session.tell()
-        self._end_if_orphan(session, before)
+        self._decide_if_orphan(session)
 
     def _note_stray(self, session: Session, mending: Mending, reason: int) -> None:
         """Whether its packets pass prl's programs by: told aloud, for its route may be mended."""
@@ -354,11 +353,6 @@ class Primaries:
         )
         if reason == Reason.STRAY_IN and (info := self._dp.flow_info(session.handle)):
             mending.stray_from = int(info.counters["in_passed"])
-
-    def _end_if_orphan(self, session: Session, before: str) -> None:
-        """Nobody has it: its application is gone, and the other node did not take it."""
-        if session.orphan and (session.state == "open" or before == "moved"):
-            self._end_orphan(session)
 
     def on_setup_done(self, event: Event) -> None:
         """SETUP_DONE arrived."""
@@ -439,6 +433,7 @@ class Primaries:
             session.mending.stop()
         if self._sessions.get(session.handle) is session:
             del self._sessions[session.handle]
+        self._orphans.changed(session.service)
 
     # -- keeping them protected
 

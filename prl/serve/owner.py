@@ -81,7 +81,7 @@ def _serve(
             _log.warning("%s: given up, as serving stops", who)
     else:
         is_safe = session is not None and session.state == "active"
-        fate = "left to the other node" if is_safe else "the session ends"
+        fate = "the other node goes on if it can" if is_safe else "the session ends"
         _log.error("%s: the program %s: %s", who, describe_status(status), fate)
 
 

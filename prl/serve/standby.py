@@ -138,5 +138,5 @@ class _Standby:
             is_safe = shadow.session.state == "active"
             shadow.session.abandon()
             if status is not None:
-                fate = "left to the other node" if is_safe else "the session ends"
+                fate = "the other node goes on if it can" if is_safe else "the session ends"
                 _log.error("%s: the program %s: %s", self._who, describe_status(status), fate)

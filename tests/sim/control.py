@@ -635,7 +635,7 @@ class Control:
             node.requested_ns = before_ns
 
     def renounce(self, service: int) -> bool:
-        """prl_dp_renounce(), as for an application that died."""
+        """prl_dp_renounce(), as of a prld that is stopped."""
         lib, node = self.lib, self.node
         found = 0
         for session in self.world.sessions:

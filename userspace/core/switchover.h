@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * The move of one service from its owner to the standby by word over the link (R21): planned, or renounced because
- * the application died. Pure, one machine a service on each node.
+ * prld is stopped. Pure, one machine a service on each node.
  *
  *     owner    IDLE ─request()─▶ ASKING ─prepared()─▶ DRAINING ─drained()─▶ SILENT ─taken()─▶ RELAYING ─quiet─▶ IDLE
  *               ▲                  │                     │                   │  │ link lost      ▲
