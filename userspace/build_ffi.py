@@ -14,7 +14,7 @@ from cffi import FFI
 ROOT = Path(__file__).resolve().parent.parent
 INCLUDE_DIRS = ("bpf", "userspace")
 API_HEADER = "userspace/cffi_api.h"
-LIBRARIES = ("bpf", "xdp", "elf", "z", "crypto")
+LIBRARIES = ("bpf", "xdp", "elf", "z", "ssl", "crypto")
 # -UNDEBUG: Python's own flags would switch our assertions off.
 CFLAGS = (
     *("-std=gnu11", "-O2", "-g", "-Wall", "-Wextra", "-Werror", "-UNDEBUG"),

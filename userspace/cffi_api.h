@@ -19,4 +19,5 @@
 #include "elide.h"
 #include "link.h"
 #include "siphash.h"
+#include "tls.h"
 #include "datapath.h"

@@ -173,7 +173,7 @@ static void flush(struct prl_dp *dp)
     if (dp->link_overflow)
         dp_link_lost(dp, "its transmit queue was full: a message found no room");
     else if (err)
-        dp_link_lost(dp, strerror(-err));
+        dp_link_lost(dp, prl_link_words(err));
 }
 
 static bool receive_link(struct prl_dp *dp)
@@ -199,7 +199,7 @@ static bool receive_link(struct prl_dp *dp)
     flush(dp); /* the other side need not wait for our stack: what it is told of is here (R8) */
     dp_verify_flush(dp);
     if (got < 0)
-        dp_link_lost(dp, strerror(-got));
+        dp_link_lost(dp, prl_link_words(got));
     return got > 0;
 }
 

@@ -20,6 +20,7 @@
 #include "md5sig.h"
 #include "moment.h"
 #include "prl_abi.h"
+#include "tls.h"
 #include "wire.h"
 
 /* Limits; reaching one is counted in struct prl_dp_counters. */
@@ -143,6 +144,8 @@ int prl_dp_event(struct prl_dp *dp, struct prl_event *event, uint8_t *body, size
 /* ---- the link ---- */
 /* A connected stream socket (taken over). Only HELLO is read until prl_dp_link_up(). -EBUSY when there is one. */
 int prl_dp_link_attach(struct prl_dp *dp, int fd);
+/* The same for a connection whose handshake is done. */
+int prl_dp_link_attach_tls(struct prl_dp *dp, struct prl_tls *tls);
 /* To be called before our HELLO is sent: shadows and lease of the old epoch are given up (L10), so that the other side
  * may rely on the new one as soon as it has our word. */
 void prl_dp_link_hello(struct prl_dp *dp);
@@ -273,6 +276,8 @@ struct prl_dp_counters {
     uint64_t reinjected_packets, reinjected_bytes, reinject_failed;
     uint64_t held_out_packets, held_out_bytes, released_out_packets, release_failed;
     uint64_t link_rx_bytes, link_tx_bytes, link_refused, link_tx_full;
+    uint64_t link_records_sent, link_records_received, link_key_updates, link_forged,
+        link_truncated; /* struct prl_link_tls */
     uint64_t link_elided_packets, link_elided_bytes; /* sent without L3 header; bytes saved by that (R15) */
     uint64_t lan_rx, lan_tx, lan_refused, claims_sent, crafted_acks, events_lost, append_short;
     uint64_t asks_sent, defences; /* L6: neighbours asked; L7: claims that were answered */

@@ -172,7 +172,7 @@ void dp_link_lost(struct prl_dp *dp, const char *why)
     }
 }
 
-int prl_dp_link_attach(struct prl_dp *dp, int fd)
+static int attach(struct prl_dp *dp, int fd, struct prl_tls *tls)
 {
     int err = 0;
 
@@ -184,11 +184,22 @@ int prl_dp_link_attach(struct prl_dp *dp, int fd)
         dp->hello_seen = false;
         dp->link_overflow = false;
         dp->wait.link_events = 0;
-        err = dp->io->link_attach(dp->host, &dp->link, fd);
+        err =
+            tls ? dp->io->link_attach_tls(dp->host, &dp->link, tls) : dp->io->link_attach(dp->host, &dp->link, fd);
     }
     dp_unlock(dp);
     dp->io->wake(dp->host);
     return err;
+}
+
+int prl_dp_link_attach(struct prl_dp *dp, int fd)
+{
+    return attach(dp, fd, NULL);
+}
+
+int prl_dp_link_attach_tls(struct prl_dp *dp, struct prl_tls *tls)
+{
+    return attach(dp, -1, tls);
 }
 
 void prl_dp_link_hello(struct prl_dp *dp)
@@ -333,6 +344,11 @@ void prl_dp_status(struct prl_dp *dp, struct prl_dp_status *status)
     status->counters.link_tx_bytes = dp->link.tx_total;
     status->counters.link_writes = dp->link.writes;
     status->counters.link_refused = dp->link.refused;
+    status->counters.link_records_sent = dp->link.tls.sent;
+    status->counters.link_records_received = dp->link.tls.received;
+    status->counters.link_key_updates = dp->link.tls.key_updates;
+    status->counters.link_forged = dp->link.tls.forged;
+    status->counters.link_truncated = dp->link.tls.truncated;
     status->counters.reinject_failed += dp->gro.failed;
     status->counters.reinject_writes = dp->gro.writes;
     status->counters.rx_no_frame += dp->io->oversized(dp->host);

@@ -240,16 +240,26 @@ static int send_frame(struct prl_host *host, uint32_t lif, const uint8_t *frame,
 
 /* ---- link and LAN ---- */
 
+static int watch_link(struct prl_host *host, struct prl_link *link)
+{
+    int err = control(host, EPOLL_CTL_ADD, link->fd, 0, SOURCE_LINK);
+
+    host->link_fd = link->fd;
+    if (err)
+        prl_link_release(link);
+    return err;
+}
+
 static int link_attach(struct prl_host *host, struct prl_link *link, int fd)
 {
-    int err;
-
     prl_link_attach_tcp(link, fd);
-    host->link_fd = fd;
-    err = control(host, EPOLL_CTL_ADD, fd, 0, SOURCE_LINK);
-    if (err)
-        prl_link_detach(link);
-    return err;
+    return watch_link(host, link);
+}
+
+static int link_attach_tls(struct prl_host *host, struct prl_link *link, struct prl_tls *tls)
+{
+    prl_link_attach_tls(link, tls);
+    return watch_link(host, link);
 }
 
 static void link_detach(struct prl_host *host, struct prl_link *link)
@@ -533,6 +543,7 @@ static const struct prl_io host_io = {
     .hold_write = hold_write,
     .send_frame = send_frame,
     .link_attach = link_attach,
+    .link_attach_tls = link_attach_tls,
     .link_detach = link_detach,
     .lan_open = lan_open,
     .lan_send = lan_send,

@@ -20,6 +20,7 @@
 #include "link.h"
 #include "moment.h"
 #include "prl_abi.h"
+#include "tls.h"
 #include "umem.h"
 
 struct prl_host; /* the machine: whoever fills the table knows what it is */
@@ -57,8 +58,9 @@ struct prl_io {
     int (*hold_write)(struct prl_host *host, const uint8_t *buffer, uint32_t bytes);
     int (*send_frame)(struct prl_host *host, uint32_t lif, const uint8_t *frame, uint32_t bytes);
 
-    /* The stream to the other node: gives `link` its transport; detach closes it. */
+    /* The stream to the other node, in clear or with TLS: gives `link` its transport; detach closes it. */
     int (*link_attach)(struct prl_host *host, struct prl_link *link, int fd);
+    int (*link_attach_tls)(struct prl_host *host, struct prl_link *link, struct prl_tls *tls);
     void (*link_detach)(struct prl_host *host, struct prl_link *link);
     /* LAN heartbeats, datagrams: bytes or -errno. lan_open() takes a socket in place of the last one, also on failure. */
     int (*lan_open)(struct prl_host *host, int fd);

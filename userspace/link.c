@@ -73,12 +73,17 @@ void prl_link_attach_tcp(struct prl_link *link, int fd)
     prl_link_attach(link, &tcp, (void *)(intptr_t)fd, fd);
 }
 
+void prl_link_release(struct prl_link *link)
+{
+    link->transport = NULL;
+    link->fd = -1;
+}
+
 void prl_link_detach(struct prl_link *link)
 {
     if (link->transport)
         link->transport->close(link->state);
-    link->transport = NULL;
-    link->fd = -1;
+    prl_link_release(link);
     link->rx_from = link->rx_to = 0;
     link->tx_head = link->tx_tail = 0;
     link->referred = 0;
@@ -96,7 +101,8 @@ bool prl_link_room(const struct prl_link *link, uint32_t data_bytes)
 
 bool prl_link_pending(const struct prl_link *link)
 {
-    return link->tx_head != link->tx_tail;
+    return link->tx_head != link->tx_tail ||
+           (link->fd >= 0 && link->transport->unsent && link->transport->unsent(link->state));
 }
 
 static void write_at(struct prl_link *link, uint64_t where, const void *from, uint32_t bytes)
@@ -262,14 +268,16 @@ int prl_link_flush(struct prl_link *link)
         link->writes++;
     }
     prl_link_settle(link);
-    if (!prl_link_pending(link)) /* the same memory again: it is in the cache, and the rest is never touched */
+    if (link->tx_head ==
+        link->tx_tail) /* the same memory again: it is in the cache, and the rest is never touched */
         link->tx_head = link->tx_tail = 0;
     return 0;
 }
 
 bool prl_link_unread(const struct prl_link *link)
 {
-    return link->rx_to > link->rx_from;
+    return link->rx_to > link->rx_from ||
+           (link->fd >= 0 && link->transport->unread && link->transport->unread(link->state));
 }
 
 int prl_link_receive(struct prl_link *link)
@@ -315,4 +323,10 @@ int prl_link_next(struct prl_link *link, struct prl_msg *msg)
     link->rx_messages[msg->type]++;
     link->rx_bytes_of[msg->type] += msg->length;
     return 1;
+}
+
+const char *prl_link_words(int err)
+{
+    return err == -EBADMSG ? "a record was not authentic: it was changed on its way, or is not the other node's"
+                           : strerror(-err);
 }

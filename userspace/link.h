@@ -33,7 +33,18 @@
 struct prl_transport {
     ssize_t (*read)(void *state, void *buf, size_t bytes);
     ssize_t (*writev)(void *state, const struct iovec *piece, int pieces);
+    /* Whether it keeps bytes of its own that were taken from the link, or are for it; NULL: never. */
+    bool (*unsent)(const void *state);
+    bool (*unread)(const void *state);
     void (*close)(void *state);
+};
+
+/* Counters of the link's TLS connections. */
+struct prl_link_tls {
+    uint64_t sent, received; /* records */
+    uint64_t key_updates;    /* of what is sent */
+    uint64_t forged;         /* connections that ended with a record that was not authentic */
+    uint64_t truncated;      /* … that ended without a word: cut, or the other node died */
 };
 
 struct prl_link {
@@ -58,12 +69,14 @@ struct prl_link {
     uint64_t rx_bytes_of[PRL_MSG_COUNT], tx_bytes_of[PRL_MSG_COUNT]; /* by type, put or taken */
     uint64_t refused; /* malformed or unknown messages */
     uint64_t full;    /* messages that found no room */
+    struct prl_link_tls tls;
 };
 
 int prl_link_init(struct prl_link *link, uint32_t tx_bytes); /* 0 or -ENOMEM */
 void prl_link_destroy(struct prl_link *link);
 void prl_link_attach(struct prl_link *link, const struct prl_transport *transport, void *state, int fd);
 void prl_link_attach_tcp(struct prl_link *link, int fd); /* takes the connected socket over */
+void prl_link_release(struct prl_link *link); /* attach undone: the transport is the caller's again */
 void prl_link_detach(struct prl_link *link); /* closes the transport, drops what was buffered */
 
 /* Room for a data message of so many data bytes? */
@@ -80,12 +93,15 @@ bool prl_link_pending(const struct prl_link *link);
 /* Sends what is queued, as far as the transport takes it. 0 or -errno (the connection is dead). */
 int prl_link_flush(struct prl_link *link);
 
-/* Bytes were read that no message has been made of yet. */
+/* Bytes were received that no message has been made of yet. */
 bool prl_link_unread(const struct prl_link *link);
 
 /* Reads what is there (one read). Bytes read, 0 nothing now, -errno when the connection has ended. */
 int prl_link_receive(struct prl_link *link);
 /* The next whole message: 1 and *msg (valid until the next receive), 0 none, -EPROTO / -ENOTSUP: refused. */
 int prl_link_next(struct prl_link *link, struct prl_msg *msg);
+
+/* What an error of receive or flush means. */
+const char *prl_link_words(int err);
 
 #endif /* PRL_LINK_H */

@@ -24,6 +24,7 @@ from prl.core.facts import (
 from prl.core.features import Mode
 from prl.core.kernel import Kernel, mode_number
 from prl.core.native import ffi, lib, text_of, to_dict
+from prl.core.tls import Channel
 from prl.core.wire import MESSAGE_MAX_BYTES
 from prl.errors import KernelError, PrlError
 from prl.messages import ANY_PEER
@@ -371,6 +372,13 @@ class Datapath:
     def link_attach(self, fd: int) -> None:
         """Take a connected stream socket over. Raises DatapathError (EBUSY: there is one)."""
         _check(lib.prl_dp_link_attach(self._dp, fd), "the link's connection was refused")
+
+    def link_attach_tls(self, channel: Channel) -> None:
+        """The same for a connection whose handshake is done; closed if it is refused."""
+        tls = channel.release()
+        if err := lib.prl_dp_link_attach_tls(self._dp, tls):
+            lib.prl_tls_close(tls)
+            _check(err, "the link's connection was refused")
 
     def link_hello(self) -> None:
         """Give up what the old epoch allowed; to be called before HELLO is sent (SPEC L10)."""

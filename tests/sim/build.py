@@ -28,7 +28,7 @@ NOT_SIMULATED = {"host.c", "xsk.c", "listen.c"}
 HEADERS = ("core/serial.h", "core/hold.h", "core/primary.h", "core/secondary.h",
            "core/ownership.h", "core/switchover.h", "prl_abi.h", "wire.h", "packet.h",
            "datapath.h", "machine.h")  # fmt: skip
-LIBRARIES = ("crypto", "z")
+LIBRARIES = ("ssl", "crypto", "z")
 CFLAGS = ("-std=gnu11", "-O2", "-g", "-fPIC", "-fwrapv", "-UNDEBUG")
 ABSENT = re.compile(r"\bprl_(kernel_\w+|dp_open|moment_(copy|restore|segs_in|keep_ahead))\(")
 """Declared in those headers, and Linux's."""
