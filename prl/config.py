@@ -22,10 +22,12 @@ import msgspec
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
+from prl import link_key
 from prl.errors import ConfigError, UsageError
 from prl.messages import DEFAULT_SOCKET, parse_endpoint
 
 DEFAULT_PATH = Path("/etc/prl/prld.toml")
+DEFAULT_LINK_KEY = DEFAULT_PATH.with_name(link_key.NAME)
 ADDRESSES_MAX = 64  # PRL_ADDRS_MAX
 SERVICES_MAX = 16  # PRL_SERVICES_MAX
 INSTANCES_MAX = 15  # PRL_LIFS_MAX, the network of [lan] being the first
@@ -73,6 +75,20 @@ class Link(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     local: Annotated[Address, Meta(description="this node's address on the link")]
     remote: Annotated[Address, Meta(description="the other node's address on the link")]
     port: Annotated[Port, Meta(description="TCP port that node 1 listens on")] = 7077
+    key: Annotated[
+        str,
+        Meta(
+            pattern=r"^/[^\0]{1,4095}\Z",
+            description="file with the pair key, the same on both nodes, readable by root alone",
+        ),
+    ] = str(DEFAULT_LINK_KEY)
+    plain: Annotated[
+        bool,
+        Meta(
+            description="no TLS: whoever is on the link's network can read all sessions and be the "
+            "other node; the same on both nodes"
+        ),
+    ] = False
 
 
 class Service(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -435,6 +451,8 @@ def schema() -> Iterator[Key]:
 def _show(default: object) -> str:
     if default is None:
         return "none"
+    if isinstance(default, bool):
+        return str(default).lower()
     return f'"{default}"' if isinstance(default, str) else str(default)
 
 

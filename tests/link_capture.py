@@ -146,7 +146,7 @@ def record(name: str, newer: str | None) -> None:
         folder = Path(made)
         tree = second_build.make(folder) if newer else None
         lab = Lab(f"record-{name}")
-        lab.up(start_prld=False)
+        lab.up(start_prld=False, plain_link=True)
         try:
             with capturing(lab, folder / "link.pcap"):
                 start(lab, newer, tree)

@@ -51,7 +51,7 @@ if [ -e /tmp/prl.deb ]; then
     dpkg --force-unsafe-io -i /tmp/prl.deb || { echo "provision: build the box anew with box.sh: it lacks a package" >&2; exit 1; }
     rm -f /tmp/prl.deb
 fi
-config=/etc/prl/prld.toml counterpart=/etc/prl/re1.toml
+config=/etc/prl/prld.toml counterpart=/etc/prl/re1.toml key=/etc/prl/link.key
 if [ ! -e $config ] && [ "$name" = re0 ]; then
     prlctl init --service 192.0.2.100 --service 2001:db8:0:1::100 --other $other --peer-config $counterpart
     # Without hardware virtualisation everything takes ten times as long: ten times the defaults.
@@ -73,7 +73,8 @@ fi
 if [ ! -e $config ]; then
     # Every machine of a box has the box's key.
     for _ in $(seq 60); do
-        ! scp -q -o StrictHostKeyChecking=accept-new $other:$counterpart $config || break
+        ! scp -pq -o StrictHostKeyChecking=accept-new $other:$key $key ||
+            ! scp -q $other:$counterpart $config || break
         sleep 10
     done
     [ -e $config ] || { echo "provision: $other has no $counterpart: provision it first" >&2; exit 1; }

@@ -64,6 +64,8 @@ class Recipe:
     flows_max: int | None = None
     looks: bool = True
     """prld sees to it that its programs stay attached; False: they are taken off on purpose."""
+    plain_link: bool = False
+    """The nodes talk in clear."""
 
 
 class Program:
@@ -164,6 +166,7 @@ class Rig:
                 start_prld=with_prld,
                 polling=recipe.polling,
                 flows_max=recipe.flows_max,
+                plain_link=recipe.plain_link,
             )
         finally:
             os.environ.pop(UNGUARDED, None)

@@ -4,18 +4,46 @@ import itertools
 import shutil
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import click
 
+from prl import link_key
 from prl.cli.flow import all_flows, flow, flows_text, is_unsafe
 from prl.cli.output import ask, emit, settings, table, tree
 from prl.cli.status import status, status_text
+from prl.config import DEFAULT_PATH, load
+from prl.errors import ConfigError
 
 
 @click.group()
 def link() -> None:
     """The link to the other node."""
+
+
+@link.command("new-key")
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=DEFAULT_PATH,
+    show_default=True,
+    metavar="FILE",
+    help="The node's configuration, which names the key's file (link.key).",
+)
+def link_new_key(*, config: Path) -> None:
+    """Make a pair key: the first one, or one more to change to.
+
+    Both nodes need the same file; prld reads it whenever the link is made. To change the key: make
+    one on one node, copy the file, and when both have it, remove its first line on both.
+    """
+    path = Path(load(config).link.key)
+    try:
+        keys = link_key.add(path)
+    except OSError as error:
+        raise ConfigError(f"link.key {path}: {error.strerror}") from error
+    words = f"{path}: {len(keys)} of at most {link_key.KEYS_MAX} keys; copy it to the other node"
+    emit({"file": str(path), "keys": len(keys)}, words)
 
 
 @link.command("show")

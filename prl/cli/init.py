@@ -12,8 +12,9 @@ from typing import Any
 
 import click
 
+from prl import link_key
 from prl.cli.output import emit, narrate, settings
-from prl.config import DEFAULT_PATH
+from prl.config import DEFAULT_LINK_KEY, DEFAULT_PATH
 from prl.errors import UsageError
 from prl.init import Given, Networks, Plan
 from prl.init.networks import resolve
@@ -98,7 +99,7 @@ def init(
     peer_config: Path | None,
     force: bool,
 ) -> None:
-    """Write the configuration of both nodes: run it on one of them.
+    """Write the configuration of both nodes, and the link's pair key: run it on one of them.
 
     It finds what it can (interfaces, own addresses, the other node's by its name), says what it
     took for granted, and asks for the rest on a terminal. Nothing is started.
@@ -127,14 +128,21 @@ def init(
     with closing(Networks()) as networks:
         plan = Plan(given, networks, resolve, ask)
         pair = plan.pair()
-    own, others = pair.file(0), pair.file(1)
+    key = config.absolute().with_name(link_key.NAME)
+    own, others = pair.file(0, key), pair.file(1)
     files = {config: own} if peer_config is None else {config: own, peer_config: others}
-    _write_all(files, force=force)
+    with ExitStack() as undo:
+        if not key.exists():
+            undo.callback(key.unlink, missing_ok=True)
+            link_key.add(key)
+        _write_all(files, force=force)
+        undo.pop_all()
     this, that = pair.nodes
-    _tell(plan, config, peer_config, that.name)
+    _tell(plan, config, peer_config, key, that.name)
     facts = {
         "config": str(config),
         "peer_config": str(peer_config) if peer_config else None,
+        "link_key": str(key),
         "nodes": [asdict(this), asdict(that)],
         "files": [own, others],
         "assumed": plan.assumed,
@@ -144,7 +152,7 @@ def init(
         emit(_plain(facts), others)
 
 
-def _tell(plan: Plan, config: Path, peer_config: Path | None, other: str) -> None:
+def _tell(plan: Plan, config: Path, peer_config: Path | None, key: Path, other: str) -> None:
     for words in plan.assumed:
         narrate(f"assumed: {words}")
     for words in plan.warnings:
@@ -155,6 +163,10 @@ def _tell(plan: Plan, config: Path, peer_config: Path | None, other: str) -> Non
         narrate(f"written: {peer_config}")
     if peer_config or not settings().json:
         narrate(f"Put {where} onto {other} as {DEFAULT_PATH}, then start prld on both nodes.")
+    narrate(
+        f"The link's pair key is {key}: copy it to {other} as {DEFAULT_LINK_KEY}, with mode 0600 "
+        "and over a connection that nobody listens to (scp -p). Whoever has it can be either node."
+    )
 
 
 def _ask(question: str, choices: str) -> str:

@@ -38,6 +38,8 @@ def status_text(facts: dict[str, Any]) -> str:
     detail = f"round trip {link['rtt_ms']} ms" if link["state"] != "down" else link["reason"]
     words = f"link{other}: {link['state']}, {detail}"
     lines.append(wrapped(words, _LINK_COLOURS.get(link["state"])))
+    if link.get("plain", True):  # an earlier version, which knows no TLS, does not say so
+        lines.append(wrapped("  in clear, and open to whoever is on its network: link.plain", WARN))
     lease = facts["lease"]
     lines.append(
         wrapped(

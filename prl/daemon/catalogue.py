@@ -95,6 +95,11 @@ HAPPENED: Final[dict[str, Kind]] = {
     "link_up": Kind("the nodes have agreed", {"other": "the other node", "epoch": "of the link"}),
     "link_down": Kind("the link is lost; replication ends", {"reason": "why"}),
     "link_refused": Kind("a connection on the link was refused"),
+    "link_stranger": Kind(
+        "connections of somebody without the pair key were refused; once in ten seconds at most",
+        {"refused": "how many up to now, by why"},
+    ),
+    "link_plain": Kind("the link is in clear, as the configuration says"),
     "policy_differs": Kind("the nodes are configured with different policies"),
     "renounced": Kind(
         "the other node goes on: it was heard on the LAN, or an application here died",

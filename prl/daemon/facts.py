@@ -152,6 +152,7 @@ def _link_state(view: NodeView, found: Status) -> dict[str, Any]:
         "other": other.node if other else None,
         "reason": "" if found.link_up else view.link.why_down,
         "rtt_ms": round(found.rtt_ns / _NS_PER_MS, 3),
+        "plain": view.config.link.plain,
     }
 
 
@@ -179,6 +180,13 @@ def link(view: NodeView) -> dict[str, Any]:
         "elided_packets": found.counters["link_elided_packets"],
         "elided_bytes": found.counters["link_elided_bytes"],
         "refused": found.counters["link_refused"],
+        "key": view.link.key,
+        "refused_connections": dict(view.link.refusals.counts),
+        "forged": found.counters["link_forged"],
+        "truncated": found.counters["link_truncated"],
+        "key_updates": found.counters["link_key_updates"],
+        "sent_records": found.counters["link_records_sent"],
+        "received_records": found.counters["link_records_received"],
         "send_queue_full": found.counters["link_tx_full"],
     }
 

@@ -1,10 +1,11 @@
 """The connection between the two nodes: made, greeted, watched, made again (SPEC section 3, L10).
 
-    node 0: connect ─┐                        ┌─ HELLO of both sides checked ─▶ up ─┐
-    node 1: accept ──┴▶ attach to the datapath┴─ they do not agree, or no answer ──┬┴▶ down ─▶ again
-                                                                                   └─ back-off
+    node 0: connect ─┐                ┌▶ the datapath's ┬─ both HELLOs checked ─▶ up ──┐
+    node 1: accept ──┴▶ TLS: the key? ┤                 └─ they do not agree ───────────┴▶ down
+                                      └─ not the other node: counted, closed
 
-The datapath owns the connection from attach() on; what happens to it comes back as events.
+The datapath owns the connection from attach() on; what happens to it comes back as events. Until
+then nothing that came is parsed but TLS (docs/link-security.md).
 """
 
 import asyncio
@@ -12,17 +13,20 @@ import contextlib
 import errno
 import socket
 from collections.abc import Callable
-from ipaddress import IPv6Address
+from pathlib import Path
 
+from prl import link_key
 from prl.config import Config
 from prl.core import wire
 from prl.core.datapath import Datapath, DatapathError, Event
 from prl.core.facts import Capability, Message, Owner
+from prl.core.tls import Channel, TlsError
 from prl.daemon import hello as greeting
-from prl.daemon import ports
+from prl.daemon import link_socket, ports
 from prl.daemon.events import EventLog
+from prl.daemon.handshake import HANDSHAKE_TIMEOUT_S, HANDSHAKES_MAX, Refusals, proven
 from prl.daemon.hello import Hello, HelloError, ServiceState
-from prl.errors import KernelError
+from prl.errors import ConfigError, KernelError
 
 BACKOFF_MIN_S, BACKOFF_MAX_S = 0.05, 1.0
 MISMATCH_BACKOFF_S = 1.0
@@ -32,15 +36,15 @@ DETACH_TIMEOUT_S = 1.0
 FAREWELL_S = 0.1
 """How long the node that finds a mismatch leaves the connection open, so that the other one reads
 its HELLO and can say what is wrong, too."""
-USER_TIMEOUT_MS = 2000
-BUFFER_BYTES = 4 << 20
-CONGESTION = b"cubic"
-"""RFC 9438. The default of some hosts (bbr) paces what it sends by timers: on a wire of our own
-that delays every packet that is held, and costs a third of the throughput."""
-BACKLOG = 4
+BACKLOG = 64
+"""Connections that wait to be accepted, strangers' too."""
 LISTEN_AGAIN_S = 1.0
+INTERFACE_LOOK_S = 1.0
+"""How soon a listener follows its interface, when another one gets the name."""
 UNANSWERED_S = 10.0
 """After so long without a connection the log and `status` say what may be in the way."""
+Connection = Channel | socket.socket
+"""One that has shown the pair key; or, of a plain link, any."""
 SERVICES_TYPE = tuple[ServiceState, ...]
 
 
@@ -69,8 +73,14 @@ class Link:
         self._hello: asyncio.Queue[Event] = asyncio.Queue(maxsize=4)
         self._down = asyncio.Event()
         self._attached = False
-        self._connections: asyncio.Queue[socket.socket] = asyncio.Queue(maxsize=1)
+        self._connections: asyncio.Queue[Connection] = asyncio.Queue(maxsize=1)
         self._listener: socket.socket | None = None
+        self._listens_on = 0
+        self._handshakes: dict[asyncio.Task[None], None] = {}
+        self._calls = 0
+        self.refusals = Refusals(log)
+        self.key = ""
+        """Name of the pair key that the connection was made with; empty: plain, or none was yet."""
         self._complaint = ""
         self._alone_since_s = 0.0
         self._closed = ""
@@ -109,22 +119,29 @@ class Link:
     async def run(self) -> None:
         """Keep the link up until cancelled."""
         self._alone_since_s = asyncio.get_running_loop().time()
+        if self._config.link.plain:
+            words = "link.plain: whoever is on the link's network can read and be the other node"
+            self._log.warning("link_plain", words)
         listening = asyncio.create_task(self._accept()) if self._config.index == 1 else None
         backoff_s = BACKOFF_MIN_S
         try:
             while True:
                 if self._closed:
                     await self._opened.wait()
-                sock = await self._connection()
-                if sock is not None and self._closed:
-                    sock.close()
-                elif sock is not None:
-                    backoff_s = await self._life(sock, backoff_s)
+                connection = await self._connection()
+                if connection is not None and self._closed:
+                    connection.close()
+                elif connection is not None:
+                    backoff_s = await self._life(connection, backoff_s)
                 await asyncio.sleep(backoff_s)
                 backoff_s = min(backoff_s * 2, BACKOFF_MAX_S)
         finally:
             if listening is not None:
                 listening.cancel()
+            for handshake in self._handshakes:
+                handshake.cancel()
+            while not self._connections.empty():
+                self._connections.get_nowait().close()
             if self._listener is not None:
                 self._listener.close()
 
@@ -148,37 +165,48 @@ class Link:
         """
         if self._config.index == 0:
             return
-        local, port = str(self._config.link.local), self._config.link.port
-        listener = socket.socket(self._family(), socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        link = self._config.link
+        try:
+            listener = link_socket.make(link)
+            self._listens_on = socket.if_nametoindex(link.interface)
+            link_socket.guard(listener, link)
+        except OSError as error:
+            raise KernelError(
+                f"link.interface {link.interface}: {error.strerror}; "
+                "correct [link] in the configuration"
+            ) from error
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            _tune(listener)
-            listener.bind((local, port))
+            listener.bind((str(link.local), link.port))
             listener.listen(BACKLOG)
         except OSError as error:
             listener.close()
             if error.errno != errno.EADDRINUSE:
                 raise KernelError(
-                    f"link.local {local} port {port}: {error.strerror}; "
+                    f"link.local {link.local} port {link.port}: {error.strerror}; "
                     "correct [link] in the configuration"
                 ) from error
             self._complain(
-                f"TCP port {port} is taken by {ports.user_of('tcp', port)}; stop that, or set "
-                "another link.port on both nodes"
+                f"TCP port {link.port} is taken by {ports.user_of('tcp', link.port)}; stop that, "
+                "or set another link.port on both nodes"
             )
             return
         self._listener = listener
 
-    async def _life(self, sock: socket.socket, backoff_s: float) -> float:
+    async def _life(self, connection: Connection, backoff_s: float) -> float:
         """One connection from attach to its end; returns how long to wait before the next."""
         self._down.clear()
         while not self._hello.empty():
             self._hello.get_nowait()
         try:
-            self._dp.link_attach(sock.fileno())
-            sock.detach()  # the datapath's now
+            if isinstance(connection, Channel):
+                self.key = connection.key
+                self._dp.link_attach_tls(connection)
+            else:
+                self._dp.link_attach(connection.fileno())
+                connection.detach()  # the datapath's now
         except DatapathError as error:
-            sock.close()
+            connection.close()
             self._complain(str(error))
             self._dp.link_drop("a new connection was refused")
             return backoff_s
@@ -258,7 +286,8 @@ class Link:
         if arrival in done:
             return arrival.result()
         if end in done:
-            raise HelloError(f"the connection ended before HELLO: {self.why_down}")
+            hint = "; is link.plain the same on both nodes?" * self._config.link.plain
+            raise HelloError(f"the connection ended before HELLO: {self.why_down}{hint}")
         raise TimeoutError
 
     async def _detach(self) -> None:
@@ -279,7 +308,7 @@ class Link:
 
     # -- connections
 
-    async def _connection(self) -> socket.socket | None:
+    async def _connection(self) -> Connection | None:
         if self._config.index == 0:
             return await self._connect()
         while True:
@@ -293,20 +322,19 @@ class Link:
                     f"is prld up there, and does this host's firewall let TCP {link.port} in?"
                 )
 
-    def _family(self) -> socket.AddressFamily:
-        return (
-            socket.AF_INET6 if isinstance(self._config.link.local, IPv6Address) else socket.AF_INET
-        )
-
-    async def _connect(self) -> socket.socket | None:
+    async def _connect(self) -> Connection | None:
         link = self._config.link
-        sock = socket.socket(self._family(), socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
-            _tune(sock)
+            sock = link_socket.make(link)
+        except OSError as error:
+            self._complain(f"link.interface {link.interface}: {error.strerror}")
+            return None
+        try:
             sock.bind((str(link.local), 0))
             loop = asyncio.get_running_loop()
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 await loop.sock_connect(sock, (str(link.remote), link.port))
+            link_socket.guard(sock, link)
         except (OSError, TimeoutError) as error:
             sock.close()
             words = getattr(error, "strerror", None) or "no answer"
@@ -320,34 +348,113 @@ class Link:
         except BaseException:
             sock.close()
             raise
-        return sock
+        return await self._proven(sock)
+
+    async def _proven(self, sock: socket.socket) -> Connection | None:
+        """The connection once the other side has shown the pair key; None: it has not."""
+        if self._config.link.plain:
+            return sock
+        who = f"who answers on {self._config.link.remote}"
+        server = self._config.index == 1
+        if server:
+            who = f"who calls from {self._config.link.remote}"
+        try:
+            return await proven(sock, self._keys(), server=server)
+        except TlsError as error:
+            kind, why = error.refusal.name.lower(), str(error)
+        except TimeoutError:
+            kind = "silent"
+            why = f"has not shown the pair key within {HANDSHAKE_TIMEOUT_S:.0f} s"
+        except ConfigError as error:
+            sock.close()
+            self._complain(str(error))
+            return None
+        if not self.up:
+            self.why_down = f"{who} {why}"
+        self.refusals.note(kind, who, why)
+        return None
+
+    def _keys(self) -> list[bytes]:
+        """As they are in the file now. The node that calls shows each in turn (key change)."""
+        keys = link_key.load(Path(self._config.link.key))
+        if self._config.index == 0:
+            first = self._calls % len(keys)
+            self._calls += 1
+            keys = keys[first:] + keys[:first]
+        return keys
 
     async def _accept(self) -> None:
         """Take connections from the other node's address alone; the newest one counts."""
-        while self._listener is None:
-            await asyncio.sleep(LISTEN_AGAIN_S)
-            try:
-                self.listen()
-            except KernelError as error:  # its address is away, while networkd starts again, say
-                self._complain(str(error))
         loop = asyncio.get_running_loop()
         while True:
+            if not self._listens():
+                try:
+                    self.listen()
+                except KernelError as error:  # its address is away, while networkd starts again
+                    self._complain(str(error))
+            if self._listener is None:
+                await asyncio.sleep(LISTEN_AGAIN_S)
+                continue
             try:
-                sock, source = await loop.sock_accept(self._listener)
+                async with asyncio.timeout(INTERFACE_LOOK_S):
+                    sock, source = await loop.sock_accept(self._listener)
+            except TimeoutError:
+                continue
             except OSError:  # the caller hung up first, or there are no descriptors
                 await asyncio.sleep(BACKOFF_MIN_S)
                 continue
-            if source[0] != str(self._config.link.remote) or self._in_use():
+            if source[0] != str(self._config.link.remote):
+                self.refusals.note("stranger", f"{source[0]}, which is not link.remote,", "calls")
                 sock.close()
-                continue
-            sock.setblocking(False)
-            _tune(sock)
-            while not self._connections.empty():
-                self._connections.get_nowait().close()
-            self._connections.put_nowait(sock)
-            if self._attached:
-                # The other node would not call again if the old connection were alive.
-                self._dp.link_drop("the other node connected anew")
+            elif self._in_use():
+                self.refusals.count("in_use")  # it may be the other node: that is no news
+                sock.close()
+            else:
+                self._begin_handshake(sock)
+            # While connections wait, accepting one does not: handshakes and all else get a turn.
+            await asyncio.sleep(0)
+
+    def _listens(self) -> bool:
+        """Whether the listener is of the interface that has the name now; otherwise it goes."""
+        if self._listener is None:
+            return False
+        with contextlib.suppress(OSError):
+            if socket.if_nametoindex(self._config.link.interface) == self._listens_on:
+                return True
+        self._listener.close()
+        self._listener = None
+        return False
+
+    def _begin_handshake(self, sock: socket.socket) -> None:
+        """One that says nothing holds up neither the listener nor those that come behind it."""
+        if len(self._handshakes) >= HANDSHAKES_MAX:
+            oldest = next(iter(self._handshakes))
+            del self._handshakes[oldest]
+            oldest.cancel()
+            self.refusals.note("crowded", "a caller", "makes room for a newer one")
+        task = asyncio.create_task(self._answer(sock))
+        self._handshakes[task] = None
+        task.add_done_callback(lambda done: self._handshakes.pop(done, None))
+
+    async def _answer(self, sock: socket.socket) -> None:
+        try:
+            link_socket.guard(sock, self._config.link)  # its network may have come up just now
+        except OSError:
+            sock.close()
+            return
+        connection = await self._proven(sock)
+        if connection is None:
+            return
+        if self._in_use():
+            self.refusals.count("in_use")
+            connection.close()
+            return
+        while not self._connections.empty():
+            self._connections.get_nowait().close()
+        self._connections.put_nowait(connection)
+        if self._attached:
+            # The other node would not call again if the old connection were alive.
+            self._dp.link_drop("the other node connected anew")
 
     def _in_use(self) -> bool:
         """Whether the present connection is alive: something was heard on it just now."""
@@ -360,16 +467,3 @@ class Link:
 
 def _states(services: SERVICES_TYPE) -> list[tuple[Owner, int, bool]]:
     return [(Owner(service.state), service.term, service.out) for service in services]
-
-
-def _tune(sock: socket.socket) -> None:
-    """No delays, room for bursts, and an end when the other side is gone without a word.
-
-    Before it is connected or listens: a connection that was to be paced once is paced for ever.
-    """
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
-    for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
-        sock.setsockopt(socket.SOL_SOCKET, option, BUFFER_BYTES)
-    with contextlib.suppress(FileNotFoundError):  # a kernel without it: the host's default
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, CONGESTION)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from prl import config as configuration
+from prl import link_key
 from prl.config import Config
 from prl.daemon import capabilities
 from prl.daemon.notify import ServiceManager
@@ -35,6 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         config = configuration.load(given.config)
         notices = configuration.deprecations(given.config)
+        if not (given.scrub or config.link.plain):
+            link_key.load(Path(config.link.key))
         check_host()
         asyncio.run(_scrub(config) if given.scrub else _serve(config, notices, ready, manager))
     except PrlError as error:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from prl import config as configuration
+from prl import link_key
 from prl.config import Config
 from prl.core.datapath import Address
 from prl.doctor import host
@@ -48,6 +49,7 @@ def examine(config: Config | None) -> Iterator[Finding]:
     for name, address in [*own, (link.interface, link.local)]:
         if address is not None and name in there:
             yield _address(name, address, there)
+    yield _secrecy(config)
 
 
 def _address(name: str, address: Address, there: dict[str, Interface]) -> Finding:
@@ -59,3 +61,19 @@ def _address(name: str, address: Address, there: dict[str, Interface]) -> Findin
         f"it must be on {name}, with the length of its network's prefix",
         paste=f"ip address add {address}/{64 if address.version == 6 else 24} dev {name}",  # noqa: PLR2004
     )
+
+
+def _secrecy(config: Config) -> Finding:
+    """The link's TLS, and its key."""
+    name = "pair key of the link"
+    if config.link.plain:
+        words = "link.plain: whoever is on the link's network can read it and be the other node"
+        return Finding(name, Verdict.WARNING, words, "remove link.plain on both nodes")
+    try:
+        keys = link_key.load(Path(config.link.key))
+    except ConfigError as error:
+        return Finding(name, Verdict.MISSING, str(error), "do as it says")
+    if len(keys) == 1:
+        return Finding(name, Verdict.OK, config.link.key)
+    words = f"{config.link.key}: {len(keys)}: it is being changed"
+    return Finding(name, Verdict.NOTE, words, "when both nodes have both, remove the first line")

@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
 
 from prl import config
 
@@ -34,8 +35,8 @@ class Pair:
     socket_group: str = ""
     """Empty: the control socket is root's alone."""
 
-    def file(self, index: int) -> str:
-        """The configuration of node ``index``, checked. Raises ConfigError."""
+    def file(self, index: int, key: Path = config.DEFAULT_LINK_KEY) -> str:
+        """The configuration of node ``index``, whose pair key is ``key``. Raises ConfigError."""
         node, other = self.nodes[index], self.nodes[1 - index]
         lines = [
             f"# Of node {node.name}; {other.name} has the counterpart. Written by `prlctl init`;",
@@ -61,6 +62,7 @@ class Pair:
             _assign("interface", node.link),
             _assign("local", str(node.link_address)),
             _assign("remote", str(other.link_address)),
+            *([] if key == config.DEFAULT_LINK_KEY else [_assign("key", str(key))]),
             "",
             "# The same on both nodes.",
             "[[service]]",

@@ -112,6 +112,7 @@ class Lab:
         vrf: bool = False,
         metrics: bool = False,
         hooks: Mapping[str, Sequence[str]] = MappingProxyType({}),
+        plain_link: bool = False,
     ) -> None:
         """Build the network and start prld on both nodes; return when both serve.
 
@@ -119,7 +120,8 @@ class Lab:
         has them; ``routed`` puts the peer behind a router; of several services, re0 and re1 own one
         by turns; ``second`` adds a second LAN, a routing instance with the same addresses,
         with ``vrf`` in a VRF of its own; with ``metrics`` each node serves them on METRICS_PORT of
-        its address on the LAN; ``hooks`` are commands by the names of docs/hooks.md.
+        its address on the LAN; ``hooks`` are commands by the names of docs/hooks.md; with
+        ``plain_link`` the nodes talk in clear.
 
         Raises:
             LabError: it is up already, or could not be brought up; nothing is left of it then.
@@ -138,6 +140,7 @@ class Lab:
             fence_command=fence_command,
             metrics=metrics,
             hooks=dict(hooks),
+            plain_link=plain_link,
         )
         taken = LabError(
             f"lab {self.name} is up already, or a crash left a part of it: "

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from prl import link_key
 from prl.lab import stretch
 from prl.lab.errors import LabError
 from prl.lab.topology import SECOND, Member, Node, Topology
@@ -32,6 +33,7 @@ class Settings:
     vrf: bool = False
     metrics: bool = False
     hooks: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    plain_link: bool = False
 
 
 class StateDirectory:
@@ -94,9 +96,17 @@ class StateDirectory:
         """What the node's prld writes to standard output and error."""
         return self.path / f"{node.name}.log"
 
+    @property
+    def link_key(self) -> Path:
+        """The pair key of the lab's link, which both nodes read."""
+        return self.path / link_key.NAME
+
     def write_config(self, topology: Topology, node: Node, settings: Settings) -> None:
         """Write the configuration from which the node's prld starts."""
-        self.config(node).write_text(_node_toml(topology, node, settings, self.socket(node)))
+        if not self.link_key.exists():
+            link_key.add(self.link_key)
+        files = (self.socket(node), self.link_key)
+        self.config(node).write_text(_node_toml(topology, node, settings, *files))
 
     def pid(self, node: Node) -> int | None:
         """The pid of the prld that was started on the node last; it may be dead by now."""
@@ -131,7 +141,7 @@ class StateDirectory:
         return self.path / f"{member.name}.off"
 
 
-def _node_toml(topology: Topology, node: Node, settings: Settings, socket: Path) -> str:
+def _node_toml(topology: Topology, node: Node, settings: Settings, socket: Path, key: Path) -> str:
     other = topology.other(node)
     lines = [
         f"# Written by `prlctl lab up --name {topology.name}`.",
@@ -172,6 +182,8 @@ def _node_toml(topology: Topology, node: Node, settings: Settings, socket: Path)
         _assign("local", str(node.link.ipv4.ip)),
         _assign("remote", str(other.link.ipv4.ip)),
         _assign("port", topology.link_port),
+        _assign("key", os.fspath(key)),
+        _assign("plain", settings.plain_link),
     ]
     for service in topology.services:
         lines += [
@@ -194,5 +206,5 @@ def _node_toml(topology: Topology, node: Node, settings: Settings, socket: Path)
 
 
 def _assign(key: str, value: str | int | list[str]) -> str:
-    """One TOML line; JSON's strings, integers and arrays of strings are TOML's."""
+    """One TOML line; JSON's strings, integers, booleans and arrays of strings are TOML's."""
     return f"{key} = {json.dumps(value)}"

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from prl import link_key
 from prl.bench import xdp_pass
 from prl.core.features import MULTI_BUFFER, in_btf
 from prl.lab import stretch
@@ -36,6 +37,7 @@ peer_address6 = "2001:db8:0:1::10"
 interface = "link0"
 local = "198.51.100.11"
 remote = "198.51.100.10"
+key = "{key}"
 [[service]]
 name = "web"
 addresses = ["192.0.2.100", "2001:db8:0:1::100"]
@@ -84,6 +86,13 @@ class Host:
     config: Path
     environment: dict[str, str]
 
+    @property
+    def key(self) -> Path:
+        return self.config.with_name(link_key.NAME)
+
+    def configure(self, mode: str) -> None:
+        self.config.write_text(CONFIG.format(mode=mode, key=self.key))
+
     def sh(self, *commands: str) -> None:
         for command in commands:
             argv = self.place.command(["sh", "-ec", command])
@@ -122,11 +131,12 @@ def host(tmp_path: Path) -> Iterator[Host]:
     place.create()
     try:
         config = tmp_path / "prld.toml"
-        config.write_text(CONFIG.format(mode="generic"))
         programs = tmp_path / "bin"
         programs.mkdir()
         path = os.pathsep.join([str(programs), os.environ["PATH"]])
         made = Host(place, config, {**os.environ, "PATH": path})
+        link_key.add(made.key)
+        made.configure(mode="generic")
         made.sh(*HOST)
         yield made
     finally:
@@ -301,16 +311,30 @@ def test_somebody_else_s_filter_in_the_first_place(host: Host) -> None:
         host.is_mended_by_what_it_says(name, "missing", "lan0 has a filter of kind u32")
 
 
+def test_the_pair_key_of_the_link(host: Host) -> None:
+    name = "pair key of the link"
+    assert host.doctor()[1][name]["found"] == str(host.key)
+    host.key.chmod(0o644)
+    host.finds(name, "missing", "others than its owner may read")
+    host.key.chmod(0o600)
+    link_key.add(host.key)
+    assert host.doctor()[1][name]["verdict"] == "note"
+    host.key.unlink()
+    host.finds(name, "missing", "prlctl link new-key")
+    host.config.write_text(host.config.read_text().replace("[link]", "[link]\nplain = true"))
+    host.finds(name, "warning", "link.plain")
+
+
 def test_packets_that_native_xdp_cannot_take(host: Host) -> None:
     host.sh("ip link set lan0 mtu 9000")
-    host.config.write_text(CONFIG.format(mode="generic"))
+    host.configure(mode="generic")
     assert "MTU of lan0 for native XDP" not in host.doctor()[1]
-    host.config.write_text(CONFIG.format(mode="native"))
+    host.configure(mode="native")
     host.is_mended_by_what_it_says("MTU of lan0 for native XDP", "warning", "9000")
 
 
 def test_generic_xdp_on_a_kernel_whose_af_xdp_takes_single_frames_alone(host: Host) -> None:
-    host.config.write_text(CONFIG.format(mode="generic"))
+    host.configure(mode="generic")
     if in_btf(MULTI_BUFFER):
         assert host.doctor()[1]["XDP mode"]["verdict"] == "ok"
     else:

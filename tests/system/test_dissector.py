@@ -19,7 +19,7 @@ BULK = bytes(range(256)) * 4096
 def test_every_message_of_a_live_link_is_decoded(tmp_path: Path) -> None:
     pcap = tmp_path / "link.pcap"
     lab = Lab(lab_name("dissector"))
-    lab.up(start_prld=False)
+    lab.up(start_prld=False, plain_link=True)
     try:
         with capturing(lab, pcap):
             start(lab)

@@ -104,7 +104,7 @@ class Impostor:
 
 @contextmanager
 def attacked() -> Iterator[Lab]:
-    with support.pair(f"ho{os.getpid()}{next(_labs)}", start_prld=False) as lab:
+    with support.pair(f"ho{os.getpid()}{next(_labs)}", start_prld=False, plain_link=True) as lab:
         lab._start_prld(lab.topology.re1)
         yield lab
 

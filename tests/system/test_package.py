@@ -217,6 +217,7 @@ def test_the_package_lives_and_goes(
         *("--peer-config", "/root/re1.toml"),
     )
     shutil.copy(re0.root / "root/re1.toml", re1.root / "etc/prl/prld.toml")
+    shutil.copy(re0.root / "etc/prl/link.key", re1.root / "etc/prl/link.key")
     prlds = [machine.start("prld") for machine in nodes]
     serves = [
         machine.start("prlctl", "serve", "--listen", f"{SERVICE}:{PORT}", "--", "cat")

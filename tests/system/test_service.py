@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from prl import link_key
 from prl.lab import Lab
 from prl.lab.netns import Namespace
 from tests.system.support import eventually, pair, prlctl, status
@@ -117,7 +118,10 @@ def test_what_init_writes_makes_a_pair(tmp_path: Path) -> None:
         assert json.loads(made.stdout)["warnings"] == []
         for node, file in files.items():
             path = tmp_path / f"{node}.sock"  # both are on one machine here
-            file.write_text(f'socket = "{path}"\n' + file.read_text())
+            key = f'[link]\nkey = "{tmp_path / link_key.NAME}"'  # as its default on two machines
+            text = file.read_text()
+            text = text if "link.key" in text else text.replace("[link]", key)
+            file.write_text(f'socket = "{path}"\n' + text)
             command = [sys.executable, "-m", "prl.daemon.main", "--config", str(file)]
             place = Namespace(lab.topology.namespaces[node])
             running.append(subprocess.Popen(place.command(command), stderr=subprocess.DEVNULL))

@@ -44,8 +44,30 @@ def bare() -> Iterator[Lab]:
         lab.down()
 
 
+def secrecy(lab: Lab, node: str, line: str | None) -> None:
+    """What the node's [link] says of TLS: ``line``; None: the lab's pair key is used."""
+    path = lab.state.config(lab.topology.node(node))
+    lines = path.read_text().splitlines()
+    lines = [one for one in lines if one.split(" = ")[0] not in {"key", "plain"}]
+    line = f'key = "{lab.state.link_key}"' if line is None else line
+    lines.insert(lines.index("[link]") + 1, line)
+    path.write_text("\n".join(lines))
+
+
+def start_in_clear(lab: Lab) -> None:
+    """As the last release does, which does not know otherwise."""
+    for node in NODES:
+        secrecy(lab, node, "")
+    start(lab)
+    await_link(lab)
+
+
+def are_in_clear(lab: Lab) -> list[bool]:
+    return [support.status(lab, node)["link"]["plain"] for node in NODES]
+
+
 def replace(lab: Lab, node: str) -> None:
-    """As the package's postinst does: the prld of the last release stops, the new one starts."""
+    """As the package's postinst does: the prld that runs stops, the new one starts."""
     member = lab.topology.node(node)
     pid = lab.state.pid(member)
     assert pid is not None
@@ -75,8 +97,7 @@ def test_sessions_live_through_an_upgrade_of_both_nodes(
 ) -> None:
     with ExitStack() as stack:
         with running(old):
-            start(bare)
-            await_link(bare)
+            start_in_clear(bare)
             for address in ADDRESSES:
                 for node in NODES:
                     stack.enter_context(Serve(bare, node, address))
@@ -94,12 +115,21 @@ def test_sessions_live_through_an_upgrade_of_both_nodes(
         are_safe()
         assert "version" not in support.status(bare, "re0")
         for number, node in enumerate(order):
+            secrecy(bare, node, "plain = true")  # docs/link-security.md: before the upgrade
             replace(bare, node)
             go_on()
             are_safe()
             assert support.status(bare, node)["version"] == __version__
             if not number and dies == "half way":
                 break
+        else:
+            assert are_in_clear(bare) == [True, True]
+            for node in NODES:
+                secrecy(bare, node, None)
+                replace(bare, node)
+                go_on()
+            are_safe()
+            assert are_in_clear(bare) == [False, False]
         owns = owner(bare, *NODES)
         bare.fail(owns, "power")
         go_on()

@@ -248,8 +248,11 @@ def _shout(lab: Lab, node: str, target: str, data: bytes) -> None:
     place = Namespace(lab.topology.namespaces[node])
     with (
         suppress(OSError),  # being thrown out is what is expected
-        place.call(lambda: socket.create_connection((target, LINK_PORT), 3)) as sock,
+        place.call(socket.socket) as sock,
     ):
+        sock.settimeout(3)
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, 255)  # others do not come in (RFC 5082)
+        sock.connect((target, LINK_PORT))
         sock.sendall(data)
         while sock.recv(4096):
             pass

@@ -31,7 +31,7 @@ STATUS: dict[str, Any] = {
     "mode_because": "",
     "switchover_safe": True,
     "because": "all is well",
-    "link": {"state": "up", "other": "re1", "reason": "", "rtt_ms": 0.1},
+    "link": {"state": "up", "other": "re1", "reason": "", "rtt_ms": 0.1, "plain": False},
     "epoch": "00",
     "bypassed": False,
     "services": [
@@ -127,6 +127,18 @@ def test_status_that_is_not_safe_ends_with_3(prld: FakePrld, run: Run) -> None:
     assert code == 3
     assert facts["schema"] == 1
     assert facts["because"] == "the link is down"
+
+
+@pytest.mark.parametrize("said", [{"plain": True}, {}], ids=["configured", "an earlier prld"])
+def test_status_says_that_the_link_is_in_clear(
+    prld: FakePrld, run: Run, said: dict[str, Any]
+) -> None:
+    words = "in clear, and open to whoever is on its network"
+    prld.answers["status"] = [STATUS]
+    assert words not in run("--socket", prld.path)[1]
+    link = {name: value for name, value in STATUS["link"].items() if name != "plain"}
+    prld.answers["status"] = [STATUS | {"link": link | said}]
+    assert words in run("--socket", prld.path)[1]
 
 
 def test_without_prld_the_exit_status_is_4(tmp_path: Path, run: Run) -> None:

@@ -36,6 +36,7 @@ interface = "lo"
 local = "127.0.0.1"
 remote = "127.0.0.2"
 port = {port}
+plain = true
 [[service]]
 name = "lab"
 addresses = ["192.0.2.100"]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from prl import config
+from prl import config, link_key
 from prl.cli import init as command
 from prl.cli import main as program
 from prl.errors import ConfigError, UsageError
@@ -181,7 +181,13 @@ def test_files_are_written_and_not_replaced_unasked(
     assert facts["files"] == [mine.read_text(), theirs.read_text()]
     assert config.load(theirs).node == "re1"
     assert facts["nodes"][1]["address"] == "192.0.2.11"
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["etc", "prld.toml", "re1.toml"]
+    assert sorted(path.name for path in tmp_path.rglob("*")) == [
+        *("etc", "link.key", "prld.toml", "re1.toml")
+    ]
+    key = Path(facts["link_key"])
+    assert key == Path(config.load(mine).link.key) == mine.with_name("link.key")
+    assert config.load(theirs).link.key == "/etc/prl/link.key"
+    (secret,) = link_key.load(key)
 
     theirs.unlink()
     assert program.main(line) == 2
@@ -189,6 +195,9 @@ def test_files_are_written_and_not_replaced_unasked(
     assert not theirs.exists()
     mine.write_text("")
     assert program.main([*line, "--force"]) == 0
+    out, err = capsys.readouterr()
+    assert link_key.load(key) == [secret], "the other node may have it"
+    assert secret.hex() not in out + err
     assert config.load(mine).node == "re0"
 
 
