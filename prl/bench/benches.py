@@ -9,6 +9,7 @@ from prl.bench.latency import latency
 from prl.bench.passthrough import passthrough
 from prl.bench.protect import protect
 from prl.bench.run import Bench, Narrator, Part, bench
+from prl.bench.secrecy import secrecy
 from prl.bench.sessions import flows, sessions
 from prl.bench.takeover import takeover
 
@@ -21,6 +22,7 @@ BENCHES: dict[str, Callable[[Bench], Part]] = {
     "protect": protect,
     "takeover": takeover,
     "passthrough": passthrough,
+    "secrecy": secrecy,
 }
 _COVERED = {"cpu": "bulk"}
 """What another one measures as well, when both are asked for."""

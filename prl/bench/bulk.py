@@ -12,20 +12,21 @@ from prl.bench.run import Bench, Part, ratio_facts
 from prl.bench.stats import ratios, significant, summary
 from prl.bench.syscalls import SystemCalls
 
+# NFQUEUE's copies cross in clear, and so do prl's here; what TLS costs, secrecy.py measures.
 UPLOAD = (
     Recipe("none", Way.NONE, role="sink"),
     Recipe("xdp-pass native", Way.XDP_PASS, role="sink"),
     Recipe("xdp-pass generic", Way.XDP_PASS, role="sink", mode="generic"),
     Recipe("nfqueue", Way.NFQUEUE_INPUT, role="sink"),
     Recipe("nfqueue fed", Way.NFQUEUE_FED, role="sink"),
-    Recipe("prl native", Way.PRL, role="sink"),
-    Recipe("prl generic", Way.PRL, role="sink", mode="generic"),
+    Recipe("prl native", Way.PRL, role="sink", plain_link=True),
+    Recipe("prl generic", Way.PRL, role="sink", mode="generic", plain_link=True),
 )
 DOWNLOAD = (
     Recipe("none", Way.NONE, role="source"),
     Recipe("nfqueue", Way.NFQUEUE, role="source"),
-    Recipe("prl native", Way.PRL, role="source"),
-    Recipe("prl generic", Way.PRL, role="source", mode="generic"),
+    Recipe("prl native", Way.PRL, role="source", plain_link=True),
+    Recipe("prl generic", Way.PRL, role="source", mode="generic", plain_link=True),
 )
 _COUNTED = ("wakeups", "reinject_writes", "link_writes", "rx_packets")
 
@@ -78,7 +79,9 @@ def _native(bench: Bench, part: Part) -> None:
 
     Two labs with the same programs differ by about as much as what is looked for.
     """
-    with bench.rigs(part, [Recipe("native, one lab", Way.PRL, role="sink", looks=False)]) as rigs:
+    with bench.rigs(
+        part, [Recipe("native, one lab", Way.PRL, role="sink", looks=False, plain_link=True)]
+    ) as rigs:
         for rig in rigs.values():
             with rig.another("peer") as plain, Attached(rig) as attached:
                 plain.ask(f"connect {rig.address} {PORT} 1")

@@ -36,6 +36,7 @@ TARGETS = (
     Target("T4", "bulk, generic-SG / none", "t4_none", ge, 0.6),
     Target("T4", "bulk, generic-SG / NFQUEUE hold that stores", "t4_nfqueue", ge, 1.1),
     Target("T4", "bulk, generic-SG / NFQUEUE hold that feeds a shadow", "t4_fed", ge, 1.1),
+    Target("T4s", "bulk, generic-SG, link with TLS / link in clear", "t4s_tls", ge, 0.6),
     Target("T5", "CPU per GB, all hosts / NFQUEUE hold that stores", "t5_nfqueue", le, 0.91),
     Target("T5", "CPU per GB, all hosts / NFQUEUE hold that feeds a shadow", "t5_fed", le, 0.91),
     Target("T6", "datapath cost per packet, many flows / one flow", "t6_growth", le, 1.3),

@@ -43,7 +43,7 @@ def test_every_figure_of_the_specification_has_a_verdict() -> None:
     }
     rows = verdicts(worse)
     assert not any(row["met"] for row in rows)
-    assert {row["id"] for row in rows} == {f"T{number}" for number in range(1, 13)}
+    assert {row["id"] for row in rows} == {"T4s"} | {f"T{number}" for number in range(1, 13)}
 
 
 def test_what_was_not_measured_is_not_met() -> None:
@@ -59,7 +59,7 @@ def test_what_was_not_measured_is_not_met() -> None:
 
 
 def test_the_documentation_has_a_row_for_every_goal() -> None:
-    rows = re.findall(r"^\| (T\d+) \|", (ROOT / "docs/performance.md").read_text(), re.MULTILINE)
+    rows = re.findall(r"^\| (T\d+s?) \|", (ROOT / "docs/performance.md").read_text(), re.MULTILINE)
     assert sorted(rows) == sorted(target.ident for target in TARGETS)
 
 
