@@ -220,6 +220,14 @@ class Facts:
             "Messages that were no part of the protocol.",
             value=counters["link_refused"],
         )
+        words = "Connections that were refused before HELLO, by why."
+        refused = self.view.link.refusals.counts
+        yield _counters("prl_link_refused_connections", words, "reason", refused)
+        words = "Connections that ended with a record that was not authentic, or without a word."
+        counts = {reason: counters[f"link_{reason}"] for reason in ("forged", "truncated")}
+        yield _counters("prl_link_broken_connections", words, "reason", counts)
+        words = "Whether the link is in clear, as the configuration says."
+        yield _gauge("prl_link_plain", words, self.view.config.link.plain)
         yield CounterMetricFamily(
             "prl_link_queue_full",
             "Times that the queue towards the other node was full.",

@@ -42,6 +42,14 @@ CASES: dict[str, tuple[list[Series], int, int]] = {
     "PrlTakeover": ([("prl_takeovers_total", NODE, "0 0 1+0x60")], 10, 30),
     "PrlFalseSuspicions": ([("prl_false_suspicions_total", NODE, "0+1x60")], 20, 60),
     "PrlLinkUnsteady": ([("prl_link_losses_total", NODE, "0 0 1 2 3+0x60")], 20, 60),
+    "PrlLinkStranger": (
+        [
+            ("prl_link_refused_connections_total", NODE | {"reason": "in_use"}, "0+1x60"),
+            ("prl_link_refused_connections_total", NODE | {"reason": "key"}, "0 0 1+0x60"),
+        ],
+        10,
+        30,
+    ),
     "PrlHookFailed": (
         [("prl_hook_runs_total", NODE | {"hook": "role", "result": "killed"}, "0 0 1+0x60")],
         10,

@@ -27,6 +27,7 @@ from prl.daemon.catalogue import HAPPENED
 from prl.daemon.events import EventLog
 from prl.daemon.exporter import CLIENTS_MAX, Exporter
 from prl.daemon.facts import CAUSES, Verdict
+from prl.daemon.handshake import KINDS, Refusals
 from prl.daemon.hooks import Hooks
 from prl.daemon.metrics import DROPS, Facts, Tally
 from prl.daemon.safety import Look
@@ -50,6 +51,7 @@ def facts(*, verdict: Verdict = Verdict(), sessions: bool = False, **more: Any) 
         config=config,
         kernel=SimpleNamespace(mode="native", bypassed=False),
         ownership=SimpleNamespace(terms=[4]),
+        link=SimpleNamespace(refusals=Refusals(EventLog(lambda _: None))),
     )
     held = HoldTimes(0.5, (1, 2, *[0] * (len(HOLD_BOUNDS_S) - 2), 3))
     owner = dict.fromkeys(
@@ -114,6 +116,18 @@ def test_why_it_is_not_safe_is_a_label(cause: str) -> None:
     assert value(found, "prl_safe") == 0
     told = {s.labels["cause"]: s.value for s in samples(found)["prl_unsafe"]}
     assert told == {one: float(one == cause) for one in CAUSES}
+
+
+def test_who_was_refused_on_the_link_is_told_by_reason() -> None:
+    found = facts(counters=defaultdict(int, {"link_forged": 3, "link_truncated": 2}))
+    found.view.link.refusals.count("key")
+    told = {
+        s.labels["reason"]: s.value for s in samples(found)["prl_link_refused_connections_total"]
+    }
+    assert told == {kind: float(kind == "key") for kind in KINDS}
+    assert value(found, "prl_link_broken_connections_total", reason="forged") == 3
+    assert value(found, "prl_link_broken_connections_total", reason="truncated") == 2
+    assert value(found, "prl_link_plain") == 0
 
 
 def test_sessions_have_labels_only_if_they_are_asked_for() -> None:
