@@ -118,6 +118,8 @@ enum prl_event_kind {
     /* handle, generation: a prepared socket is the shadow now (value = bytes_received, value2 = bytes_acked; body = TLVs),
      * or cannot be: reason; body = words */
     PRL_EVENT_RESTORED = 15,
+    /* handle: it was taken over, and its kernel refuses input that the peer was told of: it cannot go on */
+    PRL_EVENT_HOLE = 16,
 };
 
 struct prl_event {
@@ -286,6 +288,7 @@ struct prl_dp_counters {
     uint64_t link_writes;
     uint64_t polls_given_up; /* others wanted the CPU: no polling for a while */
     uint64_t kept_packets, refed_packets; /* R8: not yet in the shadow's socket when looked at; fed again */
+    uint64_t holes; /* sessions that were reset: the new owner's kernel refused acknowledged input for good (R8) */
     uint64_t compared, differences; /* R12a */
     uint64_t signed_again; /* segments of ours whose header was brought up to date behind the stack's back */
     uint64_t foreign_signatures; /* of ours, made with another key than the one that the flow was set up with */

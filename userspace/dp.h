@@ -379,6 +379,8 @@ void dp_verify_tick(struct prl_dp *dp, struct dp_flow *flow);
 void dp_verify_send_due(struct prl_dp *dp); /* after the ticks of all flows: what they found due */
 bool dp_verify_is_due(const struct dp_flow *flow); /* dp_verify_tick() has something left to do */
 void dp_verify_refeed(struct prl_dp *dp, struct dp_flow *flow); /* take-over: what its kernel does not have */
+/* Whether input that the peer may have been told of is next in line, and in no socket yet: only kept here. */
+bool dp_verify_lacks(struct prl_dp *dp, struct dp_flow *flow);
 void dp_verify_forget(struct prl_dp *dp, struct dp_flow *flow);
 
 /* dp_sign.c */

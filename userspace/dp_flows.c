@@ -660,6 +660,8 @@ static int flow_of_setup(struct prl_dp *dp, struct prl_flow_spec *spec, struct d
         return -EEXIST;
     if (!flow && spec->handle)
         return -ENOENT;
+    if (flow && flow->secondary && dp_verify_lacks(dp, flow))
+        return -EBUSY; /* what the peer was told of is here alone: it is fed first */
     if (flow && flow->relaying) {
         err = keep_in_hands(dp, flow, spec);
         if (err)

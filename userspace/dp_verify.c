@@ -162,6 +162,27 @@ static void feed_kept(struct prl_dp *dp, struct dp_flow *flow, const struct prl_
     dp->counters.refed_packets++;
 }
 
+bool dp_verify_lacks(struct prl_dp *dp, struct dp_flow *flow)
+{
+    if (!has_kept(flow))
+        return false;
+    dp_flow_sample(dp, flow);
+    for (const struct prl_hold *hold = flow->shadow.unfed->kept.head; hold; hold = hold->next)
+        if (!covered(flow, hold->tcp_end) && prl_serial_le(hold->tcp_seq, flow->kernel->sock.rcv_nxt))
+            return true;
+    return false;
+}
+
+/* The former owner's stack has acknowledged it, so that the peer will not send it again, and the session would wait for ever. */
+static void lose(struct prl_dp *dp, struct dp_flow *flow)
+{
+    struct prl_event event = {.kind = PRL_EVENT_HOLE, .handle = flow->spec.handle};
+
+    dp->counters.holes++;
+    dp_event(dp, &event, NULL, 0);
+    dp_verify_forget(dp, flow);
+}
+
 static void free_kept(struct prl_dp *dp, struct prl_hold *hold)
 {
     prl_umem_free_packet(dp->umem, (uint32_t)hold->frame);
@@ -175,7 +196,7 @@ static void check_kept(struct prl_dp *dp, struct dp_flow *flow)
     struct dp_unfed *unfed = flow->shadow.unfed;
     uint64_t wait_ns = DP_KEPT_WAIT_NS << unfed->kept_tries;
     struct prl_chain left = {0};
-    bool fed_again = false;
+    bool fed_again = false, is_owner = flow->secondary_core.state == PRL_SECONDARY_OWNER;
     struct prl_hold *hold;
     uint32_t next;
 
@@ -196,10 +217,12 @@ static void check_kept(struct prl_dp *dp, struct dp_flow *flow)
         prl_chain_push(&left, hold);
     }
     unfed->kept = left;
-    if (!fed_again || ++unfed->kept_tries <= DP_KEPT_TRIES)
+    if (fed_again && !(is_owner && flow->kernel->sock.rmem_bytes)) /* a session's reader may take its time */
+        unfed->kept_tries++;
+    if (unfed->kept_tries <= DP_KEPT_TRIES)
         dp_shadow_settle(dp, flow);
-    else if (flow->secondary_core.state == PRL_SECONDARY_OWNER)
-        dp_verify_forget(dp, flow);
+    else if (is_owner)
+        lose(dp, flow);
     else
         dp_secondary_give_up(dp, flow, PRL_REASON_DIVERGED);
 }

@@ -498,6 +498,7 @@ class Node:
             EventKind.TAKEOVER: self._on_takeover,
             EventKind.TAKEN_FLOW: self._shadows.on_taken,
             EventKind.RESTORED: self._shadows.on_restored,
+            EventKind.HOLE: self._primaries.on_hole,
             EventKind.MOVE: self._switchover.on_move,
             EventKind.PROBE: self._switchover.on_probe,
             EventKind.FENCED: self._on_fenced,

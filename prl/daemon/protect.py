@@ -368,6 +368,17 @@ class Primaries:
         if (session := self._sessions.get(handle)) is not None:
             self._finish(session, "ended")
 
+    def on_hole(self, event: Event) -> None:
+        """PRL_EVENT_HOLE: the peer waits for what it was told of, and nobody has it to give."""
+        by_former = (s for s in self.live() if s.former == event.handle)
+        session = self._sessions.get(event.handle) or next(by_former, None)
+        if session is not None:
+            self.abort(
+                session,
+                "its socket does not take input that the peer was told of: it is reset rather than "
+                "left to wait for ever",
+            )
+
     def on_offer(self, endpoint: str) -> None:
         """An application on the other node waits for shadows of ``endpoint``."""
         if endpoint not in self._offered and len(self._offered) >= OFFERED_MAX:

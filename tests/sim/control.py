@@ -48,6 +48,7 @@ class Control:
             lib.PRL_EVENT_TAKEN_FLOW: self._on_taken_flow,
             lib.PRL_EVENT_RESTORED: self._on_restored,
             lib.PRL_EVENT_ENDED: self._on_ended,
+            lib.PRL_EVENT_HOLE: lambda _: self.world.count("hole"),
             lib.PRL_EVENT_EXPIRED: lambda _: self.world.count("shadows expired"),
             lib.PRL_EVENT_RENOUNCED: lambda _: self.world.count("renounced over the LAN"),
         }

@@ -12,6 +12,7 @@ from prl.client import Node
 from prl.demo.payload import Payload
 from prl.lab import Lab, blackhole
 from prl.lab.netns import Namespace
+from tests.system import support
 from tests.system.support import Applications, Peer, eventually, pair
 
 pytestmark = [pytest.mark.system, pytest.mark.needs("root", "netns", "bpf", "af_xdp", "struct_ops")]
@@ -63,8 +64,8 @@ def hard_of_hearing(lab: Lab, node: str) -> Iterator[None]:
         subprocess.run(place.command(["nft", "delete", "table", "netdev", "prltest"]), check=True)
 
 
-def refed(node: Node) -> int:
-    return int(node.request({"op": "stats"})["datapath"]["refed_packets"])
+def counted(node: Node, counter: str) -> int:
+    return int(node.request({"op": "stats"})["datapath"][counter])
 
 
 @contextmanager
@@ -82,7 +83,7 @@ def test_frames_that_the_shadows_kernel_lost_are_fed_again() -> None:
     with uploading() as (lab, apps, peer):
         with Node(lab.state.socket(lab.topology.re1)) as standby, hard_of_hearing(lab, "re1"):
             peer.hold_at(SIZE_BYTES // 2)
-            eventually("they are fed again", lambda: refed(standby) > 0)
+            eventually("they are fed again", lambda: counted(standby, "refed_packets") > 0)
             peer.await_bytes(SIZE_BYTES // 2)
         lab.fail("re0", "power")
         apps.expect("taken_over", "re1", peer=peer.port)
@@ -101,3 +102,18 @@ def test_a_shadow_that_stays_behind_is_void_and_the_session_goes_on() -> None:
         peer.finish()
         ended = apps.expect("end", "re0", peer=peer.port)
     assert (ended["bytes"], ended["sha256"]) == (SIZE_BYTES, Payload(SIZE_BYTES).sha256(SIZE_BYTES))
+
+
+def test_a_session_that_nobody_has_the_input_of_is_reset_after_the_take_over() -> None:
+    """The peer was told of it, and would wait for ever for an answer to the rest."""
+    with uploading() as (lab, apps, peer), deaf(lab, "re1"):
+        with Node(lab.state.socket(lab.topology.re1)) as standby:
+            peer.hold_at(SIZE_BYTES // 2)
+            eventually("some is kept", lambda: counted(standby, "kept_packets") > 0)
+            lab.fail("re0", "power")
+            apps.expect("taken_over", "re1", peer=peer.port)
+            peer.hold_at(None)
+            eventually("it is reset", lambda: isinstance(peer.error, ConnectionResetError))
+            assert counted(standby, "holes") == 1
+        told = [record["event"] for record in support.events(lab, "re1")]
+        assert "session_aborted" in told
