@@ -173,6 +173,11 @@ def keepalived() -> bool:
     return _installed("keepalived")
 
 
+@probe("Pacemaker is not installed: make apt-test")
+def pacemaker() -> bool:
+    return all(map(_installed, ("corosync", "pacemakerd", "crm_resource", "crm", "ocf-tester")))
+
+
 @probe("no prometheus; apt-get install prometheus")
 def prometheus() -> bool:
     return _installed("prometheus") and _installed("promtool")

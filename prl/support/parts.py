@@ -71,7 +71,9 @@ def of_host(config: Path, interfaces: list[str]) -> Iterator[Part]:
     yield Part("doctor.json", tuple(doctor))
     yield Part("versions/prl.txt", _prlctl(None, "--version"))
     yield Part("versions/python.txt", (sys.executable, "-P", "-c", _PACKAGES))
-    yield Part("versions/package.txt", ("dpkg-query", "-W", "prl", "keepalived", "iproute2"))
+    yield Part(
+        "versions/package.txt", ("dpkg-query", "-W", "prl", "keepalived", "pacemaker", "iproute2")
+    )
     yield Part("versions/kernel.txt", ("uname", "-a"))
     yield Part("versions/system.txt", ("cat", "/etc/os-release"))
     yield Part("host/memory.txt", ("cat", "/proc/meminfo"))

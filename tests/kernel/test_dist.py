@@ -160,6 +160,7 @@ def test_the_package_has_what_the_tree_has(release: Release, unpacked: Path) -> 
     assert {
         "lib/systemd/system/prld.service",
         "usr/include/prl_client.h",
+        "usr/lib/ocf/resource.d/prl/service",
         "usr/lib/sysusers.d/prl.conf",
         "usr/lib/tmpfiles.d/prl.conf",
         "usr/share/bash-completion/completions/prlctl",
