@@ -424,6 +424,21 @@ def test_a_secondary_that_does_not_hear_the_lan_is_the_one_that_is_cut_off() -> 
     assert unknown.tick(100) == TAKEOVER | DROP
 
 
+def test_an_owner_may_be_replaced_until_the_other_node_has_read_its_hello() -> None:
+    """The other may act on the lease of the epoch before."""
+    n = Node(OWNER).linked()
+    assert n.call("link_down") == FAIL
+    lib.prl_owner_hello(n.owner)
+    n.present = False
+    assert n.tick(90) == 0
+    assert n.tick(140) == SILENCE
+    heard = Node(OWNER).linked()
+    heard.call("link_down")
+    lib.prl_owner_hello(heard.owner)
+    heard.call("link_up")
+    assert not lib.prl_owner_replaceable_ns(heard.owner)
+
+
 def test_a_secondary_that_was_deaf_does_not_know_that_the_lan_is_silent() -> None:
     """Its owner's LAN heartbeats came while it heard nothing."""
 

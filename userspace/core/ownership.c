@@ -252,10 +252,11 @@ uint64_t prl_owner_replaceable_ns(const struct prl_owner *owner)
 {
     uint32_t old_mask =
         mask_of(owner, PRL_OWNER_OWNER) & ~owner->taken_mask; /* nobody has shadows of the others */
+    uint64_t echoed_ns = owner->echoed_own_ns ? owner->echoed_own_ns : owner->former_echoed_ns;
 
-    if (!old_mask || !owner->echoed_own_ns || owner->flows_failed == 2)
+    if (!old_mask || !echoed_ns || owner->flows_failed == 2)
         return 0;
-    return owner->echoed_own_ns + owner->config.suspect_ns;
+    return echoed_ns + owner->config.suspect_ns;
 }
 
 /* The other node's LAN heartbeats have stopped: one of the two is not on the LAN. */
@@ -373,6 +374,8 @@ uint32_t prl_owner_hello(struct prl_owner *owner)
 {
     uint32_t todo = void_shadows(owner) & ~(uint32_t)PRL_OWNER_DO_DROP_LINK;
 
+    if (owner->echoed_own_ns) /* until the other has read it, it may take over as before */
+        owner->former_echoed_ns = owner->echoed_own_ns;
     owner->echoed_own_ns = owner->newest_sent_ns = 0;
     owner->lease_by_ns = UINT64_MAX;
     owner->expired = 0;
@@ -397,7 +400,7 @@ uint32_t prl_owner_link_up(struct prl_owner *owner, uint64_t now_ns)
     todo |= speak(owner, now_ns); /* HELLO has settled who owns what */
     owner->last_heard_ns = now_ns;
     owner->peer_sent_ns = 0;
-    owner->echoed_own_ns = owner->newest_sent_ns = 0;
+    owner->echoed_own_ns = owner->former_echoed_ns = owner->newest_sent_ns = 0;
     owner->lease_by_ns = UINT64_MAX;
     owner->outlived = 0;
     /* last_echo_sent_ns stays: the other side may still believe in the old epoch, and its lease. */

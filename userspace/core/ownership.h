@@ -116,6 +116,7 @@ struct prl_owner {
     uint64_t last_lan_ns; /* any authentic LAN heartbeat; 0 = never */
     uint64_t peer_sent_ns; /* newest sent_ns of the other's, to be echoed */
     uint64_t echoed_own_ns; /* newest own sent_ns that came back in this epoch; 0 = none */
+    uint64_t former_echoed_ns; /* the same of the epoch before, until the other has read our HELLO */
     uint64_t echo_at_ns; /* when the other sent what brought it, by its clock */
     uint64_t newest_sent_ns; /* the newest that it sent in this epoch, on link or LAN, likewise */
     uint64_t
