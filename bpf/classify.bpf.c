@@ -48,6 +48,25 @@ static __always_inline int is_for(const struct xdp_md *ctx, __u32 lif_index)
     return lif && (void *)(eth + 1) <= (void *)(long)ctx->data_end && same_mac(lif->mac, eth->h_dest);
 }
 
+/* L6: somebody on the LAN is heard. */
+static __always_inline void note_lan(struct prl_node *node)
+{
+    __u64 now_ns = bpf_ktime_get_boot_ns();
+    PRL_WRITE(node->lan_seen_ns, now_ns);
+    if (!PRL_READ(node->lan_first_ns))
+        PRL_WRITE(node->lan_first_ns, now_ns);
+}
+
+/* Somebody answers a question of this node's own: it is addressed to its interface. */
+static __always_inline void note_answer(struct xdp_md *ctx, struct prl_node *node)
+{
+    __u8 target[6];
+
+    if (PRL_READ(node->watch) == PRL_WATCH_ANSWERS && bpf_xdp_load_bytes(ctx, 0, target, 6) == 0 &&
+        is_own_mac(ctx, node, target))
+        note_lan(node);
+}
+
 /*
  * Somebody else says that `addr`, which this node owns, is his. With the token that was agreed over the link it is
  * the other node taking over: silent from this instant (L7). Without, it is counted, and the stack defends.
@@ -88,6 +107,8 @@ __noinline int prl_classify_arp(struct xdp_md *ctx, __u32 l3)
     }
     if (other)
         return XDP_PASS;
+    if (arp.operation == bpf_htons(PRL_ARP_REPLY))
+        note_answer(ctx, node);
 
     __be32 v4;
     __builtin_memcpy(&v4, arp.sender, 4);
@@ -237,15 +258,6 @@ static __always_inline int has_waited(struct prl_node *node, __u64 now_ns)
     return now_ns - first_ns >= PRL_SETTLE_NS;
 }
 
-/* L6: somebody on the LAN is heard. */
-static __always_inline void note_lan(struct prl_node *node)
-{
-    __u64 now_ns = bpf_ktime_get_boot_ns();
-    PRL_WRITE(node->lan_seen_ns, now_ns);
-    if (!PRL_READ(node->lan_first_ns))
-        PRL_WRITE(node->lan_first_ns, now_ns);
-}
-
 /* A frame of the flow in slot ref->slot: to userspace, up, or nowhere. */
 static __always_inline int capture(struct xdp_md *ctx, struct prl_node *node, struct prl_flow *flow,
                                    const struct prl_flow_ref *ref, __u32 lif)
@@ -308,7 +320,7 @@ int prl_classify(struct xdp_md *ctx)
         PRL_COUNT(node->reentered);
         return XDP_PASS;
     }
-    if (PRL_READ(node->watch) && !is_own_mac(ctx, node, eth->h_source))
+    if (PRL_READ(node->watch) == PRL_WATCH_FRAMES && !is_own_mac(ctx, node, eth->h_source))
         note_lan(node);
     if (PRL_READ(node->open_wanted)) {
         __u64 now_ns = bpf_ktime_get_boot_ns();
@@ -322,6 +334,9 @@ int prl_classify(struct xdp_md *ctx)
     prl_parse(ctx, &packet, 0, 0);
     if (packet.kind == PRL_KIND_ARP)
         return prl_classify_arp(ctx, packet.l3);
+    if (packet.kind == PRL_KIND_ICMP6 &&
+        (packet.icmp_type == PRL_ND_NEIGHBOUR_ADVERT || packet.icmp_type == PRL_ICMP6_ECHO_REPLY))
+        note_answer(ctx, node);
     if (packet.kind == PRL_KIND_ICMP6 &&
         (packet.icmp_type == PRL_ND_NEIGHBOUR_SOLICIT || packet.icmp_type == PRL_ND_NEIGHBOUR_ADVERT)) {
         int action = prl_classify_nd(ctx, &packet);

@@ -33,6 +33,7 @@
 #define PRL_ND_OPTIONS_MAX 4
 
 /* RFC 4861 */
+#define PRL_ICMP6_ECHO_REPLY 129
 #define PRL_ND_ROUTER_SOLICIT 133
 #define PRL_ND_NEIGHBOUR_SOLICIT 135
 #define PRL_ND_NEIGHBOUR_ADVERT 136
@@ -52,6 +53,7 @@ enum prl_kind {
 /* ARP for IPv4 over Ethernet (RFC 826); linux/if_arp.h draws in libc's headers, which know no bpf target. */
 #define PRL_ARP_ETHERNET 1
 #define PRL_ARP_REQUEST 1
+#define PRL_ARP_REPLY 2
 struct prl_arp {
     __be16 hardware;
     __be16 protocol;

@@ -163,6 +163,13 @@ struct prl_flow {
     __u64 gate_refused; /* unmarked segments that reached the socket's gate */
 };
 
+/* What is evidence that this node is on the LAN (L6). */
+enum prl_watch {
+    PRL_WATCH_NOT = 0,
+    PRL_WATCH_FRAMES = 1,  /* any frame: it knows nobody whom it could ask */
+    PRL_WATCH_ANSWERS = 2, /* an answer to its own questions alone: what it sends reaches the LAN as well */
+};
+
 /* Ownership of a service address on this node (L1). */
 enum prl_addr_state {
     PRL_ADDR_NONE = 0,
@@ -220,7 +227,7 @@ struct prl_node {
     __u8 cookie[6]; /* source MAC of reinjected frames (generic XDP sees them again) */
     __u16 pad2;
     __u32 silent; /* bit per service: its owner emits nothing for now (L6) */
-    __u32 watch; /* frames from the LAN are evidence: the two times below are wanted */
+    __u32 watch; /* enum prl_watch: the two times below are wanted */
     __u64 lan_first_ns; /* first and newest frame from the LAN since userspace cleared lan_first_ns */
     __u64 lan_seen_ns;
     __u64 addr_bits[PRL_ADDR_BITS / 64]; /* prl_addr_bit() of every entry of prl_addrs; never cleared */

@@ -437,6 +437,12 @@ bool dp_owner_is_claimed(struct prl_dp *dp, uint32_t service)
     return false;
 }
 
+/* Where there is somebody to be asked, the answers count: a frame that comes in does not tell whether ours get out. */
+static uint32_t evidence(const struct prl_dp *dp)
+{
+    return dp->owner.can_ask ? PRL_WATCH_ANSWERS : PRL_WATCH_FRAMES;
+}
+
 static void take_over(struct prl_dp *dp, uint32_t mask)
 {
     uint64_t decided_ns = dp_clock_ns(dp);
@@ -449,7 +455,7 @@ static void take_over(struct prl_dp *dp, uint32_t mask)
         return;
     }
     __atomic_store_n(&dp->node->lan_first_ns, 0, __ATOMIC_RELEASE);
-    __atomic_store_n(&dp->node->watch, 1, __ATOMIC_RELEASE);
+    __atomic_store_n(&dp->node->watch, evidence(dp), __ATOMIC_RELEASE);
     dp->proof_awaited = first_by_ns != 0;
     __atomic_fetch_or(&dp->node->claiming, mask,
                       __ATOMIC_SEQ_CST); /* this thread may be stopped before it claims */
@@ -504,7 +510,7 @@ static void set_silence(struct prl_dp *dp)
 
 static void watch_lan(struct prl_dp *dp)
 {
-    uint32_t watch = (uint32_t)prl_owner_watches(&dp->owner);
+    uint32_t watch = prl_owner_watches(&dp->owner) ? evidence(dp) : PRL_WATCH_NOT;
 
     if (dp->proof_awaited && !dp->owner.proof_by_ns && dp->owner.silence == PRL_SILENCE_NOT) {
         dp->proof_awaited = false;

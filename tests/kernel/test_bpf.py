@@ -490,12 +490,37 @@ def test_frames_from_the_lan_are_noted_while_somebody_watches(bench: Bench) -> N
     bench.own(SERVICE4)
     assert bench.passes(arp(1, PEER4, PEER4))
     assert (bench.node.lan_first_ns, bench.node.lan_seen_ns) == (0, 0)
-    bench.node.watch = 1
+    bench.node.watch = lib.PRL_WATCH_FRAMES
     assert bench.passes(arp(1, PEER4, PEER4))
     first = bench.node.lan_first_ns
     assert first
     assert bench.passes(arp(1, PEER4, PEER4))
     assert (bench.node.lan_first_ns == first, bench.node.lan_seen_ns > first) == (True, True)
+
+
+def test_an_answer_alone_shows_that_what_this_node_sends_is_heard(bench: Bench) -> None:
+    """A node that is mute hears the rest of the LAN all the same."""
+    bench.node.watch = lib.PRL_WATCH_ANSWERS
+    echo_reply = ipv6(struct.pack("!BBHI", 129, 0, 0, 0), PEER6, NODE6, ICMP6)
+    answers = (
+        NODE_MAC + arp(2, PEER4, NODE4)[6:],
+        ethernet(neighbour(ADVERT, PEER6, PEER6), ETH_IP6),
+        ethernet(echo_reply, ETH_IP6),
+    )
+    others = (
+        SEGMENT4.frame(),
+        arp(2, PEER4, NODE4),  # to all
+        NODE_MAC + arp(1, PEER4, NODE4)[6:],
+        ethernet(neighbour(ADVERT, PEER6, PEER6), ETH_IP6, target=BROADCAST),
+        ethernet(neighbour(SOLICIT, NODE6, PEER6), ETH_IP6),
+    )
+    for frame in others:
+        bench.receive(frame)
+        assert (bench.node.lan_first_ns, bench.node.lan_seen_ns) == (0, 0)
+    for frame in answers:
+        before = bench.node.lan_seen_ns
+        bench.receive(frame)
+        assert bench.node.lan_seen_ns > before
 
 
 def test_a_stale_flow_opens_with_its_own_input(bench: Bench) -> None:

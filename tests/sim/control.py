@@ -259,7 +259,7 @@ class Control:
             node.later(10 * MS, self._start_alone)
             return
         for service, first in enumerate(self.world.first_owner):
-            if first != node.index or self.settled or not node.hears_lan:
+            if first != node.index or self.settled or not node.has_lan:
                 continue
             if self._state(service) == NONE and not self._is_answered(service):
                 node.host.node.terms[service] += 1
@@ -307,12 +307,12 @@ class Control:
 
     def _is_answered(self, service: int) -> bool:
         other = self.node.other
-        return self.node.hears_lan and other.hears_lan and other.could_speak(service)
+        return self.node.has_lan and other.hears_lan and other.could_speak(service)
 
     def _probed(self, service: int) -> None:
         """Nobody but the new owner would answer."""
         node, other = self.node, self.node.other
-        if not node.runs or node.asleep or not node.hears_lan:
+        if not node.runs or node.asleep or not node.has_lan:
             return
         taken = other.address(service) == OWNER
         in_doubt = self.lib.sim_move(node.host, service).state == self.lib.PRL_MOVE_DOUBT
@@ -358,6 +358,21 @@ class Control:
                 element = self.lib.PRL_TLV_SNAPSHOT
             assert self.lib.prl_tlv_put(tlvs, 32, at, element, 1, number, 8) == 0
         return self.node.call(self.lib.prl_dp_link_send, msg, tlvs, at[0]) == 0
+
+    def fill_link(self, bodies: tuple[int, ...]) -> None:
+        """Messages that mean nothing, until those of each of these sizes find no room."""
+        msg, at = self.ffi.new("struct prl_msg *"), self.ffi.new("size_t *")
+        body = self.ffi.new("uint8_t[]", BODY_BYTES)
+        self.world.objects.append(None)
+        number = (len(self.world.objects) - 1).to_bytes(8, "big")
+        msg.type, element = self.lib.PRL_MSG_OFFER, self.lib.PRL_TLV_EPOCH
+        for count in bodies:
+            at[0] = 0
+            data = number.ljust(count, b"\0")
+            assert self.lib.prl_tlv_put(body, BODY_BYTES, at, element, 1, data, len(data)) == 0
+            while self.lib.prl_dp_link_send(self.dp, msg, body, at[0]) == 0:
+                assert self.node.link_stuck
+        self.world.count("link queue filled")
 
     def _greet(self, connection: "Connection") -> None:
         self.node.call(self.lib.prl_dp_link_hello)
@@ -449,7 +464,7 @@ class Control:
             data = self.world.objects[int.from_bytes(body[at : at + 8], "big")]
         if event.type == lib.PRL_MSG_HELLO:
             self._on_hello(data)
-        elif event.type == lib.PRL_MSG_OFFER:
+        elif event.type == lib.PRL_MSG_OFFER and data is not None:
             self._on_offer(*data)
         elif event.type == lib.PRL_MSG_SETUP and event.bits & lib.PRL_SETUP_LAST:
             self._on_setup(event, *data)

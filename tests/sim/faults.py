@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 FAULTS_FROM_NS, FAULTS_TO_NS = 120 * MS, 800 * MS
 ALONE_FROM_NS = 480 * MS
 """An owner has opened by then whose standby has not been heard from the beginning."""
+BULK_BYTES = (7000, 500, 8)
 KINDS = (
     "delay", "cut", "cut one way", "cut one way", "pause", "pause", "stall in a pass",
     "stall at the decision", "prld killed", "power off", "LAN silent", "slow reader",
@@ -18,6 +19,7 @@ KINDS = (
     "owner dies unseen", "both cut", "both cut", "LAN of one cut",
     "switchover", "switchover", "switchover", "slow passes", "wake-ups lost",
     "control plane late", "kernel drops", "LAN of one deaf", "link cut and LAN of one deaf",
+    "LAN of one mute", "link cut and LAN of one mute", "link queue full",
 )  # fmt: skip
 
 
@@ -76,6 +78,16 @@ class Faults:
         self._cut(node, for_ns)
         self._lan_of_one_deaf(node, for_ns)
 
+    def _lan_of_one_mute(self, node: "Node", for_ns: int) -> None:
+        """The other direction."""
+        if node.powered and not node.asleep:
+            node.host.lan_mute = 1
+            self.world.at(self.world.now_ns + for_ns, node.mend_lan)
+
+    def _link_cut_and_lan_of_one_mute(self, node: "Node", for_ns: int) -> None:
+        self._cut(node, for_ns)
+        self._lan_of_one_mute(node, for_ns)
+
     def _lan_silent(self, _node: "Node", for_ns: int) -> None:
         self._later(for_ns, self.world, "lan_loss", self.world.lan_loss)
         self.world.lan_loss = 1.0
@@ -95,6 +107,20 @@ class Faults:
     def _connection_reset(self, node: "Node", _for_ns: int) -> None:
         if node.runs:
             node.call(node.lib.prl_dp_link_drop, b"reset")
+
+    def _link_queue_full(self, node: "Node", for_ns: int) -> None:
+        """Its socket takes nothing more, and what prld has to say leaves little room or none."""
+        bodies = self.world.random.choice([BULK_BYTES[:1], BULK_BYTES[:2], BULK_BYTES])
+        if self.world.socket_bytes < self.world.link_queue_max:
+            return  # it would take seconds until all of that has left
+        if node.runs and node.control and node.control.is_up() and not node.asleep:
+            node.link_stuck, node.host.link_room = True, 0
+            node.control.fill_link(bodies)
+            self.world.at(self.world.now_ns + for_ns, self._unstick, node)
+
+    def _unstick(self, node: "Node") -> None:
+        node.link_stuck = False
+        node.link_drained()
 
     # -- processes
 
@@ -254,6 +280,7 @@ class Faults:
         for node in world.nodes:
             node.thaw()
             node.stall, node.stall_silent = None, False
+            self._unstick(node)
             node.slow_ns, node.deaf = 0, False
             node.resume(node.control)
             if node.powered:

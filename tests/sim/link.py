@@ -41,6 +41,8 @@ class Connection:
 
     def room(self, sender: int) -> int:
         """What the sender's socket takes."""
+        if self.world.nodes[sender].link_stuck:
+            return 0
         return max(0, self.world.socket_bytes - self.pipes[sender].in_flight)
 
     def _put(self, sender: int, item: bytes | None) -> None:

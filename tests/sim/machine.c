@@ -63,6 +63,12 @@ static uint32_t draw(struct prl_host *host)
     return (uint32_t)(host->random >> 16);
 }
 
+/* What it sends reaches the LAN. */
+static bool is_on_wire(const struct prl_host *host)
+{
+    return !host->lan_cut && !host->lan_mute && !host->asleep;
+}
+
 static bool happens(struct prl_host *host, uint32_t chance)
 {
     return chance && draw(host) < chance;
@@ -285,7 +291,7 @@ bool sim_could_speak(const struct prl_host *host, uint32_t service)
     uint64_t first_ns = host->node.lan_first_ns;
     uint32_t silent = host->node.silent | host->node.claiming;
 
-    if (addr->state != PRL_ADDR_OWNER || host->asleep || host->lan_cut || silent >> service & 1)
+    if (addr->state != PRL_ADDR_OWNER || !is_on_wire(host) || silent >> service & 1)
         return false;
     if (!sim_works(host) && !host->node.bypassed)
         return false;
@@ -329,7 +335,7 @@ static void emit(struct prl_host *host, uint32_t session, uint64_t seq, uint32_t
         flow->last_edge = flow->last_valid & PRL_LAST_EDGE ? prl_serial_max(flow->last_edge, right) : right;
         flow->last_valid |= PRL_LAST_EDGE;
     }
-    if (!host->lan_cut && !host->asleep)
+    if (is_on_wire(host))
         sim_wire(host->index, session, seq, bytes, flags, near(sock->rcv_nxt, ack), near(edge_of(sock), right));
 }
 
@@ -486,13 +492,19 @@ static void deliver(struct prl_host *host, uint32_t session, uint64_t seq, uint3
         note_socket(host, session);
 }
 
-void sim_hear_lan(struct prl_host *host)
+static void note_lan(struct prl_host *host, enum prl_watch evidence)
 {
-    if (!host->node.watch)
+    if (host->node.watch != evidence)
         return;
     host->node.lan_seen_ns = host->clock_ns;
     if (!host->node.lan_first_ns)
         host->node.lan_first_ns = host->clock_ns;
+}
+
+void sim_answered(struct prl_host *host)
+{
+    note_lan(host, PRL_WATCH_FRAMES);
+    note_lan(host, PRL_WATCH_ANSWERS);
 }
 
 static bool has_settled(struct prl_host *host)
@@ -528,7 +540,7 @@ void sim_frame(struct prl_host *host, uint32_t session, uint64_t seq, uint32_t b
     uint32_t flow_flags = flow ? flow->flags : 0;
     bool is_captured = flow_flags & (PRL_FLOW_SETUP | PRL_FLOW_ACTIVE | PRL_FLOW_RELAY);
 
-    sim_hear_lan(host);
+    note_lan(host, PRL_WATCH_FRAMES);
     if (flow_flags & SILENT) {
         host->dropped_shadow++;
     } else if (addr->state != PRL_ADDR_OWNER && !(addr->state == PRL_ADDR_LEAVING && is_captured)) {
@@ -554,7 +566,7 @@ int sim_hear_claim(struct prl_host *host, uint32_t service, const uint8_t token[
     static const uint8_t none[PRL_TOKEN_BYTES];
     struct prl_addr *addr = &host->service[service].addr;
 
-    sim_hear_lan(host);
+    note_lan(host, PRL_WATCH_FRAMES);
     if (addr->state != PRL_ADDR_OWNER && addr->state != PRL_ADDR_LEAVING)
         return 0;
     if (memcmp(addr->token, none, sizeof(none)) == 0 || memcmp(addr->token, token, sizeof(none)) != 0) {
@@ -771,7 +783,7 @@ static int io_send_frame(struct prl_host *host, uint32_t lif, const uint8_t *fra
     (void)lif;
     step(host);
     if (frame[31] < 100) { /* from the node's own address */
-        if (!host->lan_cut)
+        if (is_on_wire(host))
             sim_asks(host->index);
     } else if (service < SIM_SERVICES_MAX && frame[0] == 0xff && frame[21] == 1) { /* to all, as a request */
         if (!may_speak(host, &host->service[service].addr, true))
@@ -848,7 +860,7 @@ static int io_lan_open(struct prl_host *host, int fd)
 static ssize_t io_lan_send(struct prl_host *host, const void *bytes, size_t count)
 {
     step(host);
-    if (!host->lan_cut && !host->asleep)
+    if (is_on_wire(host))
         sim_heartbeat(host->index, bytes, (uint32_t)count);
     return (ssize_t)count;
 }
@@ -1202,6 +1214,8 @@ int sim_start(struct prl_host *host, struct prl_dp_config *config, char *error)
     host->watches_hold = host->woken = host->stalled = 0;
     host->stall_after = host->borrowed = 0;
     host->dp = dp_open(config, &io, host, error);
+    if (host->dp)
+        host->dp->link.tx_bytes = host->link_queue_bytes;
     return host->dp ? 0 : -EIO;
 }
 
@@ -1280,7 +1294,7 @@ void sim_lan_arrives(struct prl_host *host, const uint8_t *bytes, uint32_t count
 {
     struct frame *frame;
 
-    sim_hear_lan(host);
+    note_lan(host, PRL_WATCH_FRAMES);
     if (!host->dp || host->lan->count >= host->frames_max)
         return;
     frame = queue_put(host->lan, count);

@@ -67,6 +67,7 @@ struct prl_host {
     uint64_t stale_since_ns, woke_ns; /* bpf/settle.h */
     uint8_t lan_cut, asleep;
     uint8_t lan_deaf; /* nothing of the LAN's arrives; the world sees to that */
+    uint8_t lan_mute; /* nothing reaches the LAN */
     struct prl_dp *dp; /* NULL: there is no prld */
     /* the kernel's, which outlives prld */
     struct prl_node node;
@@ -86,6 +87,7 @@ struct prl_host {
     uint8_t link_attached, link_ended, link_closed;
     uint8_t *link_in, *link_out;
     uint32_t link_in_bytes, link_out_bytes, link_room;
+    uint32_t link_queue_bytes; /* of the datapath's transmit queue */
     /* chance, of 2^32 */
     uint64_t random;
     uint32_t drop_chance, short_chance, keep_back_chance;
@@ -116,7 +118,7 @@ bool sim_has_work(const struct prl_host *host); /* a wait would end now, the tim
 void sim_key(const struct prl_host *host, uint32_t session, struct prl_flow_key *key);
 void sim_frame(struct prl_host *host, uint32_t session, uint64_t seq, uint32_t bytes, uint64_t ack,
                uint32_t flags);
-void sim_hear_lan(struct prl_host *host);
+void sim_answered(struct prl_host *host); /* by a neighbour that was asked for its own address */
 /* 1: it was obeyed. */
 int sim_hear_claim(struct prl_host *host, uint32_t service, const uint8_t token[16]);
 void sim_lan_arrives(struct prl_host *host, const uint8_t *bytes, uint32_t count);

@@ -41,6 +41,8 @@ class Node:
         self.stall_silent = False
         """The stop waits until the other node has become silent."""
         self.stalled = self.waking = False
+        self.link_stuck = False
+        """Its socket of the link takes nothing more."""
         self.deaf = False
         """Wake-ups are lost: only the timer brings the loop to run."""
         self.deaf_ns = 0
@@ -78,13 +80,19 @@ class Node:
         return bool(self.host is not None and self.host.asleep)
 
     @property
-    def lan_cut(self) -> bool:
-        return bool(self.host.lan_cut) if self.powered else False
+    def is_on_wire(self) -> bool:
+        """Whether what it sends reaches others."""
+        return self.powered and not self.host.lan_cut and not self.host.lan_mute
 
     @property
     def hears_lan(self) -> bool:
         """Whether what others send reaches it."""
         return self.powered and not self.host.lan_cut and not self.host.lan_deaf
+
+    @property
+    def has_lan(self) -> bool:
+        """Whether both directions of its cable work."""
+        return self.hears_lan and self.is_on_wire
 
     def is_replaced_unheard(self) -> bool:
         """No claim reaches it, and its prld cannot have noticed, or expected to be replaced."""
@@ -297,7 +305,7 @@ class Node:
         """The LAN is back. A new owner's claims are still fast, or prld is silent by now (L6)."""
         if not self.powered:
             return
-        self.host.lan_cut = self.host.lan_deaf = 0
+        self.host.lan_cut = self.host.lan_deaf = self.host.lan_mute = 0
         for node in self.world.nodes:
             node.claim_again()
         for service in range(len(self.world.first_owner)):  # the peers ask who has it
@@ -434,7 +442,7 @@ class Node:
         self.powered = True
         self.host = self.lib.sim_boot(self.index, world.random.getrandbits(64))
         host = self.host
-        host.frames_max = world.rx_max
+        host.frames_max, host.link_queue_bytes = world.rx_max, world.link_queue_max
         host.drop_chance, host.short_chance = world.drop_chance, world.short_chance
         host.keep_back_chance = world.keep_back_chance
         for session in world.sessions:

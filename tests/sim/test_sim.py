@@ -32,7 +32,7 @@ REACHED = (
     "move in doubt", "move resumed", "resumed after a probe", "relayed_packets",
     "handed over for want of a LAN", "stalled in a pass",
     "wake-up lost", "dropped by the kernel", "kept_packets",
-    "refed_packets",
+    "refed_packets", "link queue filled",
 )  # fmt: skip
 
 

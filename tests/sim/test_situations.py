@@ -8,11 +8,11 @@ import pytest
 
 from tests.sim.build import product
 from tests.sim.core import MS
+from tests.sim.faults import BULK_BYTES
 from tests.sim.node import FENCED, OWNER, STANDBY, Node
-from tests.sim.world import World, watch
+from tests.sim.world import TAKEOVER_MS, World, watch
 
 SEED = 2
-BODIES_BYTES = (60_000, 500, 4)
 STOP_NS = 60 * MS
 
 
@@ -51,20 +51,6 @@ def protected(world: Calm) -> tuple[Node, Node]:
     return owner, owner.other
 
 
-def fill_link(node: Node) -> None:
-    """Nothing leaves any more, and no packet finds room."""
-    node.host.link_room = 0
-    msg, lib = node.ffi.new("struct prl_msg *"), node.lib
-    msg.type = lib.PRL_MSG_OFFER
-    body = node.ffi.new("uint8_t[]", max(BODIES_BYTES) + 64)
-    for count in BODIES_BYTES:
-        at = node.ffi.new("size_t *")
-        text = bytes(count)
-        assert lib.prl_tlv_put(body, len(body), at, lib.PRL_TLV_TEXT, 0, text, count) == 0
-        while lib.prl_dp_link_send(node.dp, msg, body, at[0]) == 0:
-            assert not node.host.link_out_bytes
-
-
 def test_input_of_a_moved_session_is_no_primarys(world: Calm) -> None:
     """A void session's state reads as an active primary's where the two share memory."""
     session = world.sessions[0]
@@ -79,7 +65,9 @@ def test_input_of_a_moved_session_is_no_primarys(world: Calm) -> None:
     flow = new.flow(session)
     assert flow.relaying
     assert flow.state == new.lib.PRL_SECONDARY_VOID == new.lib.PRL_PRIMARY_ACTIVE
-    fill_link(new)
+    assert new.control is not None
+    new.link_stuck, new.host.link_room = True, 0
+    new.control.fill_link(BULK_BYTES)
     status = new.ffi.new("struct prl_dp_status *")
     new.lib.prl_dp_status(new.dp, status)
     full = int(status.counters.link_tx_full)
@@ -118,6 +106,24 @@ def test_a_node_that_stops_anywhere_in_its_take_over_does_not_speak_beside_the_o
         (True, True),
         (True, False),
     }
+
+
+def test_a_node_that_only_hears_the_lan_does_not_take_over(world: Calm) -> None:
+    """Its claim reaches nobody until the cable is back, and an owner has gone on by then."""
+    owner, standby = protected(world)
+    session = world.sessions[0]
+
+    def flood() -> None:
+        standby.lib.sim_frame(standby.host, session.number, session.snd_nxt, 0, session.rcv_nxt, 0)
+        world.at(world.now_ns + 10 * MS, flood)
+
+    standby.host.lan_mute = 1
+    world.lan_loss, world.cut = 1.0, [True, True]
+    flood()
+    end_ns = world.now_ns + TAKEOVER_MS * MS + 100 * MS
+    world.until(lambda: world.now_ns > end_ns)
+    assert standby.address(session.service) == STANDBY
+    assert owner.could_speak(session.service)
 
 
 def open_a_new_owner(calls: int) -> bool:

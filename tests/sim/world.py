@@ -22,6 +22,8 @@ HELLO_PATIENCE_NS = 150 * MS
 LEASE_MS, SUSPECT_MS, LATE_MS, TAKEOVER_MS, HOLD_MS = 20, 100, 60, 300, 400
 EVENTS_MAX = 120_000
 """No seed needs so many; one that does runs in circles."""
+LINK_QUEUE_BYTES = 560 << 10
+"""A transmit queue that the actions of one packet just fit into, of the largest that there are."""
 CHANCE = 1 << 32
 COUNTERS = (
     "relayed_packets", "kept_packets", "refed_packets", "compared", "defences", "rx_no_hold",
@@ -32,7 +34,7 @@ class World:
     """One seed. ``run()`` raises ViolationError when an invariant breaks."""
 
     takeover_ns = TAKEOVER_MS * MS
-    rto_ns, burst_max = RTO_NS, BURST_MAX
+    rto_ns, burst_max, link_queue_max = RTO_NS, BURST_MAX, LINK_QUEUE_BYTES
 
     def __init__(
         self,
@@ -217,7 +219,7 @@ class World:
     def claim(self, sender: Node, service: int, token: bytes) -> None:
         """L7: the claim carries the token and fences the other kernel at once."""
         sender.claims[service] = (self.now_ns, token)
-        if sender.lan_cut:
+        if not sender.is_on_wire:
             return
         self.route[service] = sender.index
         other = sender.other
@@ -229,7 +231,7 @@ class World:
 
         def answered() -> None:
             if sender.hears_lan:
-                sender.lib.sim_hear_lan(sender.host)
+                sender.lib.sim_answered(sender.host)
 
         self.at(self.now_ns + MS // 2, sender.receive, answered)
 
