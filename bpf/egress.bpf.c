@@ -389,7 +389,19 @@ static __always_inline int hold(struct __sk_buff *skb, struct prl_node *node, st
         flow->last_valid &= ~PRL_LAST_HOLE;
         PRL_WRITE(flow->out_valid, generation);
     }
+    __u32 committed = PRL_READ(flow->out_committed);
+    if (PRL_READ(flow->flags) & PRL_FLOW_ACTIVE) { /* up to there nothing has to be held */
+        if (is_after(committed, flow->out_held))
+            flow->out_held = committed;
+        if (is_after(committed, flow->out_hole))
+            flow->last_valid &= ~PRL_LAST_HOLE;
+    }
     int has_hole = flow->last_valid & PRL_LAST_HOLE;
+    if (in_stream && !has_hole && is_after(seq, flow->out_held)) { /* stolen in silence, it is not here either */
+        flow->out_hole = flow->out_held;
+        flow->last_valid |= PRL_LAST_HOLE;
+        has_hole = 1;
+    }
     if (in_stream && has_hole && is_after(seq, flow->out_hole)) {
         PRL_COUNT(node->redirect_failed);
         return TC_ACT_STOLEN;

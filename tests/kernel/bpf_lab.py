@@ -476,9 +476,13 @@ class Bench:
 
     def emit(self, frame: bytes) -> tuple[list[bytes], list[bytes]]:
         """Let the node send a frame; return what the peer got and what was held."""
+        return self.reaches(frame), [held[10:] for held in self.hold.read()]
+
+    def reaches(self, frame: bytes) -> list[bytes]:
+        """Let the node send a frame; return what the peer got. What is held is not read."""
         self.out.send(frame)
         self.out.send(ethernet(bytes(50), ETH_SENTINEL, source=NODE_MAC, target=PEER_MAC))
-        return self.peer.until_sentinel(), [held[10:] for held in self.hold.read()]
+        return self.peer.until_sentinel()
 
     def passes(self, frame: bytes) -> bool:
         up, captured = self.receive(frame)

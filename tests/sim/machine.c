@@ -351,7 +351,17 @@ static void hold(struct prl_host *host, struct prl_flow *flow, const struct sim_
         flow->last_valid &= ~PRL_LAST_HOLE;
         flow->out_valid = generation;
     }
+    if (flow->flags & PRL_FLOW_ACTIVE) {
+        flow->out_held = prl_serial_max(flow->out_held, flow->out_committed);
+        if (prl_serial_lt(flow->out_hole, flow->out_committed))
+            flow->last_valid &= ~PRL_LAST_HOLE;
+    }
     has_hole = flow->last_valid & PRL_LAST_HOLE;
+    if (in_stream && !has_hole && prl_serial_lt(flow->out_held, low)) {
+        flow->out_hole = flow->out_held;
+        flow->last_valid |= PRL_LAST_HOLE;
+        has_hole = true;
+    }
     if (in_stream && has_hole && prl_serial_lt(flow->out_hole, low))
         return;
     if (!host->dp || host->held->count >= host->frames_max) {
@@ -1423,6 +1433,14 @@ void sim_number(const struct prl_host *host, uint32_t session, uint32_t base)
         flow->primary.in_next = flow->primary.out_next = base;
         flow->primary.in_acked = flow->primary.out_acked = base - 1;
     }
+}
+
+uint32_t sim_drain(struct sim_frames *queue)
+{
+    uint32_t count = queue->count;
+
+    queue_free(queue);
+    return count;
 }
 
 void sim_leave_holds(struct prl_host *host, uint32_t entries)

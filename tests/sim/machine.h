@@ -142,6 +142,8 @@ sim_lan_counter(const struct prl_host *host); /* the newest LAN heartbeat in thi
 struct prl_move *sim_move(const struct prl_host *host, uint32_t service);
 /* Sequence numbers of a flow that was just opened begin at `base`, on either side. */
 void sim_number(const struct prl_host *host, uint32_t session, uint32_t base);
+/* Takes all that waits in a queue, and returns how many it were. */
+uint32_t sim_drain(struct sim_frames *queue);
 /* Somebody else has all but so many hold entries. */
 void sim_leave_holds(struct prl_host *host, uint32_t entries);
 /* Every frame, entry and buffer is in one place: empty, or what is wrong. */
