@@ -260,9 +260,9 @@ def test_pacemaker_leads_planned_moves(tmp_path: Path) -> None:
     with support.pair("pm0") as lab, watch(lab, tmp_path) as seen, ExitStack() as stack:
         apps = Applications(lab, "obey")
         peer = stack.enter_context(apps.connect())
-        talk = stack.enter_context(Talk(peer))
+        # One question at a time: this application cannot be copied between question and answer.
         first, second, _ = stack.enter_context(cluster(lab, tmp_path))
-        talk.go_on()
+        assert peer.ask("before") == "before"
         assert owners(lab) == ["re0"]
 
         first.order("crm_resource", "--move", "-r", "lab-clone", "--node=re1", "--promoted")
@@ -271,13 +271,14 @@ def test_pacemaker_leads_planned_moves(tmp_path: Path) -> None:
         first.order("crm_resource", "--clear", "-r", "lab-clone")
         safe = lambda: support.status(lab, "re1")["switchover_safe"]  # noqa: E731
         eventually("it could move again", safe)
+        assert peer.ask("moved") == "moved"
 
         first.order("crm_standby", "--node=re1", "--update=on")
         first.await_roles(re0="Promoted")
         assert owners(lab) == ["re0"]
         second.order("crm_standby", "--node=re1", "--delete")
         first.await_roles(re0="Promoted", re1="Unpromoted")
-        talk.go_on()
+        assert peer.ask("and back") == "and back"
         assert owners(lab) == ["re0"]
         assert first.failures() == []
     assert seen.runs() == ["re0", "re1", "re0"]
