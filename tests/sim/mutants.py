@@ -85,8 +85,8 @@ MUTANTS = (
     Mutant(
         "an owner that may be replaced trusts in its LAN for longer",
         "core/ownership.c",
-        "    return owner->echoed_own_ns + owner->config.suspect_ns;",
-        "    return owner->echoed_own_ns + owner->config.hold_ns;",
+        "    return echoed_ns + owner->config.suspect_ns;",
+        "    return echoed_ns + owner->config.hold_ns;",
         ("both cut", "pause"),
     ),
     Mutant(
