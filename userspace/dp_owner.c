@@ -251,8 +251,8 @@ static const uint8_t *asks_from(const struct prl_dp *dp, const struct prl_dp_nei
     return neighbour->lif == 0 ? own_address(dp, prl_addr_is_v4(neighbour->addr)) : NULL;
 }
 
-/* Each neighbour on the LAN is asked for its own address, from ours: who answers hears us, and we hear the LAN. Who knows
- * none asks all nodes. */
+/* Each neighbour on the LAN is asked for its own address, from ours: who answers hears us, and we hear the LAN. A node that
+ * knows none asks all nodes, and so does one that got no answer: those that it knows may all be gone. */
 static void ask(struct prl_dp *dp)
 {
     const uint8_t *own = own_address(dp, false), *mac = dp->config.lif[0].mac;
@@ -266,7 +266,7 @@ static void ask(struct prl_dp *dp)
         if (from)
             asked += send_frame(dp, frame, prl_packet_ask(from, mac, neighbour->addr, neighbour->mac, frame), 0);
     }
-    if (!asked && own)
+    if (own && (!asked || prl_owner_is_deaf(&dp->owner)))
         asked += send_frame(dp, frame, prl_packet_ask_all(own, mac, frame), 0);
     dp->counters.asks_sent += asked;
 }

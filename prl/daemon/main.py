@@ -36,9 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         config = configuration.load(given.config)
         notices = configuration.deprecations(given.config)
+        check_host()
         if not (given.scrub or config.link.plain):
             link_key.load(Path(config.link.key))
-        check_host()
         asyncio.run(_scrub(config) if given.scrub else _serve(config, notices, ready, manager))
     except PrlError as error:
         line = " ".join(str(error).split())

@@ -149,6 +149,28 @@ def test_an_owner_that_missed_all_claims_is_fenced_by_a_heartbeat() -> None:
             link.mend()
 
 
+def test_a_standby_whose_only_neighbour_is_gone_asks_all_nodes() -> None:
+    """The kernel's table keeps machines that were switched off long ago."""
+    with support.pair(f"ow{next(_labs)}") as lab:
+        re1 = lab.topology.re1
+        place = Namespace(re1.namespace)
+        gone = ["192.0.2.77", "lladdr", "02:00:00:00:00:77", "nud", "permanent"]
+        subprocess.run(place.command(["ip", "neigh", "replace", *gone, "dev", "lan0"]), check=True)
+
+        def knows_nobody_else() -> bool:
+            for family in ("-4", "-6"):
+                flush = ["ip", family, "neigh", "flush", "dev", "lan0"]
+                subprocess.run(place.command(flush), check=True)
+            return bool(support.status(lab, "re1")["neighbours"] == 1)
+
+        eventually("re1 knows nobody else", knows_nobody_else)
+        lab.fail("re0", "power")
+        eventually(
+            "re1 has taken over",
+            lambda: support.status(lab, "re1")["services"][0]["state"] == "owner",
+        )
+
+
 def test_with_policy_stop_a_standby_takes_over_without_a_lease(tmp_path: Path) -> None:
     with obedient(policy="stop") as (lab, apps):
         with watch(lab, tmp_path) as seen, apps.connect() as peer, Talk(peer) as talk:

@@ -550,6 +550,11 @@ void prl_owner_frame(struct prl_owner *owner, uint64_t seen_ns)
         owner->proof_by_ns = 0;
 }
 
+bool prl_owner_is_deaf(const struct prl_owner *owner)
+{
+    return owner->deaf_ns && owner->deaf_ns == owner->last_ask_ns;
+}
+
 uint32_t prl_owner_woke(struct prl_owner *owner, uint64_t now_ns)
 {
     return notice_lateness(owner, now_ns);

@@ -199,6 +199,8 @@ void prl_owner_neighbours(struct prl_owner *owner, bool can_ask);
 /* Whether frames from the LAN are evidence now (no link, one that does not answer, or a take-over that waits for proof); and the newest one. */
 int prl_owner_watches(const struct prl_owner *owner);
 void prl_owner_frame(struct prl_owner *owner, uint64_t seen_ns);
+/* Whether the question before the one that is due now had no answer. */
+bool prl_owner_is_deaf(const struct prl_owner *owner);
 /* First in every pass, before anything can be emitted: it may have been stopped since the last one (L6). */
 uint32_t prl_owner_woke(struct prl_owner *owner, uint64_t now_ns);
 /* Nobody answered for our addresses to probes that were sent at `probed_ns` or later. It counts if the LAN has been heard
