@@ -112,19 +112,27 @@ RESULTS := $(CURDIR)/.results
 test: export PRL_RESULTS := $(RESULTS)
 test: export PRL_LANE := host
 test: setup $(LANES:%=apt-%) fresh-results test-quick tidy ## every check, then which test ran where (root)
-	@status=0 beside=
-	trap '[ -z "$$beside" ] || kill "$$beside"' EXIT
+	@status=0 started=()
+	beside() { # what waits for the most part runs beside what follows, and tells of it at the end
+	    set -m # or it would not hear that it is interrupted
+	    "$$@" </dev/null >"$(RESULTS)/beside.$${#started[@]}" 2>&1 &
+	    set +m
+	    started+=("$$!")
+	}
+	trap '[ $${#started[@]} -eq 0 ] || kill -INT "$${started[@]}" 2>/dev/null || true' EXIT
 	trap 'exit 1' HUP INT TERM
 	$(BIN)/python -m pytest -rs -m "fuzz or model or sim" tests </dev/null || status=$$?
-	for lane in $(LANES); do # from here on most tests wait rather than compute
-	    $(BIN)/python -m tests.$$lane programs $(RESULTS) </dev/null >$(RESULTS)/programs 2>&1 &
-	    beside=$$!
-	done
-	$(BIN)/python -m pytest -rs -m "kernel or system" tests </dev/null || status=$$?
 	for lane in $(LANES); do
-	    wait "$$beside" || status=1
-	    beside=
-	    cat $(RESULTS)/programs
+	    beside $(BIN)/python -m tests.$$lane programs $(RESULTS)
+	done
+	beside $(BIN)/python -m pytest -rs -m cluster tests
+	$(BIN)/python -m pytest -rs --durations=25 -m "(kernel or system) and not cluster" tests </dev/null || status=$$?
+	for number in "$${!started[@]}"; do
+	    wait "$${started[number]}" || status=1
+	    cat "$(RESULTS)/beside.$$number"
+	done
+	started=()
+	for lane in $(LANES); do
 	    $(BIN)/python -m tests.$$lane short $(RESULTS) </dev/null || status=1
 	done
 	$(BIN)/python -m tests.table $(RESULTS) $(LANES:%=--complete %) || status=1
