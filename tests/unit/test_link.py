@@ -71,16 +71,24 @@ def ends() -> Iterator[tuple[End, End]]:
 @pytest.mark.parametrize("refer", [False, True])
 def test_messages_survive_every_cut_of_the_stream(ends, refer: bool) -> None:
     sender, receiver = ends
-    chance = random.Random(3)
-    sent, got = [], []
+    exchange(sender, receiver, random.Random(3), [1, 60, 1500, 20_000], refer=refer)
+    assert receiver.link.rx_messages[lib.PRL_MSG_REPLICATE] == 400
+
+
+def exchange(
+    sender: End, receiver: End, chance: random.Random, sizes: list[int], *, refer: bool
+) -> int:
+    """Send 400 messages of random ``sizes``, and see them all come; returns their bytes.
+
+    ``refer``: most lie where they are until they are sent.
+    """
+    sent: list[tuple[int, int, bytes]] = []
+    got: list[tuple[int, int, bytes]] = []
     for seq in range(400):
-        data = chance.randbytes(chance.choice([1, 60, 1500, 20_000]))
+        data = chance.randbytes(chance.choice(sizes))
         by_reference = refer and chance.random() < 0.7
-        while (
-            sender.put(
-                lib.PRL_MSG_REPLICATE, data, chance.randrange(1, 9), refer=by_reference, seq=seq
-            )
-            != 0
+        while sender.put(
+            lib.PRL_MSG_REPLICATE, data, chance.randrange(1, 9), refer=by_reference, seq=seq
         ):
             sender.flush()
             drain(receiver, got)
@@ -92,7 +100,7 @@ def test_messages_survive_every_cut_of_the_stream(ends, refer: bool) -> None:
         drain(receiver, got)
     drain(receiver, got)
     assert got == sent
-    assert receiver.link.rx_messages[lib.PRL_MSG_REPLICATE] == 400
+    return sum(len(data) for _, _, data in sent)
 
 
 def drain(receiver: End, got: list[tuple[int, int, bytes]]) -> None:

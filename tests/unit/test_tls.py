@@ -13,7 +13,7 @@ import pytest
 from prl._core import ffi, lib
 
 from prl.core.tls import Channel, Refusal, TlsError, key_name
-from tests.unit.test_link import TX_BYTES, End, drain
+from tests.unit.test_link import TX_BYTES, End, drain, exchange
 
 KEY, OTHER_KEY, THIRD_KEY = bytes(range(32)), bytes(32), b"k" * 32
 EAGAIN, EBADMSG, ECONNRESET = 11, 74, 104
@@ -126,26 +126,8 @@ def refusal_of(client: Channel, server: Channel) -> tuple[Refusal | None, Refusa
 @pytest.mark.parametrize("refer", [False, True])
 def test_messages_survive_every_cut_of_the_stream(ends, refer: bool) -> None:
     sender, receiver = ends
-    chance = random.Random(4)
-    sent: list[tuple[int, int, bytes]] = []
-    got: list[tuple[int, int, bytes]] = []
-    for seq in range(400):
-        data = chance.randbytes(chance.choice([1, 60, 1500, 16_384, 20_000, 60_000]))
-        by_reference = refer and chance.random() < 0.7
-        while sender.put(
-            lib.PRL_MSG_REPLICATE, data, chance.randrange(1, 9), refer=by_reference, seq=seq
-        ):
-            sender.flush()
-            drain(receiver, got)
-        sent.append((lib.PRL_MSG_REPLICATE, seq, data))
-        if chance.random() < 0.1:
-            sender.flush()
-    while lib.prl_link_pending(sender.link):
-        sender.flush()
-        drain(receiver, got)
-    drain(receiver, got)
-    assert got == sent
-    total = sum(len(data) for _, _, data in sent)
+    sizes = [1, 60, 1500, 16_384, 20_000, 60_000]
+    total = exchange(sender, receiver, random.Random(4), sizes, refer=refer)
     assert total / 16_384 < sender.link.tls.sent < total / 16_384 * 1.5  # whole records
     assert receiver.link.tls.received == sender.link.tls.sent
 
