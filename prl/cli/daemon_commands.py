@@ -11,9 +11,10 @@ import click
 
 from prl import link_key
 from prl.cli.flow import all_flows, flow, flows_text, is_unsafe
+from prl.cli.options import config_option
 from prl.cli.output import ask, emit, settings, table, tree
 from prl.cli.status import status, status_text
-from prl.config import DEFAULT_PATH, load
+from prl.config import load
 from prl.errors import ConfigError
 
 
@@ -23,14 +24,7 @@ def link() -> None:
 
 
 @link.command("new-key")
-@click.option(
-    "--config",
-    type=click.Path(path_type=Path, dir_okay=False),
-    default=DEFAULT_PATH,
-    show_default=True,
-    metavar="FILE",
-    help="The node's configuration, which names the key's file (link.key).",
-)
+@config_option("The node's configuration, which names the key's file (link.key).")
 def link_new_key(*, config: Path) -> None:
     """Make a pair key: the first one, or one more to change to.
 

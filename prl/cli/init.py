@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from prl import link_key
+from prl.cli.options import config_option
 from prl.cli.output import emit, narrate, settings
 from prl.config import DEFAULT_LINK_KEY, DEFAULT_PATH
 from prl.errors import UsageError
@@ -69,14 +70,7 @@ ADDRESS = _Address()
 @click.option(
     "--service-name", default="main", show_default=True, help="What the service is called."
 )
-@click.option(
-    "--config",
-    type=click.Path(path_type=Path, dir_okay=False),
-    default=DEFAULT_PATH,
-    show_default=True,
-    metavar="FILE",
-    help="Where this node's configuration goes.",
-)
+@config_option("Where this node's configuration goes.")
 @click.option(
     "--peer-config",
     type=click.Path(path_type=Path, dir_okay=False),

@@ -7,22 +7,15 @@ from pathlib import Path
 
 import click
 
+from prl.cli.options import config_option
 from prl.cli.output import emit, settings, wrapped
-from prl.config import DEFAULT_PATH
 from prl.messages import default_socket
 from prl.support.bundle import Bundle
 
 
 @click.command("support-bundle")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False), required=False)
-@click.option(
-    "--config",
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE",
-    default=DEFAULT_PATH,
-    show_default=True,
-    help="The node's configuration.",
-)
+@config_option("The node's configuration.")
 def support_bundle(file: Path | None, config: Path) -> None:
     """Collect what a bug report needs into FILE, a new .tar.gz.
 
