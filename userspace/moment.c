@@ -452,7 +452,7 @@ int prl_moment_keep_ahead(int fd, uint32_t seen, uint32_t elapsed_ms)
     seen += elapsed_ms * per_ms;
     if (err || prl_serial_le(seen, tsval) || seen - tsval >= PRL_TSVAL_DRIFT_MAX_MS * per_ms)
         return err;
-    ahead = seen + PRL_TSVAL_AHEAD_MS * per_ms;
+    ahead = seen + (PRL_TSVAL_AHEAD_MS + elapsed_ms / PRL_TSVAL_SILENCE_SHARE) * per_ms;
     ahead = per_ms > 1 ? ahead | 1 : (ahead + 1) & ~1u; /* as next_tsval() */
     err = get(fd, SOL_SOCKET, SO_REUSEADDR, &reuse, sizeof(reuse));
     if (!err)

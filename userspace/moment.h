@@ -54,11 +54,13 @@ struct prl_ready {
 
 /* A shadow takes over that the peer may not hear (PAWS, RFC 7323, 5): it was restored on another machine's clock, and the two
  * run apart (50 ppm are 4 s a day). `seen` is what the peer has echoed of the owner's timestamps, elapsed_ms ago. When the
- * shadow's are behind that, they are set to PRL_TSVAL_AHEAD_MS ahead: what may have left since, and was not echoed yet. More
- * than PRL_TSVAL_DRIFT_MAX_MS behind no clock is: somebody else has sent what was "echoed", and nothing is done.
+ * shadow's are behind that, they are set ahead of what may have left since and was not echoed yet: by PRL_TSVAL_AHEAD_MS, and
+ * by the PRL_TSVAL_SILENCE_SHAREth part of the silence, for its length is by the standby's clock, and the owner's may have run
+ * faster. More than PRL_TSVAL_DRIFT_MAX_MS behind no clock is: somebody else has sent what was "echoed", and nothing is done.
  * 1: they were, 0: there is no need, or -errno. For that the socket is in repair mode for some microseconds, in which a
  * recv() of its application would fail: not where there is no need. */
 #define PRL_TSVAL_AHEAD_MS 100
+#define PRL_TSVAL_SILENCE_SHARE 16
 #define PRL_TSVAL_DRIFT_MAX_MS (10 * 60 * 1000)
 int prl_moment_keep_ahead(int fd, uint32_t seen, uint32_t elapsed_ms);
 

@@ -337,6 +337,31 @@ def test_a_clone_whose_clock_was_left_behind_is_heard_at_once(behind_ms: int) ->
         assert get_int(session.node, So.REUSEADDR) == 1
 
 
+def test_a_clone_on_a_slow_clock_is_heard_after_a_silence() -> None:
+    """The peer's last echo is long ago by the owner's clock, and less long by the standby's."""
+    silence_ms, by_slow_clock_ms = 42_000, 40_000
+    with connected() as session:
+        session.node.sendall(b"what the peer has echoed ")
+        receive(session.peer, 25)
+        echoed = take(session.node)
+        discard(session.node)
+        last = dataclasses.replace(echoed, tsval=(echoed.tsval + silence_ms) % 2**32)
+        session.node = clone(last)
+        session.node.sendall(b"what it has seen")
+        receive(session.peer, 16)
+        taken = take(session.node)
+        discard(session.node)
+        behind = (taken.tsval - silence_ms) % 2**32
+        session.node = clone(dataclasses.replace(taken, tsval=behind))
+
+        fd = session.node.fileno()
+        assert lib.prl_moment_keep_ahead(fd, echoed.tsval, by_slow_clock_ms) == 1
+        dropped = peer_paws_drops()
+        session.node.sendall(b"heard")
+        assert receive(session.peer, 5) == b"heard"
+        assert peer_paws_drops() == dropped
+
+
 def test_an_echo_of_what_no_clock_was_ever_ahead_is_not_believed() -> None:
     """Whoever can guess a segment of the peer's could make the peer deaf to the new owner."""
     with connected() as session:
