@@ -78,13 +78,13 @@ def left_behind(topology: Topology) -> list[str]:
         ["bpftool", "struct_ops", "dump"], capture_output=True, text=True, check=True
     ).stdout
     found += [f"struct_ops of {i}" for i in instances if congestion_name(i) in dumped]
-    for command in Path("/proc").glob("[0-9]*/cmdline"):
+    for process in Path("/proc").glob("[0-9]*"):  # a longer pattern would look into each of them
         try:
-            words = command.read_bytes()
-        except OSError:
+            words = (process / "cmdline").read_bytes()
+        except OSError:  # it has just ended
             continue
         if f"/run/prl/{topology.name}/".encode() in words:
-            found.append(f"process {command.parent.name}")
+            found.append(f"process {process.name}")
     return found
 
 

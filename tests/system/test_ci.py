@@ -95,7 +95,8 @@ def test_a_run_that_is_ended_leaves_neither_processes_nor_files() -> None:
 
 def is_running(words: list[str]) -> bool:
     found = False
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
+    for process in Path("/proc").glob("[0-9]*"):  # a longer pattern would look into each of them
         with suppress(OSError):  # it has just ended
-            found |= path.read_bytes().decode(errors="replace").split("\0")[:-1] == words
+            command = (process / "cmdline").read_bytes().decode(errors="replace")
+            found |= command.split("\0")[:-1] == words
     return found
