@@ -12,9 +12,6 @@
 #include "parse.h"
 #include "settle.h"
 
-/* Flags of flows whose input goes to userspace. */
-#define CAPTURED (PRL_FLOW_SETUP | PRL_FLOW_ACTIVE | PRL_FLOW_RELAY)
-
 static __always_inline int is_owned(struct prl_addr *addr)
 {
     return PRL_READ(addr->state) == PRL_ADDR_OWNER;
@@ -270,7 +267,7 @@ static __always_inline int capture(struct xdp_md *ctx, struct prl_node *node, st
         PRL_COUNT(flow->in_dropped);
         return XDP_DROP;
     }
-    if (!(flags & CAPTURED)) {
+    if (!(flags & PRL_FLOW_CAPTURED)) {
         if (is_for(ctx, lif)) /* what a switch floods is no sign that the peer has heard our claim (L7) */
             PRL_COUNT(flow->in_passed);
         return XDP_PASS;
@@ -405,7 +402,7 @@ int prl_classify(struct xdp_md *ctx)
     if (packet.kind != PRL_KIND_FLOW)
         PRL_COUNT(node->icmp_quoted);
     /* Given away: what was flooded the new owner has itself, and what is not captured is not relayed. */
-    if (stray == XDP_DROP && (!is_for(ctx, packet.key.lif) || !(PRL_READ(flow->flags) & CAPTURED)))
+    if (stray == XDP_DROP && (!is_for(ctx, packet.key.lif) || !(PRL_READ(flow->flags) & PRL_FLOW_CAPTURED)))
         return XDP_DROP;
     return capture(ctx, node, flow, ref, packet.key.lif);
 }

@@ -144,7 +144,7 @@ static __always_inline int judge_elsewhere(struct __sk_buff *skb, struct prl_nod
     if (!speaks || packet->kind == PRL_KIND_TUNNELLED) /* behind extension headers may be anybody's */
         return TC_ACT_STOLEN;
     /* Of datagrams nothing is held (R19). */
-    if (!(flags & (PRL_FLOW_SETUP | PRL_FLOW_ACTIVE)) || key.proto != IPPROTO_TCP || PRL_READ(node->bypassed))
+    if (!(flags & PRL_FLOW_HELD) || key.proto != IPPROTO_TCP || PRL_READ(node->bypassed))
         return PASS;
     __sync_fetch_and_or(&flow->stray, PRL_STRAY_OUT);
     PRL_COUNT(node->strays);
@@ -440,7 +440,7 @@ static __always_inline int judge_segment(struct __sk_buff *skb, struct prl_node 
     }
     if (skb->mark == PRL_MARK_RELEASE)
         return emit(skb, node, flow, l4, &segment, 1);
-    if (!(flags & (PRL_FLOW_SETUP | PRL_FLOW_ACTIVE)))
+    if (!(flags & PRL_FLOW_HELD))
         return emit(skb, node, flow, l4, &segment, 0);
 
     __u64 now_ns = bpf_ktime_get_boot_ns();
@@ -479,7 +479,7 @@ static __always_inline int judge_segment(struct __sk_buff *skb, struct prl_node 
 static __always_inline int judge_datagram(struct prl_node *node, struct prl_flow *flow)
 {
     __u32 flags = PRL_READ(flow->flags);
-    int guarded = flags & (PRL_FLOW_SETUP | PRL_FLOW_ACTIVE);
+    int guarded = flags & PRL_FLOW_HELD;
 
     if (!(flags & PRL_FLOW_SILENT) && (!guarded || prl_health(node, bpf_ktime_get_boot_ns()) != PRL_STALE)) {
         PRL_COUNT(flow->out_passed);
@@ -542,7 +542,7 @@ static __always_inline int judge(struct __sk_buff *skb)
         return PASS;
     if (packet.kind == PRL_KIND_FRAGMENT) {
         /* TCP that is cut in pieces cannot be judged; without its first piece the rest is nothing to the peer. */
-        if (!(PRL_READ(flow->flags) & (PRL_FLOW_SETUP | PRL_FLOW_ACTIVE | PRL_FLOW_SILENT)))
+        if (!(PRL_READ(flow->flags) & (PRL_FLOW_HELD | PRL_FLOW_SILENT)))
             return PASS;
         PRL_COUNT(flow->out_silenced);
         return TC_ACT_STOLEN;

@@ -110,9 +110,6 @@ struct {
     __type(value, struct prl_sample);
 } prl_sample SEC(".maps");
 
-/* A shadow that has not taken over, or that never may (L4): the network neither feeds nor hears it. */
-#define PRL_FLOW_SILENT (PRL_FLOW_SECONDARY | PRL_FLOW_VOID)
-
 static __always_inline struct prl_node *prl_node_get(void)
 {
     __u32 zero = 0;

@@ -87,6 +87,10 @@ enum prl_flow_flag {
     PRL_FLOW_RELAY = 1 << 7,     /* moved here: input goes through userspace, in order; output leaves (R21) */
     PRL_FLOW_MD5 = 1 << 6,       /* RFC 2385 signatures: headers must not be rewritten in the kernel */
 };
+#define PRL_FLOW_HELD (PRL_FLOW_SETUP | PRL_FLOW_ACTIVE)   /* what the socket sends waits in userspace */
+#define PRL_FLOW_CAPTURED (PRL_FLOW_HELD | PRL_FLOW_RELAY) /* what the peer sends goes through userspace */
+/* A shadow that has not taken over, or that never may (L4): the network neither feeds nor hears it. */
+#define PRL_FLOW_SILENT (PRL_FLOW_SECONDARY | PRL_FLOW_VOID)
 
 /*
  * Packets of a protected flow that go another way than prl's programs, noted for userspace, which gives the flow up. The

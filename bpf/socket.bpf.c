@@ -51,8 +51,7 @@ int prl_gate(struct __sk_buff *skb)
     if (!flow)
         return GATE_ACCEPT;
     __u32 flags = PRL_READ(flow->flags);
-    if ((flags & PRL_FLOW_OPEN) ||
-        !(flags & (PRL_FLOW_SETUP | PRL_FLOW_ACTIVE | PRL_FLOW_SILENT | PRL_FLOW_RELAY)))
+    if ((flags & PRL_FLOW_OPEN) || !(flags & (PRL_FLOW_CAPTURED | PRL_FLOW_SILENT)))
         return GATE_ACCEPT;
     struct prl_node *node = prl_node_get();
     if (node && PRL_READ(node->bypassed) && !(flags & PRL_FLOW_SILENT))

@@ -23,7 +23,6 @@
 #define SETTLE_NS 300000000ull
 #define KEEP_BACK_MAX_NS 60000000u
 #define GAP_NS 100000000ull
-#define SILENT (PRL_FLOW_SECONDARY | PRL_FLOW_VOID)
 #define HEADERS_BYTES (sizeof(struct virtio_net_hdr) + 14)
 
 struct frame {
@@ -393,13 +392,13 @@ static void egress(struct prl_host *host, uint32_t session, uint64_t seq, uint32
 
     if (!sock)
         return;
-    if (flow && flow->flags & SILENT) {
+    if (flow && flow->flags & PRL_FLOW_SILENT) {
         note_socket(host, session);
         return;
     }
     if (!speaks)
         return;
-    if (!flow || !(flow->flags & (PRL_FLOW_SETUP | PRL_FLOW_ACTIVE))) {
+    if (!flow || !(flow->flags & PRL_FLOW_HELD)) {
         emit(host, session, seq, bytes, flags, (uint32_t)sock->rcv_nxt, false);
         return;
     }
@@ -548,10 +547,10 @@ void sim_frame(struct prl_host *host, uint32_t session, uint64_t seq, uint32_t b
     const struct prl_addr *addr = &host->service[host->service_of[session]].addr;
     const struct prl_flow *flow = flow_of(host, session);
     uint32_t flow_flags = flow ? flow->flags : 0;
-    bool is_captured = flow_flags & (PRL_FLOW_SETUP | PRL_FLOW_ACTIVE | PRL_FLOW_RELAY);
+    bool is_captured = flow_flags & PRL_FLOW_CAPTURED;
 
     note_lan(host, PRL_WATCH_FRAMES);
-    if (flow_flags & SILENT) {
+    if (flow_flags & PRL_FLOW_SILENT) {
         host->dropped_shadow++;
     } else if (addr->state != PRL_ADDR_OWNER && !(addr->state == PRL_ADDR_LEAVING && is_captured)) {
         host->dropped_silent++;
