@@ -116,7 +116,7 @@ def test_a_step_that_its_limit_does_not_end_is_late(monkeypatch: pytest.MonkeyPa
 
 def test_each_file_of_the_whole_lane_has_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
     every = {f"tests/kernel/{p.name}" for p in (lane.TREE / "tests/kernel").glob("test_*.py")}
-    assert every >= {*lane.KERNEL_TESTS, *lane.REAL_CPUS}
+    assert every >= {*lane.KERNEL_TESTS, *lane.REAL_CPUS, *lane.OUTWARDS}
     monkeypatch.setattr(guest, "has_kvm", lambda: True)
     for name in debian.SERIES:
         names = [one.name for one in lane._whole(name, KERNEL)]
@@ -124,7 +124,7 @@ def test_each_file_of_the_whole_lane_has_a_step(monkeypatch: pytest.MonkeyPatch)
         assert (every <= set(names)) == (name in lane.WHOLE_TESTS)
         assert "demo upload --size 64M (generic) is refused" in names
     monkeypatch.setattr(guest, "has_kvm", lambda: False)
-    assert not lane.REAL_CPUS & {one.name for one in lane._whole("6.1", KERNEL)}
+    assert not (lane.REAL_CPUS | lane.OUTWARDS) & {one.name for one in lane._whole("6.1", KERNEL)}
     newer = [one.name for one in lane._whole("6.12", Kernel(KERNEL.folder, "6.12.9"))]
     assert {f"demo {demo} ({mode})" for demo in lane.DEMOS for mode in ("native", "generic")} <= {
         *newer
