@@ -121,7 +121,7 @@ def test_each_file_of_the_whole_lane_has_a_step(monkeypatch: pytest.MonkeyPatch)
     for name in debian.SERIES:
         names = [one.name for one in lane._whole(name, KERNEL)]
         assert len(set(names)) == len(names)
-        assert (every <= set(names)) == (name in lane.WHOLE_TESTS)
+        assert (every - lane.OUTWARDS <= set(names)) == (name in lane.WHOLE_TESTS)
         assert "demo upload --size 64M (generic) is refused" in names
     monkeypatch.setattr(guest, "has_kvm", lambda: False)
     assert not (lane.REAL_CPUS | lane.OUTWARDS) & {one.name for one in lane._whole("6.1", KERNEL)}
