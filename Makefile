@@ -20,9 +20,9 @@ DEMOS := upload download echo 'bgp --peer bird'
 LISTS := build run demo test kernels vm deb fuzz
 packages = $(subst ARCH,$(ARCH),$(shell awk '$$1 == "$(1)" { print $$2 }' .ci/packages.txt))
 
-C_FILES := $(wildcard bpf/*.c userspace/*.c userspace/core/*.c userspace/client/*.c userspace/bench/*.c docs/examples/*.c)
-H_FILES := $(wildcard bpf/*.h userspace/*.h userspace/core/*.h userspace/client/*.h)
-DEF_FILES := $(wildcard bpf/*.def userspace/*.def userspace/core/*.def)
+C_FILES := $(wildcard bpf/*.c userspace/*/*.c docs/examples/*.c)
+H_FILES := $(wildcard bpf/*.h userspace/*.h userspace/*/*.h)
+DEF_FILES := $(wildcard bpf/*.def userspace/*/*.def)
 TEST_FILES := $(wildcard tests/fuzz/*.[ch] tests/sim/*.[ch])
 PY_FILES := $(wildcard prl tests docs/examples setup.py userspace/build_ffi.py userspace/facts.py bpf/trace)
 

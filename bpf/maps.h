@@ -71,7 +71,7 @@ struct {
     __type(value, __u32);
 } prl_lif_of SEC(".maps");
 
-/* ifindex → cookie of its network namespace: devices with a clsact that was made for prl (userspace/kernel_clsact.c). No
+/* ifindex → cookie of its network namespace: devices with a clsact that was made for prl (userspace/io/kernel_clsact.c). No
  * program reads it: pinned with the others, it tells the next prld what the one that was killed has made. */
 struct {
     __uint(type, BPF_MAP_TYPE_HASH);

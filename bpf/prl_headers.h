@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
- * What the parser of the programs (parse.h) and that of the datapath (userspace/packet.c) must both say of a packet: a
+ * What the parser of the programs (parse.h) and that of the datapath (userspace/tcp/packet.c) must both say of a packet: a
  * packet that only one of them takes for a flow's would be held without being understood. IPPROTO_* come from whoever
  * includes this, linux/in.h and linux/in6.h or netinet/in.h.
  */

@@ -19,10 +19,10 @@ MESSAGE = "NEXT"
 MESSAGE_TYPE = 19
 
 _CHANGES: dict[str, list[tuple[str, str]]] = {
-    "userspace/wire.h": [
+    "userspace/wire/wire.h": [
         (r"#define PRL_WIRE_VERSION 1\n", f"#define PRL_WIRE_VERSION {VERSION}\n"),
     ],
-    "userspace/wire.def": [
+    "userspace/wire/wire.def": [
         (
             r"(\nPRL_TLV\()",
             (

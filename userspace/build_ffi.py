@@ -13,6 +13,8 @@ from cffi import FFI
 
 ROOT = Path(__file__).resolve().parent.parent
 INCLUDE_DIRS = ("bpf", "userspace")
+FOLDERS = ("tcp", "wire", "core", "io", "flow", "path", "node", "loop", "api")
+"""Of the datapath, from the bottom up: a file includes, and calls, what lies below its folder."""
 API_HEADER = "userspace/cffi_api.h"
 LIBRARIES = ("bpf", "xdp", "elf", "z", "ssl", "crypto")
 # -UNDEBUG: Python's own flags would switch our assertions off.
@@ -114,13 +116,14 @@ def cdef(header: str = API_HEADER, root: Path = ROOT) -> str:
 
 def sources(root: Path = ROOT) -> list[str]:
     """Return every C file of the datapath, relative to ``root``, sorted."""
-    found = [*root.glob("userspace/*.c"), *root.glob("userspace/core/*.c")]
+    found = [path for folder in FOLDERS for path in (root / "userspace" / folder).glob("*.c")]
     return sorted(str(path.relative_to(root)) for path in found)
 
 
 def headers(root: Path = ROOT) -> list[str]:
     """Return every header that the datapath may include: a change rebuilds the extension."""
-    folders = [root / "bpf", root / "userspace", root / "userspace/core"]
+    parts = ("bpf", "userspace", *(f"userspace/{folder}" for folder in FOLDERS))
+    folders = [root / part for part in parts]
     found = [path for folder in folders for ext in ("h", "def") for path in folder.glob(f"*.{ext}")]
     return sorted(str(path.relative_to(root)) for path in found)
 

@@ -14,7 +14,7 @@ from typing import Any
 from cffi import FFI
 
 ROOT = Path(__file__).resolve().parent.parent
-TABLE = "userspace/wire.def"
+TABLE = "userspace/wire/wire.def"
 DISSECTOR = "docs/wireshark/prl.lua"
 PROTOCOL = "docs/protocol.md"
 OPERATIONS = "docs/operations.md"

@@ -3,7 +3,7 @@
 --
 --     tshark -X lua_script:prl.lua -r link.pcap        or copy it into Wireshark's plugin folder
 --
--- The rows below are written from userspace/wire.def.
+-- The rows below are written from userspace/wire/wire.def.
 
 local prl = Proto("prl", "Packet replication link")
 

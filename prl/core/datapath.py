@@ -1,4 +1,4 @@
-"""The datapath of one node, as the control plane steers it (userspace/datapath.h)."""
+"""The datapath of one node, as the control plane steers it (userspace/api/datapath.h)."""
 
 import os
 import socket

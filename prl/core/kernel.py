@@ -1,4 +1,4 @@
-"""The BPF programs of one instance: loaded, pinned, attached (userspace/kernel.h)."""
+"""The BPF programs of one instance: loaded, pinned, attached (userspace/io/kernel.h)."""
 
 from collections.abc import Sequence
 from enum import IntEnum

@@ -1,4 +1,4 @@
-"""What unchanged programs' listeners hear: a socket filter and its ring (userspace/listen.h)."""
+"""What unchanged programs' listeners hear: a socket filter and its ring (userspace/io/listen.h)."""
 
 import os
 import socket

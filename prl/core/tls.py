@@ -1,4 +1,4 @@
-"""The handshake of the link's TLS (userspace/tls.h), as whoever made the connection sees it."""
+"""The handshake of the link's TLS (userspace/io/tls.h), as whoever made the connection sees it."""
 
 import errno
 import socket

@@ -33,7 +33,7 @@ class WireError(PrlError):
 
 
 class Moment(NamedTuple):
-    """What of a moment is not the kernel's (userspace/moment.h)."""
+    """What of a moment is not the kernel's (userspace/tcp/moment.h)."""
 
     in_bytes: int
     """Of the peer's stream before the first unread byte."""

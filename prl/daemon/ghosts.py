@@ -14,7 +14,7 @@ from prl.core.datapath import Address
 from prl.core.sock_diag import CONGESTION, ESTABLISHED, LISTEN, SockDiag, TcpSocket
 from prl.errors import KernelError
 
-_SHADOW_CONGESTION = re.compile(r"prl_[0-9a-f]{8}")  # userspace/kernel.c, load_shadow()
+_SHADOW_CONGESTION = re.compile(r"prl_[0-9a-f]{8}")  # userspace/io/kernel.c, load_shadow()
 
 
 def end_orphaned_shadows() -> int:

@@ -3,8 +3,8 @@
  * L3 elision (elide.h). A packet that is elided comes back byte by byte. A value of a hostile node writes nowhere but into
  * the room in front of it, and what it stands for, if it is a packet at all, stands for it in turn.
  */
-#include "elide.h"
-#include "wire.h"
+#include "wire/elide.h"
+#include "wire/wire.h"
 
 #include <errno.h>
 #include <netinet/in.h>

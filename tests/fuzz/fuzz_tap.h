@@ -4,7 +4,7 @@
 #ifndef PRL_FUZZ_TAP_H
 #define PRL_FUZZ_TAP_H
 
-#include "tap.h"
+#include "io/tap.h"
 
 #define FUZZ_FRAME_MAX (70u << 10)
 #define FUZZ_PIECES_MAX 1024 /* UIO_MAXIOV */

@@ -3,7 +3,7 @@
  * Receive offload (gro.h): what is written, cut up again as the kernel's TSO would (net/ipv4/tcp_offload.c,
  * tcp_gso_segment), is segment by segment what came in, in that order; packets of different flows never meet.
  */
-#include "gro.h"
+#include "io/gro.h"
 
 #include <netinet/in.h>
 #include <stdbool.h>

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * HELLO as C has it: versions, and elements in any number and order. The input makes a HELLO, and says at the end what is
- * changed of it; what the datapath takes of it (datapath.c, take_message()) and gives to Python must be what was put in.
+ * changed of it; what the datapath takes of it (loop/loop.c, take_message()) and gives to Python must be what was put in.
  */
-#include "wire.h"
+#include "wire/wire.h"
 
 #include <errno.h>
 #include <stdbool.h>

@@ -5,7 +5,7 @@
  * and in order. In the other the other node sends what the input has: which messages are found in it does not depend on
  * how it was cut, and nothing is read that has not come.
  */
-#include "link.h"
+#include "io/link.h"
 
 #include <errno.h>
 #include <sanitizer/asan_interface.h>

@@ -3,9 +3,9 @@
  * TCP signatures (md5sig.h): MD5 is OpenSSL's, however the bytes are cut; what is signed is accepted, by that key alone, and
  * nothing but the signature has changed.
  */
-#include "md5sig.h"
-#include "packet.h"
-#include "wire.h"
+#include "tcp/md5sig.h"
+#include "tcp/packet.h"
+#include "wire/wire.h"
 
 #include <netinet/in.h>
 #include <stdbool.h>

@@ -4,7 +4,7 @@
  * moment is, and however the socket moves while it is copied, nothing is written beyond the queues' room, and an error of a
  * call is an error of the whole. Repair mode is left exactly when it was entered and the call says so.
  */
-#include "moment.h"
+#include "tcp/moment.h"
 
 #include <errno.h>
 #include <linux/sockios.h>
@@ -128,7 +128,7 @@ static int fuzz_connect(int fd, const struct sockaddr *remote, socklen_t bytes)
 #define recv fuzz_recv
 #define send fuzz_send
 #define connect fuzz_connect
-#include "../../userspace/moment.c"
+#include "../../userspace/tcp/moment.c"
 
 static void copy_one(void)
 {

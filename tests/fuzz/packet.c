@@ -3,8 +3,8 @@
  * A packet as bytes (packet.h): what is parsed lies inside what there is, whatever length the headers claim; sums do not
  * depend on how the packet is cut into pieces; what is written is read back; what prl makes itself is a packet.
  */
-#include "packet.h"
-#include "wire.h"
+#include "tcp/packet.h"
+#include "wire/wire.h"
 
 #include <arpa/inet.h>
 #include <errno.h>

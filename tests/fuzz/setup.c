@@ -3,15 +3,15 @@
  * SETUP: a snapshot that comes in pieces, or the moment of a prepared one, with the application's bytes behind it. The input
  * is what stands behind the header, so that nothing is lost on versions and lengths.
  */
-#include "moment.h"
-#include "wire.h"
+#include "tcp/moment.h"
+#include "wire/wire.h"
 
 #include <errno.h>
 #include <stdbool.h>
 
 #include "fuzz.h"
 
-/* What dp_setup.c makes of it again: the fields and the queues behind them come back byte by byte, but for the two that
+/* What node/setup.c makes of it again: the fields and the queues behind them come back byte by byte, but for the two that
  * mean nothing. */
 static void moment(const struct prl_msg *msg)
 {

@@ -4,7 +4,7 @@
  * belongs and carries the packet unchanged but for the checksum field, with a header that the kernel takes.
  */
 #include "fuzz_tap.h"
-#include "wire.h"
+#include "wire/wire.h"
 
 #include <netinet/in.h>
 

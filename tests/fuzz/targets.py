@@ -16,23 +16,28 @@ KEPT = ROOT / ".fuzz"
 
 TARGETS: dict[str, tuple[str, ...]] = {
     "client": ("userspace/client/json.c",),
-    "elide": ("userspace/elide.c", "userspace/packet.c", "userspace/md5sig.c"),
+    "elide": ("userspace/wire/elide.c", "userspace/tcp/packet.c", "userspace/tcp/md5sig.c"),
     "gro": (
-        *("userspace/gro.c", "userspace/tap.c", "userspace/packet.c", "userspace/md5sig.c"),
+        *(
+            "userspace/io/gro.c",
+            "userspace/io/tap.c",
+            "userspace/tcp/packet.c",
+            "userspace/tcp/md5sig.c",
+        ),
         "tests/fuzz/fuzz_tap.c",
     ),
-    "hello": ("userspace/wire.c",),
+    "hello": ("userspace/wire/wire.c",),
     "json": ("userspace/client/json.c",),
-    "link": ("userspace/link.c", "userspace/wire.c"),
-    "md5sig": ("userspace/md5sig.c", "userspace/packet.c"),
+    "link": ("userspace/io/link.c", "userspace/wire/wire.c"),
+    "md5sig": ("userspace/tcp/md5sig.c", "userspace/tcp/packet.c"),
     "moment": (),
-    "packet": ("userspace/packet.c", "userspace/md5sig.c"),
-    "setup": ("userspace/wire.c", "userspace/moment.c"),
+    "packet": ("userspace/tcp/packet.c", "userspace/tcp/md5sig.c"),
+    "setup": ("userspace/wire/wire.c", "userspace/tcp/moment.c"),
     "tap": (
-        *("userspace/tap.c", "userspace/packet.c", "userspace/md5sig.c"),
+        *("userspace/io/tap.c", "userspace/tcp/packet.c", "userspace/tcp/md5sig.c"),
         "tests/fuzz/fuzz_tap.c",
     ),
-    "wire": ("userspace/wire.c",),
+    "wire": ("userspace/wire/wire.c",),
 }
 """Each target's sources besides its harness, which may include others."""
 

@@ -3,7 +3,7 @@
  * Decoding of one message (wire.h). What is accepted lies within the input, and comes back when it is encoded again: the
  * fixed part field by field, the elements byte by byte.
  */
-#include "wire.h"
+#include "wire/wire.h"
 
 #include <errno.h>
 

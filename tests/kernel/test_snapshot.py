@@ -242,7 +242,7 @@ def clone(snapshot: TcpSnapshot, **changes: bool) -> socket.socket:
 
 
 class Moment:
-    """What moves of a connection, as the datapath copies it (userspace/moment.h)."""
+    """What moves of a connection, as the datapath copies it (userspace/tcp/moment.h)."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.value: Any = ffi.new("struct prl_moment *")

@@ -27,7 +27,7 @@ from tests.system.support import Applications
 pytestmark = pytest.mark.kernel
 
 TREE = Path(__file__).resolve().parent.parent.parent
-PROBES = TREE / "userspace" / "probes.h"
+PROBES = TREE / "userspace/io/probes.h"
 ABI = TREE / "bpf" / "prl_abi.h"
 TRACE = TREE / "bpf" / "trace"
 SCRIPTS = ("holdlat", "flowlife", "takeover", "drops", "linkrtt")

@@ -25,9 +25,9 @@ HERE = "tests/sim"
 MODULE = "prl_sim"
 NOT_SIMULATED = {"host.c", "xsk.c", "listen.c"}
 """With ``kernel*.c``, what the machine of the simulator takes the place of."""
-HEADERS = ("core/serial.h", "core/hold.h", "core/primary.h", "core/secondary.h",
-           "core/ownership.h", "core/switchover.h", "prl_abi.h", "wire.h", "packet.h",
-           "datapath.h", "machine.h")  # fmt: skip
+HEADERS = ("tcp/serial.h", "core/hold.h", "core/primary.h", "core/secondary.h",
+           "core/ownership.h", "core/switchover.h", "prl_abi.h", "wire/wire.h",
+           "tcp/packet.h", "api/datapath.h", "machine.h")  # fmt: skip
 LIBRARIES = ("ssl", "crypto", "z")
 CFLAGS = ("-std=gnu11", "-O2", "-g", "-fPIC", "-fwrapv", "-UNDEBUG")
 ABSENT = re.compile(r"\bprl_(kernel_\w+|dp_open|moment_(copy|restore|segs_in|keep_ahead))\(")
@@ -45,13 +45,17 @@ def _build_ffi() -> Any:
 
 def sources() -> list[Path]:
     """Every C file that is simulated, and the machine."""
-    userspace = ROOT / "userspace"
     found = [
-        path
-        for path in (*userspace.glob("*.c"), *userspace.glob("core/*.c"))
-        if path.name not in NOT_SIMULATED and not path.name.startswith("kernel")
+        ROOT / name
+        for name in _build_ffi().sources(ROOT)
+        if Path(name).name not in NOT_SIMULATED and not Path(name).name.startswith("kernel")
     ]
-    return [*sorted(found), ROOT / HERE / "machine.c"]
+    return [*found, ROOT / HERE / "machine.c"]
+
+
+def object_of(source: Path) -> str:
+    """What its object is called: files of two folders may have one name."""
+    return f"{source.parent.name}-{source.stem}.o"
 
 
 def _includes() -> list[str]:
@@ -106,12 +110,11 @@ def _generated() -> Path:
 
 
 def _inputs() -> list[Path]:
-    folders = ("userspace", "userspace/core", "bpf", HERE)
     found = [
-        p
-        for folder in folders
-        for ext in ("c", "h", "def")
-        for p in (ROOT / folder).glob(f"*.{ext}")
+        path
+        for folder in ("userspace", "bpf", HERE)
+        for path in (ROOT / folder).rglob("*")
+        if path.suffix in {".c", ".h", ".def"}
     ]
     return [*found, Path(__file__)]
 
@@ -120,7 +123,7 @@ def objects() -> list[Path]:
     """Every object of the shipped datapath, compiled where a file is newer."""
     OUT.mkdir(parents=True, exist_ok=True)
     stamp = OUT / "stamp"
-    wanted = {source: OUT / f"{source.stem}.o" for source in sources()}
+    wanted = {source: OUT / object_of(source) for source in sources()}
     wanted[OUT / f"{MODULE}.c"] = OUT / f"{MODULE}.o"
     newest = max(path.stat().st_mtime_ns for path in _inputs())
     if not stamp.exists() or stamp.stat().st_mtime_ns < newest:

@@ -15,7 +15,7 @@
 #include <string.h>
 #include <ucontext.h>
 
-#include "dp.h"
+#include "flow/dp.h"
 #include "machine_calls.h"
 
 #define STACK_BYTES (512u << 10)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * The simulator's machine behind the datapath's table of functions (userspace/io.h): a clock that the world moves, one
+ * The simulator's machine behind the datapath's table of functions (userspace/io/io.h): a clock that the world moves, one
  * logical interface, service addresses, sockets, both TAPs, the link's and the LAN's bytes. What the BPF programs do with a
  * packet is here in short; what the datapath does is the datapath. machine.c says what is left out.
  *
@@ -11,7 +11,7 @@
 #ifndef SIM_MACHINE_H
 #define SIM_MACHINE_H
 
-#include "datapath.h"
+#include "api/datapath.h"
 
 enum sim_limit {
     SIM_SESSIONS_MAX = 8,

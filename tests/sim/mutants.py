@@ -96,86 +96,86 @@ MUTANTS = (
         "        owner->echo_at_ns = UINT64_MAX / 2;",
         ("owner dies unseen",),
     ),
-    # -- dp_owner.c
+    # -- node/ownership.c
     Mutant(
         "the kernel is not told that the owner is silent",
-        "dp_owner.c",
+        "node/ownership.c",
         "__atomic_store_n(&dp->node->silent, dp->owner.silent_mask, __ATOMIC_RELEASE);",
         "__atomic_store_n(&dp->node->silent, 0, __ATOMIC_RELEASE);",
         ("both cut",),
     ),
     Mutant(
         "flows that the kernel opened go on as though nothing had passed",
-        "dp_owner.c",
+        "node/ownership.c",
         "    dp_primary_fail_all(dp, PRL_REASON_TIMEOUT);\n    dp_primary_open_all(dp);\n",
         "",
         ("pause", "both paused"),
     ),
     Mutant(
         "what is taken over is not claimed",
-        "dp_owner.c",
+        "node/ownership.c",
         "    start_claims(dp, mask);\n    __atomic",
         "    __atomic",
     ),
     Mutant(
         "who has taken over claims without the token",
-        "dp_owner.c",
+        "node/ownership.c",
         "    if (dp->claims_slow_mask & 1u << service)\n        return dp->claims_token;\n"
         "    return dp->owner.taken_mask & 1u << service ? dp->own_token : NULL;",
         "    (void)service;\n    (void)dp;\n    return NULL;",
     ),
     Mutant(
         "the token of a new epoch does not reach the kernel",
-        "dp_owner.c",
+        "node/ownership.c",
         "            memcpy(value.token, dp->peer_token, sizeof(value.token));\n"
         "            dp->io->addr_set(dp->host, &key, &value);",
         "            dp->io->addr_set(dp->host, &key, &value);",
     ),
     Mutant(
         "a take-over leaves the shadows as they are",
-        "dp_owner.c",
+        "node/ownership.c",
         "            dp_secondary_takeover(dp, flow);",
         "            (void)flow;",
     ),
     Mutant(
         "a take-over may speak beyond the lease, as far as tc knows",
-        "dp_owner.c",
+        "node/ownership.c",
         "            value.first_by_ns = first_by_ns;",
         "            value.first_by_ns = 0;\n            (void)first_by_ns;",
         ("stall at the decision",),
     ),
     Mutant(
         "a service that is given away is not silent",
-        "dp_owner.c",
+        "node/ownership.c",
         "    return set_addresses(dp, service, PRL_ADDR_LEAVING, 0);",
         "    (void)dp;\n    (void)service;\n    return 0;",
         ("switchover", "renounce"),
     ),
     Mutant(
         "flows of a fenced service live on",
-        "dp_owner.c",
+        "node/ownership.c",
         "    dp_owner_set(dp, service, PRL_OWNER_FENCED);\n"
         "    dp_primary_fence_service(dp, service);",
         "    dp_owner_set(dp, service, PRL_OWNER_OWNER);",
     ),
     Mutant(
         "nothing opens when the lease has ended",
-        "dp_owner.c",
+        "node/ownership.c",
         "    if (todo & PRL_OWNER_DO_OPEN_FLOWS)\n        dp_primary_open_all(dp);",
         "",
         ("power off",),
     ),
     Mutant(
         "who has taken over and has shadows again does not fall silent",
-        "dp_flows.c",
+        "flow/table.c",
         "    prl_owner_has_shadow(&dp->owner, flow->service);\n",
         "",
         ("switchover", "LAN silent", "link cut and LAN of one deaf"),
     ),
-    # -- dp_switchover.c
+    # -- node/switchover.c
     Mutant(
         "COMMIT is said before all is drained",
-        "dp_switchover.c",
+        "node/switchover.c",
         "dp->flows[i].primary.state == PRL_PRIMARY_ACTIVE && "
         "!prl_primary_is_drained(&dp->flows[i].primary))",
         "dp->flows[i].primary.state == PRL_PRIMARY_GONE)",
@@ -183,120 +183,120 @@ MUTANTS = (
     ),
     Mutant(
         "a service that was given away may be taken over again",
-        "dp_switchover.c",
+        "node/switchover.c",
         "    prl_owner_give(&dp->owner, service); /* not taken back",
         "    (void)service; /* not taken back",
         ("renounce", "switchover"),
     ),
     Mutant(
         "doubt ends before the other node's lease",
-        "dp_switchover.c",
+        "node/switchover.c",
         "        (dp->now_ns < prl_owner_open_at_ns(&dp->owner) || ",
         "        (",
         ("switchover", "renounce"),
     ),
     Mutant(
         "the flows of a service that is not taken stay moved",
-        "dp_switchover.c",
+        "node/switchover.c",
         "        every_primary(dp, service, resume);",
         "        (void)resume;",
         ("switchover", "renounce"),
     ),
     Mutant(
         "the old owner is owner again when it has relayed all",
-        "dp_switchover.c",
+        "node/switchover.c",
         "    dp_owner_set(dp, service, PRL_OWNER_STANDBY);\n",
         "    dp_owner_set(dp, service, PRL_OWNER_OWNER);\n",
         ("switchover",),
     ),
-    # -- dp_secondary.c
+    # -- path/shadow.c
     Mutant(
         "output is acknowledged whatever the shadow has sent",
-        "dp_secondary.c",
+        "path/shadow.c",
         "prl_secondary_take_output_ack(&flow->secondary_core, push_out(dp, flow),",
         "prl_secondary_take_output_ack(&flow->secondary_core, 0 * push_out(dp, flow),",
     ),
     Mutant(
         "input is accepted and not fed",
-        "dp_secondary.c",
+        "path/shadow.c",
         "    dp_secondary_feed(dp, flow, &piece, 1, &packet, msg->lif);\n    dp_verify_fed",
         "    dp_verify_fed",
     ),
     Mutant(
         "VOID is acknowledged, and the shadow is not void",
-        "dp_secondary.c",
+        "path/shadow.c",
         "            dp_secondary_void(dp, flow, msg->reason);\n        dp_send(dp, &answer);",
         "            (void)flow;\n        dp_send(dp, &answer);",
     ),
     Mutant(
         "a shadow that was taken over stays silent",
-        "dp_secondary.c",
+        "path/shadow.c",
         "    dp_flow_set_flags(flow);\n    if (flow->kernel->key.proto == IPPROTO_TCP) {",
         "    if (flow->kernel->key.proto == IPPROTO_TCP) {",
     ),
-    # -- dp_primary.c, dp_flows.c, dp_control.c, datapath.c
+    # -- path/primary.c, flow/table.c, api/control.c, loop/loop.c
     Mutant(
         "what a NACK refused counts as accepted",
-        "dp_primary.c",
+        "path/primary.c",
         "prl_primary_ack(&flow->primary, msg->seq, msg->reason,",
         "prl_primary_ack(&flow->primary, msg->seq, 0 * msg->reason,",
     ),
     Mutant(
         "the space of the other side does not reach the kernel",
-        "dp_primary.c",
+        "path/primary.c",
         "    __atomic_store_n(&flow->kernel->edge_limit, flow->primary.peer_edge, "
         "__ATOMIC_RELEASE);",
         "    (void)flow;",
     ),
     Mutant(
         "an active flow's packets pass",
-        "dp_flows.c",
+        "flow/table.c",
         "            flags = PRL_FLOW_SETUP | PRL_FLOW_ACTIVE;",
         "            flags = PRL_FLOW_OPEN;",
     ),
     Mutant(
         "output that the hold TAP has lost is never held again",
-        "dp_flows.c",
+        "flow/table.c",
         "        kernel->out_held = kernel->out_committed;",
         "        (void)kernel;",
     ),
     Mutant(
         "a lost link is not ownership's affair",
-        "dp_control.c",
+        "api/control.c",
         "        dp_owner_do(dp, prl_owner_link_down(&dp->owner, dp->now_ns));",
         "        (void)was_up;",
     ),
     Mutant(
         "a move does not hear that the link is lost",
-        "dp_control.c",
+        "api/control.c",
         "        dp_switchover_link_down(dp);",
         "        (void)was_up;",
         ("switchover",),
     ),
     Mutant(
         "the datapath's heartbeat stands",
-        "datapath.c",
+        "loop/loop.c",
         "    dp->node->heartbeat_ns = dp->now_ns;\n",
         "",
     ),
-    # -- dp_verify.c, dp_setup.c
+    # -- path/verify.c, node/setup.c
     Mutant(
         "what the shadow's kernel dropped is not kept",
-        "dp_verify.c",
+        "path/verify.c",
         "            keep(dp, flow, &dp->fed[i]);",
         "            (void)keep;",
         ("kernel drops",),
     ),
     Mutant(
         "what the shadow's kernel dropped is never fed again",
-        "dp_verify.c",
+        "path/verify.c",
         "            feed_kept(dp, flow, hold);",
         "            (void)feed_kept;",
         ("kernel drops",),
     ),
     Mutant(
         "the shadow's output begins one byte too late",
-        "dp_setup.c",
+        "node/setup.c",
         "        spec.committed = moment.snd_seq;",
         "        spec.committed = moment.snd_seq + 1;",
     ),
@@ -314,7 +314,7 @@ def make(folder: Path, mutant: Mutant) -> Path:
     text = source.read_text()
     if text.count(mutant.old) != 1:
         raise ValueError(f"{mutant.file} does not contain exactly once: {mutant.old!r}")
-    changed, target = folder / source.name, folder / f"{source.stem}.o"
+    changed, target = folder / source.name, folder / build.object_of(source)
     changed.write_text(text.replace(mutant.old, mutant.new))
     build.compile_object(changed, target)
     parts = [target if part.name == target.name else part for part in build.objects()]

@@ -61,7 +61,7 @@ def listen_on(family: int, port: int = PORT) -> str:
 
 
 def congestion_name(instance: str) -> str:
-    """The name of an instance's shadow congestion control (userspace/kernel.c): FNV-1a."""
+    """The name of an instance's shadow congestion control (userspace/io/kernel.c): FNV-1a."""
     value = _FNV_START
     for byte in instance.encode():
         value = (value ^ byte) * _FNV_PRIME & _U32

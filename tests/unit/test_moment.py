@@ -1,4 +1,4 @@
-"""What of a snapshot moves, as bytes (userspace/moment.h); copying and restoring need a kernel.
+"""What of a snapshot moves, as bytes (userspace/tcp/moment.h); copying and restoring need a kernel.
 
 Checks R17.
 """

@@ -1,4 +1,4 @@
-"""Packets as bytes: what userspace/packet.c reads, judges and makes; sums are done here by hand.
+"""Packets as bytes: what userspace/tcp/packet.c reads, judges, makes; sums are done here by hand.
 
 Checks L7, R12a, R29.
 """

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "core/serial.h"
+#include "tcp/serial.h"
 
 int prl_pool_init(struct prl_pool *pool, uint32_t capacity)
 {

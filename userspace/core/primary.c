@@ -4,8 +4,8 @@
 #include <assert.h>
 #include <string.h>
 
-#include "core/serial.h"
-#include "wire.h"
+#include "tcp/serial.h"
+#include "wire/wire.h"
 
 static struct prl_action *add(struct prl_actions *out, uint8_t kind)
 {

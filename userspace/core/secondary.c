@@ -3,8 +3,8 @@
 
 #include <string.h>
 
-#include "core/serial.h"
-#include "wire.h"
+#include "tcp/serial.h"
+#include "wire/wire.h"
 
 void prl_secondary_open(struct prl_secondary *flow, uint32_t handle, uint32_t generation, uint32_t out_tcp_next,
                         uint32_t own_edge, int space_known)

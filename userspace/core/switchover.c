@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #include "core/switchover.h"
 
-#include "wire.h"
+#include "wire/wire.h"
 
 static uint32_t tell(struct prl_move *move, uint8_t outcome, uint8_t reason)
 {

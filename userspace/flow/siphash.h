@@ -1,0 +1,19 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* SipHash-1-3 (Aumasson, Bernstein, 2012): a hash for tables whose keys others choose; without the key nobody finds collisions. */
+#ifndef PRL_FLOW_SIPHASH_H
+#define PRL_FLOW_SIPHASH_H
+
+#ifndef PRL_CFFI
+#include <stddef.h>
+#include <stdint.h>
+#endif
+
+struct prl_siphash_key {
+    uint64_t word[2];
+};
+
+/* A random one. 0 or -errno. */
+int prl_siphash_key(struct prl_siphash_key *key);
+uint64_t prl_siphash(const struct prl_siphash_key *key, const void *data, size_t bytes);
+
+#endif /* PRL_FLOW_SIPHASH_H */

@@ -1,0 +1,330 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Setting up in two steps (R17): what does not move is said while nothing waits, and a socket made ready over there.
+ * Then the input stands still from primary_setup() to dp_setup_done(), and all in between happens here:
+ *
+ *     primary    setup ─ copy ─ MOMENT ─▶ restore, enter, SETUP_DONE    secondary
+ *                activate, drain      ◀──────────┘
+ */
+#include "flow/dp.h"
+
+#include <errno.h>
+#include <netinet/in.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define TLV_ROOM (PRL_TLV_HEADER + 4) /* header and padding of one element */
+
+/* Secondary: a socket that is ready; Python's. */
+struct ready {
+    bool used;
+    struct prl_flow_spec spec;
+    struct prl_ready ready;
+};
+
+/* Primary: a moment that was sent. */
+struct sent {
+    uint32_t handle, generation; /* 0: free */
+    uint32_t segs_in, committed;
+};
+
+struct dp_setups {
+    struct ready ready[PRL_SETUPS_MAX];
+    struct sent sent[PRL_SETUPS_MAX];
+    uint8_t tlvs[PRL_WIRE_MAX + PRL_MOMENT_SLACK];
+};
+
+int dp_setups_init(struct prl_dp *dp)
+{
+    dp->setups = calloc(1, sizeof(*dp->setups));
+    return dp->setups ? 0 : -ENOMEM;
+}
+
+void dp_setups_destroy(struct prl_dp *dp)
+{
+    free(dp->setups);
+}
+
+/* ---- primary ---- */
+
+/* A place for it: its own of an earlier attempt, a free one, or one whose flow waits no more. */
+static struct sent *place_for(struct prl_dp *dp, uint32_t handle)
+{
+    struct sent *found = NULL;
+
+    for (uint32_t i = 0; i < PRL_SETUPS_MAX; i++) {
+        struct sent *sent = &dp->setups->sent[i];
+        const struct dp_flow *flow = sent->generation ? dp_flow_by_handle(dp, sent->handle) : NULL;
+
+        if (sent->generation && sent->handle == handle)
+            return sent;
+        if (!flow || flow->secondary || flow->primary.state != PRL_PRIMARY_SETUP ||
+            flow->spec.generation != sent->generation)
+            found = sent;
+    }
+    return found;
+}
+
+/* The elements of the message, application bytes behind the moment; returns their length, or -errno. */
+static int encode(struct dp_setups *setups, struct prl_moment *moment, const uint8_t *application, uint32_t bytes)
+{
+    uint32_t value = PRL_MOMENT_FIELDS + moment->unread_bytes + moment->unacked_bytes;
+    uint8_t *fields = setups->tlvs + PRL_TLV_HEADER;
+    size_t at = 0;
+    int err;
+
+    if (value + bytes + 2 * TLV_ROOM > PRL_WIRE_MAX - PRL_WIRE_PREFIX_MAX)
+        return -ENOTSUP;
+    prl_moment_encode(moment, fields);
+    prl_tlv_begin(setups->tlvs, PRL_TLV_MOMENT, true, value);
+    at = PRL_TLV_HEADER + value;
+    memset(setups->tlvs + at, 0, prl_wire_padding(value));
+    at += prl_wire_padding(value);
+    err = bytes ? prl_tlv_put(setups->tlvs, PRL_WIRE_MAX, &at, PRL_TLV_APPLICATION, 0, application, bytes) : 0;
+    return err ? err : (int)at;
+}
+
+static int send_moment(struct prl_dp *dp, const struct dp_flow *flow, const struct prl_moment_spec *spec,
+                       struct prl_moment_counts *counts, uint32_t *committed)
+{
+    struct prl_msg msg = {
+        .type = PRL_MSG_SETUP,
+        .handle = flow->spec.handle,
+        .generation = flow->spec.generation,
+        .bits = PRL_SETUP_LAST,
+    };
+    struct prl_moment moment;
+    int tlvs_bytes, err;
+
+    err = dp->io->moment_copy(dp->host, flow->spec.fd, &moment,
+                              dp->setups->tlvs + PRL_TLV_HEADER + PRL_MOMENT_FIELDS, counts);
+    if (err)
+        return err;
+    moment.in_bytes += (uint64_t)spec->in_offset;
+    moment.out_bytes += (uint64_t)spec->out_offset;
+    *committed = moment.snd_seq;
+    tlvs_bytes = encode(dp->setups, &moment, spec->application, spec->application_bytes);
+    if (tlvs_bytes < 0)
+        return tlvs_bytes;
+    err = prl_link_put_tlvs(&dp->link, &msg, dp->setups->tlvs, (size_t)tlvs_bytes);
+    if (!err) {
+        PRL_PROBE3(setup, "SETUP sent", msg.handle, msg.generation);
+        dp->io->hurry(dp->host, true); /* until the answer; Python lets the program go on meanwhile */
+        prl_link_flush(&dp->link);  /* a dead connection is noticed by the loop */
+    }
+    return err;
+}
+
+int prl_dp_primary_moment(struct prl_dp *dp, const struct prl_moment_spec *spec, struct prl_moment_counts *counts,
+                          uint32_t *committed)
+{
+    struct dp_flow *flow;
+    struct sent *sent;
+    bool is_left;
+    int err;
+
+    dp_lock(dp);
+    flow = dp_flow_by_handle(dp, spec->handle);
+    sent = place_for(dp, spec->handle);
+    if (!flow || flow->secondary || flow->spec.generation != spec->generation ||
+        flow->primary.state != PRL_PRIMARY_SETUP)
+        err = -ESTALE;
+    else if (!dp->link_up)
+        err = -ENOTCONN;
+    else
+        err = sent ? send_moment(dp, flow, spec, counts, committed) : -ENOTSUP;
+    if (!err) {
+        dp->counters.moments_sent++;
+        *sent = (struct sent){spec->handle, spec->generation, counts->segs_in, *committed};
+    }
+    is_left = prl_link_pending(&dp->link);
+    dp_unlock(dp);
+    if (is_left)
+        dp->io->wake(dp->host);
+    return err;
+}
+
+/* Nothing has moved since the copy, and nothing passes; a straggler, or what stands behind a hole, would be missing in the shadow. */
+static bool is_complete(struct prl_dp *dp, struct dp_flow *flow, const struct sent *sent)
+{
+    uint32_t segs_in = 0;
+
+    dp_flow_sample(dp, flow);
+    return !dp_owner_is_bypassed(dp) && dp->io->moment_segs_in(dp->host, flow->spec.fd, &segs_in) == 0 &&
+           segs_in == sent->segs_in && !(flow->kernel->sock.stamp_ns && flow->kernel->sock.has_ooo);
+}
+
+static struct sent *sent_of(struct prl_dp *dp, uint32_t handle, uint32_t generation)
+{
+    for (uint32_t i = 0; i < PRL_SETUPS_MAX; i++) {
+        struct sent *sent = &dp->setups->sent[i];
+
+        if (sent->generation && sent->handle == handle && sent->generation == generation)
+            return sent;
+    }
+    return NULL;
+}
+
+void dp_setup_done(struct prl_dp *dp, struct dp_flow *flow, const struct prl_msg *msg)
+{
+    uint64_t active_ns = 0;
+    struct sent *sent = sent_of(dp, msg->handle, msg->generation);
+
+    if (sent && msg->reason == PRL_REASON_OK && flow->primary.state == PRL_PRIMARY_SETUP &&
+        flow->spec.generation == msg->generation) {
+        if (is_complete(dp, flow, sent)) {
+            dp_primary_activate(dp, flow, sent->committed, msg->space);
+            active_ns = dp_clock_ns(dp);
+        } else {
+            dp->counters.moments_late++; /* Python says why, and lets it go on */
+        }
+    }
+    if (sent)
+        sent->generation = 0;
+    dp->io->hurry(dp->host, false);
+    dp_message_event(dp, msg, active_ns);
+}
+
+/* ---- secondary ---- */
+
+static struct ready *ready_of(struct prl_dp *dp, uint32_t handle, uint32_t generation)
+{
+    for (uint32_t i = 0; i < PRL_SETUPS_MAX; i++) {
+        struct ready *ready = &dp->setups->ready[i];
+
+        if (ready->used && ready->spec.handle == handle && ready->spec.generation == generation)
+            return ready;
+    }
+    return NULL;
+}
+
+/* The key as well. */
+static void forget(struct prl_dp *dp, struct ready *ready)
+{
+    bool others = false;
+
+    explicit_bzero(ready, sizeof(*ready));
+    for (uint32_t i = 0; i < PRL_SETUPS_MAX && !others; i++)
+        others = dp->setups->ready[i].used;
+    dp->io->hurry(dp->host, others);
+}
+
+int prl_dp_secondary_prepare(struct prl_dp *dp, const struct prl_flow_spec *spec, const struct prl_ready *ready)
+{
+    int err = -ENOSPC;
+
+    dp_lock(dp);
+    for (uint32_t i = 0; i < PRL_SETUPS_MAX && err; i++)
+        if (!dp->setups->ready[i].used) {
+            dp->setups->ready[i] = (struct ready){.used = true, .spec = *spec, .ready = *ready};
+            dp->io->hurry(dp->host, true); /* the moment is going to come */
+            PRL_PROBE3(setup, "socket prepared", spec->handle, spec->generation);
+            err = 0;
+        }
+    dp_unlock(dp);
+    return err;
+}
+
+int prl_dp_secondary_unprepare(struct prl_dp *dp, uint32_t handle, uint32_t generation)
+{
+    struct ready *ready;
+
+    dp_lock(dp);
+    ready = ready_of(dp, handle, generation);
+    if (ready) {
+        forget(dp, ready);
+        dp->counters.prepared_dropped++;
+    }
+    dp_unlock(dp);
+    return ready ? 0 : -ENOENT;
+}
+
+/* Says why not, to the primary and to Python, which has the socket. */
+static void refuse(struct prl_dp *dp, const struct prl_msg *msg, uint8_t reason, const char *words, bool was_ready)
+{
+    struct prl_msg answer = {
+        .type = PRL_MSG_SETUP_DONE,
+        .handle = msg->handle,
+        .generation = msg->generation,
+        .reason = reason,
+    };
+    struct prl_event event = {
+        .kind = PRL_EVENT_RESTORED,
+        .handle = msg->handle,
+        .generation = msg->generation,
+        .reason = reason,
+    };
+    size_t at = 0, bytes = strlen(words);
+    uint8_t text[PRL_ERROR_BYTES + TLV_ROOM];
+
+    dp->counters.moments_refused++;
+    PRL_PROBE3(setup, "SETUP_DONE sent", msg->handle, msg->generation);
+    if (prl_tlv_put(text, sizeof(text), &at, PRL_TLV_TEXT, 0, words, (uint32_t)bytes) == 0 &&
+        prl_link_put_tlvs(&dp->link, &answer, text, at) == -ENOBUFS)
+        dp->counters.link_tx_full++; /* the primary's deadline opens the flow */
+    if (was_ready)
+        dp_event(dp, &event, (const uint8_t *)words, (uint32_t)bytes);
+}
+
+/* The shadow is there: from here on the flow's messages may come. */
+static int restore(struct prl_dp *dp, const struct ready *ready, const struct prl_msg *msg,
+                   struct prl_moment_counts *counts, char *words)
+{
+    struct prl_msg answer = {.type = PRL_MSG_SETUP_DONE, .handle = msg->handle, .generation = msg->generation};
+    struct prl_flow_spec spec = ready->spec;
+    const char *call = "the moment";
+    struct prl_moment moment;
+    int err = prl_moment_decode(msg->data, msg->data_bytes, &moment);
+
+    if (!err)
+        err = dp->io->moment_restore(dp->host, spec.fd, &ready->ready, spec.snd_wscale, spec.rcv_wscale, &moment,
+                                     msg->data + PRL_MOMENT_FIELDS, dp->rtt_ns / 1000000, counts, &call);
+    if (!err) {
+        spec.committed = moment.snd_seq;
+        spec.peer_window = moment.snd_wnd >> spec.snd_wscale & UINT16_MAX;
+        call = "the flow's entry";
+        err = dp_secondary_enter(dp, &spec, &answer.space);
+    }
+    if (err) {
+        snprintf(words, PRL_ERROR_BYTES, "the shadow cannot be made: %s: %s", call, strerror(-err));
+    } else if (dp_send(dp, &answer) == 0) {
+        PRL_PROBE3(setup, "SETUP_DONE sent", msg->handle, msg->generation);
+        prl_link_flush(&dp->link); /* before Python is woken, which would be in the way of who waits */
+    }
+    return err;
+}
+
+/* The other node's moment has come. `words` say why it cannot be; returns PRL_REASON_*. */
+static uint8_t use(struct prl_dp *dp, const struct ready *ready, const struct prl_msg *msg,
+                   struct prl_moment_counts *counts, char *words)
+{
+    uint32_t service = dp_service_of(dp, &ready->spec.key);
+
+    if (service == PRL_SLOT_NONE || dp->owner.state[service] != PRL_OWNER_STANDBY) {
+        snprintf(words, PRL_ERROR_BYTES, "that node does not stand by for it any more");
+        return PRL_REASON_NOT_ACTIVE;
+    }
+    dp_flush_input(dp); /* the flow that it replaces may have some */
+    return restore(dp, ready, msg, counts, words) ? PRL_REASON_RESTORE_FAILED : PRL_REASON_OK;
+}
+
+void dp_setup_moment(struct prl_dp *dp, const struct prl_msg *msg)
+{
+    struct prl_event event = {.kind = PRL_EVENT_RESTORED, .handle = msg->handle, .generation = msg->generation};
+    struct ready *ready = ready_of(dp, msg->handle, msg->generation);
+    struct prl_moment_counts counts = {0};
+    char words[PRL_ERROR_BYTES] = "what was prepared for it is not there any more";
+    uint8_t reason = ready ? use(dp, ready, msg, &counts, words) : PRL_REASON_NOT_ACTIVE;
+
+    if (reason) {
+        refuse(dp, msg, reason, words, ready != NULL);
+    } else {
+        dp->counters.moments_restored++;
+        event.value = counts.bytes_received;
+        event.value2 = counts.bytes_acked;
+        dp_event(dp, &event, msg->tlvs, msg->tlvs_bytes);
+    }
+    if (ready)
+        forget(dp, ready);
+}
