@@ -11,11 +11,14 @@ from typing import Final
 
 from prl.config import Config
 from prl.core.datapath import Datapath, DatapathError
+from prl.core.facts import Status
 from prl.daemon import ports
 from prl.daemon.events import EventLog
 from prl.errors import KernelError
 
 RETRY_S: Final = 1.0
+UNHEARD_S: Final = 2.0
+"""So long nothing of the other node's is heard on the LAN before that is said."""
 _ON_LINK_TTL = 1
 """No router passes it on."""
 
@@ -27,6 +30,18 @@ class Heartbeats:
         self._lan, self._log = config.lan, log
         self.missing = ""
         """Why there are no heartbeats, in words; empty: there are."""
+
+    def ailing(self, found: Status, link_up_ns: int) -> str:
+        """What is wrong with them, in words; empty: nothing. ``link_up_ns``: CLOCK_BOOTTIME."""
+        if self.missing or not found.link_up:
+            return self.missing
+        if found.now_ns - max(found.last_lan_ns, link_up_ns) < UNHEARD_S * 1e9:
+            return ""
+        return (
+            f"the other node is not heard on {self._lan.interface}, but by the link: see both "
+            f"nodes' cables and switch ports, and whether UDP {self._lan.heartbeat_port} passes "
+            "(`prlctl doctor`)"
+        )
 
     def open(self) -> socket.socket | None:
         """Bound to this node's LAN address, connected to the other's; None: somebody has the port.

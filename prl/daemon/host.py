@@ -61,6 +61,7 @@ class Seen:
     """0: there is none of that name."""
     is_up: bool = False
     addresses: frozenset[Address] = frozenset()
+    has_carrier: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +226,8 @@ class _Netlink:
                 return Seen(0)
             return self._seen.get(name, Seen(0))  # the kernel did not say: as it was
         addresses = frozenset(ip_address(each) for each in found if each)
-        self._seen[name] = Seen(ifindex, bool(link["flags"] & IFF_UP), addresses)
+        is_up, has_carrier = (bool(link["flags"] & flag) for flag in (IFF_UP, IFF_LOWER_UP))
+        self._seen[name] = Seen(ifindex, is_up, addresses, has_carrier)
         return self._seen[name]
 
     def devices(self) -> list[Device]:
@@ -340,7 +342,7 @@ class _Netlink:
             raise KernelError(f"neighbour {hop.address} cannot be entered: {error}") from error
 
 
-IFF_UP, IFF_LOOPBACK, IFF_NOARP = 0x1, 0x8, 0x80
+IFF_UP, IFF_LOOPBACK, IFF_NOARP, IFF_LOWER_UP = 0x1, 0x8, 0x80, 0x10000
 IPV6 = 6
 
 

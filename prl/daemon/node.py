@@ -74,6 +74,7 @@ class Node:
         self._failure: PrlError | None = None
         self._exporter: Exporter | None = None
         self._keeping: asyncio.Task[None] | None = None
+        self._link_up_ns = 0
         """Connection tracking is told of the sessions: one round at a time."""
 
     def stop(self) -> None:
@@ -220,13 +221,14 @@ class Node:
             lans,
             sysctls,
             log,
-            looked=self._keep_tracked,
+            looked=self._on_looked,
             restored=self._on_network_back,
         )
         view = NodeView(
             *(config, self._kernel, dp, self._link, self._ownership, self._primaries),
             ailments=lambda: [
-                *(self._guard.why_unsafe, self._upkeep.wrong, self._heartbeats.missing),
+                *(self._guard.why_unsafe, self._upkeep.wrong),
+                self._heartbeats.ailing(dp.status(), self._link_up_ns),
             ],
         )
         self._withdrawal = Withdrawal(
@@ -445,6 +447,7 @@ class Node:
     # -- events
 
     def _on_link_up(self) -> None:
+        self._link_up_ns = self._dp.status().now_ns
         self._note_terms()
         self._shadows.announce_offers()
         self._primaries.on_link_up()
@@ -452,6 +455,10 @@ class Node:
     def _note_terms(self) -> None:
         for number, term in enumerate(self._ownership.terms):
             self._kernel.note_term(number, term)
+
+    def _on_looked(self) -> None:
+        self._shadows.keep_off(self._upkeep.cut_off)
+        self._keep_tracked()
 
     def _keep_tracked(self) -> None:
         if self._keeping is not None and not self._keeping.done():

@@ -113,6 +113,7 @@ class Shadows:
         self._unread: dict[Shadow, asyncio.Task[None]] = {}
         self.closed = ""
         """Why no shadow may be here now; empty: they may."""
+        self._cut_off: dict[str, str] = {}
 
     # -- requests
 
@@ -249,6 +250,8 @@ class Shadows:
     def _make(self, coming: Coming) -> None:
         if self.closed:
             raise RefusedError(Reason.NOT_HELD, f"{coming.ends}: {self.closed}")
+        if why := self._cut_off.get(self._instances.interface(coming.service).name):
+            raise RefusedError(Reason.NO_LAN, f"{coming.ends}: {why}")
         if coming.event.bits & wire.SETUP_PREPARE:
             self._prepare(coming)
         else:
@@ -568,6 +571,16 @@ class Shadows:
         shadow.state = state
         if self._shadows.get(shadow.handle) is shadow:
             del self._shadows[shadow.handle]
+
+    def keep_off(self, cut_off: dict[str, str]) -> None:
+        """Have no shadows of services whose interface (a name, and why) has no network.
+
+        After a take-over nobody would hear them from here, and their owner is to know that.
+        """
+        self._cut_off = cut_off
+        for shadow in list(self._shadows.values()) if cut_off else ():
+            if self._instances.interface(shadow.service).name in cut_off:
+                self._give_up(shadow, Reason.NO_LAN)
 
     def discard_all(self) -> None:
         """As prld stops: no shadow may outlive the silence."""

@@ -12,18 +12,21 @@ its name again, prld must start again.
 import asyncio
 import contextlib
 import socket
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from prl.config import Config
 from prl.core.datapath import Address, LogicalInterface
 from prl.daemon.events import EventLog
-from prl.daemon.host import Host, Sysctls
+from prl.daemon.host import Host, Seen, Sysctls
 from prl.daemon.instances import Instances
 from prl.errors import KernelError
 
 LOOK_AGAIN_S: Final = 2.0
 """A netlink message may be lost."""
+CUT_OFF_S: Final = 1.0
+"""An interface that has no network for so long is cut off: less is a port that flaps."""
 _GROUPS = 0x1 | 0x10 | 0x100  # RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR
 _EVENT_BYTES = 65536
 _EVENTS_AT_ONCE = 256
@@ -58,6 +61,8 @@ class Upkeep:
         """Service addresses that are not wanted now, by interface (withdrawal.py)."""
         self.wrong = ""
         """What is not as it must be and could not be put back, in words."""
+        self._without_network: dict[str, tuple[float, str]] = {}
+        """Interfaces that are down or without a carrier: since when, and which of the two."""
 
     async def run(self) -> None:
         """Look whenever something changed, until cancelled.
@@ -91,6 +96,12 @@ class Upkeep:
             except OSError:  # ENOBUFS: more than we could read; we look in any case
                 continue
 
+    @property
+    def cut_off(self) -> dict[str, str]:
+        """Interfaces that have had no network for CUT_OFF_S, and why."""
+        until_s = time.monotonic() - CUT_OFF_S
+        return {n: why for n, (since_s, why) in self._without_network.items() if since_s <= until_s}
+
     async def look(self) -> None:
         """Put back what is missing. Raises KernelError when an interface was made anew."""
         problems: list[str] = []
@@ -116,7 +127,7 @@ class Upkeep:
             put_back += [f"{each} on {interface.name}" for each in added]
             problems += [f"{each} is missing: {why}" for each, why in failed.items()]
             problems += self._own_address(interface.name, found.addresses)
-            problems += [] if found.is_up else [f"{interface.name} is down"]
+            problems += self._network(interface.name, found)
         with contextlib.suppress(KernelError):  # of an interface that is just going
             put_back += [f"{name} = {value}" for name, value in self._sysctls.reapply()]
         await self._tell(put_back, "; ".join(problems))
@@ -153,6 +164,20 @@ class Upkeep:
             for own in (lan.address, lan.address6)
             if own is not None and own not in there
         ]
+
+    def _network(self, name: str, found: Seen) -> list[str]:
+        """Whether frames can leave and come."""
+        if found.is_up and found.has_carrier:
+            self._without_network.pop(name, None)
+            return []
+        why = (
+            f"{name} has no carrier: see its cable and its switch port"
+            if found.is_up
+            else f"{name} is down"
+        )
+        since_s, _ = self._without_network.get(name, (time.monotonic(), ""))
+        self._without_network[name] = since_s, why
+        return [why]
 
     async def _tell(self, put_back: list[str], wrong: str) -> None:
         if put_back:

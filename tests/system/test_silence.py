@@ -300,3 +300,46 @@ def test_a_standby_does_not_serve_its_own_programs(lab: Lab) -> None:
         with Peer(lab, family, machine="re0") as own:
             own.send(b"say here\n")
             assert own.line() == "here"
+
+
+def no_shadows(lab: Lab) -> int:
+    """Wait until the standby has none; returns how many it has had."""
+    eventually("no shadow", lambda: not support.status(lab, "re1")["flows"]["secondary"])
+    return sum(one["event"] == "shadow" for one in support.events(lab, "re1"))
+
+
+def refusals(lab: Lab) -> int:
+    return sum(
+        one["event"] == "shadow_refused" and "no carrier" in one["text"]
+        for one in support.events(lab, "re1")
+    )
+
+
+def test_a_standby_without_a_cable_says_so_and_has_no_shadows(lab: Lab) -> None:
+    """They would be heard by nobody: no failure could be survived, and the owner is to know."""
+    port = lab.topology.re1.port
+    with talking(lab) as (talk, _):
+        becomes_safe(lab)
+        run(lab, "lan", f"ip link set {port} down")
+        becomes_unsafe(lab, "re1", "lan0 has no carrier")
+        becomes_unsafe(lab, "re0", "not heard on lan0")
+        shadowed = no_shadows(lab)
+        eventually("its session is refused a shadow", lambda: refusals(lab))
+        assert no_shadows(lab) == shadowed  # nor was there one in between
+        talk.go_on()
+        run(lab, "lan", f"ip link set {port} up")
+        becomes_safe(lab)
+        talk.go_on()
+
+
+def test_a_standby_that_is_not_heard_on_the_lan_is_no_standby(lab: Lab) -> None:
+    """The cable is in, but the switch does not pass anything on."""
+    port, bridge = lab.topology.re1.port, bridge_of(lab)
+    with talking(lab) as (talk, _):
+        becomes_safe(lab)
+        run(lab, "lan", f"ip link set {port} nomaster")
+        for node in ("re0", "re1"):
+            becomes_unsafe(lab, node, "not heard on lan0")
+        run(lab, "lan", f"ip link set {port} master {bridge}")
+        becomes_safe(lab)
+        talk.go_on()
