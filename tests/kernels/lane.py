@@ -25,7 +25,7 @@ STRETCH_EMULATED = 8
 DOCTOR_LIMIT_S, DEMO_LIMIT_S, FILE_LIMIT_S, TEST_LIMIT_S = 120, 240, 900, 300
 BESIDE_LIMIT_S = 1800
 """What runs beside other tests, with what they leave of the CPUs; alone it takes five minutes."""
-KERNEL_LIMIT_S = 2400
+KERNEL_LIMIT_S = 3000
 """All steps on one kernel; what has not begun by then is not run, which is a failure."""
 STUCK_S = 60.0
 """How much later than its limit a step ends, or how long nothing begins, in a guest that works."""
