@@ -29,6 +29,10 @@ KERNEL_LIMIT_S = 3000
 """All steps on one kernel; what has not begun by then is not run, which is a failure."""
 STUCK_S = 60.0
 """How much later than its limit a step ends, or how long nothing begins, in a guest that works."""
+PATCHED_UNDER_WAY = "Oops: int3"
+"""What the console says when a CPU ran into the breakpoint that stands where the kernel patches
+itself (static keys), but after the patch: an emulated CPU may run what it translated before, which
+a real one does not. Such a step has one more guest."""
 MULTI_BUFFER = (6, 6)
 """The first Linux whose AF_XDP takes packets longer than a frame, which generic XDP is full of."""
 REFUSAL = "from Linux 6.6 on AF_XDP takes packets longer than a frame"
@@ -93,6 +97,8 @@ class Report:
     verdicts: dict[int, tuple[str, int]] = field(default_factory=dict)
     """By the step's number: the word, "good" or another one, and seconds."""
     under_way: int | None = None
+    again: set[int] = field(default_factory=set)
+    """The steps that have another guest, as the first one died of its emulation."""
     boots_s: list[float] = field(default_factory=list)
     run_s: float = 0.0
     _began: float = 0.0
@@ -122,8 +128,14 @@ class Report:
         """
         if self.under_way is None:
             raise error
+        number = self.under_way
         self._end("DIED", round(time.monotonic() - self._began))
         _say(f"    {error}\n".replace("\n", "\n    ").rstrip(" "))
+        by_emulation = PATCHED_UNDER_WAY in str(error) and not guest.has_kvm()
+        if by_emulation and number not in self.again:
+            _say("    the emulation's fault (tests/kernels/lane.py): once more, in another guest\n")
+            self.again.add(number)
+            del self.verdicts[number]
 
     def is_late(self) -> bool:
         """Whether a step's own limit did not end it, or nothing goes on at all."""

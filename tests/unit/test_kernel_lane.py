@@ -24,7 +24,7 @@ def step(script: str, limit_s: int = 60, refused: str = "") -> Step:
 
 @pytest.fixture
 def boots(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What each guest was asked to run; one whose shell is killed has died."""
+    """What each guest was asked to run; one whose shell is killed has died of what was asked."""
     asked: list[str] = []
 
     def run(_: Kernel, command: list[str], *, tell: Callable[[str], Any], **__: Any) -> Outcome:
@@ -34,7 +34,7 @@ def boots(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             for line in shell.stdout:
                 tell(line)
         if shell.returncode < 0:
-            raise KernelError("the guest ended with 1")
+            raise KernelError(f"the guest ended with 1\n{command[-1]}")
         return Outcome(shell.returncode, "", 1.0, 1.0)
 
     monkeypatch.setattr(guest, "run", run)
@@ -86,6 +86,18 @@ def test_after_one_that_its_guest_died_of_too(
     assert verdicts(deadly, step("true")) == {deadly.name: "DIED", "true": "good"}
     assert "    the guest ended with 1\n" in capsys.readouterr().out
     assert len(boots) == 2
+
+
+def test_a_guest_that_its_emulation_killed_has_one_successor(
+    boots: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guest, "has_kvm", lambda: False)
+    unlucky = step(f"echo '{lane.PATCHED_UNDER_WAY}'; {PANIC}")
+    assert verdicts(unlucky, step("true")) == {unlucky.name: "DIED", "true": "good"}
+    assert len(boots) == 3
+    monkeypatch.setattr(guest, "has_kvm", lambda: True)
+    assert verdicts(unlucky) == {unlucky.name: "DIED"}
+    assert len(boots) == 4
 
 
 @pytest.mark.usefixtures("boots")
