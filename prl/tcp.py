@@ -61,18 +61,6 @@ class TcpInfo:
     rcv_wnd: int
     """Receive window left, in bytes; 0 before Linux 6.2, which does not tell."""
 
-    @property
-    def movement(self) -> tuple[int, ...]:
-        """The figures of which at least one changes whenever a segment enters or leaves."""
-        return (
-            self.state,
-            self.unacked_segments,
-            self.bytes_acked,
-            self.bytes_received,
-            self.segs_out,
-            self.segs_in,
-        )
-
     @classmethod
     def of(cls, raw: bytes) -> Self:
         """What the option's value says; what an older kernel does not tell is 0."""

@@ -166,6 +166,15 @@ class Ready:
     negotiated: int
     """Bits of TCP_INFO's options."""
     rcvbuf_bytes: int
+    sndbuf_bytes: int
+
+    def native(self) -> Any:
+        """The C structure."""
+        made = ffi.new("struct prl_ready *")
+        ffi.buffer(made.remote)[: len(self.remote)] = self.remote
+        made.remote_bytes, made.negotiated = len(self.remote), self.negotiated
+        made.rcvbuf_bytes, made.sndbuf_bytes = self.rcvbuf_bytes, self.sndbuf_bytes
+        return made
 
 
 @dataclass(frozen=True, slots=True)
@@ -541,13 +550,9 @@ class Datapath:
 
         Raises DatapathError (ENOSPC: too many are under way).
         """
-        made = ffi.new("struct prl_ready *")
-        ffi.buffer(made.remote)[: len(ready.remote)] = ready.remote
-        made.remote_bytes = len(ready.remote)
-        made.negotiated, made.rcvbuf_bytes = ready.negotiated, ready.rcvbuf_bytes
         wanted = _spec(spec, self._lifs)
         _check(
-            lib.prl_dp_secondary_prepare(self._dp, wanted, made),
+            lib.prl_dp_secondary_prepare(self._dp, wanted, ready.native()),
             f"{spec.ends}: the shadow was refused",
         )
 

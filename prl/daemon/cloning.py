@@ -29,9 +29,7 @@ from prl.shadow import (
     encode_udp,
     enlarge,
     give,
-    negotiated_of,
     outline,
-    raw_sockaddr,
     ready,
     restore,
     restore_udp,
@@ -219,11 +217,9 @@ def build(snapshot: Snapshot, congestion: str | None, elapsed_ms: int) -> socket
 
 def build_ready(snapshot: TcpSnapshot, congestion: str | None) -> tuple[socket.socket, Ready]:
     """A socket for which the moment may come. Raises SnapshotError, CallError."""
-    sock = ready(
+    return ready(
         snapshot, congestion=congestion, rcvbuf_bytes=BUFFER_BYTES, sndbuf_bytes=BUFFER_BYTES
     )
-    remote = raw_sockaddr(sock, snapshot.remote)
-    return sock, Ready(remote, negotiated_of(snapshot), BUFFER_BYTES)
 
 
 def shadow_spec(

@@ -66,9 +66,8 @@ class Streams(msgspec.Struct, frozen=True, gc=False):
 
     def of(self, snapshot: TcpSnapshot) -> tuple[int, int]:
         """Positions of the first unread byte, and of the send queue's end, in a snapshot."""
-        read = snapshot.bytes_received - len(snapshot.unread) - snapshot.peer_ended
-        written = snapshot.bytes_acked + len(snapshot.unacked) - snapshot.own_end_acked
-        return max(self.in_offset + read, 0), max(self.out_offset + written, 0)
+        read, written = self.in_offset + snapshot.in_bytes, self.out_offset + snapshot.out_bytes
+        return max(read, 0), max(written, 0)
 
 
 UNCOUNTED: Final = Streams()

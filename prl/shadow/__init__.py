@@ -11,8 +11,6 @@ from prl.shadow.restore import (
     adopt,
     discard,
     give,
-    negotiated_of,
-    raw_sockaddr,
     ready,
     restore,
 )
@@ -57,9 +55,7 @@ __all__ = [
     "enlarge",
     "fixed_of",
     "give",
-    "negotiated_of",
     "outline",
-    "raw_sockaddr",
     "ready",
     "restore",
     "restore_udp",

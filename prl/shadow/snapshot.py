@@ -8,7 +8,6 @@ versions understand each other: unknown members are skipped, missing ones take t
 from __future__ import annotations
 
 import socket
-import struct
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -33,8 +32,7 @@ SNAPSHOT_LIMIT_BYTES = 16 << 20
 QUEUES_LIMIT_BYTES = SNAPSHOT_LIMIT_BYTES - (64 << 10)
 """Unread and unacknowledged data together; the rest is for everything else."""
 REPAIR_WINDOW_WORDS_LIMIT = 16
-"""Largest struct tcp_repair_window, in 32-bit words: 5 today, one more is coming."""
-REPAIR_WINDOW_WORDS_MIN = 5
+"""Most words of a struct tcp_repair_window that a snapshot may have."""
 
 U8 = Annotated[int, Meta(ge=0, le=0xFF)]
 U16 = Annotated[int, Meta(ge=0, le=0xFFFF)]
@@ -94,21 +92,13 @@ class RepairWindow:
     rcv_wnd: U32
     rcv_wup: U32
     extra: Annotated[tuple[U32, ...], Meta(max_length=REPAIR_WINDOW_WORDS_LIMIT - 5)] = ()
-    """Words that newer kernels append; the first is the highest right edge ever advertised."""
+    """The highest right edge ever advertised, where that is not the present one; more is skipped.
+    """
 
-    @classmethod
-    def from_bytes(cls, raw: bytes) -> RepairWindow:
-        """Read the kernel's structure, of whatever length this kernel has."""
-        wl1, wnd, max_window, rcv_wnd, rcv_wup, *extra = struct.unpack(f"={len(raw) // 4}I", raw)
-        return cls(wl1, wnd, max_window, rcv_wnd, rcv_wup, tuple(extra))
-
-    def to_bytes(self, size_bytes: int) -> bytes:
-        """The structure in the length that a kernel wants: cut, or continued with the edge."""
-        right_edge = (self.rcv_wup + self.rcv_wnd) & 0xFFFFFFFF
-        known = (self.snd_wl1, self.snd_wnd, self.max_window, self.rcv_wnd, self.rcv_wup)
-        words = (*known, *(self.extra or (right_edge,)))
-        raw = struct.pack(f"={len(words)}I", *words)
-        return raw[:size_bytes].ljust(size_bytes, b"\0")
+    @property
+    def edge(self) -> int:
+        """The highest right edge ever advertised."""
+        return self.extra[0] if self.extra else (self.rcv_wup + self.rcv_wnd) & 0xFFFFFFFF
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,8 +175,8 @@ class TcpSnapshot:
     """Received, not yet read by the application."""
     unacked: Data = field(repr=False)
     """The whole send queue: sent but not acknowledged, then not yet sent."""
-    unsent_bytes: U32
-    """How much at the end of `unacked` was never sent."""
+    unsent_bytes: U32 = 0
+    """Not used; version 0.1.0 refuses a snapshot without it."""
 
     mss: Annotated[int, Meta(ge=1, le=0xFFFF)]
     """The peer's maximum segment size (mss_clamp), bytes."""
@@ -210,12 +200,10 @@ class TcpSnapshot:
 
     segs_in: U32
     """Segments received so far; to tell whether anything arrived since."""
-    ooo_segments: U32 = 0
-    """Segments that ever arrived out of order; a counter, not what is queued."""
-    bytes_received: U64 = 0
-    """tcpi_bytes_received: what the socket received in order, ever; so it is of use here alone."""
-    bytes_acked: U64 = 0
-    """tcpi_bytes_acked: what the peer acknowledged, ever."""
+    in_bytes: U64 = 0
+    """Bytes in front of `unread`, by the original's own counters: so it is of use there alone."""
+    out_bytes: U64 = 0
+    """Bytes in front of `snd_seq`, likewise."""
 
     def __str__(self) -> str:
         return f"{self.local} <-> {self.remote}"
@@ -300,7 +288,5 @@ def _check(snapshot: TcpSnapshot) -> None:
     check_head(snapshot, snapshot.family, snapshot.version, ends)
     if snapshot.state not in CLONEABLE_STATES:
         raise SnapshotError(f"{snapshot}: a connection in state {snapshot.state} has no clone")
-    if snapshot.unsent_bytes > len(snapshot.unacked):
-        raise SnapshotError(f"{snapshot}: more data unsent than queued")
     if len(snapshot.unread) + len(snapshot.unacked) > QUEUES_LIMIT_BYTES:
         raise SnapshotError(f"{snapshot}: queues exceed {QUEUES_LIMIT_BYTES} bytes")

@@ -41,12 +41,8 @@ class Tcp(IntEnum):
     CONGESTION = 13
     USER_TIMEOUT = 18
     REPAIR = 19
-    REPAIR_QUEUE = 20
-    QUEUE_SEQ = 21
-    REPAIR_OPTIONS = 22
     TIMESTAMP = 24
     NOTSENT_LOWAT = 25
-    REPAIR_WINDOW = 29
     ULP = 31
     AO_INFO = 40
     RTO_MAX_MS = 44
@@ -118,25 +114,7 @@ class Repair(IntEnum):
     """Values of Tcp.REPAIR."""
 
     OFF_NO_WINDOW_PROBE = -1
-    OFF = 0
     ON = 1
-
-
-class RepairQueue(IntEnum):
-    """Values of Tcp.REPAIR_QUEUE."""
-
-    NONE = 0
-    RECV = 1
-    SEND = 2
-
-
-class OptionKind(IntEnum):
-    """TCP header option kinds, as Tcp.REPAIR_OPTIONS takes them (RFC 9293, RFC 7323, RFC 2018)."""
-
-    MSS = 2
-    WINDOW_SCALE = 3
-    SACK_PERMITTED = 4
-    TIMESTAMPS = 8
 
 
 class Queue(IntEnum):

@@ -17,9 +17,10 @@
 
 #include "fuzz.h"
 
-#define QUEUES_ROOM (PRL_MOMENT_QUEUES_MAX + PRL_MOMENT_SLACK)
+#define QUEUES_MAX (1 << 20)
 #define CALLS_MAX 4096 /* no call of moment.c's loops without end */
 
+static const uint8_t states[] = {PRL_TCP_ESTABLISHED, PRL_TCP_FIN_WAIT1, PRL_TCP_FIN_WAIT2, PRL_TCP_CLOSE_WAIT};
 static struct fuzz_input kernel;
 static uint32_t calls;
 static bool in_repair, has_failed;
@@ -43,14 +44,14 @@ static int fuzz_getsockopt(int fd, int level, int option, void *value, socklen_t
     if (fails())
         return -1;
     if (level == IPPROTO_TCP && option == TCP_REPAIR_WINDOW) {
-        if (*bytes != 20) { /* as long as this kernel's structure, and no other */
+        if (*bytes != 24) { /* as long as this kernel's structure, and no other */
             errno = EINVAL;
             return -1;
         }
     }
     fuzz_take(&kernel, value, *bytes);
     if (level == IPPROTO_TCP && option == TCP_INFO && kernel.left & 1)
-        ((struct tcp_info *)value)->tcpi_state = 1;
+        ((struct tcp_info *)value)->tcpi_state = states[kernel.left >> 1 & 3];
     return 0;
 }
 
@@ -132,18 +133,21 @@ static int fuzz_connect(int fd, const struct sockaddr *remote, socklen_t bytes)
 
 static void copy_one(void)
 {
-    uint8_t *queues = malloc(QUEUES_ROOM);
+    uint32_t queues_max = (uint32_t)fuzz_number(&kernel, 4) % QUEUES_MAX;
+    uint8_t *queues = malloc(queues_max + PRL_MOMENT_SLACK);
+    const char *call = "";
     struct prl_moment_counts counts;
     struct prl_moment moment, again;
     uint8_t fields[PRL_MOMENT_FIELDS];
     int err;
 
     assert(queues);
-    err = prl_moment_copy(3, &moment, queues, &counts);
+    err = prl_moment_copy(3, &moment, queues, queues_max, &counts, &call);
     assert(err <= 0 && !in_repair);
+    assert(!err || call || err == -EAGAIN || err == -ENOTSUP || err == -EBUSY || err == -EMSGSIZE);
     if (err == 0) {
-        assert(moment.unread_bytes <= PRL_MOMENT_QUEUES_MAX);
-        assert(moment.unacked_bytes <= PRL_MOMENT_QUEUES_MAX - moment.unread_bytes);
+        assert(!call && moment.unread_bytes <= queues_max);
+        assert(moment.unacked_bytes <= queues_max - moment.unread_bytes);
         fuzz_touch(queues, moment.unread_bytes + moment.unacked_bytes);
         prl_moment_encode(&moment, fields);
         /* As the other node reads it: the queues' bytes stand behind. */
@@ -153,6 +157,7 @@ static void copy_one(void)
         memcpy(value + sizeof(fields), queues, moment.unread_bytes + moment.unacked_bytes);
         assert(prl_moment_decode(value, (uint32_t)sizeof(fields) + moment.unread_bytes + moment.unacked_bytes,
                                  &again) == 0);
+        again.state = moment.state;
         assert(!memcmp(&again, &moment, sizeof(again)));
         free(value);
     }
@@ -170,9 +175,11 @@ static void restore_one(const uint8_t *value, uint32_t bytes)
 
     ready.negotiated = (uint32_t)fuzz_number(&kernel, 1);
     ready.rcvbuf_bytes = (uint32_t)fuzz_number(&kernel, 4);
+    ready.sndbuf_bytes = (uint32_t)fuzz_number(&kernel, 4);
     exact = fuzz_exact(value, bytes);
     if (prl_moment_decode(exact, bytes, &moment) == 0) {
         in_repair = true;
+        moment.state = states[kernel.left >> 2 & 3];
         err = prl_moment_restore(3, &ready, kernel.left & 15, kernel.left >> 4 & 15, &moment,
                                  exact + PRL_MOMENT_FIELDS, fuzz_number(&kernel, 8), &counts, &call);
         assert(err <= 0 && (err == 0) == !in_repair && (err == 0 || call));

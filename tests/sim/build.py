@@ -30,7 +30,9 @@ HEADERS = ("tcp/serial.h", "core/hold.h", "core/primary.h", "core/secondary.h",
            "tcp/packet.h", "api/datapath.h", "machine.h")  # fmt: skip
 LIBRARIES = ("ssl", "crypto", "z")
 CFLAGS = ("-std=gnu11", "-O2", "-g", "-fPIC", "-fwrapv", "-UNDEBUG")
-ABSENT = re.compile(r"\bprl_(kernel_\w+|dp_open|moment_(copy|restore|segs_in|keep_ahead))\(")
+ABSENT = re.compile(
+    r"\bprl_(kernel_\w+|dp_open|moment_(copy|restore|next_tsval|segs_in|keep_ahead))\("
+)
 """Declared in those headers, and Linux's."""
 
 

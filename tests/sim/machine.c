@@ -1069,14 +1069,16 @@ static int io_gate_forget(struct prl_host *host, uint64_t cookie)
 }
 
 static int io_moment_copy(struct prl_host *host, int fd, struct prl_moment *moment, uint8_t *queues,
-                          struct prl_moment_counts *counts)
+                          uint32_t queues_max, struct prl_moment_counts *counts, const char **call)
 {
     const struct sim_sock *sock = &host->sock[fd];
 
     step(host);
+    *call = NULL;
     if (state_of(sock) != TCP_ESTABLISHED || sock->holes)
         return -ENOTSUP;
     *moment = (struct prl_moment){
+        .state = PRL_TCP_ESTABLISHED,
         .rcv_seq = (uint32_t)sock->rcv_nxt,
         .snd_seq = (uint32_t)sock->snd_nxt,
         .unread_bytes = (uint32_t)(sock->rcv_nxt - sock->read),
@@ -1086,6 +1088,8 @@ static int io_moment_copy(struct prl_host *host, int fd, struct prl_moment *mome
         .rcv_wup = (uint32_t)sock->rcv_nxt,
         .mss = MSS,
     };
+    if (moment->unread_bytes + moment->unacked_bytes > queues_max)
+        return -EMSGSIZE;
     fill(queues, (uint32_t)sock->read, moment->unread_bytes);
     fill(queues + moment->unread_bytes, (uint32_t)sock->snd_una, moment->unacked_bytes);
     *counts = (struct prl_moment_counts){.segs_in = sock->segs_in};

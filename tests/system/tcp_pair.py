@@ -14,26 +14,16 @@ import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from prl.client import Node, Session, Shadow
 from prl.lab import Lab
 from prl.lab.netns import Namespace
-from prl.shadow import discard
-from prl.shadow.capture import repair_window_size_bytes
+from prl.shadow import TcpSnapshot, adopt, discard, restore, take
 from prl.shadow.md5 import key_of, set_key
 from prl.shadow.snapshot import RepairWindow
-from prl.shadow.sockopt import (
-    OptionKind,
-    Repair,
-    RepairQueue,
-    Tcp,
-    set_bytes,
-    set_int,
-    set_u32,
-    tcp_info,
-)
+from prl.shadow.sockopt import tcp_info
 from prl.tcp import TcpState
 from tests.system.support import (
     PATIENCE_S,
@@ -244,33 +234,35 @@ class Pair:
         With timestamps beside a signature, too, which Linux never agrees upon but other stacks do.
         """
         peer, app = self.connect(family)
-        kind, ends = peer.family, (peer.getsockname(), app.getsockname())
+        places = self.peer_place, self.place(self.owner)
+        taken = [
+            place.call(lambda sock=sock: take(sock))
+            for place, sock in zip(places, (peer, app), strict=True)
+        ]
+        for sock in (peer, app):
+            discard(sock)
 
-        def make(own: tuple[Any, ...], other: tuple[Any, ...], snd: int, rcv: int) -> socket.socket:
-            made = socket.socket(kind, socket.SOCK_STREAM)
-            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            set_int(made, Tcp.REPAIR, Repair.ON)
-            if key:
-                set_key(made, other[0], key)
-            made.bind(own)
-            for queue, seq in ((RepairQueue.RECV, rcv), (RepairQueue.SEND, snd)):
-                set_int(made, Tcp.REPAIR_QUEUE, queue)
-                set_u32(made, Tcp.QUEUE_SEQ, seq)
-            made.connect(other)
-            agreed = [(OptionKind.MSS, 1400), (OptionKind.WINDOW_SCALE, 7 | 7 << 16)]
-            agreed += [(OptionKind.TIMESTAMPS, 0)] * stamps
-            raw = b"".join(struct.pack("=II", *pair) for pair in agreed)
-            set_bytes(made, Tcp.REPAIR_OPTIONS, raw)
-            window = RepairWindow(rcv, 60_000, 60_000, 60_000, rcv)
-            set_bytes(made, Tcp.REPAIR_WINDOW, window.to_bytes(repair_window_size_bytes(made)))
-            set_int(made, Tcp.REPAIR, Repair.OFF_NO_WINDOW_PROBE)
+        def make(before: TcpSnapshot, snd: int, rcv: int) -> socket.socket:
+            forged = replace(
+                before,
+                rcv_seq=rcv,
+                snd_seq=snd,
+                mss=1400,
+                window_scaling=True,
+                snd_wscale=7,
+                rcv_wscale=7,
+                sack=False,
+                timestamps=stamps,
+                repair_window=RepairWindow(rcv, 60_000, 60_000, 60_000, rcv),
+                md5_key=key,
+            )
+            made = restore(forged, congestion=None, rcvbuf_bytes=0, sndbuf_bytes=0)
+            adopt(made, forged)
             made.settimeout(PATIENCE_S)
             return made
 
-        for sock in (peer, app):
-            discard(sock)
-        peer = self.peer_place.call(lambda: make(ends[0], ends[1], peer_seq, app_seq))
-        app = self.place(self.owner).call(lambda: make(ends[1], ends[0], app_seq, peer_seq))
+        peer = places[0].call(lambda: make(taken[0], peer_seq, app_seq))
+        app = places[1].call(lambda: make(taken[1], app_seq, peer_seq))
         self._open += [peer, app]
         return peer, app
 

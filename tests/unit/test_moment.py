@@ -71,3 +71,24 @@ def test_anything_is_refused_or_says_no_more_than_is_there() -> None:
         error, moment = decode(value)
         if error == 0:
             assert moment.unread_bytes + moment.unacked_bytes == len(value) - FIELDS
+
+
+USEC_TIMESTAMPS = 64  # TCPI_OPT_USEC_TS
+
+
+@pytest.mark.parametrize(
+    ("tsval", "negotiated", "elapsed_ms", "expected"),
+    [
+        (1000, 0, 0, 1002),
+        (1001, 0, 0, 1004),
+        (1000, 0, 50, 1052),
+        (0xFFFFFFFE, 0, 0, 0),
+        (0xFFFFFFFF, 0, 0, 2),
+        (1001, USEC_TIMESTAMPS, 0, 3001),
+        (1001, USEC_TIMESTAMPS, 2, 5001),
+    ],
+)
+def test_clock_goes_on_ahead_and_keeps_its_unit(
+    tsval: int, negotiated: int, elapsed_ms: int, expected: int
+) -> None:
+    assert lib.prl_moment_next_tsval(negotiated, tsval, elapsed_ms) == expected

@@ -59,7 +59,7 @@ class Stage:
         spec = FlowSpec(
             ENDS, self.sock.fileno(), 1460, 7, 7, True, handle=HANDLE, generation=GENERATION
         )
-        self.sockets.enter(self.coming, self.sock, spec, Ready(b"", 0, 0))
+        self.sockets.enter(self.coming, self.sock, spec, Ready(b"", 0, 0, 0))
 
     @property
     def is_closed(self) -> bool:

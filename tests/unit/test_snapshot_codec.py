@@ -10,7 +10,6 @@ import msgspec
 import pytest
 
 from prl.shadow import SNAPSHOT_LIMIT_BYTES, Endpoint, SnapshotError, TcpSnapshot, decode, encode
-from prl.shadow.restore import next_tsval
 from prl.shadow.snapshot import (
     QUEUES_LIMIT_BYTES,
     ApplicationOptions,
@@ -30,7 +29,6 @@ SNAPSHOT = TcpSnapshot(
     snd_seq=0,
     unread=b"unread secret",
     unacked=b"unacknowledged secret",
-    unsent_bytes=6,
     mss=1460,
     window_scaling=True,
     snd_wscale=7,
@@ -87,7 +85,7 @@ def test_a_newer_nodes_extra_member_is_skipped() -> None:
 
 def test_an_older_nodes_missing_member_takes_its_default() -> None:
     good: dict[str, Any] = msgspec.msgpack.decode(encode(SNAPSHOT))
-    del good["ooo_segments"]
+    del good["ecn"]
     assert decode(msgspec.msgpack.encode(good)) == SNAPSHOT
 
 
@@ -99,7 +97,6 @@ def test_an_older_nodes_missing_member_takes_its_default() -> None:
         ({"family": socket.AF_UNIX}, "do not fit"),
         ({"state": TcpState.LAST_ACK}, "has no clone"),
         ({"md5_key": b"x" * 81}, "md5_key"),
-        ({"unsent_bytes": 22}, "more data unsent"),
         ({"rcv_seq": -1}, "rcv_seq"),
         ({"snd_seq": 1 << 32}, "snd_seq"),
         ({"snd_wscale": 15}, "snd_wscale"),
@@ -140,7 +137,6 @@ def test_mutated_snapshots_are_read_or_refused() -> None:
 
 def test_limits_hold_on_both_sides() -> None:
     full = dataclasses.replace(SNAPSHOT, unread=bytes(QUEUES_LIMIT_BYTES), unacked=b"")
-    full = dataclasses.replace(full, unsent_bytes=0)
     assert decode(encode(full)) == full
     with pytest.raises(SnapshotError, match="exceed"):
         decode(encode(dataclasses.replace(full, unacked=b"x")))
@@ -150,31 +146,14 @@ def test_limits_hold_on_both_sides() -> None:
         decode(bytes(SNAPSHOT_LIMIT_BYTES + 1))
 
 
-def test_repair_window_fits_kernels_of_any_length() -> None:
+def test_the_right_edge_is_said_where_the_window_does_not_say_it() -> None:
     window = RepairWindow(1, 2, 3, 0x20, 0xFFFFFFF0)
-    assert RepairWindow.from_bytes(window.to_bytes(20)) == window
-    # A newer kernel also wants the highest right edge: rcv_wup + rcv_wnd, modulo 2^32.
-    assert RepairWindow.from_bytes(window.to_bytes(24)).extra == (0x10,)
-    assert RepairWindow.from_bytes(window.to_bytes(28)).extra == (0x10, 0)
-    newer = dataclasses.replace(window, extra=(9,))
-    assert RepairWindow.from_bytes(newer.to_bytes(24)) == newer
-    assert RepairWindow.from_bytes(newer.to_bytes(20)) == window
+    assert window.edge == 0x10
+    assert dataclasses.replace(window, extra=(9, 8)).edge == 9
 
 
-@pytest.mark.parametrize(
-    ("tsval", "microseconds", "elapsed_ms", "expected"),
-    [
-        (1000, False, 0, 1002),
-        (1001, False, 0, 1004),
-        (1000, False, 50, 1052),
-        (0xFFFFFFFE, False, 0, 0),
-        (0xFFFFFFFF, False, 0, 2),
-        (1001, True, 0, 3001),
-        (1001, True, 2, 5001),
-    ],
-)
-def test_clock_goes_on_ahead_and_keeps_its_unit(
-    tsval: int, *, microseconds: bool, elapsed_ms: int, expected: int
-) -> None:
-    snapshot = dataclasses.replace(SNAPSHOT, tsval=tsval, timestamps_us=microseconds)
-    assert next_tsval(snapshot, elapsed_ms) == expected
+def test_version_0_1_0_reads_it() -> None:
+    """It wants a member that nobody uses any more."""
+    said: dict[str, Any] = msgspec.msgpack.decode(encode(SNAPSHOT))
+    assert said["unsent_bytes"] == 0
+    assert decode(fields(unsent_bytes=21)).unacked == SNAPSHOT.unacked

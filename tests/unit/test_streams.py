@@ -48,7 +48,7 @@ def test_positions_follow_what_is_read_and_written(pair: Any) -> None:
 
 
 def test_a_snapshot_tells_the_same() -> None:
-    snapshot = replace(SNAPSHOT, unread=b"abc", unacked=b"de", bytes_received=2**33, bytes_acked=5)
+    snapshot = replace(SNAPSHOT, unread=b"abc", unacked=b"de", in_bytes=2**33 - 3, out_bytes=7)
     assert Streams(-3, 10).of(snapshot) == (2**33 - 6, 17)
     assert Streams(-(2**40), 0).of(snapshot)[0] == 0
 

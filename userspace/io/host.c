@@ -415,10 +415,10 @@ static int gate_forget(struct prl_host *host, uint64_t cookie)
 }
 
 static int moment_copy(struct prl_host *host, int fd, struct prl_moment *moment, uint8_t *queues,
-                       struct prl_moment_counts *counts)
+                       uint32_t queues_max, struct prl_moment_counts *counts, const char **call)
 {
     (void)host;
-    return prl_moment_copy(fd, moment, queues, counts);
+    return prl_moment_copy(fd, moment, queues, queues_max, counts, call);
 }
 
 static int moment_restore(struct prl_host *host, int fd, const struct prl_ready *ready, uint32_t snd_wscale,

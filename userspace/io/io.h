@@ -93,7 +93,7 @@ struct prl_io {
     int (*gate_forget)(struct prl_host *host, uint64_t cookie);
     /* moment.h */
     int (*moment_copy)(struct prl_host *host, int fd, struct prl_moment *moment, uint8_t *queues,
-                       struct prl_moment_counts *counts);
+                       uint32_t queues_max, struct prl_moment_counts *counts, const char **call);
     int (*moment_restore)(struct prl_host *host, int fd, const struct prl_ready *ready, uint32_t snd_wscale,
                           uint32_t rcv_wscale, const struct prl_moment *moment, const uint8_t *queues,
                           uint64_t elapsed_ms, struct prl_moment_counts *counts, const char **call);

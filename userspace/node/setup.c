@@ -95,10 +95,14 @@ static int send_moment(struct prl_dp *dp, const struct dp_flow *flow, const stru
         .bits = PRL_SETUP_LAST,
     };
     struct prl_moment moment;
+    const char *call;
     int tlvs_bytes, err;
 
     err = dp->io->moment_copy(dp->host, flow->spec.fd, &moment,
-                              dp->setups->tlvs + PRL_TLV_HEADER + PRL_MOMENT_FIELDS, counts);
+                              dp->setups->tlvs + PRL_TLV_HEADER + PRL_MOMENT_FIELDS, PRL_MOMENT_QUEUES_MAX, counts,
+                              &call);
+    if (!err && moment.state != PRL_TCP_ESTABLISHED)
+        err = -ENOTSUP; /* the element does not tell it */
     if (err)
         return err;
     moment.in_bytes += (uint64_t)spec->in_offset;

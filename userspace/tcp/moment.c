@@ -17,7 +17,6 @@
 #define REPAIR_OFF_NO_WINDOW_PROBE (-1)
 #define QUEUE_RECV 1
 #define QUEUE_SEND 2
-#define ESTABLISHED 1 /* include/net/tcp_states.h */
 #define OPT_USEC_TIMESTAMPS 64 /* TCPI_OPT_USEC_TS, Linux 6.7 */
 /* struct tcp_repair_window, in 32-bit words: 5 today, one more is coming, and it must be asked for in its length. */
 #define WINDOW_WORDS_MIN 5
@@ -30,8 +29,20 @@
 /* A clone's timestamp clock must not be behind the original's (PAWS), nor far ahead (RTT). */
 #define TSVAL_LEAD_MS 2
 #define USER_MSS_MAX 32767 /* most that TCP_MAXSEG accepts (MAX_TCP_WINDOW) */
-#define BUFFER_OVERHEAD (64 << 10)
+#define BUFFER_OVERHEAD (64 << 10) /* room beyond what is queued, for the kernel's own structures */
 #define BUFFER_MAX ((INT32_MAX / 2) - BUFFER_OVERHEAD) /* the kernel doubles it */
+#define APPEND_MAX (64 << 10) /* more at once needs contiguous kernel memory */
+
+/* Both directions return at the first call that fails, and name it. */
+#define TRY(name, expression)    \
+    do {                         \
+        int err_ = (expression); \
+                                 \
+        if (err_) {              \
+            *call = name;        \
+            return err_;         \
+        }                        \
+    } while (0)
 
 static void put32(uint8_t *at, uint32_t value)
 {
@@ -82,6 +93,7 @@ int prl_moment_decode(const uint8_t *value, uint32_t bytes, struct prl_moment *m
     const uint8_t *at = value;
 
     memset(moment, 0, sizeof(*moment));
+    moment->state = PRL_TCP_ESTABLISHED;
     if (bytes < PRL_MOMENT_FIELDS)
         return -EPROTO;
     for (size_t i = 0; i < FIELDS; i++, at += 4) {
@@ -183,12 +195,12 @@ static int refuse_urgent(int fd)
     err = queued(fd, SIOCINQ, &up_to_mark);
     got = (int)recv(fd, &byte, sizeof(byte), MSG_OOB | MSG_PEEK | MSG_DONTWAIT);
     if (got >= 0 || errno == EAGAIN)
-        err = -ENOTSUP;
+        err = -EBUSY;
     set(fd, SOL_SOCKET, SO_OOBINLINE, 1);
     if (!err)
         err = queued(fd, SIOCINQ, &whole);
     set(fd, SOL_SOCKET, SO_OOBINLINE, inline_);
-    return err ? err : up_to_mark == whole ? 0 : -ENOTSUP;
+    return err ? err : up_to_mark == whole ? 0 : -EBUSY;
 }
 
 /* The sequence number at a queue's end, and its last `bytes` bytes; `slack` may be shown in front of them. */
@@ -219,92 +231,129 @@ static bool has_moved(const struct tcp_info *before, const struct tcp_info *afte
            before->tcpi_segs_out != after->tcpi_segs_out || before->tcpi_segs_in != after->tcpi_segs_in;
 }
 
-static int copy_queues(int fd, struct prl_moment *moment, uint8_t *queues)
+static bool peer_ended(const struct prl_moment *moment)
 {
-    uint32_t unread = 0, unacked = 0;
-    int err = queued(fd, SIOCINQ, &unread);
-
-    if (!err)
-        err = queued(fd, SIOCOUTQ, &unacked);
-    if (!err && (unread > PRL_MOMENT_QUEUES_MAX || unacked > PRL_MOMENT_QUEUES_MAX - unread))
-        err = -ENOTSUP;
-    if (!err)
-        err = peek(fd, QUEUE_RECV, &moment->rcv_seq, queues, unread, 0);
-    if (!err)
-        err = peek(fd, QUEUE_SEND, &moment->snd_seq, queues + unread, unacked, PRL_MOMENT_SLACK);
-    moment->unread_bytes = unread;
-    moment->unacked_bytes = unacked;
-    return err;
+    return moment->state == PRL_TCP_CLOSE_WAIT;
 }
 
-/* In repair mode. */
-static int copy(int fd, struct prl_moment *moment, uint8_t *queues, struct prl_moment_counts *counts)
+static bool own_ended(const struct prl_moment *moment)
+{
+    return moment->state == PRL_TCP_FIN_WAIT1 || moment->state == PRL_TCP_FIN_WAIT2;
+}
+
+static int copy_queues(int fd, struct prl_moment *moment, uint8_t *queues, uint32_t queues_max, const char **call)
+{
+    uint32_t unread = 0, unacked = 0;
+
+    TRY("SIOCINQ", queued(fd, SIOCINQ, &unread));
+    TRY("SIOCOUTQ", queued(fd, SIOCOUTQ, &unacked));
+    if (moment->state == PRL_TCP_FIN_WAIT1 && unacked)
+        unacked--; /* the FIN counts until it is acknowledged (net/ipv4/tcp.c, tcp_ioctl) */
+    moment->unread_bytes = unread;
+    moment->unacked_bytes = unacked;
+    if (unread > queues_max || unacked > queues_max - unread)
+        return -EMSGSIZE;
+    TRY("receive queue", peek(fd, QUEUE_RECV, &moment->rcv_seq, queues, unread, 0));
+    TRY("send queue", peek(fd, QUEUE_SEND, &moment->snd_seq, queues + unread, unacked, PRL_MOMENT_SLACK));
+    moment->rcv_seq -= peer_ended(moment);
+    moment->snd_seq -= own_ended(moment);
+    return 0;
+}
+
+static int copy_window(int fd, struct prl_moment *moment)
 {
     uint32_t words[WINDOW_WORDS_MAX] = {0}, count = 0;
-    struct tcp_info before, after;
-    int err = look(fd, &before);
+    int err = get_window(fd, words, &count);
 
-    if (!err && before.tcpi_state != ESTABLISHED)
-        err = -ENOTSUP;
-    if (!err)
-        err = get_window(fd, words, &count);
-    if (!err)
-        err = get(fd, IPPROTO_TCP, TCP_TIMESTAMP, &moment->tsval, sizeof(moment->tsval));
-    if (!err)
-        err = get(fd, IPPROTO_TCP, TCP_MAXSEG, &moment->mss, sizeof(moment->mss));
-    if (!err && (moment->mss == 0 || moment->mss > UINT16_MAX))
-        err = -ENOTSUP;
-    if (!err)
-        err = refuse_urgent(fd);
-    if (!err)
-        err = copy_queues(fd, moment, queues);
-    if (!err)
-        err = look(fd, &after);
-    if (!err && has_moved(&before, &after))
-        err = -EAGAIN;
     moment->snd_wl1 = words[0];
     moment->snd_wnd = words[1];
     moment->max_window = words[2];
     moment->rcv_wnd = words[3];
     moment->rcv_wup = words[4];
     moment->rcv_edge = count > WINDOW_WORDS_MIN ? words[5] : words[4] + words[3];
-    moment->in_bytes = before.tcpi_bytes_received - moment->unread_bytes;
-    moment->out_bytes = before.tcpi_bytes_acked + moment->unacked_bytes;
-    note(&before, counts);
     return err;
 }
 
-int prl_moment_copy(int fd, struct prl_moment *moment, uint8_t *queues, struct prl_moment_counts *counts)
+static int copy_mss(int fd, struct prl_moment *moment)
+{
+    int err = get(fd, IPPROTO_TCP, TCP_MAXSEG, &moment->mss, sizeof(moment->mss));
+
+    return err ? err : moment->mss == 0 || moment->mss > UINT16_MAX ? -ERANGE : 0;
+}
+
+/* In repair mode. */
+static int copy(int fd, struct prl_moment *moment, uint8_t *queues, uint32_t queues_max,
+                struct prl_moment_counts *counts, const char **call)
+{
+    struct tcp_info before, after;
+    int err;
+
+    TRY("TCP_INFO", look(fd, &before));
+    moment->state = before.tcpi_state;
+    if (moment->state != PRL_TCP_ESTABLISHED && !peer_ended(moment) && !own_ended(moment))
+        return -ENOTSUP;
+    TRY("TCP_REPAIR_WINDOW (is it longer than prl knows?)", copy_window(fd, moment));
+    TRY("TCP_TIMESTAMP", get(fd, IPPROTO_TCP, TCP_TIMESTAMP, &moment->tsval, sizeof(moment->tsval)));
+    TRY("TCP_MAXSEG", copy_mss(fd, moment));
+    err = refuse_urgent(fd);
+    if (err == -EBUSY)
+        return err;
+    TRY("SO_OOBINLINE", err);
+    err = copy_queues(fd, moment, queues, queues_max, call);
+    if (err)
+        return err;
+    TRY("TCP_INFO", look(fd, &after));
+    /* A FIN counts in both counters: the peer's once received, ours once acknowledged. */
+    moment->in_bytes = before.tcpi_bytes_received - moment->unread_bytes - peer_ended(moment);
+    moment->out_bytes =
+        before.tcpi_bytes_acked + moment->unacked_bytes - (moment->state == PRL_TCP_FIN_WAIT2 ? 1 : 0);
+    note(&before, counts);
+    return has_moved(&before, &after) ? -EAGAIN : 0;
+}
+
+int prl_moment_copy(int fd, struct prl_moment *moment, uint8_t *queues, uint32_t queues_max,
+                    struct prl_moment_counts *counts, const char **call)
 {
     int peek_offset = -1, reuse = 0, err;
 
+    *call = NULL;
     memset(moment, 0, sizeof(*moment));
+    TRY("SO_REUSEADDR", get(fd, SOL_SOCKET, SO_REUSEADDR, &reuse, sizeof(reuse)));
     if (get(fd, SOL_SOCKET, SO_PEEK_OFF, &peek_offset, sizeof(peek_offset)) == 0 && peek_offset >= 0)
         set(fd, SOL_SOCKET, SO_PEEK_OFF, -1);
-    err = get(fd, SOL_SOCKET, SO_REUSEADDR, &reuse, sizeof(reuse));
-    if (!err)
-        err = set_tcp(fd, TCP_REPAIR, REPAIR_ON);
-    if (!err) {
-        err = copy(fd, moment, queues, counts);
+    err = set_tcp(fd, TCP_REPAIR, REPAIR_ON);
+    if (err) {
+        *call = "TCP_REPAIR";
+    } else {
+        err = copy(fd, moment, queues, queues_max, counts, call);
         set(fd, IPPROTO_TCP, TCP_REPAIR, REPAIR_OFF_NO_WINDOW_PROBE);
         set(fd, SOL_SOCKET, SO_REUSEADDR, reuse); /* repair mode leaves it at 0 (net/ipv4/tcp.c) */
     }
     if (peek_offset >= 0)
         set(fd, SOL_SOCKET, SO_PEEK_OFF, peek_offset);
+    if (err == -EAGAIN)
+        *call = NULL; /* a queue is shorter than it was just now */
     return err;
 }
 
 /* ---- restoring ---- */
 
-/* What the peer may send after its window was granted, and what is unread, must fit. */
-static int set_room(int fd, const struct prl_ready *ready, const struct prl_moment *moment)
+static int make_room(int fd, int option, uint32_t given, uint32_t queued_bytes)
+{
+    uint32_t needed = (queued_bytes < BUFFER_MAX ? queued_bytes : BUFFER_MAX) + BUFFER_OVERHEAD;
+
+    return queued_bytes && needed > given ? set(fd, SOL_SOCKET, option, (int)needed) : 0;
+}
+
+/* What the peer may send after its window was granted, and what is unread. Before connect(), which derives the receive
+ * window's bound from the buffer. */
+static int make_receive_room(int fd, const struct prl_ready *ready, const struct prl_moment *moment)
 {
     uint32_t left = moment->rcv_wup + moment->rcv_wnd - moment->rcv_seq, needed = moment->unread_bytes;
 
     if (left <= INT32_MAX)
-        needed = left < BUFFER_MAX - needed ? needed + left : BUFFER_MAX;
-    needed += BUFFER_OVERHEAD;
-    return needed > ready->rcvbuf_bytes ? set(fd, SOL_SOCKET, SO_RCVBUFFORCE, (int)needed) : 0;
+        needed = needed < BUFFER_MAX && left < BUFFER_MAX - needed ? needed + left : BUFFER_MAX;
+    return make_room(fd, SO_RCVBUFFORCE, ready->rcvbuf_bytes, needed);
 }
 
 static int set_queue_start(int fd, uint32_t queue, uint32_t seq)
@@ -332,11 +381,11 @@ static int negotiate(int fd, const struct prl_ready *ready, uint32_t snd_wscale,
 }
 
 /* An odd value switches the clock to microseconds; kernels before 6.7 give out odd ones that mean nothing. */
-static uint32_t next_tsval(const struct prl_ready *ready, uint32_t tsval, uint64_t elapsed_ms)
+uint32_t prl_moment_next_tsval(uint32_t negotiated, uint32_t tsval, uint64_t elapsed_ms)
 {
     uint32_t lead_ms = (uint32_t)(TSVAL_LEAD_MS + elapsed_ms);
 
-    return ready->negotiated & OPT_USEC_TIMESTAMPS ? (tsval + lead_ms * 1000) | 1 : (tsval + lead_ms + 1) & ~1u;
+    return negotiated & OPT_USEC_TIMESTAMPS ? (tsval + lead_ms * 1000) | 1 : (tsval + lead_ms + 1) & ~1u;
 }
 
 /* Puts bytes into a queue as though they had been received, or sent. */
@@ -345,7 +394,7 @@ static int append(int fd, uint32_t queue, const uint8_t *data, uint32_t bytes)
     int err = bytes ? set_tcp(fd, TCP_REPAIR_QUEUE, queue) : 0;
 
     while (!err && bytes) {
-        ssize_t done = send(fd, data, bytes, MSG_DONTWAIT | MSG_NOSIGNAL);
+        ssize_t done = send(fd, data, bytes < APPEND_MAX ? bytes : APPEND_MAX, MSG_DONTWAIT | MSG_NOSIGNAL);
 
         if (done <= 0)
             return done < 0 ? -errno : -EPIPE;
@@ -366,7 +415,7 @@ static int check_all_sent(int fd)
         if (!err)
             err = queued(fd, SIOCOUTQNSD, &unsent);
     }
-    return err ? err : unsent ? -EAGAIN : 0;
+    return err ? err : unsent ? -EBUSY : 0;
 }
 
 static int set_window(int fd, const struct prl_moment *moment)
@@ -383,6 +432,13 @@ static int set_window(int fd, const struct prl_moment *moment)
     words[3] = moment->rcv_wnd;
     words[4] = moment->rcv_wup;
     words[5] = moment->rcv_edge;
+    if (peer_ended(moment)) { /* as it was in front of the FIN: same right edge */
+        uint32_t beyond = moment->rcv_wup == moment->rcv_seq + 1;
+
+        words[0] = moment->rcv_seq;
+        words[3] += beyond;
+        words[4] -= beyond;
+    }
     return setsockopt(fd, IPPROTO_TCP, TCP_REPAIR_WINDOW, words, count * (socklen_t)sizeof(words[0])) < 0 ? -errno
                                                                                                           : 0;
 }
@@ -400,31 +456,24 @@ static int check_negotiated(int fd, const struct prl_ready *ready, struct prl_mo
     return err;
 }
 
-#define TRY(name, expression)    \
-    do {                         \
-        int err_ = (expression); \
-                                 \
-        if (err_) {              \
-            *call = name;        \
-            return err_;         \
-        }                        \
-    } while (0)
-
 int prl_moment_restore(int fd, const struct prl_ready *ready, uint32_t snd_wscale, uint32_t rcv_wscale,
                        const struct prl_moment *moment, const uint8_t *queues, uint64_t elapsed_ms,
                        struct prl_moment_counts *counts, const char **call)
 {
     uint32_t mss = moment->mss < USER_MSS_MAX ? moment->mss : USER_MSS_MAX;
 
-    /* The order is the kernel's: see prl/shadow/restore.py. */
-    TRY("SO_RCVBUFFORCE", set_room(fd, ready, moment));
+    /* The order is the kernel's: TCP_QUEUE_SEQ is refused after connect(), which sends nothing in repair mode; options and
+     * window before it; and the window is judged by the numbers that the queues lead to (net/ipv4/tcp.c). */
+    TRY("SO_RCVBUFFORCE", make_receive_room(fd, ready, moment));
+    TRY("SO_SNDBUFFORCE", make_room(fd, SO_SNDBUFFORCE, ready->sndbuf_bytes, moment->unacked_bytes));
     TRY("TCP_MAXSEG", set_tcp(fd, TCP_MAXSEG, mss));
     TRY("TCP_QUEUE_SEQ", set_queue_start(fd, QUEUE_RECV, moment->rcv_seq - moment->unread_bytes));
     TRY("TCP_QUEUE_SEQ", set_queue_start(fd, QUEUE_SEND, moment->snd_seq - moment->unacked_bytes));
     TRY("connect", connect(fd, (const struct sockaddr *)ready->remote, ready->remote_bytes) < 0 ? -errno : 0);
     TRY("TCP_REPAIR_OPTIONS", negotiate(fd, ready, snd_wscale, rcv_wscale, moment->mss));
     if (ready->negotiated & TCPI_OPT_TIMESTAMPS)
-        TRY("TCP_TIMESTAMP", set_tcp(fd, TCP_TIMESTAMP, next_tsval(ready, moment->tsval, elapsed_ms)));
+        TRY("TCP_TIMESTAMP",
+            set_tcp(fd, TCP_TIMESTAMP, prl_moment_next_tsval(ready->negotiated, moment->tsval, elapsed_ms)));
     TRY("receive queue", append(fd, QUEUE_RECV, queues, moment->unread_bytes));
     TRY("send queue", append(fd, QUEUE_SEND, queues + moment->unread_bytes, moment->unacked_bytes));
     if (moment->unacked_bytes)
@@ -453,7 +502,7 @@ int prl_moment_keep_ahead(int fd, uint32_t seen, uint32_t elapsed_ms)
     if (err || prl_serial_le(seen, tsval) || seen - tsval >= PRL_TSVAL_DRIFT_MAX_MS * per_ms)
         return err;
     ahead = seen + (PRL_TSVAL_AHEAD_MS + elapsed_ms / PRL_TSVAL_SILENCE_SHARE) * per_ms;
-    ahead = per_ms > 1 ? ahead | 1 : (ahead + 1) & ~1u; /* as next_tsval() */
+    ahead = per_ms > 1 ? ahead | 1 : (ahead + 1) & ~1u; /* as prl_moment_next_tsval() */
     err = get(fd, SOL_SOCKET, SO_REUSEADDR, &reuse, sizeof(reuse));
     if (!err)
         err = set_tcp(fd, TCP_REPAIR, REPAIR_ON);

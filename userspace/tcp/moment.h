@@ -1,8 +1,15 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * The moment of a snapshot (R17): what moves of an established TCP connection, copied from the live socket, and put into
- * one that is ready for it; a few system calls each, for the session stands still meanwhile. All that does not move was
- * said before. On the link it is the element MOMENT, in network order:
+ * The moment of a snapshot (R17): what moves of a live TCP connection, copied from its socket, and put into one that is
+ * ready for it; a few system calls each, for the session stands still meanwhile. There is no other copy, and no other
+ * restore: all that does not move (addresses, options, keys) is Python's (prl/shadow/), and said before.
+ *
+ *     ESTABLISHED ───┐                                  queues    ┌ unread bytes ─┐ ┌ all that is not acknowledged ─┐
+ *     CLOSE_WAIT ────┼─ copied ─▶ moment, queues ─▶ restored      rcv_seq ────────┘  snd_seq ──────────────────────┘
+ *     FIN_WAIT1, 2 ──┘                              as ESTABLISHED: a FIN counts in no queue and in no number; it is
+ *                                                   replayed by the datapath (PRL_REPLAY_*)
+ *
+ * Of a connection that is ESTABLISHED and has little queued, a moment is the element MOMENT on the link, in network order:
  *
  *      0  rcv_seq        4  snd_seq       8  unread_bytes  12  tsval
  *     16  snd_wl1       20  snd_wnd      24  max_window    28  rcv_wnd
@@ -10,7 +17,7 @@
  *     48  out_bytes (64)                 56  mss (16)      58  zero (16)
  *     60  the unread bytes, then those of the send queue, to the end
  *
- * prl/shadow/ does the same for every kind of session, in its own time.
+ * Any other is part of a snapshot (prl/shadow/snapshot.py), in pieces. The queues' memory is the caller's, always.
  */
 #ifndef PRL_TCP_MOMENT_H
 #define PRL_TCP_MOMENT_H
@@ -20,11 +27,19 @@
 #endif
 
 #define PRL_MOMENT_FIELDS 60
-/* Most bytes of both queues; with more of them the session is copied in its own time. */
+/* Most bytes of both queues in the element. */
 #define PRL_MOMENT_QUEUES_MAX 60000
 /* Room behind the send queue's bytes: those that are acknowledged but still kept are shown in front of them. */
 #define PRL_MOMENT_SLACK (128 << 10)
 #define PRL_REMOTE_MAX 28 /* struct sockaddr_in6 */
+
+/* The states that can be copied (include/net/tcp_states.h). */
+enum prl_tcp_state {
+    PRL_TCP_ESTABLISHED = 1,
+    PRL_TCP_FIN_WAIT1 = 4,
+    PRL_TCP_FIN_WAIT2 = 5,
+    PRL_TCP_CLOSE_WAIT = 8,
+};
 
 struct prl_moment {
     uint32_t rcv_seq; /* next sequence number expected: the end of the unread bytes */
@@ -34,6 +49,8 @@ struct prl_moment {
     uint32_t snd_wl1, snd_wnd, max_window, rcv_wnd, rcv_wup; /* struct tcp_repair_window */
     uint32_t rcv_edge; /* the highest right edge ever advertised */
     uint32_t mss; /* the peer's maximum segment size */
+    uint32_t state; /* enum prl_tcp_state; not in the element, whose is PRL_TCP_ESTABLISHED */
+    uint32_t pad;
     uint64_t in_bytes, out_bytes; /* of the streams before the first unread byte, and before snd_seq */
 };
 
@@ -49,7 +66,8 @@ struct prl_ready {
     uint8_t remote[PRL_REMOTE_MAX]; /* struct sockaddr */
     uint32_t remote_bytes;
     uint32_t negotiated; /* TCPI_OPT_*: timestamps, SACK, window scale, timestamps in microseconds */
-    uint32_t rcvbuf_bytes; /* as given to SO_RCVBUFFORCE; raised when that does not do */
+    uint32_t rcvbuf_bytes,
+        sndbuf_bytes; /* as given to SO_RCVBUFFORCE, 0: autotuned; raised where that does not do */
 };
 
 /* A shadow takes over that the peer may not hear (PAWS, RFC 7323, 5): it was restored on another machine's clock, and the two
@@ -68,10 +86,15 @@ void prl_moment_encode(const struct prl_moment *moment, uint8_t out[PRL_MOMENT_F
 /* The element's value; the queues stand behind its fields. 0 or -EPROTO. */
 int prl_moment_decode(const uint8_t *value, uint32_t bytes, struct prl_moment *moment);
 
-/* Copies fd's state; `queues` has room for PRL_MOMENT_QUEUES_MAX + PRL_MOMENT_SLACK. in_bytes and out_bytes are set as
- * though the socket's counters were the streams'. The socket is as before afterwards, but while this lasts recv() and
- * send() of others fail. 0; -EAGAIN: it moved; -ENOTSUP: not established, urgent data, or more than fits; -errno. */
-int prl_moment_copy(int fd, struct prl_moment *moment, uint8_t *queues, struct prl_moment_counts *counts);
+/* Copies fd's state; `queues` has room for queues_max + PRL_MOMENT_SLACK. in_bytes and out_bytes are set as though the
+ * socket's counters were the streams'. The socket is as before afterwards, but while this lasts recv() and send() of
+ * others fail. 0; -errno and *call, which failed; or, *call being NULL: -EAGAIN: it moved; -ENOTSUP: its state is none of
+ * those above; -EBUSY: urgent data waits to be read; -EMSGSIZE: unread_bytes and unacked_bytes do not fit. */
+int prl_moment_copy(int fd, struct prl_moment *moment, uint8_t *queues, uint32_t queues_max,
+                    struct prl_moment_counts *counts, const char **call);
+
+/* What a clone's timestamp clock is set to, elapsed_ms after the original said tsval: in its unit, and a little ahead. */
+uint32_t prl_moment_next_tsval(uint32_t negotiated, uint32_t tsval, uint64_t elapsed_ms);
 
 /* Lets a socket that is ready go on where the moment is, elapsed_ms later; it leaves repair mode at the end. 0, or
  * -errno and *call, which failed: then it is still in repair mode, and closing it is silent. */
