@@ -1,9 +1,17 @@
-"""What /proc tells of a process that is just ending (proc(5))."""
+"""What /proc tells of a process (proc(5))."""
 
 from pathlib import Path
 
 _PF_EXITING = 0x4  # linux/sched.h; set before the descriptors are closed (do_exit, kernel/exit.c)
 _FLAGS_AT, _EXIT_CODE_AT = 6, 49  # in /proc/PID/stat, counted behind the name
+
+
+def program_of(pid: int) -> str:
+    """Its name, for people."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return "?"
 
 
 def is_exiting(pid: int) -> bool:

@@ -10,6 +10,7 @@ not too much in its queues, is then in the datapaths' hands alone, from the copy
 
 import asyncio
 import contextlib
+import os
 import socket
 import time
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ from prl.daemon.cloning import Frozen, Order
 from prl.daemon.deadline import Deadline
 from prl.daemon.events import EventLog
 from prl.daemon.freezer import FreezeError
+from prl.daemon.holders import SocketHolders
 from prl.daemon.host import Host
 from prl.daemon.instances import Instances
 from prl.daemon.link import Link
@@ -66,6 +68,8 @@ class _Work:
     fixed: Fixed | None
     """None: UDP."""
     wanted: Prepared
+    holders: list[int] = field(default_factory=list)
+    """Processes that have the socket."""
     is_prepared: bool = False
     """The other node waits for the moment."""
     deadline_s: float = 0.0
@@ -106,6 +110,7 @@ class Attempts:
         self._host, self._instances = host, instances
         self.closed = ""
         """Why nothing can be protected now; empty: it can."""
+        self._holders = SocketHolders()
         self._deadline = Deadline(config.timing.setup_ms / 1000)
         self._pace = Pace(SETUPS_AT_ONCE, config.timing.setup_ms / SLOW_PART / 1000)
 
@@ -181,6 +186,8 @@ class Attempts:
         work = _Work(session, sock, order, fixed, self._dp.prepare(spec))
         await self._prepare(work, sessions)
         try:
+            if fixed is not None:
+                work.holders = await self._holders.of(os.fstat(sock.fileno()).st_ino)
             if session.state != "open" or session.closing:
                 return
             with self._in_time(work):
@@ -223,7 +230,7 @@ class Attempts:
         with self._pace.timed() as clock:
             copied: _Copied | Frozen | None
             if work.fixed is not None:
-                copied = await session.client.freezer.share(copy)
+                copied = await session.client.freezer.share(copy, work.holders)
             else:
                 begin()
                 copied = await cloning.freeze_udp(work.sock, work.order)

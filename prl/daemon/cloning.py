@@ -13,6 +13,7 @@ from typing import Final
 
 from prl import input_history
 from prl.core.datapath import Address, FlowSpec, Ready, Replay, Tuple, unspecified
+from prl.daemon.holders import has_classic_filter
 from prl.daemon.streams import Streams
 from prl.daemon.transfer import Setup
 from prl.shadow import (
@@ -66,6 +67,11 @@ class Frozen:
 
 def spec_of(ends: Tuple, sock: socket.socket, handle: int, fixed: Fixed | None) -> FlowSpec:
     """What the primary's datapath must know; ``fixed`` of TCP. Raises SnapshotError, CallError."""
+    if has_classic_filter(sock):
+        raise SnapshotError(
+            f"{ends}: its application has attached a socket filter (SO_ATTACH_FILTER), in whose "
+            "place prl's own would come; detach it first"
+        )
     if fixed is None:
         enlarge(sock)
         return FlowSpec(ends, sock.fileno(), _UDP_MSS, 0, 0, timestamps=False, handle=handle)

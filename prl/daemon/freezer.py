@@ -1,7 +1,9 @@
 """Stopping the threads of a program for the microseconds of repair mode (SPEC R17).
 
 A program must not find its socket in repair mode, where recv() and send() fail: neither one that
-was not changed, nor one whose session is protected again by itself while it works. Its threads are
+was not changed, nor one whose session is protected again by itself while it works, nor another one
+that has the socket too (SocketHolders). What another then sent would come back to it as input: in
+repair mode send() fills the queue that is chosen (tcp_sendmsg, net/ipv4/tcp.c). Their threads are
 stopped by ptrace(2) (SEIZE, INTERRUPT), which neither it nor its parent can see: no signal is sent,
 nobody's wait() returns. A system call that the stop cut short begins again: the kernel sees to
 most; what would return EINTR (epoll_wait, recv with a time-out) is set back here, unless a signal
@@ -18,10 +20,11 @@ import platform
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any, Final, TypeVar
 
+from prl import procfs
 from prl.errors import ReplicationError
 
 STOP_TIMEOUT_S: Final = 0.05
@@ -76,14 +79,21 @@ _libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c
 
 
 class FreezeError(ReplicationError):
-    """The program cannot be stopped; it was not, or goes on already."""
+    """The program ``pid`` cannot be stopped; it was not, or goes on already."""
+
+    def __init__(self, pid: int, words: str) -> None:
+        self.pid = pid
+        super().__init__(f"process {pid} ({procfs.program_of(pid)}): {words}")
 
 
 class _Asked:
     """A piece of work that is to be done while they stand still."""
 
-    def __init__(self, work: Callable[[], Any], done: "asyncio.Future[Any]") -> None:
+    def __init__(
+        self, work: Callable[[], Any], done: "asyncio.Future[Any]", also: Collection[int]
+    ) -> None:
         self._work, self._done = work, done
+        self.also = also
         self._result: Any = None
         self._error: BaseException | None = None
 
@@ -120,16 +130,14 @@ class Freezer:
         """How long they stood still the last time."""
         self._asked: list[_Asked] = []
 
-    async def share(self, work: Callable[[], T]) -> T:
-        """Call ``work`` in a thread while they all stand still.
+    async def share(self, work: Callable[[], T], also: Collection[int] = ()) -> T:
+        """Call ``work`` in a thread while they all stand still, and the processes ``also``.
 
         What is asked for at the same time shares a stop. Raises FreezeError, and what work raises.
         """
         loop = asyncio.get_running_loop()
         done: asyncio.Future[T] = loop.create_future()
-        if not self._asked:
-            loop.call_soon(self._stop_for_asked)
-        self._asked.append(_Asked(work, done))
+        self._ask([_Asked(work, done, also)])
         return await done
 
     def _stop_for_asked(self) -> None:
@@ -137,18 +145,28 @@ class Freezer:
         if self._asked:
             asyncio.get_running_loop().call_soon(self._stop_for_asked)
 
-        def work(pause: Pause) -> None:
-            with pause():
+        def work(_: Pause) -> None:
+            with self._paused(also for asked in chosen for also in asked.also):
                 for asked in chosen:
                     asked.do()
 
         try:
             self.run(work)
         except FreezeError as error:
-            for asked in chosen:
+            # Who does not stop may have the socket of one of them alone: the others share the next.
+            blamed = [asked for asked in chosen if error.pid in asked.also] or chosen
+            for asked in blamed:
                 asked.fail(error)
+            if rest := [asked for asked in chosen if asked not in blamed]:
+                self._ask(rest)
+            chosen = blamed
         for asked in chosen:
             asked.tell()
+
+    def _ask(self, more: list[_Asked]) -> None:
+        if not self._asked:
+            asyncio.get_running_loop().call_soon(self._stop_for_asked)
+        self._asked += more
 
     def run(self, work: Callable[[Pause], T]) -> T:
         """Call ``work(pause)`` in a thread; between entering and leaving ``pause()`` all stand.
@@ -173,12 +191,12 @@ class Freezer:
         return results[0]
 
     @contextmanager
-    def _paused(self) -> Iterator[None]:
+    def _paused(self, also: Iterable[int] = ()) -> Iterator[None]:
         stopped: dict[int, int] = {}
         stopping: list[int] = []
         began_ns = time.monotonic_ns()
         try:
-            for pid in self._pids():
+            for pid in dict.fromkeys((*self._pids(), *also)):
                 _stop_all(pid, stopped, stopping, time.monotonic() + STOP_TIMEOUT_S)
             yield
         finally:
@@ -194,7 +212,7 @@ def _stop_all(pid: int, stopped: dict[int, int], stopping: list[int], deadline: 
         if not new:
             return
         if len(stopped) + len(new) > THREADS_MAX:
-            raise FreezeError(f"process {pid} has more than {THREADS_MAX} threads")
+            raise FreezeError(pid, f"it has more than {THREADS_MAX} threads")
         seized = [tid for tid in new if _seize(pid, tid)]
         stopping += seized
         for tid in seized:
@@ -202,7 +220,7 @@ def _stop_all(pid: int, stopped: dict[int, int], stopping: list[int], deadline: 
             stopping.remove(tid)
             if number is not None:
                 stopped[tid] = number
-    raise FreezeError(f"process {pid} starts threads faster than they can be stopped; try again")
+    raise FreezeError(pid, "it starts threads faster than they can be stopped; try again")
 
 
 def _let_stragglers_go(stopped: dict[int, int], stopping: list[int]) -> None:
@@ -235,8 +253,9 @@ def _seize(pid: int, tid: int) -> bool:
     if number == _ESRCH:
         return False
     raise FreezeError(
-        f"process {pid} cannot be stopped for the moment that its socket is copied: "
-        f"{os.strerror(number)}; is it being traced, by gdb or strace?"
+        pid,
+        f"it cannot be stopped for the moment that its socket is copied: {os.strerror(number)}; "
+        "is it being traced, by gdb or strace?",
     )
 
 
@@ -253,7 +272,7 @@ def _await_stop(pid: int, tid: int, deadline: float) -> int | None:
         if found:
             break
         if time.monotonic() > deadline:
-            raise FreezeError(f"thread {tid} of process {pid} does not stop; it is tried again")
+            raise FreezeError(pid, f"its thread {tid} does not stop; it is tried again")
         time.sleep(_SPIN_S)
     if not os.WIFSTOPPED(status):
         return None

@@ -1,9 +1,11 @@
-"""Which process has a socket, and a duplicate of it (SPEC R17, programs that were not changed).
+"""Which processes have a socket, and a duplicate of it (SPEC R17).
 
 By pid and descriptor it is /proc/P/fd/F; by the connection's ends, sock_diag(7) tells the inode,
-and /proc/*/fd who has that.
+and /proc/*/fd who has that. A descriptor that is on its way in a message (SCM_RIGHTS), or only an
+io_uring's, is in no such folder, and not found.
 """
 
+import asyncio
 import contextlib
 import ctypes
 import errno
@@ -17,6 +19,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 
+from prl import procfs
 from prl.core.datapath import Address
 from prl.core.listen import Side
 from prl.core.sock_diag import LISTEN, SockDiag, TcpSocket, identity
@@ -42,10 +45,7 @@ class Holder:
     @property
     def program(self) -> str:
         """Its name, for people."""
-        try:
-            return Path(f"/proc/{self.pid}/comm").read_text().strip()
-        except OSError:
-            return "?"
+        return procfs.program_of(self.pid)
 
     def __str__(self) -> str:
         return f"pid {self.pid} ({self.program})"
@@ -88,6 +88,61 @@ def holders_of(inode: int, among: Iterable[int] | None = None) -> list[Holder]:
         for pid in pids
         if pid != own and (fd := _descriptor(pid, wanted)) is not None
     ]
+
+
+def sockets_of_processes() -> dict[int, list[int]]:
+    """Which processes have each socket of the host, by its inode, this process left out."""
+    found: dict[int, list[int]] = {}
+    own = os.getpid()
+    for pid in _processes():
+        folder = f"/proc/{pid}/fd"
+        names: list[str] = []
+        if pid != own:
+            with contextlib.suppress(OSError):  # it has just ended
+                names = os.listdir(folder)  # noqa: PTH208 - every descriptor of the host comes here
+        for name in names:
+            with contextlib.suppress(OSError):
+                target = os.readlink(f"{folder}/{name}")  # noqa: PTH115
+                if target.startswith("socket:["):
+                    pids = found.setdefault(int(target[8:-1]), [])
+                    if pid not in pids[-1:]:
+                        pids.append(pid)
+    return found
+
+
+LOOK_SHARE: Final = 10
+"""What a look through /proc has found is used for so many times as long as the look took: so
+looking is never more than this part of what protecting many sessions takes."""
+
+
+class SocketHolders:
+    """Who has which socket now; what is asked at about the same time shares a look."""
+
+    def __init__(self) -> None:
+        self._found: dict[int, list[int]] = {}
+        self._began_s = self._good_until_s = 0.0
+        self._lock = asyncio.Lock()
+
+    async def of(self, inode: int) -> list[int]:
+        """The processes that have the socket, prld left out. Raises OSError: there is no /proc."""
+        asked_s = time.monotonic()
+        async with self._lock:
+            is_known = inode in self._found and asked_s <= self._good_until_s
+            if not is_known and self._began_s < asked_s:
+                await self._look()
+            return self._found.get(inode, [])
+
+    async def _look(self) -> None:
+        self._began_s = time.monotonic()
+        self._found = await asyncio.to_thread(sockets_of_processes)
+        lasts_s = LOOK_SHARE * (time.monotonic() - self._began_s)
+        self._good_until_s = time.monotonic() + lasts_s
+        asyncio.get_running_loop().call_later(lasts_s, self._forget)
+
+    def _forget(self) -> None:
+        """There may be very many."""
+        if time.monotonic() >= self._good_until_s:
+            self._found = {}
 
 
 def family(pids: Iterable[int]) -> list[int]:

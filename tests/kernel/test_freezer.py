@@ -36,6 +36,13 @@ def work(pause):
 Freezer(lambda: [int(sys.argv[1])]).run(work)
 """
 
+TRACED = """
+import ctypes, time
+assert ctypes.CDLL(None).ptrace(0, 0, 0, 0) == 0  # PTRACE_TRACEME
+print("traced", flush=True)
+time.sleep(600)
+"""
+
 
 @pytest.fixture
 def program() -> Iterator["subprocess.Popen[bytes]"]:
@@ -174,6 +181,38 @@ def test_all_are_told_when_it_cannot_be_stopped() -> None:
         patch.setattr("prl.daemon.freezer.THREADS_MAX", 0)
         results = asyncio.run(story())
     assert [type(result) for result in results] == [FreezeError, FreezeError]
+
+
+def test_others_that_have_the_socket_stand_too_and_one_that_cannot_costs_only_its_own(
+    program: "subprocess.Popen[bytes]",
+) -> None:
+    """A stranger is traced already: by us, as a debugger would."""
+    with subprocess.Popen([sys.executable, "-c", TRACED], stdout=subprocess.PIPE) as stranger:
+        assert stranger.stdout is not None
+        assert stranger.stdout.readline() == b"traced\n"
+
+        async def story() -> list[str | BaseException]:
+            freezer = Freezer(list)
+            return await asyncio.gather(
+                freezer.share(lambda: state_of(program.pid), [program.pid]),
+                freezer.share(lambda: state_of(stranger.pid), [program.pid, stranger.pid]),
+                freezer.share(lambda: state_of(program.pid), [program.pid]),
+                return_exceptions=True,
+            )
+
+        first, refused, last = asyncio.run(story())
+        stranger.kill()
+    assert (first, last) == ("t", "t")
+    assert isinstance(refused, FreezeError)
+    assert f"process {stranger.pid} (" in str(refused)
+    assert "traced" in str(refused)
+    assert is_counting(program, 10.0)
+
+
+def state_of(pid: int) -> str:
+    """As in proc(5): t is a tracing stop."""
+    text = Path(f"/proc/{pid}/stat").read_text()
+    return text[text.rindex(")") + 2]
 
 
 def test_it_goes_on_when_who_stopped_it_is_killed(program: "subprocess.Popen[bytes]") -> None:

@@ -3,10 +3,13 @@
 Checks R10, R17, R18, R19.
 """
 
+import ctypes
 import os
 import select
 import socket
 import struct
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +17,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from prl.client import NotProtectedError, ShadowVoid
-from prl.errors import UsageError
+from prl.daemon.holders import has_classic_filter
+from prl.errors import ReplicationError, UsageError
 from prl.shadow.md5 import set_key
 from prl.shadow.sockopt import (
     Ip,
@@ -55,6 +59,13 @@ FAMILIES = pytest.mark.parametrize("family", support.FAMILIES)
 SOME_BYTES = 200_000
 SMALL_BUFFER_BYTES = 8192
 SECRET = b"the-key-of-RFC-2385"
+SO_ATTACH_FILTER, SO_DETACH_FILTER = 26, 27
+TRACED = """
+import ctypes, time
+assert ctypes.CDLL(None).ptrace(0, 0, 0, 0) == 0  # PTRACE_TRACEME
+print("traced", flush=True)
+time.sleep(600)
+"""
 OPTIONS: tuple[tuple[Option, int], ...] = (
     (Tcp.NODELAY, 1),
     (So.KEEPALIVE, 1),
@@ -506,6 +517,39 @@ def test_multipath_is_refused_with_what_to_do(pair: Pair, family: int) -> None:
     peer, app = pair.connect(family, protocol=socket.IPPROTO_MPTCP)
     with pytest.raises(UsageError, match="MPTCP socket cannot be cloned; make the listener plain"):
         pair.protect(peer, app)
+    peer.sendall(b"goes on")
+    assert receive(app, 7) == b"goes on"
+
+
+def test_another_holder_of_the_socket_that_cannot_be_stopped_is_named(pair: Pair) -> None:
+    """It could meet the socket in repair mode; once it is gone, the session is protected."""
+    peer, app = pair.connect(4)
+    with subprocess.Popen(
+        [sys.executable, "-c", TRACED], stdout=subprocess.PIPE, pass_fds=[app.fileno()]
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"traced\n"
+        with pytest.raises(NotProtectedError, match=rf"process {other.pid} \(python") as refused:
+            pair.protect(peer, app, patient=False)
+        peer.sendall(b"goes on")
+        assert receive(app, 7) == b"goes on"
+        other.kill()
+    assert refused.value.session is not None
+    refused.value.session.wait_state("active", timeout=support.PATIENCE_S)
+    pair.next_shadow()
+
+
+def test_a_socket_filter_of_the_application_is_not_replaced(pair: Pair) -> None:
+    peer, app = pair.connect(4)
+    # struct sock_fprog of one instruction: all of the packet is let in.
+    instruction = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0xFFFFFFFF), 8)
+    program = struct.pack("HxxxxxxP", 1, ctypes.addressof(instruction))
+    app.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
+    with pytest.raises(ReplicationError, match="socket filter"):
+        pair.protect(peer, app, patient=False)
+    assert has_classic_filter(app)
+    app.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
+    pair.protect(peer, app)
     peer.sendall(b"goes on")
     assert receive(app, 7) == b"goes on"
 
