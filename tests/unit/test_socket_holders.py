@@ -1,4 +1,7 @@
-"""Who has a socket, of all processes of the host; looks through /proc are shared. Checks R17."""
+"""Who has a socket, of all processes of the host; looks through /proc are shared.
+
+Checks R17.
+"""
 
 import asyncio
 import os
