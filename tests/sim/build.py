@@ -23,8 +23,8 @@ ROOT = Path(__file__).parent.parent.parent
 OUT = ROOT / "build/sim"
 HERE = "tests/sim"
 MODULE = "prl_sim"
-NOT_SIMULATED = {"host.c", "xsk.c", "listen.c"}
-"""With ``kernel*.c``, what the machine of the simulator takes the place of."""
+NOT_SIMULATED = {"api/open.c", "io/host.c", "io/xsk.c", "io/listen.c"}
+"""With ``io/kernel*.c``, what the machine of the simulator takes the place of."""
 HEADERS = ("tcp/serial.h", "core/hold.h", "core/primary.h", "core/secondary.h",
            "core/ownership.h", "core/switchover.h", "prl_abi.h", "wire/wire.h",
            "tcp/packet.h", "api/datapath.h", "machine.h")  # fmt: skip
@@ -48,9 +48,9 @@ def _build_ffi() -> Any:
 def sources() -> list[Path]:
     """Every C file that is simulated, and the machine."""
     found = [
-        ROOT / name
-        for name in _build_ffi().sources(ROOT)
-        if Path(name).name not in NOT_SIMULATED and not Path(name).name.startswith("kernel")
+        ROOT / "userspace" / name
+        for name in (path.removeprefix("userspace/") for path in _build_ffi().sources(ROOT))
+        if name not in NOT_SIMULATED and not name.startswith("io/kernel")
     ]
     return [*found, ROOT / HERE / "machine.c"]
 

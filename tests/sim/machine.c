@@ -16,6 +16,13 @@
 #include <ucontext.h>
 
 #include "flow/dp.h"
+#include "io/gro.h"
+#include "io/tap.h"
+#include "loop/loop.h"
+#include "loop/open.h"
+#include "node/lan.h"
+#include "path/reinject.h"
+#include "tcp/serial.h"
 #include "machine_calls.h"
 
 #define STACK_BYTES (512u << 10)
@@ -1374,14 +1381,14 @@ void sim_flow(const struct prl_host *host, uint32_t session, struct sim_flow *fo
     found->handle = flow->spec.handle;
     found->generation = flow->spec.generation;
     if (flow->secondary) {
-        found->state = flow->secondary_core.state;
-        found->reason = flow->secondary_core.reason;
-        found->confirmed = flow->secondary_core.confirmed;
+        found->state = dp_secondary_of(flow)->state;
+        found->reason = dp_secondary_of(flow)->reason;
+        found->confirmed = dp_secondary_of(flow)->confirmed;
         return;
     }
-    found->state = flow->primary.state;
-    found->reason = flow->primary.reason;
-    queues = flow->primary.queues;
+    found->state = dp_primary_of(flow)->state;
+    found->reason = dp_primary_of(flow)->reason;
+    queues = dp_primary_of(flow)->queues;
     if (!queues)
         return;
     found->in_held = queues->in_held.count;
@@ -1397,7 +1404,7 @@ uint64_t sim_states(const struct prl_host *host)
 
     for (uint32_t i = 0; i < dp->flows_top; i++) {
         const struct dp_flow *flow = &dp->flows[i];
-        uint32_t state = flow->secondary ? 16u + flow->secondary_core.state : flow->primary.state;
+        uint32_t state = flow->secondary ? 16u + dp_secondary_of(flow)->state : dp_primary_of(flow)->state;
 
         states = (states ^ (flow->used ? flow->spec.handle ^ flow->spec.generation << 8 ^ state << 16 : 0)) *
                  0x9e3779b97f4a7c15ull;
@@ -1414,7 +1421,7 @@ struct prl_owner *sim_owner(const struct prl_host *host)
 
 uint64_t sim_lan_counter(const struct prl_host *host)
 {
-    return host->dp ? host->dp->lan_counter_seen : 0;
+    return host->dp ? dp_lan_counter(host->dp) : 0;
 }
 
 struct prl_move *sim_move(const struct prl_host *host, uint32_t service)
@@ -1430,11 +1437,15 @@ void sim_number(const struct prl_host *host, uint32_t session, uint32_t base)
     if (!flow || !base)
         return;
     if (flow->secondary) {
-        flow->secondary_core.in_next = flow->secondary_core.out_next = base;
-        flow->secondary_core.in_accepted = base - 1;
+        struct prl_secondary *secondary = dp_secondary_of(flow);
+
+        secondary->in_next = secondary->out_next = base;
+        secondary->in_accepted = base - 1;
     } else {
-        flow->primary.in_next = flow->primary.out_next = base;
-        flow->primary.in_acked = flow->primary.out_acked = base - 1;
+        struct prl_primary *primary = dp_primary_of(flow);
+
+        primary->in_next = primary->out_next = base;
+        primary->in_acked = primary->out_acked = base - 1;
     }
 }
 
@@ -1448,7 +1459,7 @@ uint32_t sim_drain(struct sim_frames *queue)
 
 void sim_leave_holds(struct prl_host *host, uint32_t entries)
 {
-    struct prl_pool *pool = &host->dp->holds;
+    struct prl_pool *pool = &host->dp->held.pool;
 
     for (host->borrowed = 0; pool->capacity - pool->used > entries; host->borrowed++)
         prl_pool_get(pool);
@@ -1458,28 +1469,28 @@ const char *sim_audit(const struct prl_host *host)
 {
     static char words[128];
     struct prl_dp *dp = host->dp;
-    uint32_t waiting = dp->released.count, buffers = 0, frames = 0;
+    uint32_t waiting = dp_reinject_waiting(dp), buffers = 0, frames = 0;
 
     for (uint32_t i = 0; i < dp->flows_top; i++) {
         const struct dp_flow *flow = &dp->flows[i];
-        const struct prl_queues *queues = flow->secondary ? NULL : flow->primary.queues;
+        const struct prl_queues *queues = flow->secondary ? NULL : dp_primary_of(flow)->queues;
 
         if (!flow->used)
             continue;
         if (flow->secondary) {
-            if (flow->shadow.unfed)
-                waiting += flow->shadow.unfed->kept.count + flow->shadow.unfed->waiting.count;
+            if (dp_shadow_of(flow)->unfed)
+                waiting += dp_shadow_of(flow)->unfed->kept.count + dp_shadow_of(flow)->unfed->waiting.count;
         } else if (queues) {
             waiting += queues->in_held.count + queues->in_pending.count + queues->relayed.count;
             buffers += queues->out_held.count + queues->out_pending.count;
         }
     }
     words[0] = 0;
-    if (dp->holds.used != host->borrowed + waiting + buffers)
-        snprintf(words, sizeof(words), "%u entries are in use, %u packets wait", dp->holds.used - host->borrowed,
-                 waiting + buffers);
-    else if (dp->buffers_free + buffers != PRL_DP_OUTPUT_BUFFERS)
-        snprintf(words, sizeof(words), "%u buffers are free, %u are in use", dp->buffers_free, buffers);
+    if (dp->held.pool.used != host->borrowed + waiting + buffers)
+        snprintf(words, sizeof(words), "%u entries are in use, %u packets wait",
+                 dp->held.pool.used - host->borrowed, waiting + buffers);
+    else if (dp->held.buffers_free + buffers != PRL_DP_OUTPUT_BUFFERS)
+        snprintf(words, sizeof(words), "%u buffers are free, %u are in use", dp->held.buffers_free, buffers);
     frames = PRL_DP_FRAMES - prl_umem_free_frames(dp->umem);
     if (!words[0] && (frames < waiting || (!waiting && frames)))
         snprintf(words, sizeof(words), "%u frames are in use, %u packets wait", frames, waiting);

@@ -23,7 +23,7 @@ class Mutant:
 
 
 MUTANTS = (
-    # -- the state machines
+    # -- the state machines; then, what does what they ask for
     Mutant(
         "the primary opens before the secondary's lease has ended",
         "core/ownership.c",
@@ -96,7 +96,6 @@ MUTANTS = (
         "        owner->echo_at_ns = UINT64_MAX / 2;",
         ("owner dies unseen",),
     ),
-    # -- node/ownership.c
     Mutant(
         "the kernel is not told that the owner is silent",
         "node/ownership.c",
@@ -114,19 +113,19 @@ MUTANTS = (
     Mutant(
         "what is taken over is not claimed",
         "node/ownership.c",
-        "    start_claims(dp, mask);\n    __atomic",
-        "    __atomic",
+        "    dp_claims_taken_over(dp, mask);\n",
+        "",
     ),
     Mutant(
         "who has taken over claims without the token",
-        "node/ownership.c",
-        "    if (dp->claims_slow_mask & 1u << service)\n        return dp->claims_token;\n"
+        "node/announce.c",
+        "    if (dp->announce->slow & 1u << service)\n        return dp->announce->token;\n"
         "    return dp->owner.taken_mask & 1u << service ? dp->own_token : NULL;",
         "    (void)service;\n    (void)dp;\n    return NULL;",
     ),
     Mutant(
         "the token of a new epoch does not reach the kernel",
-        "node/ownership.c",
+        "node/service.c",
         "            memcpy(value.token, dp->peer_token, sizeof(value.token));\n"
         "            dp->io->addr_set(dp->host, &key, &value);",
         "            dp->io->addr_set(dp->host, &key, &value);",
@@ -134,29 +133,29 @@ MUTANTS = (
     Mutant(
         "a take-over leaves the shadows as they are",
         "node/ownership.c",
-        "            dp_secondary_takeover(dp, flow);",
+        "            dp_shadow_takeover(dp, flow);",
         "            (void)flow;",
     ),
     Mutant(
         "a take-over may speak beyond the lease, as far as tc knows",
-        "node/ownership.c",
+        "node/service.c",
         "            value.first_by_ns = first_by_ns;",
         "            value.first_by_ns = 0;\n            (void)first_by_ns;",
         ("stall at the decision",),
     ),
     Mutant(
         "a service that is given away is not silent",
-        "node/ownership.c",
-        "    return set_addresses(dp, service, PRL_ADDR_LEAVING, 0);",
+        "node/service.c",
+        "    return set_entries(dp, service, PRL_ADDR_LEAVING, 0);",
         "    (void)dp;\n    (void)service;\n    return 0;",
         ("switchover", "renounce"),
     ),
     Mutant(
         "flows of a fenced service live on",
-        "node/ownership.c",
-        "    dp_owner_set(dp, service, PRL_OWNER_FENCED);\n"
+        "node/service.c",
+        "    dp_service_set(dp, service, PRL_OWNER_FENCED);\n"
         "    dp_primary_fence_service(dp, service);",
-        "    dp_owner_set(dp, service, PRL_OWNER_OWNER);",
+        "    dp_service_set(dp, service, PRL_OWNER_OWNER);",
     ),
     Mutant(
         "nothing opens when the lease has ended",
@@ -167,109 +166,105 @@ MUTANTS = (
     ),
     Mutant(
         "who has taken over and has shadows again does not fall silent",
-        "flow/table.c",
+        "node/enter.c",
         "    prl_owner_has_shadow(&dp->owner, flow->service);\n",
         "",
         ("switchover", "LAN silent", "link cut and LAN of one deaf"),
     ),
-    # -- node/switchover.c
     Mutant(
         "COMMIT is said before all is drained",
         "node/switchover.c",
-        "dp->flows[i].primary.state == PRL_PRIMARY_ACTIVE && "
-        "!prl_primary_is_drained(&dp->flows[i].primary))",
-        "dp->flows[i].primary.state == PRL_PRIMARY_GONE)",
+        "dp_primary_of(flow)->state == PRL_PRIMARY_ACTIVE &&\n"
+        "            !prl_primary_is_drained(dp_primary_of(flow)))",
+        "dp_primary_of(flow)->state == PRL_PRIMARY_GONE)",
         ("switchover",),
     ),
     Mutant(
         "a service that was given away may be taken over again",
-        "node/switchover.c",
+        "node/move.c",
         "    prl_owner_give(&dp->owner, service); /* not taken back",
         "    (void)service; /* not taken back",
         ("renounce", "switchover"),
     ),
     Mutant(
         "doubt ends before the other node's lease",
-        "node/switchover.c",
+        "api/services.c",
         "        (dp->now_ns < prl_owner_open_at_ns(&dp->owner) || ",
         "        (",
         ("switchover", "renounce"),
     ),
     Mutant(
         "the flows of a service that is not taken stay moved",
-        "node/switchover.c",
+        "node/move.c",
         "        every_primary(dp, service, resume);",
         "        (void)resume;",
         ("switchover", "renounce"),
     ),
     Mutant(
         "the old owner is owner again when it has relayed all",
-        "node/switchover.c",
-        "    dp_owner_set(dp, service, PRL_OWNER_STANDBY);\n",
-        "    dp_owner_set(dp, service, PRL_OWNER_OWNER);\n",
+        "node/move.c",
+        "    dp_service_set(dp, service, PRL_OWNER_STANDBY);\n",
+        "    dp_service_set(dp, service, PRL_OWNER_OWNER);\n",
         ("switchover",),
     ),
-    # -- path/shadow.c
     Mutant(
         "output is acknowledged whatever the shadow has sent",
         "path/shadow.c",
-        "prl_secondary_take_output_ack(&flow->secondary_core, push_out(dp, flow),",
-        "prl_secondary_take_output_ack(&flow->secondary_core, 0 * push_out(dp, flow),",
+        "prl_secondary_take_output_ack(dp_secondary_of(flow), push_out(dp, flow),",
+        "prl_secondary_take_output_ack(dp_secondary_of(flow), 0 * push_out(dp, flow),",
     ),
     Mutant(
         "input is accepted and not fed",
-        "path/shadow.c",
-        "    dp_secondary_feed(dp, flow, &piece, 1, &packet, msg->lif);\n    dp_verify_fed",
+        "path/secondary.c",
+        "    dp_reinject(dp, flow, &piece, 1, &packet, msg->lif);\n    dp_verify_fed",
         "    dp_verify_fed",
     ),
     Mutant(
         "VOID is acknowledged, and the shadow is not void",
-        "path/shadow.c",
-        "            dp_secondary_void(dp, flow, msg->reason);\n        dp_send(dp, &answer);",
+        "path/secondary.c",
+        "            dp_shadow_void(dp, flow, msg->reason);\n        dp_send(dp, &answer);",
         "            (void)flow;\n        dp_send(dp, &answer);",
     ),
     Mutant(
         "a shadow that was taken over stays silent",
-        "path/shadow.c",
+        "path/takeover.c",
         "    dp_flow_set_flags(flow);\n    if (flow->kernel->key.proto == IPPROTO_TCP) {",
         "    if (flow->kernel->key.proto == IPPROTO_TCP) {",
     ),
-    # -- path/primary.c, flow/table.c, api/control.c, loop/loop.c
     Mutant(
         "what a NACK refused counts as accepted",
         "path/primary.c",
-        "prl_primary_ack(&flow->primary, msg->seq, msg->reason,",
-        "prl_primary_ack(&flow->primary, msg->seq, 0 * msg->reason,",
+        "prl_primary_ack(dp_primary_of(flow), msg->seq, msg->reason,",
+        "prl_primary_ack(dp_primary_of(flow), msg->seq, 0 * msg->reason,",
     ),
     Mutant(
         "the space of the other side does not reach the kernel",
-        "path/primary.c",
-        "    __atomic_store_n(&flow->kernel->edge_limit, flow->primary.peer_edge, "
-        "__ATOMIC_RELEASE);",
+        "path/window.c",
+        "    __atomic_store_n(&flow->kernel->edge_limit, primary->peer_edge, __ATOMIC_RELEASE);",
         "    (void)flow;",
     ),
     Mutant(
         "an active flow's packets pass",
-        "flow/table.c",
+        "flow/flow.c",
         "            flags = PRL_FLOW_SETUP | PRL_FLOW_ACTIVE;",
         "            flags = PRL_FLOW_OPEN;",
     ),
     Mutant(
         "output that the hold TAP has lost is never held again",
-        "flow/table.c",
+        "path/timers.c",
         "        kernel->out_held = kernel->out_committed;",
         "        (void)kernel;",
     ),
     Mutant(
         "a lost link is not ownership's affair",
-        "api/control.c",
+        "node/ownership.c",
         "        dp_owner_do(dp, prl_owner_link_down(&dp->owner, dp->now_ns));",
         "        (void)was_up;",
     ),
     Mutant(
         "a move does not hear that the link is lost",
-        "api/control.c",
-        "        dp_switchover_link_down(dp);",
+        "node/ownership.c",
+        "        dp_move_link_down(dp);",
         "        (void)was_up;",
         ("switchover",),
     ),
@@ -279,11 +274,10 @@ MUTANTS = (
         "    dp->node->heartbeat_ns = dp->now_ns;\n",
         "",
     ),
-    # -- path/verify.c, node/setup.c
     Mutant(
         "what the shadow's kernel dropped is not kept",
         "path/verify.c",
-        "            keep(dp, flow, &dp->fed[i]);",
+        "            keep(dp, flow, &verify->fed[i]);",
         "            (void)keep;",
         ("kernel drops",),
     ),

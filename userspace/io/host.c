@@ -1,15 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/*
- * The machine itself behind the datapath's table of functions (io.h): Linux, through the kernel_*.c and xsk.c.
- *
- * What the loop sleeps on is registered once with epoll (7), so that a wait costs one look at what became ready, not a
- * walk over all sources before and after it.
- *
- * The deadline is a timer that stays: it is set anew only for an earlier one, and when it fires for one that has moved
- * on since, the pass finds nothing to do. A timeout given to each wait would program the CPU's timer before it and
- * again behind it, and where a hypervisor has to be asked that costs as much as the system call itself.
- */
-#include "flow/dp.h"
+#include "io/host.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -29,7 +19,8 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "io/tap.h"
+#include "io/kernel_sockets.h"
+#include "io/kernel_tables.h"
 #include "io/xsk.h"
 
 #define NS_PER_S 1000000000ull
@@ -37,14 +28,13 @@
 #define WAIT_EVENTS 8
 /* The least slice that the scheduler takes; its own is some milliseconds. */
 #define SLICE_NS 100000ull
-/* Frames in the fill rings: half of all; the other half can be held. */
-#define FILL_SHARE (PRL_DP_FRAMES / 2)
 
 /* epoll_event.data; the rings of AF_XDP are looked at in every pass, so all of them are one source. */
 enum source { SOURCE_LINK, SOURCE_HOLD, SOURCE_WAKE, SOURCE_TIMER, SOURCE_LAN, SOURCE_PORT };
 
 struct prl_host {
-    struct prl_dp_config config;
+    struct prl_dp_lif lif[PRL_LIFS_MAX];
+    uint32_t lifs;
     struct prl_kernel *kernel;
     int inject_fd, hold_fd, lan_fd, link_fd;
     int raw_fd; /* AF_PACKET, for claims */
@@ -230,7 +220,7 @@ static int send_frame(struct prl_host *host, uint32_t lif, const uint8_t *frame,
 {
     struct sockaddr_ll to = {
         .sll_family = AF_PACKET,
-        .sll_ifindex = (int)host->config.lif[lif].ifindex,
+        .sll_ifindex = (int)host->lif[lif].ifindex,
         .sll_halen = ETH_ALEN,
     };
 
@@ -446,18 +436,19 @@ static int moment_keep_ahead(struct prl_host *host, int fd, uint32_t seen, uint3
 static int start(struct prl_host *host, struct prl_umem *umem, char *error)
 {
     uint32_t queues = 0, port = 0;
+    uint32_t fill = prl_umem_free_frames(umem) / 2; /* the other half can be held */
     int err = 0;
 
-    for (uint32_t i = 0; i < host->config.lifs; i++)
-        queues += host->config.lif[i].queues;
+    for (uint32_t i = 0; i < host->lifs; i++)
+        queues += host->lif[i].queues;
     host->xsk = prl_xsk_open(umem, error);
     if (!host->xsk)
         return -ENOMEM;
-    for (uint32_t i = 0; i < host->config.lifs; i++) {
-        const struct prl_dp_lif *lif = &host->config.lif[i];
+    for (uint32_t i = 0; i < host->lifs; i++) {
+        const struct prl_dp_lif *lif = &host->lif[i];
 
         for (uint32_t queue = 0; queue < lif->queues; queue++, port++) {
-            err = prl_xsk_add(host->xsk, lif->name, queue, FILL_SHARE / queues, error);
+            err = prl_xsk_add(host->xsk, lif->name, queue, fill / queues, error);
             if (err)
                 return err;
             err = prl_kernel_xsk_set(host->kernel, i, queue, prl_xsk_fd(host->xsk, port));
@@ -488,7 +479,7 @@ static void close_host(struct prl_host *host)
     free(host);
 }
 
-static void close_descriptors(const struct prl_dp_config *config)
+static void close_descriptors(const struct prl_host_config *config)
 {
     close(config->inject_fd);
     close(config->hold_fd);
@@ -496,7 +487,7 @@ static void close_descriptors(const struct prl_dp_config *config)
         close(config->lan_fd);
 }
 
-static struct prl_host *open_host(const struct prl_dp_config *config, struct prl_kernel *kernel, char *error)
+struct prl_host *prl_host_open(const struct prl_host_config *config, struct prl_kernel *kernel, char *error)
 {
     struct prl_host *host = calloc(1, sizeof(*host));
     const uint32_t mark = PRL_MARK_WORD;
@@ -507,7 +498,8 @@ static struct prl_host *open_host(const struct prl_dp_config *config, struct prl
         close_descriptors(config);
         return NULL;
     }
-    host->config = *config;
+    memcpy(host->lif, config->lif, config->lifs * sizeof(*host->lif));
+    host->lifs = config->lifs;
     host->kernel = kernel;
     host->inject_fd = config->inject_fd;
     host->hold_fd = config->hold_fd;
@@ -526,7 +518,7 @@ static struct prl_host *open_host(const struct prl_dp_config *config, struct prl
     return host;
 }
 
-static const struct prl_io host_io = {
+const struct prl_io prl_host_io = {
     .now_ns = now_ns,
     .start = start,
     .close = close_host,
@@ -572,10 +564,3 @@ static const struct prl_io host_io = {
     .moment_segs_in = moment_segs_in,
     .moment_keep_ahead = moment_keep_ahead,
 };
-
-struct prl_dp *prl_dp_open(const struct prl_dp_config *config, struct prl_kernel *kernel, char *error)
-{
-    struct prl_host *host = open_host(config, kernel, error);
-
-    return host ? dp_open(config, &host_io, host, error) : NULL;
-}

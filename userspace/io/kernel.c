@@ -15,13 +15,17 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include "io/kernel_attach.h"
+#include "io/kernel_clsact.h"
+#include "io/kernel_hook.h"
 #include "io/kernel_private.h"
+#include "io/kernel_tables.h"
+#include "io/kernel_words.h"
 
 #define SHADOW_PIN "shadow_cc"
 #define SHADOW_PLACEHOLDER "prl_shadow_____" /* in shadow_cc.bpf.c, PRL_CC_NAME_BYTES with its NUL */
 #define SHADOW_OBJECT_MAX (1 << 20)          /* bytes; the object has about 20,000 */
 #define PIN_DIR_TRIES 3                      /* another instance may remove the empty root in between */
-#define SAMPLE_FRAME_BYTES 64 /* of the frame that BPF_PROG_TEST_RUN wants; its contents mean nothing */
 
 static const char *const object_names[PRL_OBJECT_COUNT] = {
     [PRL_OBJECT_EGRESS] = "egress",
@@ -54,59 +58,6 @@ static const char *const map_names[PRL_MAP_COUNT] = {
     [PRL_MAP_GATES] = "prl_gates",     [PRL_MAP_SAMPLE] = "prl_sample",
     [PRL_MAP_SIEVE] = "prl_sieve",
 };
-
-int prl_kernel_fail(char *error, int code, const char *format, ...)
-{
-    va_list args;
-
-    if (!error)
-        return code;
-    va_start(args, format);
-    int used = vsnprintf(error, PRL_ERROR_BYTES, format, args);
-    va_end(args);
-    if (used >= 0 && used < PRL_ERROR_BYTES)
-        snprintf(error + used, (size_t)(PRL_ERROR_BYTES - used), ": %s", strerror(-code));
-    return code;
-}
-
-/* libbpf prints what it does not return: the kernel's words about a request of netlink's (libbpf's src/nlattr.c). */
-#define WORDS_MARK "Kernel error message: "
-
-char *prl_kernel_words(void)
-{
-    static _Thread_local char words[PRL_ERROR_BYTES / 2];
-    return words;
-}
-
-static int keep_words(enum libbpf_print_level level, const char *format, va_list args)
-{
-    char line[PRL_ERROR_BYTES];
-
-    if (level == LIBBPF_WARN && strstr(format, WORDS_MARK) && vsnprintf(line, sizeof(line), format, args) > 0) {
-        const char *from = strstr(line, WORDS_MARK);
-        if (from) {
-            from += strlen(WORDS_MARK);
-            snprintf(prl_kernel_words(), PRL_ERROR_BYTES / 2, "%.*s", (int)strcspn(from, "\n"), from);
-        }
-    }
-    return 0;
-}
-
-static int print_all(enum libbpf_print_level level, const char *format, va_list args)
-{
-    va_list again;
-
-    va_copy(again, args);
-    keep_words(level, format, again);
-    va_end(again);
-    return vfprintf(stderr, format, args);
-}
-
-/* Failures are reported through `error`; libbpf's own words, with the verifier's, only on request. */
-static void set_printer(void)
-{
-    libbpf_set_print(getenv("PRL_LIBBPF_DEBUG") ? print_all : keep_words);
-}
 
 /* Where the instance's pins are. bpffs reserves names with dots, so a dot becomes a comma. */
 static int pin_dir_of(const char *instance, char path[PRL_PATH_BYTES], char *error)
@@ -383,7 +334,7 @@ static void release_memory(struct prl_kernel *kernel)
 
 struct prl_kernel *prl_kernel_open(const struct prl_kernel_config *config, char *error)
 {
-    set_printer();
+    prl_kernel_set_printer();
     if (check_config(config, error) < 0)
         return NULL;
     struct prl_kernel *kernel = calloc(1, sizeof(*kernel));
@@ -438,135 +389,6 @@ struct prl_node *prl_kernel_node(struct prl_kernel *kernel)
     return kernel->node;
 }
 
-struct prl_flow *prl_kernel_flow(struct prl_kernel *kernel, uint32_t slot)
-{
-    if (slot >= kernel->flows_max)
-        return NULL;
-    return (struct prl_flow *)(void *)(kernel->flow_state + slot * sizeof(struct prl_flow));
-}
-
-static int cookie_of(int fd, uint64_t *cookie)
-{
-    socklen_t bytes = sizeof(*cookie);
-    return getsockopt(fd, SOL_SOCKET, SO_COOKIE, cookie, &bytes) < 0 ? -errno : 0;
-}
-
-int prl_kernel_gate_attach(struct prl_kernel *kernel, int fd, uint32_t slot)
-{
-    uint64_t cookie;
-
-    if (slot >= kernel->flows_max)
-        return -EINVAL;
-    int code = cookie_of(fd, &cookie);
-    if (!code)
-        code = bpf_map_update_elem(kernel->map[PRL_MAP_GATES], &cookie, &slot, BPF_ANY);
-    if (code)
-        return code;
-    if (setsockopt(fd, SOL_SOCKET, SO_ATTACH_BPF, &kernel->program[PRL_PROG_GATE], sizeof(int)) < 0) {
-        code = -errno;
-        bpf_map_delete_elem(kernel->map[PRL_MAP_GATES], &cookie);
-    }
-    return code;
-}
-
-int prl_kernel_gate_cookie(int fd, uint64_t *cookie)
-{
-    return cookie_of(fd, cookie);
-}
-
-int prl_kernel_gate_forget(struct prl_kernel *kernel, uint64_t cookie)
-{
-    int code = bpf_map_delete_elem(kernel->map[PRL_MAP_GATES], &cookie);
-
-    return code == -ENOENT ? 0 : code;
-}
-
-int prl_kernel_gate_detach(struct prl_kernel *kernel, int fd)
-{
-    uint64_t cookie;
-    int unused = 0;
-
-    int code = cookie_of(fd, &cookie);
-    if (code)
-        return code;
-    if (setsockopt(fd, SOL_SOCKET, SO_DETACH_FILTER, &unused, sizeof(unused)) < 0 && errno != ENOENT)
-        return -errno;
-    return prl_kernel_gate_forget(kernel, cookie);
-}
-
-int prl_kernel_xsk_set(struct prl_kernel *kernel, uint32_t lif, uint32_t queue, int xsk_fd)
-{
-    if (lif >= PRL_LIFS_MAX || queue >= PRL_QUEUES_MAX)
-        return -EINVAL;
-    uint32_t key = lif * PRL_QUEUES_MAX + queue;
-    return bpf_map_update_elem(kernel->map[PRL_MAP_XSKS], &key, &xsk_fd, BPF_ANY);
-}
-
-/* How many of the flows, from the first on, have the first one's logical interface. */
-static uint32_t same_lif(struct prl_kernel *kernel, const uint32_t *slots, uint32_t count)
-{
-    const struct prl_flow *first = prl_kernel_flow(kernel, slots[0]);
-    uint32_t same = 1;
-
-    for (; same < count; same++) {
-        const struct prl_flow *next = prl_kernel_flow(kernel, slots[same]);
-
-        if (!first || !next || next->key.lif != first->key.lif)
-            break;
-    }
-    return same;
-}
-
-/* Samples the sockets of kernel->sample as though a packet had come in by this interface. */
-static int sample_from(const struct prl_kernel *kernel, uint32_t ifindex)
-{
-    uint8_t frame[SAMPLE_FRAME_BYTES] = {0};
-    struct __sk_buff context = {.ifindex = ifindex};
-    LIBBPF_OPTS(bpf_test_run_opts, options, .data_in = frame, .data_size_in = sizeof(frame), .ctx_in = &context,
-                .ctx_size_in = sizeof(context), .repeat = 1);
-
-    return bpf_prog_test_run_opts(kernel->program[PRL_PROG_SAMPLE], &options);
-}
-
-/* Before Linux 6.5 a look-up from a VRF's port does not find a socket of the VRF (net/core/filter.c, dev_sdif()): those that
- * were not found are looked up once more, from the VRF device. */
-static int sample_from_vrf(struct prl_kernel *kernel, uint32_t ifindex)
-{
-    struct prl_sample *sample = kernel->sample;
-    uint32_t left = 0;
-
-    for (uint32_t i = 0; i < sample->count; i++) {
-        const struct prl_flow *flow = prl_kernel_flow(kernel, sample->slot[i]);
-
-        if (flow && flow->key.proto == IPPROTO_TCP && !flow->sock.state)
-            sample->slot[left++] = sample->slot[i];
-    }
-    sample->count = left;
-    return left ? sample_from(kernel, ifindex) : 0;
-}
-
-int prl_kernel_sample(struct prl_kernel *kernel, const uint32_t *slots, uint32_t count)
-{
-    while (count) {
-        const struct prl_flow *first = prl_kernel_flow(kernel, slots[0]);
-        uint32_t chunk = same_lif(kernel, slots, count < PRL_SAMPLE_MAX ? count : PRL_SAMPLE_MAX);
-        bool has_lif = first && first->key.lif < kernel->lifs;
-        uint32_t vrf_ifindex = has_lif ? kernel->vrf_ifindex[first->key.lif] : 0;
-
-        kernel->sample->count = chunk;
-        memcpy(kernel->sample->slot, slots, chunk * sizeof(*slots));
-        /* A socket that is bound to a device, or in a VRF, is found from its own interface only. */
-        int code = sample_from(kernel, has_lif ? kernel->ifindex[first->key.lif] : 0);
-        if (code >= 0 && vrf_ifindex)
-            code = sample_from_vrf(kernel, vrf_ifindex);
-        if (code < 0)
-            return code;
-        slots += chunk;
-        count -= chunk;
-    }
-    return 0;
-}
-
 const char *prl_kernel_shadow_cc(struct prl_kernel *kernel)
 {
     return kernel->shadow_map < 0 ? NULL : kernel->shadow_name;
@@ -577,7 +399,7 @@ int prl_kernel_is_inherited(const char *instance, const uint32_t *ifindexes, uin
     char pin_dir[PRL_PATH_BYTES], path[PRL_PATH_BYTES + 32];
     bool guarded = count > 0;
 
-    set_printer();
+    prl_kernel_set_printer();
     if (pin_dir_of(instance, pin_dir, NULL) < 0)
         return 0;
     pin_path(pin_dir, map_names[PRL_MAP_LIFS], path);
@@ -626,7 +448,7 @@ int prl_kernel_scrub(const char *instance, int is_alone, char *error)
 {
     char pin_dir[PRL_PATH_BYTES], path[PRL_PATH_BYTES + 32];
 
-    set_printer();
+    prl_kernel_set_printer();
     int code = pin_dir_of(instance, pin_dir, error);
     if (code < 0)
         return code;

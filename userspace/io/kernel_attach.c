@@ -13,7 +13,13 @@
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
+#include "io/kernel_attach.h"
+#include "io/kernel_clsact.h"
+#include "io/kernel_hook.h"
+#include "io/kernel_netlink.h"
 #include "io/kernel_private.h"
+#include "io/kernel_words.h"
+#include "io/kernel_xdp.h"
 
 /* prl's place among the tc filters of its TAPs. */
 #define TC_PRIORITY 0x7072

@@ -10,6 +10,8 @@
 #include <linux/pkt_sched.h>
 #include <sys/socket.h>
 #include <unistd.h>
+#include "io/kernel_clsact.h"
+#include "io/kernel_netlink.h"
 #include "io/kernel_private.h"
 
 /* Of the caller's network namespace. */

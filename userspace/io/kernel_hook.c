@@ -18,6 +18,9 @@
 #include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+#include "io/kernel_clsact.h"
+#include "io/kernel_hook.h"
+#include "io/kernel_netlink.h"
 #include "io/kernel_private.h"
 
 #define TC_PRIORITY_FIRST 1

@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
+#include "io/kernel_netlink.h"
 #include "io/kernel_private.h"
 
 #define ATTRIBUTES_BYTES 256

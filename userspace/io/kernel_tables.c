@@ -7,6 +7,22 @@
 #include <errno.h>
 #include <string.h>
 #include "io/kernel_private.h"
+#include "io/kernel_tables.h"
+
+struct prl_flow *prl_kernel_flow(struct prl_kernel *kernel, uint32_t slot)
+{
+    if (slot >= kernel->flows_max)
+        return NULL;
+    return (struct prl_flow *)(void *)(kernel->flow_state + slot * sizeof(struct prl_flow));
+}
+
+int prl_kernel_xsk_set(struct prl_kernel *kernel, uint32_t lif, uint32_t queue, int xsk_fd)
+{
+    if (lif >= PRL_LIFS_MAX || queue >= PRL_QUEUES_MAX)
+        return -EINVAL;
+    uint32_t key = lif * PRL_QUEUES_MAX + queue;
+    return bpf_map_update_elem(kernel->map[PRL_MAP_XSKS], &key, &xsk_fd, BPF_ANY);
+}
 
 uint32_t prl_kernel_sieve_cell(const struct prl_flow_key *key)
 {

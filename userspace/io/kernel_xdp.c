@@ -7,7 +7,10 @@
 #include <net/if.h>
 #include <stdio.h>
 #include <string.h>
+#include "io/kernel_hook.h"
 #include "io/kernel_private.h"
+#include "io/kernel_words.h"
+#include "io/kernel_xdp.h"
 
 static uint32_t flags_of(uint32_t mode)
 {

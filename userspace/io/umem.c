@@ -6,7 +6,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#include "io/kernel.h"
+#include "io/error.h"
 
 #define CACHE_LINE 64
 

@@ -9,7 +9,7 @@
 #include <sys/socket.h>
 #include <xdp/xsk.h>
 
-#include "io/kernel.h"
+#include "io/error.h"
 
 /* Multi-buffer AF_XDP (kernel ≥ 6.6); Debian 12's headers do not have the names. */
 #ifndef XDP_USE_SG

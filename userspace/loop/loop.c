@@ -1,64 +1,63 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/*
- * The datapath's loop. One pass is one trip down the data path, in batches:
- *
- *     receive ─ AF_XDP frames, held output        → state machines → REPLICATE, OUTPUT into the link's buffer
- *     link    ─ REPLICATE → reinject, ACK owed    ─ ACK → reinject or release what was held
- *     ACKs owed, link flushed                     ─ one write for all of it
- *     time    ─ lease, deadlines, claims
- */
-#include "flow/dp.h"
+#include "loop/loop.h"
 
 #include <errno.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
-#include <sys/eventfd.h>
-#include <unistd.h>
+
+#include "core/handle.h"
+#include "flow/dp.h"
+#include "io/error.h"
+#include "loop/lock.h"
+#include "loop/wait.h"
+#include "node/ownership.h"
+#include "node/setup.h"
+#include "node/switchover.h"
+#include "path/input.h"
+#include "path/output.h"
+#include "path/primary.h"
+#include "path/relay.h"
+#include "path/secondary.h"
+#include "path/shadow.h"
+#include "path/timers.h"
+#include "path/verify.h"
 
 #define NS_PER_MS 1000000ull
+/* After so many looks that found a single held segment, the next ones expect no second. */
+#define DP_SINGLES 16
 
-void dp_lock(struct prl_dp *dp)
-{
-    atomic_fetch_add(&dp->waiting, 1);
-    pthread_mutex_lock(&dp->lock);
-    atomic_fetch_sub(&dp->waiting, 1);
-}
-
-void dp_unlock(struct prl_dp *dp)
-{
-    dp_flush_input(dp);
-    pthread_mutex_unlock(&dp->lock);
-}
+struct dp_loop {
+    uint16_t port_lif[PRL_LIFS_MAX * PRL_QUEUES_MAX];
+    uint32_t ports;
+    struct prl_received received[DP_BATCH];
+    uint32_t output_singles; /* looks at the hold TAP, one after the other, that found one segment and no more */
+    bool output_again; /* there may be more than the last look took */
+    struct dp_wait wait;
+};
 
 /* ---- one pass ---- */
 
 /* A frame's bytes and its flow: another CPU wrote the one, many flows have driven the other out of the caches. */
 static void prefetch(const struct prl_dp *dp, const struct prl_received *received)
 {
-    const struct dp_flow *flow;
-
     prl_umem_prefetch(dp->umem, received->packet);
-    if (received->meta.slot >= dp->flows_top)
-        return;
-    flow = &dp->flows[received->meta.slot];
-    __builtin_prefetch(flow);
-    __builtin_prefetch(&flow->primary);
-    __builtin_prefetch(&flow->primary.counters);
+    if (received->meta.slot < dp->flows_top)
+        dp_flow_prefetch(&dp->flows[received->meta.slot]);
 }
 
 static bool receive_frames(struct prl_dp *dp)
 {
+    struct dp_loop *loop = dp->loop;
     bool worked = false;
 
-    for (uint32_t i = 0; i < dp->ports; i++) {
-        uint32_t count = dp->io->receive(dp->host, i, dp->received, DP_BATCH);
+    for (uint32_t i = 0; i < loop->ports; i++) {
+        uint32_t count = dp->io->receive(dp->host, i, loop->received, DP_BATCH);
 
         for (uint32_t j = 0; j < count; j++) {
             if (j + 1 < count)
-                prefetch(dp, &dp->received[j + 1]);
-            dp_input(dp, dp->port_lif[i], &dp->received[j]);
+                prefetch(dp, &loop->received[j + 1]);
+            dp_input(dp, loop->port_lif[i], &loop->received[j]);
         }
         worked |= count > 0;
     }
@@ -68,15 +67,16 @@ static bool receive_frames(struct prl_dp *dp)
 /* Once segments have come one by one for a while, poll() tells of the next, rather than a read that finds nothing. */
 static bool receive_output(struct prl_dp *dp)
 {
-    uint32_t count = 0, most = dp->output_singles < DP_SINGLES ? DP_BATCH : 1;
+    struct dp_loop *loop = dp->loop;
+    uint32_t count = 0, most = loop->output_singles < DP_SINGLES ? DP_BATCH : 1;
 
     while (count < most && dp_output(dp))
         count++;
-    if (count > 1 || dp->output_again)
-        dp->output_singles = 0;
-    else if (dp->output_singles < DP_SINGLES)
-        dp->output_singles++;
-    dp->output_again = count == most;
+    if (count > 1 || loop->output_again)
+        loop->output_singles = 0;
+    else if (loop->output_singles < DP_SINGLES)
+        loop->output_singles++;
+    loop->output_again = count == most;
     return count > 0;
 }
 
@@ -134,8 +134,10 @@ static void take_message(struct prl_dp *dp, const struct prl_msg *msg)
     case PRL_MSG_RENOUNCE:
         break; /* dp_owner_message() acted */
     case PRL_MSG_SWITCHOVER:
-    case PRL_MSG_RELAY:
         dp_switchover_message(dp, msg);
+        break;
+    case PRL_MSG_RELAY:
+        dp_relay_message(dp, msg);
         break;
     case PRL_MSG_SETUP_DONE: {
         struct dp_flow *flow = dp_flow_by_handle(dp, msg->handle);
@@ -168,7 +170,7 @@ static void flush(struct prl_dp *dp)
 {
     int err;
 
-    dp_secondary_flush_acks(dp);
+    dp_shadow_flush_acks(dp);
     err = prl_link_flush(&dp->link);
     if (dp->link_overflow)
         dp_link_lost(dp, "its transmit queue was full: a message found no room");
@@ -216,7 +218,7 @@ static bool pass(struct prl_dp *dp, uint32_t ready)
     if (ready & PRL_READY_HOLD)
         worked |= receive_output(dp);
     else
-        dp->output_again = false;
+        dp->loop->output_again = false;
     prl_link_flush(&dp->link); /* what was captured leaves before the other side's messages are worked on */
     if (ready & PRL_READY_LINK || prl_link_unread(&dp->link)) /* what came with HELLO waits until the link is up */
         worked |= receive_link(dp);
@@ -254,13 +256,13 @@ int dp_turn(struct prl_dp *dp, uint32_t ready)
     int err;
 
     dp_lock(dp);
-    polling = dp_polls_on(dp, pass(dp, ready));
-    err = dp_wait_prepare(dp, next_deadline_ns(dp));
+    polling = dp_polls_on(dp, &dp->loop->wait, pass(dp, ready));
+    err = dp_wait_prepare(dp, &dp->loop->wait, next_deadline_ns(dp));
     dp_unlock(dp);
     return err ? err : polling;
 }
 
-int prl_dp_run(struct prl_dp *dp)
+int dp_run(struct prl_dp *dp)
 {
     int ready = PRL_READY_ALL;
 
@@ -270,7 +272,7 @@ int prl_dp_run(struct prl_dp *dp)
         if (polling < 0)
             return polling;
         if (polling)
-            dp_give_way(dp);
+            dp_give_way(dp, &dp->loop->wait);
         else if (atomic_load(&dp->waiting))
             sched_yield();
         ready = dp->io->wait(dp->host, !polling);
@@ -278,12 +280,6 @@ int prl_dp_run(struct prl_dp *dp)
             return ready;
     }
     return 0;
-}
-
-void prl_dp_stop(struct prl_dp *dp)
-{
-    atomic_store(&dp->stop, true);
-    dp->io->wake(dp->host);
 }
 
 /* ---- birth and death ---- */
@@ -302,78 +298,26 @@ static int count_ports(struct prl_dp *dp, char *error)
     }
     for (uint32_t i = 0; i < dp->config.lifs; i++)
         for (uint32_t queue = 0; queue < dp->config.lif[i].queues; queue++)
-            dp->port_lif[dp->ports++] = (uint16_t)i;
+            dp->loop->port_lif[dp->loop->ports++] = (uint16_t)i;
     return 0;
 }
 
-static int open_memory(struct prl_dp *dp, char *error)
+int dp_loop_open(struct prl_dp *dp, char *error)
 {
-    dp->umem = prl_umem_open(PRL_DP_FRAMES, PRL_DP_FRAME_BYTES, error);
-    if (!dp->umem)
-        return -ENOMEM;
-    dp->buffers = malloc((size_t)PRL_DP_OUTPUT_BUFFERS * PRL_TAP_BUFFER_BYTES);
-    if (!dp->buffers || prl_pool_init(&dp->holds, PRL_DP_HOLDS) ||
-        prl_link_init(&dp->link, PRL_DP_LINK_TX_BYTES) || dp_flows_init(dp) || dp_setups_init(dp)) {
-        snprintf(error, PRL_ERROR_BYTES, "no memory for %u flows", dp->config.flows_max);
-        return -ENOMEM;
-    }
-    for (uint32_t i = 0; i < PRL_DP_OUTPUT_BUFFERS; i++)
-        dp->buffer_free[dp->buffers_free++] = i;
-    return 0;
-}
-
-struct prl_dp *dp_open(const struct prl_dp_config *config, const struct prl_io *io, struct prl_host *host,
-                       char *error)
-{
-    struct prl_dp *dp = calloc(1, sizeof(*dp));
-
-    if (!dp) {
+    dp->loop = calloc(1, sizeof(*dp->loop));
+    if (!dp->loop) {
         snprintf(error, PRL_ERROR_BYTES, "no memory for the datapath");
-        io->close(host);
-        return NULL;
+        return -ENOMEM;
     }
-    dp->config = *config;
-    dp->io = io;
-    dp->host = host;
-    dp->node = io->node(host);
-    prl_gro_init(&dp->gro, (struct prl_tap){.write = io->inject, .host = host});
-    dp->link.fd = -1;
-    pthread_mutex_init(&dp->lock, NULL);
-    dp->event_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-    if (dp->event_fd < 0) {
-        snprintf(error, PRL_ERROR_BYTES, "eventfd: %s", strerror(errno));
-        goto fail;
-    }
-    dp->node->heartbeat_ns = dp_clock_ns(dp);
-    if (open_memory(dp, error) || dp_owner_open(dp, error) || count_ports(dp, error) ||
-        io->start(host, dp->umem, error))
-        goto fail;
-    return dp;
-
-fail:
-    prl_dp_close(dp);
-    return NULL;
+    return count_ports(dp, error);
 }
 
-void prl_dp_close(struct prl_dp *dp)
+void dp_loop_close(struct prl_dp *dp)
 {
-    if (!dp)
-        return;
-    prl_link_destroy(&dp->link);
-    dp_flows_destroy(dp);
-    dp_setups_destroy(dp);
-    prl_pool_destroy(&dp->holds);
-    free(dp->buffers);
-    while (dp->events_head) {
-        struct dp_event *entry = dp->events_head;
+    free(dp->loop);
+}
 
-        dp->events_head = entry->next;
-        free(entry);
-    }
-    dp->io->close(dp->host);
-    prl_umem_close(dp->umem); /* the machine captures into it until then */
-    if (dp->event_fd >= 0)
-        close(dp->event_fd);
-    pthread_mutex_destroy(&dp->lock);
-    free(dp);
+void dp_loop_new_link(struct prl_dp *dp)
+{
+    dp->loop->wait.link_events = 0;
 }

@@ -1,17 +1,26 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* What the loop waits for, and when it polls instead. How a wait is done is the machine's affair (io.h). */
-#include "flow/dp.h"
+#include "loop/wait.h"
 
 #include <sched.h>
 
+#include "flow/dp.h"
+
+/* Polling gives the CPU away after every look. Absences that are longer than the first of these count; beyond an eighth of
+ * the time, and the sum, the CPU is wanted by others, and polling only waits for it. Then prld sleeps until there is work,
+ * which wakes it at once, and tries again to poll after a while. */
+#define DP_CROWDED_NS 100000ull
+#define DP_CROWDED_SHARE 8
+#define DP_CROWDED_SUM_NS 2000000ull
+#define DP_CROWDED_RETRY_NS 100000000ull
+
 /* The link is read once both sides agree; held output while there is memory and room for it. */
-static int choose_sources(struct prl_dp *dp)
+static int choose_sources(struct prl_dp *dp, struct dp_wait *wait)
 {
-    struct dp_wait *wait = &dp->wait;
     bool link_reads = !dp->hello_seen || dp->link_up;
     uint32_t link_events =
         (link_reads ? PRL_WATCH_READ : 0u) | (prl_link_pending(&dp->link) ? PRL_WATCH_WRITE : 0u);
-    uint32_t output_events = dp->buffers_free && prl_link_room(&dp->link, PRL_PACKET_MAX) ? PRL_WATCH_READ : 0u;
+    uint32_t output_events =
+        dp->held.buffers_free && prl_link_room(&dp->link, PRL_PACKET_MAX) ? PRL_WATCH_READ : 0u;
     int err = 0;
 
     if (dp->link.fd >= 0 && link_events != wait->link_events) {
@@ -25,19 +34,17 @@ static int choose_sources(struct prl_dp *dp)
     return err;
 }
 
-int dp_wait_prepare(struct prl_dp *dp, uint64_t next_ns)
+int dp_wait_prepare(struct prl_dp *dp, struct dp_wait *wait, uint64_t next_ns)
 {
     int err = dp->io->set_timer(dp->host, next_ns);
 
-    return err ? err : choose_sources(dp);
+    return err ? err : choose_sources(dp, wait);
 }
 
 /* ---- polling ---- */
 
-bool dp_polls_on(struct prl_dp *dp, bool worked)
+bool dp_polls_on(struct prl_dp *dp, struct dp_wait *wait, bool worked)
 {
-    struct dp_wait *wait = &dp->wait;
-
     if (wait->away_ns >= DP_CROWDED_SUM_NS) {
         wait->away_ns = 0;
         wait->crowded_until_ns = dp->now_ns + DP_CROWDED_RETRY_NS;
@@ -49,9 +56,8 @@ bool dp_polls_on(struct prl_dp *dp, bool worked)
            (dp->config.poll_mode == PRL_POLL_BUSY || dp->now_ns < wait->poll_until_ns);
 }
 
-void dp_give_way(struct prl_dp *dp)
+void dp_give_way(const struct prl_dp *dp, struct dp_wait *wait)
 {
-    struct dp_wait *wait = &dp->wait;
     uint64_t before_ns = dp_clock_ns(dp), back_ns, paid_ns = (before_ns - wait->back_ns) / DP_CROWDED_SHARE;
 
     sched_yield();

@@ -1,18 +1,19 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/*
- * Setting up in two steps (R17): what does not move is said while nothing waits, and a socket made ready over there.
- * Then the input stands still from primary_setup() to dp_setup_done(), and all in between happens here:
- *
- *     primary    setup ─ copy ─ MOMENT ─▶ restore, enter, SETUP_DONE    secondary
- *                activate, drain      ◀──────────┘
- */
-#include "flow/dp.h"
+#include "node/setup.h"
 
 #include <errno.h>
 #include <netinet/in.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "flow/dp.h"
+#include "flow/send.h"
+#include "io/error.h"
+#include "io/probes.h"
+#include "node/enter.h"
+#include "node/ownership.h"
+#include "path/reinject.h"
 
 #define TLV_ROOM (PRL_TLV_HEADER + 4) /* header and padding of one element */
 
@@ -35,13 +36,13 @@ struct dp_setups {
     uint8_t tlvs[PRL_WIRE_MAX + PRL_MOMENT_SLACK];
 };
 
-int dp_setups_init(struct prl_dp *dp)
+int dp_setups_open(struct prl_dp *dp)
 {
     dp->setups = calloc(1, sizeof(*dp->setups));
     return dp->setups ? 0 : -ENOMEM;
 }
 
-void dp_setups_destroy(struct prl_dp *dp)
+void dp_setups_close(struct prl_dp *dp)
 {
     free(dp->setups);
 }
@@ -59,7 +60,7 @@ static struct sent *place_for(struct prl_dp *dp, uint32_t handle)
 
         if (sent->generation && sent->handle == handle)
             return sent;
-        if (!flow || flow->secondary || flow->primary.state != PRL_PRIMARY_SETUP ||
+        if (!flow || flow->secondary || dp_primary_of(flow)->state != PRL_PRIMARY_SETUP ||
             flow->spec.generation != sent->generation)
             found = sent;
     }
@@ -120,19 +121,15 @@ static int send_moment(struct prl_dp *dp, const struct dp_flow *flow, const stru
     return err;
 }
 
-int prl_dp_primary_moment(struct prl_dp *dp, const struct prl_moment_spec *spec, struct prl_moment_counts *counts,
-                          uint32_t *committed)
+int dp_setup_send_moment(struct prl_dp *dp, const struct prl_moment_spec *spec, struct prl_moment_counts *counts,
+                         uint32_t *committed)
 {
-    struct dp_flow *flow;
-    struct sent *sent;
-    bool is_left;
+    struct dp_flow *flow = dp_flow_by_handle(dp, spec->handle);
+    struct sent *sent = place_for(dp, spec->handle);
     int err;
 
-    dp_lock(dp);
-    flow = dp_flow_by_handle(dp, spec->handle);
-    sent = place_for(dp, spec->handle);
     if (!flow || flow->secondary || flow->spec.generation != spec->generation ||
-        flow->primary.state != PRL_PRIMARY_SETUP)
+        dp_primary_of(flow)->state != PRL_PRIMARY_SETUP)
         err = -ESTALE;
     else if (!dp->link_up)
         err = -ENOTCONN;
@@ -142,10 +139,6 @@ int prl_dp_primary_moment(struct prl_dp *dp, const struct prl_moment_spec *spec,
         dp->counters.moments_sent++;
         *sent = (struct sent){spec->handle, spec->generation, counts->segs_in, *committed};
     }
-    is_left = prl_link_pending(&dp->link);
-    dp_unlock(dp);
-    if (is_left)
-        dp->io->wake(dp->host);
     return err;
 }
 
@@ -175,7 +168,7 @@ void dp_setup_done(struct prl_dp *dp, struct dp_flow *flow, const struct prl_msg
     uint64_t active_ns = 0;
     struct sent *sent = sent_of(dp, msg->handle, msg->generation);
 
-    if (sent && msg->reason == PRL_REASON_OK && flow->primary.state == PRL_PRIMARY_SETUP &&
+    if (sent && msg->reason == PRL_REASON_OK && dp_primary_of(flow)->state == PRL_PRIMARY_SETUP &&
         flow->spec.generation == msg->generation) {
         if (is_complete(dp, flow, sent)) {
             dp_primary_activate(dp, flow, sent->committed, msg->space);
@@ -214,11 +207,10 @@ static void forget(struct prl_dp *dp, struct ready *ready)
     dp->io->hurry(dp->host, others);
 }
 
-int prl_dp_secondary_prepare(struct prl_dp *dp, const struct prl_flow_spec *spec, const struct prl_ready *ready)
+int dp_setup_prepare(struct prl_dp *dp, const struct prl_flow_spec *spec, const struct prl_ready *ready)
 {
     int err = -ENOSPC;
 
-    dp_lock(dp);
     for (uint32_t i = 0; i < PRL_SETUPS_MAX && err; i++)
         if (!dp->setups->ready[i].used) {
             dp->setups->ready[i] = (struct ready){.used = true, .spec = *spec, .ready = *ready};
@@ -226,21 +218,17 @@ int prl_dp_secondary_prepare(struct prl_dp *dp, const struct prl_flow_spec *spec
             PRL_PROBE3(setup, "socket prepared", spec->handle, spec->generation);
             err = 0;
         }
-    dp_unlock(dp);
     return err;
 }
 
-int prl_dp_secondary_unprepare(struct prl_dp *dp, uint32_t handle, uint32_t generation)
+int dp_setup_unprepare(struct prl_dp *dp, uint32_t handle, uint32_t generation)
 {
-    struct ready *ready;
+    struct ready *ready = ready_of(dp, handle, generation);
 
-    dp_lock(dp);
-    ready = ready_of(dp, handle, generation);
     if (ready) {
         forget(dp, ready);
         dp->counters.prepared_dropped++;
     }
-    dp_unlock(dp);
     return ready ? 0 : -ENOENT;
 }
 
@@ -309,7 +297,7 @@ static uint8_t use(struct prl_dp *dp, const struct ready *ready, const struct pr
         snprintf(words, PRL_ERROR_BYTES, "that node does not stand by for it any more");
         return PRL_REASON_NOT_ACTIVE;
     }
-    dp_flush_input(dp); /* the flow that it replaces may have some */
+    dp_reinject_flush(dp); /* the flow that it replaces may have some */
     return restore(dp, ready, msg, counts, words) ? PRL_REASON_RESTORE_FAILED : PRL_REASON_OK;
 }
 

@@ -1,44 +1,14 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/*
- * Flows whose segments are signed (RFC 2385): tc can neither lower their window nor renew their acknowledgement, because
- * both are signed and the key is here. So what is held, and what passes with a window that must be lowered, goes through
- * the hold TAP, and is brought up to date here (R10, R19).
- */
-#include "flow/dp.h"
+#include "path/sign.h"
 
 #include <linux/virtio_net.h>
-#include <errno.h>
-#include <netinet/in.h>
-#include <stdlib.h>
-#include <string.h>
+
+#include "flow/dp.h"
+#include "flow/wake.h"
+#include "tcp/md5sig.h"
+#include "tcp/serial.h"
 
 #define TCP_CHECK_AT 16
-
-const struct prl_md5_key *dp_sign_key(const struct dp_flow *flow)
-{
-    return flow->md5;
-}
-
-void dp_sign_forget_key(struct dp_flow *flow)
-{
-    if (!flow->md5)
-        return;
-    explicit_bzero(flow->md5, sizeof(*flow->md5));
-    free(flow->md5);
-    flow->md5 = NULL;
-}
-
-int dp_sign_set_key(struct dp_flow *flow, const struct prl_md5_key *key)
-{
-    dp_sign_forget_key(flow);
-    if (!key->bytes)
-        return 0;
-    flow->md5 = malloc(sizeof(*flow->md5));
-    if (!flow->md5)
-        return -ENOMEM;
-    *flow->md5 = *key;
-    return 0;
-}
 
 uint16_t dp_sign_window(const struct dp_flow *flow, uint32_t ack, uint16_t window)
 {
@@ -66,29 +36,25 @@ static void renew(struct dp_flow *flow, uint8_t *l3, const struct prl_packet *pa
                               prl_serial_max(packet->tsecr, kernel->last_tsecr));
 }
 
-void dp_sign_release(struct prl_dp *dp, struct dp_flow *flow, uint8_t *frame, uint32_t bytes)
+void dp_sign_release(struct prl_dp *dp, struct dp_flow *flow, uint8_t *frame, const struct prl_packet *packet)
 {
     struct virtio_net_hdr *vnet = (struct virtio_net_hdr *)frame;
-    uint8_t *eth = frame + sizeof(*vnet);
-    uint32_t eth_bytes = bytes - (uint32_t)sizeof(*vnet);
-    struct prl_packet packet;
-    uint8_t *l3;
+    uint8_t *l3 = frame + sizeof(*vnet) + packet->l2_bytes;
 
-    if (!flow->md5 || prl_packet_parse(eth, eth_bytes, eth_bytes, true, &packet))
+    if (!flow->md5)
         return;
-    l3 = eth + packet.l2_bytes;
     /* Linux signs segment by segment; what it has signed otherwise, or with a new key, is not ours to change. */
-    if (vnet->gso_type != VIRTIO_NET_HDR_GSO_NONE || !prl_md5sig_check(l3, &packet, flow->md5)) {
+    if (vnet->gso_type != VIRTIO_NET_HDR_GSO_NONE || !prl_md5sig_check(l3, packet, flow->md5)) {
         dp->counters.foreign_signatures++;
         flow->key_changed = true;
         dp_flow_wake(dp, flow);
         return;
     }
-    renew(flow, l3, &packet);
-    prl_md5sig_sign(l3, &packet, flow->md5);
-    prl_packet_set_partial(l3, &packet);
+    renew(flow, l3, packet);
+    prl_md5sig_sign(l3, packet, flow->md5);
+    prl_packet_set_partial(l3, packet);
     vnet->flags = VIRTIO_NET_HDR_F_NEEDS_CSUM;
-    vnet->csum_start = (uint16_t)(packet.l2_bytes + packet.l4_offset);
+    vnet->csum_start = (uint16_t)(packet->l2_bytes + packet->l4_offset);
     vnet->csum_offset = TCP_CHECK_AT;
     dp->counters.signed_again++;
 }

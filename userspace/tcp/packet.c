@@ -8,7 +8,6 @@
 #include <string.h>
 
 #include "prl_headers.h"
-#include "wire/wire.h"
 
 #define IPV4_HEADER 20u
 #define IPV6_HEADER 40u

@@ -1,15 +1,12 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/*
- * What is different for UDP flows. A datagram has no sequence number: one that a socket drops for want of room is
- * gone for its application alone. So room is looked for before a datagram is replicated, and on the secondary before
- * it is accepted (refused there, the primary drops it as well): both sockets get the same datagrams. Should one drop
- * all the same, the two differ, and the shadow is void (R17).
- */
+#include "flow/udp.h"
+
 #include <linux/sock_diag.h>
 #include <string.h>
 #include <sys/socket.h>
 
 #include "flow/dp.h"
+#include "tcp/serial.h"
 
 /* The most that the kernel charges a socket for a datagram of so many bytes (skb->truesize, with what the allocator
  * rounds up to). */
@@ -66,7 +63,7 @@ void dp_udp_sample(const struct prl_dp *dp, struct dp_flow *flow)
 
 bool dp_udp_has_room(const struct prl_dp *dp, const struct dp_flow *flow, uint32_t bytes)
 {
-    const struct prl_queues *queues = flow->secondary ? NULL : flow->primary.queues;
+    const struct prl_queues *queues = flow->secondary ? NULL : dp_primary_of(flow)->queues;
     uint32_t words[SK_MEMINFO_VARS];
     uint64_t used, rcvbuf_bytes;
 
@@ -85,20 +82,4 @@ bool dp_udp_diverged(const struct prl_dp *dp, const struct dp_flow *flow)
     uint32_t now;
 
     return lost(dp, flow, &now) && prl_serial_lt(flow->udp_lost_before, now);
-}
-
-void dp_udp_check(struct prl_dp *dp, struct dp_flow *flow)
-{
-    struct prl_actions actions = {0};
-    bool active = flow->secondary ? flow->secondary_core.state == PRL_SECONDARY_ACTIVE
-                                  : flow->primary.state == PRL_PRIMARY_ACTIVE;
-
-    if (!active || !dp_udp_diverged(dp, flow))
-        return;
-    if (flow->secondary) {
-        dp_secondary_give_up(dp, flow, PRL_REASON_DIVERGED);
-    } else {
-        prl_primary_fail(&flow->primary, PRL_REASON_DIVERGED, dp->link_up, dp->now_ns, &actions);
-        dp_apply(dp, flow, &actions);
-    }
 }

@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* What the programs know of the sessions' sockets: the mark gate, and their state. */
+#ifndef PRL_IO_KERNEL_SOCKETS_H
+#define PRL_IO_KERNEL_SOCKETS_H
+
+#ifndef PRL_CFFI
+#include <stdint.h>
+#endif
+
+struct prl_kernel;
+
+/* The mark gate (R1a) of one socket: attach before the flow is SETUP. Removing it is SO_DETACH_FILTER. */
+int prl_kernel_gate_attach(struct prl_kernel *kernel, int fd, uint32_t slot);
+int prl_kernel_gate_detach(struct prl_kernel *kernel, int fd);
+/* For a socket that nobody has a descriptor of any more: the gate that stays on it lets everything pass. */
+int prl_kernel_gate_cookie(int fd, uint64_t *cookie);
+int prl_kernel_gate_forget(struct prl_kernel *kernel, uint64_t cookie);
+/* Reads the sockets' state of these slots into prl_flow.sock (one system call per PRL_SAMPLE_MAX slots). */
+int prl_kernel_sample(struct prl_kernel *kernel, const uint32_t *slots, uint32_t count);
+
+#endif /* PRL_IO_KERNEL_SOCKETS_H */

@@ -1,0 +1,258 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "path/apply.h"
+
+#include <assert.h>
+#include <linux/virtio_net.h>
+
+#include "flow/dp.h"
+#include "flow/lend.h"
+#include "flow/send.h"
+#include "flow/wake.h"
+#include "path/compare.h"
+#include "path/reinject.h"
+#include "path/shadow.h"
+#include "path/sign.h"
+#include "path/window.h"
+#include "wire/elide.h"
+
+/* R15: leaves the L3 header out where it comes back exactly. piece[0] is for the fields that take its place, the
+ * packet begins in piece[1]. Returns the first piece to send. */
+static uint32_t elide(const struct prl_dp *dp, const struct dp_flow *flow, const struct prl_packet *packet,
+                      struct iovec *piece, uint8_t fields[PRL_ELIDED_FIELDS], struct prl_msg *msg)
+{
+    int left_out;
+
+    if (!(dp->capabilities & PRL_CAP_L3_ELISION) || prl_key_is_unconnected(&flow->kernel->key))
+        return 1;
+    left_out = prl_elide(piece[1].iov_base, packet, &flow->kernel->key, fields);
+    if (!left_out)
+        return 1;
+    piece[0] = (struct iovec){.iov_base = fields, .iov_len = PRL_ELIDED_FIELDS};
+    piece[1].iov_base = (uint8_t *)piece[1].iov_base + left_out;
+    piece[1].iov_len -= (uint32_t)left_out;
+    msg->data_type = PRL_TLV_ELIDED;
+    msg->data_bytes -= (uint32_t)left_out - PRL_ELIDED_FIELDS;
+    return 0;
+}
+
+static void do_replicate(struct prl_dp *dp, struct dp_flow *flow, const struct prl_hold *hold)
+{
+    struct iovec piece[1 + PRL_PACKET_PIECES_MAX];
+    uint32_t pieces = 1 + dp_hold_pieces(dp, hold, piece + 1);
+    uint8_t fields[PRL_ELIDED_FIELDS];
+    uint32_t first;
+    struct prl_msg msg = {
+        .type = PRL_MSG_REPLICATE,
+        .handle = flow->spec.handle,
+        .seq = hold->seq,
+        .space = dp_primary_of(flow)->own_edge,
+        .lif = hold->lif,
+        .packet_flags = hold->packet_flags,
+        .data_bytes = hold->bytes,
+    };
+
+    PRL_PROBE3(replicate, flow->spec.handle, hold->seq, hold->bytes);
+    first = elide(dp, flow, dp_hold_packet(&dp->held, hold), piece, fields, &msg);
+    if (dp_put(dp, &msg, piece + first, pieces - first) == 0 && msg.data_type == PRL_TLV_ELIDED) {
+        dp->counters.link_elided_packets++;
+        dp->counters.link_elided_bytes += hold->bytes - msg.data_bytes;
+    }
+}
+
+static void do_relay(struct prl_dp *dp, struct dp_flow *flow, const struct prl_hold *hold)
+{
+    struct iovec piece[PRL_PACKET_PIECES_MAX];
+    uint32_t pieces = dp_hold_pieces(dp, hold, piece);
+    struct prl_msg msg = {
+        .type = PRL_MSG_RELAY,
+        .handle = flow->spec.handle,
+        .lif = hold->lif,
+        .packet_flags = hold->packet_flags,
+        .data_bytes = hold->bytes,
+    };
+
+    dp_put(dp, &msg, piece, pieces);
+}
+
+static void do_output(struct prl_dp *dp, struct dp_flow *flow, const struct prl_hold *hold)
+{
+    const struct prl_packet *packet = dp_hold_packet(&dp->held, hold);
+    uint32_t bytes;
+    uint8_t *frame = dp_hold_frame(&dp->held, hold, &bytes) + sizeof(struct virtio_net_hdr);
+    struct prl_msg msg = {
+        .type = PRL_MSG_OUTPUT,
+        .handle = flow->spec.handle,
+        .seq = hold->seq,
+        .tcp_seq = hold->tcp_seq,
+        .bits = hold->bits,
+        .data = frame + packet->l2_bytes + packet->data_offset,
+        .data_bytes = packet->payload_bytes,
+        .urgent = packet->urgent <= packet->payload_bytes ? packet->urgent : 0, /* else a later segment says it */
+    };
+    struct iovec piece = {
+        .iov_base = frame + packet->l2_bytes + packet->data_offset,
+        .iov_len = packet->payload_bytes,
+    };
+
+    PRL_PROBE3(output, flow->spec.handle, hold->seq, packet->payload_bytes);
+    dp_put(dp, &msg, &piece, 1);
+}
+
+static void prefetch(const struct prl_dp *dp, const struct prl_hold *hold)
+{
+    prl_umem_prefetch(dp->umem, (uint32_t)hold->frame);
+    __builtin_prefetch(dp_hold_packet(&dp->held, hold));
+}
+
+static void release_input(struct prl_dp *dp, struct dp_flow *flow, struct prl_chain *chain)
+{
+    struct prl_hold *hold;
+
+    while ((hold = prl_chain_pop(chain))) {
+        struct iovec piece[PRL_PACKET_PIECES_MAX];
+        uint32_t pieces = dp_hold_pieces(dp, hold, piece);
+        const struct prl_packet *packet = dp_hold_packet(&dp->held, hold);
+
+        if (chain->head)
+            prefetch(dp, chain->head);
+        PRL_PROBE3(reinject, flow->spec.handle, hold->seq, dp->now_ns - hold->arrived_ns);
+        if (dp_primary_of(flow)->state == PRL_PRIMARY_ACTIVE) {
+            dp_compare_hash(flow, piece, pieces, packet);
+            dp_compare_released(dp, flow, hold->seq);
+        }
+        prl_hold_times_add(&dp->held.in, dp->now_ns - hold->arrived_ns);
+        dp_reinject_held(dp, flow, hold, piece, pieces);
+    }
+}
+
+static void release_output(struct prl_dp *dp, struct dp_flow *flow, struct prl_chain *chain)
+{
+    struct prl_hold *hold;
+
+    while ((hold = prl_chain_pop(chain))) {
+        uint32_t bytes;
+        uint8_t *frame = dp_hold_frame(&dp->held, hold, &bytes);
+
+        PRL_PROBE3(output_release, flow->spec.handle, hold->tcp_end, dp->now_ns - hold->arrived_ns);
+        dp_sign_release(dp, flow, frame, dp_hold_packet(&dp->held, hold));
+        if (dp->io->hold_write(dp->host, frame, bytes))
+            dp->counters.release_failed++; /* TCP sends it again: it is committed and passes unheld */
+        dp->counters.released_out_packets++;
+        prl_hold_times_add(&dp->held.out, dp->now_ns - hold->arrived_ns);
+        dp_hold_free(dp, hold);
+    }
+}
+
+static void send_void(struct prl_dp *dp, struct dp_flow *flow, uint8_t reason)
+{
+    struct prl_msg msg = {
+        .type = PRL_MSG_VOID,
+        .handle = flow->spec.handle,
+        .generation = flow->spec.generation,
+        .reason = reason,
+    };
+
+    dp_send(dp, &msg);
+}
+
+static void send_active(struct prl_dp *dp, struct dp_flow *flow)
+{
+    struct prl_msg msg = {
+        .type = PRL_MSG_SETUP_DONE,
+        .handle = flow->spec.handle,
+        .generation = flow->spec.generation,
+        .space = dp_primary_of(flow)->own_edge,
+    };
+
+    dp_send(dp, &msg);
+}
+
+void dp_apply(struct prl_dp *dp, struct dp_flow *flow, struct prl_actions *actions)
+{
+    dp_flow_wake(dp, flow);
+    for (uint32_t i = 0; i < actions->count; i++) {
+        struct prl_action *action = &actions->action[i];
+        struct prl_hold *hold;
+
+        switch (action->kind) {
+        case PRL_DO_REPLICATE:
+            do_replicate(dp, flow, action->hold);
+            break;
+        case PRL_DO_OUTPUT:
+            do_output(dp, flow, action->hold);
+            break;
+        case PRL_DO_RELEASE_INPUT:
+            release_input(dp, flow, &action->chain);
+            break;
+        case PRL_DO_RELEASE_OUTPUT:
+            release_output(dp, flow, &action->chain);
+            break;
+        case PRL_DO_DROP:
+            while ((hold = prl_chain_pop(&action->chain))) {
+                PRL_PROBE3(drop, action->counter, flow->spec.handle, hold->bytes);
+                dp_hold_free(dp, hold);
+            }
+            if (action->reason == PRL_REASON_NO_SPACE)
+                dp_window_say(dp, flow);
+            break;
+        case PRL_DO_COMMIT:
+            __atomic_store_n(&flow->kernel->out_committed, action->seq, __ATOMIC_RELEASE);
+            break;
+        case PRL_DO_SEND_VOID:
+            send_void(dp, flow, action->reason);
+            break;
+        case PRL_DO_SEND_ACTIVE:
+            send_active(dp, flow);
+            break;
+        case PRL_DO_RELAY:
+            do_relay(dp, flow, action->hold);
+            break;
+        case PRL_DO_STATE:
+            dp_reinject_flush(dp);
+            dp_flow_set_flags(flow);
+            dp_event_flow(dp, PRL_EVENT_PRIMARY, flow, dp_primary_of(flow)->state, action->reason);
+            break;
+        default:
+            break;
+        }
+    }
+    actions->count = 0;
+    dp_primary_settle(dp, flow);
+}
+
+void dp_primary_drain(struct prl_dp *dp, struct dp_flow *flow)
+{
+    struct prl_actions actions = {0};
+    bool more = dp_primary_of(flow)->state != PRL_PRIMARY_MOVED || dp->link_up;
+
+    for (uint32_t i = 0; more && i < PRL_DP_HOLDS; i++) {
+        if (!prl_link_room(&dp->link, PRL_ACTIONS_MAX * PRL_PACKET_MAX) && prl_link_flush(&dp->link) == 0 &&
+            !prl_link_room(&dp->link, PRL_ACTIONS_MAX * PRL_PACKET_MAX))
+            break; /* dp_flows_tick() goes on with it */
+        more = prl_primary_drain(dp_primary_of(flow), dp_flow_own_edge(flow), dp->now_ns, &dp->config.limits,
+                                 &actions);
+        dp_apply(dp, flow, &actions);
+    }
+}
+
+void dp_flow_forget(struct prl_dp *dp, struct dp_flow *flow)
+{
+    struct prl_actions actions = {0};
+
+    if (flow->secondary) {
+        struct dp_unfed *unfed = dp_shadow_of(flow)->unfed;
+
+        if (unfed) {
+            dp_hold_free_all(dp, &unfed->kept);
+            dp_hold_free_all(dp, &unfed->waiting);
+        }
+        dp_shadow_settle(dp, flow);
+        assert(!dp_shadow_of(flow)->unfed);
+    } else {
+        prl_primary_fence(dp_primary_of(flow), &actions);
+        dp_apply(dp, flow, &actions);
+        assert(!dp_primary_of(flow)->queues);
+    }
+    dp_shadow_owes_nothing(dp, flow);
+    dp_flow_remove(dp, flow);
+}

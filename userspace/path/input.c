@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "path/input.h"
+
+#include <netinet/in.h>
+#include <string.h>
+
+#include "flow/dp.h"
+#include "flow/lend.h"
+#include "flow/udp.h"
+#include "path/apply.h"
+#include "path/relay.h"
+
+static bool takes_too_much(struct prl_dp *dp, const struct dp_flow *flow)
+{
+    const struct prl_pool *pool = &dp->held.pool;
+    const struct prl_queues *queues = dp_primary_of(flow)->queues;
+    bool is_short = prl_umem_free_frames(dp->umem) < PRL_DP_FRAMES / DP_RESERVE_SHARE ||
+                    pool->used > pool->capacity - pool->capacity / DP_RESERVE_SHARE;
+
+    return is_short && queues && queues->in_held.count + queues->in_pending.count > DP_FAIR_PACKETS;
+}
+
+/* Of a session that has moved away: what came late goes to the new owner. */
+static void relay(struct prl_dp *dp, struct dp_flow *flow)
+{
+    dp->moves[flow->service].last_input_ns = dp->now_ns;
+    dp_primary_drain(dp, flow);
+}
+
+void dp_input(struct prl_dp *dp, uint16_t lif, const struct prl_received *received)
+{
+    struct iovec piece[PRL_PACKET_PIECES_MAX];
+    uint32_t pieces = prl_umem_pieces(dp->umem, received->packet, piece);
+    struct dp_flow *flow = dp_flow_of_frame(dp, &received->meta);
+    struct prl_actions actions = {0};
+    struct prl_packet packet;
+    enum prl_checksum checksum = PRL_CHECKSUM_FULL;
+    struct prl_hold *hold;
+
+    dp->counters.rx_packets++;
+    dp->counters.rx_bytes += received->bytes;
+    if (!flow || (flow->secondary && !flow->relaying)) { /* forgotten since: the peer's stack sends it again */
+        DP_DROP(dp, rx_unknown_flow, flow ? flow->spec.handle : 0, received->bytes);
+        goto drop;
+    }
+    PRL_PROBE2(classify, flow->spec.handle, received->bytes);
+    if (prl_packet_parse(piece[0].iov_base, (uint32_t)piece[0].iov_len, received->bytes, true, &packet)) {
+        DP_DROP(dp, rx_malformed, flow->spec.handle, received->bytes);
+        goto drop;
+    }
+    memcpy(flow->peer_mac, (const uint8_t *)piece[0].iov_base + sizeof(flow->peer_mac), sizeof(flow->peer_mac));
+    prl_umem_trim(dp->umem, received->packet, packet.l2_bytes, packet.l3_bytes);
+    piece[0].iov_base = (uint8_t *)piece[0].iov_base + packet.l2_bytes;
+    piece[0].iov_len -= packet.l2_bytes;
+    packet.l2_bytes = 0; /* it is held, and goes on, from L3 on */
+    if (packet.proto == IPPROTO_TCP || packet.proto == IPPROTO_UDP)
+        checksum = prl_packet_checksum(piece, pieces, &packet);
+    if (checksum == PRL_CHECKSUM_BAD) {
+        DP_DROP(dp, rx_bad_checksum, flow->spec.handle, received->bytes);
+        goto drop;
+    }
+    if (packet.proto == IPPROTO_UDP && !flow->secondary && !dp_udp_has_room(dp, flow, packet.l3_bytes)) {
+        dp_primary_of(flow)->counters.dropped_space++;
+        PRL_PROBE3(drop, "dropped_space", flow->spec.handle, received->bytes);
+        goto drop;
+    }
+    if (!flow->secondary && dp_primary_of(flow)->state == PRL_PRIMARY_ACTIVE &&
+        !prl_link_room(&dp->link, packet.l3_bytes)) {
+        DP_DROP(dp, link_tx_full, flow->spec.handle, received->bytes);
+        goto drop;
+    }
+    if (!flow->secondary && takes_too_much(dp, flow)) {
+        DP_DROP(dp, over_share, flow->spec.handle, received->bytes);
+        goto drop;
+    }
+    hold = dp_hold_input(dp, received->packet, packet.l3_bytes, lif, &packet);
+    if (!hold) {
+        DP_DROP(dp, rx_no_hold, flow->spec.handle, received->bytes);
+        goto drop;
+    }
+    hold->packet_flags = (checksum == PRL_CHECKSUM_PARTIAL ? PRL_PACKET_CSUM_PARTIAL : 0) |
+                         (prl_packet_is_icmp(&packet) ? PRL_PACKET_ICMP : 0);
+    if (flow->secondary) {
+        if (!dp_relay_direct(dp, flow, hold)) {
+            DP_DROP(dp, rx_no_hold, flow->spec.handle, received->bytes);
+            dp_hold_free(dp, hold);
+        }
+        return;
+    }
+    dp_flow_note_peer(flow, &packet);
+    PRL_PROBE2(hold, flow->spec.handle, hold->bytes);
+    dp_primary_lend(dp, flow);
+    prl_primary_input(dp_primary_of(flow), hold, dp_flow_own_edge(flow), dp->now_ns, &dp->config.limits, &actions);
+    dp_apply(dp, flow, &actions);
+    if (dp_primary_of(flow)->state == PRL_PRIMARY_MOVED)
+        relay(dp, flow);
+    return;
+
+drop:
+    prl_umem_free_packet(dp->umem, received->packet);
+}

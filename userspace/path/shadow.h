@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* What becomes of a shadow, and what it owes the primary: acknowledgements, its space. */
+#ifndef PRL_PATH_SHADOW_H
+#define PRL_PATH_SHADOW_H
+
+#include <stdint.h>
+
+#include "flow/flow.h"
+
+/* The flow owes an acknowledgement: those of a batch leave together. */
+void dp_shadow_owes(struct prl_dp *dp, struct dp_flow *flow);
+void dp_shadow_owes_nothing(struct prl_dp *dp, struct dp_flow *flow);
+void dp_shadow_flush_acks(struct prl_dp *dp);
+void dp_shadow_send_ack(struct prl_dp *dp, struct dp_flow *flow); /* what it owes, now */
+void dp_shadow_space(struct prl_dp *dp, struct dp_flow *flow); /* FLOWCTL when the space grew */
+void dp_shadow_void(struct prl_dp *dp, struct dp_flow *flow, uint8_t reason);
+/* Voids the shadow and tells the primary why (ERROR). */
+void dp_shadow_give_up(struct prl_dp *dp, struct dp_flow *flow, uint8_t reason);
+/* The address is not ours any more: a session that was taken over, and not protected since, has ended here. */
+void dp_shadow_fence(struct prl_dp *dp, struct dp_flow *flow);
+void dp_shadow_void_all(struct prl_dp *dp, uint8_t reason);
+
+#endif /* PRL_PATH_SHADOW_H */

@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Does the shadow's kernel really have what was acknowledged, and the same as the primary's?
+ *
+ *     R8    The kernel can drop a reinjected packet. What a batch fed is compared with the sockets while its bytes are
+ *           still in the link's buffer; what they do not cover is kept (copied into the packet memory), fed again when it
+ *           is next in line and still missing, and the shadow is void if that does not help.
+ *     R12a  The primary's hashes and numbers (compare.h) are to be found here; a difference voids the shadow.
+ */
+#ifndef PRL_PATH_VERIFY_H
+#define PRL_PATH_VERIFY_H
+
+#include <stdbool.h>
+
+#include "flow/flow.h"
+#include "tcp/packet.h"
+#include "wire/wire.h"
+
+int dp_verify_open(struct prl_dp *dp); /* 0 or -ENOMEM */
+void dp_verify_close(struct prl_dp *dp);
+
+void dp_verify_fed(struct prl_dp *dp, struct dp_flow *flow, const struct prl_msg *msg,
+                   const struct prl_packet *packet);
+void dp_verify_flush(struct prl_dp *dp); /* before the link's buffer moves: what is not in the sockets is kept */
+void dp_verify_compare(struct prl_dp *dp, struct dp_flow *flow, const struct prl_msg *msg);
+void dp_verify_tick(struct prl_dp *dp, struct dp_flow *flow); /* of a shadow, or of a session that was one */
+bool dp_verify_is_due(const struct dp_flow *flow); /* dp_verify_tick() has something left to do */
+void dp_verify_refeed(struct prl_dp *dp, struct dp_flow *flow); /* take-over: what its kernel does not have */
+/* Whether input that the peer may have been told of is next in line, and in no socket yet: only kept here. */
+bool dp_verify_lacks(struct prl_dp *dp, struct dp_flow *flow);
+void dp_verify_forget(struct prl_dp *dp, struct dp_flow *flow);
+
+#endif /* PRL_PATH_VERIFY_H */

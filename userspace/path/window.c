@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "path/window.h"
+
+#include <linux/virtio_net.h>
+#include <netinet/in.h>
+#include <string.h>
+
+#include "flow/dp.h"
+#include "path/sign.h"
+#include "tcp/serial.h"
+
+/* A window that was clamped is announced again when it grew by this many segments (RFC 9293, 3.8.6.2.2). */
+#define REOPEN_SEGMENTS 2
+/* While the peer may still send so much, the own stack's next ACK is soon enough. */
+#define REOPEN_BELOW_BYTES 65536u
+
+void dp_window_say(struct prl_dp *dp, struct dp_flow *flow)
+{
+    struct prl_flow *kernel = flow->kernel;
+    uint8_t frame[sizeof(struct virtio_net_hdr) + 14 + PRL_CRAFT_MAX] = {0};
+    uint8_t *eth = frame + sizeof(struct virtio_net_hdr);
+    struct prl_craft craft = {
+        .key = &flow->kernel->key,
+        .seq = kernel->sock.snd_nxt,
+        .ack = kernel->last_ack,
+        .window = (uint16_t)kernel->last_window,
+        .tcp_flags = PRL_TCP_ACK,
+        .has_timestamps = flow->spec.timestamps,
+        .tsval = kernel->last_tsval,
+        .tsecr = kernel->last_tsecr,
+        .md5 = flow->md5,
+    };
+    uint32_t bytes;
+
+    if (flow->kernel->key.proto != IPPROTO_TCP || !(kernel->last_valid & PRL_LAST_ACK))
+        return; /* it has said nothing yet */
+    if (craft.md5) {
+        craft.window = dp_sign_window(flow, craft.ack, craft.window);
+        kernel->clamped = craft.window != (uint16_t)kernel->last_window;
+    }
+    memcpy(eth, flow->peer_mac, 6);
+    memcpy(eth + 6, dp->config.lif[flow->kernel->key.lif].mac, 6);
+    eth[12] = prl_addr_is_v4(flow->kernel->key.local) ? 0x08 : 0x86;
+    eth[13] = prl_addr_is_v4(flow->kernel->key.local) ? 0x00 : 0xdd;
+    bytes = prl_packet_craft(&craft, eth + 14);
+    if (dp->io->hold_write(dp->host, frame, (uint32_t)sizeof(struct virtio_net_hdr) + 14 + bytes) == 0)
+        dp->counters.crafted_acks++;
+}
+
+/* The other side's space grew after we had to lower the advertised window: the own stack believes that its window is
+ * open and would say nothing, so the peer is told with a segment of ours. */
+static void reopen_window(struct prl_dp *dp, struct dp_flow *flow)
+{
+    struct prl_flow *kernel = flow->kernel;
+
+    if (!kernel->clamped || !(kernel->last_valid & PRL_LAST_ACK) ||
+        prl_serial_lt(kernel->edge_limit, kernel->last_edge + REOPEN_SEGMENTS * flow->spec.mss) ||
+        (flow->peer_tcp_end && prl_serial_lt(flow->peer_tcp_end + REOPEN_BELOW_BYTES, kernel->last_edge)))
+        return;
+    kernel->clamped = 0;
+    dp_window_say(dp, flow);
+}
+
+void dp_window_note_space(struct prl_dp *dp, struct dp_flow *flow)
+{
+    const struct prl_primary *primary = dp_primary_of(flow);
+
+    if (!primary->space_known)
+        return;
+    __atomic_store_n(&flow->kernel->edge_limit, primary->peer_edge, __ATOMIC_RELEASE);
+    reopen_window(dp, flow);
+}

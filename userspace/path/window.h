@@ -1,0 +1,13 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* Segments of ours that tell the peer of its window, where the own stack has no reason to say anything (R10). */
+#ifndef PRL_PATH_WINDOW_H
+#define PRL_PATH_WINDOW_H
+
+#include "flow/flow.h"
+
+/* An ACK of ours, in which tc fills in the newest numbers, unless the flow is signed. */
+void dp_window_say(struct prl_dp *dp, struct dp_flow *flow);
+/* The other side's space may have changed: the kernel is told, and the peer, if its window was lowered for that. */
+void dp_window_note_space(struct prl_dp *dp, struct dp_flow *flow);
+
+#endif /* PRL_PATH_WINDOW_H */
