@@ -251,10 +251,17 @@ class Config(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     socket_group: Annotated[
         Name | None,
         Meta(
-            description="group whose members may look: requests that change nothing; without it, "
-            "the control socket is root's alone"
+            description="group whose members may use the control socket; without it, that is "
+            "root's alone"
         ),
     ] = None
+    socket_group_may: Annotated[
+        Literal["look", "protect", "steer"],
+        Meta(
+            description="what they may: ask what changes nothing; also protect sockets and "
+            "programs of their own; also move services and end protection"
+        ),
+    ] = "look"
     mode: Annotated[
         Literal["auto", "native", "generic"],
         Meta(

@@ -82,6 +82,7 @@ HAPPENED: Final[dict[str, Kind]] = {
         "a hook could not be run, failed, or was killed at its deadline",
         {"hook": "`role`, `safety` or `lost`"},
     ),
+    "client_dropped": Kind("a client of the control socket did not read, and was disconnected"),
     "request_failed": Kind("a request on the control socket met a fault of prld's own"),
     "event_failed": Kind(
         "an event of the datapath could not be handled",

@@ -32,9 +32,15 @@ CLIENTS_MAX: Final = 4096
 BACKLOG: Final = 128
 UNSENT_MAX_BYTES: Final = 8 << 20
 """What may wait for a client that does not read; then it is disconnected."""
-GUESTS_MAX: Final = 8
+UNSENT_FDS_MAX: Final = 4096
+"""Descriptors that may wait for all clients together; then the one that most of them wait for is
+disconnected. So nobody can use up what prld has besides its sessions' (main.DESCRIPTORS_BESIDES).
+"""
+GUESTS_MAX: Final = 64
 """Connections of the socket's group (R28): they may not keep root's out …"""
-GUEST_UNSENT_MAX_BYTES: Final = 1 << 20
+GUESTS_PER_USER_MAX: Final = 16
+"""… nor one user's another's …"""
+GUEST_UNSENT_MAX_BYTES: Final = 256 << 10
 """… nor fill prld's memory …"""
 GUEST_REQUESTS_MAX: Final = 1
 """… nor hold it up: so many are under way, and read at a time."""
@@ -42,6 +48,8 @@ READS_MAX: Final = 16
 """Messages read from a client at a time."""
 FDS_MAX: Final = 4
 SEND_BUFFER_BYTES: Final = 1 << 20
+GUEST_SEND_BUFFER_BYTES: Final = 128 << 10
+"""Room for a message of MESSAGE_MAX_BYTES in the kernel, which counts its own overhead, too."""
 
 _UCRED = struct.Struct("=iII")
 _SO_PEERGROUPS: Final = 59  # asm-generic/socket.h
@@ -56,13 +64,15 @@ class Client:
         self._server, self._sock, self._pid = server, sock, pid
         self._unsent: deque[tuple[bytes, list[int]]] = deque()
         self._unsent_bytes = 0
+        self.unsent_fds = 0
+        """Descriptors that wait for it to read."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._paused = False
         self.closed = False
         self.uid = os.geteuid()
         """Whose it is (SO_PEERCRED)."""
         self.is_guest = False
-        """Whether it may only look: one of the socket's group, not root."""
+        """Whether it is one of the socket's group, not root (prl.daemon.rights)."""
         self.on_drained: Callable[[], None] | None = None
         """Called when all that waited for the client has been taken."""
         self.freezer = Freezer(lambda: [] if pid in {0, os.getpid()} else [pid])
@@ -89,9 +99,12 @@ class Client:
         if self._unsent or not self._try_send(raw, fds):
             most = GUEST_UNSENT_MAX_BYTES if self.is_guest else UNSENT_MAX_BYTES
             if self._unsent_bytes + len(raw) > most:
-                self.close()
+                self._server.drop(self, f"it did not read {self._unsent_bytes} bytes")
+                return
+            if fds and not self._server.make_room_for_fds(self, len(fds)):
                 return
             self._unsent_bytes += len(raw)
+            self.unsent_fds += len(fds)
             self._unsent.append((raw, [os.dup(fd) for fd in fds]))
             asyncio.get_running_loop().add_writer(self._sock, self._flush)
 
@@ -112,6 +125,7 @@ class Client:
             if self._unsent:  # close() has emptied it if the client is gone
                 self._unsent.popleft()
                 self._unsent_bytes -= len(raw)
+                self.unsent_fds -= len(fds)
                 _close_all(fds)
         if not self.closed:
             asyncio.get_running_loop().remove_writer(self._sock)
@@ -198,6 +212,7 @@ class Client:
         for _, fds in self._unsent:
             _close_all(fds)
         self._unsent.clear()
+        self.unsent_fds = 0
         self._server.gone(self)
 
 
@@ -235,8 +250,21 @@ class ControlServer:
 
     @property
     def used(self) -> Bounded:
-        """Its clients."""
+        """Its clients; those that were disconnected as they did not read count as refused."""
         return Bounded(len(self._clients), CLIENTS_MAX, self._refused)
+
+    def make_room_for_fds(self, client: Client, count: int) -> bool:
+        """Whether so many more may wait for ``client``; if need be, somebody is disconnected."""
+        while sum(each.unsent_fds for each in self._clients) + count > UNSENT_FDS_MAX:
+            worst = max(self._clients, key=lambda each: each.unsent_fds)
+            self.drop(worst, f"it did not take {worst.unsent_fds} descriptors")
+        return not client.closed
+
+    def drop(self, client: Client, why: str) -> None:
+        """Disconnect a client."""
+        self._refused += 1
+        self._log.warning("client_dropped", f"{client.name} was disconnected: {why}")
+        client.close()
 
     def report_failure(self, client: Client, error: Exception) -> None:
         """A request met a fault of prld's own."""
@@ -330,17 +358,28 @@ class ControlServer:
             words = f"only root and group {self._group} may" if self._group else "only root may"
             _refuse(sock, f"{words} use prld", 1)
             return
-        guests = sum(client.is_guest for client in self._clients) if is_guest else 0
-        if len(self._clients) >= CLIENTS_MAX or guests >= GUESTS_MAX:
+        if full := self._is_full_for(uid, is_guest=is_guest):
             self._refused += 1
-            _refuse(sock, f"prld has {guests or len(self._clients)} clients; close some", 1)
+            _refuse(sock, f"{full}; close some", 1)
             return
         sock.setblocking(False)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+        room = GUEST_SEND_BUFFER_BYTES if is_guest else SEND_BUFFER_BYTES
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, room)
         client = Client(self, sock, pid)
         client.uid, client.is_guest = uid, is_guest
         self._clients.add(client)
         asyncio.get_running_loop().add_reader(sock, client.on_readable)
+
+    def _is_full_for(self, uid: int, *, is_guest: bool) -> str:
+        """Why one more client of that user is too many; empty: it is not."""
+        if len(self._clients) >= CLIENTS_MAX:
+            return f"prld has {CLIENTS_MAX} clients"
+        guests = [client.uid for client in self._clients if client.is_guest] if is_guest else []
+        if len(guests) >= GUESTS_MAX:
+            return f"prld has {GUESTS_MAX} clients of group {self._group}"
+        if guests.count(uid) >= GUESTS_PER_USER_MAX:
+            return f"prld has {GUESTS_PER_USER_MAX} clients of user {uid}"
+        return ""
 
     def close(self) -> None:
         """Disconnect everybody and remove the socket."""

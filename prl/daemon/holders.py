@@ -13,7 +13,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -81,13 +81,20 @@ def require_socket(holder: Holder) -> int:
 
 def holders_of(inode: int, among: Iterable[int] | None = None) -> list[Holder]:
     """Who has the socket of that inode, this process left out; one descriptor of each."""
-    wanted, own = f"socket:[{inode}]", os.getpid()
-    pids = among if among is not None else _processes()
-    return [
-        Holder(pid, fd)
-        for pid in pids
-        if pid != own and (fd := _descriptor(pid, wanted)) is not None
-    ]
+    return holders_of_each({inode}, among).get(inode, [])
+
+
+def holders_of_each(
+    inodes: Collection[int], among: Iterable[int] | None = None
+) -> dict[int, list[Holder]]:
+    """The same for many sockets, by one look at the processes; left out if nobody has it."""
+    wanted, own = {f"socket:[{inode}]": inode for inode in inodes}, os.getpid()
+    found: dict[int, list[Holder]] = {}
+    for pid in among if among is not None else _processes():
+        if pid != own:
+            for inode, fd in _descriptors(pid, wanted).items():
+                found.setdefault(inode, []).append(Holder(pid, fd))
+    return found
 
 
 def sockets_of_processes() -> dict[int, list[int]]:
@@ -181,14 +188,18 @@ def _processes() -> Iterator[int]:
     return map(int, names)
 
 
-def _descriptor(pid: int, wanted: str) -> int | None:
-    folder = f"/proc/{pid}/fd"
+def _descriptors(pid: int, wanted: Mapping[str, int]) -> dict[int, int]:
+    """By which descriptor it has which inode of those, by what the links in /proc say."""
+    folder, found = f"/proc/{pid}/fd", dict[int, int]()
     with contextlib.suppress(OSError):
         for name in os.listdir(folder):  # noqa: PTH208 - every descriptor of the host comes here
             with contextlib.suppress(OSError):
-                if os.readlink(f"{folder}/{name}") == wanted:  # noqa: PTH115
-                    return int(name)
-    return None
+                inode = wanted.get(os.readlink(f"{folder}/{name}"))  # noqa: PTH115
+                if inode is not None:
+                    found.setdefault(inode, int(name))
+                    if len(found) == len(wanted):
+                        break
+    return found
 
 
 def duplicate(holder: Holder, pidfd: int) -> socket.socket:
@@ -261,11 +272,15 @@ def _own_namespace(family: int) -> bytes:
         return _namespace_of(own)
 
 
-def uid_of(pid: int) -> int:
-    """The real user of a process. Raises UsageError when it has gone."""
+def uids_of(pid: int) -> frozenset[int]:
+    """The users that a process is or may become: real, effective, saved, of the file system.
+
+    Raises UsageError when it has gone.
+    """
     with contextlib.suppress(OSError, StopIteration):
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-        return int(next(line for line in lines if line.startswith("Uid:")).split()[1])
+        words = next(line for line in lines if line.startswith("Uid:")).split()[1:]
+        return frozenset(map(int, words))
     raise UsageError(f"there is no process {pid}")
 
 

@@ -11,15 +11,16 @@ import asyncio
 import contextlib
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from prl.core import sock_diag
 from prl.core.listen import LISTENERS_MAX, Listen, Side
-from prl.daemon import holders
+from prl.daemon import holders, rights
 from prl.daemon.clients import Application
 from prl.daemon.events import EventLog
 from prl.daemon.holders import Holder
 from prl.daemon.processes import Process, Processes, open_pidfd
+from prl.daemon.rights import User
 from prl.errors import PrlError, UsageError
 from prl.input_history import HISTORY_MAX_BYTES
 from prl.messages import show_endpoint
@@ -66,13 +67,16 @@ class Early:
         return bytes(self._data) if self._is_whole else None
 
 
+class Watcher(Application, User, Protocol):
+    """Whoever has an endpoint watched."""
+
+
 @dataclass(eq=False, slots=True)
 class Watch:
     """One endpoint, as long as its client is connected."""
 
     local: Side
-    client: Application
-    uid: int
+    client: Watcher
     pid: int | None
     connections_max: int
     listeners: dict[int, Holder] = field(default_factory=dict)
@@ -104,13 +108,13 @@ class Watches:
         self._early: dict[tuple[Side, Side], Early] = {}
 
     async def start(
-        self, client: Application, uid: int, local: Side, pid: int | None, connections_max: int
+        self, client: Watcher, local: Side, pid: int | None, connections_max: int
     ) -> dict[str, Any]:
         """Protect what is accepted on ``local`` from now on, and what there is.
 
         Raises UsageError: nobody listens there, or it is watched already. Raises KernelError.
         """
-        watch = Watch(local, client, uid, pid, connections_max)
+        watch = Watch(local, client, pid, connections_max)
         if local in self._watches:
             raise UsageError(f"{watch.name} is watched already; one client is enough")
         if len(self._watches) >= LISTENERS_MAX:
@@ -154,11 +158,12 @@ class Watches:
         for found in holders.sockets_on(watch.local, sock_diag.LISTEN):
             if found.inode in watch.listeners:
                 continue
-            having = await asyncio.to_thread(holders.holders_of, found.inode)
+            having = await self._processes.scan.holders_of(found.inode)
             holder = next((h for h in having if watch.pid in {None, h.pid}), None)
             if holder is None or self._listen is None:
                 continue
             with holders.borrowed(holder, open_pidfd(holder)) as listener:
+                rights.require_own(watch.client, holders.uids_of(holder.pid), str(holder))
                 holders.require_plain_tcp(listener, f"the listener of {holder}")
                 if holders.has_classic_filter(listener):
                     raise UsageError(f"the listener of {holder} has a socket filter of its own")
@@ -249,7 +254,9 @@ class Watches:
                 )
             holder, inode = accepted
             try:
-                return await self._processes.replicate(holder, watch.uid, history, watch.kin, inode)
+                return await self._processes.replicate(
+                    holder, watch.client, history, watch.kin, inode
+                )
             except UsageError:
                 if holders.inode_of(holder) == inode:
                     raise  # it has the connection still: that is not why
@@ -280,10 +287,9 @@ class Watches:
             raise UsageError(f"not accepted within {ACCEPT_WAIT_S:.0f} s") from None
 
     async def _find(self, watch: Watch, inode: int) -> Holder | None:
-        servers = {holder.pid for holder in watch.listeners.values()}
-        found = holders.holders_of(inode, servers) or holders.holders_of(inode, watch.kin())
-        if not found:
-            found = await asyncio.to_thread(holders.holders_of, inode)
+        scan, servers = self._processes.scan, {each.pid for each in watch.listeners.values()}
+        kin = sorted(watch.kin(), key=lambda pid: pid not in servers)
+        found = await scan.holders_of(inode, kin) or await scan.holders_of(inode)
         return found[0] if found else None
 
     def _spawn(self, watch: Watch, work: Coroutine[Any, Any, None]) -> None:

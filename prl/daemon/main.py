@@ -23,6 +23,7 @@ READY_FD = "PRL_READY_FD"
 KERNEL_BTF = Path("/sys/kernel/btf/vmlinux")
 BPFFS = Path("/sys/fs/bpf")
 _KERNEL_MIN = (6, 1)
+_PR_SET_DUMPABLE = 4  # linux/prctl.h
 _M_ARENA_MAX = -8  # malloc.h
 _MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4  # asm-generic/mman.h
 DESCRIPTORS_BESIDES = 8192
@@ -32,6 +33,7 @@ DESCRIPTORS_BESIDES = 8192
 def main(argv: Sequence[str] | None = None) -> int:
     """Run prld; returns its exit status (SPEC section 8)."""
     given = arguments().parse_args(argv)
+    forbid_dumps()
     ready, manager = _Ready(), ServiceManager()
     try:
         config = configuration.load(given.config)
@@ -72,6 +74,14 @@ def arguments() -> argparse.ArgumentParser:
         "programs and pins; not while one runs",
     )
     return parser
+
+
+def forbid_dumps() -> None:
+    """No core dump has keys and what sessions carry, and who is not root may not look at prld.
+
+    It is not inherited over execve(2): fence_command and hooks may dump.
+    """
+    ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def check_host() -> None:

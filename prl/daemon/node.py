@@ -44,6 +44,7 @@ from prl.daemon.ownership import Ownership
 from prl.daemon.processes import Processes
 from prl.daemon.protect import Primaries
 from prl.daemon.requests import Requests
+from prl.daemon.rights import Right
 from prl.daemon.safety import Safety
 from prl.daemon.sessions import Session
 from prl.daemon.shadows import Shadows
@@ -252,6 +253,7 @@ class Node:
             self._watches,
             self._switchover,
             followers=self._followers,
+            guests_may=Right[config.socket_group_may.upper()],
         )
         self._safety = Safety(view, log)
         if (listen := config.metrics.listen) is not None:

@@ -23,11 +23,13 @@ from typing import Any, Final
 
 from prl import input_history, procfs
 from prl.core.listen import Side
-from prl.daemon import holders
+from prl.daemon import holders, rights
 from prl.daemon.events import EventLog
 from prl.daemon.freezer import Freezer
 from prl.daemon.holders import Holder
 from prl.daemon.protect import Primaries
+from prl.daemon.rights import User
+from prl.daemon.scan import Scan
 from prl.daemon.sessions import Session
 from prl.daemon.streams import Streams
 from prl.errors import UsageError
@@ -84,9 +86,9 @@ class Process:
         yield self.holder.pid
         yield from (other.pid for other in self.others)
 
-    def look_for_others(self) -> list[Holder]:
+    async def look_for_others(self, scan: Scan) -> list[Holder]:
         """Find the other processes that have the socket; slow if it reads all of /proc."""
-        found = holders.holders_of(self.inode, self.kin())
+        found = await scan.holders_of(self.inode, self.kin())
         self.others = [other for other in found if other.pid != self.holder.pid]
         return self.others
 
@@ -96,6 +98,7 @@ class Processes:
 
     def __init__(self, primaries: Primaries, log: EventLog) -> None:
         self._primaries, self._log = primaries, log
+        self.scan = Scan()
         self._known: dict[int, Process] = {}
         self._poll: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -105,12 +108,12 @@ class Processes:
     async def replicate(
         self,
         holder: Holder,
-        uid: int,
+        user: User,
         history: History = lambda: b"",
         kin: Kin = lambda: None,
         inode: int | None = None,
     ) -> Process:
-        """Protect the socket that ``holder`` has (that of ``inode``), for a client of that uid.
+        """Protect the socket that ``holder`` has (that of ``inode``), for a client of that user's.
 
         ``history`` is asked, once the input stands still, for what of it is known from its first
         byte on. Returns after activation or its failure, as Primaries.replicate() does.
@@ -120,10 +123,11 @@ class Processes:
         found = holders.require_socket(holder)
         if inode not in {None, found}:
             raise UsageError(f"descriptor {holder.fd} of {holder} is another connection's now")
-        if uid not in {0, holders.uid_of(holder.pid)}:
-            raise UsageError(f"{holder} is another user's; only root may have it replicated")
         pidfd = open_pidfd(holder)
         try:
+            # Behind the pidfd: had the process ended, its number being another's, the pidfd would
+            # give no descriptor.
+            rights.require_own(user, holders.uids_of(holder.pid), str(holder))
             sock = holders.duplicate(holder, pidfd)
         except BaseException:
             os.close(pidfd)
@@ -132,7 +136,7 @@ class Processes:
         process.kin = kin
         try:
             self._check(process, sock)
-            await asyncio.to_thread(process.look_for_others)
+            await process.look_for_others(self.scan)
             process.on_event = lambda event: self._on_event(process, event)
             session = await self._primaries.replicate(
                 process, sock, b"", renew=True, streams=Streams(), program=process
@@ -154,7 +158,7 @@ class Processes:
     async def find(self, local: Side, remote: Side, pid: int | None) -> Holder:
         """Who has the connection of that tuple; ``pid`` decides between several."""
         inode = holders.inode_of_tuple(local, remote)
-        found = await asyncio.to_thread(holders.holders_of, inode) if inode else []
+        found = await self.scan.holders_of(inode) if inode else []
         chosen = [holder for holder in found if pid in {None, holder.pid}]
         if not chosen:
             who = "no process" if pid is None or not found else f"not process {pid}"
@@ -249,7 +253,7 @@ class Processes:
 
     async def _judge(self, process: Process) -> None:
         try:
-            others = await asyncio.to_thread(process.look_for_others)
+            others = await process.look_for_others(self.scan)
             if others:
                 self._move(process, others[0])
                 return

@@ -10,7 +10,7 @@ import msgspec
 from prl import application
 from prl.core.datapath import INSTANCE_MARK, UDP_PREFIX, Address
 from prl.core.facts import Owner, Reason
-from prl.daemon import facts, processes
+from prl.daemon import facts, processes, rights
 from prl.daemon.control import Client, flag_of, number_of, text_of
 from prl.daemon.events import EventLog
 from prl.daemon.facts import NodeView
@@ -20,6 +20,7 @@ from prl.daemon.listening import Watches
 from prl.daemon.ownership import Ownership
 from prl.daemon.processes import Process, Processes
 from prl.daemon.protect import Primaries
+from prl.daemon.rights import Right
 from prl.daemon.sessions import Session
 from prl.daemon.shadows import Shadow, Shadows
 from prl.daemon.streams import Streams
@@ -31,9 +32,6 @@ FLOWS_PER_ANSWER = 64
 EVENTS_PER_ANSWER = 64
 WHY_MAX_CHARS = 400
 _REJECTIONS = {"output_differs": Reason.OUTPUT_DIFFERS, "mid_stream": Reason.MID_STREAM}
-
-LOOKS = ("status", "stats", "link_show", "flow_list", "flow_show", "events", "follow")
-"""What the control socket's group may do; all else is root's (R28)."""
 
 Operation = Callable[[Client, dict[str, Any], list[int]], Awaitable[dict[str, Any]]]
 
@@ -53,9 +51,12 @@ class Requests:
         switchover: Switchover,
         *,
         followers: Followers,
+        guests_may: Right = Right.LOOK,
     ) -> None:
+        """``guests_may``: what members of the socket's group may do."""
         self._view, self._log, self._ownership = view, log, ownership
         self._switchover, self._followers = switchover, followers
+        self._guests_may = guests_may
         self._primaries, self._shadows = primaries, shadows
         self._processes, self._watches = processes, watches
         self._operations: dict[str, Operation] = {
@@ -90,8 +91,7 @@ class Requests:
         operation = self._operations.get(name) if isinstance(name, str) else None
         if operation is None:
             raise UsageError(f"no operation {name!r:.100}; use: {', '.join(self._operations)}")
-        if client.is_guest and name not in LOOKS:
-            raise PrlError(f"{name}: only root may; the socket's group may: {', '.join(LOOKS)}")
+        rights.require(client, str(name), self._guests_may)
         return await operation(client, request, fds)
 
     def gone(self, client: Client) -> None:
@@ -168,6 +168,11 @@ class Requests:
         except OSError as error:
             raise UsageError(f"replicate: the descriptor is no socket ({error})") from error
         fds.clear()  # the socket's now
+        try:
+            rights.require_room(client, self._primaries.of(client), data)
+        except BaseException:
+            sock.close()
+            raise
         session = await self._primaries.replicate(
             client,
             sock,
@@ -188,6 +193,8 @@ class Requests:
         session = self._primaries.find(handle)
         if session is None or session.client is not client:
             raise _unknown(handle)
+        others = (each for each in self._primaries.of(client) if each is not session)
+        rights.require_room(client, others, data)
         await self._primaries.renew(session, data)
         return self._facts(session)
 
@@ -209,7 +216,7 @@ class Requests:
             holder = await self._processes.find(local, remote, pid or None)
         else:
             holder = Holder(pid, number_of(request, "fd"))
-        process = await self._processes.replicate(holder, client.uid)
+        process = await self._processes.replicate(holder, client)
         return _process_facts(process)
 
     async def _replicate_listen(
@@ -220,7 +227,6 @@ class Requests:
         self._require_service(local[0], "replicate")
         found = await self._watches.start(
             client,
-            client.uid,
             local,
             number_of(request, "pid", 0) or None,
             number_of(request, "connections_max"),
@@ -250,8 +256,24 @@ class Requests:
                 + ", ".join(f"{text}{INSTANCE_MARK}{name}" for name in instances)
             )
         where = INSTANCE_MARK + instance if instance else ""
-        self._shadows.offer(client, prefix + show_endpoint(address, port) + where)
+        where = prefix + show_endpoint(address, port) + where
+        rights.require_port(client, port)
+        self._make_way_for(client, where)
+        self._shadows.offer(client, where)
         return {}
+
+    def _make_way_for(self, client: Client, where: str) -> None:
+        """Of two users one has an endpoint: root, or who was there first."""
+        for other in self._shadows.offering(where):
+            if isinstance(other, Client) and other.uid != client.uid:
+                if client.is_guest:
+                    raise UsageError(f"offer: another user offers {where}")
+                if other.is_guest:
+                    self._shadows.withdraw(other, where)
+        if client.is_guest and self._shadows.offers_of(client) >= rights.OFFERS_MAX:
+            raise PrlError(
+                f"a connection of the socket's group may offer {rights.OFFERS_MAX} endpoints"
+            )
 
     async def _close(self, client: Client, request: dict[str, Any], _: list[int]) -> dict[str, Any]:
         handle = number_of(request, "handle")

@@ -125,6 +125,21 @@ class Shadows:
             self._offers.append((where, client))
         self._announce(where)
 
+    def offering(self, where: str) -> list[Application]:
+        """Who takes shadows of ``where``."""
+        return [client for offered, client in self._offers if offered == where]
+
+    def offers_of(self, client: Application) -> int:
+        """How many endpoints it offers itself for."""
+        return sum(owner is client for _, owner in self._offers)
+
+    def withdraw(self, client: Application, where: str) -> None:
+        """``client`` takes no shadows of ``where`` any more, and loses those that it has."""
+        self._offers = [offer for offer in self._offers if offer != (where, client)]
+        for shadow in list(self._of(client)):
+            if shadow.ends.service_end == where:
+                self._give_up(shadow, Reason.APPLICATION_GONE)
+
     def announce_offers(self) -> None:
         """Tell the other node all offers: the link has come up."""
         for where in dict.fromkeys(where for where, _ in self._offers):

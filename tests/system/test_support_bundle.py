@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from prl import link_key
 from prl.client import NotProtectedError
 from prl.lab import Lab
 from prl.lab.netns import Namespace
@@ -55,7 +56,9 @@ def test_a_bundle_has_all_but_what_is_secret(lab: Lab, tmp_path: Path) -> None:
             }
         handle = live.session.handle
     for name, content in found.items():
-        for secret in (KEY, INPUT, OUTPUT, *(value.encode() for value in SYSCTLS.values())):
+        pair_keys = link_key.load(lab.state.link_key)
+        values = [value.encode() for value in SYSCTLS.values()]
+        for secret in (KEY, INPUT, OUTPUT, *pair_keys, *values):
             for form in forms(secret):
                 assert form not in content, name
     trouble = {one["name"]: one["trouble"] for one in json.loads(found[MANIFEST])["parts"]}

@@ -1,6 +1,7 @@
 """The control socket: prl.daemon.control as hostile and as good clients see it (R18, R23, R28)."""
 
 import asyncio
+import contextlib
 import grp
 import json
 import os
@@ -8,8 +9,10 @@ import select
 import shutil
 import socket
 import subprocess
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from ipaddress import ip_address
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,10 +21,12 @@ import pytest
 
 from prl import application
 from prl.client import Node, NotProtectedError, ShadowNotOwned, ShadowVoid
-from prl.daemon import requests
+from prl.daemon import control, requests, rights
 from prl.daemon.control import Client, ControlServer, _refuse, flag_of, number_of, text_of
 from prl.daemon.events import EventLog
-from prl.daemon.requests import LOOKS, Requests
+from prl.daemon.holders import uids_of
+from prl.daemon.requests import Requests
+from prl.daemon.rights import RIGHTS, Right
 from prl.daemon.transfer import Collector, Setup, TransferError, decode, encode, pieces
 from prl.errors import ConfigError, KernelError, NoDaemonError, PrlError, UsageError
 from prl.messages import MESSAGE_MAX_BYTES, REQUESTS_MAX, parse_endpoint, show_endpoint
@@ -93,13 +98,16 @@ class Daemon:
                 raise UsageError("no such\noperation")
 
     def event(self, event: dict[str, Any], *fds: int) -> None:
+        self.call(lambda: self.clients[-1].send_event(event, *fds))
+
+    def call(self, what: Callable[[], None]) -> None:
         done = threading.Event()
 
-        def send() -> None:
-            self.clients[-1].send_event(event, *fds)
+        def do() -> None:
+            what()
             done.set()
 
-        self.loop.call_soon_threadsafe(send)
+        self.loop.call_soon_threadsafe(do)
         assert done.wait(TIMEOUT_S)
 
     def stop(self) -> None:
@@ -189,6 +197,33 @@ def test_a_client_that_does_not_read_is_disconnected(daemon: Daemon) -> None:
         assert ask(sock, b'{"op":"status","id":1}')["ok"]
 
 
+def test_descriptors_that_are_not_taken_do_not_use_up_prld_s(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who has most of them waiting goes, and nobody else."""
+    most = 40
+    monkeypatch.setattr(control, "UNSENT_FDS_MAX", most)
+    with raw_client(daemon) as slow, raw_client(daemon) as hoarder, open(os.devnull) as null:  # noqa: PTH123
+        for sock in (slow, hoarder):
+            ask(sock, b'{"op":"status","id":1}')
+        shadow = {"event": "shadow", "text": "x" * 30_000}
+        modest, worst = daemon.clients
+        before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+
+        def send(client: Client, until: int) -> None:
+            while client.unsent_fds < until and not client.closed:
+                client.send_event(shadow, null.fileno())
+
+        daemon.call(lambda: send(modest, 3))
+        assert modest.unsent_fds == 3
+        daemon.call(lambda: send(worst, most))
+        assert (modest.closed, worst.closed, worst.unsent_fds) == (False, True, 0)
+        assert len(os.listdir("/proc/self/fd")) == before + 3 - 1  # noqa: PTH208 - its own, too
+        assert any("client_dropped" in line or "descriptors" in line for line in daemon.log)
+        slow.recv(MESSAGE_MAX_BYTES)
+        assert ask(slow, b'{"op":"status","id":2}')
+
+
 def test_the_socket_is_private_and_taken_once(daemon: Daemon, tmp_path: Path) -> None:
     assert daemon.path.stat().st_mode & 0o777 == 0o600
 
@@ -270,14 +305,168 @@ def test_the_socket_s_group_may_connect_and_nobody_else() -> None:
         shutil.rmtree(path.parents[1])
 
 
-def test_the_group_only_looks() -> None:
+@pytest.mark.parametrize("right", Right)
+def test_a_guest_may_do_what_the_configuration_says(
+    right: Right, monkeypatch: pytest.MonkeyPatch
+) -> None:
     nothing: Any = None
-    served = Requests(*[nothing] * 8, followers=nothing)
+    served = Requests(*[nothing] * 8, followers=nothing, guests_may=right)
+    assert served._operations.keys() == RIGHTS.keys()
+    done: list[str] = []
+
+    async def do(_: object, request: dict[str, Any], __: object) -> dict[str, Any]:
+        done.append(request["op"])
+        return {}
+
+    monkeypatch.setattr(served, "_operations", dict.fromkeys(RIGHTS, do))
     guest: Any = SimpleNamespace(is_guest=True)
-    for op in served._operations:
-        if op not in LOOKS:
-            with pytest.raises(PrlError, match="only root"):
-                asyncio.run(served.handle(guest, {"op": op}, []))
+    for op, takes in RIGHTS.items():
+        refused = pytest.raises(PrlError, match="only root may")
+        with contextlib.nullcontext() if takes <= right else refused:
+            asyncio.run(served.handle(guest, {"op": op}, []))
+    assert done == [op for op, takes in RIGHTS.items() if takes <= right]
+
+
+class Takers:
+    """In place of all shadows: who takes those of which endpoint."""
+
+    def __init__(self) -> None:
+        self.offers: list[tuple[str, Any]] = []
+
+    def offer(self, client: Any, where: str) -> None:
+        self.offers.append((where, client))
+
+    def offering(self, where: str) -> list[Any]:
+        return [client for offered, client in self.offers if offered == where]
+
+    def offers_of(self, client: Any) -> int:
+        return sum(owner is client for _, owner in self.offers)
+
+    def withdraw(self, client: Any, where: str) -> None:
+        self.offers.remove((where, client))
+
+
+def a_client(uid: int) -> Any:
+    client = object.__new__(Client)
+    client.uid, client.is_guest = uid, uid != 0
+    return client
+
+
+def test_a_guest_takes_no_endpoint_that_is_another_s() -> None:
+    nothing: Any = None
+    address = ip_address("192.0.2.100")
+    service = SimpleNamespace(addresses=[address], instance="")
+    view: Any = SimpleNamespace(
+        addresses=[address], config=SimpleNamespace(service=[service], node="re0")
+    )
+    takers: Any = Takers()
+    served = Requests(
+        *(view, nothing, nothing, nothing, takers, nothing, nothing, nothing),
+        followers=nothing,
+        guests_may=Right.PROTECT,
+    )
+    root, user, neighbour = map(a_client, (0, 1001, 1002))
+
+    def offer(client: Any, port: int) -> None:
+        request = {"op": "offer", "endpoint": f"192.0.2.100:{port}"}
+        asyncio.run(served.handle(client, request, []))
+
+    offer(root, 179)
+    with pytest.raises(PrlError, match="only root may offer ports below 1024"):
+        offer(user, 179)  # BGP: what it could not bind
+    offer(root, 7000)
+    for other in (user, neighbour):
+        with pytest.raises(UsageError, match="another user offers"):
+            offer(other, 7000)
+    offer(user, 7001)
+    with pytest.raises(UsageError, match="another user offers"):
+        offer(neighbour, 7001)
+    offer(root, 7001)  # whoever was there first: root's program gets its sessions
+    assert takers.offering("192.0.2.100:7001") == [root]
+    for port in range(8000, 8000 + rights.OFFERS_MAX):
+        offer(user, port)
+    with pytest.raises(PrlError, match=f"may offer {rights.OFFERS_MAX} endpoints"):
+        offer(user, 7999)
+
+
+def test_what_prld_keeps_for_a_guest_is_bounded() -> None:
+    root, user = a_client(0), a_client(1001)
+    kept = [SimpleNamespace(application=b"x" * (1 << 20))] * 4
+    rights.require_room(root, kept, b"more")
+    rights.require_room(user, kept[:3], b"more")
+    with pytest.raises(PrlError, match="application bytes"):
+        rights.require_room(user, kept, b"more")
+    none = [SimpleNamespace(application=b"")]
+    rights.require_room(user, none * (rights.SESSIONS_MAX - 1), b"")
+    with pytest.raises(PrlError, match="sessions at most"):
+        rights.require_room(user, none * rights.SESSIONS_MAX, b"")
+
+
+@pytest.mark.needs("root")
+def test_a_guest_has_no_program_replicated_that_could_be_another_s() -> None:
+    """A set-user-id program is its user's by its real user alone."""
+    change = "import os, sys; os.setresuid(*map(int, sys.argv[1:])); print(flush=True); input()"
+    for uids, is_own in (
+        ((1001, 1001, 1001), True),
+        ((1001, 0, 0), False),
+        ((1001, 1001, 0), False),
+    ):
+        argv = [sys.executable, "-c", change, *map(str, uids)]
+        with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as program:
+            assert program.stdout is not None
+            program.stdout.readline()
+            found = uids_of(program.pid)
+            program.communicate(b"\n")
+        rights.require_own(a_client(0), found, "it")
+        if is_own:
+            rights.require_own(a_client(1001), found, "it")
+        else:
+            with pytest.raises(UsageError, match="another user's"):
+                rights.require_own(a_client(1001), found, "it")
+
+
+CLIENTS_OF_A_USER = """
+import contextlib, socket, sys
+kept = []
+for _ in range(int(sys.argv[2])):
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    sock.connect(sys.argv[1])
+    with contextlib.suppress(BrokenPipeError):
+        sock.send(b'{"op":"status","id":1}')
+    kept.append((sock, b'"ok":true' in sock.recv(65536)))
+print(sum(good for _, good in kept))
+input()
+"""
+
+
+@pytest.mark.needs("root")
+def test_one_user_of_the_group_does_not_keep_another_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "GUESTS_PER_USER_MAX", 3)
+    monkeypatch.setattr(control, "GUESTS_MAX", 5)
+    group = a_group()
+    path = Path("/run") / f"prl-test-{os.getpid()}.sock"
+    daemon = Daemon(path, group.gr_name)
+    argv = ["/usr/bin/python3", "-c", CLIENTS_OF_A_USER, str(path), "9"]
+    who: dict[str, Any] = {"group": NOBODY, "extra_groups": [group.gr_gid]}
+    who |= {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    try:
+        admitted = []
+        with contextlib.ExitStack() as running:
+            for uid in (NOBODY, NOBODY - 1, NOBODY - 2):
+                program = running.enter_context(subprocess.Popen(argv, user=uid, **who))
+                assert program.stdout is not None
+                admitted.append(int(program.stdout.readline()))
+                running.callback(program.communicate, "\n")
+            assert admitted == [3, 2, 0]
+            assert len(status_of(path)) > 0  # root is not kept out
+    finally:
+        daemon.stop()
+
+
+def status_of(path: Path) -> dict[str, Any]:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+        sock.connect(str(path))
+        return ask(sock, b'{"op":"status","id":1}')
 
 
 @pytest.mark.parametrize(("is_guest", "most"), [(True, 1), (False, REQUESTS_MAX)])

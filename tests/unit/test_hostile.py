@@ -21,7 +21,8 @@ from prl.core.facts import Tlv
 from prl.core.wire import Element, WireError
 from prl.daemon import hello, transfer
 from prl.daemon.hello import HelloError
-from prl.daemon.requests import LOOKS, Requests
+from prl.daemon.requests import Requests
+from prl.daemon.rights import RIGHTS, Right
 from prl.daemon.transfer import Collector, Setup, TransferError
 from prl.dialogue import Dialogue
 from prl.errors import ConfigError, PrlError, UsageError
@@ -262,7 +263,7 @@ class Nothing:
 @settings(max_examples=150)
 def test_any_arguments(op: str, arguments: dict[str, Any], fds: int, is_guest: bool) -> None:
     """Before anything is done for a request, what it says is looked at: a refusal, and no fault."""
-    served = Requests(*[Nothing()] * 8, followers=Nothing())  # type: ignore[arg-type]
+    served = Requests(*[Nothing()] * 8, followers=Nothing(), guests_may=Right.PROTECT)  # type: ignore[arg-type]
     client: Any = SimpleNamespace(is_guest=is_guest, closed=False, name="pid 1", uid=0)
     given_fds = [os.open(os.devnull, os.O_RDONLY) for _ in range(fds)]
     left = list(given_fds)
@@ -273,7 +274,7 @@ def test_any_arguments(op: str, arguments: dict[str, Any], fds: int, is_guest: b
         for fd in left:
             os.close(fd)
     assert all(not _is_open(fd) for fd in given_fds)
-    assert op in LOOKS or not is_guest or left == given_fds
+    assert RIGHTS[op] <= Right.PROTECT or not is_guest or left == given_fds
 
 
 def _is_open(fd: int) -> bool:

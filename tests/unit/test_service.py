@@ -4,6 +4,7 @@ import asyncio
 import re
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -33,6 +34,14 @@ def test_the_unit_gives_prld_what_it_needs_and_says_what_for() -> None:
     assert sorted(explained) == sorted(given)
 
 
+SECURITY = UNIT.parents[2] / "docs/security.md"
+
+
+def test_the_threat_model_has_a_reason_for_each_capability_that_is_left() -> None:
+    rows = re.findall(r"^\| `(CAP_\w+)` \| \S.* \| \S.* \|$", SECURITY.read_text(), re.MULTILINE)
+    assert sorted(rows) == sorted(capabilities.NEEDED)
+
+
 @pytest.mark.needs("systemd_analyze")
 def test_the_unit_is_hardened() -> None:
     done = subprocess.run(
@@ -45,6 +54,8 @@ def test_the_unit_is_hardened() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout.splitlines()[-1:] or done.stderr
+    (figure,) = re.findall(r"exposure level for prld.service: (\d+\.\d)", done.stdout)
+    assert f"`systemd-analyze security prld`: **{figure}**" in SECURITY.read_text()
 
 
 @pytest.mark.needs("systemd_analyze")
@@ -58,6 +69,31 @@ def test_systemd_understands_every_line_of_the_unit(tmp_path: Path) -> None:
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+LIVES = "from prl.daemon import main; {}; print(flush=True); input()"
+LOOKS = "import sys; open(f'/proc/{sys.argv[1]}/environ', 'rb').read()"
+
+
+@pytest.mark.needs("root", "readable_tree")
+@pytest.mark.parametrize(("first", "looks"), [("pass", True), ("main.forbid_dumps()", False)])
+def test_what_is_in_prld_s_memory_stays_there(first: str, looks: bool) -> None:
+    """From the place of a process of the same user: a dump and a look take the same right."""
+
+    def start(script: str, *arguments: str) -> "subprocess.Popen[bytes]":
+        argv = [sys.executable, "-c", script, *arguments]
+        pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        return subprocess.Popen(argv, user="nobody", group="nogroup", extra_groups=[], **pipes)
+
+    with start(LIVES.format(first)) as prld:
+        assert prld.stdout is not None
+        assert prld.stdout.readline() == b"\n"
+        with start(LOOKS, str(prld.pid)) as attacker:
+            _, words = attacker.communicate()
+        prld.communicate(b"\n")
+    assert (attacker.returncode == 0) is looks, words
+    assert looks or b"PermissionError" in words
+    assert "LimitCORE=0" in UNIT.read_text().splitlines()
 
 
 def test_systemd_never_gives_up_but_for_a_wrong_configuration() -> None:
