@@ -103,11 +103,10 @@ def test_whoever_took_prld_s_ports_and_names_is_named_and_does_not_keep_it_from_
     lab.fail("re1", "kill-prld")
     with squatter(lab, "re1"):
         lab.heal("re1")  # raises if it does not start
-        said = [record["text"] for record in support.events(lab, "re1")]
-        for port in ("UDP port 7078", "TCP port 7077"):
-            (line,) = [words for words in said if port in words]
-            assert "of user nobody" in line
-            assert "python3" in line
+        for event, port in (("heartbeat_port", "UDP port 7078"), ("link_refused", "TCP port 7077")):
+            (words,) = [r["text"] for r in support.events(lab, "re1") if r["event"] == event]
+            assert port in words
+            assert "(python3), of user nobody" in words
     eventually("the pair", lambda: support.status(lab, "re1")["switchover_safe"], 30)
 
 
