@@ -5,6 +5,7 @@ its own few bytes in front (see there). What a run has found, and was mended, li
 a name of its own, not ``seed-…``.
 """
 
+import hashlib
 import json
 import re
 import struct
@@ -108,6 +109,51 @@ def _packet() -> Iterator[tuple[str, bytes]]:
     yield "made", b"\2" + bytes(range(1, 80))
 
 
+STEPS = {"run": 0, "turn": 2, "carry": 3, "time": 4, "peer": 5, "stranger": 7, "application": 8,
+         "forge": 10, "raw": 12, "lan": 13, "control": 14, "protect": 15, "read": 16, "join": 17,
+         "silence": 18, "life": 19}  # fmt: skip
+"""one_step() of datapath.c."""
+LIVES = {
+    "calm": "run run turn carry peer peer application application read lan",
+    "busy": "run carry time peer peer peer application application read protect lan",
+    "liar": "run run peer application forge forge forge stranger raw join protect",
+    "moves": "run run run peer application control control lan protect read time",
+    "deaths": "run run time peer application life join protect silence lan control",
+    "all": " ".join(STEPS),
+}
+
+
+def _datapath() -> Iterator[tuple[str, bytes]]:
+    for name, words in LIVES.items():
+        steps = [STEPS[word] for word in words.split()]
+        for number in range(3):
+            chance = hashlib.shake_128(f"{name} {number}".encode()).digest(900)
+            data = bytearray(chance)
+            for at in range(0, len(data) - 1, 4):  # who and what, and two bytes for that
+                data[at + 1] = steps[data[at + 1] % len(steps)]
+            yield f"{name} {number}", bytes(data)
+    yield "forged", _forged()
+    yield "of another session", _forged(at=21, value=0x41)
+    yield "of a port of the host's", _forged(at=23, value=22)
+
+
+def _forged(at: int | None = None, value: int = 0) -> bytes:
+    """The next packet for the shadow on node 1, one byte of it changed; then it is looked at."""
+    likely = b"\xff"
+    message = b"".join(
+        (
+            *(b"\0", b"\0", likely * 3, likely * 3),  # session 0, REPLICATE, numbers as they are
+            *(b"\0", likely, b"\0\0", likely * 2, b"\0\0"),
+            *(likely, b"\x14"),  # a packet of 100 bytes
+            *((b"\0",) if at is None else (b"\1", bytes((at, value)))),
+            likely,
+        )
+    )
+    return (
+        bytes((0, STEPS["run"])) + bytes((1, STEPS["forge"])) + message + bytes((1, STEPS["run"]))
+    )
+
+
 def _elide() -> Iterator[tuple[str, bytes]]:
     for name in ("tcp", "tcp6", "udp", "options"):
         yield name, b"\0" + PACKETS[name]
@@ -159,6 +205,7 @@ def _client() -> Iterator[tuple[str, bytes]]:
 
 SEEDS: dict[str, Callable[[], Iterator[tuple[str, bytes]]]] = {
     "client": _client,
+    "datapath": _datapath,
     "elide": _elide,
     "gro": _gro,
     "hello": _hello,

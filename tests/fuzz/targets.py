@@ -8,6 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.sim.build import LIBRARIES, sources
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 CORPUS = HERE / "corpus"
@@ -16,6 +18,9 @@ KEPT = ROOT / ".fuzz"
 
 TARGETS: dict[str, tuple[str, ...]] = {
     "client": ("userspace/client/json.c",),
+    "datapath": tuple(
+        str(path.relative_to(ROOT)) for path in sources() if path.name != "machine.c"
+    ),
     "elide": ("userspace/wire/elide.c", "userspace/tcp/packet.c", "userspace/tcp/md5sig.c"),
     "gro": (
         *(
@@ -40,12 +45,15 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "wire": ("userspace/wire/wire.c",),
 }
 """Each target's sources besides its harness, which may include others."""
+LINKED: dict[str, tuple[str, ...]] = {"md5sig": ("crypto",), "datapath": LIBRARIES}
+"""The libraries that they need."""
 
 FLAGS = (
     *("-std=gnu11", "-g", "-O1", "-UNDEBUG", "-Wall", "-Wextra", "-Werror"),
     *("-fno-omit-frame-pointer", "-fsanitize=fuzzer,address,undefined"),
     "-fno-sanitize-recover=all",
     *("-I", "bpf", "-I", "userspace", "-I", "userspace/client", "-I", "tests/fuzz"),
+    *("-I", "tests/sim"),
 )
 INPUT_MAX_BYTES = 70_000
 """Longer than any message or packet."""
@@ -81,7 +89,11 @@ def build(names: Sequence[str], folder: Path, harnesses: Path = HERE) -> dict[st
         subprocess.CalledProcessError: a compiler refused; its words are on standard error.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    headers = [path for where in ("bpf", "userspace", "tests/fuzz") for path in _headers(where)]
+    headers = [
+        path
+        for where in ("bpf", "userspace", "tests/fuzz", "tests/sim")
+        for path in _headers(where)
+    ]
 
     def one(name: str) -> Path:
         program = folder / name
@@ -92,7 +104,7 @@ def build(names: Sequence[str], folder: Path, harnesses: Path = HERE) -> dict[st
         ):
             return program
         fresh = program.with_suffix(".new")
-        libraries = ["-lcrypto"] if name == "md5sig" else []
+        libraries = [f"-l{library}" for library in LINKED.get(name, ())]
         command = ["clang", *FLAGS, *sources, "-o", str(fresh), *libraries]
         subprocess.run(command, cwd=ROOT, check=True)
         fresh.rename(program)

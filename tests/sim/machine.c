@@ -185,13 +185,21 @@ static uint32_t build(const struct prl_host *host, uint8_t *out, uint32_t sessio
 }
 
 /* The number of the session that a packet belongs to, or SIM_SESSIONS_MAX. */
-static uint32_t session_of(const uint8_t *l3, const struct prl_packet *packet, bool incoming)
+static uint32_t session_of(const struct prl_host *host, const uint8_t *l3, const struct prl_packet *packet,
+                           bool incoming)
 {
-    struct prl_flow_key key;
+    struct prl_flow_key key, own;
+    uint32_t number;
 
-    prl_packet_key(l3, packet, incoming, 0, &key);
-    uint32_t number = (uint32_t)ntohs(key.remote_port) - SIM_PORT;
-    return number < SIM_SESSIONS_MAX ? number : SIM_SESSIONS_MAX;
+    if (!incoming)
+        prl_packet_key(l3, packet, false, 0, &key);
+    else if (prl_packet_flow_key(l3, packet, 0, &key))
+        return SIM_SESSIONS_MAX;
+    number = (uint32_t)ntohs(key.remote_port) - SIM_PORT;
+    if (number >= SIM_SESSIONS_MAX)
+        return SIM_SESSIONS_MAX;
+    sim_key(host, number, &own);
+    return memcmp(&key, &own, sizeof(key)) == 0 ? number : SIM_SESSIONS_MAX;
 }
 
 /* ---- the state of the programs' tables ---- */
@@ -718,7 +726,7 @@ static int io_inject(struct prl_host *host, const struct iovec *piece, int piece
         wrong(host, "a packet for the stack is malformed");
         return 0;
     }
-    session = session_of(l3, &packet, true);
+    session = session_of(host, l3, &packet, true);
     if (session == SIM_SESSIONS_MAX) {
         wrong(host, "a packet for the stack belongs to no session");
         return 0;
@@ -775,7 +783,7 @@ static int io_hold_write(struct prl_host *host, const uint8_t *buffer, uint32_t 
     step(host);
     bytes -= (uint32_t)HEADERS_BYTES;
     if (prl_packet_parse(l3, bytes, bytes, false, &packet) ||
-        (session = session_of(l3, &packet, false)) == SIM_SESSIONS_MAX) {
+        (session = session_of(host, l3, &packet, false)) == SIM_SESSIONS_MAX) {
         wrong(host, "a segment for the wire is malformed");
         return 0;
     }
