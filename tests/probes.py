@@ -286,6 +286,15 @@ def libfuzzer() -> bool:
         return _works("clang", "-fsanitize=fuzzer", str(source), "-o", f"{folder}/probe")
 
 
+@probe("clang has no thread sanitizer that runs here: make apt-fuzz")
+def tsan() -> bool:
+    with tempfile.TemporaryDirectory() as folder:
+        source, program = Path(folder, "probe.c"), f"{folder}/probe"
+        source.write_text("int main(void) { return 0; }\n")
+        built = _works("clang", "-fsanitize=thread", str(source), "-o", program)
+        return built and _works("setarch", "-R", program)
+
+
 @probe("the tree is no git work tree: clone it")
 def git() -> bool:
     return _works("git", "-C", str(Path(__file__).parent), "rev-parse", "--is-inside-work-tree")

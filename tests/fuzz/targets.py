@@ -16,11 +16,11 @@ CORPUS = HERE / "corpus"
 KEPT = ROOT / ".fuzz"
 """What runs leave: ``build``, ``corpus`` and ``crashes``."""
 
+DATAPATH = tuple(str(path.relative_to(ROOT)) for path in sources() if path.name != "machine.c")
+"""The datapath as it is shipped; a harness brings the machine."""
 TARGETS: dict[str, tuple[str, ...]] = {
     "client": ("userspace/client/json.c",),
-    "datapath": tuple(
-        str(path.relative_to(ROOT)) for path in sources() if path.name != "machine.c"
-    ),
+    "datapath": DATAPATH,
     "elide": ("userspace/wire/elide.c", "userspace/tcp/packet.c", "userspace/tcp/md5sig.c"),
     "gro": (
         *(
@@ -45,13 +45,19 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "wire": ("userspace/wire/wire.c",),
 }
 """Each target's sources besides its harness, which may include others."""
-LINKED: dict[str, tuple[str, ...]] = {"md5sig": ("crypto",), "datapath": LIBRARIES}
+RACES = "races"
+"""No target: its threads are for the thread sanitizer."""
+SANITIZERS = {RACES: "thread"}
+LINKED: dict[str, tuple[str, ...]] = {
+    "md5sig": ("crypto",),
+    "datapath": LIBRARIES,
+    RACES: LIBRARIES,
+}
 """The libraries that they need."""
 
 FLAGS = (
     *("-std=gnu11", "-g", "-O1", "-UNDEBUG", "-Wall", "-Wextra", "-Werror"),
-    *("-fno-omit-frame-pointer", "-fsanitize=fuzzer,address,undefined"),
-    "-fno-sanitize-recover=all",
+    *("-fno-omit-frame-pointer", "-fno-sanitize-recover=all"),
     *("-I", "bpf", "-I", "userspace", "-I", "userspace/client", "-I", "tests/fuzz"),
     *("-I", "tests/sim"),
 )
@@ -97,15 +103,18 @@ def build(names: Sequence[str], folder: Path, harnesses: Path = HERE) -> dict[st
 
     def one(name: str) -> Path:
         program = folder / name
-        sources = [str(harnesses / f"{name}.c"), *TARGETS.get(name, ())]
-        inputs = [*(ROOT / source for source in sources), *headers, Path(__file__)]
+        parts = DATAPATH if name == RACES else TARGETS.get(name, ())
+        written = [str(harnesses / f"{name}.c"), *parts]
+        inputs = [*(ROOT / source for source in written), *headers, Path(__file__)]
         if program.exists() and program.stat().st_mtime >= max(
             path.stat().st_mtime for path in inputs
         ):
             return program
         fresh = program.with_suffix(".new")
         libraries = [f"-l{library}" for library in LINKED.get(name, ())]
-        command = ["clang", *FLAGS, *sources, "-o", str(fresh), *libraries]
+        sanitizers = SANITIZERS.get(name, "fuzzer,address,undefined")
+        flags = (*FLAGS, f"-fsanitize={sanitizers}")
+        command = ["clang", *flags, *written, "-o", str(fresh), *libraries]
         subprocess.run(command, cwd=ROOT, check=True)
         fresh.rename(program)
         return program
