@@ -1,5 +1,6 @@
-"""What /proc tells of a process (proc(5))."""
+"""What the kernel tells of a process (proc(5), pidfd_open(2))."""
 
+import select
 from pathlib import Path
 
 _PF_EXITING = 0x4  # linux/sched.h; set before the descriptors are closed (do_exit, kernel/exit.c)
@@ -12,6 +13,13 @@ def program_of(pid: int) -> str:
         return Path(f"/proc/{pid}/comm").read_text().strip()
     except OSError:
         return "?"
+
+
+def has_ended(pidfd: int) -> bool:
+    """Whether the process that this is a descriptor of is gone; its number may be another's."""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def is_exiting(pid: int) -> bool:

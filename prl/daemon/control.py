@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from prl import procfs
 from prl.daemon.bounded import Bounded
 from prl.daemon.events import EventLog
 from prl.daemon.freezer import Freezer
@@ -53,6 +54,7 @@ GUEST_SEND_BUFFER_BYTES: Final = 128 << 10
 
 _UCRED = struct.Struct("=iII")
 _SO_PEERGROUPS: Final = 59  # asm-generic/socket.h
+_SO_PEERPIDFD: Final = 77
 _GROUPS_MAX: Final = 256
 """Groups of a guest that are looked through: socket.getsockopt() takes no more."""
 
@@ -75,12 +77,19 @@ class Client:
         """Whether it is one of the socket's group, not root (prl.daemon.rights)."""
         self.on_drained: Callable[[], None] | None = None
         """Called when all that waited for the client has been taken."""
-        self.freezer = Freezer(lambda: [] if pid in {0, os.getpid()} else [pid])
+        self._pidfd = _pidfd_of(sock, pid)
+        self.freezer = Freezer(self._pids)
 
     @property
     def name(self) -> str:
         """For the log."""
         return f"pid {self._pid}"
+
+    def _pids(self) -> list[int]:
+        """Whom to stop: whoever connected, and not whoever has had its number since."""
+        if self._pid == os.getpid() or self._pidfd < 0 or procfs.has_ended(self._pidfd):
+            return []
+        return [self._pid]
 
     @property
     def is_behind(self) -> bool:
@@ -209,6 +218,9 @@ class Client:
         loop.remove_reader(self._sock)
         loop.remove_writer(self._sock)
         self._sock.close()
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+            self._pidfd = -1
         for _, fds in self._unsent:
             _close_all(fds)
         self._unsent.clear()
@@ -408,6 +420,15 @@ def _groups_of(sock: socket.socket) -> list[int]:
     except OSError:
         return []
     return [gid for (gid,) in struct.iter_unpack("=I", raw)]
+
+
+def _pidfd_of(sock: socket.socket, pid: int) -> int:
+    """A descriptor of whoever connected, or -1: it has ended, or is of a namespace beyond ours."""
+    with contextlib.suppress(OSError):
+        return sock.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD)
+    with contextlib.suppress(OSError, ValueError):  # before Linux 6.5
+        return os.pidfd_open(pid) if pid else -1
+    return -1
 
 
 def _refuse(sock: socket.socket, words: str, code: int) -> None:

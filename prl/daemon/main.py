@@ -26,8 +26,9 @@ _KERNEL_MIN = (6, 1)
 _PR_SET_DUMPABLE = 4  # linux/prctl.h
 _M_ARENA_MAX = -8  # malloc.h
 _MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4  # asm-generic/mman.h
-DESCRIPTORS_BESIDES = 8192
-"""Descriptors that are no session's: applications, unchanged programs, what prld itself needs."""
+DESCRIPTORS_BESIDES = 16384
+"""Descriptors that are no session's: applications (two each) and what waits for them, unchanged
+programs, what prld itself needs."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

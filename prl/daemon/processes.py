@@ -15,7 +15,6 @@ import asyncio
 import contextlib
 import fcntl
 import os
-import select
 import socket
 import struct
 from collections.abc import Callable, Iterator
@@ -257,7 +256,7 @@ class Processes:
             if others:
                 self._move(process, others[0])
                 return
-            if not _has_ended(process.pidfd) and procfs.is_exiting(process.holder.pid):
+            if not procfs.has_ended(process.pidfd) and procfs.is_exiting(process.holder.pid):
                 return  # the pidfd tells when it has
             self._end(process)
         finally:
@@ -283,7 +282,7 @@ class Processes:
         process.ending = True
         loop = asyncio.get_running_loop()
         loop.remove_reader(process.pidfd)
-        ended = _has_ended(process.pidfd)
+        ended = procfs.has_ended(process.pidfd)
         status = exit_status(process.pidfd, process.holder.pid) if ended else None
         if ended and status != 0:
             what = "died" if status is None else f"died (wait status {status:#x})"
@@ -313,12 +312,6 @@ def open_pidfd(holder: Holder) -> int:
         raise UsageError(f"there is no process {holder.pid}; see `ss -tnp`") from None
     except OSError as error:
         raise UsageError(f"process {holder.pid}: {error.strerror}; is that a thread?") from error
-
-
-def _has_ended(pidfd: int) -> bool:
-    poll = select.poll()
-    poll.register(pidfd, select.POLLIN)
-    return bool(poll.poll(0))
 
 
 def exit_status(pidfd: int, pid: int) -> int | None:

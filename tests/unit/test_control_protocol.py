@@ -197,6 +197,38 @@ def test_a_client_that_does_not_read_is_disconnected(daemon: Daemon) -> None:
         assert ask(sock, b'{"op":"status","id":1}')["ok"]
 
 
+CONNECT = """
+import os, socket, sys
+sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+sock.connect(sys.argv[1])
+if sys.argv[2] == "gone" and os.fork():
+    os._exit(0)
+sock.send(b'{"op":"status","id":1}')
+sock.recv(65536)
+print(flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("is_gone", [False, True])
+def test_whoever_has_the_number_of_a_client_that_is_gone_is_not_stopped(
+    daemon: Daemon, is_gone: bool
+) -> None:
+    """It could be anybody's program, stopped for whoever may protect."""
+    argv = [sys.executable, "-c", CONNECT, str(daemon.path), "gone" if is_gone else "lives"]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(argv, **pipes) as program:
+        if is_gone:
+            program.wait(TIMEOUT_S)
+        assert program.stdout is not None
+        program.stdout.readline()
+        (client,) = daemon.clients
+        assert client.name == f"pid {program.pid}"
+        assert list(client.freezer._pids()) == ([] if is_gone else [program.pid])
+        assert program.stdin is not None
+        program.stdin.close()
+
+
 def test_descriptors_that_are_not_taken_do_not_use_up_prld_s(
     daemon: Daemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -218,7 +250,7 @@ def test_descriptors_that_are_not_taken_do_not_use_up_prld_s(
         assert modest.unsent_fds == 3
         daemon.call(lambda: send(worst, most))
         assert (modest.closed, worst.closed, worst.unsent_fds) == (False, True, 0)
-        assert len(os.listdir("/proc/self/fd")) == before + 3 - 1  # noqa: PTH208 - its own, too
+        assert len(os.listdir("/proc/self/fd")) == before + 3 - 2  # noqa: PTH208 - its own two, too
         assert any("client_dropped" in line or "descriptors" in line for line in daemon.log)
         slow.recv(MESSAGE_MAX_BYTES)
         assert ask(slow, b'{"op":"status","id":2}')
