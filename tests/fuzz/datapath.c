@@ -452,9 +452,9 @@ static void forge(uint32_t to)
         bool of_output = msg.type == PRL_MSG_OUTPUT || msg.type == PRL_MSG_OUTPUT_ACK;
 
         if (flow->secondary)
-            msg.seq = of_output ? flow->secondary_core.out_next : flow->secondary_core.in_next;
+            msg.seq = of_output ? dp_secondary_of(flow)->out_next : dp_secondary_of(flow)->in_next;
         else
-            msg.seq = (of_output ? flow->primary.out_next : flow->primary.in_next) - 1;
+            msg.seq = (of_output ? dp_primary_of(flow)->out_next : dp_primary_of(flow)->in_next) - 1;
         msg.seq += likely() ? 0 : (uint32_t)(int8_t)octet();
     } else {
         msg.seq = (uint32_t)fuzz_number(input, 4);
