@@ -7,6 +7,7 @@
  *     races CALLS [unlocked]        ends when each caller has made so many calls; `unlocked`: and one looks without the lock
  */
 #include "../sim/machine.c"
+#include "loop/lock.h"
 
 #include <assert.h>
 #include <pthread.h>
