@@ -10,11 +10,12 @@
  */
 #define PRL_XDP
 #include "parse.h"
+#include "prl_siphash.h"
 #include "settle.h"
 
-static __always_inline int is_owned(struct prl_addr *addr)
+static __always_inline int is_owned(const struct prl_node *node, struct prl_addr *addr)
 {
-    return PRL_READ(addr->state) == PRL_ADDR_OWNER;
+    return PRL_READ(addr->state) == PRL_ADDR_OWNER && !(PRL_READ(node->fenced) >> (addr->service & 31) & 1);
 }
 
 static __always_inline int same_mac(const __u8 *a, const __u8 *b)
@@ -23,10 +24,9 @@ static __always_inline int same_mac(const __u8 *a, const __u8 *b)
 }
 
 /* Input of its flows is captured: it is ours, or still comes to us after we have given it away. */
-static __always_inline int is_heard(struct prl_addr *addr)
+static __always_inline int is_heard(const struct prl_node *node, struct prl_addr *addr)
 {
-    __u32 state = PRL_READ(addr->state);
-    return state == PRL_ADDR_OWNER || state == PRL_ADDR_LEAVING;
+    return is_owned(node, addr) || PRL_READ(addr->state) == PRL_ADDR_LEAVING;
 }
 
 /* Whether the frame with this source MAC was sent by this node itself (a hub or a looping switch gives it back). */
@@ -67,20 +67,80 @@ static __always_inline void note_answer(struct xdp_md *ctx, struct prl_node *nod
         note_lan(node);
 }
 
+enum judged {
+    CLAIM_FOREIGN,  /* not the other node's */
+    CLAIM_REPLAYED, /* the other node's, but of an ownership that is over */
+    CLAIM_GOOD,
+};
+
 /*
- * Somebody else says that `addr`, which this node owns, is his. With the token that was agreed over the link it is
- * the other node taking over: silent from this instant (L7). Without, it is counted, and the stack defends.
+ * The trailer of a claim of `addr` at `at` (0: there is none). What it does not say is known: the epoch, who claims, and
+ * what. A genuine one that is not of a later term than this node's own ownership was said before this node became the
+ * owner. A good one is noted in the entry: userspace verifies it once more.
  */
-static __always_inline int judge_claim(struct prl_node *node, struct prl_addr *addr, const struct prl_claim *claim)
+static __always_inline enum judged judge_trailer(struct xdp_md *ctx, const struct prl_node *node,
+                                                 struct prl_addr *addr, const struct prl_addr_key *key, __u32 at)
 {
+    struct prl_claim claim = {};
+    struct prl_claimed claimed = {};
+    __u64 secret[2] = {PRL_READ(node->claim_key[0]), PRL_READ(node->claim_key[1])};
+
+    if (!at || !(secret[0] | secret[1]) || bpf_xdp_load_bytes(ctx, at, &claim, sizeof(claim)) < 0 ||
+        claim.type != PRL_ND_OPT_CLAIM || claim.length8 != sizeof(claim) / 8 || claim.magic[0] != 'P' ||
+        claim.magic[1] != 'R')
+        return CLAIM_FOREIGN;
+    claimed.epoch = PRL_READ(node->claim_epoch);
+    claimed.term = bpf_be64_to_cpu(claim.term);
+    claimed.number = bpf_be64_to_cpu(claim.number);
+    claimed.service = addr->service;
+    claimed.claimant = PRL_READ(node->claimant);
+    __builtin_memcpy(claimed.addr, key->addr, sizeof(claimed.addr));
+    if (prl_claim_mac(secret, &claimed) != bpf_be64_to_cpu(claim.mac))
+        return CLAIM_FOREIGN;
+    if (claimed.term <= PRL_READ(node->terms[addr->service % PRL_TERMS_MAX]))
+        return CLAIM_REPLAYED;
+    /* Of one that gives it away there are several, and their order does not matter. */
+    if (PRL_READ(addr->state) != PRL_ADDR_LEAVING && addr->claim_epoch == claimed.epoch &&
+        claimed.number <= addr->claim_number)
+        return CLAIM_REPLAYED;
+    addr->claim_epoch = claimed.epoch;
+    addr->claim_term = claimed.term;
+    addr->claim_number = claimed.number;
+    addr->claim_mac = bpf_be64_to_cpu(claim.mac);
+    return CLAIM_GOOD;
+}
+
+/* The same of a node without PRL_CAP_CLAIM_MAC: a token is good for a whole epoch, whoever says it. */
+static __always_inline int has_token(struct xdp_md *ctx, const struct prl_node *node, __u32 at)
+{
+    struct prl_claim_token claim = {};
     __u64 known[2], given[2];
-    __builtin_memcpy(known, addr->token, sizeof(known));
-    __builtin_memcpy(given, claim->token, sizeof(given));
-    int genuine = claim->type == PRL_ND_OPT_CLAIM && claim->length8 == 3 && claim->magic[0] == 'P' &&
-                  claim->magic[1] == 'R' && (known[0] | known[1]) && known[0] == given[0] && known[1] == given[1];
-    if (!genuine) {
+
+    __builtin_memcpy(known, node->claim_token, sizeof(known));
+    if (!at || !(known[0] | known[1]) || bpf_xdp_load_bytes(ctx, at, &claim, sizeof(claim)) < 0)
+        return 0;
+    __builtin_memcpy(given, claim.token, sizeof(given));
+    return claim.type == PRL_ND_OPT_CLAIM && claim.length8 == sizeof(claim) / 8 && claim.magic[0] == 'P' &&
+           claim.magic[1] == 'R' && known[0] == given[0] && known[1] == given[1];
+}
+
+/*
+ * Somebody else says that `addr`, which this node owns, is his. If that is the other node taking over: silent from this
+ * instant (L7). Else it is counted, and the stack defends.
+ */
+static __always_inline int judge_claim(struct xdp_md *ctx, struct prl_node *node, struct prl_addr *addr,
+                                       const struct prl_addr_key *key, __u32 at)
+{
+    enum judged judged = judge_trailer(ctx, node, addr, key, at);
+
+    if (judged == CLAIM_FOREIGN && has_token(ctx, node, at))
+        judged = CLAIM_GOOD;
+    if (judged != CLAIM_GOOD) {
         PRL_COUNT(addr->foreign_claims);
-        PRL_COUNT(node->claims_foreign);
+        if (judged == CLAIM_REPLAYED)
+            PRL_COUNT(node->claims_replayed);
+        else
+            PRL_COUNT(node->claims_foreign);
         return XDP_PASS;
     }
     if (PRL_READ(addr->state) != PRL_ADDR_LEAVING) /* that is silent already, and what comes behind is relayed */
@@ -114,35 +174,31 @@ __noinline int prl_classify_arp(struct xdp_md *ctx, __u32 l3)
     __builtin_memcpy(&v4, arp.sender, 4);
     prl_map_v4(key.addr, v4);
     addr = prl_addr_find(node, key.addr, ctx->ingress_ifindex);
-    if (addr && is_heard(addr) && !is_own_mac(ctx, node, source)) {
-        struct prl_claim claim = {};
-        bpf_xdp_load_bytes(ctx, l3 + sizeof(arp), &claim, sizeof(claim)); /* zero, and so foreign, when absent */
-        return judge_claim(node, addr, &claim);
-    }
+    if (addr && is_heard(node, addr) && !is_own_mac(ctx, node, source))
+        return judge_claim(ctx, node, addr, &key, l3 + sizeof(arp));
 
     __builtin_memcpy(&v4, arp.target, 4);
     prl_map_v4(key.addr, v4);
     addr = prl_addr_find(node, key.addr, ctx->ingress_ifindex);
-    if (addr && !is_owned(addr) && arp.operation == bpf_htons(PRL_ARP_REQUEST)) {
+    if (addr && !is_owned(node, addr) && arp.operation == bpf_htons(PRL_ARP_REQUEST)) {
         PRL_COUNT(addr->in_dropped);
         return XDP_DROP;
     }
     return XDP_PASS;
 }
 
-/* Finds the claim among the options of a neighbour advertisement; *claim stays as it is when there is none. */
-static __always_inline void find_claim(struct xdp_md *ctx, __u32 options, struct prl_claim *claim)
+/* Where the claim is among the options of a neighbour advertisement; 0: there is none. */
+static __always_inline __u32 find_claim(struct xdp_md *ctx, __u32 options)
 {
     for (int i = 0; i < PRL_ND_OPTIONS_MAX; i++) {
         __u8 head[2];
         if (bpf_xdp_load_bytes(ctx, options, head, sizeof(head)) < 0 || !head[1])
-            return;
-        if (head[0] == PRL_ND_OPT_CLAIM) {
-            bpf_xdp_load_bytes(ctx, options, claim, sizeof(*claim));
-            return;
-        }
+            return 0;
+        if (head[0] == PRL_ND_OPT_CLAIM)
+            return options;
         options += head[1] * 8u;
     }
+    return 0;
 }
 
 /* Neighbour solicitation or advertisement (RFC 4861), whatever its destination. -1: judge it by its destination. */
@@ -163,16 +219,13 @@ __noinline int prl_classify_nd(struct xdp_md *ctx, struct prl_packet *packet)
     if (!addr)
         return -1;
     if (packet->icmp_type == PRL_ND_NEIGHBOUR_SOLICIT) {
-        if (is_owned(addr))
+        if (is_owned(node, addr))
             return -1;
         PRL_COUNT(addr->in_dropped);
         return XDP_DROP;
     }
-    if (is_heard(addr) && !is_own_mac(ctx, node, source)) {
-        struct prl_claim claim = {};
-        find_claim(ctx, packet->l4 + 24, &claim);
-        return judge_claim(node, addr, &claim);
-    }
+    if (is_heard(node, addr) && !is_own_mac(ctx, node, source))
+        return judge_claim(ctx, node, addr, &target, find_claim(ctx, packet->l4 + 24));
     return -1;
 }
 
@@ -361,11 +414,11 @@ int prl_classify(struct xdp_md *ctx)
         if (!addr)
             return XDP_PASS;
         PRL_COUNT(node->frames);
-        if (!is_heard(addr)) {
+        if (!is_heard(node, addr)) {
             PRL_COUNT(addr->in_dropped);
             return XDP_DROP;
         }
-        if (!is_owned(addr)) /* given away: only what can be relayed is of use */
+        if (!is_owned(node, addr)) /* given away: only what can be relayed is of use */
             stray = XDP_DROP;
         packet.key.lif = addr->lif;
     }

@@ -50,7 +50,7 @@ static __always_inline int is_after(__u32 a, __u32 b)
 /* Userspace may be stopped before it has sent the claim; until then the old owner speaks. */
 static __always_inline int is_silent(const struct __sk_buff *skb, const struct prl_node *node, __u32 service)
 {
-    __u32 silent = PRL_READ(node->silent);
+    __u32 silent = PRL_READ(node->silent) | PRL_READ(node->fenced);
     if (skb->mark != PRL_MARK_WORD)
         silent |= PRL_READ(node->claiming);
     return silent >> (service & 31) & 1;

@@ -271,9 +271,11 @@ static __always_inline int prl_has_bit(const __u64 words[PRL_ADDR_BITS / 64], __
     return PRL_READ(words[bit / 64 % (PRL_ADDR_BITS / 64)]) >> (bit % 64) & 1;
 }
 
-/* A program takes ownership of `addr` away: the state first, then the bit (see prl_kernel_addr_set()). */
+/* A program takes ownership of `addr`'s service away: for good in prl_node, whatever userspace does to the entry meanwhile;
+ * then the state, then the bit (see prl_kernel_addr_set()). */
 static __always_inline void prl_addr_fence(struct prl_node *node, struct prl_addr *addr)
 {
+    __sync_fetch_and_or(&node->fenced, 1u << (addr->service & 31));
     PRL_WRITE(addr->state, PRL_ADDR_FENCED);
     __u64 *word = &node->open_bits[addr->bit / 64 % (PRL_ADDR_BITS / 64)];
     __u64 before = __sync_fetch_and_and(word, ~(1ull << (addr->bit % 64)));

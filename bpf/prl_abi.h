@@ -30,7 +30,7 @@
 #define PRL_ADDR_BITS 256
 #define PRL_MAC_BITS 64
 #define PRL_SIEVE_CELLS 1048576
-#define PRL_TOKEN_BYTES 16
+#define PRL_TOKEN_BYTES 16 /* of a claim of a node without PRL_CAP_CLAIM_MAC */
 /* Without word of the other node, a new owner repeats its claim so often for good (L7). */
 #define PRL_CLAIM_SLOW_NS 200000000ull
 #define PRL_TERMS_MAX 16 /* services */
@@ -196,8 +196,19 @@ struct prl_addr_key {
     __u32 ifindex;
 };
 
+/* What the MAC of a claim is over (L7): SipHash-2-4 of these words, with the key of the claims of this epoch. */
+struct prl_claimed {
+    __u64 epoch;
+    __u64 term;   /* of the claimant's ownership: it silences whoever owns the service since an earlier one */
+    __u64 number; /* only ever grows while the claimant runs: the claimant's CLOCK_BOOTTIME */
+    __u32 service;
+    __u32 claimant; /* index of the node */
+    __u8 addr[16];
+};
+#define PRL_CLAIMED_WORDS 6
+
 struct prl_addr {
-    __u32 state;         /* enum prl_addr_state; XDP itself writes FENCED on a good claim (L7) */
+    __u32 state;         /* enum prl_addr_state; XDP itself writes FENCED, see prl_node.fenced */
     __u16 service;       /* index of the service that the address belongs to */
     __u16 lif;           /* logical interface, set by prl_kernel_addr_set() */
     __u64
@@ -205,9 +216,9 @@ struct prl_addr {
                           any time */
     __u32 spoken; /* enum prl_spoken */
     __u32 bit; /* prl_addr_bit() of its key, set by prl_kernel_addr_set() */
-    __u8 token[PRL_TOKEN_BYTES]; /* a claim that carries this silences us; all zero = none */
     __u64 fenced_by_ns; /* when a claim fenced us */
-    __u64 foreign_claims; /* claims without the token: defended, alarmed */
+    __u64 foreign_claims; /* claims that were not obeyed: defended, alarmed */
+    __u64 claim_epoch, claim_term, claim_number, claim_mac; /* the newest that was obeyed, as it came */
     __u64 in_dropped;
     __u64 out_silenced;
 };
@@ -243,7 +254,15 @@ struct prl_node {
     __u64 fresh_jiffies; /* when the programs last found the datapath alive, by which heartbeat */
     __u64 fresh_heartbeat_ns;
     __u64 word_ns; /* userspace was told by somebody that this node may speak: what first_by_ns says is past */
-    __u64 terms[PRL_TERMS_MAX]; /* of each service, for a userspace that starts anew */
+    __u64 terms[PRL_TERMS_MAX]; /* of each service; they only ever grow, and outlive prld */
+    /* What the other node's claims are known by: userspace writes it with each epoch, and it outlives prld. */
+    __u64 claim_key[2]; /* zero = none is */
+    __u64 claim_epoch;
+    __u8 claim_token[PRL_TOKEN_BYTES]; /* instead, of a node without PRL_CAP_CLAIM_MAC; zero = none is */
+    __u32 claimant; /* the other node's index */
+    /* Bit per service: a program has taken it away. Only atomic operations change it, so that no write to an entry of
+     * prl_addrs, which userspace replaces as a whole, undoes what a program has seen meanwhile. */
+    __u32 fenced;
     /* counters, packets */
     __u64 frames;
     __u64 malformed;
@@ -254,6 +273,7 @@ struct prl_node {
     __u64 stale_dropped;
     __u64 claims_obeyed;
     __u64 claims_foreign;
+    __u64 claims_replayed; /* the other node's, but of an ownership that is over, or obeyed before */
     __u64 redirect_failed;
     __u64 strays; /* packets that made a flow a stray (enum prl_stray) */
     __u64
@@ -292,13 +312,25 @@ struct prl_inject_eth {
 
 /*
  * Trailer of a claim: behind the 28 bytes of an ARP message, or as option PRL_ND_OPT_CLAIM of an
- * unsolicited neighbour advertisement (RFC 4861; 253 is an experimental type, RFC 4727).
+ * unsolicited neighbour advertisement (RFC 4861; 253 is an experimental type, RFC 4727). What else the MAC is over
+ * (struct prl_claimed) its receiver knows.
  */
 #define PRL_ND_OPT_CLAIM 253
 struct prl_claim {
     __u8 type; /* PRL_ND_OPT_CLAIM */
-    __u8 length8; /* 3: length in units of 8 bytes */
+    __u8 length8; /* 4: length in units of 8 bytes */
     __u8 magic[2]; /* 'P','R' */
+    __u8 pad[4];
+    __be64 term;
+    __be64 number;
+    __be64 mac;
+};
+
+/* The same of a node without PRL_CAP_CLAIM_MAC. */
+struct prl_claim_token {
+    __u8 type; /* PRL_ND_OPT_CLAIM */
+    __u8 length8; /* 3 */
+    __u8 magic[2];
     __u8 token[PRL_TOKEN_BYTES];
     __u8 pad[4];
 };
@@ -373,10 +405,13 @@ PRL_ASSERT_SIZE(struct prl_flow_key, 44);
 PRL_ASSERT_SIZE(struct prl_sock_view, 56);
 PRL_ASSERT_SIZE(struct prl_flow, 232);
 PRL_ASSERT_SIZE(struct prl_addr_key, 20);
-PRL_ASSERT_SIZE(struct prl_addr, 72);
-PRL_ASSERT_SIZE(struct prl_node, 696);
+PRL_ASSERT_SIZE(struct prl_claimed, 48);
+_Static_assert(sizeof(struct prl_claimed) == PRL_CLAIMED_WORDS * 8, "the MAC is over all of it");
+PRL_ASSERT_SIZE(struct prl_addr, 88);
+PRL_ASSERT_SIZE(struct prl_node, 752);
 PRL_ASSERT_SIZE(struct prl_inject_eth, 14);
-PRL_ASSERT_SIZE(struct prl_claim, 24);
+PRL_ASSERT_SIZE(struct prl_claim, 32);
+PRL_ASSERT_SIZE(struct prl_claim_token, 24);
 PRL_ASSERT_SIZE(struct prl_heard, 48);
 #endif
 

@@ -449,6 +449,14 @@ class Datapath:
         """What this node is for a service. Raises DatapathError."""
         return Owner(_check(lib.prl_dp_service_state(self._dp, service), "no such service"))
 
+    def term(self, service: int) -> int:
+        """How often a service has changed hands, as far as this node knows; outlives prld."""
+        return int(lib.prl_dp_term(self._dp, service))
+
+    def raise_term(self, service: int, term: int) -> None:
+        """It has changed hands so often; less than is known changes nothing."""
+        lib.prl_dp_term_raise(self._dp, service, term)
+
     def takeover(self, service: int, *, fenced: Fenced = Fenced.NOT) -> Refused:
         """Take a service over now; NOT when done, or why not. Raises DatapathError."""
         return Refused(_check(lib.prl_dp_takeover(self._dp, service, fenced), "take-over failed"))

@@ -145,7 +145,7 @@ class Kernel:
         names = (
             *("frames", "malformed", "fragments", "tunnelled", "icmp_quoted", "reentered"),
             *("stale_dropped", "claims_obeyed", "claims_foreign", "redirect_failed"),
-            *("strays", "elsewhere_silenced"),
+            *("claims_replayed", "strays", "elsewhere_silenced"),
         )
         return {name: int(getattr(node, name)) for name in names}
 
@@ -177,14 +177,6 @@ class Kernel:
     def open_at_ns(self) -> int:
         """CLOCK_BOOTTIME, when the other node's lease ends: a dead datapath's flows may open."""
         return int(lib.prl_kernel_node(self._kernel).open_at_ns)
-
-    def term(self, service: int) -> int:
-        """The term that was noted for a service, be it in a former life."""
-        return int(lib.prl_kernel_node(self._kernel).terms[service])
-
-    def note_term(self, service: int, term: int) -> None:
-        """Keep it for a prld that starts anew."""
-        lib.prl_kernel_node(self._kernel).terms[service] = term
 
     def forget(self) -> None:
         """Let go of a former life's flows: their packets pass, where the address may speak."""

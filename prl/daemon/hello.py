@@ -22,6 +22,7 @@ OWN_CAPABILITIES = (
     | Capability.L3_ELISION
     | Capability.SWITCHOVER
     | Capability.PREPARE
+    | Capability.CLAIM_MAC
 )
 _EPOCH_BYTES = 8
 
@@ -231,7 +232,7 @@ def common_capabilities(own: Hello, other: Hello) -> Capability:
 
 
 def lan_key(own: Hello, other: Hello) -> bytes:
-    """The key that MACs the LAN heartbeats of this epoch: the same on both nodes."""
+    """What both nodes said for the keys of this epoch on the LAN: the same on both."""
     halves = sorted(((own.index, own.lan_key_half), (other.index, other.lan_key_half)))
     return hashlib.sha256(b"prl lan key" + b"".join(half for _, half in halves)).digest()
 

@@ -178,7 +178,6 @@ class Node:
     async def _start_alone(self) -> None:
         while True:
             await self._ownership.start_alone()
-            self._note_terms()
 
     def _assemble(self, host: Host, lans: Instances, sysctls: Sysctls) -> None:
         config, log, dp = self._config, self._log, self._dp
@@ -198,9 +197,6 @@ class Node:
         self._hooks = Hooks(config, log)
         self._fence = FenceHook(config, log, self._ownership.take_fenced)
         self._neighbours = Neighbours(config, dp, host, lans)
-        for number, _ in enumerate(config.service):
-            if dp.service_state(number) == Owner.OWNER:  # adopted
-                self._ownership.terms[number] = self._kernel.term(number)
         self._link = Link(
             config,
             dp,
@@ -450,13 +446,8 @@ class Node:
 
     def _on_link_up(self) -> None:
         self._link_up_ns = self._dp.status().now_ns
-        self._note_terms()
         self._shadows.announce_offers()
         self._primaries.on_link_up()
-
-    def _note_terms(self) -> None:
-        for number, term in enumerate(self._ownership.terms):
-            self._kernel.note_term(number, term)
 
     def _on_looked(self) -> None:
         self._shadows.keep_off(self._upkeep.cut_off)
@@ -524,7 +515,6 @@ class Node:
         name = self._config.service[event.service].name
         self._shadows.end_unread()
         self._ownership.on_takeover(event.service)
-        self._note_terms()
         self._log.warning(
             "takeover",
             f"service {name}: taken over",

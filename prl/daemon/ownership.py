@@ -1,8 +1,8 @@
 """Which services this node owns, and since which term (SPEC section 6, docs/failover.md).
 
 The datapath decides about take-overs; here is what is decided once: at start, at HELLO, and when a
-silent owner has asked the LAN. Terms are kept in memory alone: a node that restarts knows nothing
-and is told by the other one.
+silent owner has asked the LAN. Terms are the datapath's, and outlive prld: the other node's claims
+are judged by them.
 """
 
 import asyncio
@@ -70,7 +70,6 @@ class Ownership:
     ) -> None:
         self._config, self._dp, self._instances, self._log = config, datapath, instances, log
         self._usable_shadows = usable_shadows
-        self.terms = [0] * len(config.service)
         self.left: set[int] = set()
         """Services that this node has taken itself out of (withdrawal.py)."""
         self._settled = asyncio.Event()
@@ -81,6 +80,11 @@ class Ownership:
     def state(self, service: int) -> Owner:
         """What this node is for a service, now."""
         return self._dp.service_state(service)
+
+    @property
+    def terms(self) -> list[int]:
+        """Of each service: how often it has changed hands, as far as this node knows."""
+        return [self._dp.term(number) for number in range(len(self._config.service))]
 
     def describe(self) -> tuple[ServiceState, ...]:
         """All services, for HELLO."""
@@ -94,7 +98,7 @@ class Ownership:
                 instance=service.instance,
                 lif=self._config.lifs[service.instance],
                 state=states[number],
-                term=self.terms[number],
+                term=self._dp.term(number),
                 sessions=self._sessions(number, states[number]),
                 given=self._dp.is_given(number),
                 silent=(1 + status.unheard) * (status.silent_mask >> number & 1),
@@ -119,7 +123,7 @@ class Ownership:
         self._agree_policy(ours, theirs)
         for number, (own, other) in enumerate(zip(ours, theirs, strict=True)):
             state, term = hello.settle(own, other, self._config.node)
-            self.terms[number] = term
+            self._dp.raise_term(number, term)
             if own.given:
                 taken = state != Owner.OWNER
                 self._dp.switchover_resolve(number, taken=taken, by_hello=True)
@@ -182,7 +186,7 @@ class Ownership:
             f"service {name}: {words} ({why})",
             service=name,
             state=state.name.lower(),
-            term=self.terms[number],
+            term=self._dp.term(number),
         )
 
     def begin_again(self) -> None:
@@ -225,7 +229,7 @@ class Ownership:
                 service=service.name,
             )
             return False
-        self.terms[number] += 1
+        self._dp.raise_term(number, self._dp.term(number) + 1)
         self._dp.service_set(number, Owner.OWNER)
         self.tell(number, Owner.OWNER, "nobody else answers for it")
         return True
@@ -249,7 +253,6 @@ class Ownership:
 
     def on_takeover(self, number: int) -> None:
         """The datapath took a service over."""
-        self.terms[number] += 1
         self._settled.set()
         self.tell(number, Owner.OWNER, "taken over")
 

@@ -33,7 +33,7 @@ static uint64_t since[NODES][SESSIONS];    /* the snapshot's end of output … *
 static bool unanswered[NODES][SESSIONS]; /* … from which on nothing has come from the other node */
 static uint8_t beat[NODES][RAW_MAX];
 static uint32_t beat_bytes[NODES];
-static uint8_t claim[NODES][64];
+static uint8_t claim[NODES][SIM_TRAILER_BYTES];
 static uint8_t claimed[NODES]; /* 1 and the service */
 
 static void broken(uint32_t index, const char *words)
@@ -95,10 +95,10 @@ void sim_stack(uint32_t index, uint32_t session, uint64_t seq, uint32_t bytes, u
         broken(index, "I1: input came to the own stack that the other node has not acknowledged");
 }
 
-void sim_claims(uint32_t index, uint32_t service, const uint8_t *token)
+void sim_claims(uint32_t index, uint32_t service, const uint8_t *trailer)
 {
-    if (token)
-        memcpy(claim[index], token, PRL_TOKEN_BYTES);
+    if (trailer[0]) /* else it is a defence */
+        memcpy(claim[index], trailer, sizeof(claim[index]));
     claimed[index] = (uint8_t)(1 + service);
 }
 
@@ -566,7 +566,7 @@ static void lan(uint32_t from)
     uint32_t changes = octet() % 4;
 
     if (claimed[from] && octet() & 1) {
-        change(claim[from], PRL_TOKEN_BYTES, changes);
+        change(claim[from], sizeof(claim[from]), changes);
         sim_hear_claim(other, claimed[from] - 1u, claim[from]);
         return;
     }

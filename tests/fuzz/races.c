@@ -60,9 +60,9 @@ void sim_stack(uint32_t index, uint32_t session, uint64_t seq, uint32_t bytes, u
     (void)index, (void)session, (void)seq, (void)bytes, (void)flags, (void)ack, (void)way;
 }
 
-void sim_claims(uint32_t index, uint32_t service, const uint8_t *token)
+void sim_claims(uint32_t index, uint32_t service, const uint8_t *trailer)
 {
-    (void)index, (void)service, (void)token;
+    (void)index, (void)service, (void)trailer;
 }
 
 void sim_asks(uint32_t index)

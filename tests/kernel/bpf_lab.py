@@ -34,6 +34,9 @@ PEER6 = IPv6Address("2001:db8:0:1::1")
 NODE4 = IPv4Address("192.0.2.10")
 NODE6 = IPv6Address("2001:db8:0:1::10")
 PORT, PEER_PORT = 7000, 40000
+EPOCH, TERM = 4711, 7
+"""Of the link, and of this node's ownership."""
+CLAIM_KEY = bytes(range(101, 117))
 
 ETH_IP, ETH_IP6, ETH_ARP, ETH_VLAN, ETH_QINQ = 0x0800, 0x86DD, 0x0806, 0x8100, 0x88A8
 ETH_SENTINEL = 0x88B5  # IEEE 802 local experimental: nobody else's
@@ -209,8 +212,34 @@ def arp(operation: int, sender: Address, target: Address, *, trailer: bytes = b"
     return ethernet(body + trailer, ETH_ARP, target=BROADCAST)
 
 
-def claim(token: bytes) -> bytes:
+def claim_token(token: bytes) -> bytes:
+    """A claim's trailer, of a node without CLAIM_MAC."""
     return struct.pack("!BB2s16s4x", 253, 3, b"PR", token)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """A claim as the other node makes it; the defaults are what the bench's kernel expects."""
+
+    address: Address = SERVICE4
+    epoch: int = EPOCH
+    term: int = 8
+    number: int = 1
+    service: int = 0
+    claimant: int = 1
+    key: bytes = CLAIM_KEY
+
+    def trailer(self) -> bytes:
+        """What stands behind the ARP message, or as an option of the advertisement."""
+        made = ffi.new(
+            "struct prl_claimed *",
+            [self.epoch, self.term, self.number, self.service, self.claimant],
+        )
+        ffi.buffer(made.addr)[:] = mapped(self.address)
+        key = ffi.new("struct prl_siphash_key *")
+        ffi.buffer(key)[:] = self.key
+        mac = lib.prl_siphash_claim(key, made)
+        return struct.pack("!BB2s4xQQQ", 253, 4, b"PR", self.term, self.number, mac)
 
 
 def neighbour(kind: int, target: Address, source: Address, *, options: bytes = b"") -> bytes:
@@ -426,7 +455,13 @@ class Bench:
     def now(self) -> int:
         return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
+    def agree(self) -> None:
+        """What both nodes know since HELLO, and a term."""
+        self.node.claim_epoch, self.node.claimant, self.node.terms[0] = EPOCH, 1, TERM
+        ffi.buffer(self.node.claim_key)[:] = CLAIM_KEY
+
     def own(self, address: Address, state: int = lib.PRL_ADDR_OWNER, **more: Any) -> None:
+        self.node.fenced = 0
         value = ffi.new("struct prl_addr *", {"state": state, **more})
         assert lib.prl_kernel_addr_set(self.kernel, self._address_key(address), value) == 0
 

@@ -11,6 +11,7 @@ import socket
 import struct
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from prl.bench import tcx
 from tests.kernel.bpf_lab import (
     ACK,
     BROADCAST,
+    EPOCH,
     ETH_IP,
     ETH_IP6,
     ETH_QINQ,
@@ -42,12 +44,15 @@ from tests.kernel.bpf_lab import (
     SERVICE6,
     SYN,
     TCP,
+    TERM,
     UDP,
+    Address,
     Bench,
+    Claim,
     Segment,
     arp,
     checksum,
-    claim,
+    claim_token,
     ethernet,
     extension,
     inside,
@@ -359,38 +364,125 @@ def test_a_shadow_hears_nothing_from_the_network(bench: Bench) -> None:
     assert flow.in_dropped == 1
 
 
-@pytest.mark.parametrize("kind", ["arp request", "arp reply", "advertisement"])
-def test_only_a_claim_with_the_token_silences(bench: Bench, kind: str) -> None:
-    address = SERVICE6 if kind == "advertisement" else SERVICE4
+KINDS = ("arp request", "arp reply", "advertisement")
 
-    def claiming(token: bytes | None) -> bytes:
-        trailer = b"" if token is None else claim(token)
-        if kind == "advertisement":
-            link_layer = b"\x02\x01" + PEER_MAC
-            packet = neighbour(ADVERT, SERVICE6, SERVICE6, options=link_layer + trailer)
-            return ethernet(packet, ETH_IP6, target=BROADCAST)
-        return arp(1 if kind == "arp request" else 2, SERVICE4, SERVICE4, trailer=trailer)
 
-    bench.own(address)  # no token agreed: even zeroes are no claim
-    for token in (None, bytes(16), TOKEN):
-        assert bench.passes(claiming(token))
-    bench.own(address, token=list(TOKEN))
-    for token in (None, bytes(16), TOKEN[:15] + b"\0"):
-        assert bench.passes(claiming(token))
-    assert bench.address(address).foreign_claims == 3
-    assert bench.address(address).state == lib.PRL_ADDR_OWNER
+def address_of(kind: str) -> Address:
+    return SERVICE6 if kind == "advertisement" else SERVICE4
 
-    own = claiming(TOKEN)
-    bench.receive(own[:6] + NODE_MAC + own[12:])  # looped back by the network
+
+def saying(kind: str, trailer: bytes, sender: bytes = PEER_MAC) -> bytes:
+    """A frame by which somebody says that a service address is his."""
+    if kind != "advertisement":
+        frame = arp(1 if kind == "arp request" else 2, SERVICE4, SERVICE4, trailer=trailer)
+    else:
+        packet = neighbour(ADVERT, SERVICE6, SERVICE6, options=b"\x02\x01" + PEER_MAC + trailer)
+        frame = ethernet(packet, ETH_IP6, target=BROADCAST)
+    return frame[:6] + sender + frame[12:]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_only_a_claim_with_a_mac_of_now_silences(bench: Bench, kind: str) -> None:
+    address = address_of(kind)
+    good = Claim(address=address)
+
+    def is_obeyed(trailer: bytes) -> bool:
+        up = bench.passes(saying(kind, trailer))
+        assert up == (bench.address(address).state == lib.PRL_ADDR_OWNER)
+        return not up
+
+    bench.own(address)
+    nothing = replace(good, epoch=0, claimant=0, key=bytes(16)).trailer()
+    for trailer in (b"", nothing, good.trailer()):  # no key is agreed: nothing is a claim
+        assert not is_obeyed(trailer)
+    bench.agree()
+    other = SERVICE4 if address == SERVICE6 else SERVICE6
+    forged = [
+        *(replace(good, **{name: 999}).trailer() for name in ("epoch", "service", "claimant")),
+        *(replace(good, address=other).trailer(), replace(good, key=bytes(16)).trailer()),
+        *(claim_token(bytes(16)), claim_token(good.trailer()[-16:])),
+        *(good.trailer()[:-1], bytes(32), good.trailer()[:8] + bytes(8) + good.trailer()[16:]),
+    ]
+    forged += [
+        (int.from_bytes(good.trailer()) ^ 1 << bit).to_bytes(32)
+        for bit in (0, 63, 64, 127, 128, 191)
+    ]
+    for trailer in forged:
+        assert not is_obeyed(trailer)
+    assert bench.node.claims_foreign == bench.address(address).foreign_claims == 3 + len(forged)
+    for term in (0, 1, TERM - 1, TERM):  # of a former owner, or of this one
+        assert not is_obeyed(replace(good, term=term, number=2**63).trailer())
+    assert bench.node.claims_replayed == 4
+
+    bench.receive(saying(kind, good.trailer(), NODE_MAC))  # looped back by the network
     assert bench.address(address).state == lib.PRL_ADDR_OWNER
     before = bench.now()
-    assert not bench.passes(own)
+    assert is_obeyed(good.trailer())
     fenced = bench.address(address)
-    assert fenced.state == lib.PRL_ADDR_FENCED
     assert before <= fenced.fenced_by_ns <= bench.now()
-    assert (bench.node.claims_obeyed, bench.node.claims_foreign) == (1, 6)
+    noted = (fenced.claim_epoch, fenced.claim_term, fenced.claim_number)
+    assert noted == (EPOCH, good.term, good.number)
+    assert (bench.node.claims_obeyed, bench.node.fenced) == (1, 1)
     if address == SERVICE4:
         assert bench.emit(outgoing(output(1, b"late"))) == ([], [])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_claim_is_good_once(bench: Bench, kind: str) -> None:
+    """Even for a node whose term says nothing against it."""
+    address = address_of(kind)
+    bench.agree()
+    bench.own(address)
+    first = Claim(address=address, number=100)
+    assert not bench.passes(saying(kind, first.trailer()))
+    noted = bench.address(address)
+    more = {name: getattr(noted, name) for name in ("claim_epoch", "claim_number")}
+    bench.own(address, **more)  # it is this node's again
+    for number in (1, 99, 100):
+        assert bench.passes(saying(kind, replace(first, number=number).trailer()))
+    assert bench.node.claims_replayed == 3
+    assert not bench.passes(saying(kind, replace(first, number=101).trailer()))
+    bench.own(address, **more | {"claim_epoch": EPOCH - 1})  # a claimant that was booted anew
+    assert not bench.passes(saying(kind, replace(first, number=1).trailer()))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_node_without_macs_is_obeyed_by_its_token(bench: Bench, kind: str) -> None:
+    address = address_of(kind)
+    bench.own(address)
+    for token in (bytes(16), TOKEN):
+        assert bench.passes(saying(kind, claim_token(token)))
+    ffi.buffer(bench.node.claim_token)[:] = TOKEN
+    for trailer in (b"", claim_token(bytes(16)), claim_token(TOKEN[:15] + b"\0")):
+        assert bench.passes(saying(kind, trailer))
+    assert not bench.passes(saying(kind, claim_token(TOKEN)))
+    assert bench.address(address).state == lib.PRL_ADDR_FENCED
+
+
+def test_who_gives_a_service_away_notes_claims_in_any_order(bench: Bench) -> None:
+    bench.agree()
+    bench.own(SERVICE4, lib.PRL_ADDR_LEAVING)
+    for number in (5, 3, 5):
+        assert not bench.passes(arp(1, SERVICE4, SERVICE4, trailer=Claim(number=number).trailer()))
+    found = bench.address(SERVICE4)
+    assert found.state == lib.PRL_ADDR_LEAVING
+    assert found.fenced_by_ns
+    assert (bench.node.claims_obeyed, bench.node.claims_replayed, bench.node.fenced) == (3, 0, 0)
+
+
+def test_what_a_program_has_taken_away_no_write_of_userspace_gives_back(bench: Bench) -> None:
+    """F24: an entry of the table is replaced as a whole, by what userspace read a moment ago."""
+    bench.agree()
+    bench.own(SERVICE4)
+    bench.flow(1)
+    before = bench.address(SERVICE4)
+    assert not bench.passes(arp(1, SERVICE4, SERVICE4, trailer=Claim().trailer()))
+    key = bench._address_key(SERVICE4)
+    assert lib.prl_kernel_addr_set(bench.kernel, key, before) == 0
+    assert bench.address(SERVICE4).state == lib.PRL_ADDR_OWNER
+    for frame in (SEGMENT4.frame(), arp(1, PEER4, SERVICE4)):
+        assert not bench.passes(frame)
+    assert bench.emit(outgoing(output(1, b"late"))) == ([], [])
 
 
 def test_own_reinjected_frames_pass_generic_xdp(bench: Bench) -> None:
@@ -537,13 +629,14 @@ def test_a_stale_flow_opens_with_its_own_input(bench: Bench) -> None:
 @pytest.mark.needs("bpftool")
 def test_input_that_waited_while_the_machine_stood_still_opens_nothing(bench: Bench) -> None:
     """Its clock has run on, the lease is long over; the claim comes behind the peer's frames."""
-    bench.own(SERVICE4, token=list(TOKEN))
+    bench.agree()
+    bench.own(SERVICE4)
     bench.flow(1)
     bench.alive(-4)
     set_settle(bench, bench.now() - 5 * 10**9, bench.now() - 4 * 10**9)  # hung before, too
     assert not bench.passes(SEGMENT4.frame())
     assert bench.emit(outgoing(output(1, b"stale"))) == ([], [])
-    assert not bench.passes(arp(1, SERVICE4, SERVICE4, trailer=claim(TOKEN)))
+    assert not bench.passes(arp(1, SERVICE4, SERVICE4, trailer=Claim().trailer()))
     assert bench.address(SERVICE4).state == lib.PRL_ADDR_FENCED
     assert bench.node.bypassed == 0
     set_settle(bench, bench.now() - 10**9, bench.now() + 10**9)

@@ -107,6 +107,7 @@ class Simulated:
             node.heartbeat_ns -= LONG_AGO_NS
         node.bypassed, node.open_at_ns = situation.health == "bypassed", NEVER_NS
         bit = 1 << self.session.service
+        node.fenced = 0
         node.silent = bit if situation.silence == "silent" else 0
         node.claiming = bit if situation.silence == "claiming" else 0
 

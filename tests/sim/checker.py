@@ -231,6 +231,11 @@ class Checker:
                 f"I7: node {node.index} takes service {service} back that it has given away"
             )
 
+    def obeyed_replay(self, node: "Node", service: int, owned: int) -> None:
+        """A stranger said a claim (again); ``owned``: how often it was the node's by then (L7)."""
+        if owned != node.owned(service):
+            raise ViolationError(f"L7: node {node.index} obeys an old claim of service {service}")
+
     def resumes(self, node: "Node", service: int) -> None:
         """I7: who takes a service back that it gave away must be the only one who has it."""
         if node.other.address(service) == OWNER:

@@ -142,15 +142,21 @@ static struct frame *queue_take(struct sim_frames *queue)
     return frame;
 }
 
+static void address_of(uint32_t service, uint8_t addr[16])
+{
+    const uint8_t first[16] = {[10] = 0xff, [11] = 0xff, [12] = 192, [14] = 2, [15] = 100};
+
+    memcpy(addr, first, sizeof(first));
+    addr[15] = (uint8_t)(first[15] + service);
+}
+
 void sim_key(const struct prl_host *host, uint32_t session, struct prl_flow_key *key)
 {
-    const uint8_t local[16] = {[10] = 0xff, [11] = 0xff, [12] = 192, [14] = 2, [15] = 100};
     const uint8_t remote[16] = {[10] = 0xff, [11] = 0xff, [12] = 192, [14] = 2, [15] = 1};
 
     memset(key, 0, sizeof(*key));
-    memcpy(key->local, local, sizeof(local));
     memcpy(key->remote, remote, sizeof(remote));
-    key->local[15] = (uint8_t)(100 + host->service_of[session]);
+    address_of(host->service_of[session], key->local);
     key->local_port = htons(7000);
     key->remote_port = htons((uint16_t)(SIM_PORT + session));
     key->proto = IPPROTO_TCP;
@@ -266,16 +272,24 @@ static void note_socket(struct prl_host *host, uint32_t session)
     };
 }
 
-static void fence(struct prl_addr *addr)
+/* prl_addr_fence() in bpf/parse.h */
+static void fence(struct prl_host *host, struct prl_addr *addr)
 {
-    if (addr->state == PRL_ADDR_OWNER)
-        addr->state = PRL_ADDR_FENCED;
+    if (addr->state != PRL_ADDR_OWNER)
+        return;
+    host->node.fenced |= 1u << addr->service;
+    addr->state = PRL_ADDR_FENCED;
+}
+
+static bool is_owned(const struct prl_host *host, const struct prl_addr *addr)
+{
+    return addr->state == PRL_ADDR_OWNER && !(host->node.fenced >> addr->service & 1);
 }
 
 /* may_speak() in bpf/egress.bpf.c */
 static bool may_speak(struct prl_host *host, struct prl_addr *addr, bool is_word)
 {
-    uint32_t silent = host->node.silent | (is_word ? 0 : host->node.claiming);
+    uint32_t silent = host->node.silent | host->node.fenced | (is_word ? 0 : host->node.claiming);
 
     if (addr->state != PRL_ADDR_OWNER || silent >> addr->service & 1)
         return false;
@@ -291,7 +305,7 @@ static bool may_speak(struct prl_host *host, struct prl_addr *addr, bool is_word
     }
     if (!addr->spoken) {
         host->late_first++;
-        fence(addr);
+        fence(host, addr);
     } else if (host->node.lan_first_ns && host->node.lan_first_ns <= addr->first_by_ns) {
         addr->spoken = PRL_SPOKEN_FOR_GOOD;
         return true;
@@ -303,7 +317,7 @@ bool sim_could_speak(const struct prl_host *host, uint32_t service)
 {
     const struct prl_addr *addr = &host->service[service].addr;
     uint64_t first_ns = host->node.lan_first_ns;
-    uint32_t silent = host->node.silent | host->node.claiming;
+    uint32_t silent = host->node.silent | host->node.fenced | host->node.claiming;
 
     if (addr->state != PRL_ADDR_OWNER || !is_on_wire(host) || silent >> service & 1)
         return false;
@@ -567,7 +581,7 @@ void sim_frame(struct prl_host *host, uint32_t session, uint64_t seq, uint32_t b
     note_lan(host, PRL_WATCH_FRAMES);
     if (flow_flags & PRL_FLOW_SILENT) {
         host->dropped_shadow++;
-    } else if (addr->state != PRL_ADDR_OWNER && !(addr->state == PRL_ADDR_LEAVING && is_captured)) {
+    } else if (!is_owned(host, addr) && !(addr->state == PRL_ADDR_LEAVING && is_captured)) {
         host->dropped_silent++;
     } else if (!is_captured) {
         deliver(host, session, seq, bytes, ack, flags, SIM_PASSED);
@@ -584,22 +598,58 @@ void sim_frame(struct prl_host *host, uint32_t session, uint64_t seq, uint32_t b
     }
 }
 
-/* judge_claim() in bpf/classify.bpf.c */
-int sim_hear_claim(struct prl_host *host, uint32_t service, const uint8_t token[PRL_TOKEN_BYTES])
+/* judge_trailer() in bpf/classify.bpf.c */
+static enum sim_judged judge_trailer(const struct prl_host *host, struct prl_addr *addr, uint32_t service,
+                                     const uint8_t trailer[SIM_TRAILER_BYTES])
 {
     static const uint8_t none[PRL_TOKEN_BYTES];
+    const struct prl_node *node = &host->node;
+    const struct prl_siphash_key key = {{node->claim_key[0], node->claim_key[1]}};
+    const struct prl_claim *claim = (const void *)trailer;
+    const struct prl_claim_token *token = (const void *)trailer;
+    struct prl_claimed claimed = {
+        .epoch = node->claim_epoch,
+        .term = be64toh(claim->term),
+        .number = be64toh(claim->number),
+        .service = service,
+        .claimant = node->claimant,
+    };
+
+    if (memcmp(node->claim_token, none, sizeof(none)) && token->length8 == sizeof(*token) / 8)
+        return memcmp(node->claim_token, token->token, sizeof(none)) ? SIM_CLAIM_FOREIGN : SIM_CLAIM_GOOD;
+    address_of(service, claimed.addr);
+    if (claim->length8 != sizeof(*claim) / 8 || !(key.word[0] | key.word[1]) ||
+        prl_siphash_claim(&key, &claimed) != be64toh(claim->mac))
+        return SIM_CLAIM_FOREIGN;
+    if (claimed.term <= node->terms[service])
+        return SIM_CLAIM_REPLAYED;
+    if (addr->state != PRL_ADDR_LEAVING && addr->claim_epoch == claimed.epoch &&
+        claimed.number <= addr->claim_number)
+        return SIM_CLAIM_REPLAYED;
+    addr->claim_epoch = claimed.epoch;
+    addr->claim_term = claimed.term;
+    addr->claim_number = claimed.number;
+    addr->claim_mac = be64toh(claim->mac);
+    return SIM_CLAIM_GOOD;
+}
+
+/* judge_claim() in bpf/classify.bpf.c */
+int sim_hear_claim(struct prl_host *host, uint32_t service, const uint8_t trailer[SIM_TRAILER_BYTES])
+{
     struct prl_addr *addr = &host->service[service].addr;
+    enum sim_judged judged;
 
     note_lan(host, PRL_WATCH_FRAMES);
-    if (addr->state != PRL_ADDR_OWNER && addr->state != PRL_ADDR_LEAVING)
-        return 0;
-    if (memcmp(addr->token, none, sizeof(none)) == 0 || memcmp(addr->token, token, sizeof(none)) != 0) {
+    if (!is_owned(host, addr) && addr->state != PRL_ADDR_LEAVING)
+        return SIM_CLAIM_FOREIGN;
+    judged = judge_trailer(host, addr, service, trailer);
+    if (judged != SIM_CLAIM_GOOD) {
         addr->foreign_claims++;
-        return 0;
+        return judged;
     }
-    fence(addr);
+    fence(host, addr);
     addr->fenced_by_ns = host->clock_ns;
-    return 1;
+    return judged;
 }
 
 /* ---- the table of functions ---- */
@@ -803,6 +853,7 @@ static int io_hold_write(struct prl_host *host, const uint8_t *buffer, uint32_t 
 static int io_send_frame(struct prl_host *host, uint32_t lif, const uint8_t *frame, uint32_t bytes)
 {
     uint32_t service = (uint32_t)frame[31] - 100;
+    uint8_t trailer[SIM_TRAILER_BYTES];
 
     (void)lif;
     step(host);
@@ -812,7 +863,9 @@ static int io_send_frame(struct prl_host *host, uint32_t lif, const uint8_t *fra
     } else if (service < SIM_SERVICES_MAX && frame[0] == 0xff && frame[21] == 1) { /* to all, as a request */
         if (!may_speak(host, &host->service[service].addr, true))
             return 0;
-        sim_claims(host->index, service, bytes > 42 + 4 ? frame + 42 + 4 : NULL);
+        memset(trailer, 0, sizeof(trailer));
+        memcpy(trailer, frame + 42, bytes - 42);
+        sim_claims(host->index, service, trailer);
     }
     return 0;
 }
@@ -955,6 +1008,9 @@ static int io_addr_set(struct prl_host *host, const struct prl_addr_key *key, co
     step(host);
     if (!service)
         return -ENODEV;
+    if (value->state == PRL_ADDR_OWNER && service->addr.state != PRL_ADDR_OWNER &&
+        service->addr.state != PRL_ADDR_LEAVING)
+        service->owned++;
     service->addr = *value;
     service->used = 1;
     return 0;

@@ -57,6 +57,7 @@ struct sim_flow {
 struct sim_service {
     struct prl_addr addr;
     uint8_t used;
+    uint32_t owned; /* how often it has become this node's */
 };
 
 struct sim_frames; /* a queue of frames */
@@ -119,8 +120,10 @@ void sim_key(const struct prl_host *host, uint32_t session, struct prl_flow_key 
 void sim_frame(struct prl_host *host, uint32_t session, uint64_t seq, uint32_t bytes, uint64_t ack,
                uint32_t flags);
 void sim_answered(struct prl_host *host); /* by a neighbour that was asked for its own address */
-/* 1: it was obeyed. */
-int sim_hear_claim(struct prl_host *host, uint32_t service, const uint8_t token[16]);
+/* What was said behind an ARP message that names a service's address (prl_abi.h); zeros: nothing. */
+#define SIM_TRAILER_BYTES 32 /* sizeof(struct prl_claim) */
+enum sim_judged { SIM_CLAIM_FOREIGN, SIM_CLAIM_REPLAYED, SIM_CLAIM_GOOD };
+int sim_hear_claim(struct prl_host *host, uint32_t service, const uint8_t trailer[SIM_TRAILER_BYTES]);
 void sim_lan_arrives(struct prl_host *host, const uint8_t *bytes, uint32_t count);
 void sim_link_arrives(struct prl_host *host, const uint8_t *bytes, uint32_t count);
 

@@ -13,7 +13,7 @@ void sim_wire(uint32_t node, uint32_t session, uint64_t seq, uint32_t bytes, uin
 /* A segment comes to a socket (enum sim_way), or leaves unreplicated (SIM_UNREPLICATED, of output). */
 void sim_stack(uint32_t node, uint32_t session, uint64_t seq, uint32_t bytes, uint32_t flags, uint64_t ack,
                int way);
-void sim_claims(uint32_t node, uint32_t service, const uint8_t *token); /* token NULL: a defence */
+void sim_claims(uint32_t node, uint32_t service, const uint8_t *trailer); /* of zeros: a defence */
 void sim_asks(uint32_t node); /* a neighbour, for its own address */
 void sim_heartbeat(uint32_t node, const uint8_t *bytes, uint32_t count); /* over the LAN */
 

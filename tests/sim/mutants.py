@@ -117,18 +117,28 @@ MUTANTS = (
         "",
     ),
     Mutant(
-        "who has taken over claims without the token",
+        "who has taken over claims without a MAC",
         "node/announce.c",
-        "    if (dp->announce->slow & 1u << service)\n        return dp->announce->token;\n"
-        "    return dp->owner.taken_mask & 1u << service ? dp->own_token : NULL;",
-        "    (void)service;\n    (void)dp;\n    return NULL;",
+        "    if (kept || dp->owner.taken_mask",
+        "    if (false && dp->owner.taken_mask",
     ),
     Mutant(
-        "the token of a new epoch does not reach the kernel",
-        "node/service.c",
-        "            memcpy(value.token, dp->peer_token, sizeof(value.token));\n"
-        "            dp->io->addr_set(dp->host, &key, &value);",
-        "            dp->io->addr_set(dp->host, &key, &value);",
+        "the claims' key of a new epoch does not reach the kernel",
+        "node/claim.c",
+        "    tell_kernel(dp, &others);\n",
+        "    (void)tell_kernel;\n",
+    ),
+    Mutant(
+        "who gives a service away does not count that",
+        "node/claim.c",
+        "        dp_term_raise(dp, service, dp->claim->given_term[service]);\n    prl_owner_given",
+        "        (void)dp;\n    prl_owner_given",
+    ),
+    Mutant(
+        "a take-over is of the term before",
+        "node/ownership.c",
+        "            dp_term_raise(dp, service, dp->node->terms[service] + 1);\n        if (mask",
+        "            dp_term_raise(dp, service, dp->node->terms[service]);\n        if (mask",
     ),
     Mutant(
         "a take-over leaves the shadows as they are",

@@ -61,7 +61,7 @@ class Node:
         self.slow_ns = 0
         """How much later than usual each pass comes."""
         self.claims: dict[int, tuple[int, bytes]] = {}
-        """When each service was claimed last, and with which token."""
+        """When each service was claimed last, and with which trailer."""
         self._flow = self.ffi.new("struct sim_flow *")
         self._error = self.ffi.new("char[]", 256)
 
@@ -295,11 +295,26 @@ class Node:
             self.host.link_room = self.connection.room(self.index)
             self.poke()
 
-    def hear_claim(self, service: int, token: bytes) -> None:
+    def hear_claim(self, service: int, trailer: bytes) -> None:
         """The other node has taken ``service`` over (L7)."""
-        if self.lib.sim_hear_claim(self.host, service, token):
+        judged = self.lib.sim_hear_claim(self.host, service, trailer)
+        if judged == self.lib.SIM_CLAIM_GOOD:
             self.world.count("claim obeyed")
             self.world.note(f"  (by node {self.index})")
+
+    def owned(self, service: int) -> int:
+        """How often it has become this node's since it was booted."""
+        return 0 if self.host is None else int(self.host.service[service].owned)
+
+    def hear_stranger(self, service: int, trailer: bytes, owned: int) -> None:
+        """A claim that was said when this node had owned the service so often; -1: by nobody."""
+        judged = self.lib.sim_hear_claim(self.host, service, trailer)
+        if judged == self.lib.SIM_CLAIM_REPLAYED:
+            self.world.count("replay refused")
+        if judged != self.lib.SIM_CLAIM_GOOD:
+            return
+        self.world.count("replay obeyed, and rightly")
+        self.world.checker.obeyed_replay(self, service, owned)
 
     def mend_lan(self) -> None:
         """The LAN is back. A new owner's claims are still fast, or prld is silent by now (L6)."""
@@ -315,9 +330,9 @@ class Node:
 
     def claim_again(self) -> None:
         """A LAN is back while claims are fast: README.md, what is left out."""
-        for service, (at_ns, token) in self.claims.items():
+        for service, (at_ns, trailer) in self.claims.items():
             if self.world.now_ns - at_ns <= FAST_CLAIM_NS and self.could_speak(service):
-                self.world.claim(self, service, token)
+                self.world.claim(self, service, trailer)
 
     # -- what is there
 

@@ -32,6 +32,7 @@ REACHED = (
     "move in doubt", "move resumed", "resumed after a probe", "relayed_packets",
     "handed over for want of a LAN", "stalled in a pass",
     "wake-up lost", "dropped by the kernel", "kept_packets",
+    "claim obeyed", "replay refused", "replay obeyed, and rightly",
     "refed_packets", "link queue filled",
 )  # fmt: skip
 

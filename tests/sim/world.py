@@ -11,6 +11,7 @@ from tests.sim.core import MS, Core
 from tests.sim.faults import KINDS, Faults
 from tests.sim.link import Connection
 from tests.sim.node import Node
+from tests.sim.stranger import Stranger
 from tests.sim.tcp import BUFFER_BYTES, BURST_MAX, RTO_NS, SEGMENT_MAX, Session
 
 END_NS = 1500 * MS
@@ -24,6 +25,8 @@ EVENTS_MAX = 120_000
 """No seed needs so many; one that does runs in circles."""
 LINK_QUEUE_BYTES = 560 << 10
 """A transmit queue that the actions of one packet just fit into, of the largest that there are."""
+OF_AN_EARLIER_RELEASE = 10
+"""One seed of so many has nodes without CLAIM_MAC."""
 CHANCE = 1 << 32
 COUNTERS = (
     "relayed_packets", "kept_packets", "refed_packets", "compared", "defences", "rx_no_hold",
@@ -101,7 +104,7 @@ class World:
                  "snd_una": session.rcv_nxt, "snd_nxt": session.rcv_nxt},
             )  # fmt: skip
         self.at(DIAL_NS // 4, self._dial)
-        self.faults = Faults(self)
+        self.faults, self.stranger = Faults(self), Stranger(self)
 
     def _draw_limits(self) -> dict[str, int]:
         chance = self.random
@@ -121,10 +124,16 @@ class World:
         return limits
 
     @property
+    def with_macs(self) -> bool:
+        """Whether the nodes MAC their claims; without, anybody may say them again."""
+        return self.seed % OF_AN_EARLIER_RELEASE != 0
+
+    @property
     def capabilities(self) -> int:
         """What both nodes agree on in HELLO."""
         lib = self.core.lib
-        found: int = (
+        found: int = lib.PRL_CAP_CLAIM_MAC if self.with_macs else 0
+        found |= (
             lib.PRL_CAP_OUTPUT | lib.PRL_CAP_COMPARE | lib.PRL_CAP_L3_ELISION
             | lib.PRL_CAP_SWITCHOVER | lib.PRL_CAP_PREPARE
         )  # fmt: skip
@@ -216,15 +225,18 @@ class World:
         delay_ns = int(self.random.random() * 4 * MS)
         self.at(self.now_ns + delay_ns, receiver.receive, arrive)
 
-    def claim(self, sender: Node, service: int, token: bytes) -> None:
-        """L7: the claim carries the token and fences the other kernel at once."""
-        sender.claims[service] = (self.now_ns, token)
+    def claim(self, sender: Node, service: int, trailer: bytes) -> None:
+        """L7: the claim fences the other kernel at once."""
+        if any(trailer) or service not in sender.claims:
+            sender.claims[service] = (self.now_ns, trailer)
         if not sender.is_on_wire:
             return
         self.route[service] = sender.index
         other = sender.other
         if other.hears_lan:
-            other.receive(lambda: other.hear_claim(service, token))
+            other.receive(lambda: other.hear_claim(service, trailer))
+        if any(trailer) and self.with_macs:
+            self.stranger.hears(sender, service, trailer)
 
     def ask(self, sender: Node) -> None:
         """Somebody on the LAN answers, if it is there."""
@@ -442,8 +454,8 @@ def watch(world: World) -> None:
         world.checker.stack(world.nodes[node], found, (seq, count, flags, ack), way)
 
     @ffi.def_extern(onerror=failed)
-    def sim_claims(node: int, service: int, token: Any) -> None:
-        carried = bytes(16) if token == ffi.NULL else bytes(ffi.buffer(token, 16))
+    def sim_claims(node: int, service: int, trailer: Any) -> None:
+        carried = bytes(ffi.buffer(trailer, ffi.sizeof("struct prl_claim")))
         world.claim(world.nodes[node], service, carried)
 
     @ffi.def_extern(onerror=failed)

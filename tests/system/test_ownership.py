@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,7 +31,12 @@ pytestmark = [
 
 ROGUE = bytes.fromhex("02000bad0bad")
 STORM = 20
-TOKEN_AT = ffi.offsetof("struct prl_addr", "token")
+KEY = slice(
+    ffi.offsetof("struct prl_node", "claim_key"), ffi.offsetof("struct prl_node", "claim_epoch")
+)
+ETH_P_ALL = 3
+MAGIC = bytes([lib.PRL_ND_OPT_CLAIM, ffi.sizeof("struct prl_claim") // 8]) + b"PR"
+"""What a claim's trailer begins with."""
 _labs = itertools.count()
 
 
@@ -51,10 +57,10 @@ def heard(lab: Lab, node: str, event: str) -> list[str]:
     return [record["text"] for record in support.events(lab, node) if record["event"] == event]
 
 
-def rogue_frames(address: IPv4Address | IPv6Address, token: bytes | None) -> list[bytes]:
+def rogue_frames(address: IPv4Address | IPv6Address, trailer: Any = None) -> list[bytes]:
     """A stranger says that the address is his: by ARP request and reply, or by NA."""
     out = ffi.new("uint8_t[]", lib.PRL_CRAFT_MAX)
-    given = ffi.NULL if token is None else ffi.from_buffer(token)
+    given = ffi.new("struct prl_trailer *") if trailer is None else trailer
     if isinstance(address, IPv6Address):
         size = lib.prl_packet_claim_na(mapped(address), ROGUE, given, out)
         return [bytes(ffi.buffer(out, size))]
@@ -65,6 +71,16 @@ def rogue_frames(address: IPv4Address | IPv6Address, token: bytes | None) -> lis
     return [bytes(ffi.buffer(out, size)) for _, size in sizes]
 
 
+def forged_frames(address: IPv4Address | IPv6Address) -> list[bytes]:
+    """With a token of an earlier release's, and with a MAC of no key."""
+    trailer = ffi.new("struct prl_trailer *")
+    lib.prl_packet_trailer_token(bytes(range(16)), trailer)
+    frames = rogue_frames(address, trailer)
+    claimed = ffi.new("struct prl_claimed *", {"term": 2**63, "number": 2**63})
+    lib.prl_packet_trailer(claimed, 2**63 + 1, trailer)
+    return [*frames, *rogue_frames(address, trailer)]
+
+
 @pytest.mark.parametrize("family", support.FAMILIES)
 def test_strangers_claims_never_silence_and_are_answered(family: int, tmp_path: Path) -> None:
     """The peer's own neighbour entry is poisoned; the owner's defence puts it right."""
@@ -72,7 +88,7 @@ def test_strangers_claims_never_silence_and_are_answered(family: int, tmp_path: 
         apps = Applications(lab, "obey", family)
         service = lab.topology.service
         address = service.ipv4 if family == 4 else service.ipv6
-        spoofed = rogue_frames(address, None) + rogue_frames(address, bytes(range(16)))
+        spoofed = rogue_frames(address) + forged_frames(address)
         spoofed.append(probe_frame(ROGUE, address))  # a stranger who wants it: DAD, RFC 5227
         switch = Namespace(lab.topology.switch)
         with (
@@ -113,19 +129,99 @@ def test_with_policy_stop_an_owner_alone_is_silent_until_the_operator_vouches() 
         assert peer.line() == "held"
 
 
-def forget_tokens(lab: Lab, node: Node) -> None:
+@contextmanager
+def listening(lab: Lab) -> Iterator[socket.socket]:
+    """A stranger's socket on the LAN: it hears what is said to all, and says what it likes."""
+
+    def opened() -> socket.socket:
+        return socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
+
+    with Namespace(lab.topology.switch).call(opened) as sock:
+        sock.bind((BRIDGE, ETH_P_ALL))
+        sock.setblocking(False)
+        yield sock
+
+
+def claims_heard(stranger: socket.socket) -> list[bytes]:
+    """The claims among what has come since the last call, each once."""
+    heard: dict[bytes, None] = {}
+    while True:
+        try:
+            frame, sender = stranger.recvfrom(256)
+        except BlockingIOError:
+            return list(heard)
+        if MAGIC in frame and sender[2] != socket.PACKET_OUTGOING:
+            heard[frame] = None
+
+
+def move(lab: Lab, taker: str) -> None:
+    done = prlctl("--lab", lab.name, "--node", taker, "switchover")
+    assert done.returncode == 0, done.stderr
+    eventually(
+        f"{taker} owns the service",
+        lambda: support.status(lab, taker)["services"][0]["state"] == "owner",
+    )
+
+
+@pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.parametrize("family", support.FAMILIES)
+def test_recorded_claims_silence_nobody(family: int, plain: bool, tmp_path: Path) -> None:
+    """F17: what the other node said when it took over is said again once the service is back, by
+    somebody who has changed it, too. In the epoch in which it was said, and under the same key."""
+    with support.pair(f"ow{next(_labs)}", plain_link=plain) as lab:
+        apps = Applications(lab, "obey", family)
+        with (
+            watch(lab, tmp_path) as seen,
+            apps.connect(family) as peer,
+            Talk(peer) as talk,
+            listening(lab) as stranger,
+        ):
+            talk.go_on()
+            epoch = ask(lab, "re0", "link", "show")["epoch"]
+            move(lab, "re1")
+            apps.expect("taken_over", "re1", peer=peer.port)
+            talk.go_on()
+            recorded = claims_heard(stranger)
+            assert recorded
+            eventually("re1 protects it", lambda: heard(lab, "re1", "active"))
+            move(lab, "re0")
+            talk.go_on()
+            of_re0 = claims_heard(stranger)
+            before = ask(lab, "re0", "stats")["kernel"]
+            again = [
+                *(*reversed(recorded), *of_re0),
+                *(frame[:-1] + bytes([frame[-1] ^ 1]) for frame in recorded),
+            ]
+            said = [frame[:6] + ROGUE + frame[12:] for frame in again]  # watch() goes by MACs
+            for frame in said:
+                stranger.send(frame)
+                if frame is said[len(said) // 2]:
+                    talk.go_on(1)
+            eventually("an alarm", lambda: heard(lab, "re0", "alarm"))
+            talk.go_on()
+            after = ask(lab, "re0", "stats")["kernel"]
+            assert after["claims_replayed"] - before["claims_replayed"] >= len(recorded)
+            assert after["claims_foreign"] - before["claims_foreign"] >= len(recorded)
+            assert after["claims_obeyed"] == before["claims_obeyed"]
+            assert support.status(lab, "re0")["services"][0]["state"] == "owner"
+            assert support.status(lab, "re1")["services"][0]["state"] == "standby"
+            assert ask(lab, "re0", "link", "show")["epoch"] == epoch
+            assert len(heard(lab, "re0", "alarm")) < len(said)
+        assert seen.runs() == ["re0", "re1", "re0"]
+
+
+def forget_key(lab: Lab, node: Node) -> None:
     """What comes with a claim says nothing to the node's kernel any more."""
-    path = str(PIN_DIRECTORY / lab.topology.instance(node) / "prl_addrs")
+    path = str(PIN_DIRECTORY / lab.topology.instance(node) / "prl_node")
     dump = subprocess.run(
         ["bpftool", "-j", "map", "dump", "pinned", path], check=True, capture_output=True
     )
-    token = slice(TOKEN_AT, TOKEN_AT + lib.PRL_TOKEN_BYTES)
-    for entry in json.loads(dump.stdout):
-        value = list(entry["value"])
-        value[token] = ["0x00"] * lib.PRL_TOKEN_BYTES
-        words = ["key", "hex", *entry["key"], "value", "hex", *value]
-        plain = [word.removeprefix("0x") for word in words]
-        subprocess.run(["bpftool", "map", "update", "pinned", path, *plain], check=True)
+    (entry,) = json.loads(dump.stdout)
+    value = list(entry["value"])
+    value[KEY] = ["0x00"] * (KEY.stop - KEY.start)
+    words = ["key", "hex", *entry["key"], "value", "hex", *value]
+    plain = [word.removeprefix("0x") for word in words]
+    subprocess.run(["bpftool", "map", "update", "pinned", path, *plain], check=True)
 
 
 def test_an_owner_that_missed_all_claims_is_fenced_by_a_heartbeat() -> None:
@@ -133,7 +229,7 @@ def test_an_owner_that_missed_all_claims_is_fenced_by_a_heartbeat() -> None:
     with obedient() as (lab, _apps):
         re0 = lab.topology.re0
         processes.freeze(Namespace(re0.namespace))
-        forget_tokens(lab, re0)
+        forget_key(lab, re0)
         with LinkCable(re0) as link:
             link.cut()
             eventually(

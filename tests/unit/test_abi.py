@@ -25,7 +25,9 @@ STRUCTS = (
     "prl_lif",
     "prl_node",
     "prl_inject_eth",
+    "prl_claimed",
     "prl_claim",
+    "prl_claim_token",
     "prl_sample",
 )
 Layout = tuple[int, dict[str, int]]

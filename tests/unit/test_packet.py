@@ -290,24 +290,28 @@ def test_the_checksum_of_a_crafted_segment_has_every_carry() -> None:
         assert checksum(data, parse(data)[1]) == lib.PRL_CHECKSUM_FULL
 
 
-def test_claims_carry_address_and_token() -> None:
+def test_claims_carry_address_and_trailer() -> None:
     token, mac = bytes(range(16)), b"\x02\0\0\0\0\x0a"
+    trailer = ffi.new("struct prl_trailer *")
+    lib.prl_packet_trailer_token(token, trailer)
     out = ffi.new("uint8_t[]", lib.PRL_CRAFT_MAX)
     mapped = b"\0" * 10 + b"\xff\xff" + HOST4.packed
     for reply in (False, True):
-        arp = bytes(ffi.buffer(out, lib.prl_packet_claim_arp(mapped, mac, reply, token, out)))
+        arp = bytes(ffi.buffer(out, lib.prl_packet_claim_arp(mapped, mac, reply, trailer, out)))
         assert arp[12:14] == b"\x08\x06"
         assert arp[20:22] == (b"\0\x02" if reply else b"\0\x01")
         assert (arp[22:28], ip_address(arp[28:32]), ip_address(arp[38:42])) == (mac, HOST4, HOST4)
         assert token in arp[42:]
-    size = lib.prl_packet_claim_na(HOST6.packed, mac, token, out)
+    claimed = ffi.new("struct prl_claimed *", {"term": 7, "number": 8})
+    lib.prl_packet_trailer(claimed, 9, trailer)
+    size = lib.prl_packet_claim_na(HOST6.packed, mac, trailer, out)
     advert = bytes(ffi.buffer(out, size))
     assert advert[12:14] == b"\x86\xdd"
     assert IPv6Address(advert[22:38]) == HOST6
     icmp = advert[54:]
     assert icmp[0] == 136
     assert ones_sum(pseudo(HOST6, IPv6Address("ff02::1"), 58, len(icmp)) + icmp) == 0xFFFF
-    assert token in icmp
+    assert icmp[32:] == struct.pack("!BB2s4xQQQ", 253, 4, b"PR", 7, 8, 9)
 
 
 def test_who_knows_no_neighbour_asks_all_nodes() -> None:
@@ -325,9 +329,11 @@ def test_what_is_made_has_a_right_checksum_whatever_the_numbers() -> None:
     chance = random.Random(7)
     out = ffi.new("uint8_t[]", lib.PRL_CRAFT_MAX)
     key = ffi.new("struct prl_flow_key *", {"proto": TCP})
+    trailer = ffi.new("struct prl_trailer *")
     for _ in range(2000):
         local, peer = IPv6Address(chance.randbytes(16)), IPv6Address(chance.randbytes(16))
-        size = lib.prl_packet_claim_na(local.packed, chance.randbytes(6), chance.randbytes(16), out)
+        lib.prl_packet_trailer_token(chance.randbytes(16), trailer)
+        size = lib.prl_packet_claim_na(local.packed, chance.randbytes(6), trailer, out)
         icmp = bytes(ffi.buffer(out, size))[54:]
         assert ones_sum(pseudo(local, IPv6Address("ff02::1"), 58, len(icmp)) + icmp) == 0xFFFF
         key.local, key.remote = local.packed, peer.packed

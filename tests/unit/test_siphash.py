@@ -1,4 +1,4 @@
-"""The hash of the flow tables: SipHash-1-3, which without its key says nothing about collisions."""
+"""SipHash: 1-3 of the flow tables, which without its key tells no collisions; 2-4 of claims."""
 
 import random
 from typing import Any
@@ -60,6 +60,16 @@ def test_it_is_siphash(size: int) -> None:
     for _ in range(20):
         key, data = chance.randbytes(16), chance.randbytes(size)
         assert lib.prl_siphash(key_of(key), data, size) == siphash(key, data, 1, 3)
+
+
+def test_claims_are_maced_by_siphash_2_4() -> None:
+    """As in XDP, which has the same rounds."""
+    chance = random.Random(1)
+    for _ in range(20):
+        key, raw = chance.randbytes(16), chance.randbytes(48)
+        claimed = ffi.new("struct prl_claimed *")
+        ffi.buffer(claimed)[:] = raw
+        assert lib.prl_siphash_claim(key_of(key), claimed) == siphash(key, raw, 2, 4)
 
 
 def test_each_start_has_a_key_of_its_own() -> None:

@@ -1,5 +1,6 @@
 """The link's TLS: nobody without the pair key gets a byte through, whole batches do (R27)."""
 
+import errno
 import random
 import select
 import socket
@@ -410,3 +411,28 @@ def test_who_hangs_up_is_told_from_who_lies() -> None:
             goes_on(channel)
         assert raised.value.refusal == Refusal.ENDED
         channel.close()
+
+
+def secret_of(end: End) -> bytes:
+    found = ffi.new("uint8_t[]", lib.PRL_LINK_SECRET_BYTES)
+    assert lib.prl_link_secret(end.link, found) == 0
+    return bytes(found)
+
+
+def test_each_connection_has_a_secret_that_both_ends_know() -> None:
+    """What the keys on the service LAN come from (L7)."""
+    found = []
+    for _ in range(2):
+        here, there = pair()
+        client, server = Channel(here, [KEY], server=False), Channel(there, [KEY], server=True)
+        shake(client, server)
+        made = attach(client), attach(server)
+        secrets = {secret_of(end) for end in made}
+        for end in made:
+            end.close()
+        assert len(secrets) == 1
+        found += secrets
+    assert len(set(found)) == 2
+    assert bytes(32) not in found
+    plain = ffi.new("struct prl_link *")
+    assert lib.prl_link_secret(plain, ffi.new("uint8_t[32]")) == -errno.ENOTSUP

@@ -66,7 +66,14 @@ class FakeDatapath:
 
     def __init__(self, states: list[Owner]) -> None:
         self.states = states
+        self.terms = [0 for _ in states]
         self.failure: DatapathError | None = None
+
+    def term(self, number: int) -> int:
+        return self.terms[number]
+
+    def raise_term(self, number: int, term: int) -> None:
+        self.terms[number] = max(term, self.terms[number])
 
     def service_state(self, number: int) -> Owner:
         return self.states[number]

@@ -48,7 +48,8 @@ int prl_dp_link_attach_tls(struct prl_dp *dp, struct prl_tls *tls);
 /* To be called before our HELLO is sent: shadows and lease of the old epoch are given up (L10), so that the other side
  * may rely on the new one as soon as it has our word. */
 void prl_dp_link_hello(struct prl_dp *dp);
-/* Both HELLOs agree: a new epoch begins. capabilities: PRL_CAP_* that both have; lan_key MACs the LAN heartbeats; tokens are the claim tokens. */
+/* Both HELLOs agree: a new epoch begins. capabilities: PRL_CAP_* that both have; lan_key: of both HELLOs, for the keys of LAN
+ * heartbeats and claims; tokens are those of claims without PRL_CAP_CLAIM_MAC. */
 int prl_dp_link_up(struct prl_dp *dp, uint64_t epoch, uint64_t capabilities, const uint8_t lan_key[32],
                    const uint8_t own_token[16], const uint8_t peer_token[16]);
 int prl_dp_link_drop(struct prl_dp *dp, const char *why);
@@ -57,6 +58,9 @@ uint64_t prl_dp_link_rtt_ns(struct prl_dp *dp); /* 0 = not known yet */
 int prl_dp_link_send(struct prl_dp *dp, const struct prl_msg *msg, const uint8_t *tlvs, size_t tlvs_bytes);
 
 /* ---- services ---- */
+/* How often a service has changed hands, as far as this node knows; raising it to less than that changes nothing. */
+uint64_t prl_dp_term(struct prl_dp *dp, uint32_t service);
+void prl_dp_term_raise(struct prl_dp *dp, uint32_t service, uint64_t term);
 int prl_dp_service_set(struct prl_dp *dp, uint32_t service, uint8_t state); /* enum prl_owner_state */
 /* enum prl_owner_state, or -EINVAL. Cheap, unlike prl_dp_status(). */
 int prl_dp_service_state(struct prl_dp *dp, uint32_t service);

@@ -7,9 +7,8 @@
 #include "flow/send.h"
 #include "loop/lock.h"
 #include "loop/loop.h"
-#include "node/lan.h"
+#include "node/claim.h"
 #include "node/ownership.h"
-#include "node/service.h"
 
 static int attach(struct prl_dp *dp, int fd, struct prl_tls *tls)
 {
@@ -52,21 +51,23 @@ void prl_dp_link_hello(struct prl_dp *dp)
 int prl_dp_link_up(struct prl_dp *dp, uint64_t epoch, uint64_t capabilities, const uint8_t lan_key[32],
                    const uint8_t own_token[16], const uint8_t peer_token[16])
 {
+    uint64_t former_epoch, former_capabilities;
     int err = 0;
 
     dp_lock(dp);
-    if (dp->link.fd < 0 || dp->link_up) {
+    former_epoch = dp->epoch, former_capabilities = dp->capabilities;
+    if (dp->link.fd < 0 || dp->link_up)
         err = -ENOTCONN;
-    } else {
+    if (!err) {
+        dp->epoch = epoch, dp->capabilities = capabilities;
+        err = dp_claim_set_keys(dp, lan_key, own_token, peer_token);
+        if (err)
+            dp->epoch = former_epoch, dp->capabilities = former_capabilities;
+    }
+    if (!err) {
         dp->now_ns = dp_clock_ns(dp);
         dp->link_up = true;
-        dp->epoch = epoch;
-        dp->capabilities = capabilities;
         dp->config.limits.nack_retry = !!(capabilities & PRL_CAP_NACK_RETRY);
-        dp_lan_set_key(dp, lan_key);
-        memcpy(dp->own_token, own_token, sizeof(dp->own_token));
-        memcpy(dp->peer_token, peer_token, sizeof(dp->peer_token));
-        dp_service_set_tokens(dp);
         dp_owner_do(dp, prl_owner_link_up(&dp->owner, dp->now_ns));
     }
     dp_unlock(dp);

@@ -5,6 +5,7 @@
 #include "flow/dp.h"
 #include "loop/lock.h"
 #include "node/announce.h"
+#include "node/claim.h"
 #include "node/move.h"
 #include "node/ownership.h"
 #include "node/service.h"
@@ -35,6 +36,27 @@ int prl_dp_service_state(struct prl_dp *dp, uint32_t service)
     state = dp->owner.state[service];
     dp_unlock(dp);
     return state;
+}
+
+uint64_t prl_dp_term(struct prl_dp *dp, uint32_t service)
+{
+    uint64_t term;
+
+    if (service >= dp->config.owner.services)
+        return 0;
+    dp_lock(dp);
+    term = dp->node->terms[service];
+    dp_unlock(dp);
+    return term;
+}
+
+void prl_dp_term_raise(struct prl_dp *dp, uint32_t service, uint64_t term)
+{
+    if (service >= dp->config.owner.services)
+        return;
+    dp_lock(dp);
+    dp_term_raise(dp, service, term);
+    dp_unlock(dp);
 }
 
 int prl_dp_takeover(struct prl_dp *dp, uint32_t service, int fenced)

@@ -57,7 +57,6 @@ struct prl_dp {
     bool link_overflow; /* a message found no room: the stream has a hole, the connection is given up */
     uint64_t epoch, capabilities, rtt_ns, rtt_min_ns;
     uint64_t lease_came_ns; /* when the newest LEASE did, which the next one echoes */
-    uint8_t own_token[PRL_TOKEN_BYTES], peer_token[PRL_TOKEN_BYTES];
 
     struct prl_owner owner;
     bool proof_awaited; /* the kernel is to be told when owner.proof_by_ns is met */
@@ -69,6 +68,7 @@ struct prl_dp {
     struct dp_timers *timers;
     struct dp_announce *announce;
     struct dp_lan *lan;
+    struct dp_claim *claim;
     struct dp_setups *setups;
     struct dp_loop *loop;
 

@@ -8,6 +8,8 @@
 #include <stdint.h>
 #endif
 
+#include "prl_abi.h"
+
 struct prl_siphash_key {
     uint64_t word[2];
 };
@@ -15,5 +17,7 @@ struct prl_siphash_key {
 /* A random one. 0 or -errno. */
 int prl_siphash_key(struct prl_siphash_key *key);
 uint64_t prl_siphash(const struct prl_siphash_key *key, const void *data, size_t bytes);
+/* The MAC of a claim (L7), as XDP makes it: SipHash-2-4. */
+uint64_t prl_siphash_claim(const struct prl_siphash_key *key, const struct prl_claimed *claimed);
 
 #endif /* PRL_FLOW_SIPHASH_H */

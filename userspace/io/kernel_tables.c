@@ -131,7 +131,8 @@ int prl_kernel_addr_set(struct prl_kernel *kernel, const struct prl_addr_key *ke
         return code;
     kernel->node->open_lif[entered.bit] = (uint8_t)lif;
     __atomic_fetch_or(open, mask, __ATOMIC_SEQ_CST);
-    if (bpf_map_lookup_elem(kernel->map[PRL_MAP_ADDRS], key, &found) < 0 || found.state != PRL_ADDR_OWNER)
+    if (bpf_map_lookup_elem(kernel->map[PRL_MAP_ADDRS], key, &found) < 0 || found.state != PRL_ADDR_OWNER ||
+        __atomic_load_n(&kernel->node->fenced, __ATOMIC_SEQ_CST) >> (entered.service & 31) & 1)
         __atomic_fetch_and(open, ~mask, __ATOMIC_SEQ_CST);
     return 0;
 }

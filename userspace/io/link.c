@@ -325,6 +325,13 @@ int prl_link_next(struct prl_link *link, struct prl_msg *msg)
     return 1;
 }
 
+int prl_link_secret(const struct prl_link *link, uint8_t secret[PRL_LINK_SECRET_BYTES])
+{
+    if (!link->transport || !link->transport->secret)
+        return -ENOTSUP;
+    return link->transport->secret(link->state, secret);
+}
+
 const char *prl_link_words(int err)
 {
     return err == -EBADMSG ? "a record was not authentic: it was changed on its way, or is not the other node's"

@@ -28,6 +28,7 @@
 #define PRL_LINK_REFER_BYTES 512u
 /* Pieces that one flush sends. */
 #define PRL_LINK_PIECES_MAX 512u
+#define PRL_LINK_SECRET_BYTES 32
 
 /* Both return bytes, 0 for the end of the stream (read), or -errno; -EAGAIN when nothing can be done now. */
 struct prl_transport {
@@ -37,6 +38,8 @@ struct prl_transport {
     bool (*unsent)(const void *state);
     bool (*unread)(const void *state);
     void (*close)(void *state);
+    /* Key material that both ends of this connection have, and nobody else; NULL: there is none. 0 or -errno. */
+    int (*secret)(const void *state, uint8_t secret[PRL_LINK_SECRET_BYTES]);
 };
 
 /* Counters of the link's TLS connections. */
@@ -100,6 +103,9 @@ bool prl_link_unread(const struct prl_link *link);
 int prl_link_receive(struct prl_link *link);
 /* The next whole message: 1 and *msg (valid until the next receive), 0 none, -EPROTO / -ENOTSUP: refused. */
 int prl_link_next(struct prl_link *link, struct prl_msg *msg);
+
+/* Key material of this connection's own: the same at both ends. 0; -ENOTSUP on a link in clear, or -errno. */
+int prl_link_secret(const struct prl_link *link, uint8_t secret[PRL_LINK_SECRET_BYTES]);
 
 /* What an error of receive or flush means. */
 const char *prl_link_words(int err);

@@ -471,12 +471,25 @@ static void tls_close(void *state)
     prl_tls_close(state);
 }
 
+/* RFC 8446, 7.5. The label is none that is registered (RFC 5705, 4); key updates change nothing in it. */
+static int tls_secret(const void *state, uint8_t secret[PRL_LINK_SECRET_BYTES])
+{
+    static const char label[] = "EXPERIMENTAL prl LAN";
+    const struct prl_tls *tls = state;
+
+    return SSL_export_keying_material(tls->ssl, secret, PRL_LINK_SECRET_BYTES, label, sizeof(label) - 1, NULL, 0,
+                                      0) == 1
+               ? 0
+               : -EPROTO;
+}
+
 static const struct prl_transport transport = {
     .read = tls_read,
     .writev = tls_writev,
     .unsent = tls_unsent,
     .unread = tls_unread,
     .close = tls_close,
+    .secret = tls_secret,
 };
 
 void prl_link_attach_tls(struct prl_link *link, struct prl_tls *tls)

@@ -9,13 +9,13 @@
 #include <string.h>
 
 #include "flow/dp.h"
+#include "node/claim.h"
 #include "tcp/packet.h"
 
 struct dp_announce {
     uint32_t left;     /* fast claims that are left */
     uint32_t services; /* that are claimed */
     uint32_t slow;     /* services taken over from a node that has not said that it knows */
-    uint8_t token[PRL_TOKEN_BYTES]; /* the one that it knows */
     uint64_t next_ns;
     struct prl_dp_neighbour neighbour[PRL_DP_NEIGHBOURS_MAX];
     uint32_t neighbours;
@@ -54,18 +54,18 @@ static uint32_t send_to_all(struct prl_dp *dp, uint8_t *frame, uint32_t bytes, u
     return sent;
 }
 
-/* Says that `address` is here: with our token it is a claim, without one (NULL) the address is defended. */
-static uint32_t tell(struct prl_dp *dp, const struct prl_dp_address *address, const uint8_t *token)
+/* Says that `address` is here: with a trailer it is a claim, without one the address is defended. */
+static uint32_t tell(struct prl_dp *dp, const struct prl_dp_address *address, const struct prl_trailer *trailer)
 {
     uint8_t frame[PRL_CRAFT_MAX];
     uint32_t lif = address->lif, sent = 0;
     const uint8_t *mac = dp->config.lif[lif].mac;
 
     if (prl_addr_is_v4(address->addr)) {
-        sent += send_to_all(dp, frame, prl_packet_claim_arp(address->addr, mac, false, token, frame), lif, true);
-        sent += send_to_all(dp, frame, prl_packet_claim_arp(address->addr, mac, true, token, frame), lif, true);
+        sent += send_to_all(dp, frame, prl_packet_claim_arp(address->addr, mac, false, trailer, frame), lif, true);
+        sent += send_to_all(dp, frame, prl_packet_claim_arp(address->addr, mac, true, trailer, frame), lif, true);
     } else {
-        sent += send_to_all(dp, frame, prl_packet_claim_na(address->addr, mac, token, frame), lif, false);
+        sent += send_to_all(dp, frame, prl_packet_claim_na(address->addr, mac, trailer, frame), lif, false);
     }
     return sent;
 }
@@ -89,11 +89,14 @@ static bool input_arrived(const struct prl_dp *dp)
 
 /* An owner that has not taken its service over tells the peers where it is, and silences nobody: by the time at which a
  * claim of its arrives, the other node may have replaced it. */
-static const uint8_t *token_of(const struct prl_dp *dp, uint32_t service)
+static void make_trailer(const struct prl_dp *dp, const struct prl_dp_address *address,
+                         struct prl_trailer *trailer)
 {
-    if (dp->announce->slow & 1u << service)
-        return dp->announce->token;
-    return dp->owner.taken_mask & 1u << service ? dp->own_token : NULL;
+    bool kept = dp->announce->slow & 1u << address->service;
+
+    trailer->bytes = 0;
+    if (kept || dp->owner.taken_mask & 1u << address->service)
+        dp_claim_trailer(dp, address, kept, trailer);
 }
 
 /* Fast at first; then slowly, for as long as the old owner has not said on the link that it knows: it may come back to
@@ -114,8 +117,12 @@ void dp_claims_tick(struct prl_dp *dp)
     for (uint32_t i = 0; i < dp->config.addresses; i++) {
         const struct prl_dp_address *address = &dp->config.address[i];
 
-        if (announce->services & 1u << address->service && dp->owner.state[address->service] == PRL_OWNER_OWNER)
-            dp->counters.claims_sent += tell(dp, address, token_of(dp, address->service));
+        struct prl_trailer trailer;
+
+        if (!(announce->services & 1u << address->service) || dp->owner.state[address->service] != PRL_OWNER_OWNER)
+            continue;
+        make_trailer(dp, address, &trailer);
+        dp->counters.claims_sent += tell(dp, address, &trailer);
     }
     announce->next_ns = dp->now_ns + PRL_CLAIM_SLOW_NS;
     if (announce->left) {
@@ -172,6 +179,7 @@ void dp_neighbours_ask(struct prl_dp *dp)
 /* Never silent for that (L7): the neighbours are told again that it is here, and the control plane that it happened. */
 void dp_address_defend(struct prl_dp *dp, uint32_t index, uint64_t foreign_claims)
 {
+    static const struct prl_trailer none;
     struct dp_announce *announce = dp->announce;
     uint64_t more = foreign_claims - announce->foreign_seen[index];
     char text[INET6_ADDRSTRLEN], words[256];
@@ -194,7 +202,7 @@ void dp_address_defend(struct prl_dp *dp, uint32_t index, uint64_t foreign_claim
         return;
     announce->foreign_seen[index] = foreign_claims;
     announce->defend_next_ns[index] = dp->now_ns + PRL_DP_DEFEND_INTERVAL_MS * 1000000ull;
-    if (tell(dp, &dp->config.address[index], NULL))
+    if (tell(dp, &dp->config.address[index], &none))
         dp->counters.defences++;
 }
 
@@ -203,7 +211,7 @@ void dp_claims_taken_over(struct prl_dp *dp, uint32_t services)
     struct dp_announce *announce = dp->announce;
 
     announce->slow |= services;
-    memcpy(announce->token, dp->own_token, sizeof(announce->token));
+    dp_claim_keep_keys(dp);
     dp_claims_start(dp, services);
 }
 

@@ -27,7 +27,7 @@ bool dp_neighbours_set(struct prl_dp *dp, const struct prl_dp_neighbour *list, u
 uint32_t dp_neighbours_count(const struct prl_dp *dp);
 /* Each neighbour on the LAN is asked for its own address. */
 void dp_neighbours_ask(struct prl_dp *dp);
-/* Somebody without the token says that config.address[index] is his, so often up to now. */
+/* Somebody who is not the other node, or not with a word of now, says that config.address[index] is his, so often up to now. */
 void dp_address_defend(struct prl_dp *dp, uint32_t index, uint64_t foreign_claims);
 
 #endif /* PRL_NODE_ANNOUNCE_H */

@@ -9,6 +9,7 @@
 #include "flow/dp.h"
 #include "flow/udp.h"
 #include "io/probes.h"
+#include "node/claim.h"
 #include "node/move.h"
 #include "path/apply.h"
 #include "path/takeover.h"
@@ -172,7 +173,7 @@ int dp_secondary_enter(struct prl_dp *dp, const struct prl_flow_spec *spec, uint
             dp_flow_forget(dp, flow);
             return err;
         }
-        prl_owner_given_is_taken(&dp->owner, flow->service);
+        dp_term_is_taken(dp, flow->service);
         flow->kernel->generation = spec->generation;
         dp_flow_sample(dp, flow);
         if (spec->key.proto == IPPROTO_UDP)

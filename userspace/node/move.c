@@ -4,6 +4,7 @@
 #include "core/switchover.h"
 #include "flow/dp.h"
 #include "flow/send.h"
+#include "node/claim.h"
 #include "node/service.h"
 #include "path/apply.h"
 #include "path/primary.h"
@@ -162,7 +163,7 @@ void dp_move_do(struct prl_dp *dp, uint32_t service, uint32_t todo)
         every_primary(dp, service, resume);
     }
     if (todo & PRL_MOVE_DO_TAKEN) {
-        prl_owner_given_is_taken(&dp->owner, service);
+        dp_term_is_taken(dp, service);
         every_primary(dp, service, drop_copies);
     }
     if (todo & PRL_MOVE_DO_END)

@@ -12,6 +12,7 @@
 #include "flow/send.h"
 #include "io/error.h"
 #include "node/announce.h"
+#include "node/claim.h"
 #include "node/lan.h"
 #include "node/move.h"
 #include "node/service.h"
@@ -25,7 +26,10 @@ static void judge_rival(struct prl_dp *dp, const struct dp_lan_heard *heard)
 {
     uint8_t term = (uint8_t)dp->node->terms[heard->service];
     enum prl_rival rival = prl_owner_rival(&dp->owner, heard->service, term, heard->term);
+    int8_t ahead = (int8_t)(heard->term - term);
 
+    if (heard->service < dp->config.owner.services && ahead > 0)
+        dp_term_raise(dp, heard->service, dp->node->terms[heard->service] + (uint64_t)ahead);
     if (rival == PRL_RIVAL_NEWER)
         dp_service_fence(dp, heard->service);
     else if (rival == PRL_RIVAL_OLDER)
@@ -93,6 +97,8 @@ static void take_over(struct prl_dp *dp, uint32_t mask)
         /* The first emission is held to the lease in tc (L2), unless the operator vouched or the owner renounced. */
         if (mask & 1u << service) /* the operator's word, while it was in doubt */
             dp_move_do(dp, service, prl_move_resolve(&dp->moves[service], &dp->config.move, false, dp->now_ns));
+        if (mask & 1u << service) /* claims and heartbeats say so from now on */
+            dp_term_raise(dp, service, dp->node->terms[service] + 1);
         if (mask & 1u << service && dp_service_take(dp, service, first_by_ns))
             dp_alarm(dp, "take-over: the address table cannot be written");
     }
@@ -107,8 +113,6 @@ static void take_over(struct prl_dp *dp, uint32_t mask)
             dp_shadow_takeover(dp, flow);
     }
     for (uint32_t service = 0; service < dp->config.owner.services; service++) {
-        if (mask & 1u << service)
-            dp->node->terms[service]++; /* the next heartbeat says so; the control plane counts likewise */
         struct prl_event event = {
             .kind = PRL_EVENT_TAKEOVER,
             .service = service,
@@ -253,19 +257,24 @@ void dp_owner_do(struct prl_dp *dp, uint32_t todo)
 
 void dp_owner_notice_fencing(struct prl_dp *dp)
 {
+    uint32_t fenced = 0;
+
     for (uint32_t i = 0; i < dp->config.addresses; i++) {
         uint32_t service = dp->config.address[i].service;
         struct prl_addr value;
 
         if (dp->owner.state[service] != PRL_OWNER_OWNER || dp_service_entry(dp, &dp->config.address[i], &value))
             continue;
-        if (value.state != PRL_ADDR_FENCED) {
-            if (!(dp->owner.silent_mask & 1u << service)) /* who is silent does not know whose it is */
-                dp_address_defend(dp, i, value.foreign_claims);
-            continue;
+        if (__atomic_load_n(&dp->node->fenced, __ATOMIC_ACQUIRE) >> service & 1) {
+            fenced |= 1u << service;
+            dp_term_raise(dp, service, dp_claim_obeyed_term(dp, &dp->config.address[i], &value));
+        } else if (!(dp->owner.silent_mask & 1u << service)) { /* who is silent does not know whose it is */
+            dp_address_defend(dp, i, value.foreign_claims);
         }
-        dp_service_fence(dp, service);
     }
+    for (uint32_t service = 0; service < dp->config.owner.services; service++)
+        if (fenced >> service & 1)
+            dp_service_fence(dp, service);
 }
 
 bool dp_owner_is_bypassed(const struct prl_dp *dp)

@@ -6,6 +6,7 @@
 
 #include "flow/send.h"
 #include "node/announce.h"
+#include "node/claim.h"
 #include "path/primary.h"
 
 static struct prl_addr_key address_key(const struct prl_dp *dp, const struct prl_dp_address *address, uint32_t lif)
@@ -31,8 +32,18 @@ static bool is_others(const struct prl_dp *dp, const struct prl_dp_address *addr
 /* The address table entries of one service: on every logical interface, lest it is heard by another way (I4). */
 static int set_entries(struct prl_dp *dp, uint32_t service, uint8_t state, uint64_t first_by_ns)
 {
+    bool is_heard = false;
     int err = 0;
 
+    for (uint32_t i = 0; i < dp->config.addresses && state == PRL_ADDR_OWNER; i++) {
+        struct prl_addr_key key = address_key(dp, &dp->config.address[i], dp->config.address[i].lif);
+        struct prl_addr value;
+
+        if (dp->config.address[i].service == service && dp->io->addr_get(dp->host, &key, &value) == 0)
+            is_heard |= value.state == PRL_ADDR_OWNER || value.state == PRL_ADDR_LEAVING;
+    }
+    if (state == PRL_ADDR_OWNER && !is_heard) /* no program looks at claims: what is said here was said before */
+        __atomic_fetch_and(&dp->node->fenced, ~(1u << service), __ATOMIC_SEQ_CST);
     for (uint32_t i = 0; i < dp->config.addresses && !err; i++) {
         const struct prl_dp_address *address = &dp->config.address[i];
 
@@ -49,40 +60,11 @@ static int set_entries(struct prl_dp *dp, uint32_t service, uint8_t state, uint6
             value.spoken = PRL_SPOKEN_NOT;
             if (state == PRL_ADDR_LEAVING)
                 value.fenced_by_ns = 0; /* what comes now is the new owner's claim */
-            memcpy(value.token, dp->peer_token, sizeof(value.token));
             err = dp->io->addr_set(dp->host, &key, &value);
             PRL_PROBE3(address, key.addr, value.state, service);
         }
     }
     return err;
-}
-
-/* A claim of the other node may still be on its way: it carries the token of the former life's epoch. */
-static void keep_token(struct prl_dp *dp, uint32_t service)
-{
-    for (uint32_t i = 0; i < dp->config.addresses; i++) {
-        const struct prl_dp_address *address = &dp->config.address[i];
-        struct prl_addr_key key = address_key(dp, address, address->lif);
-        struct prl_addr value;
-
-        if (address->service == service && dp->io->addr_get(dp->host, &key, &value) == 0)
-            memcpy(dp->peer_token, value.token, sizeof(dp->peer_token));
-    }
-}
-
-void dp_service_set_tokens(struct prl_dp *dp)
-{
-    for (uint32_t i = 0; i < dp->config.addresses; i++) {
-        for (uint32_t lif = 0; lif < dp->config.lifs; lif++) {
-            struct prl_addr_key key = address_key(dp, &dp->config.address[i], lif);
-            struct prl_addr value;
-
-            if (is_others(dp, &dp->config.address[i], lif) || dp->io->addr_get(dp->host, &key, &value))
-                continue;
-            memcpy(value.token, dp->peer_token, sizeof(value.token));
-            dp->io->addr_set(dp->host, &key, &value);
-        }
-    }
 }
 
 int dp_service_set(struct prl_dp *dp, uint32_t service, uint8_t state)
@@ -102,6 +84,7 @@ int dp_service_set(struct prl_dp *dp, uint32_t service, uint8_t state)
 
 int dp_service_leave(struct prl_dp *dp, uint32_t service)
 {
+    dp_term_give(dp, service);
     return set_entries(dp, service, PRL_ADDR_LEAVING, 0);
 }
 
@@ -135,6 +118,7 @@ int dp_service_renounce(struct prl_dp *dp, uint32_t service)
     struct prl_msg msg = {.type = PRL_MSG_RENOUNCE, .service = service};
     int err;
 
+    dp_term_give(dp, service);
     dp_service_set(dp, service, PRL_OWNER_STANDBY); /* silent first, then the word: never two speakers (I7) */
     prl_owner_give(&dp->owner, service); /* not taken back while the word may still be unread */
     dp_primary_fence_service(dp, service);
@@ -150,10 +134,8 @@ int dp_service_take(struct prl_dp *dp, uint32_t service, uint64_t first_by_ns)
 
 int dp_service_open(struct prl_dp *dp, uint32_t service)
 {
-    if (dp->config.adopted & 1u << service) { /* goes on speaking: not silent for a moment (L9) */
-        keep_token(dp, service);
+    if (dp->config.adopted & 1u << service) /* goes on speaking: not silent for a moment (L9) */
         return dp_service_set(dp, service, PRL_OWNER_OWNER);
-    }
     return set_entries(dp, service, PRL_OWNER_NONE, 0); /* silent from the first moment (L9) */
 }
 

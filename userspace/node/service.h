@@ -23,10 +23,9 @@ int dp_service_set(struct prl_dp *dp, uint32_t service, uint8_t state); /* enum 
 int dp_service_take(struct prl_dp *dp, uint32_t service, uint64_t first_by_ns);
 int dp_service_leave(struct prl_dp *dp, uint32_t service); /* silent, input is still captured */
 bool dp_service_is_claimed(struct prl_dp *dp, uint32_t service); /* since dp_service_leave() */
-/* A claim with our token: silent, and no session of it goes on here. */
+/* A good claim: silent, and no session of it goes on here. */
 void dp_service_fence(struct prl_dp *dp, uint32_t service);
 int dp_service_renounce(struct prl_dp *dp, uint32_t service); /* to a node that knows no SWITCHOVER */
-void dp_service_set_tokens(struct prl_dp *dp); /* of a new epoch; the roles stay */
 /* What the programs have noted of an address, where it is spoken for. 0 or -errno. */
 int dp_service_entry(struct prl_dp *dp, const struct prl_dp_address *address, struct prl_addr *entry);
 

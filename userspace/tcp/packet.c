@@ -2,6 +2,7 @@
 #include "tcp/packet.h"
 
 #include <arpa/inet.h>
+#include <endian.h>
 #include <errno.h>
 #include <linux/if_ether.h>
 #include <netinet/in.h>
@@ -559,20 +560,38 @@ uint32_t prl_packet_craft(const struct prl_craft *craft, uint8_t out[PRL_CRAFT_M
     return l3_header + l4_bytes;
 }
 
-/* The trailer of a claim; without a token there is none: a defence is no claim. Returns its length. */
-static uint32_t put_claim(uint8_t *at, const uint8_t *token)
+void prl_packet_trailer(const struct prl_claimed *claimed, uint64_t mac, struct prl_trailer *trailer)
 {
     struct prl_claim claim = {
         .type = PRL_ND_OPT_CLAIM,
         .length8 = sizeof(claim) / 8,
         .magic = {'P', 'R'},
+        .term = htobe64(claimed->term),
+        .number = htobe64(claimed->number),
+        .mac = htobe64(mac),
     };
 
-    if (!token)
-        return 0;
+    trailer->bytes = sizeof(claim);
+    memcpy(trailer->data, &claim, sizeof(claim));
+}
+
+void prl_packet_trailer_token(const uint8_t token[PRL_TOKEN_BYTES], struct prl_trailer *trailer)
+{
+    struct prl_claim_token claim = {
+        .type = PRL_ND_OPT_CLAIM,
+        .length8 = sizeof(claim) / 8,
+        .magic = {'P', 'R'},
+    };
+
     memcpy(claim.token, token, PRL_TOKEN_BYTES);
-    memcpy(at, &claim, sizeof(claim));
-    return sizeof(claim);
+    trailer->bytes = sizeof(claim);
+    memcpy(trailer->data, &claim, sizeof(claim));
+}
+
+static uint32_t put_trailer(uint8_t *at, const struct prl_trailer *trailer)
+{
+    memcpy(at, trailer->data, trailer->bytes);
+    return trailer->bytes;
 }
 
 /* ARP for IPv4 over Ethernet (RFC 826) from `addr` about `target`. */
@@ -630,15 +649,15 @@ static uint32_t finish_nd(uint8_t *out, uint32_t l4_bytes)
     return ETH_HLEN + IPV6_HEADER + l4_bytes;
 }
 
-uint32_t prl_packet_claim_arp(const uint8_t addr[16], const uint8_t mac[6], bool reply, const uint8_t *token,
-                              uint8_t out[PRL_CRAFT_MAX])
+uint32_t prl_packet_claim_arp(const uint8_t addr[16], const uint8_t mac[6], bool reply,
+                              const struct prl_trailer *trailer, uint8_t out[PRL_CRAFT_MAX])
 {
     uint8_t *arp = put_arp(out, addr, mac, reply, addr);
 
     memset(out, 0xff, ETH_ALEN);
     if (reply)
         memset(arp + 18, 0xff, ETH_ALEN);
-    return ETH_HLEN + 28 + put_claim(arp + 28, token);
+    return ETH_HLEN + 28 + put_trailer(arp + 28, trailer);
 }
 
 uint32_t prl_packet_ask(const uint8_t own[16], const uint8_t mac[6], const uint8_t target[16],
@@ -676,12 +695,12 @@ uint32_t prl_packet_ask_all(const uint8_t own[16], const uint8_t mac[6], uint8_t
     return finish_nd(out, ICMP6_ECHO_BYTES);
 }
 
-uint32_t prl_packet_claim_na(const uint8_t addr[16], const uint8_t mac[6], const uint8_t *token,
+uint32_t prl_packet_claim_na(const uint8_t addr[16], const uint8_t mac[6], const struct prl_trailer *trailer,
                              uint8_t out[PRL_CRAFT_MAX])
 {
     uint8_t *na = put_nd(out, ND_NA, addr, mac, addr);
 
     to_all_nodes(out);
     put32(na + 4, ND_NA_OVERRIDE);
-    return finish_nd(out, ND_NA_BYTES + 8 + put_claim(na + 32, token));
+    return finish_nd(out, ND_NA_BYTES + 8 + put_trailer(na + 32, trailer));
 }

@@ -99,12 +99,19 @@ struct prl_craft {
 };
 uint32_t prl_packet_craft(const struct prl_craft *craft, uint8_t out[PRL_CRAFT_MAX]);
 
-/* Claims of a service address (L7), whole Ethernet frames to all; each returns its bytes. token: PRL_TOKEN_BYTES, or
- * NULL to defend an address that is ours. */
-uint32_t prl_packet_claim_arp(const uint8_t addr[16], const uint8_t mac[6], bool reply, const uint8_t *token,
-                              uint8_t out[PRL_CRAFT_MAX]);
-uint32_t prl_packet_claim_na(const uint8_t addr[16], const uint8_t mac[6], const uint8_t *token,
+/* Claims of a service address (L7), whole Ethernet frames to all; each returns its bytes. trailer: struct prl_claim or
+ * prl_claim_token; of 0 bytes to defend an address that is ours. */
+struct prl_trailer {
+    uint32_t bytes; /* a multiple of 8 */
+    uint8_t data[32];
+};
+uint32_t prl_packet_claim_arp(const uint8_t addr[16], const uint8_t mac[6], bool reply,
+                              const struct prl_trailer *trailer, uint8_t out[PRL_CRAFT_MAX]);
+uint32_t prl_packet_claim_na(const uint8_t addr[16], const uint8_t mac[6], const struct prl_trailer *trailer,
                              uint8_t out[PRL_CRAFT_MAX]);
+/* struct prl_claim of what was MACed. */
+void prl_packet_trailer(const struct prl_claimed *claimed, uint64_t mac, struct prl_trailer *trailer);
+void prl_packet_trailer_token(const uint8_t token[PRL_TOKEN_BYTES], struct prl_trailer *trailer);
 /* ICMPv6 echo request to all nodes, for who knows no neighbour (RFC 4443, 4.1). */
 uint32_t prl_packet_ask_all(const uint8_t own[16], const uint8_t mac[6], uint8_t out[PRL_CRAFT_MAX]);
 /* ARP request or neighbour solicitation, unicast, for a neighbour's own address: its answer is evidence (L6). */
