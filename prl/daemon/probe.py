@@ -18,6 +18,10 @@ from prl.daemon.events import EventLog
 from prl.errors import KernelError
 
 PROBES = 3
+ANSWERS = 2
+"""What shows that an address is used: answers to so many probes, or each probe's. One frame may be
+made up, and would keep an owner silent; after one the address is probed :data:`PROBES` times more,
+so that a real user's answers may get lost."""
 PROBE_INTERVAL_S = 0.1
 """Shorter than RFC 5227 wants for a whole LAN of strangers: the owner of the address is a prl node
 or nobody."""
@@ -65,7 +69,7 @@ async def users_of(
 
 
 async def _ask(sock: socket.socket, mac: bytes, wanted: set[Address]) -> set[Address]:
-    answered: set[Address] = set()
+    count = Answers(wanted)
     loop = asyncio.get_running_loop()
 
     def receive() -> None:
@@ -74,20 +78,46 @@ async def _ask(sock: socket.socket, mac: bytes, wanted: set[Address]) -> set[Add
                 frame = sock.recv(_FRAME_BYTES)
             except OSError:
                 return
-            user = user_in(frame, mac)
-            if user in wanted:
-                answered.add(user)
+            count.hear(user_in(frame, mac))
 
     loop.add_reader(sock, receive)
     try:
-        for _ in range(PROBES):
-            for address in wanted - answered:
+        while asked := count.begin():
+            for address in asked:
                 with contextlib.suppress(OSError):  # a full queue or a LAN that went down
                     sock.send(probe_frame(mac, address))
             await asyncio.sleep(PROBE_INTERVAL_S)
     finally:
         loop.remove_reader(sock)
-    return answered
+    return count.users
+
+
+class Answers:
+    """Which of some addresses are used by somebody, as round after round is asked and answered."""
+
+    def __init__(self, wanted: Iterable[Address]) -> None:
+        self.users: set[Address] = set()
+        self._left = dict.fromkeys(wanted, PROBES)
+        self._answered: dict[Address, int] = {}
+        self._heard: set[Address] = set()
+
+    def begin(self) -> set[Address]:
+        """What is to be asked for in the next round; nothing: all is known."""
+        for address in self._heard:
+            self._answered[address] = self._answered.get(address, 0) + 1
+            if self._answered[address] == ANSWERS:
+                self.users.add(address)
+                del self._left[address]
+            else:
+                self._left[address] = PROBES
+        self._heard.clear()
+        self._left = {address: left - 1 for address, left in self._left.items() if left}
+        return set(self._left)
+
+    def hear(self, address: Address | None) -> None:
+        """Somebody shows that he uses it; once a round counts."""
+        if address in self._left:
+            self._heard.add(address)
 
 
 def probe_frame(mac: bytes, address: Address) -> bytes:
