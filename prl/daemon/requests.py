@@ -329,7 +329,12 @@ class Requests:
 
     async def _takeover(self, _: Client, request: dict[str, Any], __: list[int]) -> dict[str, Any]:
         number = self._ownership.service_number(text_of(request, "service", ""))
-        self._ownership.takeover(number, fenced=flag_of(request, "fenced"))
+        fenced = flag_of(request, "fenced")
+        if self._view.link.up and not fenced and self._ownership.state(number) == Owner.STANDBY:
+            # The owner lives: it gives the service away, and never do both have it (SPEC I7).
+            await self._switchover.move(number, forced=False)
+        else:
+            self._ownership.takeover(number, fenced=fenced)
         return facts.status(self._view)
 
     async def _move(self, _: Client, request: dict[str, Any], __: list[int]) -> dict[str, Any]:
