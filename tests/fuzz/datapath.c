@@ -382,24 +382,30 @@ static void peer_sends(uint32_t index, uint32_t session)
               bytes < MSS ? bytes : MSS, sock->snd_una + (flags & 4 ? unacked : 0), flags >= 0xf0 ? SIM_FIN : 0);
 }
 
-/* What the classifier has found to be a flow's, and is changed as the input says. */
+/* What the classifier takes for a flow's, by addresses and ports alone, and is changed as the input says. */
 static void stranger_sends(uint32_t index, uint32_t session)
 {
     struct prl_host *host = node[index];
     const struct sim_sock *sock = sock_of(host, session);
-    uint32_t changes = octet() % 8, bytes = octet();
+    uint32_t changes = octet() % 8, bytes = octet(), whole;
+    struct prl_packet packet;
     struct frame *frame;
+    uint8_t data[FRAME_MAX];
 
     if (!host->dp || !sock || host->slot_of[session] < 0 || host->captured->count >= host->frames_max)
         return;
-    lied = true;
-    frame = queue_put(host->captured, FRAME_MAX);
-    frame->meta = (struct prl_meta){.handle = host->handle_of[session], .slot = (uint32_t)host->slot_of[session]};
-    frame->bytes = build(host, frame->data, session, true, (uint32_t)sock->rcv_nxt, bytes, (uint32_t)sock->snd_una,
-                         SIM_BUFFER_BYTES, 0);
-    change(frame->data, frame->bytes, changes);
+    whole = build(host, data, session, true, (uint32_t)sock->rcv_nxt, bytes, (uint32_t)sock->snd_una,
+                  SIM_BUFFER_BYTES, 0);
+    change(data, whole, changes);
     if (octet() & 1)
-        frame->bytes = 14 + octet() % (frame->bytes - 13);
+        whole = 14 + octet() % (whole - 13);
+    if (prl_packet_parse(data + 14, whole - 14, whole - 14, false, &packet) == 0 &&
+        session_of(host, data + 14, &packet, true) != session)
+        return;
+    lied = true;
+    frame = queue_put(host->captured, whole);
+    memcpy(frame->data, data, whole);
+    frame->meta = (struct prl_meta){.handle = host->handle_of[session], .slot = (uint32_t)host->slot_of[session]};
     if (octet() == 1)
         frame->meta.slot = octet() % SIM_FLOWS_MAX;
     if (octet() == 1)
