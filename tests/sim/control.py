@@ -217,10 +217,13 @@ class Control:
 
     def _lose(self, session: Session) -> None:
         node, flow = self.node, self.node.flow(session)
+        session.over = "lost"
+        if node.stalled:  # in a pass, with the lock
+            node.later(MS, self._lose, session)
+            return
         if flow.used:
             node.call(self.lib.prl_dp_flow_close, flow.handle)
         node.end_sock(session)
-        session.over = "lost"
 
     def _taken_over(self, service: int) -> None:
         """What was not protected when its host was taken for dead is lost (L1)."""
