@@ -286,7 +286,7 @@ class Faults:
             if node.powered:
                 node.host.drop_chance = node.host.short_chance = 0
             if node.control is not None:
-                node.control.busy_ns = 0
+                node.control.hurry()
                 node.paused_until_ns = min(node.paused_until_ns, world.now_ns)
                 node.wake()
             if node.index in self.returning:

@@ -48,5 +48,5 @@ class Stranger:
             owned = NEVER_OWNED
         if node.index == claimant:
             owned = NEVER_OWNED
-        if node.hears_lan:
-            node.receive(lambda: node.hear_stranger(service, trailer, owned))
+        if node.hears_lan and not node.asleep:  # its kernel judges; prld is not woken by that
+            node.hear_stranger(service, trailer, owned)

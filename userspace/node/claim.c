@@ -109,7 +109,7 @@ void dp_claim_trailer(const struct prl_dp *dp, const struct prl_dp_address *addr
     struct prl_claimed claimed = {
         .epoch = key->epoch,
         .term = dp->node->terms[address->service],
-        .number = dp_clock_ns(dp),
+        .number = dp->now_ns,
         .service = address->service,
         .claimant = dp->config.node_index,
     };
@@ -124,8 +124,7 @@ void dp_claim_trailer(const struct prl_dp *dp, const struct prl_dp_address *addr
         prl_packet_trailer_token(key->token, trailer);
 }
 
-uint64_t dp_claim_obeyed_term(struct prl_dp *dp, const struct prl_dp_address *address,
-                              const struct prl_addr *entry)
+void dp_claim_verify(struct prl_dp *dp, const struct prl_dp_address *address, const struct prl_addr *entry)
 {
     const struct prl_siphash_key key = {{dp->node->claim_key[0], dp->node->claim_key[1]}};
     struct prl_claimed claimed = {
@@ -137,13 +136,11 @@ uint64_t dp_claim_obeyed_term(struct prl_dp *dp, const struct prl_dp_address *ad
     };
 
     memcpy(claimed.addr, address->addr, sizeof(claimed.addr));
-    if (!entry->claim_epoch || entry->claim_epoch != dp->node->claim_epoch)
-        return 0;
-    if (prl_siphash_claim(&key, &claimed) == entry->claim_mac)
-        return entry->claim_term;
-    dp_alarm(
-        dp, "a claim that was obeyed is not the other node's: somebody has written to prl's tables in the kernel");
-    return 0;
+    if (entry->claim_epoch && entry->claim_epoch == dp->node->claim_epoch &&
+        prl_siphash_claim(&key, &claimed) != entry->claim_mac)
+        dp_alarm(
+            dp,
+            "a claim that was obeyed is not the other node's: somebody has written to prl's tables in the kernel");
 }
 
 void dp_term_raise(struct prl_dp *dp, uint32_t service, uint64_t term)

@@ -22,9 +22,8 @@ void dp_claim_keep_keys(struct prl_dp *dp);
 /* The trailer of a claim; `kept`: with the keys that were kept. */
 void dp_claim_trailer(const struct prl_dp *dp, const struct prl_dp_address *address, bool kept,
                       struct prl_trailer *trailer);
-/* The term of the claim that XDP has obeyed, verified once more; 0: it was none that has a term. */
-uint64_t dp_claim_obeyed_term(struct prl_dp *dp, const struct prl_dp_address *address,
-                              const struct prl_addr *entry);
+/* Verifies once more the claim that XDP has obeyed, if it was one; an alarm when it is not the other node's. */
+void dp_claim_verify(struct prl_dp *dp, const struct prl_dp_address *address, const struct prl_addr *entry);
 
 /* A service has changed hands so often; a lower term than the one that is known changes nothing. */
 void dp_term_raise(struct prl_dp *dp, uint32_t service, uint64_t term);

@@ -28,7 +28,9 @@ static void judge_rival(struct prl_dp *dp, const struct dp_lan_heard *heard)
     enum prl_rival rival = prl_owner_rival(&dp->owner, heard->service, term, heard->term);
     int8_t ahead = (int8_t)(heard->term - term);
 
-    if (heard->service < dp->config.owner.services && ahead > 0)
+    /* Who was replaced is told by HELLO, which goes by the term of its own ownership until then. */
+    if (heard->service < dp->config.owner.services && ahead > 0 &&
+        dp->owner.state[heard->service] == PRL_OWNER_STANDBY)
         dp_term_raise(dp, heard->service, dp->node->terms[heard->service] + (uint64_t)ahead);
     if (rival == PRL_RIVAL_NEWER)
         dp_service_fence(dp, heard->service);
@@ -267,7 +269,7 @@ void dp_owner_notice_fencing(struct prl_dp *dp)
             continue;
         if (__atomic_load_n(&dp->node->fenced, __ATOMIC_ACQUIRE) >> service & 1) {
             fenced |= 1u << service;
-            dp_term_raise(dp, service, dp_claim_obeyed_term(dp, &dp->config.address[i], &value));
+            dp_claim_verify(dp, &dp->config.address[i], &value);
         } else if (!(dp->owner.silent_mask & 1u << service)) { /* who is silent does not know whose it is */
             dp_address_defend(dp, i, value.foreign_claims);
         }
