@@ -129,12 +129,6 @@ MUTANTS = (
         "    (void)tell_kernel;\n",
     ),
     Mutant(
-        "who gives a service away does not count that",
-        "node/claim.c",
-        "        dp_term_raise(dp, service, dp->claim->given_term[service]);\n    prl_owner_given",
-        "        (void)dp;\n    prl_owner_given",
-    ),
-    Mutant(
         "a take-over is of the term before",
         "node/ownership.c",
         "            dp_term_raise(dp, service, dp->node->terms[service] + 1);\n        if (mask",

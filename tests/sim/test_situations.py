@@ -173,3 +173,17 @@ def test_an_owner_that_has_replaced_nobody_silences_nobody(world: Calm) -> None:
     )
     world.until(lambda: bool(owner.other.flow(session).relaying))
     assert any(sender is owner.other and any(token) for sender, token in claims)
+
+
+def test_who_gives_a_service_away_counts_that(world: Calm) -> None:
+    """Or what it claims later would be of the term of the node that it replaces (L7)."""
+    owner, standby = protected(world)
+    service = world.sessions[0].service
+    world.lan_loss = 1.0  # no heartbeat tells it
+    terms = [int(node.host.node.terms[service]) for node in (owner, standby)]
+    assert owner.control is not None
+    assert owner.control.switchover(service, forced=True)
+    world.until(lambda: owner.address(service) == STANDBY)
+    assert [int(node.host.node.terms[service]) for node in (owner, standby)] == [
+        term + 1 for term in terms
+    ]
