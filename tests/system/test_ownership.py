@@ -173,19 +173,19 @@ def test_recorded_claims_silence_nobody(family: int, plain: bool, tmp_path: Path
         with (
             watch(lab, tmp_path) as seen,
             apps.connect(family) as peer,
-            Talk(peer) as talk,
             listening(lab) as stranger,
         ):
-            talk.go_on()
             epoch = ask(lab, "re0", "link", "show")["epoch"]
+            # Its applications do not know what was asked, and not answered, before they joined.
+            assert peer.ask("there") == "there"
             move(lab, "re1")
             apps.expect("taken_over", "re1", peer=peer.port)
-            talk.go_on()
             recorded = claims_heard(stranger)
             assert recorded
             eventually("re1 protects it", lambda: heard(lab, "re1", "active"))
+            assert peer.ask("and back") == "and back"
             move(lab, "re0")
-            talk.go_on()
+            apps.expect("taken_over", "re0", peer=peer.port)
             of_re0 = claims_heard(stranger)
             before = ask(lab, "re0", "stats")["kernel"]
             again = [
@@ -193,20 +193,21 @@ def test_recorded_claims_silence_nobody(family: int, plain: bool, tmp_path: Path
                 *(frame[:-1] + bytes([frame[-1] ^ 1]) for frame in recorded),
             ]
             said = [frame[:6] + ROGUE + frame[12:] for frame in again]  # watch() goes by MACs
-            for frame in said:
-                stranger.send(frame)
-                if frame is said[len(said) // 2]:
-                    talk.go_on(1)
-            eventually("an alarm", lambda: heard(lab, "re0", "alarm"))
-            talk.go_on()
-            after = ask(lab, "re0", "stats")["kernel"]
-            assert after["claims_replayed"] - before["claims_replayed"] >= len(recorded)
-            assert after["claims_foreign"] - before["claims_foreign"] >= len(recorded)
-            assert after["claims_obeyed"] == before["claims_obeyed"]
-            assert support.status(lab, "re0")["services"][0]["state"] == "owner"
-            assert support.status(lab, "re1")["services"][0]["state"] == "standby"
-            assert ask(lab, "re0", "link", "show")["epoch"] == epoch
-            assert len(heard(lab, "re0", "alarm")) < len(said)
+            with Talk(peer) as talk:
+                for frame in said:
+                    stranger.send(frame)
+                    if frame is said[len(said) // 2]:
+                        talk.go_on(1)
+                eventually("an alarm", lambda: heard(lab, "re0", "alarm"))
+                talk.go_on()
+                after = ask(lab, "re0", "stats")["kernel"]
+                assert after["claims_replayed"] - before["claims_replayed"] >= len(recorded)
+                assert after["claims_foreign"] - before["claims_foreign"] >= len(recorded)
+                assert after["claims_obeyed"] == before["claims_obeyed"]
+                assert support.status(lab, "re0")["services"][0]["state"] == "owner"
+                assert support.status(lab, "re1")["services"][0]["state"] == "standby"
+                assert ask(lab, "re0", "link", "show")["epoch"] == epoch
+                assert len(heard(lab, "re0", "alarm")) < len(said)
         assert seen.runs() == ["re0", "re1", "re0"]
 
 
