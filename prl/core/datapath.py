@@ -649,6 +649,10 @@ class Datapath:
         lib.prl_dp_figures(self._dp, found)
         return Figures.of(found[0])
 
+    def last_lan_ns(self) -> int:
+        """When the other node's newest LAN heartbeat came (CLOCK_BOOTTIME); 0: never; cheap."""
+        return int(lib.prl_dp_last_lan_ns(self._dp))
+
 
 def _check(result: int, what: str) -> int:
     if result < 0:

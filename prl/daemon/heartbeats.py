@@ -7,11 +7,11 @@ else may have the port; then there are no heartbeats, an alarm says who, and it 
 import asyncio
 import errno
 import socket
+import time
 from typing import Final
 
 from prl.config import Config
 from prl.core.datapath import Datapath, DatapathError
-from prl.core.facts import Status
 from prl.daemon import ports
 from prl.daemon.events import EventLog
 from prl.errors import KernelError
@@ -31,12 +31,15 @@ class Heartbeats:
         self.missing = ""
         """Why there are no heartbeats, in words; empty: there are."""
 
-    def ailing(self, found: Status, link_up_ns: int) -> str:
-        """What is wrong with them, in words; empty: nothing. ``link_up_ns``: CLOCK_BOOTTIME."""
-        if self.missing or not found.link_up:
+    def ailing(self, heard_ns: int) -> str:
+        """What is wrong with them, in words; empty: nothing.
+
+        ``heard_ns``: when the other node was heard last, or was to be heard from then on
+        (CLOCK_BOOTTIME); each look at the node asks, so that it must cost little.
+        """
+        silent_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - heard_ns
+        if self.missing or silent_ns < UNHEARD_S * 1e9:
             return self.missing
-        if found.now_ns - max(found.last_lan_ns, link_up_ns) < UNHEARD_S * 1e9:
-            return ""
         return (
             f"the other node is not heard on {self._lan.interface}, but by the link: see both "
             f"nodes' cables and switch ports, and whether UDP {self._lan.heartbeat_port} passes "

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import os
 import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -224,8 +225,7 @@ class Node:
         view = NodeView(
             *(config, self._kernel, dp, self._link, self._ownership, self._primaries),
             ailments=lambda: [
-                *(self._guard.why_unsafe, self._upkeep.wrong),
-                self._heartbeats.ailing(dp.status(), self._link_up_ns),
+                *(self._guard.why_unsafe, self._upkeep.wrong, self._lan_ailing()),
             ],
         )
         self._withdrawal = Withdrawal(
@@ -445,9 +445,14 @@ class Node:
     # -- events
 
     def _on_link_up(self) -> None:
-        self._link_up_ns = self._dp.status().now_ns
+        self._link_up_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         self._shadows.announce_offers()
         self._primaries.on_link_up()
+
+    def _lan_ailing(self) -> str:
+        if not self._link.up:
+            return self._heartbeats.missing
+        return self._heartbeats.ailing(max(self._dp.last_lan_ns(), self._link_up_ns))
 
     def _on_looked(self) -> None:
         self._shadows.keep_off(self._upkeep.cut_off)

@@ -168,6 +168,8 @@ struct prl_dp_figures {
         hand_overs; /* as struct prl_owner counts them */
 };
 void prl_dp_figures(struct prl_dp *dp, struct prl_dp_figures *figures);
+/* When the other node's newest LAN heartbeat came, CLOCK_BOOTTIME; 0: never. Cheap, as the figures are. */
+uint64_t prl_dp_last_lan_ns(struct prl_dp *dp);
 /* What a flow takes in this process and in the mapped table; packets that it holds are extra. */
 uint32_t prl_dp_flow_bytes(void);
 /* What this process has taken from the start for each flow that there may be, the mapped table aside. The rest of a flow is

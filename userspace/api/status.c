@@ -103,6 +103,16 @@ void prl_dp_status(struct prl_dp *dp, struct prl_dp_status *status)
     dp_unlock(dp);
 }
 
+uint64_t prl_dp_last_lan_ns(struct prl_dp *dp)
+{
+    uint64_t last_lan_ns;
+
+    dp_lock(dp);
+    last_lan_ns = dp->owner.last_lan_ns;
+    dp_unlock(dp);
+    return last_lan_ns;
+}
+
 void prl_dp_figures(struct prl_dp *dp, struct prl_dp_figures *figures)
 {
     dp_lock(dp);
