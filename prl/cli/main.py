@@ -11,7 +11,6 @@ import click
 
 from prl import __version__
 from prl.cli import daemon_commands
-from prl.cli.doctor import doctor
 from prl.cli.events import events
 from prl.cli.output import Settings, fail, wants_colour
 from prl.cli.status import status
@@ -20,6 +19,7 @@ from prl.messages import node_socket
 
 DEFAULT_LAB: Final = "prl"
 _LATER: Final = {
+    "doctor": ("prl.cli.doctor", "doctor"),
     "init": ("prl.cli.init", "init"),
     "lab": ("prl.cli.lab", "lab"),
     "replicate": ("prl.cli.replicate", "replicate"),
@@ -80,7 +80,6 @@ def cli(
 
 for _command in daemon_commands.COMMANDS:
     cli.add_command(_command)
-cli.add_command(doctor)
 cli.add_command(events)
 
 
