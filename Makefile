@@ -111,9 +111,11 @@ LANES := $(if $(filter amd64,$(ARCH)),kernels)
 RESULTS := $(CURDIR)/.results
 test: export PRL_RESULTS := $(RESULTS)
 test: export PRL_LANE := host
+# Seconds that a test may take which has only what others leave of the CPUs.
+BESIDE_S := 1200
 test: setup $(LANES:%=apt-%) fresh-results test-quick tidy ## every check, then which test ran where (root)
 	@status=0 started=()
-	beside() { # what waits for the most part runs beside what follows, and tells of it at the end
+	beside() { # what waits for the most part, or goes by no clock, runs beside what follows, and tells of it at the end
 	    set -m # or it would not hear that it is interrupted
 	    "$$@" </dev/null >"$(RESULTS)/beside.$${#started[@]}" 2>&1 &
 	    set +m
@@ -121,12 +123,13 @@ test: setup $(LANES:%=apt-%) fresh-results test-quick tidy ## every check, then 
 	}
 	trap '[ $${#started[@]} -eq 0 ] || kill -INT "$${started[@]}" 2>/dev/null || true' EXIT
 	trap 'exit 1' HUP INT TERM
-	$(BIN)/python -m pytest -rs -m "fuzz or model or sim" tests </dev/null || status=$$?
+	$(BIN)/python -m pytest -rs -m "fuzz or model" tests/fuzz tests/model </dev/null || status=$$?
 	for lane in $(LANES); do
 	    beside $(BIN)/python -m tests.$$lane programs $(RESULTS)
 	done
-	beside $(BIN)/python -m pytest -rs -m cluster tests
-	$(BIN)/python -m pytest -rs --durations=25 -m "(kernel or system) and not cluster" tests </dev/null || status=$$?
+	beside $(BIN)/python -m pytest -rs -m cluster tests/system
+	beside chrt --idle 0 $(BIN)/python -m pytest -rs --durations=10 -o timeout=$(BESIDE_S) -m "sim or builds" tests/sim tests/kernel tests/system
+	$(BIN)/python -m pytest -rs --durations=25 -m "(kernel or system) and not (cluster or builds)" tests </dev/null || status=$$?
 	for number in "$${!started[@]}"; do
 	    wait "$${started[number]}" || status=1
 	    cat "$(RESULTS)/beside.$$number"
@@ -154,7 +157,7 @@ test-vm: setup apt-deb apt-kernels apt-vm ## boot the three machines of vagrant/
 	@$(BIN)/python -m pytest -s -rs -m "vm or unit" tests/vm tests/unit/test_vagrant.py </dev/null
 
 test-quick: build lint ## what needs no root; under two minutes
-	@$(BIN)/python -m pytest -q -m "not kernel" tests/unit </dev/null
+	@$(BIN)/python -m pytest -q -n auto --dist loadfile -m "not kernel" tests/unit </dev/null
 
 facts: $(BIN)/python ## write what wire.def says into the dissector and the documents
 	@$(BIN)/python userspace/facts.py
@@ -176,7 +179,8 @@ lint: $(VENV)/.built ## style, types, import directions
 
 tidy: $(VENV)/.installed ## clang-tidy over the C datapath
 	@[ -z "$(filter userspace/%,$(C_FILES))" ] || \
-	    $(BIN)/clang-tidy --quiet $(filter userspace/% docs/%,$(C_FILES)) -- -std=gnu11 -I bpf -I userspace -I userspace/client
+	    printf '%s\n' $(filter userspace/% docs/%,$(C_FILES)) | xargs -n 4 -P "$$(nproc)" sh -c \
+	        'exec $(BIN)/clang-tidy --quiet "$$@" -- -std=gnu11 -I bpf -I userspace -I userspace/client' clang-tidy
 
 format: $(VENV)/.installed ## lay out Python and C as the checks want it
 	@$(BIN)/ruff check -q --fix-only $(PY_FILES)

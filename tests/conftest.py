@@ -18,8 +18,9 @@ settings.load_profile("prl")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Keep a record of the run, where one is asked for."""
-    if plugin := results.recorder():
+    """Keep a record of the run, where one is asked for: of several processes, each of its own."""
+    hands_out = config.getoption("numprocesses", None) and not hasattr(config, "workerinput")
+    if not hands_out and (plugin := results.recorder()):
         config.pluginmanager.register(plugin)
 
 
@@ -41,7 +42,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def pytest_runtest_makereport(
     item: pytest.Item, call: "pytest.CallInfo[None]"
 ) -> Iterator[pytest.TestReport]:
-    """Count the skip, and let no test be skipped but by a probe, which has a name.
+    """Name the probe of a skip, and let no test be skipped but by a probe, which has a name.
 
     A test that is said to fail and was not even begun, `xfail(run=False)`, is skipped.
     """
@@ -56,14 +57,19 @@ def pytest_runtest_makereport(
         del report.wasxfail
     if call.excinfo is not None and isinstance(call.excinfo.value, Missing):
         report.probe = call.excinfo.value.probe.name
-        _skipped[report.probe] += 1
     else:
         report.outcome = "failed"
         report.longrepr = f"{item.nodeid} was skipped, but not by a probe of tests/probes.py"
     return report
 
 
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Count the skips of each probe, also of what other processes ran."""
+    if report.skipped and (probe := getattr(report, "probe", "")):
+        _skipped[probe] += 1
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Count the skips of each probe, so that a run that skipped much does not look green."""
+    """Say how many skips there were, so that a run that skipped much does not look green."""
     for name, count in sorted(_skipped.items()):
         terminalreporter.write_line(f"skipped for want of {name}: {count}")

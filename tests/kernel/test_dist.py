@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import zipfile
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ DATE = "2026-01-02T03:04:05Z"
 
 pytestmark = [
     pytest.mark.kernel,
+    pytest.mark.builds,
     pytest.mark.timeout(2 * BUILD_TIMEOUT_S),
     pytest.mark.needs("git"),
 ]
@@ -120,7 +122,9 @@ def test_the_sdist_is_the_tree(release: Release) -> None:
 
 
 def test_the_wheel_is_the_package_and_what_is_compiled(release: Release) -> None:
-    names = set(zipfile.ZipFile(release.file("*.whl")).namelist())
+    wheel = release.file("*.whl")
+    assert sysconfig.get_platform().replace("-", "_") in wheel.name
+    names = set(zipfile.ZipFile(wheel).namelist())
     compiled = {
         f"prl/bpf/{Path(name).name.removesuffix('.c')}.o"
         for name in listed()
