@@ -201,6 +201,6 @@ install-client: build ## install the C client library and its header under PREFI
 	install -D -m 755 prl/c/libprl_client.so $(DESTDIR)$(PREFIX)/lib/libprl_client.so
 
 clean: ## remove all that was built here, the virtual environment too
-	rm -rf $(VENV) build dist *.egg-info prl/bpf prl/c prl/core/facts.py prl/_core.* .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build dist *.egg-info prl/bpf prl/c prl/bindings/facts.py prl/_core.* .pytest_cache .mypy_cache .ruff_cache
 	rm -rf .hypothesis .import_linter_cache .results .fuzz
 	find prl tests userspace bpf -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -19,7 +19,7 @@ OBJECTS = "prl/bpf"
 BENCH_SOURCES = ROOT / "userspace/bench"
 BENCH_PROGRAMS = "prl/bench/bin"
 USERSPACE = ROOT / "userspace"
-FACTS = ROOT / "prl/core/facts.py"
+FACTS = ROOT / "prl/bindings/facts.py"
 CLIENT = ROOT / "userspace/client"
 CLIENT_OBJECTS = "prl/c"
 CLIENT_SONAME, CLIENT_STATIC = "libprl_client.so", "libprl_client.a"
@@ -95,10 +95,10 @@ class BuildFiles(Command):
 
 
 class BuildFacts(BuildFiles):
-    """Write ``prl/core/facts.py``: into the tree, from where it is packed like every module."""
+    """Write ``prl/bindings/facts.py``: into the tree, from where it is packed like every module."""
 
     description = "write the facts of the C headers for Python"
-    objects = "prl/core"
+    objects = "prl/bindings"
 
     def run(self) -> None:
         """Write it where any header, table or script is newer, or it is not there."""

@@ -1,22 +1,73 @@
-"""The address and port that an application listens on, on both nodes at once."""
+"""Addresses and ports: how they are written, and what an application listens on."""
 
+import contextlib
+import re
 import socket
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
-from typing import Self
+from typing import Final, Self
 
-from prl.errors import PrlError
-from prl.messages import parse_endpoint, show_endpoint
+from prl.errors import PrlError, UsageError
 
+Address = IPv4Address | IPv6Address
+Side = tuple[Address, int]
+"""One end of a connection: address and port."""
+PORT_MAX: Final = 0xFFFF
+ANY_PEER: Final = "*"
+"""What is written for the peer of a UDP socket that is not connected."""
+UDP_PREFIX: Final = "udp:"
+"""In front of an endpoint that means UDP."""
+INSTANCE_MARK: Final = "@"
+"""Behind an endpoint, in front of the name of its routing instance."""
+_WRITTEN: Final = re.compile(r"(?:\[(?P<v6>[^\]]+)\]|(?P<v4>[^:\[\]]+)):(?P<port>\d{1,5})")
 _IPV6_FREEBIND = 78  # linux/in6.h; Python does not name it
 _IP_FREEBIND = 15  # linux/in.h
+
+
+def parse_endpoint(text: str) -> Side:
+    """Address and port of ``192.0.2.100:7000`` or ``[2001:db8::100]:7000``. Raises UsageError."""
+    match = _WRITTEN.fullmatch(text)
+    address: Address | None = None
+    if match:
+        with contextlib.suppress(ValueError):
+            address = IPv6Address(match["v6"]) if match["v6"] else IPv4Address(match["v4"])
+    if match is None or address is None or not 0 < int(match["port"]) <= PORT_MAX:
+        raise UsageError(
+            f"bad endpoint {text!r:.100}: write ADDRESS:PORT, an IPv6 address in brackets"
+        )
+    return address, int(match["port"])
+
+
+def show_endpoint(address: Address, port: int) -> str:
+    """The inverse of parse_endpoint()."""
+    return f"[{address}]:{port}" if isinstance(address, IPv6Address) else f"{address}:{port}"
+
+
+def mapped(address: Address) -> bytes:
+    """16 bytes, IPv4 as IPv4-mapped IPv6 (prl_abi.h)."""
+    return (
+        address.packed
+        if isinstance(address, IPv6Address)
+        else bytes(10) + b"\xff\xff" + address.packed
+    )
+
+
+def unmapped(raw: bytes) -> Address:
+    """The address in 16 bytes."""
+    address = IPv6Address(raw)
+    return address.ipv4_mapped or address
+
+
+def unspecified(local: Address) -> Address:
+    """The remote address of a flow that has no peer of its own, in the version of ``local``."""
+    return IPv6Address(0) if isinstance(local, IPv6Address) else IPv4Address(0)
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """A local address and TCP port. Its text is ``192.0.2.100:7000`` or ``[2001:db8::1]:7000``."""
 
-    address: IPv4Address | IPv6Address
+    address: Address
     port: int
 
     @classmethod

@@ -38,7 +38,7 @@ class NotProtectedError(ReplicationError):
     def __init__(self, reason: str, session: Any) -> None:
         super().__init__(f"not protected: {reason}")
         self.session = session
-        """The client's own: prl.client.Session, or prl.aio.AsyncSession."""
+        """The client's own: prl.client.Session, or prl.client.aio.AsyncSession."""
 
 
 class NotSafeError(PrlError):

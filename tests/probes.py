@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from prl.core.features import MULTI_BUFFER, in_btf
+from prl.kernel.features import MULTI_BUFFER, in_btf
 from tests import previous_build
 
 KERNEL_BTF = Path("/sys/kernel/btf/vmlinux")

@@ -33,7 +33,7 @@ _CHANGES: dict[str, list[tuple[str, str]]] = {
         ),
         (r"(\nPRL_CAP\()", rf'\nPRL_CAP(NEXT, {CAPABILITY_BIT}, "old")\1'),
     ],
-    "prl/daemon/hello.py": [
+    "prl/daemon/link/hello.py": [
         (r"(OWN_CAPABILITIES = )", r"\1Capability.NEXT | "),
         (
             r"(            Element\(Tlv\.NODE_NAME)",

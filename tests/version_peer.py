@@ -18,12 +18,12 @@ from typing import Any
 import msgspec
 from prl._core import ffi, lib
 
+from prl.bindings import wire
+from prl.bindings.datapath import Event
+from prl.bindings.facts import Capability, EventKind, Message, Owner
 from prl.config import Config
-from prl.core import wire
-from prl.core.datapath import Event
-from prl.core.facts import Capability, EventKind, Message, Owner
-from prl.daemon import hello as greeting
-from prl.daemon.hello import Hello, ServiceState
+from prl.daemon.link import hello as greeting
+from prl.daemon.link.hello import Hello, ServiceState
 
 TX_BYTES = 1 << 20
 PATIENCE_S = 20
@@ -102,7 +102,7 @@ def tlv(kind: int, value: bytes, *, mandatory: bool) -> bytes:
 
 
 def greet(side: Side, index: int) -> tuple[Hello, Hello, int]:
-    """As prl.daemon.link does it: node 0 proposes the epoch, node 1 repeats it."""
+    """As prl.daemon.link.link does it: node 0 proposes the epoch, node 1 repeats it."""
     services = (
         ServiceState(name="s", addresses=["192.0.2.100"], owner="re0", state=Owner.NONE, term=0),
     )

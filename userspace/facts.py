@@ -1,6 +1,6 @@
 """What other languages must know of the C headers, written by this script.
 
-``make build`` calls :func:`python_module` for ``prl/core/facts.py``, which is not kept in the
+``make build`` calls :func:`python_module` for ``prl/bindings/facts.py``, which is not kept in the
 repository. ``python userspace/facts.py`` brings the rows of the Wireshark dissector and the tables
 of the documents up to date, which are; a test compares them.
 """
@@ -188,8 +188,8 @@ def reason_table(wire: Wire) -> Iterator[str]:
 
 def cause_table(_wire: Wire) -> Iterator[str]:
     """Return a row for every reason for which a session is not protected, from prl.daemon."""
-    from prl.core.facts import Reason  # noqa: PLC0415 - the build has no prl yet
-    from prl.daemon.remedies import CAUSES  # noqa: PLC0415
+    from prl.bindings.facts import Reason  # noqa: PLC0415 - the build has no prl yet
+    from prl.daemon.monitoring.remedies import CAUSES  # noqa: PLC0415
 
     return _markdown(
         "cause, what it means, what helps",
@@ -327,7 +327,7 @@ def _record(ffi: FFI, name: str, c_name: str, has_defaults: bool, words: str) ->
 
 
 def python_module(cdef: str) -> str:
-    """Return ``prl/core/facts.py``, from the declarations that cffi is given."""
+    """Return ``prl/bindings/facts.py``, from the declarations that cffi is given."""
     ffi = FFI()
     ffi.cdef(cdef)
     parts = ["\n".join(_enumeration(ffi, *row)) for row in ENUMERATIONS]

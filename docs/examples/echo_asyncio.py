@@ -13,8 +13,8 @@ import os
 import socket
 import sys
 
-from prl import tcp
-from prl.aio import AsyncNode, AsyncSession, AsyncShadow, NotProtectedError, PrlError
+from prl.client import tcp
+from prl.client.aio import AsyncNode, AsyncSession, AsyncShadow, NotProtectedError, PrlError
 from prl.endpoint import Endpoint
 
 UNSAID_MAX_BYTES = 512 << 10  # it must fit into the application bytes: 1 MiB

@@ -12,8 +12,7 @@ import sys
 import threading
 from collections.abc import Callable
 
-from prl import tcp
-from prl.client import Node, NotProtectedError, Session, Shadow
+from prl.client import Node, NotProtectedError, Session, Shadow, tcp
 from prl.endpoint import Endpoint
 from prl.errors import PrlError
 

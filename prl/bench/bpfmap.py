@@ -9,7 +9,7 @@ from ctypes import addressof, create_string_buffer
 from pathlib import Path
 
 from prl.bench.bpfcall import bpf
-from prl.core.native import ffi, lib
+from prl.bindings.native import ffi, lib
 
 PIN_DIRECTORY = Path("/sys/fs/bpf/prl")
 FLOWS, SIEVE = "prl_flows", "prl_sieve"

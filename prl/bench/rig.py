@@ -21,7 +21,7 @@ from prl.bench import xdp_pass
 from prl.bench.errors import BenchError
 from prl.bench.programs import program
 from prl.client import Node
-from prl.daemon.guard import UNGUARDED
+from prl.daemon.host.guard import UNGUARDED
 from prl.lab import Lab
 from prl.lab.netns import Namespace
 

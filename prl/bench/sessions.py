@@ -10,7 +10,7 @@ from prl.bench.latency import open_loop
 from prl.bench.rig import Recipe, Rig, Way
 from prl.bench.run import Bench, Part
 from prl.bench.stats import quantile, significant
-from prl.core.native import lib
+from prl.bindings.native import lib
 from prl.errors import PrlError
 
 HELD, BUSY = 10_000, 1_000

@@ -7,7 +7,7 @@ from prl.bgp.connection import Connection
 from prl.bgp.journal import Journal
 from prl.bgp.session import Session as Bgp
 from prl.client import Session, Shadow
-from prl.dialogue import OVER
+from prl.control.protocol import OVER
 from prl.errors import PrlError
 
 

@@ -9,12 +9,11 @@ from typing import Any
 
 import click
 
-from prl import link_key
 from prl.cli.flow import all_flows, flow, flows_text, is_unsafe
 from prl.cli.options import config_option
 from prl.cli.output import ask, emit, settings, table, tree
 from prl.cli.status import status, status_text
-from prl.config import load
+from prl.config import link_key, load
 from prl.errors import ConfigError
 
 

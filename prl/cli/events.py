@@ -9,8 +9,8 @@ import click
 
 from prl.cli.output import emit, settings
 from prl.client import Node
+from prl.control.messages import MESSAGE_MAX_BYTES, SCHEMA, decode, default_socket, encode
 from prl.errors import NoDaemonError, PrlError
-from prl.messages import MESSAGE_MAX_BYTES, SCHEMA, decode, default_socket, encode
 
 
 @click.command()

@@ -8,8 +8,9 @@ import click
 
 from prl.cli.output import WARN, ask, emit, settings, table, tree, wrapped
 from prl.client import Node
+from prl.control.messages import HANDLE_MAX
+from prl.endpoint import ANY_PEER, parse_endpoint
 from prl.errors import UsageError
-from prl.messages import ANY_PEER, HANDLE_MAX, parse_endpoint
 
 STATES: Final = ("setup", "active", "voiding", "open", "moved", "void", "owner")
 """Of a session whose application is here, and of a shadow."""

@@ -12,10 +12,9 @@ from typing import Any
 
 import click
 
-from prl import link_key
 from prl.cli.options import config_option
 from prl.cli.output import emit, narrate, settings
-from prl.config import DEFAULT_LINK_KEY, DEFAULT_PATH
+from prl.config import DEFAULT_LINK_KEY, DEFAULT_PATH, link_key
 from prl.errors import UsageError
 from prl.init import Given, Networks, Plan
 from prl.init.networks import resolve

@@ -14,8 +14,8 @@ from prl.cli import daemon_commands
 from prl.cli.events import events
 from prl.cli.output import Settings, fail, wants_colour
 from prl.cli.status import status
+from prl.control.messages import node_socket
 from prl.errors import PrlError
-from prl.messages import node_socket
 
 DEFAULT_LAB: Final = "prl"
 _LATER: Final = {

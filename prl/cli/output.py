@@ -11,7 +11,7 @@ from typing import Any, Final
 import click
 
 from prl.client import Node
-from prl.messages import SCHEMA, default_socket
+from prl.control.messages import SCHEMA, default_socket
 
 DEGRADED: Final = 3
 """Exit status: it works, but is not safe."""

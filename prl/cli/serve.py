@@ -7,8 +7,8 @@ import sys
 import click
 
 from prl.cli.output import DEGRADED, settings
+from prl.control.input_history import HISTORY_MAX_BYTES
 from prl.endpoint import Endpoint
-from prl.input_history import HISTORY_MAX_BYTES
 from prl.serve import Options, Server
 from prl.serve.history import HISTORY_BYTES
 from prl.serve.options import CONNECTIONS_MAX

@@ -9,7 +9,7 @@ import click
 
 from prl.cli.options import config_option
 from prl.cli.output import emit, settings, wrapped
-from prl.messages import default_socket
+from prl.control.messages import default_socket
 from prl.support.bundle import Bundle
 
 

@@ -12,10 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from prl import config as configuration
-from prl import link_key
-from prl.config import Config
-from prl.daemon import capabilities
-from prl.daemon.notify import ServiceManager
+from prl.config import Config, link_key
+from prl.daemon.host import capabilities
+from prl.daemon.host.notify import ServiceManager
 from prl.errors import KernelError, PrlError
 
 READY_FD = "PRL_READY_FD"
@@ -101,7 +100,7 @@ def check_host() -> None:
 
 
 async def _scrub(config: Config) -> None:
-    from prl.daemon.events import EventLog  # noqa: PLC0415
+    from prl.daemon.events.log import EventLog  # noqa: PLC0415
     from prl.daemon.node import Node  # noqa: PLC0415
 
     await Node(config, EventLog(), ServiceManager({})).scrub()
@@ -111,7 +110,7 @@ async def _serve(
     config: Config, notices: list[str], ready: "_Ready", manager: ServiceManager
 ) -> None:
     # Only here: without the C extension there is still a clear word.
-    from prl.daemon.events import EventLog  # noqa: PLC0415
+    from prl.daemon.events.log import EventLog  # noqa: PLC0415
     from prl.daemon.node import Node  # noqa: PLC0415
 
     with contextlib.suppress(OSError, ValueError):  # kernels since 5.11 do not need it

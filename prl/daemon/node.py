@@ -17,45 +17,46 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from prl.bindings import programs, wire
+from prl.bindings.datapath import Datapath, DatapathError, Event, Tuple
+from prl.bindings.facts import EventKind, Message, Owner, Reason, Silence, Tlv
+from prl.bindings.programs import Kernel
 from prl.config import Config
-from prl.core import kernel as programs
-from prl.core import wire
-from prl.core.datapath import Address, Datapath, DatapathError, Event, Tuple
-from prl.core.facts import EventKind, Message, Owner, Reason, Silence, Tlv
-from prl.core.kernel import Kernel
-from prl.daemon import ghosts, inventory, tap, xdp
-from prl.daemon.attempt import Attempts
-from prl.daemon.bounded import Bounded
-from prl.daemon.control import ControlServer
-from prl.daemon.events import EventLog
-from prl.daemon.facts import NodeView
-from prl.daemon.fencing import FenceHook
-from prl.daemon.followers import Followers
-from prl.daemon.guard import Guard
-from prl.daemon.heartbeats import Heartbeats
-from prl.daemon.hooks import Hooks
-from prl.daemon.host import Host, Sysctls, needed_sysctls
-from prl.daemon.inheritance import Inheritance
-from prl.daemon.instances import Instances
-from prl.daemon.link import Link
-from prl.daemon.listening import Watches
-from prl.daemon.neighbours import Neighbours
-from prl.daemon.notify import ServiceManager
-from prl.daemon.ownership import Ownership
-from prl.daemon.processes import Processes
-from prl.daemon.protect import Primaries
+from prl.daemon.control.control import ControlServer
+from prl.daemon.control.followers import Followers
+from prl.daemon.control.rights import Right
+from prl.daemon.events.bounded import Bounded
+from prl.daemon.events.log import EventLog
+from prl.daemon.host import orphaned_sockets, tap, xdp
+from prl.daemon.host.guard import Guard
+from prl.daemon.host.instances import Instances
+from prl.daemon.host.network import Host, Sysctls, needed_sysctls
+from prl.daemon.host.notify import ServiceManager
+from prl.daemon.host.upkeep import Upkeep
+from prl.daemon.link.link import Link
+from prl.daemon.monitoring import inventory
+from prl.daemon.monitoring.facts import NodeView
+from prl.daemon.monitoring.hooks import Hooks
+from prl.daemon.monitoring.safety import Safety
+from prl.daemon.ownership.adoption import Inheritance
+from prl.daemon.ownership.fencing import FenceHook
+from prl.daemon.ownership.heartbeats import Heartbeats
+from prl.daemon.ownership.neighbours import Neighbours
+from prl.daemon.ownership.ownership import Ownership
+from prl.daemon.ownership.switchover import Switchover
+from prl.daemon.ownership.withdrawal import Withdrawal
+from prl.daemon.programs.listening import Watches
+from prl.daemon.programs.processes import Processes
 from prl.daemon.requests import Requests
-from prl.daemon.rights import Right
-from prl.daemon.safety import Safety
-from prl.daemon.sessions import Session
-from prl.daemon.shadows import Shadows
-from prl.daemon.switchover import Switchover
-from prl.daemon.upkeep import Upkeep
-from prl.daemon.withdrawal import Withdrawal
+from prl.daemon.session.attempt import Attempts
+from prl.daemon.session.protect import Primaries
+from prl.daemon.session.sessions import Session
+from prl.daemon.session.shadows import Shadows
+from prl.endpoint import Address
 from prl.errors import KernelError, PrlError
 
 if TYPE_CHECKING:
-    from prl.daemon.exporter import Exporter
+    from prl.daemon.monitoring.exporter import Exporter
 
 EVENTS_PER_WAKEUP = 256
 DRAIN_TIMEOUT_S = 0.5
@@ -107,7 +108,7 @@ class Node:
         """Remove what a former life left, be it for live sessions. Raises PrlError."""
         async with AsyncExitStack() as stack:
             _, host, lans = await self._claim(stack)
-            ghosts.end_orphaned_shadows()
+            orphaned_sockets.end_orphaned_shadows()
             await self._scrub(host, lans)
 
     async def _claim(self, stack: AsyncExitStack) -> tuple[dict[str, int], Host, Instances]:
@@ -254,8 +255,8 @@ class Node:
         self._safety = Safety(view, log)
         if (listen := config.metrics.listen) is not None:
             # Only here: it takes five megabytes.
-            from prl.daemon.exporter import Exporter  # noqa: PLC0415
-            from prl.daemon.metrics import Tally, gather  # noqa: PLC0415
+            from prl.daemon.monitoring.exporter import Exporter  # noqa: PLC0415
+            from prl.daemon.monitoring.metrics import Tally, gather  # noqa: PLC0415
 
             tally = Tally(log)
             self._exporter = Exporter(
@@ -286,7 +287,7 @@ class Node:
         programs still guard the interface; otherwise the addresses go first, for they may not be
         there without them.
         """
-        if ended := ghosts.end_orphaned_shadows():
+        if ended := orphaned_sockets.end_orphaned_shadows():
             self._log.warning("ghosts_ended", f"{ended} shadows of a former life are ended")
         if programs.is_inherited(
             self._config.instance, [interface.ifindex for interface in lans.interfaces]

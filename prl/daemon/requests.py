@@ -7,26 +7,27 @@ from typing import Any
 
 import msgspec
 
-from prl import application
-from prl.core.datapath import INSTANCE_MARK, UDP_PREFIX, Address
-from prl.core.facts import Owner, Reason
-from prl.daemon import facts, processes, rights
-from prl.daemon.control import Client, flag_of, number_of, text_of
-from prl.daemon.events import EventLog
-from prl.daemon.facts import NodeView
-from prl.daemon.followers import Followers
-from prl.daemon.holders import Holder
-from prl.daemon.listening import Watches
-from prl.daemon.ownership import Ownership
-from prl.daemon.processes import Process, Processes
-from prl.daemon.protect import Primaries
-from prl.daemon.rights import Right
-from prl.daemon.sessions import Session
-from prl.daemon.shadows import Shadow, Shadows
-from prl.daemon.streams import Streams
-from prl.daemon.switchover import Switchover
+from prl.bindings.facts import Owner, Reason
+from prl.control import application
+from prl.daemon.control import rights
+from prl.daemon.control.control import Client, flag_of, number_of, text_of
+from prl.daemon.control.followers import Followers
+from prl.daemon.control.rights import Right
+from prl.daemon.events.log import EventLog
+from prl.daemon.monitoring import facts
+from prl.daemon.monitoring.facts import NodeView
+from prl.daemon.ownership.ownership import Ownership
+from prl.daemon.ownership.switchover import Switchover
+from prl.daemon.programs import processes
+from prl.daemon.programs.listening import Watches
+from prl.daemon.programs.processes import Process, Processes
+from prl.daemon.session.protect import Primaries
+from prl.daemon.session.sessions import Session
+from prl.daemon.session.shadows import Shadow, Shadows
+from prl.daemon.session.streams import Streams
+from prl.endpoint import INSTANCE_MARK, UDP_PREFIX, Address, parse_endpoint, show_endpoint
 from prl.errors import NotSafeError, PrlError, UsageError
-from prl.messages import parse_endpoint, show_endpoint
+from prl.kernel.descriptors import Holder
 
 FLOWS_PER_ANSWER = 64
 EVENTS_PER_ANSWER = 64

@@ -19,15 +19,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from prl import tcp
-from prl.client import Node, NotProtectedError, Session, Shadow
+from prl.client import Node, NotProtectedError, Session, Shadow, tcp
+from prl.control.protocol import OVER
+from prl.demo.fate import Fate
 from prl.demo.payload import Payload
 from prl.demo.progress import Progress
 from prl.demo.roles import Echo, Role, Sink, Source
-from prl.dialogue import OVER
 from prl.endpoint import Endpoint
 from prl.errors import PrlError
-from prl.fate import Fate
 from prl.lab import stretch
 
 KINDS = ("sink", "source", "echo")

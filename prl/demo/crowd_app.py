@@ -16,12 +16,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from prl import tcp
-from prl.aio import AsyncNode, AsyncSession, AsyncShadow, NotProtectedError, ShadowVoid
+from prl.client import tcp
+from prl.client.aio import AsyncNode, AsyncSession, AsyncShadow, NotProtectedError, ShadowVoid
+from prl.control.protocol import OVER
 from prl.demo.crowd_peer import name_of, tell
 from prl.demo.progress import Progress
 from prl.demo.roles import Echo
-from prl.dialogue import OVER
 from prl.endpoint import Endpoint
 from prl.errors import PrlError
 from prl.lab import stretch

@@ -3,7 +3,7 @@
 import hashlib
 from typing import Protocol
 
-from prl.cutoff import CutOff
+from prl.client.replay_buffer import CutOff
 from prl.demo.pauses import Pauses
 from prl.demo.payload import Payload
 

@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from prl.control.messages import MESSAGE_MAX_BYTES, decode, encode
 from prl.demo.facts import Measured
 from prl.demo.player import Cast, DemoError
+from prl.endpoint import show_endpoint
 from prl.lab import Lab
-from prl.messages import MESSAGE_MAX_BYTES, decode, encode, show_endpoint
 
 PORT = 7000
 CONTROL_TIMEOUT_S = 5.0

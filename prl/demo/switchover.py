@@ -19,10 +19,10 @@ from prl.demo.player import Cast, Deadline, DemoError
 from prl.demo.stage import PORT, Stage
 from prl.demo.transfer import SETUP_TIMEOUT_S, await_listening, scenario
 from prl.demo.traveller import ENDLESS_BYTES, Pace, rate_bytes_per_s
+from prl.endpoint import show_endpoint
 from prl.errors import NotSafeError
 from prl.lab import stretch
 from prl.lab.netns import Namespace
-from prl.messages import show_endpoint
 
 DIRECTIONS = ("upload", "download")
 SETTLE_S = 0.3

@@ -15,12 +15,11 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from prl import tcp
-from prl.client import Node, NotProtectedError, Session, Shadow
+from prl.client import Node, NotProtectedError, Session, Shadow, tcp
+from prl.control.protocol import OVER
 from prl.demo.apps import tell
 from prl.demo.pauses import Gaps
 from prl.demo.payload import BLOCK_BYTES, Payload
-from prl.dialogue import OVER
 from prl.endpoint import Endpoint
 from prl.errors import PrlError
 from prl.lab import stretch

@@ -4,12 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from prl import config as configuration
-from prl import link_key
-from prl.config import Config
-from prl.core.datapath import Address
+from prl.config import Config, link_key
 from prl.doctor import host
 from prl.doctor.finding import Finding, Verdict, judge
 from prl.doctor.host import Interface
+from prl.endpoint import Address
 from prl.errors import ConfigError
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from prl.config import Config
-from prl.daemon import conntrack
+from prl.daemon.host import conntrack
 from prl.doctor import host, nftables, openings, xtables
 from prl.doctor.filters import IPV4, IPV6, Outcome, Packet, Ruleset
 from prl.doctor.finding import Finding, Verdict, judge

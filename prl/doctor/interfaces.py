@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from prl.config import Config
-from prl.core.features import no_generic, xdp_mode
 from prl.doctor import host
 from prl.doctor.finding import Finding, Verdict, judge
 from prl.doctor.host import Interface
+from prl.kernel.features import no_generic, xdp_mode
 
 NATIVE_MTU_MAX: Final = 3498
 """Native XDP without multi-buffer wants packets that fit into one frame."""
@@ -39,7 +39,7 @@ def examine(config: Config | None) -> Iterator[Finding]:
 
 
 def _mode(config: Config | None, names: list[str]) -> Finding:
-    """Where XDP runs, as prld chooses it when it starts (prl/daemon/xdp.py)."""
+    """Where XDP runs, as prld chooses it when it starts (prl/daemon/host/xdp.py)."""
     title = 'XDP mode "auto"'
     if config is None:
         found = ", ".join(f"{name}: {xdp_mode([name])[0]}" for name in names)

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from prl.core.features import BTF, MULTI_BUFFER, in_btf
 from prl.doctor.finding import Finding, Verdict, judge, presence
+from prl.kernel.features import BTF, MULTI_BUFFER, in_btf
 
 KERNEL_MIN: Final = (6, 1)
 BPFFS: Final = Path("/sys/fs/bpf")

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Final
 
 from prl.config import Config
-from prl.core.datapath import Address
-from prl.daemon import ports
+from prl.daemon.host import ports
 from prl.doctor import host
 from prl.doctor.finding import Finding, Verdict, judge
 from prl.doctor.host import Interface
+from prl.endpoint import Address
 
 RUN: Final = Path("/run")
 ETC: Final = Path("/etc")

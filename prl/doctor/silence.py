@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from typing import Final
 
 from prl.config import Config
-from prl.core.features import in_btf
 from prl.doctor import host
 from prl.doctor.finding import Finding, Verdict, judge
+from prl.kernel.features import in_btf
 
 _TCX: Final = b"\0bpf_mprog_bundle\0"
 """Its structure, include/linux/bpf_mprog.h."""

@@ -4,8 +4,8 @@ import shlex
 from collections.abc import Callable
 from ipaddress import ip_network
 
-from prl.core.datapath import Address
 from prl.doctor.filters import IPV4, IPV6, Base, Outcome, Packet, Rule, Ruleset, Test
+from prl.endpoint import Address
 
 _TABLES = frozenset({"raw", "mangle", "filter"})
 _CHAINS = {"PREROUTING": "input", "INPUT": "input", "OUTPUT": "output", "POSTROUTING": "output"}

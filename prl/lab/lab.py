@@ -424,7 +424,7 @@ class Lab:
         instance = self.topology.instance(node)
         if (PIN_DIRECTORY / instance).exists():
             # Without pins the lab does not need the compiled core.
-            from prl.core.kernel import scrub  # noqa: PLC0415
+            from prl.bindings.programs import scrub  # noqa: PLC0415
 
             scrub(instance)
 

@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from prl.daemon.capabilities import NEEDED
+from prl.daemon.host.capabilities import NEEDED
 from prl.lab import processes
 from prl.lab.errors import LabError
 from prl.lab.netns import Namespace

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from prl import link_key
+from prl.config import link_key
 from prl.lab import stretch
 from prl.lab.errors import LabError
 from prl.lab.topology import SECOND, Member, Node, Topology

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Self
 
-from prl import procfs
 from prl.errors import PrlError
+from prl.kernel import procfs
 from prl.serve.relay import Interest, wait
 
 STOP_GRACE_S = 5.0

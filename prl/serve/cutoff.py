@@ -8,7 +8,7 @@ ahead of the owner's or behind.
 import zlib
 from collections import deque
 
-from prl.cutoff import CutOff
+from prl.client.replay_buffer import CutOff
 from prl.errors import PrlError
 
 EXPECTED_MAX = 64

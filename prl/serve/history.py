@@ -1,6 +1,6 @@
 """The input of a session from its first byte, for a fresh program on a healed node (SPEC R23)."""
 
-from prl.input_history import HISTORY_MAX_BYTES
+from prl.control.input_history import HISTORY_MAX_BYTES
 
 HISTORY_BYTES = HISTORY_MAX_BYTES
 """Default of --history: 1 MiB, less a few bytes."""

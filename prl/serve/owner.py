@@ -5,11 +5,11 @@ import socket
 from contextlib import ExitStack, suppress
 from ipaddress import ip_address
 
-from prl import input_history, tcp
-from prl.client import Node, NotProtectedError, Session
-from prl.dialogue import OVER
+from prl.client import Node, NotProtectedError, Session, tcp
+from prl.control import input_history
+from prl.control.protocol import OVER
+from prl.endpoint import show_endpoint
 from prl.errors import PrlError
-from prl.messages import show_endpoint
 from prl.serve.command import Command, describe_status
 from prl.serve.conversation import Watchers, converse
 from prl.serve.history import History

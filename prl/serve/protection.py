@@ -3,8 +3,8 @@
 import logging
 from contextlib import suppress
 
-from prl import input_history
 from prl.client import Session
+from prl.control import input_history
 from prl.errors import PrlError
 from prl.serve.history import History
 

@@ -9,11 +9,11 @@ import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 
-from prl.appearance import Appearance
 from prl.client import Node, Shadow
+from prl.control.messages import default_socket
 from prl.endpoint import Endpoint
 from prl.errors import NoDaemonError, PrlError
-from prl.messages import default_socket
+from prl.kernel.inotify import Appearance
 from prl.serve.options import Options
 from prl.serve.owner import serve_connection
 from prl.serve.relay import wait

@@ -4,8 +4,8 @@ import logging
 from collections.abc import Callable
 from contextlib import suppress
 
-from prl import input_history, tcp
-from prl.client import Shadow
+from prl.client import Shadow, tcp
+from prl.control import input_history
 from prl.errors import PrlError
 from prl.serve.command import Command, describe_status
 from prl.serve.conversation import converse

@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 from ipaddress import IPv6Address, ip_address
 from typing import Any, Final
 
-from prl.core.native import ffi, lib, text_of
+from prl.bindings.native import ffi, lib, text_of
+from prl.kernel.tcp_info import TcpInfo, TcpState
 from prl.shadow.md5 import KeyUnknownError, key_of
 from prl.shadow.snapshot import (
     CLONEABLE_STATES,
@@ -49,7 +50,6 @@ from prl.shadow.sockopt import (
     set_int,
     tcp_info,
 )
-from prl.tcp import TcpInfo, TcpState
 
 IPPROTO_MPTCP = 262
 _ENDING = frozenset({TcpState.CLOSING, TcpState.LAST_ACK, TcpState.TIME_WAIT})

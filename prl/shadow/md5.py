@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from ipaddress import IPv6Address, ip_address, ip_network
 
-from prl.core import sock_diag
+from prl.kernel import sock_diag
 from prl.shadow.sockopt import CallError, So, Sol, get_bytes, get_int_or, set_bytes_at
 
 KEY_MAX_BYTES = 80

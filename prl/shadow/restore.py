@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterator
 from ipaddress import IPv6Address
 from typing import Any
 
-from prl.core.datapath import Ready
-from prl.core.native import ffi, lib, text_of
+from prl.bindings.datapath import Ready
+from prl.bindings.native import ffi, lib, text_of
 from prl.shadow.capture import enter_repair, ip_options
 from prl.shadow.md5 import set_key
 from prl.shadow.snapshot import (

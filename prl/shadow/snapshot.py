@@ -17,8 +17,8 @@ import msgspec
 from msgspec import Meta
 
 from prl.errors import PrlError
+from prl.kernel.tcp_info import TcpState
 from prl.shadow.md5 import KEY_MAX_BYTES
-from prl.tcp import TcpState
 
 SNAPSHOT_VERSION = 1
 SNAPSHOT_VERSION_SIGNED = 2

@@ -12,7 +12,7 @@ import socket
 import struct
 from enum import IntEnum, IntFlag
 
-from prl.tcp import INFO_MAX_BYTES, TcpInfo
+from prl.kernel.tcp_info import INFO_MAX_BYTES, TcpInfo
 
 INTEGER_MAX = 2**31 - 1
 

@@ -15,8 +15,8 @@ import pytest
 
 from prl.bench.rig import Recipe, Rig, Way
 from prl.bench.syscalls import SystemCalls
+from prl.bindings.native import lib
 from prl.client import Node
-from prl.core.native import lib
 
 pytestmark = [
     pytest.mark.kernel,

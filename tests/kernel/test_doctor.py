@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from prl import link_key
 from prl.bench import xdp_pass
-from prl.core.features import MULTI_BUFFER, in_btf
+from prl.config import link_key
+from prl.kernel.features import MULTI_BUFFER, in_btf
 from prl.lab import stretch
 from prl.lab.netns import Namespace
 

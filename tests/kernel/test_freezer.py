@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from prl.daemon.freezer import SHARED_MAX, FreezeError, Freezer
+from prl.kernel.freezer import SHARED_MAX, FreezeError, Freezer
 
 pytestmark = pytest.mark.needs("root")
 
@@ -28,7 +28,7 @@ FORGOTTEN, FAILS = 2, 5
 CONNECT = {"x86_64": 42, "aarch64": 203}[platform.machine()]
 TRACER = """
 import os, sys
-from prl.daemon.freezer import Freezer
+from prl.kernel.freezer import Freezer
 def work(pause):
     with pause():
         os.write(1, b"stopped")
@@ -178,7 +178,7 @@ def test_all_are_told_when_it_cannot_be_stopped() -> None:
         )
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("prl.daemon.freezer.THREADS_MAX", 0)
+        patch.setattr("prl.kernel.freezer.THREADS_MAX", 0)
         results = asyncio.run(story())
     assert [type(result) for result in results] == [FreezeError, FreezeError]
 

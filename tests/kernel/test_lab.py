@@ -407,7 +407,7 @@ def test_down_scrubs_what_a_dead_prld_pinned_and_goes_on_when_that_fails(
         scrubbed.append(instance)
         raise KernelError("pins stick")
 
-    core = ModuleType("prl.core.kernel")
+    core = ModuleType("prl.bindings.programs")
     monkeypatch.setattr(core, "scrub", scrub, raising=False)
     monkeypatch.setitem(sys.modules, core.__name__, core)
     monkeypatch.setattr("prl.lab.lab.PIN_DIRECTORY", tmp_path)

@@ -21,7 +21,8 @@ from typing import Any
 
 import pytest
 
-from prl.core.native import ffi, lib, text_of
+from prl.bindings.native import ffi, lib, text_of
+from prl.kernel.tcp_info import TcpState
 from prl.lab import stretch
 from prl.shadow import (
     Endpoint,
@@ -52,7 +53,6 @@ from prl.shadow.sockopt import (
     set_int,
     tcp_info,
 )
-from prl.tcp import TcpState
 
 pytestmark = pytest.mark.needs("root", "netns")
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import prl
-from prl.core.native import ffi, lib
+from prl.bindings.native import ffi, lib
 from prl.demo.payload import Payload
 from prl.lab import How, Lab
 from prl.lab.netns import Namespace

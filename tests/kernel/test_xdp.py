@@ -9,12 +9,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from prl.core.features import Mode
-from prl.core.kernel import Kernel
-from prl.daemon import xdp
-from prl.daemon.events import EventLog
-from prl.daemon.xdp import Choice
+from prl.bindings.programs import Kernel
+from prl.daemon.events.log import EventLog
+from prl.daemon.host import xdp
+from prl.daemon.host.xdp import Choice
 from prl.errors import KernelError
+from prl.kernel.features import Mode
 from prl.lab.netns import Namespace
 
 pytestmark = [pytest.mark.kernel, pytest.mark.needs("root", "netns", "bpf")]

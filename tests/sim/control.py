@@ -6,7 +6,7 @@ It runs in its own time behind the datapath's events, and can be late.
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from prl.daemon.hello import ServiceState, settle
+from prl.daemon.link.hello import ServiceState, settle
 from tests.sim.core import MASK, MS
 from tests.sim.tcp import Session, ViolationError
 

@@ -17,8 +17,8 @@ from contextlib import suppress
 from typing import Any
 
 from prl.client import Node, NotProtectedError, Session, Shadow, ShadowVoid
+from prl.control.protocol import OVER
 from prl.demo.payload import Payload
-from prl.dialogue import OVER
 from prl.endpoint import Endpoint
 from prl.errors import PrlError
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from prl.client import Node, NotProtectedError, Session, Shadow
-from prl.dialogue import OVER
+from prl.control.protocol import OVER
 from prl.endpoint import Endpoint
 from prl.errors import PrlError
 

@@ -18,13 +18,13 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from prl.client import Node, Session, Shadow
+from prl.kernel.tcp_info import TcpState
 from prl.lab import Lab
 from prl.lab.netns import Namespace
 from prl.shadow import TcpSnapshot, adopt, discard, restore, take
 from prl.shadow.md5 import key_of, set_key
 from prl.shadow.snapshot import RepairWindow
 from prl.shadow.sockopt import tcp_info
-from prl.tcp import TcpState
 from tests.system.support import (
     PATIENCE_S,
     eventually,

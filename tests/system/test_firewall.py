@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from prl.core import netlink
 from prl.demo.payload import Payload
+from prl.kernel import netlink
 from prl.lab import Lab
 from prl.lab.netns import Namespace
 from tests.system import support

@@ -14,9 +14,9 @@ from typing import Any, Self
 import pytest
 
 from prl import config
-from prl.core.facts import Message, Owner
-from prl.daemon import hello
-from prl.daemon.hello import ServiceState
+from prl.bindings.facts import Message, Owner
+from prl.daemon.link import hello
+from prl.daemon.link.hello import ServiceState
 from prl.lab import Lab
 from prl.lab.netns import Namespace
 from prl.lab.topology import LINK_PORT

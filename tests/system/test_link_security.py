@@ -11,8 +11,8 @@ from typing import Any, Self
 
 import pytest
 
-from prl import link_key
-from prl.core.tls import key_name
+from prl.bindings.tls import key_name
+from prl.config import link_key
 from prl.lab import Lab
 from prl.lab.netns import Namespace
 from prl.lab.topology import LINK_PORT

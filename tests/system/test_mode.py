@@ -8,9 +8,9 @@ import re
 
 import pytest
 
-from prl.core.features import xdp_mode
 from prl.daemon.node import place
 from prl.errors import KernelError
+from prl.kernel.features import xdp_mode
 from prl.lab.netns import Namespace
 from tests.system import support
 from tests.system.support import Applications

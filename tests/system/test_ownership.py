@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from prl._core import ffi, lib
 
-from prl.core.datapath import mapped
-from prl.daemon.probe import probe_frame
+from prl.daemon.ownership.probe import probe_frame
+from prl.endpoint import mapped
 from prl.lab import Lab, processes
 from prl.lab.cables import LinkCable
 from prl.lab.lab import PIN_DIRECTORY

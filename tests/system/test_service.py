@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from prl import link_key
+from prl.config import link_key
 from prl.lab import Lab
 from prl.lab.netns import Namespace
 from tests.system.support import eventually, pair, prlctl, status

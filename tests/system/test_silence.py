@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from prl.bench import tcx
-from prl.daemon.retries import RETRY_MAX_S
+from prl.daemon.session.retries import RETRY_MAX_S
 from prl.lab import Lab
 from prl.lab.netns import Namespace
 from prl.lab.topology import Node

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from prl import link_key
 from prl.client import NotProtectedError
+from prl.config import link_key
 from prl.lab import Lab
 from prl.lab.netns import Namespace
 from prl.support.bundle import MANIFEST

@@ -17,8 +17,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from prl.client import NotProtectedError, ShadowVoid
-from prl.daemon.holders import has_classic_filter
 from prl.errors import ReplicationError, UsageError
+from prl.kernel.descriptors import has_classic_filter
+from prl.kernel.tcp_info import TcpState
 from prl.shadow.md5 import set_key
 from prl.shadow.sockopt import (
     Ip,
@@ -35,7 +36,6 @@ from prl.shadow.sockopt import (
     set_int,
     tcp_info,
 )
-from prl.tcp import TcpState
 from tests.system import support
 from tests.system.support import eventually
 from tests.system.tcp_pair import (

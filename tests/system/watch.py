@@ -10,7 +10,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Self
 
-from prl.daemon.probe import probe_frame
+from prl.daemon.ownership.probe import probe_frame
 from prl.lab import Lab
 from prl.lab.cables import LanCable
 from tests.system import support

@@ -8,9 +8,18 @@ from typing import Any
 import pytest
 from prl._core import ffi, lib
 
-from prl.core.datapath import Event
-from prl.core.facts import EventKind, LinkState, Message, Owner, Primary, Secondary, Silence, Status
-from prl.core.native import text_of, to_dict
+from prl.bindings.datapath import Event
+from prl.bindings.facts import (
+    EventKind,
+    LinkState,
+    Message,
+    Owner,
+    Primary,
+    Secondary,
+    Silence,
+    Status,
+)
+from prl.bindings.native import text_of, to_dict
 
 ROOT = Path(__file__).resolve().parents[2]
 OBJECTS = sorted((ROOT / "prl/bpf").glob("*.bpf.o"))

@@ -1,4 +1,4 @@
-"""prl.aio against a prld whose answers the test decides, in one event loop (R18)."""
+"""prl.client.aio against a prld whose answers the test decides, in one event loop (R18)."""
 
 import asyncio
 import socket
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from prl.aio import (
+from prl.client.aio import (
     AsyncNode,
     AsyncShadow,
     NoDaemonError,
@@ -19,10 +19,10 @@ from prl.aio import (
     ShadowVoid,
     UsageError,
 )
-from prl.daemon.control import Client, ControlServer
-from prl.daemon.events import EventLog
-from prl.dialogue import Demoted
-from prl.messages import REQUESTS_MAX
+from prl.control.messages import REQUESTS_MAX
+from prl.control.protocol import Demoted
+from prl.daemon.control.control import Client, ControlServer
+from prl.daemon.events.log import EventLog
 
 TIMEOUT_S = 20.0
 

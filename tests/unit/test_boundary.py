@@ -10,16 +10,16 @@ from typing import Any, cast
 import pytest
 
 from prl import config
-from prl.core import wire
-from prl.core.datapath import Event
-from prl.core.facts import Owner, Reason, Tlv
-from prl.daemon import boundary, cloning, shadows
-from prl.daemon.events import EventLog
-from prl.daemon.host import NextHop
-from prl.daemon.instances import Instances
-from prl.daemon.protect import OFFERED_MAX, Primaries
-from prl.daemon.shadows import Shadows
-from prl.daemon.transfer import Setup, TransferError, decode, encode
+from prl.bindings import wire
+from prl.bindings.datapath import Event
+from prl.bindings.facts import Owner, Reason, Tlv
+from prl.daemon.events.log import EventLog
+from prl.daemon.host.instances import Instances
+from prl.daemon.host.network import NextHop
+from prl.daemon.session import boundary, cloning, shadows
+from prl.daemon.session.protect import OFFERED_MAX, Primaries
+from prl.daemon.session.shadows import Shadows
+from prl.daemon.session.transfer import Setup, TransferError, decode, encode
 from prl.errors import KernelError
 from prl.shadow import Endpoint, TcpSnapshot
 from prl.shadow import encode as encode_snapshot

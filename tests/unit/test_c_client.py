@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from prl.dialogue import Dialogue
-from prl.messages import MESSAGE_MAX_BYTES, MessageError
+from prl.control.messages import MESSAGE_MAX_BYTES, MessageError
+from prl.control.protocol import Dialogue
 from tests.probes import require
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
+from prl.bindings.facts import Primary, Reason, Secondary
 from prl.cli import main as program
 from prl.cli.flow import STATES
 from prl.cli.output import COLUMNS, table
-from prl.core.facts import Primary, Reason, Secondary
+from prl.control.messages import MESSAGE_MAX_BYTES
 from prl.daemon import main as daemon
-from prl.daemon.remedies import CAUSES, cause_of
-from prl.messages import MESSAGE_MAX_BYTES
+from prl.daemon.monitoring.remedies import CAUSES, cause_of
 
 Run = Callable[..., tuple[int, str, str]]
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from prl import config
+from prl.config import keys
 from prl.doctor import Verdict
 from prl.doctor import configuration as doctor_configuration
 from prl.errors import ConfigError
@@ -153,7 +154,7 @@ def test_a_key_that_goes_is_warned_of_and_works(
         path: config.Deprecation("0.2.0", f"write {path}2 instead")
         for path in ("policy", "timing.retry_ms", "service.instance", "lan.heartbeat_port")
     }
-    monkeypatch.setattr(config, "DEPRECATED", going)
+    monkeypatch.setattr(keys, "DEPRECATED", going)
     path = tmp_path / "prld.toml"
     path.write_text(f'policy = "stop"\n{GOOD}instance = ""\n[timing]\nretry_ms = 30\n')
     found = config.load(path)
@@ -173,7 +174,7 @@ def test_a_key_that_goes_is_warned_of_and_works(
 
 def test_a_key_that_has_gone_is_refused_with_what_to_write(monkeypatch: pytest.MonkeyPatch) -> None:
     gone = {"timing.patience_ms": config.Deprecation("0.2.0", "give timing.hold_ms")}
-    monkeypatch.setattr(config, "DEPRECATED", gone)
+    monkeypatch.setattr(keys, "DEPRECATED", gone)
     said = error_of(GOOD + "[timing]\npatience_ms = 3\n")
     assert (
         said == "timing.patience_ms: no such key any more, as told since 0.2.0; give timing.hold_ms"

@@ -7,10 +7,10 @@ from ipaddress import ip_address
 
 import pytest
 
-from prl.core.datapath import Tuple
-from prl.daemon import conntrack
-from prl.daemon.conntrack import ENTERED_AT_ONCE, Conntrack
-from prl.daemon.events import EventLog
+from prl.bindings.datapath import Tuple
+from prl.daemon.events.log import EventLog
+from prl.daemon.host import conntrack
+from prl.daemon.host.conntrack import ENTERED_AT_ONCE, Conntrack
 
 
 def session(number: int) -> Tuple:

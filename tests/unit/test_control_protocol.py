@@ -1,4 +1,4 @@
-"""The control socket: prl.daemon.control as hostile and as good clients see it (R18, R23, R28)."""
+"""The control socket as hostile and as good clients see it (R18, R23, R28)."""
 
 import asyncio
 import contextlib
@@ -19,17 +19,26 @@ from typing import Any
 
 import pytest
 
-from prl import application
 from prl.client import Node, NotProtectedError, ShadowNotOwned, ShadowVoid
-from prl.daemon import control, requests, rights
-from prl.daemon.control import Client, ControlServer, _refuse, flag_of, number_of, text_of
-from prl.daemon.events import EventLog
-from prl.daemon.holders import uids_of
+from prl.control import application
+from prl.control.messages import MESSAGE_MAX_BYTES, REQUESTS_MAX
+from prl.daemon import requests
+from prl.daemon.control import control, rights
+from prl.daemon.control.control import (
+    Client,
+    ControlServer,
+    _refuse,
+    flag_of,
+    number_of,
+    text_of,
+)
+from prl.daemon.control.rights import RIGHTS, Right
+from prl.daemon.events.log import EventLog
 from prl.daemon.requests import Requests
-from prl.daemon.rights import RIGHTS, Right
-from prl.daemon.transfer import Collector, Setup, TransferError, decode, encode, pieces
+from prl.daemon.session.transfer import Collector, Setup, TransferError, decode, encode, pieces
+from prl.endpoint import parse_endpoint, show_endpoint
 from prl.errors import ConfigError, KernelError, NoDaemonError, PrlError, UsageError
-from prl.messages import MESSAGE_MAX_BYTES, REQUESTS_MAX, parse_endpoint, show_endpoint
+from prl.kernel.descriptors import uids_of
 
 TIMEOUT_S = 20.0
 NOBODY = 65534

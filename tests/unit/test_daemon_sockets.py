@@ -11,15 +11,16 @@ import msgspec
 import pytest
 
 from prl import config
+from prl.bindings.datapath import Datapath, DatapathError, Event
+from prl.bindings.facts import EventKind, Owner
 from prl.config import Config
-from prl.core.datapath import Datapath, DatapathError, Event
-from prl.core.facts import EventKind, Owner
-from prl.daemon import heartbeats, link
-from prl.daemon import hello as greeting
-from prl.daemon.events import EventLog
-from prl.daemon.heartbeats import Heartbeats
-from prl.daemon.hello import ServiceState
-from prl.daemon.link import Link
+from prl.daemon.events.log import EventLog
+from prl.daemon.link import hello as greeting
+from prl.daemon.link import link
+from prl.daemon.link.hello import ServiceState
+from prl.daemon.link.link import Link
+from prl.daemon.ownership import heartbeats
+from prl.daemon.ownership.heartbeats import Heartbeats
 from prl.errors import KernelError
 
 FILE = """

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from prl.cutoff import CutOff, CutOffError
+from prl.client.replay_buffer import CutOff, CutOffError
 from prl.demo import progress
 from prl.demo.facts import Measured, Scenario, Stream, differences, facts, verdict
 from prl.demo.pauses import Pauses, longest_ms

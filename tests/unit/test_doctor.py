@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from prl.daemon import ports
-from prl.daemon.holders import Holder
+from prl.daemon.host import ports
 from prl.doctor import Finding, network, nftables, openings, xtables
 from prl.doctor.filters import IPV4, Outcome, Packet
 from prl.doctor.host import Interface
+from prl.kernel.descriptors import Holder
 
 LINK = Packet(
     *("input", "link0", "tcp", ip_address("198.51.100.10"), ip_address("198.51.100.11")),
@@ -242,7 +242,7 @@ def test_a_default_route_elsewhere_may_be_the_management_s(
 def test_a_port_of_another_address_is_not_in_the_way(
     bound: str, in_the_way: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ports.holders, "holders_of", lambda inode: [Holder(inode, 3)])
+    monkeypatch.setattr(ports.descriptors, "holders_of", lambda inode: [Holder(inode, 3)])
     with socket.create_server((bound, 0)) as squatter:
         port = squatter.getsockname()[1]
         pids = ports.pids_of("tcp", port, ip_address("127.0.0.1"))
@@ -257,7 +257,7 @@ def test_processes_are_looked_through_once_a_minute(monkeypatch: pytest.MonkeyPa
         return [Holder(os.getpid(), 3)]
 
     monkeypatch.setattr(ports, "_answers", {})
-    monkeypatch.setattr(ports.holders, "holders_of", holders_of)
+    monkeypatch.setattr(ports.descriptors, "holders_of", holders_of)
     monkeypatch.setattr(ports, "time", SimpleNamespace(monotonic=lambda: now_s))
     with socket.create_server(("127.0.0.1", 0)) as squatter:
         port = squatter.getsockname()[1]

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from prl.daemon import control
-from prl.daemon.bounded import Bounded
-from prl.daemon.catalogue import EVENTS, HAPPENED, STATE
-from prl.daemon.control import Client, ControlServer
-from prl.daemon.events import EVENTS_MAX, TEXT_MAX_CHARS, EventLog
-from prl.daemon.followers import FOLLOWERS_MAX, Followers, Thing
+from prl.daemon.control import control
+from prl.daemon.control.control import Client, ControlServer
+from prl.daemon.control.followers import FOLLOWERS_MAX, Followers, Thing
+from prl.daemon.events.bounded import Bounded
+from prl.daemon.events.catalogue import EVENTS, HAPPENED, STATE
+from prl.daemon.events.log import EVENTS_MAX, TEXT_MAX_CHARS, EventLog
 from prl.errors import PrlError
 
 ROOT = Path(__file__).parents[2]
@@ -27,7 +27,7 @@ LOGS = {"self._log", "events", "log"}
 def posted() -> list[tuple[str, set[str], str]]:
     """Name, facts and place of each event that the daemon's sources post."""
     found = []
-    for path in sorted((ROOT / "prl/daemon").glob("*.py")):
+    for path in sorted((ROOT / "prl/daemon").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
                 continue
@@ -43,7 +43,7 @@ def posted() -> list[tuple[str, set[str], str]]:
 
 def test_every_event_that_is_posted_is_in_the_table_with_its_facts() -> None:
     for name, facts, where in posted():
-        assert name in HAPPENED, f"{where}: add {name} to prl/daemon/catalogue.py"
+        assert name in HAPPENED, f"{where}: add {name} to prl/daemon/events/catalogue.py"
         assert facts <= set(HAPPENED[name].facts), where
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from prl.config import Config, load
-from prl.core import features
-from prl.core.features import Offload, no_generic, xdp_mode
-from prl.daemon.xdp import Choice, choose
+from prl.daemon.host.xdp import Choice, choose
 from prl.doctor.finding import Verdict
 from prl.doctor.interfaces import _mode
 from prl.errors import KernelError
+from prl.kernel import features
+from prl.kernel.features import Offload, no_generic, xdp_mode
 
 ON, OFF, FOREVER = Offload(True, False), Offload(False, False), Offload(True, True)
 

@@ -5,13 +5,13 @@ from typing import cast
 
 import pytest
 
-from prl.core.kernel import Guard as Found
-from prl.core.kernel import Kernel
-from prl.daemon import guard
-from prl.daemon.events import EventLog
-from prl.daemon.guard import PASSED_LOOKS, PASSED_S, Guard
-from prl.daemon.host import Host
-from prl.daemon.instances import Instances
+from prl.bindings.programs import Guard as Found
+from prl.bindings.programs import Kernel
+from prl.daemon.events.log import EventLog
+from prl.daemon.host import guard
+from prl.daemon.host.guard import PASSED_LOOKS, PASSED_S, Guard
+from prl.daemon.host.instances import Instances
+from prl.daemon.host.network import Host
 from prl.errors import KernelError
 
 OWN, OTHER = 1, 2  # lo is there in any case: what has gone is not complained of

@@ -12,13 +12,13 @@ import msgspec
 import pytest
 
 from prl import config
+from prl.bindings.datapath import Datapath, Event
+from prl.bindings.facts import EventKind
+from prl.bindings.tls import Channel, key_name
 from prl.config import Config
-from prl.core.datapath import Datapath, Event
-from prl.core.facts import EventKind
-from prl.core.tls import Channel, key_name
-from prl.daemon import handshake, link, link_socket
-from prl.daemon.events import EventLog
-from prl.daemon.link import Link
+from prl.daemon.events.log import EventLog
+from prl.daemon.link import handshake, link, sockets
+from prl.daemon.link.link import Link
 from tests.unit.test_daemon_sockets import FILE, play
 
 OTHER_NODE, STRANGER = "127.0.0.2", "127.0.0.3"
@@ -301,7 +301,7 @@ def test_a_socket_of_the_link_is_bound_to_its_interface(of_ipv6: bool) -> None:
         .replace('local = "127.0.0.1"', f'local = "{ends[0]}"')
         .replace('remote = "127.0.0.2"', f'remote = "{ends[1]}"')
     ).link
-    with link_socket.make(found) as sock:
+    with sockets.make(found) as sock:
         name = sock.getsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, 16)
         assert name.rstrip(b"\0") == b"lo"
         level, ttl = (
@@ -310,8 +310,8 @@ def test_a_socket_of_the_link_is_bound_to_its_interface(of_ipv6: bool) -> None:
             else (socket.IPPROTO_IP, socket.IP_TTL)
         )
         assert sock.getsockopt(level, ttl) == 255
-        least = link_socket._IPV6_MINHOPCOUNT if of_ipv6 else link_socket._IP_MINTTL
-        link_socket.guard(sock, found)
+        least = sockets._IPV6_MINHOPCOUNT if of_ipv6 else sockets._IP_MINTTL
+        sockets.guard(sock, found)
         assert sock.getsockopt(level, least) == 0, "plain: an earlier prld sends fewer"
 
 

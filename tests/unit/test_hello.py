@@ -1,4 +1,4 @@
-"""prl.daemon.hello: what two nodes must agree about, and who owns a service (L13)."""
+"""prl.daemon.link.hello: what two nodes must agree about, and who owns a service (L13)."""
 
 import itertools
 from typing import Any
@@ -7,11 +7,11 @@ import msgspec
 import pytest
 
 from prl import config
-from prl.core import wire
-from prl.core.datapath import Event
-from prl.core.facts import EventKind, Message, Owner, Tlv
-from prl.daemon import hello
-from prl.daemon.hello import Hello, HelloError, LeaseTiming, ServiceState
+from prl.bindings import wire
+from prl.bindings.datapath import Event
+from prl.bindings.facts import EventKind, Message, Owner, Tlv
+from prl.daemon.link import hello
+from prl.daemon.link.hello import Hello, HelloError, LeaseTiming, ServiceState
 from tests.unit.test_daemon_sockets import FILE
 
 

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from prl.config import parse
-from prl.daemon import hooks
-from prl.daemon.bounded import Bounded
-from prl.daemon.events import EventLog
-from prl.daemon.hooks import Hooks
+from prl.daemon.events.bounded import Bounded
+from prl.daemon.events.log import EventLog
+from prl.daemon.monitoring import hooks
+from prl.daemon.monitoring.hooks import Hooks
 from prl.errors import ConfigError
 from tests.unit.test_config import GOOD
 

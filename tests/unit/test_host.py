@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pyroute2.netlink.exceptions import NetlinkError
 
-from prl.daemon.host import Seen, _Netlink
+from prl.daemon.host.network import Seen, _Netlink
 
 
 class Link(dict[str, int]):

@@ -15,18 +15,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prl import application, config, messages
-from prl.core import wire
-from prl.core.facts import Tlv
-from prl.core.wire import Element, WireError
-from prl.daemon import hello, transfer
-from prl.daemon.hello import HelloError
+from prl import config
+from prl.bindings import wire
+from prl.bindings.facts import Tlv
+from prl.bindings.wire import Element, WireError
+from prl.control import application, messages
+from prl.control.messages import MessageError
+from prl.control.protocol import Dialogue
+from prl.daemon.control.rights import RIGHTS, Right
+from prl.daemon.link import hello
+from prl.daemon.link.hello import HelloError
 from prl.daemon.requests import Requests
-from prl.daemon.rights import RIGHTS, Right
-from prl.daemon.transfer import Collector, Setup, TransferError
-from prl.dialogue import Dialogue
+from prl.daemon.session import transfer
+from prl.daemon.session.transfer import Collector, Setup, TransferError
+from prl.endpoint import parse_endpoint, show_endpoint
 from prl.errors import ConfigError, PrlError, UsageError
-from prl.messages import MessageError
 from prl.shadow import SnapshotError, decode, decode_udp, encode
 from tests.unit.test_c_client import GOOD as EVENTS
 from tests.unit.test_config import GOOD as CONFIGURATION
@@ -289,11 +292,11 @@ def _is_open(fd: int) -> bool:
 @given(st.text(max_size=60))
 def test_any_endpoint(text: str) -> None:
     try:
-        address, port = messages.parse_endpoint(text)
+        address, port = parse_endpoint(text)
     except UsageError as refused:
         told(refused)
         return
-    assert messages.parse_endpoint(messages.show_endpoint(address, port)) == (address, port)
+    assert parse_endpoint(show_endpoint(address, port)) == (address, port)
 
 
 @given(with_values({"application": "aGVsbG8="}), st.integers(0, 2))

@@ -7,13 +7,13 @@ from dataclasses import replace
 from ipaddress import IPv4Address
 from typing import Any
 
-from prl.core.datapath import Tuple
-from prl.daemon import cloning
-from prl.daemon.cloning import shared_address
-from prl.daemon.events import EventLog
-from prl.daemon.sessions import Session
-from prl.daemon.shadows import Shadow
-from prl.daemon.streams import Streams
+from prl.bindings.datapath import Tuple
+from prl.daemon.events.log import EventLog
+from prl.daemon.session import cloning
+from prl.daemon.session.cloning import shared_address
+from prl.daemon.session.sessions import Session
+from prl.daemon.session.shadows import Shadow
+from prl.daemon.session.streams import Streams
 from prl.shadow import decode, encode
 from tests.unit.test_snapshot_codec import SNAPSHOT
 

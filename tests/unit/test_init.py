@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from prl import config, link_key
+from prl import config
 from prl.cli import init as command
 from prl.cli import main as program
+from prl.config import link_key
 from prl.errors import ConfigError, UsageError
 from prl.init import Given, Pair, Plan
 from prl.init.networks import Address, Interface

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from prl import link_key
+from prl.bindings.native import lib
 from prl.cli import main as program
-from prl.core.native import lib
+from prl.config import link_key
 from prl.errors import ConfigError
 
 

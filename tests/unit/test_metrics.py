@@ -17,20 +17,20 @@ from prometheus_client.openmetrics.exposition import generate_latest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
+from prl.bindings.datapath import HOLD_BOUNDS_S, Figures, HoldTimes
+from prl.bindings.facts import LinkState, Owner, Silence, Status
+from prl.bindings.native import ffi, lib
 from prl.config import parse
-from prl.core.datapath import HOLD_BOUNDS_S, Figures, HoldTimes
-from prl.core.facts import LinkState, Owner, Silence, Status
-from prl.core.native import ffi, lib
-from prl.daemon import exporter
-from prl.daemon.bounded import Bounded
-from prl.daemon.catalogue import HAPPENED
-from prl.daemon.events import EventLog
-from prl.daemon.exporter import CLIENTS_MAX, Exporter
-from prl.daemon.facts import CAUSES, Verdict
-from prl.daemon.handshake import KINDS, Refusals
-from prl.daemon.hooks import Hooks
-from prl.daemon.metrics import DROPS, Facts, Tally
-from prl.daemon.safety import Look
+from prl.daemon.events.bounded import Bounded
+from prl.daemon.events.catalogue import HAPPENED
+from prl.daemon.events.log import EventLog
+from prl.daemon.link.handshake import KINDS, Refusals
+from prl.daemon.monitoring import exporter
+from prl.daemon.monitoring.exporter import CLIENTS_MAX, Exporter
+from prl.daemon.monitoring.facts import CAUSES, Verdict
+from prl.daemon.monitoring.hooks import Hooks
+from prl.daemon.monitoring.metrics import DROPS, Facts, Tally
+from prl.daemon.monitoring.safety import Look
 from prl.errors import ConfigError
 from tests.unit.test_config import GOOD
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from prl.core import wire
-from prl.core.native import ffi, lib
+from prl.bindings import wire
+from prl.bindings.native import ffi, lib
 
 FIELDS: int = lib.PRL_MOMENT_FIELDS
 MOMENT: dict[str, int] = {

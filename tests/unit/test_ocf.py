@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
+from prl.bindings.facts import LinkState, Owner, Silence
 from prl.config import parse
-from prl.core.facts import LinkState, Owner, Silence
-from prl.daemon import facts
+from prl.daemon.monitoring import facts
 from tests.unit.test_cli import FakePrld
 from tests.unit.test_config import GOOD
 from tests.unit.test_metrics import status as datapath_status

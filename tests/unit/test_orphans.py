@@ -7,11 +7,11 @@ from typing import Any, cast
 import pytest
 
 from prl import config
-from prl.core.datapath import Event
-from prl.core.facts import EventKind, Owner, Primary
-from prl.daemon.orphans import DECIDE_S, MOVES_MAX, MOVES_S, VERDICT_S, Orphans
-from prl.daemon.protect import Primaries
-from prl.daemon.sessions import Session
+from prl.bindings.datapath import Event
+from prl.bindings.facts import EventKind, Owner, Primary
+from prl.daemon.session.orphans import DECIDE_S, MOVES_MAX, MOVES_S, VERDICT_S, Orphans
+from prl.daemon.session.protect import Primaries
+from prl.daemon.session.sessions import Session
 from prl.errors import NotSafeError, PrlError
 from tests.unit.test_daemon_sockets import FILE
 from tests.unit.test_retries import Clock

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from prl.daemon import outlet
-from prl.daemon.events import EventLog
-from prl.daemon.record import Record
+from prl.daemon.events import outlet
+from prl.daemon.events.log import EventLog
+from prl.daemon.events.record import Record
 
 F_SETPIPE_SZ = 1031
 

@@ -1,10 +1,10 @@
-"""How many sessions are protected at a time (prl.daemon.pace) (R23)."""
+"""How many sessions are protected at a time (prl.daemon.session.limiter) (R23)."""
 
 import asyncio
 
 import pytest
 
-from prl.daemon.pace import Pace
+from prl.daemon.session.limiter import Pace
 
 MOST, SLOW_S = 8, 0.025
 

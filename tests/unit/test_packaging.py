@@ -152,7 +152,7 @@ def test_what_the_build_makes_is_ignored_by_git() -> None:
         "prl/_core.abi3.so",
         "prl/bpf/classify.bpf.o",
         "prl/c/libprl_client.a",
-        "prl/core/facts.py",
+        "prl/bindings/facts.py",
         ".venv/bin/python",
         "build/lib/x",
     ]

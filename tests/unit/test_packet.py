@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prl._core import ffi, lib
 
-from prl.core.packet import internet_checksum
+from prl.bindings.packet import internet_checksum
 from tests.internet import checksum as checksum_of
 
 PEER4, HOST4 = IPv4Address("192.0.2.1"), IPv4Address("192.0.2.100")

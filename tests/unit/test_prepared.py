@@ -11,11 +11,11 @@ from typing import Any, cast
 
 import pytest
 
-from prl.core.datapath import Datapath, DatapathError, Event, FlowSpec, Ready, Tuple
-from prl.daemon.clients import Application
-from prl.daemon.cloning import Snapshot
-from prl.daemon.prepared import Coming, PreparedSockets
-from prl.daemon.transfer import Setup
+from prl.bindings.datapath import Datapath, DatapathError, Event, FlowSpec, Ready, Tuple
+from prl.daemon.control.clients import Application
+from prl.daemon.session.cloning import Snapshot
+from prl.daemon.session.prepared import Coming, PreparedSockets
+from prl.daemon.session.transfer import Setup
 
 HANDLE, GENERATION = 7, 3
 ENDS = Tuple(IPv4Address("192.0.2.100"), 80, IPv4Address("192.0.2.1"), 1025)

@@ -4,8 +4,8 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from prl.core.datapath import Address
-from prl.daemon.probe import ANSWERS, PROBES, Answers
+from prl.daemon.ownership.probe import ANSWERS, PROBES, Answers
+from prl.endpoint import Address
 
 MINE, YOURS = IPv4Address("192.0.2.100"), IPv4Address("192.0.2.101")
 

@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from prl.core.facts import Owner
-from prl.daemon.events import EventLog
-from prl.daemon.exporter import Exporter
-from prl.daemon.metrics import Facts
+from prl.bindings.facts import Owner
+from prl.daemon.events.log import EventLog
+from prl.daemon.monitoring.exporter import Exporter
+from prl.daemon.monitoring.metrics import Facts
 from tests.unit.test_metrics import facts, free_port
 
 pytestmark = pytest.mark.needs("prometheus")

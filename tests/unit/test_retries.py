@@ -7,14 +7,14 @@ from typing import Any, cast
 import pytest
 
 from prl import config
-from prl.core.datapath import Tuple
-from prl.core.facts import Owner, Reason
-from prl.daemon import retries
-from prl.daemon.cloning import shared_address
-from prl.daemon.deadline import SETUP_MAX_S, Deadline
-from prl.daemon.protect import Primaries
-from prl.daemon.retries import RETRIES_PER_S, RETRY_MAX_S, Retries
-from prl.daemon.sessions import Session
+from prl.bindings.datapath import Tuple
+from prl.bindings.facts import Owner, Reason
+from prl.daemon.session import retries
+from prl.daemon.session.cloning import shared_address
+from prl.daemon.session.deadline import SETUP_MAX_S, Deadline
+from prl.daemon.session.protect import Primaries
+from prl.daemon.session.retries import RETRIES_PER_S, RETRY_MAX_S, Retries
+from prl.daemon.session.sessions import Session
 from tests.unit.test_daemon_sockets import FILE
 
 LEAST_S = 0.1

@@ -10,9 +10,9 @@ from contextlib import ExitStack
 
 import pytest
 
-from prl.daemon import holders
-from prl.daemon.holders import Holder
-from prl.daemon.scan import Scan
+from prl.kernel import descriptors
+from prl.kernel.descriptors import Holder
+from prl.kernel.scan import Scan
 
 PEERS = 300
 
@@ -21,7 +21,7 @@ PEERS = 300
 def looks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many sockets each look was for."""
     made: list[int] = []
-    look: Callable[..., dict[int, list[Holder]]] = holders.holders_of_each
+    look: Callable[..., dict[int, list[Holder]]] = descriptors.holders_of_each
 
     def counted(
         inodes: Collection[int], among: Iterable[int] | None = None
@@ -29,7 +29,7 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         made.append(len(inodes))
         return look(inodes, among)
 
-    monkeypatch.setattr(holders, "holders_of_each", counted)
+    monkeypatch.setattr(descriptors, "holders_of_each", counted)
     return made
 
 
@@ -72,14 +72,14 @@ def test_who_asks_during_a_look_is_answered_by_the_next(
             later.extend(asyncio.ensure_future(scan.holders_of(n, [])) for n in (2, 3))
             asked.set()
 
-        inner: Callable[..., dict[int, list[Holder]]] = holders.holders_of_each
+        inner: Callable[..., dict[int, list[Holder]]] = descriptors.holders_of_each
 
         def look(inodes: Collection[int], among: Iterable[int]) -> dict[int, list[Holder]]:
             if not later:
                 loop.call_soon_threadsafe(during)
             return inner(inodes, among)
 
-        monkeypatch.setattr(holders, "holders_of_each", look)
+        monkeypatch.setattr(descriptors, "holders_of_each", look)
         assert await scan.holders_of(1, []) == []
         await asked.wait()
         later[0].cancel()  # whoever waits no more is no question any more
@@ -99,5 +99,5 @@ def test_a_look_that_fails_fails_who_asked(monkeypatch: pytest.MonkeyPatch) -> N
             with pytest.raises(OSError, match="no /proc"):
                 await scan.holders_of(1)
 
-    monkeypatch.setattr(holders, "holders_of_each", fail)
+    monkeypatch.setattr(descriptors, "holders_of_each", fail)
     asyncio.run(story())

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prl.daemon.listening import Early
+from prl.daemon.programs.listening import Early
 from prl.serve.command import Command
 from prl.serve.cutoff import EXPECTED_MAX, ComparedCutOff, OutputDiffersError
 from prl.serve.history import History

@@ -13,11 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from prl import tcp
-from prl.client import Node
+from prl.client import Node, tcp
+from prl.control.messages import MESSAGE_MAX_BYTES
 from prl.endpoint import Endpoint
 from prl.errors import NoDaemonError
-from prl.messages import MESSAGE_MAX_BYTES
 from prl.serve import Options, Server
 
 TIMEOUT_S = 20.0
@@ -113,7 +112,7 @@ def test_a_socket_that_prld_put_away_ends_with_words() -> None:
         socket.create_server(("127.0.0.1", 0)) as server,
         socket.create_connection(server.getsockname()) as sock,
     ):
-        sock.setsockopt(socket.IPPROTO_TCP, 19, 1)  # TCP_REPAIR, as prl.daemon.silence does
+        sock.setsockopt(socket.IPPROTO_TCP, 19, 1)  # TCP_REPAIR, as prl.daemon.session.silence does
         with pytest.raises(PermissionError) as caught:
             sock.recv(1)
         sock.setsockopt(socket.IPPROTO_TCP, 19, -1)

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from prl.daemon import capabilities
 from prl.daemon import node as module
-from prl.daemon.events import EventLog
+from prl.daemon.events.log import EventLog
+from prl.daemon.host import capabilities
+from prl.daemon.host.notify import ServiceManager
 from prl.daemon.node import Node
-from prl.daemon.notify import ServiceManager
 from prl.errors import KernelError
 
 UNIT = Path(__file__).parents[2] / "prl/packaging/prld.service"

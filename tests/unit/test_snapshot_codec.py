@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from prl.kernel.tcp_info import TcpState
 from prl.shadow import SNAPSHOT_LIMIT_BYTES, Endpoint, SnapshotError, TcpSnapshot, decode, encode
 from prl.shadow.snapshot import (
     QUEUES_LIMIT_BYTES,
@@ -16,7 +17,6 @@ from prl.shadow.snapshot import (
     NetworkOptions,
     RepairWindow,
 )
-from prl.tcp import TcpState
 
 MUTATIONS = 5000
 

@@ -8,11 +8,10 @@ from ipaddress import ip_address
 
 import pytest
 
-from prl.core import sock_diag
-from prl.core.listen import Side
-from prl.core.sock_diag import SockDiag, TcpSocket
-from prl.daemon import holders
+from prl.endpoint import Side
 from prl.errors import UsageError
+from prl.kernel import descriptors, sock_diag
+from prl.kernel.sock_diag import SockDiag, TcpSocket
 
 SO_COOKIE = 57
 Pair = tuple[socket.socket, socket.socket, socket.socket]
@@ -82,8 +81,8 @@ def test_all_of_a_state_are_listed_with_what_was_asked_for(pair: Pair) -> None:
 def test_the_listener_is_not_taken_for_a_connection_of_its_port(pair: Pair) -> None:
     listener, client, _ = pair
     local, remote = side(listener.getsockname()[:2]), ends(client)[0]
-    assert holders.inode_of_tuple(local, remote) == inode(pair[2])
+    assert descriptors.inode_of_tuple(local, remote) == inode(pair[2])
     with pytest.raises(UsageError, match="there is no connection"):
-        holders.inode_of_tuple(local, (remote[0], remote[1] ^ 1))
-    (found,) = holders.sockets_on(local, sock_diag.LISTEN)
+        descriptors.inode_of_tuple(local, (remote[0], remote[1] ^ 1))
+    (found,) = descriptors.sockets_on(local, sock_diag.LISTEN)
     assert found.inode == inode(listener)

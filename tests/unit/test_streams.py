@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from prl.daemon.streams import Streams
+from prl.daemon.session.streams import Streams
 from tests.unit.test_snapshot_codec import SNAPSHOT
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from prl.core.facts import Owner
-from prl.daemon import facts
+from prl.bindings.facts import Owner
+from prl.daemon.monitoring import facts
 from prl.daemon.requests import Requests
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from prl._core import ffi, lib
 
-from prl.core.tls import Channel, Refusal, TlsError, key_name
+from prl.bindings.tls import Channel, Refusal, TlsError, key_name
 from tests.unit.test_link import TX_BYTES, End, drain, exchange
 
 KEY, OTHER_KEY, THIRD_KEY = bytes(range(32)), bytes(32), b"k" * 32

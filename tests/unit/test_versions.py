@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from prl._core import ffi, lib
 
-from prl.core import wire
-from prl.core.facts import Capability, Message, Tlv
-from prl.core.wire import Element
-from prl.daemon import hello
-from prl.daemon.hello import HelloError
+from prl.bindings import wire
+from prl.bindings.facts import Capability, Message, Tlv
+from prl.bindings.wire import Element
+from prl.daemon.link import hello
+from prl.daemon.link.hello import HelloError
 from tests import second_build
 from tests.link_capture import EXCHANGES, HALF_BYTES, SENT
 

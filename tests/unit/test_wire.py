@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prl._core import ffi, lib
 
-from prl.core.facts import Capability, Message, Reason, Tlv
+from prl.bindings.facts import Capability, Message, Reason, Tlv
 
 ROOT = Path(__file__).resolve().parents[2]
 DISSECTOR = ROOT / "docs/wireshark/prl.lua"

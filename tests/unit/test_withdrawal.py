@@ -10,24 +10,26 @@ from typing import Any, cast
 import pytest
 
 from prl import config
+from prl.bindings.datapath import Datapath, DatapathError, LogicalInterface
+from prl.bindings.facts import Owner, Silence
+from prl.bindings.programs import Guard as Found
+from prl.bindings.programs import Kernel
 from prl.config import Config
-from prl.core.datapath import Address, Datapath, DatapathError, LogicalInterface
-from prl.core.facts import Owner, Silence
-from prl.core.kernel import Guard as Found
-from prl.core.kernel import Kernel
-from prl.daemon import guard, ownership, probe
-from prl.daemon.attempt import Attempts
-from prl.daemon.events import EventLog
-from prl.daemon.guard import CALM_LOOKS, Guard
-from prl.daemon.hello import ServiceState
-from prl.daemon.host import Host, Seen, Sysctls
-from prl.daemon.instances import Instances
-from prl.daemon.link import Link
-from prl.daemon.ownership import Ownership
-from prl.daemon.shadows import Shadows
-from prl.daemon.switchover import Switchover
-from prl.daemon.upkeep import Upkeep
-from prl.daemon.withdrawal import MOVE_AGAIN_S, Withdrawal
+from prl.daemon.events.log import EventLog
+from prl.daemon.host import guard
+from prl.daemon.host.guard import CALM_LOOKS, Guard
+from prl.daemon.host.instances import Instances
+from prl.daemon.host.network import Host, Seen, Sysctls
+from prl.daemon.host.upkeep import Upkeep
+from prl.daemon.link.hello import ServiceState
+from prl.daemon.link.link import Link
+from prl.daemon.ownership import ownership, probe
+from prl.daemon.ownership.ownership import Ownership
+from prl.daemon.ownership.switchover import Switchover
+from prl.daemon.ownership.withdrawal import MOVE_AGAIN_S, Withdrawal
+from prl.daemon.session.attempt import Attempts
+from prl.daemon.session.shadows import Shadows
+from prl.endpoint import Address
 from prl.errors import KernelError, NotSafeError
 
 TURNS = 100
@@ -314,7 +316,7 @@ def test_every_service_is_handed_over_and_tried_again_by_itself(
 ) -> None:
     now = SimpleNamespace(s=1.0)
     clock = SimpleNamespace(monotonic=lambda: now.s)
-    monkeypatch.setattr("prl.daemon.withdrawal.time", clock)
+    monkeypatch.setattr("prl.daemon.ownership.withdrawal.time", clock)
 
     async def scene(node: Node) -> None:
         node.switchover.refuses = True

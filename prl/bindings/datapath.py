@@ -1,0 +1,747 @@
+"""The datapath of one node, as the control plane steers it (userspace/api/datapath.h)."""
+
+import os
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import msgspec
+
+from prl.bindings.facts import (
+    EventHead,
+    Fenced,
+    FlowFlag,
+    Message,
+    Owner,
+    Primary,
+    Refused,
+    Secondary,
+    Status,
+)
+from prl.bindings.native import ffi, lib, text_of, to_dict
+from prl.bindings.programs import Kernel, mode_number
+from prl.bindings.tls import Channel
+from prl.bindings.wire import MESSAGE_MAX_BYTES
+from prl.config import Config
+from prl.endpoint import (
+    ANY_PEER,
+    INSTANCE_MARK,
+    UDP_PREFIX,
+    Address,
+    mapped,
+    show_endpoint,
+    unmapped,
+    unspecified,
+)
+from prl.errors import KernelError, PrlError
+from prl.kernel.features import Mode
+
+INPUT_PACKETS_MAX = 4096
+"""Most packets that one flow may have in prld's hands, each way (SPEC R4)."""
+INPUT_BYTES_MAX = 16 << 20
+RELAY_QUIET_NS = 5_000_000
+"""An old owner that has seen the claim and gets no input for so long relays no more (SPEC R21)."""
+RELAY_MAX_NS = 100_000_000
+"""How long input is relayed, and waits behind what is relayed, at most."""
+DOUBT_PROBE_NS = 1_000_000_000
+"""How often an address is probed while it is unknown whether the other node took it."""
+NACK_RETRIES_MAX = 64
+"""How often one refused packet is sent again before replication of its flow ends (SPEC R5)."""
+
+
+class DatapathError(PrlError):
+    """A call of the datapath was refused; ``errno`` says why."""
+
+    def __init__(self, what: str, code: int) -> None:
+        self.errno = abs(code)
+        super().__init__(f"{what}: {os.strerror(self.errno)}")
+
+
+@dataclass(frozen=True, slots=True)
+class Event(EventHead):
+    """One event of the datapath, with what stands behind it."""
+
+    body: bytes = b""
+
+    @property
+    def text(self) -> str:
+        """The body in words (LINK_DOWN, ALARM)."""
+        return self.body.rstrip(b"\0").decode("utf-8", "replace")
+
+
+class Tuple(msgspec.Struct, frozen=True, gc=False):
+    """A session's two ends; ``local`` is ours."""
+
+    local: Address
+    local_port: int
+    remote: Address
+    remote_port: int
+    proto: int = socket.IPPROTO_TCP
+    """IPPROTO_TCP or IPPROTO_UDP."""
+    instance: str = ""
+    """Name of its routing instance; empty: the network of [lan]."""
+
+    def __str__(self) -> str:
+        return f"{self.service_end} <-> {self.peer_end}"
+
+    @property
+    def is_udp(self) -> bool:
+        """Whether it is a UDP flow."""
+        return self.proto == socket.IPPROTO_UDP
+
+    @property
+    def is_unconnected(self) -> bool:
+        """Whether it is a UDP socket without a peer of its own; ``remote`` says nothing then."""
+        return self.is_udp and self.remote_port == 0
+
+    @property
+    def peer_end(self) -> str:
+        """The peer's end in words; ``*``: anybody's."""
+        return ANY_PEER if self.is_unconnected else show_endpoint(self.remote, self.remote_port)
+
+    @property
+    def service_end(self) -> str:
+        """Our end, as applications offer themselves for it.
+
+        ``udp:`` stands in front for UDP, ``@`` and the routing instance behind.
+        """
+        where = INSTANCE_MARK + self.instance if self.instance else ""
+        return UDP_PREFIX * self.is_udp + show_endpoint(self.local, self.local_port) + where
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """What had ended before the snapshot, and happens to the shadow again: prl_flow_spec.replay."""
+
+    peer_ended: bool
+    own_ended: bool
+    own_end_acked: bool
+    peer_seq: int
+    """The peer's next sequence number; its FIN's, if it has ended."""
+    peer_window: int
+
+
+@dataclass(frozen=True, slots=True)
+class FlowSpec:
+    """What the datapath must know of a session; members as in struct prl_flow_spec."""
+
+    ends: Tuple
+    fd: int
+    mss: int
+    rcv_wscale: int
+    snd_wscale: int
+    timestamps: bool
+    handle: int = 0
+    generation: int = 0
+    committed: int = 0
+    congestion: str = ""
+    md5_key: bytes = field(default=b"", repr=False)
+    replay: Replay | None = None
+    hash_output: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A FlowSpec as the datapath takes it."""
+
+    spec: FlowSpec
+    wanted: Any
+    """struct prl_flow_spec."""
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A set-up that has begun."""
+
+    handle: int
+    generation: int
+    at_ns: int
+    """Its input waits since then, on CLOCK_BOOTTIME."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """How a socket that is ready for its moment was made: struct prl_ready."""
+
+    remote: bytes
+    """struct sockaddr."""
+    negotiated: int
+    """Bits of TCP_INFO's options."""
+    rcvbuf_bytes: int
+    sndbuf_bytes: int
+
+    def native(self) -> Any:
+        """The C structure."""
+        made = ffi.new("struct prl_ready *")
+        ffi.buffer(made.remote)[: len(self.remote)] = self.remote
+        made.remote_bytes, made.negotiated = len(self.remote), self.negotiated
+        made.rcvbuf_bytes, made.sndbuf_bytes = self.rcvbuf_bytes, self.sndbuf_bytes
+        return made
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A moment that was sent."""
+
+    segs_in: int
+    committed: int
+
+
+@dataclass(frozen=True, slots=True)
+class FlowInfo:
+    """One flow as the datapath and the kernel see it."""
+
+    handle: int
+    generation: int
+    ends: Tuple
+    is_secondary: bool
+    state: int
+    reason: int
+    flags: FlowFlag
+    in_seq: int
+    in_acked: int
+    out_seq: int
+    out_acked: int
+    held_packets: int
+    held_bytes: int
+    own_edge: int
+    peer_edge: int
+    out_bytes: int
+    out_hash: int
+    socket: dict[str, int]
+    counters: dict[str, int]
+
+    @property
+    def state_name(self) -> str:
+        """The state in one lower-case word."""
+        kind = Secondary if self.is_secondary else Primary
+        return kind(self.state).name.lower()
+
+
+@dataclass(frozen=True, slots=True)
+class HoldTimes:
+    """How long packets were held (userspace/core/hold.h)."""
+
+    sum_s: float
+    buckets: tuple[int, ...]
+    """How many were held for less than each of HOLD_BOUNDS_S, and not less than the one before;
+    the last one: all others."""
+
+
+HOLD_BOUNDS_S = tuple(
+    2.0 ** (lib.PRL_HOLD_FIRST_BIT + bucket) / 1e9 for bucket in range(lib.PRL_HOLD_BUCKETS - 1)
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What the datapath has counted of itself: struct prl_dp_figures."""
+
+    held_in: HoldTimes
+    held_out: HoldTimes
+    owner: dict[str, int]
+    """What struct prl_owner counts."""
+
+    @classmethod
+    def of(cls, struct: Any) -> Self:
+        """Read cffi's structure."""
+        return cls(_held(struct.held_in), _held(struct.held_out), to_dict(struct))
+
+
+@dataclass(frozen=True, slots=True)
+class LogicalInterface:
+    """One interface towards peers."""
+
+    name: str
+    ifindex: int
+    mac: bytes
+    queues: int
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """A machine on the LAN that peers' packets come from."""
+
+    address: Address
+    mac: bytes
+    lif: int = 0
+
+
+class Datapath:
+    """One node's datapath. run() blocks in its own thread; every other call is short.
+
+    Takes ``lan_fd``, ``inject_fd`` and ``hold_fd`` over. ``adopted``: services that this node owns
+    from the first moment on.
+
+    Raises:
+        KernelError: it could not be set up; the message says why.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        kernel: Kernel,
+        interfaces: Sequence[LogicalInterface],
+        *,
+        lan_fd: int,
+        inject_fd: int,
+        hold_fd: int,
+        mode: Mode,
+        adopted: frozenset[int] = frozenset(),
+    ) -> None:
+        self._lifs = config.lifs
+        wanted = ffi.new("struct prl_dp_config *")
+        wanted.node_index = config.index
+        wanted.flows_max = config.flows_max
+        wanted.mode = mode_number(mode)
+        wanted.poll_mode = getattr(lib, f"PRL_POLL_{config.datapath.polling.upper()}")
+        wanted.poll_ns = config.datapath.poll_us * 1000
+        _fill_timing(wanted, config)
+        wanted.lifs = len(interfaces)
+        for position, interface in enumerate(interfaces):
+            lif = wanted.lif[position]
+            lif.name = interface.name.encode()
+            lif.ifindex = interface.ifindex
+            lif.mac = interface.mac
+            lif.queues = interface.queues
+        addresses = [
+            (number, self._lifs[service.instance], address)
+            for number, service in enumerate(config.service)
+            for address in service.addresses
+        ]
+        wanted.adopted = sum(1 << service for service in adopted)
+        wanted.addresses = len(addresses)
+        for position, (number, lif, address) in enumerate(addresses):
+            wanted.address[position].service = number
+            wanted.address[position].lif = lif
+            ffi.buffer(wanted.address[position].addr)[:] = mapped(address)
+        for position, own in enumerate((config.lan.address, config.lan.address6)):
+            if own is not None:
+                ffi.buffer(wanted.own_addr[position])[:] = mapped(own)
+        wanted.lan_fd, wanted.inject_fd, wanted.hold_fd = lan_fd, inject_fd, hold_fd
+        error = ffi.new("char[]", lib.PRL_ERROR_BYTES)
+        self._dp: Any = lib.prl_dp_open(wanted, kernel.pointer, error)
+        if self._dp == ffi.NULL:
+            raise KernelError(text_of(error))
+        self._body: Any = ffi.new("uint8_t[]", MESSAGE_MAX_BYTES)
+        self._event: Any = ffi.new("struct prl_event *")
+
+    # -- the loop
+
+    def run(self) -> None:
+        """Run the loop until stop(). Raises DatapathError when it ends for another reason."""
+        _check(lib.prl_dp_run(self._dp), "the datapath stopped")
+
+    def stop(self) -> None:
+        """Let run() return."""
+        lib.prl_dp_stop(self._dp)
+
+    def close(self) -> None:
+        """Free everything; run() must have returned."""
+        if self._dp != ffi.NULL:
+            lib.prl_dp_close(self._dp)
+            self._dp = ffi.NULL
+
+    def event_fd(self) -> int:
+        """Readable while events wait."""
+        return int(lib.prl_dp_event_fd(self._dp))
+
+    def next_event(self) -> Event | None:
+        """The oldest event, None when there is none."""
+        event = self._event
+        if lib.prl_dp_event(self._dp, event, self._body, MESSAGE_MAX_BYTES) <= 0:
+            return None
+        return Event.of(event, body=bytes(ffi.buffer(self._body, event.body_bytes)))
+
+    # -- the link
+
+    def link_attach(self, fd: int) -> None:
+        """Take a connected stream socket over. Raises DatapathError (EBUSY: there is one)."""
+        _check(lib.prl_dp_link_attach(self._dp, fd), "the link's connection was refused")
+
+    def link_attach_tls(self, channel: Channel) -> None:
+        """The same for a connection whose handshake is done; closed if it is refused."""
+        tls = channel.release()
+        if err := lib.prl_dp_link_attach_tls(self._dp, tls):
+            lib.prl_tls_close(tls)
+            _check(err, "the link's connection was refused")
+
+    def link_hello(self) -> None:
+        """Give up what the old epoch allowed; to be called before HELLO is sent (SPEC L10)."""
+        lib.prl_dp_link_hello(self._dp)
+
+    def link_up(
+        self, epoch: int, capabilities: int, lan_key: bytes, own_token: bytes, peer_token: bytes
+    ) -> None:
+        """Begin an epoch: both HELLOs agree. Raises DatapathError."""
+        _check(
+            lib.prl_dp_link_up(self._dp, epoch, capabilities, lan_key, own_token, peer_token),
+            "no new epoch",
+        )
+
+    def link_drop(self, why: str) -> None:
+        """Give the connection up."""
+        lib.prl_dp_link_drop(self._dp, why.encode()[:200])
+
+    def link_rtt_ns(self) -> int:
+        """The link's round trip, of the newest LEASE that was echoed."""
+        return int(lib.prl_dp_link_rtt_ns(self._dp))
+
+    def send(
+        self,
+        kind: Message,
+        tlvs: bytes = b"",
+        *,
+        handle: int = 0,
+        generation: int = 0,
+        space: int = 0,
+        reason: int = 0,
+        bits: int = 0,
+        versions: tuple[int, int] = (0, 0),
+        node_index: int = 0,
+    ) -> None:
+        """Send a control message. Raises DatapathError (ENOTCONN, ENOBUFS)."""
+        message = ffi.new("struct prl_msg *")
+        message.type = kind
+        message.handle = handle
+        message.generation = generation
+        message.space = space
+        message.reason = reason
+        message.bits = bits
+        message.version_min, message.version_max = versions
+        message.node_index = node_index
+        source = ffi.from_buffer(tlvs) if tlvs else ffi.NULL
+        _check(
+            lib.prl_dp_link_send(self._dp, message, source, len(tlvs)),
+            f"{kind.name} could not be sent",
+        )
+
+    # -- services
+
+    def service_set(self, service: int, state: Owner) -> None:
+        """Set what this node is for a service. Raises DatapathError."""
+        _check(lib.prl_dp_service_set(self._dp, service, state), "the role was not set")
+
+    def service_state(self, service: int) -> Owner:
+        """What this node is for a service. Raises DatapathError."""
+        return Owner(_check(lib.prl_dp_service_state(self._dp, service), "no such service"))
+
+    def term(self, service: int) -> int:
+        """How often a service has changed hands, as far as this node knows; outlives prld."""
+        return int(lib.prl_dp_term(self._dp, service))
+
+    def raise_term(self, service: int, term: int) -> None:
+        """It has changed hands so often; less than is known changes nothing."""
+        lib.prl_dp_term_raise(self._dp, service, term)
+
+    def takeover(self, service: int, *, fenced: Fenced = Fenced.NOT) -> Refused:
+        """Take a service over now; NOT when done, or why not. Raises DatapathError."""
+        return Refused(_check(lib.prl_dp_takeover(self._dp, service, fenced), "take-over failed"))
+
+    def unanswered(self, probed_ns: int) -> bool:
+        """Let a silent owner speak: nobody answered probes sent since ``probed_ns`` (SPEC L6).
+
+        False when that is not enough: the LAN was not heard since, or the lease still lasts.
+        """
+        return bool(lib.prl_dp_unanswered(self._dp, probed_ns))
+
+    def policy(self, *, stop: bool) -> None:
+        """The policy that both nodes agreed (SPEC L5); before link_up()."""
+        lib.prl_dp_policy(self._dp, stop)
+
+    def lan(self, fd: int) -> None:
+        """The socket of the LAN heartbeats from now on; taken over. Raises DatapathError."""
+        _check(lib.prl_dp_lan(self._dp, fd), "the LAN heartbeats have no socket")
+
+    def neighbours(self, found: Sequence[Neighbour]) -> None:
+        """Whom to ask for evidence and to tell of claims; those beyond the limit are left out."""
+        wanted = found[: lib.PRL_DP_NEIGHBOURS_MAX]
+        raw = ffi.new("struct prl_dp_neighbour[]", max(len(wanted), 1))
+        for entry, neighbour in zip(raw, wanted, strict=False):
+            ffi.buffer(entry.addr)[:] = mapped(neighbour.address)
+            entry.mac = neighbour.mac
+            entry.lif = neighbour.lif
+        lib.prl_dp_neighbours(self._dp, raw, len(wanted))
+
+    def renounce(self, service: int) -> None:
+        """Give a service up for the other node. Raises DatapathError."""
+        _check(lib.prl_dp_renounce(self._dp, service), "the service was not renounced")
+
+    def switchover(self, service: int, *, forced: bool) -> int:
+        """Begin a planned move (SPEC R21); 0, and Moved events follow, or a Reason.
+
+        Raises DatapathError.
+        """
+        return _check(lib.prl_dp_switchover(self._dp, service, forced), "switchover failed")
+
+    def switchover_resolve(self, service: int, *, taken: bool, by_hello: bool = False) -> bool:
+        """Say who has a service that was given away; False: the other's lease may last yet."""
+        result = lib.prl_dp_switchover_resolve(self._dp, service, taken, by_hello)
+        return bool(result == 0)
+
+    def is_given(self, service: int) -> bool:
+        """Whether the service was given to the other node, which has not spoken yet."""
+        return bool(lib.prl_dp_is_given(self._dp, service) == 1)
+
+    # -- flows
+
+    def prepare(self, spec: FlowSpec) -> "Prepared":
+        """Ready for primary_setup(): nothing is left to do while the session stands still."""
+        return Prepared(spec, _spec(spec, self._lifs))
+
+    def primary_setup(self, prepared: "Prepared", deadline_ns: int) -> "Begun":
+        """Gate, redirect and hold, for so long at most. Raises DatapathError."""
+        wanted = prepared.wanted
+        wanted.setup_ns = deadline_ns
+        if err := lib.prl_dp_primary_setup(self._dp, wanted):
+            raise DatapathError(f"{prepared.spec.ends}: set-up refused", err)
+        return Begun(int(wanted.handle), int(wanted.generation), int(wanted.begun_ns))
+
+    def primary_prepare(self, prepared: "Prepared") -> tuple[int, int]:
+        """Enter the flow, open; returns handle and generation of the snapshot to come.
+
+        Raises DatapathError (ENOTSUP: of a session whose input is in prld's hands).
+        """
+        wanted = prepared.wanted
+        if err := lib.prl_dp_primary_prepare(self._dp, wanted):
+            raise DatapathError(f"{prepared.spec.ends}: set-up refused", err)
+        return int(wanted.handle), int(wanted.generation)
+
+    def primary_moment(
+        self,
+        handle: int,
+        generation: int,
+        in_offset: int,
+        out_offset: int,
+        application: bytes | None,
+    ) -> Sent | None:
+        """Copy what moves of a session in set-up and send it: the answer activates the flow.
+
+        The offsets lead from the socket's counters to its streams. None: nothing was sent; the
+        whole snapshot may still be.
+        """
+        wanted = ffi.new("struct prl_moment_spec *")
+        wanted.handle, wanted.generation = handle, generation
+        wanted.in_offset, wanted.out_offset = in_offset, out_offset
+        source = ffi.from_buffer(application or b"")  # must live until the call
+        wanted.application, wanted.application_bytes = source, len(source)
+        counts, committed = ffi.new("struct prl_moment_counts *"), ffi.new("uint32_t *")
+        if lib.prl_dp_primary_moment(self._dp, wanted, counts, committed):
+            return None
+        return Sent(int(counts.segs_in), int(committed[0]))
+
+    def secondary_prepare(self, spec: FlowSpec, ready: Ready) -> None:
+        """``spec.fd`` is ready for its moment, and stays the caller's until RESTORED tells of it.
+
+        Raises DatapathError (ENOSPC: too many are under way).
+        """
+        wanted = _spec(spec, self._lifs)
+        _check(
+            lib.prl_dp_secondary_prepare(self._dp, wanted, ready.native()),
+            f"{spec.ends}: the shadow was refused",
+        )
+
+    def secondary_unprepare(self, handle: int, generation: int) -> bool:
+        """Undo that; False: its moment has come, and RESTORED is under way."""
+        return bool(lib.prl_dp_secondary_unprepare(self._dp, handle, generation) == 0)
+
+    def flow_adopt(self, handle: int) -> int:
+        """Give a shadow that took over a handle of this node's own. Raises DatapathError."""
+        own = ffi.new("uint32_t *")
+        _check(lib.prl_dp_flow_adopt(self._dp, handle, own), f"flow {handle:#x}: not adopted")
+        return int(own[0])
+
+    def primary_activate(
+        self, handle: int, generation: int, committed: int, peer_edge: int
+    ) -> None:
+        """R7: what waited goes the normal path. Raises DatapathError."""
+        _check(
+            lib.prl_dp_primary_activate(self._dp, handle, generation, committed, peer_edge),
+            f"flow {handle:#x}: not activated",
+        )
+
+    def primary_fail(self, handle: int, reason: int) -> None:
+        """Replication of the flow is over; the session goes on. Raises DatapathError."""
+        _check(lib.prl_dp_primary_fail(self._dp, handle, reason), f"flow {handle:#x}: not opened")
+
+    def secondary_open(self, spec: FlowSpec) -> int:
+        """Take a shadow in; returns the right edge for SETUP_DONE. Raises DatapathError."""
+        space = ffi.new("uint32_t *")
+        _check(
+            lib.prl_dp_secondary_open(self._dp, _spec(spec, self._lifs), space),
+            f"{spec.ends}: the shadow was refused",
+        )
+        return int(space[0])
+
+    def secondary_void(self, handle: int, reason: int) -> None:
+        """This shadow is never to speak. Raises DatapathError."""
+        _check(lib.prl_dp_secondary_void(self._dp, handle, reason), f"flow {handle:#x}: not voided")
+
+    def flow_close(self, handle: int) -> None:
+        """Forget a flow; one that is unknown is no error."""
+        lib.prl_dp_flow_close(self._dp, handle)
+
+    def flow_of(self, ends: Tuple) -> int:
+        """The handle of the flow with these ends; 0 when there is none."""
+        key = ffi.new("struct prl_flow_key *")
+        _fill_key(key, ends, self._lifs)
+        return int(lib.prl_dp_flow_of(self._dp, key))
+
+    def flow_socket(self, handle: int) -> socket.socket:
+        """A duplicate of a flow's socket, to be closed soon. Raises DatapathError.
+
+        The datapath's own is the only descriptor that a session takes for long.
+        """
+        fd = lib.prl_dp_flow_socket(self._dp, handle)
+        return socket.socket(fileno=_check(fd, f"flow {handle:#x}: its socket is not here"))
+
+    def flow_has_hole(self, handle: int) -> bool:
+        """Whether the flow's socket has segments behind one that is missing, as far as is known."""
+        return bool(lib.prl_dp_flow_has_hole(self._dp, handle) > 0)
+
+    def flow_orphan(self, handle: int) -> None:
+        """Give our duplicate of a primary's socket up. Raises DatapathError."""
+        _check(lib.prl_dp_flow_orphan(self._dp, handle), f"flow {handle:#x}: its socket is kept")
+
+    def flow_handles(self, capacity: int) -> list[int]:
+        """The handles of at most ``capacity`` flows."""
+        handles = ffi.new("uint32_t[]", max(capacity, 1))
+        count = min(lib.prl_dp_flow_handles(self._dp, handles, capacity), capacity)
+        return [int(handle) for handle in handles[0:count]]
+
+    def flow_info(self, handle: int) -> FlowInfo | None:
+        """One flow; None when there is none of that handle."""
+        info = ffi.new("struct prl_flow_info *")
+        return None if lib.prl_dp_flow_info(self._dp, handle, info) else _info(info, self._lifs)
+
+    def status(self) -> Status:
+        """The node as a whole."""
+        status = ffi.new("struct prl_dp_status *")
+        lib.prl_dp_status(self._dp, status)
+        return Status.of(status)
+
+    def figures(self) -> Figures:
+        """What it has counted of itself; cheap, unlike status(), whatever the number of flows."""
+        found = ffi.new("struct prl_dp_figures *")
+        lib.prl_dp_figures(self._dp, found)
+        return Figures.of(found[0])
+
+    def last_lan_ns(self) -> int:
+        """When the other node's newest LAN heartbeat came (CLOCK_BOOTTIME); 0: never; cheap."""
+        return int(lib.prl_dp_last_lan_ns(self._dp))
+
+
+def _check(result: int, what: str) -> int:
+    if result < 0:
+        raise DatapathError(what, result)
+    return int(result)
+
+
+def _fill_timing(wanted: Any, config: Config) -> None:
+    timing = config.timing
+    owner = wanted.owner
+    owner.lease_ns = timing.lease_ms * 1_000_000
+    owner.suspect_ns = timing.suspect_ms * 1_000_000
+    owner.takeover_ns = timing.takeover_ms * 1_000_000
+    owner.hold_ns = timing.hold_ms * 1_000_000
+    # A tick that comes this late has slept through messages that may have arrived (L3).
+    owner.late_ns = timing.suspect_ms * 1_000_000 // 2
+    owner.services = len(config.service)
+    owner.policy_stop = config.policy == "stop"
+    limits = wanted.limits
+    limits.packets_max = INPUT_PACKETS_MAX
+    limits.bytes_max = INPUT_BYTES_MAX
+    limits.answer_ns = timing.answer_ms * 1_000_000
+    limits.retries_max = NACK_RETRIES_MAX
+    limits.retry_ns = timing.retry_ms * 1_000_000
+    move = wanted.move
+    move.drain_ns = timing.switchover_ms * 1_000_000
+    move.quiet_ns, move.relay_ns = RELAY_QUIET_NS, RELAY_MAX_NS
+    move.probe_ns = DOUBT_PROBE_NS
+
+
+def _fill_key(key: Any, ends: Tuple, lifs: dict[str, int]) -> None:
+    ffi.buffer(key.local)[:] = mapped(ends.local)
+    if not ends.is_unconnected:  # all zero, also for IPv4 (prl_abi.h)
+        ffi.buffer(key.remote)[:] = mapped(ends.remote)
+    key.local_port = socket.htons(ends.local_port)
+    key.remote_port = socket.htons(ends.remote_port)
+    key.proto = ends.proto
+    key.lif = lifs[ends.instance]
+
+
+def _spec(spec: FlowSpec, lifs: dict[str, int]) -> Any:
+    wanted = ffi.new("struct prl_flow_spec *")
+    _fill_key(wanted.key, spec.ends, lifs)
+    wanted.handle = spec.handle
+    wanted.generation = spec.generation
+    wanted.mss = spec.mss
+    wanted.rcv_wscale = spec.rcv_wscale
+    wanted.snd_wscale = spec.snd_wscale
+    wanted.committed = spec.committed
+    wanted.timestamps = spec.timestamps
+    wanted.hash_output = spec.hash_output
+    wanted.fd = spec.fd
+    wanted.congestion = spec.congestion.encode()[:15]
+    if spec.replay is not None:
+        wanted.replay = (
+            lib.PRL_REPLAY_PEER_FIN * spec.replay.peer_ended
+            | lib.PRL_REPLAY_OWN_FIN * spec.replay.own_ended
+            | lib.PRL_REPLAY_OWN_FIN_ACK * spec.replay.own_end_acked
+        )
+        wanted.peer_seq, wanted.peer_window = spec.replay.peer_seq, spec.replay.peer_window
+    wanted.md5.bytes = len(spec.md5_key)
+    ffi.buffer(wanted.md5.key)[: len(spec.md5_key)] = spec.md5_key
+    return wanted
+
+
+def _ends(key: Any, lifs: dict[str, int]) -> Tuple:
+    local, remote = (unmapped(bytes(ffi.buffer(end))) for end in (key.local, key.remote))
+    return Tuple(
+        local,
+        socket.ntohs(key.local_port),
+        remote if key.remote_port else unspecified(local),
+        socket.ntohs(key.remote_port),
+        key.proto,
+        next(name for name, number in lifs.items() if number == key.lif),
+    )
+
+
+def _info(info: Any, lifs: dict[str, int]) -> FlowInfo:
+    secondary = bool(info.is_secondary)
+    side = info.secondary if secondary else info.primary
+    queues = info.queues
+    chains = (queues.in_pending, queues.in_held, queues.out_pending, queues.out_held)
+    counters = {
+        name: int(getattr(info, name))
+        for name in (
+            *("in_redirected", "in_passed", "in_dropped", "out_passed", "out_held_packets"),
+            *("out_duplicates", "out_silenced", "gate_refused"),
+        )
+    }
+    return FlowInfo(
+        handle=info.handle,
+        generation=info.generation,
+        ends=_ends(info.key, lifs),
+        is_secondary=secondary,
+        state=info.state,
+        reason=info.reason,
+        flags=FlowFlag(info.flags),
+        in_seq=side.in_next,
+        in_acked=0 if secondary else side.in_acked,
+        out_seq=side.out_next,
+        out_acked=0 if secondary else side.out_acked,
+        held_packets=0 if secondary else sum(int(chain.count) for chain in chains),
+        held_bytes=0 if secondary else sum(int(chain.bytes) for chain in chains),
+        own_edge=side.announced_edge if secondary else side.own_edge,
+        peer_edge=side.primary_edge if secondary else side.peer_edge,
+        out_bytes=info.secondary.out_bytes if secondary else 0,
+        out_hash=info.out_hash,
+        socket=to_dict(info.sock),
+        counters=to_dict(side.counters) | counters,
+    )
+
+
+def _held(times: Any) -> HoldTimes:
+    return HoldTimes(int(times.sum_ns) / 1e9, tuple(int(count) for count in times.bucket))

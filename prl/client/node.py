@@ -1,0 +1,378 @@
+"""An application's connection to prld: its sessions, its offers, and what it is given."""
+
+import contextlib
+import os
+import queue
+import socket
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Self
+
+from prl.client.sessions import Followed, Session, Shadow
+from prl.control import application
+from prl.control.messages import MESSAGE_MAX_BYTES, REQUESTS_MAX, MessageError, default_socket
+from prl.control.protocol import FDS_MAX, OVER, Answer, Dialogue, Given, News, TakenOver
+from prl.errors import NoDaemonError, NotProtectedError, PrlError
+from prl.kernel.inotify import Appearance
+
+ANSWER_TIMEOUT_S = 30.0
+"""How long prld may take for an answer before it counts as hung."""
+RECONNECT_MIN_S, RECONNECT_MAX_S = 0.05, 5.0
+"""Back-off between attempts to reach a new prld; its socket's appearance ends a wait at once."""
+REJOINS_MAX = REQUESTS_MAX // 2
+"""Sessions that are handed to a new prld at a time: there is room for other requests."""
+
+_Take = Callable[[Answer], None]
+
+
+class Node:
+    """A connection to this host's prld; safe to be used by several threads.
+
+    With ``reconnect``, its end is not the end of this object: sessions are ``lost`` for a while,
+    and handed to the next prld with its offers. Shadows are void.
+
+    Raises:
+        NoDaemonError: nobody answers on ``socket_path`` (default: $PRL_SOCKET, or
+            /run/prl/prld.sock).
+    """
+
+    def __init__(
+        self, socket_path: str | os.PathLike[str] | None = None, *, reconnect: bool = True
+    ) -> None:
+        self.path = Path(socket_path) if socket_path is not None else default_socket()
+        self._reconnects = reconnect
+        self._sock = self._connect()
+        self._lock = threading.Lock()
+        self._sending = threading.Lock()
+        self._dialogue = Dialogue()
+        self._answers: dict[int, _Take] = {}
+        self._followed: dict[int, Followed] = {}
+        self._kept: dict[Session, None] = {}
+        """Sessions that the next prld will be given, in order."""
+        self._offers: list[str] = []
+        self._shadows: queue.SimpleQueue[Shadow | None] = queue.SimpleQueue()
+        self._lost: PrlError | None = None
+        self._closed = threading.Event()
+        self._appearance = Appearance(self.path) if reconnect else None
+        self._reader = threading.Thread(target=self._run, name="prl-client", daemon=True)
+        self._reader.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _connect(self) -> socket.socket:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            sock.connect(str(self.path))
+        except OSError as error:
+            sock.close()
+            raise NoDaemonError(
+                f"no prld answers on {self.path}: {error.strerror}; start it, or name another "
+                "socket with --socket, --node or $PRL_SOCKET"
+            ) from error
+        return sock
+
+    def close(self) -> None:
+        """Disconnect. For sessions that were not closed this is the death of the application."""
+        if self._closed.is_set():
+            return
+        self._closed.set()
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
+        if self._appearance is not None:
+            self._appearance.interrupt()
+        if threading.current_thread() is not self._reader:
+            self._reader.join()
+            if self._appearance is not None:
+                self._appearance.close()
+        self._sock.close()
+
+    def replicate(self, sock: socket.socket, data: bytes = b"", *, renew: bool = False) -> Session:
+        """Protect a TCP or UDP socket; returns once the other node has its shadow.
+
+        TCP: connected. UDP: bound to the service address, and connected to its one peer or, for
+        any number of peers, not connected at all.
+        UDP: datagrams that wait unread delay the protection, output may be sent twice at the
+        take-over, and fragmented datagrams are not received while the socket is protected.
+        The socket stays the caller's and is used as before. ``data`` (at most 1 MiB) is given to
+        the application on the other node together with the shadow; ``renew``: for every further
+        shadow prld asks for new data (Session.protectable), otherwise the same is given again.
+        prld keeps trying for a session that cannot be protected yet: see NotProtectedError.
+
+        Raises:
+            NotProtectedError: it is not protected, and why. It goes on unprotected, prld tries
+                again, and the error's ``session`` tells how that goes.
+            ReplicationError: it can not be protected as things are; it goes on unprotected.
+            UsageError: this is no socket that can be protected.
+            NoDaemonError: prld is gone.
+        """
+        members, memory = application.pack(data)
+        made: list[Session] = []
+
+        def begin(answer: dict[str, Any]) -> None:
+            session = Session(self, answer, sock, data, renew=renew)
+            with self._lock:
+                self._follow(session)
+            made.append(session)
+
+        try:
+            request = {"op": "replicate", "renew": renew} | members
+            answer = self.request(request, sock.fileno(), *memory, then=begin)
+        finally:
+            for fd in memory:
+                os.close(fd)
+        (session,) = made
+        if answer["state"] != "active":
+            raise NotProtectedError(answer["reason"] or answer["state"], session)
+        return session
+
+    def offer(self, endpoint: str) -> None:
+        """Offer to take shadows of sessions whose local end is ``endpoint``.
+
+        "addr:port" means TCP, "udp:addr:port" UDP; "@" and a routing instance stand behind where
+        several have that address.
+
+        Raises:
+            UsageError: that is no service address here, or one of several instances.
+        """
+        self.request({"op": "offer", "endpoint": endpoint})
+        if endpoint not in self._offers:
+            self._offers.append(endpoint)
+
+    def next_shadow(self, timeout: float | None = None) -> Shadow:
+        """The next shadow given to this application.
+
+        Raises:
+            TimeoutError: none came within ``timeout`` seconds.
+            NoDaemonError: prld is gone, and no other is waited for.
+        """
+        try:
+            shadow = self._shadows.get(timeout=timeout)
+        except queue.Empty:
+            raise TimeoutError("no shadow came") from None
+        if shadow is None:
+            self._shadows.put(None)  # for the next caller
+            raise self._lost or NoDaemonError(f"prld on {self.path} is gone")
+        return shadow
+
+    def shadows(self, timeout: float | None = None) -> Iterator[Shadow]:
+        """Shadows as they come; ends when none comes within ``timeout`` seconds.
+
+        Raises:
+            NoDaemonError: prld is gone, and no other is waited for.
+        """
+        while True:
+            try:
+                yield self.next_shadow(timeout)
+            except TimeoutError:
+                return
+
+    def request(
+        self,
+        request: dict[str, Any],
+        *fds: int,
+        timeout: float = ANSWER_TIMEOUT_S,
+        then: Callable[[dict[str, Any]], None] = lambda _: None,
+    ) -> dict[str, Any]:
+        """Ask prld; returns the answer without ``id`` and ``ok`` (docs/control.md).
+
+        ``then`` has the answer of a request that was granted before any later word of prld's is
+        heard: in the reader's thread, where it must not wait.
+
+        Raises:
+            PrlError: prld's own error, of the class that its exit status belongs to.
+            NoDaemonError: prld is gone or hangs.
+        """
+        answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
+
+        def take(answer: Answer) -> None:
+            if answer.error is None:
+                then(answer.fields)
+            answers.put(answer)
+
+        number = 0
+        try:
+            number = self._send(take, request, fds)
+            answer = answers.get(timeout=timeout)
+        except queue.Empty:
+            raise NoDaemonError(f"prld on {self.path} does not answer; is it frozen?") from None
+        except OSError as error:
+            raise NoDaemonError(f"prld on {self.path} is gone: {error.strerror}") from error
+        finally:
+            with self._lock:
+                self._answers.pop(number, None)
+        if answer.error is not None:
+            raise answer.error
+        return answer.fields
+
+    def forget(self, what: Followed) -> None:
+        """Stop following a flow."""
+        with self._lock:
+            if isinstance(what, Session):
+                self._kept.pop(what, None)
+            if self._followed.get(what.handle) is what:
+                self._dialogue.forget(what.handle)
+                del self._followed[what.handle]
+
+    def _send(self, take: _Take, request: dict[str, Any], fds: tuple[int, ...]) -> int:
+        """Send a request whose answer goes to ``take``; returns its number.
+
+        Raises PrlError, OSError.
+        """
+        with self._lock:
+            if self._lost is not None:
+                raise self._lost
+            number, raw = self._dialogue.ask(request)
+            self._answers[number] = take
+        with self._sending:
+            socket.send_fds(self._sock, [raw], fds)
+        return number
+
+    # -- the reader
+
+    def _run(self) -> None:
+        """Read until close(); prld may die and come back meanwhile."""
+        while True:
+            error = self._read()
+            self._give_up(error)
+            if not self._reconnects or not self._await_prld():
+                break
+            self._rejoin()
+        self._shadows.put(None)
+
+    def _read(self) -> PrlError:
+        """Read one connection to its end; returns why it ended."""
+        try:
+            while True:
+                raw, fds, flags, _ = socket.recv_fds(
+                    self._sock, MESSAGE_MAX_BYTES, FDS_MAX, socket.MSG_CMSG_CLOEXEC
+                )
+                if not raw:
+                    return NoDaemonError(f"prld on {self.path} ended the connection")
+                try:
+                    self._dispatch(raw, fds, flags)
+                finally:
+                    for fd in fds:
+                        os.close(fd)
+        except OSError as failure:
+            return NoDaemonError(f"prld on {self.path} is gone: {failure.strerror}")
+        except MessageError as failure:
+            return PrlError(
+                f"prld on {self.path} sent nonsense ({failure}); is it another version?"
+            )
+
+    def _dispatch(self, raw: bytes, fds: list[int], flags: int) -> None:
+        cut = bool(flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC))
+        take: _Take | None = None
+        with self._lock:
+            heard = self._dialogue.hear(raw, fds, cut=cut)
+            if isinstance(heard, Answer):
+                take = self._answers.pop(heard.number, None)
+            elif isinstance(heard, Given):
+                shadow = Shadow(self, heard)
+                self._follow(shadow)
+                self._shadows.put(shadow)
+            elif isinstance(heard, News):
+                self._on_news(heard)
+        if take is not None and isinstance(heard, Answer):
+            take(heard)
+
+    def _on_news(self, news: News) -> None:
+        """The lock is held."""
+        what = self._followed.get(news.handle)
+        if what is None:
+            return
+        what.on_news(news)
+        if isinstance(news, TakenOver) and isinstance(what, Shadow):
+            del self._followed[news.handle]
+            self._follow(what.session)
+
+    def _follow(self, what: Followed) -> None:
+        """Its events are passed on from now on; the lock is held."""
+        self._followed[what.handle] = what
+        if isinstance(what, Session):
+            self._kept[what] = None
+        early = self._dialogue.follow(what.handle)
+        if early is not None:  # it overtook the answer
+            what.on_news(early)
+        if self._lost is not None:
+            what.on_lost(self._lost)
+
+    # -- prld goes and comes
+
+    def _give_up(self, error: PrlError) -> None:
+        with self._lock:
+            self._lost = error
+            self._dialogue = Dialogue()
+            answers, self._answers = self._answers, {}
+            followed: dict[Followed, None] = dict.fromkeys([*self._followed.values(), *self._kept])
+            self._followed.clear()
+        for number, take in answers.items():
+            take(Answer(number, {}, error))
+        for what in followed:
+            what.on_lost(error)
+
+    def _await_prld(self) -> bool:
+        """Connect to the next prld; False: closed meanwhile."""
+        assert self._appearance is not None
+        wait_s = RECONNECT_MIN_S
+        while not self._closed.is_set():
+            try:
+                fresh = self._connect()
+            except NoDaemonError:
+                self._appearance.wait(wait_s)
+                wait_s = min(2 * wait_s, RECONNECT_MAX_S)
+                continue
+            with self._sending:
+                self._sock.close()
+                self._sock = fresh
+            with self._lock:
+                self._lost = None
+            return not self._closed.is_set()
+        return False
+
+    def _rejoin(self) -> None:
+        """Hand offers and sessions to the new prld; the answers come in like all others."""
+        with self._lock:
+            for session in list(self._kept):
+                if session.state in OVER or session.sock.fileno() < 0:
+                    del self._kept[session]
+            waiting = deque(self._kept)
+        with contextlib.suppress(OSError, PrlError):  # gone again: the reader notices
+            for endpoint in self._offers:
+                self._send(lambda _: None, {"op": "offer", "endpoint": endpoint}, ())
+            for _ in range(REJOINS_MAX):
+                self._hand_over_next(waiting)
+
+    def _hand_over_next(self, waiting: deque[Session]) -> None:
+        """Hand one over, and when the answer is there, the next."""
+        if not waiting:
+            return
+        session = waiting.popleft()
+
+        def take(answer: Answer) -> None:
+            if answer.error is None:
+                session.handle = answer.fields["handle"]
+                session.become(answer.fields["state"], answer.fields["reason"])
+                with self._lock:
+                    self._follow(session)
+            elif self._lost is not None:
+                return  # by the end of this prld, too; the next one is asked
+            else:
+                session.become("ended", str(answer.error))
+            with contextlib.suppress(OSError, PrlError):
+                self._hand_over_next(waiting)
+
+        members, memory = application.pack(session.application)
+        request = {"op": "replicate", "again": True, "renew": session.renews}
+        request |= {"streams": session.streams} | members
+        try:
+            self._send(take, request, (session.sock.fileno(), *memory))
+        finally:
+            for fd in memory:
+                os.close(fd)

@@ -1,0 +1,37 @@
+"""prld's configuration, and the key that a pair shares."""
+
+from prl.config.keys import (
+    DEFAULT_LINK_KEY,
+    DEFAULT_PATH,
+    DEPRECATED,
+    SECRET,
+    TABLES,
+    Config,
+    Deprecation,
+    Key,
+    Link,
+    Service,
+    Timing,
+    deprecations,
+    load,
+    parse,
+    schema,
+)
+
+__all__ = [
+    "DEFAULT_LINK_KEY",
+    "DEFAULT_PATH",
+    "DEPRECATED",
+    "SECRET",
+    "TABLES",
+    "Config",
+    "Deprecation",
+    "Key",
+    "Link",
+    "Service",
+    "Timing",
+    "deprecations",
+    "load",
+    "parse",
+    "schema",
+]

@@ -1,0 +1,636 @@
+"""prld's configuration: one schema, from which checks, messages and docs/configuration.md come."""
+
+import re
+import socket
+import tomllib
+from abc import ABC
+from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from pathlib import Path
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Literal,
+    NamedTuple,
+    TypeVar,
+    get_args,
+    get_type_hints,
+)
+
+import msgspec
+from msgspec import Meta, Struct
+from msgspec.structs import replace
+
+from prl.config import link_key
+from prl.control.messages import DEFAULT_SOCKET
+from prl.endpoint import parse_endpoint
+from prl.errors import ConfigError, UsageError
+
+DEFAULT_PATH = Path("/etc/prl/prld.toml")
+DEFAULT_LINK_KEY = DEFAULT_PATH.with_name(link_key.NAME)
+ADDRESSES_MAX = 64  # PRL_ADDRS_MAX
+SERVICES_MAX = 16  # PRL_SERVICES_MAX
+INSTANCES_MAX = 15  # PRL_LIFS_MAX, the network of [lan] being the first
+FLOWS_MAX = 131072  # PRL_FLOWS_MAX
+CPUS_MAX = 8192  # CONFIG_NR_CPUS at most
+
+SECRET = {"secret": True}
+"""Marks a key whose value nobody else should see, of a command its arguments."""
+
+if TYPE_CHECKING:
+    Address = IPv4Address | IPv6Address
+else:
+    # msgspec takes no union of two types that it does not know, but any class that has instances.
+    class Address(ABC):  # noqa: B024
+        """An address of either version."""
+
+    Address.register(IPv4Address)
+    Address.register(IPv6Address)
+
+Port = Annotated[int, Meta(ge=1, le=65535)]
+Milliseconds = Annotated[int, Meta(ge=1, le=3_600_000)]
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")]
+Interface = Annotated[str, Meta(pattern=r"^[^/\s]{1,15}\Z")]
+
+
+class Lan(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """The network that peers are on."""
+
+    interface: Annotated[Interface, Meta(description="interface towards the peers")]
+    address: Annotated[IPv4Address, Meta(description="this node's own IPv4 address there")]
+    peer_address: Annotated[IPv4Address, Meta(description="the other node's IPv4 address there")]
+    address6: Annotated[
+        IPv6Address | None, Meta(description="this node's own IPv6 address there")
+    ] = None
+    peer_address6: Annotated[
+        IPv6Address | None, Meta(description="the other node's IPv6 address there")
+    ] = None
+    heartbeat_port: Annotated[Port, Meta(description="UDP port of the LAN heartbeats")] = 7078
+
+
+class Link(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """The link between the two nodes."""
+
+    interface: Annotated[Interface, Meta(description="interface towards the other node")]
+    local: Annotated[Address, Meta(description="this node's address on the link")]
+    remote: Annotated[Address, Meta(description="the other node's address on the link")]
+    port: Annotated[Port, Meta(description="TCP port that node 1 listens on")] = 7077
+    key: Annotated[
+        str,
+        Meta(
+            pattern=r"^/[^\0]{1,4095}\Z",
+            description="file with the pair key, the same on both nodes, readable by root alone",
+        ),
+    ] = str(DEFAULT_LINK_KEY)
+    plain: Annotated[
+        bool,
+        Meta(
+            description="no TLS: whoever is on the link's network can read all sessions and be the "
+            "other node; the same on both nodes"
+        ),
+    ] = False
+
+
+class Service(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """A service: addresses that move together. The same on both nodes, in the same order."""
+
+    name: Annotated[Name, Meta(description="name, unique")]
+    addresses: Annotated[
+        list[Address], Meta(min_length=1, description="its IPv4 and IPv6 addresses")
+    ]
+    owner: Annotated[Name, Meta(description="the node that owns it when nothing else decides")]
+    instance: Annotated[
+        str, Meta(description="routing instance that it is in; empty: the network of [lan]")
+    ] = ""
+
+
+class Instance(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """A routing instance: one more network that peers are on. In the same order on both nodes."""
+
+    name: Annotated[Name, Meta(description="name, unique")]
+    interface: Annotated[
+        Interface, Meta(description="its interface, of the same name on both nodes")
+    ]
+    vrf: Annotated[
+        Interface | None, Meta(description="VRF device that the interface belongs to, if any")
+    ] = None
+
+
+class DatapathSettings(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """How the datapath's thread waits for work: latency against CPU."""
+
+    polling: Annotated[
+        Literal["blocking", "adaptive", "busy"],
+        Meta(
+            description="wait for work asleep; look for it during poll_us after the last work, "
+            "yielding the CPU; or always look for it (a whole CPU); asleep in any case while "
+            "others want the CPU"
+        ),
+    ] = "blocking"
+    poll_us: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=1_000_000,
+            description="microseconds that adaptive polling goes on after the last work",
+        ),
+    ] = 200
+    cpus: Annotated[
+        list[Annotated[int, Meta(ge=0, lt=CPUS_MAX)]] | None,
+        Meta(description="the CPUs that the datapath may run on; without it, all of prld's"),
+    ] = None
+
+
+class Ownership(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """What helps to decide who may speak (SPEC L5)."""
+
+    fence_command: Annotated[
+        list[str] | None,
+        Meta(
+            description="program and arguments that make sure that the other node is dead: run, "
+            "without a shell, when the lease ended before this node took over; exit status 0 means "
+            "that it is",
+            extra=SECRET,
+        ),
+    ] = None
+    fence_timeout_ms: Annotated[
+        Milliseconds, Meta(description="how long the fence command may take; then it is killed")
+    ] = 10_000
+
+
+class Timing(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """Intervals and deadlines (SPEC section 6 and R6). The same on both nodes."""
+
+    lease_ms: Annotated[Milliseconds, Meta(description="interval of the lease messages")] = 20
+    suspect_ms: Annotated[
+        Milliseconds, Meta(description="silence after which the other node is suspected")
+    ] = 100
+    takeover_ms: Annotated[
+        Milliseconds, Meta(description="how long after the last echo the standby may take over")
+    ] = 300
+    hold_ms: Annotated[
+        Milliseconds, Meta(description="how long after its last echo the owner must not open")
+    ] = 400
+    stale_ms: Annotated[
+        Milliseconds, Meta(description="age of the heartbeat at which a datapath counts as dead")
+    ] = 200
+    answer_ms: Annotated[
+        Milliseconds, Meta(description="deadline of a flow's oldest unanswered message")
+    ] = 400
+    setup_ms: Annotated[
+        Milliseconds,
+        Meta(
+            description="deadline of a flow's set-up at the least; later, up to a second, where "
+            "set-ups have taken longer"
+        ),
+    ] = 100
+    switchover_ms: Annotated[
+        Milliseconds, Meta(description="how long a planned move may drain before it is given up")
+    ] = 500
+    retry_ms: Annotated[
+        Milliseconds, Meta(description="wait before a refused packet is sent again (nack = retry)")
+    ] = 20
+    start_wait_ms: Annotated[
+        Milliseconds, Meta(description="how long a starting node waits for the other one")
+    ] = 1000
+
+
+class Hooks(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """Programs that are run, without a shell, when something has changed (docs/hooks.md)."""
+
+    role: Annotated[
+        list[str] | None,
+        Meta(
+            description="program and arguments: run when this node's part in a service changes",
+            extra=SECRET,
+        ),
+    ] = None
+    safety: Annotated[
+        list[str] | None,
+        Meta(
+            description="program and arguments: run when this node becomes safe, or is so no more",
+            extra=SECRET,
+        ),
+    ] = None
+    lost: Annotated[
+        list[str] | None,
+        Meta(description="program and arguments: run when sessions could not go on", extra=SECRET),
+    ] = None
+    timeout_ms: Annotated[
+        Milliseconds, Meta(description="how long each of them may take; then it is killed")
+    ] = 10_000
+
+
+class Metrics(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """What Prometheus may ask for (docs/metrics.md)."""
+
+    listen: Annotated[
+        str | None,
+        Meta(
+            description="ADDRESS:PORT to serve metrics on by HTTP, an IPv6 address in brackets; "
+            "whoever reaches it may read them; without it, none"
+        ),
+    ] = None
+    sessions: Annotated[
+        bool,
+        Meta(description="labels for each session, of at most 1000: for pairs that have few"),
+    ] = False
+
+
+class Config(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """The whole file."""
+
+    node: Annotated[Name, Meta(description="this node's name")]
+    instance: Annotated[Name, Meta(description="names this prld's objects under /sys/fs/bpf/prl")]
+    index: Annotated[
+        int, Meta(ge=0, le=1, description="0 or 1; node 0 connects the link, node 1 listens")
+    ]
+    socket: Annotated[
+        str, Meta(pattern=r"^/[^\0]{1,106}\Z", description="path of the control socket")
+    ] = str(DEFAULT_SOCKET)
+    socket_group: Annotated[
+        Name | None,
+        Meta(
+            description="group whose members may use the control socket; without it, that is "
+            "root's alone"
+        ),
+    ] = None
+    socket_group_may: Annotated[
+        Literal["look", "protect", "steer"],
+        Meta(
+            description="what they may: ask what changes nothing; also protect sockets and "
+            "programs of their own; also move services and end protection"
+        ),
+    ] = "look"
+    mode: Annotated[
+        Literal["auto", "native", "generic"],
+        Meta(
+            description="where XDP runs: in the driver, or in the stack of any interface; auto: as "
+            "`prlctl doctor` says is better"
+        ),
+    ] = "auto"
+    lan: Lan
+    link: Link
+    service: Annotated[list[Service], Meta(min_length=1, max_length=SERVICES_MAX)]
+    routing: Annotated[list[Instance], Meta(max_length=INSTANCES_MAX)] = msgspec.field(
+        default_factory=list
+    )
+    object_dir: Annotated[
+        str | None, Meta(description="folder of the BPF objects; without it, the package's own")
+    ] = None
+    flows_max: Annotated[int, Meta(ge=1, le=FLOWS_MAX, description="most sessions at a time")] = (
+        16384
+    )
+    policy: Annotated[
+        Literal["continue", "stop"],
+        Meta(description="an owner without the other node goes on alone, or goes silent (SPEC L5)"),
+    ] = "continue"
+    nack: Annotated[
+        Literal["drop", "retry"],
+        Meta(
+            description="a packet that the other side has no space for: dropped on both sides, or "
+            "sent again (SPEC R5)"
+        ),
+    ] = "drop"
+    datapath: DatapathSettings = msgspec.field(default_factory=DatapathSettings)
+    ownership: Ownership = msgspec.field(default_factory=Ownership)
+    timing: Timing = msgspec.field(default_factory=Timing)
+    metrics: Metrics = msgspec.field(default_factory=Metrics)
+    hooks: Hooks = msgspec.field(default_factory=Hooks)
+
+    def owns_first(self, service: Service) -> bool:
+        """Whether this node is the configured owner of ``service``."""
+        return service.owner == self.node
+
+    @property
+    def lifs(self) -> dict[str, int]:
+        """The numbers of the logical interfaces, by routing instance; "" is that of [lan]."""
+        return {"": 0} | {instance.name: n for n, instance in enumerate(self.routing, 1)}
+
+    @property
+    def interfaces(self) -> list[str]:
+        """The interfaces towards peers, by number of logical interface."""
+        return [self.lan.interface, *(instance.interface for instance in self.routing)]
+
+
+class Deprecation(NamedTuple):
+    """A key that goes."""
+
+    since: str
+    """The version whose prld warns of it; the next one has it no more."""
+    remedy: str
+    """What to write instead, in the imperative."""
+
+
+DEPRECATED: dict[str, Deprecation] = {}
+"""By path. In the schema still: prld and doctor warn. Gone from it: the refusal has the remedy."""
+
+
+class Key(Struct, frozen=True):
+    """One row of the schema's documentation."""
+
+    path: str
+    kind: str
+    default: str
+    description: str
+    secret: bool
+    """Its value is kept out of a support bundle."""
+
+
+TABLES: dict[str, type[Struct]] = {"": Config, "lan": Lan, "link": Link, "service": Service}
+TABLES |= {"routing": Instance, "datapath": DatapathSettings, "ownership": Ownership}
+TABLES |= {"timing": Timing, "metrics": Metrics, "hooks": Hooks}
+
+_KINDS = {
+    IPv4Address: "IPv4 address",
+    IPv6Address: "IPv6 address",
+    Address: "IPv4 or IPv6 address",
+    list[Address]: "list of addresses",
+    list[str]: "list of strings",
+    list[int]: "list of whole numbers",
+    str: "string",
+    int: "whole number",
+    bool: "true or false",
+}
+_AT = re.compile(r" - at `(?:key in )?\$?\.?(?P<path>[^`]*)`$")
+_FIELD = re.compile(r"(?:missing required|unknown) field `(?P<field>[^`]+)`")
+
+
+def load(path: Path = DEFAULT_PATH) -> Config:
+    """Read and check the configuration; interfaces are called by their own names in it.
+
+    Raises:
+        ConfigError: one line that names the file, the key, what is wrong and what to do.
+    """
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: cannot be read: {error.strerror}; name another file with --config"
+        ) from error
+    try:
+        return _with_own_names(parse(raw.decode("utf-8")))
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: byte {error.start} is not UTF-8; save it as UTF-8") from error
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def deprecations(path: Path) -> list[str]:
+    """What of a file that load() accepts will be refused by the next version, and what to do."""
+    document = tomllib.loads(path.read_text(encoding="utf-8"))
+    return [
+        f"{path}: {key}: deprecated since {found.since}, and gone in the next version; "
+        + found.remedy
+        for key, found in DEPRECATED.items()
+        if _has(document, key)
+    ]
+
+
+def _has(document: dict[str, Any], key: str) -> bool:
+    table, _, name = key.rpartition(".")
+    place = document.get(table, {}) if table else document
+    return any(name in one for one in (place if isinstance(place, list) else [place]))
+
+
+Section = TypeVar("Section", Lan, Link, Instance)
+
+
+def _with_own_names(config: Config) -> Config:
+    """An alternative name finds an interface, too (ip-link(8)), but /proc/sys knows none."""
+
+    def named(section: Section) -> Section:
+        return replace(section, interface=_own_name(section.interface))
+
+    return replace(
+        config,
+        lan=named(config.lan),
+        link=named(config.link),
+        routing=[named(instance) for instance in config.routing],
+    )
+
+
+def _own_name(interface: str) -> str:
+    try:
+        return socket.if_indextoname(socket.if_nametoindex(interface))
+    except OSError:  # there is none: who needs it says so
+        return interface
+
+
+def parse(text: str) -> Config:
+    """Check the configuration in ``text``.
+
+    Raises:
+        ConfigError: as load(), without the file's name.
+    """
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"is not TOML: {error}; correct that line") from error
+    try:
+        config = msgspec.convert(document, Config, dec_hook=_decode_address)
+    except msgspec.ValidationError as error:
+        raise ConfigError(_explain(str(error))) from error
+    _check(config)
+    return config
+
+
+def schema() -> Iterator[Key]:
+    """Every key of the file, in order, for documentation and messages."""
+    for table, struct in TABLES.items():
+        hints = get_type_hints(struct, include_extras=True)
+        fields, given = struct.__struct_fields__, struct.__struct_defaults__
+        defaults = dict(zip(fields[len(fields) - len(given) :], given, strict=True))
+        for name in struct.__struct_fields__:
+            description = _description(hints[name])
+            if not description:
+                continue  # a table of its own
+            default = defaults.get(name, msgspec.NODEFAULT)
+            yield Key(
+                path=f"{table}.{name}" if table else name,
+                kind=_kind(hints[name]),
+                default="required" if default is msgspec.NODEFAULT else _show(default),
+                description=description,
+                secret=any("secret" in (meta.extra or ()) for meta in _metas(hints[name])),
+            )
+
+
+def _show(default: object) -> str:
+    if default is None:
+        return "none"
+    if isinstance(default, bool):
+        return str(default).lower()
+    return f'"{default}"' if isinstance(default, str) else str(default)
+
+
+def _description(hint: Any) -> str:
+    return next((meta.description for meta in _metas(hint) if meta.description), "")
+
+
+def _metas(hint: Any) -> list[Meta]:
+    return [meta for meta in getattr(hint, "__metadata__", ()) if isinstance(meta, Meta)]
+
+
+def _kind(hint: Any) -> str:
+    bare = get_type_hints(type("_", (), {"__annotations__": {"x": hint}}))["x"]
+    if (choices := get_args(bare)) and all(isinstance(choice, str) for choice in choices):
+        return " or ".join(f'"{choice}"' for choice in choices)
+    if type(None) in get_args(bare):
+        bare = next(kind for kind in get_args(bare) if kind is not type(None))
+    return _KINDS[bare]
+
+
+def _decode_address(kind: Any, value: Any) -> Any:
+    # int is refused: ip_address() would take 1 for 0.0.0.1. msgspec reports ValueError alone.
+    if not isinstance(value, str):
+        raise ValueError("Expected an IP address in quotes")  # noqa: TRY004
+    try:
+        address = ip_address(value)
+    except ValueError as error:
+        raise ValueError(f"{value!r} is not an IP address") from error
+    if not isinstance(address, kind):
+        raise ValueError(f"{value!r} is not of the right IP version")  # noqa: TRY004
+    if address.is_multicast or address.is_unspecified or getattr(address, "scope_id", None):
+        raise ValueError(f"{value!r} is not a plain unicast address")
+    return address
+
+
+def _explain(message: str) -> str:
+    """Put msgspec's message into our form: key, what is wrong, what to do."""
+    at = _AT.search(message)
+    path = at["path"] if at else ""
+    wrong = _AT.sub("", message)
+    if field := _FIELD.search(wrong):
+        path = f"{path}.{field['field']}".lstrip(".")
+        if "unknown" in wrong:
+            if gone := DEPRECATED.get(_plain(path)):
+                return f"{path}: no such key any more, as told since {gone.since}; {gone.remedy}"
+            table = path.rpartition(".")[0]
+            return f"{path}: no such key; remove it, or use one of: {_names(table)}"
+        wrong = "is missing"
+    row = next((key for key in schema() if key.path == _plain(path)), None)
+    remedy = f"give {row.kind}: {row.description}" if row else "see docs/configuration.md"
+    return f"{path or 'file'}: {wrong}; {remedy}"
+
+
+def _plain(path: str) -> str:
+    return re.sub(r"\[[^\]]*\]", "", path)
+
+
+def _names(table: str) -> str:
+    struct = TABLES.get(_plain(table))
+    return ", ".join(struct.__struct_fields__) if struct else "docs/configuration.md"
+
+
+def _check(config: Config) -> None:
+    """What the types alone do not say."""
+    timing = config.timing
+    _require(
+        timing.lease_ms * 2 <= timing.suspect_ms,
+        "timing.suspect_ms: must be at least twice timing.lease_ms",
+    )
+    _require(
+        timing.suspect_ms < timing.takeover_ms,
+        "timing.takeover_ms: must be greater than timing.suspect_ms",
+    )
+    _require(
+        timing.takeover_ms < timing.hold_ms,
+        "timing.hold_ms: must be greater than timing.takeover_ms, or two nodes could speak at once",
+    )
+    _require(
+        config.link.local.version == config.link.remote.version,
+        "link.remote: is not of the same IP version as link.local; give both the same",
+    )
+    pairs = (
+        ("link.remote", config.link.local, config.link.remote),
+        ("lan.peer_address", config.lan.address, config.lan.peer_address),
+        ("lan.peer_address6", config.lan.address6, config.lan.peer_address6),
+    )
+    for key, own, other in pairs:
+        _require(own is None or own != other, f"{key}: is this node's own; give the other node's")
+    _require(
+        (config.lan.address6 is None) == (config.lan.peer_address6 is None),
+        "lan.address6: give it together with lan.peer_address6, or neither",
+    )
+    commands = {
+        "ownership.fence_command": config.ownership.fence_command,
+        "hooks.role": config.hooks.role,
+        "hooks.safety": config.hooks.safety,
+        "hooks.lost": config.hooks.lost,
+    }
+    for key, command in commands.items():
+        _require(
+            not command or command[0].startswith("/"),
+            f"{key}: give the program's whole path: it is run without a shell",
+        )
+    _check_services(config)
+    _check_routing(config)
+    _check_metrics(config)
+
+
+def _check_services(config: Config) -> None:
+    names = [service.name for service in config.service]
+    addresses = [(s.instance, address) for s in config.service for address in s.addresses]
+    own = {config.lan.address, config.lan.peer_address, config.link.local, config.link.remote}
+    own |= {config.lan.address6 or config.lan.address}
+    own |= {config.lan.peer_address6 or config.lan.address}
+    for name in names:
+        _require(names.count(name) == 1, f"service.name: {name!r} is used twice; rename one")
+    for instance, address in addresses:
+        _require(
+            addresses.count((instance, address)) == 1,
+            f"service.addresses: {address} is used twice; remove one",
+        )
+        _require(
+            bool(instance) or address not in own,
+            f"service.addresses: {address} is a node's own address; give one that can move",
+        )
+    _require(
+        len(addresses) <= ADDRESSES_MAX,
+        f"service.addresses: {len(addresses)} of them; at most {ADDRESSES_MAX} are possible",
+    )
+
+
+def _check_routing(config: Config) -> None:
+    names, interfaces = list(config.lifs), config.interfaces
+    _require(
+        len(names) == len(interfaces), "routing.name: a name is used twice; rename one of them"
+    )
+    for interface in interfaces:
+        _require(
+            interfaces.count(interface) == 1,
+            f"routing.interface: {interface} is used twice; each needs one of its own",
+        )
+    for service in config.service:
+        _require(
+            service.instance in names,
+            f"service.instance: there is no [[routing]] of the name {service.instance!r}; add one",
+        )
+
+
+def _check_metrics(config: Config) -> None:
+    listen = config.metrics.listen
+    if listen is None:
+        return
+    try:
+        address, port = parse_endpoint(listen)
+    except UsageError as error:
+        raise ConfigError(f"metrics.listen: {error}") from error
+    _require(
+        not (address.is_unspecified or address.is_multicast),
+        f"metrics.listen: {address} is no address of this node's; give one, such as 127.0.0.1",
+    )
+    _require(
+        all(address not in service.addresses for service in config.service),
+        f"metrics.listen: {address} is a service address, which moves; give one of this node's own",
+    )
+    _require(
+        (address, port) != (config.link.local, config.link.port),
+        "metrics.listen: is the link's own port; give another",
+    )
+
+
+def _require(good: bool, message: str) -> None:
+    if not good:
+        raise ConfigError(message)

@@ -1,0 +1,1 @@
+"""This host as prld needs it: interfaces, addresses, firewall state, ports, the service manager."""

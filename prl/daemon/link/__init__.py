@@ -1,0 +1,1 @@
+"""The connection to the other node: made, proven, greeted, watched."""

@@ -1,0 +1,275 @@
+"""The facts that prlctl prints, as plain values (SPEC section 8)."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from prl import __version__
+from prl.bindings import wire
+from prl.bindings.datapath import Datapath, FlowInfo
+from prl.bindings.facts import Capability, Message, Owner, Status
+from prl.bindings.programs import Kernel
+from prl.config import Config
+from prl.daemon.link.link import Link
+from prl.daemon.monitoring.remedies import cause_of
+from prl.daemon.ownership.ownership import SILENCE, Ownership
+from prl.daemon.session.protect import Primaries
+from prl.daemon.session.sessions import Session
+from prl.endpoint import Address, show_endpoint
+
+_NS_PER_MS = 1e6
+
+
+@dataclass(frozen=True)
+class NodeView:
+    """What facts are made of."""
+
+    config: Config
+    kernel: Kernel
+    datapath: Datapath
+    link: Link
+    ownership: Ownership
+    primaries: Primaries
+    ailments: Callable[[], list[str]]
+    """What of this host is not as it must be, in words; empty ones count for nothing."""
+
+    @property
+    def addresses(self) -> list[Address]:
+        """All service addresses."""
+        return [address for service in self.config.service for address in service.addresses]
+
+
+def status(view: NodeView) -> dict[str, Any]:
+    """The node, and whether it could be switched over without loss."""
+    found = view.datapath.status()
+    unsafe = verdict(view, found)
+    return {
+        "version": __version__,
+        "node": view.config.node,
+        "index": view.config.index,
+        "mode": view.config.mode,
+        "mode_because": view.kernel.xdp_refusal,
+        "switchover_safe": not unsafe.cause,
+        "cause": unsafe.cause,
+        "because": unsafe.words or "every session has a good shadow or its owner next to it",
+        "link": _link_state(view, found),
+        "epoch": f"{found.epoch:016x}",
+        "bypassed": view.kernel.bypassed,
+        "services": [
+            {
+                "name": service.name,
+                "addresses": [str(address) for address in service.addresses],
+                "state": found.services[number].name.lower(),
+                "silent": (
+                    SILENCE[found.silence]
+                    if found.services[number] == Owner.OWNER and found.silent_mask >> number & 1
+                    else ""
+                ),
+                "term": view.ownership.terms[number],
+                "configured_owner": service.owner,
+                "instance": service.instance,
+            }
+            for number, service in enumerate(view.config.service)
+        ],
+        "lease": {
+            "takeover_for_ms": _left_ms(found.takeover_until_ns, found.now_ns),
+            "open_in_ms": _left_ms(found.open_at_ns, found.now_ns),
+            "over": shadows_wait(found),
+        },
+        "policy": {
+            "configured": view.config.policy,
+            "in_force": "stop" if found.policy_stop else "continue",
+        },
+        "neighbours": found.neighbours,
+        "flows": _flow_counts(view, found),
+        "unprotected": view.primaries.unprotected(),
+        "behind": {"packets": found.behind_packets, "bytes": found.behind_bytes},
+        "oldest_unacknowledged_ms": round(found.oldest_unanswered_ns / _NS_PER_MS, 3),
+    }
+
+
+def _flow_counts(view: NodeView, found: Status) -> dict[str, int]:
+    states = [session.state for session in view.primaries.live()]
+    return {
+        "primary": found.flows_primary,
+        "secondary": found.flows_secondary,
+        "active": found.flows_active,
+        "unprotected": sum(state != "active" for state in states),
+    }
+
+
+def shadows_wait(found: Status) -> bool:
+    """Whether only fencing lets this node take a service over: the lease of its shadows is over."""
+    return found.expired and Owner.STANDBY in found.services
+
+
+CAUSES: Final = ("link", "bypassed", "host", "service", "session")
+"""Why a node is not safe, by name, the gravest first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether a switchover would be safe now: both are empty if it would."""
+
+    cause: str = ""
+    """One of CAUSES."""
+    words: str = ""
+
+
+def verdict(view: NodeView, found: Status) -> Verdict:
+    """Whether a switchover would be safe now, as far as it can be told from this node."""
+    if (grave := verdict_of_node(view, found.services, link_up=found.link_up)).cause:
+        return grave
+    for session in view.primaries.live():
+        if session.state != "active":
+            why = view.primaries.why_not(session)
+            return Verdict("session", f"{session.ends} is not protected: {why}")
+    return Verdict()
+
+
+def verdict_of_node(view: NodeView, states: Sequence[Owner], *, link_up: bool) -> Verdict:
+    """The same, but for single sessions; ``states``: this node's part in each service."""
+    if not link_up:
+        return Verdict("link", f"the link is down: {view.link.why_down}")
+    if view.kernel.bypassed:
+        return Verdict("bypassed", "the datapath was bypassed")
+    if ailing := next(filter(None, view.ailments()), ""):
+        return Verdict("host", ailing)
+    for number, service in enumerate(view.config.service):
+        if states[number] not in {Owner.OWNER, Owner.STANDBY}:
+            state = states[number].name.lower()
+            return Verdict("service", f"service {service.name} is {state} here")
+    return Verdict()
+
+
+def _left_ms(until_ns: int, now_ns: int) -> float:
+    return round(max(until_ns - now_ns, 0) / _NS_PER_MS, 3) if until_ns else 0.0
+
+
+def _link_state(view: NodeView, found: Status) -> dict[str, Any]:
+    other = view.link.other
+    return {
+        "state": found.link_state.name.lower() if found.link_up else "down",
+        "other": other.node if other else None,
+        "reason": "" if found.link_up else view.link.why_down,
+        "rtt_ms": round(found.rtt_ns / _NS_PER_MS, 3),
+        "plain": view.config.link.plain,
+    }
+
+
+def link(view: NodeView) -> dict[str, Any]:
+    """The link."""
+    found = view.datapath.status()
+    other = view.link.other
+    return _link_state(view, found) | {
+        "local": str(view.config.link.local),
+        "remote": str(view.config.link.remote),
+        "port": view.config.link.port,
+        "version": view.link.version,
+        "capabilities": _capabilities(view.link.capabilities),
+        "other_versions": list(other.versions) if other else [],
+        "other_capabilities": _capabilities(other.capabilities) if other else [],
+        "epoch": f"{found.epoch:016x}",
+        "rtt_min_ms": round(found.rtt_min_ns / _NS_PER_MS, 3),
+        "reconnects": max(view.link.ups - 1, 0),
+        "received": {kind.name: found.received[kind] for kind in Message},
+        "sent": {kind.name: found.sent[kind] for kind in Message},
+        "received_bytes_by_type": {kind.name: found.received_bytes[kind] for kind in Message},
+        "sent_bytes_by_type": {kind.name: found.sent_bytes[kind] for kind in Message},
+        "received_bytes": found.counters["link_rx_bytes"],
+        "sent_bytes": found.counters["link_tx_bytes"],
+        "elided_packets": found.counters["link_elided_packets"],
+        "elided_bytes": found.counters["link_elided_bytes"],
+        "refused": found.counters["link_refused"],
+        "key": view.link.key,
+        "refused_connections": dict(view.link.refusals.counts),
+        "forged": found.counters["link_forged"],
+        "truncated": found.counters["link_truncated"],
+        "key_updates": found.counters["link_key_updates"],
+        "sent_records": found.counters["link_records_sent"],
+        "received_records": found.counters["link_records_received"],
+        "send_queue_full": found.counters["link_tx_full"],
+    }
+
+
+def _capabilities(bits: int) -> list[str]:
+    """Names; bits of a later version by their number."""
+    known = [str(one.name).lower() for one in Capability if one & bits]
+    later = bits & ~sum(Capability)
+    return known + [f"bit_{n}" for n in range(later.bit_length()) if later >> n & 1]
+
+
+def stats(view: NodeView) -> dict[str, Any]:
+    """Every counter of the node."""
+    found = view.datapath.status()
+    return {
+        "datapath": found.counters,
+        "kernel": view.kernel.node_counters(),
+        "attempts": view.primaries.counts(),
+        "frames_free": found.frames_free,
+        "holds_used": found.holds_used,
+    }
+
+
+def handles(view: NodeView) -> list[int]:
+    """All flows here."""
+    return view.datapath.flow_handles(view.config.flows_max)
+
+
+def flow(view: NodeView, handle: int, *, whole: bool = False) -> dict[str, Any] | None:
+    """One flow; None when it is not here."""
+    info = view.datapath.flow_info(handle)
+    if info is None:
+        return None
+    session = view.primaries.find(handle)
+    reason = view.primaries.why_not(session) if session and session.state != "active" else ""
+    facts: dict[str, Any] = {
+        "handle": info.handle,
+        "protocol": "udp" if info.ends.is_udp else "tcp",
+        "local": show_endpoint(info.ends.local, info.ends.local_port),
+        "remote": info.ends.peer_end,
+        "instance": info.ends.instance,
+        "service": _service_of(view, info),
+        "role": _role(info),
+        "state": info.state_name,
+        "reason": reason or (wire.reason_text(info.reason) if info.reason else ""),
+        "generation": info.generation,
+        "queue": {"packets": info.held_packets, "bytes": info.held_bytes},
+    }
+    if whole:
+        facts |= _cause(view, info, session)
+        facts |= {
+            "application": session.client.name if session else "",
+            "flags": [str(flag.name).lower() for flag in type(info.flags) if flag in info.flags],
+            "input": {"next": info.in_seq, "acknowledged": info.in_acked},
+            "output": {"next": info.out_seq, "acknowledged": info.out_acked},
+            "out_bytes": info.out_bytes,
+            "receive_space": {"own_edge": info.own_edge, "other_edge": info.peer_edge},
+            "socket": info.socket,
+            "counters": info.counters,
+        }
+    return facts
+
+
+def _cause(view: NodeView, info: FlowInfo, session: Session | None) -> dict[str, str]:
+    """Why it is not protected, by name and in words, and what would help; empty where it is."""
+    if info.state_name == "active":
+        return {"cause": "", "meaning": "", "remedy": ""}
+    reason = view.primaries.cause(session, info.reason) if session else info.reason
+    meaning, remedy = cause_of(reason)
+    return {"cause": wire.reason_name(reason), "meaning": meaning, "remedy": remedy}
+
+
+def _service_of(view: NodeView, info: FlowInfo) -> str:
+    """The name of the service that the flow's own end is an address of."""
+    return next(
+        service.name
+        for service in view.config.service
+        if service.instance == info.ends.instance and info.ends.local in service.addresses
+    )
+
+
+def _role(info: FlowInfo) -> str:
+    if not info.is_secondary:
+        return "primary"
+    return "primary" if info.state_name == "owner" else "secondary"

@@ -1,0 +1,1 @@
+"""Who owns a service: start, evidence, claims, fencing, planned moves, and stepping back."""

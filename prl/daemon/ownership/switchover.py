@@ -1,0 +1,145 @@
+"""Planned moves of a service (SPEC R21): asked for here, done by the datapath.
+
+request ─▶ datapath: drain, silence, word ─▶ done: the other node has it
+                │                         └─▶ undone: all is as it was, with the reason
+                └─ link lost after the word ─▶ unsure ─ HELLO, or nobody answers probes ─▶ resumed
+"""
+
+import asyncio
+from typing import Any
+
+from prl.bindings import wire
+from prl.bindings.datapath import Datapath, Event
+from prl.bindings.facts import Moved, Owner, Reason
+from prl.config import Config
+from prl.daemon.events.log import EventLog
+from prl.daemon.events.record import Level
+from prl.daemon.host.instances import Instances
+from prl.daemon.link.link import Link
+from prl.daemon.ownership import probe
+from prl.daemon.ownership.ownership import Ownership
+from prl.errors import NotSafeError, PrlError
+
+_NS_PER_MS = 1e6
+_ANSWER_MARGIN_S = 2.0
+"""Beyond the deadlines of the datapath: for a control plane that is busy."""
+_REMEDY = {
+    Reason.LINK_LOST: "the link is down or silent; bring it up",
+    Reason.REQUESTED: "the other node's prld cannot do it; upgrade that",
+    Reason.NOT_OWNER: "this node has no part in it",
+    Reason.UNPROTECTED: (
+        "a session has no good shadow on the other node (`prlctl flow list`); wait until it is "
+        "protected, or use `prlctl demote`, which loses it"
+    ),
+    Reason.BUSY: "a move of it is under way",
+    Reason.TIMEOUT: "it did not become quiet within timing.switchover_ms",
+    Reason.LEASE_OVER: "the other node has no lease yet; try again",
+    Reason.NO_LAN: "the other node does not hear the LAN either; see its cables",
+    Reason.NOT_ACTIVE: "the other node does not stand by for it",
+}
+
+
+class SwitchoverError(PrlError):
+    """A move that failed underway, or of which it is not known yet how it ends."""
+
+
+class Switchover:
+    """The moves of all services."""
+
+    def __init__(
+        self,
+        config: Config,
+        datapath: Datapath,
+        link: Link,
+        instances: Instances,
+        log: EventLog,
+        ownership: Ownership,
+    ) -> None:
+        self._config, self._dp, self._link, self._log = config, datapath, link, log
+        self._instances, self._ownership = instances, ownership
+        self._waiting: dict[int, asyncio.Future[Event]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def move(self, number: int, *, forced: bool = False) -> dict[str, Any]:
+        """Move a service to the other node, or here when this one stands by for it.
+
+        ``forced``: sessions that are not protected may be lost.
+
+        Raises:
+            NotSafeError: refused, with the reason; nothing has changed.
+            SwitchoverError: it failed underway: nothing has changed, or it is not known yet.
+        """
+        name = self._config.service[number].name
+        was_owner = self._ownership.state(number) == Owner.OWNER
+        if number in self._waiting:
+            raise NotSafeError(f"service {name} is not moved: {_REMEDY[Reason.BUSY]}")
+        told = self._waiting[number] = asyncio.get_running_loop().create_future()
+        try:
+            reason = self._dp.switchover(number, forced=forced)
+            if reason:
+                raise NotSafeError(f"service {name} is not moved: {_words(reason)}")
+            timing = self._config.timing
+            deadline_s = (2 * timing.switchover_ms + timing.hold_ms) / 1000 + _ANSWER_MARGIN_S
+            async with asyncio.timeout(deadline_s):
+                event = await told
+        except TimeoutError:
+            raise SwitchoverError(
+                f"service {name}: the move has no end yet; see `prlctl events`"
+            ) from None
+        finally:
+            del self._waiting[number]
+        outcome = Moved(event.state)
+        if outcome == Moved.UNDONE:
+            raise NotSafeError(f"service {name} is not moved: {_words(event.reason)}")
+        if outcome != Moved.DONE:
+            raise SwitchoverError(
+                f"service {name}: the link was lost in the middle of the move; see `prlctl events`"
+            )
+        other = self._link.other.node if self._link.other else ""
+        silent_ms = round((event.value2 - event.value) / _NS_PER_MS, 3) if was_owner else None
+        return {
+            "service": name,
+            "from": self._config.node if was_owner else other,
+            "to": other if was_owner else self._config.node,
+            "sessions": event.seq if was_owner else None,
+            "silent_ms": silent_ms,
+        }
+
+    def on_move(self, event: Event) -> None:
+        """PRL_EVENT_MOVE."""
+        told = self._waiting.get(event.service)
+        if told is not None and not told.done():
+            told.set_result(event)
+        name, outcome = self._config.service[event.service].name, Moved(event.state)
+        owns = self._ownership.state(event.service) == Owner.OWNER
+        words = {
+            Moved.DONE: "moved here" if owns else "moved to the other node",
+            Moved.UNDONE: f"not moved: {_words(event.reason)}",
+            Moved.UNSURE: "the link was lost as it was given to the other node: silent until it is "
+            "known who has it",
+            Moved.RESUMED: "the other node did not take it: this node has it again",
+        }[outcome]
+        level: Level = "info" if outcome == Moved.DONE else "warning"
+        self._log.post(level, "switchover", f"service {name}: {words}", service=name)
+        if outcome == Moved.DONE and not owns:  # the new owner's take-over tells of its part
+            mine = self._ownership.state(event.service)
+            self._ownership.tell(event.service, mine, "moved to the other node")
+        if outcome == Moved.RESUMED and owns:
+            self._ownership.tell(event.service, Owner.OWNER, "the other node did not take it")
+
+    def on_probe(self, event: Event) -> None:
+        """PRL_EVENT_PROBE: the other's lease is over, and it is unknown whether it took over."""
+        task = asyncio.get_running_loop().create_task(self._probe(event.service))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _probe(self, number: int) -> None:
+        service = self._config.service[number]
+        users = await probe.users_of(service, self._instances.interface(number), self._log)
+        if users is not None:
+            self._dp.switchover_resolve(number, taken=bool(users))
+
+
+def _words(reason: int) -> str:
+    known = Reason(reason) if reason in Reason.__members__.values() else None
+    return _REMEDY.get(known, wire.reason_text(reason)) if known else wire.reason_text(reason)

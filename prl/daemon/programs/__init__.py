@@ -1,0 +1,1 @@
+"""Programs that do not know of prl: their connections found, and kept protected."""

@@ -1,0 +1,452 @@
+"""One attempt to protect a session (SPEC R17).
+
+prepare … ready ─▶ set up in the datapath ─▶ moment ─▶ SETUP_DONE ─▶ active
+     └─ cannot be ─▶ set up ─▶ snapshot ─▶ SETUP … ─▶ SETUP_DONE ─▶ active
+  └───────────────────┴────────────┴────────┴─ refused, too late, link lost ─▶ open, with the reason
+
+The session stands still from the set-up on. What is prepared, an established TCP connection with
+not too much in its queues, is then in the datapaths' hands alone, from the copy to the activation.
+"""
+
+import asyncio
+import contextlib
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+
+from prl.bindings import wire
+from prl.bindings.datapath import Datapath, DatapathError, Event, Prepared
+from prl.bindings.facts import Capability, Message, Reason, Tlv
+from prl.bindings.wire import Element
+from prl.config import Config
+from prl.daemon.events.log import EventLog
+from prl.daemon.host.instances import Instances
+from prl.daemon.host.network import Host
+from prl.daemon.link.link import Link
+from prl.daemon.session import cloning, transfer
+from prl.daemon.session.cloning import Frozen, Order
+from prl.daemon.session.deadline import Deadline
+from prl.daemon.session.limiter import Pace
+from prl.daemon.session.sessions import Session
+from prl.daemon.session.transfer import Setup, TransferError
+from prl.errors import PrlError, ReplicationError
+from prl.kernel.descriptors import SocketHolders
+from prl.kernel.freezer import FreezeError
+from prl.shadow import Fixed, SnapshotError, fixed_of
+from prl.shadow.sockopt import CallError, So, get_int
+
+SETUPS_AT_ONCE = 8
+"""Sessions that are being protected at a time, at most; the others wait, undisturbed."""
+SLOW_PART = 4
+"""Where an attempt takes more than this part of its deadline, fewer are made at a time."""
+SEND_FULL_WAIT_S = 0.002
+PREPARE_TIMEOUT_S = 2.0
+"""How long the other node may take to prepare; nothing waits for it meanwhile."""
+
+_EBUFFERS = 105  # ENOBUFS: the transmit queue of the link is full
+_ENOTSUP = 95
+
+
+class AttemptError(ReplicationError):
+    """One attempt to protect a session failed."""
+
+    def __init__(self, reason: int, words: str) -> None:
+        self.reason = reason
+        super().__init__(words)
+
+
+@dataclass(slots=True)
+class _Work:
+    """One attempt."""
+
+    session: Session
+    sock: socket.socket
+    order: Order
+    fixed: Fixed | None
+    """None: UDP."""
+    wanted: Prepared
+    holders: list[int] = field(default_factory=list)
+    """Processes that have the socket."""
+    is_prepared: bool = False
+    """The other node waits for the moment."""
+    deadline_s: float = 0.0
+    """How long the session may stand still."""
+    begun_ns: int = 0
+    """Since when it does, on CLOCK_BOOTTIME; 0: not yet."""
+
+    @property
+    def due_ns(self) -> int:
+        """When the datapath opens it, unless it is active by then; 0: it does not stand still."""
+        return self.begun_ns and self.begun_ns + int(self.deadline_s * 1e9)
+
+
+@dataclass(frozen=True, slots=True)
+class _Copied:
+    """A snapshot on its way."""
+
+    segs_in: int
+    """TCP: segments that the original had received."""
+    committed: int
+    left: list[bytes] = field(default_factory=list)
+    """What the link had no room for yet."""
+
+
+class Attempts:
+    """Makes attempts, a few at a time."""
+
+    def __init__(
+        self,
+        config: Config,
+        datapath: Datapath,
+        link: Link,
+        host: Host,
+        log: EventLog,
+        instances: Instances,
+    ) -> None:
+        self._config, self._dp, self._link, self._log = config, datapath, link, log
+        self._host, self._instances = host, instances
+        self.closed = ""
+        """Why nothing can be protected now; empty: it can."""
+        self._holders = SocketHolders()
+        self._deadline = Deadline(config.timing.setup_ms / 1000)
+        self._pace = Pace(SETUPS_AT_ONCE, config.timing.setup_ms / SLOW_PART / 1000)
+
+    def enter(self, session: Session, sock: socket.socket, sessions: dict[int, Session]) -> None:
+        """Make it known to the datapath, and leave it open. Raises DatapathError."""
+        self._know(session, sock, sessions)
+        self._dp.primary_fail(session.handle, Reason.REQUESTED)
+        session.state, session.reason = (
+            "open",
+            "prld was started anew, and has not protected it yet",
+        )
+
+    def counts(self) -> dict[str, float]:
+        """What is allowed to an attempt now, as ``prlctl stats`` has it."""
+        return {"deadline_ms": round(1000 * self._deadline.seconds, 3), "at_once": self._pace.limit}
+
+    def _know(self, session: Session, sock: socket.socket, sessions: dict[int, Session]) -> None:
+        fixed = None if session.ends.is_udp else fixed_of(sock)
+        spec = cloning.spec_of(session.ends, sock, session.handle, fixed)
+        self._set_up(session, self._dp.prepare(spec), sessions, self._deadline.seconds)
+
+    async def protect(
+        self, session: Session, sessions: dict[int, Session], sock: socket.socket | None = None
+    ) -> None:
+        """Set up, snapshot, send, activate. On failure the session is open, with the reason.
+
+        ``sock`` is the socket of a session that the datapath does not have yet. Enters the session
+        in ``sessions`` as soon as it has a handle. Raises ReplicationError when it does not even
+        get one.
+        """
+        mending = session.mend()
+        async with mending.lock, self._pace:
+            if session.state != "open" or session.closing:
+                return
+            try:
+                with nullcontext(sock) if sock else self._dp.flow_socket(session.handle) as own:
+                    await self._try(session, own, sessions)
+            except AttemptError as error:
+                self._failed(session, error.reason, str(error))
+            except (SnapshotError, TransferError, CallError, FreezeError, DatapathError) as error:
+                if sock and not session.handle and isinstance(error, FreezeError):
+                    self._know(session, sock, sessions)  # the next attempt may do better
+                if not session.handle:
+                    raise ReplicationError(str(error)) from error
+                self._failed(session, Reason.REQUESTED, str(error))
+
+    async def _try(
+        self, session: Session, sock: socket.socket, sessions: dict[int, Session]
+    ) -> None:
+        """What can be done before the input waits comes before, the rest is in the order of R17."""
+        hop, detour = None, ""  # of many peers: whoever takes over looks them up
+        if not session.ends.is_unconnected:
+            ifindex = self._instances.interface(session.service).ifindex
+            detour = await self._detour(session, sock)
+            hop = None if detour else await self._host.next_hop(ifindex, session.ends.remote)
+        if session.state != "open" or session.closing:
+            return
+        session.mend().hopeless = session.mend().late = False
+        if detour and not session.handle:
+            self._know(session, sock, sessions)
+        if detour:
+            raise AttemptError(Reason.REQUESTED, detour)
+        fixed = None if session.ends.is_udp else fixed_of(sock)
+        order = Order(
+            ends=session.ends,
+            streams=session.streams,
+            application=session.application,
+            renew=session.renew,
+            next_hop=str(hop.address) if hop else "",
+            next_hop_mac=hop.mac if hop else "",
+        )
+        spec = cloning.spec_of(session.ends, sock, session.handle, fixed)
+        work = _Work(session, sock, order, fixed, self._dp.prepare(spec))
+        await self._prepare(work, sessions)
+        try:
+            if fixed is not None:
+                work.holders = await self._holders.of(os.fstat(sock.fileno()).st_ino)
+            if session.state != "open" or session.closing:
+                return
+            with self._in_time(work):
+                await self._freeze(work, sessions)
+        finally:
+            self._unprepare(work)
+
+    @contextlib.contextmanager
+    def _in_time(self, work: _Work) -> Iterator[None]:
+        """The deadline of what is done within, which follows whether that was long enough."""
+        work.deadline_s = self._deadline.seconds
+        try:
+            yield
+        except PrlError:
+            was_late = 0 < work.due_ns <= time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+            if was_late and self._link.up:
+                self._deadline.missed(work.deadline_s)
+                work.session.mend().late = True
+            raise
+
+    async def _freeze(self, work: _Work, sessions: dict[int, Session]) -> None:
+        """From the moment on that the input waits. Raises as protect() expects."""
+        session = work.session
+        session.mend().done = done = asyncio.get_running_loop().create_future()
+
+        def begin() -> None:
+            clock()
+            self._begin(work, sessions)
+
+        def copy() -> _Copied | Frozen | None:
+            assert work.fixed is not None
+            if session.state != "open" or session.closing:
+                return None
+            begin()
+            order = _as_of_now(work)
+            if work.is_prepared and (copied := self._moment(work, order.application)):
+                return copied
+            return cloning.freeze_tcp(work.sock, order, work.fixed)
+
+        with self._pace.timed() as clock:
+            copied: _Copied | Frozen | None
+            if work.fixed is not None:
+                copied = await session.client.freezer.share(copy, work.holders)
+            else:
+                begin()
+                copied = await cloning.freeze_udp(work.sock, work.order)
+            if copied is None:
+                return
+            if isinstance(copied, Frozen):
+                copied = self._send_whole(work, copied)
+            await self._send_rest(session, copied.left, done)
+            answer = await self._answer(done, 2 * work.deadline_s)
+            if answer.value:  # the datapath has activated it
+                self._protected(work, answer.value)
+                return
+            self._refuse_holes(session)
+            _refuse_moved(work, copied)
+            self._dp.primary_activate(
+                session.handle, session.generation, copied.committed, answer.space
+            )
+            self._protected(work, time.clock_gettime_ns(time.CLOCK_BOOTTIME))
+
+    def _protected(self, work: _Work, active_ns: int) -> None:
+        session, frozen_ns = work.session, active_ns - work.begun_ns
+        self._deadline.took(frozen_ns / 1e9)
+        if session.state in {"setup", "active"}:  # else it has failed again already
+            session.mended(time.monotonic())
+            words, frozen_us = f"{session.ends}: protected", frozen_ns // 1000
+            self._log.info("active", words, handle=session.handle, frozen_us=frozen_us)
+
+    async def _prepare(self, work: _Work, sessions: dict[int, Session]) -> None:
+        """Have the other node ready for the moment, if that can be. Raises AttemptError."""
+        session = work.session
+        if work.fixed is None or not self._link.up:
+            return
+        if Capability.PREPARE not in self._link.capabilities:
+            return
+        work.order = _as_of_now(work)
+        setup = cloning.outline_of(work.sock, work.order, work.fixed)
+        if setup is None:
+            return
+        try:
+            session.handle, session.generation = self._dp.primary_prepare(work.wanted)
+        except DatapathError as error:
+            if error.errno != _ENOTSUP:
+                raise
+            return
+        sessions[session.handle] = session
+        work.is_prepared = True
+        session.mend().done = done = asyncio.get_running_loop().create_future()
+        try:
+            left = self._send(session, _pieces(setup), wire.SETUP_PREPARE)
+            await self._send_rest(session, left, done, wire.SETUP_PREPARE)
+            await self._answer(done, PREPARE_TIMEOUT_S)
+        except BaseException:
+            self._unprepare(work)
+            raise
+
+    def _unprepare(self, work: _Work) -> None:
+        """What was prepared over there is not needed."""
+        if not work.is_prepared:
+            return
+        work.is_prepared = False
+        session = work.session
+        with contextlib.suppress(DatapathError):  # the link is gone, and the preparation with it
+            self._dp.send(Message.CLOSE, handle=session.handle, generation=session.generation)
+
+    def _moment(self, work: _Work, application: bytes) -> _Copied | None:
+        """Copied and on its way; None: this takes the whole snapshot."""
+        session, streams = work.session, work.order.streams
+        sent = self._dp.primary_moment(
+            session.handle,
+            session.generation,
+            streams.in_offset,
+            streams.out_offset,
+            None if application == work.order.application else application,
+        )
+        if sent is None:
+            return None
+        work.is_prepared = False  # used
+        return _Copied(sent.segs_in, sent.committed)
+
+    def _send_whole(self, work: _Work, frozen: Frozen) -> _Copied:
+        work.is_prepared = False  # superseded
+        left = self._send(work.session, _pieces(frozen.setup))
+        return _Copied(frozen.segs_in, frozen.setup.committed, left)
+
+    async def _detour(self, session: Session, sock: socket.socket) -> str:
+        """What is wrong with the way of a session's packets; empty when they pass prl's programs.
+
+        A VLAN is an interface of its own: what leaves by lan0.100 is not seen on lan0.
+        """
+        if self.closed:
+            return self.closed
+        ends, own = session.ends, self._instances.interface(session.service).name
+        if self._is_stray(session):
+            return (
+                f"packets of {ends.remote} do not come in by {own}, where prld has its programs; "
+                f"correct the other side's route, or what it knows of {ends.local}'s MAC address"
+            )
+        ours = self._instances.devices(session.service)
+        way = get_int(sock, So.BINDTOIFINDEX)
+        if not way and not ends.remote.is_link_local:
+            way = await self._host.way_out(ends.local, ends.remote, get_int(sock, So.MARK))
+        if not way or way in ours:
+            return ""
+        name = _name(way)
+        return (
+            f"packets to {ends.remote} leave by {name}, while prld has its programs on {own}; name "
+            f"{name} as lan.interface or in [[routing]], or correct the route"
+        )
+
+    def _is_stray(self, session: Session) -> bool:
+        """Whether its input has come in elsewhere, and nothing has come where it should since."""
+        since = session.mend().stray_from
+        info = self._dp.flow_info(session.handle) if since >= 0 else None
+        return info is not None and int(info.counters["in_passed"]) <= since
+
+    def _begin(self, work: _Work, sessions: dict[int, Session]) -> None:
+        """Gate on, input redirected, output held."""
+        work.begun_ns = self._set_up(work.session, work.wanted, sessions, work.deadline_s)
+        if not self._link.up:
+            raise AttemptError(Reason.LINK_LOST, f"the link is down: {self._link.why_down}")
+
+    def _set_up(
+        self, session: Session, spec: Prepared, sessions: dict[int, Session], deadline_s: float
+    ) -> int:
+        """When it has begun, on CLOCK_BOOTTIME."""
+        begun = self._dp.primary_setup(spec, int(deadline_s * 1e9))
+        session.handle, session.generation = begun.handle, begun.generation
+        session.state, session.reason = "setup", ""
+        sessions[session.handle] = session
+        return begun.at_ns
+
+    def _refuse_holes(self, session: Session) -> None:
+        """What the socket has behind a hole is not in the snapshot, and will not come again."""
+        if self._dp.flow_has_hole(session.handle):
+            raise AttemptError(Reason.REQUESTED, "segments are missing in between; trying again")
+
+    def _send(self, session: Session, pieces: list[bytes], bits: int = 0) -> list[bytes]:
+        """Send what the link takes now, the last piece last; returns the rest."""
+        for number, piece in enumerate(pieces, 1):
+            try:
+                self._dp.send(
+                    Message.SETUP,
+                    wire.encode_tlvs([Element(Tlv.SNAPSHOT, piece)]),
+                    handle=session.handle,
+                    generation=session.generation,
+                    bits=bits | (wire.SETUP_LAST if number == len(pieces) else 0),
+                )
+            except DatapathError as error:
+                if error.errno != _EBUFFERS:
+                    raise
+                return pieces[number - 1 :]
+        return []
+
+    async def _send_rest(
+        self,
+        session: Session,
+        left: list[bytes],
+        done: "asyncio.Future[Event]",
+        bits: int = 0,
+    ) -> None:
+        """Send what the link had no room for, unless the answer is there before."""
+        while left and not done.done():
+            await asyncio.sleep(SEND_FULL_WAIT_S)  # the link drains; nothing tells us
+            left = self._send(session, left, bits)
+
+    async def _answer(self, done: "asyncio.Future[Event]", deadline_s: float) -> Event:
+        """Wait for the shadow. Raises AttemptError when there is none."""
+        # The datapath opens a flow at its deadline; twice that is for a datapath that hangs.
+        try:
+            async with asyncio.timeout(deadline_s):
+                event = await done
+        except TimeoutError:
+            raise AttemptError(Reason.TIMEOUT, wire.reason_text(Reason.TIMEOUT)) from None
+        if event.reason or event.type != Message.SETUP_DONE:
+            words = next((e.value.decode("utf-8", "replace") for e in _texts(event)), "")
+            reason = event.reason or Reason.REQUESTED
+            raise AttemptError(reason, words or wire.reason_text(reason))
+        return event
+
+    def _failed(self, session: Session, reason: int, words: str) -> None:
+        if not session.is_live:
+            return
+        if session.state != "open":
+            with contextlib.suppress(DatapathError):
+                self._dp.primary_fail(session.handle, reason)
+        session.state, session.reason = "open", words
+        self._log.warning(
+            "not_protected", f"{session.ends}: not protected: {words}", handle=session.handle
+        )
+
+
+def _name(ifindex: int) -> str:
+    try:
+        return socket.if_indextoname(ifindex)
+    except OSError:
+        return f"interface {ifindex}"
+
+
+def _pieces(setup: Setup) -> list[bytes]:
+    return transfer.pieces(transfer.encode(setup), wire.SETUP_CHUNK_BYTES)
+
+
+def _as_of_now(work: _Work) -> Order:
+    """With what its program, if it is one, has had until now."""
+    program = work.session.program
+    return work.order if program is None else replace(work.order, application=program.application())
+
+
+def _refuse_moved(work: _Work, copied: _Copied) -> None:
+    """A straggler that came after the snapshot is missing in the shadow."""
+    if cloning.has_moved(work.session.ends, work.sock, copied.segs_in):
+        raise AttemptError(Reason.REQUESTED, "a segment slipped in; trying again")
+
+
+def _texts(event: Event) -> list[Element]:
+    try:
+        return [element for element in wire.decode_tlvs(event.body) if element.type == Tlv.TEXT]
+    except wire.WireError:
+        return []

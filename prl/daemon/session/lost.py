@@ -1,0 +1,96 @@
+"""Sessions of the other node's that could not go on here: ended for a stated reason, none hangs.
+
+A shadow that is void is discarded silently while its session lives elsewhere (SPEC L8). Should this
+node take the service over, nobody has the session any more. Its peer hears so at once, even if it
+only waits: a SYN makes it answer with what it believes in (RFC 5961, 4.2), and as nobody here knows
+of that, the kernel resets it with the right number.
+"""
+
+import asyncio
+import contextlib
+import secrets
+import socket
+import struct
+from typing import Final
+
+from prl.bindings.datapath import Tuple
+from prl.bindings.packet import internet_checksum
+from prl.config import Config
+from prl.daemon.events.log import EventLog
+from prl.daemon.host.instances import Instances
+
+LOST_MAX: Final = 65536
+"""Sessions remembered; of more, the oldest are reset by the kernel when their peers speak."""
+AGAIN_S: Final = 1.0
+"""A peer's answers are rationed (tcp_challenge_ack_limit): it is asked twice."""
+_SYN: Final = 2
+_HEADER: Final = struct.Struct("!HHIIBBHHH")
+_IPV6: Final = 6
+
+
+class Lost:
+    """The sessions whose shadows here are void, and why, until there is a new snapshot."""
+
+    def __init__(self, config: Config, instances: Instances, log: EventLog) -> None:
+        self._config, self._instances, self._log = config, instances, log
+        self._why: dict[Tuple, tuple[int, str]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def add(self, ends: Tuple, service: int, why: str) -> None:
+        """The shadow of a session is void."""
+        self._why.pop(ends, None)
+        self._why[ends] = (service, why)
+        if len(self._why) > LOST_MAX:
+            del self._why[next(iter(self._why))]
+
+    def forget(self, ends: Tuple) -> None:
+        """There is a new shadow, or the session has ended."""
+        self._why.pop(ends, None)
+
+    def end_all(self, service: int) -> int:
+        """This node has taken the service over: end them, and say why; returns how many."""
+        lost = [(ends, why) for ends, (number, why) in self._why.items() if number == service]
+        for ends, why in lost:
+            del self._why[ends]
+            self._log.error(
+                "session_lost",
+                f"{ends}: its shadow was void ({why}): if it still lives, its peer is reset",
+                local=ends.service_end,
+                remote=ends.peer_end,
+                reason=why,
+            )
+        asked = [ends for ends, _ in lost if not ends.is_udp]
+        if asked:
+            task = asyncio.get_running_loop().create_task(self._ask(asked, service))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        return len(lost)
+
+    async def _ask(self, asked: list[Tuple], service: int) -> None:
+        device = self._instances.interface(service).name
+        for wait_s in (0.0, AGAIN_S):
+            await asyncio.sleep(wait_s)
+            for ends in asked:
+                with contextlib.suppress(OSError):  # then the peer's next segment is its end
+                    _send_syn(ends, device)
+
+
+def _send_syn(ends: Tuple, device: str) -> None:
+    family = socket.AF_INET6 if ends.local.version == _IPV6 else socket.AF_INET
+    with socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_TCP) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode())
+        sock.bind((str(ends.local), 0))
+        sock.sendto(syn(ends), socket.MSG_DONTWAIT, (str(ends.remote), 0))
+
+
+def syn(ends: Tuple) -> bytes:
+    """A SYN from the service's end to the peer's, with its checksum."""
+
+    def header(checksum: int) -> bytes:
+        ports = (ends.local_port, ends.remote_port)
+        return _HEADER.pack(*ports, number, 0, 5 << 4, _SYN, 0, checksum, 0)
+
+    number = secrets.randbits(32)
+    pseudo = ends.local.packed + ends.remote.packed
+    pseudo += struct.pack("!II", _HEADER.size, socket.IPPROTO_TCP)
+    return header(internet_checksum(pseudo + header(0)))

@@ -1,0 +1,569 @@
+"""Sessions whose application is on this node: kept protected (SPEC R17, R23).
+
+replicate ─┐      ┌── refused, too late, link lost, void ──┐
+           ├─▶ attempt (attempt.py) ─▶ active              ▼
+taken over ┘      ▲                                      open
+                  └── link up, an application offers itself over there, or a while has passed
+                      (renew: and the application has given its bytes anew) ──┘
+"""
+
+import asyncio
+import contextlib
+import socket
+import time
+from collections import Counter
+from collections.abc import Iterator
+
+from prl.bindings import wire
+from prl.bindings.datapath import Datapath, DatapathError, Event, Tuple
+from prl.bindings.facts import EventKind, Owner, Primary, Reason
+from prl.config import Config
+from prl.daemon.control.clients import Application, Program
+from prl.daemon.events.log import EventLog
+from prl.daemon.host.instances import Instances
+from prl.daemon.link.link import Link
+from prl.daemon.session.attempt import Attempts
+from prl.daemon.session.cloning import shared_address, shared_port
+from prl.daemon.session.orphans import Moves, Orphans
+from prl.daemon.session.retries import RETRY_MAX_S, RETRY_MIN_S, Retries
+from prl.daemon.session.sessions import Mending, Session
+from prl.daemon.session.silence import abort_silently, end_silently, reset
+from prl.daemon.session.streams import Streams
+from prl.endpoint import unspecified
+from prl.errors import ReplicationError, UsageError
+from prl.kernel.freezer import FreezeError, Pause
+from prl.shadow import SnapshotError
+from prl.shadow.capture import refuse_other_protocols
+from prl.shadow.sockopt import CallError
+
+STABLE_S = 5.0
+"""A session that was protected for so long is tried anew at once, as though it never had failed."""
+RENEW_TRIES = 3
+"""Attempts with bytes that the application has just given, while it waits."""
+OFFERED_MAX = 1024
+"""Endpoints that the other node may have offers for; it takes no more itself (shadows.py)."""
+REASONS_MAX = 8
+"""Different reasons for missing protection that ``status`` names."""
+_HOPELESS = frozenset({Reason.APPLICATION_GONE, Reason.OUTPUT_DIFFERS, Reason.MID_STREAM})
+_STRAYS = frozenset({Reason.STRAY_IN, Reason.STRAY_OUT})
+_STATES = {state: state.name.lower() for state in Primary}
+CLOSE_LINGER_S = 60.0
+"""How long a session that its application closed may take to end (the peer's FIN)."""
+
+
+class Primaries:
+    """All sessions whose application is here, by handle."""
+
+    def __init__(
+        self,
+        config: Config,
+        datapath: Datapath,
+        link: Link,
+        log: EventLog,
+        attempts: Attempts,
+        instances: Instances,
+        moves: Moves,
+    ) -> None:
+        self._config, self._dp, self._link, self._log = config, datapath, link, log
+        self._instances = instances
+        self._attempts, self._retries = attempts, Retries()
+        self._orphans = Orphans(
+            log,
+            moves,
+            sessions_of=lambda service: (s for s in self.live() if s.service == service),
+            owns=self._owns,
+            name_of=lambda service: config.service[service].name,
+            end=self._end_orphan,
+        )
+        self._sessions: dict[int, Session] = {}
+        self._offered: set[str] = set()
+        """Endpoints that applications on the other node have offered themselves for."""
+
+    # -- requests
+
+    async def replicate(
+        self,
+        client: Application,
+        sock: socket.socket,
+        application: bytes,
+        *,
+        renew: bool = False,
+        streams: Streams | None = None,
+        again: bool = False,
+        program: Program | None = None,
+    ) -> Session:
+        """Protect a socket; returns after activation or its failure.
+
+        Takes ``sock`` over, also on failure. ``streams``: of a socket that prl has known before.
+        ``again``: it was replicated by a prld that died; returns at once, and it is protected when
+        that can be. ``program``: the application does not know of prl.
+
+        Raises ReplicationError or UsageError when the session can never be protected as things are.
+        """
+        try:
+            ends, service = self._check(sock)
+            self._supersede(ends)
+            streams = streams or Streams.at(sock)
+            session = Session(ends, service, client, application, renew, streams, program)
+            if again:
+                self._attempts.enter(session, sock, self._sessions)
+            else:
+                self._refuse_foreign(session)
+                await self._attempt(session, sock)
+        finally:
+            sock.close()  # the datapath has it
+        self._begin(session)
+        return session
+
+    def _supersede(self, ends: Tuple) -> None:
+        """An application hands a socket over that it has handed over before."""
+        before = self._sessions.get(self._dp.flow_of(ends))
+        if before is not None and before.state == "open":
+            self._finish(before, "closed")
+
+    def take_over(self, session: Session) -> None:
+        """A shadow has become a session of this node's."""
+        self._sessions[session.handle] = session
+        self._begin(session)
+
+    def _begin(self, session: Session) -> None:
+        session.introduced = True
+        if session.mending is not None:
+            session.mending.stale = session.renew
+        self._tend(session)
+
+    async def renew(self, session: Session, application: bytes) -> None:
+        """The application's bytes as of now; it neither reads nor writes the socket meanwhile."""
+        session.application = application
+        if session.state == "active":
+            return
+        mending = session.mend()
+        mending.stale = mending.asked = False
+        for _ in range(RENEW_TRIES):
+            if self._obstacle(session):
+                break
+            await self._attempt(session)
+        mending.stale = session.renew
+        mending.trigger.set()
+
+    def _check(self, sock: socket.socket) -> tuple[Tuple, int]:
+        if sock.family not in (socket.AF_INET, socket.AF_INET6) or (
+            sock.type != socket.SOCK_STREAM and sock.proto != socket.IPPROTO_UDP
+        ):
+            raise UsageError("only TCP and UDP sockets over IPv4 or IPv6 can be replicated")
+        is_udp = sock.type == socket.SOCK_DGRAM
+        if not is_udp:
+            _refuse_kind(sock)
+        host, local_port = sock.getsockname()[:2]
+        local, local_port = shared_address(host.partition("%")[0]), shared_port(local_port)
+        try:
+            host, remote_port = sock.getpeername()[:2]
+            remote = shared_address(host.partition("%")[0])
+        except OSError as error:
+            if not is_udp:
+                raise UsageError(
+                    f"the socket has no peer ({error.strerror}), which cannot be replicated; "
+                    "wait until it is connected"
+                ) from error
+            remote, remote_port = unspecified(local), 0
+        proto = socket.IPPROTO_UDP if is_udp else socket.IPPROTO_TCP
+        service = self._instances.of_socket(local, sock)
+        instance = "" if service is None else self._config.service[service].instance
+        ends = Tuple(local, local_port, remote, remote_port, proto, instance)
+        if ends.is_unconnected and sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT):
+            raise UsageError(
+                f"{ends}: a UDP socket without a peer may share its port (SO_REUSEPORT), which "
+                "cannot be replicated; turn that off, or connect() one UDP socket per peer"
+            )
+        if is_udp and any(
+            other.ends.is_udp
+            and other.ends.service_end == ends.service_end
+            and other.ends.is_unconnected != ends.is_unconnected
+            for other in self.live()
+        ):
+            raise UsageError(
+                f"{ends}: another socket of that port is replicated already; replicate either one "
+                "UDP socket without a peer, or only connected ones"
+            )
+        if service is None:
+            raise UsageError(
+                f"{ends}: {ends.local} is no service address; "
+                f"{'bind' if ends.is_unconnected else 'connect'} to one of: "
+                + ", ".join(str(a) for s in self._config.service for a in s.addresses)
+            )
+        return ends, service
+
+    def _refuse_foreign(self, session: Session) -> None:
+        if not self._owns(session.service):
+            name = self._config.service[session.service].name
+            raise ReplicationError(
+                f"{session.ends}: this node does not own service {name}; replicate where it is "
+                "owned"
+            )
+
+    def _owns(self, service: int) -> bool:
+        return self._dp.service_state(service) == Owner.OWNER
+
+    def find(self, handle: int) -> Session | None:
+        """The session of that handle."""
+        return self._sessions.get(handle)
+
+    def find_former(self, handle: int, client: Application) -> Session | None:
+        """The application's session that was the shadow of that handle."""
+        return next((s for s in self.of(client) if s.former == handle), None)
+
+    def of(self, client: Application) -> Iterator[Session]:
+        """The live sessions of one application."""
+        return (s for s in list(self._sessions.values()) if s.client is client and s.is_live)
+
+    def live(self) -> list[Session]:
+        """All that are this node's."""
+        return [session for session in self._sessions.values() if session.is_live]
+
+    def close(self, session: Session) -> None:
+        """The application ends the session: FIN now, forgotten when both sides are done (R19)."""
+        session.closing = True
+        if session.ends.is_udp:  # nothing to wait for
+            self._finish(session, "closed")
+            return
+        with contextlib.suppress(OSError, DatapathError), self._socket(session) as sock:
+            sock.shutdown(socket.SHUT_WR)
+        loop = asyncio.get_running_loop()
+        loop.call_later(CLOSE_LINGER_S, self._finish, session, "closed")
+
+    def unprotect(self, session: Session, why: str = "") -> None:
+        """Replication of the session ends, the session goes on. Raises DatapathError."""
+        mending = session.mend()
+        mending.stop()
+        mending.given_up = True
+        self._dp.primary_fail(session.handle, Reason.REQUESTED)
+        session.reason = why or session.reason
+        mending.hopeless, mending.asked = True, False
+
+    def let_go(self, session: Session) -> None:
+        """Its application has closed the socket: so do we, and the kernel says what it says then.
+
+        The session stays protected until it has ended. Raises DatapathError.
+        """
+        session.closing = True
+        self._dp.flow_orphan(session.handle)
+        loop = asyncio.get_running_loop()
+        loop.call_later(CLOSE_LINGER_S, self._finish, session, "closed")
+
+    def release(self, session: Session) -> None:
+        """Forget a session that is open: its application goes on with its own descriptor."""
+        self._finish(session, "closed")
+
+    def doubt(self, reason: Reason) -> None:
+        """What protects the sessions here is given up, and made anew from new snapshots."""
+        for session in self.live():
+            if session.state in {"active", "setup"}:
+                with contextlib.suppress(DatapathError):  # it has just ended
+                    self._dp.primary_fail(session.handle, reason)
+
+    def resync(self, session: Session) -> None:
+        """A new snapshot now; what protects the session is given up first. Raises DatapathError."""
+        mending = session.mend()
+        mending.given_up = mending.hopeless = mending.asked = False
+        self._tend(session)
+        if session.state == "active":
+            self._dp.primary_fail(session.handle, Reason.REQUESTED)
+        session.hope()
+
+    def application_gone(self, client: Application) -> None:
+        """Its connection ended without a close: hand over if possible, else the sessions end."""
+        for session in list(self.of(client)):
+            self.abandon(session)
+
+    def abandon(self, session: Session) -> None:
+        """What served the session has died: hand over if possible, else the session ends."""
+        if session.closing:
+            return
+        session.orphan = True
+        if session.mending is not None:
+            session.mending.stop()
+        self._decide_if_orphan(session)
+
+    def _decide_if_orphan(self, session: Session) -> None:
+        if not session.orphan or session.state in {"voiding", "moved"}:
+            return  # who has it is told when it is known
+        if session.state == "active":
+            self._orphans.decide(session.service)
+        else:
+            self._end_orphan(session, "the other node has no usable shadow")
+
+    def abort(self, session: Session, why: str) -> None:
+        """Reset the connection; the peer must not have more of it than it has."""
+        self._log.error("session_aborted", f"{session.ends}: {why}", handle=session.handle)
+        with contextlib.suppress(DatapathError), self._socket(session) as sock:
+            reset(sock)
+
+    def _end_orphan(self, session: Session, why: str) -> None:
+        self._log.error(
+            "session_lost",
+            f"{session.ends}: its application ({session.client.name}) died: the session ends, for "
+            f"the other node does not go on: {why}",
+            handle=session.handle,
+        )
+        self._finish(session, "closed")
+
+    # -- events
+
+    def on_state(self, event: Event) -> None:
+        """PRL_EVENT_PRIMARY."""
+        session = self._sessions.get(event.handle)
+        if session is None or not session.is_live:
+            return
+        state = Primary(event.state)
+        if state == Primary.GONE:
+            self.demote(session)
+            return
+        if event.generation not in {0, session.generation}:
+            return  # of an attempt that is over
+        before, session.state = session.state, _STATES[state]
+        self._orphans.changed(session.service)
+        if state == Primary.MOVED:
+            return  # what becomes of it is told when it is known
+        if event.reason or session.state != "open":
+            session.reason = wire.reason_text(event.reason) if event.reason else ""
+        if session.state in {"open", "voiding"}:
+            session.resolve(event)
+            if before == "active" and not session.closing:
+                self._log.error(
+                    "replication_ended",
+                    f"{session.ends}: not protected: {session.reason}",
+                    handle=session.handle,
+                )
+            mending = session.mend()
+            self._note_stray(session, mending, event.reason)
+            if before == "active":
+                mending.hopeful = time.monotonic() - session.active_since_s > STABLE_S
+                mending.hopeless |= event.reason in _HOPELESS
+            if before in {"active", "voiding"} and session.state == "open":
+                mending.trigger.set()  # failures of an attempt are its own affair
+            self._tend(session)
+        session.tell()
+        self._decide_if_orphan(session)
+
+    def _note_stray(self, session: Session, mending: Mending, reason: int) -> None:
+        """Whether its packets pass prl's programs by: told aloud, for its route may be mended."""
+        if reason not in _STRAYS:
+            return
+        self._log.error(
+            "alarm", f"{session.ends}: {wire.reason_text(reason)}", handle=session.handle
+        )
+        if reason == Reason.STRAY_IN and (info := self._dp.flow_info(session.handle)):
+            mending.stray_from = int(info.counters["in_passed"])
+
+    def on_setup_done(self, event: Event) -> None:
+        """SETUP_DONE arrived."""
+        session = self._sessions.get(event.handle)
+        if session is not None and event.generation == session.generation:
+            if event.reason == Reason.NO_APPLICATION:  # now: an offer may be right behind it
+                session.mend().hopeless = True
+                self._offered.discard(session.ends.service_end)
+            session.resolve(event)
+
+    def on_ended(self, handle: int) -> None:
+        """The session's socket has gone."""
+        if (session := self._sessions.get(handle)) is not None:
+            self._finish(session, "ended")
+
+    def on_hole(self, event: Event) -> None:
+        """PRL_EVENT_HOLE: the peer waits for what it was told of, and nobody has it to give."""
+        by_former = (s for s in self.live() if s.former == event.handle)
+        session = self._sessions.get(event.handle) or next(by_former, None)
+        if session is not None:
+            self.abort(
+                session,
+                "its socket does not take input that the peer was told of: it is reset rather than "
+                "left to wait for ever",
+            )
+
+    def on_offer(self, endpoint: str) -> None:
+        """An application on the other node waits for shadows of ``endpoint``."""
+        if endpoint not in self._offered and len(self._offered) >= OFFERED_MAX:
+            words = f"the other node offers more than {OFFERED_MAX} endpoints: the rest is ignored"
+            self._log.error("offer_refused", words)
+            return
+        self._offered.add(endpoint)
+        for session in self.live():
+            if session.state != "active" and session.ends.service_end == endpoint:
+                session.mend().hopeless = False
+                session.hope()
+
+    def on_link_up(self) -> None:
+        """Everything that is not protected is tried again, as soon as there is an offer."""
+        for session in self.live():
+            session.hope()
+
+    def on_link_down(self) -> None:
+        """No answer will come, and offers will be made again."""
+        self._offered.clear()
+        for session in self.live():
+            if session.mending is not None:
+                session.mending.asked = False
+            session.resolve(Event(EventKind.LINK_DOWN, reason=Reason.LINK_LOST))
+
+    def on_fenced(self, service: int) -> None:
+        """The other node owns the service now."""
+        for session in self.live():
+            if session.service == service:
+                self.demote(session)
+
+    def demote(self, session: Session) -> None:
+        """The other node has the session: end ours behind the silence (L8)."""
+        self._forget(session, "demoted")
+        with contextlib.suppress(DatapathError):  # its application has closed it, and so have we
+            _end(session, self._socket(session))
+        self._dp.flow_close(session.handle)
+        self._log.warning(
+            "demoted", f"{session.ends}: the other node has it now", handle=session.handle
+        )
+        session.client.send_event({"event": "demoted", "handle": session.handle})
+
+    def leave(self, session: Session) -> None:
+        """As prld ends: the session goes on without it; its application has the socket."""
+        self._forget(session, "closed")
+
+    def _socket(self, session: Session) -> socket.socket:
+        """Its socket, to be closed soon: only the datapath keeps it. Raises DatapathError."""
+        return self._dp.flow_socket(session.handle)
+
+    def _finish(self, session: Session, state: str) -> None:
+        if not session.is_live:
+            return
+        self._forget(session, state)
+        self._dp.flow_close(session.handle)
+        self._log.info("session_ended", f"{session.ends}: {state}", handle=session.handle)
+        session.tell()
+
+    def _forget(self, session: Session, state: str) -> None:
+        session.state = state
+        session.resolve(Event(EventKind.ENDED, reason=Reason.ENDED))
+        if session.mending is not None:
+            session.mending.stop()
+        if self._sessions.get(session.handle) is session:
+            del self._sessions[session.handle]
+        self._orphans.changed(session.service)
+
+    # -- keeping them protected
+
+    def _tend(self, session: Session) -> None:
+        """Have it kept protected; one that is, needs nobody."""
+        if session.state == "active" or not session.introduced or session.closing or session.orphan:
+            return
+        mending = session.mend()
+        if not mending.given_up and (mending.keeper is None or mending.keeper.done()):
+            mending.keeper = asyncio.create_task(self._keep(session, mending))
+
+    async def _keep(self, session: Session, mending: Mending) -> None:
+        """Protect it again whenever that may succeed, until it is, as long as it lives."""
+        while session.mending is mending and session.is_live and not session.closing:
+            if self._obstacle(session):
+                await mending.trigger.wait()
+            else:
+                await _wait_at_most(session.wait_s, mending.trigger)
+                session.wait_s = min(session.wait_s * 2, RETRY_MAX_S)
+                if not mending.trigger.is_set():
+                    await _wait_at_most(self._retries.turn_in_s(), mending.trigger)
+            was_triggered = mending.trigger.is_set()
+            mending.trigger.clear()
+            if mending.hopeful:
+                mending.hopeful, session.wait_s = False, RETRY_MIN_S
+            elif was_triggered:
+                continue  # an obstacle has come or gone: the back-off goes on
+            if self._obstacle(session):
+                continue
+            if mending.stale:
+                mending.asked = True
+                session.client.send_event({"event": "protectable", "handle": session.handle})
+            else:
+                await self._attempt(session)
+
+    def _obstacle(self, session: Session) -> str:
+        """Why it cannot be tried now; empty when it can."""
+        if session.state != "open":
+            return session.state
+        if not self._link.up:
+            return f"the link is down: {self._link.why_down}"
+        if not self._owns(session.service):
+            return "this node does not own its service"
+        mending = session.mend()
+        if mending.hopeless or session.ends.service_end not in self._offered:
+            return session.reason if mending.hopeless else self._nobody(session)
+        if mending.asked:
+            return "its application was asked to renew it, and has not yet"
+        return ""
+
+    def _nobody(self, session: Session) -> str:
+        other = self._link.other
+        return (
+            f"no application on {other.node if other else 'the other node'} waits for "
+            f"{session.ends.service_end}; start it there, too"
+        )
+
+    async def _attempt(self, session: Session, sock: socket.socket | None = None) -> None:
+        was_late = session.mending is not None and session.mending.late
+        await self._attempts.protect(session, self._sessions, sock)
+        if was_late and session.state == "active":
+            self._hope_for_the_late()
+
+    def _hope_for_the_late(self) -> None:
+        """What made attempts too late has gone: the others need not wait for their back-off."""
+        for session in self.live():
+            if session.mending is not None and session.mending.late:
+                session.mending.late = False  # one success is enough for all
+                session.hope()
+
+    def counts(self) -> dict[str, float]:
+        """What attempts are allowed now, and how often that made one wait."""
+        return self._attempts.counts() | {"retries_put_off": self._retries.put_off}
+
+    def unprotected(self) -> dict[str, int]:
+        """Why how many sessions are not protected now, the most frequent reasons."""
+        reasons = Counter(self.why_not(s) for s in self.live() if s.state != "active")
+        return dict(reasons.most_common(REASONS_MAX))
+
+    def cause(self, session: Session, last: int) -> int:
+        """The Reason that stands in the way now; else ``last``, which ended its protection."""
+        if not self._link.up:
+            return Reason.LINK_LOST
+        if not self._owns(session.service):
+            return Reason.NOT_OWNER
+        if session.ends.service_end not in self._offered and last not in _HOPELESS:
+            return Reason.NO_APPLICATION
+        return last
+
+    def why_not(self, session: Session) -> str:
+        """Why a session is not protected now, in words."""
+        return self._obstacle(session) or session.reason or session.state
+
+
+async def _wait_at_most(seconds: float, event: asyncio.Event) -> None:
+    """Until it is set, or the time has passed."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
+
+
+def _refuse_kind(sock: socket.socket) -> None:
+    """Raise UsageError for what can never be cloned: MPTCP, kernel TLS, TCP-AO."""
+    try:
+        refuse_other_protocols(sock)
+    except SnapshotError as error:
+        raise UsageError(str(error)) from error
+
+
+def _end(session: Session, sock: socket.socket) -> None:
+    """Without a word, for all who have the socket."""
+    if session.program is not None and not session.closing:
+
+        def work(pause: Pause) -> None:
+            with pause():
+                abort_silently(sock)
+
+        with contextlib.suppress(FreezeError, SnapshotError, CallError):
+            session.client.freezer.run(work)
+            return
+    end_silently(sock)

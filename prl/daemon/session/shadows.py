@@ -1,0 +1,671 @@
+"""Sessions whose application is on the other node: their shadows here (SPEC R17, R18, R22).
+
+SETUP … ─▶ restored, in the datapath, given to the application that offered itself ─▶ active
+active ─┬─ void: discarded silently (L8) ─▶ gone
+        └─ take-over: the application's options, the application told ─▶ a session (protect.py)
+"""
+
+import asyncio
+import contextlib
+import os
+import socket
+import struct
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from ipaddress import ip_address
+
+import msgspec
+
+from prl.bindings import wire
+from prl.bindings.datapath import Datapath, DatapathError, Event, FlowSpec, Tuple
+from prl.bindings.facts import Message, Owner, Reason, Tlv
+from prl.bindings.facts import Secondary as State
+from prl.bindings.wire import Element
+from prl.config import Config
+from prl.control import application
+from prl.daemon.control.clients import Application
+from prl.daemon.events.log import EventLog
+from prl.daemon.host.conntrack import Conntrack
+from prl.daemon.host.instances import Instances
+from prl.daemon.host.network import NUD_PERMANENT, NUD_REACHABLE, NUD_STALE, Host, NextHop
+from prl.daemon.session import boundary, cloning, transfer
+from prl.daemon.session.lost import Lost
+from prl.daemon.session.prepared import Coming, PreparedSockets
+from prl.daemon.session.sessions import Session
+from prl.daemon.session.silence import end_silently
+from prl.daemon.session.streams import Streams
+from prl.daemon.session.transfer import Arrived, Collector, TransferError
+from prl.endpoint import show_endpoint
+from prl.errors import KernelError, PrlError
+from prl.shadow import ApplicationOptions, SnapshotError, TcpSnapshot, abandon
+from prl.shadow.sockopt import Queue, queue_bytes
+
+READ_LINGER_S = 60.0
+"""How long a standby application may read on after its session ended on the primary."""
+READ_POLL_S = 0.05
+OFFERS_MAX = 1024
+NEIGHBOURS_MAX = 4096
+"""Next hops that are entered as neighbours for the other node's sessions, at most."""
+HOPS_SHARED = 1024
+"""Next hops of which shadows share one object; the others have their own."""
+_END_AT_CLOSE = struct.pack("=ii", 1, 0)  # struct linger: on, no time
+_NO_LINGER = struct.pack("=ii", 0, 0)
+
+
+class RefusedError(PrlError):
+    """A shadow that this node cannot have; the primary is told why."""
+
+    def __init__(self, reason: Reason, words: str) -> None:
+        self.reason = reason
+        super().__init__(words)
+
+
+@dataclass(eq=False, slots=True)
+class Shadow:
+    """One shadow; its socket is the datapath's, for there may be very many."""
+
+    handle: int
+    generation: int
+    ends: Tuple
+    service: int
+    client: Application
+    application: bytes
+    renew: bool
+    out_bytes: int
+    """How much output comes before the snapshot's end of the send queue."""
+    hop: NextHop | None
+    options: ApplicationOptions | None
+    """TCP: what its application had chosen, in force once it is taken over."""
+    streams: Streams
+    state: str = "active"
+    """active, void, taken (over), or ended."""
+
+
+class Shadows:
+    """All shadows here, by handle, and the applications that wait for more.
+
+    ``taken`` is given the session that a shadow becomes when it is taken over.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        datapath: Datapath,
+        host: Host,
+        log: EventLog,
+        *,
+        instances: Instances,
+        congestion: str | None,
+        taken: Callable[[Session], None],
+    ) -> None:
+        self._config, self._dp, self._host, self._log = config, datapath, host, log
+        self._instances, self._congestion, self._taken = instances, congestion, taken
+        self._shadows: dict[int, Shadow] = {}
+        self._offers: list[tuple[str, Application]] = []
+        self._collector = Collector()
+        self._lost = Lost(config, instances, log)
+        self.conntrack = Conntrack(log)
+        self._prepared = PreparedSockets(datapath, self._on_dropped)
+        self._neighbours: dict[NextHop, int] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._unread: dict[Shadow, asyncio.Task[None]] = {}
+        self.closed = ""
+        """Why no shadow may be here now; empty: they may."""
+        self._cut_off: dict[str, str] = {}
+
+    # -- requests
+
+    def offer(self, client: Application, where: str) -> None:
+        """``client`` takes shadows of ``where`` from now on. Raises RefusedError."""
+        if len(self._offers) >= OFFERS_MAX:
+            raise RefusedError(Reason.NO_MEMORY, f"there are {OFFERS_MAX} offers already")
+        if (where, client) not in self._offers:
+            self._offers.append((where, client))
+        self._announce(where)
+
+    def offering(self, where: str) -> list[Application]:
+        """Who takes shadows of ``where``."""
+        return [client for offered, client in self._offers if offered == where]
+
+    def offers_of(self, client: Application) -> int:
+        """How many endpoints it offers itself for."""
+        return sum(owner is client for _, owner in self._offers)
+
+    def withdraw(self, client: Application, where: str) -> None:
+        """``client`` takes no shadows of ``where`` any more, and loses those that it has."""
+        self._offers = [offer for offer in self._offers if offer != (where, client)]
+        for shadow in list(self._of(client)):
+            if shadow.ends.service_end == where:
+                self._give_up(shadow, Reason.APPLICATION_GONE)
+
+    def announce_offers(self) -> None:
+        """Tell the other node all offers: the link has come up."""
+        for where in dict.fromkeys(where for where, _ in self._offers):
+            self._announce(where)
+
+    def _announce(self, where: str) -> None:
+        with contextlib.suppress(DatapathError):  # without a link it is told when that is up
+            self._dp.send(Message.OFFER, wire.encode_tlvs([Element(Tlv.ENDPOINT, where.encode())]))
+
+    def find(self, handle: int) -> Shadow | None:
+        """The shadow of that handle."""
+        return self._shadows.get(handle)
+
+    def ends(self) -> list[Tuple]:
+        """The sessions that are shadowed."""
+        return [shadow.ends for shadow in self._shadows.values()]
+
+    def usable(self, service: int) -> int:
+        """How many shadows of a service could go on with their session."""
+        return sum(s.state == "active" and s.service == service for s in self._shadows.values())
+
+    def close(self, shadow: Shadow) -> None:
+        """Its application does not want it."""
+        self._give_up(shadow, Reason.APPLICATION_GONE)
+
+    def reject(self, shadow: Shadow, reason: Reason, words: str) -> None:
+        """Its application cannot serve it; the primary is told why."""
+        self._log.error("shadow_rejected", f"{shadow.ends}: {words}", handle=shadow.handle)
+        self._give_up(shadow, reason)
+
+    def committed(self, shadow: Shadow) -> dict[str, int]:
+        """How much of the session's output is committed, and the hash of what came since."""
+        info = self._dp.flow_info(shadow.handle)
+        out_bytes, out_hash = (info.out_bytes, info.out_hash) if info else (0, 0)
+        return {"out_bytes": shadow.out_bytes + out_bytes, "out_hash": out_hash}
+
+    def application_gone(self, client: Application) -> None:
+        """Its connection ended: its offers are over, nobody reads its shadows any more."""
+        self._offers = [(where, owner) for where, owner in self._offers if owner is not client]
+        self._prepared.drop_of(client)
+        for shadow in list(self._of(client)):
+            self._give_up(shadow, Reason.APPLICATION_GONE)
+
+    def _of(self, client: Application) -> Iterator[Shadow]:
+        return (shadow for shadow in self._shadows.values() if shadow.client is client)
+
+    # -- set-up
+
+    def on_setup(self, event: Event) -> None:
+        """A piece of a set-up arrived."""
+        try:
+            piece = next(e.value for e in wire.decode_tlvs(event.body) if e.type == Tlv.SNAPSHOT)
+            arrived = self._collector.add(
+                event.handle,
+                event.generation,
+                piece,
+                last=bool(event.bits & wire.SETUP_LAST),
+                now_ns=time.monotonic_ns(),
+            )
+        except (StopIteration, wire.WireError, TransferError) as error:
+            words = str(error) or "a piece without content"
+            self._refuse(event, RefusedError(Reason.MALFORMED, words))
+            return
+        if arrived is not None:
+            self._set_up(event, arrived)
+
+    def on_link_down(self) -> None:
+        """Unfinished set-ups will never be complete."""
+        self._collector.clear()
+        self._prepared.clear()
+
+    def _set_up(self, event: Event, arrived: Arrived) -> None:
+        """At once, unless the neighbour is new: the session stands still meanwhile."""
+        with self._refusing(event):
+            setup = transfer.decode(arrived.blob)
+            snapshot = cloning.thaw(setup)
+            ends = cloning.ends_of(snapshot, setup.instance)
+            service, client = self._admit(ends)
+            ifindex = self._instances.interface(service).ifindex
+            hop = _hop(setup.next_hop, setup.next_hop_mac, ifindex)
+            boundary.check(
+                *(setup, snapshot, ends, hop),
+                config=self._config,
+                instances=self._instances,
+                service=service,
+            )
+            coming = Coming(event, arrived.began_ns, setup, snapshot, ends, service, client, hop)
+            if hop is None or self._pin(hop):
+                self._make(coming)
+                return
+            task = asyncio.get_running_loop().create_task(self._set_up_slowly(coming, hop))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _set_up_slowly(self, coming: Coming, hop: NextHop) -> None:
+        with self._refusing(coming.event):
+            try:
+                await self._host.set_neighbour(hop, NUD_PERMANENT)
+                self._refuse_overtaken(coming)
+            except BaseException:
+                self._unpin(hop, NUD_STALE)
+                raise
+            self._make(coming)
+
+    def _refuse_overtaken(self, coming: Coming) -> None:
+        """While the neighbour was entered, its application may have gone: nobody would tell it."""
+        if not any(client is coming.client for _, client in self._offers):
+            words = f"{coming.ends}: the application that was to have the shadow is gone"
+            raise RefusedError(Reason.APPLICATION_GONE, words)
+
+    @contextlib.contextmanager
+    def _refusing(self, event: Event) -> Iterator[None]:
+        """Whatever stands in the way: the primary is told."""
+        try:
+            yield
+        except RefusedError as error:
+            self._refuse(event, error)
+        except (SnapshotError, DatapathError) as error:
+            self._refuse(event, RefusedError(Reason.RESTORE_FAILED, str(error)))
+        except (TransferError, KernelError, ValueError) as error:
+            self._refuse(event, RefusedError(Reason.MALFORMED, str(error)))
+
+    def _make(self, coming: Coming) -> None:
+        if self.closed:
+            raise RefusedError(Reason.NOT_HELD, f"{coming.ends}: {self.closed}")
+        if why := self._cut_off.get(self._instances.interface(coming.service).name):
+            raise RefusedError(Reason.NO_LAN, f"{coming.ends}: {why}")
+        if coming.event.bits & wire.SETUP_PREPARE:
+            self._prepare(coming)
+        else:
+            self._build(coming)
+
+    def _prepare(self, coming: Coming) -> None:
+        """All that can be done before the session stands still."""
+        event = coming.event
+        try:
+            self._replace(event.handle, coming.ends)
+            self.conntrack.enter(coming.ends)
+            self._enter_prepared(coming)
+        except BaseException:
+            self._unpin(coming.hop, NUD_STALE)
+            raise
+        try:
+            self._dp.send(Message.SETUP_DONE, handle=event.handle, generation=event.generation)
+        except DatapathError:
+            self._prepared.drop(event.handle)
+
+    def _enter_prepared(self, coming: Coming) -> None:
+        if not isinstance(coming.snapshot, TcpSnapshot):
+            raise RefusedError(Reason.MALFORMED, f"{coming.ends}: only TCP is prepared")
+        sock, ready = cloning.build_ready(coming.snapshot, self._congestion)
+        try:
+            _end_at_close(sock)
+            self._prepared.enter(coming, sock, self._spec(coming, sock), ready)
+        except BaseException:
+            abandon(sock)
+            raise
+
+    def _spec(self, coming: Coming, sock: socket.socket) -> FlowSpec:
+        event = coming.event
+        return cloning.shadow_spec(
+            *(coming.ends, coming.snapshot, coming.setup, sock.fileno()),
+            *(event.handle, event.generation),
+        )
+
+    def _on_dropped(self, coming: Coming) -> None:
+        self._unpin(coming.hop, NUD_STALE)
+
+    def _build(self, coming: Coming) -> None:
+        self._replace(coming.event.handle, coming.ends)
+        self.conntrack.enter(coming.ends)
+        # The clock must not be behind the primary's (PAWS): count the way here, too.
+        elapsed_ns = time.monotonic_ns() - coming.began_ns + self._dp.link_rtt_ns()
+        try:
+            sock = cloning.build(coming.snapshot, self._congestion, elapsed_ns // 1_000_000)
+        except BaseException:
+            self._unpin(coming.hop, NUD_STALE)
+            raise
+        with sock:
+            self._enter(coming, sock)
+
+    def _enter(self, coming: Coming, sock: socket.socket) -> None:
+        """The shadow is there: hand it to the datapath, tell the primary, then its application."""
+        event, setup = coming.event, coming.setup
+        _end_at_close(sock)
+        streams = Streams.at(sock, setup.in_bytes, setup.out_bytes)
+        try:
+            space = self._dp.secondary_open(self._spec(coming, sock))
+            self._dp.send(
+                Message.SETUP_DONE, handle=event.handle, generation=event.generation, space=space
+            )
+        except DatapathError:
+            end_silently(sock)
+            self._dp.flow_close(event.handle)
+            self._unpin(coming.hop, NUD_STALE)
+            raise
+        self._begin(coming, sock, streams, cloning.unread_bytes(coming.snapshot))
+
+    def _begin(
+        self, coming: Coming, sock: socket.socket, streams: Streams, unread_bytes: int
+    ) -> Shadow:
+        """The datapath has it: know it, and tell its application."""
+        event, setup = coming.event, coming.setup
+        shadow = Shadow(
+            handle=event.handle,
+            generation=event.generation,
+            ends=coming.ends,
+            service=coming.service,
+            client=coming.client,
+            application=setup.application,
+            renew=setup.renew,
+            out_bytes=setup.out_bytes,
+            hop=coming.hop,
+            options=cloning.options_of(coming.snapshot),
+            streams=streams,
+        )
+        self._shadows[event.handle] = shadow
+        self._lost.forget(shadow.ends)
+        self._log.info("shadow", f"{shadow.ends}: shadowed", handle=event.handle)
+        _introduce(shadow, sock, setup.in_bytes, unread_bytes)
+        return shadow
+
+    def on_restored(self, event: Event) -> None:
+        """PRL_EVENT_RESTORED: the moment of a prepared socket has come."""
+        found = self._prepared.take(event.handle, event.generation)
+        if found is None:
+            return
+        coming, sock = found
+        if event.reason:
+            abandon(sock)
+            self._unpin(coming.hop, NUD_STALE)
+            words = f"{coming.ends}: {event.text}"
+            self._log.error("shadow_refused", words, handle=event.handle)
+            return
+        with sock:
+            elements = {e.type: e.value for e in wire.decode_tlvs(event.body)}
+            moment = wire.decode_moment(elements[Tlv.MOMENT])
+            coming.setup = msgspec.structs.replace(
+                coming.setup,
+                in_bytes=moment.in_bytes,
+                out_bytes=moment.out_bytes,
+                application=elements.get(Tlv.APPLICATION, coming.setup.application),
+            )
+            streams = Streams.of_shadow(moment, event.value, event.value2)
+            shadow = self._begin(coming, sock, streams, moment.unread_bytes)
+        if coming.client_gone:
+            self._give_up(shadow, Reason.APPLICATION_GONE)
+
+    def _admit(self, ends: Tuple) -> tuple[int, Application]:
+        """The service and the application of a new shadow. Raises RefusedError."""
+        service = self._instances.in_instance(ends.local, ends.instance)
+        if service is None or self._dp.service_state(service) != Owner.STANDBY:
+            raise RefusedError(
+                Reason.NOT_ACTIVE, f"{ends}: {self._config.node} does not stand by for it"
+            )
+        if self._congestion is None and not ends.is_udp:
+            raise RefusedError(
+                Reason.RESTORE_FAILED,
+                f"{self._config.node} cannot keep shadows: its kernel has no struct_ops; "
+                "see `prlctl doctor` there",
+            )
+        where = ends.service_end
+        for position, (offered, client) in enumerate(self._offers):
+            if offered == where:
+                # In turn, when several offer themselves for the same endpoint.
+                self._offers.append(self._offers.pop(position))
+                return service, client
+        raise RefusedError(
+            Reason.NO_APPLICATION,
+            f"no application on {self._config.node} waits for {where}; start it there, too",
+        )
+
+    def _replace(self, handle: int, ends: Tuple) -> None:
+        """A new snapshot: what there was of this session is of no use any more."""
+        self._prepared.drop(handle)
+        for old in (self._shadows.get(handle), self._shadows.get(self._dp.flow_of(ends))):
+            if old is not None and old.state == "active":
+                self._discard(old, "replaced by a new snapshot")
+
+    def _refuse(self, event: Event, error: RefusedError) -> None:
+        expected = error.reason == Reason.NO_APPLICATION
+        self._log.post(
+            "info" if expected else "error", "shadow_refused", str(error), handle=event.handle
+        )
+        self._collector.drop(event.handle)
+        with contextlib.suppress(DatapathError):  # the link is gone, and the set-up with it
+            self._dp.send(
+                Message.SETUP_DONE,
+                wire.encode_tlvs([Element(Tlv.TEXT, str(error).encode()[:1024])]),
+                handle=event.handle,
+                generation=event.generation,
+                reason=error.reason,
+            )
+
+    # -- events
+
+    def on_state(self, event: Event) -> None:
+        """PRL_EVENT_SECONDARY."""
+        shadow = self._shadows.get(event.handle)
+        if shadow is None or event.generation not in {0, shadow.generation}:
+            return
+        if event.state in {State.VOID, State.GONE} and shadow.state == "active":
+            self._log.warning(
+                "shadow_void",
+                f"{shadow.ends}: the shadow is void: {wire.reason_text(event.reason)}",
+                handle=shadow.handle,
+            )
+            if event.reason == Reason.ENDED:
+                self._let_read(shadow)
+            else:
+                self._discard(shadow, wire.reason_text(event.reason), lost=True)
+
+    def on_taken(self, event: Event) -> None:
+        """PRL_EVENT_TAKEN_FLOW: the shadow is the session now."""
+        shadow = self._shadows.get(event.handle)
+        if shadow is None:
+            return
+        out_hash = self.committed(shadow)["out_hash"]
+        try:
+            handle = self._dp.flow_adopt(shadow.handle)
+        except DatapathError:  # the address was taken from this node again
+            self._discard(shadow, "the other node has the session again")
+            return
+        self._drop(shadow, "taken")
+        out_bytes = shadow.out_bytes + event.value
+        # Before the application hears of it: what it sets itself then, stays.
+        with contextlib.suppress(OSError, DatapathError), self._dp.flow_socket(handle) as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+            for failure in cloning.adopted(sock, shadow.options, str(shadow.ends)):
+                self._log.warning("option_lost", failure, handle=handle)
+        shadow.client.send_event(
+            {
+                "event": "taken_over",
+                "handle": shadow.handle,
+                "becomes": handle,
+                "streams": shadow.streams.to_list(),
+                "out_bytes": out_bytes,
+                "out_hash": out_hash,
+                "monotonic_ns": time.monotonic_ns(),
+            }
+        )
+        self._unpin(shadow.hop, NUD_REACHABLE)
+        shadow.hop = None
+        self._log.warning(
+            "taken_over",
+            f"{shadow.ends}: goes on here, after {out_bytes} bytes of output",
+            handle=handle,
+            former=shadow.handle,
+            out_bytes=out_bytes,
+            in_force_ns=event.value2,
+        )
+        self._taken(
+            Session(
+                shadow.ends,
+                shadow.service,
+                shadow.client,
+                shadow.application,
+                shadow.renew,
+                shadow.streams,
+                handle=handle,
+                former=shadow.handle,
+                reason="it was taken over, and is not protected yet",
+            )
+        )
+
+    def on_ended(self, handle: int) -> None:
+        """The shadow's socket has gone: the session is over on both nodes."""
+        if (shadow := self._shadows.get(handle)) is not None:
+            self._finish(shadow)
+
+    def on_closed(self, event: Event) -> None:
+        """CLOSE of a flow that is not here: what was prepared for it is not needed."""
+        self._prepared.drop_closed(event.handle, event.generation)
+
+    # -- ends
+
+    def _give_up(self, shadow: Shadow, reason: Reason) -> None:
+        if shadow.state != "active":
+            return
+        with contextlib.suppress(DatapathError):
+            self._dp.secondary_void(shadow.handle, reason)
+        words = f"{shadow.ends}: the shadow is void: {wire.reason_text(reason)}"
+        self._log.info("shadow_void", words, handle=shadow.handle)
+        self._discard(shadow, wire.reason_text(reason), lost=True)
+
+    def _discard(self, shadow: Shadow, why: str, *, lost: bool = False) -> None:
+        """Of no use any more: away with it, silently. ``lost``: its session lives elsewhere."""
+        if lost:
+            self._lost.add(shadow.ends, shadow.service, why)
+        self.conntrack.leave(shadow.ends)
+        self._forget(shadow, "void")
+        with contextlib.suppress(DatapathError):
+            end_silently(self._dp.flow_socket(shadow.handle))
+        self._dp.flow_close(shadow.handle)
+        shadow.client.send_event({"event": "void", "handle": shadow.handle, "reason": why})
+
+    def _let_read(self, shadow: Shadow) -> None:
+        """The session ended on the primary; the application here may not have read all of it yet.
+
+        The socket stays, behind this node's silence, until it has, or for READ_LINGER_S.
+        """
+        self._forget(shadow, "ended")
+        with contextlib.suppress(DatapathError):
+            sock = self._dp.flow_socket(shadow.handle)
+            self._unread[shadow] = task = asyncio.create_task(self._end_when_read(sock))
+            task.add_done_callback(lambda _: self._unread.pop(shadow, None))
+        self._dp.flow_close(shadow.handle)
+        why = wire.reason_text(Reason.ENDED)
+        shadow.client.send_event({"event": "void", "handle": shadow.handle, "reason": why})
+
+    async def _end_when_read(self, sock: socket.socket) -> None:
+        try:
+            async with asyncio.timeout(READ_LINGER_S):
+                while queue_bytes(sock, Queue.UNREAD):  # noqa: ASYNC110 - nothing tells of a read
+                    await asyncio.sleep(READ_POLL_S)
+        except (TimeoutError, OSError):
+            pass
+        finally:
+            end_silently(sock)
+
+    def end_lost(self, service: int) -> int:
+        """A service was taken over: end the sessions that cannot go on; returns how many."""
+        return self._lost.end_all(service)
+
+    def end_unread(self) -> None:
+        """Before this node may be heard: what ended elsewhere must not speak here."""
+        for task in list(self._unread.values()):
+            task.cancel()
+
+    def _finish(self, shadow: Shadow) -> None:
+        """The session is over; its application may still read what is left in its socket."""
+        self._forget(shadow, "ended")
+        self._dp.flow_close(shadow.handle)
+        self._log.info("session_ended", f"{shadow.ends}: ended", handle=shadow.handle)
+        why = wire.reason_text(Reason.ENDED)
+        shadow.client.send_event({"event": "void", "handle": shadow.handle, "reason": why})
+
+    def _forget(self, shadow: Shadow, state: str) -> None:
+        self._unpin(shadow.hop, NUD_STALE)
+        shadow.hop = None
+        self._drop(shadow, state)
+
+    def _drop(self, shadow: Shadow, state: str) -> None:
+        shadow.state = state
+        if self._shadows.get(shadow.handle) is shadow:
+            del self._shadows[shadow.handle]
+
+    def keep_off(self, cut_off: dict[str, str]) -> None:
+        """Have no shadows of services whose interface (a name, and why) has no network.
+
+        After a take-over nobody would hear them from here, and their owner is to know that.
+        """
+        self._cut_off = cut_off
+        for shadow in list(self._shadows.values()) if cut_off else ():
+            if self._instances.interface(shadow.service).name in cut_off:
+                self._give_up(shadow, Reason.NO_LAN)
+
+    def discard_all(self) -> None:
+        """As prld stops: no shadow may outlive the silence."""
+        self.end_unread()
+        for shadow in list(self._shadows.values()):
+            if shadow.state == "active":
+                self._give_up(shadow, Reason.REQUESTED)
+        self.conntrack.close()
+
+    # -- neighbours: a silent node cannot resolve the peer's address by itself
+
+    def _pin(self, hop: NextHop) -> bool:
+        """One shadow more needs it; whether it is entered already. Raises RefusedError."""
+        count = self._neighbours.get(hop, 0)
+        if not count and len(self._neighbours) >= NEIGHBOURS_MAX:
+            words = f"{self._config.node} has entered {NEIGHBOURS_MAX} next hops already"
+            raise RefusedError(Reason.NO_MEMORY, words)
+        self._neighbours[hop] = count + 1
+        return count > 0
+
+    async def pin_again(self) -> None:
+        """An interface was down, and its neighbours went with that."""
+        for hop in list(self._neighbours):
+            with contextlib.suppress(KernelError):
+                await self._host.set_neighbour(hop, NUD_PERMANENT)
+
+    def _unpin(self, hop: NextHop | None, state: int) -> None:
+        if hop is None or hop not in self._neighbours:
+            return
+        self._neighbours[hop] -= 1
+        if self._neighbours[hop] == 0:
+            del self._neighbours[hop]
+            task = asyncio.get_running_loop().create_task(self._release(hop, state))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _release(self, hop: NextHop, state: int) -> None:
+        if hop in self._neighbours:
+            return  # wanted again meanwhile
+        with contextlib.suppress(KernelError):
+            await self._host.set_neighbour(hop, state)
+
+
+def _end_at_close(sock: socket.socket) -> None:
+    """If prld and its application die, nothing of it stays.
+
+    A FIN that the silence swallows would be sent again for ever, and the socket keep its congestion
+    control loaded.
+    """
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _END_AT_CLOSE)
+
+
+def _introduce(shadow: Shadow, sock: socket.socket, in_bytes: int, unread_bytes: int) -> None:
+    """Give the shadow to its application."""
+    members, memory = application.pack(shadow.application)
+    introduction = {
+        "event": "shadow",
+        "handle": shadow.handle,
+        "local": show_endpoint(shadow.ends.local, shadow.ends.local_port),
+        "remote": shadow.ends.peer_end,
+        "unread": unread_bytes,
+        "in_bytes": in_bytes,
+        "out_bytes": shadow.out_bytes,
+        "renew": shadow.renew,
+    }
+    shadow.client.send_event(introduction | members, sock.fileno(), *memory)
+    for fd in memory:
+        os.close(fd)
+
+
+@lru_cache(HOPS_SHARED)
+def _hop(address: str, mac: str, ifindex: int) -> NextHop | None:
+    return NextHop(ip_address(address), mac, ifindex) if address and mac else None
