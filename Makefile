@@ -27,7 +27,7 @@ TEST_FILES := $(wildcard tests/fuzz/*.[ch] tests/sim/*.[ch])
 PY_FILES := $(wildcard prl tests docs/examples setup.py userspace/build_ffi.py userspace/facts.py bpf/trace)
 
 APT := $(LISTS:%=apt-%)
-.PHONY: help setup setup-demo root $(APT) kernel-headers bpffs build install-client deb dist demo test fresh-results test-vm test-quick test-kernels fuzz test-sanitizers facts lint tidy format clean
+.PHONY: help setup setup-demo root $(APT) kernel-headers bpffs build install-client deb dist demo test fresh-results test-vm test-quick test-kernels fuzz chaos test-sanitizers facts lint tidy format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -167,6 +167,11 @@ FUZZ_SECONDS := 600
 fuzz: apt-fuzz | $(BIN)/python ## fuzz each target (or TARGETS) with sanitizers for FUZZ_SECONDS
 	@$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS) $(TARGETS) </dev/null
 
+# A failing seed's logs and captures stay in .chaos (docs/chaos.md).
+CHAOS_SECONDS := 3600
+chaos: setup ## random faults in real labs for CHAOS_SECONDS, from CHAOS_SEED on (root)
+	@$(BIN)/python -m tests.chaos --seconds $(CHAOS_SECONDS) $(CHAOS_SEED:%=--seed %) </dev/null
+
 test-sanitizers: build ## the tests of the C code, compiled with sanitizers (as root also two in the kernel)
 	@$(BIN)/python -m tests.sanitized </dev/null
 
@@ -202,5 +207,5 @@ install-client: build ## install the C client library and its header under PREFI
 
 clean: ## remove all that was built here, the virtual environment too
 	rm -rf $(VENV) build dist *.egg-info prl/bpf prl/c prl/bindings/facts.py prl/_core.* .pytest_cache .mypy_cache .ruff_cache
-	rm -rf .hypothesis .import_linter_cache .results .fuzz
+	rm -rf .hypothesis .import_linter_cache .results .fuzz .chaos
 	find prl tests userspace bpf -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,59 @@
+"""What may become of a session in an act: the rules of docs/chaos.md, which numbers them.
+
+They are judged by what was done, not by what prld says of it.
+"""
+
+from dataclasses import dataclass
+
+from tests.chaos.plan import Act, Fault, Kind
+
+HANG_MAX_S = 2.0
+"""No session waits longer, where somebody could serve it."""
+ENDS_SERVING = frozenset(
+    {Kind.POWER, Kind.KILL_APP, Kind.FREEZE, Kind.CUT_LAN, Kind.CUT_BOTH, Kind.LAN_FLAPS}
+    | {Kind.PAUSE, Kind.PAUSE_PRLD, Kind.KILL_PRLD, Kind.STOP_PRLD}
+)
+"""Of the owner: after it the other node serves, or nobody."""
+HARMLESS = frozenset({Kind.MOVE, Kind.HOGS, Kind.FLUSH})
+"""It takes neither a node's sessions nor their protection."""
+ON_THE_LINK = frozenset({Kind.CUT_LINK, Kind.LINK_FLAPS, Kind.CUT_BOTH})
+"""It takes all shadows, whichever node's it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lot:
+    """What may become of a session.
+
+    ``loss``: the number of the rule by which it may be lost; 0: it may not.
+    ``hang_s``: how long it may wait for an answer.
+    """
+
+    loss: int
+    hang_s: float
+
+
+def lot(act: Act, lasted_s: float, *, is_new: bool) -> Lot:
+    """Of a session; ``lasted_s``: from the act's beginning until all was mended.
+
+    ``is_new``: it was opened in this act.
+    """
+    serious = [fault for fault in act.faults if fault.kind not in HARMLESS]
+    calm = len(serious) <= 1 and act.moment in {"quiet", "move"} and not is_new
+    # TCP doubles its retransmission timer while nobody hears it: as long again as the outage.
+    hang_s = HANG_MAX_S if calm else 2 * lasted_s + HANG_MAX_S
+    return Lot(_loss(act.moment, serious, is_new=is_new), hang_s)
+
+
+def _loss(moment: str, serious: list[Fault], *, is_new: bool) -> int:
+    def ends(role: str) -> bool:
+        return any(fault.kind in ENDS_SERVING and fault.on == role for fault in serious)
+
+    if is_new and ends("owner"):
+        return 1
+    if (moment == "re-protection" and ends("owner")) or (moment == "take-over" and ends("standby")):
+        return 2
+    if len(serious) > 1 and (ends("owner") or ends("standby")):
+        both = {fault.on for fault in serious} == {"owner", "standby"}
+        if both or any(fault.kind in ON_THE_LINK for fault in serious):
+            return 3
+    return 0

@@ -1,0 +1,118 @@
+"""The campaign's plans, its rules, and the judgement of a capture (docs/chaos.md)."""
+
+import re
+import struct
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
+
+import pytest
+
+from prl.lab.topology import Service
+from tests.chaos import rules, wire
+from tests.chaos.plan import ACTS, DELAY_MAX_S, Act, Fault, Kind, draw
+from tests.chaos.wire import Said
+
+TEXT = (Path(__file__).parents[2] / "docs/chaos.md").read_text()
+SERVICE = Service("lab", IPv4Address("192.0.2.100"), IPv6Address("2001:db8:0:1::100"), "re0")
+PORTS = {3: "re0", 4: "re1"}
+SEEDS = 200
+
+
+def fault(kind: Kind, on: str) -> Fault:
+    return Fault(kind, on, after_s=0.0, for_s=0.3, times=1)
+
+
+def loss(moment: str, *faults: tuple[Kind, str], is_new: bool = False) -> int:
+    act = Act(moment, tuple(fault(*one) for one in faults), held_s=1.0)
+    return rules.lot(act, 3.0, is_new=is_new).loss
+
+
+def test_a_seed_has_one_plan_and_many_seeds_have_all_there_is() -> None:
+    plans = [draw(seed) for seed in range(SEEDS)]
+    assert plans == [draw(seed) for seed in range(SEEDS)]
+    acts = [act for plan in plans for act in plan.acts]
+    assert len(acts) == SEEDS * ACTS
+    assert {act.moment for act in acts} == set(DELAY_MAX_S)
+    assert {len(act.faults) for act in acts} == {1, 2}
+    drawn = {(act.moment, one.kind, one.on) for act in acts for one in act.faults}
+    assert len(drawn) > len(DELAY_MAX_S) * len(Kind)  # of twice as many
+    assert {one[1:] for one in drawn} == {(k, on) for k in Kind for on in ("owner", "standby")}
+
+
+def test_the_document_has_every_moment_and_every_fault() -> None:
+    for word in Kind:
+        assert f"`{word}`" in TEXT
+    for moment in DELAY_MAX_S:
+        assert f"| {moment} |" in TEXT
+    (named,) = re.findall(r"\*Ends serving\*:([^.]*)\.", TEXT)
+    assert set(re.findall(r"`([\w-]+)`", named)) == rules.ENDS_SERVING
+
+
+@pytest.mark.parametrize("kind", Kind)
+@pytest.mark.parametrize("on", ["owner", "standby"])
+@pytest.mark.parametrize("moment", ["quiet", "move", "set-up"])
+def test_one_fault_loses_nothing_that_was_protected(kind: Kind, on: str, moment: str) -> None:
+    assert loss(moment, (kind, on)) == 0
+
+
+def test_what_the_rules_let_go() -> None:
+    assert loss("set-up", (Kind.POWER, "owner"), is_new=True) == 1
+    assert loss("set-up", (Kind.POWER, "standby"), is_new=True) == 0
+    assert loss("re-protection", (Kind.POWER, "owner")) == 2
+    assert loss("re-protection", (Kind.POWER, "standby")) == 0
+    assert loss("take-over", (Kind.KILL_APP, "standby")) == 2
+    assert loss("quiet", (Kind.POWER, "owner"), (Kind.CUT_LINK, "owner")) == 3
+    assert loss("quiet", (Kind.POWER, "owner"), (Kind.FREEZE, "standby")) == 3
+    assert loss("quiet", (Kind.POWER, "owner"), (Kind.KILL_APP, "owner")) == 0
+    assert loss("quiet", (Kind.POWER, "owner"), (Kind.MOVE, "standby")) == 0
+    assert loss("quiet", (Kind.CUT_LINK, "owner"), (Kind.LINK_FLAPS, "standby")) == 0
+
+
+def test_who_hangs_longer_than_two_seconds_needs_more_than_one_fault() -> None:
+    one = (fault(Kind.POWER, "owner"),)
+    assert rules.lot(Act("quiet", one, 1.0), 3.0, is_new=False).hang_s == rules.HANG_MAX_S
+    two = (*one, fault(Kind.CUT_LAN, "standby"))
+    assert rules.lot(Act("quiet", two, 1.0), 3.0, is_new=False).hang_s == 2 * 3.0 + 2.0
+
+
+def record(
+    at_s: float, port: int, protocol: int, packet: bytes, *, outgoing: bool = False
+) -> bytes:
+    kind = 4 if outgoing else 0
+    frame = struct.pack("!HHIHBB8s", protocol, 0, port, 1, kind, 6, b"\2\0\0\0\0\0") + packet
+    seconds = int(at_s)
+    micros = round((at_s - seconds) * 1e6)
+    return struct.pack("<IIII", seconds, micros, len(frame), len(frame)) + frame
+
+
+def test_a_capture_tells_who_spoke_for_the_service(tmp_path: Path) -> None:
+    ours, theirs = SERVICE.ipv4.packed, IPv4Address("192.0.2.1").packed
+    ours6 = SERVICE.ipv6.packed
+    tcp = bytes(12) + ours + theirs
+    from_peer = bytes(12) + theirs + ours
+    arp = bytes(14) + ours + bytes(10)
+    tcp6 = bytes(8) + ours6 + bytes(16)
+    advertisement = bytes([*bytes(6), 58, 255]) + bytes(32) + bytes([136]) + bytes(7) + ours6
+    solicitation = bytes([*bytes(6), 58, 255]) + bytes(32) + bytes([135]) + bytes(7) + ours6
+    path = tmp_path / "switch.pcap"
+    path.write_bytes(
+        bytes(24)
+        + record(1.5, 3, 0x0800, tcp)
+        + record(1.6, 3, 0x0800, from_peer)
+        + record(1.7, 9, 0x0800, tcp)  # the bridge itself
+        + record(1.8, 4, 0x0800, tcp, outgoing=True)
+        + record(2.5, 4, 0x0806, arp)
+        + record(3.5, 4, 0x86DD, tcp6)
+        + record(4.5, 3, 0x86DD, advertisement)
+        + record(5.5, 3, 0x86DD, solicitation)
+        + record(6.5, 3, 0x0800, tcp)[:-3]  # cut off
+    )
+    said = wire.read(path, PORTS, SERVICE)
+    assert said == [Said(1.5, "re0"), Said(2.5, "re1"), Said(3.5, "re1"), Said(4.5, "re0")]
+
+
+def test_two_who_speak_in_turn_need_a_change_of_hands_each_time() -> None:
+    said = [Said(1.0, "re0"), Said(2.0, "re0"), Said(3.0, "re1"), Said(4.0, "re0")]
+    assert wire.two_speakers(said, changes=2) == ""
+    assert "3 turns" in wire.two_speakers(said, changes=1)
+    assert wire.two_speakers(said[:2], changes=0) == ""
