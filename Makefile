@@ -127,9 +127,9 @@ test: setup $(LANES:%=apt-%) fresh-results test-quick tidy ## every check, then 
 	for lane in $(LANES); do
 	    beside $(BIN)/python -m tests.$$lane programs $(RESULTS)
 	done
-	beside $(BIN)/python -m pytest -rs -m cluster tests/system
+	beside $(BIN)/python -m pytest -rs -m waits tests/system
 	beside chrt --idle 0 $(BIN)/python -m pytest -rs --durations=10 -o timeout=$(BESIDE_S) -m "sim or builds" tests/sim tests/kernel tests/system
-	$(BIN)/python -m pytest -rs --durations=25 -m "(kernel or system) and not (cluster or builds)" tests </dev/null || status=$$?
+	$(BIN)/python -m pytest -rs --durations=25 -m "(kernel or system) and not (waits or builds)" tests </dev/null || status=$$?
 	for number in "$${!started[@]}"; do
 	    wait "$${started[number]}" || status=1
 	    cat "$(RESULTS)/beside.$$number"

@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.needs("root", "netns", "bpf", "af_xdp", "struct_ops")
+pytestmark = [
+    pytest.mark.waits,  # until BGP's hold time has passed, each time
+    pytest.mark.needs("root", "netns", "bpf", "af_xdp", "struct_ops"),
+]
 
 SECRET = "a-key.of/RFC+2385"  # noqa: S105 - of nobody
 PRLCTL = str(Path(sys.executable).with_name("prlctl"))

@@ -25,7 +25,7 @@ from tests.system.watch import Talk, watch
 
 pytestmark = [
     pytest.mark.system,
-    pytest.mark.cluster,
+    pytest.mark.waits,
     pytest.mark.needs("root", "netns", "bpf", "af_xdp", "struct_ops", "bpftool", "pacemaker"),
 ]
 
