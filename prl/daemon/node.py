@@ -195,7 +195,14 @@ class Node:
         if self._kernel.shadow_congestion is None:
             words = "this kernel has no struct_ops: no shadows can be kept here"
             self._log.warning("no_struct_ops", words)
-        self._ownership = Ownership(config, dp, lans, log, usable_shadows=self._shadows.usable)
+        self._ownership = Ownership(
+            config,
+            dp,
+            lans,
+            log,
+            usable_shadows=self._shadows.usable,
+            end_lost=self._shadows.end_lost,
+        )
         self._hooks = Hooks(config, log)
         self._fence = FenceHook(config, log, self._ownership.take_fenced)
         self._neighbours = Neighbours(config, dp, host, lans)

@@ -40,3 +40,20 @@ def test_of_two_sessions_one_goes_on_and_the_other_is_reset() -> None:
         assert all("request" in event["facts"]["reason"] for event in told)
         (takeover,) = (event for event in events(lab, "re1") if event["event"] == "takeover")
         assert takeover["facts"]["lost"] == 2
+
+
+def test_what_nobody_has_any_more_is_reset_by_who_owns_the_service_by_agreement() -> None:
+    """The standby was cut off and could not take over, and the owner comes back with nothing."""
+    with support.pair("agreed") as lab:
+        apps = Applications(lab, "obey")
+        with apps.connect() as peer:
+            lab.fail("re1", "cut-both")
+            apps.expect("state", "re0", peer=peer.port, state="open")
+            assert peer.ask("still there") == "still there"
+            lab.fail("re0", "power")
+            apps.expect("void", "re1", peer=peer.port)
+            lab.heal("re1")
+            lab.heal("re0")
+            with pytest.raises(ConnectionResetError):  # it only waits, and says nothing
+                peer.receive()
+        assert "takeover" not in [event["event"] for event in events(lab, "re1")]

@@ -169,7 +169,9 @@ class Node:
         datapath, host = cast(Datapath, self.dp), cast(Host, self.host)
         lans = Instances(self.config, [LAN])
         self.ownership = Ownership(
-            self.config, datapath, lans, self.log, usable_shadows=lambda _: 0
+            *(self.config, datapath, lans, self.log),
+            usable_shadows=lambda _: 0,
+            end_lost=lambda _: 0,
         )
 
         async def restored() -> None:

@@ -60,7 +60,11 @@ class TakeoverRefusedError(PrlError):
 
 
 class Ownership:
-    """This node's part in each service; ``usable_shadows`` counts the good ones of a service."""
+    """This node's part in each service.
+
+    ``usable_shadows`` counts the good ones of a service; ``end_lost`` ends its sessions that cannot
+    go on, now that this node owns it.
+    """
 
     def __init__(
         self,
@@ -70,9 +74,10 @@ class Ownership:
         log: EventLog,
         *,
         usable_shadows: Callable[[int], int],
+        end_lost: Callable[[int], object],
     ) -> None:
         self._config, self._dp, self._instances, self._log = config, datapath, instances, log
-        self._usable_shadows = usable_shadows
+        self._usable_shadows, self._end_lost = usable_shadows, end_lost
         self.left: set[int] = set()
         """Services that this node has taken itself out of (withdrawal.py)."""
         self._settled = asyncio.Event()
@@ -159,6 +164,8 @@ class Ownership:
         self.tell(number, state, "agreed with the other node")
         if state == Owner.STANDBY:
             self._end_ghosts(number)
+        elif state == Owner.OWNER:  # without a shadow: whatever session there was has nobody
+            self._end_lost(number)
 
     def _end_ghosts(self, number: int) -> None:
         """The service lives elsewhere: connections that there still are here are void (L8)."""
