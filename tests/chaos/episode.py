@@ -113,6 +113,8 @@ class Episode:
         pair.mend()
         lasted_s = time.monotonic() - began
         self.outcome.acts += 1
+        for words in pair.died:
+            self._violation(words)
         self._judge(act, flaps, lasted_s)
 
     def _moment(self, lab: Lab, pair: Pair, address: str, act: Act, roles: dict[str, str]) -> None:
@@ -186,7 +188,7 @@ class Episode:
         until = time.monotonic() + TOLD_S
         for client in list(self._clients):
             lot = rules.lot(act, lasted_s, is_new=client not in flaps)
-            goes_on = client.goes_on(max(0.1, until - time.monotonic()))
+            goes_on = client.goes_on(max(rules.HANG_MAX_S, until - time.monotonic()))
             who = f"{client.name} (port {client.port})"
             why = client.trouble
             if client.flaps > flaps.get(client, client.flaps):

@@ -66,6 +66,10 @@ class Pair:
         self._programs: dict[tuple[str, str], subprocess.Popen[Any]] = {}
         self._hogs: list[subprocess.Popen[Any]] = []
         self._moves: list[subprocess.Popen[Any]] = []
+        self._killed: set[str] = set()
+        """The nodes whose programs a fault has ended."""
+        self.died: list[str] = []
+        """Programs that ended although no fault ended them."""
         self._locks = {node: threading.Lock() for node in NODES}
         """A machine is not broken while it boots."""
         for node in NODES:
@@ -79,10 +83,13 @@ class Pair:
                 if running.poll() is None:
                     continue
                 running.__exit__(None, None, None)
+                if node not in self._killed:
+                    self.died.append(f"{name} of {node} ended with {running.returncode}")
             with (self._folder / f"{name}.{node}.log").open("ab") as log:
                 self._programs[node, name] = self.lab.exec(
                     node, command, stdin=subprocess.DEVNULL, stdout=log, stderr=log
                 )
+        self._killed.discard(node)
 
     def ask(self, node: str, operation: str) -> dict[str, Any]:
         """One question of a node's prld. Raises PrlError."""
@@ -143,6 +150,8 @@ class Pair:
                                  capture_output=True)  # fmt: skip
             else:
                 with self._locks[node]:
+                    if kind in {Kind.POWER, Kind.KILL_APP}:
+                        self._killed.add(node)
                     self.lab.fail(node, kind)
         except (LabError, NetlinkError) as error:  # what is dead cannot fail in this way any more
             self.tell(f"{node}: {kind} could not be done: {error}")
@@ -151,6 +160,7 @@ class Pair:
         """What some moments begin with."""
         self.tell(f"{node}: power")
         with self._locks[node]:
+            self._killed.add(node)
             self.lab.fail(node, Kind.POWER)
 
     def move(self) -> None:
