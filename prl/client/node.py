@@ -10,19 +10,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
-from prl.client.sessions import Followed, Session, Shadow
+from prl.client.flows import (
+    ANSWER_TIMEOUT_S,
+    RECONNECT_MAX_S,
+    RECONNECT_MIN_S,
+    REJOINS_MAX,
+    Following,
+    nobody_answers,
+)
+from prl.client.sessions import Session, Shadow
 from prl.control import application
-from prl.control.messages import MESSAGE_MAX_BYTES, REQUESTS_MAX, MessageError, default_socket
-from prl.control.protocol import FDS_MAX, OVER, Answer, Dialogue, Given, News, TakenOver
+from prl.control.messages import MESSAGE_MAX_BYTES, default_socket
+from prl.control.protocol import FDS_MAX, Answer, Given
 from prl.errors import NoDaemonError, NotProtectedError, PrlError
 from prl.kernel.inotify import Appearance
-
-ANSWER_TIMEOUT_S = 30.0
-"""How long prld may take for an answer before it counts as hung."""
-RECONNECT_MIN_S, RECONNECT_MAX_S = 0.05, 5.0
-"""Back-off between attempts to reach a new prld; its socket's appearance ends a wait at once."""
-REJOINS_MAX = REQUESTS_MAX // 2
-"""Sessions that are handed to a new prld at a time: there is room for other requests."""
 
 _Take = Callable[[Answer], None]
 
@@ -46,14 +47,9 @@ class Node:
         self._sock = self._connect()
         self._lock = threading.Lock()
         self._sending = threading.Lock()
-        self._dialogue = Dialogue()
+        self._following = Following[Session, Shadow](self.path)
         self._answers: dict[int, _Take] = {}
-        self._followed: dict[int, Followed] = {}
-        self._kept: dict[Session, None] = {}
-        """Sessions that the next prld will be given, in order."""
-        self._offers: list[str] = []
         self._shadows: queue.SimpleQueue[Shadow | None] = queue.SimpleQueue()
-        self._lost: PrlError | None = None
         self._closed = threading.Event()
         self._appearance = Appearance(self.path) if reconnect else None
         self._reader = threading.Thread(target=self._run, name="prl-client", daemon=True)
@@ -71,10 +67,7 @@ class Node:
             sock.connect(str(self.path))
         except OSError as error:
             sock.close()
-            raise NoDaemonError(
-                f"no prld answers on {self.path}: {error.strerror}; start it, or name another "
-                "socket with --socket, --node or $PRL_SOCKET"
-            ) from error
+            raise NoDaemonError(nobody_answers(self.path, error.strerror)) from error
         return sock
 
     def close(self) -> None:
@@ -117,7 +110,7 @@ class Node:
         def begin(answer: dict[str, Any]) -> None:
             session = Session(self, answer, sock, data, renew=renew)
             with self._lock:
-                self._follow(session)
+                self._following.follow(session)
             made.append(session)
 
         try:
@@ -141,8 +134,7 @@ class Node:
             UsageError: that is no service address here, or one of several instances.
         """
         self.request({"op": "offer", "endpoint": endpoint})
-        if endpoint not in self._offers:
-            self._offers.append(endpoint)
+        self._following.offers[endpoint] = None
 
     def next_shadow(self, timeout: float | None = None) -> Shadow:
         """The next shadow given to this application.
@@ -157,7 +149,7 @@ class Node:
             raise TimeoutError("no shadow came") from None
         if shadow is None:
             self._shadows.put(None)  # for the next caller
-            raise self._lost or NoDaemonError(f"prld on {self.path} is gone")
+            raise self._following.lost or NoDaemonError(f"prld on {self.path} is gone")
         return shadow
 
     def shadows(self, timeout: float | None = None) -> Iterator[Shadow]:
@@ -210,14 +202,10 @@ class Node:
             raise answer.error
         return answer.fields
 
-    def forget(self, what: Followed) -> None:
+    def forget(self, what: Session | Shadow) -> None:
         """Stop following a flow."""
         with self._lock:
-            if isinstance(what, Session):
-                self._kept.pop(what, None)
-            if self._followed.get(what.handle) is what:
-                self._dialogue.forget(what.handle)
-                del self._followed[what.handle]
+            self._following.forget(what)
 
     def _send(self, take: _Take, request: dict[str, Any], fds: tuple[int, ...]) -> int:
         """Send a request whose answer goes to ``take``; returns its number.
@@ -225,9 +213,7 @@ class Node:
         Raises PrlError, OSError.
         """
         with self._lock:
-            if self._lost is not None:
-                raise self._lost
-            number, raw = self._dialogue.ask(request)
+            number, raw = self._following.ask(request)
             self._answers[number] = take
         with self._sending:
             socket.send_fds(self._sock, [raw], fds)
@@ -261,61 +247,31 @@ class Node:
                         os.close(fd)
         except OSError as failure:
             return NoDaemonError(f"prld on {self.path} is gone: {failure.strerror}")
-        except MessageError as failure:
-            return PrlError(
-                f"prld on {self.path} sent nonsense ({failure}); is it another version?"
-            )
+        except PrlError as failure:
+            return failure
 
     def _dispatch(self, raw: bytes, fds: list[int], flags: int) -> None:
-        cut = bool(flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC))
         take: _Take | None = None
         with self._lock:
-            heard = self._dialogue.hear(raw, fds, cut=cut)
+            heard = self._following.hear(raw, fds, flags)
             if isinstance(heard, Answer):
                 take = self._answers.pop(heard.number, None)
             elif isinstance(heard, Given):
                 shadow = Shadow(self, heard)
-                self._follow(shadow)
+                self._following.follow(shadow)
                 self._shadows.put(shadow)
-            elif isinstance(heard, News):
-                self._on_news(heard)
         if take is not None and isinstance(heard, Answer):
             take(heard)
-
-    def _on_news(self, news: News) -> None:
-        """The lock is held."""
-        what = self._followed.get(news.handle)
-        if what is None:
-            return
-        what.on_news(news)
-        if isinstance(news, TakenOver) and isinstance(what, Shadow):
-            del self._followed[news.handle]
-            self._follow(what.session)
-
-    def _follow(self, what: Followed) -> None:
-        """Its events are passed on from now on; the lock is held."""
-        self._followed[what.handle] = what
-        if isinstance(what, Session):
-            self._kept[what] = None
-        early = self._dialogue.follow(what.handle)
-        if early is not None:  # it overtook the answer
-            what.on_news(early)
-        if self._lost is not None:
-            what.on_lost(self._lost)
 
     # -- prld goes and comes
 
     def _give_up(self, error: PrlError) -> None:
         with self._lock:
-            self._lost = error
-            self._dialogue = Dialogue()
             answers, self._answers = self._answers, {}
-            followed: dict[Followed, None] = dict.fromkeys([*self._followed.values(), *self._kept])
-            self._followed.clear()
+            for_good = not self._reconnects or self._closed.is_set()
+            self._following.lose(error, for_good=for_good)
         for number, take in answers.items():
             take(Answer(number, {}, error))
-        for what in followed:
-            what.on_lost(error)
 
     def _await_prld(self) -> bool:
         """Connect to the next prld; False: closed meanwhile."""
@@ -332,19 +288,16 @@ class Node:
                 self._sock.close()
                 self._sock = fresh
             with self._lock:
-                self._lost = None
+                self._following.lost = None
             return not self._closed.is_set()
         return False
 
     def _rejoin(self) -> None:
         """Hand offers and sessions to the new prld; the answers come in like all others."""
         with self._lock:
-            for session in list(self._kept):
-                if session.state in OVER or session.sock.fileno() < 0:
-                    del self._kept[session]
-            waiting = deque(self._kept)
+            waiting = self._following.to_hand_over()
         with contextlib.suppress(OSError, PrlError):  # gone again: the reader notices
-            for endpoint in self._offers:
+            for endpoint in self._following.offers:
                 self._send(lambda _: None, {"op": "offer", "endpoint": endpoint}, ())
             for _ in range(REJOINS_MAX):
                 self._hand_over_next(waiting)
@@ -357,11 +310,10 @@ class Node:
 
         def take(answer: Answer) -> None:
             if answer.error is None:
-                session.handle = answer.fields["handle"]
-                session.become(answer.fields["state"], answer.fields["reason"])
+                session.rejoined(answer.fields)
                 with self._lock:
-                    self._follow(session)
-            elif self._lost is not None:
+                    self._following.follow(session)
+            elif self._following.lost is not None:
                 return  # by the end of this prld, too; the next one is asked
             else:
                 session.become("ended", str(answer.error))
@@ -369,10 +321,8 @@ class Node:
                 self._hand_over_next(waiting)
 
         members, memory = application.pack(session.application)
-        request = {"op": "replicate", "again": True, "renew": session.renews}
-        request |= {"streams": session.streams} | members
         try:
-            self._send(take, request, (session.sock.fileno(), *memory))
+            self._send(take, session.rejoin_request() | members, (session.sock.fileno(), *memory))
         finally:
             for fd in memory:
                 os.close(fd)

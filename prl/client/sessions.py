@@ -7,22 +7,11 @@ import threading
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from prl.client.shadow_socket import Committed, ShadowNotOwned, ShadowSocket, ShadowVoid, Takeover
+from prl.client.flows import VOID_WORD_TIMEOUT_S, Flow, SessionFlow, ShadowFlow
+from prl.client.shadow_socket import Committed, ShadowVoid, Takeover
 from prl.control import application
-from prl.control.protocol import (
-    OVER,
-    Demoted,
-    Given,
-    Introduced,
-    News,
-    Protectable,
-    State,
-    TakenOver,
-    Void,
-)
+from prl.control.protocol import Given
 from prl.errors import NoDaemonError, PrlError, UsageError
-
-VOID_WORD_TIMEOUT_S = 1.0
 
 
 class Asker(Protocol):
@@ -37,19 +26,16 @@ class Asker(Protocol):
     ) -> dict[str, Any]:
         """Ask; returns the answer, which ``then`` has first. Raises PrlError."""
 
-    def forget(self, what: "Followed") -> None:
+    def forget(self, what: "Session | Shadow") -> None:
         """Stop following a flow."""
 
 
-class Followed:
-    """Something that changes by prld's word: waited for in a thread, or polled for."""
+class Followed(Flow):
+    """Waited for in a thread, or polled for."""
 
-    def __init__(self, node: Asker, handle: int) -> None:
-        self._node = node
+    def __init__(self) -> None:
         self._changed = threading.Condition()
         self._descriptor = -1
-        self.handle = handle
-        """Its 32-bit number, as prlctl shows it; a new one after a take-over or a new prld."""
 
     @property
     def descriptor(self) -> int:
@@ -64,16 +50,10 @@ class Followed:
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self.descriptor)
 
-    def on_news(self, news: News) -> None:
-        """Called by the Node's reader."""
-        raise NotImplementedError
+    def _changing(self) -> threading.Condition:
+        return self._changed
 
-    def on_lost(self, error: PrlError) -> None:
-        """Called by the Node's reader when prld is gone."""
-        raise NotImplementedError
-
-    def _notify(self) -> None:
-        """Something has changed; the lock is held."""
+    def _has_changed(self) -> None:
         self._changed.notify_all()
         if self._descriptor >= 0:
             os.eventfd_write(self._descriptor, 1)
@@ -83,7 +63,7 @@ class Followed:
             os.close(self._descriptor)
 
 
-class Session(Followed):
+class Session(Followed, SessionFlow):
     """A session that is this application's; from Node.replicate(), or Shadow.session."""
 
     def __init__(
@@ -95,37 +75,9 @@ class Session(Followed):
         *,
         renew: bool = False,
     ) -> None:
-        super().__init__(node, answer["handle"])
-        self._state: str = answer["state"]
-        self._reason: str = answer["reason"]
-        self._protectable = False
-        self.sock = sock
-        """The application's socket."""
-        self.application = data
-        """What is given to the application on the other node with the next shadow."""
-        self.renews = renew
-        """Whether the application is asked for new bytes before each new shadow."""
-        self.streams: list[int] = answer.get("streams", [])
-        """prld's own; kept for a prld that starts anew."""
-
-    @property
-    def state(self) -> str:
-        """One word.
-
-        ``active`` (protected), ``setup``, ``voiding``, ``open`` (goes on, not protected),
-        ``demoted`` (the other node has it), ``ended``, ``closed``, or ``lost`` (prld is gone).
-        """
-        return self._state
-
-    @property
-    def reason(self) -> str:
-        """Why it is not active, in words."""
-        return self._reason
-
-    @property
-    def protectable(self) -> bool:
-        """Whether prld could protect the session now, and waits for renew()."""
-        return self._protectable and self._state == "open"
+        Followed.__init__(self)
+        SessionFlow.__init__(self, answer, sock, data, renew=renew)
+        self._node = node
 
     def wait_state(self, *states: str, timeout: float | None = None) -> str:
         """Wait until the state is one of ``states`` (without any: until it changes); return it.
@@ -150,7 +102,7 @@ class Session(Followed):
             TimeoutError: neither happened within ``timeout`` seconds.
         """
         with self._changed:
-            if not self._changed.wait_for(lambda: self.protectable or self._state in OVER, timeout):
+            if not self._changed.wait_for(lambda: self.protectable or self._over, timeout):
                 raise TimeoutError(f"flow {self.handle:#x} is {self._state}")
             return self.protectable
 
@@ -210,75 +162,15 @@ class Session(Followed):
         self._node.request({"op": "flow_del", "handle": self.handle, "why": why})
         self._node.forget(self)
 
-    def on_news(self, news: News) -> None:
-        """Called by the Node's reader."""
-        if isinstance(news, State):
-            self.become(news.state, news.reason)
-        elif isinstance(news, Demoted):
-            self.become("demoted", "the other node has the session now")
-        elif isinstance(news, Protectable):
-            with self._changed:
-                self._protectable = True
-                self._notify()
 
-    def on_lost(self, error: PrlError) -> None:
-        """Called by the Node's reader when prld is gone."""
-        self.become("lost", str(error))
-
-    def become(self, state: str, reason: str) -> None:
-        """Called by the Node: prld's word, or that there is none any more."""
-        with self._changed:
-            if self._state in OVER:
-                return
-            self._state, self._reason = state, reason
-            if state != "open":
-                self._protectable = False
-            self._notify()
-
-
-class Shadow(Followed, Introduced):
+class Shadow(Followed, ShadowFlow[Session]):
     """A session that lives on the other node; this application stands by for it."""
 
     def __init__(self, node: Asker, given: Given) -> None:
-        Followed.__init__(self, node, given.handle)
-        Introduced.__init__(self, given)
-        self._takeover: Takeover | None = None
-        self._session: Session | None = None
-        self._void: str | None = None
-        self._sock = ShadowSocket(fileno=given.fd)
+        Followed.__init__(self)
+        ShadowFlow.__init__(self, given)
+        self._node = node
         self._sock.setblocking(True)
-        self._renews = given.renew
-
-    @property
-    def owned(self) -> bool:
-        """Whether the session is this application's now."""
-        return self._takeover is not None
-
-    @property
-    def takeover(self) -> Takeover | None:
-        """Since when it is owned, and where its output goes on."""
-        return self._takeover
-
-    @property
-    def void_reason(self) -> str | None:
-        """Why it is of no use any more; None while it is."""
-        return self._void
-
-    @property
-    def session(self) -> Session:
-        """The session, once it is owned. Raises ShadowNotOwned before."""
-        if self._session is None:
-            raise ShadowNotOwned("this shadow is not taken over: it is no session of ours")
-        return self._session
-
-    @property
-    def sock(self) -> socket.socket:
-        """The socket: for reading alone (ShadowNotOwned otherwise) until it is taken over."""
-        return self._sock
-
-    def fileno(self) -> int:
-        """The socket's descriptor, for polling."""
-        return self._sock.fileno()
 
     def recv(self, size: int) -> bytes:
         """Read what the peer sent, as socket.recv(): bytes of the stream, or a UDP datagram.
@@ -302,16 +194,15 @@ class Shadow(Followed, Introduced):
             if self._sock.is_live_udp(self.remote) or (why := self._await_void()) is None:
                 raise  # UDP: an ICMP error, which the first application reads, too
             raise ShadowVoid(why) from error
-        is_udp = self._sock.type == socket.SOCK_DGRAM
-        if not data and is_udp and not self._sock.is_live_udp(self.remote):
+        if self._is_dead(data):
             raise ShadowVoid(self._await_void() or "the socket was ended")
         return data, sender
 
     def _await_void(self) -> str | None:
         """Why the shadow is void; its socket dies a moment before the word of it comes."""
         with self._changed:
-            self._changed.wait_for(lambda: self.owned or self._void, VOID_WORD_TIMEOUT_S)
-            return self._void
+            self._changed.wait_for(lambda: self._over, VOID_WORD_TIMEOUT_S)
+            return self.void_reason
 
     def wait_taken_over(self, timeout: float | None = None) -> Takeover:
         """Wait until the session is this application's.
@@ -320,15 +211,11 @@ class Shadow(Followed, Introduced):
             ShadowVoid: it never will be; the message says why.
             TimeoutError: not within ``timeout`` seconds.
         """
-
-        def known() -> bool:
-            return self._takeover is not None or self._void is not None
-
         with self._changed:
-            if not self._changed.wait_for(known, timeout):
+            if not self._changed.wait_for(lambda: self._over, timeout):
                 raise TimeoutError(f"flow {self.handle:#x} is still a shadow")
             if self._takeover is None:
-                raise ShadowVoid(f"{self.remote}: {self._void}")
+                raise ShadowVoid(f"{self.remote}: {self._reason}")
             return self._takeover
 
     def committed(self) -> Committed:
@@ -352,38 +239,12 @@ class Shadow(Followed, Introduced):
         if self._session is not None:
             self._session.close()
             self._node.forget(self._session)
-        elif self._void is None:  # else the handle may be a newer shadow's
+        elif not self._over:  # else the handle may be a newer shadow's
             with contextlib.suppress(PrlError):  # it has ended already
                 self._node.request({"op": "close", "handle": self.handle})
         self._node.forget(self)
-        self._become_void("closed by its application")
+        self.become("void", "closed by its application", over=True)
         self._sock.close()
 
-    def on_news(self, news: News) -> None:
-        """Called by the Node's reader."""
-        if isinstance(news, TakenOver):
-            with self._changed:
-                self.handle = news.becomes
-                answer = {"handle": news.becomes, "state": "open", "reason": ""}
-                self._session = Session(
-                    self._node,
-                    answer | {"streams": news.streams},
-                    self._sock,
-                    self.application,
-                    renew=self._renews,
-                )
-                self._takeover = Takeover(news.out_bytes, news.monotonic_ns, news.out_hash)
-                self._sock.owned = True
-                self._notify()
-        elif isinstance(news, Void):
-            self._become_void(news.reason)
-
-    def on_lost(self, error: PrlError) -> None:
-        """Called by the Node's reader when prld is gone: a shadow goes with it."""
-        self._become_void(str(error))
-
-    def _become_void(self, reason: str) -> None:
-        with self._changed:
-            if self._void is None:
-                self._void = reason
-            self._notify()
+    def _begin(self, answer: dict[str, Any]) -> Session:
+        return Session(self._node, answer, self._sock, self.application, renew=self._renews)

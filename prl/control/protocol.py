@@ -114,23 +114,6 @@ class Given:
     """The application is asked for its bytes anew before each shadow of this session."""
 
 
-class Introduced:
-    """What an application is told of a shadow from its beginning on."""
-
-    def __init__(self, given: Given) -> None:
-        self.local = given.local
-        """The service's end, ``addr:port``."""
-        self.remote = given.remote
-        """The peer's end, ``addr:port``; ``*`` for a UDP socket that is not connected."""
-        self.application = given.application
-        """What the other application gave along: with replicate() or renew()."""
-        self.in_bytes = given.in_bytes
-        """How much of the peer's stream, since the session was first protected, comes before the
-        first byte to be read here."""
-        self.out_bytes = given.out_bytes
-        """How much output comes before what is still to be said."""
-
-
 class Dialogue:
     """One connection's requests and flows. Not safe for several threads at once."""
 

@@ -19,9 +19,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from prl.client import Node, NotProtectedError, Session, Shadow, tcp
+from prl.client import Node, NotProtectedError, Session, Shadow, ShadowVoid, tcp
 from prl.control.protocol import OVER
-from prl.demo.fate import Fate
 from prl.demo.payload import Payload
 from prl.demo.progress import Progress
 from prl.demo.roles import Echo, Role, Sink, Source
@@ -68,29 +67,31 @@ class Application:
             session.close()
         self._end()
 
-    def stand_by(self, shadow: Shadow, fate: Fate) -> None:
+    def stand_by(self, shadow: Shadow) -> None:
         """Follow a shadow; go on with the session if it is taken over."""
         sock = shadow.sock
         sock.setblocking(False)
         acked_before = tcp.bytes_acked(sock)
         trimmed = 0
-        while not self._wait(sock, speaks=False, also=fate.descriptor):
+        while not shadow.over:
+            self._wait(sock, speaks=False, also=shadow.descriptor)
+            shadow.clear()
             if self._taken_bytes - trimmed >= _TRIM_EVERY_BYTES:
                 trimmed = self._taken_bytes
                 self._role.acknowledged(tcp.bytes_acked(sock) - acked_before)
-        if fate.takeover is None:
-            tell("void", reason=fate.reason)
+        if shadow.takeover is None:
+            tell("void", reason=shadow.reason)
             return
-        self._role.go_on_at(fate.takeover.out_bytes)
-        tell("taken_over", out_bytes=fate.takeover.out_bytes)
+        self._role.go_on_at(shadow.takeover.out_bytes)
+        tell("taken_over", out_bytes=shadow.takeover.out_bytes)
         while not self._role.is_done():
             self._wait(sock, speaks=True)
         tcp.finish(sock)
         shadow.close()
         self._end()
 
-    def _wait(self, sock: socket.socket, *, speaks: bool, also: int | None = None) -> bool:
-        """One round of input and output; return whether ``also`` is readable."""
+    def _wait(self, sock: socket.socket, *, speaks: bool, also: int | None = None) -> None:
+        """One round of input and output, or until ``also`` is readable."""
         events = 0 if self._input_has_ended else select.POLLIN
         if speaks and len(self._role.due()):
             events |= select.POLLOUT
@@ -99,13 +100,11 @@ class Application:
             poller.register(sock, events)
         if also is not None:
             poller.register(also, select.POLLIN)
-        ready = dict(poller.poll())
-        found = ready.get(sock.fileno(), 0)
+        found = dict(poller.poll()).get(sock.fileno(), 0)
         if found and not self._input_has_ended:
             self._read(sock)
         if found and speaks:
             self._write(sock)
-        return also in ready
 
     def _read(self, sock: socket.socket) -> None:
         try:
@@ -213,14 +212,14 @@ def _serve(application: Application, endpoint: Endpoint, socket_path: str | None
 def _stand_by(application: Application, node: Node) -> None:
     shadow = node.next_shadow()
     tell("standby", remote=str(shadow.remote))
-    fate = Fate(shadow)
     try:
-        application.stand_by(shadow, fate)
-    except OSError:
-        if fate.wait(_WORD_TIMEOUT_S) and fate.takeover is None:
-            tell("void", reason=fate.reason)
-            return
-        raise
+        application.stand_by(shadow)
+    except OSError:  # the socket of a void shadow dies before the word of it comes
+        with contextlib.suppress(TimeoutError, ShadowVoid):
+            shadow.wait_taken_over(_WORD_TIMEOUT_S)
+        if shadow.void_reason is None:
+            raise
+        tell("void", reason=shadow.reason)
 
 
 if __name__ == "__main__":

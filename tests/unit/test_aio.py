@@ -183,6 +183,23 @@ def test_a_shadow_from_standby_to_the_end(tmp_path: Path) -> None:
     play(tmp_path, story)
 
 
+def test_a_question_of_before_it_was_protected_is_none_any_more(tmp_path: Path) -> None:
+    async def story(node: AsyncNode, prld: Prld) -> None:
+        prld.state = "open"
+        with socket.socket() as sock, pytest.raises(NotProtectedError) as caught:
+            await node.replicate(sock, renew=True)
+        session = caught.value.session
+        prld.tell("protectable", handle=9)
+        assert await session.wait_protectable()
+        prld.tell("state", handle=9, state="active", reason="")
+        await session.wait_state("active")
+        prld.tell("state", handle=9, state="open", reason="link lost")
+        await session.wait_state("open")
+        assert not session.protectable
+
+    play(tmp_path, story)
+
+
 def test_prld_asks_for_the_application_s_bytes(tmp_path: Path) -> None:
     async def story(node: AsyncNode, prld: Prld) -> None:
         prld.state = "open"

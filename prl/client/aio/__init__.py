@@ -22,8 +22,8 @@ without AsyncSession.close() is the death of the application: if the other node 
 it goes on at once.
 """
 
-from prl.client.aio.flows import AsyncSession, AsyncShadow
 from prl.client.aio.node import AsyncNode
+from prl.client.aio.sessions import AsyncSession, AsyncShadow
 from prl.client.shadow_socket import ShadowNotOwned, ShadowVoid, Takeover
 from prl.errors import NoDaemonError, NotProtectedError, PrlError, ReplicationError, UsageError
 

@@ -9,24 +9,25 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Final, Self
 
-from prl.client.aio.flows import AsyncSession, AsyncShadow
+from prl.client.aio.sessions import AsyncSession, AsyncShadow
 from prl.client.aio.waiting import Bell, Polled
+from prl.client.flows import (
+    ANSWER_TIMEOUT_S,
+    RECONNECT_MAX_S,
+    RECONNECT_MIN_S,
+    REJOINS_MAX,
+    Following,
+    nobody_answers,
+)
 from prl.control import application
-from prl.control.messages import MESSAGE_MAX_BYTES, REQUESTS_MAX, MessageError, default_socket
-from prl.control.protocol import FDS_MAX, Answer, Dialogue, Given, News, TakenOver, Void
+from prl.control.messages import MESSAGE_MAX_BYTES, REQUESTS_MAX, default_socket
+from prl.control.protocol import FDS_MAX, Answer, Given
 from prl.errors import NoDaemonError, NotProtectedError, PrlError, UsageError
 from prl.kernel.inotify import Appearance
 
-ANSWER_TIMEOUT_S: Final = 30.0
-"""How long prld may take for an answer before it counts as hung."""
 CONNECT_TIMEOUT_S: Final = 10.0
 READS_MAX: Final = 64
 """Messages read at a time, so that the loop's other work is not kept waiting."""
-RECONNECT_MIN_S: Final = 0.05
-RECONNECT_MAX_S: Final = 5.0
-"""Back-off between attempts to reach a new prld; its socket's appearance ends a wait at once."""
-REJOINS_MAX: Final = REQUESTS_MAX // 2
-"""Sessions that are handed to a new prld at a time: there is room for other requests."""
 _CONNECT_RETRY_S: Final = 0.01
 
 
@@ -43,20 +44,15 @@ class AsyncNode:
         self.path = Path(socket_path) if socket_path is not None else default_socket()
         self._reconnects = reconnect
         self._returning: asyncio.Task[None] | None = None
-        self._dialogue = Dialogue()
+        self._following = Following[AsyncSession, AsyncShadow](self.path)
         self._sock: socket.socket | None = None
         self._polled: Polled | None = None
         self._under_way: dict[int, asyncio.Future[dict[str, Any]]] = {}
         """Every request that prld has and has not answered, be it that nobody waits any more."""
         self._replicates: set[int] = set()
-        self._flows: dict[int, AsyncSession | AsyncShadow] = {}
-        self._kept: dict[AsyncSession, None] = {}
-        """Sessions that the next prld will be given; in order."""
-        self._offers: dict[str, None] = {}
         self._given: deque[AsyncShadow] = deque()
         self._bell = Bell()
         self._sending = asyncio.Lock()
-        self._lost: PrlError | None = None
         self._closed = False
 
     async def __aenter__(self) -> Self:
@@ -81,15 +77,12 @@ class AsyncNode:
                     await asyncio.sleep(_CONNECT_RETRY_S)
         except OSError as error:  # TimeoutError, too
             sock.close()
-            raise NoDaemonError(
-                f"no prld answers on {self.path}: {error.strerror or 'it is too busy'}; start it, "
-                "or name another socket with $PRL_SOCKET"
-            ) from error
+            raise NoDaemonError(nobody_answers(self.path, error.strerror)) from error
         except BaseException:
             sock.close()
             raise
         self._sock, self._polled = sock, Polled(sock)
-        self._lost = None
+        self._following.lost = None
         asyncio.get_running_loop().add_reader(sock, self._read)
 
     def close(self) -> None:
@@ -117,7 +110,7 @@ class AsyncNode:
         request = {"op": "replicate", "renew": renew}
         answer = await self.request_with(request, data, sock.fileno())
         session = AsyncSession(self, answer, sock, data, renew=renew)
-        self._follow(session)
+        self._following.follow(session)
         if answer["state"] != "active":
             raise NotProtectedError(answer["reason"] or answer["state"], session)
         return session
@@ -131,7 +124,7 @@ class AsyncNode:
             UsageError: that is no service address here.
         """
         await self.request({"op": "offer", "endpoint": endpoint})
-        self._offers[endpoint] = None
+        self._following.offers[endpoint] = None
 
     async def next_shadow(self) -> AsyncShadow:
         """The next shadow given to this application.
@@ -142,8 +135,8 @@ class AsyncNode:
         await self._bell.wait_for(lambda: bool(self._given) or self._is_over)
         if self._given:
             return self._given.popleft()
-        assert self._lost is not None
-        raise self._lost
+        assert self._following.lost is not None
+        raise self._following.lost
 
     async def shadows(self) -> AsyncIterator[AsyncShadow]:
         """Shadows as they come.
@@ -180,23 +173,19 @@ class AsyncNode:
 
     def forget(self, what: AsyncSession | AsyncShadow) -> None:
         """Stop following a flow."""
-        if isinstance(what, AsyncSession):
-            self._kept.pop(what, None)
-        if self._flows.get(what.handle) is what:
-            self._dialogue.forget(what.handle)
-            del self._flows[what.handle]
+        self._following.forget(what)
 
     @property
     def _is_over(self) -> bool:
-        return self._closed or (self._lost is not None and not self._reconnects)
+        return self._closed or (self._following.lost is not None and not self._reconnects)
 
     # -- requests
 
     async def _ask(self, request: dict[str, Any], fds: tuple[int, ...]) -> dict[str, Any]:
-        number, raw = self._dialogue.ask(request)
+        number, raw = self._following.ask(request)
         async with self._sending:
             await self._bell.wait_for(
-                lambda: len(self._under_way) < REQUESTS_MAX or self._lost is not None
+                lambda: len(self._under_way) < REQUESTS_MAX or self._following.lost is not None
             )
             while not self._try_send(raw, fds):
                 assert self._polled is not None
@@ -215,8 +204,8 @@ class AsyncNode:
         return fields
 
     def _try_send(self, raw: bytes, fds: tuple[int, ...]) -> bool:
-        if self._lost is not None:
-            raise self._lost
+        if self._following.lost is not None:
+            raise self._following.lost
         if self._sock is None:
             raise UsageError("this AsyncNode is not connected: use `async with`, or connect()")
         try:
@@ -245,38 +234,13 @@ class AsyncNode:
         if number not in self._replicates:
             return
         self._replicates.discard(number)
-        number, raw = self._dialogue.ask({"op": "flow_del", "handle": fields["handle"]})
         with contextlib.suppress(PrlError):
+            number, raw = self._following.ask({"op": "flow_del", "handle": fields["handle"]})
             if self._try_send(raw, ()):
                 self._under_way[number] = future = asyncio.get_running_loop().create_future()
                 future.cancel()
 
     # -- the reader
-
-    def _follow(self, what: AsyncSession | AsyncShadow) -> None:
-        self._flows[what.handle] = what
-        if isinstance(what, AsyncSession):
-            self._kept[what] = None
-        early = self._dialogue.follow(what.handle)
-        if early is not None:
-            self._pass_on(what, early)
-        if self._lost is not None:
-            self._lose(what)
-
-    def _pass_on(self, what: AsyncSession | AsyncShadow, news: News) -> None:
-        if isinstance(what, AsyncSession):
-            what.on_news(news)
-        elif isinstance(news, Void):
-            what.on_void(news.reason)
-        elif isinstance(news, TakenOver):
-            del self._flows[news.handle]
-            self._follow(what.on_taken_over(news))
-
-    def _lose(self, what: AsyncSession | AsyncShadow) -> None:
-        if isinstance(what, AsyncSession):
-            what.on_lost(str(self._lost), for_good=self._is_over)
-        else:
-            what.on_void(str(self._lost))
 
     def _read(self) -> None:
         for _ in range(READS_MAX):
@@ -300,12 +264,9 @@ class AsyncNode:
     def _understand(self, raw: bytes, fds: list[int], flags: int) -> bool:
         """Act on a message; returns whether it was an answer."""
         try:
-            cut = bool(flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC))
-            heard = self._dialogue.hear(raw, fds, cut=cut)
-        except MessageError as error:
-            self._give_up(
-                PrlError(f"prld on {self.path} sent nonsense ({error}); is it another version?")
-            )
+            heard = self._following.hear(raw, fds, flags)
+        except PrlError as error:
+            self._give_up(error)
             return False
         finally:
             for fd in fds:
@@ -314,19 +275,16 @@ class AsyncNode:
             self._on_answer(heard)
         elif isinstance(heard, Given):
             shadow = AsyncShadow(self, heard)
-            self._follow(shadow)
+            self._following.follow(shadow)
             self._given.append(shadow)
             self._bell.ring()
-        elif heard is not None and (what := self._flows.get(heard.handle)) is not None:
-            self._pass_on(what, heard)
         return isinstance(heard, Answer)
 
     # -- prld goes and comes
 
     def _give_up(self, error: PrlError) -> None:
-        if self._lost is not None and not self._closed:
+        if self._following.lost is not None and not self._closed:
             return
-        self._lost = error
         if self._polled is not None:
             self._polled.close()
         self._sock = None
@@ -335,9 +293,7 @@ class AsyncNode:
                 future.set_exception(error)
         self._under_way.clear()
         self._replicates.clear()
-        for what in dict.fromkeys([*self._flows.values(), *self._kept]):
-            self._lose(what)
-        self._flows.clear()
+        self._following.lose(error, for_good=self._closed or not self._reconnects)
         self._bell.ring()
         if self._returning is not None:
             self._returning.cancel()
@@ -348,39 +304,32 @@ class AsyncNode:
         """Connect to the next prld; hand offers and sessions to it."""
         wait_s = RECONNECT_MIN_S
         with contextlib.closing(Appearance(self.path)) as appearance:
-            while self._lost is not None:
+            while self._following.lost is not None:
                 await _await_appearance(appearance, wait_s)
                 wait_s = min(2 * wait_s, RECONNECT_MAX_S)
                 with contextlib.suppress(NoDaemonError):
                     await self.connect()
-        self._dialogue.renew()
-        for session in list(self._kept):
-            if session.over or session.sock.fileno() < 0:
-                del self._kept[session]
         with contextlib.suppress(PrlError):  # gone again: _give_up() has begun anew
-            for endpoint in self._offers:
+            for endpoint in self._following.offers:
                 await self.request({"op": "offer", "endpoint": endpoint})
-        waiting = deque(self._kept)
+        waiting = self._following.to_hand_over()
         async with asyncio.TaskGroup() as group:
             for _ in range(REJOINS_MAX):
                 group.create_task(self._rejoin(waiting))
 
     async def _rejoin(self, waiting: deque[AsyncSession]) -> None:
-        while waiting and self._lost is None:
+        while waiting and self._following.lost is None:
             session = waiting.popleft()
-            request = {"op": "replicate", "again": True, "renew": session.renews}
-            request |= {"streams": session.streams} if session.streams else {}
             try:
                 answer = await self.request_with(
-                    request, session.application, session.sock.fileno()
+                    session.rejoin_request(), session.application, session.sock.fileno()
                 )
             except (PrlError, OSError) as error:
-                if self._lost is None:  # else the next prld is asked, too
+                if self._following.lost is None:  # else the next prld is asked, too
                     session.become("ended", str(error))
                 continue
-            session.handle = answer["handle"]
-            session.become(answer["state"], answer["reason"])
-            self._follow(session)
+            session.rejoined(answer)
+            self._following.follow(session)
 
 
 async def _await_appearance(appearance: Appearance, timeout_s: float) -> None:
