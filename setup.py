@@ -118,31 +118,38 @@ class BuildFacts(BuildFiles):
         return ["userspace/build_ffi.py", "userspace/facts.py"]
 
 
-class BuildBpf(BuildFiles):
-    """Compile every ``bpf/*.bpf.c`` to ``prl/bpf/*.bpf.o``."""
+class BuildEach(BuildFiles):
+    """Compile each source of a folder by itself, where what was made of it is older."""
 
-    description = "compile the BPF programs"
-    objects = OBJECTS
+    folder_of_sources: ClassVar[Path]
+    pattern: ClassVar[str]
+    headers: ClassVar[tuple[str, ...]] = ()
+    """What every source may include."""
+
+    @staticmethod
+    def name_of(source: Path) -> str:
+        """Return what its object is called."""
+        raise NotImplementedError
+
+    @staticmethod
+    def command(source: Path, target: Path) -> list[str]:
+        """Return what compiles it; both paths may be relative to ``ROOT``."""
+        raise NotImplementedError
 
     def targets(self) -> dict[Path, Path]:
         """Map each source to its object."""
-        return {
-            source: self.folder / f"{source.name.removesuffix('.c')}.o"
-            for source in sorted(SOURCES.glob("*.bpf.c"))
-        }
+        sources = sorted(self.folder_of_sources.glob(self.pattern))
+        return {source: self.folder / self.name_of(source) for source in sources}
 
     def run(self) -> None:
-        """Compile what is older than its source or than any header; drop what has no source."""
+        """Compile what is older than its source or than any header."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        targets = self.targets()
-        for leftover in set(self.folder.glob("*.bpf.o")) - set(targets.values()):
-            leftover.unlink()
-        common = [*SOURCES.glob("*.h"), *SOURCES.glob("*.def"), Path(__file__)]
-        for source, target in targets.items():
-            if is_stale(target, [source, *common]):
+        common = [path for each in self.headers for path in self.folder_of_sources.glob(each)]
+        for source, target in self.targets().items():
+            if is_stale(target, [source, *common, Path(__file__)]):
                 # Compile beside it, then rename: a failed run leaves no object that looks fresh.
                 fresh = target.with_suffix(".tmp")
-                command = bpf_compile_command(source, fresh)
+                command = self.command(source, fresh)
                 self.announce(" ".join(command), level=2)
                 subprocess.run(command, check=True)
                 fresh.rename(target)
@@ -154,6 +161,28 @@ class BuildBpf(BuildFiles):
     def get_source_files(self) -> list[str]:
         """Return the sources, for the sdist."""
         return [str(path.relative_to(ROOT)) for path in self.targets()]
+
+
+class BuildBpf(BuildEach):
+    """Compile every ``bpf/*.bpf.c`` to ``prl/bpf/*.bpf.o``."""
+
+    description = "compile the BPF programs"
+    objects = OBJECTS
+    folder_of_sources = SOURCES
+    pattern = "*.bpf.c"
+    headers = ("*.h", "*.def")
+    command = staticmethod(bpf_compile_command)
+
+    @staticmethod
+    def name_of(source: Path) -> str:
+        """Return what its object is called."""
+        return f"{source.name.removesuffix('.c')}.o"
+
+    def run(self) -> None:
+        """Compile what is stale; drop what has no source."""
+        super().run()
+        for leftover in set(self.folder.glob("*.bpf.o")) - set(self.targets().values()):
+            leftover.unlink()
 
 
 class BuildClient(BuildFiles):
@@ -194,37 +223,19 @@ class BuildClient(BuildFiles):
         return sorted(str(path.relative_to(ROOT)) for path in CLIENT.glob("*.[ch]"))
 
 
-class BuildBench(BuildFiles):
+class BuildBench(BuildEach):
     """Compile every ``userspace/bench/NAME.c`` to ``prl/bench/bin/prl-NAME``."""
 
     description = "compile the programs of the bench"
     objects = BENCH_PROGRAMS
+    folder_of_sources = BENCH_SOURCES
+    pattern = "*.c"
+    command = staticmethod(bench_compile_command)
 
-    def targets(self) -> dict[Path, Path]:
-        """Map each source to its program."""
-        return {
-            source: self.folder / f"prl-{source.stem}"
-            for source in sorted(BENCH_SOURCES.glob("*.c"))
-        }
-
-    def run(self) -> None:
-        """Compile what is older than its source."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for source, target in self.targets().items():
-            if is_stale(target, [source, Path(__file__)]):
-                fresh = target.with_suffix(".tmp")
-                command = bench_compile_command(source, fresh)
-                self.announce(" ".join(command), level=2)
-                subprocess.run(command, check=True)
-                fresh.rename(target)
-
-    def get_outputs(self) -> list[str]:
-        """Return the programs' paths (part of setuptools' protocol)."""
-        return [str(path) for path in self.targets().values()]
-
-    def get_source_files(self) -> list[str]:
-        """Return the sources, for the sdist."""
-        return [str(path.relative_to(ROOT)) for path in self.targets()]
+    @staticmethod
+    def name_of(source: Path) -> str:
+        """Return what the program is called."""
+        return f"prl-{source.stem}"
 
 
 class BuildExt(build_ext):

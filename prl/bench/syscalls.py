@@ -4,7 +4,6 @@ A count that no other load on the machine disturbs, unlike a time.
 """
 
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from prl.bench.errors import BenchError
@@ -56,12 +55,7 @@ class SystemCalls:
         self._bpf[b"counts"].clear()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._found = {
             (key.thread, self._names.get(key.number, b"?").decode()): int(value.value)
             for key, value in self._bpf[b"counts"].items()

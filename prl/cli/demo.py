@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from prl.cli.options import choice_option, number_option
 from prl.cli.output import emit, narrate, settings
 from prl.demo.crowd import DEFAULT_COUNT
 from prl.demo.facts import BOTH, verdict
@@ -53,47 +54,17 @@ def _secret(_context: click.Context, _param: click.Parameter, value: str | None)
 @click.command("demo")
 @click.argument("scenario", type=click.Choice([*SCENARIOS, ALL]))
 @click.option("--size", type=Size(), help="Bytes to move  [default: 200M; echo: 16M]")
-@click.option(
-    "--family",
-    type=click.Choice(["4", "6", BOTH]),
-    default="4",
-    show_default=True,
-    help="IP version; both at once in sessions alone.",
-)
-@click.option(
-    "--count",
-    type=click.IntRange(1, COUNT_MAX),
-    default=DEFAULT_COUNT,
-    show_default=True,
-    help="Sessions at a time (sessions).",
-)
-@click.option(
-    "--mode",
-    type=click.Choice([mode.value for mode in Mode]),
-    default=Mode.NATIVE.value,
-    show_default=True,
-    help="How prld attaches XDP.",
-)
-@click.option(
-    "--how",
-    type=click.Choice([how.value for how in How]),
-    default=How.POWER.value,
-    show_default=True,
-    help="How re0 fails.",
-)
-@click.option(
-    "--peer",
-    type=click.Choice(list(ROUTERS)),
-    default="bird",
-    show_default=True,
-    help="The BGP speaker that plays the peer (bgp).",
-)
-@click.option(
+@choice_option("--family", ["4", "6", BOTH], "4", "IP version; both at once in sessions alone.")
+@number_option("--count", 1, COUNT_MAX, DEFAULT_COUNT, "Sessions at a time (sessions).")
+@choice_option("--mode", Mode, Mode.NATIVE, "How prld attaches XDP.")
+@choice_option("--how", How, How.POWER, "How re0 fails.")
+@choice_option("--peer", ROUTERS, "bird", "The BGP speaker that plays the peer (bgp).")
+@number_option(
     "--rounds",
-    type=click.IntRange(1, ROUNDS_MAX),
-    default=1,
-    show_default=True,
-    help="Failures of one session, of alternating nodes; in between they heal (bgp).",
+    1,
+    ROUNDS_MAX,
+    1,
+    "Failures of one session, of alternating nodes; in between they heal (bgp).",
 )
 @click.option(
     "--md5",
@@ -102,12 +73,8 @@ def _secret(_context: click.Context, _param: click.Parameter, value: str | None)
     help="Sign the session's segments with this key, as RFC 2385 has it (bgp).",
 )
 @click.option("--routed", is_flag=True, help="Put the peer behind a router.")
-@click.option(
-    "--moves",
-    type=click.IntRange(1, MOVES_MAX),
-    default=20,
-    show_default=True,
-    help="How often the service moves in each direction (switchover).",
+@number_option(
+    "--moves", 1, MOVES_MAX, 20, "How often the service moves in each direction (switchover)."
 )
 @click.option("--lab-name", help="Name of the lab to make  [default: one of its own]")
 def demo(

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from prl.cli.options import config_option
+from prl.cli.options import choice_option, config_option
 from prl.cli.output import emit, narrate, settings
 from prl.config import DEFAULT_LINK_KEY, DEFAULT_PATH, link_key
 from prl.errors import UsageError
@@ -59,13 +59,7 @@ ADDRESS = _Address()
 )
 @click.option("--link", metavar="IFACE", help="The interface towards the other node.")
 @click.option("--other-link", type=ADDRESS, metavar="ADDR", help="Its address there.")
-@click.option(
-    "--owner",
-    type=click.Choice(["this", "other"]),
-    default="this",
-    show_default=True,
-    help="Which node has the service at first.",
-)
+@choice_option("--owner", ["this", "other"], "this", "Which node has the service at first.")
 @click.option(
     "--service-name", default="main", show_default=True, help="What the service is called."
 )

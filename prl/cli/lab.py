@@ -9,6 +9,7 @@ from typing import NoReturn
 
 import click
 
+from prl.cli.options import choice_option, number_option
 from prl.cli.output import emit
 from prl.lab.errors import LabError
 from prl.lab.lab import How, Lab, LabStatus, MemberStatus, Mode, PrldState
@@ -43,26 +44,12 @@ def _leave_nothing_half_built() -> None:
 
 @lab.command("up")
 @_name_option
-@click.option(
-    "--mode",
-    type=click.Choice([mode.value for mode in Mode]),
-    default=Mode.NATIVE.value,
-    show_default=True,
-    help="How prld attaches XDP.",
+@choice_option("--mode", Mode, Mode.NATIVE, "How prld attaches XDP.")
+@choice_option(
+    "--polling", ["blocking", "adaptive", "busy"], "blocking", "How the datapaths wait for work."
 )
-@click.option(
-    "--polling",
-    type=click.Choice(["blocking", "adaptive", "busy"]),
-    default="blocking",
-    show_default=True,
-    help="How the datapaths wait for work.",
-)
-@click.option(
-    "--policy",
-    type=click.Choice(["continue", "stop"]),
-    default="continue",
-    show_default=True,
-    help="What an owner does without the other node.",
+@choice_option(
+    "--policy", ["continue", "stop"], "continue", "What an owner does without the other node."
 )
 @click.option("--routed", is_flag=True, help="Put the peer behind a router.")
 @click.option(
@@ -70,12 +57,12 @@ def _leave_nothing_half_built() -> None:
     type=click.IntRange(1280, 1500),
     help="The longest packet that the router passes to the peer (--routed).",
 )
-@click.option(
+@number_option(
     "--services",
-    type=click.IntRange(1, SERVICES_MAX),
-    default=1,
-    show_default=True,
-    help="So many pairs of service addresses; re0 and re1 own one by turns.",
+    1,
+    SERVICES_MAX,
+    1,
+    "So many pairs of service addresses; re0 and re1 own one by turns.",
 )
 @click.option(
     "--second", is_flag=True, help="Add a second LAN: a routing instance of the same addresses."

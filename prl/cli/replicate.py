@@ -5,6 +5,7 @@ from typing import Any
 import click
 
 from prl.cli.events import followed
+from prl.cli.options import number_option
 from prl.cli.output import DEGRADED, ask, emit, settings
 
 CONNECTIONS_MAX = 1024
@@ -25,13 +26,7 @@ PID_MAX = (1 << 22) - 1  # PID_MAX_LIMIT, linux/threads.h
     metavar="ADDR:PORT",
     help="Instead: all that a server (--pid, if several) has accepted there, or will accept.",
 )
-@click.option(
-    "--max-connections",
-    type=click.IntRange(1),
-    default=CONNECTIONS_MAX,
-    show_default=True,
-    help="With --listen: protected at a time.",
-)
+@number_option("--max-connections", 1, None, CONNECTIONS_MAX, "With --listen: protected at a time.")
 @click.pass_context
 def replicate(
     context: click.Context,

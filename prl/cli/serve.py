@@ -6,6 +6,7 @@ import sys
 
 import click
 
+from prl.cli.options import number_option
 from prl.cli.output import DEGRADED, settings
 from prl.control.input_history import HISTORY_MAX_BYTES
 from prl.endpoint import Endpoint
@@ -24,19 +25,19 @@ CONNECTIONS_LIMIT = 4096
     metavar="ADDR:PORT",
     help="The service address and port; an IPv6 address in brackets.",
 )
-@click.option(
+@number_option(
     "--max-connections",
-    type=click.IntRange(1, CONNECTIONS_LIMIT),
-    default=CONNECTIONS_MAX,
-    show_default=True,
-    help="Served, and stood by for, at a time.",
+    1,
+    CONNECTIONS_LIMIT,
+    CONNECTIONS_MAX,
+    "Served, and stood by for, at a time.",
 )
-@click.option(
+@number_option(
     "--history",
-    type=click.IntRange(0, HISTORY_MAX_BYTES),
-    default=HISTORY_BYTES,
-    show_default=True,
-    help="Bytes of a session's input that are kept, for a program that begins anew on a healed "
+    0,
+    HISTORY_MAX_BYTES,
+    HISTORY_BYTES,
+    "Bytes of a session's input that are kept, for a program that begins anew on a healed "
     "node; what has had more cannot be protected again.",
 )
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, metavar="CMD…")

@@ -5,15 +5,13 @@ and /proc/*/fd who has that. A descriptor that is on its way in a message (SCM_R
 io_uring's, is in no such folder, and not found.
 """
 
-import asyncio
 import contextlib
 import ctypes
 import errno
 import os
-import re
 import socket
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -24,7 +22,6 @@ from prl.errors import KernelError, UsageError
 from prl.kernel import procfs
 from prl.kernel.sock_diag import LISTEN, SockDiag, TcpSocket, identity
 
-_SOCKET_LINK = re.compile(r"socket:\[(\d+)\]")
 _SYS_PIDFD_GETFD: Final = 438  # the same number on every architecture
 _IPPROTO_MPTCP: Final = 262
 _SO_GET_FILTER: Final = 26  # asm-generic/socket.h
@@ -52,10 +49,9 @@ class Holder:
 def inode_of(holder: Holder) -> int | None:
     """The inode of the socket there now; None when there is none."""
     try:
-        found = _SOCKET_LINK.fullmatch(os.readlink(f"/proc/{holder.pid}/fd/{holder.fd}"))  # noqa: PTH115
+        return procfs.socket_inode(os.readlink(f"/proc/{holder.pid}/fd/{holder.fd}"))  # noqa: PTH115
     except OSError:
         return None
-    return int(found[1]) if found else None
 
 
 def require_socket(holder: Holder) -> int:
@@ -71,10 +67,10 @@ def require_socket(holder: Holder) -> int:
         ) from None
     except OSError as error:
         raise UsageError(f"{place} cannot be read: {error.strerror}") from error
-    found = _SOCKET_LINK.fullmatch(target)
-    if found is None:
+    inode = procfs.socket_inode(target)
+    if inode is None:
         raise UsageError(f"descriptor {holder.fd} of {holder} is no socket but {target}")
-    return int(found[1])
+    return inode
 
 
 def holders_of(inode: int, among: Iterable[int] | None = None) -> list[Holder]:
@@ -86,68 +82,18 @@ def holders_of_each(
     inodes: Collection[int], among: Iterable[int] | None = None
 ) -> dict[int, list[Holder]]:
     """The same for many sockets, by one look at the processes; left out if nobody has it."""
-    wanted, own = {f"socket:[{inode}]": inode for inode in inodes}, os.getpid()
     found: dict[int, list[Holder]] = {}
-    for pid in among if among is not None else _processes():
-        if pid != own:
-            for inode, fd in _descriptors(pid, wanted).items():
-                found.setdefault(inode, []).append(Holder(pid, fd))
+    for pid in among if among is not None else procfs.processes():
+        missing = len(inodes) if pid != os.getpid() else 0
+        for inode, fd in procfs.sockets_of(pid) if missing else ():
+            if inode in inodes:
+                holders = found.setdefault(inode, [])
+                if not holders or holders[-1].pid != pid:
+                    holders.append(Holder(pid, fd))
+                    missing -= 1
+                    if not missing:
+                        break
     return found
-
-
-def sockets_of_processes() -> dict[int, list[int]]:
-    """Which processes have each socket of the host, by its inode, this process left out."""
-    found: dict[int, list[int]] = {}
-    own = os.getpid()
-    for pid in _processes():
-        folder = f"/proc/{pid}/fd"
-        names: list[str] = []
-        if pid != own:
-            with contextlib.suppress(OSError):  # it has just ended
-                names = os.listdir(folder)  # noqa: PTH208 - every descriptor of the host comes here
-        for name in names:
-            with contextlib.suppress(OSError):
-                target = os.readlink(f"{folder}/{name}")  # noqa: PTH115
-                if target.startswith("socket:["):
-                    pids = found.setdefault(int(target[8:-1]), [])
-                    if pid not in pids[-1:]:
-                        pids.append(pid)
-    return found
-
-
-LOOK_SHARE: Final = 10
-"""What a look through /proc has found is used for so many times as long as the look took: so
-looking is never more than this part of what protecting many sessions takes."""
-
-
-class SocketHolders:
-    """Who has which socket now; what is asked at about the same time shares a look."""
-
-    def __init__(self) -> None:
-        self._found: dict[int, list[int]] = {}
-        self._began_s = self._good_until_s = 0.0
-        self._lock = asyncio.Lock()
-
-    async def of(self, inode: int) -> list[int]:
-        """The processes that have the socket, prld left out. Raises OSError: there is no /proc."""
-        asked_s = time.monotonic()
-        async with self._lock:
-            is_known = inode in self._found and asked_s <= self._good_until_s
-            if not is_known and self._began_s < asked_s:
-                await self._look()
-            return self._found.get(inode, [])
-
-    async def _look(self) -> None:
-        self._began_s = time.monotonic()
-        self._found = await asyncio.to_thread(sockets_of_processes)
-        lasts_s = LOOK_SHARE * (time.monotonic() - self._began_s)
-        self._good_until_s = time.monotonic() + lasts_s
-        asyncio.get_running_loop().call_later(lasts_s, self._forget)
-
-    def _forget(self) -> None:
-        """There may be very many."""
-        if time.monotonic() >= self._good_until_s:
-            self._found = {}
 
 
 def family(pids: Iterable[int]) -> list[int]:
@@ -172,32 +118,11 @@ def _parents() -> dict[int, int]:
     global _known_parents  # noqa: PLW0603 - a cache
     if time.monotonic() - _known_parents[0] > _PARENTS_FRESH_S:
         parents = {}
-        for pid in _processes():
-            with contextlib.suppress(OSError, ValueError, IndexError):
-                text = Path(f"/proc/{pid}/stat").read_text()
-                parents[pid] = int(text[text.rindex(")") + 2 :].split(maxsplit=2)[1])
+        for pid in procfs.processes():
+            with contextlib.suppress(OSError):
+                parents[pid] = procfs.parent_of(pid)
         _known_parents = (time.monotonic(), parents)
     return _known_parents[1]
-
-
-def _processes() -> Iterator[int]:
-    with os.scandir("/proc") as entries:
-        names = [entry.name for entry in entries if entry.name.isdigit()]
-    return map(int, names)
-
-
-def _descriptors(pid: int, wanted: Mapping[str, int]) -> dict[int, int]:
-    """By which descriptor it has which inode of those, by what the links in /proc say."""
-    folder, found = f"/proc/{pid}/fd", dict[int, int]()
-    with contextlib.suppress(OSError):
-        for name in os.listdir(folder):  # noqa: PTH208 - every descriptor of the host comes here
-            with contextlib.suppress(OSError):
-                inode = wanted.get(os.readlink(f"{folder}/{name}"))  # noqa: PTH115
-                if inode is not None:
-                    found.setdefault(inode, int(name))
-                    if len(found) == len(wanted):
-                        break
-    return found
 
 
 def duplicate(holder: Holder, pidfd: int) -> socket.socket:

@@ -1,14 +1,16 @@
-"""Who has a socket, for many who ask at the same time: one look through /proc for all of them.
+"""Who has a socket, for many who ask at the same time: they share a look through /proc.
 
 Peers decide how many connections there are; what a look costs is the host's processes and their
 descriptors. So there is one look at a time, and who asks meanwhile is answered by the next one.
 """
 
 import asyncio
+import os
+import time
 from collections.abc import Collection
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-from prl.kernel import descriptors
+from prl.kernel import descriptors, procfs
 from prl.kernel.descriptors import Holder
 
 
@@ -61,3 +63,50 @@ class Scan:
                 one.answer.set_result(
                     [h for h in having if one.among is None or h.pid in one.among]
                 )
+
+
+LOOK_SHARE: Final = 10
+"""What a look through /proc has found is used for so many times as long as the look took: so
+looking is never more than this part of what protecting many sessions takes."""
+
+
+class SocketHolders:
+    """Who has which socket now; what is asked at about the same time shares a look."""
+
+    def __init__(self) -> None:
+        self._found: dict[int, list[int]] = {}
+        self._began_s = self._good_until_s = 0.0
+        self._lock = asyncio.Lock()
+
+    async def of(self, inode: int) -> list[int]:
+        """The processes that have the socket, prld left out. Raises OSError: there is no /proc."""
+        asked_s = time.monotonic()
+        async with self._lock:
+            is_known = inode in self._found and asked_s <= self._good_until_s
+            if not is_known and self._began_s < asked_s:
+                await self._look()
+            return self._found.get(inode, [])
+
+    async def _look(self) -> None:
+        self._began_s = time.monotonic()
+        self._found = await asyncio.to_thread(sockets_of_processes)
+        lasts_s = LOOK_SHARE * (time.monotonic() - self._began_s)
+        self._good_until_s = time.monotonic() + lasts_s
+        asyncio.get_running_loop().call_later(lasts_s, self._forget)
+
+    def _forget(self) -> None:
+        """There may be very many."""
+        if time.monotonic() >= self._good_until_s:
+            self._found = {}
+
+
+def sockets_of_processes() -> dict[int, list[int]]:
+    """Which processes have each socket of the host, by its inode, this process left out."""
+    found: dict[int, list[int]] = {}
+    own = os.getpid()
+    for pid in procfs.processes():
+        for inode, _ in procfs.sockets_of(pid) if pid != own else ():
+            pids = found.setdefault(inode, [])
+            if pid not in pids[-1:]:
+                pids.append(pid)
+    return found

@@ -1,6 +1,6 @@
 """TCP sockets of this network namespace, asked for by sock_diag(7).
 
-By hand, as it is asked from the event loop, where pyroute2 must not be called.
+By hand, as it is asked from the event loop: prl.kernel.netlink says what pyroute2 would cost.
 """
 
 import errno
@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from ipaddress import ip_address
-from types import TracebackType
 from typing import Self
 
 from prl.endpoint import Address, Side
@@ -93,12 +92,7 @@ class SockDiag:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._netlink.close()
 
     def sockets(

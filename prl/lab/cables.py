@@ -5,7 +5,6 @@ Opening a cable does all that takes time; ``cut`` is then one or two netlink mes
 
 import errno
 import os
-from types import TracebackType
 from typing import Protocol, Self
 
 from pyroute2 import IPRoute
@@ -27,12 +26,7 @@ class Cable(Protocol):
 
     def __enter__(self) -> Self: ...
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
+    def __exit__(self, *_: object) -> None: ...
 
     def cut(self) -> None:
         """No frame passes any more, either way. Idempotent."""
@@ -59,12 +53,7 @@ class LanCable(Cable):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._netlink.close()
 
     def cut(self) -> None:
@@ -99,12 +88,7 @@ class LinkCable(Cable):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._netlink.close()
         os.close(self._program)
 

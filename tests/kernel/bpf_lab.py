@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from fcntl import ioctl
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from prl._core import ffi, lib
@@ -428,12 +427,7 @@ class Bench:
             lib.prl_kernel_close(self.kernel, keep_silence)
         self.kernel = ffi.NULL
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self.kernel != ffi.NULL:
             self.stop(keep_silence=False)
         for name in ("hold", "inject"):

@@ -55,7 +55,7 @@ def test_bpf_objects_follow_their_sources(tmp_path: Path, monkeypatch: pytest.Mo
     programs.mkdir()
     (programs / "common.h").write_text("#define ANSWER 42\n")
     (programs / "one.bpf.c").write_text('#include "common.h"\nint one(void) { return ANSWER; }\n')
-    monkeypatch.setattr(setup, "SOURCES", programs)
+    monkeypatch.setattr(setup.BuildBpf, "folder_of_sources", programs)
     command = setup.BuildBpf(Distribution())
     command.build_lib = str(tmp_path / "lib")
     command.ensure_finalized()
@@ -79,7 +79,7 @@ def test_a_bpf_program_that_does_not_compile_leaves_no_object(
 ) -> None:
     setup = load("setup.py")
     (tmp_path / "bad.bpf.c").write_text("int bad(void) { return; }\n")
-    monkeypatch.setattr(setup, "SOURCES", tmp_path)
+    monkeypatch.setattr(setup.BuildBpf, "folder_of_sources", tmp_path)
     command = setup.BuildBpf(Distribution())
     command.build_lib = str(tmp_path / "lib")
     command.ensure_finalized()

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from prl.kernel import descriptors
-from prl.kernel.descriptors import SocketHolders
+from prl.kernel import scan
+from prl.kernel.scan import SocketHolders
 
 WAITS = "import sys; print(flush=True); sys.stdin.read()"
 
@@ -64,7 +64,7 @@ class Looks:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.found: dict[int, list[int]] = {1: [10]}
         self.count = 0
-        monkeypatch.setattr(descriptors, "sockets_of_processes", self._look)
+        monkeypatch.setattr(scan, "sockets_of_processes", self._look)
 
     def _look(self) -> dict[int, list[int]]:
         self.count += 1
@@ -96,7 +96,7 @@ def test_what_was_not_found_is_looked_for_again(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_look_is_not_used_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
     looks = Looks(monkeypatch)
-    monkeypatch.setattr(descriptors, "LOOK_SHARE", 0)
+    monkeypatch.setattr(scan, "LOOK_SHARE", 0)
 
     async def story() -> None:
         found = SocketHolders()

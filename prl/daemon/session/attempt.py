@@ -33,8 +33,8 @@ from prl.daemon.session.limiter import Pace
 from prl.daemon.session.sessions import Session
 from prl.daemon.session.transfer import Setup, TransferError
 from prl.errors import PrlError, ReplicationError
-from prl.kernel.descriptors import SocketHolders
 from prl.kernel.freezer import FreezeError
+from prl.kernel.scan import SocketHolders
 from prl.shadow import Fixed, SnapshotError, fixed_of
 from prl.shadow.sockopt import CallError, So, get_int
 
