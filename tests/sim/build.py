@@ -3,6 +3,7 @@
 A copy with a mistake (mutants.py) is the same objects but one.
 """
 
+import fcntl
 import importlib.util
 import os
 import re
@@ -122,17 +123,19 @@ def _inputs() -> list[Path]:
 
 
 def objects() -> list[Path]:
-    """Every object of the shipped datapath, compiled where a file is newer."""
+    """Every object of the shipped datapath, compiled where a file is newer, by one at a time."""
     OUT.mkdir(parents=True, exist_ok=True)
     stamp = OUT / "stamp"
     wanted = {source: OUT / object_of(source) for source in sources()}
     wanted[OUT / f"{MODULE}.c"] = OUT / f"{MODULE}.o"
-    newest = max(path.stat().st_mtime_ns for path in _inputs())
-    if not stamp.exists() or stamp.stat().st_mtime_ns < newest:
-        _generated()
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            list(pool.map(compile_object, wanted.keys(), wanted.values()))
-        stamp.touch()
+    with (OUT / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        newest = max(path.stat().st_mtime_ns for path in _inputs())
+        if not stamp.exists() or stamp.stat().st_mtime_ns < newest:
+            _generated()
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                list(pool.map(compile_object, wanted.keys(), wanted.values()))
+            stamp.touch()
     return list(wanted.values())
 
 
