@@ -84,14 +84,19 @@ class Episode:
             pair = Pair(lab, self._folder, address, str(peer), self._tell)
             stack.callback(pair.close)
             stack.callback(self._close_clients)
-            for act in self._plan.acts:
-                self._fill(lab, address)
-                if not self._settles(pair, "before the act"):
-                    return
-                self._act(lab, pair, address, act)
-                if self.outcome.violations:
-                    return
-            self._settles(pair, "in the end")
+            if not self._play_acts(lab, pair, address):
+                pair.keep_state()
+
+    def _play_acts(self, lab: Lab, pair: Pair, address: str) -> bool:
+        """Whether nothing was wrong; it ends with what is."""
+        for act in self._plan.acts:
+            self._fill(lab, address)
+            if not self._settles(pair, "before the act"):
+                return False
+            self._act(lab, pair, address, act)
+            if self.outcome.violations:
+                return False
+        return self._settles(pair, "in the end")
 
     def _act(self, lab: Lab, pair: Pair, address: str, act: Act) -> None:
         self._tell(f"== {act.words()}")

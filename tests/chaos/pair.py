@@ -1,5 +1,6 @@
 """The pair of an episode: its programs on both nodes, how it is broken and mended."""
 
+import json
 import os
 import select
 import signal
@@ -123,6 +124,17 @@ class Pair:
         if set(active.values()) != {sessions}:
             return f"{active} are protected, of {sessions}"
         return ""
+
+    def keep_state(self) -> None:
+        """What both prlds know now, for whoever looks into it later."""
+        for node in NODES:
+            found: dict[str, Any] = {}
+            for operation in ("status", "flow_list", "stats"):
+                try:
+                    found[operation] = self.ask(node, operation)
+                except PrlError as error:
+                    found[operation] = str(error)
+            (self._folder / f"state.{node}.json").write_text(json.dumps(found, indent=1))
 
     # -- faults
 
