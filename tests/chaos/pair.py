@@ -33,6 +33,8 @@ HOG = "while True: pass"
 HOGS_PER_CPU = 2
 NODES = ("re0", "re1")
 ASK_S = 5.0
+BEGINS_S = 3.0
+"""A program has begun after that."""
 
 
 def other(node: str) -> str:
@@ -69,6 +71,9 @@ class Pair:
         self._moves: list[subprocess.Popen[Any]] = []
         self._killed: set[str] = set()
         """The nodes whose programs a fault has ended."""
+        self._started_s: dict[str, float] = {}
+        self._stopped_s: dict[str, float] = {}
+        """By node: when programs were started last, and when a fault ended its prld last."""
         self.died: list[str] = []
         """Programs that ended although no fault ended them."""
         self._locks = {node: threading.Lock() for node in NODES}
@@ -84,13 +89,19 @@ class Pair:
                 if running.poll() is None:
                     continue
                 running.__exit__(None, None, None)
-                if node not in self._killed:
+                if node not in self._killed and not self._began_without_prld(node):
                     self.died.append(f"{name} of {node} ended with {running.returncode}")
             with (self._folder / f"{name}.{node}.log").open("ab") as log:
                 self._programs[node, name] = self.lab.exec(
                     node, command, stdin=subprocess.DEVNULL, stdout=log, stderr=log
                 )
         self._killed.discard(node)
+        self._started_s[node] = time.monotonic()
+
+    def _began_without_prld(self, node: str) -> bool:
+        """Whether its programs were just beginning when there was no prld: some need one then."""
+        stopped_s = self._stopped_s.get(node, float("-inf"))
+        return self._started_s[node] < stopped_s + BEGINS_S < self._started_s[node] + 2 * BEGINS_S
 
     def ask(self, node: str, operation: str) -> dict[str, Any]:
         """One question of a node's prld. Raises PrlError."""
@@ -142,6 +153,7 @@ class Pair:
         """Let a node fail; returns when the fault is there, or is over if it ends by itself."""
         self.tell(f"{node}: {fault.words()}")
         kind = fault.kind
+        self._expect(kind, node)
         try:
             if kind in {Kind.PAUSE, Kind.PAUSE_PRLD}:
                 self._pause(node, fault.for_s, prld_only=kind is Kind.PAUSE_PRLD)
@@ -162,17 +174,22 @@ class Pair:
                                  capture_output=True)  # fmt: skip
             else:
                 with self._locks[node]:
-                    if kind in {Kind.POWER, Kind.KILL_APP}:
-                        self._killed.add(node)
                     self.lab.fail(node, kind)
         except (LabError, NetlinkError) as error:  # what is dead cannot fail in this way any more
             self.tell(f"{node}: {kind} could not be done: {error}")
+
+    def _expect(self, kind: Kind, node: str) -> None:
+        """What becomes of a node's programs by a fault."""
+        if kind in {Kind.POWER, Kind.KILL_APP}:
+            self._killed.add(node)
+        if kind in {Kind.KILL_PRLD, Kind.STOP_PRLD}:
+            self._stopped_s[node] = time.monotonic()
 
     def power_off(self, node: str) -> None:
         """What some moments begin with."""
         self.tell(f"{node}: power")
         with self._locks[node]:
-            self._killed.add(node)
+            self._expect(Kind.POWER, node)
             self.lab.fail(node, Kind.POWER)
 
     def move(self) -> None:
