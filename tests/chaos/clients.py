@@ -195,14 +195,17 @@ class Router(Client):
     def _talk(self) -> None:
         try:
             self._bird.start()
-            before = self._bird.view()
-            while not self._stop.wait(LOOK_S):
-                now = self._bird.view()
-                if self.is_established and not now.is_as_old(before):
-                    self.flaps += 1
-                self.is_established = now.state == "Established"
-                before = now
-                if self.is_established and len(now.routes) == OUR_ROUTES:
-                    self._answered()
         except DemoError as error:
             raise OSError(str(error)) from error
+        before = None
+        while not self._stop.wait(LOOK_S):
+            try:
+                now = self._bird.view()
+            except DemoError:  # its session ended while it was asked for its routes
+                continue
+            if self.is_established and before is not None and not now.is_as_old(before):
+                self.flaps += 1
+            self.is_established = now.state == "Established"
+            before = now
+            if self.is_established and len(now.routes) == OUR_ROUTES:
+                self._answered()
