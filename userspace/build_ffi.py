@@ -13,8 +13,9 @@ from cffi import FFI
 
 ROOT = Path(__file__).resolve().parent.parent
 INCLUDE_DIRS = ("bpf", "userspace")
-FOLDERS = ("tcp", "wire", "core", "io", "flow", "path", "node", "loop", "api")
-"""Of the datapath, from the bottom up: a file includes, and calls, what lies below its folder."""
+FOLDERS = ("tcp", "wire", "core", "io", "flow", "path", "node", "loop", "api", "bgp")
+"""From the bottom up: a file includes, and calls, what lies below its folder. ``bgp`` is no part of
+the datapath, which therefore cannot call it."""
 API_HEADER = "userspace/cffi_api.h"
 LIBRARIES = ("bpf", "xdp", "elf", "z", "ssl", "crypto")
 # -UNDEBUG: Python's own flags would switch our assertions off.

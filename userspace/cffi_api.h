@@ -25,3 +25,5 @@
 #include "flow/siphash.h"
 #include "io/tls.h"
 #include "api/datapath.h"
+#include "bgp/message.h"
+#include "bgp/rib.h"

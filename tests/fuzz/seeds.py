@@ -11,6 +11,8 @@ import re
 import struct
 from collections.abc import Callable, Iterator
 
+from prl.bindings import bgp_rib
+from tests import bgp_updates
 from tests.fuzz.targets import CORPUS
 from tests.kernel.bpf_lab import (
     ETH_IP,
@@ -203,7 +205,40 @@ def _client() -> Iterator[tuple[str, bytes]]:
     yield "in memory", b"\2" + json.dumps(shadow | {"application_bytes": 16}).encode()
 
 
+def _bgp() -> Iterator[tuple[str, bytes]]:
+    """Steps: UPDATEs into SOURCE (4) and SENT (8), the difference (1), what empties a column."""
+
+    def step(whole: bytes, columns: int = 4) -> bytes:
+        return struct.pack("!BH", columns, len(whole) - 19) + whole[19:]
+
+    fields = b"\x40\1\1\0\x40\2\6\2\1\0\0\xfd\xe9\x40\3\4\xc0\0\2\x0a"
+    reach = bgp_updates.mp_reach(bgp_rib.Family.IPV6_UNICAST, bytes(16), b"\x20\x20\1\x0d\xb8\0")
+    unreach = bgp_updates.mp_unreach(bgp_rib.Family.IPV6_UNICAST, b"\x20\x20\1\x0d\xb8")
+    update = bgp_updates.update
+    v4 = step(update(attributes=fields, announced=b"\x08\x0a\x18\x0a\1\2\0"))
+    yield "ipv4", b"\0" + v4 + b"\1" + step(update(withdrawn=b"\x08\x0a")) + b"\1"
+    yield "ipv6", b"\0" + step(update(attributes=reach + fields[:13])) + b"\1"
+    yield (
+        "ipv6 gone",
+        b"\0" + step(update(attributes=reach + fields), 12) + step(update(attributes=unreach)),
+    )
+    yield "paths", b"\x0f" + step(update(attributes=fields, announced=b"\0\0\0\1\x08\x0a"), 12)
+    yield (
+        "end of rib",
+        b"\0"
+        + step(update())
+        + step(update(attributes=bgp_updates.mp_unreach(bgp_rib.Family.IPV6_MULTICAST))),
+    )
+    yield "cut", b"\0" + v4 + step(update(attributes=fields + b"\x40\x08\4", announced=b"\x08\x0a"))
+    long = fields + b"\xd0\x08\1\0" + bytes(256)
+    many = b"".join(b"\x18" + struct.pack("!HB", 2600, n) for n in range(250))
+    yield "long", b"\x10" + step(update(attributes=long, announced=many)) + b"\1"
+    yield "emptied", b"\0" + v4 + b"\1\x06\1" + v4 + b"\x0a\1"
+    yield "stream", b"\0\3\x13" + bgp_updates.message(4, b"") + b"\3\4\xff\xff\xff\xfe"
+
+
 SEEDS: dict[str, Callable[[], Iterator[tuple[str, bytes]]]] = {
+    "bgp": _bgp,
     "client": _client,
     "datapath": _datapath,
     "elide": _elide,

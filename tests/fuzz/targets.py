@@ -19,6 +19,10 @@ KEPT = ROOT / ".fuzz"
 DATAPATH = tuple(str(path.relative_to(ROOT)) for path in sources() if path.name != "machine.c")
 """The datapath as it is shipped; a harness brings the machine."""
 TARGETS: dict[str, tuple[str, ...]] = {
+    "bgp": (
+        *(f"userspace/bgp/{name}.c" for name in ("message", "pack", "prefix", "rib", "routes")),
+        *("userspace/bgp/sets.c", "userspace/flow/siphash.c"),
+    ),
     "client": ("userspace/client/json.c",),
     "datapath": DATAPATH,
     "elide": ("userspace/wire/elide.c", "userspace/tcp/packet.c", "userspace/tcp/md5sig.c"),

@@ -7,8 +7,6 @@ from typing import Any
 
 import pytest
 from prl._core import ffi, lib
-
-from prl.bindings.datapath import Event
 from prl.bindings.facts import (
     EventKind,
     LinkState,
@@ -19,6 +17,8 @@ from prl.bindings.facts import (
     Silence,
     Status,
 )
+
+from prl.bindings.datapath import Event
 from prl.bindings.native import text_of, to_dict
 
 ROOT = Path(__file__).resolve().parents[2]
