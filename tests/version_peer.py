@@ -17,10 +17,10 @@ from typing import Any
 
 import msgspec
 from prl._core import ffi, lib
-from prl.bindings.facts import Capability, EventKind, Message, Owner
 
 from prl.bindings import wire
 from prl.bindings.datapath import Event
+from prl.bindings.facts import Capability, EventKind, Message, Owner
 from prl.config import Config
 from prl.daemon.link import hello as greeting
 from prl.daemon.link.hello import Hello, ServiceState

@@ -12,9 +12,9 @@ from contextlib import contextmanager, suppress
 from typing import Any, Self
 
 import pytest
-from prl.bindings.facts import Message, Owner
 
 from prl import config
+from prl.bindings.facts import Message, Owner
 from prl.daemon.link import hello
 from prl.daemon.link.hello import ServiceState
 from prl.lab import Lab

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 from prl._core import ffi, lib
+
+from prl.bindings.datapath import Event
 from prl.bindings.facts import (
     EventKind,
     LinkState,
@@ -17,8 +19,6 @@ from prl.bindings.facts import (
     Silence,
     Status,
 )
-
-from prl.bindings.datapath import Event
 from prl.bindings.native import text_of, to_dict
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -8,11 +8,11 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from prl.bindings.facts import Owner, Reason, Tlv
 
 from prl import config
 from prl.bindings import wire
 from prl.bindings.datapath import Event
+from prl.bindings.facts import Owner, Reason, Tlv
 from prl.daemon.events.log import EventLog
 from prl.daemon.host.instances import Instances
 from prl.daemon.host.network import NextHop

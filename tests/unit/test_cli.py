@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prl.bindings.facts import Primary, Reason, Secondary
 
+from prl.bindings.facts import Primary, Reason, Secondary
 from prl.cli import main as program
 from prl.cli.flow import STATES
 from prl.cli.output import COLUMNS, table

@@ -9,10 +9,10 @@ from typing import Any, cast
 
 import msgspec
 import pytest
-from prl.bindings.facts import EventKind, Owner
 
 from prl import config
 from prl.bindings.datapath import Datapath, DatapathError, Event
+from prl.bindings.facts import EventKind, Owner
 from prl.config import Config
 from prl.daemon.events.log import EventLog
 from prl.daemon.link import hello as greeting

@@ -10,10 +10,10 @@ from typing import Any, cast
 
 import msgspec
 import pytest
-from prl.bindings.facts import EventKind
 
 from prl import config
 from prl.bindings.datapath import Datapath, Event
+from prl.bindings.facts import EventKind
 from prl.bindings.tls import Channel, key_name
 from prl.config import Config
 from prl.daemon.events.log import EventLog

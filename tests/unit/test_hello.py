@@ -5,11 +5,11 @@ from typing import Any
 
 import msgspec
 import pytest
-from prl.bindings.facts import EventKind, Message, Owner, Tlv
 
 from prl import config
 from prl.bindings import wire
 from prl.bindings.datapath import Event
+from prl.bindings.facts import EventKind, Message, Owner, Tlv
 from prl.daemon.link import hello
 from prl.daemon.link.hello import Hello, HelloError, LeaseTiming, ServiceState
 from tests.unit.test_daemon_sockets import FILE

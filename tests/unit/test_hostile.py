@@ -14,10 +14,10 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from prl.bindings.facts import Tlv
 
 from prl import config
 from prl.bindings import wire
+from prl.bindings.facts import Tlv
 from prl.bindings.wire import Element, WireError
 from prl.control import application, messages
 from prl.control.messages import MessageError

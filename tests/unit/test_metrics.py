@@ -13,12 +13,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from prl.bindings.facts import LinkState, Owner, Silence, Status
 from prometheus_client.openmetrics.exposition import generate_latest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from prl.bindings.datapath import HOLD_BOUNDS_S, Figures, HoldTimes
+from prl.bindings.facts import LinkState, Owner, Silence, Status
 from prl.bindings.native import ffi, lib
 from prl.config import parse
 from prl.daemon.events.bounded import Bounded

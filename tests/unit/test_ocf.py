@@ -13,8 +13,8 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
-from prl.bindings.facts import LinkState, Owner, Silence
 
+from prl.bindings.facts import LinkState, Owner, Silence
 from prl.config import parse
 from prl.daemon.monitoring import facts
 from tests.unit.test_cli import FakePrld

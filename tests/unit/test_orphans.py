@@ -6,10 +6,10 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from prl.bindings.facts import EventKind, Owner, Primary
 
 from prl import config
 from prl.bindings.datapath import Event
+from prl.bindings.facts import EventKind, Owner, Primary
 from prl.daemon.session.orphans import DECIDE_S, MOVES_MAX, MOVES_S, VERDICT_S, Orphans
 from prl.daemon.session.protect import Primaries
 from prl.daemon.session.sessions import Session

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prl.bindings.facts import Owner
 
+from prl.bindings.facts import Owner
 from prl.daemon.events.log import EventLog
 from prl.daemon.monitoring.exporter import Exporter
 from prl.daemon.monitoring.metrics import Facts

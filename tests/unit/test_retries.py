@@ -5,10 +5,10 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from prl.bindings.facts import Owner, Reason
 
 from prl import config
 from prl.bindings.datapath import Tuple
+from prl.bindings.facts import Owner, Reason
 from prl.daemon.session import retries
 from prl.daemon.session.cloning import shared_address
 from prl.daemon.session.deadline import SETUP_MAX_S, Deadline

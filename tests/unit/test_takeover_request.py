@@ -5,8 +5,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from prl.bindings.facts import Owner
 
+from prl.bindings.facts import Owner
 from prl.daemon.monitoring import facts
 from prl.daemon.requests import Requests
 

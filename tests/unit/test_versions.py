@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 from prl._core import ffi, lib
-from prl.bindings.facts import Capability, Message, Tlv
 
 from prl.bindings import wire
+from prl.bindings.facts import Capability, Message, Tlv
 from prl.bindings.wire import Element
 from prl.daemon.link import hello
 from prl.daemon.link.hello import HelloError

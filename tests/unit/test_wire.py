@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from prl._core import ffi, lib
+
 from prl.bindings.facts import Capability, Message, Reason, Tlv
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -8,10 +8,10 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from prl.bindings.facts import Owner, Silence
 
 from prl import config
 from prl.bindings.datapath import Datapath, DatapathError, LogicalInterface
+from prl.bindings.facts import Owner, Silence
 from prl.bindings.programs import Guard as Found
 from prl.bindings.programs import Kernel
 from prl.config import Config

@@ -1,0 +1,74 @@
+"""The sessions of one daemon, and the barrier by which it is known what the daemon wants.
+
+A daemon that was started again, or took over, announces its routes over a while, and its own signs
+of being done come too early (docs/bgp-front.md). So nothing is told to any peer until every session
+is back and fed, every one has answered a ROUTE-REFRESH, and none has spoken for ``SETTLE_S``.
+"""
+
+from collections.abc import Callable, Collection
+
+from prl.bgpfront.session import Session, State
+
+SETTLE_S = 0.5
+LOOK_AGAIN_S = 0.05
+"""What a daemon has not read is looked at so often while it is waited for."""
+
+
+class Front:
+    """Sessions with one daemon.
+
+    Args:
+        sessions: all of them; others may be added and removed.
+        unread: whether the daemon has not yet read all that was written to it.
+    """
+
+    def __init__(self, sessions: Collection[Session], unread: Callable[[], bool]) -> None:
+        self.sessions = sessions
+        self._unread = unread
+        self._asked = False
+
+    def tick(self, now: float) -> float | None:
+        """Do what time asks for. Returns when there is more to do, or None."""
+        due = [at for session in self.sessions if (at := session.tick(now)) is not None]
+        if (again := self._barrier(now)) is not None:
+            due.append(again)
+        return min(due, default=None)
+
+    def _barrier(self, now: float) -> float | None:
+        by_state = {
+            state: [s for s in self.sessions if s.state is state and not s.following]
+            for state in State
+        }
+        if by_state[State.ABSENT]:
+            # What it says to others meanwhile may be that it lacks routes of the one that is away.
+            for session in by_state[State.RELAY]:
+                session.hold(now)
+            self._asked = False
+            return None
+        waiting = by_state[State.BARRIER]
+        if not waiting:
+            self._asked = False
+            return None
+        if not self._asked:
+            if not all(session.is_fed() for session in waiting):
+                return None
+            if self._unread():
+                return now + LOOK_AGAIN_S
+            for session in waiting:
+                session.ask(now)
+            self._asked = True
+        return self._wait_for_quiet(waiting, now)
+
+    def _wait_for_quiet(self, waiting: Collection[Session], now: float) -> float | None:
+        quiet = [session.quiet_since() for session in waiting]
+        since = [at for at in quiet if at is not None]
+        if len(since) < len(quiet):
+            return None
+        if now < max(since) + SETTLE_S:
+            return max(since) + SETTLE_S
+        if self._unread():
+            return now + LOOK_AGAIN_S
+        for session in waiting:
+            session.release(now)
+        self._asked = False
+        return None

@@ -1,0 +1,519 @@
+"""One peer's session, as the front of its owner keeps it: no socket, no clock, bytes in and out.
+
+    peer ══ outer end ══ Session ── inner end ── daemon
+
+The states are those of docs/bgp-front.md. Whoever has the sockets tells of connections, bytes and
+time, writes what stands in ``End.out``, and closes an end that is ``closing`` when that is written.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+
+from prl.bgpfront.direction import (
+    AFI_SAFI,
+    Direction,
+    DirectionLostError,
+    message,
+    route_refresh,
+)
+from prl.bgpfront.opening import (
+    Agreed,
+    Capability,
+    NoFamilyError,
+    Open,
+    OpenError,
+    Towards,
+    agreed,
+    decode,
+    differences,
+    encode,
+    normalised,
+)
+from prl.bindings.bgp_rib import HEADER_BYTES, Family, FramingError, Rib, UpdateError, messages
+
+OPEN, UPDATE, NOTIFICATION, KEEPALIVE, ROUTE_REFRESH = 1, 2, 3, 4, 5
+ALIVE = message(KEEPALIVE, b"")
+HOLD_TIMER_EXPIRED, MALFORMED_ATTRIBUTES = (4, 0), (3, 1)
+OTHER_CONFIGURATION, UNSUPPORTED_CAPABILITY = (6, 6), (2, 7)
+OUT_OF_RESOURCES = (6, 8)
+OPENING_S = 240.0
+"""For how long both ends may take to open a session (RFC 4271 section 8.2.2: a large hold time)."""
+ADMINISTRATIVE_SHUTDOWN, PEER_DECONFIGURED, ADMINISTRATIVE_RESET = (6, 2), (6, 3), (6, 4)
+ABSORBED = frozenset(
+    {HOLD_TIMER_EXPIRED, ADMINISTRATIVE_SHUTDOWN, PEER_DECONFIGURED, ADMINISTRATIVE_RESET}
+)
+"""NOTIFICATIONs of the daemon by which it only tells that it stops, or restarts: not the peer's."""
+_FAMILIES = {value: key for key, value in AFI_SAFI.items()}
+
+
+class State(Enum):
+    """Of a session (docs/bgp-front.md)."""
+
+    DOWN = "down"
+    OPENING = "opening"
+    RELAY = "relay"
+    ABSENT = "absent"
+    BARRIER = "barrier"
+
+
+@dataclass
+class End:
+    """One of the two connections.
+
+    Attributes:
+        out: what is to be written; the socket's owner takes from its front.
+        connected: whether there is a connection.
+        closing: it is to be closed once ``out`` has been written.
+    """
+
+    out: bytearray = field(default_factory=bytearray)
+    connected: bool = False
+    closing: bool = False
+    received: bytearray = field(default_factory=bytearray)
+    unreadable: bool = False
+    """No further message can be told apart: bytes pass as they are."""
+    opened: Open | None = None
+    is_alive: bool = False
+    """A KEEPALIVE has come: it has taken the other's OPEN."""
+    heard_at: float = 0.0
+    said_at: float = 0.0
+
+    def begin(self, now: float) -> None:
+        """A new connection."""
+        del self.out[:]
+        del self.received[:]
+        self.connected, self.closing = True, False
+        self.unreadable = self.is_alive = False
+        self.opened = None
+        self.heard_at = self.said_at = now
+
+    def end(self) -> None:
+        """No connection any more."""
+        self.connected = self.closing = self.is_alive = False
+        del self.out[:]
+
+    def notify(self, error: tuple[int, int]) -> None:
+        """Send a NOTIFICATION, and close."""
+        if self.connected and not self.closing:
+            self.out += message(NOTIFICATION, bytes(error))
+            self.closing = True
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a session keeps to.
+
+    Attributes:
+        routes_max: of each direction.
+        attributes_max_bytes: of each direction.
+        absorbed: NOTIFICATIONs of the daemon that its peer is not told of.
+        daemon_return_s: for how long a daemon may be away before its peer's session ends, too.
+    """
+
+    routes_max: int = 4_000_000
+    attributes_max_bytes: int = 1 << 30
+    absorbed: frozenset[tuple[int, int]] = ABSORBED
+    daemon_return_s: float = 120.0
+
+
+class Session:
+    """See the module. Not safe for threads.
+
+    Attributes:
+        peer, daemon: the two ends.
+        state: see ``State``.
+        agreed: what both OPENs say, while the session is established.
+        tell: called with every change that an operator should hear of, in words.
+    """
+
+    def __init__(self, settings: Settings, tell: Callable[[str], None]) -> None:
+        self.settings = settings
+        self.tell = tell
+        self.peer, self.daemon = End(), End()
+        self.state = State.DOWN
+        self.agreed: Agreed | None = None
+        self.heard: Direction | None = None
+        """From the peer to the daemon: heard, fed."""
+        self.told: Direction | None = None
+        """From the daemon to the peer: wanted, told."""
+        self.since = 0.0
+        self.following = False
+        """The session is the other node's: nothing goes to the peer."""
+        self._asked_again: set[Family] = set()
+        """Families that the peer has asked for by ROUTE-REFRESH, of a session that is followed."""
+        self._opens: tuple[Open, Open] | None = None
+        """The daemon's and the peer's, as they came."""
+        self._awaited: set[Family] = set()
+        """Families of which the daemon's answer to the barrier's ROUTE-REFRESH has not ended."""
+        self._daemon_spoke_at = 0.0
+
+    @property
+    def opens(self) -> tuple[Open, Open] | None:
+        """The daemon's OPEN and the peer's as they came, while the session is established."""
+        return self._opens
+
+    def follow(self, daemon: Open, peer: Open, now: float) -> None:
+        """Be the standby's, of a session with these OPENs.
+
+        Bytes of the peer's are then those that the shadow receives, from where ``heard`` ends.
+        """
+        self.peer.begin(now)
+        self.peer.is_alive = True
+        self._establish(daemon, peer, now)
+        assert self.heard is not None
+        assert self.told is not None
+        self.following = self.heard.held = self.told.held = True
+        self._become(State.ABSENT, now)
+
+    def answered(self, family: Family) -> None:
+        """The owner has answered the peer's ROUTE-REFRESH."""
+        self._asked_again.discard(family)
+
+    def not_ready(self) -> str:
+        """Why the daemon here could not go on with the other node's session; "" if it could."""
+        if self.told is None or self.heard is None:
+            return "there is no session"
+        if self.told.incomplete or self.heard.incomplete:
+            return "the tables are too small or of no use"
+        if not self.daemon.is_alive:
+            return "the daemon is not there"
+        if self.heard.behind:
+            return f"the daemon has still to be told of {self.heard.rib.differing} routes"
+        if different := self.told.rib.differing:
+            return f"the daemon announces {different} routes otherwise than the peer was told"
+        return ""
+
+    def take_over(self, rest: bytes, now: float) -> None:
+        """Be the owner's from now on. ``rest``: of the message that the failure cut.
+
+        A KEEPALIVE follows at once; the front then finds out what else there is to be told.
+        """
+        if self.told is None or self.heard is None:
+            return
+        self.following = False
+        self.peer.out += rest
+        if self.told.incomplete or self.heard.incomplete:
+            self.tell("the tables are of no use: the session cannot be taken over")
+            self.peer.notify(OUT_OF_RESOURCES)
+            self._end(now)
+            return
+        self.peer.out += ALIVE
+        self.peer.heard_at = self.peer.said_at = self.since = now
+        if self._asked_again and self._opens is not None:
+            bounds = self._opens[1].has(Capability.ENHANCED_REFRESH)
+            self.told.answer(sorted(self._asked_again), bounds=bounds)
+            self._asked_again.clear()
+
+    # What happens
+
+    def connected(self, end: End, now: float) -> None:
+        """There is a connection."""
+        end.begin(now)
+        if self.state in {State.DOWN, State.OPENING}:
+            self._become(State.OPENING, now)
+        elif end is self.daemon and self._opens is not None:
+            end.out += encode(normalised(self._opens[1], Towards.DAEMON))
+
+    def closed(self, end: End, now: float) -> None:
+        """A connection has ended."""
+        end.end()
+        if end is self.daemon and self.state in {State.RELAY, State.BARRIER, State.ABSENT}:
+            self._lose_daemon(now)
+        else:
+            self._end(now)
+
+    def received(self, end: End, data: bytes, now: float) -> None:
+        """Bytes have come from an end."""
+        other = self.daemon if end is self.peer else self.peer
+        end.heard_at = now
+        if end.closing:
+            return
+        if end.unreadable:
+            other.out += data
+            return
+        end.received += data
+        try:
+            self._take_messages(end, now)
+        except FramingError as error:
+            self.tell(str(error))
+            if end is self.daemon and self.agreed is not None:
+                end.notify((1, error.subcode))
+                self._lose_daemon(now)
+                return
+            end.unreadable = True
+            other.out += end.received
+            del end.received[:]
+        except DirectionLostError as error:
+            self._exhausted(error, now)
+
+    def _take_messages(self, end: End, now: float) -> None:
+        while not end.closing and end.connected:
+            extended = bool(self.agreed and self.agreed.extended)
+            one = next(messages(end.received, extended=extended), None)
+            if one is None:
+                return
+            if end is self.peer:
+                self._from_peer(one, now)
+            else:
+                self._from_daemon(one, now)
+
+    def written(self, now: float) -> None:
+        """``out`` of an end has become shorter: there may be room for more."""
+        try:
+            for direction in (self.heard, self.told):
+                if direction is not None:
+                    direction.pump()
+        except DirectionLostError as error:
+            self._exhausted(error, now)
+
+    def tick(self, now: float) -> float | None:
+        """Do what time asks for. Returns when there is more to do, or None."""
+        due: list[float] = []
+        if self.state is State.OPENING:
+            due.append(self.since + OPENING_S)
+        if self.state is State.ABSENT and not self.following:
+            due.append(self.since + self.settings.daemon_return_s)
+        if due and now >= due[0]:
+            self.tell(f"the session has been {self.state.value} for too long")
+            self._end(now)
+            return None
+        if self.agreed is not None and self.agreed.hold_s:
+            for end in (self.daemon,) if self.following else (self.peer, self.daemon):
+                if end.connected and not end.closing and end.is_alive:
+                    due += self._keep_alive(end, self.agreed.hold_s, now)
+        return min(due, default=None)
+
+    def _keep_alive(self, end: End, hold_s: int, now: float) -> list[float]:
+        if now >= end.heard_at + hold_s:
+            end.notify(HOLD_TIMER_EXPIRED)
+            if end is self.daemon:
+                self.tell("the daemon hangs: its hold timer has expired")
+                self._lose_daemon(now)
+            else:
+                self.tell("the peer is silent: its hold timer has expired")
+                self._end(now)
+            return []
+        if now >= end.said_at + hold_s / 3:
+            end.said_at = now
+            end.out += ALIVE
+        return [end.heard_at + hold_s, end.said_at + hold_s / 3]
+
+    # The barrier, by which the front of several sessions knows what a daemon wants
+
+    def hold(self, now: float) -> None:
+        """Keep what the daemon says from the peer until ``release()``."""
+        if self.state is State.RELAY and self.told is not None and not self.told.incomplete:
+            self.told.held = True
+            self._become(State.BARRIER, now)
+
+    def is_fed(self) -> bool:
+        """Whether the daemon is there, and all that the peer says has been written to it."""
+        return (
+            self.state is State.BARRIER
+            and self.daemon.is_alive
+            and self.heard is not None
+            and not self.heard.behind
+            and not self.daemon.out
+        )
+
+    def ask(self, now: float) -> None:
+        """Ask the daemon for all that it announces."""
+        assert self.agreed is not None
+        self._awaited = set(self.agreed.families)
+        self._daemon_spoke_at = now
+        for family in sorted(self._awaited):
+            self.daemon.out += route_refresh(family)
+
+    def quiet_since(self) -> float | None:
+        """Since when the daemon, having answered, is silent; None: it has not answered."""
+        return None if self._awaited or not self.daemon.is_alive else self._daemon_spoke_at
+
+    def release(self, now: float) -> None:
+        """Tell the peer what is different, and go on as before."""
+        if self.state is State.BARRIER and self.told is not None:
+            self.told.held = False
+            self._become(State.RELAY, now)
+            self.written(now)
+
+    # Messages
+
+    def _from_peer(self, one: bytes, now: float) -> None:
+        kind = one[HEADER_BYTES - 1]
+        if self.agreed is None:
+            self._open(one, kind, now, self.peer, self.daemon, Towards.DAEMON)
+        elif kind == UPDATE and self.heard is not None:
+            try:
+                self.heard.take(one)
+            except UpdateError as error:
+                self.tell(f"{error}; it is the peer's, and the daemon's to refuse")
+                self.heard.lose(str(error))
+                self.daemon.out += one
+        elif kind == NOTIFICATION:
+            self.tell(f"the peer ends the session: NOTIFICATION {one[19]}/{one[20]}")
+            self.daemon.out += one
+            self.daemon.closing = True
+            self._end(now)
+        elif kind == ROUTE_REFRESH and self.told is not None:
+            self._answer(self.told, one)
+        elif kind != KEEPALIVE:
+            self.daemon.out += one
+
+    def _from_daemon(self, one: bytes, now: float) -> None:
+        kind = one[HEADER_BYTES - 1]
+        if self.agreed is None:
+            self._open(one, kind, now, self.daemon, self.peer, Towards.PEER)
+        elif not self.daemon.is_alive:
+            self._reopen(one, kind, now)
+        elif kind == UPDATE and self.told is not None:
+            self._daemon_spoke_at = now
+            try:
+                self.told.take(one)
+            except UpdateError as error:
+                self.tell(f"{error}, in one of the daemon's")
+                self.daemon.notify(MALFORMED_ATTRIBUTES)
+                self._lose_daemon(now)
+        elif kind == NOTIFICATION:
+            self._notified(one, now)
+        elif kind == ROUTE_REFRESH and self.heard is not None:
+            self._daemon_spoke_at = now
+            self._answer(self.heard, one)
+        elif kind != KEEPALIVE and self.state is State.RELAY:
+            self.peer.out += one
+
+    def _notified(self, one: bytes, now: float) -> None:
+        """The daemon ends its session; it is the peer's end, too, unless it only stops."""
+        error = one[19], one[20]
+        self.daemon.closing = True
+        if error in self.settings.absorbed or self.following:
+            self.tell(f"the daemon has said NOTIFICATION {error[0]}/{error[1]}: kept from the peer")
+            self._lose_daemon(now)
+            return
+        self.tell(f"the daemon ends the session: NOTIFICATION {error[0]}/{error[1]}")
+        self.peer.out += one
+        self._end(now)
+
+    def _answer(self, direction: Direction, one: bytes) -> None:
+        """A ROUTE-REFRESH: of whoever reads a direction, or the bounds of the daemon's answer."""
+        if len(one) != HEADER_BYTES + 4 or self.agreed is None or self._opens is None:
+            return
+        family = _FAMILIES.get((int.from_bytes(one[19:21], "big"), one[22]))
+        if family is None or family not in self.agreed.families:
+            return
+        subtype = one[21]
+        if subtype == 0 and direction is self.told and self.following:
+            self._asked_again.add(family)
+        elif subtype == 0:
+            asks = self._opens[1] if direction is self.told else self._opens[0]
+            direction.answer([family], bounds=asks.has(Capability.ENHANCED_REFRESH))
+        elif subtype == 2 and direction is self.heard:  # noqa: PLR2004 - End-of-RR
+            self._awaited.discard(family)
+
+    def _open(
+        self, one: bytes, kind: int, now: float, end: End, other: End, towards: Towards
+    ) -> None:
+        """Both ends speak to one another; the front leaves out what must not pass."""
+        if kind == OPEN and end.opened is None:
+            try:
+                end.opened = decode(one)
+                one = encode(normalised(end.opened, towards))
+            except OpenError as error:
+                self.tell(str(error))
+            except NoFamilyError as error:
+                self.tell(str(error))
+                for each in (self.daemon, self.peer):
+                    each.notify(UNSUPPORTED_CAPABILITY)
+                return
+        other.out += one
+        if kind == NOTIFICATION:
+            self.tell(
+                f"{'peer' if end is self.peer else 'daemon'}: NOTIFICATION {one[19]}/{one[20]}"
+            )
+            end.closing = other.closing = True
+        elif kind == KEEPALIVE:
+            end.is_alive = True
+            if other.is_alive and self.daemon.opened is not None and self.peer.opened is not None:
+                self._establish(self.daemon.opened, self.peer.opened, now)
+
+    def _establish(self, daemon: Open, peer: Open, now: float) -> None:
+        self._opens = daemon, peer
+        self.agreed = agreed(normalised(daemon, Towards.PEER), normalised(peer, Towards.DAEMON))
+        limits = (self.settings.routes_max, self.settings.attributes_max_bytes)
+        heard, told = (
+            Rib(routes_max=limits[0], attributes_max_bytes=limits[1], paths=paths)
+            for paths in (self.agreed.paths, ())
+        )
+        self.heard = Direction(self.daemon.out, heard, extended=self.agreed.extended)
+        self.told = Direction(self.peer.out, told, extended=self.agreed.extended)
+        self._become(State.RELAY, now)
+
+    def _reopen(self, one: bytes, kind: int, now: float) -> None:
+        """The daemon has come back, and opens what it takes for a new session."""
+        assert self._opens is not None
+        if kind == OPEN and self.daemon.opened is None:
+            self._compare(one, now)
+        elif kind == KEEPALIVE and self.daemon.opened is not None and self.heard is not None:
+            self.daemon.is_alive = True
+            self._become(State.BARRIER, now)
+            self.heard.held = False
+            self.written(now)
+        elif kind == NOTIFICATION:
+            self.tell(f"the daemon does not open: NOTIFICATION {one[19]}/{one[20]}")
+            self.daemon.closing = True
+
+    def _compare(self, one: bytes, now: float) -> None:
+        assert self._opens is not None
+        try:
+            found = decode(one)
+            mine, other = (normalised(each, Towards.PEER) for each in (self._opens[0], found))
+        except (OpenError, NoFamilyError) as error:
+            self.tell(str(error))
+            self.daemon.notify(UNSUPPORTED_CAPABILITY)
+            return
+        if changed := differences(mine, other):
+            self.tell(f"the daemon has another configuration than before: {'; '.join(changed)}")
+            self.daemon.notify(OTHER_CONFIGURATION)
+            if not self.following:
+                self.peer.notify(OTHER_CONFIGURATION)
+                self._end(now)
+            return
+        self.daemon.opened = found
+        self.daemon.out += ALIVE
+
+    # Changes
+
+    def _become(self, state: State, now: float) -> None:
+        if self.state is not state:
+            self.state = state
+            self.since = now
+
+    def _lose_daemon(self, now: float) -> None:
+        """The outer session stays; what the daemon wanted it has to say anew."""
+        self.daemon.is_alive = False
+        self._awaited.clear()
+        if self.heard is None or self.told is None:
+            return
+        if self.heard.incomplete or self.told.incomplete:
+            self.tell("the tables are too small to go on without the daemon")
+            self._end(now)
+            return
+        self.heard.reader_restarted()
+        self.heard.held = True
+        self.told.source_restarted()
+        self.told.held = True
+        self._become(State.ABSENT, now)
+
+    def _exhausted(self, error: DirectionLostError, now: float) -> None:
+        self.tell(str(error))
+        self.daemon.notify(OUT_OF_RESOURCES)
+        if not self.following:
+            self.peer.notify(OUT_OF_RESOURCES)
+        self._end(now)
+
+    def _end(self, now: float) -> None:
+        for end in (self.peer, self.daemon):
+            if end.connected:
+                end.closing = True
+        self.heard = self.told = self.agreed = self._opens = None
+        self._awaited.clear()
+        self._become(State.DOWN, now)

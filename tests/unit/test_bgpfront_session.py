@@ -1,0 +1,582 @@
+"""A front's session between a daemon that dies and comes back and a peer that must not notice.
+
+Both ends are speakers that know the RFCs and nothing of prl; bytes go in pieces of any size.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from ipaddress import IPv4Address
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from prl.bgpfront import direction
+from prl.bgpfront.front import SETTLE_S, Front
+from prl.bgpfront.opening import Open, decode, encode
+from prl.bgpfront.session import ABSORBED, ALIVE, End, Session, Settings, State
+from prl.bindings.bgp_rib import Family
+from tests.bgp_updates import (
+    V4,
+    Route,
+    Said,
+    Table,
+    announce,
+    message,
+    mp_unreach,
+    read,
+    update,
+    withdraw,
+)
+from tests.unit.test_bgp_rib import FIELDS, MALFORMED, REACH
+
+V6 = Family.IPV6_UNICAST
+MP4, MP6 = (1, b"\0\1\0\1"), (1, b"\0\2\0\1")
+DAEMON = Open(65001, 9, IPv4Address("192.0.2.100"), (MP4, MP6, (2, b""), (70, b""), (73, b"\2re")))
+PEER = Open(65002, 9, IPv4Address("192.0.2.10"), (MP4, MP6, (2, b"")))
+
+
+@dataclass
+class Speaker:
+    """An end of a BGP session; ``own`` is what it announces, ``learnt`` what it was told."""
+
+    opens: Open
+    own: Table = field(default_factory=dict)
+    learnt: Table = field(default_factory=dict)
+    out: bytearray = field(default_factory=bytearray)
+    received: bytearray = field(default_factory=bytearray)
+    is_up: bool = False
+    other: Open | None = None
+    ended: tuple[int, int] | None = None
+    withdrawn: int = 0
+    repeated: int = 0
+    """Routes that it was told again as it had them."""
+    refreshed: list[bytes] = field(default_factory=list)
+    is_silent: bool = False
+    sees: list[int] = field(default_factory=list)
+    """Types of messages."""
+
+    def connect(self) -> None:
+        self.out[:] = encode(self.opens)
+        self.received.clear()
+        self.learnt.clear()
+        self.is_up, self.other, self.ended = False, None, None
+
+    def say(self, route: Route, said: Said | None) -> None:
+        if said is None:
+            if self.own.pop(route, None) is not None and self.is_up:
+                self.out += withdraw([route])
+        else:
+            self.own[route] = said
+            if self.is_up:
+                self.out += announce([route], said)
+
+    def announce_all(self) -> None:
+        for route, said in self.own.items():
+            self.out += announce([route], said)
+        self.out += update() + update(attributes=mp_unreach(V6))
+
+    def take(self, data: bytes) -> None:
+        self.received += data
+        while len(self.received) >= 19:
+            length = int.from_bytes(self.received[16:18], "big")
+            if len(self.received) < length:
+                return
+            one = bytes(self.received[:length])
+            del self.received[:length]
+            self._message(one)
+
+    def _message(self, one: bytes) -> None:
+        kind = one[18]
+        self.sees.append(kind)
+        if kind == 1:
+            self.other = decode(one)
+            self.out += ALIVE
+        elif kind == 2:
+            assert self.is_up
+            self._update(one)
+        elif kind == 3:
+            self.ended, self.is_up = (one[19], one[20]), False
+        elif kind == 4 and not self.is_up:
+            self.is_up = True
+            self.announce_all()
+        elif kind == 5:
+            self._refresh(one)
+
+    def _update(self, one: bytes) -> None:
+        said = read(one)
+        for route in said.withdrawn:
+            self.withdrawn += 1
+            self.learnt.pop(route, None)
+        for route, what in said.announced:
+            self.repeated += self.learnt.get(route) == what
+            self.learnt[route] = what
+
+    def _refresh(self, one: bytes) -> None:
+        self.refreshed.append(one[19:])
+        if one[21] == 0:
+            family = {(0, 1): V4, (0, 2): V6}[one[19], one[20]]
+            self.out += message(5, one[19:21] + b"\1" + one[22:])
+            for route, said in self.own.items():
+                if route.family is family:
+                    self.out += announce([route], said)
+            self.out += message(5, one[19:21] + b"\2" + one[22:])
+
+
+class Rig:
+    """One session, its front, and what its two connections carry."""
+
+    def __init__(self, daemon: Open = DAEMON, peer: Open = PEER, **more: object) -> None:
+        self.now = 100.0
+        self.told: list[str] = []
+        self.session = Session(replace(Settings(), **more), self.told.append)  # type: ignore[arg-type]
+        self.front = Front([self.session], lambda: bool(self.daemon.received))
+        self.daemon, self.peer = Speaker(daemon), Speaker(peer)
+        self.reads_peer = True
+
+    def state(self) -> State:
+        return self.session.state
+
+    def connect_peer(self) -> None:
+        self.peer.connect()
+        self.session.connected(self.session.peer, self.now)
+
+    def connect_daemon(self) -> None:
+        self.daemon.connect()
+        self.session.connected(self.session.daemon, self.now)
+
+    def open(self) -> None:
+        self.connect_daemon()
+        self.connect_peer()
+        self.settle()
+        assert self.session.state is State.RELAY
+        assert self.daemon.is_up
+        assert self.peer.is_up
+
+    def kill_daemon(self) -> None:
+        if self.session.daemon.connected:
+            self.daemon.is_up = False
+            self.session.closed(self.session.daemon, self.now)
+
+    def move(self, size: int = 1 << 20) -> bool:
+        """A piece in each direction of each connection; whether anything moved."""
+        moved = False
+        pairs: tuple[tuple[End, Speaker, Callable[[], bool]], ...] = (
+            (self.session.peer, self.peer, lambda: self.reads_peer),
+            (self.session.daemon, self.daemon, lambda: True),
+        )
+        for end, speaker, reads in pairs:
+            if not end.connected:
+                continue
+            if speaker.out:
+                data = bytes(speaker.out[:size])
+                del speaker.out[:size]
+                self.session.received(end, data, self.now)
+                moved = True
+            if end.out and reads():
+                data = bytes(end.out[:size])
+                del end.out[:size]
+                speaker.take(data)
+                self.session.written(self.now)
+                moved = True
+            if end.closing and not end.out:
+                speaker.is_up = False
+                self.session.closed(end, self.now)
+                moved = True
+        return moved
+
+    def settle(self, size: int = 1 << 20) -> None:
+        for _ in range(200_000):
+            if self.move(size):
+                continue
+            due = self.front.tick(self.now)
+            if self.move(size):
+                continue
+            if due is None or due > self.now + SETTLE_S:
+                return
+            self.now = due
+        raise AssertionError("it never ends")
+
+    def sleep(self, seconds: float) -> None:
+        end = self.now + seconds
+        while self.now < end:
+            self.now = min(end, self.now + 0.5)
+            for speaker in (self.daemon, self.peer):
+                if speaker.is_up and not speaker.is_silent:
+                    speaker.out += ALIVE
+            self.front.tick(self.now)
+            while self.move():
+                pass
+
+
+ROUTES = [Route(V4, f"10.{n >> 8}.{n & 255}.0/24") for n in range(3000)]
+OTHERS = [Route(V6, f"2001:db8:{n:x}::/48") for n in range(1, 301)]
+
+
+def said_of(route: Route) -> Said:
+    return FIELDS if route.family is V4 else REACH
+
+
+@pytest.fixture
+def rig() -> Rig:
+    one = Rig()
+    one.daemon.own = {route: said_of(route) for route in [*ROUTES[:1000], *OTHERS[:100]]}
+    one.peer.own = {route: said_of(route) for route in [*ROUTES[1000:], *OTHERS[100:]]}
+    one.open()
+    return one
+
+
+def test_a_session_opens_through_the_front(rig: Rig) -> None:
+    assert rig.peer.learnt == rig.daemon.own
+    assert rig.daemon.learnt == rig.peer.own
+    assert rig.peer.other is not None
+    assert rig.daemon.other is not None
+    assert rig.peer.other.capabilities == DAEMON.capabilities[:-1], "without the host's name"
+    assert rig.daemon.other.capabilities == (*PEER.capabilities, (70, b""))
+    assert (rig.peer.other.asn, rig.daemon.other.asn) == (65001, 65002)
+
+
+def test_a_daemon_that_dies_and_comes_back_is_not_noticed(rig: Rig) -> None:
+    before = len(rig.peer.sees)
+    rig.kill_daemon()
+    rig.sleep(30)
+    assert rig.state() is State.ABSENT
+    assert rig.peer.is_up
+    assert set(rig.peer.sees[before:]) == {4}, "KEEPALIVEs, and nothing else"
+    rig.connect_daemon()
+    rig.settle()
+    assert rig.state() is State.RELAY
+    assert set(rig.peer.sees[before:]) == {4}
+    assert rig.daemon.learnt == rig.peer.own
+    assert rig.peer.learnt == rig.daemon.own
+    assert rig.peer.withdrawn == rig.peer.repeated == 0
+    assert len(rig.daemon.refreshed) == 2, "the barrier"
+
+
+def test_only_the_difference_is_told(rig: Rig) -> None:
+    rig.kill_daemon()
+    rig.daemon.own.pop(ROUTES[0])
+    new = Route(V4, "192.0.2.0/24")
+    rig.daemon.own[new] = FIELDS
+    rig.peer.say(Route(V4, "198.51.100.0/24"), FIELDS)
+    rig.peer.say(ROUTES[1000], None)
+    rig.connect_daemon()
+    rig.settle()
+    assert rig.peer.learnt == rig.daemon.own
+    assert rig.daemon.learnt == rig.peer.own
+    assert (rig.peer.withdrawn, rig.peer.repeated) == (1, 0)
+
+
+def test_a_daemon_that_announces_slowly_withdraws_nothing(rig: Rig) -> None:
+    """Its End-of-RIB, and quiet, come long before it has said all."""
+    all_of_it = dict(rig.daemon.own)
+    rig.kill_daemon()
+    rig.daemon.own = {}
+    rig.connect_daemon()
+    for _ in range(50):  # it opens, and says End-of-RIB of nothing
+        rig.move()
+    assert rig.daemon.is_up
+    rig.now += 10 * SETTLE_S
+    rig.daemon.own = all_of_it  # before it answers the ROUTE-REFRESH
+    rig.daemon.out += b"".join(announce([r], s) for r, s in list(all_of_it.items())[:500])
+    rig.settle()
+    assert rig.peer.withdrawn == rig.peer.repeated == 0
+    assert rig.state() is State.RELAY
+
+
+@pytest.mark.parametrize("error", sorted(ABSORBED))
+def test_notifications_of_a_daemon_that_stops_are_kept(rig: Rig, error: tuple[int, int]) -> None:
+    rig.daemon.out += message(3, bytes(error))
+    rig.settle()
+    assert rig.state() is State.ABSENT
+    assert not rig.session.daemon.connected
+    assert rig.peer.ended is None
+    rig.connect_daemon()
+    rig.settle()
+    assert rig.state() is State.RELAY
+    assert rig.peer.withdrawn == rig.peer.repeated == 0
+
+
+@pytest.mark.parametrize("error", [(6, 1), (3, 1), (6, 5)])
+def test_other_notifications_end_the_session(rig: Rig, error: tuple[int, int]) -> None:
+    rig.daemon.out += message(3, bytes(error))
+    rig.settle()
+    assert rig.peer.ended == error
+    assert rig.state() is State.DOWN
+    assert not rig.session.peer.connected
+    rig.open()
+    assert rig.peer.learnt == rig.daemon.own
+
+
+def test_what_is_absorbed_is_a_setting() -> None:
+    rig = Rig(absorbed=frozenset())
+    rig.open()
+    rig.daemon.out += message(3, b"\6\2")
+    rig.settle()
+    assert rig.peer.ended == (6, 2)
+
+
+def test_the_peer_ends_the_session(rig: Rig) -> None:
+    rig.peer.out += message(3, b"\6\4")
+    rig.settle()
+    assert rig.daemon.ended == (6, 4)
+    assert rig.state() is State.DOWN
+    rig.open()
+
+
+def test_the_end_of_the_peers_connection_is_the_daemons(rig: Rig) -> None:
+    rig.session.closed(rig.session.peer, rig.now)
+    rig.settle()
+    assert rig.state() is State.DOWN
+    assert not rig.session.daemon.connected
+
+
+def test_a_daemon_that_does_not_come_back_takes_its_session_with_it(rig: Rig) -> None:
+    rig.kill_daemon()
+    rig.sleep(Settings().daemon_return_s + 1)
+    assert rig.state() is State.DOWN
+    assert not rig.session.peer.connected
+    assert rig.peer.ended is None, "as though it had died: a peer may know graceful restart"
+
+
+def test_a_daemon_that_hangs_is_dropped_and_its_session_is_not(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rig.daemon, "take", lambda _data: None)
+    rig.daemon.is_silent = True
+    rig.sleep(20)
+    assert rig.state() is State.ABSENT
+    assert rig.peer.is_up
+    assert any("hangs" in one for one in rig.told)
+
+
+def test_a_silent_peer_is_told_so(rig: Rig) -> None:
+    rig.peer.is_silent = True
+    rig.sleep(20)
+    assert rig.peer.ended == (4, 0)
+    assert rig.state() is State.DOWN
+
+
+def test_a_daemon_with_another_configuration_ends_the_session(rig: Rig) -> None:
+    rig.kill_daemon()
+    rig.daemon.opens = replace(DAEMON, router_id=IPv4Address("192.0.2.101"))
+    rig.connect_daemon()
+    rig.settle()
+    assert rig.peer.ended == (6, 6)
+    assert any("router id" in one for one in rig.told)
+    rig.open()
+
+
+def test_a_name_is_no_other_configuration(rig: Rig) -> None:
+    rig.kill_daemon()
+    rig.daemon.opens = replace(DAEMON, capabilities=(*DAEMON.capabilities[:-1], (73, b"\1x")))
+    rig.connect_daemon()
+    rig.settle()
+    assert rig.state() is State.RELAY
+
+
+def test_a_route_refresh_is_answered_with_what_was_told(rig: Rig) -> None:
+    rig.peer.out += message(5, b"\0\1\0\1")
+    rig.settle()
+    assert rig.peer.repeated == 1000
+    assert rig.peer.refreshed == [], "it does not know the bounds of RFC 7313"
+    rig.daemon.out += message(5, b"\0\2\0\1")
+    rig.settle()
+    assert rig.daemon.repeated == 200
+    assert rig.daemon.refreshed == [b"\0\2\1\1", b"\0\2\2\1"]
+
+
+def test_a_route_refresh_while_the_daemon_is_away(rig: Rig) -> None:
+    rig.kill_daemon()
+    rig.peer.out += message(5, b"\0\1\0\1")
+    rig.settle()
+    assert rig.peer.repeated == 1000
+    assert rig.peer.learnt == rig.daemon.own
+
+
+def test_a_slow_peer_gets_only_the_newest(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(direction, "OUT_HIGH_BYTES", 2000)
+    monkeypatch.setattr(direction, "OUT_LOW_BYTES", 1000)
+    rig.reads_peer = False
+    route = ROUTES[0]
+    for number in range(500):
+        rig.daemon.say(
+            route, replace(FIELDS, attributes=(*FIELDS.attributes, (0x80, 99, bytes(number))))
+        )
+        rig.move()
+    assert len(rig.session.peer.out) < 4000
+    assert rig.session.told is not None
+    assert rig.session.told.behind
+    rig.peer.sees.clear()
+    rig.reads_peer = True
+    rig.settle()
+    assert rig.peer.learnt == rig.daemon.own
+    assert rig.peer.sees.count(2) < 50
+
+
+@pytest.mark.parametrize("whole", list(MALFORMED.values())[1:], ids=list(MALFORMED)[1:])
+def test_a_malformed_update_of_the_peer_is_the_daemons_to_refuse(
+    rig: Rig, whole: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[bytes] = []
+    monkeypatch.setattr(rig.daemon, "_update", seen.append)
+    rig.peer.out += whole
+    rig.settle()
+    assert seen == [whole]
+    assert rig.state() is State.RELAY
+    rig.kill_daemon()  # it might go on: but then nobody knows what it has
+    rig.settle()
+    assert rig.state() is State.DOWN
+
+
+def test_a_malformed_update_that_nobody_can_refuse_ends_the_session(rig: Rig) -> None:
+    rig.kill_daemon()
+    rig.peer.out += MALFORMED["an announced prefix of 33 bits"]
+    rig.settle()
+    assert rig.state() is State.DOWN
+    assert rig.peer.ended == (6, 8)
+
+
+def test_a_malformed_update_of_the_daemon_does_not_reach_the_peer(rig: Rig) -> None:
+    rig.daemon.out += MALFORMED["an announced prefix of 33 bits"]
+    rig.settle()
+    assert rig.daemon.ended == (3, 1)
+    assert rig.state() is State.ABSENT
+    assert rig.peer.is_up
+
+
+def test_what_is_no_message_is_the_daemons_to_refuse(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    got = bytearray()
+    monkeypatch.setattr(rig.daemon, "take", got.extend)
+    rig.peer.out += b"GET / HTTP/1.1\r\n\r\n"
+    rig.settle()
+    assert got.endswith(b"GET / HTTP/1.1\r\n\r\n")
+
+
+def test_a_table_that_is_too_small_lets_a_session_go_on_unprotected() -> None:
+    rig = Rig(routes_max=100)
+    rig.daemon.own = dict.fromkeys(ROUTES[:1000], FIELDS)
+    rig.open()
+    assert rig.peer.learnt == rig.daemon.own
+    rig.kill_daemon()
+    rig.settle()
+    assert rig.state() is State.DOWN
+
+
+def test_opening_that_does_not_end() -> None:
+    rig = Rig()
+    rig.connect_daemon()
+    rig.sleep(239)
+    assert rig.state() is State.OPENING
+    rig.sleep(2)
+    assert rig.state() is State.DOWN
+
+
+def test_no_session_without_a_family_that_is_kept() -> None:
+    evpn = replace(PEER, capabilities=((1, b"\0\x19\0\x46"),))
+    rig = Rig(peer=evpn)
+    rig.connect_daemon()
+    rig.connect_peer()
+    rig.settle()
+    assert rig.peer.ended == rig.daemon.ended == (2, 7)
+    assert rig.state() is State.DOWN
+
+
+def test_what_a_daemon_says_to_one_peer_waits_while_it_restarts_the_session_with_another() -> None:
+    """It withdraws from all what it had from the one whose session is away."""
+    one, other = Rig(), Rig()
+    front = Front([one.session, other.session], lambda: False)
+    one.front = other.front = front
+    other.now = one.now
+    for rig in (one, other):
+        rig.daemon.own = dict.fromkeys(ROUTES[:10], FIELDS)
+        rig.open()
+    one.kill_daemon()
+    one.settle()
+    assert other.session.state is State.BARRIER
+    for route in ROUTES[:10]:
+        other.daemon.say(route, None)
+    other.settle()
+    assert len(other.peer.learnt) == 10
+    one.connect_daemon()
+    one.settle()
+    for route in ROUTES[:10]:
+        other.daemon.say(route, FIELDS)
+    for _ in range(4):
+        other.now = one.now
+        other.settle()
+        one.now = other.now
+        one.settle()
+    assert {one.session.state, other.session.state} == {State.RELAY}
+    assert one.peer.withdrawn == other.peer.withdrawn == 0
+    assert one.peer.repeated == other.peer.repeated == 0
+
+
+class Life(RuleBasedStateMachine):
+    """Routes come and go on both ends while the daemon does, in pieces of any size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rig = Rig()
+        self.rig.open()
+
+    routes = st.sampled_from([*ROUTES[:6], *OTHERS[:3]])
+    kinds = st.integers(0, 2)
+
+    def _said(self, route: Route, kind: int) -> Said | None:
+        said = said_of(route)
+        more = (*said.attributes, (0x80, 99, bytes(kind)))
+        return replace(said, attributes=more) if kind else None
+
+    @rule(route=routes, kind=kinds)
+    def daemon_says(self, route: Route, kind: int) -> None:
+        self.rig.daemon.say(route, self._said(route, kind))
+
+    @rule(route=routes, kind=kinds)
+    def peer_says(self, route: Route, kind: int) -> None:
+        self.rig.peer.say(route, self._said(route, kind))
+
+    @rule(size=st.integers(1, 200), times=st.integers(1, 20))
+    def move(self, size: int, times: int) -> None:
+        for _ in range(times):
+            self.rig.move(size)
+
+    @rule()
+    def dies(self) -> None:
+        self.rig.kill_daemon()
+
+    @rule()
+    def comes_back(self) -> None:
+        if not self.rig.session.daemon.connected:
+            self.rig.connect_daemon()
+
+    @rule(family=st.sampled_from([b"\0\1\0\1", b"\0\2\0\1"]), daemon=st.booleans())
+    def asks_again(self, family: bytes, daemon: bool) -> None:
+        speaker = self.rig.daemon if daemon else self.rig.peer
+        if speaker.is_up:
+            speaker.out += message(5, family)
+
+    @rule()
+    def time_passes(self) -> None:
+        self.rig.settle(size=100)
+
+    @invariant()
+    def the_peer_never_notices(self) -> None:
+        assert self.rig.session.peer.connected
+        assert self.rig.peer.ended is None
+        assert self.rig.peer.is_up
+
+    def teardown(self) -> None:
+        if not self.rig.session.daemon.connected:
+            self.rig.connect_daemon()
+        self.rig.settle()
+        assert self.rig.state() is State.RELAY
+        assert self.rig.peer.learnt == self.rig.daemon.own
+        assert self.rig.daemon.learnt == self.rig.peer.own
+
+
+Life.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestLife = Life.TestCase
