@@ -16,7 +16,8 @@ VERSION = 2
 NOTE_TYPE = 256
 CAPABILITY_BIT = 40
 MESSAGE = "NEXT"
-MESSAGE_TYPE = 19
+WIRE = ROOT / "userspace/wire/wire.def"
+MESSAGE_TYPE = len(re.findall(r"^PRL_MSG\(", WIRE.read_text(), re.MULTILINE)) + 1
 
 _CHANGES: dict[str, list[tuple[str, str]]] = {
     "userspace/wire/wire.h": [
