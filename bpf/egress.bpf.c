@@ -47,12 +47,16 @@ static __always_inline int is_after(__u32 a, __u32 b)
     return (__s32)(a - b) > 0;
 }
 
-/* Userspace may be stopped before it has sent the claim; until then the old owner speaks. */
+/* Userspace may be stopped before it has sent the claim; until then the old owner speaks. And it may be stopped or dead when
+ * the other node goes on alone: where an arbiter decides, time alone ends what this node may say (L12). */
 static __always_inline int is_silent(const struct __sk_buff *skb, const struct prl_node *node, __u32 service)
 {
     __u32 silent = PRL_READ(node->silent) | PRL_READ(node->fenced);
     if (skb->mark != PRL_MARK_WORD)
         silent |= PRL_READ(node->claiming);
+    __u64 speak_by_ns = PRL_READ(node->speak_by_ns);
+    if (speak_by_ns && bpf_ktime_get_boot_ns() > speak_by_ns)
+        return 1;
     return silent >> (service & 31) & 1;
 }
 

@@ -254,6 +254,8 @@ struct prl_node {
     __u64 fresh_jiffies; /* when the programs last found the datapath alive, by which heartbeat */
     __u64 fresh_heartbeat_ns;
     __u64 word_ns; /* userspace was told by somebody that this node may speak: what first_by_ns says is past */
+    __u64
+        speak_by_ns; /* where an arbiter decides: nothing is said for any service from then on; 0 = no such limit (L12) */
     __u64 terms[PRL_TERMS_MAX]; /* of each service; they only ever grow, and outlive prld */
     /* What the other node's claims are known by: userspace writes it with each epoch, and it outlives prld. */
     __u64 claim_key[2]; /* zero = none is */
@@ -408,7 +410,7 @@ PRL_ASSERT_SIZE(struct prl_addr_key, 20);
 PRL_ASSERT_SIZE(struct prl_claimed, 48);
 _Static_assert(sizeof(struct prl_claimed) == PRL_CLAIMED_WORDS * 8, "the MAC is over all of it");
 PRL_ASSERT_SIZE(struct prl_addr, 88);
-PRL_ASSERT_SIZE(struct prl_node, 752);
+PRL_ASSERT_SIZE(struct prl_node, 760);
 PRL_ASSERT_SIZE(struct prl_inject_eth, 14);
 PRL_ASSERT_SIZE(struct prl_claim, 32);
 PRL_ASSERT_SIZE(struct prl_claim_token, 24);

@@ -173,6 +173,11 @@ def keepalived() -> bool:
     return _installed("keepalived")
 
 
+@probe("etcd is not installed: apt-get install etcd-server")
+def etcd() -> bool:
+    return _installed("etcd")
+
+
 @probe("Pacemaker is not installed: make apt-test")
 def pacemaker() -> bool:
     return all(map(_installed, ("corosync", "pacemakerd", "crm_resource", "crm", "ocf-tester")))

@@ -9,6 +9,7 @@ from typing import Any, Self
 import msgspec
 
 from prl.bindings.facts import (
+    Arbiter,
     EventHead,
     Fenced,
     FlowFlag,
@@ -450,6 +451,10 @@ class Datapath:
         """The policy that both nodes agreed (SPEC L5); before link_up()."""
         lib.prl_dp_policy(self._dp, stop)
 
+    def arbitrated(self, round_number: int, state: Arbiter) -> None:
+        """Hand the arbiter's answer down (SPEC L12); WON, LOST or UNREACHED."""
+        lib.prl_dp_arbitrated(self._dp, round_number, state)
+
     def lan(self, fd: int) -> None:
         """The socket of the LAN heartbeats from now on; taken over. Raises DatapathError."""
         _check(lib.prl_dp_lan(self._dp, fd), "the LAN heartbeats have no socket")
@@ -649,6 +654,9 @@ def _fill_timing(wanted: Any, config: Config) -> None:
     owner.late_ns = timing.suspect_ms * 1_000_000 // 2
     owner.services = len(config.service)
     owner.policy_stop = config.policy == "stop"
+    if config.arbiter.is_there:
+        owner.arbiter.answer_ns = config.arbiter.timeout_ms * 1_000_000
+        owner.arbiter.leases = config.arbiter.policy == "continue"
     limits = wanted.limits
     limits.packets_max = INPUT_PACKETS_MAX
     limits.bytes_max = INPUT_BYTES_MAX

@@ -63,6 +63,12 @@ ADDRESS = _Address()
 @click.option(
     "--service-name", default="main", show_default=True, help="What the service is called."
 )
+@click.option(
+    "--arbiter",
+    multiple=True,
+    metavar="URL",
+    help="A member of the etcd that decides who goes on alone; again for each.",
+)
 @config_option("Where this node's configuration goes.")
 @click.option(
     "--peer-config",
@@ -82,6 +88,7 @@ def init(
     other_link: IPv4Address | IPv6Address | None,
     owner: str,
     service_name: str,
+    arbiter: tuple[str, ...],
     config: Path,
     peer_config: Path | None,
     force: bool,
@@ -111,6 +118,7 @@ def init(
         service=service_name,
         other_owns=owner == "other",
         socket_group=GROUP if _has_group() else "",
+        arbiter=arbiter,
     )
     with closing(Networks()) as networks:
         plan = Plan(given, networks, resolve, ask)

@@ -19,6 +19,16 @@ def status(context: click.Context) -> None:
         context.exit(DEGRADED)
 
 
+def _alone(facts: dict[str, Any], policy: str) -> str:
+    """What an owner without the other node does."""
+    if not (arbiter := facts.get("arbiter")):
+        return policy
+    words = f"the arbiter decides: {arbiter['state']}"
+    if arbiter["holder"]:
+        words += f", {arbiter['holder']} is alone"
+    return words + f", not reached: {arbiter['reason']}" * (arbiter["reached"] is False)
+
+
 def status_text(facts: dict[str, Any]) -> str:
     """The answer of ``status`` for people."""
     link, flows, behind = facts["link"], facts["flows"], facts["behind"]
@@ -52,7 +62,7 @@ def status_text(facts: dict[str, Any]) -> str:
     differs = f" (configured: {policy['configured']})" * (
         policy["configured"] != policy["in_force"]
     )
-    lines.append(wrapped(f"without the other node: {policy['in_force']}{differs}"))
+    lines.append(wrapped(f"without the other node: {_alone(facts, policy['in_force'] + differs)}"))
     words = (
         f"flows: {flows['primary']} primary, {flows['secondary']} secondary, "
         f"{flows['active']} active, {flows['unprotected']} unprotected"

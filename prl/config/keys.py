@@ -34,6 +34,9 @@ SERVICES_MAX = 16  # PRL_SERVICES_MAX
 INSTANCES_MAX = 15  # PRL_LIFS_MAX, the network of [lan] being the first
 FLOWS_MAX = 131072  # PRL_FLOWS_MAX
 CPUS_MAX = 8192  # CONFIG_NR_CPUS at most
+ARBITERS_MAX = 9
+"""Members of the arbiter: etcd advises against more than seven."""
+PORT_MAX = 65535
 
 SECRET = {"secret": True}
 """Marks a key whose value nobody else should see, of a command its arguments."""
@@ -157,6 +160,56 @@ class Ownership(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     fence_timeout_ms: Annotated[
         Milliseconds, Meta(description="how long the fence command may take; then it is killed")
     ] = 10_000
+
+
+class Arbiter(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """The store that decides who goes on when the nodes have lost each other (docs/arbiter.md)."""
+
+    endpoints: Annotated[
+        list[str] | None,
+        Meta(
+            description="URLs of etcd's members, all http or all https, as in "
+            "http://10.0.0.11:2379; without it, there is no arbiter"
+        ),
+    ] = None
+    pair: Annotated[
+        Name | None,
+        Meta(description="what this pair is called in the store, unlike any other pair there"),
+    ] = None
+    policy: Annotated[
+        Literal["stop", "continue"],
+        Meta(
+            description="while the store does not answer: nobody goes on alone, or the lease "
+            "decides as without an arbiter, and two nodes may speak that are cut off from each "
+            "other"
+        ),
+    ] = "stop"
+    timeout_ms: Annotated[
+        Milliseconds, Meta(description="how long an answer may take; then it is asked again")
+    ] = 150
+    ca: Annotated[
+        str | None,
+        Meta(description="file with the authorities of https members; without it, the system's"),
+    ] = None
+    certificate: Annotated[
+        str | None, Meta(description="file with this node's certificate for https members")
+    ] = None
+    private_key: Annotated[str | None, Meta(description="file with the key to certificate")] = None
+
+    @property
+    def is_there(self) -> bool:
+        """Whether there is an arbiter."""
+        return self.endpoints is not None
+
+    @property
+    def is_tls(self) -> bool:
+        """Whether its members are asked by TLS."""
+        return any(endpoint.startswith("https:") for endpoint in self.endpoints or ())
+
+    @property
+    def key(self) -> str:
+        """The pair's key in the store."""
+        return f"/prl/{self.pair}"
 
 
 class Timing(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -295,6 +348,7 @@ class Config(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     ] = "drop"
     datapath: DatapathSettings = msgspec.field(default_factory=DatapathSettings)
     ownership: Ownership = msgspec.field(default_factory=Ownership)
+    arbiter: Arbiter = msgspec.field(default_factory=Arbiter)
     timing: Timing = msgspec.field(default_factory=Timing)
     metrics: Metrics = msgspec.field(default_factory=Metrics)
     hooks: Hooks = msgspec.field(default_factory=Hooks)
@@ -340,7 +394,7 @@ class Key(Struct, frozen=True):
 
 TABLES: dict[str, type[Struct]] = {"": Config, "lan": Lan, "link": Link, "service": Service}
 TABLES |= {"routing": Instance, "datapath": DatapathSettings, "ownership": Ownership}
-TABLES |= {"timing": Timing, "metrics": Metrics, "hooks": Hooks}
+TABLES |= {"arbiter": Arbiter, "timing": Timing, "metrics": Metrics, "hooks": Hooks}
 
 _KINDS = {
     IPv4Address: "IPv4 address",
@@ -354,6 +408,7 @@ _KINDS = {
     bool: "true or false",
 }
 _AT = re.compile(r" - at `(?:key in )?\$?\.?(?P<path>[^`]*)`$")
+_ENDPOINT = re.compile(r"https?://[^/\s?#@]+:[0-9]{1,5}")
 _FIELD = re.compile(r"(?:missing required|unknown) field `(?P<field>[^`]+)`")
 
 
@@ -564,9 +619,53 @@ def _check(config: Config) -> None:
             not command or command[0].startswith("/"),
             f"{key}: give the program's whole path: it is run without a shell",
         )
+    _check_arbiter(config)
     _check_services(config)
     _check_routing(config)
     _check_metrics(config)
+
+
+def _check_arbiter(config: Config) -> None:
+    arbiter, timing = config.arbiter, config.timing
+    if arbiter.endpoints is None:
+        return
+    _require(
+        0 < len(arbiter.endpoints) <= ARBITERS_MAX,
+        f"arbiter.endpoints: give at least one, and at most {ARBITERS_MAX}",
+    )
+    for endpoint in arbiter.endpoints:
+        _require(
+            _ENDPOINT.fullmatch(endpoint) is not None
+            and int(endpoint.rpartition(":")[2]) <= PORT_MAX,
+            f"arbiter.endpoints: {endpoint!r} is no URL of a member; give one as "
+            "http://10.0.0.11:2379",
+        )
+    schemes = {endpoint.partition(":")[0] for endpoint in arbiter.endpoints}
+    _require(len(schemes) == 1, "arbiter.endpoints: give all of them http, or all https")
+    _require(
+        arbiter.pair is not None, "arbiter.pair: is missing; name the pair, alike on both nodes"
+    )
+    _require(
+        (arbiter.certificate is None) == (arbiter.private_key is None),
+        "arbiter.certificate: give it together with arbiter.private_key, or neither",
+    )
+    _require(
+        arbiter.is_tls or (arbiter.ca is None and arbiter.certificate is None),
+        "arbiter.ca: the members are asked in clear; give https endpoints, or remove the files",
+    )
+    _require(
+        config.policy == "continue",
+        "policy: with an arbiter there is nothing to stop for; remove policy, or [arbiter]",
+    )
+    _require(
+        not config.ownership.fence_command or arbiter.policy == "continue",
+        "ownership.fence_command: there is no lease for it to come after; remove it, or [arbiter]",
+    )
+    _require(
+        arbiter.policy == "stop" or timing.suspect_ms + arbiter.timeout_ms < timing.takeover_ms,
+        "arbiter.timeout_ms: with arbiter.policy continue, less than timing.takeover_ms - "
+        "timing.suspect_ms, or the lease is over before the store counts as unreached",
+    )
 
 
 def _check_services(config: Config) -> None:

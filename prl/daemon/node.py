@@ -57,6 +57,7 @@ from prl.errors import KernelError, PrlError
 
 if TYPE_CHECKING:
     from prl.daemon.monitoring.exporter import Exporter
+    from prl.daemon.ownership.arbiter import Arbiter
 
 EVENTS_PER_WAKEUP = 256
 DRAIN_TIMEOUT_S = 0.5
@@ -76,6 +77,7 @@ class Node:
         """Programs and addresses stay when this prld ends: there are sockets that need them."""
         self._failure: PrlError | None = None
         self._exporter: Exporter | None = None
+        self._arbiter: Arbiter | None = None
         self._keeping: asyncio.Task[None] | None = None
         self._link_up_ns = 0
         """Connection tracking is told of the sessions: one round at a time."""
@@ -128,6 +130,12 @@ class Node:
 
     async def _start(self, stack: AsyncExitStack) -> None:
         config = self._config
+        if config.arbiter.is_there:
+            # Only here: HTTP and TLS of Python's take megabytes.
+            from prl.daemon.ownership.arbiter import Arbiter  # noqa: PLC0415
+
+            self._arbiter = Arbiter(config, self._log)
+            stack.push_async_callback(self._arbiter.close)
         taps, host, lans = await self._claim(stack)
         await host.require(config.lan.interface, config.lan.address)
         self._stays = await self._clean_up_after_crash(host, lans)
@@ -157,8 +165,10 @@ class Node:
             calm=self._withdrawal.end,
         )
         exporting = [] if self._exporter is None else [self._exporter.run()]
+        asking = [] if self._arbiter is None else [self._arbiter.run()]
         for life in (
             *exporting,
+            *asking,
             *(self._link.run(), self._start_alone(), self._neighbours.run()),
             *(self._heartbeats.run(self._dp), self._upkeep.run(), guarding),
             self._safety.run(),
@@ -200,6 +210,7 @@ class Node:
             dp,
             lans,
             log,
+            arbiter=self._arbiter,
             usable_shadows=self._shadows.usable,
             end_lost=self._shadows.end_lost,
         )
@@ -232,8 +243,10 @@ class Node:
         )
         view = NodeView(
             *(config, self._kernel, dp, self._link, self._ownership, self._primaries),
+            arbiter=self._arbiter,
             ailments=lambda: [
                 *(self._guard.why_unsafe, self._upkeep.wrong, self._lan_ailing()),
+                self._arbiter.ailment if self._arbiter is not None else "",
             ],
         )
         self._withdrawal = Withdrawal(
@@ -346,8 +359,11 @@ class Node:
         xdp.attach(kernel, choice, self._log)
         self._config = config = msgspec.structs.replace(config, mode=kernel.mode)
         adopted: frozenset[int] = frozenset()
+        won = False
         if self._stays:
-            adopted = await Inheritance(config, kernel, lans, self._log).settle()
+            former = Inheritance(config, kernel, lans, self._log, arbiter=self._arbiter)
+            adopted = await former.settle()
+            won = former.won
             kernel.forget()
         heartbeats = self._heartbeats.open()
         datapath = Datapath(
@@ -361,6 +377,8 @@ class Node:
             adopted=adopted,
         )
         stack.callback(datapath.close)
+        if self._arbiter is not None:
+            self._arbiter.attach(datapath, won=won)
         self._run_datapath(stack, datapath)
         return kernel, datapath
 
@@ -454,6 +472,8 @@ class Node:
 
     def _on_link_up(self) -> None:
         self._link_up_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        if self._arbiter is not None:
+            self._arbiter.on_link_up()
         self._shadows.announce_offers()
         self._primaries.on_link_up()
 
@@ -489,6 +509,8 @@ class Node:
         self._neighbours.hint()
 
     def _on_link_lost(self) -> None:
+        if self._arbiter is not None:
+            self._arbiter.on_link_lost()
         self._shadows.on_link_down()
         self._primaries.on_link_down()
 
@@ -518,6 +540,7 @@ class Node:
             EventKind.RENOUNCED: self._on_renounced,
             EventKind.SILENT: lambda event: self._ownership.on_silent(Silence(event.state)),
             EventKind.EXPIRED: self._on_expired,
+            EventKind.ARBITRATE: self._on_arbitrate,
             EventKind.ENDED: self._on_ended,
             EventKind.ALARM: lambda event: self._log.error("alarm", event.text),
         }
@@ -558,6 +581,10 @@ class Node:
             "if it is certainly dead (fence_command, or `prlctl takeover --fenced`)",
         )
         self._fence.start()
+
+    def _on_arbitrate(self, event: Event) -> None:
+        if self._arbiter is not None:
+            self._arbiter.on_question(event.value, seizes=bool(event.state))
 
     def _on_ended(self, event: Event) -> None:
         self._primaries.on_ended(event.handle)

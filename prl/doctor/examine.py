@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from prl.doctor import (
+    arbiter,
     clocks,
     configuration,
     firewall,
@@ -26,5 +27,6 @@ def examine(path: Path | None) -> Iterator[Finding]:
     yield from configuration.examine(config)
     yield from interfaces.examine(config)
     yield from network.examine(config)
+    yield from arbiter.examine(config)
     yield from silence.examine(config)
     yield from firewall.examine(config)

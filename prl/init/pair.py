@@ -34,6 +34,8 @@ class Pair:
     owner: str
     socket_group: str = ""
     """Empty: the control socket is root's alone."""
+    arbiter: tuple[str, ...] = ()
+    """URLs of its members; empty: there is none."""
 
     def file(self, index: int, key: Path = config.DEFAULT_LINK_KEY) -> str:
         """The configuration of node ``index``, whose pair key is ``key``. Raises ConfigError."""
@@ -64,6 +66,7 @@ class Pair:
             _assign("remote", str(other.link_address)),
             *([] if key == config.DEFAULT_LINK_KEY else [_assign("key", str(key))]),
             "",
+            *self._arbiter(),
             "# The same on both nodes.",
             "[[service]]",
             _assign("name", self.service),
@@ -73,6 +76,16 @@ class Pair:
         text = "\n".join(lines) + "\n"
         config.parse(text)
         return text
+
+    def _arbiter(self) -> list[str]:
+        if not self.arbiter:
+            return []
+        return [
+            "[arbiter]",
+            _assign("endpoints", list(self.arbiter)),
+            _assign("pair", "-".join(node.name for node in self.nodes)),
+            "",
+        ]
 
 
 def _assign(key: str, value: str | int | list[str]) -> str:

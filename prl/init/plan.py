@@ -50,6 +50,7 @@ class Given:
     service: str = "main"
     other_owns: bool = False
     socket_group: str = ""
+    arbiter: tuple[str, ...] = ()
 
 
 @dataclass
@@ -93,7 +94,10 @@ class Plan:
             Member(other, lan.name, other_lan, link.name, other_link, other_address6),
         )
         owner = other if given.other_owns else name
-        return Pair(nodes, given.service, given.addresses, owner, given.socket_group)
+        return Pair(
+            *(nodes, given.service, given.addresses, owner, given.socket_group),
+            arbiter=given.arbiter,
+        )
 
     # -- the LAN
 

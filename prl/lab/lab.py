@@ -113,6 +113,8 @@ class Lab:
         metrics: bool = False,
         hooks: Mapping[str, Sequence[str]] = MappingProxyType({}),
         plain_link: bool = False,
+        arbiter: Sequence[str] = (),
+        arbiter_policy: str = "stop",
     ) -> None:
         """Build the network and start prld on both nodes; return when both serve.
 
@@ -121,7 +123,8 @@ class Lab:
         by turns; ``second`` adds a second LAN, a routing instance with the same addresses,
         with ``vrf`` in a VRF of its own; with ``metrics`` each node serves them on METRICS_PORT of
         its address on the LAN; ``hooks`` are commands by the names of docs/hooks.md; with
-        ``plain_link`` the nodes talk in clear.
+        ``plain_link`` the nodes talk in clear; ``arbiter`` are the endpoints of one, which the lab
+        does not build.
 
         Raises:
             LabError: it is up already, or could not be brought up; nothing is left of it then.
@@ -141,6 +144,8 @@ class Lab:
             metrics=metrics,
             hooks=dict(hooks),
             plain_link=plain_link,
+            arbiter=arbiter,
+            arbiter_policy=arbiter_policy,
         )
         taken = LabError(
             f"lab {self.name} is up already, or a crash left a part of it: "

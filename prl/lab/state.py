@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from prl.config import link_key
+from prl.config import Arbiter, link_key
 from prl.lab import stretch
 from prl.lab.errors import LabError
 from prl.lab.topology import SECOND, Member, Node, Topology
@@ -34,6 +34,9 @@ class Settings:
     metrics: bool = False
     hooks: Mapping[str, Sequence[str]] = field(default_factory=dict)
     plain_link: bool = False
+    arbiter: Sequence[str] = ()
+    """Its endpoints, where there is one."""
+    arbiter_policy: str = "stop"
 
 
 class StateDirectory:
@@ -168,6 +171,15 @@ def _node_toml(topology: Topology, node: Node, settings: Settings, socket: Path,
         ]
     if timing := stretch.timing():
         lines += ["", "[timing]", *(_assign(name, ms) for name, ms in timing.items())]
+    if settings.arbiter:
+        lines += [
+            "",
+            "[arbiter]",
+            _assign("endpoints", list(settings.arbiter)),
+            _assign("pair", topology.name),
+            _assign("policy", settings.arbiter_policy),
+            _assign("timeout_ms", Arbiter().timeout_ms * stretch.factor()),
+        ]
     if settings.metrics:
         lines += ["", "[metrics]", _assign("listen", f"{node.lan.ipv4.ip}:{METRICS_PORT}")]
     if settings.hooks:

@@ -752,6 +752,22 @@ def test_a_silent_owner_hears_and_does_not_speak(egress: Bench) -> None:
     assert egress.emit(answer) == ([answer], [])
 
 
+def test_an_owner_whose_time_is_over_is_silent_whatever_becomes_of_its_userspace(
+    egress: Bench,
+) -> None:
+    """Where an arbiter decides (L12)."""
+    frame = outgoing(output(1, b"x"))
+    answer = from_service(arp(2, SERVICE4, PEER4))
+    egress.own(SERVICE4)
+    egress.node.speak_by_ns = egress.now() + 60_000_000_000
+    assert egress.emit(frame) == ([frame], [])
+    egress.node.speak_by_ns = egress.now() - 1
+    assert egress.emit(frame) == ([], [])
+    assert egress.emit(answer) == ([], [])
+    egress.node.speak_by_ns = 0
+    assert egress.emit(answer) == ([answer], [])
+
+
 def test_output_waits_until_it_is_committed(egress: Bench) -> None:
     flow = egress.flow(1)
     flow.generation = 4

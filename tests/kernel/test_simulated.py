@@ -44,7 +44,7 @@ FLAGS = (
     lib.PRL_FLOW_SECONDARY, lib.PRL_FLOW_VOID,
 )  # fmt: skip
 HEALTH = ("healthy", "stale", "bypassed")
-SILENCE = ("", "silent", "claiming")
+SILENCE = ("", "silent", "claiming", "out of word")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +110,7 @@ class Simulated:
         node.fenced = 0
         node.silent = bit if situation.silence == "silent" else 0
         node.claiming = bit if situation.silence == "claiming" else 0
+        node.speak_by_ns = int(situation.silence == "out of word")
 
     def commit(self, to: int) -> None:
         self.host.flow[SLOT].out_committed = self.start + to & MASK
@@ -156,6 +157,7 @@ class Real:
         node.heartbeat_ns = bench.now() + LONG_AGO_NS * (-1 if situation.health == "stale" else 10)
         node.bypassed, node.open_at_ns = situation.health == "bypassed", NEVER_NS
         node.silent, node.claiming = situation.silence == "silent", situation.silence == "claiming"
+        node.speak_by_ns = situation.silence == "out of word"
 
     def commit(self, to: int) -> None:
         self.flow.out_committed = self.start + to

@@ -7,6 +7,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from prl.daemon.link.hello import ServiceState, settle
+from tests.sim.arbiter import Asker
 from tests.sim.core import MASK, MS
 from tests.sim.tcp import Session, ViolationError
 
@@ -19,6 +20,7 @@ NONE, STANDBY, OWNER, FENCED = range(4)
 PROBES, PROBE_NS = 3, 100 * MS
 DOUBT_PROBE_NS = 30 * MS
 START_WAIT_NS = 300 * MS
+HOLD_NS = 400 * MS
 BODY_BYTES = 8192
 
 
@@ -49,9 +51,11 @@ class Control:
             lib.PRL_EVENT_RESTORED: self._on_restored,
             lib.PRL_EVENT_ENDED: self._on_ended,
             lib.PRL_EVENT_HOLE: lambda _: self.world.count("hole"),
+            lib.PRL_EVENT_ARBITRATE: self._on_arbitrate,
             lib.PRL_EVENT_EXPIRED: lambda _: self.world.count("shadows expired"),
             lib.PRL_EVENT_RENOUNCED: lambda _: self.world.count("renounced over the LAN"),
         }
+        self.arbiter = Asker(self) if self.world.arbitrated else None
         self._ready: dict[tuple[int, int], int] = {}
         """Sockets that wait for their moment, by handle and generation."""
         self._events: deque[tuple[Any, bytes]] = deque()
@@ -129,6 +133,10 @@ class Control:
     def _on_fenced(self, event: Any) -> None:
         self.world.count("fenced")
         self._end_sessions(int(event.service), all_of_it=False)
+
+    def _on_arbitrate(self, event: Any) -> None:
+        assert self.arbiter is not None
+        self.arbiter.on_event(int(event.value), int(event.state))
 
     def _on_probe(self, event: Any) -> None:
         self.node.later(DOUBT_PROBE_NS, self._probed, int(event.service))
@@ -268,6 +276,22 @@ class Control:
         if not node.runs or node.asleep:
             node.later(10 * MS, self._start_alone)
             return
+        if self.arbiter is None:
+            self._take_what_is_free()
+        elif node.index in self.world.first_owner and not self.settled:
+            self.arbiter.start(lambda: node.later(HOLD_NS, self._begin_alone))
+
+    def _begin_alone(self) -> None:
+        """The arbiter has said so, and the other node has had its time to fall silent."""
+        if not self.node.runs or self.node.asleep:
+            self.node.later(10 * MS, self._begin_alone)
+        elif not self.settled:
+            assert self.arbiter is not None
+            self.arbiter.won()
+            self._take_what_is_free()
+
+    def _take_what_is_free(self) -> None:
+        node = self.node
         for service, first in enumerate(self.world.first_owner):
             if first != node.index or self.settled or not node.has_lan:
                 continue
@@ -285,7 +309,7 @@ class Control:
             self._notice_lost()
             return
         world.count("silent")
-        if state != lib.PRL_SILENCE_STOP:
+        if state not in (lib.PRL_SILENCE_STOP, lib.PRL_SILENCE_ARBITER):
             self.node.later(world.seek_ns(), self._seek)
 
     def _is_silent(self) -> bool:
@@ -317,7 +341,8 @@ class Control:
 
     def _is_answered(self, service: int) -> bool:
         other = self.node.other
-        return self.node.has_lan and other.hears_lan and other.could_speak(service)
+        reached = self.node.has_lan and other.hears_lan and not self.world.parted
+        return reached and other.could_speak(service)
 
     def _probed(self, service: int) -> None:
         """Nobody but the new owner would answer."""
@@ -456,6 +481,8 @@ class Control:
             lib.prl_dp_link_up, connection.epoch, self.world.capabilities, key,
             tokens[node.index], tokens[1 - node.index],
         )  # fmt: skip
+        if self.arbiter is not None:
+            self.arbiter.on_link_up()
 
     def is_up(self) -> bool:
         """Whether both HELLOs agree."""

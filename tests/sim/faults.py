@@ -21,6 +21,7 @@ KINDS = (
     "control plane late", "kernel drops", "LAN of one deaf", "link cut and LAN of one deaf",
     "LAN of one mute", "link cut and LAN of one mute", "link queue full",
 )  # fmt: skip
+ARBITER_KINDS = ("parted", "parted", "parted", "arbiter unreached", "arbiter unreached")
 
 
 class Faults:
@@ -87,6 +88,21 @@ class Faults:
     def _link_cut_and_lan_of_one_mute(self, node: "Node", for_ns: int) -> None:
         self._cut(node, for_ns)
         self._lan_of_one_mute(node, for_ns)
+
+    def _parted(self, node: "Node", for_ns: int) -> None:
+        """Two racks: the cables between them are cut, and each has neighbours and peers."""
+        if not self.world.arbitrated or self.world.leases:
+            return  # both would go on (docs/arbiter.md)
+        self.world.parted = True
+        self._cut(node, for_ns)
+        self.world.at(self.world.now_ns + for_ns, self.world.join)
+
+    def _arbiter_unreached(self, node: "Node", for_ns: int) -> None:
+        """By one node, or by both."""
+        store, world = self.world.store, self.world
+        for each in world.nodes if world.random.random() < 0.4 else (node,):
+            store.reached[each.index] = False
+            world.at(world.now_ns + for_ns, store.reached.__setitem__, each.index, True)
 
     def _lan_silent(self, _node: "Node", for_ns: int) -> None:
         self._later(for_ns, self.world, "lan_loss", self.world.lan_loss)
@@ -273,6 +289,8 @@ class Faults:
         """From now on nothing new goes wrong, and all that can be is put right."""
         world = self.world
         self.delay_ns = 0
+        world.join()
+        world.store.reached, world.store.loss = [True, True], 0.0
         world.setup_fails, world.lan_loss = 0.0, 0.0
         world.heal_link()
         for node in world.nodes:

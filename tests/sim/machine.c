@@ -286,12 +286,18 @@ static bool is_owned(const struct prl_host *host, const struct prl_addr *addr)
     return addr->state == PRL_ADDR_OWNER && !(host->node.fenced >> addr->service & 1);
 }
 
+/* Where an arbiter decides, time alone ends what a node may say (L12). */
+static bool is_out_of_word(const struct prl_host *host)
+{
+    return host->node.speak_by_ns && host->clock_ns > host->node.speak_by_ns;
+}
+
 /* may_speak() in bpf/egress.bpf.c */
 static bool may_speak(struct prl_host *host, struct prl_addr *addr, bool is_word)
 {
     uint32_t silent = host->node.silent | host->node.fenced | (is_word ? 0 : host->node.claiming);
 
-    if (addr->state != PRL_ADDR_OWNER || silent >> addr->service & 1)
+    if (addr->state != PRL_ADDR_OWNER || silent >> addr->service & 1 || is_out_of_word(host))
         return false;
     if (addr->spoken == PRL_SPOKEN_FOR_GOOD)
         return true;
@@ -319,7 +325,7 @@ bool sim_could_speak(const struct prl_host *host, uint32_t service)
     uint64_t first_ns = host->node.lan_first_ns;
     uint32_t silent = host->node.silent | host->node.fenced | host->node.claiming;
 
-    if (addr->state != PRL_ADDR_OWNER || !is_on_wire(host) || silent >> service & 1)
+    if (addr->state != PRL_ADDR_OWNER || !is_on_wire(host) || silent >> service & 1 || is_out_of_word(host))
         return false;
     if (!sim_works(host) && !host->node.bypassed)
         return false;

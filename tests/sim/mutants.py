@@ -97,6 +97,27 @@ MUTANTS = (
         ("owner dies unseen",),
     ),
     Mutant(
+        "an owner may speak without the arbiter for as long as it likes",
+        "core/ownership.c",
+        "    return owner->word_ns + owner->config.suspect_ns;",
+        "    return owner->word_ns + 100 * owner->config.suspect_ns;",
+        ("parted",),
+    ),
+    Mutant(
+        "a standby takes over before it has won",
+        "core/ownership.c",
+        "    if (prl_arbiter_rules(&owner->arbiter) && !prl_arbiter_is_won(&owner->arbiter)) {",
+        "    if (false) {",
+        ("parted",),
+    ),
+    Mutant(
+        "the kernel does not know until when it may speak",
+        "node/ownership.c",
+        "prl_owner_speak_by_ns(&dp->owner), __ATOMIC_RELEASE);",
+        "0 * prl_owner_speak_by_ns(&dp->owner), __ATOMIC_RELEASE);",
+        ("parted", "pause", "prld killed"),
+    ),
+    Mutant(
         "the kernel is not told that the owner is silent",
         "node/ownership.c",
         "__atomic_store_n(&dp->node->silent, dp->owner.silent_mask, __ATOMIC_RELEASE);",

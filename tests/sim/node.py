@@ -51,6 +51,8 @@ class Node:
         """When its prld was started last: true time."""
         self.stood_ns = -1
         """When its clock last stood still: true time; -1 = never."""
+        self.stood_at_ns = 0
+        """What it showed then."""
         self.thawed_ns = 0
         self._echoed_ns = self._echo_at_ns = 0
         self._sleeps_at_ns: int | None = None
@@ -243,7 +245,8 @@ class Node:
             return
         self.host.asleep = 1
         if clock_stands:
-            self._sleeps_at_ns, self.stood_ns = self.clock_ns(), self.world.now_ns
+            self._sleeps_at_ns = self.stood_at_ns = self.clock_ns()
+            self.stood_ns = self.world.now_ns
         self.pause(for_ns)
         self.world.at(self.world.now_ns + for_ns, self.thaw)
 

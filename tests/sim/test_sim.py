@@ -1,6 +1,6 @@
 """Seeds of the simulator, its mutants, and ten thousand flows at once.
 
-Checks I1, I2, I3, I5, I6, I7, L1, L2, L3, L4, L5, L6, L10, L11, R5, R12, R21, R26, R30.
+Checks I1, I2, I3, I5, I6, I7, L1, L2, L3, L4, L5, L6, L10, L11, L12, R5, R12, R21, R26, R30.
 """
 
 import os

@@ -6,9 +6,10 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+from tests.sim.arbiter import ANSWER_MS, NAMES, Store
 from tests.sim.checker import Checker
 from tests.sim.core import MS, Core
-from tests.sim.faults import KINDS, Faults
+from tests.sim.faults import ARBITER_KINDS, KINDS, Faults
 from tests.sim.link import Connection
 from tests.sim.node import Node
 from tests.sim.stranger import Stranger
@@ -47,6 +48,7 @@ class World:
         faults: tuple[str, ...] = (),
         *,
         patient: bool = False,
+        arbitrated: bool | None = None,
     ) -> None:
         self.seed, self.core, self.trace = seed, core, trace
         self.patient = patient
@@ -84,7 +86,7 @@ class World:
         self.keep_back_chance = int(chance.choice([0.0, 0.1, 0.3]) * CHANCE)
         self.setup_fails = chance.choice([0.0, 0.05, 0.3])
         self.may_fin = chance.random() < 0.15
-        self.policy_stop = int(chance.random() < 0.08)
+        self._draw_arbiter(arbitrated=arbitrated)
         self.gap_ns = chance.choice([10, 16, 28]) * MS
         wraps = chance.random() < 0.3
         self.number_base = 0xFFFFFFFF - chance.randint(0, 12) if wraps else 0
@@ -105,6 +107,22 @@ class World:
             )  # fmt: skip
         self.at(DIAL_NS // 4, self._dial)
         self.faults, self.stranger = Faults(self), Stranger(self)
+
+    def _draw_arbiter(self, *, arbitrated: bool | None) -> None:
+        chance = random.Random(f"arbiter {self.seed}")  # pairs without one are as they were
+        self.arbitrated = chance.random() < 0.3 if arbitrated is None else arbitrated
+        """The pair has an arbiter (L12)."""
+        self.leases = int(self.arbitrated and arbitrated is None and chance.random() < 0.2)
+        """While it is not reached, the lease decides."""
+        stops = self.random.random() < 0.08
+        self.policy_stop = int(stops and not self.arbitrated)
+        self.store = Store(self, chance)
+        self.parted = False
+        """The LAN is in two pieces: a node, neighbours and peers in each."""
+        self.peer_side = chance.randint(0, 1)
+        """Where the peers of the sessions are then."""
+        if self.arbitrated and self.fault_kinds == KINDS:
+            self.fault_kinds = KINDS + ARBITER_KINDS
 
     def _draw_limits(self) -> dict[str, int]:
         chance = self.random
@@ -152,6 +170,8 @@ class World:
         owner.takeover_ns, owner.hold_ns = TAKEOVER_MS * MS, HOLD_MS * MS
         owner.services = len(self.first_owner)
         owner.policy_stop = self.policy_stop
+        if self.arbitrated:
+            owner.arbiter.answer_ns, owner.arbiter.leases = ANSWER_MS * MS, self.leases
         for name, value in self.limits.items():
             setattr(config.limits, name, value)
         move = config.move
@@ -215,7 +235,7 @@ class World:
     def heartbeat(self, sender: Node, data: bytes) -> None:
         """A LAN heartbeat or renounce; heartbeats and their like may be lost, and overtaken."""
         receiver = sender.other
-        if not receiver.hears_lan or self.random.random() < self.lan_loss:
+        if not receiver.hears_lan or self.parted or self.random.random() < self.lan_loss:
             return
 
         def arrive() -> None:
@@ -231,9 +251,10 @@ class World:
             sender.claims[service] = (self.now_ns, trailer)
         if not sender.is_on_wire:
             return
-        self.route[service] = sender.index
+        if not self.parted or sender.index == self.peer_side:
+            self.route[service] = sender.index
         other = sender.other
-        if other.hears_lan:
+        if other.hears_lan and not self.parted:
             other.receive(lambda: other.hear_claim(service, trailer))
         if any(trailer) and self.with_macs:
             self.stranger.hears(sender, service, trailer)
@@ -265,6 +286,13 @@ class World:
         for node in reversed(ready):
             assert node.control is not None
             node.control.attach(connection)
+
+    def join(self) -> None:
+        """The LAN is one again."""
+        if self.parted:
+            self.parted = False
+            for node in self.nodes:
+                node.mend_lan()
 
     def heal_link(self) -> None:
         """Both directions work again."""
@@ -339,7 +367,7 @@ class World:
         node = self.nodes[self.route[session.service]]  # as the peer knows it when it sends
 
         def arrive() -> None:
-            if node.hears_lan:
+            if node.hears_lan and not (self.parted and node.index != self.peer_side):
                 node.lib.sim_frame(
                     node.host, session.number, seq, end - seq - fin, ack,
                     node.lib.SIM_FIN if fin else 0,
@@ -354,6 +382,8 @@ class World:
         fin = bool(flags & node.lib.SIM_FIN)
         end = seq + count + fin
         self.checker.emitted(node, session, end, end > seq, ack)
+        if self.parted and node.index != self.peer_side:
+            return
         if flags & node.lib.SIM_RST:
             session.over = session.over or "rst"
             return
@@ -371,6 +401,15 @@ class World:
                 session.over = session.over or "fin"
         if self.now_ns > CALM_NS:
             session.heard.add(node.index)
+
+    def is_alone(self, node: Node) -> bool:
+        """Whether the arbiter keeps the other node from going on, whatever that still has."""
+        holder = self.store.record.holder
+        return self.arbitrated and not self.leases and holder == NAMES[node.index]
+
+    def waits_for_word(self, node: Node) -> bool:
+        """Whether an owner without the other node may be silent for as long as that is away."""
+        return bool(self.policy_stop) or (self.arbitrated and not self.is_alone(node))
 
     # -- the run
 

@@ -51,11 +51,16 @@ def facts(*, verdict: Verdict = Verdict(), sessions: bool = False, **more: Any) 
         config=config,
         kernel=SimpleNamespace(mode="native", bypassed=False),
         ownership=SimpleNamespace(terms=[4]),
+        arbiter=None,
         link=SimpleNamespace(refusals=Refusals(EventLog(lambda _: None))),
     )
     held = HoldTimes(0.5, (1, 2, *[0] * (len(HOLD_BOUNDS_S) - 2), 3))
     owner = dict.fromkeys(
-        ("takeovers", "suspects", "false_suspects", "silences", "late_ticks", "hand_overs"), 2
+        (
+            *("takeovers", "suspects", "false_suspects", "silences", "late_ticks", "hand_overs"),
+            *("arbiter_asks", "arbiter_unreached"),
+        ),
+        2,
     )
     flow = {"handle": 17, "role": "primary", "local": "192.0.2.100:179", "remote": "192.0.2.1:5"}
     flow |= {"state": "active", "queue": {"packets": 1, "bytes": 60}}

@@ -52,6 +52,7 @@ def part(
         datapath=SimpleNamespace(status=lambda: found),
         link=SimpleNamespace(other=SimpleNamespace(node="re1"), why_down="no answer"),
         ownership=SimpleNamespace(terms=[TERM]),
+        arbiter=None,
         primaries=SimpleNamespace(live=list, unprotected=list),
         ailments=lambda: [ailment],
     )

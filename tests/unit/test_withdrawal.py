@@ -170,6 +170,7 @@ class Node:
         lans = Instances(self.config, [LAN])
         self.ownership = Ownership(
             *(self.config, datapath, lans, self.log),
+            arbiter=None,
             usable_shadows=lambda _: 0,
             end_lost=lambda _: 0,
         )

@@ -71,6 +71,8 @@ int prl_dp_takeover(struct prl_dp *dp, uint32_t service, int fenced);
 int prl_dp_unanswered(struct prl_dp *dp, uint64_t probed_ns);
 /* The policy that both nodes agreed in HELLO (L5); to be called before prl_dp_link_up(). */
 void prl_dp_policy(struct prl_dp *dp, int stop);
+/* The arbiter's answer (L12): enum prl_arbiter_state, to a question of this round. */
+void prl_dp_arbitrated(struct prl_dp *dp, uint32_t round, uint8_t state);
 /* The socket of the LAN heartbeats, in place of the one before; it is taken over, also on failure (-errno). */
 int prl_dp_lan(struct prl_dp *dp, int fd);
 /* Whom to ask and to tell on the LAN (L6, L7); the list replaces the last one. */
@@ -152,6 +154,8 @@ struct prl_dp_status {
     bool unheard; /* silent, and nobody has heard it since the link was lost */
     bool expired; /* as standby: the lease is over, the shadows wait for fencing */
     bool policy_stop; /* the policy in force: agreed in HELLO */
+    enum prl_arbiter_state arbiter; /* L12 */
+    uint32_t arbiter_round;
     uint32_t neighbours;
     enum prl_owner_state services[PRL_SERVICES_MAX];
     uint32_t flows_primary, flows_secondary, flows_active, frames_free, holds_used;
@@ -166,6 +170,7 @@ struct prl_dp_figures {
     struct prl_hold_times held_in, held_out; /* input that was handed to the stack, output that was sent */
     uint64_t takeovers, suspects, false_suspects, silences, late_ticks,
         hand_overs; /* as struct prl_owner counts them */
+    uint64_t arbiter_asks, arbiter_unreached; /* as struct prl_arbiter does */
 };
 void prl_dp_figures(struct prl_dp *dp, struct prl_dp_figures *figures);
 /* When the other node's newest LAN heartbeat came, CLOCK_BOOTTIME; 0: never. Cheap, as the figures are. */

@@ -89,7 +89,15 @@ void prl_dp_policy(struct prl_dp *dp, int stop)
 {
     dp_lock(dp);
     prl_owner_policy(&dp->owner, (uint32_t)stop);
-    dp->node->policy_stop = (uint32_t)stop;
+    dp_owner_keep_closed(dp);
+    dp_unlock(dp);
+}
+
+void prl_dp_arbitrated(struct prl_dp *dp, uint32_t round, uint8_t state)
+{
+    dp_lock(dp);
+    dp->now_ns = dp_clock_ns(dp);
+    dp_owner_do(dp, prl_owner_arbitrated(&dp->owner, round, state, dp->now_ns));
     dp_unlock(dp);
 }
 

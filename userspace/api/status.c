@@ -75,6 +75,8 @@ void prl_dp_status(struct prl_dp *dp, struct prl_dp_status *status)
     status->silent_mask = dp->owner.silent_mask;
     status->expired = dp->owner.expired && !dp->owner.shadows_void;
     status->policy_stop = dp->owner.config.policy_stop;
+    status->arbiter = dp->owner.arbiter.state;
+    status->arbiter_round = dp->owner.arbiter.round;
     status->neighbours = dp_neighbours_count(dp);
     for (uint32_t i = 0; i < PRL_SERVICES_MAX; i++)
         status->services[i] = dp->owner.state[i];
@@ -125,6 +127,8 @@ void prl_dp_figures(struct prl_dp *dp, struct prl_dp_figures *figures)
         .silences = dp->owner.silences,
         .late_ticks = dp->owner.late_ticks,
         .hand_overs = dp->owner.hand_overs,
+        .arbiter_asks = dp->owner.arbiter.asks,
+        .arbiter_unreached = dp->owner.arbiter.unreached,
     };
     dp_unlock(dp);
 }

@@ -51,6 +51,7 @@ void prl_owner_init(struct prl_owner *owner, const struct prl_owner_config *conf
     owner->last_heard_ns = now_ns;
     owner->shadows_void = 1; /* there are none yet */
     owner->lease_by_ns = UINT64_MAX;
+    owner->arbiter.config = config->arbiter;
 }
 
 void prl_owner_set_state(struct prl_owner *owner, uint32_t service, uint8_t state)
@@ -77,12 +78,26 @@ void prl_owner_given_is_taken(struct prl_owner *owner, uint32_t service)
         owner->given_mask &= ~(1u << service);
 }
 
+bool prl_owner_never_opens(const struct prl_owner *owner)
+{
+    const struct prl_arbiter_config *arbiter = &owner->config.arbiter;
+
+    return owner->config.policy_stop || (arbiter->answer_ns && !arbiter->leases);
+}
+
+uint64_t prl_owner_speak_by_ns(const struct prl_owner *owner)
+{
+    if (!prl_arbiter_rules(&owner->arbiter) || prl_arbiter_is_won(&owner->arbiter))
+        return 0;
+    return owner->word_ns + owner->config.suspect_ns;
+}
+
 uint64_t prl_owner_takeover_until_ns(const struct prl_owner *owner)
 {
     if (!owner->echoed_own_ns || owner->shadows_void || owner->expired)
         return 0;
-    if (owner->config.policy_stop)
-        return UINT64_MAX; /* L5: the primary never opens, so the shadows stay good */
+    if (prl_owner_never_opens(owner))
+        return UINT64_MAX; /* L5, L12: while this node may take over, the primary does not open, so the shadows stay good */
     uint64_t until_ns = owner->echoed_own_ns + owner->config.takeover_ns;
 
     return until_ns < owner->lease_by_ns ? until_ns : owner->lease_by_ns;
@@ -90,7 +105,7 @@ uint64_t prl_owner_takeover_until_ns(const struct prl_owner *owner)
 
 uint64_t prl_owner_open_at_ns(const struct prl_owner *owner)
 {
-    if (owner->config.policy_stop)
+    if (prl_owner_never_opens(owner))
         return UINT64_MAX;
     return owner->last_echo_sent_ns ? owner->last_echo_sent_ns + owner->config.hold_ns : 0;
 }
@@ -117,7 +132,8 @@ static uint32_t fall_silent(struct prl_owner *owner, uint8_t why, uint64_t now_n
         mask &= ~owner->taken_mask; /* those are ours, for the other node does not take over what it lost */
     if (owner->silence != PRL_SILENCE_NOT || mask == 0)
         return 0;
-    owner->unheard = why == PRL_SILENCE_NO_LAN && (owner->proof_by_ns != 0 || owner->flows_failed != 2);
+    owner->unheard = (why == PRL_SILENCE_NO_LAN || why == PRL_SILENCE_ARBITER) &&
+                     (owner->proof_by_ns != 0 || owner->flows_failed != 2);
     owner->silence = why;
     owner->silent_mask = why == PRL_SILENCE_STOP ? mask : UINT32_MAX;
     owner->silent_ns = now_ns;
@@ -143,6 +159,7 @@ static uint32_t void_shadows(struct prl_owner *owner)
     if (!has_shadows(owner))
         return 0;
     owner->shadows_void = 1;
+    owner->contends = 0;
     return PRL_OWNER_DO_VOID_SHADOWS | drop_link(owner);
 }
 
@@ -229,7 +246,19 @@ static uint32_t decide_as_secondary(struct prl_owner *owner, uint64_t now_ns)
         (owner->can_ask && is_silent(owner->last_frame_ns, now_ns, presence_ns(owner))))
         return 0; /* L6: the one that is cut off is this node, and its claim would reach nobody */
     mask = worth_taking(owner, now_ns);
-    return mask ? take(owner, mask, prl_owner_takeover_until_ns(owner), now_ns) | drop_link(owner) : 0;
+    if (!mask)
+        return 0;
+    if (prl_arbiter_rules(&owner->arbiter) && !prl_arbiter_is_won(&owner->arbiter)) {
+        owner->contends = 1;
+        return 0;
+    }
+    return take(owner, mask, prl_owner_takeover_until_ns(owner), now_ns) | drop_link(owner);
+}
+
+static uint32_t open_flows(struct prl_owner *owner)
+{
+    owner->flows_failed = 2;
+    return PRL_OWNER_DO_OPEN_FLOWS | drop_link(owner);
 }
 
 /* L2, L6, as primary: once the other side cannot take over any more, and the LAN has been heard since, what is VOIDING
@@ -240,12 +269,15 @@ static uint32_t decide_as_primary(struct prl_owner *owner, uint64_t now_ns)
 
     if (owner->link == PRL_LINK_UP || owner->flows_failed != 1 || !is_primary(owner))
         return 0;
-    if (owner->silence != PRL_SILENCE_NOT || owner->config.policy_stop || now_ns < open_at_ns)
+    if (owner->silence != PRL_SILENCE_NOT)
+        return 0;
+    if (prl_arbiter_is_won(&owner->arbiter))
+        return open_flows(owner);
+    if (prl_arbiter_rules(&owner->arbiter) || prl_owner_never_opens(owner) || now_ns < open_at_ns)
         return 0;
     if (owner->last_frame_ns < open_at_ns || owner->last_frame_ns < owner->alone_ns)
         return 0;
-    owner->flows_failed = 2;
-    return PRL_OWNER_DO_OPEN_FLOWS | drop_link(owner);
+    return open_flows(owner);
 }
 
 uint64_t prl_owner_replaceable_ns(const struct prl_owner *owner)
@@ -310,6 +342,19 @@ static uint32_t hand_over(struct prl_owner *owner, uint64_t now_ns)
     return PRL_OWNER_DO_HAND_OVER;
 }
 
+/* L12: without the arbiter's word an owner is silent before the other node may have it. In a new epoch the kernel keeps it
+ * silent until the first echo, which is not worth a word. */
+static uint32_t judge_word(struct prl_owner *owner, uint64_t now_ns)
+{
+    uint64_t speak_by_ns = prl_owner_speak_by_ns(owner);
+
+    if (!speak_by_ns || now_ns < speak_by_ns)
+        return 0;
+    if (owner->link == PRL_LINK_UP && !is_silent(owner->up_ns, now_ns, owner->config.suspect_ns))
+        return 0;
+    return fall_silent(owner, PRL_SILENCE_ARBITER, now_ns);
+}
+
 /* L6: an owner whose link does not answer, and that does not hear the LAN either, may be the one that is cut off, and be
  * replaced without noticing: while the lease of the other side may last; only by fencing, later. */
 static uint32_t judge_presence(struct prl_owner *owner, uint64_t now_ns)
@@ -317,6 +362,8 @@ static uint32_t judge_presence(struct prl_owner *owner, uint64_t now_ns)
     uint64_t replaceable_ns = prl_owner_replaceable_ns(owner);
     uint64_t heard_ns = owner->last_frame_ns > owner->unsure_ns ? owner->last_frame_ns : owner->unsure_ns;
 
+    if (prl_arbiter_rules(&owner->arbiter))
+        return judge_word(owner, now_ns);
     if (owner->silence != PRL_SILENCE_NOT || !is_primary(owner))
         return 0;
     if (replaceable_ns && now_ns >= replaceable_ns && is_silent(heard_ns, now_ns, presence_ns(owner)))
@@ -328,6 +375,45 @@ static uint32_t judge_presence(struct prl_owner *owner, uint64_t now_ns)
     if ((owner->proof_by_ns && now_ns >= owner->proof_by_ns) || is_silent(heard_ns, now_ns, owner->config.hold_ns))
         return fall_silent(owner, PRL_SILENCE_NO_LAN, now_ns);
     return 0;
+}
+
+/* Where the configuration has the lease decide, unless the arbiter is for the other node: from now on it does. */
+static uint32_t leave_to_lease(struct prl_owner *owner, uint64_t now_ns)
+{
+    if (prl_arbiter_rules(&owner->arbiter) || owner->silence != PRL_SILENCE_ARBITER)
+        return 0;
+    return speak(owner, now_ns);
+}
+
+/* L12: who would speak without the other node asks first. The epoch ends with the question: the answer is for good. */
+static uint32_t arbitrate(struct prl_owner *owner, uint64_t now_ns)
+{
+    bool would_speak = is_primary(owner) || owner->contends;
+
+    if (owner->link == PRL_LINK_UP || !would_speak || !prl_arbiter_ask(&owner->arbiter, now_ns))
+        return 0;
+    return leave_to_lease(owner, now_ns) | PRL_OWNER_DO_ARBITRATE | drop_link(owner);
+}
+
+uint32_t prl_owner_arbitrated(struct prl_owner *owner, uint32_t round, uint8_t state, uint64_t now_ns)
+{
+    uint32_t todo;
+
+    if (!prl_arbiter_answer(&owner->arbiter, round, state))
+        return 0;
+    if (state == PRL_ARBITER_LOST)
+        return fall_silent(owner, PRL_SILENCE_ARBITER, now_ns) | void_shadows(owner);
+    if (!prl_arbiter_is_won(&owner->arbiter))
+        return leave_to_lease(owner, now_ns);
+    todo = speak(owner, now_ns);
+    todo |= decide_as_primary(owner, now_ns);
+    return todo | decide_as_secondary(owner, now_ns);
+}
+
+/* This node may speak, by another word than the arbiter's. */
+static uint32_t seize(struct prl_owner *owner)
+{
+    return prl_arbiter_seize(&owner->arbiter) ? PRL_OWNER_DO_ARBITRATE : 0;
 }
 
 /* The link is lost, or silent. */
@@ -353,7 +439,7 @@ static uint32_t notice_lateness(struct prl_owner *owner, uint64_t now_ns)
 
     if (!is_silent(owner->last_tick_ns, now_ns, owner->config.late_ns))
         return 0;
-    if (is_silent(owner->last_tick_ns, now_ns, replaced_ns))
+    if (is_silent(owner->last_tick_ns, now_ns, replaced_ns) && !prl_arbiter_is_won(&owner->arbiter))
         todo = fall_silent(owner, PRL_SILENCE_FROZEN, now_ns);
     owner->last_tick_ns = now_ns;
     owner->late_ticks++;
@@ -398,6 +484,9 @@ uint32_t prl_owner_link_up(struct prl_owner *owner, uint64_t now_ns)
     owner->taken_mask = 0;
     owner->alone_ns = 0;
     todo |= speak(owner, now_ns); /* HELLO has settled who owns what */
+    prl_arbiter_link_up(&owner->arbiter);
+    owner->contends = 0;
+    owner->up_ns = now_ns;
     owner->last_heard_ns = now_ns;
     owner->peer_sent_ns = 0;
     owner->echoed_own_ns = owner->former_echoed_ns = owner->newest_sent_ns = 0;
@@ -414,7 +503,8 @@ uint32_t prl_owner_link_down(struct prl_owner *owner, uint64_t now_ns)
     owner->link = PRL_LINK_DOWN;
     owner->peer_sent_ns = 0;
     todo |= alone(owner, now_ns);
-    return todo | decide_as_secondary(owner, now_ns);
+    todo |= decide_as_secondary(owner, now_ns);
+    return todo | arbitrate(owner, now_ns);
 }
 
 uint32_t prl_owner_heard(struct prl_owner *owner, uint64_t now_ns)
@@ -454,7 +544,7 @@ static void age_lease(struct prl_owner *owner, uint64_t sent_ns, uint64_t now_ns
 /* What was sent then was sent after the lease had ended. */
 static bool is_beyond_lease(const struct prl_owner *owner, uint64_t sent_ns)
 {
-    return owner->echoed_own_ns && !owner->config.policy_stop &&
+    return owner->echoed_own_ns && !prl_owner_never_opens(owner) &&
            sent_ns >= owner->echo_at_ns + owner->config.takeover_ns;
 }
 
@@ -471,7 +561,8 @@ uint32_t prl_owner_lease(struct prl_owner *owner, uint64_t sent_ns, uint64_t ech
     note_sent(owner, sent_ns);
     /* Only what was really sent can have been echoed. */
     if (echo_ns > owner->echoed_own_ns && echo_ns <= owner->last_lease_sent_ns) {
-        owner->echoed_own_ns = echo_ns;
+        owner->echoed_own_ns = owner->word_ns = echo_ns;
+        prl_arbiter_together(&owner->arbiter);
         owner->echo_at_ns = sent_ns;
         owner->lease_by_ns = UINT64_MAX;
         owner->outlived = is_beyond_lease(owner, owner->newest_sent_ns); /* this LEASE may have waited for long */
@@ -494,8 +585,12 @@ uint32_t prl_owner_lan_heard(struct prl_owner *owner, uint64_t sent_ns, uint64_t
     owner->last_lan_ns = now_ns;
     note_sent(owner, sent_ns);
     age_lease(owner, sent_ns, now_ns);
-    if (!has_shadows(owner))
-        return todo;
+    if (!has_shadows(owner)) {
+        /* It has won, and nothing to go on with: the owner may, and is told until it has heard. */
+        bool is_idle = owner->link == PRL_LINK_DOWN && prl_arbiter_is_won(&owner->arbiter) && takeable(owner);
+
+        return is_idle ? todo | PRL_OWNER_DO_RENOUNCE_LAN : todo;
+    }
     /* With the link up its messages may only be late, behind much data: the lease has aged, so that nothing is taken over.
      * The shadows stay until the link is lost, or a newer lease shows that the primary has not gone on alone. */
     if (owner->link == PRL_LINK_UP) {
@@ -522,10 +617,13 @@ uint32_t prl_owner_lan_renounced(struct prl_owner *owner, uint64_t now_ns)
 {
     uint32_t todo;
 
-    if (!is_primary(owner) || owner->flows_failed == 2)
+    if (!is_primary(owner) || (owner->flows_failed == 2 && owner->arbiter.state != PRL_ARBITER_LOST))
         return 0;
-    todo = fail_flows(owner) | PRL_OWNER_DO_OPEN_FLOWS | drop_link(owner);
-    owner->flows_failed = 2;
+    todo = fail_flows(owner) | open_flows(owner) | seize(owner);
+    /* L12: the other node lives, and may have won for what it owns itself: of that no shadow of ours may speak, and by the
+     * arbiter's word, which is now ours as well, it might. */
+    if (owner->arbiter.state == PRL_ARBITER_WON && has_shadows(owner))
+        todo |= renounce(owner);
     return todo |
            speak(owner, now_ns); /* L6: word over the LAN of a node that has not taken over, and cannot now */
 }
@@ -565,6 +663,8 @@ uint32_t prl_owner_unanswered(struct prl_owner *owner, uint64_t probed_ns, uint6
     uint32_t todo;
 
     if (owner->silence == PRL_SILENCE_NOT || owner->silence == PRL_SILENCE_STOP || probed_ns < owner->silent_ns)
+        return 0;
+    if (prl_arbiter_rules(&owner->arbiter)) /* nobody answers in the part of a network that is left, either */
         return 0;
     if (owner->present_ns > probed_ns || owner->last_frame_ns < probed_ns ||
         is_silent(owner->last_frame_ns, now_ns, owner->config.suspect_ns))
@@ -610,6 +710,7 @@ uint32_t prl_owner_tick(struct prl_owner *owner, uint64_t now_ns)
         todo |= alone(owner, now_ns);
         todo |= decide_as_secondary(owner, now_ns);
         todo |= decide_as_primary(owner, now_ns);
+        todo |= arbitrate(owner, now_ns);
     }
     watch(owner, now_ns);
     todo |= judge_presence(owner, now_ns);
@@ -665,9 +766,8 @@ uint32_t prl_owner_request(struct prl_owner *owner, uint32_t service, int fenced
 
     *refused = PRL_REFUSED_NOT;
     if (state == PRL_OWNER_OWNER && fenced == PRL_FENCED_BY_OPERATOR && owner->silence != PRL_SILENCE_NOT) {
-        todo = speak(owner, now_ns) | fail_flows(owner) | PRL_OWNER_DO_OPEN_FLOWS | drop_link(owner);
-        owner->flows_failed = 2;
-        return todo;
+        todo = speak(owner, now_ns) | fail_flows(owner) | seize(owner);
+        return todo | open_flows(owner);
     }
     if (state == PRL_OWNER_OWNER)
         *refused = PRL_REFUSED_OWNER;
@@ -675,9 +775,13 @@ uint32_t prl_owner_request(struct prl_owner *owner, uint32_t service, int fenced
         *refused = PRL_REFUSED_NO_LINK_YET;
     else if (!fenced && (now_ns >= prl_owner_takeover_until_ns(owner) || owner->given_mask & 1u << service))
         *refused = PRL_REFUSED_LEASE_OVER;
+    else if (!fenced && prl_arbiter_rules(&owner->arbiter) && !prl_arbiter_is_won(&owner->arbiter))
+        *refused = PRL_REFUSED_ARBITER;
     else if (fenced == PRL_FENCED_BY_HOOK && (!owner->expired || !has_shadows(owner)))
         *refused = PRL_REFUSED_HEARD;
     if (*refused != PRL_REFUSED_NOT)
         return 0;
-    return take(owner, 1u << service, fenced ? 0 : prl_owner_takeover_until_ns(owner), now_ns) | drop_link(owner);
+    todo = fenced ? seize(owner) : 0;
+    todo |= take(owner, 1u << service, fenced ? 0 : prl_owner_takeover_until_ns(owner), now_ns);
+    return todo | drop_link(owner);
 }

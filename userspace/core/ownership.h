@@ -27,14 +27,19 @@
  *
  * When the lease is over the shadows stay as they are, but they are expired: only a primary that is confirmed dead lets
  * them speak (L5). They are void at the next word of the other node: VOID, a LAN heartbeat, HELLO.
+ *
+ * With an arbiter (L12) the lease decides nothing, and evidence of the LAN permits nothing:
+ *
+ *     owner speaks         until  (own send time that was echoed last) + suspect_ms, or for as long as it has won
+ *     secondary may speak  after  suspect_ms of silence, once it has won
+ *
+ * What the owner's echoed message was sent before, the secondary heard after. So the first ends before the second begins, and
+ * of two that ask one wins. The kernel keeps the first by itself (speak_by_ns in struct prl_node).
  */
 #ifndef PRL_CORE_OWNERSHIP_H
 #define PRL_CORE_OWNERSHIP_H
 
-#ifndef PRL_CFFI
-#include <stdbool.h>
-#include <stdint.h>
-#endif
+#include "core/arbiter.h"
 
 #define PRL_SERVICES_MAX 16
 /* Without the link, who owns a service asks its neighbours on the LAN so often whether they hear it: lease_ns while
@@ -56,6 +61,8 @@ enum prl_silence {
     PRL_SILENCE_NO_LAN = 1, /* no link, and nobody on the LAN was heard when it counted */
     PRL_SILENCE_FROZEN = 2, /* it was stopped for so long that it may have been replaced */
     PRL_SILENCE_STOP = 3,   /* no link, policy stop: the other node may take over at any time (L5) */
+    PRL_SILENCE_ARBITER =
+        4, /* the arbiter has not said that this node goes on alone, or that the other does (L12) */
 };
 
 enum prl_link_state {
@@ -72,6 +79,7 @@ struct prl_owner_config {
     uint64_t late_ns;     /* own tick later than this: the detector was not running (L3) */
     uint32_t services;
     uint32_t policy_stop; /* 1: the primary never opens by itself (L5); agreed in HELLO */
+    struct prl_arbiter_config arbiter;
 };
 
 /* What is to be done; bits, so that one event can ask for several: SILENCE, SPEAK, FAIL_FLOWS and VOID_SHADOWS come
@@ -91,6 +99,7 @@ enum prl_owner_do {
     PRL_OWNER_DO_HAND_OVER = 1
         << 11, /* as owner: move what is ours to the other node, which may hear the LAN (L11) */
     PRL_OWNER_DO_ASK = 1 << 10, /* ask the neighbours on the LAN; prl_owner_frame() when one is heard (L6) */
+    PRL_OWNER_DO_ARBITRATE = 1 << 12, /* ask the arbiter, or tell it (`seizes`); prl_owner_arbitrated() (L12) */
 };
 
 struct prl_owner {
@@ -106,6 +115,8 @@ struct prl_owner {
     uint8_t can_ask; /* somebody on the LAN would answer: who is heard by nobody then is cut off */
     uint8_t is_urgent; /* the LAN is watched because somebody may soon take over */
     uint8_t unheard; /* silent, and nobody has heard it since the link was lost: the other node has the sessions */
+    uint8_t contends; /* as secondary it would take over, had it won (L12) */
+    struct prl_arbiter arbiter;
     uint32_t silent_mask; /* the services that it holds for */
     uint32_t taken_mask; /* taken over since the link was last up, and not protected since */
     uint32_t good_mask; /* services that a session would go on of, if they were taken over now */
@@ -135,6 +146,9 @@ struct prl_owner {
     uint64_t last_ask_ns, last_hand_over_ns;
     uint64_t deaf_ns; /* when it last asked again because nothing had come since it asked before */
     uint64_t silent_ns; /* since when it is silent */
+    uint64_t
+        word_ns; /* newest own sent_ns that came back in any epoch: the other had not left before (L12); 0 = none */
+    uint64_t up_ns; /* when the epoch began */
     uint64_t takeovers, late_ticks, suspects, silences, hand_overs;
     uint64_t false_suspects; /* of the suspects, those that were heard again before their link was given up */
 };
@@ -177,6 +191,12 @@ enum prl_rival {
 enum prl_rival prl_owner_rival(const struct prl_owner *owner, uint32_t service, uint8_t own_term, uint8_t term);
 /* The secondary gave its shadows up; the caller has checked that this was said in the current epoch. */
 uint32_t prl_owner_lan_renounced(struct prl_owner *owner, uint64_t now_ns);
+/* The arbiter's answer to a question of `round`: PRL_ARBITER_WON, LOST or UNREACHED (L12). */
+uint32_t prl_owner_arbitrated(struct prl_owner *owner, uint32_t round, uint8_t state, uint64_t now_ns);
+/* With an arbiter: until when this node may speak for what it owns; 0 = without limit (L12). */
+uint64_t prl_owner_speak_by_ns(const struct prl_owner *owner);
+/* Whether the primary never opens because time has passed: policy stop, or an arbiter that is awaited. */
+bool prl_owner_never_opens(const struct prl_owner *owner);
 uint32_t prl_owner_tick(struct prl_owner *owner, uint64_t now_ns);
 /* The numbers of the LEASE that DO_LEASE asks for; records what was sent. */
 void prl_owner_take_lease(struct prl_owner *owner, uint64_t now_ns, struct prl_lease_out *out);
@@ -225,6 +245,7 @@ enum prl_refused {
     PRL_REFUSED_LEASE_OVER = 2, /* the lease has ended: only --fenced */
     PRL_REFUSED_NO_LINK_YET = 3,
     PRL_REFUSED_HEARD = 4, /* the other node was heard while the fence hook ran: the shadows are void */
+    PRL_REFUSED_ARBITER = 5, /* the arbiter decides who goes on: only --fenced */
 };
 uint32_t prl_owner_request(struct prl_owner *owner, uint32_t service, int fenced, uint64_t now_ns,
                            uint8_t *refused);

@@ -29,6 +29,8 @@ enum prl_event_kind {
     PRL_EVENT_RESTORED = 15,
     /* handle: it was taken over, and its kernel refuses input that the peer was told of: it cannot go on */
     PRL_EVENT_HOLE = 16,
+    /* value = round; state = 1: this node goes on alone by another word, which the store is to be told; 0: it is asked (L12) */
+    PRL_EVENT_ARBITRATE = 17,
 };
 
 struct prl_event {

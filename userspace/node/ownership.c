@@ -21,7 +21,6 @@
 #include "path/takeover.h"
 
 /* The claim of a new owner may not have come, or have come before this machine went on after a pause. */
-/* The claim of a new owner may not have come, or have come before this machine went on after a pause. */
 static void judge_rival(struct prl_dp *dp, const struct dp_lan_heard *heard)
 {
     uint8_t term = (uint8_t)dp->node->terms[heard->service];
@@ -57,10 +56,22 @@ void dp_owner_lan(struct prl_dp *dp)
     }
 }
 
+void dp_owner_keep_closed(struct prl_dp *dp)
+{
+    dp->node->policy_stop = dp->owner.config.policy_stop || dp->owner.config.arbiter.answer_ns;
+}
+
+/* L12: kept by the kernel, also while this thread does not run. */
+static void set_speak_by(struct prl_dp *dp)
+{
+    __atomic_store_n(&dp->node->speak_by_ns, prl_owner_speak_by_ns(&dp->owner), __ATOMIC_RELEASE);
+}
+
 int dp_owner_open(struct prl_dp *dp, char *error)
 {
     prl_owner_init(&dp->owner, &dp->config.owner, dp_clock_ns(dp));
-    dp->node->policy_stop = dp->config.owner.policy_stop;
+    dp_owner_keep_closed(dp);
+    set_speak_by(dp);
     for (uint32_t service = 0; service < dp->config.owner.services; service++) {
         int err = dp_service_open(dp, service);
 
@@ -170,6 +181,7 @@ static void trace_decisions(const struct prl_dp *dp, uint32_t todo)
         {PRL_OWNER_DO_FAIL_FLOWS, "give up replication"},
         {PRL_OWNER_DO_EXPIRE, "lease over"},
         {PRL_OWNER_DO_ASK, "ask the LAN"},
+        {PRL_OWNER_DO_ARBITRATE, "ask the arbiter"},
         {PRL_OWNER_DO_HAND_OVER, "hand over"},
         {PRL_OWNER_DO_VOID_SHADOWS, "void the shadows"},
         {PRL_OWNER_DO_RENOUNCE_LAN, "renounce"},
@@ -222,9 +234,24 @@ void dp_link_lost(struct prl_dp *dp, const char *why)
     }
 }
 
+static void arbitrate(struct prl_dp *dp)
+{
+    struct prl_event event = {
+        .kind = PRL_EVENT_ARBITRATE,
+        .state = dp->owner.arbiter.seizes,
+        .value = dp->owner.arbiter.round,
+    };
+
+    dp->owner.arbiter.seizes = 0;
+    dp_event(dp, &event, NULL, 0);
+}
+
 void dp_owner_do(struct prl_dp *dp, uint32_t todo)
 {
     trace_decisions(dp, todo);
+    set_speak_by(dp);
+    if (todo & PRL_OWNER_DO_ARBITRATE)
+        arbitrate(dp);
     if (todo & (PRL_OWNER_DO_SILENCE | PRL_OWNER_DO_SPEAK))
         set_silence(dp);
     if (todo & PRL_OWNER_DO_LEASE) {
@@ -234,7 +261,8 @@ void dp_owner_do(struct prl_dp *dp, uint32_t todo)
     }
     if (todo & PRL_OWNER_DO_FAIL_FLOWS)
         dp_primary_fail_all(dp, PRL_REASON_LINK_LOST);
-    if (todo & (PRL_OWNER_DO_RENOUNCE_LAN | PRL_OWNER_DO_EXPIRE)) {
+    if (todo & PRL_OWNER_DO_EXPIRE ||
+        (todo & PRL_OWNER_DO_RENOUNCE_LAN && todo & PRL_OWNER_DO_VOID_SHADOWS)) { /* not when it is said again */
         struct prl_event event = {
             .kind = todo & PRL_OWNER_DO_EXPIRE ? PRL_EVENT_EXPIRED : PRL_EVENT_RENOUNCED,
         };
@@ -327,6 +355,7 @@ void dp_owner_tick(struct prl_dp *dp)
     dp_owner_do(dp, todo);
     dp_owner_watch_lan(dp);
     dp->node->open_at_ns = prl_owner_open_at_ns(&dp->owner);
+    set_speak_by(dp);
     if (todo & PRL_OWNER_DO_LEASE)
         dp_owner_notice_fencing(dp);
     dp_claims_tick(dp);

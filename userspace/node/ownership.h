@@ -12,6 +12,8 @@ struct prl_dp;
 
 int dp_owner_open(struct prl_dp *dp, char *error); /* 0, or -errno and words in error[PRL_ERROR_BYTES] */
 void dp_owner_do(struct prl_dp *dp, uint32_t todo); /* enum prl_owner_do */
+/* Whether the kernel may open the flows of a datapath that is dead; it asks no arbiter. */
+void dp_owner_keep_closed(struct prl_dp *dp);
 void dp_owner_tick(struct prl_dp *dp);
 uint64_t dp_owner_next_ns(const struct prl_dp *dp);
 void dp_owner_woke(struct prl_dp *dp); /* before the heartbeat is renewed (L6) */

@@ -102,6 +102,12 @@ HAPPENED: Final[dict[str, Kind]] = {
     ),
     "link_plain": Kind("the link is in clear, as the configuration says"),
     "policy_differs": Kind("the nodes are configured with different policies"),
+    "arbiter_won": Kind("the arbiter says that this node goes on, without the other one"),
+    "arbiter_lost": Kind(
+        "it says that the other one does: this node is silent, its shadows are void"
+    ),
+    "arbiter_unreached": Kind("it does not answer, or not as it should"),
+    "arbiter_reached": Kind("it does again"),
     "renounced": Kind(
         "the other node goes on: it was heard on the LAN, or an application here died",
         _SERVICE | _HANDLE,
@@ -126,7 +132,9 @@ HAPPENED: Final[dict[str, Kind]] = {
         },
     ),
     "switchover": Kind("a planned move of a service has ended, or is in doubt", _SERVICE),
-    "silent": Kind("an owner sends nothing for now", {"why": "`no_lan`, `frozen` or `stop`"}),
+    "silent": Kind(
+        "an owner sends nothing for now", {"why": "`no_lan`, `frozen`, `stop` or `arbiter`"}
+    ),
     "speaks": Kind("it sends again"),
     "address_in_use": Kind("somebody else answers for a service address", _SERVICE),
     "probe_failed": Kind("the LAN could not be asked who has an address"),

@@ -54,6 +54,9 @@ class ServiceState(msgspec.Struct, frozen=True, kw_only=True):
     spoken since has the sessions."""
     policy: str = ""
     """``continue`` or ``stop``: the sender's configuration. Earlier nodes do not say."""
+    arbiter: str = ""
+    """What the sender calls the pair in the arbiter's store, and what it does while that is not
+    reached; empty: it has none."""
     out: bool = False
     """The sender has taken itself out of it (I4): it neither stands by nor may it be given it."""
 
@@ -183,6 +186,7 @@ def check(own: Hello, other: Hello) -> int:
         )
     for own_service, other_service in zip(own.services, other.services, strict=True):
         _check_instance(own_service, other_service, other.node)
+        _check_arbiter(own_service, other_service, other.node)
     if own.timing is not None and other.timing is not None:
         _check_timing(own.node, own.timing, other.node, other.timing)
         _check_timing(other.node, other.timing, own.node, own.timing)
@@ -200,6 +204,16 @@ def _check_instance(here: ServiceState, there: ServiceState, other: str) -> None
         raise HelloError(
             f"service {here.name}: is in {_place(here)} here, but in {_place(there)} on {other}; "
             "make [[routing]] the same in both configurations, in the same order"
+        )
+
+
+def _check_arbiter(here: ServiceState, there: ServiceState, other: str) -> None:
+    """Both must ask, and for the same record (SPEC L12)."""
+    if here.arbiter != there.arbiter:
+        raise HelloError(
+            f"arbiter.pair and policy: {here.arbiter or 'no arbiter'} here, but "
+            f"{there.arbiter or 'no arbiter'} on {other}; make [arbiter] the same in both "
+            "configurations"
         )
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from prl import __version__
 from prl.bindings import wire
@@ -17,6 +17,9 @@ from prl.daemon.session.protect import Primaries
 from prl.daemon.session.sessions import Session
 from prl.endpoint import Address, show_endpoint
 
+if TYPE_CHECKING:
+    from prl.daemon.ownership.arbiter import Arbiter
+
 _NS_PER_MS = 1e6
 
 
@@ -30,6 +33,7 @@ class NodeView:
     link: Link
     ownership: Ownership
     primaries: Primaries
+    arbiter: "Arbiter | None"
     ailments: Callable[[], list[str]]
     """What of this host is not as it must be, in words; empty ones count for nothing."""
 
@@ -80,11 +84,26 @@ def status(view: NodeView) -> dict[str, Any]:
             "configured": view.config.policy,
             "in_force": "stop" if found.policy_stop else "continue",
         },
+        "arbiter": _arbiter(view, found),
         "neighbours": found.neighbours,
         "flows": _flow_counts(view, found),
         "unprotected": view.primaries.unprotected(),
         "behind": {"packets": found.behind_packets, "bytes": found.behind_bytes},
         "oldest_unacknowledged_ms": round(found.oldest_unanswered_ns / _NS_PER_MS, 3),
+    }
+
+
+def _arbiter(view: NodeView, found: Status) -> dict[str, Any] | None:
+    """None: there is none."""
+    if (arbiter := view.arbiter) is None:
+        return None
+    return {
+        "pair": view.config.arbiter.pair,
+        "policy": view.config.arbiter.policy,
+        "state": found.arbiter.name.lower(),
+        "reached": arbiter.reached,
+        "reason": arbiter.why,
+        "holder": arbiter.holder,
     }
 
 

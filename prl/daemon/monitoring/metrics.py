@@ -51,6 +51,8 @@ _OWNER: Final = {
     "false_suspicions": "Suspicions after which it was heard again, and the link was kept.",
     "silences": "Times that this node fell silent as owner, because it may have been replaced.",
     "late_ticks": "Times that the datapath came to run too late to trust its clock.",
+    "arbiter_asks": "Questions to the arbiter.",
+    "arbiter_unreached": "Of these, those that it did not answer in time.",
     "hand_overs": "Times that this node handed its services over because its LAN was cut.",
 }
 _COUNTED: Final = {"suspicions": "suspects", "false_suspicions": "false_suspects"}
@@ -121,6 +123,12 @@ class Facts:
             "prl_lease_over",
             "Standby: too late to take over without fencing.",
             facts.shadows_wait(self.status),
+        )
+        arbiter = self.view.arbiter
+        yield _gauge(
+            "prl_arbiter_reached",
+            "Whether the arbiter answered last; without one, 0.",
+            arbiter is not None and bool(arbiter.reached),
         )
         for name, words in _OWNER.items():
             counted = self.figures.owner[_COUNTED.get(name, name)]

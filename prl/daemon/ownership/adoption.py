@@ -8,7 +8,8 @@ whether it still is, and leaves it to the old rules until it knows:
     the kernel says FENCED, or that a claim came while it was being moved ─▶ its sockets end (L8)
     the kernel says OWNER: no claim with the other node's token has come, also while nobody looked,
     and the node was not silent for want of a word
-    ─▶ the other node's lease is over: from now on it cannot take over any more
+    ─▶ the other node's lease is over: from now on it cannot take over any more; or, where there is
+       an arbiter, this node may go on without the other one
     ─▶ nobody on the LAN answers for the addresses ─▶ still OWNER
 A word over the link is not waited for: should the other node own it after all, HELLO settles it by
 the higher term, which outlives prld, too.
@@ -16,6 +17,7 @@ the higher term, which outlives prld, too.
 
 import asyncio
 import time
+from typing import TYPE_CHECKING
 
 from prl.bindings.facts import Owner
 from prl.bindings.programs import Kernel
@@ -24,6 +26,9 @@ from prl.daemon.events.log import EventLog
 from prl.daemon.host.instances import Instances
 from prl.daemon.ownership import probe
 from prl.endpoint import mapped
+
+if TYPE_CHECKING:
+    from prl.daemon.ownership.arbiter import Arbiter
 
 LEASE_POLL_S = 0.01
 """How often the kernel's tables are looked at while the other node's lease may last."""
@@ -34,8 +39,19 @@ WAIT_MAX_NS = 10_000_000_000
 class Inheritance:
     """The services that this node owned, found out before its datapath begins."""
 
-    def __init__(self, config: Config, kernel: Kernel, lans: Instances, log: EventLog) -> None:
+    def __init__(
+        self,
+        config: Config,
+        kernel: Kernel,
+        lans: Instances,
+        log: EventLog,
+        *,
+        arbiter: "Arbiter | None",
+    ) -> None:
         self._config, self._kernel, self._lans, self._log = config, kernel, lans, log
+        self._arbiter = arbiter
+        self.won = False
+        """The arbiter has said so."""
 
     def _owned(self) -> set[int]:
         """As the kernel's table has it now."""
@@ -66,7 +82,7 @@ class Inheritance:
     async def settle(self) -> frozenset[int]:
         """The services that are this node's for certain. Raises KernelError."""
         self._end_what_was_taken()
-        if not self._owned() or not await self._lease_is_over():
+        if not self._owned() or not await self._is_alone():
             return frozenset()
         kept: set[int] = set()
         for number in sorted(self._owned()):
@@ -89,6 +105,20 @@ class Inheritance:
                 "adopted", f"service {name}: owned before, and still: its sessions go on"
             )
         return frozenset(kept)
+
+    async def _is_alone(self) -> bool:
+        if self._arbiter is None:
+            return await self._lease_is_over()
+        # The kernel goes by what it was told, meanwhile: what it lets pass, this node may say.
+        until_s = time.monotonic() + self._config.timing.start_wait_ms / 1000
+        while (won := await self._arbiter.start()) is None and not self._arbiter.falls_back:
+            if time.monotonic() >= until_s:
+                break
+            await asyncio.sleep(LEASE_POLL_S)  # a store that refuses does so at once
+        if won is None and self._arbiter.falls_back:
+            return await self._lease_is_over()
+        self.won = bool(won)
+        return self.won
 
     async def _lease_is_over(self) -> bool:
         while not self._kernel.bypassed:

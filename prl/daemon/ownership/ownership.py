@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import random
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from prl.bindings.datapath import Datapath
 from prl.bindings.facts import Fenced, Owner, Refused, Silence
@@ -22,6 +23,9 @@ from prl.daemon.link.hello import ServiceState
 from prl.daemon.ownership import probe
 from prl.endpoint import Address
 from prl.errors import KernelError, PrlError, UsageError
+
+if TYPE_CHECKING:
+    from prl.daemon.ownership.arbiter import Arbiter
 
 PROBE_AGAIN_S = 2.0
 """How long an address that somebody else uses is left alone before it is probed again."""
@@ -40,6 +44,10 @@ _REFUSED = {
         "use --fenced"
     ),
     Refused.HEARD: "the other node was heard while it was being fenced, so that it is not dead",
+    Refused.ARBITER: (
+        "the arbiter decides who goes on, and is asked as soon as the other node is not heard any "
+        "more; if that is certainly dead, use --fenced"
+    ),
 }
 SILENCE = {
     Silence.NOT: "",
@@ -50,6 +58,10 @@ SILENCE = {
     Silence.STOP: (
         "no link, and policy stop: the other node may take over at any time; if it is certainly "
         "dead, use `prlctl takeover --fenced`"
+    ),
+    Silence.ARBITER: (
+        "the other node is not heard, and the arbiter has not said that this one goes on; if the "
+        "other is certainly dead, use `prlctl takeover --fenced`"
     ),
 }
 """Why an owner is silent, in words."""
@@ -73,9 +85,11 @@ class Ownership:
         instances: Instances,
         log: EventLog,
         *,
+        arbiter: "Arbiter | None",
         usable_shadows: Callable[[int], int],
         end_lost: Callable[[int], object],
     ) -> None:
+        self._arbiter = arbiter
         self._config, self._dp, self._instances, self._log = config, datapath, instances, log
         self._usable_shadows, self._end_lost = usable_shadows, end_lost
         self.left: set[int] = set()
@@ -111,10 +125,15 @@ class Ownership:
                 given=self._dp.is_given(number),
                 silent=(1 + status.unheard) * (status.silent_mask >> number & 1),
                 policy=self._config.policy,
+                arbiter=self._arbiter_words(),
                 out=number in self.left and states[number] != Owner.OWNER,
             )
             for number, service in enumerate(self._config.service)
         )
+
+    def _arbiter_words(self) -> str:
+        settings = self._config.arbiter
+        return f"{settings.pair}, {settings.policy}" if settings.is_there else ""
 
     def _sessions(self, number: int, state: Owner) -> int:
         if state == Owner.STANDBY:
@@ -220,9 +239,25 @@ class Ownership:
             async with asyncio.timeout(self._config.timing.start_wait_ms / 1000):
                 await self._settled.wait()
         while mine and not self._settled.is_set() and not self._begun.is_set():
-            mine = [number for number in mine if not await self._take_if_free(number)]
+            if await self._may_be_alone():
+                mine = [number for number in mine if not await self._take_if_free(number)]
             if mine:
                 await asyncio.sleep(PROBE_AGAIN_S)
+
+    async def _may_be_alone(self) -> bool:
+        """What the arbiter says, if there is one (SPEC L12)."""
+        if self._arbiter is None:
+            return True
+        won = await self._arbiter.start()
+        if won is None and self._arbiter.falls_back:
+            return True
+        if not won or self._settled.is_set():
+            return False
+        # The other node may still speak for what it had, for as long as it would not suspect.
+        await asyncio.sleep(self._config.timing.hold_ms / 1000)
+        if not self._settled.is_set():
+            self._arbiter.won()
+        return True
 
     async def _take_if_free(self, number: int) -> bool:
         service = self._config.service[number]
@@ -272,7 +307,8 @@ class Ownership:
             self._log.info("speaks", "this node speaks again for what it owns")
             return
         self._log.error("silent", f"this node is silent: {SILENCE[why]}", why=why.name.lower())
-        if why != Silence.STOP and (self._seeking is None or self._seeking.done()):
+        by_word = why in {Silence.STOP, Silence.ARBITER}
+        if not by_word and (self._seeking is None or self._seeking.done()):
             self._seeking = asyncio.create_task(self._seek())
 
     async def _seek(self) -> None:

@@ -305,16 +305,7 @@ class Primaries:
             f"the other node does not go on: {why}",
             handle=session.handle,
         )
-        with contextlib.ExitStack() as held:
-            sock = None
-            with contextlib.suppress(DatapathError):
-                sock = held.enter_context(self._socket(session))
-            self._finish(session, "closed")
-            # Whoever was about to protect it has the socket still: by the time that he closes it
-            # the service may have moved, and nothing of it would reach the peer any more.
-            if sock is not None and not session.ends.is_udp:
-                with contextlib.suppress(OSError):
-                    sock.shutdown(socket.SHUT_WR)
+        self._finish(session, "closed")
 
     # -- events
 
