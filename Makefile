@@ -111,11 +111,9 @@ LANES := $(if $(filter amd64,$(ARCH)),kernels)
 RESULTS := $(CURDIR)/.results
 test: export PRL_RESULTS := $(RESULTS)
 test: export PRL_LANE := host
-# Seconds that a test may take which has only what others leave of the CPUs.
-BESIDE_S := 1200
 test: setup $(LANES:%=apt-%) fresh-results test-quick tidy ## every check, then which test ran where (root)
 	@status=0 started=()
-	beside() { # what waits for the most part, or goes by no clock, runs beside what follows, and tells of it at the end
+	beside() { # what waits for the most part runs beside what follows, and tells of it at the end
 	    set -m # or it would not hear that it is interrupted
 	    "$$@" </dev/null >"$(RESULTS)/beside.$${#started[@]}" 2>&1 &
 	    set +m
@@ -123,13 +121,12 @@ test: setup $(LANES:%=apt-%) fresh-results test-quick tidy ## every check, then 
 	}
 	trap '[ $${#started[@]} -eq 0 ] || kill -INT "$${started[@]}" 2>/dev/null || true' EXIT
 	trap 'exit 1' HUP INT TERM
-	$(BIN)/python -m pytest -rs -m "fuzz or model" tests/fuzz tests/model </dev/null || status=$$?
+	$(BIN)/python -m pytest -rs -m "fuzz or model or sim" tests/fuzz tests/model tests/sim </dev/null || status=$$?
 	for lane in $(LANES); do
 	    beside $(BIN)/python -m tests.$$lane programs $(RESULTS)
 	done
 	beside $(BIN)/python -m pytest -rs -m waits tests/system
-	beside chrt --idle 0 $(BIN)/python -m pytest -rs --durations=10 -o timeout=$(BESIDE_S) -m "sim or builds" tests/sim tests/kernel tests/system
-	$(BIN)/python -m pytest -rs --durations=25 -m "(kernel or system) and not (waits or builds)" tests </dev/null || status=$$?
+	$(BIN)/python -m pytest -rs --durations=25 -m "(kernel or system) and not waits" tests </dev/null || status=$$?
 	for number in "$${!started[@]}"; do
 	    wait "$${started[number]}" || status=1
 	    cat "$(RESULTS)/beside.$$number"

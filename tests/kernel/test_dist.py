@@ -20,7 +20,6 @@ DATE = "2026-01-02T03:04:05Z"
 
 pytestmark = [
     pytest.mark.kernel,
-    pytest.mark.builds,
     pytest.mark.timeout(2 * BUILD_TIMEOUT_S),
     pytest.mark.needs("git"),
 ]

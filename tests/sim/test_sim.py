@@ -18,7 +18,7 @@ from tests.sim.runner import run, run_block
 SEEDS = int(os.environ.get("PRL_SIM_SEEDS", "10000"))
 FIRST_SEED = int(os.environ.get("PRL_SIM_FIRST", "0"))
 PATIENT_SEEDS = SEEDS // 20
-BUSY_S = 2400
+BUSY_S = 1200
 """Where others want the processors: alone it takes some two and a half minutes."""
 MUTANT_SEEDS = 500
 """A mutant that lives longer than this is a hole in the simulator."""
