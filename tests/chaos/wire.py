@@ -3,9 +3,8 @@
 import itertools
 import socket
 import struct
-import subprocess
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 from prl.lab import Lab
 from prl.lab.netns import Namespace
 from prl.lab.topology import Service
+from tests.system import support
 
 SNAP_BYTES = 128
 _GLOBAL = struct.Struct("<IHHiIII")
@@ -31,23 +31,10 @@ class Said:
     node: str
 
 
-@contextmanager
-def captured(lab: Lab, path: Path) -> Iterator[None]:
+def captured(lab: Lab, path: Path) -> AbstractContextManager[None]:
     """Capture on all ports of the switch: on one alone it would end with the port's going down."""
-    argv = [
-        *("tcpdump", "-i", "any", "-y", "LINUX_SLL2", "-s", str(SNAP_BYTES)),
-        "--immediate-mode",
-    ]
-    argv += ["-U", "-n", "-B", "16384", "-w", str(path), "inbound"]
-    with lab.exec("lan", argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
-        assert process.stderr is not None
-        while b"listening on" not in process.stderr.readline():
-            assert process.poll() is None, "tcpdump did not start"
-        try:
-            yield
-        finally:
-            process.terminate()
-            process.communicate()
+    options = ("-y", "LINUX_SLL2", "-s", str(SNAP_BYTES), "-B", "16384")
+    return support.capture(lab, "any", path, "inbound", options)
 
 
 def ports(lab: Lab) -> dict[int, str]:

@@ -373,9 +373,12 @@ def newest_shadow(node: Node) -> Shadow:
 
 
 @contextmanager
-def capture(lab: Lab, interface: str, pcap: Path, expression: str) -> Iterator[None]:
+def capture(
+    lab: Lab, interface: str, pcap: Path, expression: str, options: Sequence[str] = ()
+) -> Iterator[None]:
     """tcpdump on the switch."""
-    argv = ["tcpdump", "-i", interface, "--immediate-mode", "-U", "-n", "-w", str(pcap), expression]
+    argv = ["tcpdump", "-i", interface, *options, "--immediate-mode", "-U", "-n"]
+    argv += ["-w", str(pcap), expression]
     with lab.exec("lan", argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
         assert process.stderr is not None
         while b"listening on" not in process.stderr.readline():

@@ -20,10 +20,13 @@ from tests.bgp_updates import Route, Said, announce, message
 from tests.unit.test_bgp_rib import FIELDS, MALFORMED
 from tests.unit.test_bgpfront_session import (
     DAEMON,
+    FEW_ROUTES,
+    KINDS,
     OTHERS,
     PEER,
     ROUTES,
     Speaker,
+    said_in_kind,
     said_of,
 )
 
@@ -375,21 +378,13 @@ class Life(RuleBasedStateMachine):
         self.pair = Pair()
         self.pair.open()
 
-    routes = st.sampled_from([*ROUTES[:6], *OTHERS[:3]])
-    kinds = st.integers(0, 2)
-
-    def _said(self, route: Route, kind: int) -> Said | None:
-        said = said_of(route)
-        more = (*said.attributes, (0x80, 99, bytes(kind)))
-        return replace(said, attributes=more) if kind else None
-
-    @rule(route=routes, kind=kinds)
+    @rule(route=FEW_ROUTES, kind=KINDS)
     def daemons_say(self, route: Route, kind: int) -> None:
-        self.pair.say(route, self._said(route, kind))
+        self.pair.say(route, said_in_kind(route, kind))
 
-    @rule(route=routes, kind=kinds)
+    @rule(route=FEW_ROUTES, kind=KINDS)
     def peer_says(self, route: Route, kind: int) -> None:
-        self.pair.peer.say(route, self._said(route, kind))
+        self.pair.peer.say(route, said_in_kind(route, kind))
 
     @rule(size=st.integers(1, 200), times=st.integers(1, 20))
     def move(self, size: int, times: int) -> None:

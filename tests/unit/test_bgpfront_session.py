@@ -515,6 +515,17 @@ def test_what_a_daemon_says_to_one_peer_waits_while_it_restarts_the_session_with
     assert one.peer.repeated == other.peer.repeated == 0
 
 
+FEW_ROUTES = st.sampled_from([*ROUTES[:6], *OTHERS[:3]])
+KINDS = st.integers(0, 2)
+
+
+def said_in_kind(route: Route, kind: int) -> Said | None:
+    """One of a few things to say of it; of kind 0: that it is gone."""
+    said = said_of(route)
+    more = (*said.attributes, (0x80, 99, bytes(kind)))
+    return replace(said, attributes=more) if kind else None
+
+
 class Life(RuleBasedStateMachine):
     """Routes come and go on both ends while the daemon does, in pieces of any size."""
 
@@ -523,21 +534,13 @@ class Life(RuleBasedStateMachine):
         self.rig = Rig()
         self.rig.open()
 
-    routes = st.sampled_from([*ROUTES[:6], *OTHERS[:3]])
-    kinds = st.integers(0, 2)
-
-    def _said(self, route: Route, kind: int) -> Said | None:
-        said = said_of(route)
-        more = (*said.attributes, (0x80, 99, bytes(kind)))
-        return replace(said, attributes=more) if kind else None
-
-    @rule(route=routes, kind=kinds)
+    @rule(route=FEW_ROUTES, kind=KINDS)
     def daemon_says(self, route: Route, kind: int) -> None:
-        self.rig.daemon.say(route, self._said(route, kind))
+        self.rig.daemon.say(route, said_in_kind(route, kind))
 
-    @rule(route=routes, kind=kinds)
+    @rule(route=FEW_ROUTES, kind=KINDS)
     def peer_says(self, route: Route, kind: int) -> None:
-        self.rig.peer.say(route, self._said(route, kind))
+        self.rig.peer.say(route, said_in_kind(route, kind))
 
     @rule(size=st.integers(1, 200), times=st.integers(1, 20))
     def move(self, size: int, times: int) -> None:
