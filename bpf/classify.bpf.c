@@ -57,13 +57,30 @@ static __always_inline void note_lan(struct prl_node *node)
         PRL_WRITE(node->lan_first_ns, now_ns);
 }
 
-/* Somebody answers a question of this node's own: it is addressed to its interface. */
-static __always_inline void note_answer(struct xdp_md *ctx, struct prl_node *node)
+/* Who is asked: one of the witnesses, where some are named, and everybody else. */
+static __always_inline int is_asked(const struct prl_node *node, const __u8 who[16])
+{
+    __u32 witnesses = PRL_READ(node->witnesses);
+    __u64 asked[2], known[2];
+
+    if (!witnesses)
+        return 1;
+    __builtin_memcpy(asked, who, sizeof(asked));
+    for (__u32 i = 0; i < PRL_WITNESSES_MAX; i++) {
+        __builtin_memcpy(known, node->witness[i], sizeof(known));
+        if (i < witnesses && known[0] == asked[0] && known[1] == asked[1])
+            return 1;
+    }
+    return 0;
+}
+
+/* `who` answers a question of this node's own: it is addressed to its interface. */
+static __always_inline void note_answer(struct xdp_md *ctx, struct prl_node *node, const __u8 who[16])
 {
     __u8 target[6];
 
-    if (PRL_READ(node->watch) == PRL_WATCH_ANSWERS && bpf_xdp_load_bytes(ctx, 0, target, 6) == 0 &&
-        is_own_mac(ctx, node, target))
+    if (PRL_READ(node->watch) == PRL_WATCH_ANSWERS && is_asked(node, who) &&
+        bpf_xdp_load_bytes(ctx, 0, target, 6) == 0 && is_own_mac(ctx, node, target))
         note_lan(node);
 }
 
@@ -167,12 +184,12 @@ __noinline int prl_classify_arp(struct xdp_md *ctx, __u32 l3)
     }
     if (other)
         return XDP_PASS;
-    if (arp.operation == bpf_htons(PRL_ARP_REPLY))
-        note_answer(ctx, node);
 
     __be32 v4;
     __builtin_memcpy(&v4, arp.sender, 4);
     prl_map_v4(key.addr, v4);
+    if (arp.operation == bpf_htons(PRL_ARP_REPLY))
+        note_answer(ctx, node, key.addr);
     addr = prl_addr_find(node, key.addr, ctx->ingress_ifindex);
     if (addr && is_heard(node, addr) && !is_own_mac(ctx, node, source))
         return judge_claim(ctx, node, addr, &key, l3 + sizeof(arp));
@@ -215,6 +232,8 @@ __noinline int prl_classify_nd(struct xdp_md *ctx, struct prl_packet *packet)
         PRL_COUNT(node->malformed);
         return -1;
     }
+    if (packet->icmp_type == PRL_ND_NEIGHBOUR_ADVERT)
+        note_answer(ctx, node, target.addr);
     addr = prl_addr_find(node, target.addr, ctx->ingress_ifindex);
     if (!addr)
         return -1;
@@ -387,9 +406,8 @@ int prl_classify(struct xdp_md *ctx)
     prl_parse(ctx, &packet, 0, 0);
     if (packet.kind == PRL_KIND_ARP)
         return prl_classify_arp(ctx, packet.l3);
-    if (packet.kind == PRL_KIND_ICMP6 &&
-        (packet.icmp_type == PRL_ND_NEIGHBOUR_ADVERT || packet.icmp_type == PRL_ICMP6_ECHO_REPLY))
-        note_answer(ctx, node);
+    if (packet.kind == PRL_KIND_ICMP6 && packet.icmp_type == PRL_ICMP6_ECHO_REPLY)
+        note_answer(ctx, node, packet.key.remote);
     if (packet.kind == PRL_KIND_ICMP6 &&
         (packet.icmp_type == PRL_ND_NEIGHBOUR_SOLICIT || packet.icmp_type == PRL_ND_NEIGHBOUR_ADVERT)) {
         int action = prl_classify_nd(ctx, &packet);

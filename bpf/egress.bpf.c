@@ -48,7 +48,8 @@ static __always_inline int is_after(__u32 a, __u32 b)
 }
 
 /* Userspace may be stopped before it has sent the claim; until then the old owner speaks. And it may be stopped or dead when
- * the other node goes on alone: where an arbiter decides, time alone ends what this node may say (L12). */
+ * the other node goes on alone, and its claim not come through: where arbiter or witnesses decide, time alone ends what this
+ * node may say (L6, L12). */
 static __always_inline int is_silent(const struct __sk_buff *skb, const struct prl_node *node, __u32 service)
 {
     __u32 silent = PRL_READ(node->silent) | PRL_READ(node->fenced);

@@ -167,6 +167,9 @@ struct prl_flow {
     __u64 gate_refused; /* unmarked segments that reached the socket's gate */
 };
 
+/* Machines on the LAN whose answers alone count, where some are named (lan.witnesses). */
+#define PRL_WITNESSES_MAX 4
+
 /* What is evidence that this node is on the LAN (L6). */
 enum prl_watch {
     PRL_WATCH_NOT = 0,
@@ -245,6 +248,9 @@ struct prl_node {
     __u32 watch; /* enum prl_watch: the two times below are wanted */
     __u64 lan_first_ns; /* first and newest frame from the LAN since userspace cleared lan_first_ns */
     __u64 lan_seen_ns;
+    __u32 witnesses; /* addresses in witness: answers from them alone are evidence; 0 = anybody's are */
+    __u32 pad3;
+    __u8 witness[PRL_WITNESSES_MAX][16]; /* v4-mapped */
     __u64 addr_bits[PRL_ADDR_BITS / 64]; /* prl_addr_bit() of every entry of prl_addrs; never cleared */
     __u64
         any_bits[PRL_ADDR_BITS / 64]; /* the same of every address as though of interface 0: whichever it is on */
@@ -255,7 +261,7 @@ struct prl_node {
     __u64 fresh_heartbeat_ns;
     __u64 word_ns; /* userspace was told by somebody that this node may speak: what first_by_ns says is past */
     __u64
-        speak_by_ns; /* where an arbiter decides: nothing is said for any service from then on; 0 = no such limit (L12) */
+        speak_by_ns; /* where arbiter or witnesses decide: nothing is said for any service from then on; 0 = no limit (L6, L12) */
     __u64 terms[PRL_TERMS_MAX]; /* of each service; they only ever grow, and outlive prld */
     /* What the other node's claims are known by: userspace writes it with each epoch, and it outlives prld. */
     __u64 claim_key[2]; /* zero = none is */
@@ -410,7 +416,7 @@ PRL_ASSERT_SIZE(struct prl_addr_key, 20);
 PRL_ASSERT_SIZE(struct prl_claimed, 48);
 _Static_assert(sizeof(struct prl_claimed) == PRL_CLAIMED_WORDS * 8, "the MAC is over all of it");
 PRL_ASSERT_SIZE(struct prl_addr, 88);
-PRL_ASSERT_SIZE(struct prl_node, 760);
+PRL_ASSERT_SIZE(struct prl_node, 832);
 PRL_ASSERT_SIZE(struct prl_inject_eth, 14);
 PRL_ASSERT_SIZE(struct prl_claim, 32);
 PRL_ASSERT_SIZE(struct prl_claim_token, 24);

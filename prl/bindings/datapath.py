@@ -320,6 +320,9 @@ class Datapath:
         for position, own in enumerate((config.lan.address, config.lan.address6)):
             if own is not None:
                 ffi.buffer(wanted.own_addr[position])[:] = mapped(own)
+        wanted.witnesses = len(config.lan.witnesses)
+        for position, witness in enumerate(config.lan.witnesses):
+            ffi.buffer(wanted.witness[position])[:] = mapped(witness)
         wanted.lan_fd, wanted.inject_fd, wanted.hold_fd = lan_fd, inject_fd, hold_fd
         error = ffi.new("char[]", lib.PRL_ERROR_BYTES)
         self._dp: Any = lib.prl_dp_open(wanted, kernel.pointer, error)

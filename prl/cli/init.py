@@ -64,6 +64,14 @@ ADDRESS = _Address()
     "--service-name", default="main", show_default=True, help="What the service is called."
 )
 @click.option(
+    "--witness",
+    "witnesses",
+    type=ADDRESS,
+    multiple=True,
+    metavar="ADDR",
+    help="A machine on the LAN that must answer a node which goes on alone; again for each.",
+)
+@click.option(
     "--arbiter",
     multiple=True,
     metavar="URL",
@@ -88,6 +96,7 @@ def init(
     other_link: IPv4Address | IPv6Address | None,
     owner: str,
     service_name: str,
+    witnesses: tuple[IPv4Address | IPv6Address, ...],
     arbiter: tuple[str, ...],
     config: Path,
     peer_config: Path | None,
@@ -118,6 +127,7 @@ def init(
         service=service_name,
         other_owns=owner == "other",
         socket_group=GROUP if _has_group() else "",
+        witnesses=witnesses,
         arbiter=arbiter,
     )
     with closing(Networks()) as networks:

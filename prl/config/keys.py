@@ -36,6 +36,7 @@ FLOWS_MAX = 131072  # PRL_FLOWS_MAX
 CPUS_MAX = 8192  # CONFIG_NR_CPUS at most
 ARBITERS_MAX = 9
 """Members of the arbiter: etcd advises against more than seven."""
+WITNESSES_MAX = 4  # PRL_WITNESSES_MAX
 PORT_MAX = 65535
 
 SECRET = {"secret": True}
@@ -70,6 +71,14 @@ class Lan(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
         IPv6Address | None, Meta(description="the other node's IPv6 address there")
     ] = None
     heartbeat_port: Annotated[Port, Meta(description="UDP port of the LAN heartbeats")] = 7078
+    witnesses: Annotated[
+        list[Address],
+        Meta(
+            description="addresses in this network of machines that are neither node, as the "
+            "gateway's: only a node that one of them answers goes on without the other node; the "
+            "same on both nodes; without any, whoever answers shows that a node is on the LAN"
+        ),
+    ] = []
 
 
 class Link(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -512,7 +521,7 @@ def schema() -> Iterator[Key]:
 
 
 def _show(default: object) -> str:
-    if default is None:
+    if default is None or getattr(default, "factory", None) is list:
         return "none"
     if isinstance(default, bool):
         return str(default).lower()
@@ -619,10 +628,34 @@ def _check(config: Config) -> None:
             not command or command[0].startswith("/"),
             f"{key}: give the program's whole path: it is run without a shell",
         )
+    _check_witnesses(config)
     _check_arbiter(config)
     _check_services(config)
     _check_routing(config)
     _check_metrics(config)
+
+
+def _check_witnesses(config: Config) -> None:
+    lan = config.lan
+    taken = {lan.address, lan.peer_address, lan.address6, lan.peer_address6}
+    taken |= {address for service in config.service for address in service.addresses}
+    _require(
+        len(lan.witnesses) <= WITNESSES_MAX,
+        f"lan.witnesses: {len(lan.witnesses)} of them; at most {WITNESSES_MAX} are asked",
+    )
+    for address in lan.witnesses:
+        _require(
+            address not in taken,
+            f"lan.witnesses: {address} is the pair's own; name a machine that is neither node",
+        )
+        _require(
+            lan.witnesses.count(address) == 1,
+            f"lan.witnesses: {address} is named twice; remove one",
+        )
+        _require(
+            lan.address6 is not None or isinstance(address, IPv4Address),
+            f"lan.witnesses: {address} cannot be asked without lan.address6; give that, too",
+        )
 
 
 def _check_arbiter(config: Config) -> None:

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,6 +39,7 @@ from prl.daemon.monitoring import inventory
 from prl.daemon.monitoring.facts import NodeView
 from prl.daemon.monitoring.hooks import Hooks
 from prl.daemon.monitoring.safety import Safety
+from prl.daemon.ownership import evidence
 from prl.daemon.ownership.adoption import Inheritance
 from prl.daemon.ownership.fencing import FenceHook
 from prl.daemon.ownership.heartbeats import Heartbeats
@@ -211,6 +213,7 @@ class Node:
             lans,
             log,
             arbiter=self._arbiter,
+            evidence=partial(evidence.known, config, host, lans),
             usable_shadows=self._shadows.usable,
             end_lost=self._shadows.end_lost,
         )
@@ -227,7 +230,7 @@ class Node:
             lost=self._on_link_lost,
         )
         attempts = Attempts(config, dp, self._link, host, log, lans)
-        self._switchover = Switchover(config, dp, self._link, lans, log, self._ownership)
+        self._switchover = Switchover(config, dp, self._link, log, self._ownership)
         self._primaries = Primaries(
             *(config, dp, self._link, log, attempts, lans),
             moves=self._switchover,
@@ -361,7 +364,11 @@ class Node:
         adopted: frozenset[int] = frozenset()
         won = False
         if self._stays:
-            former = Inheritance(config, kernel, lans, self._log, arbiter=self._arbiter)
+            former = Inheritance(
+                *(config, kernel, lans, self._log),
+                arbiter=self._arbiter,
+                evidence=partial(evidence.known, config, host, lans),
+            )
             adopted = await former.settle()
             won = former.won
             kernel.forget()

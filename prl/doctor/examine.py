@@ -13,6 +13,7 @@ from prl.doctor import (
     kernel,
     network,
     silence,
+    witnesses,
 )
 from prl.doctor.finding import Finding
 
@@ -27,6 +28,7 @@ def examine(path: Path | None) -> Iterator[Finding]:
     yield from configuration.examine(config)
     yield from interfaces.examine(config)
     yield from network.examine(config)
+    yield from witnesses.examine(config)
     yield from arbiter.examine(config)
     yield from silence.examine(config)
     yield from firewall.examine(config)

@@ -36,6 +36,7 @@ class Pair:
     """Empty: the control socket is root's alone."""
     arbiter: tuple[str, ...] = ()
     """URLs of its members; empty: there is none."""
+    witnesses: tuple[Address, ...] = ()
 
     def file(self, index: int, key: Path = config.DEFAULT_LINK_KEY) -> str:
         """The configuration of node ``index``, whose pair key is ``key``. Raises ConfigError."""
@@ -58,6 +59,8 @@ class Pair:
                 _assign("address6", str(node.address6)),
                 _assign("peer_address6", str(other.address6)),
             ]
+        if self.witnesses:
+            lines.append(_assign("witnesses", [str(address) for address in self.witnesses]))
         lines += [
             "",
             "[link]",

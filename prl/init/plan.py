@@ -51,6 +51,7 @@ class Given:
     other_owns: bool = False
     socket_group: str = ""
     arbiter: tuple[str, ...] = ()
+    witnesses: tuple[Address, ...] = ()
 
 
 @dataclass
@@ -97,6 +98,7 @@ class Plan:
         return Pair(
             *(nodes, given.service, given.addresses, owner, given.socket_group),
             arbiter=given.arbiter,
+            witnesses=given.witnesses,
         )
 
     # -- the LAN

@@ -115,6 +115,7 @@ class Lab:
         plain_link: bool = False,
         arbiter: Sequence[str] = (),
         arbiter_policy: str = "stop",
+        witnesses: Sequence[str] = (),
     ) -> None:
         """Build the network and start prld on both nodes; return when both serve.
 
@@ -124,7 +125,7 @@ class Lab:
         with ``vrf`` in a VRF of its own; with ``metrics`` each node serves them on METRICS_PORT of
         its address on the LAN; ``hooks`` are commands by the names of docs/hooks.md; with
         ``plain_link`` the nodes talk in clear; ``arbiter`` are the endpoints of one, which the lab
-        does not build.
+        does not build; ``witnesses`` are addresses on the LAN.
 
         Raises:
             LabError: it is up already, or could not be brought up; nothing is left of it then.
@@ -146,6 +147,7 @@ class Lab:
             plain_link=plain_link,
             arbiter=arbiter,
             arbiter_policy=arbiter_policy,
+            witnesses=witnesses,
         )
         taken = LabError(
             f"lab {self.name} is up already, or a crash left a part of it: "

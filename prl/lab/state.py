@@ -37,6 +37,7 @@ class Settings:
     arbiter: Sequence[str] = ()
     """Its endpoints, where there is one."""
     arbiter_policy: str = "stop"
+    witnesses: Sequence[str] = ()
 
 
 class StateDirectory:
@@ -169,6 +170,8 @@ def _node_toml(topology: Topology, node: Node, settings: Settings, socket: Path,
             _assign("address6", str(node.lan.ipv6.ip)),
             _assign("peer_address6", str(other.lan.ipv6.ip)),
         ]
+    if settings.witnesses:
+        lines.append(_assign("witnesses", list(settings.witnesses)))
     if timing := stretch.timing():
         lines += ["", "[timing]", *(_assign(name, ms) for name, ms in timing.items())]
     if settings.arbiter:

@@ -615,6 +615,28 @@ def test_an_answer_alone_shows_that_what_this_node_sends_is_heard(bench: Bench) 
         assert bench.node.lan_seen_ns > before
 
 
+def test_where_there_are_witnesses_their_answers_alone_count(bench: Bench) -> None:
+    """Two racks that are cut off from each other have neighbours on both sides (F19)."""
+    bench.node.watch = lib.PRL_WATCH_ANSWERS
+    answers = {
+        mapped(PEER4): NODE_MAC + arp(2, PEER4, NODE4)[6:],
+        mapped(PEER6): ethernet(neighbour(ADVERT, PEER6, PEER6), ETH_IP6),
+    }
+    for witness, its_answer in answers.items():
+        bench.node.witnesses = lib.PRL_WITNESSES_MAX
+        for place in range(lib.PRL_WITNESSES_MAX):
+            ffi.buffer(bench.node.witness[place])[:] = mapped(SERVICE4)
+        ffi.buffer(bench.node.witness[lib.PRL_WITNESSES_MAX - 1])[:] = witness
+        for who, frame in answers.items():
+            before = bench.node.lan_seen_ns
+            bench.receive(frame)
+            assert (bench.node.lan_seen_ns > before) == (who == witness)
+        bench.node.witnesses -= 1
+        before = bench.node.lan_seen_ns
+        bench.receive(its_answer)
+        assert bench.node.lan_seen_ns == before
+
+
 def test_a_stale_flow_opens_with_its_own_input(bench: Bench) -> None:
     bench.own(SERVICE4)
     bench.flow(1)

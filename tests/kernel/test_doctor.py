@@ -378,6 +378,24 @@ def test_lro(host: Host, tmp_path: Path) -> None:
     host.is_mended_by_what_it_says("offloads of lan0", "warning", "LRO is on")
 
 
+def test_a_witness_that_does_not_answer(host: Host) -> None:
+    far = Namespace(f"{host.place.name}-far")
+    far.create()
+    try:
+        host.sh(f"ip link set far-lan0 netns {far.name}")
+        for words in ("address add 192.0.2.1/24 dev far-lan0", "link set far-lan0 up"):
+            subprocess.run(["ip", "-n", far.name, *words.split()], check=True, timeout=TIMEOUT_S)
+        lan = 'interface = "lan0"\n'
+        both = f'{lan}witnesses = ["192.0.2.1", "192.0.2.2"]\n'
+        host.config.write_text(host.config.read_text().replace(lan, both, 1))
+        checks = host.doctor()[1]
+        host.finds("witness 192.0.2.2", "warning", "does not answer")
+    finally:
+        far.remove()
+    assert checks["witness 192.0.2.1"]["found"] == "answers"
+    assert checks["who decides when the nodes lose each other"]["verdict"] == "ok"
+
+
 def test_ports_that_somebody_has(host: Host) -> None:
     code = (
         "import socket, signal; udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM);"

@@ -4,9 +4,11 @@ It runs in its own time behind the datapath's events, and can be late.
 """
 
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from prl.daemon.link.hello import ServiceState, settle
+from prl.daemon.ownership.probe import DEAF_ROUNDS_MAX, Answers
 from tests.sim.arbiter import Asker
 from tests.sim.core import MASK, MS
 from tests.sim.tcp import Session, ViolationError
@@ -291,14 +293,42 @@ class Control:
             self._take_what_is_free()
 
     def _take_what_is_free(self) -> None:
+        mine = [n for n, first in enumerate(self.world.first_owner) if first == self.node.index]
+        self._probe_round(Answers(mine))
+
+    def _probe_round(self, count: Answers[int], *, heard: bool = True) -> None:
+        """What is sent in it arrives at once, or not at all."""
         node = self.node
-        for service, first in enumerate(self.world.first_owner):
-            if first != node.index or self.settled or not node.has_lan:
-                continue
-            if self._state(service) == NONE and not self._is_answered(service):
-                node.host.node.terms[service] += 1
-                self._set_service(service, OWNER)
-                self.world.count("started alone")
+        if not node.runs or node.asleep:
+            node.later(MS, partial(self._probe_round, count, heard=heard))
+        elif self.settled:
+            return
+        elif not (asked := count.begin(heard=heard)):
+            self._take(set(self._mine_unowned()) - count.users)
+            if count.users:
+                node.later(START_WAIT_NS, self._start_alone)
+        elif count.deaf == DEAF_ROUNDS_MAX:
+            self.world.count("did not begin: nobody on the LAN answers")
+            node.later(START_WAIT_NS, self._start_alone)
+        else:
+            for service in asked:
+                count.hear(service if self._is_answered(service) else None)
+            heard = self.world.is_heard_on_lan(node)
+            node.later(PROBE_NS, partial(self._probe_round, count, heard=heard))
+
+    def _mine_unowned(self) -> list[int]:
+        node = self.node
+        return [
+            service
+            for service, first in enumerate(self.world.first_owner)
+            if first == node.index and self._state(service) == NONE
+        ]
+
+    def _take(self, services: set[int]) -> None:
+        for service in sorted(services):
+            self.node.host.node.terms[service] += 1
+            self._set_service(service, OWNER)
+            self.world.count("started alone")
 
     # -- silence and doubt: L6
 
@@ -347,7 +377,7 @@ class Control:
     def _probed(self, service: int) -> None:
         """Nobody but the new owner would answer."""
         node, other = self.node, self.node.other
-        if not node.runs or node.asleep or not node.has_lan:
+        if not node.runs or node.asleep or not self.world.is_heard_on_lan(node):
             return
         taken = other.address(service) == OWNER
         in_doubt = self.lib.sim_move(node.host, service).state == self.lib.PRL_MOVE_DOUBT

@@ -29,6 +29,7 @@ class Faults:
 
     def __init__(self, world: "World") -> None:
         self.world = world
+        self._heals = True
         self.delay_ns = 0
         self.returning: set[int] = set()
         chance = world.random
@@ -36,7 +37,7 @@ class Faults:
         for _ in range(chance.choice([1, 2, 2, 3, 4, 6])):
             at_ns = chance.randint(FAULTS_FROM_NS, FAULTS_TO_NS - 50 * MS)
             world.at(at_ns, self._strike)
-        world.at(FAULTS_TO_NS, self._heal_all)
+        world.at(FAULTS_TO_NS + world.long_ns, self._heal_all)
 
     def _strike(self) -> None:
         world, chance = self.world, self.world.random
@@ -91,7 +92,7 @@ class Faults:
 
     def _parted(self, node: "Node", for_ns: int) -> None:
         """Two racks: the cables between them are cut, and each has neighbours and peers."""
-        if not self.world.arbitrated or self.world.leases:
+        if not (self.world.arbitrated or self.world.witnessed) or self.world.leases:
             return  # both would go on (docs/arbiter.md)
         self.world.parted = True
         self._cut(node, for_ns)
@@ -285,9 +286,15 @@ class Faults:
             self.world.count("prld restarted")
             node.start_prld()
 
+    def put_nothing_right(self) -> None:
+        """What is broken stays so."""
+        self._heals = False
+
     def _heal_all(self) -> None:
         """From now on nothing new goes wrong, and all that can be is put right."""
         world = self.world
+        if not self._heals:
+            return
         self.delay_ns = 0
         world.join()
         world.store.reached, world.store.loss = [True, True], 0.0

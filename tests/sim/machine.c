@@ -286,7 +286,7 @@ static bool is_owned(const struct prl_host *host, const struct prl_addr *addr)
     return addr->state == PRL_ADDR_OWNER && !(host->node.fenced >> addr->service & 1);
 }
 
-/* Where an arbiter decides, time alone ends what a node may say (L12). */
+/* Where arbiter or witnesses decide, time alone ends what a node may say (L6, L12). */
 static bool is_out_of_word(const struct prl_host *host)
 {
     return host->node.speak_by_ns && host->clock_ns > host->node.speak_by_ns;

@@ -118,6 +118,13 @@ MUTANTS = (
         ("parted", "pause", "prld killed"),
     ),
     Mutant(
+        "the kernel does not know until when a witness was heard",
+        "core/ownership.c",
+        "    if (!owner->config.witnessed || !replaceable_ns)",
+        "    if (true)",
+        ("parted", "pause", "prld killed"),
+    ),
+    Mutant(
         "the kernel is not told that the owner is silent",
         "node/ownership.c",
         "__atomic_store_n(&dp->node->silent, dp->owner.silent_mask, __ATOMIC_RELEASE);",

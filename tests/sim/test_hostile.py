@@ -4,17 +4,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.sim.build import product
-from tests.sim.test_situations import SEED, Calm
-from tests.sim.world import watch
+from tests.sim.test_situations import Calm, calm_world
 
 
 @pytest.fixture
 def world() -> Iterator[Calm]:
-    calm = Calm(SEED, product(), faults=("slow reader",))
-    watch(calm)
-    yield calm
-    calm.close()
+    with calm_world() as calm:
+        yield calm
 
 
 @pytest.mark.parametrize(("other_half", "generation"), [(False, 1), (True, 0)])

@@ -17,7 +17,11 @@ STOP_NS = 60 * MS
 
 
 class Calm(World):
-    """A world in which nothing goes wrong by itself."""
+    """A world in which nothing goes wrong by itself, nor is put right."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed, product(), faults=("slow reader",))
+        self.faults.put_nothing_right()
 
     def until(self, what: Callable[[], bool]) -> None:
         """Let it go on; what does not come within a second never does."""
@@ -29,7 +33,7 @@ class Calm(World):
 
 @contextmanager
 def calm_world() -> Iterator[Calm]:
-    calm = Calm(SEED, product(), faults=("slow reader",))
+    calm = Calm(SEED)
     watch(calm)
     try:
         yield calm
@@ -187,3 +191,28 @@ def test_who_gives_a_service_away_counts_that(world: Calm) -> None:
     assert [int(node.host.node.terms[service]) for node in (owner, standby)] == [
         term + 1 for term in terms
     ]
+
+
+def both_speak(world: Calm, service: int) -> bool:
+    return all(node.could_speak(service) for node in world.nodes)
+
+
+@pytest.mark.parametrize("back_ms", [310, 390, 450, 550, 620, 700, 900])
+def test_a_machine_that_boots_off_the_lan_does_not_begin_beside_its_successor(
+    world: Calm, back_ms: int
+) -> None:
+    """That nobody answers says nothing of a LAN that no probe has reached (F18)."""
+    owner, standby = protected(world)
+    service = world.sessions[0].service
+    world.cut = [True, True]
+    owner.power_off()
+    world.until(lambda: standby.could_speak(service))
+    owner.boot()
+    owner.host.lan_cut = 1
+    booted_ns = world.now_ns
+    world.until(lambda: world.now_ns > booted_ns + back_ms * MS)
+    owner.mend_lan()
+    end_ns = world.now_ns + 900 * MS
+    world.until(lambda: world.now_ns > end_ns or both_speak(world, service))
+    assert not both_speak(world, service)
+    assert standby.could_speak(service)

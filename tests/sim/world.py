@@ -18,6 +18,8 @@ from tests.sim.tcp import BUFFER_BYTES, BURST_MAX, RTO_NS, SEGMENT_MAX, Session
 END_NS = 1500 * MS
 PATIENT_END_NS = 3000 * MS
 CALM_NS = END_NS - 200 * MS
+LONG_NS = 600 * MS
+"""So much later is all put right in some seeds: a node has time to boot, to ask and to begin."""
 """From here on, who speaks for a session is the node that has it for good."""
 DIAL_NS = 40 * MS
 HELLO_PATIENCE_NS = 150 * MS
@@ -112,6 +114,7 @@ class World:
         chance = random.Random(f"arbiter {self.seed}")  # pairs without one are as they were
         self.arbitrated = chance.random() < 0.3 if arbitrated is None else arbitrated
         """The pair has an arbiter (L12)."""
+        self.long_ns = LONG_NS if random.Random(f"long {self.seed}").random() < 0.15 else 0
         self.leases = int(self.arbitrated and arbitrated is None and chance.random() < 0.2)
         """While it is not reached, the lease decides."""
         stops = self.random.random() < 0.08
@@ -121,6 +124,12 @@ class World:
         """The LAN is in two pieces: a node, neighbours and peers in each."""
         self.peer_side = chance.randint(0, 1)
         """Where the peers of the sessions are then."""
+        chance = random.Random(f"witness {self.seed}")  # pairs without one are as they were
+        self.witness_side = chance.randint(0, 1)
+        """Where the witness is then, if there is one (F19)."""
+        self.witnessed = not self.arbitrated and chance.random() < 0.15
+        if self.witnessed and self.fault_kinds == KINDS:
+            self.fault_kinds = (*KINDS, *("parted" for _ in range(4)))
         if self.arbitrated and self.fault_kinds == KINDS:
             self.fault_kinds = KINDS + ARBITER_KINDS
 
@@ -182,6 +191,9 @@ class World:
         config.lif[0].mac = b"\2\2\2\2\2\2"
         mapped = bytes(10) + b"\xff\xff\xc0\0\2"
         ffi.buffer(config.own_addr[0])[:] = mapped + bytes([10 + index])
+        if self.witnessed:
+            config.witnesses = 1
+            ffi.buffer(config.witness[0])[:] = mapped + bytes([1])
         for service in range(len(self.first_owner)):
             config.address[service].service = service
             ffi.buffer(config.address[service].addr)[:] = mapped + bytes([100 + service])
@@ -259,11 +271,16 @@ class World:
         if any(trailer) and self.with_macs:
             self.stranger.hears(sender, service, trailer)
 
+    def is_heard_on_lan(self, node: Node) -> bool:
+        """Whether somebody there answers what it asks now; there are neighbours everywhere."""
+        cut_off = self.witnessed and self.parted and node.index != self.witness_side
+        return node.has_lan and not cut_off
+
     def ask(self, sender: Node) -> None:
         """Somebody on the LAN answers, if it is there."""
 
         def answered() -> None:
-            if sender.hears_lan:
+            if sender.hears_lan and self.is_heard_on_lan(sender):
                 sender.lib.sim_answered(sender.host)
 
         self.at(self.now_ns + MS // 2, sender.receive, answered)
@@ -399,7 +416,7 @@ class World:
             session.rcv_nxt, session.out_ns = end, self.now_ns
             if fin:
                 session.over = session.over or "fin"
-        if self.now_ns > CALM_NS:
+        if self.now_ns > CALM_NS + self.long_ns:
             session.heard.add(node.index)
 
     def is_alone(self, node: Node) -> bool:
@@ -417,7 +434,8 @@ class World:
         """To the end. Raises ViolationError."""
         watch(self)
         try:
-            while self._events[0][0] <= (PATIENT_END_NS if self.patient else END_NS):
+            end_ns = (PATIENT_END_NS if self.patient else END_NS) + self.long_ns
+            while self._events[0][0] <= end_ns:
                 self.step()
             self.checker.end()
             self._sum_up()

@@ -456,7 +456,7 @@ def test_a_node_that_was_owner_asks_again_before_it_gives_its_sessions_up() -> N
     arbiter: Any = SimpleNamespace(start=start, falls_back=False)
     nothing: Any = None
     config = config_with(arbiter=f'endpoints = ["http://a:1"]\n{PAIR}')
-    former = Inheritance(config, nothing, nothing, nothing, arbiter=arbiter)
+    former = Inheritance(*(config, nothing, nothing, nothing), arbiter=arbiter, evidence=nothing)
     assert asyncio.run(former._is_alone())
     assert former.won
     assert not answers

@@ -60,6 +60,10 @@ def test_a_good_file_is_understood_with_its_defaults() -> None:
     [
         ('node = "re0"', "", "node", "is missing"),
         ("index = 0", "index = 2", "index", "<= 1"),
+        ('"lan0"', '"lan0"\nwitnesses = ["192.0.2.11"]', "lan.witnesses", "the pair's own"),
+        ('"lan0"', '"lan0"\nwitnesses = ["192.0.2.100"]', "lan.witnesses", "the pair's own"),
+        ('"lan0"', '"lan0"\nwitnesses = ["192.0.2.1", "192.0.2.1"]', "lan.witnesses", "twice"),
+        ('"lan0"', '"lan0"\nwitnesses = ["::1", "::2", "::3", "::4", "::5"]', "lan.witnesses", "5"),
         ("index = 0", 'index = "0"', "index", "Expected `int`"),
         ("index = 0", "index = 0\nfoo = 1", "foo", "no such key"),
         ('"lan0"', '"lan0"\nfoo = 1', "lan.foo", "no such key"),

@@ -119,6 +119,18 @@ def test_timing_of_one_that_the_other_s_does_not_cover_is_refused(
         hello.check(other, hello.decode(received(own)))
 
 
+def test_both_nodes_name_the_same_witnesses() -> None:
+    """Each by one of its own, both would go on (F19)."""
+    own, same, other = (
+        greet(f"re{number > 0:d}", int(number > 0), service(witnesses=names))
+        for number, names in enumerate((("a", "b"), ("b", "a"), ("c",)))
+    )
+    assert hello.check(own, same) == 1
+    for one, two in ((own, other), (own, greet("re1", 1))):
+        with pytest.raises(HelloError, match=r"lan\.witnesses: "):
+            hello.check(one, two)
+
+
 def test_timing_that_differs_may_do_and_an_earlier_node_says_nothing_of_it() -> None:
     own = change(greet("re0", 0), timing=timing())
     longer = change(greet("re1", 1), timing=timing(takeover_ms=399, hold_ms=1000))

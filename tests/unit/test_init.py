@@ -154,6 +154,13 @@ def test_what_makes_no_sense_is_refused(changes: dict[str, object], words: str) 
         Plan(given(**changes), FakeKernel(LAN, LINK), resolve).pair()
 
 
+def test_witnesses_are_written_for_both() -> None:
+    names = (ip_address("192.0.2.1"), ip_address("2001:db8::1"))
+    plan = Plan(given(other="re1", witnesses=names), FakeKernel(LAN, LINK), resolve)
+    for one in files_of(plan.pair()):
+        assert one.lan.witnesses == list(names)
+
+
 def test_the_files_are_checked_before_they_are_written() -> None:
     pair = Plan(
         given(other="re1", addresses=(ip_address("192.0.2.11"),)), FakeKernel(LAN, LINK), resolve

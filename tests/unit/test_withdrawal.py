@@ -24,6 +24,7 @@ from prl.daemon.host.upkeep import Upkeep
 from prl.daemon.link.hello import ServiceState
 from prl.daemon.link.link import Link
 from prl.daemon.ownership import ownership, probe
+from prl.daemon.ownership.evidence import Evidence
 from prl.daemon.ownership.ownership import Ownership
 from prl.daemon.ownership.switchover import Switchover
 from prl.daemon.ownership.withdrawal import MOVE_AGAIN_S, Withdrawal
@@ -168,9 +169,14 @@ class Node:
         self.failures: list[BaseException] = []
         datapath, host = cast(Datapath, self.dp), cast(Host, self.host)
         lans = Instances(self.config, [LAN])
+
+        async def evidence() -> Evidence:
+            return Evidence(self.config, LAN, ())
+
         self.ownership = Ownership(
             *(self.config, datapath, lans, self.log),
             arbiter=None,
+            evidence=evidence,
             usable_shadows=lambda _: 0,
             end_lost=lambda _: 0,
         )

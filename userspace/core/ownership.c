@@ -85,11 +85,24 @@ bool prl_owner_never_opens(const struct prl_owner *owner)
     return owner->config.policy_stop || (arbiter->answer_ns && !arbiter->leases);
 }
 
+/* When the LAN was heard, or began to be listened to. */
+static uint64_t lan_heard_ns(const struct prl_owner *owner)
+{
+    return owner->last_frame_ns > owner->unsure_ns ? owner->last_frame_ns : owner->unsure_ns;
+}
+
 uint64_t prl_owner_speak_by_ns(const struct prl_owner *owner)
 {
-    if (!prl_arbiter_rules(&owner->arbiter) || prl_arbiter_is_won(&owner->arbiter))
+    uint64_t replaceable_ns = prl_owner_replaceable_ns(owner);
+    uint64_t present_ns = lan_heard_ns(owner) + presence_ns(owner);
+
+    if (prl_arbiter_is_won(&owner->arbiter))
         return 0;
-    return owner->word_ns + owner->config.suspect_ns;
+    if (prl_arbiter_rules(&owner->arbiter))
+        return owner->word_ns + owner->config.suspect_ns;
+    if (!owner->config.witnessed || !replaceable_ns)
+        return 0;
+    return replaceable_ns > present_ns ? replaceable_ns : present_ns;
 }
 
 uint64_t prl_owner_takeover_until_ns(const struct prl_owner *owner)
@@ -360,7 +373,7 @@ static uint32_t judge_word(struct prl_owner *owner, uint64_t now_ns)
 static uint32_t judge_presence(struct prl_owner *owner, uint64_t now_ns)
 {
     uint64_t replaceable_ns = prl_owner_replaceable_ns(owner);
-    uint64_t heard_ns = owner->last_frame_ns > owner->unsure_ns ? owner->last_frame_ns : owner->unsure_ns;
+    uint64_t heard_ns = lan_heard_ns(owner);
 
     if (prl_arbiter_rules(&owner->arbiter))
         return judge_word(owner, now_ns);

@@ -79,6 +79,7 @@ struct prl_owner_config {
     uint64_t late_ns;     /* own tick later than this: the detector was not running (L3) */
     uint32_t services;
     uint32_t policy_stop; /* 1: the primary never opens by itself (L5); agreed in HELLO */
+    uint32_t witnessed; /* 1: of two nodes that are cut off from each other, one alone hears the LAN (L6) */
     struct prl_arbiter_config arbiter;
 };
 

@@ -52,6 +52,8 @@ enum prl_poll_mode {
 
 struct prl_dp_config {
     uint8_t own_addr[2][16]; /* this node's own addresses on the LAN, IPv4 (mapped) and IPv6; zero = none */
+    uint32_t witnesses; /* in witness; 0 = whoever answers shows that this node is on the LAN (L6) */
+    uint8_t witness[PRL_WITNESSES_MAX][16]; /* v4-mapped */
     uint32_t node_index; /* 0 or 1 */
     uint32_t flows_max;
     uint32_t mode; /* enum prl_xdp_mode */

@@ -156,14 +156,46 @@ static const uint8_t *asks_from(const struct prl_dp *dp, const struct prl_dp_nei
     return neighbour->lif == 0 ? own_address(dp, prl_addr_is_v4(neighbour->addr)) : NULL;
 }
 
+/* NULL: not known, so that all are asked for it. */
+static const uint8_t *mac_of(const struct prl_dp *dp, const uint8_t addr[16])
+{
+    for (uint32_t i = 0; i < dp->announce->neighbours; i++) {
+        const struct prl_dp_neighbour *neighbour = &dp->announce->neighbour[i];
+
+        if (neighbour->lif == 0 && memcmp(neighbour->addr, addr, sizeof(neighbour->addr)) == 0)
+            return neighbour->mac;
+    }
+    return NULL;
+}
+
+static uint32_t ask_witnesses(struct prl_dp *dp)
+{
+    uint8_t frame[PRL_CRAFT_MAX];
+    uint32_t asked = 0;
+
+    for (uint32_t i = 0; i < dp->config.witnesses; i++) {
+        const uint8_t *witness = dp->config.witness[i];
+        const uint8_t *from = own_address(dp, prl_addr_is_v4(witness));
+
+        if (from)
+            asked += send_frame(
+                dp, frame, prl_packet_ask(from, dp->config.lif[0].mac, witness, mac_of(dp, witness), frame), 0);
+    }
+    return asked;
+}
+
 /* From ours: who answers hears us, and we hear the LAN. A node that knows none asks all nodes, and so does one that got no
- * answer: those that it knows may all be gone. */
+ * answer: those that it knows may all be gone. Where there are witnesses, nobody else's answer counts. */
 void dp_neighbours_ask(struct prl_dp *dp)
 {
     const uint8_t *own = own_address(dp, false), *mac = dp->config.lif[0].mac;
     uint8_t frame[PRL_CRAFT_MAX];
     uint32_t asked = 0;
 
+    if (dp->config.witnesses) {
+        dp->counters.asks_sent += ask_witnesses(dp);
+        return;
+    }
     for (uint32_t i = 0; i < dp->announce->neighbours; i++) {
         const struct prl_dp_neighbour *neighbour = &dp->announce->neighbour[i];
         const uint8_t *from = asks_from(dp, neighbour);
@@ -229,7 +261,7 @@ uint64_t dp_claims_next_ns(const struct prl_dp *dp)
 bool dp_neighbours_set(struct prl_dp *dp, const struct prl_dp_neighbour *list, uint32_t count)
 {
     struct dp_announce *announce = dp->announce;
-    bool can_ask = own_address(dp, false) != NULL;
+    bool can_ask = dp->config.witnesses || own_address(dp, false);
 
     announce->neighbours = 0;
     for (uint32_t i = 0; i < count && announce->neighbours < PRL_DP_NEIGHBOURS_MAX; i++) {

@@ -61,7 +61,7 @@ void dp_owner_keep_closed(struct prl_dp *dp)
     dp->node->policy_stop = dp->owner.config.policy_stop || dp->owner.config.arbiter.answer_ns;
 }
 
-/* L12: kept by the kernel, also while this thread does not run. */
+/* L6, L12: kept by the kernel, also while this thread does not run. */
 static void set_speak_by(struct prl_dp *dp)
 {
     __atomic_store_n(&dp->node->speak_by_ns, prl_owner_speak_by_ns(&dp->owner), __ATOMIC_RELEASE);
@@ -69,7 +69,11 @@ static void set_speak_by(struct prl_dp *dp)
 
 int dp_owner_open(struct prl_dp *dp, char *error)
 {
+    dp->config.owner.witnessed = dp->config.witnesses > 0;
     prl_owner_init(&dp->owner, &dp->config.owner, dp_clock_ns(dp));
+    prl_owner_neighbours(&dp->owner, dp_neighbours_set(dp, NULL, 0));
+    memcpy(dp->node->witness, dp->config.witness, sizeof(dp->node->witness));
+    __atomic_store_n(&dp->node->witnesses, dp->config.witnesses, __ATOMIC_RELEASE);
     dp_owner_keep_closed(dp);
     set_speak_by(dp);
     for (uint32_t service = 0; service < dp->config.owner.services; service++) {

@@ -660,17 +660,35 @@ uint32_t prl_packet_claim_arp(const uint8_t addr[16], const uint8_t mac[6], bool
     return ETH_HLEN + 28 + put_trailer(arp + 28, trailer);
 }
 
+/* The multicast group of everybody whose address ends as `target` does (RFC 4291, 2.7.1). */
+static void to_solicited_node(uint8_t *out, const uint8_t target[16])
+{
+    static const uint8_t group[13] = {0xff, 0x02, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff};
+    uint8_t *to = out + ETH_HLEN + 24;
+
+    memcpy(to, group, sizeof(group));
+    memcpy(to + sizeof(group), target + 13, 3);
+    put16(out, 0x3333);
+    memcpy(out + 2, to + 12, 4);
+}
+
 uint32_t prl_packet_ask(const uint8_t own[16], const uint8_t mac[6], const uint8_t target[16],
                         const uint8_t target_mac[6], uint8_t out[PRL_CRAFT_MAX])
 {
+    static const uint8_t everybody[ETH_ALEN] = {0xff, 0xff, 0xff, 0xff, 0xff, 0xff};
+
     if (prl_addr_is_v4(target)) {
         put_arp(out, own, mac, false, target);
-        memcpy(out, target_mac, ETH_ALEN);
+        memcpy(out, target_mac ? target_mac : everybody, ETH_ALEN);
         return ETH_HLEN + 28;
     }
     put_nd(out, ND_NS, own, mac, target);
-    memcpy(out, target_mac, ETH_ALEN);
-    memcpy(out + ETH_HLEN + 24, target, 16);
+    if (target_mac) {
+        memcpy(out, target_mac, ETH_ALEN);
+        memcpy(out + ETH_HLEN + 24, target, 16);
+    } else {
+        to_solicited_node(out, target);
+    }
     return finish_nd(out, ND_NA_BYTES + 8);
 }
 

@@ -114,7 +114,8 @@ void prl_packet_trailer(const struct prl_claimed *claimed, uint64_t mac, struct 
 void prl_packet_trailer_token(const uint8_t token[PRL_TOKEN_BYTES], struct prl_trailer *trailer);
 /* ICMPv6 echo request to all nodes, for who knows no neighbour (RFC 4443, 4.1). */
 uint32_t prl_packet_ask_all(const uint8_t own[16], const uint8_t mac[6], uint8_t out[PRL_CRAFT_MAX]);
-/* ARP request or neighbour solicitation, unicast, for a neighbour's own address: its answer is evidence (L6). */
+/* ARP request or neighbour solicitation for a neighbour's own address, to its MAC address, or to all (NULL): its answer is
+ * evidence (L6). */
 uint32_t prl_packet_ask(const uint8_t own[16], const uint8_t mac[6], const uint8_t target[16],
                         const uint8_t target_mac[6], uint8_t out[PRL_CRAFT_MAX]);
 

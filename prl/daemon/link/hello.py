@@ -57,6 +57,8 @@ class ServiceState(msgspec.Struct, frozen=True, kw_only=True):
     arbiter: str = ""
     """What the sender calls the pair in the arbiter's store, and what it does while that is not
     reached; empty: it has none."""
+    witnesses: Annotated[tuple[str, ...], Meta(max_length=16)] = ()
+    """Whose answers alone show the sender that it is on the LAN."""
     out: bool = False
     """The sender has taken itself out of it (I4): it neither stands by nor may it be given it."""
 
@@ -187,6 +189,7 @@ def check(own: Hello, other: Hello) -> int:
     for own_service, other_service in zip(own.services, other.services, strict=True):
         _check_instance(own_service, other_service, other.node)
         _check_arbiter(own_service, other_service, other.node)
+        _check_witnesses(own_service, other_service, other.node)
     if own.timing is not None and other.timing is not None:
         _check_timing(own.node, own.timing, other.node, other.timing)
         _check_timing(other.node, other.timing, own.node, own.timing)
@@ -214,6 +217,16 @@ def _check_arbiter(here: ServiceState, there: ServiceState, other: str) -> None:
             f"arbiter.pair and policy: {here.arbiter or 'no arbiter'} here, but "
             f"{there.arbiter or 'no arbiter'} on {other}; make [arbiter] the same in both "
             "configurations"
+        )
+
+
+def _check_witnesses(here: ServiceState, there: ServiceState, other: str) -> None:
+    """Of two nodes cut off from each other one alone may go on (SPEC L6)."""
+    mine, theirs = (sorted(state.witnesses) for state in (here, there))
+    if mine != theirs:
+        raise HelloError(
+            f"lan.witnesses: {', '.join(mine) or 'none'} here, but {', '.join(theirs) or 'none'} "
+            f"on {other}; make it the same in both configurations"
         )
 
 

@@ -10,13 +10,14 @@ whether it still is, and leaves it to the old rules until it knows:
     and the node was not silent for want of a word
     ─▶ the other node's lease is over: from now on it cannot take over any more; or, where there is
        an arbiter, this node may go on without the other one
-    ─▶ nobody on the LAN answers for the addresses ─▶ still OWNER
+    ─▶ nobody on the LAN answers for the addresses, and somebody answers this node ─▶ still OWNER
 A word over the link is not waited for: should the other node own it after all, HELLO settles it by
 the higher term, which outlives prld, too.
 """
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from prl.bindings.facts import Owner
@@ -25,6 +26,7 @@ from prl.config import Config
 from prl.daemon.events.log import EventLog
 from prl.daemon.host.instances import Instances
 from prl.daemon.ownership import probe
+from prl.daemon.ownership.evidence import Evidence
 from prl.endpoint import mapped
 
 if TYPE_CHECKING:
@@ -47,9 +49,10 @@ class Inheritance:
         log: EventLog,
         *,
         arbiter: "Arbiter | None",
+        evidence: Callable[[], Awaitable[Evidence]],
     ) -> None:
         self._config, self._kernel, self._lans, self._log = config, kernel, lans, log
-        self._arbiter = arbiter
+        self._arbiter, self._evidence = arbiter, evidence
         self.won = False
         """The arbiter has said so."""
 
@@ -87,7 +90,9 @@ class Inheritance:
         kept: set[int] = set()
         for number in sorted(self._owned()):
             service = self._config.service[number]
-            users = await probe.users_of(service, self._lans.interface(number), self._log)
+            users = await probe.users_of(
+                service, self._lans.interface(number), self._log, await self._evidence()
+            )
             if users is None:
                 continue
             if users:

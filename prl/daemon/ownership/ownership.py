@@ -8,7 +8,7 @@ are judged by them.
 import asyncio
 import contextlib
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
 from prl.bindings.datapath import Datapath
@@ -21,6 +21,7 @@ from prl.daemon.host.network import live_sessions
 from prl.daemon.link import hello
 from prl.daemon.link.hello import ServiceState
 from prl.daemon.ownership import probe
+from prl.daemon.ownership.evidence import Evidence
 from prl.endpoint import Address
 from prl.errors import KernelError, PrlError, UsageError
 
@@ -86,10 +87,11 @@ class Ownership:
         log: EventLog,
         *,
         arbiter: "Arbiter | None",
+        evidence: Callable[[], Awaitable[Evidence]],
         usable_shadows: Callable[[int], int],
         end_lost: Callable[[int], object],
     ) -> None:
-        self._arbiter = arbiter
+        self._arbiter, self._evidence = arbiter, evidence
         self._config, self._dp, self._instances, self._log = config, datapath, instances, log
         self._usable_shadows, self._end_lost = usable_shadows, end_lost
         self.left: set[int] = set()
@@ -126,6 +128,7 @@ class Ownership:
                 silent=(1 + status.unheard) * (status.silent_mask >> number & 1),
                 policy=self._config.policy,
                 arbiter=self._arbiter_words(),
+                witnesses=tuple(map(str, self._config.lan.witnesses)),
                 out=number in self.left and states[number] != Owner.OWNER,
             )
             for number, service in enumerate(self._config.service)
@@ -259,11 +262,19 @@ class Ownership:
             self._arbiter.won()
         return True
 
+    async def users_of(self, number: int) -> set[Address] | None:
+        """The service's addresses that somebody else on the LAN answers for, a LAN that is heard.
+
+        None: it cannot be asked, and the log says why.
+        """
+        service, lan = self._config.service[number], self._instances.interface(number)
+        return await probe.users_of(service, lan, self._log, await self._evidence())
+
     async def _take_if_free(self, number: int) -> bool:
-        service = self._config.service[number]
-        users = await probe.users_of(service, self._instances.interface(number), self._log)
+        users = await self.users_of(number)
         if users is None:
             return False
+        service = self._config.service[number]
         if self._settled.is_set() or self.state(number) != Owner.NONE or number in self.left:
             return True  # somebody decided meanwhile
         if users:
@@ -276,7 +287,7 @@ class Ownership:
             return False
         self._dp.raise_term(number, self._dp.term(number) + 1)
         self._dp.service_set(number, Owner.OWNER)
-        self.tell(number, Owner.OWNER, "nobody else answers for it")
+        self.tell(number, Owner.OWNER, "nobody else answers for it, on a LAN that does")
         return True
 
     def takeover(self, number: int, *, fenced: bool) -> None:

@@ -8,13 +8,15 @@ import asyncio
 import contextlib
 import socket
 import struct
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from ipaddress import IPv4Address, IPv6Address
+from typing import Generic, TypeVar
 
 from prl.bindings.datapath import LogicalInterface
 from prl.bindings.packet import internet_checksum
 from prl.config import Service
 from prl.daemon.events.log import EventLog
+from prl.daemon.ownership.evidence import Evidence
 from prl.endpoint import Address
 from prl.errors import KernelError
 
@@ -23,6 +25,8 @@ ANSWERS = 2
 """What shows that an address is used: answers to so many probes, or each probe's. One frame may be
 made up, and would keep an owner silent; after one the address is probed :data:`PROBES` times more,
 so that a real user's answers may get lost."""
+DEAF_ROUNDS_MAX = 20
+"""Rounds in which the LAN is not heard; then it cannot be asked."""
 PROBE_INTERVAL_S = 0.1
 """Shorter than RFC 5227 wants for a whole LAN of strangers: the owner of the address is a prl node
 or nobody."""
@@ -34,10 +38,16 @@ _FRAMES_MAX = 64  # read at a time
 _FRAME_BYTES = 128
 _ETH_BYTES, _ARP_BYTES, _ND_BYTES = 14, 28, 64
 _ND_HOPS = 255  # anything else came through a router (RFC 4861, 7.1)
+T = TypeVar("T", bound=Hashable)
 
 
-async def users(interface: LogicalInterface, addresses: Iterable[Address]) -> set[Address]:
+async def users(
+    interface: LogicalInterface, addresses: Iterable[Address], evidence: Evidence | None = None
+) -> set[Address]:
     """Those of ``addresses`` that somebody else on the LAN answers for.
+
+    With ``evidence`` only what is asked while the LAN is heard counts: that nobody answers says
+    nothing of a LAN that no probe has reached.
 
     Raises:
         KernelError: the LAN cannot be asked.
@@ -55,21 +65,24 @@ async def users(interface: LogicalInterface, addresses: Iterable[Address]) -> se
             raise KernelError(
                 f"{interface.name}: cannot be probed: {error.strerror}; is it up?"
             ) from error
-        return await _ask(sock, interface.mac, wanted)
+        with contextlib.nullcontext() if evidence is None else evidence:
+            return await _ask(sock, interface.mac, wanted, evidence)
 
 
 async def users_of(
-    service: Service, interface: LogicalInterface, events: EventLog
+    service: Service, interface: LogicalInterface, events: EventLog, evidence: Evidence
 ) -> set[Address] | None:
     """The same of a service's addresses; None: it cannot be asked, and the log says why."""
     try:
-        return await users(interface, service.addresses)
+        return await users(interface, service.addresses, evidence)
     except KernelError as error:
         events.error("probe_failed", f"service {service.name}: {error}")
         return None
 
 
-async def _ask(sock: socket.socket, mac: bytes, wanted: set[Address]) -> set[Address]:
+async def _ask(
+    sock: socket.socket, mac: bytes, wanted: set[Address], evidence: Evidence | None
+) -> set[Address]:
     count = Answers(wanted)
     loop = asyncio.get_running_loop()
 
@@ -83,7 +96,11 @@ async def _ask(sock: socket.socket, mac: bytes, wanted: set[Address]) -> set[Add
 
     loop.add_reader(sock, receive)
     try:
-        while asked := count.begin():
+        while asked := count.begin(heard=evidence is None or evidence.was_heard()):
+            if evidence is not None:
+                if count.deaf == DEAF_ROUNDS_MAX:
+                    raise KernelError(evidence.why_deaf)
+                evidence.ask()
             for address in asked:
                 with contextlib.suppress(OSError):  # a full queue or a LAN that went down
                     sock.send(probe_frame(mac, address))
@@ -93,17 +110,28 @@ async def _ask(sock: socket.socket, mac: bytes, wanted: set[Address]) -> set[Add
     return count.users
 
 
-class Answers:
+class Answers(Generic[T]):
     """Which of some addresses are used by somebody, as round after round is asked and answered."""
 
-    def __init__(self, wanted: Iterable[Address]) -> None:
-        self.users: set[Address] = set()
+    def __init__(self, wanted: Iterable[T]) -> None:
+        self.users: set[T] = set()
         self._left = dict.fromkeys(wanted, PROBES)
-        self._answered: dict[Address, int] = {}
-        self._heard: set[Address] = set()
+        self._asked: set[T] = set()
+        self._answered: dict[T, int] = {}
+        self._heard: set[T] = set()
+        self.deaf = 0
+        """Rounds that did not count."""
 
-    def begin(self) -> set[Address]:
-        """What is to be asked for in the next round; nothing: all is known."""
+    def begin(self, *, heard: bool = True) -> set[T]:
+        """What is to be asked for in the next round; nothing: all is known.
+
+        ``heard``: whether the LAN was, in the round that is over. If not, that one counts only for
+        what was answered.
+        """
+        if self._asked and not heard:
+            self.deaf += 1
+            for address in self._asked:
+                self._left[address] += 1
         for address in self._heard:
             self._answered[address] = self._answered.get(address, 0) + 1
             if self._answered[address] == ANSWERS:
@@ -113,9 +141,10 @@ class Answers:
                 self._left[address] = PROBES
         self._heard.clear()
         self._left = {address: left - 1 for address, left in self._left.items() if left}
-        return set(self._left)
+        self._asked = set(self._left)
+        return self._asked
 
-    def hear(self, address: Address | None) -> None:
+    def hear(self, address: T | None) -> None:
         """Somebody shows that he uses it; once a round counts."""
         if address in self._left:
             self._heard.add(address)

@@ -14,9 +14,7 @@ from prl.bindings.facts import Moved, Owner, Reason
 from prl.config import Config
 from prl.daemon.events.log import EventLog
 from prl.daemon.events.record import Level
-from prl.daemon.host.instances import Instances
 from prl.daemon.link.link import Link
-from prl.daemon.ownership import probe
 from prl.daemon.ownership.ownership import Ownership
 from prl.errors import NotSafeError, PrlError
 
@@ -51,14 +49,13 @@ class Switchover:
         config: Config,
         datapath: Datapath,
         link: Link,
-        instances: Instances,
         log: EventLog,
         ownership: Ownership,
     ) -> None:
         self._config, self._dp, self._link, self._log = config, datapath, link, log
-        self._instances, self._ownership = instances, ownership
+        self._ownership = ownership
         self._waiting: dict[int, asyncio.Future[Event]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._probing: dict[int, asyncio.Task[None]] = {}
 
     async def move(self, number: int, *, forced: bool = False) -> dict[str, Any]:
         """Move a service to the other node, or here when this one stands by for it.
@@ -129,13 +126,15 @@ class Switchover:
 
     def on_probe(self, event: Event) -> None:
         """PRL_EVENT_PROBE: the other's lease is over, and it is unknown whether it took over."""
-        task = asyncio.get_running_loop().create_task(self._probe(event.service))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        number = event.service
+        if number in self._probing:  # on a LAN that answers late; the event comes again
+            return
+        task = asyncio.get_running_loop().create_task(self._probe(number))
+        self._probing[number] = task
+        task.add_done_callback(lambda _: self._probing.pop(number))
 
     async def _probe(self, number: int) -> None:
-        service = self._config.service[number]
-        users = await probe.users_of(service, self._instances.interface(number), self._log)
+        users = await self._ownership.users_of(number)
         if users is not None:
             self._dp.switchover_resolve(number, taken=bool(users))
 
