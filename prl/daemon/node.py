@@ -51,6 +51,7 @@ from prl.daemon.programs.listening import Watches
 from prl.daemon.programs.processes import Processes
 from prl.daemon.requests import Requests
 from prl.daemon.session.attempt import Attempts
+from prl.daemon.session.exposed import Exposed
 from prl.daemon.session.protect import Primaries
 from prl.daemon.session.sessions import Session
 from prl.daemon.session.shadows import Shadows
@@ -231,9 +232,11 @@ class Node:
         )
         attempts = Attempts(config, dp, self._link, host, log, lans)
         self._switchover = Switchover(config, dp, self._link, log, self._ownership)
+        self._exposed = Exposed(dp, self._link, log)
         self._primaries = Primaries(
             *(config, dp, self._link, log, attempts, lans),
             moves=self._switchover,
+            exposed=self._exposed,
         )
         self._upkeep = Upkeep(
             config,
@@ -275,7 +278,7 @@ class Node:
             followers=self._followers,
             guests_may=Right[config.socket_group_may.upper()],
         )
-        self._safety = Safety(view, log)
+        self._safety = Safety(view, log, self._exposed.look)
         if (listen := config.metrics.listen) is not None:
             # Only here: it takes five megabytes.
             from prl.daemon.monitoring.exporter import Exporter  # noqa: PLC0415
@@ -482,6 +485,7 @@ class Node:
         if self._arbiter is not None:
             self._arbiter.on_link_up()
         self._shadows.announce_offers()
+        self._exposed.on_link_up()
         self._primaries.on_link_up()
 
     def _lan_ailing(self) -> str:
@@ -609,6 +613,8 @@ class Node:
                 self._neighbours.hint()
             case Message.CLOSE:
                 self._shadows.on_closed(event)
+            case Message.EXPOSED:
+                self._shadows.on_exposed(event)
             case Message.OFFER:
                 for element in wire.decode_tlvs(event.body):
                     if element.type == Tlv.ENDPOINT:

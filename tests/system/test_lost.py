@@ -5,13 +5,18 @@ Checks L8.
 
 import pytest
 
+from prl.client import Node
+from prl.lab import Lab
 from tests.system import support
-from tests.system.support import Applications, events, eventually, flows, prlctl
+from tests.system.support import Applications, Peer, events, eventually, flows, prlctl
 
 pytestmark = [
     pytest.mark.system,
     pytest.mark.needs("root", "netns", "bpf", "af_xdp", "struct_ops", "bpftool"),
 ]
+
+ALONE = 7001
+"""A port that the standby has no application for."""
 
 
 def test_of_two_sessions_one_goes_on_and_the_other_is_reset() -> None:
@@ -57,3 +62,27 @@ def test_what_nobody_has_any_more_is_reset_by_who_owns_the_service_by_agreement(
             with pytest.raises(ConnectionResetError):  # it only waits, and says nothing
                 peer.receive()
         assert "takeover" not in [event["event"] for event in events(lab, "re1")]
+
+
+def test_a_session_that_never_had_a_shadow_is_reset_by_who_takes_over() -> None:
+    """Its peer waits for the answer to what the dead node has acknowledged, and says nothing."""
+    with support.pair("exposed") as lab:
+        apps = Applications(lab, "obey")
+        listen = f"{support.service_address(4)}:{ALONE}"
+        alone = Applications(lab, "obey", nodes=["re0"], listen=listen)
+        with apps.connect() as good, Peer(lab, port=ALONE) as bad:
+            alone.expect("state", "re0", peer=bad.port, state="open")
+            assert bad.ask("is somebody there") == "is somebody there"
+            eventually("re1 knows of it", lambda: received(lab, "re1")["EXPOSED"])
+            lab.fail("re0", "power")
+            with pytest.raises(ConnectionResetError):
+                bad.receive()
+            assert good.ask("and you?") == "and you?"
+            told = [event for event in events(lab, "re1") if event["event"] == "session_lost"]
+            assert [event["facts"]["reason"] for event in told] == ["it was not protected"]
+
+
+def received(lab: Lab, node: str) -> dict[str, int]:
+    with Node(lab.state.socket(lab.topology.node(node))) as connection:
+        found: dict[str, int] = connection.request({"op": "link_show"})["received"]
+    return found

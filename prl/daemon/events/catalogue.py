@@ -152,6 +152,10 @@ HAPPENED: Final[dict[str, Kind]] = {
         _HANDLE | {"frozen_us": "how long its input waited for that"},
     ),
     "not_protected": Kind("an attempt to protect a session failed", _HANDLE),
+    "exposed_untold": Kind(
+        "more sessions are not protected than the other node is told of: peers that wait in the "
+        "rest do not hear of the end of this one"
+    ),
     "offer_refused": Kind("the other node offers more endpoints than there may be"),
     "replication_ended": Kind("a session goes on without protection", _HANDLE),
     "session_ended": Kind("a session is over, or its shadow is of no use any more", _HANDLE),

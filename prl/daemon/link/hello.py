@@ -23,6 +23,7 @@ OWN_CAPABILITIES = (
     | Capability.SWITCHOVER
     | Capability.PREPARE
     | Capability.CLAIM_MAC
+    | Capability.EXPOSED
 )
 _EPOCH_BYTES = 8
 

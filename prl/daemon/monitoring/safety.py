@@ -7,6 +7,7 @@ session without protection) only time brings about, so that a look comes every L
 import asyncio
 import contextlib
 import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -41,8 +42,11 @@ class Look:
 class Safety:
     """The last verdict, and how long sessions have been without protection."""
 
-    def __init__(self, view: NodeView, log: EventLog) -> None:
-        self._view, self._log = view, log
+    def __init__(
+        self, view: NodeView, log: EventLog, unprotected: Callable[[Iterable[Session]], object]
+    ) -> None:
+        """``unprotected`` is told what each look finds."""
+        self._view, self._log, self._unprotected = view, log, unprotected
         self._since: dict[Session, float] = {}
         self._changed = asyncio.Event()
         self._told: str | None = None
@@ -59,6 +63,7 @@ class Safety:
             began_s = time.monotonic()
             self.last = self._look()
             self._tell(self.last.verdict)
+            self._unprotected(self._since)
             took_s = time.monotonic() - began_s
             await asyncio.sleep(max(AT_ONCE_S, took_s * LOOKS_SHARE))
             with contextlib.suppress(TimeoutError):

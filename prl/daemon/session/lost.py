@@ -1,9 +1,10 @@
 """Sessions of the other node's that could not go on here: ended for a stated reason, none hangs.
 
-A shadow that is void is discarded silently while its session lives elsewhere (SPEC L8). Should this
-node take the service over, nobody has the session any more. Its peer hears so at once, even if it
-only waits: a SYN makes it answer with what it believes in (RFC 5961, 4.2), and as nobody here knows
-of that, the kernel resets it with the right number.
+A shadow that is void is discarded silently while its session lives elsewhere (SPEC L8), and of what
+never had one the other node tells (exposed.py). Should this node take the service over, nobody has
+the session any more. Its peer hears so at once, even if it only waits: a SYN makes it answer with
+what it believes in (RFC 5961, 4.2), and as nobody here knows of that, the kernel resets it with the
+right number.
 """
 
 import asyncio
@@ -29,15 +30,18 @@ _IPV6: Final = 6
 
 
 class Lost:
-    """The sessions whose shadows here are void, and why, until there is a new snapshot."""
+    """The sessions that have no good shadow here, and why, until there is a new snapshot."""
 
     def __init__(self, config: Config, instances: Instances, log: EventLog) -> None:
         self._config, self._instances, self._log = config, instances, log
         self._why: dict[Tuple, tuple[int, str]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
+    def __contains__(self, ends: Tuple) -> bool:
+        return ends in self._why
+
     def add(self, ends: Tuple, service: int, why: str) -> None:
-        """The shadow of a session is void."""
+        """A session has no good shadow."""
         self._why.pop(ends, None)
         self._why[ends] = (service, why)
         if len(self._why) > LOST_MAX:
@@ -47,6 +51,10 @@ class Lost:
         """There is a new shadow, or the session has ended."""
         self._why.pop(ends, None)
 
+    def forget_all(self, why: str) -> None:
+        """What was added for this reason is not known any more."""
+        self._why = {ends: known for ends, known in self._why.items() if known[1] != why}
+
     def end_all(self, service: int) -> int:
         """This node has taken the service over: end them, and say why; returns how many."""
         lost = [(ends, why) for ends, (number, why) in self._why.items() if number == service]
@@ -54,7 +62,7 @@ class Lost:
             del self._why[ends]
             self._log.error(
                 "session_lost",
-                f"{ends}: its shadow was void ({why}): if it still lives, its peer is reset",
+                f"{ends}: it has no good shadow here ({why}): if it still lives, its peer is reset",
                 local=ends.service_end,
                 remote=ends.peer_end,
                 reason=why,

@@ -24,6 +24,7 @@ from prl.daemon.host.instances import Instances
 from prl.daemon.link.link import Link
 from prl.daemon.session.attempt import Attempts
 from prl.daemon.session.cloning import shared_address, shared_port
+from prl.daemon.session.exposed import Exposed
 from prl.daemon.session.orphans import Moves, Orphans
 from prl.daemon.session.retries import RETRY_MAX_S, RETRY_MIN_S, Retries
 from prl.daemon.session.sessions import Mending, Session
@@ -63,9 +64,10 @@ class Primaries:
         attempts: Attempts,
         instances: Instances,
         moves: Moves,
+        exposed: Exposed,
     ) -> None:
         self._config, self._dp, self._link, self._log = config, datapath, link, log
-        self._instances = instances
+        self._instances, self._exposed = instances, exposed
         self._attempts, self._retries = attempts, Retries()
         self._orphans = Orphans(
             log,
@@ -413,6 +415,7 @@ class Primaries:
 
     def demote(self, session: Session) -> None:
         """The other node has the session: end ours behind the silence (L8)."""
+        self._exposed.leave(session)
         self._forget(session, "demoted")
         with contextlib.suppress(DatapathError):  # its application has closed it, and so have we
             _end(session, self._socket(session))

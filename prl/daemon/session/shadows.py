@@ -30,7 +30,7 @@ from prl.daemon.events.log import EventLog
 from prl.daemon.host.conntrack import Conntrack
 from prl.daemon.host.instances import Instances
 from prl.daemon.host.network import NUD_PERMANENT, NUD_REACHABLE, NUD_STALE, Host, NextHop
-from prl.daemon.session import boundary, cloning, transfer
+from prl.daemon.session import boundary, cloning, exposed, transfer
 from prl.daemon.session.lost import Lost
 from prl.daemon.session.prepared import Coming, PreparedSockets
 from prl.daemon.session.sessions import Session
@@ -50,6 +50,7 @@ NEIGHBOURS_MAX = 4096
 """Next hops that are entered as neighbours for the other node's sessions, at most."""
 HOPS_SHARED = 1024
 """Next hops of which shadows share one object; the others have their own."""
+_EXPOSED = "it was not protected"
 _END_AT_CLOSE = struct.pack("=ii", 1, 0)  # struct linger: on, no time
 _NO_LINGER = struct.pack("=ii", 0, 0)
 
@@ -559,6 +560,29 @@ class Shadows:
             pass
         finally:
             end_silently(sock)
+
+    def on_exposed(self, event: Event) -> None:
+        """The other node tells of sessions that it alone has, or had."""
+        try:
+            told = exposed.decode(event.body)
+            here, over = (
+                [(one.tuple_in(self._config), one.service) for one in some]
+                for some in (told.here, told.over)
+            )
+        except exposed.MalformedError as error:
+            self._dp.link_drop(str(error))
+            return
+        if told.anew:
+            self._lost.forget_all(_EXPOSED)
+        for ends, _ in over:
+            self._lost.forget(ends)
+        missed = [known for known in here if not self._dp.flow_of(known[0])]
+        for ends, service in missed:
+            if ends not in self._lost:  # else it is known better why
+                self._lost.add(ends, service, _EXPOSED)
+        for service in {service for _, service in missed}:
+            if self._dp.service_state(service) == Owner.OWNER:  # its former owner tells
+                self._lost.end_all(service)
 
     def end_lost(self, service: int) -> int:
         """A service was taken over: end the sessions that cannot go on; returns how many."""
