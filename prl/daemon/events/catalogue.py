@@ -165,7 +165,7 @@ HAPPENED: Final[dict[str, Kind]] = {
             "handle": "the session, if it was this node's",
             "local": "else the service's end,",
             "remote": "the peer's end,",
-            "reason": "and why its shadow was void",
+            "reason": "and why it had no good shadow",
         },
     ),
     "session_aborted": Kind("its application could not continue it", _HANDLE),
