@@ -7,7 +7,9 @@ descriptors. So there is one look at a time, and who asks meanwhile is answered 
 import asyncio
 import os
 import time
-from collections.abc import Collection
+from array import array
+from bisect import bisect_left
+from collections.abc import Collection, Iterable
 from typing import Final, NamedTuple
 
 from prl.kernel import descriptors, procfs
@@ -70,11 +72,34 @@ LOOK_SHARE: Final = 10
 looking is never more than this part of what protecting many sessions takes."""
 
 
+_PID_BITS: Final = 22
+"""PID_MAX_LIMIT of the kernel is 1 << 22 (include/linux/threads.h)."""
+
+
+class Held:
+    """Which processes have which sockets: eight bytes for each descriptor.
+
+    There may be very many, and a look is thrown away soon: a dictionary of lists would take fifty
+    times as much, in pieces among which the sessions' own objects lie.
+    """
+
+    def __init__(self, found: Iterable[tuple[int, int]]) -> None:
+        """``found``: pairs of an inode and a process that has it."""
+        self._keys = array("Q", sorted(inode << _PID_BITS | pid for inode, pid in found))
+
+    def by(self, inode: int) -> list[int]:
+        """The processes that have the socket, each once."""
+        first = bisect_left(self._keys, inode << _PID_BITS)
+        behind = bisect_left(self._keys, (inode + 1) << _PID_BITS)
+        mask = (1 << _PID_BITS) - 1
+        return list(dict.fromkeys(key & mask for key in self._keys[first:behind]))
+
+
 class SocketHolders:
     """Who has which socket now; what is asked at about the same time shares a look."""
 
     def __init__(self) -> None:
-        self._found: dict[int, list[int]] = {}
+        self._held = Held(())
         self._began_s = self._good_until_s = 0.0
         self._lock = asyncio.Lock()
 
@@ -82,31 +107,29 @@ class SocketHolders:
         """The processes that have the socket, prld left out. Raises OSError: there is no /proc."""
         asked_s = time.monotonic()
         async with self._lock:
-            is_known = inode in self._found and asked_s <= self._good_until_s
+            is_known = asked_s <= self._good_until_s and self._held.by(inode)
             if not is_known and self._began_s < asked_s:
                 await self._look()
-            return self._found.get(inode, [])
+            return self._held.by(inode)
 
     async def _look(self) -> None:
         self._began_s = time.monotonic()
-        self._found = await asyncio.to_thread(sockets_of_processes)
+        self._held = await asyncio.to_thread(sockets_of_processes)
         lasts_s = LOOK_SHARE * (time.monotonic() - self._began_s)
         self._good_until_s = time.monotonic() + lasts_s
         asyncio.get_running_loop().call_later(lasts_s, self._forget)
 
     def _forget(self) -> None:
-        """There may be very many."""
         if time.monotonic() >= self._good_until_s:
-            self._found = {}
+            self._held = Held(())
 
 
-def sockets_of_processes() -> dict[int, list[int]]:
-    """Which processes have each socket of the host, by its inode, this process left out."""
-    found: dict[int, list[int]] = {}
+def sockets_of_processes() -> Held:
+    """Which processes have each socket of the host, this process left out."""
     own = os.getpid()
-    for pid in procfs.processes():
-        for inode, _ in procfs.sockets_of(pid) if pid != own else ():
-            pids = found.setdefault(inode, [])
-            if pid not in pids[-1:]:
-                pids.append(pid)
-    return found
+    return Held(
+        (inode, pid)
+        for pid in procfs.processes()
+        if pid != own
+        for inode, _ in procfs.sockets_of(pid)
+    )

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import pytest
 
 from prl.kernel import scan
-from prl.kernel.scan import SocketHolders
+from prl.kernel.scan import Held, SocketHolders
 
 WAITS = "import sys; print(flush=True); sys.stdin.read()"
 
@@ -58,6 +58,15 @@ def test_whoever_has_it_is_found_and_we_are_not(
     asyncio.run(story())
 
 
+def test_what_a_look_has_found_is_kept_by_socket() -> None:
+    highest = (1 << 22) - 1
+    pairs = [(7, 30), (9, highest), (8, 1), (7, 20), (7, 30), (2**32 - 1, 5)]
+    held = Held(pairs)
+    assert [held.by(number) for number in (6, 7, 8, 9, 10)] == [[], [20, 30], [1], [highest], []]
+    assert held.by(2**32 - 1) == [5]
+    assert Held(()).by(7) == []
+
+
 class Looks:
     """In place of /proc: says what it is told, and counts."""
 
@@ -66,9 +75,9 @@ class Looks:
         self.count = 0
         monkeypatch.setattr(scan, "sockets_of_processes", self._look)
 
-    def _look(self) -> dict[int, list[int]]:
+    def _look(self) -> Held:
         self.count += 1
-        return dict(self.found)
+        return Held((inode, pid) for inode, pids in self.found.items() for pid in pids)
 
 
 def test_who_asks_at_the_same_time_shares_a_look(monkeypatch: pytest.MonkeyPatch) -> None:
