@@ -217,6 +217,7 @@ class Node:
             evidence=partial(evidence.known, config, host, lans),
             usable_shadows=self._shadows.usable,
             end_lost=self._shadows.end_lost,
+            end_taken=self._on_taken_service,
         )
         self._hooks = Hooks(config, log)
         self._fence = FenceHook(config, log, self._ownership.take_fenced)
@@ -574,9 +575,11 @@ class Node:
     def _on_taken_session(self, session: Session) -> None:
         self._primaries.take_over(session)
 
+    def _on_taken_service(self, service: int) -> None:
+        self._primaries.on_fenced(service)
+
     def _on_fenced(self, event: Event) -> None:
         self._ownership.on_fenced(event.service, "the other node claimed it")
-        self._primaries.on_fenced(event.service)
 
     def _on_renounced(self, _: Event) -> None:
         self._log.warning(

@@ -134,7 +134,8 @@ class Control:
 
     def _on_fenced(self, event: Any) -> None:
         self.world.count("fenced")
-        self._end_sessions(int(event.service), all_of_it=False)
+        if self._state(int(event.service)) == FENCED:
+            self._end_sessions(int(event.service), all_of_it=False)
 
     def _on_arbitrate(self, event: Any) -> None:
         assert self.arbiter is not None
@@ -461,7 +462,10 @@ class Control:
 
     def _sessions(self, service: int) -> int:
         found = 0
-        is_standby = self._state(service) == STANDBY
+        state = self._state(service)
+        is_standby = state == STANDBY
+        if state == FENCED:  # its event may be behind this HELLO, and they count no more
+            self._end_sessions(service, all_of_it=False)
         for session in self.world.sessions:
             if session.service != service:
                 continue

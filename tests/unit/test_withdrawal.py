@@ -167,6 +167,8 @@ class Node:
         self.log = EventLog(lambda _: None)
         self.parts = SimpleNamespace(closed="", discard_all=lambda: None)
         self.failures: list[BaseException] = []
+        self.ended: list[int] = []
+        """Services whose sessions the other node has taken over."""
         datapath, host = cast(Datapath, self.dp), cast(Host, self.host)
         lans = Instances(self.config, [LAN])
 
@@ -179,6 +181,7 @@ class Node:
             evidence=evidence,
             usable_shadows=lambda _: 0,
             end_lost=lambda _: 0,
+            end_taken=self.ended.append,
         )
 
         async def restored() -> None:

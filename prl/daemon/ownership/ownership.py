@@ -76,7 +76,7 @@ class Ownership:
     """This node's part in each service.
 
     ``usable_shadows`` counts the good ones of a service; ``end_lost`` ends its sessions that cannot
-    go on, now that this node owns it.
+    go on, now that this node owns it; ``end_taken`` those that the other node took over (L8).
     """
 
     def __init__(
@@ -90,10 +90,12 @@ class Ownership:
         evidence: Callable[[], Awaitable[Evidence]],
         usable_shadows: Callable[[int], int],
         end_lost: Callable[[int], object],
+        end_taken: Callable[[int], object],
     ) -> None:
         self._arbiter, self._evidence = arbiter, evidence
         self._config, self._dp, self._instances, self._log = config, datapath, instances, log
         self._usable_shadows, self._end_lost = usable_shadows, end_lost
+        self._end_taken = end_taken
         self.left: set[int] = set()
         """Services that this node has taken itself out of (withdrawal.py)."""
         self._settled = asyncio.Event()
@@ -141,6 +143,8 @@ class Ownership:
     def _sessions(self, number: int, state: Owner) -> int:
         if state == Owner.STANDBY:
             return self._usable_shadows(number)
+        if state == Owner.FENCED:  # its event may be behind this HELLO, and they count no more
+            self._end_taken(number)
         # Sessions of before a restart of prld: whoever has them should go on with them.
         addresses = self._config.service[number].addresses
         if self._instances.is_shared(number):
@@ -371,5 +375,7 @@ class Ownership:
                 )
 
     def on_fenced(self, number: int, why: str) -> None:
-        """The datapath silenced a service."""
-        self.tell(number, Owner.FENCED, why)
+        """The datapath silenced a service; nothing, if HELLO has decided about it since."""
+        if self.state(number) == Owner.FENCED:
+            self.tell(number, Owner.FENCED, why)
+            self._end_taken(number)
