@@ -774,6 +774,14 @@ def test_a_silent_owner_hears_and_does_not_speak(egress: Bench) -> None:
     assert egress.emit(answer) == ([answer], [])
 
 
+def test_an_owner_whose_datapath_hangs_answers_who_asks_for_its_address(egress: Bench) -> None:
+    """Or the other node, which has just started, would take it for free."""
+    answer = from_service(arp(2, SERVICE4, PEER4))
+    egress.own(SERVICE4)
+    egress.alive(-3600)
+    assert egress.emit(answer) == ([answer], [])
+
+
 def test_an_owner_whose_time_is_over_is_silent_whatever_becomes_of_its_userspace(
     egress: Bench,
 ) -> None:

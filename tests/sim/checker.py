@@ -395,16 +395,16 @@ class Checker:
     def _moves_on(self, node: "Node", session: Session, *, everybody: bool) -> None:
         """Input, output and the window of a session."""
         world = self.world
-        allowed_ns = world.stall_max_ns
+        allowed_ns, runs_ns = world.stall_max_ns, node.thawed_ns
         if self._was_silent(node) and not everybody:
-            allowed_ns = SEEK_MAX_NS
+            allowed_ns, runs_ns = SEEK_MAX_NS, max(runs_ns, node.paused_until_ns)
         waits = {"no progress of input": session.progress_ns}
         if session.shut_ns >= 0:
             waits["a shut window"] = session.shut_ns
         if node.sock(session).snd_nxt > session.rcv_nxt:
             waits["no progress of output"] = session.out_ns
         for what, since_ns in waits.items():
-            waited_ns = world.now_ns - max(since_ns, node.thawed_ns)
+            waited_ns = world.now_ns - max(since_ns, runs_ns)
             if waited_ns > allowed_ns:
                 raise ViolationError(
                     f"I5: session {session.number}: {what} since {waited_ns / 1e6:.0f} ms"

@@ -373,7 +373,7 @@ class Control:
     def _is_answered(self, service: int) -> bool:
         other = self.node.other
         reached = self.node.has_lan and other.hears_lan and not self.world.parted
-        return reached and other.could_speak(service)
+        return reached and other.could_answer(service)
 
     def _probed(self, service: int) -> None:
         """Nobody but the new owner would answer."""

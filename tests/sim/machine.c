@@ -319,18 +319,35 @@ static bool may_speak(struct prl_host *host, struct prl_addr *addr, bool is_word
     return false;
 }
 
-bool sim_could_speak(const struct prl_host *host, uint32_t service)
+/* Whether a take-over is not over the lease, or was proved within it: what may_speak() goes by. */
+static bool is_in_time(const struct prl_host *host, const struct prl_addr *addr)
 {
-    const struct prl_addr *addr = &host->service[service].addr;
     uint64_t first_ns = host->node.lan_first_ns;
-    uint32_t silent = host->node.silent | host->node.fenced | host->node.claiming;
 
-    if (addr->state != PRL_ADDR_OWNER || !is_on_wire(host) || silent >> service & 1 || is_out_of_word(host))
-        return false;
-    if (!sim_works(host) && !host->node.bypassed)
-        return false;
     return !addr->first_by_ns || addr->spoken == PRL_SPOKEN_FOR_GOOD || host->node.word_ns > addr->first_by_ns ||
            host->clock_ns <= addr->first_by_ns || (addr->spoken && first_ns && first_ns <= addr->first_by_ns);
+}
+
+bool sim_is_too_late(const struct prl_host *host, uint32_t service)
+{
+    const struct prl_addr *addr = &host->service[service].addr;
+
+    return addr->state != PRL_ADDR_OWNER || !is_in_time(host, addr);
+}
+
+/* judge_word() in bpf/egress.bpf.c, which does not ask whether the datapath lives. */
+bool sim_could_answer(const struct prl_host *host, uint32_t service)
+{
+    const struct prl_addr *addr = &host->service[service].addr;
+    uint32_t silent = host->node.silent | host->node.fenced | host->node.claiming;
+
+    return addr->state == PRL_ADDR_OWNER && is_on_wire(host) && !(silent >> service & 1) &&
+           !is_out_of_word(host) && is_in_time(host, addr);
+}
+
+bool sim_could_speak(const struct prl_host *host, uint32_t service)
+{
+    return sim_could_answer(host, service) && (sim_works(host) || host->node.bypassed);
 }
 
 /* ---- output: bpf/egress.bpf.c ---- */

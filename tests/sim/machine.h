@@ -134,6 +134,8 @@ void sim_release(struct prl_host *host, int fd);
 void sim_output(struct prl_host *host, uint32_t session, uint64_t seq, uint32_t bytes, uint32_t flags);
 void sim_acknowledge(struct prl_host *host, uint32_t session);
 bool sim_could_speak(const struct prl_host *host, uint32_t service);
+bool sim_could_answer(const struct prl_host *host, uint32_t service); /* who asks for the address */
+bool sim_is_too_late(const struct prl_host *host, uint32_t service);
 bool sim_works(const struct prl_host *host);
 
 /* ---- a look inside ---- */

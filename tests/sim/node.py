@@ -347,12 +347,13 @@ class Node:
         """Whether a segment would leave now, and reach the LAN."""
         return self.powered and bool(self.lib.sim_could_speak(self.host, service))
 
+    def could_answer(self, service: int) -> bool:
+        """Whether its kernel would answer who asks for the address, be its prld stopped or not."""
+        return self.powered and bool(self.lib.sim_could_answer(self.host, service))
+
     def is_too_late(self, service: int) -> bool:
-        """A take-over that was held up: its first emission would be refused, or was (L2)."""
-        addr = self.host.service[service].addr
-        has_word = addr.spoken or self.host.node.word_ns > addr.first_by_ns
-        late = addr.first_by_ns and not has_word and self.clock_ns() > addr.first_by_ns
-        return addr.state != OWNER or bool(late)
+        """A take-over that was held up: what it emits would be refused, or was (L2)."""
+        return bool(self.lib.sim_is_too_late(self.host, service))
 
     def flow(self, session: Session) -> Any:
         """The datapath's flow of a session; it is valid until the next call."""
