@@ -755,3 +755,16 @@ def test_an_owner_without_lan_hands_over_on_a_link_that_works() -> None:
     never = Node(OWNER, lan=False).linked()
     never.present = False
     assert lib.prl_owner_hears_lan(never.owner, 10**12)  # no heartbeats at any time prove nothing
+
+
+def test_who_stood_still_may_say_nothing_longer_for_that() -> None:
+    """That it looks anew from then on is no answer of a witness."""
+    node = Node(OWNER).linked()
+    node.owner.config.witnessed = 1
+    by_ns = lib.prl_owner_speak_by_ns(node.owner)
+    assert by_ns
+    node.now += 1000
+    node.call("woke")
+    node.call("tick")
+    assert node.owner.unsure_ns
+    assert lib.prl_owner_speak_by_ns(node.owner) == by_ns

@@ -94,7 +94,7 @@ static uint64_t lan_heard_ns(const struct prl_owner *owner)
 uint64_t prl_owner_speak_by_ns(const struct prl_owner *owner)
 {
     uint64_t replaceable_ns = prl_owner_replaceable_ns(owner);
-    uint64_t present_ns = lan_heard_ns(owner) + presence_ns(owner);
+    uint64_t present_ns = owner->last_frame_ns + presence_ns(owner);
 
     if (prl_arbiter_is_won(&owner->arbiter))
         return 0;
