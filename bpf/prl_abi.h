@@ -271,6 +271,8 @@ struct prl_node {
     /* Bit per service: a program has taken it away. Only atomic operations change it, so that no write to an entry of
      * prl_addrs, which userspace replaces as a whole, undoes what a program has seen meanwhile. */
     __u32 fenced;
+    __u64 netns_cookie; /* of prld's network namespace: sock_ops programs are called for all that there are */
+    __u64 ends_missed; /* ends of sessions that the ring of news had no room for */
     /* counters, packets */
     __u64 frames;
     __u64 malformed;
@@ -341,6 +343,19 @@ struct prl_claim_token {
     __u8 magic[2];
     __u8 token[PRL_TOKEN_BYTES];
     __u8 pad[4];
+};
+
+/* What bpf/sessions.bpf.c tells the datapath. */
+#define PRL_NEWS_RING_BYTES 1048576 /* a power of two, and of pages: 32,000 ends between two passes */
+enum prl_news_kind {
+    PRL_NEWS_ENDED = 1, /* the flow's socket is closed for good, or in TIME_WAIT */
+};
+struct prl_news {
+    __u64 cookie; /* the socket's */
+    __u32 kind; /* enum prl_news_kind */
+    __u32 slot;
+    __u32 handle;
+    __u32 pad;
 };
 
 /* What the filter on an unchanged program's listener heard; `bytes` bytes of payload follow. */
@@ -416,11 +431,12 @@ PRL_ASSERT_SIZE(struct prl_addr_key, 20);
 PRL_ASSERT_SIZE(struct prl_claimed, 48);
 _Static_assert(sizeof(struct prl_claimed) == PRL_CLAIMED_WORDS * 8, "the MAC is over all of it");
 PRL_ASSERT_SIZE(struct prl_addr, 88);
-PRL_ASSERT_SIZE(struct prl_node, 832);
+PRL_ASSERT_SIZE(struct prl_node, 848);
 PRL_ASSERT_SIZE(struct prl_inject_eth, 14);
 PRL_ASSERT_SIZE(struct prl_claim, 32);
 PRL_ASSERT_SIZE(struct prl_claim_token, 24);
 PRL_ASSERT_SIZE(struct prl_heard, 48);
+PRL_ASSERT_SIZE(struct prl_news, 24);
 #endif
 
 #endif /* PRL_ABI_H */

@@ -12,6 +12,7 @@
 #include "core/names.h"
 #include "io/kernel.h"
 #include "io/kernel_attach.h"
+#include "io/kernel_sessions.h"
 #include "io/kernel_sockets.h"
 #include "io/kernel_tables.h"
 #include "io/kernel_xdp.h"

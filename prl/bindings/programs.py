@@ -94,6 +94,12 @@ class Kernel:
         refused = lib.prl_kernel_mode(self._kernel) == 0
         raise (XdpRefusedError if refused else KernelError)(text_of(error))
 
+    def hear_sessions(self) -> str:
+        """Have TCP tell of the sessions of service addresses; why it does not, or ""."""
+        error = ffi.new("char[]", lib.PRL_ERROR_BYTES)
+        refused = lib.prl_kernel_sessions_attach(self._kernel, error)
+        return text_of(error) if refused else ""
+
     @property
     def mode(self) -> Mode:
         """Where XDP runs."""
@@ -145,7 +151,7 @@ class Kernel:
         names = (
             *("frames", "malformed", "fragments", "tunnelled", "icmp_quoted", "reentered"),
             *("stale_dropped", "claims_obeyed", "claims_foreign", "redirect_failed"),
-            *("claims_replayed", "strays", "elsewhere_silenced"),
+            *("claims_replayed", "strays", "elsewhere_silenced", "ends_missed"),
         )
         return {name: int(getattr(node, name)) for name in names}
 

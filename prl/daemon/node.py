@@ -364,6 +364,9 @@ class Node:
             kernel = load()
         stack.callback(self._close_kernel, kernel)
         xdp.attach(kernel, choice, self._log)
+        if why := kernel.hear_sessions():
+            words = f"that a session has ended is found by looking: {why}"
+            self._log.warning("no_sock_ops", words)
         self._config = config = msgspec.structs.replace(config, mode=kernel.mode)
         adopted: frozenset[int] = frozenset()
         won = False

@@ -17,6 +17,7 @@ _AF_XDP = 44
 _TCP_REPAIR, _REPAIR_ON, _REPAIR_OFF = 19, 1, -1
 _TCP_RTO_MAX_MS, _RTO_MS = 44, 120_000
 _MODULES = Path("/lib/modules")
+_FILESYSTEMS = Path("/proc/filesystems")
 
 
 def examine() -> Iterator[Finding]:
@@ -34,6 +35,7 @@ def examine() -> Iterator[Finding]:
     yield _tcp_repair()
     yield _tun()
     yield _struct_ops()
+    yield _cgroup2()
     yield _act_mirred()
     yield from _newer()
 
@@ -92,6 +94,18 @@ def _struct_ops() -> Finding:
         presence(good),
         "use a kernel with CONFIG_BPF_JIT and BPF struct_ops, or this node can keep no shadows",
         otherwise=Verdict.WARNING,
+    )
+
+
+def _cgroup2() -> Finding:
+    """TCP tells of sessions through a program at its root, be it mounted or not."""
+    good = "nodev\tcgroup2" in _FILESYSTEMS.read_text().splitlines()
+    return judge(
+        "cgroup v2",
+        good,
+        presence(good),
+        "the ends of sessions are looked for without it; use a kernel with CONFIG_CGROUP_BPF",
+        otherwise=Verdict.NOTE,
     )
 
 

@@ -1135,16 +1135,13 @@ static int io_sock_end(struct prl_host *host, int fd)
 
 static int io_gate_attach(struct prl_host *host, int fd, uint32_t slot)
 {
-    (void)host;
-    (void)fd;
-    (void)slot;
+    host->sock[fd].slot = (int32_t)slot;
     return 0;
 }
 
 static int io_gate_detach(struct prl_host *host, int fd)
 {
-    (void)host;
-    (void)fd;
+    host->sock[fd].slot = -1;
     return 0;
 }
 
@@ -1157,9 +1154,17 @@ static int io_gate_cookie(struct prl_host *host, int fd, uint64_t *cookie)
 
 static int io_gate_forget(struct prl_host *host, uint64_t cookie)
 {
-    (void)host;
-    (void)cookie;
+    host->sock[cookie - 1].slot = -1;
     return 0;
+}
+
+static bool io_news(struct prl_host *host, struct prl_news *news)
+{
+    if (!host->news_count)
+        return false;
+    *news = host->news[0];
+    memmove(host->news, host->news + 1, --host->news_count * sizeof(*news));
+    return true;
 }
 
 static int io_moment_copy(struct prl_host *host, int fd, struct prl_moment *moment, uint8_t *queues,
@@ -1259,6 +1264,7 @@ static const struct prl_io io = {
     .addr_set = io_addr_set,
     .addr_get = io_addr_get,
     .sample = io_sample,
+    .news = io_news,
     .sock_dup = io_sock_dup,
     .sock_close = io_sock_close,
     .sock_get = io_sock_get,
@@ -1334,11 +1340,13 @@ void sim_kill(struct prl_host *host)
     host->dp = NULL;
     host->stalled = 0;
     host->stall_after = 0;
+    host->news_count = 0;
 }
 
 bool sim_has_work(const struct prl_host *host)
 {
-    return host->woken || host->captured->count || host->lan->count || (host->held->count && host->watches_hold) ||
+    return host->woken || host->news_count || host->captured->count || host->lan->count ||
+           (host->held->count && host->watches_hold) ||
            ((host->link_in_bytes || host->link_ended) && host->link_attached && host->watches_link) ||
            (host->watches_link_room && host->link_room && host->link_attached);
 }
@@ -1424,10 +1432,25 @@ int sim_socket(struct prl_host *host, uint32_t session)
 {
     for (int fd = 0; fd < SIM_SOCKS_MAX; fd++)
         if (!host->sock[fd].refs) {
-            host->sock[fd] = (struct sim_sock){.refs = 1, .lives = 1, .session = session};
+            host->sock[fd] = (struct sim_sock){.refs = 1, .lives = 1, .session = session, .slot = -1};
             return fd;
         }
     return -1;
+}
+
+/* bpf/sessions.bpf.c */
+static void tell_end(struct prl_host *host, int32_t fd)
+{
+    int32_t slot = host->sock[fd].slot;
+
+    if (slot < 0 || !host->dp || host->news_count == SIM_NEWS_MAX || happens(host, host->unheard_chance))
+        return;
+    host->news[host->news_count++] = (struct prl_news){
+        .kind = PRL_NEWS_ENDED,
+        .cookie = (uint64_t)fd + 1,
+        .slot = (uint32_t)slot,
+        .handle = host->handle_of[host->sock[fd].session],
+    };
 }
 
 void sim_bind(struct prl_host *host, uint32_t session, int fd)
@@ -1436,6 +1459,7 @@ void sim_bind(struct prl_host *host, uint32_t session, int fd)
 
     if (before >= 0 && before != fd) {
         host->sock[before].lives = 0;
+        tell_end(host, before);
         host->sock_of[session] = -1;
         sim_release(host, before);
     }

@@ -20,6 +20,7 @@ enum sim_limit {
     SIM_SOCKS_MAX = 64,
     SIM_HOLES_MAX = 32,
     SIM_PORT = 40000,
+    SIM_NEWS_MAX = 32,
     SIM_BUFFER_BYTES = 20000,
 };
 
@@ -35,6 +36,7 @@ struct sim_sock {
     uint8_t lives; /* 0: nobody can reach it any more, or the place is free */
     uint8_t slow; /* its application reads nothing */
     uint8_t peer_fin, fin;
+    int32_t slot; /* of the flow whose gate is on it; -1: none */
     uint32_t session;
     uint32_t segs_in, holes;
     uint64_t rcv_nxt, read;       /* up to here it has received, and its application read */
@@ -83,6 +85,8 @@ struct prl_host {
     struct sim_frames *captured, *held, *lan;
     uint32_t frames_max; /* of each of them */
     uint64_t timer_ns;
+    struct prl_news news[SIM_NEWS_MAX];
+    uint32_t news_count;
     uint8_t woken, watches_hold, watches_link, watches_link_room;
     /* the link, as far as it is in this machine */
     uint8_t link_attached, link_ended, link_closed;
@@ -92,6 +96,7 @@ struct prl_host {
     /* chance, of 2^32 */
     uint64_t random;
     uint32_t drop_chance, short_chance, keep_back_chance;
+    uint32_t unheard_chance; /* TCP does not tell of a socket's end */
     uint32_t stall_after; /* calls of the datapath's, from now on, before it stops; 0: it does not */
     uint8_t stalled;
     uint32_t borrowed; /* hold entries that somebody else has */

@@ -14,6 +14,8 @@ from tests.sim.world import TAKEOVER_MS, World, watch
 
 SEED = 2
 STOP_NS = 60 * MS
+ENDED_NS = 30 * MS
+"""Two ticks of the datapath, and the control plane's time."""
 
 
 class Calm(World):
@@ -78,6 +80,19 @@ def test_input_of_a_moved_session_is_no_primarys(world: Calm) -> None:
     new.lib.sim_turn(new.host)
     new.lib.prl_dp_status(new.dp, status)
     assert status.counters.link_tx_full == full
+
+
+@pytest.mark.parametrize("is_shadow", [False, True])
+def test_the_end_of_a_socket_is_told_at_once(world: Calm, *, is_shadow: bool) -> None:
+    """TCP tells of it: the look at all flows, every 200 ms, is for ends of which it did not."""
+    session = world.sessions[0]
+    owner, standby = protected(world)
+    node = standby if is_shadow else owner
+    began_ns = world.now_ns
+    node.end_sock(session)
+    node.poke()
+    world.until(lambda: not node.flow(session).used)
+    assert world.now_ns - began_ns < ENDED_NS
 
 
 def take_over_stopped(calls: int) -> tuple[bool, bool] | None:

@@ -151,6 +151,11 @@ class World:
         return limits
 
     @property
+    def unheard_chance(self) -> int:
+        """That TCP does not tell of the end of a socket."""
+        return (0, 0, CHANCE // 3, CHANCE - 1)[self.seed % 4]
+
+    @property
     def with_macs(self) -> bool:
         """Whether the nodes MAC their claims; without, anybody may say them again."""
         return self.seed % OF_AN_EARLIER_RELEASE != 0

@@ -48,6 +48,9 @@ struct dp_shadow {
     bool in_end_known;
 };
 
+/* Its socket has gone. The control plane is told once nothing of the flow waits any more, be it in the hold TAP. */
+enum dp_ended { DP_ENDED_NOT, DP_ENDED_NOTED, DP_ENDED_LOOKED };
+
 /* What is kept of struct prl_flow_spec, under the same names; the key is in struct prl_flow. */
 struct dp_spec {
     uint32_t handle, generation;
@@ -71,6 +74,7 @@ struct dp_flow {
     uint32_t slot;
     uint32_t next_by_handle, next_by_key, next_awake, next_dirty;
     uint8_t service;
+    uint8_t ended; /* enum dp_ended */
     union { /* by `secondary` */
         struct prl_primary as_primary;
         struct {

@@ -19,6 +19,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "io/kernel_sessions.h"
 #include "io/kernel_sockets.h"
 #include "io/kernel_tables.h"
 #include "io/xsk.h"
@@ -30,7 +31,7 @@
 #define SLICE_NS 100000ull
 
 /* epoll_event.data; the rings of AF_XDP are looked at in every pass, so all of them are one source. */
-enum source { SOURCE_LINK, SOURCE_HOLD, SOURCE_WAKE, SOURCE_TIMER, SOURCE_LAN, SOURCE_PORT };
+enum source { SOURCE_LINK, SOURCE_HOLD, SOURCE_WAKE, SOURCE_TIMER, SOURCE_LAN, SOURCE_NEWS, SOURCE_PORT };
 
 struct prl_host {
     struct prl_dp_lif lif[PRL_LIFS_MAX];
@@ -79,6 +80,8 @@ static int open_waiting(struct prl_host *host)
         err = control(host, EPOLL_CTL_ADD, host->hold_fd, 0, SOURCE_HOLD);
     if (!err && host->lan_fd >= 0)
         err = control(host, EPOLL_CTL_ADD, host->lan_fd, EPOLLIN, SOURCE_LAN);
+    if (!err && prl_kernel_sessions_fd(host->kernel) >= 0)
+        err = control(host, EPOLL_CTL_ADD, prl_kernel_sessions_fd(host->kernel), EPOLLIN, SOURCE_NEWS);
     return err;
 }
 
@@ -141,6 +144,7 @@ static int wait_for_work(struct prl_host *host, bool sleeps)
         case SOURCE_LAN:
             ready |= PRL_READY_LAN;
             break;
+        case SOURCE_NEWS: /* looked at in every pass, as the rings of AF_XDP */
         case SOURCE_PORT:
             break;
         }
@@ -327,6 +331,11 @@ static int addr_get(struct prl_host *host, const struct prl_addr_key *key, struc
 static int sample(struct prl_host *host, const uint32_t *slots, uint32_t count)
 {
     return prl_kernel_sample(host->kernel, slots, count);
+}
+
+static bool news(struct prl_host *host, struct prl_news *news)
+{
+    return prl_kernel_sessions_news(host->kernel, news);
 }
 
 /* ---- sockets ---- */
@@ -548,6 +557,7 @@ const struct prl_io prl_host_io = {
     .addr_set = addr_set,
     .addr_get = addr_get,
     .sample = sample,
+    .news = news,
     .sock_dup = sock_dup,
     .sock_close = sock_close,
     .sock_get = sock_get,

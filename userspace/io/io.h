@@ -76,6 +76,8 @@ struct prl_io {
     int (*addr_set)(struct prl_host *host, const struct prl_addr_key *key, const struct prl_addr *value);
     int (*addr_get)(struct prl_host *host, const struct prl_addr_key *key, struct prl_addr *value);
     int (*sample)(struct prl_host *host, const uint32_t *slots, uint32_t count);
+    /* The oldest of what TCP has told of the flows' sockets; false: there is nothing. */
+    bool (*news)(struct prl_host *host, struct prl_news *news);
 
     /* The sessions' sockets. */
     int (*sock_dup)(struct prl_host *host, int fd); /* the new descriptor, or -errno */

@@ -19,6 +19,7 @@
 #include "io/kernel_clsact.h"
 #include "io/kernel_hook.h"
 #include "io/kernel_private.h"
+#include "io/kernel_sessions.h"
 #include "io/kernel_tables.h"
 #include "io/kernel_words.h"
 
@@ -31,6 +32,7 @@ static const char *const object_names[PRL_OBJECT_COUNT] = {
     [PRL_OBJECT_EGRESS] = "egress",
     [PRL_OBJECT_SOCKET] = "socket",
     [PRL_OBJECT_CLASSIFY] = "classify",
+    [PRL_OBJECT_SESSIONS] = "sessions",
 };
 
 static const struct {
@@ -318,6 +320,7 @@ static int check_config(const struct prl_kernel_config *config, char *error)
 /* Frees everything in this process; what is attached and pinned stays. */
 static void release_memory(struct prl_kernel *kernel)
 {
+    prl_kernel_sessions_close(kernel);
     if (kernel->node)
         munmap(kernel->node, pages(sizeof(*kernel->node)));
     if (kernel->sample)

@@ -45,6 +45,7 @@ enum prl_object {
     PRL_OBJECT_EGRESS,
     PRL_OBJECT_SOCKET,
     PRL_OBJECT_CLASSIFY,
+    PRL_OBJECT_SESSIONS,
     PRL_OBJECT_COUNT,
 };
 
@@ -73,6 +74,10 @@ struct prl_kernel {
     uint8_t *flow_state;
     struct prl_sample *sample;
     struct prl_sieve *sieve;
+    struct bpf_link *sessions; /* NULL: TCP does not tell of sessions */
+    struct ring_buffer *ring;
+    struct prl_news news; /* the newest that was taken from the ring */
+    bool has_news;
     struct bpf_object *shadow;
     int shadow_map; /* -1: no struct_ops */
     char shadow_name[PRL_CC_NAME_BYTES];

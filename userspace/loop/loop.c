@@ -15,6 +15,7 @@
 #include "node/setup.h"
 #include "node/switchover.h"
 #include "path/input.h"
+#include "path/news.h"
 #include "path/output.h"
 #include "path/primary.h"
 #include "path/relay.h"
@@ -214,7 +215,8 @@ static bool pass(struct prl_dp *dp, uint32_t ready)
     dp_owner_woke(dp);
     dp->node->heartbeat_ns = dp->now_ns;
     dp->counters.wakeups++;
-    worked = receive_frames(dp);
+    worked = dp_news_take(dp);
+    worked |= receive_frames(dp);
     if (ready & PRL_READY_HOLD)
         worked |= receive_output(dp);
     else

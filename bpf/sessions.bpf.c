@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+/*
+ * What TCP says of the sessions of service addresses (docs/sessions.md). It calls this program when a connection is established
+ * and, as the program asks it to then, whenever that changes its state. Attached to the root of cgroup v2, so it is called for
+ * every connection of the host, in all network namespaces: those of others are told apart by the cookie of theirs.
+ *
+ * The link is prld's and goes with it: a dead prld is not waited for.
+ */
+#include <linux/bpf.h>
+#include "parse.h"
+
+#define AF_INET 2 /* linux/socket.h draws in libc's headers, which know no bpf target */
+
+struct {
+    __uint(type, BPF_MAP_TYPE_RINGBUF);
+    __uint(max_entries, PRL_NEWS_RING_BYTES);
+} prl_news SEC(".maps");
+
+/* Whether it may be a session of a service address in prld's network namespace. */
+static __always_inline int is_of_service(struct bpf_sock_ops *ops, const struct prl_node *node)
+{
+    /* All is read before it is asked which: the verifier wants reads of the context as they are written here. */
+    __u32 words[4] = {PRL_READ(ops->local_ip6[0]), PRL_READ(ops->local_ip6[1]), PRL_READ(ops->local_ip6[2]),
+                      PRL_READ(ops->local_ip6[3])};
+    __u32 v4 = PRL_READ(ops->local_ip4);
+    __u8 local[16];
+
+    if (ops->family == AF_INET)
+        prl_map_v4(local, v4);
+    else
+        __builtin_memcpy(local, words, sizeof(local));
+    return prl_is_anywhere(node, local) && bpf_get_netns_cookie(ops) == PRL_READ(node->netns_cookie);
+}
+
+static __always_inline void established(struct bpf_sock_ops *ops, struct prl_node *node)
+{
+    if (is_of_service(ops, node)) /* what other programs have asked for stays */
+        bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
+}
+
+/* Flows are known by the mark gate of their socket. */
+static __always_inline void ended(struct bpf_sock_ops *ops, struct prl_node *node)
+{
+    __u64 cookie = bpf_get_socket_cookie(ops);
+    __u32 *slot = bpf_map_lookup_elem(&prl_gates, &cookie);
+    struct prl_flow *flow = slot ? bpf_map_lookup_elem(&prl_flow_state, slot) : NULL;
+
+    if (!flow)
+        return;
+    struct prl_news *news = bpf_ringbuf_reserve(&prl_news, sizeof(*news), 0);
+    if (!news) {
+        PRL_COUNT(node->ends_missed);
+        return;
+    }
+    *news = (struct prl_news){.cookie = cookie, .kind = PRL_NEWS_ENDED, .slot = *slot, .handle = flow->handle};
+    bpf_ringbuf_submit(news, 0);
+}
+
+SEC("sockops")
+int prl_sessions(struct bpf_sock_ops *ops)
+{
+    struct prl_node *node = prl_node_get();
+
+    if (!node)
+        return 1;
+    switch (ops->op) {
+    case BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB:
+    case BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB:
+        established(ops, node);
+        break;
+    case BPF_SOCK_OPS_STATE_CB:
+        if (ops->args[1] == BPF_TCP_CLOSE)
+            ended(ops, node);
+        break;
+    default:
+        break;
+    }
+    return 1;
+}
+
+char prl_license[] SEC("license") = "Dual BSD/GPL";

@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* What TCP says of the sessions of service addresses (bpf/sessions.bpf.c, docs/sessions.md). */
+#ifndef PRL_IO_KERNEL_SESSIONS_H
+#define PRL_IO_KERNEL_SESSIONS_H
+
+#ifndef PRL_CFFI
+#include <stdbool.h>
+#include <stdint.h>
+#endif
+
+#include "prl_abi.h"
+
+struct prl_kernel;
+
+/* Has TCP call the program from now on, for as long as this process lives. 0 or -errno and why in error[PRL_ERROR_BYTES]: the
+ * ends of sockets have to be looked for. */
+int prl_kernel_sessions_attach(struct prl_kernel *kernel, char *error);
+/* The oldest of what it has told, and that there was one. */
+int prl_kernel_sessions_news(struct prl_kernel *kernel, struct prl_news *news);
+
+#ifndef PRL_CFFI
+/* Readable while there is news; -1: the program is not attached. */
+int prl_kernel_sessions_fd(const struct prl_kernel *kernel);
+void prl_kernel_sessions_close(struct prl_kernel *kernel);
+#endif
+
+#endif /* PRL_IO_KERNEL_SESSIONS_H */
