@@ -20,8 +20,28 @@ struct rb_root {
     struct rb_node *rb_node;
 };
 
+typedef struct {
+    long long counter;
+} atomic64_t;
+
+/* CO-RE leaves out what stands behind three underscores: linux/in6.h has one of the same name. */
+struct in6_addr___kernel {
+    union {
+        __be32 u6_addr32[4];
+    } in6_u;
+};
+
 struct sock_common {
     volatile unsigned char skc_state;
+    unsigned short skc_family;
+    int skc_bound_dev_if;
+    __be32 skc_daddr;
+    __be32 skc_rcv_saddr;
+    __be16 skc_dport;
+    __u16 skc_num;
+    struct in6_addr___kernel skc_v6_daddr;
+    struct in6_addr___kernel skc_v6_rcv_saddr;
+    atomic64_t skc_cookie;
 };
 
 struct sock {
@@ -47,6 +67,17 @@ struct tcp_sock {
     __u32 snd_ssthresh;
     __u32 packets_out;
     struct rb_root out_of_order_queue;
+};
+
+struct seq_file;
+
+struct bpf_iter_meta {
+    struct seq_file *seq;
+};
+
+struct bpf_iter__tcp {
+    struct bpf_iter_meta *meta;
+    struct sock_common *sk_common;
 };
 
 #pragma clang attribute pop

@@ -358,6 +358,15 @@ struct prl_news {
     __u32 pad;
 };
 
+/* A session of a service address that no flow of prld's has (bpf/sessions.bpf.c). */
+struct prl_stranger {
+    __u8 local[16];
+    __u8 remote[16];
+    __be16 local_port;
+    __be16 remote_port;
+    __u32 ifindex; /* of the device that its socket is bound to; 0: none */
+};
+
 /* What the filter on an unchanged program's listener heard; `bytes` bytes of payload follow. */
 #define PRL_LISTENERS_MAX 64
 struct prl_heard {
@@ -437,6 +446,7 @@ PRL_ASSERT_SIZE(struct prl_claim, 32);
 PRL_ASSERT_SIZE(struct prl_claim_token, 24);
 PRL_ASSERT_SIZE(struct prl_heard, 48);
 PRL_ASSERT_SIZE(struct prl_news, 24);
+PRL_ASSERT_SIZE(struct prl_stranger, 40);
 #endif
 
 #endif /* PRL_ABI_H */

@@ -8,8 +8,10 @@
  */
 #include <linux/bpf.h>
 #include "parse.h"
+#include "kernel_types.h"
 
 #define AF_INET 2 /* linux/socket.h draws in libc's headers, which know no bpf target */
+#define AF_INET6 10
 
 struct {
     __uint(type, BPF_MAP_TYPE_RINGBUF);
@@ -76,6 +78,52 @@ int prl_sessions(struct bpf_sock_ops *ops)
         break;
     }
     return 1;
+}
+
+static __always_inline int read_ends(const struct sock_common *sock, struct prl_stranger *ends)
+{
+    if (sock->skc_family == AF_INET) {
+        prl_map_v4(ends->local, sock->skc_rcv_saddr);
+        prl_map_v4(ends->remote, sock->skc_daddr);
+    } else if (sock->skc_family == AF_INET6) {
+        __be32 words[4];
+        for (int i = 0; i < 4; i++)
+            words[i] = sock->skc_v6_rcv_saddr.in6_u.u6_addr32[i];
+        __builtin_memcpy(ends->local, words, sizeof(words));
+        for (int i = 0; i < 4; i++)
+            words[i] = sock->skc_v6_daddr.in6_u.u6_addr32[i];
+        __builtin_memcpy(ends->remote, words, sizeof(words));
+    } else {
+        return -1;
+    }
+    ends->local_port = bpf_htons(sock->skc_num);
+    ends->remote_port = sock->skc_dport;
+    ends->ifindex = (__u32)sock->skc_bound_dev_if;
+    return 0;
+}
+
+/*
+ * All TCP sockets of the reader's network namespace, one a call: tells those of a service address that their own end has not
+ * closed and that no mark gate is on, so that prld has no flow of them.
+ */
+SEC("iter/tcp")
+int prl_strangers(struct bpf_iter__tcp *ctx)
+{
+    struct sock_common *sock = ctx->sk_common;
+    struct prl_node *node = prl_node_get();
+    struct prl_stranger ends;
+
+    if (!sock || !node || (sock->skc_state != BPF_TCP_ESTABLISHED && sock->skc_state != BPF_TCP_CLOSE_WAIT))
+        return 0;
+    __builtin_memset(&ends, 0, sizeof(ends));
+    if (read_ends(sock, &ends) < 0 || !prl_is_anywhere(node, ends.local))
+        return 0;
+    if (prl_is_anywhere(node, ends.remote)) /* this host calls itself: both ends go with it */
+        return 0;
+    __u64 cookie = (__u64)sock->skc_cookie.counter; /* 0: nobody has asked for it, so no gate has it */
+    if (!cookie || !bpf_map_lookup_elem(&prl_gates, &cookie))
+        bpf_seq_write(ctx->meta->seq, &ends, sizeof(ends));
+    return 0;
 }
 
 char prl_license[] SEC("license") = "Dual BSD/GPL";

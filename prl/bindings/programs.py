@@ -1,9 +1,12 @@
 """The BPF programs of one instance: loaded, pinned, attached (userspace/io/kernel.h)."""
 
+import os
+import socket
 from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 from prl.bindings.native import ffi, lib, text_of
 from prl.errors import KernelError
@@ -11,6 +14,37 @@ from prl.kernel.features import Mode
 
 OBJECTS = Path(__file__).resolve().parent.parent / "bpf"
 """Where the package carries its compiled programs."""
+
+
+STRANGERS_NAMED = 64
+"""Sessions that prld was not asked for, of which the ends are told; all of them are counted."""
+
+
+class Stranger(NamedTuple):
+    """The ends of a session that prld was not asked for."""
+
+    local: bytes
+    """IPv4 as IPv4-mapped IPv6."""
+    local_port: int
+    remote: bytes
+    remote_port: int
+    ifindex: int
+    """Of the device that its socket is bound to; 0: none."""
+
+    @classmethod
+    def of(cls, raw: Any) -> Self:
+        """Read cffi's structure."""
+        local, remote = (bytes(ffi.buffer(end)) for end in (raw.local, raw.remote))
+        ports = socket.ntohs(raw.local_port), socket.ntohs(raw.remote_port)
+        return cls(local, ports[0], remote, ports[1], int(raw.ifindex))
+
+
+@dataclass(frozen=True, slots=True)
+class Strangers:
+    """All of them."""
+
+    count: int
+    named: tuple[Stranger, ...]
 
 
 def mode_number(mode: Mode) -> int:
@@ -71,6 +105,7 @@ class Kernel:
         error = ffi.new("char[]", lib.PRL_ERROR_BYTES)
         self.xdp_refusal = ""
         """Why XDP does not run in the mode that was asked for first."""
+        self._strangers: Any = ffi.new("struct prl_stranger[]", STRANGERS_NAMED)
         self._kernel: Any = lib.prl_kernel_open(config, error)
         if self._kernel == ffi.NULL:
             raise KernelError(text_of(error))
@@ -99,6 +134,18 @@ class Kernel:
         error = ffi.new("char[]", lib.PRL_ERROR_BYTES)
         refused = lib.prl_kernel_sessions_attach(self._kernel, error)
         return text_of(error) if refused else ""
+
+    def strangers(self) -> "Strangers":
+        """Sessions of service addresses that no flow here has.
+
+        Raises:
+            KernelError: they cannot be counted.
+        """
+        count = lib.prl_kernel_strangers(self._kernel, self._strangers, STRANGERS_NAMED)
+        if count < 0:
+            raise KernelError(f"sessions cannot be counted: {os.strerror(-count)}")
+        named = (self._strangers[place] for place in range(min(count, STRANGERS_NAMED)))
+        return Strangers(count, tuple(map(Stranger.of, named)))
 
     @property
     def mode(self) -> Mode:

@@ -69,7 +69,10 @@ def status_text(facts: dict[str, Any]) -> str:
     )
     if flows["unprotected"]:
         words += ": see `prlctl flow list --unsafe`"
-    lines.append(wrapped(words, WARN if flows["unprotected"] else None))
+    strangers = flows.get("strangers", 0)  # an earlier version does not count them
+    if strangers:
+        words += f"; {strangers} sessions that prld was not asked for"
+    lines.append(wrapped(words, WARN if flows["unprotected"] or strangers else None))
     lines.append(
         wrapped(
             f"behind: {behind['packets']} packets, {behind['bytes']} bytes, "

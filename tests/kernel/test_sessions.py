@@ -1,4 +1,4 @@
-"""What TCP tells of the sessions of service addresses (bpf/sessions.bpf.c, SPEC R31)."""
+"""What TCP tells of the sessions of service addresses (SPEC R31)."""
 
 import socket
 from collections.abc import Iterator
@@ -8,7 +8,19 @@ from dataclasses import dataclass
 import pytest
 from prl._core import ffi, lib
 
-from tests.kernel.bpf_lab import PEER4, PORT, SERVICE4, Address, Bench, inside, ip, until
+from prl.endpoint import unmapped
+from tests.kernel.bpf_lab import (
+    PEER4,
+    PEER6,
+    PORT,
+    SERVICE4,
+    SERVICE6,
+    Address,
+    Bench,
+    inside,
+    ip,
+    until,
+)
 
 pytestmark = pytest.mark.needs("root", "bpf")
 
@@ -23,7 +35,9 @@ class Lab:
     bench: Bench
     stack: ExitStack
 
-    def connect(self, to: Address = SERVICE4, port: int = PORT) -> tuple[socket.socket, ...]:
+    def connect(
+        self, to: Address = SERVICE4, port: int = PORT
+    ) -> tuple[socket.socket, socket.socket]:
         """A connection of the peer's: the node's end, the peer's end."""
         with inside(self.bench.node_ns):
             listener = self.stack.enter_context(socket.create_server((str(to), port)))
@@ -36,11 +50,22 @@ class Lab:
         assert lib.prl_kernel_gate_attach(self.bench.kernel, sock.fileno(), slot) == 0
         return int.from_bytes(sock.getsockopt(socket.SOL_SOCKET, 57, 8), "little")  # SO_COOKIE
 
-    def news(self) -> list[tuple[int, ...]]:
+    def news(self) -> list[tuple[int, int, int, int]]:
         """All that was told: kind, slot, handle, cookie."""
         told, found = ffi.new("struct prl_news *"), []
         while lib.prl_kernel_sessions_news(self.bench.kernel, told):
             found.append((told.kind, told.slot, told.handle, told.cookie))
+        return found
+
+    def await_news(self, count: int = 1) -> list[tuple[int, int, int, int]]:
+        """The next of it, so many."""
+        found: list[tuple[int, int, int, int]] = []
+
+        def have_come() -> bool:
+            found.extend(self.news())
+            return len(found) >= count
+
+        until(have_come)
         return found
 
 
@@ -75,9 +100,7 @@ def test_the_end_of_a_flow_is_told_and_nothing_before(lab: Lab) -> None:
     assert server.recv(1) == b""
     assert lab.news() == []
     server.close()
-    told: list[tuple[int, ...]] = []
-    until(lambda: told.extend(lab.news()) or told)
-    assert told == [(lib.PRL_NEWS_ENDED, 3, flow.handle, cookie)]
+    assert lab.await_news() == [(lib.PRL_NEWS_ENDED, 3, flow.handle, cookie)]
 
 
 def test_a_reset_and_a_time_wait_are_ends(lab: Lab) -> None:
@@ -88,12 +111,11 @@ def test_a_reset_and_a_time_wait_are_ends(lab: Lab) -> None:
     cookies = [lab.gate(server, 1), lab.gate(other, 2)]
     peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
     peer.close()
-    told: list[tuple[int, ...]] = []
-    until(lambda: told.extend(lab.news()) or len(told) == 1)
+    told = lab.await_news()
     other.close()  # first of the two: it is the node's end that waits
     assert waiting.recv(1) == b""
     waiting.close()
-    until(lambda: told.extend(lab.news()) or len(told) == 2)
+    told += lab.await_news()
     assert [entry[3] for entry in told] == cookies
 
 
@@ -107,9 +129,7 @@ def test_other_sessions_are_nobodys_news(lab: Lab) -> None:
     lab.bench.flow(2, 0, ports=(PORT + 1, peer.getsockname()[1]))
     lab.gate(last, 2)
     end(last, peer)
-    told: list[tuple[int, ...]] = []
-    until(lambda: told.extend(lab.news()) or told)
-    assert [entry[1] for entry in told] == [2]
+    assert [entry[1] for entry in lab.await_news()] == [2]
 
 
 def test_sessions_of_another_network_namespace_are_nobodys_news(lab: Lab) -> None:
@@ -124,9 +144,7 @@ def test_sessions_of_another_network_namespace_are_nobodys_news(lab: Lab) -> Non
     lab.bench.flow(2, 0, ports=(PORT + 1, peer.getsockname()[1]))
     lab.gate(last, 2)
     end(last, peer)
-    told: list[tuple[int, ...]] = []
-    until(lambda: told.extend(lab.news()) or told)
-    assert [entry[1] for entry in told] == [2]
+    assert [entry[1] for entry in lab.await_news()] == [2]
 
 
 def test_nothing_is_told_any_more_once_prld_has_gone(lab: Lab) -> None:
@@ -141,3 +159,67 @@ def test_nothing_is_told_any_more_once_prld_has_gone(lab: Lab) -> None:
     with inside(lab.bench.node_ns):
         assert lib.prl_kernel_sessions_attach(lab.bench.kernel, error) == 0, ffi.string(error)
     assert lab.news() == []
+
+
+def strangers(lab: Lab) -> set[tuple[str, int, int]]:
+    """Local address, its port and the peer's of the sessions that no flow has."""
+    found = ffi.new("struct prl_stranger[]", 8)
+    with inside(lab.bench.node_ns):
+        count = lib.prl_kernel_strangers(lab.bench.kernel, found, len(found))
+    assert 0 <= count <= len(found)
+    return {
+        (
+            str(unmapped(bytes(ffi.buffer(one.local)))),
+            socket.ntohs(one.local_port),
+            socket.ntohs(one.remote_port),
+        )
+        for one in found[0:count]
+    }
+
+
+def test_sessions_that_nobody_asked_prld_for_are_counted(lab: Lab) -> None:
+    """Established ones of a service's address; not a listener, not a flow, not one that is over."""
+    assert strangers(lab) == set()
+    server, peer = lab.connect()
+    lab.connect(OTHER4)
+    asked, of_asked = lab.connect(port=PORT + 1)
+    lab.bench.flow(1, 0, ports=(PORT + 1, of_asked.getsockname()[1]))
+    lab.gate(asked, 1)
+    assert strangers(lab) == {(str(SERVICE4), PORT, peer.getsockname()[1])}
+    peer.shutdown(socket.SHUT_WR)
+    assert server.recv(1) == b""
+    assert len(strangers(lab)) == 1  # the node's program may still say something
+    server.shutdown(socket.SHUT_WR)
+    assert strangers(lab) == set()
+
+
+def test_who_calls_his_own_host_is_not_counted(lab: Lab) -> None:
+    """Both ends go with it; a health check of the host's own must not make it unsafe."""
+    with inside(lab.bench.node_ns):
+        listener = lab.stack.enter_context(socket.create_server((str(SERVICE4), PORT)))
+        lab.stack.enter_context(socket.create_connection((str(SERVICE4), PORT)))
+    lab.stack.enter_context(listener.accept()[0])
+    assert strangers(lab) == set()
+
+
+def test_of_very_many_the_first_are_named_and_all_are_counted(lab: Lab) -> None:
+    for number in range(70):  # more than are read at a time
+        lab.connect(port=PORT + number)
+    found = ffi.new("struct prl_stranger[]", 2)
+    with inside(lab.bench.node_ns):
+        assert lib.prl_kernel_strangers(lab.bench.kernel, found, len(found)) == 70
+    assert all(unmapped(bytes(ffi.buffer(one.local))) == SERVICE4 for one in found)
+
+
+def test_sessions_of_ipv6_are_counted_likewise(lab: Lab) -> None:
+    for namespace, address in ((lab.bench.node_ns, SERVICE6), (lab.bench.peer_ns, PEER6)):
+        ip("-n", namespace, "address", "add", f"{address}/64", "dev", "lan0", "nodad")
+    lab.bench.own(SERVICE6)
+    with inside(lab.bench.node_ns):
+        listener = lab.stack.enter_context(
+            socket.create_server((str(SERVICE6), PORT), family=socket.AF_INET6)
+        )
+    with inside(lab.bench.peer_ns):
+        peer = lab.stack.enter_context(socket.create_connection((str(SERVICE6), PORT)))
+    lab.stack.enter_context(listener.accept()[0])
+    assert strangers(lab) == {(str(SERVICE6), PORT, peer.getsockname()[1])}

@@ -38,6 +38,8 @@ STRUCTS = (
     "prl_claim",
     "prl_claim_token",
     "prl_sample",
+    "prl_news",
+    "prl_stranger",
 )
 Layout = tuple[int, dict[str, int]]
 

@@ -20,6 +20,7 @@ from prometheus_client.samples import Sample
 from prl.bindings.datapath import HOLD_BOUNDS_S, Figures, HoldTimes
 from prl.bindings.facts import LinkState, Owner, Silence, Status
 from prl.bindings.native import ffi, lib
+from prl.bindings.programs import Strangers
 from prl.config import parse
 from prl.daemon.events.bounded import Bounded
 from prl.daemon.events.catalogue import HAPPENED
@@ -49,7 +50,7 @@ def facts(*, verdict: Verdict = Verdict(), sessions: bool = False, **more: Any) 
     config = parse(GOOD + f"[metrics]\nsessions = {str(sessions).lower()}\n")
     view: Any = SimpleNamespace(
         config=config,
-        kernel=SimpleNamespace(mode="native", bypassed=False),
+        kernel=SimpleNamespace(mode="native", bypassed=False, strangers=lambda: Strangers(0, ())),
         ownership=SimpleNamespace(terms=[4]),
         arbiter=None,
         link=SimpleNamespace(refusals=Refusals(EventLog(lambda _: None))),

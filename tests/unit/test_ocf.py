@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from prl.bindings.facts import LinkState, Owner, Silence
+from prl.bindings.programs import Strangers
 from prl.config import parse
 from prl.daemon.monitoring import facts
 from tests.unit.test_cli import FakePrld
@@ -48,7 +49,7 @@ def part(
     )
     view: Any = SimpleNamespace(
         config=parse(GOOD),
-        kernel=SimpleNamespace(xdp_refusal="", bypassed=False),
+        kernel=SimpleNamespace(xdp_refusal="", bypassed=False, strangers=lambda: Strangers(0, ())),
         datapath=SimpleNamespace(status=lambda: found),
         link=SimpleNamespace(other=SimpleNamespace(node="re1"), why_down="no answer"),
         ownership=SimpleNamespace(terms=[TERM]),

@@ -75,6 +75,7 @@ struct prl_kernel {
     struct prl_sample *sample;
     struct prl_sieve *sieve;
     struct bpf_link *sessions; /* NULL: TCP does not tell of sessions */
+    struct bpf_link *strangers; /* NULL: nobody has asked for them yet */
     struct ring_buffer *ring;
     struct prl_news news; /* the newest that was taken from the ring */
     bool has_news;

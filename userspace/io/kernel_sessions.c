@@ -18,6 +18,8 @@
 
 #define MOUNTS "/proc/self/mounts"
 
+#define STRANGERS_READ 64 /* at a time */
+
 /* One record a call: a negative answer ends the round, and the record counts as taken (libbpf, ringbuf.c). */
 static int take(void *context, void *data, size_t bytes)
 {
@@ -107,9 +109,12 @@ void prl_kernel_sessions_close(struct prl_kernel *kernel)
 {
     if (kernel->sessions)
         bpf_link__destroy(kernel->sessions);
+    if (kernel->strangers)
+        bpf_link__destroy(kernel->strangers);
     if (kernel->ring)
         ring_buffer__free(kernel->ring);
     kernel->sessions = NULL;
+    kernel->strangers = NULL;
     kernel->ring = NULL;
 }
 
@@ -126,4 +131,38 @@ int prl_kernel_sessions_news(struct prl_kernel *kernel, struct prl_news *news)
     if (kernel->has_news)
         *news = kernel->news;
     return kernel->has_news;
+}
+
+/* The kernel gives whole records, as many as fit. Returns their number, 0 at the end, or -errno. */
+static int read_strangers(int fd, struct prl_stranger *found)
+{
+    ssize_t bytes;
+
+    do
+        bytes = read(fd, found, STRANGERS_READ * sizeof(*found));
+    while (bytes < 0 && (errno == EINTR || errno == EAGAIN)); /* EAGAIN: so many sockets were of no interest */
+    return bytes < 0 ? -errno : (int)((size_t)bytes / sizeof(*found));
+}
+
+int prl_kernel_strangers(struct prl_kernel *kernel, struct prl_stranger *found, uint32_t capacity)
+{
+    struct prl_stranger some[STRANGERS_READ];
+    uint32_t count = 0;
+    int fd, got;
+
+    if (!kernel->strangers) {
+        kernel->strangers = bpf_program__attach_iter(
+            bpf_object__find_program_by_name(kernel->object[PRL_OBJECT_SESSIONS], "prl_strangers"), NULL);
+        if (!kernel->strangers)
+            return -errno;
+    }
+    fd = bpf_iter_create(bpf_link__fd(kernel->strangers));
+    if (fd < 0)
+        return fd;
+    while ((got = read_strangers(fd, some)) > 0)
+        for (int i = 0; i < got; i++, count++)
+            if (count < capacity)
+                found[count] = some[i];
+    close(fd);
+    return got < 0 ? got : (int)count;
 }

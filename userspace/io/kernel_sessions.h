@@ -18,6 +18,10 @@ int prl_kernel_sessions_attach(struct prl_kernel *kernel, char *error);
 /* The oldest of what it has told, and that there was one. */
 int prl_kernel_sessions_news(struct prl_kernel *kernel, struct prl_news *news);
 
+/* How many TCP sessions of service addresses no flow here has, shadows being flows, too; the first `capacity` of them in `found`.
+ * Or -errno. Goes through all TCP sockets of this network namespace: some 0.1 us for each. */
+int prl_kernel_strangers(struct prl_kernel *kernel, struct prl_stranger *found, uint32_t capacity);
+
 #ifndef PRL_CFFI
 /* Readable while there is news; -1: the program is not attached. */
 int prl_kernel_sessions_fd(const struct prl_kernel *kernel);

@@ -8,14 +8,15 @@ from prl import __version__
 from prl.bindings import wire
 from prl.bindings.datapath import Datapath, FlowInfo
 from prl.bindings.facts import Capability, Message, Owner, Status
-from prl.bindings.programs import Kernel
+from prl.bindings.programs import Kernel, Strangers
 from prl.config import Config
 from prl.daemon.link.link import Link
 from prl.daemon.monitoring.remedies import cause_of
 from prl.daemon.ownership.ownership import SILENCE, Ownership
 from prl.daemon.session.protect import Primaries
 from prl.daemon.session.sessions import Session
-from prl.endpoint import Address, show_endpoint
+from prl.endpoint import Address, show_endpoint, unmapped
+from prl.errors import KernelError
 
 if TYPE_CHECKING:
     from prl.daemon.ownership.arbiter import Arbiter
@@ -46,7 +47,9 @@ class NodeView:
 def status(view: NodeView) -> dict[str, Any]:
     """The node, and whether it could be switched over without loss."""
     found = view.datapath.status()
-    unsafe = verdict(view, found)
+    strangers, uncounted = strangers_of(view)
+    unsafe = verdict(view, found, strangers)
+    unsafe = unsafe if unsafe.cause else uncounted
     return {
         "version": __version__,
         "node": view.config.node,
@@ -86,7 +89,7 @@ def status(view: NodeView) -> dict[str, Any]:
         },
         "arbiter": _arbiter(view, found),
         "neighbours": found.neighbours,
-        "flows": _flow_counts(view, found),
+        "flows": _flow_counts(view, found, strangers),
         "unprotected": view.primaries.unprotected(),
         "behind": {"packets": found.behind_packets, "bytes": found.behind_bytes},
         "oldest_unacknowledged_ms": round(found.oldest_unanswered_ns / _NS_PER_MS, 3),
@@ -107,13 +110,14 @@ def _arbiter(view: NodeView, found: Status) -> dict[str, Any] | None:
     }
 
 
-def _flow_counts(view: NodeView, found: Status) -> dict[str, int]:
+def _flow_counts(view: NodeView, found: Status, strangers: Strangers) -> dict[str, int]:
     states = [session.state for session in view.primaries.live()]
     return {
         "primary": found.flows_primary,
         "secondary": found.flows_secondary,
         "active": found.flows_active,
         "unprotected": sum(state != "active" for state in states),
+        "strangers": strangers.count,
     }
 
 
@@ -135,7 +139,7 @@ class Verdict:
     words: str = ""
 
 
-def verdict(view: NodeView, found: Status) -> Verdict:
+def verdict(view: NodeView, found: Status, strangers: Strangers) -> Verdict:
     """Whether a switchover would be safe now, as far as it can be told from this node."""
     if (grave := verdict_of_node(view, found.services, link_up=found.link_up)).cause:
         return grave
@@ -143,7 +147,26 @@ def verdict(view: NodeView, found: Status) -> Verdict:
         if session.state != "active":
             why = view.primaries.why_not(session)
             return Verdict("session", f"{session.ends} is not protected: {why}")
-    return Verdict()
+    return verdict_of_strangers(strangers)
+
+
+def strangers_of(view: NodeView) -> tuple[Strangers, Verdict]:
+    """Sessions that prld was not asked for; with a cause, that they cannot be counted."""
+    try:
+        return view.kernel.strangers(), Verdict()
+    except KernelError as error:
+        return Strangers(0, ()), Verdict("host", str(error))
+
+
+def verdict_of_strangers(strangers: Strangers) -> Verdict:
+    """Sessions that no application has handed to prld would be lost, like any unprotected one."""
+    if not strangers.count:
+        return Verdict()
+    first, others = strangers.named[0], strangers.count - 1
+    ends = show_endpoint(unmapped(first.local), first.local_port)
+    ends += f" <-> {show_endpoint(unmapped(first.remote), first.remote_port)}"
+    more = f" (and {others} more)" if others else ""
+    return Verdict("session", f"{ends}{more} is not protected: prld was not asked for it")
 
 
 def verdict_of_node(view: NodeView, states: Sequence[Owner], *, link_up: bool) -> Verdict:

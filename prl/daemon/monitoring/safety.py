@@ -11,9 +11,16 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from prl.bindings.programs import Stranger, Strangers
 from prl.daemon.events.log import EventLog
 from prl.daemon.events.record import Record
-from prl.daemon.monitoring.facts import NodeView, Verdict, verdict_of_node
+from prl.daemon.monitoring.facts import (
+    NodeView,
+    Verdict,
+    strangers_of,
+    verdict_of_node,
+    verdict_of_strangers,
+)
 from prl.daemon.session.sessions import Session
 
 LOOK_S: Final = 1.0
@@ -22,7 +29,7 @@ AT_ONCE_S: Final = 0.05
 LOOKS_SHARE: Final = 100
 """A look at very many sessions takes its time: they take no more than one part of so many."""
 UNPROTECTED_S: Final = 1.0
-"""A session that is being set up is no cause yet."""
+"""A session that is being set up is no cause yet, nor is one that has just been accepted."""
 _OWN: Final = frozenset({"safe", "unsafe"})
 
 
@@ -48,6 +55,7 @@ class Safety:
         """``unprotected`` is told what each look finds."""
         self._view, self._log, self._unprotected = view, log, unprotected
         self._since: dict[Session, float] = {}
+        self._strange: dict[Stranger, float] = {}
         self._changed = asyncio.Event()
         self._told: str | None = None
         self.last = self._look()
@@ -88,7 +96,18 @@ class Safety:
         if not verdict.cause and first is not None and oldest_s >= UNPROTECTED_S:
             why = self._view.primaries.why_not(first)
             verdict = Verdict("session", f"{first.ends} is not protected: {why}")
+        if not verdict.cause:
+            strangers, uncounted = strangers_of(self._view)
+            verdict = verdict_of_strangers(self._lasting(strangers, now_s))
+            verdict = verdict if verdict.cause else uncounted
         return Look(verdict, states, oldest_s, now_s)
+
+    def _lasting(self, found: Strangers, now_s: float) -> Strangers:
+        """Without those that may be on their way from the accept() to prld."""
+        self._strange = {one: self._strange.get(one, now_s) for one in found.named}
+        named = [one for one, since_s in self._strange.items() if now_s - since_s >= UNPROTECTED_S]
+        unnamed = found.count - len(found.named)
+        return Strangers(len(named) + (unnamed if named else 0), tuple(named))
 
     def _tell(self, verdict: Verdict) -> None:
         if verdict.cause == self._told:
