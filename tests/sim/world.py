@@ -127,7 +127,8 @@ class World:
         chance = random.Random(f"witness {self.seed}")  # pairs without one are as they were
         self.witness_side = chance.randint(0, 1)
         """Where the witness is then, if there is one (F19)."""
-        self.witnessed = not self.arbitrated and chance.random() < 0.15
+        likely = 0.6 if "parted" in self.fault_kinds else 0.15  # if it was asked for, by a mutant
+        self.witnessed = not self.arbitrated and chance.random() < likely
         if self.witnessed and self.fault_kinds == KINDS:
             self.fault_kinds = (*KINDS, *("parted" for _ in range(4)))
         if self.arbitrated and self.fault_kinds == KINDS:
