@@ -129,7 +129,7 @@ class Etcd:
             if not self._has_certificate:
                 return f"it breaks TLS off: does it want arbiter.certificate? ({error})"
             return f"it breaks TLS off, perhaps for arbiter.certificate: {error}"
-        if self._tls is None and isinstance(error, http.client.RemoteDisconnected):
+        if self._tls is None and isinstance(error, ConnectionResetError):  # RemoteDisconnected, too
             return "it closes the connection without an answer: is it an https endpoint?"
         return str(error) or repr(error)
 
