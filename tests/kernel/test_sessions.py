@@ -119,17 +119,22 @@ def test_a_reset_and_a_time_wait_are_ends(lab: Lab) -> None:
     assert [entry[3] for entry in told] == cookies
 
 
+def only_another_is_told(lab: Lab) -> None:
+    """A flow that ends after what was nobody's news is the first that is told."""
+    last, peer = lab.connect(port=PORT + 1)
+    lab.bench.flow(2, 0, ports=(PORT + 1, peer.getsockname()[1]))
+    lab.gate(last, 2)
+    end(last, peer)
+    assert [entry[1] for entry in lab.await_news()] == [2]
+
+
 def test_other_sessions_are_nobodys_news(lab: Lab) -> None:
     end(*lab.connect())  # of the service, but no flow
     server, peer = lab.connect(OTHER4)
     lab.bench.flow(1, 0)
     lab.gate(server, 1)
     end(server, peer)  # its address is no service's: nobody asked TCP to tell
-    last, peer = lab.connect(port=PORT + 1)
-    lab.bench.flow(2, 0, ports=(PORT + 1, peer.getsockname()[1]))
-    lab.gate(last, 2)
-    end(last, peer)
-    assert [entry[1] for entry in lab.await_news()] == [2]
+    only_another_is_told(lab)
 
 
 def test_sessions_of_another_network_namespace_are_nobodys_news(lab: Lab) -> None:
@@ -140,11 +145,7 @@ def test_sessions_of_another_network_namespace_are_nobodys_news(lab: Lab) -> Non
     lab.gate(server, 1)
     end(server, peer)
     lab.bench.node.netns_cookie -= 1
-    last, peer = lab.connect(port=PORT + 1)
-    lab.bench.flow(2, 0, ports=(PORT + 1, peer.getsockname()[1]))
-    lab.gate(last, 2)
-    end(last, peer)
-    assert [entry[1] for entry in lab.await_news()] == [2]
+    only_another_is_told(lab)
 
 
 def test_nothing_is_told_any_more_once_prld_has_gone(lab: Lab) -> None:

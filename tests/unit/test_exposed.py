@@ -83,6 +83,15 @@ def test_in_a_new_epoch_all_is_told_anew() -> None:
     assert owner.ports() == [([1, 2], [])]
 
 
+def test_in_a_new_epoch_without_any_that_is_told() -> None:
+    """What was told in the last one may be over, and would be asked for at a take-over."""
+    owner = Owning()
+    owner.exposed.look([])
+    assert [(told.anew, told.here, told.over) for told in owner.told] == [(True, [], [])]
+    owner.exposed.look([])
+    assert len(owner.told) == 1
+
+
 def test_a_node_that_does_not_know_of_it_is_told_nothing() -> None:
     owner = Owning()
     owner.link.capabilities = Capability.OUTPUT

@@ -85,12 +85,6 @@ bool prl_owner_never_opens(const struct prl_owner *owner)
     return owner->config.policy_stop || (arbiter->answer_ns && !arbiter->leases);
 }
 
-/* When the LAN was heard, or began to be listened to. */
-static uint64_t lan_heard_ns(const struct prl_owner *owner)
-{
-    return owner->last_frame_ns > owner->unsure_ns ? owner->last_frame_ns : owner->unsure_ns;
-}
-
 uint64_t prl_owner_speak_by_ns(const struct prl_owner *owner)
 {
     uint64_t replaceable_ns = prl_owner_replaceable_ns(owner);
@@ -373,7 +367,7 @@ static uint32_t judge_word(struct prl_owner *owner, uint64_t now_ns)
 static uint32_t judge_presence(struct prl_owner *owner, uint64_t now_ns)
 {
     uint64_t replaceable_ns = prl_owner_replaceable_ns(owner);
-    uint64_t heard_ns = lan_heard_ns(owner);
+    uint64_t heard_ns = owner->last_frame_ns > owner->unsure_ns ? owner->last_frame_ns : owner->unsure_ns;
 
     if (prl_arbiter_rules(&owner->arbiter))
         return judge_word(owner, now_ns);

@@ -17,17 +17,22 @@ from prl.bindings.native import ffi, lib
 from prl.config import Config
 from prl.daemon.host.instances import Instances
 from prl.daemon.host.network import Host, NextHop
+from prl.daemon.ownership import frames
+from prl.daemon.ownership.frames import (
+    ARP_BYTES,
+    ETH_BYTES,
+    ETH_P_ARP,
+    ETH_P_IP,
+    ETH_P_IPV6,
+    ND_BYTES,
+)
 from prl.endpoint import Address, mapped
 from prl.errors import KernelError
 
-ETH_P_ALL, ETH_P_ARP, ETH_P_IPV6 = 0x0003, 0x0806, 0x86DD
-_ETH_BYTES, _ARP_BYTES, _IPV6_BYTES = 14, 28, 40
-_NA_BYTES = 64  # IPv6 and a neighbour advertisement, without options
+_IPV6_BYTES = 40
 _ICMPV6 = bytes([socket.IPPROTO_ICMPV6])
-_FRAMES_MAX = 64  # read at a time
-_FRAME_BYTES = 128
 _ARP_REPLY = b"\0\2"
-_OF_MACHINES = {kind.to_bytes(2) for kind in (0x0800, ETH_P_ARP, ETH_P_IPV6)}
+_OF_MACHINES = {kind.to_bytes(2) for kind in (ETH_P_IP, ETH_P_ARP, ETH_P_IPV6)}
 """Types of frames that a switch forwards as soon as it forwards anything."""
 _ECHO_REPLY, _NA = 129, 136
 
@@ -71,14 +76,8 @@ class Evidence:
         )
 
     def __enter__(self) -> None:
-        sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
-        try:
-            sock.bind((self._lan.name, ETH_P_ALL))
-        except OSError as error:
-            sock.close()
-            raise KernelError(f"{self._lan.name}: cannot be asked: {error.strerror}") from error
-        self._sock = sock
-        asyncio.get_running_loop().add_reader(sock, self._receive)
+        self._sock = frames.listen(self._lan.name)
+        asyncio.get_running_loop().add_reader(self._sock, self._receive)
 
     def __exit__(
         self,
@@ -105,11 +104,7 @@ class Evidence:
 
     def _receive(self) -> None:
         assert self._sock is not None
-        for _ in range(_FRAMES_MAX):
-            try:
-                frame = self._sock.recv(_FRAME_BYTES)
-            except OSError:
-                return
+        for frame in frames.waiting(self._sock):
             self._heard |= self._counts(frame)
 
     def _counts(self, frame: bytes) -> bool:
@@ -139,14 +134,14 @@ def _questions(config: Config, lan: LogicalInterface, known: Iterable[NextHop]) 
 
 def who_answers(frame: bytes, own_mac: bytes) -> Address | None:
     """Whose answer to a question of this node's own ``frame`` is, if it is one."""
-    if len(frame) < _ETH_BYTES or frame[:6] != own_mac or frame[6:12] == own_mac:
+    if len(frame) < ETH_BYTES or frame[:6] != own_mac or frame[6:12] == own_mac:
         return None
-    kind, payload = int.from_bytes(frame[12:14]), frame[_ETH_BYTES:]
-    if kind == ETH_P_ARP and len(payload) >= _ARP_BYTES and payload[6:8] == _ARP_REPLY:
+    kind, payload = int.from_bytes(frame[12:14]), frame[ETH_BYTES:]
+    if kind == ETH_P_ARP and len(payload) >= ARP_BYTES and payload[6:8] == _ARP_REPLY:
         return IPv4Address(payload[14:18])
     if kind != ETH_P_IPV6 or payload[6:7] != _ICMPV6 or len(payload) <= _IPV6_BYTES:
         return None
     what = payload[_IPV6_BYTES]
-    if what == _NA and len(payload) >= _NA_BYTES:
-        return IPv6Address(payload[_NA_BYTES - 16 : _NA_BYTES])
+    if what == _NA and len(payload) >= ND_BYTES:
+        return IPv6Address(payload[ND_BYTES - 16 : ND_BYTES])
     return IPv6Address(payload[8:24]) if what == _ECHO_REPLY else None

@@ -16,7 +16,9 @@ from prl.bindings.datapath import LogicalInterface
 from prl.bindings.packet import internet_checksum
 from prl.config import Service
 from prl.daemon.events.log import EventLog
+from prl.daemon.ownership import frames
 from prl.daemon.ownership.evidence import Evidence
+from prl.daemon.ownership.frames import ARP_BYTES, ETH_BYTES, ETH_P_ARP, ETH_P_IPV6, ND_BYTES
 from prl.endpoint import Address
 from prl.errors import KernelError
 
@@ -31,12 +33,8 @@ PROBE_INTERVAL_S = 0.1
 """Shorter than RFC 5227 wants for a whole LAN of strangers: the owner of the address is a prl node
 or nobody."""
 
-ETH_P_ALL, ETH_P_ARP, ETH_P_IPV6 = 0x0003, 0x0806, 0x86DD
 _BROADCAST = b"\xff" * 6
 _NS, _NA = 135, 136
-_FRAMES_MAX = 64  # read at a time
-_FRAME_BYTES = 128
-_ETH_BYTES, _ARP_BYTES, _ND_BYTES = 14, 28, 64
 _ND_HOPS = 255  # anything else came through a router (RFC 4861, 7.1)
 T = TypeVar("T", bound=Hashable)
 
@@ -53,20 +51,11 @@ async def users(
         KernelError: the LAN cannot be asked.
     """
     wanted = set(addresses)
-    try:
-        sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
-    except OSError as error:
-        raise KernelError(f"no packet socket for address probes: {error.strerror}") from error
-    with contextlib.closing(sock):
-        try:
-            # Only frames from now on: the protocol takes effect with bind().
-            sock.bind((interface.name, ETH_P_ALL))
-        except OSError as error:
-            raise KernelError(
-                f"{interface.name}: cannot be probed: {error.strerror}; is it up?"
-            ) from error
-        with contextlib.nullcontext() if evidence is None else evidence:
-            return await _ask(sock, interface.mac, wanted, evidence)
+    with (
+        contextlib.closing(frames.listen(interface.name)) as sock,
+        contextlib.nullcontext() if evidence is None else evidence,
+    ):
+        return await _ask(sock, interface.mac, wanted, evidence)
 
 
 async def users_of(
@@ -87,11 +76,7 @@ async def _ask(
     loop = asyncio.get_running_loop()
 
     def receive() -> None:
-        for _ in range(_FRAMES_MAX):
-            try:
-                frame = sock.recv(_FRAME_BYTES)
-            except OSError:
-                return
+        for frame in frames.waiting(sock):
             count.hear(user_in(frame, mac))
 
     loop.add_reader(sock, receive)
@@ -170,16 +155,16 @@ def probe_frame(mac: bytes, address: Address) -> bytes:
 
 def user_in(frame: bytes, own_mac: bytes) -> Address | None:
     """The address that ``frame`` shows to be in use, or probed, by somebody else."""
-    if len(frame) < _ETH_BYTES or frame[6:12] == own_mac:
+    if len(frame) < ETH_BYTES or frame[6:12] == own_mac:
         return None
-    kind, payload = int.from_bytes(frame[12:14]), frame[_ETH_BYTES:]
-    if kind == ETH_P_ARP and len(payload) >= _ARP_BYTES and payload[:6] == b"\0\1\x08\0\6\4":
+    kind, payload = int.from_bytes(frame[12:14]), frame[ETH_BYTES:]
+    if kind == ETH_P_ARP and len(payload) >= ARP_BYTES and payload[:6] == b"\0\1\x08\0\6\4":
         sender, target = payload[14:18], payload[24:28]
         # A probe of another node's for the same address is a conflict, too (RFC 5227, 2.1.1).
         return IPv4Address(sender if any(sender) else target)
     if (
         kind == ETH_P_IPV6
-        and len(payload) >= _ND_BYTES
+        and len(payload) >= ND_BYTES
         and payload[6] == socket.IPPROTO_ICMPV6
         and payload[7] == _ND_HOPS
     ):

@@ -119,22 +119,29 @@ class Exposed:
         here = [found for found in now.items() if found[0] not in self._told]
         try:
             for some in _messages(over):
-                self._send(Told(over=[Ends.of(*told) for told in some], anew=self._anew))
+                self._send(over=some)
                 for ends, _ in some:
                     del self._told[ends]
             for some in _messages(list(self._left.items())):
-                self._send(Told(here=[Ends.of(*left) for left in some], anew=self._anew))
+                self._send(here=some)
                 for ends, _ in some:
                     del self._left[ends]
             for some in _messages(here):
                 if not self._has_room(len(self._told) + len(some)):
                     return
-                self._send(Told(here=[Ends.of(*found) for found in some], anew=self._anew))
+                self._send(here=some)
                 self._told.update(some)
+            if self._anew:  # there is nothing to tell but that
+                self._send()
         except DatapathError:  # the link is gone or full: the next look goes on
             return
 
-    def _send(self, told: Told) -> None:
+    def _send(self, *, here: Iterable[_Known] = (), over: Iterable[_Known] = ()) -> None:
+        told = Told(
+            here=[Ends.of(*known) for known in here],
+            over=[Ends.of(*known) for known in over],
+            anew=self._anew,
+        )
         element = Element(Tlv.SESSIONS, _encoder.encode(told))
         self._dp.send(Message.EXPOSED, wire.encode_tlvs([element]))
         self._anew = False
