@@ -3,6 +3,8 @@
 Checks L8.
 """
 
+from contextlib import ExitStack
+
 import pytest
 
 from prl.client import Node
@@ -66,14 +68,17 @@ def test_what_nobody_has_any_more_is_reset_by_who_owns_the_service_by_agreement(
 
 def test_a_session_that_never_had_a_shadow_is_reset_by_who_takes_over() -> None:
     """Its peer waits for the answer to what the dead node has acknowledged, and says nothing."""
-    with support.pair("exposed") as lab:
+    with support.pair("exposed") as lab, ExitStack() as stack:
         apps = Applications(lab, "obey")
         listen = f"{support.service_address(4)}:{ALONE}"
         alone = Applications(lab, "obey", nodes=["re0"], listen=listen)
-        with apps.connect() as good, Peer(lab, port=ALONE) as bad:
+        eventually("the epoch's first is told", lambda: received(lab, "re1")["EXPOSED"])
+        before = received(lab, "re1")["EXPOSED"]
+        with Peer(lab, port=ALONE) as bad:
             alone.expect("state", "re0", peer=bad.port, state="open")
             assert bad.ask("is somebody there") == "is somebody there"
-            eventually("re1 knows of it", lambda: received(lab, "re1")["EXPOSED"])
+            eventually("re1 knows of it", lambda: received(lab, "re1")["EXPOSED"] > before)
+            good = stack.enter_context(apps.connect())
             lab.fail("re0", "power")
             with pytest.raises(ConnectionResetError):
                 bad.receive()
