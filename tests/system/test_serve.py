@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from prl.demo.payload import Payload
+from prl.kernel import procfs
 from prl.lab import Lab, processes
 from prl.lab.netns import Namespace
 from tests.system.serving import PORT, Client, Serve, narrow, serving
@@ -149,15 +150,7 @@ def test_a_port_in_use_is_one_clear_line(lab: Lab) -> None:
 
 def _programs(lab: Lab, node: str, name: str) -> list[int]:
     place = Namespace(lab.topology.node(node).namespace)
-    return [pid for pid in processes.pids_in(place) if _name(pid) == name]
-
-
-def _name(pid: int) -> str:
-    try:
-        with open(f"/proc/{pid}/comm") as file:  # noqa: PTH123
-            return file.read().strip()
-    except FileNotFoundError:
-        return ""
+    return [pid for pid in processes.pids_in(place) if procfs.program_of(pid) == name]
 
 
 def test_curl_has_a_file_that_dd_reads(lab: Lab, tmp_path: Path) -> None:

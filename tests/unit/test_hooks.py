@@ -64,7 +64,7 @@ def told(path: Path) -> list[dict[str, str]]:
 def is_alive(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
+    except OSError:  # gone, before the file was opened or before it was read
         return False
 
 
