@@ -1,6 +1,7 @@
 """The handshake of the link's TLS (userspace/io/tls.h), as whoever made the connection sees it."""
 
 import errno
+import os
 import socket
 from collections.abc import Sequence
 from enum import IntEnum
@@ -8,6 +9,9 @@ from typing import Any
 
 from prl.bindings.native import ffi, lib
 from prl.errors import PrlError
+
+_ROOM_BYTES = 1 << 18
+"""What one turn reads: the records that are received at a time."""
 
 
 class Refusal(IntEnum):
@@ -89,3 +93,64 @@ class Channel:
     def close(self) -> None:
         """Close the connection, if it is still ours."""
         lib.prl_tls_close(self.release())
+
+
+class Stream:
+    """What a proven connection carries besides the link: bytes, both ways, without waiting."""
+
+    def __init__(self, channel: Channel) -> None:
+        """Take the connection over, whose handshake is done."""
+        self._link: Any = ffi.new("struct prl_link *")  # for its transport: it has no buffers
+        lib.prl_link_attach_tls(self._link, channel.release())
+        self._room: Any = ffi.new("uint8_t[]", _ROOM_BYTES)
+        self._piece: Any = ffi.new("struct iovec *")
+
+    def fileno(self) -> int:
+        """The socket's descriptor."""
+        return int(self._link.fd)
+
+    def read(self) -> bytes:
+        """What there is, at most so much as one turn takes; b"" is the end.
+
+        Raises:
+            BlockingIOError: nothing now; there is more only when the socket is readable.
+            OSError: the connection has ended, or something came that is not authentic.
+        """
+        got = self._link.transport.read(self._link.state, self._room, _ROOM_BYTES)
+        return bytes(ffi.buffer(self._room, _counted(got)))
+
+    def write(self, data: bytes | bytearray) -> int:
+        """Take the beginning of it, and send what the socket takes; returns how much was taken.
+
+        With nothing to write, what was taken before is sent.
+
+        Raises:
+            BlockingIOError: nothing was taken: the socket has no room.
+            OSError: the connection has ended.
+        """
+        with ffi.from_buffer(data) as raw:
+            self._piece.iov_base, self._piece.iov_len = raw, len(data)
+            pieces = 1 if data else 0
+            return _counted(self._link.transport.writev(self._link.state, self._piece, pieces))
+
+    @property
+    def unsent(self) -> bool:
+        """Whether some of what was taken waits for room in the socket."""
+        return bool(self._link.transport.unsent(self._link.state))
+
+    @property
+    def unread(self) -> bool:
+        """Whether some of what was received waits for read(), though the socket has nothing."""
+        return bool(self._link.transport.unread(self._link.state))
+
+    def close(self) -> None:
+        """Say the end, if that can be, and close the socket. Idempotent."""
+        if self._link.transport != ffi.NULL:
+            self._link.transport.close(self._link.state)
+            lib.prl_link_release(self._link)
+
+
+def _counted(done: int) -> int:
+    if done < 0:
+        raise OSError(-done, os.strerror(-done))  # BlockingIOError, for EAGAIN
+    return done

@@ -30,7 +30,7 @@ _QUESTION = struct.Struct("=BBBxI")  # struct inet_diag_req_v2, before its inet_
 _ENDS = struct.Struct("!HH16s16s")  # struct inet_diag_sockid: ends, …
 _DEVICE = struct.Struct("=I8s")  # … device, cookie
 _ID_BYTES = _ENDS.size + _DEVICE.size
-_FOUND = struct.Struct(f"=BBxx{_ID_BYTES}s16xI")  # struct inet_diag_msg
+_FOUND = struct.Struct(f"=BBxx{_ID_BYTES}s4xI8xI")  # struct inet_diag_msg
 _ANY_COOKIE = b"\xff" * 8
 
 
@@ -42,6 +42,8 @@ class TcpSocket:
     state: int
     identity: bytes
     """By which it is asked for, or ended, again."""
+    unread_bytes: int
+    """Of a connection: what has come, and its program has not read."""
     inode: int
     """0 while nobody has accepted it."""
     attributes: dict[int, bytes] = field(repr=False)
@@ -138,8 +140,10 @@ class SockDiag:
 
 
 def _read(body: bytes) -> TcpSocket:
-    family, state, raw, inode = _FOUND.unpack_from(body)
-    return TcpSocket(family, state, raw, inode, dict(nl.attributes(body, _FOUND.size)))
+    family, state, raw, unread_bytes, inode = _FOUND.unpack_from(body)
+    return TcpSocket(
+        family, state, raw, unread_bytes, inode, dict(nl.attributes(body, _FOUND.size))
+    )
 
 
 def _address(family: int, raw: bytes) -> Address:

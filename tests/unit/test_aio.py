@@ -19,6 +19,7 @@ from prl.client.aio import (
     ShadowVoid,
     UsageError,
 )
+from prl.client.shadow_socket import Committed
 from prl.control.messages import REQUESTS_MAX
 from prl.control.protocol import Demoted
 from prl.daemon.control.control import Client, ControlServer
@@ -63,6 +64,8 @@ class Prld:
             later = {"event": "state", "handle": 9, "state": "open", "reason": "link lost"}
             asyncio.get_running_loop().call_soon(client.send, later)
             return {"handle": request["handle"], "state": "active", "reason": ""}
+        if request["op"] == "committed":
+            return {"out_bytes": 7, "out_hash": 5}
         if request["op"] == "bad":
             raise UsageError("bad")
         return {}
@@ -255,6 +258,19 @@ def test_sessions_and_offers_are_handed_to_the_next_prld(tmp_path: Path) -> None
             await story()
 
     asyncio.run(bounded())
+
+
+def test_how_far_the_owner_is(tmp_path: Path) -> None:
+    async def story(node: AsyncNode, prld: Prld) -> None:
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            prld.give(3, ours)
+            shadow = await node.next_shadow()
+            assert await shadow.committed() == Committed(7, 5)
+            assert prld.requests[-1]["handle"] == 3
+            await shadow.close()
+
+    play(tmp_path, story)
 
 
 def test_a_void_shadow_ends_every_wait(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from prl._core import ffi, lib
 
-from prl.bindings.tls import Channel, Refusal, TlsError, key_name
+from prl.bindings.tls import Channel, Refusal, Stream, TlsError, key_name
 from tests.unit.test_link import TX_BYTES, End, drain, exchange
 
 KEY, OTHER_KEY, THIRD_KEY = bytes(range(32)), bytes(32), b"k" * 32
@@ -436,3 +436,47 @@ def test_each_connection_has_a_secret_that_both_ends_know() -> None:
     assert bytes(32) not in found
     plain = ffi.new("struct prl_link *")
     assert lib.prl_link_secret(plain, ffi.new("uint8_t[32]")) == -errno.ENOTSUP
+
+
+def test_a_stream_of_bytes_beside_the_link() -> None:
+    here, there = pair()
+    for sock in (here, there):  # so that neither takes all at once
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4608)
+    client, server = Channel(here, [KEY], server=False), Channel(there, [KEY], server=True)
+    shake(client, server)
+    one, other = Stream(client), Stream(server)
+    data = random.Random(5).randbytes(2_000_000)
+    left, got, waited = bytearray(data), bytearray(), False
+    with pytest.raises(BlockingIOError):
+        other.read()
+    while len(got) < len(data):
+        try:
+            del left[: one.write(left)]
+        except BlockingIOError:
+            waited = True
+        with suppress(BlockingIOError):
+            got += other.read()
+    assert waited
+    assert got == data
+    while one.unsent:
+        one.write(b"")
+    other.write(b"an answer")
+    assert one.read() == b"an answer"
+    one.close()
+    one.close()
+    assert other.read() == b""
+    other.close()
+
+
+def test_a_stream_that_somebody_changes_ends() -> None:
+    between = Between()
+    between.shake()
+    one, other = Stream(between.client), Stream(between.server)
+    between.change = lambda _, data: data[:-1] + bytes([data[-1] ^ 1])
+    one.write(b"good")
+    between.carry()
+    with pytest.raises(OSError, match="Bad message"):
+        other.read()
+    one.close()
+    other.close()
+    between.close()

@@ -9,7 +9,7 @@ from typing import Any, Final, Protocol
 
 from prl.client.aio.waiting import Bell, Stream
 from prl.client.flows import VOID_WORD_TIMEOUT_S, Flow, SessionFlow, ShadowFlow
-from prl.client.shadow_socket import ShadowVoid, Takeover
+from prl.client.shadow_socket import Committed, ShadowVoid, Takeover
 from prl.control.protocol import Given
 from prl.errors import NoDaemonError, PrlError, UsageError
 
@@ -192,6 +192,16 @@ class AsyncShadow(Followed, ShadowFlow[AsyncSession]):
         if self._takeover is None:
             raise ShadowVoid(f"{self.remote}: {self.reason}")
         return self._takeover
+
+    async def committed(self) -> Committed:
+        """How far the owner's output is for good.
+
+        Raises:
+            UsageError: it is no shadow any more; its fate is told.
+            NoDaemonError: prld is gone.
+        """
+        answer = await self._node.request({"op": "committed", "handle": self.handle})
+        return Committed(answer["out_bytes"], answer["out_hash"])
 
     async def close(self) -> None:
         """Give the shadow up, or, once it is owned, end the session; closes the socket."""
