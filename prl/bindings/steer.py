@@ -1,0 +1,61 @@
+"""Where connections to port 179 begin on a host with a BGP front (userspace/io/steer.h)."""
+
+import os
+import socket
+from enum import IntEnum
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any
+
+from prl.bindings.native import ffi, lib, text_of
+from prl.bindings.programs import OBJECTS
+from prl.errors import KernelError
+
+PEERS_MAX: int = lib.PRL_STEER_PEERS_MAX
+
+
+class Listener(IntEnum):
+    """The two that connections begin at."""
+
+    INNER = lib.PRL_STEER_INNER
+    """Of what this host's daemon opens to a peer."""
+    OUTER = lib.PRL_STEER_OUTER
+    """Of what a peer opens to a service address."""
+
+
+class Steering:
+    """The program, loaded; attach() lets it decide.
+
+    Raises:
+        KernelError: the kernel refused it.
+    """
+
+    def __init__(self, object_dir: Path = OBJECTS) -> None:
+        error = ffi.new("char[]", lib.PRL_ERROR_BYTES)
+        self._steer: Any = lib.prl_steer_open(str(object_dir).encode(), error)
+        if self._steer == ffi.NULL:
+            raise KernelError(text_of(error))
+
+    def add(self, peer: IPv4Address, service: IPv4Address) -> None:
+        """Connections between these begin at the listeners. Raises KernelError."""
+        ends = ffi.new("struct prl_steer_ends *")
+        ffi.buffer(ends)[:] = peer.packed + service.packed
+        _check(lib.prl_steer_add(self._steer, ends))
+
+    def to(self, which: Listener, listener: socket.socket) -> None:
+        """Name a listener. Raises KernelError."""
+        _check(lib.prl_steer_to(self._steer, which, listener.fileno()))
+
+    def attach(self) -> None:
+        """Decide from now on, in this thread's network namespace. Raises KernelError."""
+        _check(lib.prl_steer_attach(self._steer))
+
+    def close(self) -> None:
+        """Connections begin as without it. Idempotent."""
+        lib.prl_steer_close(self._steer)
+        self._steer = ffi.NULL
+
+
+def _check(code: int) -> None:
+    if code < 0:
+        raise KernelError(f"steering connections to the front: {os.strerror(-code)}")

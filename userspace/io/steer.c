@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "io/steer.h"
+
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define OBJECT "steer.bpf.o"
+#define PATH_BYTES 4096
+#define NAMESPACE "/proc/thread-self/ns/net"
+
+struct prl_steer {
+    struct bpf_object *object;
+    struct bpf_program *program;
+    struct bpf_link *link;
+    int to, peers;
+};
+
+static int load(struct prl_steer *steer, const char *path)
+{
+    int code;
+
+    steer->object = bpf_object__open_file(path, NULL);
+    code = libbpf_get_error(steer->object) ? -errno : bpf_object__load(steer->object);
+    if (code)
+        return code;
+    steer->program = bpf_object__find_program_by_name(steer->object, "prl_steer");
+    steer->to = bpf_object__find_map_fd_by_name(steer->object, "prl_steer_to");
+    steer->peers = bpf_object__find_map_fd_by_name(steer->object, "prl_steer_peers");
+    return steer->program ? 0 : -ENOENT;
+}
+
+struct prl_steer *prl_steer_open(const char *object_dir, char *error)
+{
+    struct prl_steer *steer = calloc(1, sizeof(*steer));
+    char path[PATH_BYTES];
+    int code;
+
+    snprintf(path, sizeof(path), "%s/%s", object_dir, OBJECT);
+    code = steer ? load(steer, path) : -ENOMEM;
+    if (code) {
+        snprintf(error, PRL_ERROR_BYTES, "cannot load %.150s: %s", path, strerror(-code));
+        prl_steer_close(steer);
+        return NULL;
+    }
+    return steer;
+}
+
+int prl_steer_add(struct prl_steer *steer, const struct prl_steer_ends *ends)
+{
+    uint32_t one = 1;
+
+    return bpf_map_update_elem(steer->peers, ends, &one, BPF_ANY);
+}
+
+int prl_steer_to(struct prl_steer *steer, enum prl_steer_listener which, int fd)
+{
+    uint32_t key = which;
+    uint64_t value = (uint32_t)fd;
+
+    return bpf_map_update_elem(steer->to, &key, &value, BPF_ANY);
+}
+
+int prl_steer_attach(struct prl_steer *steer)
+{
+    int fd = open(NAMESPACE, O_RDONLY | O_CLOEXEC), code;
+
+    if (fd < 0)
+        return -errno;
+    steer->link = bpf_program__attach_netns(steer->program, fd);
+    code = libbpf_get_error(steer->link) ? -errno : 0;
+    if (code)
+        steer->link = NULL;
+    close(fd);
+    return code;
+}
+
+void prl_steer_close(struct prl_steer *steer)
+{
+    if (!steer)
+        return;
+    bpf_link__destroy(steer->link);
+    if (!libbpf_get_error(steer->object))
+        bpf_object__close(steer->object);
+    free(steer);
+}
