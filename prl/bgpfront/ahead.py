@@ -43,6 +43,16 @@ class Sayer:
         """Of the next byte for the wire."""
         return self._written
 
+    @property
+    def end(self) -> int:
+        """Position behind all that is to be written."""
+        return self._written + len(self._out)
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the standby has not acknowledged all that was offered to it."""
+        return self._said < self._offered
+
     def joined(self) -> int:
         """A standby has the tables as they are now. Return from which position on it is told more.
 
@@ -50,7 +60,7 @@ class Sayer:
         standby cannot go on (``Ahead.take_over``).
         """
         self.standby = True
-        self._offered = self._said = self._written + len(self._out)
+        self._offered = self._said = self.end
         return self._offered
 
     def left(self) -> None:
@@ -106,9 +116,10 @@ class Ahead:
     def __init__(self, told: Direction, position: int, *, extended: bool) -> None:
         self._told = told
         self._extended = extended
-        self._begin = position
-        """Of the first byte kept."""
+        self._begin = self._enough = position
+        """Of the first byte kept; and from where on what is known of ``told`` is exact."""
         self._kept = bytearray()
+        self._committed = 0
 
     @property
     def position(self) -> int:
@@ -125,8 +136,23 @@ class Ahead:
             raise PositionError(f"bytes from {position} on, and {self.position} comes next")
         self._kept += data
 
+    def exact_from(self, position: int) -> None:
+        """What was put into ``told`` besides may not have been written before ``position`` is."""
+        self._enough = position
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether the peer was told all that ``told`` has."""
+        return self._committed >= self._enough
+
+    @property
+    def waits(self) -> bool:
+        """Whether more will be known when the owner has written more."""
+        return bool(self._kept) or not self.is_exact
+
     def committed(self, position: int) -> None:
         """All before ``position`` has been written: messages that end by then count as told."""
+        self._committed = max(self._committed, position)
         count = min(position - self._begin, len(self._kept))
         if count <= 0:
             return
@@ -146,9 +172,10 @@ class Ahead:
         Raises:
             PositionError: it wrote what it had not said: the peer's stream cannot be continued.
         """
-        if not self._begin <= position <= self.position:
+        first = max(self._begin, self._enough)
+        if not first <= position <= self.position:
             raise PositionError(
-                f"{position} bytes were written, known are {self._begin} to {self.position}"
+                f"{position} bytes were written, known are {first} to {self.position}"
             )
         self.committed(position)
         cut = position - self._begin

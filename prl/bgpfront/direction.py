@@ -1,7 +1,8 @@
 """One direction of a session: whose UPDATEs they are, who reads them, what is known of both."""
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
+from itertools import chain
 
 from prl.bindings.bgp_rib import (
     EXTENDED_MAX_BYTES,
@@ -69,6 +70,8 @@ class Direction:
     Attributes:
         held: nothing of the source goes on to the reader.
         incomplete: the table was too small, or memory was: messages pass, nothing is known.
+        answered: how many ROUTE-REFRESHes of the reader, of each family, were answered: all of the
+            answer is in ``out``, or was.
     """
 
     def __init__(self, out: bytearray, rib: Rib, *, extended: bool) -> None:
@@ -76,12 +79,13 @@ class Direction:
         self.rib = rib
         self.held = False
         self.incomplete = False
+        self.answered: Counter[Family] = Counter()
         self._message_max = EXTENDED_MAX_BYTES if extended else MESSAGE_MAX_BYTES
         self._piece_bytes = max(_PIECE_BYTES, self._message_max)
         self._ended: set[Family] = set()
         """Families of which the source has said that it has said all."""
         self._end_told: set[Family] = set()
-        self._answers: deque[Iterator[bytes]] = deque()
+        self._answers: deque[tuple[Family, Iterator[bytes]]] = deque()
 
     @property
     def behind(self) -> bool:
@@ -148,9 +152,10 @@ class Direction:
         """
         while len(self.out) < OUT_LOW_BYTES and not self.incomplete:
             if self._answers:
-                piece = next(self._answers[0], None)
-                if piece is None:
+                family, pieces = self._answers[0]
+                if (piece := next(pieces, None)) is None:
                     self._answers.popleft()
+                    self.answered[family] += 1
                 else:
                     self.out += piece
             elif self.held:
@@ -175,16 +180,29 @@ class Direction:
 
         What changes meanwhile is said as ever; at the end the reader has all as it is.
         """
-        self._answers.append(self._walk(tuple(families), bounds=bounds))
+        self._answers += [(family, self._answer(family, bounds=bounds)) for family in families]
         self.pump()
 
-    def _walk(self, families: tuple[Family, ...], *, bounds: bool) -> Iterator[bytes]:
-        for family in families:
-            if bounds:
-                yield route_refresh(family, _BEGIN)
-            yield from self.rib.walk(Column.SENT, self._message_max, self._piece_bytes, [family])
-            if bounds:
-                yield route_refresh(family, _END)
+    @property
+    def asked(self) -> list[Family]:
+        """The families of the ROUTE-REFRESHes that are still being answered."""
+        return [family for family, _ in self._answers]
+
+    def _answer(self, family: Family, *, bounds: bool) -> Iterator[bytes]:
+        if bounds:
+            yield route_refresh(family, _BEGIN)
+        yield from self.rib.walk(Column.SENT, self._message_max, self._piece_bytes, [family])
+        if bounds:
+            yield route_refresh(family, _END)
+
+    def walk(self, column: Column) -> Iterator[bytes]:
+        """Yield a column as UPDATEs, a piece at a time, with the End-of-RIBs that belong to it.
+
+        As Rib.walk(): between two pieces all may go on.
+        """
+        ended = self._ended if column is Column.SOURCE else self._end_told
+        routes = self.rib.walk(column, self._message_max, self._piece_bytes)
+        return chain(routes, (end_of_rib(family) for family in sorted(ended)))
 
     def reader_restarted(self) -> None:
         """The reader knows nothing any more, and is to be told everything."""

@@ -6,7 +6,8 @@ The states are those of docs/bgp-front.md. Whoever has the sockets tells of conn
 time, writes what stands in ``End.out``, and closes an end that is ``closing`` when that is written.
 """
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -39,9 +40,18 @@ OTHER_CONFIGURATION, UNSUPPORTED_CAPABILITY = (6, 6), (2, 7)
 OUT_OF_RESOURCES = (6, 8)
 OPENING_S = 240.0
 """For how long both ends may take to open a session (RFC 4271 section 8.2.2: a large hold time)."""
+CEASE_UNSPECIFIC = (6, 0)
+"""What BIRD says when the interface towards a neighbour is down, a moment before prl moves the
+service."""
 ADMINISTRATIVE_SHUTDOWN, PEER_DECONFIGURED, ADMINISTRATIVE_RESET = (6, 2), (6, 3), (6, 4)
 ABSORBED = frozenset(
-    {HOLD_TIMER_EXPIRED, ADMINISTRATIVE_SHUTDOWN, PEER_DECONFIGURED, ADMINISTRATIVE_RESET}
+    {
+        HOLD_TIMER_EXPIRED,
+        CEASE_UNSPECIFIC,
+        ADMINISTRATIVE_SHUTDOWN,
+        PEER_DECONFIGURED,
+        ADMINISTRATIVE_RESET,
+    }
 )
 """NOTIFICATIONs of the daemon by which it only tells that it stops, or restarts: not the peer's."""
 _FAMILIES = {value: key for key, value in AFI_SAFI.items()}
@@ -140,8 +150,9 @@ class Session:
         self.since = 0.0
         self.following = False
         """The session is the other node's: nothing goes to the peer."""
-        self._asked_again: set[Family] = set()
-        """Families that the peer has asked for by ROUTE-REFRESH, of a session that is followed."""
+        self._asked_again: Counter[Family] = Counter()
+        """ROUTE-REFRESHes of the peer that its owner has not answered, of a session that is
+        followed. Below 0: the answer is known before the question is read here."""
         self._opens: tuple[Open, Open] | None = None
         """The daemon's and the peer's, as they came."""
         self._awaited: set[Family] = set()
@@ -153,13 +164,30 @@ class Session:
         """The daemon's OPEN and the peer's as they came, while the session is established."""
         return self._opens
 
-    def follow(self, daemon: Open, peer: Open, now: float) -> None:
+    def follow(
+        self,
+        daemon: Open,
+        peer: Open,
+        now: float,
+        *,
+        part: bytes = b"",
+        asked: Iterable[Family] = (),
+    ) -> None:
         """Be the standby's, of a session with these OPENs.
 
         Bytes of the peer's are then those that the shadow receives, from where ``heard`` ends.
+
+        Args:
+            daemon: the daemon's OPEN as it came.
+            peer: the peer's.
+            now: the time.
+            part: what came before those bytes, of a message that they finish.
+            asked: families of ROUTE-REFRESHes of the peer's that are still being answered.
         """
         self.peer.begin(now)
+        self.peer.received += part
         self.peer.is_alive = True
+        self._asked_again = Counter(asked)
         self._establish(daemon, peer, now)
         assert self.heard is not None
         assert self.told is not None
@@ -167,8 +195,8 @@ class Session:
         self._become(State.ABSENT, now)
 
     def answered(self, family: Family) -> None:
-        """The owner has answered the peer's ROUTE-REFRESH."""
-        self._asked_again.discard(family)
+        """The owner has answered a ROUTE-REFRESH of the peer."""
+        self._asked_again[family] -= 1
 
     def not_ready(self) -> str:
         """Why the daemon here could not go on with the other node's session; "" if it could."""
@@ -200,10 +228,11 @@ class Session:
             return
         self.peer.out += ALIVE
         self.peer.heard_at = self.peer.said_at = self.since = now
-        if self._asked_again and self._opens is not None:
+        asked = [family for family, count in self._asked_again.items() if count > 0]
+        if asked and self._opens is not None:
             bounds = self._opens[1].has(Capability.ENHANCED_REFRESH)
-            self.told.answer(sorted(self._asked_again), bounds=bounds)
-            self._asked_again.clear()
+            self.told.answer(sorted(asked), bounds=bounds)
+        self._asked_again.clear()
 
     # What happens
 
@@ -402,7 +431,7 @@ class Session:
             return
         subtype = one[21]
         if subtype == 0 and direction is self.told and self.following:
-            self._asked_again.add(family)
+            self._asked_again[family] += 1
         elif subtype == 0:
             asks = self._opens[1] if direction is self.told else self._opens[0]
             direction.answer([family], bounds=asks.has(Capability.ENHANCED_REFRESH))
