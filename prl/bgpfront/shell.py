@@ -1,0 +1,318 @@
+"""The front of a node: listeners, the other front, prld, and a seat for each peer."""
+
+import asyncio
+import contextlib
+import errno
+import json
+import logging
+import socket
+from collections.abc import Callable
+from ipaddress import IPv4Address, ip_address
+from pathlib import Path
+
+from prl import config as prld_config
+from prl.bgpfront.ahead import PositionError
+from prl.bgpfront.channel import Channel
+from prl.bgpfront.config import Config
+from prl.bgpfront.front import Front
+from prl.bgpfront.messages import Begin, ChannelError, Message
+from prl.bgpfront.seat import Seat
+from prl.bgpfront.session import Settings
+from prl.bgpfront.wiring import BGP_PORT, Wire, Wiring
+from prl.bindings.steer import Listener, Steering
+from prl.client.aio import AsyncNode
+from prl.endpoint import Side
+from prl.errors import KernelError, PrlError
+from prl.kernel import sock_diag
+
+BACKLOG = 64
+CLIENTS_MAX = 16
+"""Of status, at a time."""
+ACCEPTS_MAX = 16
+"""Connections that one turn accepts."""
+_IP_TRANSPARENT = 19  # linux/in.h
+_PASSING = frozenset({errno.ECONNABORTED, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_INNER, _OUTER = "127.0.0.1", "127.0.0.1"
+
+_log = logging.getLogger("prl.bgp")
+
+
+class Shell:
+    """See the module; run() is its life.
+
+    Args:
+        config: the front's.
+        daemon: prld's.
+        node: prld.
+
+    Raises:
+        PrlError: it cannot be wired as things are.
+    """
+
+    def __init__(self, config: Config, daemon: prld_config.Config, node: AsyncNode) -> None:
+        self._config, self._daemon, self._node = config, daemon, node
+        self._seats: dict[IPv4Address, Seat] = {}
+        self._front = Front([], self._is_unread)
+        self._turns = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._clients = 0
+        self._channel = Channel(
+            daemon.link,
+            daemon.index,
+            config.channel_port,
+            heard=self._hear,
+            up=lambda: self._channel_changed("the other front is there"),
+            down=self._on_down,
+            room=self._changed,
+        )
+        check(config, daemon)
+
+    async def run(self, ready: Callable[[], None]) -> None:
+        """Until it is cancelled. ``ready`` is called when connections are taken."""
+        loop = asyncio.get_running_loop()
+        config = self._config
+        async with contextlib.AsyncExitStack() as stack:
+            wiring = Wiring(
+                [Wire(peer.address, peer.local) for peer in config.peer],
+                uid=config.uid(),
+                interface=self._daemon.lan.interface,
+                table=config.table,
+            )
+            stack.callback(wiring.close)
+            wiring.build()
+            inner = stack.enter_context(_listener(_INNER, transparent=True))
+            outer = stack.enter_context(_listener(_OUTER, transparent=False))
+            steering = Steering()
+            stack.callback(steering.close)
+            for peer in config.peer:
+                steering.add(peer.address, peer.local)
+            steering.to(Listener.INNER, inner)
+            steering.to(Listener.OUTER, outer)
+            tasks = await stack.enter_async_context(asyncio.TaskGroup())
+            settings = Settings(
+                routes_max=config.routes_max,
+                attributes_max_bytes=config.attributes_max_bytes,
+                daemon_return_s=config.daemon_return_s,
+            )
+            for peer in config.peer:
+                self._seats[peer.address] = Seat(
+                    peer,
+                    settings,
+                    node=self._node,
+                    channel=self._channel,
+                    tasks=tasks,
+                    changed=self._changed,
+                    tell=_teller(str(peer.address)),
+                )
+            for local in dict.fromkeys(peer.local for peer in config.peer):
+                await self._node.offer(f"{local}:{BGP_PORT}")
+            tasks.create_task(self._take_shadows())
+            tasks.create_task(self._channel.run())
+            loop.add_reader(wiring, self._repair, wiring)
+            stack.callback(loop.remove_reader, wiring)
+            self._accept(stack, inner, self._on_inner)
+            self._accept(stack, outer, self._on_outer)
+            steering.attach()
+            tasks.create_task(self._serve_status())
+            ready()
+            await asyncio.Event().wait()
+
+    # -- connections
+
+    def _accept(
+        self,
+        stack: contextlib.AsyncExitStack,
+        listener: socket.socket,
+        on: Callable[[socket.socket, Side, Side], None],
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        loop.add_reader(listener, self._take_connections, listener, on)
+        stack.callback(loop.remove_reader, listener)
+
+    def _take_connections(
+        self, listener: socket.socket, on: Callable[[socket.socket, Side, Side], None]
+    ) -> None:
+        for _ in range(ACCEPTS_MAX):
+            try:
+                sock, remote = listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno not in _PASSING:
+                    raise
+                _log.warning("a connection is not accepted: %s", error.strerror)
+                return
+            local = sock.getsockname()
+            on(sock, _side(local), _side(remote))
+
+    def _on_inner(self, sock: socket.socket, local: Side, remote: Side) -> None:
+        seat = self._seats.get(_v4(local))
+        if seat is None or remote[0] != seat.peer.local:
+            sock.close()
+        else:
+            seat.daemon_connected(sock)
+
+    def _on_outer(self, sock: socket.socket, local: Side, remote: Side) -> None:
+        seat = self._seats.get(_v4(remote))
+        if seat is None or local[0] != seat.peer.local:
+            sock.close()
+        else:
+            seat.peer_connected(sock)
+
+    async def _take_shadows(self) -> None:
+        async for shadow in self._node.shadows():
+            address = shadow.remote.rpartition(":")[0]
+            seat = self._seats.get(IPv4Address(address))
+            if seat is None:
+                _log.warning("%s: a session of no peer of ours: not stood by", shadow.remote)
+                await shadow.close()
+            else:
+                seat.given(shadow)
+
+    def _repair(self, wiring: Wiring) -> None:
+        try:
+            wiring.repair()
+        except (KernelError, OSError) as error:
+            _log.error("rules and routes cannot be put right: %s", error)
+
+    def _is_unread(self) -> bool:
+        """Whether a daemon has not read all: what is its own in its sockets' receive queues."""
+        with sock_diag.SockDiag() as diag:
+            for address, seat in self._seats.items():
+                daemon = seat.daemon_side
+                session = seat.session
+                if daemon is None or session is None or not session.daemon.connected:
+                    continue
+                if session.daemon.out:
+                    return True
+                with contextlib.suppress(OSError):  # it has just ended
+                    wanted = sock_diag.identity(daemon, (address, BGP_PORT))
+                    if diag.find(socket.AF_INET, wanted).unread_bytes:
+                        return True
+        return False
+
+    # -- the other front
+
+    def _hear(self, message: Message) -> None:
+        try:
+            if isinstance(message, Begin):
+                seat = self._seats.get(message.peer)
+                if seat is None:
+                    raise ChannelError(f"{message.peer} is no peer here: give both the same file")
+                seat.hear(message)
+                return
+            for seat in self._seats.values():
+                if seat.knows(message.session):
+                    seat.hear(message)
+                    return
+        except PositionError as error:
+            self._channel.give_up(f"the other front and this one do not fit together: {error}")
+
+    def _on_down(self, why: str) -> None:
+        for seat in self._seats.values():
+            seat.channel_is_down(why)
+        self._channel_changed(why)
+
+    def _channel_changed(self, why: str) -> None:
+        _log.warning("channel: %s", why)
+        self._changed()
+
+    # -- turns
+
+    def _changed(self) -> None:
+        if not self._turns:
+            self._turns = True
+            asyncio.get_running_loop().call_soon(self._turn)
+
+    def _turn(self) -> None:
+        self._turns = False
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        self._front.sessions = [
+            session for seat in self._seats.values() if (session := seat.session) is not None
+        ]
+        due = [self._front.tick(now), *(seat.turn(now) for seat in self._seats.values())]
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if times := [at for at in due if at is not None]:
+            self._timer = loop.call_at(min(times), self._changed)
+
+    # -- status
+
+    async def _serve_status(self) -> None:
+        sock = _control_socket(Path(self._config.socket))
+        async with await asyncio.start_unix_server(self._answer, sock=sock) as server:
+            await server.serve_forever()
+
+    async def _answer(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._clients < CLIENTS_MAX:
+            self._clients += 1
+            try:
+                writer.write(json.dumps(self.status()).encode())
+                await writer.drain()
+            except OSError:
+                pass
+            finally:
+                self._clients -= 1
+        writer.close()
+
+    def status(self) -> dict[str, object]:
+        """What an operator is shown."""
+        up = self._channel.is_up
+        return {
+            "channel": "up" if up else "down",
+            "channel_why": "" if up else self._channel.why_down,
+            "peers": [seat.status() for seat in self._seats.values()],
+        }
+
+
+def check(config: Config, daemon: prld_config.Config) -> None:
+    """Refuse what cannot be, with the reason. Raises PrlError."""
+    services = {
+        address
+        for service in daemon.service
+        if not service.instance
+        for address in service.addresses
+    }
+    for peer in config.peer:
+        if peer.local not in services:
+            raise PrlError(
+                f"peer.local: {peer.local} is no service address of prld's on the network of "
+                "[lan]; give one (peers in routing instances are not supported yet)"
+            )
+
+
+def _control_socket(path: Path) -> socket.socket:
+    """Where status is asked for: root's alone."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    sock.bind(str(path))
+    path.chmod(0o600)
+    return sock
+
+
+def _teller(who: str) -> Callable[[str], None]:
+    return lambda words: _log.warning("%s: %s", who, words)
+
+
+def _listener(address: str, *, transparent: bool) -> socket.socket:
+    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    # Their connections have it, too: else a daemon that starts could not bind to the port.
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if transparent:  # its connections speak from the peer's address
+        sock.setsockopt(socket.IPPROTO_IP, _IP_TRANSPARENT, 1)
+    sock.bind((address, 0))
+    sock.listen(BACKLOG)
+    return sock
+
+
+def _side(name: tuple[str, int]) -> Side:
+    return ip_address(name[0]), name[1]
+
+
+def _v4(side: Side) -> IPv4Address:
+    address = side[0]
+    assert isinstance(address, IPv4Address)
+    return address

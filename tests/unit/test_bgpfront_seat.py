@@ -1,0 +1,570 @@
+"""A front's seats over real sockets, with a prld and another front that the test plays.
+
+The peer's stream goes to the owner's socket and to the shadow's, as prl has it.
+"""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from ipaddress import IPv4Address
+from typing import cast
+
+import msgspec
+import pytest
+
+from prl.bgpfront import owner, seat
+from prl.bgpfront.ahead import PositionError
+from prl.bgpfront.config import Peer
+from prl.bgpfront.front import Front
+from prl.bgpfront.messages import Message, decode, encode
+from prl.bgpfront.seat import Note, Seat
+from prl.bgpfront.session import Settings
+from prl.client.aio import (
+    AsyncSession,
+    AsyncShadow,
+    NotProtectedError,
+    ReplicationError,
+    ShadowVoid,
+    Takeover,
+)
+from tests.bgp_updates import message
+from tests.unit.test_bgpfront_session import DAEMON, OTHERS, PEER, ROUTES, Speaker, said_of
+
+ADDRESS = Peer(address=IPv4Address("192.0.2.10"), local=IPv4Address("192.0.2.100"))
+TIMEOUT_S = 30.0
+TURN_S = 0.001
+
+
+class Place:
+    """A session as prld has it."""
+
+    def __init__(self) -> None:
+        self.news: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
+        self.is_closed = False
+
+    def become(self, state: str, reason: str = "") -> None:
+        self.news.put_nowait((state, reason))
+
+    async def states(self) -> AsyncIterator[tuple[str, str]]:
+        while True:
+            yield await self.news.get()
+
+    async def close(self) -> None:
+        self.is_closed = True
+
+
+class ShadowOfIt:
+    """A shadow as prld gives it."""
+
+    def __init__(self, note: bytes, sock: socket.socket, in_bytes: int) -> None:
+        self.application, self.sock, self.in_bytes = note, sock, in_bytes
+        self.remote = "192.0.2.10:40000"
+        self.session = Place()
+        self.taken: asyncio.Future[Takeover] = asyncio.get_running_loop().create_future()
+        self.out_bytes = 0
+        self.is_closed = False
+
+    async def wait_taken_over(self) -> Takeover:
+        return await self.taken
+
+    async def committed(self) -> Takeover:
+        return Takeover(self.out_bytes, 0)
+
+    async def close(self) -> None:
+        self.discard("closed")
+
+    def discard(self, _: str) -> None:
+        self.is_closed = True
+        loop = asyncio.get_running_loop()
+        if self.sock.fileno() >= 0:
+            loop.remove_reader(self.sock)
+            loop.remove_writer(self.sock)
+            self.sock.close()
+
+
+class Prld:
+    """Protects, or says why not."""
+
+    def __init__(self) -> None:
+        self.places: list[Place] = []
+        self.notes: list[bytes] = []
+        self.refuses: Exception | None = None
+        self.offered: list[str] = []
+
+    async def replicate(self, _: socket.socket, data: bytes = b"") -> AsyncSession:
+        self.notes.append(data)
+        place = Place()
+        self.places.append(place)
+        if isinstance(self.refuses, NotProtectedError):
+            raise NotProtectedError("not now", place)
+        if self.refuses is not None:
+            raise self.refuses
+        return cast(AsyncSession, place)
+
+    async def offer(self, endpoint: str) -> None:
+        self.offered.append(endpoint)
+
+
+class Line:
+    """One direction of the channel; encoded, as on the wire."""
+
+    def __init__(self) -> None:
+        self.is_up = False
+        self.raw = bytearray()
+        self.why: list[str] = []
+
+    @property
+    def has_room(self) -> bool:
+        return self.is_up and len(self.raw) < 4096
+
+    def send(self, one: Message) -> None:
+        if self.is_up:
+            self.raw += encode(one)
+
+    def give_up(self, why: str) -> None:
+        self.why.append(why)
+        self.is_up = False
+        self.raw.clear()
+
+
+class Node:
+    """A front with one seat, and its daemon."""
+
+    def __init__(self, tasks: asyncio.TaskGroup) -> None:
+        self.prld, self.line = Prld(), Line()
+        self.told: list[str] = []
+        self.daemon = Speaker(DAEMON)
+        self.sock: socket.socket | None = None
+        """The daemon's end."""
+        self.seat = Seat(
+            ADDRESS,
+            Settings(),
+            node=self.prld,
+            channel=self.line,
+            tasks=tasks,
+            changed=lambda: None,
+            tell=self.told.append,
+        )
+        self.front = Front([], lambda: bool(self.daemon.received))
+
+    def connect_daemon(self) -> None:
+        near, far = socket.socketpair()
+        far.setblocking(False)
+        if self.sock is not None:
+            self.sock.close()
+        self.sock = far
+        self.daemon.connect()
+        self.seat.daemon_connected(near)
+
+    def kill_daemon(self) -> None:
+        assert self.sock is not None
+        self.sock.close()
+        self.sock, self.daemon.is_up = None, False
+
+    def close(self) -> None:
+        for connection in (self.seat._outer, self.seat._inner):
+            if connection is not None:
+                connection.pipe.close()
+        for sock in (self.sock, self.seat._caller):
+            if sock is not None:
+                sock.close()
+
+    def turn(self) -> None:
+        if self.sock is not None and not exchange(self.sock, self.daemon):
+            self.kill_daemon()
+            self.daemon.ended = self.daemon.ended or (0, 0)
+        now = asyncio.get_running_loop().time()
+        session = self.seat.session
+        self.front.sessions = [session] if session is not None else []
+        self.front.tick(now)
+        self.seat.turn(now)
+
+
+def exchange(sock: socket.socket, speaker: Speaker) -> bool:
+    """Whether the connection stands."""
+    try:
+        if speaker.out:
+            del speaker.out[: sock.send(speaker.out)]
+        data = sock.recv(1 << 16)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    speaker.take(data)
+    return bool(data)
+
+
+class World:
+    """Two nodes, and the peer."""
+
+    def __init__(self, tasks: asyncio.TaskGroup) -> None:
+        self.tasks = tasks
+        self.owner, self.standby = Node(tasks), Node(tasks)
+        self.peer = Speaker(PEER)
+        self.wire: socket.socket | None = None
+        """The peer's end of the owner's connection."""
+        self.mirror: socket.socket | None = None
+        """The same, of the shadow's."""
+        self.shadow: ShadowOfIt | None = None
+        self.stream = 0
+        self.out_bytes = 0
+        for node in (self.owner, self.standby):
+            node.daemon.own = {r: said_of(r) for r in [*ROUTES[:300], *OTHERS[:20]]}
+        self.peer.own = {r: said_of(r) for r in ROUTES[300:400]}
+
+    def connect_peer(self) -> socket.socket:
+        near, far = socket.socketpair()
+        far.setblocking(False)
+        self.owner.seat.peer_connected(near)
+        return far
+
+    def protect(self) -> None:
+        """prld gives the standby a shadow."""
+        near, far = socket.socketpair()
+        far.setblocking(False)
+        self.mirror = far
+        self.shadow = ShadowOfIt(self.owner.prld.notes[-1], near, self.stream)
+        self.standby.seat.given(cast(AsyncShadow, self.shadow))
+        self.owner.prld.places[-1].become("active")
+
+    def channel(self, *, up: bool) -> None:
+        for node in (self.owner, self.standby):
+            node.line.is_up = up
+            node.line.raw.clear()
+            if not up:
+                node.seat.channel_is_down("cut")
+
+    def fail(self) -> None:
+        """The owner's power goes; what it said has reached the other front."""
+        assert self.shadow is not None
+        self.carry()
+        self.shadow.taken.set_result(Takeover(self.out_bytes, 0))
+        assert self.wire is not None
+        self.wire.close()
+        self.owner.close()
+        self.wire, self.mirror = self.mirror, None
+        self.owner, self.standby = self.standby, Node(self.tasks)
+        self.owner.line.is_up = False
+        self.owner.prld.places.append(self.shadow.session)
+        self.owner.prld.notes.append(self.shadow.application)
+
+    def carry(self) -> None:
+        for one, other in ((self.owner, self.standby), (self.standby, self.owner)):
+            for heard in decode(one.line.raw):
+                try:
+                    other.seat.hear(heard)
+                except PositionError as error:
+                    one.line.give_up(str(error))
+
+    def turn(self) -> None:
+        if self.wire is not None:
+            if self.peer.out:
+                data = bytes(self.peer.out)
+                self.peer.out.clear()
+                self.stream += len(data)
+                for sock in (self.wire, self.mirror):
+                    with suppress(OSError):
+                        if sock is not None:
+                            sock.send(data)
+            with suppress(BlockingIOError):
+                data = self.wire.recv(1 << 16)
+                self.out_bytes += len(data)
+                self.peer.take(data)
+                if not data:
+                    self.wire.close()
+                    self.wire = None
+                    self.peer.is_up = False
+        if self.shadow is not None:
+            self.shadow.out_bytes = self.out_bytes
+        self.owner.turn()
+        self.standby.turn()
+        self.carry()
+
+    async def until(self, good: Callable[[], bool]) -> None:
+        while not good():
+            self.turn()
+            await asyncio.sleep(TURN_S)
+
+    async def open(self) -> None:
+        self.peer.connect()
+        self.wire = self.connect_peer()
+        self.owner.connect_daemon()
+        await self.until(lambda: self.state("owner") == "relay" and self.is_in_order())
+
+    async def be_ready(self) -> None:
+        self.channel(up=True)
+        self.standby.connect_daemon()
+        self.protect()
+        await self.until(lambda: self.owner.seat.status()["standby_not_ready"] == "")
+
+    def state(self, who: str) -> object:
+        return getattr(self, who).seat.status()["state"]
+
+    def close(self) -> None:
+        self.owner.close()
+        self.standby.close()
+        for sock in (self.wire, self.mirror):
+            if sock is not None:
+                sock.close()
+        if self.shadow is not None:
+            self.shadow.discard("the end")
+
+    def is_in_order(self) -> bool:
+        return (
+            self.peer.learnt == self.owner.daemon.own and self.owner.daemon.learnt == self.peer.own
+        )
+
+
+@asynccontextmanager
+async def world() -> AsyncIterator[World]:
+    async with asyncio.TaskGroup() as tasks:
+        one = World(tasks)
+        yield one
+        for task in asyncio.all_tasks():
+            if task is not asyncio.current_task():
+                task.cancel()
+        one.close()
+
+
+def play(story: Callable[[World], Awaitable[None]]) -> None:
+    """Run it."""
+
+    async def run() -> None:
+        async with asyncio.timeout(TIMEOUT_S), world() as one:
+            await story(one)
+
+    asyncio.run(run())
+
+
+def test_the_owner_fails_and_the_peer_notices_nothing() -> None:
+    async def story(one: World) -> None:
+        await one.open()
+        await one.be_ready()
+        await one.until(lambda: one.standby.daemon.learnt == one.peer.own)
+        assert one.state("standby") in {"barrier", "relay"}
+        before = len(one.peer.sees)
+        one.fail()
+        await one.until(lambda: one.state("owner") == "relay")
+        assert set(one.peer.sees[before:]) == {4}
+        one.peer.say(ROUTES[300], None)
+        one.owner.daemon.say(ROUTES[0], None)
+        await one.until(one.is_in_order)
+        assert (one.peer.withdrawn, one.peer.repeated, one.peer.ended) == (1, 0, None)
+
+    play(story)
+
+
+def test_two_failures_with_a_healed_node_between() -> None:
+    async def story(one: World) -> None:
+        await one.open()
+        await one.be_ready()
+        one.fail()
+        await one.until(lambda: one.state("owner") == "relay")
+        one.standby.daemon.own = dict(one.owner.daemon.own)
+        await one.be_ready()
+        one.fail()
+        await one.until(lambda: one.state("owner") == "relay")
+        await one.until(one.is_in_order)
+        assert (one.peer.withdrawn, one.peer.repeated, one.peer.ended) == (0, 0, None)
+
+    play(story)
+
+
+def test_the_channel_is_cut_and_made_again() -> None:
+    async def story(one: World) -> None:
+        await one.open()
+        await one.be_ready()
+        one.channel(up=False)
+        one.owner.daemon.say(ROUTES[0], None)
+        one.standby.daemon.say(ROUTES[0], None)
+        await one.until(one.is_in_order)
+        assert one.owner.seat.status()["standby_not_ready"] == "cut"
+        one.channel(up=True)
+        await one.until(lambda: one.owner.seat.status()["standby_not_ready"] == "")
+        one.fail()
+        await one.until(lambda: one.state("owner") == "relay")
+        assert (one.peer.withdrawn, one.peer.repeated, one.peer.ended) == (1, 0, None)
+
+    play(story)
+
+
+def test_each_end_waits_for_the_other() -> None:
+    async def story(one: World) -> None:
+        one.owner.connect_daemon()
+        for _ in range(20):
+            one.turn()
+            await asyncio.sleep(TURN_S)
+        assert one.owner.seat.status()["why"] == "waits for the peer"
+        assert one.owner.daemon.other is None
+        one.peer.connect()
+        one.wire = one.connect_peer()
+        await one.until(one.is_in_order)
+        one.owner.kill_daemon()
+        await one.until(lambda: one.state("owner") == "absent")
+        assert one.owner.seat.status()["daemon"] == "away"
+        one.owner.connect_daemon()
+        await one.until(lambda: one.state("owner") == "relay")
+        assert (one.peer.withdrawn, one.peer.ended) == (0, None)
+
+    play(story)
+
+
+def test_a_second_connection_of_the_peer_is_refused() -> None:
+    async def story(one: World) -> None:
+        await one.open()
+        second = one.connect_peer()
+        await one.until(lambda: not is_open(second))
+        assert one.peer.is_up
+        assert any("second connection" in words for words in one.owner.told)
+        second.close()
+
+    play(story)
+
+
+def is_open(sock: socket.socket) -> bool:
+    try:
+        return bool(sock.recv(1))
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+
+
+def test_the_daemon_ends_the_session_on_both_nodes() -> None:
+    async def story(one: World) -> None:
+        await one.open()
+        await one.be_ready()
+        one.owner.daemon.out += message(3, b"\6\1")
+        await one.until(lambda: one.wire is None)
+        assert one.peer.ended == (6, 1)
+        await one.until(lambda: one.owner.prld.places[-1].is_closed)
+        await one.until(lambda: one.standby.seat.status()["role"] == "none")
+        assert one.owner.seat.status()["role"] == "none"
+
+    play(story)
+
+
+def test_the_peer_ends_the_session() -> None:
+    async def story(one: World) -> None:
+        await one.open()
+        assert one.wire is not None
+        one.wire.close()
+        one.wire = None
+        await one.until(lambda: one.owner.prld.places[-1].is_closed)
+        assert one.owner.seat.status()["role"] == "none"
+        await one.until(lambda: one.owner.sock is None)
+
+    play(story)
+
+
+def test_a_session_that_the_other_node_has_now() -> None:
+    async def story(one: World) -> None:
+        await one.open()
+        place = one.owner.prld.places[-1]
+        place.become("demoted")
+        await one.until(lambda: one.owner.seat.status()["role"] == "none")
+        assert not place.is_closed, "it lives"
+        await one.until(lambda: one.owner.sock is None)
+
+    play(story)
+
+
+@pytest.mark.parametrize("error", [ReplicationError("no"), NotProtectedError("not now", None)])
+def test_a_session_that_is_not_protected_goes_on(error: Exception) -> None:
+    async def story(one: World) -> None:
+        one.owner.prld.refuses = error
+        await one.open()
+        assert not one.owner.seat.status()["protected"]
+
+    play(story)
+
+
+def test_a_take_over_before_the_other_front_has_told_of_the_session() -> None:
+    async def story(one: World) -> None:
+        await one.open()
+        one.protect()
+        shadow = one.shadow
+        assert shadow is not None
+        one.fail()
+        await one.until(lambda: shadow.is_closed)
+        assert one.owner.seat.status()["role"] == "none"
+        assert any("cannot go on" in words for words in one.owner.told)
+
+    play(story)
+
+
+def test_a_shadow_of_which_nothing_is_known_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(seat, "UNREAD_MAX_S", 0.05)
+
+    async def story(one: World) -> None:
+        await one.open()
+        one.protect()
+        shadow = one.shadow
+        assert shadow is not None
+        await one.until(lambda: one.standby.prld.offered == ["192.0.2.100:179"])
+        assert shadow.is_closed
+
+    play(story)
+
+
+def test_a_peer_that_waits_for_the_daemon_may_connect_again() -> None:
+    async def story(one: World) -> None:
+        first = one.connect_peer()
+        one.turn()
+        assert one.owner.seat.status()["why"] == "waits for the daemon"
+        assert not one.owner.prld.notes, "nobody could go on with it"
+        one.peer.connect()
+        one.wire = one.connect_peer()
+        one.owner.connect_daemon()
+        await one.until(one.is_in_order)
+        assert not is_open(first)
+        first.close()
+        assert len(one.owner.prld.notes) == 1
+
+    play(story)
+
+
+def test_a_shadow_that_is_void(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(one: World) -> None:
+        await one.open()
+        await one.be_ready()
+        assert one.shadow is not None
+        one.shadow.taken.set_exception(ShadowVoid("the link is down"))
+        await one.until(lambda: one.standby.seat.status()["role"] == "none")
+        assert any("the link is down" in words for words in one.standby.told)
+
+    play(story)
+    del monkeypatch
+
+
+def test_a_front_that_does_not_acknowledge_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(owner, "SAID_MAX_S", 0.05)
+
+    async def story(one: World) -> None:
+        await one.open()
+        await one.be_ready()
+        monkeypatch.setattr(one.standby.seat, "hear", lambda _: None)
+        one.owner.daemon.say(ROUTES[0], None)
+        await one.until(lambda: bool(one.owner.line.why))
+        assert "does not acknowledge" in one.owner.line.why[0]
+        one.channel(up=False)
+        await one.until(one.is_in_order)
+
+    play(story)
+
+
+def test_a_shadow_that_is_no_fronts() -> None:
+    async def story(one: World) -> None:
+        near, far = socket.socketpair()
+        shadow = ShadowOfIt(b"something else", near, 0)
+        one.standby.seat.given(cast(AsyncShadow, shadow))
+        await one.until(lambda: shadow.is_closed)
+        far.close()
+
+    play(story)
+
+
+def test_the_note_is_what_it_is() -> None:
+    raw = msgspec.json.encode(Note((1 << 64) - 1))
+    assert msgspec.json.decode(raw, type=Note) == Note((1 << 64) - 1)
