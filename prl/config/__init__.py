@@ -4,12 +4,9 @@ from prl.config.keys import (
     DEFAULT_LINK_KEY,
     DEFAULT_PATH,
     DEPRECATED,
-    SECRET,
     TABLES,
     Arbiter,
     Config,
-    Deprecation,
-    Key,
     Link,
     Service,
     Timing,
@@ -18,6 +15,7 @@ from prl.config.keys import (
     parse,
     schema,
 )
+from prl.config.schemas import SECRET, Deprecation, Key
 
 __all__ = [
     "DEFAULT_LINK_KEY",

@@ -1,28 +1,19 @@
-"""prld's configuration: one schema, from which checks, messages and docs/configuration.md come."""
+"""prld's configuration, of which prl.config.schemas makes checks, messages and a table of keys."""
 
 import re
 import socket
 import tomllib
-from abc import ABC
 from collections.abc import Iterator
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
-from typing import (
-    TYPE_CHECKING,
-    Annotated,
-    Any,
-    Literal,
-    NamedTuple,
-    TypeVar,
-    get_args,
-    get_type_hints,
-)
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
-from prl.config import link_key
+from prl.config import link_key, schemas
+from prl.config.schemas import SECRET, Address, Deprecation, Key, Schema
 from prl.control.messages import DEFAULT_SOCKET
 from prl.endpoint import parse_endpoint
 from prl.errors import ConfigError, UsageError
@@ -38,19 +29,6 @@ ARBITERS_MAX = 9
 """Members of the arbiter: etcd advises against more than seven."""
 WITNESSES_MAX = 4  # PRL_WITNESSES_MAX
 PORT_MAX = 65535
-
-SECRET = {"secret": True}
-"""Marks a key whose value nobody else should see, of a command its arguments."""
-
-if TYPE_CHECKING:
-    Address = IPv4Address | IPv6Address
-else:
-    # msgspec takes no union of two types that it does not know, but any class that has instances.
-    class Address(ABC):  # noqa: B024
-        """An address of either version."""
-
-    Address.register(IPv4Address)
-    Address.register(IPv6Address)
 
 Port = Annotated[int, Meta(ge=1, le=65535)]
 Milliseconds = Annotated[int, Meta(ge=1, le=3_600_000)]
@@ -377,48 +355,18 @@ class Config(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
         return [self.lan.interface, *(instance.interface for instance in self.routing)]
 
 
-class Deprecation(NamedTuple):
-    """A key that goes."""
-
-    since: str
-    """The version whose prld warns of it; the next one has it no more."""
-    remedy: str
-    """What to write instead, in the imperative."""
-
-
 DEPRECATED: dict[str, Deprecation] = {}
-"""By path. In the schema still: prld and doctor warn. Gone from it: the refusal has the remedy."""
-
-
-class Key(Struct, frozen=True):
-    """One row of the schema's documentation."""
-
-    path: str
-    kind: str
-    default: str
-    description: str
-    secret: bool
-    """Its value is kept out of a support bundle."""
+"""By path; of a key that still is one, prld and doctor warn."""
 
 
 TABLES: dict[str, type[Struct]] = {"": Config, "lan": Lan, "link": Link, "service": Service}
 TABLES |= {"routing": Instance, "datapath": DatapathSettings, "ownership": Ownership}
 TABLES |= {"arbiter": Arbiter, "timing": Timing, "metrics": Metrics, "hooks": Hooks}
 
-_KINDS = {
-    IPv4Address: "IPv4 address",
-    IPv6Address: "IPv6 address",
-    Address: "IPv4 or IPv6 address",
-    list[Address]: "list of addresses",
-    list[str]: "list of strings",
-    list[int]: "list of whole numbers",
-    str: "string",
-    int: "whole number",
-    bool: "true or false",
-}
-_AT = re.compile(r" - at `(?:key in )?\$?\.?(?P<path>[^`]*)`$")
 _ENDPOINT = re.compile(r"https?://[^/\s?#@]+:[0-9]{1,5}")
-_FIELD = re.compile(r"(?:missing required|unknown) field `(?P<field>[^`]+)`")
+
+
+_SCHEMA = Schema(TABLES, "docs/configuration.md", DEPRECATED)
 
 
 def load(path: Path = DEFAULT_PATH) -> Config:
@@ -427,18 +375,23 @@ def load(path: Path = DEFAULT_PATH) -> Config:
     Raises:
         ConfigError: one line that names the file, the key, what is wrong and what to do.
     """
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise ConfigError(
-            f"{path}: cannot be read: {error.strerror}; name another file with --config"
-        ) from error
-    try:
-        return _with_own_names(parse(raw.decode("utf-8")))
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: byte {error.start} is not UTF-8; save it as UTF-8") from error
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
+    return schemas.load(path, lambda text: _with_own_names(parse(text)))
+
+
+def parse(text: str) -> Config:
+    """Check the configuration in ``text``.
+
+    Raises:
+        ConfigError: as load(), without the file's name.
+    """
+    config = _SCHEMA.parse(text, Config)
+    _check(config)
+    return config
+
+
+def schema() -> Iterator[Key]:
+    """Every key of the file, in order, for documentation and messages."""
+    return _SCHEMA.keys()
 
 
 def deprecations(path: Path) -> list[str]:
@@ -480,111 +433,6 @@ def _own_name(interface: str) -> str:
         return socket.if_indextoname(socket.if_nametoindex(interface))
     except OSError:  # there is none: who needs it says so
         return interface
-
-
-def parse(text: str) -> Config:
-    """Check the configuration in ``text``.
-
-    Raises:
-        ConfigError: as load(), without the file's name.
-    """
-    try:
-        document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"is not TOML: {error}; correct that line") from error
-    try:
-        config = msgspec.convert(document, Config, dec_hook=_decode_address)
-    except msgspec.ValidationError as error:
-        raise ConfigError(_explain(str(error))) from error
-    _check(config)
-    return config
-
-
-def schema() -> Iterator[Key]:
-    """Every key of the file, in order, for documentation and messages."""
-    for table, struct in TABLES.items():
-        hints = get_type_hints(struct, include_extras=True)
-        fields, given = struct.__struct_fields__, struct.__struct_defaults__
-        defaults = dict(zip(fields[len(fields) - len(given) :], given, strict=True))
-        for name in struct.__struct_fields__:
-            description = _description(hints[name])
-            if not description:
-                continue  # a table of its own
-            default = defaults.get(name, msgspec.NODEFAULT)
-            yield Key(
-                path=f"{table}.{name}" if table else name,
-                kind=_kind(hints[name]),
-                default="required" if default is msgspec.NODEFAULT else _show(default),
-                description=description,
-                secret=any("secret" in (meta.extra or ()) for meta in _metas(hints[name])),
-            )
-
-
-def _show(default: object) -> str:
-    if default is None or getattr(default, "factory", None) is list:
-        return "none"
-    if isinstance(default, bool):
-        return str(default).lower()
-    return f'"{default}"' if isinstance(default, str) else str(default)
-
-
-def _description(hint: Any) -> str:
-    return next((meta.description for meta in _metas(hint) if meta.description), "")
-
-
-def _metas(hint: Any) -> list[Meta]:
-    return [meta for meta in getattr(hint, "__metadata__", ()) if isinstance(meta, Meta)]
-
-
-def _kind(hint: Any) -> str:
-    bare = get_type_hints(type("_", (), {"__annotations__": {"x": hint}}))["x"]
-    if (choices := get_args(bare)) and all(isinstance(choice, str) for choice in choices):
-        return " or ".join(f'"{choice}"' for choice in choices)
-    if type(None) in get_args(bare):
-        bare = next(kind for kind in get_args(bare) if kind is not type(None))
-    return _KINDS[bare]
-
-
-def _decode_address(kind: Any, value: Any) -> Any:
-    # int is refused: ip_address() would take 1 for 0.0.0.1. msgspec reports ValueError alone.
-    if not isinstance(value, str):
-        raise ValueError("Expected an IP address in quotes")  # noqa: TRY004
-    try:
-        address = ip_address(value)
-    except ValueError as error:
-        raise ValueError(f"{value!r} is not an IP address") from error
-    if not isinstance(address, kind):
-        raise ValueError(f"{value!r} is not of the right IP version")  # noqa: TRY004
-    if address.is_multicast or address.is_unspecified or getattr(address, "scope_id", None):
-        raise ValueError(f"{value!r} is not a plain unicast address")
-    return address
-
-
-def _explain(message: str) -> str:
-    """Put msgspec's message into our form: key, what is wrong, what to do."""
-    at = _AT.search(message)
-    path = at["path"] if at else ""
-    wrong = _AT.sub("", message)
-    if field := _FIELD.search(wrong):
-        path = f"{path}.{field['field']}".lstrip(".")
-        if "unknown" in wrong:
-            if gone := DEPRECATED.get(_plain(path)):
-                return f"{path}: no such key any more, as told since {gone.since}; {gone.remedy}"
-            table = path.rpartition(".")[0]
-            return f"{path}: no such key; remove it, or use one of: {_names(table)}"
-        wrong = "is missing"
-    row = next((key for key in schema() if key.path == _plain(path)), None)
-    remedy = f"give {row.kind}: {row.description}" if row else "see docs/configuration.md"
-    return f"{path or 'file'}: {wrong}; {remedy}"
-
-
-def _plain(path: str) -> str:
-    return re.sub(r"\[[^\]]*\]", "", path)
-
-
-def _names(table: str) -> str:
-    struct = TABLES.get(_plain(table))
-    return ", ".join(struct.__struct_fields__) if struct else "docs/configuration.md"
 
 
 def _check(config: Config) -> None:

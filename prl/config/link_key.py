@@ -6,15 +6,14 @@ them is accepted, so that two stand in it while the key is changed.
 
 import os
 import secrets
-import stat
 from pathlib import Path
 
+from prl.config import private
 from prl.errors import ConfigError
 
 KEY_BYTES = 32  # PRL_TLS_KEY_BYTES
 KEYS_MAX = 2  # PRL_TLS_KEYS_MAX
 NAME = "link.key"
-FILE_MAX_BYTES = 4096
 
 
 def add(path: Path) -> list[bytes]:
@@ -52,26 +51,8 @@ def load(path: Path) -> list[bytes]:
     Raises:
         ConfigError: there is no such file, others may read it, or it has no key.
     """
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError as error:
-        raise ConfigError(
-            f"link.key {path}: {error.strerror}; copy it from the other node, or make one there "
-            "with `prlctl link new-key`"
-        ) from error
-    try:
-        found = os.fstat(fd)
-        if not stat.S_ISREG(found.st_mode):
-            raise ConfigError(f"link.key {path}: is no regular file; name one")
-        if found.st_mode & 0o077 or found.st_uid not in {0, os.geteuid()}:
-            raise ConfigError(
-                f"link.key {path}: others than its owner may read or write it, or it is not "
-                f"root's; run: chown root: {path} && chmod 600 {path}, and make a new one if "
-                "somebody may have seen it"
-            )
-        lines = os.read(fd, FILE_MAX_BYTES).split()
-    finally:
-        os.close(fd)
+    remedy = "copy it from the other node, or make one there with `prlctl link new-key`"
+    lines = private.read(path, "link.key", remedy).split()
     try:
         keys = [bytes.fromhex(line.decode("ascii")) for line in lines]
     except ValueError:

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from prl import config
-from prl.config import keys
 from prl.doctor import Verdict
 from prl.doctor import configuration as doctor_configuration
 from prl.errors import ConfigError
@@ -154,11 +153,9 @@ def test_a_message_names_the_file(tmp_path: Path) -> None:
 def test_a_key_that_goes_is_warned_of_and_works(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    going = {
-        path: config.Deprecation("0.2.0", f"write {path}2 instead")
-        for path in ("policy", "timing.retry_ms", "service.instance", "lan.heartbeat_port")
-    }
-    monkeypatch.setattr(keys, "DEPRECATED", going)
+    for key in ("policy", "timing.retry_ms", "service.instance", "lan.heartbeat_port"):
+        going = config.Deprecation("0.2.0", f"write {key}2 instead")
+        monkeypatch.setitem(config.DEPRECATED, key, going)
     path = tmp_path / "prld.toml"
     path.write_text(f'policy = "stop"\n{GOOD}instance = ""\n[timing]\nretry_ms = 30\n')
     found = config.load(path)
@@ -177,8 +174,8 @@ def test_a_key_that_goes_is_warned_of_and_works(
 
 
 def test_a_key_that_has_gone_is_refused_with_what_to_write(monkeypatch: pytest.MonkeyPatch) -> None:
-    gone = {"timing.patience_ms": config.Deprecation("0.2.0", "give timing.hold_ms")}
-    monkeypatch.setattr(keys, "DEPRECATED", gone)
+    gone = config.Deprecation("0.2.0", "give timing.hold_ms")
+    monkeypatch.setitem(config.DEPRECATED, "timing.patience_ms", gone)
     said = error_of(GOOD + "[timing]\npatience_ms = 3\n")
     assert (
         said == "timing.patience_ms: no such key any more, as told since 0.2.0; give timing.hold_ms"
