@@ -18,7 +18,7 @@
 
 struct {
     __uint(type, BPF_MAP_TYPE_SOCKMAP);
-    __uint(max_entries, PRL_STEER_LISTENERS);
+    __uint(max_entries, PRL_STEER_PEERS_MAX *PRL_STEER_LISTENERS);
     __type(key, __u32);
     __type(value, __u64);
 } prl_steer_to SEC(".maps");
@@ -30,24 +30,59 @@ struct {
     __type(value, __u32);
 } prl_steer_peers SEC(".maps");
 
-static __always_inline int is_ours(__u32 peer, __u32 service)
+static __always_inline void map_v4(__u32 *to, __u32 address)
 {
-    struct prl_steer_ends ends = {.peer = peer, .service = service};
+    to[0] = to[1] = 0;
+    to[2] = bpf_htonl(0xffff);
+    to[3] = address;
+}
 
-    return bpf_map_lookup_elem(&prl_steer_peers, &ends) != NULL;
+/* The context takes aligned reads of one word each. */
+#define COPY_V6(to, from)    \
+    do {                     \
+        (to)[0] = (from)[0]; \
+        (to)[1] = (from)[1]; \
+        (to)[2] = (from)[2]; \
+        (to)[3] = (from)[3]; \
+    } while (0)
+
+/* Where the listeners of a peer stand, or NULL: the ends are no peer's of ours. */
+static __always_inline const __u32 *find(const struct prl_steer_ends *ends)
+{
+    return bpf_map_lookup_elem(&prl_steer_peers, ends);
 }
 
 SEC("sk_lookup")
 int prl_steer(struct bpf_sk_lookup *lookup)
 {
-    __u32 to = PRL_STEER_INNER;
+    struct prl_steer_ends inner, outer; /* as the connection would be, of the daemon's and of the peer's */
+    const __u32 *place;
+    __u32 to;
 
-    if (lookup->family != AF_INET || lookup->protocol != IPPROTO_TCP || lookup->local_port != BGP_PORT)
+    if (lookup->protocol != IPPROTO_TCP || lookup->local_port != BGP_PORT)
         return SK_PASS;
-    if (!is_ours(lookup->local_ip4, lookup->remote_ip4)) {
-        if (!is_ours(lookup->remote_ip4, lookup->local_ip4))
+    if (lookup->family == AF_INET) {
+        __u32 local = lookup->local_ip4, remote = lookup->remote_ip4;
+
+        /* Else clang makes one read of this and that for IPv6, through a pointer: the verifier allows none into the context. */
+        barrier_var(local);
+        barrier_var(remote);
+        map_v4(inner.peer, local);
+        map_v4(inner.service, remote);
+    } else {
+        COPY_V6(inner.peer, lookup->local_ip6);
+        COPY_V6(inner.service, lookup->remote_ip6);
+    }
+    place = find(&inner);
+    if (place) {
+        to = *place + PRL_STEER_INNER;
+    } else {
+        __builtin_memcpy(outer.peer, inner.service, sizeof(outer.peer));
+        __builtin_memcpy(outer.service, inner.peer, sizeof(outer.service));
+        place = find(&outer);
+        if (!place)
             return SK_PASS;
-        to = PRL_STEER_OUTER;
+        to = *place + PRL_STEER_OUTER;
     }
     struct bpf_sock *listener = bpf_map_lookup_elem(&prl_steer_to, &to);
     if (!listener)

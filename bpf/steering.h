@@ -6,16 +6,16 @@
 /* Pairs of a peer's address and a service address. */
 #define PRL_STEER_PEERS_MAX 256
 
-/* The listeners, by their place in the map of sockets. */
+/* The listeners of a peer, which stand side by side in the map of sockets. */
 enum prl_steer_listener {
-    PRL_STEER_INNER = 0, /* of what this host's daemon opens to a peer */
-    PRL_STEER_OUTER = 1, /* of what a peer opens to a service address */
+    PRL_STEER_INNER = 0, /* of what this host's daemon opens to the peer */
+    PRL_STEER_OUTER = 1, /* of what the peer opens to the service address */
     PRL_STEER_LISTENERS = 2,
 };
 
-/* IPv4, in network order. */
+/* In network order, IPv4 as IPv4-mapped IPv6. */
 struct prl_steer_ends {
-    __u32 peer, service;
+    __u32 peer[4], service[4];
 };
 
 #endif /* PRL_STEERING_H */

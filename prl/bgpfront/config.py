@@ -1,56 +1,110 @@
 """The configuration of prl-bgp, /etc/prl/bgp.toml: the same on both nodes."""
 
 import pwd
-import tomllib
-from ipaddress import IPv4Address, ip_address
+import socket
+from collections.abc import Iterator
+from ipaddress import IPv6Address
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import msgspec
 from msgspec import Meta, Struct
 
+from prl.config import Key, private, schemas
+from prl.config.schemas import Address, Schema
 from prl.errors import ConfigError
+from prl.shadow.md5 import KEY_MAX_BYTES
 
 DEFAULT_PATH = Path("/etc/prl/bgp.toml")
 DEFAULT_SOCKET = "/run/prl/bgp.sock"
 PEERS_MAX = 256  # PRL_STEER_PEERS_MAX
+HOPS_MAX = 254
 _TABLES_OF_THE_KERNEL = (253, 254, 255)  # default, main, local
 
 
 class Peer(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
-    """A peer whose session is kept.
+    """A peer whose session is kept."""
 
-    Attributes:
-        address: its address.
-        local: the service address that it connects to.
-    """
+    address: Annotated[Address, Meta(description="the peer's")]
+    local: Annotated[Address, Meta(description="the service address that it connects to")]
+    md5_key: Annotated[
+        str,
+        Meta(
+            pattern=r"^(/[^\0]{1,4095})?\Z",
+            description="file with the key that the segments of this session are signed with "
+            "(RFC 2385), by the peer and by the daemon alike, readable by root alone; empty: they "
+            "are not signed",
+        ),
+    ] = ""
+    ttl_security_hops: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=HOPS_MAX,
+            description="segments from further away are dropped (GTSM, RFC 5082): 1 for a peer on "
+            "the same network; 0: they are taken",
+        ),
+    ] = 0
 
-    address: IPv4Address
-    local: IPv4Address
+    @property
+    def family(self) -> socket.AddressFamily:
+        """The address family of both."""
+        return socket.AF_INET if self.address.version == 4 else socket.AF_INET6  # noqa: PLR2004
+
+    def key(self) -> bytes:
+        """Read the key: empty without one. Raises ConfigError."""
+        if not self.md5_key:
+            return b""
+        remedy = "write the peer's key there"
+        key = private.read(Path(self.md5_key), "peer.md5_key", remedy).strip()
+        if not 1 <= len(key) <= KEY_MAX_BYTES:
+            raise ConfigError(
+                f"peer.md5_key {self.md5_key}: has {len(key)} bytes; a key has 1 to {KEY_MAX_BYTES}"
+            )
+        return key
 
 
 class Config(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
-    """The whole file.
+    """The whole file."""
 
-    Attributes:
-        user: the user that the daemon runs as, not root.
-        peer: the peers.
-        table: number of the routing table, and priority of the rules, that are the front's own.
-        channel_port: TCP port, on the link, that the front of node 1 listens on.
-        socket: where status is asked for.
-        routes_max: rows of each table: two a peer.
-        attributes_max_bytes: of each table's sets of attributes.
-        daemon_return_s: for how long a daemon may be away before the sessions end, too.
-    """
-
-    user: Annotated[str, Meta(min_length=1)]
+    user: Annotated[
+        str, Meta(min_length=1, description="the user that the BGP daemon runs as, not root")
+    ]
     peer: Annotated[list[Peer], Meta(min_length=1, max_length=PEERS_MAX)]
-    table: Annotated[int, Meta(ge=1, le=32765)] = 1790
-    channel_port: Annotated[int, Meta(ge=1, le=65535)] = 7079
-    socket: Annotated[str, Meta(pattern=r"^/[^\0]{1,100}\Z")] = DEFAULT_SOCKET
-    routes_max: Annotated[int, Meta(ge=1, le=1 << 26)] = 4_000_000
-    attributes_max_bytes: Annotated[int, Meta(ge=1 << 16, le=1 << 36)] = 1 << 30
-    daemon_return_s: Annotated[float, Meta(ge=1.0, le=3600.0)] = 120.0
+    table: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=32765,
+            description="number of the routing table, and priority of the rules, that are the "
+            "front's own",
+        ),
+    ] = 1790
+    channel_port: Annotated[
+        int,
+        Meta(
+            ge=1, le=65535, description="TCP port, on the link, that the front of node 1 listens on"
+        ),
+    ] = 7079
+    socket: Annotated[
+        str, Meta(pattern=r"^/[^\0]{1,100}\Z", description="where status is asked for")
+    ] = DEFAULT_SOCKET
+    routes_max: Annotated[
+        int, Meta(ge=1, le=1 << 26, description="routes in each table; a peer has two")
+    ] = 4_000_000
+    attributes_max_bytes: Annotated[
+        int,
+        Meta(
+            ge=1 << 16, le=1 << 36, description="bytes of attributes in each table; a peer has two"
+        ),
+    ] = 1 << 30
+    daemon_return_s: Annotated[
+        float,
+        Meta(
+            ge=1.0,
+            le=3600.0,
+            description="seconds for which the daemon may be away before the sessions end, too",
+        ),
+    ] = 120.0
 
     def uid(self) -> int:
         """The daemon's user, as the kernel knows it. Raises ConfigError."""
@@ -68,24 +122,21 @@ class Config(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
         return uid
 
 
+_SCHEMA = Schema({"": Config, "peer": Peer}, "docs/bgp.md")
+
+
+def keys() -> Iterator[Key]:
+    """Every key of the file, in order, for documentation and messages."""
+    return _SCHEMA.keys()
+
+
 def load(path: Path = DEFAULT_PATH) -> Config:
     """Read and check the file.
 
     Raises:
         ConfigError: one line that names the file, the key, what is wrong and what to do.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(
-            f"{path}: cannot be read: {error.strerror}; name another file with --config"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: byte {error.start} is not UTF-8; save it as UTF-8") from error
-    try:
-        return parse(text)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
+    return schemas.load(path, parse)
 
 
 def parse(text: str) -> Config:
@@ -94,14 +145,7 @@ def parse(text: str) -> Config:
     Raises:
         ConfigError: as load(), without the file's name.
     """
-    try:
-        document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"is not TOML: {error}; correct that line") from error
-    try:
-        config = msgspec.convert(document, Config, dec_hook=_address)
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"{error}; see docs/bgp-front.md") from error
+    config = _SCHEMA.parse(text, Config)
     if config.table in _TABLES_OF_THE_KERNEL:
         raise ConfigError(f"table: {config.table} is one of the host's own; give another number")
     addresses = [peer.address for peer in config.peer]
@@ -110,18 +154,20 @@ def parse(text: str) -> Config:
             raise ConfigError(f"peer.address: {peer.address} is there twice; remove one")
         if peer.address == peer.local:
             raise ConfigError(f"peer.local: {peer.local} is the peer; give the service address")
+        if peer.address.version != peer.local.version:
+            raise ConfigError(
+                f"peer.local: {peer.local} is of another IP version than {peer.address}; "
+                "give both the same"
+            )
+        _check_reach(peer.address)
     return config
 
 
-def _address(kind: Any, value: Any) -> Any:
-    if not isinstance(value, str):
-        raise ValueError("Expected an IP address in quotes")  # noqa: TRY004 - msgspec's only
-    try:
-        address = ip_address(value)
-    except ValueError as error:
-        raise ValueError(f"{value!r} is not an IP address") from error
-    if not isinstance(address, kind):
-        raise ValueError(f"{value!r}: peers of IPv6 are not supported yet")  # noqa: TRY004
-    if address.is_multicast or address.is_unspecified or address.is_loopback:
-        raise ValueError(f"{value!r} is not a plain unicast address")
-    return address
+def _check_reach(address: Address) -> None:
+    if isinstance(address, IPv6Address) and address.is_link_local:
+        raise ConfigError(
+            f"peer.address: {address} is link-local: the two nodes have different addresses of "
+            "that kind, and a service address is none; peer by a global one"
+        )
+    if address.is_loopback:
+        raise ConfigError(f"peer.address: {address} is this host; give the peer's address")

@@ -60,6 +60,9 @@ class Front:
         return self._wait_for_quiet(waiting, now)
 
     def _wait_for_quiet(self, waiting: Collection[Session], now: float) -> float | None:
+        again = [at for session in waiting if (at := session.ask_again(now)) is not None]
+        if again:
+            return min(again)
         quiet = [session.quiet_since() for session in waiting]
         since = [at for at in quiet if at is not None]
         if len(since) < len(quiet):

@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import contextlib
+import itertools
 import logging
 import os
 import signal
@@ -16,6 +17,7 @@ from prl.bgpfront.config import Config
 from prl.bgpfront.shell import Shell
 from prl.bgpfront.wiring import Wire, Wiring
 from prl.client.aio import AsyncNode
+from prl.daemon.host.notify import ServiceManager
 from prl.errors import PrlError
 
 _log = logging.getLogger("prl.bgp")
@@ -78,9 +80,19 @@ async def _serve(config: Config, daemon: prld_config.Config) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, task.cancel)
     socket_path = os.environ.get("PRL_SOCKET") or daemon.socket
+    manager = ServiceManager()
+    turns = itertools.count()
+
+    def ready() -> None:
+        _log.info("ready")
+        manager.ready()
+
     with contextlib.suppress(asyncio.CancelledError):
-        async with AsyncNode(socket_path) as node:
-            await Shell(config, daemon, node).run(lambda: _log.info("ready"))
+        async with AsyncNode(socket_path) as node, asyncio.TaskGroup() as tasks:
+            shell = Shell(config, daemon, node)
+            tasks.create_task(manager.watch(turns.__next__, shell.summary))
+            await shell.run(ready)
+    manager.stopping()
 
 
 def _unwire(config: Config, daemon: prld_config.Config) -> None:

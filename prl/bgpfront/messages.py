@@ -7,11 +7,11 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
-from ipaddress import IPv4Address
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from prl.bgpfront.direction import AFI_SAFI
 from prl.bindings.bgp_rib import Family
+from prl.endpoint import Address, mapped, unmapped
 from prl.errors import PrlError
 
 MESSAGE_MAX_BYTES = 1 << 18
@@ -19,7 +19,7 @@ MESSAGE_MAX_BYTES = 1 << 18
 _HEAD = struct.Struct("!IBQ")
 _POSITION = struct.Struct("!Q")
 _FAMILY = struct.Struct("!HB")
-_BEGIN = struct.Struct("!QQ4sHHHB")
+_BEGIN = struct.Struct("!QQ16sHHHB")
 _FAMILIES = {pair: family for family, pair in AFI_SAFI.items()}
 
 
@@ -40,7 +40,7 @@ class Begin:
 
     Attributes:
         session: its number.
-        peer: its peer.
+        peer: its peer's address.
         daemon_open, peer_open: the OPENs as they came, whole messages.
         read: position in the peer's stream up to which the owner has read.
         part: of a message, what comes before that position.
@@ -50,7 +50,7 @@ class Begin:
 
     KIND: ClassVar[int] = 1
     session: int
-    peer: IPv4Address
+    peer: Address
     daemon_open: bytes
     peer_open: bytes
     read: int
@@ -62,7 +62,7 @@ class Begin:
         """Without the head."""
         parts = (self.daemon_open, self.peer_open, self.part)
         lengths = map(len, parts)
-        fixed = _BEGIN.pack(self.read, self.told, self.peer.packed, *lengths, len(self.asked))
+        fixed = _BEGIN.pack(self.read, self.told, mapped(self.peer), *lengths, len(self.asked))
         return fixed + b"".join((*parts, *map(_family_bytes, self.asked)))
 
     @classmethod
@@ -77,7 +77,7 @@ class Begin:
             raise ChannelError("a BEGIN whose lengths do not add up")
         families = tuple(_family(body[i : i + 3]) for i in range(at, len(body), _FAMILY.size))
         one, other, part = parts
-        return cls(session, IPv4Address(peer), one, other, read, part, told, families)
+        return cls(session, unmapped(peer), one, other, read, part, told, families)
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,7 +263,7 @@ def decode(stream: bytearray) -> Iterator[Message]:
         yield kind.of(session, body)
 
 
-def _unpack(layout: struct.Struct, body: bytes, *, whole: bool = False) -> tuple[int, ...]:
+def _unpack(layout: struct.Struct, body: bytes, *, whole: bool = False) -> tuple[Any, ...]:
     if len(body) < layout.size or (whole and len(body) > layout.size):
         raise ChannelError(f"a message of {len(body)} bytes, where {layout.size} are needed")
     return layout.unpack_from(body)

@@ -5,7 +5,6 @@ other front in order, and writes to the peer no more than ``writable()``.
 """
 
 from collections.abc import Callable, Iterator
-from ipaddress import IPv4Address
 
 from prl.bgpfront.ahead import Sayer
 from prl.bgpfront.messages import (
@@ -21,6 +20,7 @@ from prl.bgpfront.messages import (
 from prl.bgpfront.opening import encode
 from prl.bgpfront.session import Session
 from prl.bindings.bgp_rib import Column, Family
+from prl.endpoint import Address
 
 SAID_MAX_S = 1.0
 """A standby that takes longer to acknowledge what it is told is waited for no longer."""
@@ -41,7 +41,7 @@ class Owner:
     def __init__(
         self,
         number: int,
-        peer: IPv4Address,
+        peer: Address,
         session: Session,
         send: Callable[[Message], None],
         *,

@@ -30,7 +30,7 @@ from prl.bgpfront.wiring import BGP_PORT
 from prl.bindings.bgp_rib import Column
 from prl.client.aio import AsyncSession, AsyncShadow, NotProtectedError, ShadowVoid, Takeover
 from prl.control.protocol import OVER
-from prl.endpoint import Side
+from prl.endpoint import Side, show_endpoint
 from prl.errors import PrlError
 
 COMMITTED_EVERY_S = 0.05
@@ -178,6 +178,11 @@ class Seat:
         return None if place is None else place.session
 
     @property
+    def is_owner(self) -> bool:
+        """Whether the session is this node's."""
+        return self._owner is not None
+
+    @property
     def daemon_side(self) -> Side | None:
         """The daemon's end of its connection."""
         return None if self._inner is None else self._inner.pipe.remote
@@ -186,6 +191,7 @@ class Seat:
         """What an operator is shown."""
         session = self.session
         found: dict[str, object] = {
+            "because": self._because(),
             "peer": str(self.peer.address),
             "local": str(self.peer.local),
             "role": "owner" if self._owner else "standby" if self._standby else "none",
@@ -193,8 +199,7 @@ class Seat:
             "daemon": "connected" if self._inner is not None else "away",
         }
         if session is None:
-            why = "waits for the peer" if self._caller is None else "waits for the daemon"
-            return found | {"why": why}
+            return found
         found["since_s"] = round(self._loop.time() - session.since, 3)
         for name, direction, columns in (
             ("in", session.heard, ("heard", "fed")),
@@ -208,13 +213,17 @@ class Seat:
                     "differing": status.differing,
                     "incomplete": direction.incomplete,
                 }
-        if self._owner is not None:
-            found["protected"] = self._is_protected
-            found["why_unprotected"] = self._why_unprotected
-            found["standby_not_ready"] = self._owner.why_not_ready
-        elif self._standby is not None:
-            found["not_ready"] = self._not_ready(self._standby)
         return found
+
+    def _because(self) -> str:
+        """Why the other node could not go on with the session, were its owner to fail now."""
+        if self._standby is not None:
+            return self._not_ready(self._standby)
+        if self._owner is None:
+            return "waits for the peer" if self._caller is None else "waits for the daemon"
+        if not self._is_protected:
+            return f"the session is not protected: {self._why_unprotected or 'not yet'}"
+        return self._owner.why_not_ready
 
     # -- what happens
 
@@ -418,7 +427,7 @@ class Seat:
         try:
             place = await self._node.replicate(sock, msgspec.json.encode(note))
         except NotProtectedError as error:
-            place = error.session
+            place, why = error.session, str(error)
         except PrlError as error:
             why = str(error)
             self._tell(f"the session is not protected: {why}")
@@ -559,7 +568,7 @@ class Seat:
         """So that the peer is not held up; another one is welcome."""
         with suppress(PrlError):  # prld is gone: the next one is offered the same
             await shadow.close()
-            await self._node.offer(f"{self.peer.local}:{BGP_PORT}")
+            await self._node.offer(show_endpoint(self.peer.local, BGP_PORT))
 
     def _turn_standby(self, now: float) -> float | None:
         standby, shadow = self._standby, self._shadow

@@ -31,7 +31,15 @@ from prl.bgpfront.opening import (
     encode,
     normalised,
 )
-from prl.bindings.bgp_rib import HEADER_BYTES, Family, FramingError, Rib, UpdateError, messages
+from prl.bindings.bgp_rib import (
+    HEADER_BYTES,
+    Family,
+    FramingError,
+    Rib,
+    UpdateError,
+    messages,
+    without_link_local,
+)
 
 OPEN, UPDATE, NOTIFICATION, KEEPALIVE, ROUTE_REFRESH = 1, 2, 3, 4, 5
 ALIVE = message(KEEPALIVE, b"")
@@ -43,6 +51,10 @@ OPENING_S = 240.0
 CEASE_UNSPECIFIC = (6, 0)
 """What BIRD says when the interface towards a neighbour is down, a moment before prl moves the
 service."""
+ASK_AGAIN_S = 2.0
+"""A daemon that is silent for so long before its answer has ended is asked again."""
+ANSWER_MAX_S = 300.0
+"""A daemon that has not answered by then is reset: a full table takes less."""
 ADMINISTRATIVE_SHUTDOWN, PEER_DECONFIGURED, ADMINISTRATIVE_RESET = (6, 2), (6, 3), (6, 4)
 ABSORBED = frozenset(
     {
@@ -157,7 +169,9 @@ class Session:
         """The daemon's and the peer's, as they came."""
         self._awaited: set[Family] = set()
         """Families of which the daemon's answer to the barrier's ROUTE-REFRESH has not ended."""
-        self._daemon_spoke_at = 0.0
+        self._daemon_spoke_at = self._asked_at = 0.0
+        self._refused = ""
+        """Why the daemon's last OPEN was not taken."""
 
     @property
     def opens(self) -> tuple[Open, Open] | None:
@@ -205,7 +219,7 @@ class Session:
         if self.told.incomplete or self.heard.incomplete:
             return "the tables are too small or of no use"
         if not self.daemon.is_alive:
-            return "the daemon is not there"
+            return self._refused or "the daemon is not there"
         if self.heard.behind:
             return f"the daemon has still to be told of {self.heard.rib.differing} routes"
         if different := self.told.rib.differing:
@@ -350,6 +364,27 @@ class Session:
         """Ask the daemon for all that it announces."""
         assert self.agreed is not None
         self._awaited = set(self.agreed.families)
+        self._asked_at = now
+        self._say_question(now)
+
+    def ask_again(self, now: float) -> float | None:
+        """Ask once more what is not answered, if the daemon is silent. Returns when to look again.
+
+        BIRD, asked before it has begun to say its routes, says them as it would have, and no
+        End-of-RR.
+        """
+        if not self._awaited or not self.daemon.is_alive:
+            return None
+        if now >= self._asked_at + ANSWER_MAX_S:
+            self.tell("the daemon does not answer a ROUTE-REFRESH")
+            self.daemon.notify(ADMINISTRATIVE_RESET)
+            self._lose_daemon(now)
+            return None
+        if now >= self._daemon_spoke_at + ASK_AGAIN_S:
+            self._say_question(now)
+        return min(self._daemon_spoke_at + ASK_AGAIN_S, self._asked_at + ANSWER_MAX_S)
+
+    def _say_question(self, now: float) -> None:
         self._daemon_spoke_at = now
         for family in sorted(self._awaited):
             self.daemon.out += route_refresh(family)
@@ -397,7 +432,7 @@ class Session:
         elif kind == UPDATE and self.told is not None:
             self._daemon_spoke_at = now
             try:
-                self.told.take(one)
+                self.told.take(without_link_local(one))
             except UpdateError as error:
                 self.tell(f"{error}, in one of the daemon's")
                 self.daemon.notify(MALFORMED_ATTRIBUTES)
@@ -483,6 +518,7 @@ class Session:
             self._compare(one, now)
         elif kind == KEEPALIVE and self.daemon.opened is not None and self.heard is not None:
             self.daemon.is_alive = True
+            self._refused = ""
             self._become(State.BARRIER, now)
             self.heard.held = False
             self.written(now)
@@ -496,11 +532,11 @@ class Session:
             found = decode(one)
             mine, other = (normalised(each, Towards.PEER) for each in (self._opens[0], found))
         except (OpenError, NoFamilyError) as error:
-            self.tell(str(error))
+            self._refuse(str(error))
             self.daemon.notify(UNSUPPORTED_CAPABILITY)
             return
         if changed := differences(mine, other):
-            self.tell(f"the daemon has another configuration than before: {'; '.join(changed)}")
+            self._refuse(f"the daemon is configured otherwise: {'; '.join(changed)}")
             self.daemon.notify(OTHER_CONFIGURATION)
             if not self.following:
                 self.peer.notify(OTHER_CONFIGURATION)
@@ -508,6 +544,10 @@ class Session:
             return
         self.daemon.opened = found
         self.daemon.out += ALIVE
+
+    def _refuse(self, why: str) -> None:
+        self._refused = why
+        self.tell(why)
 
     # Changes
 

@@ -7,32 +7,44 @@ import json
 import logging
 import socket
 from collections.abc import Callable
-from ipaddress import IPv4Address, ip_address
+from ipaddress import ip_address
 from pathlib import Path
+from typing import Any, Self
 
 from prl import config as prld_config
 from prl.bgpfront.ahead import PositionError
 from prl.bgpfront.channel import Channel
-from prl.bgpfront.config import Config
+from prl.bgpfront.config import Config, Peer
 from prl.bgpfront.front import Front
 from prl.bgpfront.messages import Begin, ChannelError, Message
 from prl.bgpfront.seat import Seat
 from prl.bgpfront.session import Settings
 from prl.bgpfront.wiring import BGP_PORT, Wire, Wiring
-from prl.bindings.steer import Listener, Steering
+from prl.bindings.steer import Steering
 from prl.client.aio import AsyncNode
-from prl.endpoint import Side
+from prl.endpoint import Address, parse_endpoint, show_endpoint
 from prl.errors import KernelError, PrlError
 from prl.kernel import sock_diag
+from prl.shadow.md5 import set_key
+from prl.shadow.sockopt import CallError
 
 BACKLOG = 64
 CLIENTS_MAX = 16
 """Of status, at a time."""
 ACCEPTS_MAX = 16
 """Connections that one turn accepts."""
-_IP_TRANSPARENT = 19  # linux/in.h
+TTL_MAX = 255
+_IP_MINTTL, _IPV6_MINHOPCOUNT = 21, 73  # linux/in.h, linux/in6.h
+_TTL = {
+    socket.AF_INET: (socket.IPPROTO_IP, socket.IP_TTL, _IP_MINTTL),
+    socket.AF_INET6: (socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, _IPV6_MINHOPCOUNT),
+}
+_TRANSPARENT = {
+    socket.AF_INET: (socket.IPPROTO_IP, 19),  # IP_TRANSPARENT, linux/in.h
+    socket.AF_INET6: (socket.IPPROTO_IPV6, 75),  # IPV6_TRANSPARENT, linux/in6.h
+}
+_LOOPBACK = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
 _PASSING = frozenset({errno.ECONNABORTED, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-_INNER, _OUTER = "127.0.0.1", "127.0.0.1"
 
 _log = logging.getLogger("prl.bgp")
 
@@ -51,7 +63,7 @@ class Shell:
 
     def __init__(self, config: Config, daemon: prld_config.Config, node: AsyncNode) -> None:
         self._config, self._daemon, self._node = config, daemon, node
-        self._seats: dict[IPv4Address, Seat] = {}
+        self._seats: dict[Address, Seat] = {}
         self._front = Front([], self._is_unread)
         self._turns = False
         self._timer: asyncio.TimerHandle | None = None
@@ -80,14 +92,11 @@ class Shell:
             )
             stack.callback(wiring.close)
             wiring.build()
-            inner = stack.enter_context(_listener(_INNER, transparent=True))
-            outer = stack.enter_context(_listener(_OUTER, transparent=False))
             steering = Steering()
             stack.callback(steering.close)
-            for peer in config.peer:
-                steering.add(peer.address, peer.local)
-            steering.to(Listener.INNER, inner)
-            steering.to(Listener.OUTER, outer)
+            listeners = [stack.enter_context(Listeners(peer)) for peer in config.peer]
+            for each in listeners:
+                steering.add(each.peer.address, each.peer.local, each.inner, each.outer)
             tasks = await stack.enter_async_context(asyncio.TaskGroup())
             settings = Settings(
                 routes_max=config.routes_max,
@@ -105,13 +114,15 @@ class Shell:
                     tell=_teller(str(peer.address)),
                 )
             for local in dict.fromkeys(peer.local for peer in config.peer):
-                await self._node.offer(f"{local}:{BGP_PORT}")
+                await self._node.offer(show_endpoint(local, BGP_PORT))
             tasks.create_task(self._take_shadows())
             tasks.create_task(self._channel.run())
             loop.add_reader(wiring, self._repair, wiring)
             stack.callback(loop.remove_reader, wiring)
-            self._accept(stack, inner, self._on_inner)
-            self._accept(stack, outer, self._on_outer)
+            for each in listeners:
+                seat = self._seats[each.peer.address]
+                self._accept(stack, each.inner, each.ends_of_inner, seat.daemon_connected)
+                self._accept(stack, each.outer, each.ends_of_outer, seat.peer_connected)
             steering.attach()
             tasks.create_task(self._serve_status())
             ready()
@@ -123,14 +134,18 @@ class Shell:
         self,
         stack: contextlib.AsyncExitStack,
         listener: socket.socket,
-        on: Callable[[socket.socket, Side, Side], None],
+        ends: tuple[Address, Address],
+        on: Callable[[socket.socket], None],
     ) -> None:
         loop = asyncio.get_running_loop()
-        loop.add_reader(listener, self._take_connections, listener, on)
+        loop.add_reader(listener, self._take_connections, listener, ends, on)
         stack.callback(loop.remove_reader, listener)
 
     def _take_connections(
-        self, listener: socket.socket, on: Callable[[socket.socket, Side, Side], None]
+        self,
+        listener: socket.socket,
+        ends: tuple[Address, Address],
+        on: Callable[[socket.socket], None],
     ) -> None:
         for _ in range(ACCEPTS_MAX):
             try:
@@ -142,27 +157,14 @@ class Shell:
                     raise
                 _log.warning("a connection is not accepted: %s", error.strerror)
                 return
-            local = sock.getsockname()
-            on(sock, _side(local), _side(remote))
-
-    def _on_inner(self, sock: socket.socket, local: Side, remote: Side) -> None:
-        seat = self._seats.get(_v4(local))
-        if seat is None or remote[0] != seat.peer.local:
-            sock.close()
-        else:
-            seat.daemon_connected(sock)
-
-    def _on_outer(self, sock: socket.socket, local: Side, remote: Side) -> None:
-        seat = self._seats.get(_v4(remote))
-        if seat is None or local[0] != seat.peer.local:
-            sock.close()
-        else:
-            seat.peer_connected(sock)
+            if (_address(sock.getsockname()), _address(remote)) == ends:
+                on(sock)
+            else:  # somebody on this host has found the listener itself
+                sock.close()
 
     async def _take_shadows(self) -> None:
         async for shadow in self._node.shadows():
-            address = shadow.remote.rpartition(":")[0]
-            seat = self._seats.get(IPv4Address(address))
+            seat = self._seats.get(parse_endpoint(shadow.remote)[0])
             if seat is None:
                 _log.warning("%s: a session of no peer of ours: not stood by", shadow.remote)
                 await shadow.close()
@@ -187,7 +189,7 @@ class Shell:
                     return True
                 with contextlib.suppress(OSError):  # it has just ended
                     wanted = sock_diag.identity(daemon, (address, BGP_PORT))
-                    if diag.find(socket.AF_INET, wanted).unread_bytes:
+                    if diag.find(seat.peer.family, wanted).unread_bytes:
                         return True
         return False
 
@@ -260,11 +262,21 @@ class Shell:
     def status(self) -> dict[str, object]:
         """What an operator is shown."""
         up = self._channel.is_up
+        peers = [seat.status() for seat in self._seats.values()]
         return {
+            "ready": up and not any(peer["because"] for peer in peers),
             "channel": "up" if up else "down",
             "channel_why": "" if up else self._channel.why_down,
-            "peers": [seat.status() for seat in self._seats.values()],
+            "peers": peers,
         }
+
+    def summary(self) -> str:
+        """In a line, for the service manager."""
+        up = self._channel.is_up
+        owned = sum(seat.is_owner for seat in self._seats.values())
+        return f"{len(self._seats)} peers, {owned} sessions are this node's; channel " + (
+            "up" if up else f"down: {self._channel.why_down}"
+        )
 
 
 def check(config: Config, daemon: prld_config.Config) -> None:
@@ -297,22 +309,67 @@ def _teller(who: str) -> Callable[[str], None]:
     return lambda words: _log.warning("%s: %s", who, words)
 
 
-def _listener(address: str, *, transparent: bool) -> socket.socket:
-    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    # Their connections have it, too: else a daemon that starts could not bind to the port.
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if transparent:  # its connections speak from the peer's address
-        sock.setsockopt(socket.IPPROTO_IP, _IP_TRANSPARENT, 1)
-    sock.bind((address, 0))
-    sock.listen(BACKLOG)
+class Listeners:
+    """The two of a peer, on the loopback; what they take is steered to them.
+
+    Attributes:
+        peer: whose.
+        inner: takes the daemon's connections; its own speak from the peer's address.
+        outer: takes the peer's.
+
+    Raises:
+        PrlError: there is no such key, or the kernel refuses.
+    """
+
+    def __init__(self, peer: Peer) -> None:
+        self.peer = peer
+        key = peer.key()
+        with contextlib.ExitStack() as stack:
+            self.inner = stack.enter_context(_listener(peer, key, peer.local, transparent=True))
+            self.outer = stack.enter_context(_listener(peer, key, peer.address, transparent=False))
+            if peer.ttl_security_hops:
+                level, _, least = _TTL[peer.family]
+                self.outer.setsockopt(level, least, TTL_MAX + 1 - peer.ttl_security_hops)
+            self._stack = stack.pop_all()
+
+    @property
+    def ends_of_inner(self) -> tuple[Address, Address]:
+        """Local and remote address of what ``inner`` takes."""
+        return self.peer.address, self.peer.local
+
+    @property
+    def ends_of_outer(self) -> tuple[Address, Address]:
+        """Local and remote address of what ``outer`` takes."""
+        return self.peer.local, self.peer.address
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+
+def _listener(peer: Peer, key: bytes, remote: Address, *, transparent: bool) -> socket.socket:
+    sock = socket.socket(peer.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        # Connections have all of it, too. SO_REUSEADDR: else a daemon that starts could not bind
+        # to the port. The greatest TTL: daemon and peer may both want it (RFC 5082).
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        level, ttl, _ = _TTL[peer.family]
+        sock.setsockopt(level, ttl, TTL_MAX)
+        if peer.family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        if transparent:
+            sock.setsockopt(*_TRANSPARENT[peer.family], 1)
+        if key:
+            set_key(sock, str(remote), key)
+        sock.bind((_LOOPBACK[peer.family], 0))
+        sock.listen(BACKLOG)
+    except (OSError, CallError) as error:
+        sock.close()
+        raise KernelError(f"{peer.address}: no listener for it: {error}") from error
     return sock
 
 
-def _side(name: tuple[str, int]) -> Side:
-    return ip_address(name[0]), name[1]
-
-
-def _v4(side: Side) -> IPv4Address:
-    address = side[0]
-    assert isinstance(address, IPv4Address)
-    return address
+def _address(name: tuple[Any, ...]) -> Address:
+    return ip_address(name[0])

@@ -6,6 +6,8 @@
     ip rule add to P ipproto tcp sport 179 uidrange U-U lookup TABLE priority TABLE
     ip route add local P dev LAN src S table TABLE
 
+For a peer of IPv6 `ip -6`.
+
 By hand, as it is put right from the event loop: prl.kernel.netlink says what pyroute2 would cost.
 """
 
@@ -15,8 +17,8 @@ import socket
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address
 
+from prl.endpoint import Address
 from prl.errors import KernelError
 from prl.kernel import netlink as nl
 
@@ -24,7 +26,7 @@ BGP_PORT = 179
 _RTM_NEWROUTE, _RTM_DELROUTE = 24, 25
 _RTM_NEWRULE, _RTM_DELRULE = 32, 33
 _EXCL = 0x200
-_RTMGRP_IPV4_ROUTE, _RTMGRP_IPV4_RULE = 0x40, 0x80
+_GROUPS = 0x40 | 0x80 | 0x400 | 0x40000  # RTNLGRP_IPV4_ROUTE, …_RULE, RTNLGRP_IPV6_ROUTE, …_RULE
 _RTN_LOCAL, _SCOPE_HOST, _PROTOCOL_STATIC = 2, 254, 4
 _RTA_DST, _RTA_OIF, _RTA_PREFSRC, _RTA_TABLE = 1, 4, 7, 15
 _FRA_DST, _FRA_PRIORITY, _FRA_TABLE = 1, 6, 15
@@ -32,7 +34,6 @@ _FRA_UID_RANGE, _FRA_IP_PROTO, _FRA_SPORT_RANGE, _FRA_DPORT_RANGE = 20, 22, 23, 
 _TO_TABLE = 1  # FR_ACT_TO_TBL
 _ROUTE = struct.Struct("=BBBBBBBBI")  # struct rtmsg
 _RULE = struct.Struct("=BBBBBBBBI")  # struct fib_rule_hdr
-_HOST_BITS = 32
 _RULES_MAX = 4096
 """More leftovers than this are not ours to clear."""
 
@@ -46,8 +47,18 @@ class Wire:
         service: what this host's connections to it come from.
     """
 
-    peer: IPv4Address
-    service: IPv4Address
+    peer: Address
+    service: Address
+
+    @property
+    def family(self) -> int:
+        """The address family of both."""
+        return socket.AF_INET if self.peer.version == 4 else socket.AF_INET6  # noqa: PLR2004
+
+    @property
+    def head(self) -> tuple[int, int]:
+        """As a route and a rule begin: the family, and the bits of the whole address."""
+        return self.family, self.peer.max_prefixlen
 
 
 class Wiring:
@@ -72,7 +83,7 @@ class Wiring:
         self._events = socket.socket(
             socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE
         )
-        self._events.bind((0, _RTMGRP_IPV4_ROUTE | _RTMGRP_IPV4_RULE))
+        self._events.bind((0, _GROUPS))
 
     def fileno(self) -> int:
         """Readable when somebody has changed rules or routes: repair() then."""
@@ -101,10 +112,11 @@ class Wiring:
     def remove(self) -> None:
         """Undo it: the daemon reaches its peers as without a front. Raises KernelError."""
         priority = nl.attribute(_FRA_PRIORITY, struct.pack("=I", self._table))
-        body = _RULE.pack(socket.AF_INET, 0, 0, 0, 0, 0, 0, 0, 0) + priority
-        for _ in range(_RULES_MAX):
-            if self._ask(_RTM_DELRULE, 0, body, errno.ENOENT):
-                break
+        for family in sorted({wire.family for wire in self._wires}):
+            body = _RULE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0) + priority
+            for _ in range(_RULES_MAX):
+                if self._ask(_RTM_DELRULE, 0, body, errno.ENOENT):
+                    break
         for wire in self._wires:
             self._ask(_RTM_DELROUTE, 0, self._route(wire), errno.ESRCH)
 
@@ -113,9 +125,7 @@ class Wiring:
         self._events.close()
 
     def _route(self, wire: Wire) -> bytes:
-        head = _ROUTE.pack(
-            *(socket.AF_INET, _HOST_BITS, 0, 0, 0, _PROTOCOL_STATIC, _SCOPE_HOST, _RTN_LOCAL, 0)
-        )
+        head = _ROUTE.pack(*wire.head, 0, 0, 0, _PROTOCOL_STATIC, _SCOPE_HOST, _RTN_LOCAL, 0)
         return (
             head
             + nl.attribute(_RTA_DST, wire.peer.packed)
@@ -125,7 +135,7 @@ class Wiring:
         )
 
     def _rules(self, wire: Wire) -> Iterator[bytes]:
-        head = _RULE.pack(socket.AF_INET, _HOST_BITS, 0, 0, 0, 0, 0, _TO_TABLE, 0)
+        head = _RULE.pack(*wire.head, 0, 0, 0, 0, 0, _TO_TABLE, 0)
         for ports in (_FRA_DPORT_RANGE, _FRA_SPORT_RANGE):
             yield (
                 head

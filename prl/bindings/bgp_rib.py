@@ -115,6 +115,13 @@ def messages(stream: bytearray, *, extended: bool = False) -> Iterator[bytes]:
         yield message
 
 
+def without_link_local(update: bytes) -> bytes:
+    """An UPDATE whose next hops are no address that only one node has (RFC 2545 section 3)."""
+    room = bytearray(update)
+    length = lib.prl_bgp_cut_link_local(ffi.from_buffer(room), len(room))
+    return update if length == len(update) else bytes(room[:length])
+
+
 class Rib:
     """The routes of one direction of a session.
 

@@ -2,25 +2,15 @@
 
 import os
 import socket
-from enum import IntEnum
-from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
 from prl.bindings.native import ffi, lib, text_of
 from prl.bindings.programs import OBJECTS
+from prl.endpoint import Address, mapped
 from prl.errors import KernelError
 
 PEERS_MAX: int = lib.PRL_STEER_PEERS_MAX
-
-
-class Listener(IntEnum):
-    """The two that connections begin at."""
-
-    INNER = lib.PRL_STEER_INNER
-    """Of what this host's daemon opens to a peer."""
-    OUTER = lib.PRL_STEER_OUTER
-    """Of what a peer opens to a service address."""
 
 
 class Steering:
@@ -36,15 +26,23 @@ class Steering:
         if self._steer == ffi.NULL:
             raise KernelError(text_of(error))
 
-    def add(self, peer: IPv4Address, service: IPv4Address) -> None:
-        """Connections between these begin at the listeners. Raises KernelError."""
-        ends = ffi.new("struct prl_steer_ends *")
-        ffi.buffer(ends)[:] = peer.packed + service.packed
-        _check(lib.prl_steer_add(self._steer, ends))
+    def add(
+        self, peer: Address, service: Address, inner: socket.socket, outer: socket.socket
+    ) -> None:
+        """Let the connections of a peer begin at two listeners.
 
-    def to(self, which: Listener, listener: socket.socket) -> None:
-        """Name a listener. Raises KernelError."""
-        _check(lib.prl_steer_to(self._steer, which, listener.fileno()))
+        Args:
+            peer: its address.
+            service: the one that it connects to.
+            inner: takes what this host's daemon opens to the peer.
+            outer: takes what the peer opens.
+
+        Raises:
+            KernelError: it is refused.
+        """
+        ends = ffi.new("struct prl_steer_ends *")
+        ffi.buffer(ends)[:] = mapped(peer) + mapped(service)
+        _check(lib.prl_steer_add(self._steer, ends, inner.fileno(), outer.fileno()))
 
     def attach(self) -> None:
         """Decide from now on, in this thread's network namespace. Raises KernelError."""

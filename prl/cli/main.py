@@ -26,6 +26,7 @@ _LATER: Final = {
     "serve": ("prl.cli.serve", "serve"),
     "demo": ("prl.cli.demo", "demo"),
     "bench": ("prl.cli.bench", "bench"),
+    "bgp": ("prl.cli.bgp", "bgp"),
     "support-bundle": ("prl.cli.support_bundle", "support_bundle"),
 }
 _PIPE_CLOSED, _INTERRUPTED = 141, 130  # as a shell reports SIGPIPE and SIGINT

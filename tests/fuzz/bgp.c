@@ -63,6 +63,23 @@ static void give(struct pair *pair, uint32_t columns, int64_t bytes)
     }
 }
 
+/* Without the link-local address it says what it said, and there is nothing more to be taken out. Freed here. */
+static void cut(uint8_t *message, uint32_t bytes)
+{
+    struct prl_bgp_update before, after;
+    int code = prl_bgp_update_parse(message, bytes, &before);
+    uint32_t shorter = prl_bgp_cut_link_local(message, bytes);
+
+    assert(prl_bgp_update_parse(message, shorter, &after) == code);
+    if (!code) {
+        assert(bytes - shorter == before.next_hop.bytes - after.next_hop.bytes);
+        assert(after.reached.bytes == before.reached.bytes && after.announced.bytes == before.announced.bytes);
+        assert(after.cut == before.cut);
+    }
+    assert(prl_bgp_cut_link_local(message, shorter) == shorter);
+    free(message);
+}
+
 /* An UPDATE with a body of the input's. False: the RIB is incomplete. */
 static bool update(struct pair *pair, struct fuzz_input *input, uint32_t columns)
 {
@@ -94,7 +111,7 @@ static bool update(struct pair *pair, struct fuzz_input *input, uint32_t columns
     } else {
         assert(length == -2); /* too short, or too long */
     }
-    free(message);
+    cut(message, bytes);
     assert(done >= 0 || done == -EBADMSG || done == -ENOSPC);
     return done != -ENOSPC;
 }

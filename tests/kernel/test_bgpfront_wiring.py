@@ -6,32 +6,61 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from ipaddress import IPv4Address, IPv4Interface
+from ipaddress import ip_address
+from pathlib import Path
+from typing import NamedTuple
 
 import pytest
+from msgspec import convert
 
+from prl.bgpfront.config import Peer
+from prl.bgpfront.shell import Listeners
 from prl.bgpfront.wiring import BGP_PORT, Wire, Wiring
-from prl.bindings.steer import Listener, Steering
+from prl.bindings.steer import Steering
+from prl.endpoint import Address
 from prl.errors import KernelError
 from prl.lab.netns import Namespace
 
 pytestmark = pytest.mark.kernel
 
-PEER, SERVICE = IPv4Address("192.0.2.1"), IPv4Address("192.0.2.100")
+
+class Net(NamedTuple):
+    """A network of the peer and the service address."""
+
+    peer: Address
+    service: Address
+    prefixlen: int
+
+
+NETS = {
+    "ipv4": Net(ip_address("192.0.2.1"), ip_address("192.0.2.100"), 24),
+    "ipv6": Net(ip_address("2001:db8::1"), ip_address("2001:db8::100"), 64),
+}
 NOBODY = 65534
 TABLE = 1790
 PATIENCE_S = 20.0
 NO_ANSWER_S = 1.5
-IP_TRANSPARENT = 19
+IFA_F_NODAD = 0x02  # linux/if_addr.h
+ELSEWHERE = {4: ip_address("198.51.100.1"), 6: ip_address("2001:db8:9::1")}
 SPEAK = """
 import os, socket, sys
-os.setuid(int(sys.argv[1]))
-sock = socket.socket()
-sock.settimeout(float(sys.argv[3]))
-if sys.argv[4]:
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, sys.argv[4].encode())
+from ipaddress import ip_address
+from prl.shadow.md5 import set_key
+uid, to, wait_s, device, key, hops = sys.argv[1:]
+os.setuid(int(uid))
+is_v4 = ip_address(to).version == 4
+sock = socket.socket(socket.AF_INET if is_v4 else socket.AF_INET6)
+sock.settimeout(float(wait_s))
+if key:
+    set_key(sock, to, key.encode())
+if device:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode())
+if int(hops):  # of RFC 5082: how far away it seems to be, and that it hears only neighbours
+    level, ttl, least = (0, 2, 21) if is_v4 else (41, 16, 73)
+    sock.setsockopt(level, ttl, 256 - int(hops))
+    sock.setsockopt(level, least, 255)
 try:
-    sock.connect((sys.argv[2], 179))
+    sock.connect((to, 179))
     sock.send(b"OPEN")
     print(sock.getsockname()[0], sock.recv(4).decode())
 except OSError as error:
@@ -42,7 +71,8 @@ except OSError as error:
 class Host:
     """A node's namespace and its peer's, joined by a cable."""
 
-    def __init__(self) -> None:
+    def __init__(self, net: Net) -> None:
+        self.net = net
         self.near, self.far = (Namespace(f"bgpw-{end}-{os.getpid()}") for end in ("n", "f"))
         for place in (self.near, self.far):
             place.create()
@@ -51,47 +81,81 @@ class Host:
             cable = {"ifname": "lan0", "net_ns_fd": descriptor}
             near.link("add", kind="veth", ifname="lan0", peer=cable)
             os.close(descriptor)
-            for netlink, address in ((near, SERVICE), (far, PEER)):
+            for netlink, address in ((near, net.service), (far, net.peer)):
                 for name in ("lan0", "lo"):
                     netlink.link("set", index=netlink.link_lookup(ifname=name)[0], state="up")
-                own = IPv4Interface(f"{address}/24")
                 index = netlink.link_lookup(ifname="lan0")[0]
-                netlink.addr("add", index=index, address=str(own.ip), prefixlen=24)
-        self.daemon = self.near.call(lambda: _listener("", BGP_PORT))
-        self.peer = self.far.call(lambda: _listener(str(PEER), BGP_PORT))
-        self.inner = self.near.call(lambda: _listener("127.0.0.1", 0, transparent=True))
-        self.outer = self.near.call(lambda: _listener("127.0.0.1", 0))
+                flags = IFA_F_NODAD if address.version == 6 else 0
+                more = {"address": str(address), "prefixlen": net.prefixlen, "flags": flags}
+                netlink.addr("add", index=index, **more)
+        self.daemon = self.near.call(lambda: _listener(net, "", BGP_PORT))
+        self.peer = self.far.call(lambda: _listener(net, str(net.peer), BGP_PORT))
+        self.front: Listeners | None = None
 
     def wiring(self) -> Wiring:
-        wires = [Wire(PEER, SERVICE)]
+        wires = [Wire(self.net.peer, self.net.service)]
         return self.near.call(lambda: Wiring(wires, uid=NOBODY, interface="lan0", table=TABLE))
 
-    def steering(self) -> Steering:
+    def steering(self, **options: str | int) -> Steering:
+        """With listeners; ``options``: as in bgp.toml."""
+        peer = convert({"address": self.net.peer, "local": self.net.service} | options, Peer)
+        front = self.front = self.near.call(lambda: Listeners(peer))
+        front.inner.setblocking(True)
+        front.outer.setblocking(True)
         steering = Steering()
-        steering.add(PEER, SERVICE)
-        steering.to(Listener.INNER, self.inner)
-        steering.to(Listener.OUTER, self.outer)
+        steering.add(self.net.peer, self.net.service, front.inner, front.outer)
         self.near.call(steering.attach)
         return steering
 
-    def speak(
-        self, uid: int, place: Namespace, to: IPv4Address, device: str = "", wait_s: float = 20.0
+    @property
+    def inner(self) -> socket.socket:
+        """Takes what the daemon opens."""
+        assert self.front is not None
+        return self.front.inner
+
+    @property
+    def outer(self) -> socket.socket:
+        """Takes what the peer opens."""
+        assert self.front is not None
+        return self.front.outer
+
+    def daemon_speaks(
+        self,
+        uid: int = NOBODY,
+        *,
+        device: str = "",
+        wait_s: float = PATIENCE_S,
+        key: str = "",
+        hops: int = 0,
     ) -> "subprocess.Popen[str]":
-        argv = [sys.executable, "-c", SPEAK, str(uid), str(to), str(wait_s), device]
-        return subprocess.Popen(place.command(argv), stdout=subprocess.PIPE, text=True)
+        """Who has that user connects to the peer, from this host."""
+        return _speak(self.near, uid, self.net.peer, wait_s, device, key, hops)
+
+    def peer_speaks(
+        self, *, wait_s: float = PATIENCE_S, key: str = "", hops: int = 0
+    ) -> "subprocess.Popen[str]":
+        """The peer connects."""
+        return _speak(self.far, 0, self.net.service, wait_s, "", key, hops)
 
     def close(self) -> None:
-        for sock in (self.daemon, self.peer, self.inner, self.outer):
+        for sock in (self.daemon, self.peer):
             sock.close()
+        if self.front is not None:
+            self.front.__exit__()
         for place in (self.near, self.far):
             place.remove()
 
 
-def _listener(address: str, port: int, *, transparent: bool = False) -> socket.socket:
-    sock = socket.socket()
+def _speak(
+    place: Namespace, uid: int, to: Address, wait_s: float, device: str, key: str, hops: int
+) -> "subprocess.Popen[str]":
+    argv = [sys.executable, "-c", SPEAK, str(uid), str(to), str(wait_s), device, key, str(hops)]
+    return subprocess.Popen(place.command(argv), stdout=subprocess.PIPE, text=True)
+
+
+def _listener(net: Net, address: str, port: int) -> socket.socket:
+    sock = socket.socket(socket.AF_INET if net.peer.version == 4 else socket.AF_INET6)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if transparent:
-        sock.setsockopt(socket.IPPROTO_IP, IP_TRANSPARENT, 1)
     sock.bind((address, port))
     sock.listen()
     return sock
@@ -114,28 +178,29 @@ def said(speaker: "subprocess.Popen[str]") -> str:
     return speaker.communicate(timeout=PATIENCE_S)[0].strip()
 
 
-@pytest.fixture
-def host() -> Iterator[Host]:
-    one = Host()
+@pytest.fixture(params=list(NETS.values()), ids=list(NETS))
+def host(request: pytest.FixtureRequest) -> Iterator[Host]:
+    one = Host(request.param)
     yield one
     one.close()
 
 
 def test_both_ends_meet_the_front(host: Host) -> None:
     wiring, steering = host.wiring(), None
+    peer, service = map(str, host.net[:2])
     try:
         host.near.call(wiring.build)
         host.near.call(wiring.build)  # as it is
         steering = host.steering()
         for device in ("", "lan0"):
-            daemon = host.speak(NOBODY, host.near, PEER, device)
-            assert taken(host.inner) == (str(SERVICE), str(PEER))
-            assert said(daemon) == f"{SERVICE} fine"
-        peer = host.speak(0, host.far, SERVICE)
-        assert taken(host.outer) == (str(PEER), str(SERVICE))
-        assert said(peer) == f"{PEER} fine"
-        somebody = host.speak(0, host.near, PEER)
-        assert taken(host.peer) == (str(SERVICE), str(PEER)), "others are not concerned"
+            daemon = host.daemon_speaks(device=device)
+            assert taken(host.inner) == (service, peer)
+            assert said(daemon) == f"{service} fine"
+        caller = host.peer_speaks()
+        assert taken(host.outer) == (peer, service)
+        assert said(caller) == f"{peer} fine"
+        somebody = host.daemon_speaks(uid=0)
+        assert taken(host.peer) == (service, peer), "others are not concerned"
         said(somebody)
     finally:
         wiring.close()
@@ -148,30 +213,69 @@ def test_without_a_front_they_do_not_meet(host: Host) -> None:
     wiring = host.wiring()
     host.near.call(wiring.build)
     wiring.close()
-    peer = host.speak(0, host.far, SERVICE, wait_s=NO_ANSWER_S)
-    daemon = host.speak(NOBODY, host.near, PEER, wait_s=NO_ANSWER_S)
-    assert said(peer) == "TimeoutError"
-    assert said(daemon) != f"{SERVICE} fine"
-    for listener in (host.peer, host.outer, host.inner):
-        listener.setblocking(False)
-        with pytest.raises(BlockingIOError):
-            listener.accept()
+    caller = host.peer_speaks(wait_s=NO_ANSWER_S)
+    daemon = host.daemon_speaks(wait_s=NO_ANSWER_S)
+    assert said(caller) == "TimeoutError"
+    assert said(daemon) != f"{host.net.service} fine"
+    host.peer.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        host.peer.accept()
 
 
 def test_without_its_listeners_the_program_lets_nothing_through(host: Host) -> None:
-    steering = Steering()
-    steering.add(PEER, SERVICE)
-    host.near.call(steering.attach)
-    peer = host.speak(0, host.far, SERVICE)
-    assert said(peer) == "ConnectionRefusedError"
+    steering = host.steering()
+    assert host.front is not None
+    host.front.__exit__()
+    caller = host.peer_speaks()
+    assert said(caller) == "ConnectionRefusedError"
     steering.close()
     steering.close()
-    peer = host.speak(0, host.far, SERVICE)
-    assert taken(host.daemon) == (str(PEER), str(SERVICE))
-    assert said(peer) == f"{PEER} fine"
+    caller = host.peer_speaks()
+    assert taken(host.daemon) == (str(host.net.peer), str(host.net.service))
+    assert said(caller) == f"{host.net.peer} fine"
+
+
+def test_both_ends_sign_and_nobody_else_is_heard(host: Host, tmp_path: Path) -> None:
+    """The key of bgp.toml is that of both connections (RFC 2385)."""
+    file = tmp_path / "key"
+    file.touch(mode=0o600)
+    file.write_text("secret\n")
+    wiring = host.wiring()
+    host.near.call(wiring.build)
+    steering = host.steering(md5_key=str(file))
+    strangers = [host.daemon_speaks(wait_s=NO_ANSWER_S), host.peer_speaks(wait_s=NO_ANSWER_S)]
+    strangers.append(host.peer_speaks(wait_s=NO_ANSWER_S, key="guess"))
+    assert [said(one) for one in strangers] == ["TimeoutError"] * 3
+    daemon = host.daemon_speaks(key="secret")
+    assert taken(host.inner) == (str(host.net.service), str(host.net.peer))
+    assert said(daemon) == f"{host.net.service} fine"
+    caller = host.peer_speaks(key="secret")
+    assert taken(host.outer) == (str(host.net.peer), str(host.net.service))
+    assert said(caller) == f"{host.net.peer} fine"
+    steering.close()
+    wiring.close()
+
+
+def test_a_peer_that_is_too_far_away_is_not_heard(host: Host) -> None:
+    """And the front is heard by daemon and peer if they want the same of it (RFC 5082)."""
+    wiring = host.wiring()
+    host.near.call(wiring.build)
+    steering = host.steering(ttl_security_hops=1)
+    for hops in (0, 2):
+        assert said(host.peer_speaks(hops=hops, wait_s=NO_ANSWER_S)) == "TimeoutError"
+    daemon = host.daemon_speaks(hops=1)
+    assert taken(host.inner) == (str(host.net.service), str(host.net.peer))
+    assert said(daemon) == f"{host.net.service} fine"
+    caller = host.peer_speaks(hops=1)
+    assert taken(host.outer) == (str(host.net.peer), str(host.net.service))
+    assert said(caller) == f"{host.net.peer} fine"
+    steering.close()
+    wiring.close()
 
 
 def test_what_others_change_is_put_right_until_it_is_removed(host: Host) -> None:
+    ip = ["ip", f"-{host.net.peer.version}"]
+    ends = (str(host.net.service), str(host.net.peer))
     wiring = host.wiring()
     steering = host.steering()
     host.near.call(wiring.build)
@@ -180,24 +284,24 @@ def test_what_others_change_is_put_right_until_it_is_removed(host: Host) -> None
     poller.register(wiring, select.POLLIN)
     assert not poller.poll(0), "its own changes are no news"
     for command in (
-        ["ip", "rule", "del", "priority", str(TABLE)],
-        ["ip", "route", "flush", "table", str(TABLE)],
+        [*ip, "rule", "del", "priority", str(TABLE)],
+        [*ip, "route", "flush", "table", str(TABLE)],
     ):
         subprocess.run(host.near.command(command), check=True)
         assert poller.poll(PATIENCE_S * 1000)
         host.near.call(wiring.repair)
-        daemon = host.speak(NOBODY, host.near, PEER)
-        assert taken(host.inner) == (str(SERVICE), str(PEER))
+        daemon = host.daemon_speaks()
+        assert taken(host.inner) == ends
         said(daemon)
         host.near.call(wiring.repair)
     host.near.call(wiring.remove)
     host.near.call(wiring.remove)
     shown = subprocess.run(
-        host.near.command(["ip", "rule"]), check=True, capture_output=True, text=True
+        host.near.command([*ip, "rule"]), check=True, capture_output=True, text=True
     ).stdout
     assert str(TABLE) not in shown
-    daemon = host.speak(NOBODY, host.near, PEER)
-    assert taken(host.peer) == (str(SERVICE), str(PEER))
+    daemon = host.daemon_speaks()
+    assert taken(host.peer) == ends
     said(daemon)
     steering.close()
     wiring.close()
@@ -206,7 +310,7 @@ def test_what_others_change_is_put_right_until_it_is_removed(host: Host) -> None
 def test_what_cannot_be_wired(host: Host) -> None:
     with pytest.raises(KernelError, match="no interface"):
         host.near.call(lambda: Wiring([], uid=NOBODY, interface="none0", table=TABLE))
-    elsewhere = [Wire(PEER, IPv4Address("198.51.100.1"))]
+    elsewhere = [Wire(host.net.peer, ELSEWHERE[host.net.peer.version])]
     wiring = host.near.call(lambda: Wiring(elsewhere, uid=NOBODY, interface="lan0", table=TABLE))
     with pytest.raises(KernelError, match="is the service address on this host"):
         host.near.call(wiring.build)

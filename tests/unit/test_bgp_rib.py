@@ -84,6 +84,42 @@ def whole_difference(one: Rib, message_max: int = MESSAGE_MAX_BYTES, room: int =
     return b"".join(pieces)
 
 
+# What only one node has
+
+GLOBAL, LINK_LOCAL = REACH.next_hop or b"", b"\xfe\x80".ljust(16, b"\2")
+
+
+@pytest.mark.parametrize("flags", [OPTIONAL, OPTIONAL | EXTENDED])
+@pytest.mark.parametrize("count", [1, 40])
+def test_a_link_local_next_hop_is_taken_out(flags: int, count: int) -> None:
+    nlri = b"".join(Route(V6, f"2001:db8:{n:x}::/48").nlri(paths=False) for n in range(count))
+    rest = b"".join(attribute(*one) for one in WELL_KNOWN)
+
+    def said(next_hop: bytes, flags: int) -> bytes:
+        return update(attributes=rest + mp_reach(V6, next_hop, nlri, flags) + rest[:4])
+
+    # Of more routes the length has two octets in any case, also where one would do afterwards.
+    kept = flags | EXTENDED if len(nlri) > 200 else flags
+    assert bgp_rib.without_link_local(said(GLOBAL + LINK_LOCAL, flags)) == said(GLOBAL, kept)
+
+
+@pytest.mark.parametrize(
+    "whole",
+    [
+        announce([Route(V4, "10.0.0.0/8")], FIELDS),
+        announce([Route(V6, "2001:db8::/32")], REACH),
+        announce([Route(V6, "2001:db8::/32")], Said(WELL_KNOWN, LINK_LOCAL)),
+        announce([Route(V6, "2001:db8::/32")], Said(WELL_KNOWN, LINK_LOCAL + LINK_LOCAL)),
+        announce([Route(V6, "2001:db8::/32")], Said(WELL_KNOWN, GLOBAL + GLOBAL)),
+        withdraw([Route(V6, "2001:db8::/32")]),
+        update(attributes=b"\x80\x0e\xff\0\2\1\x20"),
+        message(2, b"\0\7\0\0"),
+    ],
+)
+def test_all_else_stays_as_it_is(whole: bytes) -> None:
+    assert bgp_rib.without_link_local(whole) is whole
+
+
 # Framing
 
 

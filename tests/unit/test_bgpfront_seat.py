@@ -296,7 +296,7 @@ class World:
         self.channel(up=True)
         self.standby.connect_daemon()
         self.protect()
-        await self.until(lambda: self.owner.seat.status()["standby_not_ready"] == "")
+        await self.until(lambda: self.owner.seat.status()["because"] == "")
 
     def state(self, who: str) -> object:
         return getattr(self, who).seat.status()["state"]
@@ -379,9 +379,9 @@ def test_the_channel_is_cut_and_made_again() -> None:
         one.owner.daemon.say(ROUTES[0], None)
         one.standby.daemon.say(ROUTES[0], None)
         await one.until(one.is_in_order)
-        assert one.owner.seat.status()["standby_not_ready"] == "cut"
+        assert one.owner.seat.status()["because"] == "cut"
         one.channel(up=True)
-        await one.until(lambda: one.owner.seat.status()["standby_not_ready"] == "")
+        await one.until(lambda: one.owner.seat.status()["because"] == "")
         one.fail()
         await one.until(lambda: one.state("owner") == "relay")
         assert (one.peer.withdrawn, one.peer.repeated, one.peer.ended) == (1, 0, None)
@@ -395,7 +395,7 @@ def test_each_end_waits_for_the_other() -> None:
         for _ in range(20):
             one.turn()
             await asyncio.sleep(TURN_S)
-        assert one.owner.seat.status()["why"] == "waits for the peer"
+        assert one.owner.seat.status()["because"] == "waits for the peer"
         assert one.owner.daemon.other is None
         one.peer.connect()
         one.wire = one.connect_peer()
@@ -475,7 +475,7 @@ def test_a_session_that_is_not_protected_goes_on(error: Exception) -> None:
     async def story(one: World) -> None:
         one.owner.prld.refuses = error
         await one.open()
-        assert not one.owner.seat.status()["protected"]
+        assert "not protected: no" in str(one.owner.seat.status()["because"])
 
     play(story)
 
@@ -512,7 +512,7 @@ def test_a_peer_that_waits_for_the_daemon_may_connect_again() -> None:
     async def story(one: World) -> None:
         first = one.connect_peer()
         one.turn()
-        assert one.owner.seat.status()["why"] == "waits for the daemon"
+        assert one.owner.seat.status()["because"] == "waits for the daemon"
         assert not one.owner.prld.notes, "nobody could go on with it"
         one.peer.connect()
         one.wire = one.connect_peer()

@@ -15,7 +15,16 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from prl.bgpfront import direction
 from prl.bgpfront.front import SETTLE_S, Front
 from prl.bgpfront.opening import Open, decode, encode
-from prl.bgpfront.session import ABSORBED, ALIVE, End, Session, Settings, State
+from prl.bgpfront.session import (
+    ABSORBED,
+    ALIVE,
+    ANSWER_MAX_S,
+    ASK_AGAIN_S,
+    End,
+    Session,
+    Settings,
+    State,
+)
 from prl.bindings.bgp_rib import Family
 from tests.bgp_updates import (
     V4,
@@ -54,6 +63,8 @@ class Speaker:
     """Routes that it was told again as it had them."""
     refreshed: list[bytes] = field(default_factory=list)
     is_silent: bool = False
+    deaf_to: int = 0
+    """So many ROUTE-REFRESHes are not answered."""
     sees: list[int] = field(default_factory=list)
     """Types of messages."""
 
@@ -115,7 +126,9 @@ class Speaker:
 
     def _refresh(self, one: bytes) -> None:
         self.refreshed.append(one[19:])
-        if one[21] == 0:
+        if self.deaf_to:
+            self.deaf_to -= 1
+        elif one[21] == 0:
             family = {(0, 1): V4, (0, 2): V6}[one[19], one[20]]
             self.out += message(5, one[19:21] + b"\1" + one[22:])
             for route, said in self.own.items():
@@ -282,6 +295,36 @@ def test_a_daemon_that_announces_slowly_withdraws_nothing(rig: Rig) -> None:
     rig.daemon.out += b"".join(announce([r], s) for r, s in list(all_of_it.items())[:500])
     rig.settle()
     assert rig.peer.withdrawn == rig.peer.repeated == 0
+    assert rig.state() is State.RELAY
+
+
+def test_a_daemon_that_loses_the_question_is_asked_again(rig: Rig) -> None:
+    """As BIRD does that is asked before it has begun to announce: no End-of-RR ever comes."""
+    rig.kill_daemon()
+    rig.daemon.deaf_to = 4  # both families, twice
+    rig.connect_daemon()
+    rig.settle()
+    assert rig.state() is State.BARRIER
+    rig.sleep(3 * ASK_AGAIN_S)
+    assert rig.state() is State.RELAY
+    assert len(rig.daemon.refreshed) == 6
+    assert rig.peer.withdrawn == rig.peer.repeated == 0
+    assert rig.peer.learnt == rig.daemon.own
+
+
+def test_a_daemon_that_never_answers_is_reset(rig: Rig) -> None:
+    rig.kill_daemon()
+    rig.daemon.deaf_to = 1 << 30
+    rig.connect_daemon()
+    rig.settle()
+    rig.sleep(ANSWER_MAX_S + 1)
+    assert rig.state() is State.ABSENT
+    assert rig.daemon.ended == (6, 4)
+    assert rig.peer.is_up
+    assert "the daemon does not answer a ROUTE-REFRESH" in rig.told
+    rig.daemon.deaf_to = 0
+    rig.connect_daemon()
+    rig.settle()
     assert rig.state() is State.RELAY
 
 

@@ -10,6 +10,7 @@ import click
 import pytest
 
 from prl import config
+from prl.bgpfront import config as bgp_config
 from prl.cli.main import cli
 
 SOURCE = Path(__file__).parents[2] / "prl/packaging/deb/man.py"
@@ -49,20 +50,23 @@ def test_every_command_and_option_is_in_its_page(man: ModuleType) -> None:
 
 
 def test_every_key_of_the_configuration_is_in_its_page(man: ModuleType) -> None:
-    page = plain(man.prld_toml())
-    for key in config.schema():
-        assert f"\\fB{key.path}\\fR\n{key.description}" in page
+    for page, keys in ((man.prld_toml(), config.schema()), (man.bgp_toml(), bgp_config.keys())):
+        for key in keys:
+            assert f"\\fB{key.path}\\fR\n{key.description}" in plain(page)
 
 
 def test_the_daemon_s_options_are_in_its_page(man: ModuleType) -> None:
     page = plain(man.prld())
     assert "--scrub" in page
     assert "default /etc/prl/prld.toml" in page
+    page = plain(man.prl_bgp())
+    assert "--unwire" in page
+    assert "default /etc/prl/bgp.toml" in page
 
 
 def test_no_line_of_text_is_taken_for_a_request(man: ModuleType) -> None:
     requests = {"TH", "SH", "SS", "PP", "TP"}
-    for page in (man.prlctl(), man.prld(), man.prld_toml()):
+    for page in (make() for make in man.PAGES.values()):
         for line in page.splitlines():
             assert not line.startswith("'")
             assert not line.startswith(".") or line[1:3] in requests, line

@@ -9,6 +9,7 @@
 #define MARKER 16
 #define NOT_SYNCHRONIZED (-1) /* RFC 4271 section 6.1 */
 #define BAD_LENGTH (-2)
+#define ADDRESS 16 /* bytes, of IPv6 */
 
 static const uint8_t marker[MARKER] = {0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
                                        0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff};
@@ -16,6 +17,12 @@ static const uint8_t marker[MARKER] = {0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
 static uint32_t get16(const uint8_t *at)
 {
     return (uint32_t)at[0] << 8 | at[1];
+}
+
+static void put16(uint8_t *at, uint32_t value)
+{
+    at[0] = (uint8_t)(value >> 8);
+    at[1] = (uint8_t)value;
 }
 
 /* The shortest message of a type. A ROUTE-REFRESH of a wrong length has a NOTIFICATION of its own (RFC 7313 section 5), which
@@ -153,4 +160,44 @@ int prl_bgp_update_parse(const uint8_t *message, uint32_t bytes, struct prl_bgp_
         update->end_of_rib = !attributes || (attributes == 1 && update->unreach_family < PRL_BGP_FAMILIES &&
                                              !update->unreached.bytes);
     return 0;
+}
+
+static bool is_link_local(const uint8_t *address)
+{
+    return address[0] == 0xfe && (address[1] & 0xc0) == 0x80;
+}
+
+uint32_t prl_bgp_cut_link_local(uint8_t *message, uint32_t bytes)
+{
+    struct prl_bgp_update update;
+    uint8_t *list, *attribute, *hop;
+    uint32_t in_value;
+
+    if (prl_bgp_update_parse(message, bytes, &update) < 0 || update.next_hop.bytes != 2 * ADDRESS)
+        return bytes;
+    hop = message + (update.next_hop.at - message);
+    if (is_link_local(hop) || !is_link_local(hop + ADDRESS))
+        return bytes;
+    list = message + (update.attributes.at - message);
+    for (attribute = list;;) {
+        struct prl_bgp_attr attr;
+        int taken = prl_bgp_attr_take(attribute, update.attributes.bytes - (uint32_t)(attribute - list), &attr);
+
+        if (taken < 0)
+            return bytes; /* not before MP_REACH_NLRI, which was found: for the reader's peace */
+        if (attr.type == PRL_BGP_MP_REACH) {
+            in_value = attr.value.bytes;
+            break;
+        }
+        attribute += taken;
+    }
+    if (attribute[0] & PRL_BGP_ATTRIBUTE_EXTENDED)
+        put16(attribute + 2, in_value - ADDRESS);
+    else
+        attribute[2] = (uint8_t)(in_value - ADDRESS);
+    hop[-1] = ADDRESS;
+    put16(list - 2, update.attributes.bytes - ADDRESS);
+    put16(message + MARKER, bytes - ADDRESS);
+    memmove(hop + ADDRESS, hop + 2 * ADDRESS, (size_t)(message + bytes - (hop + 2 * ADDRESS)));
+    return bytes - ADDRESS;
 }

@@ -70,4 +70,8 @@ int prl_bgp_attr_take(const uint8_t *at, uint32_t bytes, struct prl_bgp_attr *at
 /* 0, or -EBADMSG: its routes cannot be located, or it is no UPDATE. `message` is whole, as prl_bgp_frame() has measured it. */
 int prl_bgp_update_parse(const uint8_t *message, uint32_t bytes, struct prl_bgp_update *update);
 
+/* Takes the link-local address out of the next hop of MP_REACH_NLRI, where a global one stands before it (RFC 2545 section 3): it
+ * is the node's own, which the other node does not have. In place; the new length of the message, which is whole. */
+uint32_t prl_bgp_cut_link_local(uint8_t *message, uint32_t bytes);
+
 #endif /* PRL_BGP_MESSAGE_H */

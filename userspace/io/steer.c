@@ -19,6 +19,7 @@ struct prl_steer {
     struct bpf_program *program;
     struct bpf_link *link;
     int to, peers;
+    uint32_t count;
 };
 
 static int load(struct prl_steer *steer, const char *path)
@@ -51,19 +52,22 @@ struct prl_steer *prl_steer_open(const char *object_dir, char *error)
     return steer;
 }
 
-int prl_steer_add(struct prl_steer *steer, const struct prl_steer_ends *ends)
+int prl_steer_add(struct prl_steer *steer, const struct prl_steer_ends *ends, int inner, int outer)
 {
-    uint32_t one = 1;
+    const uint64_t fds[PRL_STEER_LISTENERS] = {[PRL_STEER_INNER] = (uint32_t)inner,
+                                               [PRL_STEER_OUTER] = (uint32_t)outer};
+    uint32_t place = steer->count * PRL_STEER_LISTENERS;
 
-    return bpf_map_update_elem(steer->peers, ends, &one, BPF_ANY);
-}
-
-int prl_steer_to(struct prl_steer *steer, enum prl_steer_listener which, int fd)
-{
-    uint32_t key = which;
-    uint64_t value = (uint32_t)fd;
-
-    return bpf_map_update_elem(steer->to, &key, &value, BPF_ANY);
+    if (steer->count == PRL_STEER_PEERS_MAX)
+        return -ENOSPC;
+    for (uint32_t which = 0; which < PRL_STEER_LISTENERS; which++) {
+        uint32_t key = place + which;
+        int code = bpf_map_update_elem(steer->to, &key, &fds[which], BPF_ANY);
+        if (code)
+            return code;
+    }
+    steer->count++;
+    return bpf_map_update_elem(steer->peers, ends, &place, BPF_NOEXIST);
 }
 
 int prl_steer_attach(struct prl_steer *steer)

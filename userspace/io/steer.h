@@ -14,10 +14,9 @@ struct prl_steer;
 /* Loads the program from the folder of compiled ones; it does nothing yet. NULL, and the reason in
  * error[PRL_ERROR_BYTES]. */
 struct prl_steer *prl_steer_open(const char *object_dir, char *error);
-/* Of these ends: from now on, once it is attached. 0 or -errno. */
-int prl_steer_add(struct prl_steer *steer, const struct prl_steer_ends *ends);
-/* The listening socket `fd` is one of the two; the caller keeps it. 0 or -errno. */
-int prl_steer_to(struct prl_steer *steer, enum prl_steer_listener which, int fd);
+/* Connections between these ends begin at the listening sockets `inner` and `outer`, which the caller keeps; once it is
+ * attached. 0 or -errno. */
+int prl_steer_add(struct prl_steer *steer, const struct prl_steer_ends *ends, int inner, int outer);
 /* Attaches it to this thread's network namespace. 0 or -errno. */
 int prl_steer_attach(struct prl_steer *steer);
 void prl_steer_close(struct prl_steer *steer);

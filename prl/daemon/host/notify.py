@@ -1,4 +1,4 @@
-"""The service manager is told what prld is about, and that it lives (sd_notify(3))."""
+"""The service manager is told what a daemon is about, and that it lives (sd_notify(3))."""
 
 import asyncio
 import contextlib
@@ -16,10 +16,10 @@ _US_PER_S: Final = 1e6
 
 
 class ServiceManager:
-    """Whoever started prld by a unit of ``Type=notify``; without one nothing is sent."""
+    """Whoever started this by a unit of ``Type=notify``; without one nothing is sent."""
 
     def __init__(self, environ: MutableMapping[str, str] = os.environ) -> None:
-        """Take the variables out of ``environ``: prld's children are not meant by them."""
+        """Take the variables out of ``environ``: no child is meant by them."""
         path = environ.pop(_SOCKET, "")
         self._address = f"\0{path[1:]}" if path.startswith("@") else path
         timeout, pid = environ.pop(_WATCHDOG_USEC, ""), environ.pop(_WATCHDOG_PID, "")
@@ -36,10 +36,10 @@ class ServiceManager:
         self._send("STOPPING=1")
 
     async def watch(self, newest_pass: Callable[[], int], status: Callable[[], str]) -> None:
-        """Feed the watchdog for as long as the datapath makes passes, and tell the status.
+        """Feed the watchdog for as long as what does the work makes passes, and tell the status.
 
-        ``newest_pass`` is a number that every pass of the datapath changes. When it stands still,
-        or when this task does not come to run, the service manager ends prld and starts another.
+        ``newest_pass`` is a number that every pass changes. When it stands still, or when this task
+        does not come to run, the service manager ends this process and starts another.
         """
         if not self._address:
             return
@@ -56,7 +56,7 @@ class ServiceManager:
             await asyncio.sleep(interval_s)
 
     def _send(self, line: str) -> None:
-        """A service manager that is not there or does not read is no concern of prld's."""
+        """A service manager that is not there or does not read is no concern of ours."""
         if self._address:
             kind = socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
             with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, kind) as sock:
