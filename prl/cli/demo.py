@@ -10,6 +10,7 @@ from prl.cli.options import choice_option, number_option
 from prl.cli.output import emit, narrate, settings
 from prl.demo.crowd import DEFAULT_COUNT
 from prl.demo.facts import BOTH, verdict
+from prl.demo.fronted import USERS
 from prl.demo.routers import ROUTERS
 from prl.demo.scenarios import SCENARIOS, show
 from prl.demo.stage import Options
@@ -22,6 +23,7 @@ SIZE_MAX_BYTES = 64 << 30
 COUNT_MAX = 10_000
 ROUNDS_MAX = 1000
 MOVES_MAX = 1000
+ROUTES_MAX = 65_000
 
 
 class Size(click.ParamType[int]):
@@ -59,12 +61,19 @@ def _secret(_context: click.Context, _param: click.Parameter, value: str | None)
 @choice_option("--mode", Mode, Mode.NATIVE, "How prld attaches XDP.")
 @choice_option("--how", How, How.POWER, "How re0 fails.")
 @choice_option("--peer", ROUTERS, "bird", "The BGP speaker that plays the peer (bgp).")
+@click.option(
+    "--daemon",
+    type=click.Choice(list(USERS)),
+    help="The BGP daemon of our nodes, behind prl-bgp  [default: a speaker of our own] (bgp).",
+)
+@number_option("--routes", 1, ROUTES_MAX, 1000, "How many each end announces, with --daemon (bgp).")
 @number_option(
     "--rounds",
     1,
     ROUNDS_MAX,
     1,
-    "Failures of one session, of alternating nodes; in between they heal (bgp).",
+    "Failures of one session, of alternating nodes; in between they heal. With --daemon: of one "
+    "node, and the other's daemon is killed, and the service moved back (bgp).",
 )
 @click.option(
     "--md5",
@@ -86,6 +95,8 @@ def demo(
     mode: str,
     how: str,
     peer: str,
+    daemon: str | None,
+    routes: int,
     rounds: int,
     md5: str,
     routed: bool,
@@ -102,6 +113,8 @@ def demo(
     both = family == BOTH
     if both and scenario != "sessions":
         raise click.UsageError("--family both is for sessions alone: choose 4 or 6")
+    if daemon and (scenario != "bgp" or how != How.POWER.value or routed):
+        raise click.UsageError("--daemon is for bgp and --how power, on one network")
     if md5 and scenario != "bgp":
         raise click.UsageError("--md5 is for bgp alone")
     options = Options(
@@ -117,6 +130,8 @@ def demo(
         rounds,
         md5,
         moves,
+        daemon or "",
+        routes,
     )
     # The story belongs on standard output, but for -j, which is for programs.
     tell = narrate if settings().json else click.echo

@@ -1,4 +1,7 @@
-"""BGP: a stock router whose session with us stays Established though our host dies."""
+"""BGP: a stock router whose session with us stays Established though our host dies.
+
+We are a speaker of our own, unless a stock daemon is asked for (prl.demo.router).
+"""
 
 import hashlib
 import json
@@ -11,6 +14,7 @@ from typing import Any
 from prl.bgp.prefixes import Prefix
 from prl.demo.facts import Measured, Scenario, Stream
 from prl.demo.player import Cast, Deadline, DemoError
+from prl.demo.router import play_router
 from prl.demo.routers import (
     HOLD_TIME_S,
     OUR_ASN,
@@ -35,6 +39,8 @@ NODES = ("re0", "re1")
 
 def bgp(stage: Stage) -> tuple[Scenario, Measured]:
     """The peer's own tool must see no flap, and the other node must know every route."""
+    if stage.options.daemon:
+        return play_router(stage)
     measured = Measured()
     version = stage.options.family
     peer = stage.lab.topology.peer.lan

@@ -1,5 +1,6 @@
-"""The stock BGP speakers that the demo has for a peer, and what their own tools say."""
+"""Stock BGP speakers, of a peer or of a node of ours, and what their own tools say."""
 
+import contextlib
 import json
 import re
 import shutil
@@ -7,12 +8,13 @@ import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from ipaddress import IPv4Address, IPv6Address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from pathlib import Path
 from typing import Any, Protocol
 
 from prl.bgp.prefixes import Prefix
 from prl.demo.player import DemoError
+from prl.kernel import procfs
 from prl.lab import Lab
 
 PEER_ASN = 65000
@@ -30,16 +32,17 @@ _SBIN_PATH = "/usr/sbin:/sbin:/usr/lib/frr"
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """The session as the peer sees it.
+    """The session as a speaker sees it.
 
     Attributes:
         state: the BGP state.
         since: since when it is in its state.
-        flaps: how often the peer counts that it went down.
-        routes: our prefixes that the peer has, each with a number that changes when it is learnt
-            anew: a time in seconds, or the version of the peer's table.
-        withdrawn: how many withdrawals of ours the peer counts.
-        announced: the prefixes that the peer says it announces to us.
+        flaps: how often it counts that the session went down.
+        routes: prefixes of the other end that it has, each with a number that changes when it is
+            learnt anew: a time in seconds, or the version of its table.
+        withdrawn: how many withdrawals of the other end it counts.
+        announced: the prefixes that it says it announces.
+        updates: how many UPDATEs (FRR), or routes in them (BIRD), have come.
     """
 
     state: str
@@ -48,9 +51,10 @@ class View:
     routes: dict[str, float]
     withdrawn: int
     announced: tuple[str, ...]
+    updates: int = 0
 
     def has_same_routes(self, other: "View") -> bool:
-        """Whether none of our routes was withdrawn, learnt anew or added in between."""
+        """Whether none of these routes was withdrawn, learnt anew or added in between."""
         return self.routes.keys() == other.routes.keys() and all(
             abs(number - other.routes[prefix]) < TIME_JITTER_S
             for prefix, number in self.routes.items()
@@ -65,7 +69,25 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where the peer runs, whom it talks to, and what it announces before and after the failure."""
+    """Where a speaker runs, whom it talks to, and what it announces before and after the failure.
+
+    Attributes:
+        lab: the lab.
+        directory: for its files, and its own.
+        local: its address.
+        neighbour: the other end's.
+        before: what it announces.
+        after: what it announces besides, when asked to.
+        md5: the key that the session is signed with; empty: none.
+        routed: there is a router in between.
+        node: of the lab.
+        asn: its AS.
+        neighbour_asn: the other end's.
+        router_id: its own.
+        user: whom it runs as.
+        ttl_security: it hears neighbours on its own network alone (RFC 5082).
+        forwards: what it learns becomes routes of the kernel's.
+    """
 
     lab: Lab
     directory: Path
@@ -75,22 +97,38 @@ class Place:
     after: tuple[Prefix, ...]
     md5: str = field(default="", repr=False)
     routed: bool = False
-    """There is a router in between."""
+    node: str = "peer"
+    asn: int = PEER_ASN
+    neighbour_asn: int = OUR_ASN
+    router_id: str = "192.0.2.1"
+    user: str = "root"
+    ttl_security: bool = False
+    forwards: bool = False
 
     @property
     def version(self) -> int:
         """The version of IP."""
         return self.local.version
 
+    def give(self, *files: Path) -> None:
+        """Let the user have its directory, and these files in it."""
+        for path in (self.directory, *files):
+            shutil.chown(path, self.user, self.user)
+
+    def kernel_routes(self, protocol: str) -> set[str]:
+        """The prefixes that this routing protocol has given the kernel."""
+        shown = self.run(["ip", "-j", f"-{self.version}", "route", "show", "proto", protocol])
+        return {str(ip_network(route["dst"])) for route in json.loads(shown)}
+
     def run(self, argv: list[str]) -> str:
-        """Run one of the peer's tools.
+        """Run one of its programs.
 
         Raises:
             DemoError: it fails.
         """
         try:
             done = self.lab.run(
-                "peer", argv, capture_output=True, text=True, timeout=TOOL_TIMEOUT_S
+                self.node, argv, capture_output=True, text=True, timeout=TOOL_TIMEOUT_S
             )
         except subprocess.TimeoutExpired:
             raise DemoError(f"{argv[0]} does not answer within {TOOL_TIMEOUT_S:.0f} s") from None
@@ -104,6 +142,15 @@ class Router(Protocol):
 
     def start(self) -> None:
         """Start it; it connects by itself."""
+
+    def pid(self) -> int:
+        """Its process. Raises OSError: it has never run."""
+
+    def learnt(self) -> int:
+        """How many routes of the other end it has."""
+
+    def forwarded(self) -> set[str]:
+        """What of it the kernel forwards by."""
 
     def announce_more(self) -> None:
         """Let it announce the second set of routes."""
@@ -123,16 +170,29 @@ class Bird:
         self._config = place.directory / "bird.conf"
         self._control = place.directory / "bird.ctl"
         self._log = place.directory / "bird.log"
+        self._pid = place.directory / "bird.pid"
 
     def start(self) -> None:
         """See ``Router``."""
         self._config.write_text(self._configuration())
         self._log.touch()
-        program = _program("bird", "bird2")
-        pid = self._place.directory / "bird.pid"
-        self._place.run(
-            [program, "-c", str(self._config), "-s", str(self._control), "-P", str(pid)]
-        )
+        self._place.give(self._config, self._log)
+        argv = [_program("bird", "bird2"), "-u", self._place.user, "-g", self._place.user]
+        argv += ["-c", str(self._config), "-s", str(self._control), "-P", str(self._pid)]
+        self._place.run(argv)
+
+    def pid(self) -> int:
+        """See ``Router``."""
+        return int(self._pid.read_text())
+
+    def learnt(self) -> int:
+        """See ``Router``."""
+        shown = self._birdc("show", "route", "count", "protocol", "prl")
+        return int(next((word for word in shown.split() if word.isdigit()), "0"))
+
+    def forwarded(self) -> set[str]:
+        """See ``Router``."""
+        return self._place.kernel_routes("bird")
 
     def announce_more(self) -> None:
         """See ``Router``."""
@@ -159,6 +219,7 @@ class Bird:
         channel = f"ipv{place.version}"
 
         signed = f'\n  password "{place.md5}";' if place.md5 else ""
+        forwards = f"protocol kernel {{ {channel} {{ export where source = RTS_BGP; }}; }}"
 
         def static(name: str, routes: tuple[Prefix, ...], disabled: str) -> str:
             lines = "".join(f"  route {prefix} blackhole;\n" for prefix in routes)
@@ -166,16 +227,18 @@ class Bird:
 
         return f"""\
 log "{self._log}" all;
-router id 192.0.2.1;
+router id {place.router_id};
 timeformat protocol iso long us;
 timeformat route iso long us;
 protocol device {{ }}
+{forwards if place.forwards else ""}
 {static("early_routes", place.before, "no")}
 {static("late_routes", place.after, "yes")}
 protocol bgp prl {{
-  local {place.local} as {PEER_ASN};
-  neighbor {place.neighbour} as {OUR_ASN};
+  local {place.local} as {place.asn};
+  neighbor {place.neighbour} as {place.neighbour_asn};
   {"multihop;" if place.routed else "direct;"}{signed}
+  ttl security {"on" if place.ttl_security else "off"};
   hold time {HOLD_TIME_S};
   connect delay time 1;
   connect retry time 2;
@@ -192,6 +255,7 @@ def parse_bird(shown: str, routes: str, exported: str) -> View:
         raise DemoError(f"birdc shows no protocol prl: {shown!r}")
     state = re.search(r"BGP state:\s+(\S+)", shown)
     withdrawn = re.search(r"Import withdraws:\s+(\d+)", shown)
+    updates = re.search(r"Import updates:\s+(\d+)", shown)
     times = re.findall(r"^(\S+/\d+)\s.*\[prl (\S+ [^\s\]]+)", routes, re.MULTILINE)
     return View(
         state=state[1] if state else line["info"],
@@ -200,15 +264,17 @@ def parse_bird(shown: str, routes: str, exported: str) -> View:
         routes={prefix: datetime.fromisoformat(at).timestamp() for prefix, at in times},
         withdrawn=int(withdrawn[1]) if withdrawn else 0,
         announced=tuple(re.findall(r"^(\S+/\d+)\s", exported, re.MULTILINE)),
+        updates=int(updates[1]) if updates else 0,
     )
 
 
 class Frr:
-    """FRR's bgpd, alone: without zebra it touches no routes of the kernel's."""
+    """FRR's bgpd, alone unless it forwards: without zebra it touches no routes of the kernel's."""
 
     def __init__(self, place: Place) -> None:
         self._place = place
         self._log = place.directory / "bgpd.log"
+        self._pid = place.directory / "bgpd.pid"
         self._family = f"ipv{place.version}"
 
     def start(self) -> None:
@@ -217,16 +283,45 @@ class Frr:
         config = directory / "bgpd.conf"
         config.write_text(self._configuration())
         self._log.touch()
-        argv = [_program("bgpd", "frr"), "-d", "-Z", "-n", "-S", "-u", "root", "-g", "root"]
-        argv += ["-f", str(config), "-i", str(directory / "bgpd.pid"), "-P", "0"]
+        self._place.give(config, self._log)
+        user = self._place.user
+        argv = [_program("bgpd", "frr"), "-d", "-u", user, "-g", user]
+        argv += ["-S"] * (user == "root")
+        argv += self._zebra() if self._place.forwards else ["-Z", "-n"]
+        argv += ["-f", str(config), "-i", str(self._pid), "-P", "0"]
         argv += ["--vty_socket", str(directory), "--log", f"file:{self._log}"]
         self._place.run(argv)
+
+    def _zebra(self) -> list[str]:
+        """Start zebra, which outlives bgpd, unless it runs; returns how bgpd finds it."""
+        directory, user = self._place.directory, self._place.user
+        pid, socket = directory / "zebra.pid", directory / "zserv.api"
+        with contextlib.suppress(OSError):
+            if procfs.program_of(int(pid.read_text())) == "zebra":
+                return ["-z", str(socket)]
+        argv = [_program("zebra", "frr"), "-d", "-u", user, "-g", user, "-P", "0"]
+        argv += ["-f", "/dev/null", "-i", str(pid), "-z", str(socket)]
+        self._place.run([*argv, "--vty_socket", str(directory)])
+        return ["-z", str(socket)]
+
+    def pid(self) -> int:
+        """See ``Router``."""
+        return int(self._pid.read_text())
+
+    def learnt(self) -> int:
+        """See ``Router``."""
+        shown = json.loads(self._vtysh(f"show bgp {self._family} unicast summary json"))
+        return int(sum(peer.get("pfxRcd", 0) for peer in shown.get("peers", {}).values()))
+
+    def forwarded(self) -> set[str]:
+        """See ``Router``."""
+        return self._place.kernel_routes("bgp")
 
     def announce_more(self) -> None:
         """See ``Router``."""
         lines = [f"network {prefix}" for prefix in self._place.after]
         unicast = f"address-family {self._family} unicast"
-        self._vtysh("configure terminal", f"router bgp {PEER_ASN}", unicast, *lines)
+        self._vtysh("configure terminal", f"router bgp {self._place.asn}", unicast, *lines)
 
     def view(self) -> View:
         """See ``Router``."""
@@ -248,19 +343,21 @@ class Frr:
         return self._place.run(argv)
 
     def _configuration(self) -> str:
-        neighbour = self._place.neighbour
-        signed = f"\n neighbor {neighbour} password {self._place.md5}" if self._place.md5 else ""
-        networks = "".join(f"  network {prefix}\n" for prefix in self._place.before)
+        place, neighbour = self._place, self._place.neighbour
+        options = [f"password {place.md5}"] if place.md5 else []
+        options.append("ebgp-multihop" if place.routed else "disable-connected-check")
+        options += ["ttl-security hops 1"] * place.ttl_security
+        own = "".join(f" neighbor {neighbour} {option}\n" for option in options)
+        networks = "".join(f"  network {prefix}\n" for prefix in place.before)
         return f"""\
-hostname peer
-router bgp {PEER_ASN}
- bgp router-id 192.0.2.1
+hostname {place.node}
+router bgp {place.asn}
+ bgp router-id {place.router_id}
  no bgp ebgp-requires-policy
  no bgp network import-check
  no bgp default ipv4-unicast
- neighbor {neighbour} remote-as {OUR_ASN}
- neighbor {neighbour} {"ebgp-multihop" if self._place.routed else "disable-connected-check"}{signed}
- neighbor {neighbour} update-source {self._place.local}
+ neighbor {neighbour} remote-as {place.neighbour_asn}
+{own} neighbor {neighbour} update-source {place.local}
  neighbor {neighbour} timers {HOLD_TIME_S // 3} {HOLD_TIME_S}
  neighbor {neighbour} timers connect 1
  neighbor {neighbour} advertisement-interval 0
@@ -285,6 +382,7 @@ def parse_frr(about: dict[str, Any], routes: dict[str, Any], announced: dict[str
         },
         withdrawn=0,  # bgpd does not count them; a withdrawn route comes back in a new version
         announced=tuple(announced.get("advertisedRoutes", {})),
+        updates=int(about.get("messageStats", {}).get("updatesRecv", 0)),
     )
 
 
@@ -295,6 +393,18 @@ def make_routes(version: int, first: int, count: int) -> tuple[Prefix, ...]:
     """``count`` prefixes for documentation and benchmarks (RFC 2544, RFC 3849), from the first."""
     form = "198.18.{}.0/24" if version == 4 else "2001:db8:f{:03x}::/48"  # noqa: PLR2004
     return tuple(ip_network(form.format(number)) for number in range(first, first + count))
+
+
+def many_routes(version: int, whose: int, count: int) -> tuple[Prefix, ...]:
+    """``count`` prefixes, up to 65,536, other ones for each end: 0 is the peer, 1 are we.
+
+    Of host routes (RFC 2544) in IPv4, so that there are enough.
+    """
+    if version == 4:  # noqa: PLR2004
+        base, bits, step = ip_address("198.18.0.0") + (whose << 16), 32, 1
+    else:
+        base, bits, step = ip_address("2001:db8:f000::") + (whose << 80), 64, 1 << 64
+    return tuple(ip_network((int(base) + number * step, bits)) for number in range(count))
 
 
 def _program(name: str, package: str) -> str:

@@ -29,6 +29,8 @@ class Options:
     """What a demo is asked to show. ``size_bytes`` None: as much as suits the scenario.
 
     ``both``: IPv4 and IPv6 at once (sessions). ``rounds``: failures, of alternating nodes (bgp).
+    ``daemon``: the BGP daemon of our nodes, behind a front; empty: a speaker of our own (bgp).
+    ``routes``: each way, with such a daemon.
     """
 
     size_bytes: int | None = None
@@ -43,6 +45,8 @@ class Options:
     rounds: int = 1
     md5: str = field(default="", repr=False)
     moves: int = 20
+    daemon: str = ""
+    routes: int = 1000
 
 
 class Stage:
@@ -55,6 +59,11 @@ class Stage:
         service = self.lab.topology.service
         self.address = service.ipv4 if options.family == 4 else service.ipv6  # noqa: PLR2004
         self.failed_at_ns: int | None = None
+        self._at_end: list[Callable[[], None]] = []
+
+    def at_end(self, what: Callable[[], None]) -> None:
+        """Do this once the lab is down."""
+        self._at_end.append(what)
 
     def __enter__(self) -> Self:
         self._handler = signal.signal(signal.SIGTERM, _interrupt_only(os.getpid()))
@@ -75,6 +84,8 @@ class Stage:
         }
         try:
             self.lab.down()
+            for what in self._at_end:
+                what()
         finally:
             signal.signal(signal.SIGINT, handlers[signal.SIGINT])
             self._clear()

@@ -48,3 +48,24 @@ def test_a_bgp_session_survives_the_loss_of_power(
     assert bgp["survivor"] == ("re1" if rounds % 2 else "re0")
     assert len(bgp.get("rounds", [bgp])) == rounds
     assert bgp["routes"] == {"before": 100, "after": 50, "learnt": 150}
+
+
+@pytest.mark.needs("bird", "frr")
+def test_a_stock_daemon_lives_through_all_that_happens_to_a_router() -> None:
+    """Power, the death of a daemon, a planned move: no flap, nothing withdrawn or said again."""
+    done = subprocess.run(
+        [PRLCTL, "-j", "demo", "bgp", "--daemon", "frr", "--peer", "bird", "--md5", SECRET],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert SECRET not in done.stdout + done.stderr
+    facts = json.loads(done.stdout)
+    assert facts["survived"], f"{facts['why']}\n{done.stderr}"
+    bgp = facts["bgp"]
+    assert bgp["state"] == "Established"
+    assert (bgp["flaps"], bgp["withdrawn"], bgp["updates_said_again"]) == (0, 0, 0)
+    assert bgp["our_routes_unchanged"] is True
+    assert bgp["routes"] == {"ours": 1000, "theirs": 1050}
+    assert len(bgp["rounds"]) == 1
