@@ -308,7 +308,7 @@ static __always_inline int try_open(struct prl_node *node, __u64 now_ns)
 {
     int settled = prl_has_settled(now_ns);
 
-    if (!settled || PRL_READ(node->policy_stop) || now_ns < PRL_READ(node->open_at_ns))
+    if (!settled || PRL_READ(node->policy_stop) || now_ns < prl_open_at_ns(node))
         return 0;
     PRL_WRITE(node->bypassed, 1);
     PRL_WRITE(node->open_wanted, 0);

@@ -34,6 +34,7 @@
 /* Without word of the other node, a new owner repeats its claim so often for good (L7). */
 #define PRL_CLAIM_SLOW_NS 200000000ull
 #define PRL_TERMS_MAX 16 /* services */
+#define PRL_PROBE_MAGIC 0x50524c51 /* "PRLQ" */
 
 /* What all marks of prl's have in common: nobody else's may. */
 #define PRL_MARKS 0x70726c00
@@ -210,6 +211,40 @@ struct prl_claimed {
 };
 #define PRL_CLAIMED_WORDS 6
 
+/* By which way a probe goes, and its answer comes back. */
+enum prl_probe_path { PRL_PROBE_LAN = 0, PRL_PROBE_LINK = 1, PRL_PROBE_PATHS = 2 };
+enum prl_probe_type { PRL_PROBE_ASKS = 1, PRL_PROBE_ANSWERS = 2 };
+enum prl_probe_flag {
+    PRL_PROBE_LINKED = 1 << 0,   /* the asker hears the link of this epoch */
+    PRL_PROBE_LEASES = 1 << 1,   /* an answer that renews the asker's lease, as an echo does (L2) */
+    PRL_PROBE_BYPASSED = 1 << 2, /* an answer: the programs have opened the flows (L9) */
+};
+
+/*
+ * What one node's datapath asks the other node's kernel, and what that answers (L3a; docs/kernel-answers.md). Behind a UDP
+ * header, in network order. An answer repeats the question up to `confirms`; what follows is zero in a question.
+ */
+struct prl_probe {
+    __be32 magic; /* PRL_PROBE_MAGIC */
+    __u8 type;    /* enum prl_probe_type */
+    __u8 path;    /* enum prl_probe_path */
+    __u8 asker;   /* index of the node */
+    __u8 flags;   /* enum prl_probe_flag */
+    __be64 epoch;
+    __be64 number;    /* only ever grows on a path: the asker's CLOCK_BOOTTIME */
+    __be64 confirms;  /* at_ns of the newest answer that the asker has had; 0 = none in this epoch */
+    __be64 at_ns;     /* the answerer's CLOCK_BOOTTIME */
+    __be64 pass_ns;   /* age of its datapath's last pass */
+    __be64 known_ns;  /* the newest `confirms` that it has had, of a question with PRL_PROBE_LINKED */
+    __be16 owned;     /* bit per service: it owns it, as far as its kernel knows … */
+    __be16 fenced;    /* … but a claim has taken it away … */
+    __be16 silent;    /* … or it emits nothing for it */
+    __be16 pad;
+    __u8 term[PRL_TERMS_MAX]; /* low 8 bits */
+    __be64 mac;
+};
+#define PRL_PROBE_WORDS 10 /* that its MAC is over, as they are on the wire */
+
 struct prl_addr {
     __u32 state;         /* enum prl_addr_state; XDP itself writes FENCED, see prl_node.fenced */
     __u16 service;       /* index of the service that the address belongs to */
@@ -237,7 +272,7 @@ struct prl_lif {
 struct prl_node {
     __u64 heartbeat_ns; /* the datapath was alive */
     __u64 stale_ns; /* heartbeat older than this: the datapath is dead or hung (L9) */
-    __u64 open_at_ns; /* not before this may a dead datapath's flows open (end of the lease) */
+    __u64 open_at_ns; /* not before this may a dead datapath's flows open: prl_open_at_ns() */
     __u32 bypassed; /* latched by classify when it opened; cleared by a new prld */
     __u32 policy_stop; /* 1: never open without userspace (policy stop) */
     __u32 hold_ifindex; /* TAP that held output goes to */
@@ -273,6 +308,20 @@ struct prl_node {
     __u32 fenced;
     __u64 netns_cookie; /* of prld's network namespace: sock_ops programs are called for all that there are */
     __u64 ends_missed; /* ends of sessions that the ring of news had no room for */
+    /* What prl_answer knows the other node's probes by, and answers (L3a): of userspace, and it outlives prld. */
+    __u64 probe_key[2]; /* zero = none is */
+    __u64 probe_epoch;
+    __u64 hold_ns; /* the flows stay closed so long after an answer that has renewed the lease */
+    __u64 hung_ns; /* none does of a datapath so late */
+    __u32 owned; /* bit per service: enum prl_addr_state is OWNER */
+    __u32 leases; /* 1: the link is up, and nothing was opened: an answer renews the other node's lease */
+    /* of prl_answer */
+    __u64 probe_seen[PRL_PROBE_PATHS]; /* the newest number */
+    __u64 answered_ns; /* when an answer last renewed the lease */
+    __u64 confirmed_ns; /* of its answers, the newest that the other node is known to have had */
+    __u64 lan_probed_ns; /* when a probe last came by the LAN */
+    __u64 probes_answered;
+    __u64 probes_refused; /* forged, replayed, of another epoch */
     /* counters, packets */
     __u64 frames;
     __u64 malformed;
@@ -411,6 +460,16 @@ static inline __u32 prl_sieve_cell(const struct prl_flow_key *key)
     return (__u32)((((__u64)ports << 32 | ends) * 0x9e3779b97f4a7c15ull) >> 44); /* 20 bits of the same */
 }
 
+/* When a dead datapath's flows may open: the lease has ended that echoes (open_at_ns, which userspace alone writes) and answers
+ * (answered_ns, which prl_answer alone writes) have renewed. */
+static inline __attribute__((always_inline)) __u64 prl_open_at_ns(const volatile struct prl_node *node)
+{
+    __u64 open_at_ns = node->open_at_ns, answered_ns = node->answered_ns;
+    __u64 renewed_ns = answered_ns ? answered_ns + node->hold_ns : 0;
+
+    return renewed_ns > open_at_ns ? renewed_ns : open_at_ns;
+}
+
 /*
  * The advertised window of a segment with this ack, as it stands in the header, lowered to what the other side can take
  * too (R10), rounded down to the window's unit: what the peer may send, both sides take. The right edge does not move back,
@@ -440,7 +499,9 @@ PRL_ASSERT_SIZE(struct prl_addr_key, 20);
 PRL_ASSERT_SIZE(struct prl_claimed, 48);
 _Static_assert(sizeof(struct prl_claimed) == PRL_CLAIMED_WORDS * 8, "the MAC is over all of it");
 PRL_ASSERT_SIZE(struct prl_addr, 88);
-PRL_ASSERT_SIZE(struct prl_node, 848);
+PRL_ASSERT_SIZE(struct prl_node, 952);
+PRL_ASSERT_SIZE(struct prl_probe, 88);
+_Static_assert(sizeof(struct prl_probe) == PRL_PROBE_WORDS * 8 + 8, "the MAC is over all that is in front of it");
 PRL_ASSERT_SIZE(struct prl_inject_eth, 14);
 PRL_ASSERT_SIZE(struct prl_claim, 32);
 PRL_ASSERT_SIZE(struct prl_claim_token, 24);

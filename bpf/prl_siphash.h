@@ -43,21 +43,39 @@ static inline __attribute__((always_inline)) void prl_siphash_take(__u64 v[4], _
     v[0] ^= word;
 }
 
-/* The MAC of a claim (L7): SipHash-2-4. */
-static inline __attribute__((always_inline)) __u64 prl_claim_mac(const __u64 key[2],
-                                                                 const struct prl_claimed *claimed)
+/* SipHash-2-4 of so many words, little-endian as all that prl runs on; a compile-time number of them. */
+static inline __attribute__((always_inline)) __u64 prl_siphash_words(const __u64 key[2], const __u64 *word,
+                                                                     unsigned int words)
 {
-    __u64 v[4], word[PRL_CLAIMED_WORDS];
+    __u64 v[4];
 
-    __builtin_memcpy(word, claimed, sizeof(word)); /* little-endian, as all that prl runs on */
     prl_siphash_begin(v, key);
-    for (unsigned int i = 0; i < PRL_CLAIMED_WORDS; i++)
+    for (unsigned int i = 0; i < words; i++)
         prl_siphash_take(v, word[i], 2);
-    prl_siphash_take(v, (__u64)sizeof(word) << 56, 2);
+    prl_siphash_take(v, (__u64)words << 59, 2); /* the length, 8 bytes each, in the uppermost byte */
     v[2] ^= PRL_SIPHASH_FINAL;
     for (unsigned int i = 0; i < 4; i++)
         prl_siphash_mix(v);
     return v[0] ^ v[1] ^ v[2] ^ v[3];
+}
+
+/* The MAC of a claim (L7). */
+static inline __attribute__((always_inline)) __u64 prl_claim_mac(const __u64 key[2],
+                                                                 const struct prl_claimed *claimed)
+{
+    __u64 word[PRL_CLAIMED_WORDS];
+
+    __builtin_memcpy(word, claimed, sizeof(word));
+    return prl_siphash_words(key, word, PRL_CLAIMED_WORDS);
+}
+
+/* The MAC of a probe, or of an answer to one (L3a). */
+static inline __attribute__((always_inline)) __u64 prl_probe_mac(const __u64 key[2], const struct prl_probe *probe)
+{
+    __u64 word[PRL_PROBE_WORDS];
+
+    __builtin_memcpy(word, probe, sizeof(word));
+    return prl_siphash_words(key, word, PRL_PROBE_WORDS);
 }
 
 #endif /* PRL_SIPHASH_H */

@@ -4,6 +4,7 @@ import os
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import Any, Self
 
 import msgspec
@@ -49,6 +50,13 @@ DOUBT_PROBE_NS = 1_000_000_000
 """How often an address is probed while it is unknown whether the other node took it."""
 NACK_RETRIES_MAX = 64
 """How often one refused packet is sent again before replication of its flow ends (SPEC R5)."""
+
+
+class UdpPath(IntEnum):
+    """By which way datagrams go to the other node."""
+
+    LAN = lib.PRL_PROBE_LAN
+    LINK = lib.PRL_PROBE_LINK
 
 
 class DatapathError(PrlError):
@@ -458,9 +466,9 @@ class Datapath:
         """Hand the arbiter's answer down (SPEC L12); WON, LOST or UNREACHED."""
         lib.prl_dp_arbitrated(self._dp, round_number, state)
 
-    def lan(self, fd: int) -> None:
-        """The socket of the LAN heartbeats from now on; taken over. Raises DatapathError."""
-        _check(lib.prl_dp_lan(self._dp, fd), "the LAN heartbeats have no socket")
+    def udp(self, path: UdpPath, fd: int) -> None:
+        """The socket of a way to the other node from now on; taken over. Raises DatapathError."""
+        _check(lib.prl_dp_udp(self._dp, path, fd), f"{path.name.lower()}: no socket")
 
     def neighbours(self, found: Sequence[Neighbour]) -> None:
         """Whom to ask for evidence and to tell of claims; those beyond the limit are left out."""
@@ -655,6 +663,9 @@ def _fill_timing(wanted: Any, config: Config) -> None:
     owner.hold_ns = timing.hold_ms * 1_000_000
     # A tick that comes this late has slept through messages that may have arrived (L3).
     owner.late_ns = timing.suspect_ms * 1_000_000 // 2
+    owner.probe_ns = timing.probe_ms * 1_000_000
+    owner.dead_ns = timing.dead_ms * 1_000_000
+    owner.hung_ns = timing.hung_ms * 1_000_000
     owner.services = len(config.service)
     owner.policy_stop = config.policy == "stop"
     if config.arbiter.is_there:

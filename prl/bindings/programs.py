@@ -83,7 +83,10 @@ class Kernel:
         vrf_ifindexes: Sequence[int] = (),
         inject_ifindex: int,
         hold_ifindex: int,
+        link_ifindex: int = 0,
         stale_ms: int,
+        hold_ms: int = 0,
+        hung_ms: int = 0,
     ) -> None:
         config = ffi.new("struct prl_kernel_config *")
         keep = (
@@ -101,7 +104,10 @@ class Kernel:
             config.vrf_ifindex[position] = ifindex
         config.inject_ifindex = inject_ifindex
         config.hold_ifindex = hold_ifindex
+        config.link_ifindex = link_ifindex
         config.stale_ns = stale_ms * 1_000_000
+        config.hold_ns = hold_ms * 1_000_000
+        config.hung_ns = hung_ms * 1_000_000
         error = ffi.new("char[]", lib.PRL_ERROR_BYTES)
         self.xdp_refusal = ""
         """Why XDP does not run in the mode that was asked for first."""
@@ -199,6 +205,7 @@ class Kernel:
             *("frames", "malformed", "fragments", "tunnelled", "icmp_quoted", "reentered"),
             *("stale_dropped", "claims_obeyed", "claims_foreign", "redirect_failed"),
             *("claims_replayed", "strays", "elsewhere_silenced", "ends_missed"),
+            *("probes_answered", "probes_refused"),
         )
         return {name: int(getattr(node, name)) for name in names}
 
@@ -229,7 +236,7 @@ class Kernel:
     @property
     def open_at_ns(self) -> int:
         """CLOCK_BOOTTIME, when the other node's lease ends: a dead datapath's flows may open."""
-        return int(lib.prl_kernel_node(self._kernel).open_at_ns)
+        return int(lib.prl_kernel_open_at_ns(self._kernel))
 
     def forget(self) -> None:
         """Let go of a former life's flows: their packets pass, where the address may speak."""

@@ -7,6 +7,7 @@ import click
 from prl.cli.output import BAD, DEGRADED, GOOD, WARN, ask, emit, wrapped
 
 _LINK_COLOURS = {"up": GOOD, "suspect": WARN, "down": BAD}
+_KERNEL_COLOURS = {"alive": GOOD, "late": WARN, "silent": BAD}
 
 
 @click.command()
@@ -50,6 +51,9 @@ def status_text(facts: dict[str, Any]) -> str:
     lines.append(wrapped(words, _LINK_COLOURS.get(link["state"])))
     if link.get("plain", True):  # an earlier version, which knows no TLS, does not say so
         lines.append(wrapped("  in clear, and open to whoever is on its network: link.plain", WARN))
+    if (kernel := facts.get("other_node", {})).get("state", "unknown") != "unknown":
+        words = f"other node: {kernel['state']}, its datapath had a pass {kernel['pass_ms']} ms ago"
+        lines.append(wrapped(words, _KERNEL_COLOURS.get(kernel["state"])))
     lease = facts["lease"]
     lines.append(
         wrapped(

@@ -215,6 +215,28 @@ class Timing(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     stale_ms: Annotated[
         Milliseconds, Meta(description="age of the heartbeat at which a datapath counts as dead")
     ] = 200
+    probe_ms: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=60_000,
+            description="interval of the probes that the other node's kernel answers; 0: none",
+        ),
+    ] = 0
+    dead_ms: Annotated[
+        Milliseconds,
+        Meta(
+            description="how long a kernel that answered before leaves all probes unanswered when "
+            "it is dead"
+        ),
+    ] = 30
+    hung_ms: Annotated[
+        Milliseconds,
+        Meta(
+            description="how long a datapath may be late while its kernel answers: then it is "
+            "taken over"
+        ),
+    ] = 400
     answer_ms: Annotated[
         Milliseconds, Meta(description="deadline of a flow's oldest unanswered message")
     ] = 400
@@ -445,6 +467,15 @@ def _check(config: Config) -> None:
     _require(
         timing.suspect_ms < timing.takeover_ms,
         "timing.takeover_ms: must be greater than timing.suspect_ms",
+    )
+    _require(
+        2 * timing.probe_ms < timing.dead_ms < timing.suspect_ms or not timing.probe_ms,
+        "timing.dead_ms: must be greater than twice timing.probe_ms, and less than "
+        "timing.suspect_ms",
+    )
+    _require(
+        timing.suspect_ms < timing.hung_ms or not timing.probe_ms,
+        "timing.hung_ms: must be greater than timing.suspect_ms",
     )
     _require(
         timing.takeover_ms < timing.hold_ms,

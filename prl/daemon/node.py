@@ -8,6 +8,7 @@ Events of the datapath come in here and go to whom they concern.
 import asyncio
 import contextlib
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -349,7 +350,10 @@ class Node:
                 vrf_ifindexes=lans.vrf_ifindexes,
                 inject_ifindex=inject,
                 hold_ifindex=hold,
+                link_ifindex=_index_of(config.link.interface),
                 stale_ms=config.timing.stale_ms,
+                hold_ms=config.timing.hold_ms,
+                hung_ms=config.timing.hung_ms if config.timing.probe_ms else 0,
             )
 
         try:
@@ -646,3 +650,11 @@ async def _cancel(task: "asyncio.Task[None]") -> None:
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError, Exception):
         await task
+
+
+def _index_of(interface: str) -> int:
+    """Its number in this network namespace; 0: it is not there."""
+    try:
+        return socket.if_nametoindex(interface)
+    except OSError:
+        return 0

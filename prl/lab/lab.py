@@ -116,6 +116,7 @@ class Lab:
         arbiter: Sequence[str] = (),
         arbiter_policy: str = "stop",
         witnesses: Sequence[str] = (),
+        probe_ms: int = 0,
     ) -> None:
         """Build the network and start prld on both nodes; return when both serve.
 
@@ -125,7 +126,7 @@ class Lab:
         with ``vrf`` in a VRF of its own; with ``metrics`` each node serves them on METRICS_PORT of
         its address on the LAN; ``hooks`` are commands by the names of docs/hooks.md; with
         ``plain_link`` the nodes talk in clear; ``arbiter`` are the endpoints of one, which the lab
-        does not build; ``witnesses`` are addresses on the LAN.
+        does not build; ``witnesses`` are addresses on the LAN; ``probe_ms`` is timing.probe_ms.
 
         Raises:
             LabError: it is up already, or could not be brought up; nothing is left of it then.
@@ -148,6 +149,7 @@ class Lab:
             arbiter=arbiter,
             arbiter_policy=arbiter_policy,
             witnesses=witnesses,
+            probe_ms=probe_ms,
         )
         taken = LabError(
             f"lab {self.name} is up already, or a crash left a part of it: "

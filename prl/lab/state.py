@@ -38,6 +38,7 @@ class Settings:
     """Its endpoints, where there is one."""
     arbiter_policy: str = "stop"
     witnesses: Sequence[str] = ()
+    probe_ms: int = 0
 
 
 class StateDirectory:
@@ -172,7 +173,8 @@ def _node_toml(topology: Topology, node: Node, settings: Settings, socket: Path,
         ]
     if settings.witnesses:
         lines.append(_assign("witnesses", list(settings.witnesses)))
-    if timing := stretch.timing():
+    probe_ms = settings.probe_ms * stretch.factor()
+    if timing := stretch.timing() | ({"probe_ms": probe_ms} if probe_ms else {}):
         lines += ["", "[timing]", *(_assign(name, ms) for name, ms in timing.items())]
     if settings.arbiter:
         lines += [

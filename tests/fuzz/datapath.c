@@ -108,8 +108,10 @@ void sim_asks(uint32_t index)
         sim_answered(node[index]);
 }
 
-void sim_heartbeat(uint32_t index, const uint8_t *bytes, uint32_t count)
+void sim_datagram(uint32_t index, uint32_t path, const uint8_t *bytes, uint32_t count)
 {
+    if (path != PRL_PROBE_LAN)
+        return;
     beat_bytes[index] = count < RAW_MAX ? count : RAW_MAX;
     memcpy(beat[index], bytes, beat_bytes[index]);
 }
@@ -579,7 +581,8 @@ static void lan(uint32_t from)
     if (!beat_bytes[from] || silent_lan)
         return;
     change(beat[from], beat_bytes[from], changes);
-    sim_lan_arrives(other, beat[from], changes == 3 ? octet() % (beat_bytes[from] + 1) : beat_bytes[from]);
+    sim_datagram_arrives(other, PRL_PROBE_LAN, beat[from],
+                         changes == 3 ? octet() % (beat_bytes[from] + 1) : beat_bytes[from]);
 }
 
 static void read_all(uint32_t index, uint32_t session)

@@ -70,8 +70,10 @@ void sim_asks(uint32_t index)
     machine[index].is_asking = true;
 }
 
-void sim_heartbeat(uint32_t index, const uint8_t *bytes, uint32_t count)
+void sim_datagram(uint32_t index, uint32_t path, const uint8_t *bytes, uint32_t count)
 {
+    if (path != PRL_PROBE_LAN)
+        return;
     machine[index].beat_bytes = count < BEAT_MAX ? count : BEAT_MAX;
     memcpy(machine[index].beat, bytes, machine[index].beat_bytes);
 }
@@ -182,7 +184,7 @@ static void *world(void *nothing)
             dp_unlock(host->dp);
             if (beat_bytes) {
                 dp_lock(other->dp);
-                sim_lan_arrives(other, beat, beat_bytes);
+                sim_datagram_arrives(other, PRL_PROBE_LAN, beat, beat_bytes);
                 dp_unlock(other->dp);
             }
             live(1 - i, moment, crossing, bytes, ended);

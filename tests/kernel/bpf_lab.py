@@ -36,6 +36,7 @@ PORT, PEER_PORT = 7000, 40000
 EPOCH, TERM = 4711, 7
 """Of the link, and of this node's ownership."""
 CLAIM_KEY = bytes(range(101, 117))
+PROBE_KEY = bytes(range(1, 17))
 
 ETH_IP, ETH_IP6, ETH_ARP, ETH_VLAN, ETH_QINQ = 0x0800, 0x86DD, 0x0806, 0x8100, 0x88A8
 ETH_SENTINEL = 0x88B5  # IEEE 802 local experimental: nobody else's
@@ -241,6 +242,37 @@ class Claim:
         return struct.pack("!BB2s4xQQQ", 253, 4, b"PR", self.term, self.number, mac)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """What the other node asks this kernel (struct prl_probe); the defaults are a good question."""
+
+    epoch: int = EPOCH
+    number: int = 1
+    confirms: int = 0
+    kind: int = lib.PRL_PROBE_ASKS
+    path: int = lib.PRL_PROBE_LAN
+    asker: int = 1
+    flags: int = lib.PRL_PROBE_LINKED
+    key: bytes = PROBE_KEY
+
+    def pack(self) -> bytes:
+        head = struct.pack(
+            *("!IBBBBQQQ", lib.PRL_PROBE_MAGIC, self.kind, self.path, self.asker, self.flags),
+            *(self.epoch, self.number, self.confirms),
+        )
+        body = head + bytes(ffi.sizeof("struct prl_probe") - 8 - len(head))
+        return body + probe_mac(body, self.key)
+
+
+def probe_mac(body: bytes, key: bytes = PROBE_KEY) -> bytes:
+    """Of all that is in front of it."""
+    made = ffi.new("struct prl_probe *")
+    ffi.buffer(made)[: len(body)] = body
+    secret = ffi.new("struct prl_siphash_key *")
+    ffi.buffer(secret)[:] = key
+    return int(lib.prl_siphash_probe(secret, made)).to_bytes(8, "little")
+
+
 def neighbour(kind: int, target: Address, source: Address, *, options: bytes = b"") -> bytes:
     """Return a neighbour solicitation (135) or advertisement (136) as an IPv6 packet."""
     to = ip_address("ff02::1")
@@ -399,6 +431,8 @@ class Bench:
                 "inject_ifindex": self.inject.ifindex,
                 "hold_ifindex": self.hold.ifindex,
                 "stale_ns": 200_000_000,
+                "hold_ns": 400_000_000,
+                "hung_ns": 400_000_000,
             },
         )
         self.start()
@@ -453,6 +487,8 @@ class Bench:
         """What both nodes know since HELLO, and a term."""
         self.node.claim_epoch, self.node.claimant, self.node.terms[0] = EPOCH, 1, TERM
         ffi.buffer(self.node.claim_key)[:] = CLAIM_KEY
+        self.node.probe_epoch = EPOCH
+        ffi.buffer(self.node.probe_key)[:] = PROBE_KEY
 
     def own(self, address: Address, state: int = lib.PRL_ADDR_OWNER, **more: Any) -> None:
         self.node.fenced = 0

@@ -565,6 +565,10 @@ def test_a_dead_datapath_drops_then_opens_and_stays_open(bench: Bench) -> None:
     assert bench.passes(arp(1, PEER4, PEER4))
     assert (bench.node.bypassed, bench.node.open_wanted) == (0, 1)  # … to a machine that ran
     set_settle(bench, bench.now() - 10**9, bench.now() + 10**9)
+    bench.node.answered_ns, bench.node.hold_ns = bench.now(), 3600 * 10**9
+    assert bench.passes(arp(1, PEER4, PEER4))
+    assert (bench.node.bypassed, bench.node.open_wanted) == (0, 1)  # its kernel's answer, too
+    bench.node.answered_ns = 0
     assert bench.passes(arp(1, PEER4, PEER4))
     assert (bench.node.bypassed, bench.node.open_wanted) == (1, 0)
     segment = outgoing(output(1, b"dead"))

@@ -612,7 +612,7 @@ void sim_frame(struct prl_host *host, uint32_t session, uint64_t seq, uint32_t b
         deliver(host, session, seq, bytes, ack, flags, SIM_UNREPLICATED);
     } else if (sim_works(host)) {
         capture(host, session, seq, bytes, ack, flags);
-    } else if (has_settled(host) && !host->node.policy_stop && host->clock_ns >= host->node.open_at_ns) {
+    } else if (has_settled(host) && !host->node.policy_stop && host->clock_ns >= prl_open_at_ns(&host->node)) {
         host->node.bypassed = 1;
         host->bypasses++;
         deliver(host, session, seq, bytes, ack, flags, SIM_UNREPLICATED);
@@ -705,7 +705,8 @@ static void io_close(struct prl_host *host)
 {
     queue_free(host->captured);
     queue_free(host->held);
-    queue_free(host->lan);
+    for (uint32_t path = 0; path < PRL_PROBE_PATHS; path++)
+        queue_free(host->udp[path]);
     host->umem = NULL;
 }
 
@@ -950,24 +951,25 @@ static void io_link_detach(struct prl_host *host, struct prl_link *link)
     prl_link_detach(link);
 }
 
-static int io_lan_open(struct prl_host *host, int fd)
+static int io_udp_open(struct prl_host *host, uint32_t path, int fd)
 {
     (void)host;
+    (void)path;
     (void)fd;
     return 0;
 }
 
-static ssize_t io_lan_send(struct prl_host *host, const void *bytes, size_t count)
+static ssize_t io_udp_send(struct prl_host *host, uint32_t path, const void *bytes, size_t count)
 {
     step(host);
-    if (is_on_wire(host))
-        sim_heartbeat(host->index, bytes, (uint32_t)count);
+    if (path != PRL_PROBE_LAN || is_on_wire(host))
+        sim_datagram(host->index, path, bytes, (uint32_t)count);
     return (ssize_t)count;
 }
 
-static ssize_t io_lan_receive(struct prl_host *host, void *bytes, size_t capacity)
+static ssize_t io_udp_receive(struct prl_host *host, uint32_t path, void *bytes, size_t capacity)
 {
-    struct frame *frame = queue_take(host->lan);
+    struct frame *frame = queue_take(host->udp[path]);
     ssize_t got = -EAGAIN;
 
     step(host);
@@ -1253,9 +1255,9 @@ static const struct prl_io io = {
     .send_frame = io_send_frame,
     .link_attach = io_link_attach,
     .link_detach = io_link_detach,
-    .lan_open = io_lan_open,
-    .lan_send = io_lan_send,
-    .lan_receive = io_lan_receive,
+    .udp_open = io_udp_open,
+    .udp_send = io_udp_send,
+    .udp_receive = io_udp_receive,
     .node = io_node,
     .flow = io_flow,
     .flow_add = io_flow_add,
@@ -1291,9 +1293,10 @@ struct prl_host *sim_boot(uint32_t index, uint64_t seed)
     host->index = index;
     host->random = seed | 1;
     host->node.stale_ns = 200000000;
-    host->captured = calloc(3, sizeof(*host->captured));
+    host->captured = calloc(2 + PRL_PROBE_PATHS, sizeof(*host->captured));
     host->held = host->captured + 1;
-    host->lan = host->captured + 2;
+    for (uint32_t path = 0; path < PRL_PROBE_PATHS; path++)
+        host->udp[path] = host->captured + 2 + path;
     host->frames_max = 256;
     host->wrong_session = SIM_SESSIONS_MAX;
     host->link_in = malloc(PRL_LINK_RX_BYTES);
@@ -1307,7 +1310,8 @@ void sim_power_off(struct prl_host *host)
     sim_kill(host);
     queue_free(host->captured);
     queue_free(host->held);
-    queue_free(host->lan);
+    for (uint32_t path = 0; path < PRL_PROBE_PATHS; path++)
+        queue_free(host->udp[path]);
     free(host->captured);
     free(host->link_in);
     free(host->link_out);
@@ -1323,6 +1327,9 @@ int sim_start(struct prl_host *host, struct prl_dp_config *config, char *error)
     for (uint32_t i = 0; i < SIM_SESSIONS_MAX; i++)
         host->slot_of[i] = -1;
     host->node.bypassed = 0;
+    host->node.leases = 0; /* set_node() in userspace/io/kernel.c */
+    host->node.hold_ns = config->owner.hold_ns;
+    host->node.hung_ns = config->owner.hung_ns;
     host->timer_ns = 0;
     host->watches_hold = host->woken = host->stalled = 0;
     host->stall_after = host->borrowed = 0;
@@ -1343,9 +1350,14 @@ void sim_kill(struct prl_host *host)
     host->news_count = 0;
 }
 
+static bool has_datagrams(const struct prl_host *host)
+{
+    return host->udp[PRL_PROBE_LAN]->count || host->udp[PRL_PROBE_LINK]->count;
+}
+
 bool sim_has_work(const struct prl_host *host)
 {
-    return host->woken || host->news_count || host->captured->count || host->lan->count ||
+    return host->woken || host->news_count || host->captured->count || has_datagrams(host) ||
            (host->held->count && host->watches_hold) ||
            ((host->link_in_bytes || host->link_ended) && host->link_attached && host->watches_link) ||
            (host->watches_link_room && host->link_room && host->link_attached);
@@ -1359,8 +1371,8 @@ static int turn(struct prl_host *host)
         ready |= PRL_READY_LINK;
     if (host->held->count && host->watches_hold)
         ready |= PRL_READY_HOLD;
-    if (host->lan->count)
-        ready |= PRL_READY_LAN;
+    if (has_datagrams(host))
+        ready |= PRL_READY_UDP;
     host->woken = 0;
     if (host->timer_ns <= host->clock_ns)
         host->timer_ns = 0;
@@ -1405,15 +1417,61 @@ int sim_resume(struct prl_host *host)
     return host->stalled ? SIM_STOPPED : pass->result;
 }
 
-void sim_lan_arrives(struct prl_host *host, const uint8_t *bytes, uint32_t count)
+void sim_datagram_arrives(struct prl_host *host, uint32_t path, const uint8_t *bytes, uint32_t count)
 {
     struct frame *frame;
 
-    note_lan(host, PRL_WATCH_FRAMES);
-    if (!host->dp || host->lan->count >= host->frames_max)
+    if (path == PRL_PROBE_LAN)
+        note_lan(host, PRL_WATCH_FRAMES);
+    if (!host->dp || host->udp[path]->count >= host->frames_max)
         return;
-    frame = queue_put(host->lan, count);
+    frame = queue_put(host->udp[path], count);
     memcpy(frame->data, bytes, count);
+}
+
+static bool renews_lease(struct prl_host *host, bool is_linked, uint64_t pass_ns)
+{
+    struct prl_node *node = &host->node;
+
+    if (!is_linked || !node->leases || node->bypassed || pass_ns >= node->hung_ns)
+        return false;
+    node->answered_ns = host->clock_ns;
+    return true;
+}
+
+bool sim_answer(struct prl_host *host, uint32_t path, uint8_t *bytes, uint32_t *count)
+{
+    struct prl_node *node = &host->node;
+    const struct prl_siphash_key key = {{node->probe_key[0], node->probe_key[1]}};
+    struct prl_probe probe;
+    uint64_t confirms, pass_ns;
+
+    if (*count != sizeof(probe))
+        return false;
+    memcpy(&probe, bytes, sizeof(probe));
+    if (probe.magic != htonl(PRL_PROBE_MAGIC) || probe.type != PRL_PROBE_ASKS)
+        return false;
+    *count = 0;
+    if (!(key.word[0] | key.word[1]) || be64toh(probe.epoch) != node->probe_epoch ||
+        probe.asker != node->claimant || probe.path != path || prl_siphash_probe(&key, &probe) != probe.mac ||
+        be64toh(probe.number) <= node->probe_seen[path])
+        return true;
+    node->probe_seen[path] = be64toh(probe.number);
+    confirms = be64toh(probe.confirms);
+    if (probe.flags & PRL_PROBE_LINKED && confirms > node->confirmed_ns && confirms <= host->clock_ns)
+        node->confirmed_ns = confirms;
+    if (path == PRL_PROBE_LAN)
+        node->lan_probed_ns = host->clock_ns;
+    pass_ns = host->clock_ns - node->heartbeat_ns;
+    probe.type = PRL_PROBE_ANSWERS;
+    probe.flags = renews_lease(host, probe.flags & PRL_PROBE_LINKED, pass_ns) ? PRL_PROBE_LEASES : 0;
+    probe.at_ns = htobe64(host->clock_ns);
+    probe.pass_ns = htobe64(pass_ns);
+    probe.known_ns = htobe64(node->confirmed_ns);
+    probe.mac = prl_siphash_probe(&key, &probe);
+    memcpy(bytes, &probe, sizeof(probe));
+    *count = sizeof(probe);
+    return true;
 }
 
 void sim_link_arrives(struct prl_host *host, const uint8_t *bytes, uint32_t count)

@@ -82,7 +82,7 @@ struct prl_host {
     struct sim_sock sock[SIM_SOCKS_MAX];
     int32_t sock_of[SIM_SESSIONS_MAX]; /* the socket that a packet finds; -1: none */
     /* what waits for the datapath */
-    struct sim_frames *captured, *held, *lan;
+    struct sim_frames *captured, *held, *udp[PRL_PROBE_PATHS];
     uint32_t frames_max; /* of each of them */
     uint64_t timer_ns;
     struct prl_news news[SIM_NEWS_MAX];
@@ -129,7 +129,10 @@ void sim_answered(struct prl_host *host); /* by a neighbour that was asked for i
 #define SIM_TRAILER_BYTES 32 /* sizeof(struct prl_claim) */
 enum sim_judged { SIM_CLAIM_FOREIGN, SIM_CLAIM_REPLAYED, SIM_CLAIM_GOOD };
 int sim_hear_claim(struct prl_host *host, uint32_t service, const uint8_t trailer[SIM_TRAILER_BYTES]);
-void sim_lan_arrives(struct prl_host *host, const uint8_t *bytes, uint32_t count);
+void sim_datagram_arrives(struct prl_host *host, uint32_t path, const uint8_t *bytes, uint32_t count);
+/* bpf/answer.bpf.c: makes a question that came by `path` its answer; false: it is none, and goes up. A question that is
+ * answered with nothing has no bytes left. */
+bool sim_answer(struct prl_host *host, uint32_t path, uint8_t *bytes, uint32_t *count);
 void sim_link_arrives(struct prl_host *host, const uint8_t *bytes, uint32_t count);
 
 /* ---- the host's own ---- */

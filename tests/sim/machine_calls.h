@@ -15,6 +15,7 @@ void sim_stack(uint32_t node, uint32_t session, uint64_t seq, uint32_t bytes, ui
                int way);
 void sim_claims(uint32_t node, uint32_t service, const uint8_t *trailer); /* of zeros: a defence */
 void sim_asks(uint32_t node); /* a neighbour, for its own address */
-void sim_heartbeat(uint32_t node, const uint8_t *bytes, uint32_t count); /* over the LAN */
+/* A heartbeat or a probe, by the LAN or by the link (enum prl_probe_path). */
+void sim_datagram(uint32_t node, uint32_t path, const uint8_t *bytes, uint32_t count);
 
 #endif /* SIM_MACHINE_CALLS_H */

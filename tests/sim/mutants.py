@@ -2,10 +2,16 @@
 
 import subprocess
 import sys
+from contextlib import redirect_stdout
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
+from types import ModuleType
+
+import pytest
 
 from tests.sim import build
+from tests.sim.core import Core
 
 ROOT = build.ROOT
 
@@ -20,6 +26,8 @@ class Mutant:
     new: str
     faults: tuple[str, ...] = ()
     """The kinds that bring the mistake out soon; none: all."""
+    test: str = ""
+    """A test of the state machines' that must fail, where the moment is too rare for seeds."""
 
 
 MUTANTS = (
@@ -27,8 +35,8 @@ MUTANTS = (
     Mutant(
         "the primary opens before the secondary's lease has ended",
         "core/ownership.c",
-        "owner->last_echo_sent_ns + owner->config.hold_ns : 0;",
-        "owner->last_echo_sent_ns + owner->config.suspect_ns : 0;",
+        "echo_ns ? echo_ns + owner->config.hold_ns : 0;",
+        "echo_ns ? echo_ns + owner->config.suspect_ns : 0;",
     ),
     Mutant(
         "a failed flow opens at once, without VOID",
@@ -52,8 +60,8 @@ MUTANTS = (
     Mutant(
         "the secondary's lease is twice as long",
         "core/ownership.c",
-        "uint64_t until_ns = owner->echoed_own_ns + owner->config.takeover_ns;",
-        "uint64_t until_ns = owner->echoed_own_ns + 2 * owner->config.takeover_ns;",
+        "uint64_t until_ns = owner->lease_own_ns + owner->config.takeover_ns;",
+        "uint64_t until_ns = owner->lease_own_ns + 2 * owner->config.takeover_ns;",
     ),
     Mutant(
         "a cumulative ACK releases one packet more",
@@ -87,13 +95,77 @@ MUTANTS = (
         "core/ownership.c",
         "    return echoed_ns + owner->config.suspect_ns;",
         "    return echoed_ns + owner->config.hold_ns;",
-        ("both cut", "pause"),
+        ("link cut and LAN of one deaf",),
+    ),
+    Mutant(
+        "an owner whose kernel is heard trusts in its LAN as long as another one",
+        "core/ownership.c",
+        "    return later(echoed_ns, owner->probes.confirmed_ns) + owner->config.dead_ns;",
+        "    return later(echoed_ns, owner->probes.confirmed_ns) + owner->config.hold_ns;",
+        ("both cut", "link cut and LAN of one deaf"),
+    ),
+    Mutant(
+        "an owner that was late is sure of itself, whatever its kernel was asked",
+        "core/ownership.c",
+        "now_ns < prl_owner_replaceable_ns(owner) &&\n"
+        "           !is_silent(owner->last_tick_ns, now_ns, owner->config.hung_ns)",
+        "now_ns < UINT64_MAX",
+        ("cut one way", "pause", "both cut"),
+    ),
+    Mutant(
+        "what its kernel has answered does not keep an owner's flows closed",
+        "core/ownership.c",
+        "uint64_t echo_ns = later(owner->last_echo_sent_ns, owner->probes.renewed_ns);",
+        "uint64_t echo_ns = owner->last_echo_sent_ns;",
+        test="test_core_answers.py::test_what_the_own_kernel_answered_puts_opening_off",
+    ),
+    Mutant(
+        "a lease that a kernel has renewed is forgotten in a new epoch",
+        "core/ownership.c",
+        "    owner->probes.renewed_ns = renewed_ns;\n}",
+        "    (void)renewed_ns;\n}",
+        test="test_core_answers.py::test_what_the_own_kernel_answered_puts_opening_off",
+    ),
+    Mutant(
+        "a kernel renews the lease of what was opened",
+        "core/ownership.c",
+        "    return owner->link == PRL_LINK_UP && is_primary(owner) && owner->flows_failed == 0;",
+        "    return is_primary(owner);",
+        test="test_core_answers.py::test_answers_renew_only_while_the_link_is_up_and_nothing_opens",
+    ),
+    Mutant(
+        "an answer renews a lease that is over",
+        "core/ownership.c",
+        "answer->leases && has_shadows(owner) && now_ns < prl_owner_takeover_until_ns(owner))",
+        "answer->leases && has_shadows(owner))",
+        test="test_core_answers.py::test_an_answer_renews_no_lease_that_is_over",
+    ),
+    Mutant(
+        "a kernel that does not know that it is heard is dead as soon",
+        "core/ownership.c",
+        "    if (!probes->mutual || !is_silent(newest_ns,",
+        "    if (!newest_ns || !is_silent(newest_ns,",
+        test="test_core_answers.py::test_without_the_other_node_s_knowledge_its_kernel_may_be_silent_as_long_as_it_may",
+    ),
+    Mutant(
+        "a standby that was cut off takes its owner for dead",
+        "core/ownership.c",
+        "    return !is_dead(owner, now_ns) || owner->last_frame_ns > word_ns;",
+        "    (void)word_ns;\n    return true;",
+        test="test_core_answers.py::test_who_is_cut_off_takes_nobody_for_dead",
+    ),
+    Mutant(
+        "a datapath that hangs is spared for as long as its kernel answers",
+        "core/ownership.c",
+        "        return age_ns < owner->config.hung_ns;",
+        "        return true;",
+        test="test_core_answers.py::test_a_late_datapath_is_spared_and_its_lease_renewed",
     ),
     Mutant(
         "a lease is judged by our own clock alone",
         "core/ownership.c",
-        "        owner->echo_at_ns = sent_ns;",
-        "        owner->echo_at_ns = UINT64_MAX / 2;",
+        "    owner->echo_at_ns = sent_ns;",
+        "    owner->echo_at_ns = UINT64_MAX / 2;",
         ("owner dies unseen",),
     ),
     Mutant(
@@ -101,6 +173,13 @@ MUTANTS = (
         "core/ownership.c",
         "    return owner->word_ns + owner->config.suspect_ns;",
         "    return owner->word_ns + 100 * owner->config.suspect_ns;",
+        ("parted",),
+    ),
+    Mutant(
+        "a standby that has won takes over as soon as the owner's kernel is silent",
+        "core/ownership.c",
+        "    if (ends_by_time(owner) && !is_silent(",
+        "    if (false && !is_silent(",
         ("parted",),
     ),
     Mutant(
@@ -360,12 +439,27 @@ def hunt(number: int, folder: Path, seeds: int) -> str:
     return done.stdout.strip()
 
 
+def _fails(test: str, core: Core) -> bool:
+    """Whether a test of tests/unit does with this core. Raises RuntimeError: it was not run."""
+    broken = ModuleType("prl._core")
+    broken.__dict__.update(ffi=core.ffi, lib=core.lib)
+    sys.modules["prl._core"] = broken
+    with redirect_stdout(StringIO()) as said:
+        code = pytest.main(["-q", "-p", "no:cacheprovider", str(ROOT / "tests/unit" / test)])
+    if code not in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED}:
+        raise RuntimeError(said.getvalue())
+    return code == pytest.ExitCode.TESTS_FAILED
+
+
 def main() -> None:
     """Hunt one mutant: ``python -m tests.sim.mutants NUMBER FOLDER SEEDS``."""
     from tests.sim.runner import run_block  # noqa: PLC0415 - the runner builds the product
 
     mutant = MUTANTS[int(sys.argv[1])]
     core = build.load(make(Path(sys.argv[2]), mutant))
+    if mutant.test:
+        sys.stdout.write(f"{mutant.test} fails\n" if _fails(mutant.test, core) else "")
+        return
     report = run_block(range(int(sys.argv[3])), core, faults=mutant.faults, stop_at_first=True)
     for seed, why in report.failures:
         sys.stdout.write(f"seed {seed}: {why}\n")

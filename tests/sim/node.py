@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 CARD_MAX = 500
 """Frames that wait for a machine that is paused."""
-SUSPECT_MS = 100
+SUSPECT_MS, DEAD_MS, HOLD_MS = 100, 30, 400
 NOTICES_NS = 60 * MS
 """Three lease intervals, and an owner that may be replaced knows that it hears nothing."""
 FAST_CLAIM_NS = 30 * MS
@@ -227,7 +227,8 @@ class Node:
         if self.stall is None or self.host.stall_after:
             return
         owner = self.lib.sim_owner(self.host)
-        if self.stall_silent and self.clock_ns() < owner.last_heard_ns + SUSPECT_MS * MS:
+        limit_ns = (DEAD_MS if owner.probes.mutual else SUSPECT_MS) * MS
+        if self.stall_silent and self.clock_ns() < owner.last_heard_ns + limit_ns:
             return
         self.stall_silent = False
         self.host.stall_after = self.stall[0]

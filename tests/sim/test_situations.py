@@ -9,8 +9,8 @@ import pytest
 from tests.sim.build import product
 from tests.sim.core import MS
 from tests.sim.faults import BULK_BYTES
-from tests.sim.node import FENCED, OWNER, STANDBY, Node
-from tests.sim.world import TAKEOVER_MS, World, watch
+from tests.sim.node import DEAD_MS, FENCED, HOLD_MS, OWNER, STANDBY, SUSPECT_MS, Node
+from tests.sim.world import HUNG_MS, PROBE_MS, TAKEOVER_MS, World, watch
 
 SEED = 2
 STOP_NS = 60 * MS
@@ -21,8 +21,8 @@ ENDED_NS = 30 * MS
 class Calm(World):
     """A world in which nothing goes wrong by itself, nor is put right."""
 
-    def __init__(self, seed: int) -> None:
-        super().__init__(seed, product(), faults=("slow reader",))
+    def __init__(self, seed: int, *, arbitrated: bool = False) -> None:
+        super().__init__(seed, product(), faults=("slow reader",), arbitrated=arbitrated)
         self.faults.put_nothing_right()
 
     def until(self, what: Callable[[], bool]) -> None:
@@ -32,10 +32,15 @@ class Calm(World):
             assert self.now_ns < end_ns
             self.step()
 
+    def after(self, for_ns: int) -> None:
+        """Let it go on for so long."""
+        end_ns = self.now_ns + for_ns
+        self.until(lambda: self.now_ns > end_ns)
+
 
 @contextmanager
-def calm_world() -> Iterator[Calm]:
-    calm = Calm(SEED)
+def calm_world(*, arbitrated: bool = False) -> Iterator[Calm]:
+    calm = Calm(SEED, arbitrated=arbitrated)
     watch(calm)
     try:
         yield calm
@@ -231,3 +236,147 @@ def test_a_machine_that_boots_off_the_lan_does_not_begin_beside_its_successor(
     world.until(lambda: world.now_ns > end_ns or both_speak(world, service))
     assert not both_speak(world, service)
     assert standby.could_speak(service)
+
+
+# -- the kernel answers (L3a)
+
+
+def probed(world: Calm) -> tuple[Node, Node]:
+    """Owner and standby of the first session, each knowing that its kernel is heard."""
+    owner, standby = protected(world)
+    world.lan_loss = 0.0
+    world.until(
+        lambda: all(node.lib.sim_owner(node.host).probes.mutual for node in (owner, standby))
+    )
+    world.after(SUSPECT_MS * MS)
+    return owner, standby
+
+
+def shadow_lives(world: Calm, node: Node) -> bool:
+    flow = node.flow(world.sessions[0])
+    return bool(flow.used and flow.secondary and flow.state == node.lib.PRL_SECONDARY_ACTIVE)
+
+
+def test_a_node_without_power_is_taken_over_as_soon_as_its_kernel_is_silent(world: Calm) -> None:
+    owner, standby = probed(world)
+    dead_ns = world.now_ns
+    owner.power_off()
+    world.until(lambda: standby.address(world.sessions[0].service) == OWNER)
+    assert world.now_ns - dead_ns < (DEAD_MS + PROBE_MS) * MS + 2 * world.lazy_ns
+
+
+def test_a_late_datapath_is_spared_and_its_shadows_live(world: Calm) -> None:
+    owner, standby = probed(world)
+    service, epochs = world.sessions[0].service, world.counts["epoch"]
+    owner.pause(300 * MS)
+    world.after(350 * MS)
+    assert standby.address(service) == STANDBY
+    assert owner.could_speak(service)
+    assert (world.counts["epoch"], world.counts["link lost"]) == (epochs, 0)
+    assert shadow_lives(world, standby)
+
+
+def test_a_late_standby_is_waited_for(world: Calm) -> None:
+    owner, standby = probed(world)
+    epochs = world.counts["epoch"]
+    standby.pause(300 * MS)
+    world.after(350 * MS)
+    assert (world.counts["epoch"], world.counts["link lost"]) == (epochs, 0)
+    assert owner.lib.sim_owner(owner.host).link == owner.lib.PRL_LINK_UP
+
+
+def test_a_datapath_that_hangs_is_taken_over_while_its_kernel_answers(world: Calm) -> None:
+    owner, standby = probed(world)
+    service, hung_ns = world.sessions[0].service, world.now_ns
+    owner.pause(1000 * MS)
+    world.until(lambda: standby.address(service) == OWNER)
+    taken_ns = world.now_ns - hung_ns  # its last pass was up to an interval before that
+    assert (HUNG_MS - PROBE_MS) * MS <= taken_ns < (HUNG_MS + SUSPECT_MS) * MS
+    assert owner.address(service) == FENCED
+
+
+def test_what_a_kernel_has_answered_keeps_its_flows_closed_as_an_echo_does(world: Calm) -> None:
+    """And no longer: a session goes on by itself when the other host dies while prld stands."""
+    owner, standby = probed(world)
+    owner.pause(1000 * MS)
+    world.after(150 * MS)
+    standby.power_off()
+    answered_ns = int(owner.host.node.answered_ns)
+    assert owner.clock_ns() - answered_ns < PROBE_MS * MS
+    world.until(lambda: bool(owner.host.node.bypassed))
+    waited_ns = owner.clock_ns() - answered_ns
+    assert HOLD_MS * MS <= waited_ns < (HOLD_MS + SUSPECT_MS) * MS
+
+
+def test_an_owner_whose_process_has_died_is_not_spared_for_long(world: Calm) -> None:
+    owner, standby = probed(world)
+    died_ns = world.now_ns
+    owner.kill_prld()
+    world.until(lambda: standby.address(world.sessions[0].service) == OWNER)
+    assert world.now_ns - died_ns < 2 * SUSPECT_MS * MS
+
+
+@pytest.mark.parametrize("sender", [0, 1])
+def test_a_link_that_has_gone_is_no_death(world: Calm, sender: int) -> None:
+    """Nor is it lateness: the datapath is known to run, so that replication is given up."""
+    owner, standby = probed(world)
+    service = world.sessions[0].service
+    world.cut[sender] = True
+    world.until(lambda: world.counts["link lost"] > 0)
+    world.after(SUSPECT_MS * MS)
+    assert standby.address(service) == STANDBY
+    assert owner.could_speak(service)
+    assert not shadow_lives(world, standby)
+
+
+def test_a_lan_that_has_gone_is_no_death(world: Calm) -> None:
+    owner, standby = probed(world)
+    owner.host.lan_cut = 1
+    owner.pause(200 * MS)  # so that nothing comes by the link either: its kernel alone
+    world.after(180 * MS)
+    assert standby.address(world.sessions[0].service) == STANDBY
+    assert (world.counts["link lost"], shadow_lives(world, standby)) == (0, True)
+
+
+def test_a_kernel_that_was_silent_by_one_way_before_is_judged_by_messages(world: Calm) -> None:
+    owner, standby = probed(world)
+    world.lan_loss = 1.0
+    world.after(2 * SUSPECT_MS * MS)
+    dead_ns = world.now_ns
+    owner.power_off()
+    world.until(lambda: standby.address(world.sessions[0].service) == OWNER)
+    assert world.now_ns - dead_ns > (SUSPECT_MS - 20) * MS
+
+
+@pytest.fixture
+def arbitrated() -> Iterator[Calm]:
+    with calm_world(arbitrated=True) as calm:
+        yield calm
+
+
+def test_with_an_arbiter_a_dead_node_is_asked_about_before_it_may_be_replaced(
+    arbitrated: Calm,
+) -> None:
+    """So that the answer is there when it may be (L12)."""
+    owner, standby = probed(arbitrated)
+    service, dead_ns = arbitrated.sessions[0].service, arbitrated.now_ns
+    owner.power_off()
+    decider = standby.lib.sim_owner(standby.host)
+    arbitrated.until(lambda: bool(decider.arbiter.asks))
+    assert arbitrated.now_ns - dead_ns < SUSPECT_MS * MS // 2
+    arbitrated.until(lambda: standby.address(service) == OWNER)
+    assert arbitrated.now_ns - dead_ns > (SUSPECT_MS - 20) * MS
+
+
+def test_with_an_arbiter_a_late_datapath_is_not_asked_about(arbitrated: Calm) -> None:
+    """Its kernel is silent from suspect_ms on, by itself; and for no longer than it is late."""
+    owner, standby = probed(arbitrated)
+    service = arbitrated.sessions[0].service
+    owner.pause(300 * MS)
+    arbitrated.after(250 * MS)
+    assert not owner.could_speak(service)
+    arbitrated.after(150 * MS)
+    assert owner.could_speak(service)
+    asks = [int(node.lib.sim_owner(node.host).arbiter.asks) for node in (owner, standby)]
+    assert asks == [0, 0]
+    assert (arbitrated.counts["link lost"], shadow_lives(arbitrated, standby)) == (0, True)

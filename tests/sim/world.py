@@ -11,7 +11,7 @@ from tests.sim.checker import Checker
 from tests.sim.core import MS, Core
 from tests.sim.faults import ARBITER_KINDS, KINDS, Faults
 from tests.sim.link import Connection
-from tests.sim.node import Node
+from tests.sim.node import DEAD_MS, HOLD_MS, SUSPECT_MS, Node
 from tests.sim.stranger import Stranger
 from tests.sim.tcp import BUFFER_BYTES, BURST_MAX, RTO_NS, SEGMENT_MAX, Session
 
@@ -23,13 +23,16 @@ LONG_NS = 600 * MS
 """From here on, who speaks for a session is the node that has it for good."""
 DIAL_NS = 40 * MS
 HELLO_PATIENCE_NS = 150 * MS
-LEASE_MS, SUSPECT_MS, LATE_MS, TAKEOVER_MS, HOLD_MS = 20, 100, 60, 300, 400
+LEASE_MS, LATE_MS, TAKEOVER_MS = 20, 60, 300
+PROBE_MS, HUNG_MS = 10, 400
 EVENTS_MAX = 120_000
 """No seed needs so many; one that does runs in circles."""
 LINK_QUEUE_BYTES = 560 << 10
 """A transmit queue that the actions of one packet just fit into, of the largest that there are."""
 OF_AN_EARLIER_RELEASE = 10
 """One seed of so many has nodes without CLAIM_MAC."""
+WITHOUT_ANSWERS = 5
+"""One seed of so many has nodes without KERNEL_ANSWERS."""
 CHANCE = 1 << 32
 COUNTERS = (
     "relayed_packets", "kept_packets", "refed_packets", "compared", "defences", "rx_no_hold",
@@ -162,6 +165,11 @@ class World:
         return self.seed % OF_AN_EARLIER_RELEASE != 0
 
     @property
+    def kernels_answer(self) -> bool:
+        """Whether the nodes probe each other's kernels (L3a)."""
+        return self.seed % WITHOUT_ANSWERS != 0
+
+    @property
     def capabilities(self) -> int:
         """What both nodes agree on in HELLO."""
         lib = self.core.lib
@@ -170,6 +178,7 @@ class World:
             lib.PRL_CAP_OUTPUT | lib.PRL_CAP_COMPARE | lib.PRL_CAP_L3_ELISION
             | lib.PRL_CAP_SWITCHOVER | lib.PRL_CAP_PREPARE
         )  # fmt: skip
+        found |= lib.PRL_CAP_KERNEL_ANSWERS if self.kernels_answer else 0
         return found | (lib.PRL_CAP_NACK_RETRY if self.limits["nack_retry"] else 0)
 
     def configuration(self, index: int) -> Any:
@@ -183,6 +192,7 @@ class World:
             LEASE_MS * MS, SUSPECT_MS * MS, LATE_MS * MS,
         )  # fmt: skip
         owner.takeover_ns, owner.hold_ns = TAKEOVER_MS * MS, HOLD_MS * MS
+        owner.probe_ns, owner.dead_ns, owner.hung_ns = PROBE_MS * MS, DEAD_MS * MS, HUNG_MS * MS
         owner.services = len(self.first_owner)
         owner.policy_stop = self.policy_stop
         if self.arbitrated:
@@ -250,18 +260,36 @@ class World:
 
     # -- networks
 
-    def heartbeat(self, sender: Node, data: bytes) -> None:
-        """A LAN heartbeat or renounce; heartbeats and their like may be lost, and overtaken."""
+    def datagram(self, sender: Node, path: int, data: bytes) -> None:
+        """A heartbeat, a renounce or a probe; on the LAN they may be lost, and overtaken."""
         receiver = sender.other
-        if not receiver.hears_lan or self.parted or self.random.random() < self.lan_loss:
+        by_lan = path == self.core.lib.PRL_PROBE_LAN
+        is_lost = not receiver.hears_lan or self.parted or self.random.random() < self.lan_loss
+        if by_lan and is_lost:
+            return
+        if not by_lan and self.cut[sender.index]:
             return
 
         def arrive() -> None:
-            if receiver.hears_lan:
-                receiver.lib.sim_lan_arrives(receiver.host, data, len(data))
+            if not by_lan or receiver.hears_lan:
+                self._take_datagram(receiver, path, data)
 
-        delay_ns = int(self.random.random() * 4 * MS)
+        delay_ns = int(self.random.random() * 4 * MS) if by_lan else self.latency_ns()
         self.at(self.now_ns + delay_ns, receiver.receive, arrive)
+
+    def _take_datagram(self, receiver: Node, path: int, data: bytes) -> None:
+        """Its kernel answers a question by itself, whatever its prld does."""
+        ffi, lib = self.core.ffi, self.core.lib
+        taken = ffi.new("uint8_t[]", data)
+        count = ffi.new("uint32_t *", len(data))
+        if not lib.sim_answer(receiver.host, path, taken, count):
+            lib.sim_datagram_arrives(receiver.host, path, data, len(data))
+        elif count[0]:
+            self.counts["questions answered"] += 1
+            if path != lib.PRL_PROBE_LAN or receiver.is_on_wire:
+                self.datagram(receiver, path, bytes(ffi.buffer(taken, count[0])))
+        else:
+            self.counts["questions refused"] += 1
 
     def claim(self, sender: Node, service: int, trailer: bytes) -> None:
         """L7: the claim fences the other kernel at once."""
@@ -526,5 +554,5 @@ def watch(world: World) -> None:
         world.ask(world.nodes[node])
 
     @ffi.def_extern(onerror=failed)
-    def sim_heartbeat(node: int, data: Any, count: int) -> None:
-        world.heartbeat(world.nodes[node], bytes(ffi.buffer(data, count)))
+    def sim_datagram(node: int, path: int, data: Any, count: int) -> None:
+        world.datagram(world.nodes[node], path, bytes(ffi.buffer(data, count)))

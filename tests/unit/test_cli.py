@@ -43,6 +43,7 @@ STATUS: dict[str, Any] = {
             "term": 1,
         }
     ],
+    "other_node": {"state": "alive", "pass_ms": 3.5, "answered_ms": {"lan": 1.0, "link": 2.0}},
     "lease": {"takeover_for_ms": 0.0, "open_in_ms": 0.0, "over": False},
     "policy": {"configured": "continue", "in_force": "stop"},
     "flows": {"primary": 0, "secondary": 0, "active": 0, "unprotected": 0},
@@ -291,6 +292,7 @@ def test_status_fits_80_columns(prld: FakePrld, run: Run) -> None:
         }
     ]
     _, out, _ = run("--socket", prld.path)
+    assert "other node: alive, its datapath had a pass 3.5 ms ago" in out
     assert max(map(len, out.splitlines())) <= COLUMNS
     assert "prlctl flow list --unsafe" in " ".join(out.split())
 

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from prl import config
-from prl.bindings.datapath import Datapath, DatapathError, Event
+from prl.bindings.datapath import Datapath, DatapathError, Event, UdpPath
 from prl.bindings.facts import EventKind, Owner
 from prl.config import Config
 from prl.daemon.events.log import EventLog
@@ -151,7 +151,8 @@ def test_heartbeats_are_tried_for_until_the_datapath_has_the_socket(taken: Confi
     refusals = [DatapathError("the LAN heartbeats have no socket", 28)] * 2
     given: list[int] = []
 
-    def lan(fd: int) -> None:
+    def udp(path: UdpPath, fd: int) -> None:
+        assert path == UdpPath.LAN
         if refusals:
             socket.close(fd)
             raise refusals.pop()
@@ -163,9 +164,33 @@ def test_heartbeats_are_tried_for_until_the_datapath_has_the_socket(taken: Confi
         other.bind(("127.0.0.1", taken.lan.heartbeat_port))
         assert beats.open() is None
         assert "is taken by" in beats.missing
-    play(lambda: beats.run(cast(Datapath, SimpleNamespace(lan=lan))))
+    play(lambda: beats.run(cast(Datapath, SimpleNamespace(udp=udp))))
     assert not beats.missing
     socket.close(given.pop())
     texts = [record.text for record in log.after(0, 100)]
     assert "the LAN heartbeats have no socket" in texts[1]
     assert texts[2:] == ["LAN heartbeats are sent now"]
+
+
+def test_heartbeats_do_not_wait_for_a_link_that_cannot_be_probed_yet(taken: Config) -> None:
+    missing = msgspec.structs.replace(taken.link, interface="prl-none")
+    timing = msgspec.structs.replace(taken.timing, probe_ms=10)
+    beats = Heartbeats(msgspec.structs.replace(taken, link=missing, timing=timing), EventLog(print))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.bind(("127.0.0.1", taken.lan.heartbeat_port))
+        assert beats.open() is None
+
+    async def run() -> None:
+        given = asyncio.Event()
+
+        def udp(path: UdpPath, fd: int) -> None:
+            assert path == UdpPath.LAN
+            socket.close(fd)
+            given.set()
+
+        task = asyncio.ensure_future(beats.run(cast(Datapath, SimpleNamespace(udp=udp))))
+        await given.wait()
+        task.cancel()
+
+    play(run)
+    assert not beats.missing

@@ -94,6 +94,7 @@ def test_what_does_not_fit_is_said(other: Hello, words: str) -> None:
 
 def timing(**more: int) -> LeaseTiming:
     usual = {"lease_ms": 20, "suspect_ms": 100, "takeover_ms": 300, "hold_ms": 400}
+    usual |= {"probe_ms": 0, "dead_ms": 30, "hung_ms": 400}
     return LeaseTiming(**usual | more)
 
 
@@ -103,6 +104,16 @@ def timing(**more: int) -> LeaseTiming:
         ({}, {"takeover_ms": 3000, "hold_ms": 4000}, r"^re0 may open 400 ms .* for 3000 ms "),
         ({"takeover_ms": 3000, "hold_ms": 4000}, {}, r"^re1 may open 400 ms .* for 3000 ms "),
         ({}, {"takeover_ms": 400, "hold_ms": 500}, r"^re0 may open 400 ms .* make \[timing\]"),
+        (
+            {"probe_ms": 10},
+            {"probe_ms": 10, "dead_ms": 40},
+            r"^timing.dead_ms is \d+ on re",
+        ),
+        (
+            {"probe_ms": 10, "hung_ms": 500},
+            {"probe_ms": 10},
+            r"^timing.hung_ms is \d+ on re",
+        ),
         ({}, {"lease_ms": 51, "suspect_ms": 200}, r"^re0 suspects .* 100 ms .* each 51 ms"),
         ({"lease_ms": 60, "suspect_ms": 120}, {}, r"^re1 suspects .* 100 ms .* each 60 ms"),
     ],

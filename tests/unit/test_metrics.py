@@ -41,7 +41,7 @@ ROOT = Path(__file__).parents[2]
 def status(**facts: Any) -> Status:
     values: dict[str, Any] = {field.name: 0 for field in dataclasses.fields(Status)}
     counters = defaultdict(int, {name: n for n, name in enumerate(DROPS.values(), 1)})
-    values |= {"counters": counters, "received": (0, 5), "sent": (0, 6)}
+    values |= {"counters": counters, "received": (0, 5), "sent": (0, 6), "answered_ns": (0, 0)}
     values |= {"services": (Owner.OWNER,), "link_state": LinkState.UP, "silence": Silence.NOT}
     return Status(**values | facts)
 

@@ -73,8 +73,9 @@ int prl_dp_unanswered(struct prl_dp *dp, uint64_t probed_ns);
 void prl_dp_policy(struct prl_dp *dp, int stop);
 /* The arbiter's answer (L12): enum prl_arbiter_state, to a question of this round. */
 void prl_dp_arbitrated(struct prl_dp *dp, uint32_t round, uint8_t state);
-/* The socket of the LAN heartbeats, in place of the one before; it is taken over, also on failure (-errno). */
-int prl_dp_lan(struct prl_dp *dp, int fd);
+/* The socket of a way to the other node (enum prl_probe_path), in place of the one before: of LAN heartbeats and probes, or of
+ * the link's probes. Bound and connected; it is taken over, also on failure (-errno). */
+int prl_dp_udp(struct prl_dp *dp, uint32_t path, int fd);
 /* Whom to ask and to tell on the LAN (L6, L7); the list replaces the last one. */
 void prl_dp_neighbours(struct prl_dp *dp, const struct prl_dp_neighbour *list, uint32_t count);
 /* Give a service up for the other node: silent at once, what is replicated is delivered. -EBUSY: it moves already. */
@@ -147,6 +148,12 @@ struct prl_dp_status {
     uint64_t now_ns, epoch, rtt_ns, rtt_min_ns;
     uint64_t takeover_until_ns, open_at_ns;
     uint64_t last_heard_ns, last_lan_ns;
+    uint64_t answered_ns
+        [PRL_PROBE_PATHS]; /* when the other node's kernel last answered, by path; 0: not in this epoch */
+    uint64_t
+        pass_ns; /* how long ago its datapath had a pass, by its newest answer; 0: there is none in this epoch */
+    uint16_t other_owned, other_fenced, other_silent; /* of its newest answer: a bit per service */
+    uint8_t other_term[PRL_TERMS_MAX]; /* likewise, the low 8 bits */
     bool link_attached, link_up;
     enum prl_link_state link_state;
     enum prl_silence silence;

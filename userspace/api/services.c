@@ -101,12 +101,12 @@ void prl_dp_arbitrated(struct prl_dp *dp, uint32_t round, uint8_t state)
     dp_unlock(dp);
 }
 
-int prl_dp_lan(struct prl_dp *dp, int fd)
+int prl_dp_udp(struct prl_dp *dp, uint32_t path, int fd)
 {
     int err;
 
     dp_lock(dp);
-    err = dp->io->lan_open(dp->host, fd);
+    err = dp->io->udp_open(dp->host, path, fd);
     dp_unlock(dp);
     return err;
 }

@@ -6,6 +6,7 @@
 #include "loop/lock.h"
 #include "node/announce.h"
 #include "node/ownership.h"
+#include "node/probe.h"
 #include "path/reinject.h"
 
 int prl_dp_event_fd(struct prl_dp *dp)
@@ -67,6 +68,12 @@ void prl_dp_status(struct prl_dp *dp, struct prl_dp_status *status)
     status->open_at_ns = prl_owner_open_at_ns(&dp->owner);
     status->last_heard_ns = dp->owner.last_heard_ns;
     status->last_lan_ns = dp->owner.last_lan_ns;
+    memcpy(status->answered_ns, dp->owner.probes.answered_ns, sizeof(status->answered_ns));
+    status->pass_ns = prl_owner_pass_age_ns(&dp->owner, dp->now_ns);
+    status->other_owned = dp_probe_said(dp)->owned;
+    status->other_fenced = dp_probe_said(dp)->fenced;
+    status->other_silent = dp_probe_said(dp)->silent;
+    memcpy(status->other_term, dp_probe_said(dp)->term, sizeof(status->other_term));
     status->link_attached = dp->link.fd >= 0;
     status->link_up = dp->link_up;
     status->link_state = dp->owner.link;

@@ -41,6 +41,92 @@ static bool is_silent(uint64_t heard_ns, uint64_t now_ns, uint64_t silent_ns)
     return now_ns >= heard_ns && now_ns - heard_ns >= silent_ns;
 }
 
+/* ---- what the other node's kernel answers (L3a) ---- */
+
+static uint64_t later(uint64_t one_ns, uint64_t other_ns)
+{
+    return one_ns > other_ns ? one_ns : other_ns;
+}
+
+static uint64_t newest_answer_ns(const struct prl_owner *owner)
+{
+    return later(owner->probes.answered_ns[0], owner->probes.answered_ns[1]);
+}
+
+/* Its kernel runs. */
+static bool is_answering(const struct prl_owner *owner, uint64_t now_ns)
+{
+    uint64_t newest_ns = newest_answer_ns(owner);
+
+    return newest_ns && !is_silent(newest_ns, now_ns, owner->config.dead_ns);
+}
+
+/* By each path it answered until just now, and has left PRL_OWNER_UNANSWERED probes unanswered; nothing else came either. A path
+ * that was silent before says nothing, and with one alone it may be that path. */
+static bool is_dead(const struct prl_owner *owner, uint64_t now_ns)
+{
+    const struct prl_owner_probes *probes = &owner->probes;
+    uint64_t newest_ns = newest_answer_ns(owner), dead_ns = owner->config.dead_ns;
+
+    if (!probes->mutual || !is_silent(newest_ns, now_ns, dead_ns) ||
+        !is_silent(owner->last_heard_ns, now_ns, dead_ns) || !is_silent(owner->last_lan_ns, now_ns, dead_ns))
+        return false;
+    for (uint32_t path = 0; path < PRL_OWNER_PATHS; path++)
+        if (is_silent(probes->answered_ns[path], newest_ns, owner->config.suspect_ns) ||
+            probes->unanswered[path] < PRL_OWNER_UNANSWERED)
+            return false;
+    return true;
+}
+
+/* What an owner may say ends by its kernel's clock (prl_owner_speak_by_ns): answers neither shorten nor prolong that. */
+static bool ends_by_time(const struct prl_owner *owner)
+{
+    return owner->config.arbiter.answer_ns || owner->config.witnessed;
+}
+
+/* How long that may last by this node's clock, from when the owner was last heard: both clocks may be wrong by 1 %, in
+ * opposite directions (L2). */
+static uint64_t speech_ns(const struct prl_owner *owner)
+{
+    return owner->config.suspect_ns + owner->config.suspect_ns / 32;
+}
+
+/* The silence after which the other node may be replaced, which depends on what it is silent in spite of. */
+static uint64_t limit_ns(const struct prl_owner *owner)
+{
+    return owner->probes.mutual || owner->probes.confirmed_ns ? owner->config.dead_ns : owner->config.suspect_ns;
+}
+
+uint64_t prl_owner_pass_age_ns(const struct prl_owner *owner, uint64_t now_ns)
+{
+    return newest_answer_ns(owner) && now_ns > owner->probes.pass_ns ? now_ns - owner->probes.pass_ns : 0;
+}
+
+/* Nothing comes by the link. A datapath that has had no pass since would have sent nothing, so that the link may be well; one that
+ * has passes all the time would, as soon as one of them ends. */
+static bool is_link_silent(const struct prl_owner *owner, uint64_t now_ns)
+{
+    uint64_t suspect_ns = owner->config.suspect_ns, age_ns = prl_owner_pass_age_ns(owner, now_ns);
+
+    if (!is_silent(owner->last_heard_ns, now_ns, suspect_ns))
+        return is_dead(owner, now_ns);
+    if (!is_answering(owner, now_ns) || age_ns >= owner->config.hung_ns)
+        return true;
+    return owner->probes.ran_ns && is_silent(owner->probes.ran_ns, now_ns, suspect_ns) && age_ns < suspect_ns / 2;
+}
+
+/* As standby: the host lives, and its datapath is late. If it has closed the link, it will not be back soon. */
+static bool is_spared(const struct prl_owner *owner, uint64_t now_ns)
+{
+    uint64_t age_ns = prl_owner_pass_age_ns(owner, now_ns);
+
+    if (!is_answering(owner, now_ns))
+        return false;
+    if (owner->link != PRL_LINK_DOWN)
+        return age_ns < owner->config.hung_ns;
+    return age_ns < owner->config.suspect_ns || !is_silent(owner->alone_ns, now_ns, owner->config.dead_ns);
+}
+
 void prl_owner_init(struct prl_owner *owner, const struct prl_owner_config *config, uint64_t now_ns)
 {
     memset(owner, 0, sizeof(*owner));
@@ -105,7 +191,7 @@ uint64_t prl_owner_takeover_until_ns(const struct prl_owner *owner)
         return 0;
     if (prl_owner_never_opens(owner))
         return UINT64_MAX; /* L5, L12: while this node may take over, the primary does not open, so the shadows stay good */
-    uint64_t until_ns = owner->echoed_own_ns + owner->config.takeover_ns;
+    uint64_t until_ns = owner->lease_own_ns + owner->config.takeover_ns;
 
     return until_ns < owner->lease_by_ns ? until_ns : owner->lease_by_ns;
 }
@@ -114,7 +200,9 @@ uint64_t prl_owner_open_at_ns(const struct prl_owner *owner)
 {
     if (prl_owner_never_opens(owner))
         return UINT64_MAX;
-    return owner->last_echo_sent_ns ? owner->last_echo_sent_ns + owner->config.hold_ns : 0;
+    uint64_t echo_ns = later(owner->last_echo_sent_ns, owner->probes.renewed_ns);
+
+    return echo_ns ? echo_ns + owner->config.hold_ns : 0;
 }
 
 /* A connection that this side has drawn a conclusion from is not used again: a new epoch follows. */
@@ -235,10 +323,26 @@ static bool was_deaf(const struct prl_owner *owner, uint64_t now_ns)
            now_ns + owner->config.lease_ns < prl_owner_takeover_until_ns(owner);
 }
 
+/* L6: its claim would be heard, as far as it knows. Where a kernel is dead so soon, what was heard before it fell silent may be
+ * from before this node was cut off. */
+static bool is_present(const struct prl_owner *owner, uint64_t now_ns)
+{
+    uint64_t word_ns = later(later(owner->last_heard_ns, owner->last_lan_ns), newest_answer_ns(owner));
+
+    if (!owner->can_ask)
+        return true;
+    if (is_silent(owner->last_frame_ns, now_ns, presence_ns(owner)))
+        return false;
+    return !is_dead(owner, now_ns) || owner->last_frame_ns > word_ns;
+}
+
 /* L3, as secondary: link and LAN are silent and the lease lasts: take over. The lease is over: never. */
 static uint32_t decide_as_secondary(struct prl_owner *owner, uint64_t now_ns)
 {
-    uint64_t suspect_ns = owner->config.suspect_ns;
+    bool is_witnessed = owner->config.witnessed, is_soon = is_dead(owner, now_ns) && !is_witnessed;
+    uint64_t suspect_ns = is_soon ? owner->config.dead_ns : owner->config.suspect_ns;
+    /* An owner that its witness answered just now speaks yet, and the LAN may have parted since it was last heard there. */
+    uint64_t lan_ns = is_witnessed ? later(owner->last_lan_ns, owner->probes.answered_ns[0]) : owner->last_lan_ns;
     uint32_t mask;
 
     if (owner->link == PRL_LINK_UP || !has_shadows(owner))
@@ -247,10 +351,11 @@ static uint32_t decide_as_secondary(struct prl_owner *owner, uint64_t now_ns)
         return expire(owner);
     if (!is_silent(owner->last_heard_ns, now_ns, suspect_ns))
         return 0;
-    if ((owner->last_lan_ns && !is_silent(owner->last_lan_ns, now_ns, suspect_ns)) || was_deaf(owner, now_ns))
+    if ((lan_ns && !is_silent(lan_ns, now_ns, suspect_ns)) || was_deaf(owner, now_ns))
         return 0; /* its next LAN heartbeat makes us renounce, the lack of one makes us take over */
-    if (owner->silent_mask == UINT32_MAX ||
-        (owner->can_ask && is_silent(owner->last_frame_ns, now_ns, presence_ns(owner))))
+    if (is_spared(owner, now_ns))
+        return 0;
+    if (owner->silent_mask == UINT32_MAX || !is_present(owner, now_ns))
         return 0; /* L6: the one that is cut off is this node, and its claim would reach nobody */
     mask = worth_taking(owner, now_ns);
     if (!mask)
@@ -259,6 +364,8 @@ static uint32_t decide_as_secondary(struct prl_owner *owner, uint64_t now_ns)
         owner->contends = 1;
         return 0;
     }
+    if (ends_by_time(owner) && !is_silent(owner->last_heard_ns, now_ns, speech_ns(owner)))
+        return 0; /* until then the owner may speak; an arbiter was asked sooner (L3a) */
     return take(owner, mask, prl_owner_takeover_until_ns(owner), now_ns) | drop_link(owner);
 }
 
@@ -295,7 +402,9 @@ uint64_t prl_owner_replaceable_ns(const struct prl_owner *owner)
 
     if (!old_mask || !echoed_ns || owner->flows_failed == 2)
         return 0;
-    return echoed_ns + owner->config.suspect_ns;
+    if (!owner->probes.confirmed_ns || ends_by_time(owner))
+        return echoed_ns + owner->config.suspect_ns;
+    return later(echoed_ns, owner->probes.confirmed_ns) + owner->config.dead_ns;
 }
 
 /* The other node's LAN heartbeats have stopped: one of the two is not on the LAN. */
@@ -306,7 +415,18 @@ static bool has_lost_lan_heartbeats(const struct prl_owner *owner, uint64_t now_
 
 bool prl_owner_may_take(const struct prl_owner *owner, uint64_t now_ns)
 {
-    return has_shadows(owner) && is_silent(owner->last_heard_ns, now_ns, owner->config.suspect_ns / 2);
+    uint64_t word_ns = later(owner->last_heard_ns, newest_answer_ns(owner));
+
+    return has_shadows(owner) && (owner->link != PRL_LINK_UP || is_silent(word_ns, now_ns, limit_ns(owner) / 2));
+}
+
+/* The same, where its kernel is heard on the LAN as well, and so sooner (L3a). */
+static bool has_lost_lan(const struct prl_owner *owner, uint64_t now_ns)
+{
+    uint64_t lan_ns = later(owner->probes.lan_probed_ns, owner->probes.answered_ns[0]);
+
+    return has_lost_lan_heartbeats(owner, now_ns) ||
+           (lan_ns && is_silent(later(lan_ns, owner->last_lan_ns), now_ns, owner->config.lease_ns));
 }
 
 void prl_owner_good(struct prl_owner *owner, uint32_t mask)
@@ -318,12 +438,14 @@ void prl_owner_good(struct prl_owner *owner, uint32_t mask)
  * node is not heard there. */
 static void watch(struct prl_owner *owner, uint64_t now_ns)
 {
-    uint64_t replaceable_ns = prl_owner_replaceable_ns(owner), watched_ns = owner->config.suspect_ns / 2;
+    uint64_t replaceable_ns = prl_owner_replaceable_ns(owner);
+    bool is_soon = owner->probes.confirmed_ns && !ends_by_time(owner);
+    uint64_t watched_ns = is_soon ? owner->config.dead_ns / 4 : owner->config.suspect_ns / 2;
     bool may_take = prl_owner_may_take(owner, now_ns);
     bool may_lose = replaceable_ns && now_ns + watched_ns >= replaceable_ns;
 
     owner->is_urgent = may_take || may_lose;
-    if (!owner->is_urgent && !has_lost_lan_heartbeats(owner, now_ns))
+    if (!owner->is_urgent && !has_lost_lan(owner, now_ns))
         owner->unsure_ns = 0;
     else if (owner->unsure_ns == 0)
         owner->unsure_ns = now_ns;
@@ -435,6 +557,14 @@ static uint32_t alone(struct prl_owner *owner, uint64_t now_ns)
     return todo;
 }
 
+/* L3a: this owner was late, but its kernel was not: the other node has had an answer of it since it could last have replaced it,
+ * and heard the link then. */
+static bool is_vouched_for(const struct prl_owner *owner, uint64_t now_ns)
+{
+    return owner->link == PRL_LINK_UP && owner->probes.confirmed_ns && now_ns < prl_owner_replaceable_ns(owner) &&
+           !is_silent(owner->last_tick_ns, now_ns, owner->config.hung_ns);
+}
+
 /* L3: this detector was not running. What it did not hear meanwhile proves nothing, and it may have missed that
  * it was replaced: suspicion and the wait before opening start anew; the lease, which is the other's, does not. An
  * owner that was stopped for so long that it may have been replaced waits for word (L6): without a link nobody
@@ -446,12 +576,15 @@ static uint32_t notice_lateness(struct prl_owner *owner, uint64_t now_ns)
 
     if (!is_silent(owner->last_tick_ns, now_ns, owner->config.late_ns))
         return 0;
-    if (is_silent(owner->last_tick_ns, now_ns, replaced_ns) && !prl_arbiter_is_won(&owner->arbiter))
+    if (is_silent(owner->last_tick_ns, now_ns, replaced_ns) && !prl_arbiter_is_won(&owner->arbiter) &&
+        !is_vouched_for(owner, now_ns))
         todo = fall_silent(owner, PRL_SILENCE_FROZEN, now_ns);
     owner->last_tick_ns = now_ns;
     owner->late_ticks++;
     owner->busy = 1;
     owner->last_heard_ns = now_ns;
+    for (uint32_t path = 0; path < PRL_OWNER_PATHS; path++)
+        owner->probes.unanswered[path] = 0;
     if (owner->last_lan_ns)
         owner->last_lan_ns = now_ns;
     if (owner->last_echo_sent_ns)
@@ -469,7 +602,7 @@ uint32_t prl_owner_hello(struct prl_owner *owner)
 
     if (owner->echoed_own_ns) /* until the other has read it, it may take over as before */
         owner->former_echoed_ns = owner->echoed_own_ns;
-    owner->echoed_own_ns = owner->newest_sent_ns = 0;
+    owner->echoed_own_ns = owner->lease_own_ns = owner->newest_sent_ns = 0;
     owner->lease_by_ns = UINT64_MAX;
     owner->expired = 0;
     owner->outlived = 0;
@@ -496,7 +629,7 @@ uint32_t prl_owner_link_up(struct prl_owner *owner, uint64_t now_ns)
     owner->up_ns = now_ns;
     owner->last_heard_ns = now_ns;
     owner->peer_sent_ns = 0;
-    owner->echoed_own_ns = owner->former_echoed_ns = owner->newest_sent_ns = 0;
+    owner->echoed_own_ns = owner->lease_own_ns = owner->former_echoed_ns = owner->newest_sent_ns = 0;
     owner->lease_by_ns = UINT64_MAX;
     owner->outlived = 0;
     /* last_echo_sent_ns stays: the other side may still believe in the old epoch, and its lease. */
@@ -519,6 +652,7 @@ uint32_t prl_owner_heard(struct prl_owner *owner, uint64_t now_ns)
     if (owner->link == PRL_LINK_DOWN)
         return 0;
     owner->last_heard_ns = now_ns;
+    owner->probes.ran_ns = 0;
     if (owner->link == PRL_LINK_SUSPECT) {
         owner->link = PRL_LINK_UP;
         owner->false_suspects++;
@@ -555,6 +689,17 @@ static bool is_beyond_lease(const struct prl_owner *owner, uint64_t sent_ns)
            sent_ns >= owner->echo_at_ns + owner->config.takeover_ns;
 }
 
+/* The other had what this node sent at `own_ns`, when it sent something at `sent_ns` of its clock. */
+static void renew(struct prl_owner *owner, uint64_t own_ns, uint64_t sent_ns)
+{
+    if (own_ns <= owner->lease_own_ns)
+        return;
+    owner->lease_own_ns = own_ns;
+    owner->echo_at_ns = sent_ns;
+    owner->lease_by_ns = UINT64_MAX;
+    owner->outlived = is_beyond_lease(owner, owner->newest_sent_ns); /* what came may have waited for long */
+}
+
 uint32_t prl_owner_lease(struct prl_owner *owner, uint64_t sent_ns, uint64_t echo_ns, uint32_t flags,
                          uint64_t now_ns)
 {
@@ -570,9 +715,7 @@ uint32_t prl_owner_lease(struct prl_owner *owner, uint64_t sent_ns, uint64_t ech
     if (echo_ns > owner->echoed_own_ns && echo_ns <= owner->last_lease_sent_ns) {
         owner->echoed_own_ns = owner->word_ns = echo_ns;
         prl_arbiter_together(&owner->arbiter);
-        owner->echo_at_ns = sent_ns;
-        owner->lease_by_ns = UINT64_MAX;
-        owner->outlived = is_beyond_lease(owner, owner->newest_sent_ns); /* this LEASE may have waited for long */
+        renew(owner, echo_ns, sent_ns);
     }
     age_lease(owner, owner->newest_sent_ns, now_ns);
     /* The other has read, before this LEASE of ours, that it was taken: its word is as good as the LAN's. */
@@ -607,6 +750,80 @@ uint32_t prl_owner_lan_heard(struct prl_owner *owner, uint64_t sent_ns, uint64_t
     /* A heartbeat that was on its way when the primary died proves nothing. One of after the lease does, whatever our
      * clock says: since then the primary may have gone on alone. */
     if (!is_beyond_lease(owner, sent_ns) && !is_silent(owner->last_heard_ns, now_ns, overtaken_ns))
+        return todo;
+    return todo | renounce(owner);
+}
+
+void prl_owner_probes(struct prl_owner *owner, bool on)
+{
+    uint64_t renewed_ns =
+        owner->probes.renewed_ns; /* as last_echo_sent_ns: the other may believe in the old epoch yet */
+
+    memset(&owner->probes, 0, sizeof(owner->probes));
+    owner->probes.on = on && owner->config.probe_ns;
+    owner->probes.renewed_ns = renewed_ns;
+}
+
+uint64_t prl_owner_take_probe(struct prl_owner *owner, uint32_t path, uint64_t now_ns)
+{
+    struct prl_owner_probes *probes = &owner->probes;
+
+    if (probes->sent_ns[path] > probes->answered_sent_ns[path])
+        probes->unanswered[path]++;
+    probes->sent_ns[path] = now_ns;
+    return probes->at_ns;
+}
+
+void prl_owner_asked(struct prl_owner *owner, uint64_t renewed_ns, uint64_t confirmed_ns, uint64_t lan_probed_ns)
+{
+    struct prl_owner_probes *probes = &owner->probes;
+
+    probes->renewed_ns = later(probes->renewed_ns, renewed_ns);
+    if (!probes->on)
+        return;
+    probes->confirmed_ns = later(probes->confirmed_ns, confirmed_ns);
+    probes->lan_probed_ns = later(probes->lan_probed_ns, lan_probed_ns);
+}
+
+bool prl_owner_leases(const struct prl_owner *owner)
+{
+    return owner->link == PRL_LINK_UP && is_primary(owner) && owner->flows_failed == 0;
+}
+
+uint32_t prl_owner_answer(struct prl_owner *owner, const struct prl_answer *answer, uint64_t now_ns)
+{
+    struct prl_owner_probes *probes = &owner->probes;
+    uint32_t path = answer->path, todo = notice_lateness(owner, now_ns);
+    uint64_t pass_ns = now_ns > answer->pass_ns ? now_ns - answer->pass_ns : 0;
+
+    if (!probes->on || path >= PRL_OWNER_PATHS || answer->sent_ns > probes->sent_ns[path] ||
+        answer->sent_ns <= probes->answered_sent_ns[path])
+        return todo;
+    probes->answered_sent_ns[path] = answer->sent_ns;
+    probes->answered_ns[path] = now_ns;
+    probes->unanswered[path] = 0;
+    probes->mutual |= answer->known_ns != 0;
+    if (path == 0 && !owner->config.witnessed) /* the LAN, in both directions */
+        prl_owner_frame(owner, now_ns);
+    if (answer->at_ns > probes->at_ns) {
+        probes->at_ns = answer->at_ns;
+        probes->pass_ns = pass_ns;
+        if (!probes->ran_ns && pass_ns > owner->last_heard_ns + owner->config.lease_ns)
+            probes->ran_ns = now_ns;
+    }
+    /* The lease is renewed while it lasts: whoever answers once it is over, may be about to open. */
+    if (answer->leases && has_shadows(owner) && now_ns < prl_owner_takeover_until_ns(owner))
+        renew(owner, answer->sent_ns, answer->at_ns);
+    note_sent(owner, answer->at_ns);
+    age_lease(owner, answer->at_ns, now_ns);
+    if (!has_shadows(owner))
+        return todo;
+    if (owner->link == PRL_LINK_UP) {
+        owner->outlived |= is_beyond_lease(owner, answer->at_ns);
+        return todo;
+    }
+    /* As a LAN heartbeat: its datapath has had a pass since the link fell silent, and may go on alone. */
+    if (!is_beyond_lease(owner, answer->at_ns) && pass_ns < owner->last_heard_ns + 2 * owner->config.lease_ns)
         return todo;
     return todo | renounce(owner);
 }
@@ -702,6 +919,27 @@ static uint32_t ask(struct prl_owner *owner, uint64_t now_ns)
     return PRL_OWNER_DO_ASK;
 }
 
+static uint64_t next_probe_ns(const struct prl_owner *owner, uint32_t path)
+{
+    const struct prl_owner_probes *probes = &owner->probes;
+    uint64_t every_ns = owner->config.probe_ns;
+
+    if (!probes->on)
+        return UINT64_MAX;
+    if (probes->sent_ns[path] > probes->answered_sent_ns[path])
+        every_ns = probes->unanswered[path] < PRL_OWNER_HURRY ? every_ns / 2 : owner->config.lease_ns;
+    return probes->sent_ns[path] + every_ns;
+}
+
+static uint32_t probe(struct prl_owner *owner, uint64_t now_ns)
+{
+    owner->probe_mask = 0;
+    for (uint32_t path = 0; path < PRL_OWNER_PATHS; path++)
+        if (now_ns >= next_probe_ns(owner, path))
+            owner->probe_mask |= 1u << path;
+    return owner->probe_mask ? PRL_OWNER_DO_PROBE : 0;
+}
+
 uint32_t prl_owner_tick(struct prl_owner *owner, uint64_t now_ns)
 {
     const struct prl_owner_config *config = &owner->config;
@@ -709,7 +947,7 @@ uint32_t prl_owner_tick(struct prl_owner *owner, uint64_t now_ns)
 
     todo |= notice_lateness(owner, now_ns);
     owner->last_tick_ns = now_ns;
-    if (owner->link == PRL_LINK_UP && is_silent(owner->last_heard_ns, now_ns, config->suspect_ns)) {
+    if (owner->link == PRL_LINK_UP && is_link_silent(owner, now_ns)) {
         owner->link = PRL_LINK_SUSPECT;
         owner->suspects++;
     }
@@ -722,7 +960,7 @@ uint32_t prl_owner_tick(struct prl_owner *owner, uint64_t now_ns)
     watch(owner, now_ns);
     todo |= judge_presence(owner, now_ns);
     todo |= hand_over(owner, now_ns);
-    todo |= ask(owner, now_ns);
+    todo |= ask(owner, now_ns) | probe(owner, now_ns);
     if (owner->link == PRL_LINK_SUSPECT && is_silent(owner->last_heard_ns, now_ns, config->hold_ns))
         todo |= PRL_OWNER_DO_DROP_LINK;
     if (is_silent(owner->last_lease_sent_ns, now_ns, config->lease_ns)) {
@@ -738,7 +976,12 @@ uint64_t prl_owner_next_ns(const struct prl_owner *owner)
     uint64_t next_ns = owner->last_lease_sent_ns + owner->config.lease_ns;
     uint64_t replaceable_ns = prl_owner_replaceable_ns(owner);
 
-    return replaceable_ns > owner->last_tick_ns && replaceable_ns < next_ns ? replaceable_ns : next_ns;
+    if (replaceable_ns > owner->last_tick_ns && replaceable_ns < next_ns)
+        next_ns = replaceable_ns;
+    for (uint32_t path = 0; path < PRL_OWNER_PATHS; path++)
+        if (next_probe_ns(owner, path) < next_ns)
+            next_ns = next_probe_ns(owner, path);
+    return next_ns;
 }
 
 void prl_owner_take_lease(struct prl_owner *owner, uint64_t now_ns, struct prl_lease_out *out)

@@ -42,6 +42,11 @@
 #include "core/arbiter.h"
 
 #define PRL_SERVICES_MAX 16
+#define PRL_OWNER_PATHS 2 /* enum prl_probe_path */
+/* Questions that a dead kernel has left unanswered on a path (L3a): one may be lost, and each shows that this node ran. */
+#define PRL_OWNER_UNANSWERED 3
+/* A path that has left so many unanswered is asked no more often than heartbeats go. */
+#define PRL_OWNER_HURRY 16
 /* Without the link, who owns a service asks its neighbours on the LAN so often whether they hear it: lease_ns while
  * something waits for the answer, this otherwise. */
 #define PRL_OWNER_ASK_NS 100000000ull
@@ -60,7 +65,7 @@ enum prl_silence {
     PRL_SILENCE_NOT = 0,
     PRL_SILENCE_NO_LAN = 1, /* no link, and nobody on the LAN was heard when it counted */
     PRL_SILENCE_FROZEN = 2, /* it was stopped for so long that it may have been replaced */
-    PRL_SILENCE_STOP = 3,   /* no link, policy stop: the other node may take over at any time (L5) */
+    PRL_SILENCE_STOP = 3, /* no link, policy stop: the other node may take over at any time (L5) */
     PRL_SILENCE_ARBITER =
         4, /* the arbiter has not said that this node goes on alone, or that the other does (L12) */
 };
@@ -72,11 +77,14 @@ enum prl_link_state {
 };
 
 struct prl_owner_config {
-    uint64_t lease_ns;    /* interval of LEASE */
+    uint64_t lease_ns; /* interval of LEASE */
     uint64_t suspect_ns;
     uint64_t takeover_ns;
     uint64_t hold_ns;
-    uint64_t late_ns;     /* own tick later than this: the detector was not running (L3) */
+    uint64_t late_ns; /* own tick later than this: the detector was not running (L3) */
+    uint64_t probe_ns; /* interval of probes, half of it while one is unanswered (L3a); 0: none are sent */
+    uint64_t dead_ns; /* a kernel that has not answered for so long is dead */
+    uint64_t hung_ns; /* a datapath that has had no pass for so long counts as dead, though its kernel answers */
     uint32_t services;
     uint32_t policy_stop; /* 1: the primary never opens by itself (L5); agreed in HELLO */
     uint32_t witnessed; /* 1: of two nodes that are cut off from each other, one alone hears the LAN (L6) */
@@ -86,25 +94,55 @@ struct prl_owner_config {
 /* What is to be done; bits, so that one event can ask for several: SILENCE, SPEAK, FAIL_FLOWS and VOID_SHADOWS come
  * before OPEN_FLOWS, RENOUNCE_LAN and TAKEOVER; the caller answers DROP_LINK with link_down(). */
 enum prl_owner_do {
-    PRL_OWNER_DO_LEASE = 1 << 0,     /* send LEASE now (and the LAN heartbeat) */
-    PRL_OWNER_DO_TAKEOVER = 1 << 1,  /* services in `take_mask` are ours from now on */
+    PRL_OWNER_DO_LEASE = 1 << 0, /* send LEASE now (and the LAN heartbeat) */
+    PRL_OWNER_DO_TAKEOVER = 1 << 1, /* services in `take_mask` are ours from now on */
     PRL_OWNER_DO_RENOUNCE_LAN = 1 << 2, /* tell the other node over the LAN that it may open at once */
-    PRL_OWNER_DO_FAIL_FLOWS = 1 << 3,/* as primary: replication is over, flows become VOIDING */
+    PRL_OWNER_DO_FAIL_FLOWS = 1 << 3, /* as primary: replication is over, flows become VOIDING */
     PRL_OWNER_DO_OPEN_FLOWS = 1
-        << 4,/* as primary: the other side's lease has ended, void_done() for VOIDING flows */
+        << 4, /* as primary: the other side's lease has ended, void_done() for VOIDING flows */
     PRL_OWNER_DO_VOID_SHADOWS = 1 << 5, /* as secondary: every shadow is void (lease over, or renounced) */
     PRL_OWNER_DO_DROP_LINK = 1 << 6, /* give the connection up; a new epoch follows */
-    PRL_OWNER_DO_SILENCE = 1 << 7,   /* emit nothing for any service; `silence` says why (L6) */
-    PRL_OWNER_DO_SPEAK = 1 << 8,     /* that is over */
+    PRL_OWNER_DO_SILENCE = 1 << 7, /* emit nothing for any service; `silence` says why (L6) */
+    PRL_OWNER_DO_SPEAK = 1 << 8, /* that is over */
     PRL_OWNER_DO_EXPIRE = 1 << 9, /* as secondary: the lease is over; only fencing lets the shadows speak (L5) */
     PRL_OWNER_DO_HAND_OVER = 1
         << 11, /* as owner: move what is ours to the other node, which may hear the LAN (L11) */
+    PRL_OWNER_DO_PROBE = 1
+        << 13, /* ask the other node's kernel by the paths in probe_mask: prl_owner_take_probe() */
     PRL_OWNER_DO_ASK = 1 << 10, /* ask the neighbours on the LAN; prl_owner_frame() when one is heard (L6) */
     PRL_OWNER_DO_ARBITRATE = 1 << 12, /* ask the arbiter, or tell it (`seizes`); prl_owner_arbitrated() (L12) */
 };
 
+/* What the other node's kernel answered to a probe (L3a). */
+struct prl_answer {
+    uint32_t path;
+    bool leases; /* as good as an echo of the probe */
+    uint64_t sent_ns; /* when the probe was sent */
+    uint64_t at_ns; /* when it was answered, by the other's clock */
+    uint64_t pass_ns; /* how long ago its datapath had its last pass then */
+    uint64_t known_ns; /* the newest of its answers that it knows this node has had; 0 = none */
+};
+
+/* Of this epoch, 0 = never in it; times of answers are those at which they came. */
+struct prl_owner_probes {
+    bool on; /* both nodes can, and may */
+    bool
+        mutual; /* the other node knows that its kernel is heard, and for how short a time it may then be silent */
+    uint32_t unanswered[PRL_OWNER_PATHS]; /* probes since the newest answer, but the last one */
+    uint64_t sent_ns[PRL_OWNER_PATHS], answered_sent_ns[PRL_OWNER_PATHS], answered_ns[PRL_OWNER_PATHS];
+    uint64_t at_ns; /* of the newest answer, by the other's clock */
+    uint64_t pass_ns; /* when the other's datapath had its last pass, by the newest answer, in this node's clock */
+    uint64_t ran_ns; /* since when it is known to have had one since anything came by the link; 0 = it has not */
+    /* what this node's own kernel was asked */
+    uint64_t renewed_ns; /* when it last renewed the other node's lease */
+    uint64_t confirmed_ns; /* of its answers, the newest that the other is known to have had */
+    uint64_t lan_probed_ns; /* when the other last asked by the LAN */
+};
+
 struct prl_owner {
     struct prl_owner_config config;
+    struct prl_owner_probes probes;
+    uint32_t probe_mask;
     uint8_t state[PRL_SERVICES_MAX]; /* enum prl_owner_state */
     uint8_t link; /* enum prl_link_state */
     uint8_t flows_failed; /* 1: FAIL_FLOWS was asked for since the link was last up; 2: OPEN_FLOWS too */
@@ -129,7 +167,9 @@ struct prl_owner {
     uint64_t peer_sent_ns; /* newest sent_ns of the other's, to be echoed */
     uint64_t echoed_own_ns; /* newest own sent_ns that came back in this epoch; 0 = none */
     uint64_t former_echoed_ns; /* the same of the epoch before, until the other has read our HELLO */
-    uint64_t echo_at_ns; /* when the other sent what brought it, by its clock */
+    uint64_t
+        lease_own_ns; /* the same, or the newest own probe that was answered as one (L3a): the lease lasts from it on */
+    uint64_t echo_at_ns; /* when the other sent what brought that, by its clock */
     uint64_t newest_sent_ns; /* the newest that it sent in this epoch, on link or LAN, likewise */
     uint64_t
         lease_by_ns; /* when the lease ends by the other's clock, in ours; UINT64_MAX = not before it does by ours */
@@ -199,11 +239,26 @@ uint64_t prl_owner_speak_by_ns(const struct prl_owner *owner);
 /* Whether the primary never opens because time has passed: policy stop, or an arbiter that is awaited. */
 bool prl_owner_never_opens(const struct prl_owner *owner);
 uint32_t prl_owner_tick(struct prl_owner *owner, uint64_t now_ns);
+
+/* ---- L3a (docs/kernel-answers.md) ---- */
+/* Whether both nodes' kernels answer in the epoch that begins; before link_up(). */
+void prl_owner_probes(struct prl_owner *owner, bool on);
+/* A probe leaves by `path` at now_ns, which is its number; returns what it confirms. */
+uint64_t prl_owner_take_probe(struct prl_owner *owner, uint32_t path, uint64_t now_ns);
+uint32_t prl_owner_answer(struct prl_owner *owner, const struct prl_answer *answer, uint64_t now_ns);
+/* What the own kernel has noted: members of struct prl_owner_probes. Before all that asks whether to open. */
+void prl_owner_asked(struct prl_owner *owner, uint64_t renewed_ns, uint64_t confirmed_ns, uint64_t lan_probed_ns);
+/* Whether the own kernel's answers may renew the other node's lease, as echoes do: nothing is opened meanwhile. */
+bool prl_owner_leases(const struct prl_owner *owner);
+/* How long ago the other's datapath had a pass, at least, as far as its kernel said; 0: it said nothing in this epoch. */
+uint64_t prl_owner_pass_age_ns(const struct prl_owner *owner, uint64_t now_ns);
+
 /* The numbers of the LEASE that DO_LEASE asks for; records what was sent. */
 void prl_owner_take_lease(struct prl_owner *owner, uint64_t now_ns, struct prl_lease_out *out);
 
 /* From when the other node may have replaced this owner (L3): suspect_ns after it heard the newest message that it has
- * echoed, which was not before that was sent. From then on an owner speaks only while it hears the LAN, for then the
+ * echoed, which was not before that was sent; where its kernel is known to be heard, dead_ns after that and its newest answer
+ * that the other has confirmed (L3a). From then on an owner speaks only while it hears the LAN, for then the
  * other's claim would have reached it. 0: the other node has no lease. */
 uint64_t prl_owner_replaceable_ns(const struct prl_owner *owner);
 /* Whether this node is on the LAN, as far as it knows: what is moved here can be served (L11). */

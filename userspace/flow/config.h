@@ -68,7 +68,7 @@ struct prl_dp_config {
         adopted; /* bit per service: this node owned it in a former life, and it was shown that it still does */
     uint32_t addresses;
     struct prl_dp_address address[PRL_ADDRS_MAX];
-    int lan_fd; /* bound and connected UDP socket to the other node's LAN address, or -1: prl_dp_lan() */
+    int lan_fd; /* bound and connected UDP socket to the other node's LAN address, or -1: prl_dp_udp() */
     int inject_fd; /* the TAPs, IFF_VNET_HDR (taken over by the datapath) */
     int hold_fd;
 };

@@ -25,6 +25,7 @@ struct prl_dp_counters {
     uint64_t link_records_sent, link_records_received, link_key_updates, link_forged,
         link_truncated; /* struct prl_link_tls */
     uint64_t link_elided_packets, link_elided_bytes; /* sent without L3 header; bytes saved by that (R15) */
+    uint64_t probes_sent, answers_received, answers_refused; /* L3a */
     uint64_t lan_rx, lan_tx, lan_refused, claims_sent, crafted_acks, events_lost, append_short;
     uint64_t asks_sent, defences; /* L6: neighbours asked; L7: claims that were answered */
     uint64_t over_share; /* packets of flows that held much while the memory of all was short */

@@ -69,6 +69,7 @@ struct prl_dp {
     struct dp_announce *announce;
     struct dp_lan *lan;
     struct dp_claim *claim;
+    struct dp_probe *probe;
     struct dp_setups *setups;
     struct dp_loop *loop;
 

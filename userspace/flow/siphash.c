@@ -43,3 +43,10 @@ uint64_t prl_siphash_claim(const struct prl_siphash_key *key, const struct prl_c
 
     return prl_claim_mac(secret, claimed);
 }
+
+uint64_t prl_siphash_probe(const struct prl_siphash_key *key, const struct prl_probe *probe)
+{
+    const __u64 secret[2] = {key->word[0], key->word[1]};
+
+    return prl_probe_mac(secret, probe);
+}

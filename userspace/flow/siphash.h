@@ -19,5 +19,7 @@ int prl_siphash_key(struct prl_siphash_key *key);
 uint64_t prl_siphash(const struct prl_siphash_key *key, const void *data, size_t bytes);
 /* The MAC of a claim (L7), as XDP makes it: SipHash-2-4. */
 uint64_t prl_siphash_claim(const struct prl_siphash_key *key, const struct prl_claimed *claimed);
+/* The MAC of a probe (L3a), as it stands in it: SipHash-2-4. */
+uint64_t prl_siphash_probe(const struct prl_siphash_key *key, const struct prl_probe *probe);
 
 #endif /* PRL_FLOW_SIPHASH_H */

@@ -31,13 +31,14 @@
 #define SLICE_NS 100000ull
 
 /* epoll_event.data; the rings of AF_XDP are looked at in every pass, so all of them are one source. */
-enum source { SOURCE_LINK, SOURCE_HOLD, SOURCE_WAKE, SOURCE_TIMER, SOURCE_LAN, SOURCE_NEWS, SOURCE_PORT };
+enum source { SOURCE_LINK, SOURCE_HOLD, SOURCE_WAKE, SOURCE_TIMER, SOURCE_UDP, SOURCE_NEWS, SOURCE_PORT };
 
 struct prl_host {
     struct prl_dp_lif lif[PRL_LIFS_MAX];
     uint32_t lifs;
     struct prl_kernel *kernel;
-    int inject_fd, hold_fd, lan_fd, link_fd;
+    int inject_fd, hold_fd, link_fd;
+    int udp_fd[PRL_PROBE_PATHS]; /* -1: none */
     int raw_fd; /* AF_PACKET, for claims */
     int epoll_fd, timer_fd, wake_fd;
     uint64_t timer_ns; /* what timer_fd is set to; 0: it is not */
@@ -78,8 +79,8 @@ static int open_waiting(struct prl_host *host)
         err = control(host, EPOLL_CTL_ADD, host->timer_fd, EPOLLIN, SOURCE_TIMER);
     if (!err)
         err = control(host, EPOLL_CTL_ADD, host->hold_fd, 0, SOURCE_HOLD);
-    if (!err && host->lan_fd >= 0)
-        err = control(host, EPOLL_CTL_ADD, host->lan_fd, EPOLLIN, SOURCE_LAN);
+    if (!err && host->udp_fd[PRL_PROBE_LAN] >= 0)
+        err = control(host, EPOLL_CTL_ADD, host->udp_fd[PRL_PROBE_LAN], EPOLLIN, SOURCE_UDP);
     if (!err && prl_kernel_sessions_fd(host->kernel) >= 0)
         err = control(host, EPOLL_CTL_ADD, prl_kernel_sessions_fd(host->kernel), EPOLLIN, SOURCE_NEWS);
     return err;
@@ -141,8 +142,8 @@ static int wait_for_work(struct prl_host *host, bool sleeps)
         case SOURCE_HOLD:
             ready |= PRL_READY_HOLD;
             break;
-        case SOURCE_LAN:
-            ready |= PRL_READY_LAN;
+        case SOURCE_UDP:
+            ready |= PRL_READY_UDP;
             break;
         case SOURCE_NEWS: /* looked at in every pass, as the rings of AF_XDP */
         case SOURCE_PORT:
@@ -262,31 +263,31 @@ static void link_detach(struct prl_host *host, struct prl_link *link)
     prl_link_detach(link);
 }
 
-static int lan_open(struct prl_host *host, int fd)
+static int udp_open(struct prl_host *host, uint32_t path, int fd)
 {
     int err;
 
-    if (host->lan_fd >= 0)
-        close(host->lan_fd); /* epoll forgets it */
-    host->lan_fd = fd;
-    err = control(host, EPOLL_CTL_ADD, fd, EPOLLIN, SOURCE_LAN);
+    if (host->udp_fd[path] >= 0)
+        close(host->udp_fd[path]); /* epoll forgets it */
+    host->udp_fd[path] = fd;
+    err = control(host, EPOLL_CTL_ADD, fd, EPOLLIN, SOURCE_UDP);
     if (err) {
         close(fd);
-        host->lan_fd = -1;
+        host->udp_fd[path] = -1;
     }
     return err;
 }
 
-static ssize_t lan_send(struct prl_host *host, const void *bytes, size_t count)
+static ssize_t udp_send(struct prl_host *host, uint32_t path, const void *bytes, size_t count)
 {
-    ssize_t sent = send(host->lan_fd, bytes, count, MSG_DONTWAIT | MSG_NOSIGNAL);
+    ssize_t sent = send(host->udp_fd[path], bytes, count, MSG_DONTWAIT | MSG_NOSIGNAL);
 
     return sent < 0 ? -errno : sent;
 }
 
-static ssize_t lan_receive(struct prl_host *host, void *bytes, size_t capacity)
+static ssize_t udp_receive(struct prl_host *host, uint32_t path, void *bytes, size_t capacity)
 {
-    ssize_t got = recv(host->lan_fd, bytes, capacity, MSG_DONTWAIT | MSG_TRUNC);
+    ssize_t got = recv(host->udp_fd[path], bytes, capacity, MSG_DONTWAIT | MSG_TRUNC);
 
     return got < 0 ? -errno : got;
 }
@@ -478,8 +479,14 @@ static int start(struct prl_host *host, struct prl_umem *umem, char *error)
 
 static void close_host(struct prl_host *host)
 {
-    const int fds[] = {host->inject_fd, host->hold_fd,  host->lan_fd, host->raw_fd,
-                       host->epoll_fd,  host->timer_fd, host->wake_fd};
+    const int fds[] = {host->inject_fd,
+                       host->hold_fd,
+                       host->raw_fd,
+                       host->epoll_fd,
+                       host->timer_fd,
+                       host->wake_fd,
+                       host->udp_fd[PRL_PROBE_LAN],
+                       host->udp_fd[PRL_PROBE_LINK]};
 
     prl_xsk_close(host->xsk);
     for (uint32_t i = 0; i < sizeof(fds) / sizeof(fds[0]); i++)
@@ -512,7 +519,8 @@ struct prl_host *prl_host_open(const struct prl_host_config *config, struct prl_
     host->kernel = kernel;
     host->inject_fd = config->inject_fd;
     host->hold_fd = config->hold_fd;
-    host->lan_fd = config->lan_fd;
+    host->udp_fd[PRL_PROBE_LAN] = config->lan_fd;
+    host->udp_fd[PRL_PROBE_LINK] = -1;
     host->link_fd = host->epoll_fd = host->timer_fd = host->wake_fd = -1;
     host->raw_fd = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, 0); /* protocol 0: sends only */
     err = host->raw_fd < 0 || setsockopt(host->raw_fd, SOL_SOCKET, SO_MARK, &mark, sizeof(mark)) ? -errno : 0;
@@ -546,9 +554,9 @@ const struct prl_io prl_host_io = {
     .link_attach = link_attach,
     .link_attach_tls = link_attach_tls,
     .link_detach = link_detach,
-    .lan_open = lan_open,
-    .lan_send = lan_send,
-    .lan_receive = lan_receive,
+    .udp_open = udp_open,
+    .udp_send = udp_send,
+    .udp_receive = udp_receive,
     .node = node,
     .flow = flow,
     .flow_add = flow_add,

@@ -30,7 +30,7 @@ enum prl_source { PRL_SOURCE_LINK, PRL_SOURCE_HOLD };
 enum { PRL_WATCH_READ = 1, PRL_WATCH_WRITE = 2 };
 
 /* What a wait found; an error of the source is found by reading it. */
-enum prl_io_ready { PRL_READY_LINK = 1, PRL_READY_HOLD = 2, PRL_READY_LAN = 4, PRL_READY_ALL = 7 };
+enum prl_io_ready { PRL_READY_LINK = 1, PRL_READY_HOLD = 2, PRL_READY_UDP = 4, PRL_READY_ALL = 7 };
 
 struct prl_io {
     uint64_t (*now_ns)(struct prl_host *host); /* CLOCK_BOOTTIME */
@@ -62,10 +62,12 @@ struct prl_io {
     int (*link_attach)(struct prl_host *host, struct prl_link *link, int fd);
     int (*link_attach_tls)(struct prl_host *host, struct prl_link *link, struct prl_tls *tls);
     void (*link_detach)(struct prl_host *host, struct prl_link *link);
-    /* LAN heartbeats, datagrams: bytes or -errno. lan_open() takes a socket in place of the last one, also on failure. */
-    int (*lan_open)(struct prl_host *host, int fd);
-    ssize_t (*lan_send)(struct prl_host *host, const void *bytes, size_t count);
-    ssize_t (*lan_receive)(struct prl_host *host, void *bytes, size_t capacity); /* of the whole, cut or not */
+    /* Datagrams between the nodes: heartbeats on the LAN, probes there and on the link (enum prl_probe_path). Bytes or -errno.
+     * udp_open() takes a socket in place of the last one, also on failure. */
+    int (*udp_open)(struct prl_host *host, uint32_t path, int fd);
+    ssize_t (*udp_send)(struct prl_host *host, uint32_t path, const void *bytes, size_t count);
+    ssize_t (*udp_receive)(struct prl_host *host, uint32_t path, void *bytes,
+                           size_t capacity); /* of the whole, cut or not */
 
     /* The tables that the BPF programs read; as in kernel.h. The two pointers are shared memory. */
     struct prl_node *(*node)(struct prl_host *host);

@@ -29,10 +29,8 @@
 #define PIN_DIR_TRIES 3                      /* another instance may remove the empty root in between */
 
 static const char *const object_names[PRL_OBJECT_COUNT] = {
-    [PRL_OBJECT_EGRESS] = "egress",
-    [PRL_OBJECT_SOCKET] = "socket",
-    [PRL_OBJECT_CLASSIFY] = "classify",
-    [PRL_OBJECT_SESSIONS] = "sessions",
+    [PRL_OBJECT_EGRESS] = "egress",     [PRL_OBJECT_SOCKET] = "socket", [PRL_OBJECT_CLASSIFY] = "classify",
+    [PRL_OBJECT_SESSIONS] = "sessions", [PRL_OBJECT_ANSWER] = "answer",
 };
 
 static const struct {
@@ -50,6 +48,7 @@ static const struct {
     [PRL_PROG_GATE] = {PRL_OBJECT_SOCKET, "prl_gate"},
     [PRL_PROG_SAMPLE] = {PRL_OBJECT_SOCKET, "prl_sample_run"},
     [PRL_PROG_LOCAL] = {PRL_OBJECT_SOCKET, "prl_local"},
+    [PRL_PROG_ANSWER] = {PRL_OBJECT_ANSWER, "prl_answer"},
 };
 
 static const char *const map_names[PRL_MAP_COUNT] = {
@@ -148,11 +147,18 @@ static int set_sizes(struct bpf_object *object, uint32_t flows_max)
     return 0;
 }
 
+static bool is_wanted(const struct prl_kernel *kernel, int object)
+{
+    return object != PRL_OBJECT_ANSWER || kernel->is_probed;
+}
+
 static int load_objects(struct prl_kernel *kernel, const char *folder, char *error)
 {
     LIBBPF_OPTS(bpf_object_open_opts, options, .pin_root_path = kernel->pin_dir);
     for (int i = 0; i < PRL_OBJECT_COUNT; i++) {
         char path[PATH_MAX];
+        if (!is_wanted(kernel, i))
+            continue;
         if (snprintf(path, sizeof(path), "%s/%s.bpf.o", folder, object_names[i]) >= (int)sizeof(path))
             return prl_kernel_fail(error, -ENAMETOOLONG, "%s", folder);
         kernel->object[i] = bpf_object__open_file(path, &options);
@@ -169,6 +175,9 @@ static int load_objects(struct prl_kernel *kernel, const char *folder, char *err
                 path, kernel->pin_dir);
     }
     for (int i = 0; i < PRL_PROG_COUNT; i++) {
+        kernel->program[i] = -1;
+        if (!is_wanted(kernel, programs[i].object))
+            continue;
         struct bpf_program *program =
             bpf_object__find_program_by_name(kernel->object[programs[i].object], programs[i].name);
         if (!program)
@@ -181,7 +190,8 @@ static int load_objects(struct prl_kernel *kernel, const char *folder, char *err
         int fd = -ENOENT;
         for (int j = 0; j < PRL_OBJECT_COUNT && fd < 0;
              j++) /* libbpf leaves out maps that an object does not use */
-            fd = bpf_object__find_map_fd_by_name(kernel->object[j], map_names[i]);
+            if (kernel->object[j])
+                fd = bpf_object__find_map_fd_by_name(kernel->object[j], map_names[i]);
         if (fd < 0)
             return prl_kernel_fail(error, fd, "no map %s", map_names[i]);
         kernel->map[i] = fd;
@@ -291,11 +301,14 @@ static void load_shadow(struct prl_kernel *kernel, const char *folder, const cha
     free(content);
 }
 
-static void set_node(struct prl_kernel *kernel, uint64_t stale_ns)
+static void set_node(struct prl_kernel *kernel, const struct prl_kernel_config *config)
 {
     static const uint8_t none[6];
 
-    kernel->node->stale_ns = stale_ns;
+    kernel->node->stale_ns = config->stale_ns;
+    kernel->node->hold_ns = config->hold_ns;
+    kernel->node->hung_ns = config->hung_ns;
+    kernel->node->leases = 0; /* until the link is up */
     kernel->node->hold_ifindex = kernel->hold_ifindex;
     if (memcmp(kernel->node->cookie, none, sizeof(none)) != 0)
         return;
@@ -353,6 +366,8 @@ struct prl_kernel *prl_kernel_open(const struct prl_kernel_config *config, char 
     memcpy(kernel->vrf_ifindex, config->vrf_ifindex, sizeof(kernel->vrf_ifindex));
     kernel->inject_ifindex = config->inject_ifindex;
     kernel->hold_ifindex = config->hold_ifindex;
+    kernel->link_ifindex = config->link_ifindex;
+    kernel->is_probed = config->hung_ns != 0;
     kernel->shadow_map = -1;
 
     int made = pin_dir_of(config->instance, kernel->pin_dir, error);
@@ -369,7 +384,7 @@ struct prl_kernel *prl_kernel_open(const struct prl_kernel_config *config, char 
         return NULL;
     }
     kernel->made_pin_dir = made;
-    set_node(kernel, config->stale_ns);
+    set_node(kernel, config);
     prl_kernel_inherit_bits(kernel);
     load_shadow(kernel, config->object_dir, config->instance);
     return kernel;
@@ -385,6 +400,11 @@ void prl_kernel_close(struct prl_kernel *kernel, int keep_silence)
         remove_pins(kernel->pin_dir);
     }
     release_memory(kernel);
+}
+
+uint64_t prl_kernel_open_at_ns(struct prl_kernel *kernel)
+{
+    return prl_open_at_ns(kernel->node);
 }
 
 struct prl_node *prl_kernel_node(struct prl_kernel *kernel)

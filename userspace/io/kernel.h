@@ -34,13 +34,15 @@ struct prl_kernel_config {
     uint32_t vrf_ifindex[PRL_LIFS_MAX]; /* the VRF device that the interface belongs to; 0: none */
     uint32_t inject_ifindex; /* TAP whose written frames are reinjected */
     uint32_t hold_ifindex;   /* TAP that held output goes to and is released from */
+    uint32_t link_ifindex; /* towards the other node, whose probes are answered there and on ifindex[0]; 0: none */
     uint64_t stale_ns;
+    uint64_t hold_ns, hung_ns; /* struct prl_node; hung_ns 0: no probes are answered */
 };
 
 /* What prl_kernel_guard() found. */
 enum prl_guard {
     PRL_GUARD_KEPT = 0,
-    PRL_GUARD_MISSING = 1,   /* a program was not there: it is now */
+    PRL_GUARD_MISSING = 1, /* a program was not there: it is now */
     PRL_GUARD_PASSED_BY = 2, /* it was not first in line: it is now */
 };
 
@@ -60,7 +62,9 @@ struct prl_kernel *prl_kernel_open(const struct prl_kernel_config *config, char 
 void prl_kernel_close(struct prl_kernel *kernel,
                       int keep_silence); /* keep_silence: leave pins and programs in place */
 
-struct prl_node *prl_kernel_node(struct prl_kernel *kernel);            /* shared memory */
+struct prl_node *prl_kernel_node(struct prl_kernel *kernel); /* shared memory */
+/* CLOCK_BOOTTIME, when the other node's lease ends: a dead datapath's flows may open. */
+uint64_t prl_kernel_open_at_ns(struct prl_kernel *kernel);
 /* Name of the shadow congestion control of this instance, or NULL when the kernel has no struct_ops. */
 const char *prl_kernel_shadow_cc(struct prl_kernel *kernel);
 /* Removes what a dead instance left: XDP on its logical interfaces, struct_ops, pins; and silence on all interfaces of this

@@ -202,6 +202,22 @@ static int attach_local(struct prl_kernel *kernel, char *error)
     return code ? prl_kernel_fail(error, code, "cannot judge this host's own calls (sk_lookup)") : 0;
 }
 
+/* The interfaces that the other node's probes come by (L3a). */
+static bool is_probed(const struct prl_kernel *kernel, uint32_t ifindex)
+{
+    return kernel->is_probed && ifindex &&
+           ((kernel->lifs && ifindex == kernel->ifindex[0]) || ifindex == kernel->link_ifindex);
+}
+
+/* Where it cannot be, the other node gets no answers, shows so in its status, and goes by heartbeats alone. */
+static void attach_answer(struct prl_kernel *kernel, uint32_t ifindex)
+{
+    char words[PRL_ERROR_BYTES];
+
+    if (is_probed(kernel, ifindex) && !has_tap_program(kernel, ifindex, BPF_TC_INGRESS, PRL_PROG_ANSWER))
+        attach_tap(kernel, ifindex, BPF_TC_INGRESS, PRL_PROG_ANSWER, words);
+}
+
 int prl_kernel_attach(struct prl_kernel *kernel, char *error)
 {
     int code = record_lifs(kernel, error);
@@ -217,6 +233,10 @@ int prl_kernel_attach(struct prl_kernel *kernel, char *error)
         code = attach_inject(kernel, error);
     if (!code && kernel->hold_ifindex)
         code = attach_hold(kernel, error);
+    if (!code) {
+        attach_answer(kernel, kernel->ifindex[0]);
+        attach_answer(kernel, kernel->link_ifindex);
+    }
     if (!code)
         code = prl_kernel_attach_xdp(kernel, error);
     /* What a former life left stays until prl_kernel_close(), which is told whether to. */
@@ -251,6 +271,8 @@ int prl_kernel_guard(struct prl_kernel *kernel, uint32_t ifindex, int whole, cha
 {
     if (ifindex == kernel->inject_ifindex || ifindex == kernel->hold_ifindex)
         return whole ? guard_tap(kernel, ifindex, words) : PRL_GUARD_KEPT;
+    if (whole)
+        attach_answer(kernel, ifindex);
     for (uint32_t i = 0; i < kernel->lifs; i++) {
         if (kernel->ifindex[i] == ifindex)
             return guard_lif(kernel, ifindex, whole, words);
@@ -266,12 +288,23 @@ void prl_kernel_unguard(struct prl_kernel *kernel, uint32_t ifindex)
 
 /* ---- the end ---- */
 
+static void take_answer_off(uint32_t ifindex)
+{
+    LIBBPF_OPTS(bpf_tc_hook, where, .ifindex = (int)ifindex, .attach_point = BPF_TC_INGRESS);
+    LIBBPF_OPTS(bpf_tc_opts, options, .handle = TC_HANDLE, .priority = TC_PRIORITY);
+
+    if (bpf_tc_query(&where, &options) == 0 && prl_kernel_is_ours(options.prog_id))
+        detach_one(ifindex, BPF_TC_INGRESS, TC_PRIORITY);
+}
+
 void prl_kernel_scrub_silence(void)
 {
     struct if_nameindex *interfaces = if_nameindex();
 
-    for (const struct if_nameindex *one = interfaces; one && one->if_index; one++)
+    for (const struct if_nameindex *one = interfaces; one && one->if_index; one++) {
         prl_hook_take_off(one->if_index);
+        take_answer_off(one->if_index);
+    }
     if (interfaces)
         if_freenameindex(interfaces);
 }

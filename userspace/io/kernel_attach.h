@@ -32,7 +32,7 @@ void prl_kernel_detach(struct prl_kernel *kernel);
 bool prl_kernel_is_guarded(const struct prl_lif *lif);
 /* Takes prl_classify off one logical interface of a dead instance, if it still is the one recorded. */
 void prl_kernel_scrub_lif(const struct prl_lif *lif);
-/* Takes silence off every interface of this network namespace. */
+/* Takes silence, and what answers probes, off every interface of this network namespace. */
 void prl_kernel_scrub_silence(void);
 #endif
 

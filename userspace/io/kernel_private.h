@@ -23,6 +23,7 @@ enum prl_program {
     PRL_PROG_GATE,
     PRL_PROG_SAMPLE,
     PRL_PROG_LOCAL,
+    PRL_PROG_ANSWER,
     PRL_PROG_COUNT,
 };
 
@@ -46,6 +47,7 @@ enum prl_object {
     PRL_OBJECT_SOCKET,
     PRL_OBJECT_CLASSIFY,
     PRL_OBJECT_SESSIONS,
+    PRL_OBJECT_ANSWER,
     PRL_OBJECT_COUNT,
 };
 
@@ -64,6 +66,8 @@ struct prl_kernel {
     uint32_t vrf_ifindex[PRL_LIFS_MAX];
     uint32_t inject_ifindex;
     uint32_t hold_ifindex;
+    uint32_t link_ifindex;
+    bool is_probed; /* prl_answer is wanted */
     char pin_dir[PRL_PATH_BYTES];
     bool made_pin_dir; /* nothing is inherited */
     struct bpf_object *object[PRL_OBJECT_COUNT];

@@ -227,8 +227,8 @@ static bool pass(struct prl_dp *dp, uint32_t ready)
     dp_switchover_pass(dp);
     flush(dp);
     dp->io->refill(dp->host);
-    if (ready & PRL_READY_LAN)
-        dp_owner_lan(dp);
+    if (ready & PRL_READY_UDP)
+        dp_owner_datagrams(dp);
     if (dp->now_ns >= dp_owner_next_ns(dp))
         dp_owner_tick(dp);
     if (dp->now_ns >= dp->tick_ns)

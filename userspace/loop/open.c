@@ -14,6 +14,7 @@
 #include "node/claim.h"
 #include "node/lan.h"
 #include "node/ownership.h"
+#include "node/probe.h"
 #include "node/setup.h"
 #include "path/compare.h"
 #include "path/reinject.h"
@@ -29,7 +30,8 @@ static int open_memory(struct prl_dp *dp, char *error)
     dp->awake = DP_LIST_END;
     if (dp_held_open(&dp->held) || prl_link_init(&dp->link, PRL_DP_LINK_TX_BYTES) || dp_table_open(dp) ||
         dp_lend_open(dp) || dp_reinject_open(dp) || dp_compares_open(dp) || dp_verify_open(dp) ||
-        dp_timers_open(dp) || dp_announce_open(dp) || dp_lan_open(dp) || dp_claim_open(dp) || dp_setups_open(dp)) {
+        dp_timers_open(dp) || dp_announce_open(dp) || dp_lan_open(dp) || dp_claim_open(dp) || dp_probe_open(dp) ||
+        dp_setups_open(dp)) {
         snprintf(error, PRL_ERROR_BYTES, "no memory for %u flows", dp->config.flows_max);
         return -ENOMEM;
     }
@@ -74,6 +76,7 @@ void dp_close(struct prl_dp *dp)
     dp_lend_close(dp);
     dp_loop_close(dp);
     dp_setups_close(dp);
+    dp_probe_close(dp);
     dp_claim_close(dp);
     dp_lan_close(dp);
     dp_announce_close(dp);

@@ -11,6 +11,7 @@
 #include "flow/dp.h"
 #include "flow/siphash.h"
 #include "node/lan.h"
+#include "node/probe.h"
 
 /* What the claims of a node are known by to the other one. */
 struct claim_key {
@@ -88,6 +89,13 @@ int dp_claim_set_keys(struct prl_dp *dp, const uint8_t agreed[32], const uint8_t
         OPENSSL_cleanse(key, sizeof(key));
     } else {
         dp_lan_set_key(dp, agreed);
+    }
+    if (dp->capabilities & PRL_CAP_KERNEL_ANSWERS && dp->config.owner.probe_ns) {
+        derive(agreed, secret, "prl probes", key);
+        dp_probe_set_key(dp, key);
+        OPENSSL_cleanse(key, sizeof(key));
+    } else {
+        dp_probe_set_key(dp, NULL);
     }
     OPENSSL_cleanse(secret, sizeof(secret));
     dp->claim->now = others;

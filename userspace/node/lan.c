@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "flow/dp.h"
+#include "node/probe.h"
 
 #define LAN_MAGIC 0x50524c48u /* "PRLH" */
 #define LAN_TAG_BYTES 16
@@ -97,19 +98,24 @@ void dp_lan_send(struct prl_dp *dp, enum dp_lan_type type)
     if (dp->config.owner.services)
         lan_tell(dp, &message);
     lan_tag(dp, &message, message.tag);
-    if (dp->io->lan_send(dp->host, &message, sizeof(message)) == sizeof(message))
+    if (dp->io->udp_send(dp->host, PRL_PROBE_LAN, &message, sizeof(message)) == sizeof(message))
         dp->counters.lan_tx++;
 }
 
 int dp_lan_next(struct prl_dp *dp, struct dp_lan_heard *heard)
 {
     struct dp_lan *lan = dp->lan;
+    uint8_t bytes[sizeof(struct prl_probe)] = {0}, tag[LAN_TAG_BYTES];
     struct lan_message message;
-    uint8_t tag[LAN_TAG_BYTES];
-    ssize_t got = dp->io->lan_receive(dp->host, &message, sizeof(message));
+    ssize_t got = dp->io->udp_receive(dp->host, PRL_PROBE_LAN, bytes, sizeof(bytes));
 
+    _Static_assert(sizeof(message) < sizeof(bytes), "a probe is the longest of what comes");
+    memset(heard, 0, sizeof(*heard));
     if (got < 0)
         return (int)got;
+    if (dp_probe_read(dp, PRL_PROBE_LAN, bytes, (size_t)got, &heard->answer))
+        return heard->answer.sent_ns != 0;
+    memcpy(&message, bytes, sizeof(message));
     if (got != sizeof(message) || !lan->key_known || ntohl(message.magic) != LAN_MAGIC ||
         message.node_index == dp->config.node_index || be64toh(message.epoch) != dp->epoch) {
         dp->counters.lan_refused++;

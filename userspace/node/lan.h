@@ -6,6 +6,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "core/ownership.h"
+
 struct prl_dp;
 
 enum dp_lan_type { DP_LAN_HEARTBEAT = 1, DP_LAN_RENOUNCE = 2 };
@@ -17,6 +19,7 @@ struct dp_lan_heard {
     uint8_t term;     /* of that, the low 8 bits */
     bool owns;
     bool renounces;
+    struct prl_answer answer; /* it is none, but an answer of the other node's kernel, when sent_ns is not 0 */
 };
 
 int dp_lan_open(struct prl_dp *dp); /* 0 or -ENOMEM */

@@ -15,6 +15,7 @@
 #include "node/claim.h"
 #include "node/lan.h"
 #include "node/move.h"
+#include "node/probe.h"
 #include "node/service.h"
 #include "path/primary.h"
 #include "path/shadow.h"
@@ -37,7 +38,7 @@ static void judge_rival(struct prl_dp *dp, const struct dp_lan_heard *heard)
         dp_claims_repeat(dp, heard->service);
 }
 
-void dp_owner_lan(struct prl_dp *dp)
+static void hear_lan(struct prl_dp *dp)
 {
     for (uint32_t i = 0; i < DP_BATCH; i++) {
         struct dp_lan_heard heard;
@@ -47,6 +48,10 @@ void dp_owner_lan(struct prl_dp *dp)
             return; /* nothing more, or an ICMP error: the other node's prld is not there */
         if (got == 0)
             continue;
+        if (heard.answer.sent_ns) {
+            dp_owner_do(dp, prl_owner_answer(&dp->owner, &heard.answer, dp->now_ns));
+            continue;
+        }
         if (heard.owns)
             judge_rival(dp, &heard);
         if (heard.renounces)
@@ -65,6 +70,19 @@ void dp_owner_keep_closed(struct prl_dp *dp)
 static void set_speak_by(struct prl_dp *dp)
 {
     __atomic_store_n(&dp->node->speak_by_ns, prl_owner_speak_by_ns(&dp->owner), __ATOMIC_RELEASE);
+}
+
+void dp_owner_datagrams(struct prl_dp *dp)
+{
+    struct prl_answer answer;
+    int got = 0;
+
+    hear_lan(dp);
+    for (uint32_t i = 0; i < DP_BATCH && got >= 0; i++) {
+        got = dp_probe_next(dp, &answer);
+        if (got > 0)
+            dp_owner_do(dp, prl_owner_answer(&dp->owner, &answer, dp->now_ns));
+    }
 }
 
 int dp_owner_open(struct prl_dp *dp, char *error)
@@ -250,12 +268,23 @@ static void arbitrate(struct prl_dp *dp)
     dp_event(dp, &event, NULL, 0);
 }
 
+static void ask_kernel(struct prl_dp *dp)
+{
+    for (uint32_t path = 0; path < PRL_OWNER_PATHS; path++)
+        if (dp->owner.probe_mask & 1u << path)
+            dp_probe_ask(dp, path);
+}
+
 void dp_owner_do(struct prl_dp *dp, uint32_t todo)
 {
     trace_decisions(dp, todo);
     set_speak_by(dp);
+    if (todo & ~(uint32_t)(PRL_OWNER_DO_PROBE | PRL_OWNER_DO_LEASE | PRL_OWNER_DO_ASK))
+        dp_probe_tell(dp);
     if (todo & PRL_OWNER_DO_ARBITRATE)
         arbitrate(dp);
+    if (todo & PRL_OWNER_DO_PROBE)
+        ask_kernel(dp);
     if (todo & (PRL_OWNER_DO_SILENCE | PRL_OWNER_DO_SPEAK))
         set_silence(dp);
     if (todo & PRL_OWNER_DO_LEASE) {
@@ -330,6 +359,7 @@ static void notice_bypass(struct prl_dp *dp)
 
 void dp_owner_woke(struct prl_dp *dp)
 {
+    dp_probe_asked(dp);
     dp_owner_do(dp, prl_owner_woke(&dp->owner, dp->now_ns));
 }
 
@@ -352,12 +382,17 @@ void dp_owner_tick(struct prl_dp *dp)
 {
     uint32_t todo;
 
+    if (prl_owner_may_take(&dp->owner,
+                           dp->now_ns)) /* this thread may have been stopped since it looked for them */
+        dp_owner_datagrams(dp);
+    dp_probe_asked(dp);
     dp_owner_watch_lan(dp);
     prl_owner_good(&dp->owner, prl_owner_may_take(&dp->owner, dp->now_ns) ? good_services(dp) : 0);
     todo = prl_owner_tick(&dp->owner, dp->now_ns);
     notice_bypass(dp);
     dp_owner_do(dp, todo);
     dp_owner_watch_lan(dp);
+    dp_probe_tell(dp);
     dp->node->open_at_ns = prl_owner_open_at_ns(&dp->owner);
     set_speak_by(dp);
     if (todo & PRL_OWNER_DO_LEASE)

@@ -18,7 +18,7 @@ void dp_owner_tick(struct prl_dp *dp);
 uint64_t dp_owner_next_ns(const struct prl_dp *dp);
 void dp_owner_woke(struct prl_dp *dp); /* before the heartbeat is renewed (L6) */
 void dp_owner_message(struct prl_dp *dp, const struct prl_msg *msg);
-void dp_owner_lan(struct prl_dp *dp); /* heartbeats have come */
+void dp_owner_datagrams(struct prl_dp *dp); /* heartbeats, or answers of the other node's kernel, have come */
 /* Looks at the frames that the programs have seen of the LAN. */
 void dp_owner_watch_lan(struct prl_dp *dp);
 /* A claim with our token fences in XDP; the state machine and the flows follow. One without it is answered. */

@@ -69,6 +69,7 @@ HAPPENED: Final[dict[str, Kind]] = {
     "no_struct_ops": Kind("this kernel cannot keep shadows"),
     "no_sock_ops": Kind("TCP does not tell prld of sessions: their ends are looked for"),
     "heartbeat_port": Kind("LAN heartbeats cannot be sent, or can again"),
+    "probe_port": Kind("the link cannot be probed, or can again"),
     "host_changed": Kind("interfaces or addresses are not as they must be"),
     "host_restored": Kind("they are again"),
     "put_back": Kind("somebody took away addresses or settings of prl's: put back"),

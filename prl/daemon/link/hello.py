@@ -71,6 +71,10 @@ class LeaseTiming(msgspec.Struct, frozen=True, kw_only=True):
     suspect_ms: Annotated[int, Meta(ge=1)]
     takeover_ms: Annotated[int, Meta(ge=1)]
     hold_ms: Annotated[int, Meta(ge=1)]
+    probe_ms: Annotated[int, Meta(ge=0)] = 0
+    dead_ms: Annotated[int, Meta(ge=0)] = 0
+    hung_ms: Annotated[int, Meta(ge=0)] = 0
+    """Earlier nodes do not say, and send no probes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +105,9 @@ def create(config: Config, services: tuple[ServiceState, ...], epoch: int | None
         index=config.index,
         versions=(wire.VERSION_MIN, wire.VERSION),
         epoch=secrets.randbits(64) or 1 if epoch is None else epoch,
-        capabilities=OWN_CAPABILITIES | (Capability.NACK_RETRY if config.nack == "retry" else 0),
+        capabilities=OWN_CAPABILITIES
+        | (Capability.NACK_RETRY if config.nack == "retry" else 0)
+        | (Capability.KERNEL_ANSWERS if config.timing.probe_ms else 0),
         claim_token=secrets.token_bytes(wire.TOKEN_BYTES),
         lan_key_half=secrets.token_bytes(wire.LAN_KEY_BYTES),
         services=services,
@@ -246,6 +252,14 @@ def _check_timing(one: str, its: LeaseTiming, other: str, others: LeaseTiming) -
             f"{other} sends a message each {others.lease_ms} ms (timing.lease_ms), not twice as "
             f"often; {remedy}"
         )
+    # An owner goes by its own limits when it judges whether the other may have replaced it (L3a).
+    if its.probe_ms and others.probe_ms:
+        for name in ("dead_ms", "hung_ms"):
+            if getattr(its, name) != getattr(others, name):
+                raise HelloError(
+                    f"timing.{name} is {getattr(its, name)} on {one}, and {getattr(others, name)} "
+                    f"on {other}: one could take over from a node that does not expect it; {remedy}"
+                )
 
 
 def _place(service: ServiceState) -> str:

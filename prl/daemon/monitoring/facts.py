@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from prl import __version__
 from prl.bindings import wire
-from prl.bindings.datapath import Datapath, FlowInfo
+from prl.bindings.datapath import Datapath, FlowInfo, UdpPath
 from prl.bindings.facts import Capability, Message, Owner, Status
 from prl.bindings.programs import Kernel, Strangers
 from prl.config import Config
@@ -78,6 +78,7 @@ def status(view: NodeView) -> dict[str, Any]:
             }
             for number, service in enumerate(view.config.service)
         ],
+        "other_node": _other_node(view, found),
         "lease": {
             "takeover_for_ms": _left_ms(found.takeover_until_ns, found.now_ns),
             "open_in_ms": _left_ms(found.open_at_ns, found.now_ns),
@@ -107,6 +108,43 @@ def _arbiter(view: NodeView, found: Status) -> dict[str, Any] | None:
         "reached": arbiter.reached,
         "reason": arbiter.why,
         "holder": arbiter.holder,
+    }
+
+
+def _other_node(view: NodeView, found: Status) -> dict[str, Any]:
+    """What the other node's kernel says of it (L3a)."""
+    timing = view.config.timing
+    newest_ns = max(found.answered_ns)
+    pass_ms = found.pass_ns / _NS_PER_MS
+    if not newest_ns:
+        state = "unknown"
+    elif found.now_ns - newest_ns >= timing.dead_ms * _NS_PER_MS:
+        state = "silent"
+    else:
+        state = "late" if pass_ms >= timing.suspect_ms else "alive"
+    return {
+        "state": state,
+        "answered_ms": {
+            path.name.lower(): (
+                round((found.now_ns - found.answered_ns[path]) / _NS_PER_MS, 3)
+                if found.answered_ns[path]
+                else None
+            )
+            for path in UdpPath
+        },
+        "pass_ms": round(pass_ms, 3) if newest_ns else None,
+        "services": [
+            {
+                "name": service.name,
+                "owned": bool(found.other_owned >> number & 1),
+                "fenced": bool(found.other_fenced >> number & 1),
+                "silent": bool(found.other_silent >> number & 1),
+                "term": found.other_term[number],
+            }
+            for number, service in enumerate(view.config.service)
+        ]
+        if newest_ns
+        else [],
     }
 
 

@@ -1,4 +1,4 @@
-"""The socket of the LAN heartbeats (SPEC L3): on the LAN's own interface, and on no other way.
+"""The sockets of LAN heartbeats (SPEC L3) and probes (L3a): each on its own interface alone.
 
 A heartbeat that came by another route would say that a node is on the LAN which is not. Somebody
 else may have the port; then there are no heartbeats, an alarm says who, and it is tried again.
@@ -8,9 +8,10 @@ import asyncio
 import errno
 import socket
 import time
+from ipaddress import IPv6Address
 from typing import Final
 
-from prl.bindings.datapath import Datapath, DatapathError
+from prl.bindings.datapath import Datapath, DatapathError, UdpPath
 from prl.config import Config
 from prl.daemon.events.log import EventLog
 from prl.daemon.host import ports
@@ -27,7 +28,10 @@ class Heartbeats:
     """Gives the datapath its socket; run() is a task that ends when it has one."""
 
     def __init__(self, config: Config, log: EventLog) -> None:
-        self._lan, self._log = config.lan, log
+        self._lan, self._link, self._log = config.lan, config.link, log
+        self._probes = config.timing.probe_ms > 0
+        self._unprobed = ""
+        """Why the link has no probes, in words."""
         self.missing = ""
         """Why there are no heartbeats, in words; empty: there are."""
 
@@ -74,6 +78,37 @@ class Heartbeats:
             return None
         return sock
 
+    def _open_link(self) -> socket.socket:
+        """Of the link's probes. Raises OSError."""
+        link = self._link
+        is_ipv6 = isinstance(link.local, IPv6Address)
+        family = socket.AF_INET6 if is_ipv6 else socket.AF_INET
+        scope = (0, socket.if_nametoindex(link.interface)) if is_ipv6 else ()
+        sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, link.interface.encode())
+            sock.bind((str(link.local), link.port, *scope))
+            sock.connect((str(link.remote), link.port, *scope))
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    async def _probe_link(self, datapath: Datapath) -> None:
+        """Give the datapath the link's; without it, the other node is judged without probes."""
+        while True:
+            try:
+                datapath.udp(UdpPath.LINK, self._open_link().detach())
+            except (OSError, DatapathError) as error:
+                if (words := f"no probes on the link: {error}") != self._unprobed:
+                    self._unprobed = words
+                    self._log.warning("probe_port", words)
+            else:
+                if self._unprobed:
+                    self._log.info("probe_port", "the link is probed now")
+                return
+            await asyncio.sleep(RETRY_S)
+
     def _complain(self, why: str) -> None:
         words = f"no LAN heartbeats: {why}"
         if words != self.missing:
@@ -81,12 +116,16 @@ class Heartbeats:
             self._log.error("heartbeat_port", words)
 
     async def run(self, datapath: Datapath) -> None:
-        """Try until the datapath has one."""
+        """Try until the datapath has one for each way."""
+        link = [self._probe_link(datapath)] if self._probes else []
+        await asyncio.gather(self._beat(datapath), *link)
+
+    async def _beat(self, datapath: Datapath) -> None:
         while self.missing:
             await asyncio.sleep(RETRY_S)
             try:
                 if (sock := self.open()) is not None:
-                    datapath.lan(sock.detach())
+                    datapath.udp(UdpPath.LAN, sock.detach())
                     self.missing = ""
                     self._log.info("heartbeat_port", "LAN heartbeats are sent now")
             except (KernelError, DatapathError) as error:
