@@ -58,6 +58,11 @@ class Control:
             lib.PRL_EVENT_RENOUNCED: lambda _: self.world.count("renounced over the LAN"),
         }
         self.arbiter = Asker(self) if self.world.arbitrated else None
+        services = range(len(self.world.first_owner))
+        self._inherited = {s for s in services if node.address(s) == OWNER}
+        """What a former life's programs heed claims for until it is known whose it is."""
+        self._taken: set[int] = set()
+        """Of these, what the other node has claimed since."""
         self._ready: dict[tuple[int, int], int] = {}
         """Sockets that wait for their moment, by handle and generation."""
         self._events: deque[tuple[Any, bytes]] = deque()
@@ -293,6 +298,11 @@ class Control:
             self.arbiter.won()
             self._take_what_is_free()
 
+    def hear_claim(self, service: int) -> None:
+        """Of the other node."""
+        if service in self._inherited:
+            self._taken.add(service)
+
     def _take_what_is_free(self) -> None:
         mine = [n for n, first in enumerate(self.world.first_owner) if first == self.node.index]
         self._probe_round(Answers(mine))
@@ -322,7 +332,7 @@ class Control:
         return [
             service
             for service, first in enumerate(self.world.first_owner)
-            if first == node.index and self._state(service) == NONE
+            if first == node.index and self._state(service) == NONE and service not in self._taken
         ]
 
     def _take(self, services: set[int]) -> None:

@@ -302,6 +302,8 @@ class Node:
     def hear_claim(self, service: int, trailer: bytes) -> None:
         """The other node has taken ``service`` over (L7)."""
         judged = self.lib.sim_hear_claim(self.host, service, trailer)
+        if any(trailer) and self.control is not None:
+            self.control.hear_claim(service)
         if judged == self.lib.SIM_CLAIM_GOOD:
             self.world.count("claim obeyed")
             self.world.note(f"  (by node {self.index})")
