@@ -44,8 +44,31 @@ struct sock_common {
     atomic64_t skc_cookie;
 };
 
+struct file_ref {
+    atomic64_t refcnt;
+};
+
+struct inode {
+    unsigned long i_ino;
+};
+
+struct file {
+    struct inode *f_inode;
+    atomic64_t f_count; /* atomic_long_t */
+};
+
+/* From Linux 6.13 on. CO-RE leaves out what stands behind the three underscores. */
+struct file___counted {
+    struct file_ref f_ref;
+};
+
+struct socket {
+    struct file *file;
+};
+
 struct sock {
     struct sock_common __sk_common;
+    struct socket *sk_socket;
     atomic_t sk_drops;
     struct {
         atomic_t rmem_alloc;

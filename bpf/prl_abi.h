@@ -428,6 +428,16 @@ struct prl_heard {
     __u32 is_new; /* 1: the end of a handshake */
 };
 
+/* Question to the references program, in place of a frame (BPF_PROG_TEST_RUN), and its answer. */
+struct prl_references {
+    __u8 header[16]; /* where a frame has its Ethernet header: zero */
+    struct prl_flow_key key;
+    __u32 pad;
+    __u64 inode; /* of the TCP socket with these ends; 0: there is none */
+    __u64
+        count; /* references to its file: one for each descriptor, of any process, and each on its way in a message */
+};
+
 /* Request to the sample program (BPF_PROG_TEST_RUN): slots whose socket view is wanted. */
 #define PRL_SAMPLE_MAX 64
 struct prl_sample {
@@ -508,6 +518,7 @@ PRL_ASSERT_SIZE(struct prl_claim_token, 24);
 PRL_ASSERT_SIZE(struct prl_heard, 48);
 PRL_ASSERT_SIZE(struct prl_news, 24);
 PRL_ASSERT_SIZE(struct prl_stranger, 40);
+PRL_ASSERT_SIZE(struct prl_references, 80);
 #endif
 
 #endif /* PRL_ABI_H */

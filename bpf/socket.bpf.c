@@ -6,6 +6,7 @@
 #include <linux/bpf.h>
 #include <linux/in.h>
 #include <linux/pkt_cls.h>
+#include <bpf/bpf_core_read.h>
 #include "parse.h"
 #include "sock_view.h"
 
@@ -62,28 +63,33 @@ int prl_gate(struct __sk_buff *skb)
     return GATE_REFUSE;
 }
 
-/* Looks the socket of one flow up in the caller's network namespace and stores what it finds. */
-static __always_inline void sample_one(struct __sk_buff *skb, struct prl_flow *flow)
+/* The TCP socket with these ends in the caller's network namespace, be it the listener; NULL, or to be released. */
+static __always_inline struct bpf_sock *socket_of(struct __sk_buff *skb, const struct prl_flow_key *key)
 {
     struct bpf_sock_tuple tuple;
-    struct bpf_sock *sk;
     __u32 words[4];
 
     __builtin_memset(&tuple, 0, sizeof(tuple));
-    __builtin_memcpy(words, flow->key.local, sizeof(words));
+    __builtin_memcpy(words, key->local, sizeof(words));
     if (!words[0] && !words[1] && words[2] == __builtin_bswap32(0xffff)) { /* both are IPv4-mapped */
         tuple.ipv4.daddr = words[3];
-        __builtin_memcpy(&tuple.ipv4.saddr, flow->key.remote + 12, 4);
-        tuple.ipv4.dport = flow->key.local_port;
-        tuple.ipv4.sport = flow->key.remote_port;
-        sk = bpf_skc_lookup_tcp(skb, &tuple, sizeof(tuple.ipv4), BPF_F_CURRENT_NETNS, 0);
-    } else {
-        __builtin_memcpy(tuple.ipv6.daddr, flow->key.local, 16);
-        __builtin_memcpy(tuple.ipv6.saddr, flow->key.remote, 16);
-        tuple.ipv6.dport = flow->key.local_port;
-        tuple.ipv6.sport = flow->key.remote_port;
-        sk = bpf_skc_lookup_tcp(skb, &tuple, sizeof(tuple.ipv6), BPF_F_CURRENT_NETNS, 0);
+        __builtin_memcpy(&tuple.ipv4.saddr, key->remote + 12, 4);
+        tuple.ipv4.dport = key->local_port;
+        tuple.ipv4.sport = key->remote_port;
+        return bpf_skc_lookup_tcp(skb, &tuple, sizeof(tuple.ipv4), BPF_F_CURRENT_NETNS, 0);
     }
+    __builtin_memcpy(tuple.ipv6.daddr, key->local, 16);
+    __builtin_memcpy(tuple.ipv6.saddr, key->remote, 16);
+    tuple.ipv6.dport = key->local_port;
+    tuple.ipv6.sport = key->remote_port;
+    return bpf_skc_lookup_tcp(skb, &tuple, sizeof(tuple.ipv6), BPF_F_CURRENT_NETNS, 0);
+}
+
+/* Looks the socket of one flow up and stores what it finds. */
+static __always_inline void sample_one(struct __sk_buff *skb, struct prl_flow *flow)
+{
+    struct bpf_sock *sk = socket_of(skb, &flow->key);
+
     if (!sk) {
         PRL_WRITE(flow->sock.state, 0);
         PRL_WRITE(flow->sock.stamp_ns, bpf_ktime_get_boot_ns());
@@ -131,6 +137,47 @@ int prl_sample_run(struct __sk_buff *skb)
     struct sampling all = {.skb = skb, .sample = sample};
     __u32 count = sample->count;
     bpf_loop(count < PRL_SAMPLE_MAX ? count : PRL_SAMPLE_MAX, sample_next, &all, 0);
+    return TC_ACT_OK;
+}
+
+static __always_inline __u64 references_to(struct file *file)
+{
+    struct file___counted *counted = (void *)file;
+
+    if (bpf_core_field_exists(counted->f_ref))
+        return (__u64)counted->f_ref.refcnt.counter + 1; /* include/linux/file_ref.h: zero is one reference */
+    return (__u64)file->f_count.counter;
+}
+
+/* Run by prl_kernel_references() through BPF_PROG_TEST_RUN; the frame it is given is the question, and takes the answer. */
+SEC("tc")
+int prl_references_run(struct __sk_buff *skb)
+{
+    struct prl_references *asked = (void *)(long)skb->data;
+    struct prl_flow_key key;
+    __u64 inode = 0, count = 0;
+
+    if ((void *)(asked + 1) > (void *)(long)skb->data_end)
+        return TC_ACT_SHOT;
+    __builtin_memcpy(&key, &asked->key, sizeof(key));
+    struct bpf_sock *sk = socket_of(skb, &key);
+    struct sock *tcp =
+        sk ? (struct sock *)bpf_skc_to_tcp_sock(sk) : NULL; /* NULL for TIME_WAIT and for a request */
+    if (tcp && tcp->__sk_common.skc_state != BPF_TCP_LISTEN) {
+        struct socket *socket = tcp->sk_socket;
+        struct file *file = socket ? socket->file : NULL;
+        if (file) {
+            inode = file->f_inode->i_ino;
+            count = references_to(file);
+        }
+    }
+    if (sk)
+        bpf_sk_release(sk);
+    asked = (void *)(long)skb->data;
+    if ((void *)(asked + 1) > (void *)(long)skb->data_end)
+        return TC_ACT_SHOT;
+    asked->inode = inode;
+    asked->count = count;
     return TC_ACT_OK;
 }
 

@@ -333,7 +333,8 @@ class Datapath:
             ffi.buffer(wanted.witness[position])[:] = mapped(witness)
         wanted.lan_fd, wanted.inject_fd, wanted.hold_fd = lan_fd, inject_fd, hold_fd
         error = ffi.new("char[]", lib.PRL_ERROR_BYTES)
-        self._dp: Any = lib.prl_dp_open(wanted, kernel.pointer, error)
+        self._kernel: Any = kernel.pointer
+        self._dp: Any = lib.prl_dp_open(wanted, self._kernel, error)
         if self._dp == ffi.NULL:
             raise KernelError(text_of(error))
         self._body: Any = ffi.new("uint8_t[]", MESSAGE_MAX_BYTES)
@@ -611,6 +612,17 @@ class Datapath:
         """
         fd = lib.prl_dp_flow_socket(self._dp, handle)
         return socket.socket(fileno=_check(fd, f"flow {handle:#x}: its socket is not here"))
+
+    def references(self, ends: Tuple, sock: socket.socket) -> int:
+        """How many references there are to the TCP socket with these ends, which is to be ``sock``.
+
+        One for each descriptor, of whatever process, those of prld included; for each that is on
+        its way in a message; for each that an io_uring keeps. Raises DatapathError: not found.
+        """
+        key = ffi.new("struct prl_flow_key *")
+        _fill_key(key, ends, self._lifs)
+        count = lib.prl_kernel_references(self._kernel, key, sock.fileno())
+        return _check(count, f"{ends}: its socket was not found")
 
     def flow_has_hole(self, handle: int) -> bool:
         """Whether the flow's socket has segments behind one that is missing, as far as is known."""

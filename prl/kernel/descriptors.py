@@ -2,18 +2,22 @@
 
 By pid and descriptor it is /proc/P/fd/F; by the connection's ends, sock_diag(7) tells the inode,
 and /proc/*/fd who has that. A descriptor that is on its way in a message (SCM_RIGHTS), or only an
-io_uring's, is in no such folder, and not found.
+io_uring's, is in no such folder, and not found; that there is one tells the number of references to
+the socket (references_by(), docs/unchanged-programs.md).
 """
 
 import contextlib
 import ctypes
 import errno
 import os
+import platform
 import socket
 import time
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cmp_to_key
 from ipaddress import ip_address
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -23,6 +27,9 @@ from prl.kernel import procfs
 from prl.kernel.sock_diag import LISTEN, SockDiag, TcpSocket, identity
 
 _SYS_PIDFD_GETFD: Final = 438  # the same number on every architecture
+_SYS_KCMP: Final = {"x86_64": 312, "aarch64": 272}[platform.machine()]
+_KCMP_FILE, _KCMP_FILES = 0, 2  # linux/kcmp.h
+_KCMP_ORDERS: Final = {0: 0, 1: -1, 2: 1}  # kcmp(2); it says 3 where it keeps no order
 _IPPROTO_MPTCP: Final = 262
 _SO_GET_FILTER: Final = 26  # asm-generic/socket.h
 _SO_NETNS_COOKIE: Final = 71
@@ -94,6 +101,46 @@ def holders_of_each(
                     if not missing:
                         break
     return found
+
+
+def has(holder: Holder, fd: int) -> bool:
+    """Whether its descriptor is of the same socket as our ``fd``; not where nothing can tell."""
+    return _kcmp(os.getpid(), holder.pid, _KCMP_FILE, fd, holder.fd) == 0
+
+
+def references_by(holders: Iterable[Holder], fd: int) -> int | None:
+    """How many references to the socket of our ``fd`` these are; None: one is not of it any more.
+
+    They are to stand still. What is in a table that processes share (clone(2), CLONE_FILES) is one
+    reference. None as well where nothing can tell: a kernel without kcmp(2).
+    """
+    having: dict[int, list[int]] = {}
+    for holder in holders:
+        if not has(holder, fd):
+            return None
+        having.setdefault(holder.fd, []).append(holder.pid)
+    try:
+        return sum(map(_tables, having.values()))
+    except OSError:
+        return None
+
+
+def _tables(pids: list[int]) -> int:
+    """How many tables of descriptors these processes have. Raises OSError."""
+    by_table = sorted(pids, key=cmp_to_key(_order_of_tables))
+    return 1 + sum(_order_of_tables(*pair) != 0 for pair in pairwise(by_table))
+
+
+def _order_of_tables(pid: int, other: int) -> int:
+    """0: it is the same one; else which comes first, always alike. Raises OSError."""
+    order = _kcmp(pid, other, _KCMP_FILES, 0, 0)
+    if order not in _KCMP_ORDERS:
+        raise OSError(ctypes.get_errno(), "kcmp")
+    return _KCMP_ORDERS[order]
+
+
+def _kcmp(pid: int, other: int, kind: int, one: int, two: int) -> int:
+    return int(_libc.syscall(_SYS_KCMP, pid, other, kind, one, two))
 
 
 def family(pids: Iterable[int]) -> list[int]:

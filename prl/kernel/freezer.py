@@ -2,12 +2,13 @@
 
 A program must not find its socket in repair mode, where recv() and send() fail: neither one that
 was not changed, nor one whose session is protected again by itself while it works, nor another one
-that has the socket too (SocketHolders). What another then sent would come back to it as input: in
-repair mode send() fills the queue that is chosen (tcp_sendmsg, net/ipv4/tcp.c). Their threads are
-stopped by ptrace(2) (SEIZE, INTERRUPT), which neither it nor its parent can see: no signal is sent,
-nobody's wait() returns. A system call that the stop cut short begins again: the kernel sees to
-most; what would return EINTR (epoll_wait, recv with a time-out) is set back here, unless a signal
-is pending, or doing it again would do something else (close, connect).
+that has the socket too (SocketHolders, and docs/unchanged-programs.md on who is not found). What
+another then sent would come back to it as input: in repair mode send() fills the queue that is
+chosen (tcp_sendmsg, net/ipv4/tcp.c). Their threads are stopped by ptrace(2) (SEIZE, INTERRUPT),
+which neither it nor its parent can see: no signal is sent, nobody's wait() returns. A system call
+that the stop cut short begins again: the kernel sees to most; what would return EINTR (epoll_wait,
+recv with a time-out) is set back here, unless a signal is pending, or doing it again would do
+something else (close, connect).
 
 The tracer is a thread of its own: when it ends, for whatever reason, the death of prld included,
 the kernel lets go of everything that it traced (exit_ptrace, kernel/ptrace.c).

@@ -6,9 +6,10 @@ descriptors. So there is one look at a time, and who asks meanwhile is answered 
 
 import asyncio
 import os
+import socket
 import time
 from array import array
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterable
 from typing import Final, NamedTuple
 
@@ -67,69 +68,103 @@ class Scan:
                 )
 
 
-LOOK_SHARE: Final = 10
-"""What a look through /proc has found is used for so many times as long as the look took: so
-looking is never more than this part of what protecting many sessions takes."""
+KEPT_S: Final = 1.0
+"""What a look through /proc has found is forgotten once nobody has asked for so long."""
 
 
-_PID_BITS: Final = 22
-"""PID_MAX_LIMIT of the kernel is 1 << 22 (include/linux/threads.h)."""
+_PID_BITS, _FD_BITS = 22, 32
+"""PID_MAX_LIMIT of the kernel is 1 << 22 (include/linux/threads.h); descriptors are ints."""
 
 
 class Held:
-    """Which processes have which sockets: eight bytes for each descriptor.
+    """Which processes have which sockets by which descriptors: twelve bytes for each.
 
-    There may be very many, and a look is thrown away soon: a dictionary of lists would take fifty
+    There may be very many, and a look is thrown away soon: a dictionary of lists would take thirty
     times as much, in pieces among which the sessions' own objects lie.
     """
 
-    def __init__(self, found: Iterable[tuple[int, int]]) -> None:
-        """``found``: pairs of an inode and a process that has it."""
-        self._keys = array("Q", sorted(inode << _PID_BITS | pid for inode, pid in found))
+    def __init__(self, found: Iterable[tuple[int, int, int]]) -> None:
+        """``found``: an inode, a process that has it, and its descriptor of it."""
+        self._inodes, self._holders = array("I"), array("Q")
+        bits = _PID_BITS + _FD_BITS
+        for key in sorted(inode << bits | pid << _FD_BITS | fd for inode, pid, fd in found):
+            self._inodes.append(key >> bits)
+            self._holders.append(key & ((1 << bits) - 1))
 
-    def by(self, inode: int) -> list[int]:
-        """The processes that have the socket, each once."""
-        first = bisect_left(self._keys, inode << _PID_BITS)
-        behind = bisect_left(self._keys, (inode + 1) << _PID_BITS)
-        mask = (1 << _PID_BITS) - 1
-        return list(dict.fromkeys(key & mask for key in self._keys[first:behind]))
+    def by(self, inode: int) -> list[Holder]:
+        """Every descriptor of the socket, by process."""
+        first = bisect_left(self._inodes, inode)
+        behind = bisect_right(self._inodes, inode, first)
+        mask = (1 << _FD_BITS) - 1
+        return [Holder(key >> _FD_BITS, key & mask) for key in self._holders[first:behind]]
 
 
 class SocketHolders:
-    """Who has which socket now; what is asked at about the same time shares a look."""
+    """Who has which socket; what is asked at about the same time shares a look.
+
+    That nobody else has come by a socket since a look, no look can tell: whoever must know counts
+    the references to it, once those that were found stand still (docs/unchanged-programs.md).
+    """
 
     def __init__(self) -> None:
         self._held = Held(())
-        self._began_s = self._good_until_s = 0.0
+        self._began_s = self._asked_s = 0.0
+        self._forgets: asyncio.TimerHandle | None = None
         self._lock = asyncio.Lock()
 
-    async def of(self, inode: int) -> list[int]:
-        """The processes that have the socket, prld left out. Raises OSError: there is no /proc."""
+    async def of(self, sock: socket.socket) -> list[Holder]:
+        """Each descriptor of the socket but prld's, all of them good now; others may be missing.
+
+        Raises OSError: there is no /proc.
+        """
+        if found := self._known(sock):
+            return found
+        async with self._lock:
+            if found := self._known(sock):  # by the look that was under way
+                return found
+            await self._look()
+            return self._held.by(_inode(sock))
+
+    async def look(self, sock: socket.socket) -> list[Holder]:
+        """The same, by a look that begins from now on."""
         asked_s = time.monotonic()
         async with self._lock:
-            is_known = asked_s <= self._good_until_s and self._held.by(inode)
-            if not is_known and self._began_s < asked_s:
+            if self._began_s < asked_s:
                 await self._look()
-            return self._held.by(inode)
+            return self._held.by(_inode(sock))
+
+    def _known(self, sock: socket.socket) -> list[Holder]:
+        self._asked_s = time.monotonic()
+        found = self._held.by(_inode(sock))
+        return found if all(descriptors.has(one, sock.fileno()) for one in found) else []
 
     async def _look(self) -> None:
         self._began_s = time.monotonic()
         self._held = await asyncio.to_thread(sockets_of_processes)
-        lasts_s = LOOK_SHARE * (time.monotonic() - self._began_s)
-        self._good_until_s = time.monotonic() + lasts_s
-        asyncio.get_running_loop().call_later(lasts_s, self._forget)
+        self._asked_s = time.monotonic()
+        if self._forgets is None:
+            self._forgets = asyncio.get_running_loop().call_later(KEPT_S, self._forget)
 
     def _forget(self) -> None:
-        if time.monotonic() >= self._good_until_s:
-            self._held = Held(())
+        """Unless somebody has asked since; then later."""
+        left_s = self._asked_s + KEPT_S - time.monotonic()
+        self._forgets = None
+        if left_s > 0:
+            self._forgets = asyncio.get_running_loop().call_later(left_s, self._forget)
+        else:
+            self._held, self._began_s = Held(()), 0.0
+
+
+def _inode(sock: socket.socket) -> int:
+    return os.fstat(sock.fileno()).st_ino
 
 
 def sockets_of_processes() -> Held:
     """Which processes have each socket of the host, this process left out."""
     own = os.getpid()
     return Held(
-        (inode, pid)
+        (inode, pid, fd)
         for pid in procfs.processes()
         if pid != own
-        for inode, _ in procfs.sockets_of(pid)
+        for inode, fd in procfs.sockets_of(pid)
     )

@@ -66,6 +66,15 @@ assert ctypes.CDLL(None).ptrace(0, 0, 0, 0) == 0  # PTRACE_TRACEME
 print("traced", flush=True)
 time.sleep(600)
 """
+RECEIVES = """
+import ctypes, socket, sys, time
+sock = socket.socket(fileno=int(sys.argv[1]))
+assert ctypes.CDLL(None).ptrace(0, 0, 0, 0) == 0  # PTRACE_TRACEME
+sock.send(b"t")
+received = socket.recv_fds(sock, 1, 1)
+sock.send(b"r")
+time.sleep(600)
+"""
 OPTIONS: tuple[tuple[Option, int], ...] = (
     (Tcp.NODELAY, 1),
     (So.KEEPALIVE, 1),
@@ -534,6 +543,26 @@ def test_another_holder_of_the_socket_that_cannot_be_stopped_is_named(pair: Pair
         peer.sendall(b"goes on")
         assert receive(app, 7) == b"goes on"
         other.kill()
+    assert refused.value.session is not None
+    refused.value.session.wait_state("active", timeout=support.PATIENCE_S)
+    pair.next_shadow()
+
+
+def test_another_who_comes_by_the_socket_after_a_look_is_found(pair: Pair) -> None:
+    """What a look has found is used for the sessions that come next; it is not believed blindly."""
+    first, (peer, app) = pair.connect(4), pair.connect(4)
+    ours, theirs = socket.socketpair()
+    command = [sys.executable, "-c", RECEIVES, str(theirs.fileno())]
+    with ours, theirs, subprocess.Popen(command, pass_fds=[theirs.fileno()]) as other:
+        try:
+            assert ours.recv(1) == b"t"  # it is traced
+            pair.protect(*first)  # a look finds both sockets
+            socket.send_fds(ours, [b"x"], [app.fileno()])
+            assert ours.recv(1) == b"r"
+            with pytest.raises(NotProtectedError, match=rf"process {other.pid} \(py") as refused:
+                pair.protect(peer, app, patient=False)
+        finally:
+            other.kill()
     assert refused.value.session is not None
     refused.value.session.wait_state("active", timeout=support.PATIENCE_S)
     pair.next_shadow()

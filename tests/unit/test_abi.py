@@ -40,6 +40,7 @@ STRUCTS = (
     "prl_sample",
     "prl_news",
     "prl_stranger",
+    "prl_references",
 )
 Layout = tuple[int, dict[str, int]]
 

@@ -8,11 +8,14 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from prl.kernel import scan
+from prl.kernel.descriptors import Holder, references_by
 from prl.kernel.scan import Held, SocketHolders
 
 WAITS = "import sys; print(flush=True); sys.stdin.read()"
@@ -41,76 +44,151 @@ def _other(sock: socket.socket) -> Iterator["subprocess.Popen[bytes]"]:
         process.kill()
 
 
-def inode(sock: socket.socket) -> int:
-    return os.fstat(sock.fileno()).st_ino
-
-
 def test_whoever_has_it_is_found_and_we_are_not(
     sock: socket.socket, other: "subprocess.Popen[bytes]"
 ) -> None:
     async def story() -> None:
-        found = SocketHolders()
-        assert await found.of(inode(sock)) == [other.pid]
+        found = await SocketHolders().of(sock)
+        assert [one.pid for one in found] == [other.pid] * 2
+        assert sock.fileno() in [one.fd for one in found]
+        assert references_by(found, sock.fileno()) == len(found)
         other.kill()
         other.wait()
-        assert await SocketHolders().of(inode(sock)) == []
+        assert references_by(found, sock.fileno()) is None
+        assert await SocketHolders().of(sock) == []
 
     asyncio.run(story())
+
+
+def test_a_table_of_descriptors_that_is_shared_counts_once(
+    sock: socket.socket, other: "subprocess.Popen[bytes]"
+) -> None:
+    """As threads do, and processes may: each has a folder in /proc with the same descriptors."""
+    end = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        ident = pool.submit(threading.get_native_id).result()
+        pool.submit(end.wait)
+        fd = sock.fileno()
+        ours, threads, theirs = (Holder(pid, fd) for pid in (os.getpid(), ident, other.pid))
+        assert references_by([ours, threads], fd) == 1
+        assert references_by([ours, threads, theirs], fd) == references_by([theirs, ours], fd) == 2
+        end.set()
+
+
+def test_a_descriptor_of_another_socket_is_not_one_of_it(sock: socket.socket) -> None:
+    with socket.socket() as another:
+        ours = Holder(os.getpid(), sock.fileno())
+        assert references_by([ours], sock.fileno()) == 1
+        assert references_by([ours, Holder(os.getpid(), another.fileno())], sock.fileno()) is None
+    assert references_by([], sock.fileno()) == 0
 
 
 def test_what_a_look_has_found_is_kept_by_socket() -> None:
     highest = (1 << 22) - 1
-    pairs = [(7, 30), (9, highest), (8, 1), (7, 20), (7, 30), (2**32 - 1, 5)]
-    held = Held(pairs)
-    assert [held.by(number) for number in (6, 7, 8, 9, 10)] == [[], [20, 30], [1], [highest], []]
-    assert held.by(2**32 - 1) == [5]
+    found = [
+        (7, 30, 4),
+        (9, highest, 2**31 - 1),
+        (8, 1, 0),
+        (7, 20, 9),
+        (7, 30, 3),
+        (2**32 - 1, 5, 6),
+    ]
+    held = Held(found)
+    assert [held.by(number) for number in (6, 8, 10)] == [[], [Holder(1, 0)], []]
+    assert held.by(7) == [Holder(20, 9), Holder(30, 3), Holder(30, 4)]
+    assert held.by(9) == [Holder(highest, 2**31 - 1)]
+    assert held.by(2**32 - 1) == [Holder(5, 6)]
     assert Held(()).by(7) == []
 
 
 class Looks:
-    """In place of /proc: says what it is told, and counts."""
+    """In place of /proc: says that this process has some sockets, and counts."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.found: dict[int, list[int]] = {1: [10]}
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *known: socket.socket) -> None:
+        self.known = list(known)
         self.count = 0
         monkeypatch.setattr(scan, "sockets_of_processes", self._look)
 
+    def holders(self, sock: socket.socket) -> list[Holder]:
+        return [Holder(os.getpid(), sock.fileno())] if sock in self.known else []
+
     def _look(self) -> Held:
         self.count += 1
-        return Held((inode, pid) for inode, pids in self.found.items() for pid in pids)
+        return Held(
+            (os.fstat(one.fileno()).st_ino, os.getpid(), one.fileno()) for one in self.known
+        )
 
 
-def test_who_asks_at_the_same_time_shares_a_look(monkeypatch: pytest.MonkeyPatch) -> None:
-    looks = Looks(monkeypatch)
-
-    async def story() -> list[list[int]]:
-        found = SocketHolders()
-        return await asyncio.gather(*(found.of(number) for number in (1, 1, 2, 1)))
-
-    assert asyncio.run(story()) == [[10], [10], [], [10]]
-    assert looks.count <= 2  # that of the first, and one for whoever asked while it was made
+@pytest.fixture(name="another")
+def _another() -> Iterator[socket.socket]:
+    with socket.socket() as sock:
+        yield sock
 
 
-def test_what_was_not_found_is_looked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    looks = Looks(monkeypatch)
+def test_who_asks_at_the_same_time_shares_a_look(
+    monkeypatch: pytest.MonkeyPatch, sock: socket.socket, another: socket.socket
+) -> None:
+    looks = Looks(monkeypatch, sock)
 
     async def story() -> None:
         found = SocketHolders()
-        assert await found.of(2) == []
-        looks.found[2] = [20]
-        assert await found.of(2) == [20]
+        asked = (sock, sock, another, sock)
+        has = await asyncio.gather(*map(found.of, asked))
+        assert has == [looks.holders(one) for one in asked]
+        assert looks.count == 2  # that of all who asked at first, and one for who was not found
+        has = await asyncio.gather(*map(found.look, asked))
+        assert has == [looks.holders(one) for one in asked]
+        assert looks.count <= 4
 
     asyncio.run(story())
 
 
-def test_a_look_is_not_used_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_not_found_is_looked_for_again(
+    monkeypatch: pytest.MonkeyPatch, sock: socket.socket
+) -> None:
     looks = Looks(monkeypatch)
-    monkeypatch.setattr(scan, "LOOK_SHARE", 0)
 
     async def story() -> None:
         found = SocketHolders()
-        assert await found.of(1) == [10]
-        looks.found[1] = [10, 11]
-        assert await found.of(1) == [10, 11]
+        assert await found.of(sock) == []
+        looks.known.append(sock)
+        assert await found.of(sock) == looks.holders(sock) != []
+
+    asyncio.run(story())
+
+
+def test_whoever_has_closed_it_since_is_not_believed_to_have_it(
+    monkeypatch: pytest.MonkeyPatch, sock: socket.socket
+) -> None:
+    looks = Looks(monkeypatch, sock)
+    again = sock.dup()
+
+    async def story() -> None:
+        found = SocketHolders()
+        assert await found.of(again) == looks.holders(sock)
+        looks.known.clear()
+        assert await found.of(again) != []  # kept: it is so still
+        sock.close()
+        assert await found.of(again) == []
+
+    with again:
+        asyncio.run(story())
+
+
+def test_what_nobody_asks_for_is_forgotten(
+    monkeypatch: pytest.MonkeyPatch, sock: socket.socket
+) -> None:
+    looks = Looks(monkeypatch, sock)
+    monkeypatch.setattr(scan, "KEPT_S", 0.0)
+
+    async def story() -> None:
+        found = SocketHolders()
+        assert await found.of(sock) == looks.holders(sock)
+        looks.known.clear()
+        loop = asyncio.get_running_loop()
+        later = loop.create_future()
+        loop.call_later(0.001, later.set_result, None)  # behind what was to be done before
+        await later
+        assert await found.of(sock) == []
 
     asyncio.run(story())

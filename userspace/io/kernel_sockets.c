@@ -3,9 +3,11 @@
 
 #include <bpf/bpf.h>
 #include <errno.h>
+#include <limits.h>
 #include <netinet/in.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 
 #include "io/kernel_private.h"
 #include "io/kernel_tables.h"
@@ -85,6 +87,34 @@ static int sample_from(const struct prl_kernel *kernel, uint32_t ifindex)
                 .ctx_size_in = sizeof(context), .repeat = 1);
 
     return bpf_prog_test_run_opts(kernel->program[PRL_PROG_SAMPLE], &options);
+}
+
+/* Asks the references program as though a packet had come in by this interface. */
+static int references_from(const struct prl_kernel *kernel, struct prl_references *asked, uint32_t ifindex)
+{
+    struct __sk_buff context = {.ifindex = ifindex};
+    LIBBPF_OPTS(bpf_test_run_opts, options, .data_in = asked, .data_size_in = sizeof(*asked), .data_out = asked,
+                .data_size_out = sizeof(*asked), .ctx_in = &context, .ctx_size_in = sizeof(context), .repeat = 1);
+
+    return bpf_prog_test_run_opts(kernel->program[PRL_PROG_REFERENCES], &options);
+}
+
+int prl_kernel_references(const struct prl_kernel *kernel, const struct prl_flow_key *key, int fd)
+{
+    bool has_lif = key->lif < kernel->lifs;
+    uint32_t vrf_ifindex = has_lif ? kernel->vrf_ifindex[key->lif] : 0;
+    struct prl_references asked = {.key = *key};
+    struct stat own;
+    int code;
+
+    if (fstat(fd, &own))
+        return -errno;
+    code = references_from(kernel, &asked, has_lif ? kernel->ifindex[key->lif] : 0);
+    if (code >= 0 && !asked.inode && vrf_ifindex) /* as for samples */
+        code = references_from(kernel, &asked, vrf_ifindex);
+    if (code < 0)
+        return code;
+    return asked.inode == own.st_ino && asked.count <= INT_MAX ? (int)asked.count : -ENOENT;
 }
 
 /* Before Linux 6.5 a look-up from a VRF's port does not find a socket of the VRF (net/core/filter.c, dev_sdif()): those that

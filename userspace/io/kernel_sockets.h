@@ -7,6 +7,8 @@
 #include <stdint.h>
 #endif
 
+#include "prl_abi.h"
+
 struct prl_kernel;
 
 /* The mark gate (R1a) of one socket: attach before the flow is SETUP. Removing it is SO_DETACH_FILTER. */
@@ -17,5 +19,9 @@ int prl_kernel_gate_cookie(int fd, uint64_t *cookie);
 int prl_kernel_gate_forget(struct prl_kernel *kernel, uint64_t cookie);
 /* Reads the sockets' state of these slots into prl_flow.sock (one system call per PRL_SAMPLE_MAX slots). */
 int prl_kernel_sample(struct prl_kernel *kernel, const uint32_t *slots, uint32_t count);
+/* How many references there are to the file of the TCP socket that has these ends and that `fd` is a descriptor of: one for each
+ * descriptor of any process (threads that share a table have one), each that is on its way in a message, each that a system call
+ * uses at this moment. Or -errno; -ENOENT: it was not found. Any thread may call it. */
+int prl_kernel_references(const struct prl_kernel *kernel, const struct prl_flow_key *key, int fd);
 
 #endif /* PRL_IO_KERNEL_SOCKETS_H */

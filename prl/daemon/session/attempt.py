@@ -10,12 +10,13 @@ not too much in its queues, is then in the datapaths' hands alone, from the copy
 
 import asyncio
 import contextlib
-import os
+import math
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from prl.bindings import wire
 from prl.bindings.datapath import Datapath, DatapathError, Event, Prepared
@@ -33,6 +34,7 @@ from prl.daemon.session.limiter import Pace
 from prl.daemon.session.sessions import Session
 from prl.daemon.session.transfer import Setup, TransferError
 from prl.errors import PrlError, ReplicationError
+from prl.kernel.descriptors import Holder, references_by
 from prl.kernel.freezer import FreezeError
 from prl.kernel.scan import SocketHolders
 from prl.shadow import Fixed, SnapshotError, fixed_of
@@ -46,8 +48,25 @@ SEND_FULL_WAIT_S = 0.002
 PREPARE_TIMEOUT_S = 2.0
 """How long the other node may take to prepare; nothing waits for it meanwhile."""
 
+STOPS_MAX = 3
+"""How often a program is stopped in vain because others came by its socket since they were looked
+for; then protecting is tried again later."""
+OWN_REFERENCES = 2
+"""prld's to a session's socket: the datapath's, and that of the attempt."""
+
 _EBUFFERS = 105  # ENOBUFS: the transmit queue of the link is full
 _ENOTSUP = 95
+
+
+T = TypeVar("T")
+
+
+class _OthersError(Exception):
+    """Somebody may have the socket who does not stand still."""
+
+    def __init__(self, unseen: float) -> None:
+        self.unseen = unseen
+        super().__init__()
 
 
 class AttemptError(ReplicationError):
@@ -68,8 +87,10 @@ class _Work:
     fixed: Fixed | None
     """None: UDP."""
     wanted: Prepared
-    holders: list[int] = field(default_factory=list)
-    """Processes that have the socket."""
+    holders: list[Holder] = field(default_factory=list)
+    """All descriptors of the socket that are known, but prld's."""
+    unseen: float = 0
+    """References to it that a look did not find the owners of; infinite: it is not known."""
     is_prepared: bool = False
     """The other node waits for the moment."""
     deadline_s: float = 0.0
@@ -111,6 +132,7 @@ class Attempts:
         self.closed = ""
         """Why nothing can be protected now; empty: it can."""
         self._holders = SocketHolders()
+        self._looked_again = 0
         self._deadline = Deadline(config.timing.setup_ms / 1000)
         self._pace = Pace(SETUPS_AT_ONCE, config.timing.setup_ms / SLOW_PART / 1000)
 
@@ -125,7 +147,11 @@ class Attempts:
 
     def counts(self) -> dict[str, float]:
         """What is allowed to an attempt now, as ``prlctl stats`` has it."""
-        return {"deadline_ms": round(1000 * self._deadline.seconds, 3), "at_once": self._pace.limit}
+        return {
+            "deadline_ms": round(1000 * self._deadline.seconds, 3),
+            "at_once": self._pace.limit,
+            "looked_again": self._looked_again,
+        }
 
     def _know(self, session: Session, sock: socket.socket, sessions: dict[int, Session]) -> None:
         fixed = None if session.ends.is_udp else fixed_of(sock)
@@ -187,7 +213,7 @@ class Attempts:
         await self._prepare(work, sessions)
         try:
             if fixed is not None:
-                work.holders = await self._holders.of(os.fstat(sock.fileno()).st_ino)
+                await self._find_holders(work)
             if session.state != "open" or session.closing:
                 return
             with self._in_time(work):
@@ -221,6 +247,8 @@ class Attempts:
             assert work.fixed is not None
             if session.state != "open" or session.closing:
                 return None
+            if (unseen := self._unseen(work)) > work.unseen:
+                raise _OthersError(unseen)
             begin()
             order = _as_of_now(work)
             if work.is_prepared and (copied := self._moment(work, order.application)):
@@ -230,7 +258,7 @@ class Attempts:
         with self._pace.timed() as clock:
             copied: _Copied | Frozen | None
             if work.fixed is not None:
-                copied = await session.client.freezer.share(copy, work.holders)
+                copied = await self._stopped(work, copy)
             else:
                 begin()
                 copied = await cloning.freeze_udp(work.sock, work.order)
@@ -257,6 +285,42 @@ class Attempts:
             session.mended(time.monotonic())
             words, frozen_us = f"{session.ends}: protected", frozen_ns // 1000
             self._log.info("active", words, handle=session.handle, frozen_us=frozen_us)
+
+    async def _find_holders(self, work: _Work) -> None:
+        if work.session.handle:
+            work.holders = await self._holders.of(work.sock)
+        else:
+            work.holders, work.unseen = await self._holders.look(work.sock), math.inf
+
+    async def _stopped(self, work: _Work, copy: Callable[[], T]) -> T:
+        """Call ``copy`` while all stand who have the socket (docs/unchanged-programs.md).
+
+        It raises _OthersError if somebody else may have it. Raises what share() does, AttemptError.
+        """
+        for _ in range(STOPS_MAX):
+            pids = {one.pid for one in work.holders}
+            try:
+                return await work.session.client.freezer.share(copy, pids)
+            except _OthersError as error:
+                unseen = error.unseen
+            self._looked_again += 1
+            found = await self._holders.look(work.sock)
+            if found == work.holders:
+                work.unseen = unseen
+            work.holders = found
+        words = "other processes come by its socket faster than they are found; trying again"
+        raise AttemptError(Reason.REQUESTED, words)
+
+    def _unseen(self, work: _Work) -> float:
+        """How many references to the socket are neither prld's nor of those that stand still."""
+        theirs = references_by(work.holders, work.sock.fileno())
+        if theirs is None or not work.session.handle:  # then the datapath may have none yet
+            return math.inf
+        try:
+            unseen = self._dp.references(work.session.ends, work.sock) - theirs - OWN_REFERENCES
+        except DatapathError:
+            return math.inf
+        return unseen if unseen >= 0 else math.inf
 
     async def _prepare(self, work: _Work, sessions: dict[int, Session]) -> None:
         """Have the other node ready for the moment, if that can be. Raises AttemptError."""

@@ -1,0 +1,121 @@
+"""How many references there are to a session's socket, whoever has them (SPEC R17)."""
+
+import array
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from errno import ENOENT
+from typing import Any
+
+import pytest
+from prl._core import ffi, lib
+
+from tests.kernel.bpf_lab import (
+    PEER4,
+    PEER6,
+    PORT,
+    SERVICE4,
+    SERVICE6,
+    TCP,
+    Address,
+    Bench,
+    inside,
+    ip,
+    mapped,
+)
+
+pytestmark = pytest.mark.needs("root", "bpf")
+
+WAITS = "import sys; print(flush=True); sys.stdin.read()"
+FAMILIES = pytest.mark.parametrize("service", [SERVICE4, SERVICE6], ids=["4", "6"])
+
+
+@dataclass
+class Lab:
+    """A bench, and connections through it."""
+
+    bench: Bench
+    stack: ExitStack
+
+    def connect(self, service: Address, port: int) -> tuple[socket.socket, Any]:
+        """A connection of the peer's: the node's end, and its flow's key."""
+        family = socket.AF_INET if service.version == 4 else socket.AF_INET6
+        with inside(self.bench.node_ns):
+            listener = self.stack.enter_context(
+                socket.create_server((str(service), port), family=family)
+            )
+        with inside(self.bench.peer_ns):
+            peer = self.stack.enter_context(socket.create_connection((str(service), port)))
+        remote = PEER4 if service.version == 4 else PEER6
+        return self.stack.enter_context(listener.accept()[0]), self.key(
+            service, port, remote, peer.getsockname()[1]
+        )
+
+    def key(self, service: Address, port: int, remote: Address, remote_port: int) -> Any:
+        made = {"local": list(mapped(service)), "remote": list(mapped(remote)), "proto": TCP}
+        ports = {"local_port": socket.htons(port), "remote_port": socket.htons(remote_port)}
+        return ffi.new("struct prl_flow_key *", {**made, **ports})
+
+    def references(self, sock: socket.socket, key: Any) -> int:
+        with inside(self.bench.node_ns):
+            return int(lib.prl_kernel_references(self.bench.kernel, key, sock.fileno()))
+
+
+@pytest.fixture
+def lab() -> Iterator[Lab]:
+    with Bench(mode=lib.PRL_XDP_GENERIC) as bench, ExitStack() as stack:
+        for namespace, four, six in (
+            (bench.node_ns, SERVICE4, SERVICE6),
+            (bench.peer_ns, PEER4, PEER6),
+        ):
+            ip("-n", namespace, "address", "add", f"{four}/24", "dev", "lan0")
+            ip("-n", namespace, "address", "add", f"{six}/64", "dev", "lan0", "nodad")
+        yield Lab(bench, stack)
+
+
+@FAMILIES
+def test_every_descriptor_counts_whoever_has_it(lab: Lab, service: Address) -> None:
+    sock, key = lab.connect(service, PORT)
+    assert lab.references(sock, key) == 1
+    with sock.dup():
+        assert lab.references(sock, key) == 2
+        with subprocess.Popen(
+            [sys.executable, "-c", WAITS],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            pass_fds=[sock.fileno()],
+        ) as other:
+            assert other.stdout is not None
+            assert other.stdout.readline() == b"\n"
+            assert lab.references(sock, key) == 3
+            other.kill()
+        assert lab.references(sock, key) == 2
+    assert lab.references(sock, key) == 1
+
+
+def test_one_in_a_message_that_nobody_has_received_counts(lab: Lab) -> None:
+    """No folder of /proc has it, and whoever receives it has the socket."""
+    sock, key = lab.connect(SERVICE4, PORT)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        socket.send_fds(ours, [b"x"], [sock.fileno()])
+        assert lab.references(sock, key) == 2
+        _, ancillary, _, _ = theirs.recvmsg(1, socket.CMSG_SPACE(4))
+        assert lab.references(sock, key) == 2
+        os.close(array.array("i", ancillary[0][2])[0])
+    assert lab.references(sock, key) == 1
+
+
+def test_what_is_another_socket_or_none_is_not_counted(lab: Lab) -> None:
+    """Of what has the same ends in another namespace, or listens there, the count says nothing."""
+    sock, key = lab.connect(SERVICE4, PORT)
+    other, _ = lab.connect(SERVICE4, PORT + 1)
+    assert lab.references(other, key) == -ENOENT
+    unknown = lab.key(SERVICE4, PORT, PEER4, 9)
+    assert lab.references(sock, unknown) == -ENOENT  # the look-up falls back to the listener
+    elsewhere = lib.prl_kernel_references(lab.bench.kernel, key, sock.fileno())
+    assert elsewhere < 0  # in this test's own network namespace, be it for want of the interface
