@@ -613,16 +613,17 @@ class Datapath:
         fd = lib.prl_dp_flow_socket(self._dp, handle)
         return socket.socket(fileno=_check(fd, f"flow {handle:#x}: its socket is not here"))
 
-    def references(self, ends: Tuple, sock: socket.socket) -> int:
-        """How many references there are to the TCP socket with these ends, which is to be ``sock``.
+    def references(self, prepared: "Prepared") -> int:
+        """How many references there are to the TCP socket of what primary_setup() is to be called.
 
         One for each descriptor, of whatever process, those of prld included; for each that is on
         its way in a message; for each that an io_uring keeps. Raises DatapathError: not found.
         """
-        key = ffi.new("struct prl_flow_key *")
-        _fill_key(key, ends, self._lifs)
-        count = lib.prl_kernel_references(self._kernel, key, sock.fileno())
-        return _check(count, f"{ends}: its socket was not found")
+        wanted, spec = prepared.wanted, prepared.spec
+        count = lib.prl_kernel_references(self._kernel, ffi.addressof(wanted, "key"), spec.fd)
+        if count < 0:  # not _check(): the words take longer than all the rest
+            raise DatapathError(f"{spec.ends}: its socket was not found", count)
+        return int(count)
 
     def flow_has_hole(self, handle: int) -> bool:
         """Whether the flow's socket has segments behind one that is missing, as far as is known."""

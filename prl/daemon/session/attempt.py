@@ -317,7 +317,7 @@ class Attempts:
         if theirs is None or not work.session.handle:  # then the datapath may have none yet
             return math.inf
         try:
-            unseen = self._dp.references(work.session.ends, work.sock) - theirs - OWN_REFERENCES
+            unseen = self._dp.references(work.wanted) - theirs - OWN_REFERENCES
         except DatapathError:
             return math.inf
         return unseen if unseen >= 0 else math.inf
