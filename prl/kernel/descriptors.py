@@ -114,13 +114,14 @@ def references_by(holders: Iterable[Holder], fd: int) -> int | None:
     They are to stand still. What is in a table that processes share (clone(2), CLONE_FILES) is one
     reference. None as well where nothing can tell: a kernel without kcmp(2).
     """
+    known = list(holders)
+    if not all(has(holder, fd) for holder in known):
+        return None
     having: dict[int, list[int]] = {}
-    for holder in holders:
-        if not has(holder, fd):
-            return None
+    for holder in known:
         having.setdefault(holder.fd, []).append(holder.pid)
     try:
-        return sum(map(_tables, having.values()))
+        return sum(_tables(pids) if len(pids) > 1 else 1 for pids in having.values())
     except OSError:
         return None
 

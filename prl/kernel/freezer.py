@@ -18,7 +18,6 @@ import asyncio
 import ctypes
 import os
 import platform
-import struct
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -45,7 +44,7 @@ _EVENT_STOP = 128
 _WALL = 0x40000000
 # struct user_regs_struct of x86-64 (sys/user.h): 27 words; `syscall` is two bytes long.
 _X86_WORDS, _AX, _ORIG_AX, _IP, _SYSCALL_BYTES = 27, 10, 15, 16, 2
-_X86_REGS = struct.Struct(f"={_X86_WORDS}q")
+_X86Registers = ctypes.c_int64 * _X86_WORDS
 _EINTR = 4
 # What signal(7) names as failing with EINTR after a stop without a handler, and what begins again
 # as if nothing had happened: read(), write() and their like of sockets with a time-out,
@@ -299,18 +298,16 @@ def _begin_again(tid: int) -> None:
     """Let a system call that would return EINTR because of us begin again, if that is harmless."""
     if not _IS_X86_64:
         return
-    room = ctypes.create_string_buffer(_X86_REGS.size)
-    vector = _Iovec(ctypes.cast(room, ctypes.c_void_p), len(room))
+    registers = _X86Registers()
+    vector = _Iovec(ctypes.addressof(registers), ctypes.sizeof(registers))
     if _ptrace(_GETREGSET, tid, ctypes.addressof(vector), _NT_PRSTATUS):
         return
-    if vector.length != _X86_REGS.size:
+    if vector.length != ctypes.sizeof(registers):
         return  # a 32-bit program
-    registers = list(_X86_REGS.unpack(room.raw))
     if registers[_ORIG_AX] not in _X86_RESTARTED or registers[_AX] != -_EINTR or _has_signals(tid):
         return
     registers[_AX] = registers[_ORIG_AX]
     registers[_IP] -= _SYSCALL_BYTES
-    room.raw = _X86_REGS.pack(*registers)
     _ptrace(_SETREGSET, tid, ctypes.addressof(vector), _NT_PRSTATUS)
 
 
