@@ -9,7 +9,6 @@ import os
 import socket
 import time
 from array import array
-from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterable
 from typing import Final, NamedTuple
 
@@ -72,31 +71,33 @@ KEPT_S: Final = 1.0
 """What a look through /proc has found is forgotten once nobody has asked for so long."""
 
 
-_PID_BITS, _FD_BITS = 22, 32
-"""PID_MAX_LIMIT of the kernel is 1 << 22 (include/linux/threads.h); descriptors are ints."""
+_FD_BITS: Final = 32
+_BUCKETS: Final = 1024
 
 
 class Held:
     """Which processes have which sockets by which descriptors: twelve bytes for each.
 
-    There may be very many, and a look is thrown away soon: a dictionary of lists would take thirty
-    times as much, in pieces among which the sessions' own objects lie.
+    There may be very many, and a look is thrown away soon: as Python's objects they would take
+    thirty times as much, be it to sort them, in pieces among which the sessions' own objects lie.
     """
 
     def __init__(self, found: Iterable[tuple[int, int, int]]) -> None:
         """``found``: an inode, a process that has it, and its descriptor of it."""
-        self._inodes, self._holders = array("I"), array("Q")
-        bits = _PID_BITS + _FD_BITS
-        for key in sorted(inode << bits | pid << _FD_BITS | fd for inode, pid, fd in found):
-            self._inodes.append(key >> bits)
-            self._holders.append(key & ((1 << bits) - 1))
+        self._inodes = [array("I") for _ in range(_BUCKETS)]
+        self._holders = [array("Q") for _ in range(_BUCKETS)]
+        for inode, pid, fd in found:
+            self._inodes[inode % _BUCKETS].append(inode)
+            self._holders[inode % _BUCKETS].append(pid << _FD_BITS | fd)
 
     def by(self, inode: int) -> list[Holder]:
-        """Every descriptor of the socket, by process."""
-        first = bisect_left(self._inodes, inode)
-        behind = bisect_right(self._inodes, inode, first)
-        mask = (1 << _FD_BITS) - 1
-        return [Holder(key >> _FD_BITS, key & mask) for key in self._holders[first:behind]]
+        """Every descriptor of the socket."""
+        place = inode % _BUCKETS
+        return [
+            Holder(having >> _FD_BITS, having & ((1 << _FD_BITS) - 1))
+            for one, having in zip(self._inodes[place], self._holders[place], strict=True)
+            if one == inode
+        ]
 
 
 class SocketHolders:

@@ -305,7 +305,7 @@ class Attempts:
                 unseen = error.unseen
             self._looked_again += 1
             found = await self._holders.look(work.sock)
-            if found == work.holders:
+            if set(found) == set(work.holders):
                 work.unseen = unseen
             work.holders = found
         words = "other processes come by its socket faster than they are found; trying again"
