@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +95,11 @@ class Front:
                 self._node, [*argv, "--prld-config", str(prld_config)], stdout=log, stderr=log
             )
 
+    def kill(self) -> None:
+        """End it at once."""
+        if self._process is not None:
+            self._process.kill()
+
     def wait(self) -> None:
         """Until it has ended."""
         if self._process is not None:
@@ -162,8 +166,8 @@ class RouterPair:
         self.peer.start()
         ours, theirs = len(self.setting.ours), len(self.setting.theirs)
         self.wait("the peer has our routes", lambda: self.peer.learnt() == ours)
-        for node, daemon in self.daemons.items():
-            self.wait(f"{node} has the peer's routes", partial(_has_learnt, daemon, theirs))
+        for node in NODES:
+            self.wait_forwarding(node, theirs)
         self.wait("re1 could go on", lambda: self.is_ready("re0"))
 
     def start_node(self, node: str) -> None:
@@ -171,6 +175,14 @@ class RouterPair:
         self.fronts[node].start()
         self.wait(f"{node}'s front is there", lambda: bool(self.fronts[node].status()))
         self.daemons[node].start()
+
+    def wait_forwarding(self, node: str, theirs: int) -> None:
+        """Wait until the kernel forwards by so many routes of the peer's. Raises DemoError."""
+        daemon = self.daemons[node]
+        self.wait(
+            f"{node}'s kernel has {theirs} routes of the peer's",
+            lambda: len(daemon.forwarded()) == theirs,
+        )
 
     def kill_daemon(self, node: str) -> None:
         """End it at once, and wait until its front has seen it. Raises DemoError."""
@@ -220,10 +232,6 @@ class RouterPair:
         """Wait for the fronts, once the lab is down."""
         for front in self.fronts.values():
             front.wait()
-
-
-def _has_learnt(daemon: Router, count: int) -> bool:
-    return daemon.learnt() == count
 
 
 def _tail(log: Callable[[], str]) -> str:

@@ -111,6 +111,7 @@ def _round(
     stage.lab.heal(owner)
     pair.start_node(owner)
     pair.wait(f"{owner} could go on", lambda: pair.is_ready(other))
+    pair.wait_forwarding(owner, theirs)
     healed_s = round(time.monotonic() - began_s, 3)
     stage.narrate(f"{owner} is back, and could go on with the session after {healed_s} s")
 
@@ -118,6 +119,7 @@ def _round(
     pair.daemons[other].start()
     pair.wait(f"{other}'s daemon is back", lambda: pair.goes_on(other, theirs))
     pair.wait(f"{owner} could go on", lambda: pair.is_ready(other))
+    pair.wait_forwarding(other, theirs)
     stage.narrate(f"{pair.setting.daemon} on {other} was killed, and is back")
     _judge(measured, before, pair.peer.view(), f"after the death of {other}'s daemon")
 

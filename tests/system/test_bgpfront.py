@@ -97,3 +97,22 @@ def test_the_owners_daemon_dies_and_comes_back(two: RouterPair) -> None:
     two.wait("it is back", lambda: two.goes_on("re0", THEIRS + LATER))
     two.wait("the standby is ready", lambda: two.is_ready("re0"))
     expect_undisturbed(two, before)
+
+
+@pytest.mark.parametrize(
+    "two",
+    [pytest.param(setting("frr", "bird"), marks=pytest.mark.needs("bird", "frr"))],
+    ids=["frr-bird"],
+    indirect=True,
+)
+def test_the_owners_front_dies_and_comes_back(two: RouterPair) -> None:
+    """It is the application that dies: the other node has the session, and later this one again."""
+    before = two.peer.view()
+    two.fronts["re0"].kill()
+    two.peer.announce_more()
+    two.wait("re1 goes on", lambda: two.goes_on("re1", THEIRS + LATER))
+    two.fronts["re0"].start()
+    two.wait("re0 is ready", lambda: two.is_ready("re1"))
+    two.fronts["re1"].kill()
+    two.wait("re0 goes on", lambda: two.goes_on("re0", THEIRS + LATER))
+    expect_undisturbed(two, before)
