@@ -97,6 +97,13 @@ class Config(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
             ge=1 << 16, le=1 << 36, description="bytes of attributes in each table; a peer has two"
         ),
     ] = 1 << 30
+    move_on_death: Annotated[
+        bool,
+        Meta(
+            description="when the owner's daemon dies or stops, and the other node could go on "
+            "with every session, the services of the peers move there"
+        ),
+    ] = True
     daemon_return_s: Annotated[
         float,
         Meta(

@@ -69,6 +69,7 @@ class Direction:
 
     Attributes:
         held: nothing of the source goes on to the reader.
+        repeats: the source may say again what it has said: the difference alone goes on.
         incomplete: the table was too small, or memory was: messages pass, nothing is known.
         answered: how many ROUTE-REFRESHes of the reader, of each family, were answered: all of the
             answer is in ``out``, or was.
@@ -77,7 +78,7 @@ class Direction:
     def __init__(self, out: bytearray, rib: Rib, *, extended: bool) -> None:
         self.out = out
         self.rib = rib
-        self.held = False
+        self.held = self.repeats = False
         self.incomplete = False
         self.answered: Counter[Family] = Counter()
         self._message_max = EXTENDED_MAX_BYTES if extended else MESSAGE_MAX_BYTES
@@ -95,7 +96,7 @@ class Direction:
     @property
     def keeps_up(self) -> bool:
         """Whether the reader gets messages as they come."""
-        return not self.held and not self.behind and not self._answers
+        return not (self.held or self.repeats or self.behind or self._answers)
 
     def take(self, update: bytes) -> None:
         """An UPDATE of the source.
@@ -120,6 +121,8 @@ class Direction:
                     self._end_told.add(said.end_of_rib)
         if passes:
             self.out += update
+        elif self.repeats:
+            self.pump()
 
     def was_told(self, update: bytes) -> None:
         """The reader was told this by the other node."""

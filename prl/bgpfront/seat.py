@@ -134,6 +134,7 @@ class Seat:
         tasks: where tasks are made.
         changed: called when something has happened: turn() is to be called then.
         tell: takes what an operator should hear of.
+        daemon_lost: called when the daemon's connection has ended, of a session of this node's.
     """
 
     def __init__(
@@ -146,8 +147,10 @@ class Seat:
         tasks: asyncio.TaskGroup,
         changed: Callable[[], None],
         tell: Callable[[str], None],
+        daemon_lost: Callable[[], None],
     ) -> None:
         self.peer = peer
+        self._daemon_lost = daemon_lost
         self._settings, self._node, self._channel = settings, node, channel
         self._tasks, self._changed, self._tell = tasks, changed, tell
         self._loop = asyncio.get_running_loop()
@@ -183,6 +186,11 @@ class Seat:
         return self._owner is not None
 
     @property
+    def has_daemon(self) -> bool:
+        """Whether the daemon is connected."""
+        return self._inner is not None
+
+    @property
     def daemon_side(self) -> Side | None:
         """The daemon's end of its connection."""
         return None if self._inner is None else self._inner.pipe.remote
@@ -191,7 +199,7 @@ class Seat:
         """What an operator is shown."""
         session = self.session
         found: dict[str, object] = {
-            "because": self._because(),
+            "because": self.because,
             "peer": str(self.peer.address),
             "local": str(self.peer.local),
             "role": "owner" if self._owner else "standby" if self._standby else "none",
@@ -215,7 +223,8 @@ class Seat:
                 }
         return found
 
-    def _because(self) -> str:
+    @property
+    def because(self) -> str:
         """Why the other node could not go on with the session, were its owner to fail now."""
         if self._standby is not None:
             return self._not_ready(self._standby)
@@ -361,6 +370,8 @@ class Seat:
         if session is not None and inner.waiting is None and session.daemon.connected:
             self._tell(f"the daemon's connection has ended: {why}")
             session.closed(session.daemon, self._loop.time())
+            if self._owner is not None and session.state is State.ABSENT:
+                self._daemon_lost()
         self._changed()
 
     def _finish_daemon(self, session: Session) -> None:

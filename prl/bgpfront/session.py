@@ -169,6 +169,8 @@ class Session:
         """The daemon's and the peer's, as they came."""
         self._awaited: set[Family] = set()
         """Families of which the daemon's answer to the barrier's ROUTE-REFRESH has not ended."""
+        self._unanswered: Counter[Family] = Counter()
+        """How many of them have been asked, of a family, and not answered: answers may be late."""
         self._daemon_spoke_at = self._asked_at = 0.0
         self._refused = ""
         """Why the daemon's last OPEN was not taken."""
@@ -388,6 +390,13 @@ class Session:
         self._daemon_spoke_at = now
         for family in sorted(self._awaited):
             self.daemon.out += route_refresh(family)
+            self._count_answers(family, 1)
+
+    def _count_answers(self, family: Family, more: int) -> None:
+        """An answer that comes behind the barrier is no news for the peer."""
+        self._unanswered[family] = max(self._unanswered[family] + more, 0)
+        if self.told is not None:
+            self.told.repeats = any(self._unanswered.values())
 
     def quiet_since(self) -> float | None:
         """Since when the daemon, having answered, is silent; None: it has not answered."""
@@ -472,6 +481,7 @@ class Session:
             direction.answer([family], bounds=asks.has(Capability.ENHANCED_REFRESH))
         elif subtype == 2 and direction is self.heard:  # noqa: PLR2004 - End-of-RR
             self._awaited.discard(family)
+            self._count_answers(family, -1)
 
     def _open(
         self, one: bytes, kind: int, now: float, end: End, other: End, towards: Towards
@@ -560,8 +570,10 @@ class Session:
         """The outer session stays; what the daemon wanted it has to say anew."""
         self.daemon.is_alive = False
         self._awaited.clear()
+        self._unanswered.clear()
         if self.heard is None or self.told is None:
             return
+        self.told.repeats = False
         if self.heard.incomplete or self.told.incomplete:
             self.tell("the tables are too small to go on without the daemon")
             self._end(now)

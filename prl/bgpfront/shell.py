@@ -7,6 +7,7 @@ import json
 import logging
 import socket
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Self
@@ -68,6 +69,7 @@ class Shell:
         self._turns = False
         self._timer: asyncio.TimerHandle | None = None
         self._clients = 0
+        self._moves = False
         self._channel = Channel(
             daemon.link,
             daemon.index,
@@ -112,6 +114,7 @@ class Shell:
                     tasks=tasks,
                     changed=self._changed,
                     tell=_teller(str(peer.address)),
+                    daemon_lost=lambda: self._on_daemon_lost(tasks),
                 )
             for local in dict.fromkeys(peer.local for peer in config.peer):
                 await self._node.offer(show_endpoint(local, BGP_PORT))
@@ -219,6 +222,31 @@ class Shell:
         _log.warning("channel: %s", why)
         self._changed()
 
+    # -- the daemon's death
+
+    def _on_daemon_lost(self, tasks: asyncio.TaskGroup) -> None:
+        if self._config.move_on_death and not self._moves:
+            self._moves = True
+            tasks.create_task(self._move())
+
+    async def _move(self) -> None:
+        """Give the other node the services, if no session has a daemon here, and all would go on.
+
+        As long as one has, the daemon lives: an administrator has cleared the others.
+        """
+        seats = self._seats.values()
+        owned = [seat for seat in seats if seat.is_owner]
+        try:
+            if any(seat.has_daemon for seat in seats) or any(seat.because for seat in owned):
+                return
+            for service in services_of(self._daemon, {seat.peer.local for seat in owned}):
+                _log.warning("the daemon is gone, the other node's is ready: %s moves", service)
+                await self._node.request({"op": "switchover", "service": service, "forced": False})
+        except PrlError as error:
+            _log.warning("the service stays: %s", error)
+        finally:
+            self._moves = False
+
     # -- turns
 
     def _changed(self) -> None:
@@ -279,16 +307,19 @@ class Shell:
         )
 
 
+def services_of(daemon: prld_config.Config, addresses: AbstractSet[Address]) -> list[str]:
+    """Names of the services that have these addresses."""
+    return [
+        service.name
+        for service in daemon.service
+        if not service.instance and addresses & set(service.addresses)
+    ]
+
+
 def check(config: Config, daemon: prld_config.Config) -> None:
     """Refuse what cannot be, with the reason. Raises PrlError."""
-    services = {
-        address
-        for service in daemon.service
-        if not service.instance
-        for address in service.addresses
-    }
     for peer in config.peer:
-        if peer.local not in services:
+        if not services_of(daemon, {peer.local}):
             raise PrlError(
                 f"peer.local: {peer.local} is no service address of prld's on the network of "
                 "[lan]; give one (peers in routing instances are not supported yet)"

@@ -1,7 +1,7 @@
 """BGP with stock daemons on our nodes, too: behind fronts, and the peer's session never flaps.
 
 A round is all that happens to a router in its life: a node loses its power, comes back, the daemon
-of the other one is killed and started again, and the service is moved back.
+of the other one is killed, for which the first one goes on, and the service is moved again.
 """
 
 import hashlib
@@ -12,6 +12,7 @@ from typing import Any
 from prl.client import Node
 from prl.demo.facts import Measured, Scenario, Stream
 from prl.demo.fronted import NODES, RouterPair, Setting
+from prl.demo.hairpin import Hairpin, let_forward
 from prl.demo.routers import HOLD_TIME_S, View, many_routes
 from prl.demo.stage import Stage
 from prl.demo.transfer import scenario
@@ -56,12 +57,16 @@ def _play(stage: Stage, pair: RouterPair, measured: Measured) -> None:
     before = pair.peer.view()
     stage.narrate(f"Established since {before.since}; the standby is ready")
     owner = NODES[0]
+    hairpin = _start_flow(stage, pair)
     rounds: list[dict[str, Any]] = []
     for _ in range(stage.options.rounds):
-        rounds.append(_round(stage, pair, measured, before, owner, is_first=not rounds))
+        rounds.append(_round(stage, pair, measured, before, owner, hairpin))
+        owner = rounds[-1]["owner"]
         if measured.troubles:
             break
+    hairpin.mark("quiet")
     time.sleep(WATCH_S)
+    interrupted = hairpin.end()
     after = pair.peer.view()
     _judge(measured, before, after, "at the end")
     measured.sent = _stream(after.announced)
@@ -76,9 +81,18 @@ def _play(stage: Stage, pair: RouterPair, measured: Measured) -> None:
             "updates_said_again": after.updates - before.updates,
             "our_routes_unchanged": after.has_same_routes(before),
             "routes": {"ours": len(before.routes), "theirs": len(after.announced)},
+            "forwarding_interrupted_ms": interrupted,
             "rounds": rounds,
         }
     }
+
+
+def _start_flow(stage: Stage, pair: RouterPair) -> Hairpin:
+    for node in NODES:
+        let_forward(stage.lab, node)
+    to = pair.setting.theirs[0].network_address
+    via = stage.address
+    return Hairpin(stage.lab, to + (to.version != 4), via)  # noqa: PLR2004 - ::0 is the routers'
 
 
 def _round(
@@ -87,14 +101,15 @@ def _round(
     measured: Measured,
     before: View,
     owner: str,
-    *,
-    is_first: bool,
+    hairpin: Hairpin,
 ) -> dict[str, Any]:
-    """All of it, from the owner's loss of power until the session is its own again."""
+    """All of it, from the owner's loss of power on; its "owner" has the session at the end."""
     (other,) = set(NODES) - {owner}
     had = {node: pair.daemons[node].forwarded() for node in NODES}
     if had[owner] != had[other]:
         measured.troubles.append(f"{other}'s kernel had other routes than {owner}'s")
+    is_first = stage.failed_at_ns is None
+    hairpin.mark("power")
     stage.fail(owner)
     if is_first:
         pair.peer.announce_more()
@@ -108,28 +123,34 @@ def _round(
     _judge(measured, before, pair.peer.view(), f"after {owner}'s loss of power")
 
     began_s = time.monotonic()
+    hairpin.mark("return")
     stage.lab.heal(owner)
+    let_forward(stage.lab, owner)
     pair.start_node(owner)
     pair.wait(f"{owner} could go on", lambda: pair.is_ready(other))
     pair.wait_forwarding(owner, theirs)
     healed_s = round(time.monotonic() - began_s, 3)
     stage.narrate(f"{owner} is back, and could go on with the session after {healed_s} s")
 
+    hairpin.mark("daemon")
     pair.kill_daemon(other)
+    pair.wait(f"{owner} goes on", lambda: pair.goes_on(owner, theirs))
     pair.daemons[other].start()
-    pair.wait(f"{other}'s daemon is back", lambda: pair.goes_on(other, theirs))
-    pair.wait(f"{owner} could go on", lambda: pair.is_ready(other))
+    pair.wait(f"{other} could go on", lambda: pair.is_ready(owner))
     pair.wait_forwarding(other, theirs)
-    stage.narrate(f"{pair.setting.daemon} on {other} was killed, and is back")
+    stage.narrate(f"{pair.setting.daemon} on {other} was killed: {owner} has gone on; it is back")
     _judge(measured, before, pair.peer.view(), f"after the death of {other}'s daemon")
 
-    with Node(stage.socket(other)) as prld:
+    hairpin.mark("move")
+    with Node(stage.socket(owner)) as prld:
         told = prld.request({"op": "switchover", "service": "", "forced": False})
-    pair.wait(f"{owner} goes on", lambda: pair.goes_on(owner, theirs))
-    pair.wait(f"{other} could go on", lambda: pair.is_ready(owner))
-    stage.narrate(f"moved from {other} to {owner}, silent for {told['silent_ms']} ms")
+    pair.wait(f"{other} goes on", lambda: pair.goes_on(other, theirs))
+    pair.wait(f"{owner} could go on", lambda: pair.is_ready(other))
+    pair.wait_forwarding(owner, theirs)
+    stage.narrate(f"moved from {owner} to {other}, silent for {told['silent_ms']} ms")
     _judge(measured, before, pair.peer.view(), "after the move")
     return {
+        "owner": other,
         "detect_ms": measured.detect_ms,
         "takeover_ms": measured.takeover_ms,
         "healed_s": healed_s,

@@ -1,11 +1,13 @@
 """A daemon that knows nothing of it speaks with the front alone, in any state of the front."""
 
+import itertools
 import os
 import select
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from ipaddress import ip_address
 from pathlib import Path
 from typing import NamedTuple
@@ -37,6 +39,7 @@ NETS = {
     "ipv6": Net(ip_address("2001:db8::1"), ip_address("2001:db8::100"), 64),
 }
 NOBODY = 65534
+NUMBERS = itertools.count()
 TABLE = 1790
 PATIENCE_S = 20.0
 NO_ANSWER_S = 1.5
@@ -73,8 +76,18 @@ class Host:
 
     def __init__(self, net: Net) -> None:
         self.net = net
-        self.near, self.far = (Namespace(f"bgpw-{end}-{os.getpid()}") for end in ("n", "f"))
+        name = f"bgpw-{os.getpid()}-{next(NUMBERS)}"
+        self.near, self.far = Namespace(f"{name}n"), Namespace(f"{name}f")
+        self.front: Listeners | None = None
+        self._stack = ExitStack()
+        with ExitStack() as made:
+            self._make(made)
+            self._stack = made.pop_all()
+
+    def _make(self, made: ExitStack) -> None:
+        net = self.net
         for place in (self.near, self.far):
+            made.callback(place.remove)
             place.create()
         with self.near.netlink() as near, self.far.netlink() as far:
             descriptor = os.open(self.far.path, os.O_RDONLY | os.O_CLOEXEC)
@@ -88,9 +101,10 @@ class Host:
                 flags = IFA_F_NODAD if address.version == 6 else 0
                 more = {"address": str(address), "prefixlen": net.prefixlen, "flags": flags}
                 netlink.addr("add", index=index, **more)
-        self.daemon = self.near.call(lambda: _listener(net, "", BGP_PORT))
-        self.peer = self.far.call(lambda: _listener(net, str(net.peer), BGP_PORT))
-        self.front: Listeners | None = None
+        self.daemon = made.enter_context(self.near.call(lambda: _listener(net, "", BGP_PORT)))
+        self.peer = made.enter_context(
+            self.far.call(lambda: _listener(net, str(net.peer), BGP_PORT))
+        )
 
     def wiring(self) -> Wiring:
         wires = [Wire(self.net.peer, self.net.service)]
@@ -138,12 +152,9 @@ class Host:
         return _speak(self.far, 0, self.net.service, wait_s, "", key, hops)
 
     def close(self) -> None:
-        for sock in (self.daemon, self.peer):
-            sock.close()
         if self.front is not None:
             self.front.__exit__()
-        for place in (self.near, self.far):
-            place.remove()
+        self._stack.close()
 
 
 def _speak(

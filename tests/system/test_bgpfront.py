@@ -89,13 +89,17 @@ def test_each_node_loses_its_power_and_the_peers_session_stays(two: RouterPair) 
     ids=["bird-bird-ipv6"],
     indirect=True,
 )
-def test_the_owners_daemon_dies_and_comes_back(two: RouterPair) -> None:
+def test_the_owners_daemon_dies_and_the_other_nodes_goes_on(two: RouterPair) -> None:
+    """It is ready, so that it has the service at once; and it keeps it when it is the only one."""
     before = two.peer.view()
     two.kill_daemon("re0")
+    two.wait("re1 goes on", lambda: two.goes_on("re1", THEIRS))
+    two.kill_daemon("re1")
     two.peer.announce_more()
+    two.daemons["re1"].start()
+    two.wait("it is back", lambda: two.goes_on("re1", THEIRS + LATER))
     two.daemons["re0"].start()
-    two.wait("it is back", lambda: two.goes_on("re0", THEIRS + LATER))
-    two.wait("the standby is ready", lambda: two.is_ready("re0"))
+    two.wait("re0 is ready", lambda: two.is_ready("re1"))
     expect_undisturbed(two, before)
 
 

@@ -134,6 +134,8 @@ class Node:
     def __init__(self, tasks: asyncio.TaskGroup) -> None:
         self.prld, self.line = Prld(), Line()
         self.told: list[str] = []
+        self.lost: list[str] = []
+        """Of each death of the daemon under a session of this node's: why not to move it."""
         self.daemon = Speaker(DAEMON)
         self.sock: socket.socket | None = None
         """The daemon's end."""
@@ -144,6 +146,7 @@ class Node:
             channel=self.line,
             tasks=tasks,
             changed=lambda: None,
+            daemon_lost=lambda: self.lost.append(self.seat.because),
             tell=self.told.append,
         )
         self.front = Front([], lambda: bool(self.daemon.received))
@@ -403,8 +406,11 @@ def test_each_end_waits_for_the_other() -> None:
         one.owner.kill_daemon()
         await one.until(lambda: one.state("owner") == "absent")
         assert one.owner.seat.status()["daemon"] == "away"
+        assert len(one.owner.lost) == 1
+        assert not one.owner.seat.has_daemon
         one.owner.connect_daemon()
         await one.until(lambda: one.state("owner") == "relay")
+        assert one.owner.seat.has_daemon
         assert (one.peer.withdrawn, one.peer.ended) == (0, None)
 
     play(story)

@@ -65,6 +65,8 @@ class Speaker:
     is_silent: bool = False
     deaf_to: int = 0
     """So many ROUTE-REFRESHes are not answered."""
+    unread: list[bytes] | None = None
+    """ROUTE-REFRESHes that it comes to later, if it is slow."""
     sees: list[int] = field(default_factory=list)
     """Types of messages."""
 
@@ -126,7 +128,9 @@ class Speaker:
 
     def _refresh(self, one: bytes) -> None:
         self.refreshed.append(one[19:])
-        if self.deaf_to:
+        if self.unread is not None:
+            self.unread.append(one)
+        elif self.deaf_to:
             self.deaf_to -= 1
         elif one[21] == 0:
             family = {(0, 1): V4, (0, 2): V6}[one[19], one[20]]
@@ -309,6 +313,31 @@ def test_a_daemon_that_loses_the_question_is_asked_again(rig: Rig) -> None:
     assert rig.state() is State.RELAY
     assert len(rig.daemon.refreshed) == 6
     assert rig.peer.withdrawn == rig.peer.repeated == 0
+    assert rig.peer.learnt == rig.daemon.own
+
+
+def test_a_slow_daemon_answers_twice_and_the_peer_is_told_nothing_again(rig: Rig) -> None:
+    rig.kill_daemon()
+    rig.daemon.unread = []
+    rig.connect_daemon()
+    rig.settle()
+    rig.sleep(ASK_AGAIN_S + 1)
+    first, again = rig.daemon.unread[:2], rig.daemon.unread[2:]
+    assert len(first) == len(again) == 2
+    rig.daemon.unread = None
+    for one in first:
+        rig.daemon._refresh(one)
+    rig.settle()
+    assert rig.state() is State.RELAY
+    late = Route(V4, "192.0.2.0/24")
+    rig.daemon.own[late] = FIELDS
+    for one in again:
+        rig.daemon._refresh(one)
+    rig.settle()
+    assert rig.peer.withdrawn == rig.peer.repeated == 0
+    assert rig.peer.learnt == rig.daemon.own
+    rig.daemon.say(late, None)
+    rig.settle()
     assert rig.peer.learnt == rig.daemon.own
 
 
