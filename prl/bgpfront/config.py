@@ -88,6 +88,15 @@ class Config(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     socket: Annotated[
         str, Meta(pattern=r"^/[^\0]{1,100}\Z", description="where status is asked for")
     ] = DEFAULT_SOCKET
+    metrics_port: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=65535,
+            description="TCP port of the front's metrics, on the address of prld's metrics.listen, "
+            "if it has one",
+        ),
+    ] = 9479
     routes_max: Annotated[
         int, Meta(ge=1, le=1 << 26, description="routes in each table; a peer has two")
     ] = 4_000_000

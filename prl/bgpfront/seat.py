@@ -21,6 +21,7 @@ import msgspec
 from prl.bgpfront.ahead import PositionError
 from prl.bgpfront.config import Peer
 from prl.bgpfront.messages import Begin, ChannelError, End, Message, Ready, Said
+from prl.bgpfront.metrics import COUNTED
 from prl.bgpfront.opening import OpenError
 from prl.bgpfront.owner import Owner
 from prl.bgpfront.pipe import READ_BYTES, Pipe
@@ -173,6 +174,7 @@ class Seat:
         self._asks = False
         self._ready: str | None = None
         self._ready_at = 0.0
+        self._counts = dict.fromkeys(COUNTED, 0)
 
     @property
     def session(self) -> Session | None:
@@ -205,6 +207,7 @@ class Seat:
             "role": "owner" if self._owner else "standby" if self._standby else "none",
             "state": "down" if session is None else session.state.value,
             "daemon": "connected" if self._inner is not None else "away",
+            "counts": dict(self._counts),
         }
         if session is None:
             return found
@@ -371,6 +374,7 @@ class Seat:
             self._tell(f"the daemon's connection has ended: {why}")
             session.closed(session.daemon, self._loop.time())
             if self._owner is not None and session.state is State.ABSENT:
+                self._counts["daemon_losses"] += 1
                 self._daemon_lost()
         self._changed()
 
@@ -502,6 +506,7 @@ class Seat:
         owner, place, outer = self._owner, self._place, self._outer
         if owner is None or outer is None:
             return
+        self._counts["ends"] += 1
         self._channel.send(End(owner.number, why))
         outer.pipe.read(on=False)
         self._finish_daemon(owner.session)
@@ -651,6 +656,7 @@ class Seat:
             read=standby.read,
             written=taken.out_bytes,
         )
+        self._counts["takeovers"] += 1
         self._own(owner, shadow.shadow.session)
         outer.pipe.flush()
         outer.pipe.read(on=True)

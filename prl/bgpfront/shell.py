@@ -18,11 +18,14 @@ from prl.bgpfront.channel import Channel
 from prl.bgpfront.config import Config, Peer
 from prl.bgpfront.front import Front
 from prl.bgpfront.messages import Begin, ChannelError, Message
+from prl.bgpfront.metrics import Facts
 from prl.bgpfront.seat import Seat
 from prl.bgpfront.session import Settings
 from prl.bgpfront.wiring import BGP_PORT, Wire, Wiring
 from prl.bindings.steer import Steering
 from prl.client.aio import AsyncNode
+from prl.daemon.events.log import EventLog
+from prl.daemon.monitoring.exporter import Exporter
 from prl.endpoint import Address, parse_endpoint, show_endpoint
 from prl.errors import KernelError, PrlError
 from prl.kernel import sock_diag
@@ -70,6 +73,7 @@ class Shell:
         self._timer: asyncio.TimerHandle | None = None
         self._clients = 0
         self._moves = False
+        self._moved = 0
         self._channel = Channel(
             daemon.link,
             daemon.index,
@@ -128,6 +132,11 @@ class Shell:
                 self._accept(stack, each.outer, each.ends_of_outer, seat.peer_connected)
             steering.attach()
             tasks.create_task(self._serve_status())
+            if (listen := self._daemon.metrics.listen) is not None:
+                address, _ = parse_endpoint(listen)
+                where = show_endpoint(address, config.metrics_port)
+                exporter = Exporter(where, EventLog(_log.warning), lambda: Facts(self.status()))
+                tasks.create_task(exporter.run())
             ready()
             await asyncio.Event().wait()
 
@@ -242,6 +251,7 @@ class Shell:
             for service in services_of(self._daemon, {seat.peer.local for seat in owned}):
                 _log.warning("the daemon is gone, the other node's is ready: %s moves", service)
                 await self._node.request({"op": "switchover", "service": service, "forced": False})
+                self._moved += 1
         except PrlError as error:
             _log.warning("the service stays: %s", error)
         finally:
@@ -295,6 +305,7 @@ class Shell:
             "ready": up and not any(peer["because"] for peer in peers),
             "channel": "up" if up else "down",
             "channel_why": "" if up else self._channel.why_down,
+            "moves": self._moved,
             "peers": peers,
         }
 

@@ -8,15 +8,15 @@ import asyncio
 import contextlib
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from ipaddress import IPv6Address
-from typing import Final
+from typing import Final, Protocol
 
+from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics import exposition
 
 from prl.daemon.events.bounded import Bounded
 from prl.daemon.events.log import EventLog
-from prl.daemon.monitoring.metrics import Facts
 from prl.endpoint import parse_endpoint
 
 CLIENTS_MAX: Final = 8
@@ -29,6 +29,13 @@ AGAIN_S: Final = 10.0
 """How long a port that somebody else has is left alone."""
 _BACKLOG: Final = 16
 _IP_FREEBIND, _IPV6_FREEBIND = 15, 78  # linux/in.h, linux/in6.h
+
+
+class Facts(Protocol):
+    """What there is to tell."""
+
+    def collect(self) -> Iterable[Metric]:
+        """As prometheus_client's renderers ask for it."""
 
 
 class Exporter:
