@@ -165,7 +165,7 @@ def bird() -> bool:
 
 @probe("FRR is not installed: apt-get install frr")
 def frr() -> bool:
-    return _installed("bgpd")
+    return shutil.which("bgpd", path="/usr/lib/frr") is not None  # OpenBGPD has another one
 
 
 @probe("keepalived is not installed: apt-get install keepalived")

@@ -27,7 +27,8 @@ TIME_JITTER_S = 0.1
 _BIRD_PROTOCOL = re.compile(
     r"^prl\s+BGP\s+\S+\s+\S+\s+(?P<since>\S+ \S+)\s*(?P<info>.*?)\s*$", re.MULTILINE
 )
-_SBIN_PATH = "/usr/sbin:/sbin:/usr/lib/frr"
+_PATHS = {"frr": "/usr/lib/frr:/usr/bin", "bird2": "/usr/sbin:/sbin"}
+"""Where Debian's packages have their programs: OpenBGPD's main one is called bgpd, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -408,7 +409,7 @@ def many_routes(version: int, whose: int, count: int) -> tuple[Prefix, ...]:
 
 
 def _program(name: str, package: str) -> str:
-    found = shutil.which(name) or shutil.which(name, path=_SBIN_PATH)
+    found = shutil.which(name, path=_PATHS[package]) or shutil.which(name)
     if found is None:
         raise DemoError(f"{name} is not installed: apt-get install {package}")
     return found
