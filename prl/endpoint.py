@@ -17,6 +17,8 @@ ANY_PEER: Final = "*"
 """What is written for the peer of a UDP socket that is not connected."""
 UDP_PREFIX: Final = "udp:"
 """In front of an endpoint that means UDP."""
+OPENS_TO: Final = ">"
+"""Between a local address and the other end, of what this host opens, whatever its port."""
 INSTANCE_MARK: Final = "@"
 """Behind an endpoint, in front of the name of its routing instance."""
 _WRITTEN: Final = re.compile(r"(?:\[(?P<v6>[^\]]+)\]|(?P<v4>[^:\[\]]+)):(?P<port>\d{1,5})")

@@ -29,6 +29,7 @@ from prl.config import Config
 from prl.endpoint import (
     ANY_PEER,
     INSTANCE_MARK,
+    OPENS_TO,
     UDP_PREFIX,
     Address,
     mapped,
@@ -117,6 +118,13 @@ class Tuple(msgspec.Struct, frozen=True, gc=False):
         """
         where = INSTANCE_MARK + self.instance if self.instance else ""
         return UDP_PREFIX * self.is_udp + show_endpoint(self.local, self.local_port) + where
+
+    @property
+    def offers(self) -> frozenset[str]:
+        """All that an application may have offered itself for, to be given this one (R32)."""
+        where = INSTANCE_MARK + self.instance if self.instance else ""
+        opened = f"{self.local}{OPENS_TO}{show_endpoint(self.remote, self.remote_port)}"
+        return frozenset({self.service_end, UDP_PREFIX * self.is_udp + opened + where})
 
 
 @dataclass(frozen=True, slots=True)

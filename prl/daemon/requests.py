@@ -3,6 +3,7 @@
 import heapq
 import socket
 from collections.abc import Awaitable, Callable
+from ipaddress import ip_address
 from typing import Any
 
 import msgspec
@@ -25,7 +26,14 @@ from prl.daemon.session.protect import Primaries
 from prl.daemon.session.sessions import Session
 from prl.daemon.session.shadows import Shadow, Shadows
 from prl.daemon.session.streams import Streams
-from prl.endpoint import INSTANCE_MARK, UDP_PREFIX, Address, parse_endpoint, show_endpoint
+from prl.endpoint import (
+    INSTANCE_MARK,
+    OPENS_TO,
+    UDP_PREFIX,
+    Address,
+    parse_endpoint,
+    show_endpoint,
+)
 from prl.errors import NotSafeError, PrlError, UsageError
 from prl.kernel.descriptors import Holder
 
@@ -246,7 +254,7 @@ class Requests:
     async def _offer(self, client: Client, request: dict[str, Any], _: list[int]) -> dict[str, Any]:
         text, mark, instance = text_of(request, "endpoint").partition(INSTANCE_MARK)
         prefix = UDP_PREFIX * text.startswith(UDP_PREFIX)
-        address, port = parse_endpoint(text.removeprefix(UDP_PREFIX))
+        address, what = self._offered_end(client, text.removeprefix(UDP_PREFIX))
         self._require_service(address, "offer")
         instances = [s.instance for s in self._view.config.service if address in s.addresses]
         if not mark and len(instances) == 1:
@@ -257,11 +265,32 @@ class Requests:
                 + ", ".join(f"{text}{INSTANCE_MARK}{name}" for name in instances)
             )
         where = INSTANCE_MARK + instance if instance else ""
-        where = prefix + show_endpoint(address, port) + where
-        rights.require_port(client, port)
+        where = prefix + what + where
         self._make_way_for(client, where)
         self._shadows.offer(client, where)
         return {}
+
+    def _offered_end(self, client: Client, text: str) -> tuple[Address, str]:
+        """The service address of an offer, and the offer as it is compared (R32).
+
+        Raises UsageError, PrlError.
+        """
+        own, opens, remote = text.partition(OPENS_TO)
+        if not opens:
+            address, port = parse_endpoint(text)
+            rights.require_port(client, port)
+            return address, show_endpoint(address, port)
+        other, port = parse_endpoint(remote)
+        try:
+            address = ip_address(own)
+        except ValueError as error:
+            raise UsageError(
+                f"offer: bad address {own!r:.100}: write ADDRESS{OPENS_TO}ADDRESS:PORT, ours first"
+            ) from error
+        if address.version != other.version:
+            raise UsageError(f"offer: {address} and {other} are of different IP versions")
+        rights.require_any_port(client)
+        return address, f"{address}{OPENS_TO}{show_endpoint(other, port)}"
 
     def _make_way_for(self, client: Client, where: str) -> None:
         """Of two users one has an endpoint: root, or who was there first."""

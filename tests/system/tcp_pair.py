@@ -15,9 +15,11 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from ipaddress import ip_address
 from typing import Any, Self
 
 from prl.client import Node, Session, Shadow
+from prl.endpoint import show_endpoint
 from prl.kernel.tcp_info import TcpState
 from prl.lab import Lab
 from prl.lab.netns import Namespace
@@ -200,17 +202,59 @@ class Pair:
         self._open += [there, here]
         return there, here
 
+    def open(self, family: int, *, key: bytes = b"") -> tuple[socket.socket, socket.socket]:
+        """A connection that the owner opens to the peer, from the service address."""
+        kind = socket.AF_INET if family == 4 else socket.AF_INET6
+        service, client = service_address(family), self._peer_address(family)
+
+        def listen() -> socket.socket:
+            made = socket.socket(kind, socket.SOCK_STREAM)
+            made.settimeout(PATIENCE_S)
+            if key:
+                set_key(made, service, key)
+            made.bind((client, 0))
+            made.listen(1)
+            return made
+
+        def call(port: int) -> socket.socket:
+            made = socket.socket(kind, socket.SOCK_STREAM)
+            made.settimeout(PATIENCE_S)
+            if key:
+                set_key(made, client, key)
+            made.bind((service, 0))
+            made.connect((client, port))
+            return made
+
+        with self.peer_place.call(listen) as listening:
+            port = listening.getsockname()[1]
+            here = self.place(self.owner).call(lambda: call(port))
+            there, _ = listening.accept()
+        there.settimeout(PATIENCE_S)
+        self._open += [there, here]
+        return there, here
+
     def _peer_address(self, family: int) -> str:
         lan = self.lab.topology.peer.lan
         return str(lan.ipv4.ip if family == 4 or lan.ipv6 is None else lan.ipv6.ip)
 
-    def protect(self, peer: socket.socket, app: socket.socket, *, patient: bool = True) -> Live:
+    def protect(
+        self,
+        peer: socket.socket,
+        app: socket.socket,
+        *,
+        patient: bool = True,
+        opened: bool = False,
+    ) -> Live:
         """Have the session shadowed. Raises what Node.replicate() raises.
 
         A set-up that takes too long on a busy machine is tried again by prld, if ``patient``.
+        ``opened``: the other node's application waits for it by the peer's end.
         """
-        host, port = app.getsockname()[:2]
-        self.node(self.other).offer(f"{host}:{port}" if ":" not in host else f"[{host}]:{port}")
+        local, remote = (
+            (ip_address(name[0]), name[1]) for name in (app.getsockname(), app.getpeername())
+        )
+        waits_for = f"{local[0]}>{show_endpoint(*remote)}" if opened else show_endpoint(*local)
+        self.node(self.other).offer(waits_for)
         node = self.node(self.owner)
         session = protect(node, app) if patient else node.replicate(app)
         return Live(self, peer, app, session, self.next_shadow())

@@ -1,6 +1,6 @@
 """Every state that a session can be in, through a failover; docs/tcp.md has the table.
 
-Checks R10, R17, R18, R19.
+Checks R10, R17, R18, R19, R32.
 """
 
 import ctypes
@@ -154,6 +154,14 @@ def test_window_scale(pair: Pair, family: int, scale: int) -> None:
 
 
 # -- ends of a direction, before and after the protection
+
+
+@FAMILIES
+@pytest.mark.parametrize("key", [b"", b"secret"], ids=["", "signed"])
+def test_a_session_that_the_node_has_opened_itself(pair: Pair, family: int, key: bytes) -> None:
+    """The standby's application waits for it by the peer's end, whatever the local port."""
+    live = pair.protect(*pair.open(family, key=key), opened=True)
+    traffic(live, SOME_BYTES)
 
 
 @FAMILIES

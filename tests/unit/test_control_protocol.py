@@ -408,8 +408,8 @@ def test_a_guest_takes_no_endpoint_that_is_another_s() -> None:
     )
     root, user, neighbour = map(a_client, (0, 1001, 1002))
 
-    def offer(client: Any, port: int) -> None:
-        request = {"op": "offer", "endpoint": f"192.0.2.100:{port}"}
+    def offer(client: Any, port: int, end: str = "192.0.2.100:{}") -> None:
+        request = {"op": "offer", "endpoint": end.format(port)}
         asyncio.run(served.handle(client, request, []))
 
     offer(root, 179)
@@ -428,6 +428,20 @@ def test_a_guest_takes_no_endpoint_that_is_another_s() -> None:
         offer(user, port)
     with pytest.raises(PrlError, match=f"may offer {rights.OFFERS_MAX} endpoints"):
         offer(user, 7999)
+    opened = "192.0.2.100>198.51.100.1:{}"
+    with pytest.raises(PrlError, match="only root may offer itself for whatever local port"):
+        offer(user, 179, opened)
+    offer(root, 179, opened)
+    assert takers.offering(opened.format(179)) == [root]
+    for wrong, words in (
+        ("192.0.2.1>198.51.100.1:{}", "no service address"),
+        ("192.0.2.100>2001:db8::1:{}", "bad endpoint"),
+        ("192.0.2.100>[2001:db8::1]:{}", "different IP versions"),
+        ("192.0.2.100:7>198.51.100.1:{}", "bad address '192.0.2.100:7'"),
+        ("192.0.2.100>198.51.100.1>198.51.100.1:{}", "bad endpoint"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            offer(root, 179, wrong)
 
 
 def test_what_prld_keeps_for_a_guest_is_bounded() -> None:

@@ -73,6 +73,12 @@ def require_port(user: User, port: int) -> None:
         raise PrlError(f"offer: only root may offer ports below {first}, as it alone may bind them")
 
 
+def require_any_port(user: User) -> None:
+    """Raises PrlError: some of them the user could not bind."""
+    if user.is_guest:
+        raise PrlError("offer: only root may offer itself for whatever local port; name the port")
+
+
 def require_room(user: User, sessions: Iterable[Kept], more: bytes) -> None:
     """Raises PrlError: the guest's connection has as much as it may have."""
     if not user.is_guest:

@@ -363,7 +363,7 @@ class Primaries:
         if session is not None and event.generation == session.generation:
             if event.reason == Reason.NO_APPLICATION:  # now: an offer may be right behind it
                 session.mend().hopeless = True
-                self._offered.discard(session.ends.service_end)
+                self._offered -= session.ends.offers
             session.resolve(event)
 
     def on_ended(self, handle: int) -> None:
@@ -390,7 +390,7 @@ class Primaries:
             return
         self._offered.add(endpoint)
         for session in self.live():
-            if session.state != "active" and session.ends.service_end == endpoint:
+            if session.state != "active" and endpoint in session.ends.offers:
                 session.mend().hopeless = False
                 session.hope()
 
@@ -493,7 +493,7 @@ class Primaries:
         if not self._owns(session.service):
             return "this node does not own its service"
         mending = session.mend()
-        if mending.hopeless or session.ends.service_end not in self._offered:
+        if mending.hopeless or self._offered.isdisjoint(session.ends.offers):
             return session.reason if mending.hopeless else self._nobody(session)
         if mending.asked:
             return "its application was asked to renew it, and has not yet"
@@ -534,7 +534,7 @@ class Primaries:
             return Reason.LINK_LOST
         if not self._owns(session.service):
             return Reason.NOT_OWNER
-        if session.ends.service_end not in self._offered and last not in _HOPELESS:
+        if self._offered.isdisjoint(session.ends.offers) and last not in _HOPELESS:
             return Reason.NO_APPLICATION
         return last
 

@@ -138,7 +138,7 @@ class Shadows:
         """``client`` takes no shadows of ``where`` any more, and loses those that it has."""
         self._offers = [offer for offer in self._offers if offer != (where, client)]
         for shadow in list(self._of(client)):
-            if shadow.ends.service_end == where:
+            if where in shadow.ends.offers:
                 self._give_up(shadow, Reason.APPLICATION_GONE)
 
     def announce_offers(self) -> None:
@@ -402,15 +402,15 @@ class Shadows:
                 f"{self._config.node} cannot keep shadows: its kernel has no struct_ops; "
                 "see `prlctl doctor` there",
             )
-        where = ends.service_end
         for position, (offered, client) in enumerate(self._offers):
-            if offered == where:
+            if offered in ends.offers:
                 # In turn, when several offer themselves for the same endpoint.
                 self._offers.append(self._offers.pop(position))
                 return service, client
         raise RefusedError(
             Reason.NO_APPLICATION,
-            f"no application on {self._config.node} waits for {where}; start it there, too",
+            f"no application on {self._config.node} waits for {ends.service_end}; "
+            "start it there, too",
         )
 
     def _replace(self, handle: int, ends: Tuple) -> None:
