@@ -11,7 +11,7 @@ All is called from the event loop; what prld has to be asked is asked in tasks.
 import asyncio
 import secrets
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
@@ -31,7 +31,7 @@ from prl.bgpfront.wiring import BGP_PORT
 from prl.bindings.bgp_rib import Column
 from prl.client.aio import AsyncSession, AsyncShadow, NotProtectedError, ShadowVoid, Takeover
 from prl.control.protocol import OVER
-from prl.endpoint import Side, show_endpoint
+from prl.endpoint import OPENS_TO, Side, show_endpoint
 from prl.errors import PrlError
 
 COMMITTED_EVERY_S = 0.05
@@ -42,6 +42,10 @@ UNREAD_MAX_S = 5.0
 """A shadow that nothing is known of is given up then: unread, it would hold up the peer."""
 CLOSING_MAX_S = 10.0
 """A peer that does not read so long is not told the last words."""
+DIAL_AFTER_S = 1.0
+"""A peer that has not connected so long after the daemon is connected to."""
+DIAL_EVERY_S = 5.0
+"""How often that is tried; as a daemon would, until the peer or the daemon is there or gone."""
 WAITING_MAX_BYTES = READ_BYTES
 """What an end may say before there is another one to hear it: an OPEN, a NOTIFICATION."""
 
@@ -60,6 +64,10 @@ class Node(Protocol):
 
     async def offer(self, endpoint: str) -> None:
         """As AsyncNode.offer()."""
+
+
+Dial = Callable[[Peer], Awaitable[socket.socket | None]]
+"""Connects to a peer from its service address; None: it cannot be now."""
 
 
 class Channel(Protocol):
@@ -135,6 +143,7 @@ class Seat:
         tasks: where tasks are made.
         changed: called when something has happened: turn() is to be called then.
         tell: takes what an operator should hear of.
+        dial: connects to the peer.
         daemon_lost: called when the daemon's connection has ended, of a session of this node's.
     """
 
@@ -148,9 +157,13 @@ class Seat:
         tasks: asyncio.TaskGroup,
         changed: Callable[[], None],
         tell: Callable[[str], None],
+        dial: Dial,
         daemon_lost: Callable[[], None],
     ) -> None:
         self.peer = peer
+        self._dial = dial
+        self._dials = False
+        self._dial_at: float | None = None
         self._daemon_lost = daemon_lost
         self._settings, self._node, self._channel = settings, node, channel
         self._tasks, self._changed, self._tell = tasks, changed, tell
@@ -311,7 +324,12 @@ class Seat:
     def turn(self, now: float) -> float | None:
         """Do what has become possible. Returns when there is more to do, or None."""
         self._pair(now)
-        due = [self._turn_owner(now), self._turn_shadow(now), self._turn_standby(now)]
+        due = [
+            self._turn_dial(now),
+            self._turn_owner(now),
+            self._turn_shadow(now),
+            self._turn_standby(now),
+        ]
         self._close_ends(now)
         for connection in (self._outer, self._inner):
             if connection is not None:
@@ -344,6 +362,36 @@ class Seat:
         ):
             session.connected(session.daemon, now)
             self._bind(session, self._inner)
+
+    def _turn_dial(self, now: float) -> float | None:
+        """Connect to a peer that does not connect: the daemon has, so that it is to be opened."""
+        if not self._may_dial():
+            self._dial_at = None
+            return None
+        if self._dial_at is None:
+            self._dial_at = now + DIAL_AFTER_S
+        if now < self._dial_at:
+            return self._dial_at
+        if not self._dials:
+            self._dials = True
+            self._tasks.create_task(self._call_peer())
+        return None
+
+    def _may_dial(self) -> bool:
+        is_waiting = self._inner is not None and self._inner.waiting is not None
+        is_alone = self._caller is None and not self._takes and self._shadow is None
+        return is_waiting and is_alone and self.session is None
+
+    async def _call_peer(self) -> None:
+        sock = await self._dial(self.peer)
+        self._dials = False
+        self._dial_at = self._loop.time() + DIAL_EVERY_S
+        if sock is not None:
+            if self._may_dial():
+                self.peer_connected(sock)
+            else:
+                sock.close()
+        self._changed()
 
     def _bind(self, session: Session, inner: _Connection) -> None:
         out = session.daemon.out
@@ -584,7 +632,8 @@ class Seat:
         """So that the peer is not held up; another one is welcome."""
         with suppress(PrlError):  # prld is gone: the next one is offered the same
             await shadow.close()
-            await self._node.offer(show_endpoint(self.peer.local, BGP_PORT))
+            for offer in offers(self.peer):
+                await self._node.offer(offer)
 
     def _turn_standby(self, now: float) -> float | None:
         standby, shadow = self._standby, self._shadow
@@ -669,6 +718,12 @@ class Seat:
         self._forget_shadow()
         self._lose_standby()
         self._tasks.create_task(shadow.shadow.close())
+
+
+def offers(peer: Peer) -> tuple[str, str]:
+    """What a front waits for on the standby: a session that the peer opens, or that we open."""
+    other = show_endpoint(peer.address, BGP_PORT)
+    return show_endpoint(peer.local, BGP_PORT), f"{peer.local}{OPENS_TO}{other}"
 
 
 async def _close(place: AsyncSession | None, pipe: Pipe) -> None:

@@ -19,7 +19,7 @@ from prl.bgpfront.config import Config, Peer
 from prl.bgpfront.front import Front
 from prl.bgpfront.messages import Begin, ChannelError, Message
 from prl.bgpfront.metrics import Facts
-from prl.bgpfront.seat import Seat
+from prl.bgpfront.seat import Seat, offers
 from prl.bgpfront.session import Settings
 from prl.bgpfront.wiring import BGP_PORT, Wire, Wiring
 from prl.bindings.steer import Steering
@@ -35,6 +35,7 @@ from prl.shadow.sockopt import CallError
 BACKLOG = 64
 CLIENTS_MAX = 16
 """Of status, at a time."""
+DIAL_TIMEOUT_S = 4.0
 ACCEPTS_MAX = 16
 """Connections that one turn accepts."""
 TTL_MAX = 255
@@ -118,10 +119,11 @@ class Shell:
                     tasks=tasks,
                     changed=self._changed,
                     tell=_teller(str(peer.address)),
+                    dial=self._dial,
                     daemon_lost=lambda: self._on_daemon_lost(tasks),
                 )
-            for local in dict.fromkeys(peer.local for peer in config.peer):
-                await self._node.offer(show_endpoint(local, BGP_PORT))
+            for offer in dict.fromkeys(one for peer in config.peer for one in offers(peer)):
+                await self._node.offer(offer)
             tasks.create_task(self._take_shadows())
             tasks.create_task(self._channel.run())
             loop.add_reader(wiring, self._repair, wiring)
@@ -173,6 +175,30 @@ class Shell:
                 on(sock)
             else:  # somebody on this host has found the listener itself
                 sock.close()
+
+    async def _dial(self, peer: Peer) -> socket.socket | None:
+        """As a seat asks for it: only who owns the service may speak from its address."""
+        try:
+            status = await self._node.request({"op": "status"})
+            owned = {one["name"] for one in status["services"] if one["state"] == "owner"}
+            if owned.isdisjoint(services_of(self._daemon, {peer.local})):
+                return None
+            sock = outer_socket(peer, peer.key())
+        except PrlError as error:
+            _log.warning("%s: not connected to: %s", peer.address, error)
+            return None
+        try:
+            sock.bind((str(peer.local), 0))
+            async with asyncio.timeout(DIAL_TIMEOUT_S):
+                loop = asyncio.get_running_loop()
+                await loop.sock_connect(sock, (str(peer.address), BGP_PORT))
+        except (OSError, TimeoutError):  # it is not there, or does not want to: as ever with BGP
+            sock.close()
+            return None
+        except BaseException:
+            sock.close()
+            raise
+        return sock
 
     async def _take_shadows(self) -> None:
         async for shadow in self._node.shadows():
@@ -367,11 +393,11 @@ class Listeners:
         self.peer = peer
         key = peer.key()
         with contextlib.ExitStack() as stack:
-            self.inner = stack.enter_context(_listener(peer, key, peer.local, transparent=True))
-            self.outer = stack.enter_context(_listener(peer, key, peer.address, transparent=False))
-            if peer.ttl_security_hops:
-                level, _, least = _TTL[peer.family]
-                self.outer.setsockopt(level, least, TTL_MAX + 1 - peer.ttl_security_hops)
+            self.inner = stack.enter_context(inner_socket(peer, key))
+            self.outer = stack.enter_context(outer_socket(peer, key))
+            for listener in (self.inner, self.outer):
+                listener.bind((_LOOPBACK[peer.family], 0))
+                listener.listen(BACKLOG)
             self._stack = stack.pop_all()
 
     @property
@@ -391,25 +417,37 @@ class Listeners:
         self._stack.close()
 
 
-def _listener(peer: Peer, key: bytes, remote: Address, *, transparent: bool) -> socket.socket:
+def inner_socket(peer: Peer, key: bytes) -> socket.socket:
+    """Towards the daemon; it may have the peer's address. Raises KernelError."""
+    sock = _socket(peer, key, peer.local)
+    sock.setsockopt(*_TRANSPARENT[peer.family], 1)
+    return sock
+
+
+def outer_socket(peer: Peer, key: bytes) -> socket.socket:
+    """Towards the peer. Raises KernelError."""
+    sock = _socket(peer, key, peer.address)
+    if peer.ttl_security_hops:
+        level, _, least = _TTL[peer.family]
+        sock.setsockopt(level, least, TTL_MAX + 1 - peer.ttl_security_hops)
+    return sock
+
+
+def _socket(peer: Peer, key: bytes, remote: Address) -> socket.socket:
     sock = socket.socket(peer.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
-        # Connections have all of it, too. SO_REUSEADDR: else a daemon that starts could not bind
-        # to the port. The greatest TTL: daemon and peer may both want it (RFC 5082).
+        # What a listener accepts has all of it, too. SO_REUSEADDR: else a daemon that starts could
+        # not bind to the port. The greatest TTL: daemon and peer may both want it (RFC 5082).
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         level, ttl, _ = _TTL[peer.family]
         sock.setsockopt(level, ttl, TTL_MAX)
         if peer.family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        if transparent:
-            sock.setsockopt(*_TRANSPARENT[peer.family], 1)
         if key:
             set_key(sock, str(remote), key)
-        sock.bind((_LOOPBACK[peer.family], 0))
-        sock.listen(BACKLOG)
     except (OSError, CallError) as error:
         sock.close()
-        raise KernelError(f"{peer.address}: no listener for it: {error}") from error
+        raise KernelError(f"{peer.address}: no socket for it: {error}") from error
     return sock
 
 

@@ -41,6 +41,7 @@ class Setting:
         later: what it announces besides when asked to.
         md5: the key that the session is signed with; empty: none.
         ttl_security: all hear their own network alone (RFC 5082).
+        waits: the peer is passive: our fronts connect to it.
     """
 
     daemon: str
@@ -51,6 +52,7 @@ class Setting:
     later: tuple[Prefix, ...]
     md5: str = ""
     ttl_security: bool = False
+    waits: bool = False
 
 
 class Front:
@@ -137,6 +139,7 @@ class RouterPair:
             after=setting.later,
             md5=setting.md5,
             ttl_security=setting.ttl_security,
+            passive=setting.waits,
         )
         node = replace(
             place,
@@ -148,6 +151,7 @@ class RouterPair:
             neighbour_asn=PEER_ASN,
             router_id=str(topology.service.ipv4),
             user=USERS[setting.daemon],
+            passive=False,
             forwards=True,
         )
         places = {one: replace(node, directory=directory / one, node=one) for one in NODES}

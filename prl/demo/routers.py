@@ -87,6 +87,7 @@ class Place:
         router_id: its own.
         user: whom it runs as.
         ttl_security: it hears neighbours on its own network alone (RFC 5082).
+        passive: it does not connect, and waits for the other end.
         forwards: what it learns becomes routes of the kernel's.
     """
 
@@ -104,6 +105,7 @@ class Place:
     router_id: str = "192.0.2.1"
     user: str = "root"
     ttl_security: bool = False
+    passive: bool = False
     forwards: bool = False
 
     @property
@@ -240,6 +242,7 @@ protocol bgp prl {{
   neighbor {place.neighbour} as {place.neighbour_asn};
   {"multihop;" if place.routed else "direct;"}{signed}
   ttl security {"on" if place.ttl_security else "off"};
+  passive {"on" if place.passive else "off"};
   hold time {HOLD_TIME_S};
   connect delay time 1;
   connect retry time 2;
@@ -347,7 +350,7 @@ class Frr:
         place, neighbour = self._place, self._place.neighbour
         options = [f"password {place.md5}"] if place.md5 else []
         options.append("ebgp-multihop" if place.routed else "disable-connected-check")
-        options += ["ttl-security hops 1"] * place.ttl_security
+        options += ["ttl-security hops 1"] * place.ttl_security + ["passive"] * place.passive
         own = "".join(f" neighbor {neighbour} {option}\n" for option in options)
         networks = "".join(f"  network {prefix}\n" for prefix in place.before)
         return f"""\

@@ -24,7 +24,11 @@ def setting(daemon: str, peer: str, version: int = 4, *, secured: bool = False) 
     both = many_routes(version, 0, THEIRS + LATER)
     ours = many_routes(version, 1, OURS)
     key = "secret" if secured else ""
-    return Setting(daemon, peer, version, ours, both[:THEIRS], both[THEIRS:], key, secured)
+    return Setting(
+        *(daemon, peer, version, ours, both[:THEIRS], both[THEIRS:], key),
+        ttl_security=secured,
+        waits=secured,
+    )
 
 
 @pytest.fixture
@@ -65,7 +69,7 @@ def expect_undisturbed(two: RouterPair, before: View) -> None:
             setting("frr", "bird", 6, secured=True), marks=pytest.mark.needs("bird", "frr")
         ),
     ],
-    ids=["bird-frr", "frr-bird-ipv6-md5-gtsm"],
+    ids=["bird-frr", "frr-bird-ipv6-md5-gtsm-passive"],
     indirect=True,
 )
 def test_each_node_loses_its_power_and_the_peers_session_stays(two: RouterPair) -> None:

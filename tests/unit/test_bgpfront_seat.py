@@ -134,6 +134,9 @@ class Node:
     def __init__(self, tasks: asyncio.TaskGroup) -> None:
         self.prld, self.line = Prld(), Line()
         self.told: list[str] = []
+        self.dialled = 0
+        self.answers: Callable[[], socket.socket] | None = None
+        """Makes our end, when the peer is connected to."""
         self.lost: list[str] = []
         """Of each death of the daemon under a session of this node's: why not to move it."""
         self.daemon = Speaker(DAEMON)
@@ -146,10 +149,15 @@ class Node:
             channel=self.line,
             tasks=tasks,
             changed=lambda: None,
+            dial=self._dial,
             daemon_lost=lambda: self.lost.append(self.seat.because),
             tell=self.told.append,
         )
         self.front = Front([], lambda: bool(self.daemon.received))
+
+    async def _dial(self, _: Peer) -> socket.socket | None:
+        self.dialled += 1
+        return self.answers() if self.answers is not None else None
 
     def connect_daemon(self) -> None:
         near, far = socket.socketpair()
@@ -416,6 +424,56 @@ def test_each_end_waits_for_the_other() -> None:
     play(story)
 
 
+def test_a_peer_that_does_not_connect_is_connected_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(seat, "DIAL_AFTER_S", 0.05)
+    monkeypatch.setattr(seat, "DIAL_EVERY_S", 0.05)
+
+    async def story(one: World) -> None:
+        await asyncio.sleep(0.1)
+        one.turn()
+        assert not one.owner.dialled, "the daemon does not want it"
+        one.owner.connect_daemon()
+        await one.until(lambda: one.owner.dialled >= 3)
+        one.peer.connect()
+
+        def answer() -> socket.socket:
+            near, one.wire = socket.socketpair()
+            one.wire.setblocking(False)
+            return near
+
+        one.owner.answers = answer
+        await one.until(one.is_in_order)
+        dialled = one.owner.dialled
+        await asyncio.sleep(0.2)
+        one.turn()
+        assert one.owner.dialled == dialled
+
+    play(story)
+
+
+def test_of_two_connections_the_peers_own_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(seat, "DIAL_AFTER_S", 0.05)
+
+    async def story(one: World) -> None:
+        theirs: list[socket.socket] = []
+
+        def answer() -> socket.socket:
+            one.peer.connect()
+            one.wire = one.connect_peer()  # it has come in between
+            near, far = socket.socketpair()
+            far.setblocking(False)
+            theirs.append(far)
+            return near
+
+        one.owner.answers = answer
+        one.owner.connect_daemon()
+        await one.until(lambda: bool(theirs) and not is_open(theirs[0]))
+        await one.until(one.is_in_order)
+        theirs[0].close()
+
+    play(story)
+
+
 def test_a_second_connection_of_the_peer_is_refused() -> None:
     async def story(one: World) -> None:
         await one.open()
@@ -426,6 +484,9 @@ def test_a_second_connection_of_the_peer_is_refused() -> None:
         second.close()
 
     play(story)
+
+
+OFFERS = ("192.0.2.100:179", "192.0.2.100>192.0.2.10:179")
 
 
 def is_open(sock: socket.socket) -> bool:
@@ -508,7 +569,7 @@ def test_a_shadow_of_which_nothing_is_known_is_given_up(monkeypatch: pytest.Monk
         one.protect()
         shadow = one.shadow
         assert shadow is not None
-        await one.until(lambda: one.standby.prld.offered == ["192.0.2.100:179"])
+        await one.until(lambda: one.standby.prld.offered == list(OFFERS))
         assert shadow.is_closed
 
     play(story)
