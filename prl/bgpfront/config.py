@@ -9,6 +9,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
+from prl.bgpfront.session import ABSORBED
 from prl.config import Key, private, schemas
 from prl.config.schemas import Address, Schema
 from prl.errors import ConfigError
@@ -19,6 +20,9 @@ DEFAULT_SOCKET = "/run/prl/bgp.sock"
 PEERS_MAX = 256  # PRL_STEER_PEERS_MAX
 HOPS_MAX = 254
 _TABLES_OF_THE_KERNEL = (253, 254, 255)  # default, main, local
+
+
+Error = Annotated[str, Meta(pattern=r"^([0-9]|1[0-9])/[0-9]{1,2}\Z")]
 
 
 class Peer(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -106,6 +110,13 @@ class Config(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
             ge=1 << 16, le=1 << 36, description="bytes of attributes in each table; a peer has two"
         ),
     ] = 1 << 30
+    absorb: Annotated[
+        tuple[Error, ...],
+        Meta(
+            description="NOTIFICATIONs of the daemon, as code/subcode, that its peer is not told "
+            "of: the session stays, and waits for it; any other one ends the session"
+        ),
+    ] = tuple(f"{code}/{subcode}" for code, subcode in sorted(ABSORBED))
     move_on_death: Annotated[
         bool,
         Meta(
@@ -136,6 +147,12 @@ class Config(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
                 "user: root is everybody on this host; let the BGP daemon run as a user of its own"
             )
         return uid
+
+
+def errors(config: Config) -> frozenset[tuple[int, int]]:
+    """What ``absorb`` has, as numbers."""
+    pairs = (one.split("/") for one in config.absorb)
+    return frozenset((int(code), int(subcode)) for code, subcode in pairs)
 
 
 _SCHEMA = Schema({"": Config, "peer": Peer}, "docs/bgp.md")

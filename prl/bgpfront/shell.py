@@ -15,7 +15,7 @@ from typing import Any, Self
 from prl import config as prld_config
 from prl.bgpfront.ahead import PositionError
 from prl.bgpfront.channel import Channel
-from prl.bgpfront.config import Config, Peer
+from prl.bgpfront.config import Config, Peer, errors
 from prl.bgpfront.front import Front
 from prl.bgpfront.messages import Begin, ChannelError, Message
 from prl.bgpfront.metrics import Facts
@@ -108,6 +108,7 @@ class Shell:
             settings = Settings(
                 routes_max=config.routes_max,
                 attributes_max_bytes=config.attributes_max_bytes,
+                absorbed=errors(config),
                 daemon_return_s=config.daemon_return_s,
             )
             for peer in config.peer:

@@ -54,6 +54,7 @@ _KINDS = {
     list[Address]: "list of addresses",
     list[str]: "list of strings",
     list[int]: "list of whole numbers",
+    tuple[str, ...]: "list of strings",
     str: "string",
     int: "whole number",
     float: "number",
@@ -167,6 +168,8 @@ def _show(default: object) -> str:
         return "none"
     if isinstance(default, bool):
         return str(default).lower()
+    if isinstance(default, tuple):
+        return f"[{', '.join(map(_show, default))}]"
     return f'"{default}"' if isinstance(default, str) else str(default)
 
 

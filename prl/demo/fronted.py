@@ -42,6 +42,7 @@ class Setting:
         md5: the key that the session is signed with; empty: none.
         ttl_security: all hear their own network alone (RFC 5082).
         waits: the peer is passive: our fronts connect to it.
+        forwards: what our daemons learn becomes routes of the kernel's.
     """
 
     daemon: str
@@ -53,6 +54,7 @@ class Setting:
     md5: str = ""
     ttl_security: bool = False
     waits: bool = False
+    forwards: bool = True
 
 
 class Front:
@@ -152,7 +154,7 @@ class RouterPair:
             router_id=str(topology.service.ipv4),
             user=USERS[setting.daemon],
             passive=False,
-            forwards=True,
+            forwards=setting.forwards,
         )
         places = {one: replace(node, directory=directory / one, node=one) for one in NODES}
         for one in (place, *places.values()):

@@ -399,12 +399,18 @@ def make_routes(version: int, first: int, count: int) -> tuple[Prefix, ...]:
     return tuple(ip_network(form.format(number)) for number in range(first, first + count))
 
 
-def many_routes(version: int, whose: int, count: int) -> tuple[Prefix, ...]:
-    """``count`` prefixes, up to 65,536, other ones for each end: 0 is the peer, 1 are we.
+_HOST_ROUTES_MAX = 1 << 16
 
-    Of host routes (RFC 2544) in IPv4, so that there are enough.
+
+def many_routes(version: int, whose: int, count: int) -> tuple[Prefix, ...]:
+    """``count`` prefixes, other ones for each end: 0 is the peer, 1 are we.
+
+    Up to 65,536 are host routes (RFC 2544) in IPv4, so that there are enough; up to 1,048,576 are of
+    private networks (RFC 1918) and what follows.
     """
-    if version == 4:  # noqa: PLR2004
+    if version == 4 and count > _HOST_ROUTES_MAX:  # noqa: PLR2004
+        base, bits, step = ip_address("10.0.0.0") + (whose << 24), 28, 16
+    elif version == 4:  # noqa: PLR2004
         base, bits, step = ip_address("198.18.0.0") + (whose << 16), 32, 1
     else:
         base, bits, step = ip_address("2001:db8:f000::") + (whose << 80), 64, 1 << 64

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from prl.bgpfront.config import PEERS_MAX, Config, Peer, keys, load, parse
+from prl.bgpfront.config import PEERS_MAX, Config, Peer, errors, keys, load, parse
+from prl.bgpfront.session import ABSORBED
 from prl.errors import ConfigError
 
 DOCS = Path(__file__).parents[2] / "docs/bgp.md"
@@ -18,6 +19,9 @@ def test_what_is_needed_is_enough() -> None:
     peer = Peer(address=IPv4Address("192.0.2.1"), local=IPv4Address("192.0.2.100"))
     assert parse(GOOD) == Config(user="nobody", peer=[peer])
     assert parse(GOOD).uid() > 0
+    assert errors(parse(GOOD)) == ABSORBED
+    assert errors(parse('absorb = ["6/2", "4/0"]\n' + GOOD)) == {(6, 2), (4, 0)}
+    assert errors(parse("absorb = []\n" + GOOD)) == frozenset()
 
 
 @pytest.mark.parametrize(
@@ -40,6 +44,8 @@ def test_what_is_needed_is_enough() -> None:
         ("table = 0\n" + GOOD, "table"),
         ("channel_port = 70000\n" + GOOD, "channel_port"),
         ('socket = "relative"\n' + GOOD, "socket"),
+        ('absorb = ["6"]\n' + GOOD, "absorb"),
+        ("absorb = [6]\n" + GOOD, "absorb"),
         ("routes_max = 0\n" + GOOD, "routes_max"),
         ("daemon_return_s = 0.1\n" + GOOD, "daemon_return_s"),
         ("extra = 1\n" + GOOD, "extra"),
