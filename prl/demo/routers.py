@@ -405,8 +405,8 @@ _HOST_ROUTES_MAX = 1 << 16
 def many_routes(version: int, whose: int, count: int) -> tuple[Prefix, ...]:
     """``count`` prefixes, other ones for each end: 0 is the peer, 1 are we.
 
-    Up to 65,536 are host routes (RFC 2544) in IPv4, so that there are enough; up to 1,048,576 are of
-    private networks (RFC 1918) and what follows.
+    In IPv4, up to 65,536 are host routes (RFC 2544), so that there are enough; up to 1,048,576 are
+    parts of 10.0.0.0/8 (RFC 1918) and of the network behind it.
     """
     if version == 4 and count > _HOST_ROUTES_MAX:  # noqa: PLR2004
         base, bits, step = ip_address("10.0.0.0") + (whose << 24), 28, 16
