@@ -5,9 +5,17 @@ from typing import Any
 
 import click
 
+from prl.bgpfront.check import Remark, Router, check, compare, read
 from prl.bgpfront.client import ask
 from prl.bgpfront.config import DEFAULT_PATH, load
+from prl.cli.doctor import findings_text
+from prl.cli.options import config_option
 from prl.cli.output import BAD, DEGRADED, GOOD, WARN, emit, table, wrapped
+from prl.doctor.finding import Finding, Verdict
+from prl.errors import ConfigError, UsageError
+
+BIRD_CONFIG, FRR_CONFIG = Path("/etc/bird/bird.conf"), Path("/etc/frr/frr.conf")
+NODES = 2
 
 
 @click.group("bgp")
@@ -16,14 +24,7 @@ def bgp() -> None:
 
 
 @bgp.command("status")
-@click.option(
-    "--config",
-    type=click.Path(path_type=Path, dir_okay=False),
-    default=DEFAULT_PATH,
-    show_default=True,
-    metavar="FILE",
-    help="Its configuration, which names the socket on which it is asked.",
-)
+@config_option("Its configuration, which names the socket on which it is asked.", DEFAULT_PATH)
 @click.pass_context
 def bgp_status(context: click.Context, *, config: Path) -> None:
     """Show the sessions, and whether the other node could go on with them: exit status 3 if not.
@@ -35,6 +36,56 @@ def bgp_status(context: click.Context, *, config: Path) -> None:
     emit(facts, status_text(facts))
     if not facts["ready"]:
         context.exit(DEGRADED)
+
+
+@bgp.command("check")
+@click.argument(
+    "files",
+    nargs=-1,
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="[FILE]...",
+)
+@config_option("The front's configuration.", DEFAULT_PATH)
+@click.pass_context
+def bgp_check(context: click.Context, *, files: tuple[Path, ...], config: Path) -> None:
+    """Check the BGP daemon's configuration; of two FILEs, one of each node, that they are alike.
+
+    Without a FILE that of this host, /etc/bird/bird.conf if the daemon's user is bird, else
+    /etc/frr/frr.conf. Exit status 1: no session would begin; 3: it works, but is not safe.
+    """
+    front = load(config)
+    if not files:
+        files = (BIRD_CONFIG if front.user == "bird" else FRR_CONFIG,)
+    if len(files) > NODES:
+        raise click.UsageError(f"give {NODES} files at most: this node's and the other node's")
+    texts = [_text_of(path) for path in files]
+    remarks = [remark for text in texts for remark in check(front, text[1])]
+    if len(texts) == NODES:
+        remarks += compare(texts[0][0], texts[1][0])
+    findings = [_finding(remark) for remark in dict.fromkeys(remarks)]
+    emit({"checks": [finding.facts() for finding in findings]}, findings_text(findings))
+    verdicts = {finding.verdict for finding in findings}
+    if Verdict.MISSING in verdicts:
+        context.exit(1)
+    if Verdict.WARNING in verdicts:
+        context.exit(DEGRADED)
+
+
+def _text_of(path: Path) -> tuple[str, Router]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        return text, read(text)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}; name the daemon's file") from error
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from error
+
+
+def _finding(remark: Remark) -> Finding:
+    verdict = Verdict.MISSING if remark.needed else Verdict.WARNING
+    if not remark.remedy:
+        verdict = Verdict.OK
+    return Finding(remark.what, verdict, remark.found, remark.remedy)
 
 
 def status_text(facts: dict[str, Any]) -> str:

@@ -31,14 +31,15 @@ def doctor(context: click.Context, config: Path | None) -> None:
         "healthy": Verdict.MISSING not in verdicts,
         "checks": [finding.facts() for finding in findings],
     }
-    emit(facts, _text(findings))
+    emit(facts, findings_text(findings))
     if Verdict.MISSING in verdicts:
         context.exit(EXIT_MISSING)
     if Verdict.WARNING in verdicts:
         context.exit(NotSafeError.exit_code)
 
 
-def _text(findings: list[Finding]) -> str:
+def findings_text(findings: list[Finding]) -> str:
+    """For people: all of them, then what is to be done."""
     rows = [["", "WHAT", "FOUND"], *([f.verdict, f.name, f.found] for f in findings)]
     todo = [
         line

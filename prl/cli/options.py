@@ -23,12 +23,12 @@ def number_option(name: str, low: int, high: int | None, default: int, words: st
     return click.option(name, type=kind, default=default, show_default=True, help=words)
 
 
-def config_option(words: str) -> _Option:
+def config_option(words: str, default: Path = DEFAULT_PATH) -> _Option:
     """``--config FILE``, by default prld's own; ``words`` say what the command does with it."""
     return click.option(
         "--config",
         type=click.Path(path_type=Path, dir_okay=False),
-        default=DEFAULT_PATH,
+        default=default,
         show_default=True,
         metavar="FILE",
         help=words,
