@@ -15,8 +15,10 @@ from prl.bgp.prefixes import Prefix
 from prl.bgpfront.client import ask
 from prl.demo.player import Deadline, DemoError
 from prl.demo.routers import OUR_ASN, PEER_ASN, ROUTERS, Place, Router
+from prl.endpoint import Address
 from prl.errors import PrlError
 from prl.lab import Lab
+from prl.lab.topology import Interface
 
 NODES = ("re0", "re1")
 USERS = {"bird": "bird", "frr": "frr"}
@@ -24,6 +26,8 @@ USERS = {"bird": "bird", "frr": "frr"}
 STEP_TIMEOUT_S = 60.0
 POLL_S = 0.05
 LOG_TAIL_BYTES = 2000
+SECOND_AT, SECOND_ASN = 4, 65002
+"""The second peer: so far behind the first one's address."""
 FOLDER_MODE = 0o755
 """Daemons that are not root have their files in folders below."""
 
@@ -43,6 +47,9 @@ class Setting:
         ttl_security: all hear their own network alone (RFC 5082).
         waits: the peer is passive: our fronts connect to it.
         forwards: what our daemons learn becomes routes of the kernel's.
+        second: another peer, beside the first one: a key of ROUTERS; each is told what the other
+            one announces. Empty: none.
+        seconds: what it announces.
     """
 
     daemon: str
@@ -55,6 +62,8 @@ class Setting:
     ttl_security: bool = False
     waits: bool = False
     forwards: bool = True
+    second: str = ""
+    seconds: tuple[Prefix, ...] = ()
 
 
 class Front:
@@ -75,17 +84,14 @@ class Front:
         lines = [
             f'user = "{place.user}"',
             f'socket = "{self._socket}"',
-            "[[peer]]",
-            f'address = "{place.neighbour}"',
-            f'local = "{place.local}"',
         ]
-        if place.md5:
-            key = directory / f"{node}.md5"
-            key.touch(mode=0o600)
-            key.write_text(place.md5)
-            lines.append(f'md5_key = "{key}"')
-        if place.ttl_security:
-            lines.append("ttl_security_hops = 1")
+        key = directory / f"{node}.md5"
+        key.touch(mode=0o600)
+        key.write_text(place.md5)
+        for address, _ in place.neighbours:
+            lines += ["[[peer]]", f'address = "{address}"', f'local = "{place.local}"']
+            lines += [f'md5_key = "{key}"'] * bool(place.md5)
+            lines += ["ttl_security_hops = 1"] * place.ttl_security
         self._config.write_text("".join(f"{line}\n" for line in lines))
         self._process: subprocess.Popen[Any] | None = None
 
@@ -109,11 +115,10 @@ class Front:
         if self._process is not None:
             self._process.wait()
 
-    def status(self) -> dict[str, Any]:
-        """What it says of its peer. Raises NoDaemonError."""
-        found = ask(str(self._socket))
-        peer: dict[str, Any] = found["peers"][0]
-        return peer
+    def peers(self) -> list[dict[str, Any]]:
+        """What it says of each peer. Raises NoDaemonError."""
+        found: list[dict[str, Any]] = ask(str(self._socket))["peers"]
+        return found
 
 
 class RouterPair:
@@ -142,6 +147,16 @@ class RouterPair:
             md5=setting.md5,
             ttl_security=setting.ttl_security,
             passive=setting.waits,
+            shares=bool(setting.second),
+        )
+        beside = replace(
+            place,
+            directory=directory / "second",
+            local=theirs + SECOND_AT,
+            before=setting.seconds,
+            after=(),
+            asn=SECOND_ASN,
+            router_id=f"{topology.peer.lan.ipv4.ip + SECOND_AT}",
         )
         node = replace(
             place,
@@ -155,11 +170,16 @@ class RouterPair:
             user=USERS[setting.daemon],
             passive=False,
             forwards=setting.forwards,
+            shares=False,
+            second=(beside.local, SECOND_ASN) if setting.second else None,
         )
         places = {one: replace(node, directory=directory / one, node=one) for one in NODES}
-        for one in (place, *places.values()):
+        for one in (place, beside, *places.values()):
             one.directory.mkdir(mode=FOLDER_MODE)
         self.peer = ROUTERS[setting.peer](place)
+        self.second = ROUTERS[setting.second](beside) if setting.second else None
+        if self.second is not None:
+            _add_address(lab, beside.local, peer)
         self.daemons: dict[str, Router] = {
             name: ROUTERS[setting.daemon](one) for name, one in places.items()
         }
@@ -169,9 +189,13 @@ class RouterPair:
         """Start all, and wait until the other node could go on. Raises DemoError."""
         for node in NODES:
             self.start_node(node)
-        self.peer.start()
+        for peer in filter(None, (self.peer, self.second)):
+            peer.start()
         ours, theirs = len(self.setting.ours), len(self.setting.theirs)
-        self.wait("the peer has our routes", lambda: self.peer.learnt() == ours)
+        seconds = len(self.setting.seconds)
+        self.wait("the peer has our routes", lambda: self.peer.learnt() == ours + seconds)
+        if (second := self.second) is not None:
+            self.wait("the second peer, too", lambda: second.learnt() == ours + theirs)
         for node in NODES:
             self.wait_forwarding(node, theirs)
         self.wait("re1 could go on", lambda: self.is_ready("re0"))
@@ -179,34 +203,39 @@ class RouterPair:
     def start_node(self, node: str) -> None:
         """Start the front, and the daemon behind it: it would find its peer by itself before."""
         self.fronts[node].start()
-        self.wait(f"{node}'s front is there", lambda: bool(self.fronts[node].status()))
+        self.wait(f"{node}'s front is there", lambda: bool(self.fronts[node].peers()))
         self.daemons[node].start()
 
     def wait_forwarding(self, node: str, theirs: int) -> None:
         """Wait until the kernel forwards by so many routes of the peer's. Raises DemoError."""
-        daemon = self.daemons[node]
+        daemon, count = self.daemons[node], theirs + len(self.setting.seconds)
         self.wait(
-            f"{node}'s kernel has {theirs} routes of the peer's",
-            lambda: len(daemon.forwarded()) == theirs,
+            f"{node}'s kernel has {count} routes of the peers'",
+            lambda: len(daemon.forwarded()) == count,
         )
 
     def kill_daemon(self, node: str) -> None:
         """End it at once, and wait until its front has seen it. Raises DemoError."""
         os.kill(self.daemons[node].pid(), signal.SIGKILL)
         self.wait(
-            "its front sees it", lambda: self.fronts[node].status()["state"] in {"absent", "down"}
+            "its front sees it",
+            lambda: {one["state"] for one in self.fronts[node].peers()} <= {"absent", "down"},
         )
 
     def is_ready(self, owner: str) -> bool:
-        """Whether this node has the session, and the other one could go on with it."""
-        found = self.fronts[owner].status()
-        return (found["role"], found["because"]) == ("owner", "")
+        """Whether this node has the sessions, and the other one could go on with them."""
+        found = self.fronts[owner].peers()
+        return all((one["role"], one["because"]) == ("owner", "") for one in found)
+
+    def learnt_by_second(self) -> int:
+        """How many routes the second peer was told of."""
+        return 0 if self.second is None else self.second.learnt()
 
     def goes_on(self, node: str, theirs: int) -> bool:
-        """Whether this node has the session, and its daemon so many routes of the peer's."""
-        found = self.fronts[node].status()
-        is_owner = (found["role"], found["state"]) == ("owner", "relay")
-        return is_owner and self.daemons[node].learnt() == theirs
+        """Whether this node has the sessions, and its daemon so many routes of the first peer's."""
+        found = self.fronts[node].peers()
+        is_owner = all((one["role"], one["state"]) == ("owner", "relay") for one in found)
+        return is_owner and self.daemons[node].learnt() == theirs + len(self.setting.seconds)
 
     def wait(self, what: str, good: Callable[[], bool]) -> None:
         """Ask until it is so; what is asked tells no events.
@@ -230,7 +259,7 @@ class RouterPair:
         found = [_tail(self.peer.log)]
         for node, front in self.fronts.items():
             with suppress(PrlError):
-                found.append(f"{node}: {front.status()}")
+                found.append(f"{node}: {front.peers()}")
             found += [_tail(front.log.read_text), _tail(self.daemons[node].log)]
         return "\n".join(found)
 
@@ -238,6 +267,12 @@ class RouterPair:
         """Wait for the fronts, once the lab is down."""
         for front in self.fronts.values():
             front.wait()
+
+
+def _add_address(lab: Lab, address: Address, lan: Interface) -> None:
+    length = 24 if lan.ipv6 is None or address.version == 4 else lan.ipv6.network.prefixlen  # noqa: PLR2004
+    argv = ["ip", "addr", "add", f"{address}/{length}", "dev", lan.name]
+    lab.run("peer", [*argv, *(["nodad"] * (address.version != 4))], check=True)  # noqa: PLR2004
 
 
 def _tail(log: Callable[[], str]) -> str:

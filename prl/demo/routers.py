@@ -89,6 +89,8 @@ class Place:
         ttl_security: it hears neighbours on its own network alone (RFC 5082).
         passive: it does not connect, and waits for the other end.
         forwards: what it learns becomes routes of the kernel's.
+        second: address and AS of another neighbour; each is then told what the other one says.
+        shares: another speaker is in the same place, at an address of its own.
     """
 
     lab: Lab
@@ -107,6 +109,14 @@ class Place:
     ttl_security: bool = False
     passive: bool = False
     forwards: bool = False
+    second: tuple[IPv4Address | IPv6Address, int] | None = None
+    shares: bool = False
+
+    @property
+    def neighbours(self) -> list[tuple[IPv4Address | IPv6Address, int]]:
+        """Addresses and ASes."""
+        second = [] if self.second is None else [self.second]
+        return [(self.neighbour, self.neighbour_asn), *second]
 
     @property
     def version(self) -> int:
@@ -190,7 +200,8 @@ class Bird:
 
     def learnt(self) -> int:
         """See ``Router``."""
-        shown = self._birdc("show", "route", "count", "protocol", "prl")
+        table = f"master{self._place.version}"
+        shown = self._birdc("show", "route", "count", "table", table, "where", "source = RTS_BGP")
         return int(next((word for word in shown.split() if word.isdigit()), "0"))
 
     def forwarded(self) -> set[str]:
@@ -228,6 +239,29 @@ class Bird:
             lines = "".join(f"  route {prefix} blackhole;\n" for prefix in routes)
             return f"protocol static {name} {{\n  disabled {disabled};\n  {channel};\n{lines}}}\n"
 
+        exports = "source ~ [RTS_STATIC, RTS_BGP]" if place.second else "source = RTS_STATIC"
+        names = ("prl", "second")
+
+        def bgp(name: str, neighbour: IPv4Address | IPv6Address, asn: int) -> str:
+            return f"""\
+protocol bgp {name} {{
+  local {place.local} as {place.asn};
+  neighbor {neighbour} as {asn};
+  {"multihop;" if place.routed else "direct;"}{signed}
+  strict bind {"on" if place.shares else "off"};
+  ttl security {"on" if place.ttl_security else "off"};
+  passive {"on" if place.passive else "off"};
+  hold time {HOLD_TIME_S};
+  connect delay time 1;
+  connect retry time 2;
+  error wait time 1, 2;
+  {channel} {{ import all; export where {exports}; next hop self; }};
+}}
+"""
+
+        sessions = "".join(
+            bgp(name, *one) for name, one in zip(names, place.neighbours, strict=False)
+        )
         return f"""\
 log "{self._log}" all;
 router id {place.router_id};
@@ -237,19 +271,7 @@ protocol device {{ }}
 {forwards if place.forwards else ""}
 {static("early_routes", place.before, "no")}
 {static("late_routes", place.after, "yes")}
-protocol bgp prl {{
-  local {place.local} as {place.asn};
-  neighbor {place.neighbour} as {place.neighbour_asn};
-  {"multihop;" if place.routed else "direct;"}{signed}
-  ttl security {"on" if place.ttl_security else "off"};
-  passive {"on" if place.passive else "off"};
-  hold time {HOLD_TIME_S};
-  connect delay time 1;
-  connect retry time 2;
-  error wait time 1, 2;
-  {channel} {{ import all; export where source = RTS_STATIC; next hop self; }};
-}}
-"""
+{sessions}"""
 
 
 def parse_bird(shown: str, routes: str, exported: str) -> View:
@@ -292,6 +314,7 @@ class Frr:
         argv = [_program("bgpd", "frr"), "-d", "-u", user, "-g", user]
         argv += ["-S"] * (user == "root")
         argv += self._zebra() if self._place.forwards else ["-Z", "-n"]
+        argv += ["-l", str(self._place.local)] * self._place.shares
         argv += ["-f", str(config), "-i", str(self._pid), "-P", "0"]
         argv += ["--vty_socket", str(directory), "--log", f"file:{self._log}"]
         self._place.run(argv)
@@ -347,12 +370,27 @@ class Frr:
         return self._place.run(argv)
 
     def _configuration(self) -> str:
-        place, neighbour = self._place, self._place.neighbour
+        place = self._place
         options = [f"password {place.md5}"] if place.md5 else []
         options.append("ebgp-multihop" if place.routed else "disable-connected-check")
         options += ["ttl-security hops 1"] * place.ttl_security + ["passive"] * place.passive
-        own = "".join(f" neighbor {neighbour} {option}\n" for option in options)
-        networks = "".join(f"  network {prefix}\n" for prefix in place.before)
+        options += [f"update-source {place.local}", "advertisement-interval 0"]
+        options += [f"timers {HOLD_TIME_S // 3} {HOLD_TIME_S}", "timers connect 1"]
+        filtering = ["filter-list own out"] * (place.second is None)
+        lines = [
+            f" neighbor {address} {option}\n"
+            for address, asn in place.neighbours
+            for option in (f"remote-as {asn}", *options)
+        ]
+        lines += [
+            f" address-family {self._family} unicast\n",
+            *(
+                f"  neighbor {address} {option}\n"
+                for address, _ in place.neighbours
+                for option in ("activate", "next-hop-self", *filtering)
+            ),
+            *(f"  network {prefix}\n" for prefix in place.before),
+        ]
         return f"""\
 hostname {place.node}
 router bgp {place.asn}
@@ -360,15 +398,7 @@ router bgp {place.asn}
  no bgp ebgp-requires-policy
  no bgp network import-check
  no bgp default ipv4-unicast
- neighbor {neighbour} remote-as {place.neighbour_asn}
-{own} neighbor {neighbour} update-source {place.local}
- neighbor {neighbour} timers {HOLD_TIME_S // 3} {HOLD_TIME_S}
- neighbor {neighbour} timers connect 1
- neighbor {neighbour} advertisement-interval 0
- address-family {self._family} unicast
-  neighbor {neighbour} activate
-  neighbor {neighbour} filter-list own out
-{networks} exit-address-family
+{"".join(lines)} exit-address-family
 bgp as-path access-list own permit ^$
 """
 

@@ -5,6 +5,8 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
@@ -18,9 +20,12 @@ pytestmark = [
     pytest.mark.needs("root", "netns", "bpf", "af_xdp", "struct_ops"),
 ]
 OURS, THEIRS, LATER = 200, 100, 50
+SECONDS = tuple(ip_network(f"203.0.113.{n}/32") for n in range(70))
 
 
-def setting(daemon: str, peer: str, version: int = 4, *, secured: bool = False) -> Setting:
+def setting(
+    daemon: str, peer: str, version: int = 4, *, secured: bool = False, second: str = ""
+) -> Setting:
     both = many_routes(version, 0, THEIRS + LATER)
     ours = many_routes(version, 1, OURS)
     key = "secret" if secured else ""
@@ -28,6 +33,8 @@ def setting(daemon: str, peer: str, version: int = 4, *, secured: bool = False) 
         *(daemon, peer, version, ours, both[:THEIRS], both[THEIRS:], key),
         ttl_security=secured,
         waits=secured,
+        second=second,
+        seconds=SECONDS if second else (),
     )
 
 
@@ -124,3 +131,36 @@ def test_the_owners_front_dies_and_comes_back(two: RouterPair) -> None:
     two.fronts["re1"].kill()
     two.wait("re0 goes on", lambda: two.goes_on("re0", THEIRS + LATER))
     expect_undisturbed(two, before)
+
+
+@pytest.mark.parametrize(
+    "two",
+    [
+        pytest.param(setting("bird", "frr", second="bird"), marks=pytest.mark.needs("bird", "frr")),
+        pytest.param(setting("frr", "bird", second="frr"), marks=pytest.mark.needs("bird", "frr")),
+    ],
+    ids=["bird", "frr"],
+    indirect=True,
+)
+def test_two_peers_are_told_of_each_other_and_nothing_is_taken_back(two: RouterPair) -> None:
+    """A daemon that has not heard one yet lacks its routes, and would take them from the other."""
+    assert two.second is not None
+    before, besides = two.peer.view(), two.second.view()
+    two.lab.fail("re0", "power")
+    two.peer.announce_more()
+    two.wait("re1 goes on", lambda: two.goes_on("re1", THEIRS + LATER))
+    two.lab.heal("re0")
+    two.start_node("re0")
+    two.wait("re0 is ready", lambda: two.is_ready("re1"))
+    two.kill_daemon("re1")
+    two.wait("re0 goes on", lambda: two.goes_on("re0", THEIRS + LATER))
+    two.kill_daemon("re0")
+    two.daemons["re0"].start()
+    two.wait("it is back", lambda: two.goes_on("re0", THEIRS + LATER))
+    expect_undisturbed(two, before)
+    two.wait("it is told the later ones", lambda: two.learnt_by_second() == OURS + THEIRS + LATER)
+    after = two.second.view()
+    assert (after.state, after.flaps) == ("Established", besides.flaps)
+    assert after.is_as_old(besides)
+    known = {prefix: number for prefix, number in after.routes.items() if prefix in besides.routes}
+    assert replace(after, routes=known).has_same_routes(besides)
