@@ -93,7 +93,7 @@ class Front:
             lines += [f'md5_key = "{key}"'] * bool(place.md5)
             lines += ["ttl_security_hops = 1"] * place.ttl_security
         self._config.write_text("".join(f"{line}\n" for line in lines))
-        self._process: subprocess.Popen[Any] | None = None
+        self.process: subprocess.Popen[Any] | None = None
 
     def start(self) -> None:
         """Start it, once the one before has ended."""
@@ -101,19 +101,19 @@ class Front:
         prld_config = self._lab.state.config(self._lab.topology.node(self._node))
         argv = [sys.executable, "-m", "prl.bgpfront.main", "--config", str(self._config)]
         with self.log.open("ab") as log:
-            self._process = self._lab.exec(
+            self.process = self._lab.exec(
                 self._node, [*argv, "--prld-config", str(prld_config)], stdout=log, stderr=log
             )
 
     def kill(self) -> None:
         """End it at once."""
-        if self._process is not None:
-            self._process.kill()
+        if self.process is not None:
+            self.process.kill()
 
     def wait(self) -> None:
         """Until it has ended."""
-        if self._process is not None:
-            self._process.wait()
+        if self.process is not None:
+            self.process.wait()
 
     def peers(self) -> list[dict[str, Any]]:
         """What it says of each peer. Raises NoDaemonError."""
