@@ -10,9 +10,9 @@ from prl.endpoint import Side
 
 READ_BYTES = 1 << 16
 """What one turn reads, so that the loop's other work is not kept waiting."""
-BARRED_LOOK_S = 0.02
+REPAIR_LOOK_S = 0.02
 """When a socket that prld has in repair mode is tried again."""
-BARRED_MAX_S = 5.0
+REPAIR_MAX_S = 5.0
 """By then prld has said that it is another node's, or has given it back."""
 
 
@@ -42,8 +42,8 @@ class Pipe:
         self._wrote: Callable[[int], None] = lambda _: None
         self._loop = asyncio.get_running_loop()
         self._reads = self._writes = self._is_over = False
-        self._barred_since: float | None = None
-        self._barred: asyncio.TimerHandle | None = None
+        self._in_repair_since: float | None = None
+        self._repair_timer: asyncio.TimerHandle | None = None
 
     @property
     def is_open(self) -> bool:
@@ -69,7 +69,7 @@ class Pipe:
         if not self.is_open or self._is_over or on is self._reads:
             return
         self._reads = on
-        if self._barred is not None:
+        if self._repair_timer is not None:
             return
         if on:
             self._loop.add_reader(self._sock, self._readable)
@@ -90,7 +90,7 @@ class Pipe:
 
     def flush(self) -> None:
         """Write what may be written, now and when there is room."""
-        if not self.is_open or self._is_over or self._barred is not None:
+        if not self.is_open or self._is_over or self._repair_timer is not None:
             return
         is_full = False
         while not is_full and (count := min(self._writable(), len(self._out))):
@@ -98,14 +98,10 @@ class Pipe:
                 done = self._sock.send(memoryview(self._out)[:count])
             except BlockingIOError:
                 is_full = True
-            except PermissionError:
-                self._wait_for_prld()
-                return
             except OSError as error:
-                self._end(error.strerror or str(error))
+                self._fail(error)
                 return
             else:
-                self._barred_since = None
                 del self._out[:done]
                 self._wrote(done)
         if is_full is not self._writes:
@@ -127,17 +123,19 @@ class Pipe:
             data = self._sock.recv(READ_BYTES)
         except BlockingIOError:
             return
-        except PermissionError:
-            self._wait_for_prld()
-            return
         except OSError as error:
-            self._end(error.strerror or str(error))
+            self._fail(error)
             return
-        self._barred_since = None
         if data:
             self._received(data)
         else:
             self._end("it was closed")
+
+    def _fail(self, error: OSError) -> None:
+        if isinstance(error, PermissionError):
+            self._wait_for_prld()
+        else:
+            self._end(error.strerror or str(error))
 
     def _wait_for_prld(self) -> None:
         """It has the socket in repair mode: for a moment, or because another node has the session.
@@ -145,20 +143,23 @@ class Pipe:
         Which of the two, it says by itself; an end that were told of here would be none.
         """
         now = self._loop.time()
-        self._barred_since = now if self._barred_since is None else self._barred_since
-        if now >= self._barred_since + BARRED_MAX_S:
+        self._in_repair_since = now if self._in_repair_since is None else self._in_repair_since
+        if now >= self._in_repair_since + REPAIR_MAX_S:
             self._end("prld has taken the socket out of use")
             return
         reads = self._reads
         self._unwatch()
         self._reads = reads
-        self._barred = self._loop.call_later(BARRED_LOOK_S, self._try_again)
+        self._repair_timer = self._loop.call_later(REPAIR_LOOK_S, self._try_again)
 
     def _try_again(self) -> None:
-        self._barred = None
+        self._repair_timer = None
         if self._reads:
             self._loop.add_reader(self._sock, self._readable)
+            self._readable()
         self.flush()
+        if self._repair_timer is None:
+            self._in_repair_since = None
 
     def _end(self, why: str) -> None:
         if not self._is_over:
@@ -167,9 +168,9 @@ class Pipe:
             self._ended(why)
 
     def _unwatch(self) -> None:
-        if self._barred is not None:
-            self._barred.cancel()
-            self._barred = None
+        if self._repair_timer is not None:
+            self._repair_timer.cancel()
+            self._repair_timer = None
         self._loop.remove_reader(self._sock)
         self._loop.remove_writer(self._sock)
         self._reads = self._writes = False

@@ -13,18 +13,18 @@ from prl.bgpfront.pipe import Pipe
 TIMEOUT_S = 60.0
 
 
-class Barred(socket.socket):
-    """Every call fails as in repair mode (tcp_recvmsg, tcp_sendmsg), as long as it is barred."""
+class InRepair(socket.socket):
+    """Every call fails as in repair mode (tcp_recvmsg, tcp_sendmsg), as long as it is so."""
 
-    barred = False
+    in_repair = False
 
     def recv(self, *given: Any) -> bytes:
-        if self.barred:
+        if self.in_repair:
             raise PermissionError(1, "Operation not permitted")
         return super().recv(*given)
 
     def send(self, *given: Any) -> int:
-        if self.barred:
+        if self.in_repair:
             raise PermissionError(1, "Operation not permitted")
         return super().send(*given)
 
@@ -34,7 +34,7 @@ class Both:
 
     def __init__(self) -> None:
         near, self.far = socket.socketpair()
-        self.near = Barred(fileno=near.detach())
+        self.near = InRepair(fileno=near.detach())
         self.got = bytearray()
         self.ends: list[str] = []
         self.out = bytearray()
@@ -72,20 +72,20 @@ def play(story: Callable[[Both], Awaitable[None]]) -> None:
 
 def test_a_moment_of_repair_mode_is_no_end() -> None:
     async def story(both: Both) -> None:
-        both.near.barred = True
+        both.near.in_repair = True
         both.far.send(b"heard")
         both.out += b"said"
         both.pipe.flush()
-        await asyncio.sleep(3 * module.BARRED_LOOK_S)
+        await asyncio.sleep(3 * module.REPAIR_LOOK_S)
         assert (both.got, both.ends, both.out) == (b"", [], b"said")
-        both.near.barred = False
+        both.near.in_repair = False
         await both.until(lambda: both.got == b"heard" and not both.out)
         assert both.far.recv(9) == b"said"
-        both.near.barred = True
+        both.near.in_repair = True
         both.far.close()
-        await asyncio.sleep(3 * module.BARRED_LOOK_S)
+        await asyncio.sleep(3 * module.REPAIR_LOOK_S)
         assert not both.ends
-        both.near.barred = False
+        both.near.in_repair = False
         await both.until(lambda: both.ends == ["it was closed"])
 
     play(story)
@@ -93,12 +93,12 @@ def test_a_moment_of_repair_mode_is_no_end() -> None:
 
 def test_what_is_not_wanted_does_not_come_afterwards() -> None:
     async def story(both: Both) -> None:
-        both.near.barred = True
+        both.near.in_repair = True
         both.far.send(b"heard")
-        await asyncio.sleep(2 * module.BARRED_LOOK_S)
+        await asyncio.sleep(2 * module.REPAIR_LOOK_S)
         both.pipe.read(on=False)
-        both.near.barred = False
-        await asyncio.sleep(2 * module.BARRED_LOOK_S)
+        both.near.in_repair = False
+        await asyncio.sleep(2 * module.REPAIR_LOOK_S)
         assert not both.got
         both.pipe.read(on=True)
         await both.until(lambda: both.got == b"heard")
@@ -107,10 +107,10 @@ def test_what_is_not_wanted_does_not_come_afterwards() -> None:
 
 
 def test_a_socket_that_nobody_gives_back_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "BARRED_MAX_S", 0.1)
+    monkeypatch.setattr(module, "REPAIR_MAX_S", 0.1)
 
     async def story(both: Both) -> None:
-        both.near.barred = True
+        both.near.in_repair = True
         both.far.send(b"heard")
         await both.until(lambda: bool(both.ends))
         assert both.ends == ["prld has taken the socket out of use"]
@@ -118,13 +118,34 @@ def test_a_socket_that_nobody_gives_back_ends(monkeypatch: pytest.MonkeyPatch) -
     play(story)
 
 
+def test_each_time_has_the_whole_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though nothing was read or written in between, by which the first one would have ended."""
+    monkeypatch.setattr(module, "REPAIR_MAX_S", 0.2)
+
+    async def story(both: Both) -> None:
+        both.near.in_repair = True
+        both.far.send(b"heard")
+        await asyncio.sleep(2 * module.REPAIR_LOOK_S)
+        both.pipe.read(on=False)
+        both.near.in_repair = False
+        await asyncio.sleep(2 * module.REPAIR_MAX_S)
+        both.near.in_repair = True
+        both.pipe.read(on=True)
+        await asyncio.sleep(2 * module.REPAIR_LOOK_S)
+        assert not both.ends
+        both.near.in_repair = False
+        await both.until(lambda: both.got == b"heard")
+
+    play(story)
+
+
 def test_it_may_be_closed_meanwhile() -> None:
     async def story(both: Both) -> None:
-        both.near.barred = True
+        both.near.in_repair = True
         both.far.send(b"heard")
         await asyncio.sleep(0)
         both.pipe.close()
-        await asyncio.sleep(2 * module.BARRED_LOOK_S)
+        await asyncio.sleep(2 * module.REPAIR_LOOK_S)
         assert not both.ends
 
     play(story)
