@@ -27,7 +27,8 @@ from prl.kernel import procfs
 from prl.kernel.sock_diag import LISTEN, SockDiag, TcpSocket, identity
 
 _SYS_PIDFD_GETFD: Final = 438  # the same number on every architecture
-_SYS_KCMP: Final = {"x86_64": 312, "aarch64": 272}[platform.machine()]
+_SYS_KCMP: Final = {"x86_64": 312, "aarch64": 272}.get(platform.machine(), -1)
+"""-1, no system call's: as on a kernel without it, nothing can tell."""
 _KCMP_FILE, _KCMP_FILES = 0, 2  # linux/kcmp.h
 _KCMP_ORDERS: Final = {0: 0, 1: -1, 2: 1}  # kcmp(2); it says 3 where it keeps no order
 _IPPROTO_MPTCP: Final = 262
