@@ -10,7 +10,6 @@ last facts. Whatever a program does, prld goes on.
 
 import asyncio
 import contextlib
-import math
 import os
 import signal
 import time
@@ -42,7 +41,7 @@ class _Subject:
     """Facts that wait for their program."""
     missed: int = 0
     """Changes that later ones have replaced before a program heard of them."""
-    started_s: float = -math.inf
+    started_s: float = -PAUSE_S
     task: "asyncio.Task[None] | None" = field(default=None)
 
 
