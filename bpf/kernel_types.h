@@ -66,8 +66,17 @@ struct socket {
     struct file *file;
 };
 
+struct net_device {
+    unsigned int flags;
+};
+
+struct dst_entry {
+    struct net_device *dev;
+};
+
 struct sock {
     struct sock_common __sk_common;
+    struct dst_entry *sk_dst_cache;
     struct socket *sk_socket;
     atomic_t sk_drops;
     struct {

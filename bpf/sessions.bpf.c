@@ -12,6 +12,7 @@
 
 #define AF_INET 2 /* linux/socket.h draws in libc's headers, which know no bpf target */
 #define AF_INET6 10
+#define IFF_LOOPBACK 0x8 /* linux/if.h, likewise */
 
 struct {
     __uint(type, BPF_MAP_TYPE_RINGBUF);
@@ -102,6 +103,16 @@ static __always_inline int read_ends(const struct sock_common *sock, struct prl_
     return 0;
 }
 
+/* Whether what it sends stays on this host: both ends go with it, as when a daemon talks to its front. */
+static __always_inline int is_of_this_host(struct sock_common *sock)
+{
+    struct sock *whole = (struct sock *)bpf_skc_to_tcp_sock(sock);
+    struct dst_entry *route = whole ? whole->sk_dst_cache : 0; /* none for a moment after routes have changed */
+    struct net_device *out = route ? route->dev : 0;
+
+    return out && (out->flags & IFF_LOOPBACK);
+}
+
 /*
  * All TCP sockets of the reader's network namespace, one a call: tells those of a service address that their own end has not
  * closed and that no mark gate is on, so that prld has no flow of them.
@@ -118,7 +129,7 @@ int prl_strangers(struct bpf_iter__tcp *ctx)
     __builtin_memset(&ends, 0, sizeof(ends));
     if (read_ends(sock, &ends) < 0 || !prl_is_anywhere(node, ends.local))
         return 0;
-    if (prl_is_anywhere(node, ends.remote)) /* this host calls itself: both ends go with it */
+    if (is_of_this_host(sock))
         return 0;
     __u64 cookie = (__u64)sock->skc_cookie.counter; /* 0: nobody has asked for it, so no gate has it */
     if (!cookie || !bpf_map_lookup_elem(&prl_gates, &cookie))

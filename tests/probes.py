@@ -175,6 +175,16 @@ def frr() -> bool:
     return shutil.which("bgpd", path="/usr/lib/frr") is not None  # OpenBGPD has another one
 
 
+@probe("GoBGP is not installed: apt-get install gobgpd")
+def gobgp() -> bool:
+    return _installed("gobgpd") and _installed("gobgp")
+
+
+@probe("OpenBGPD is not installed: apt-get install openbgpd")
+def openbgpd() -> bool:
+    return _installed("bgpctl")
+
+
 @probe("keepalived is not installed: apt-get install keepalived")
 def keepalived() -> bool:
     return _installed("keepalived")

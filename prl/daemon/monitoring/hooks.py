@@ -10,6 +10,7 @@ last facts. Whatever a program does, prld goes on.
 
 import asyncio
 import contextlib
+import math
 import os
 import signal
 import time
@@ -41,7 +42,7 @@ class _Subject:
     """Facts that wait for their program."""
     missed: int = 0
     """Changes that later ones have replaced before a program heard of them."""
-    started_s: float = -PAUSE_S
+    started_s: float = -math.inf
     task: "asyncio.Task[None] | None" = field(default=None)
 
 
