@@ -12,7 +12,10 @@ from prl.control.messages import HANDLE_MAX
 from prl.endpoint import ANY_PEER, parse_endpoint
 from prl.errors import UsageError
 
-STATES: Final = ("setup", "active", "voiding", "open", "moved", "void", "owner")
+STATES: Final = (
+    *("setup", "active", "voiding", "alone", "open", "moved"),
+    *("suspended", "void", "owner"),
+)
 """Of a session whose application is here, and of a shadow."""
 
 Flow = dict[str, Any]

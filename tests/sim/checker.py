@@ -202,11 +202,25 @@ class Checker:
             world.count("protected")
             life = self._life_here(node, session)
             if life is not None:
-                life.confirmed = True
+                self._protected(session, life)
         elif state == (False, lib.PRL_PRIMARY_VOIDING):
             world.count("void sent")
+        elif state == (False, lib.PRL_PRIMARY_ALONE):
+            world.count("alone")
+        elif state == (True, lib.PRL_SECONDARY_SUSPENDED):
+            world.count("shadows suspended")
         elif state == (True, lib.PRL_SECONDARY_VOID):
             world.count("shadows voided")
+
+    def _protected(self, session: Session, life: Life) -> None:
+        """For the first time, or again without a new snapshot (L10): then nothing is missing."""
+        if life.confirmed:
+            self.world.count("resumed")
+            if life.flushed:
+                raise ViolationError(
+                    f"L10: session {session.number} goes on with a shadow that missed something"
+                )
+        life.confirmed = True
 
     def _look_at_move(self, node: "Node", service: int) -> None:
         """I6: COMMIT of a planned move: nothing is on its way that could be lost."""

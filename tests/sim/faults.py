@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 FAULTS_FROM_NS, FAULTS_TO_NS = 120 * MS, 800 * MS
 ALONE_FROM_NS = 480 * MS
 """An owner has opened by then whose standby has not been heard from the beginning."""
+QUIET_BEFORE_NS, QUIET_AFTER_NS = 60 * MS, 300 * MS
 BULK_BYTES = (7000, 500, 8)
 KINDS = (
     "delay", "cut", "cut one way", "cut one way", "pause", "pause", "stall in a pass",
@@ -19,7 +20,7 @@ KINDS = (
     "owner dies unseen", "both cut", "both cut", "LAN of one cut",
     "switchover", "switchover", "switchover", "slow passes", "wake-ups lost",
     "control plane late", "kernel drops", "LAN of one deaf", "link cut and LAN of one deaf",
-    "LAN of one mute", "link cut and LAN of one mute", "link queue full",
+    "LAN of one mute", "link cut and LAN of one mute", "link queue full", "flap", "flap",
 )  # fmt: skip
 ARBITER_KINDS = ("parted", "parted", "parted", "arbiter unreached", "arbiter unreached")
 
@@ -124,6 +125,20 @@ class Faults:
     def _connection_reset(self, node: "Node", _for_ns: int) -> None:
         if node.runs:
             node.call(node.lib.prl_dp_link_drop, b"reset")
+
+    def _flap(self, node: "Node", for_ns: int) -> None:
+        """The link goes and comes again; most sessions are quiet from before on, for a while."""
+        world, chance = self.world, self.world.random
+        gone_ns = world.now_ns + QUIET_BEFORE_NS
+        for session in world.sessions:
+            if chance.random() < 0.8:
+                quiet_ns = (0.5 + chance.random()) * (for_ns + QUIET_AFTER_NS)
+                session.quiet_until_ns = gone_ns + int(quiet_ns)
+        strike = self._cut if chance.random() < 0.5 else self._connection_reset
+        world.at(gone_ns, strike, node, for_ns)
+        if chance.random() < 0.3:  # … and just when it is back, or soon
+            later_ns = int((0.8 + chance.random()) * for_ns)
+            world.at(gone_ns + later_ns, self._power_off, chance.choice(world.nodes), for_ns)
 
     def _link_queue_full(self, node: "Node", for_ns: int) -> None:
         """Its socket takes nothing more, and what prld has to say leaves little room or none."""
@@ -296,6 +311,8 @@ class Faults:
         if not self._heals:
             return
         self.delay_ns = 0
+        for session in world.sessions:
+            session.quiet_until_ns = 0
         world.join()
         world.store.reached, world.store.loss = [True, True], 0.0
         world.setup_fails, world.lan_loss = 0.0, 0.0

@@ -129,7 +129,7 @@ class ManyFlows:
                     f"I1/I2: flow {number}: {taken} against {self.accepted[number]}"
                 )
             lib.prl_secondary_void(self.shadows + number, lib.PRL_REASON_LINK_LOST)
-            lib.prl_primary_void_done(primary, self.now_ns, self.out)
+            lib.prl_primary_void_done(primary, False, self.now_ns, self.out)
             self.act(number)
             if taken != sorted(taken):
                 raise ViolationError(f"I2: flow {number} opened out of order: {taken}")

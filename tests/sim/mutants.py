@@ -41,9 +41,8 @@ MUTANTS = (
     Mutant(
         "a failed flow opens at once, without VOID",
         "core/primary.c",
-        "    if (flow->state == PRL_PRIMARY_SETUP) {\n        open_up(flow, reason, out);",
-        "    if (flow->state == PRL_PRIMARY_SETUP || flow->state == PRL_PRIMARY_ACTIVE) {\n"
-        "        open_up(flow, reason, out);",
+        "    if (flow->state == PRL_PRIMARY_SETUP || (",
+        "    if (flow->state == PRL_PRIMARY_SETUP || flow->state == PRL_PRIMARY_ACTIVE || (",
     ),
     Mutant(
         "a NACK releases the packet that was refused",
@@ -271,7 +270,7 @@ MUTANTS = (
     Mutant(
         "nothing opens when the lease has ended",
         "node/ownership.c",
-        "    if (todo & PRL_OWNER_DO_OPEN_FLOWS)\n        dp_primary_open_all(dp);",
+        "    if (todo & PRL_OWNER_DO_OPEN_FLOWS)\n        dp_resync_alone(dp);",
         "",
         ("power off",),
     ),
@@ -398,6 +397,85 @@ MUTANTS = (
         "            feed_kept(dp, flow, hold);",
         "            (void)feed_kept;",
         ("kernel drops",),
+    ),
+    # -- going on after a flap of the link (L10)
+    Mutant(
+        "a suspended shadow may be taken over",
+        "core/secondary.c",
+        "if (flow->state == PRL_SECONDARY_ACTIVE && flow->confirmed) {",
+        "if (flow->state != PRL_SECONDARY_VOID && flow->confirmed) {",
+        test="test_core_resync.py::test_a_suspended_shadow_never_speaks",
+    ),
+    Mutant(
+        "a shadow that is suspended takes what comes",
+        "core/secondary.c",
+        "    flow->state = PRL_SECONDARY_SUSPENDED;",
+        "    (void)flow;",
+        ("flap",),
+    ),
+    Mutant(
+        "a flow stays alone although a packet has passed",
+        "core/primary.c",
+        "        if (flow->state == PRL_PRIMARY_ALONE) /* L10",
+        "        if (false) /* L10",
+        ("flap",),
+    ),
+    Mutant(
+        "a flow is alone although something waited that its shadow does not have",
+        "core/primary.c",
+        "flow->resume != PRL_RESUME_NOT && prl_primary_is_quiet(flow)) {",
+        "flow->resume != PRL_RESUME_NOT) {",
+        test="test_core_resync.py::test_what_waits_while_the_link_is_away_is_no_quiet_flow_s",
+    ),
+    Mutant(
+        "a flow goes on whatever its shadow lacks",
+        "core/primary.c",
+        "    return prl_serial_lt(acked, number) && prl_serial_le(number, next);",
+        "    return acked || number || next;",
+        test="test_core_resync.py::"
+        "test_a_secondary_that_lacks_what_has_passed_or_has_what_was_never_sent",
+    ),
+    Mutant(
+        "a refusal that was lost with the link is nothing",
+        "core/primary.c",
+        "!position->has_refused || prl_serial_le(",
+        "true || prl_serial_le(",
+        test="test_core_resync.py::test_a_refusal_that_was_lost_with_the_link_ends_it",
+    ),
+    Mutant(
+        "what the shadow lacks is not sent again",
+        "core/primary.c",
+        "        send_again(&queues->in_held, &queues->in_pending, position->in_next, now_ns);",
+        "",
+        ("connection reset", "flap"),
+    ),
+    Mutant(
+        "VOID is said before the secondary has said what it has",
+        "core/primary.c",
+        "    if (link_up && flow->resume != PRL_RESUME_AWAITED)",
+        "    if (link_up)",
+        test="test_core_resync.py::test_a_flow_waits_for_the_secondary_s_word_before_it_says_void",
+    ),
+    Mutant(
+        "who has said VOID in this epoch goes on all the same",
+        "core/primary.c",
+        "    if (flow->resume != PRL_RESUME_AWAITED)\n        return false;",
+        "",
+        test="test_core_resync.py::test_who_has_said_void_in_this_epoch_does_not_go_on",
+    ),
+    Mutant(
+        "a failure that is not the link's is forgotten while the link is away",
+        "core/primary.c",
+        "    } else if (flow->state == PRL_PRIMARY_VOIDING && !is_link) {",
+        "    } else if (false) {",
+        test="test_core_resync.py::test_another_failure_meanwhile_ends_it",
+    ),
+    Mutant(
+        "the standby never says that it has said all",
+        "node/resync.c",
+        "    dp->resync->says = false;\n    dp_send(dp, &msg);",
+        "    dp->resync->says = false;\n    (void)msg;",
+        ("connection reset", "flap"),
     ),
     Mutant(
         "the shadow's output begins one byte too late",

@@ -440,6 +440,8 @@ class Node:
             flags = lib.SIM_FIN if has_fin else 0
             lib.sim_output(self.host, number, again, end - again - has_fin, flags)
             world.count("output sent again")
+        elif session.quiet_until_ns > world.now_ns:
+            pass
         elif chance < 0.4 and not fin and unacked < world.burst_max:
             if not unacked:
                 sock.progress_ns = world.now_ns

@@ -33,6 +33,8 @@ class Session:
     """Since when its window is shut; -1: it is not."""
     out_ns: int = 0
     """When output came last, or began after a rest."""
+    quiet_until_ns: int = 0
+    """Neither end has anything new to say."""
     over: str = ""
     """Why it has ended: fin, rst, or lost (it was not protected when its host died)."""
     fin_sent: bool = False

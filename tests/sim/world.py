@@ -33,6 +33,8 @@ OF_AN_EARLIER_RELEASE = 10
 """One seed of so many has nodes without CLAIM_MAC."""
 WITHOUT_ANSWERS = 5
 """One seed of so many has nodes without KERNEL_ANSWERS."""
+WITHOUT_RESYNC = 7
+"""One seed of so many has nodes without RESYNC."""
 CHANCE = 1 << 32
 COUNTERS = (
     "relayed_packets", "kept_packets", "refed_packets", "compared", "defences", "rx_no_hold",
@@ -176,6 +178,11 @@ class World:
         return self.seed % WITHOUT_ANSWERS != 0
 
     @property
+    def resyncs(self) -> bool:
+        """Whether sessions may go on without a new snapshot after a flap of the link (L10)."""
+        return self.seed % WITHOUT_RESYNC != 0
+
+    @property
     def capabilities(self) -> int:
         """What both nodes agree on in HELLO."""
         lib = self.core.lib
@@ -185,6 +192,7 @@ class World:
             | lib.PRL_CAP_SWITCHOVER | lib.PRL_CAP_PREPARE
         )  # fmt: skip
         found |= lib.PRL_CAP_KERNEL_ANSWERS if self.kernels_answer else 0
+        found |= lib.PRL_CAP_RESYNC if self.resyncs else 0
         return found | (lib.PRL_CAP_NACK_RETRY if self.limits["nack_retry"] else 0)
 
     def configuration(self, index: int) -> Any:
@@ -395,6 +403,8 @@ class World:
             end = min(session.snd_nxt, session.snd_una + SEGMENT_MAX * 2)
             self.counts["input sent again"] += 1
             self._to_service(session, session.snd_una, end)
+            return
+        if session.quiet_until_ns > self.now_ns:
             return
         kind = chance.random()
         room = session.edge - session.snd_nxt

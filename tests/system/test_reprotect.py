@@ -1,6 +1,6 @@
 """The pair heals: sessions go from failure to failure, under traffic, without a byte lost.
 
-Checks L9, R23.
+Checks L10, L9, R23.
 """
 
 import json
@@ -32,6 +32,7 @@ APP = Path(__file__).with_name("healing_app.py")
 MANY = 50
 TALK_BYTES = 4000
 COMING, GOINGS = 12, 6
+QUIET, FLAPS = 8, 3
 
 
 class Talk:
@@ -173,6 +174,111 @@ def test_an_application_over_there_that_comes_and_goes_disturbs_nobody() -> None
         for talk in found:
             casts.expect("re1", "taken_over", peer=talk.peer.port)
         all_go_on(found)
+
+
+def counters(lab: Lab, node: str) -> dict[str, int]:
+    stats = support.prlctl("--lab", lab.name, "--node", node, "-j", "stats")
+    found: dict[str, int] = json.loads(stats.stdout)["datapath"]
+    return found
+
+
+def generations(lab: Lab) -> dict[int, int]:
+    """Snapshots that were taken of each session, by handle."""
+    return {flow["handle"]: flow["generation"] for flow in support.flows(lab, "re0")}
+
+
+def states(lab: Lab, node: str) -> list[str]:
+    return sorted(flow["state"] for flow in support.flows(lab, node))
+
+
+def say(quiet: list[Peer], chance: random.Random) -> None:
+    """Every one says something, and hears the same."""
+    for peer in quiet:
+        said, heard = chance.randbytes(TALK_BYTES), b""
+        peer.send(said)
+        while len(heard) < len(said):
+            more = peer.receive(len(said) - len(heard))
+            assert more, "the stream ended"
+            heard += more
+        assert heard == said
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_quiet_sessions_outlive_flaps_of_the_link_without_new_snapshots(family: int) -> None:
+    """And what protects them then is good: their host loses its power right after the last one."""
+    chance = random.Random(family)
+    with support.pair(f"flap{os.getpid()}") as lab, ExitStack() as stack:
+        casts = Casts(lab, family)
+        quiet = [stack.enter_context(Peer(lab, family)) for _ in range(QUIET)]
+        for peer in quiet:
+            casts.expect("re0", "active", peer=peer.port)
+        say(quiet, chance)
+        first = generations(lab)
+        for flap in range(1, FLAPS + 1):
+            lab.fail("re0", "cut-link")
+            eventually("all are alone", lambda: states(lab, "re0") == ["alone"] * QUIET)
+            eventually("all wait", lambda: states(lab, "re1") == ["suspended"] * QUIET)
+            assert not safe(lab, "re0")
+            lab.heal("re0")
+            eventually("all go on", lambda: states(lab, "re0") == ["active"] * QUIET)
+            eventually("all are good", lambda: states(lab, "re1") == ["active"] * QUIET)
+            assert safe(lab, "re0")
+            assert counters(lab, "re0")["resumed"] == flap * QUIET
+            if flap < FLAPS:
+                say(quiet, chance)
+        assert generations(lab) == first
+        assert counters(lab, "re0")["moments_sent"] == counters(lab, "re1")["moments_restored"]
+        assert counters(lab, "re1")["moments_restored"] == QUIET
+        casts.forget("re1")
+        lab.fail("re0", "power")
+        for peer in quiet:
+            casts.expect("re1", "taken_over", peer=peer.port)
+        say(quiet, chance)
+
+
+def test_a_session_that_went_on_while_the_link_was_away_gets_a_new_snapshot() -> None:
+    """The quiet ones beside it do not."""
+    chance = random.Random(0)
+    with talks(2) as (casts, found), ExitStack() as stack:
+        lab = casts.lab
+        quiet = [stack.enter_context(Peer(lab)) for _ in range(QUIET)]
+        for peer in quiet:
+            casts.expect("re0", "active", peer=peer.port)
+        say(quiet, chance)
+        first = generations(lab)
+        lab.fail("re0", "cut-link")
+        alone = ["alone"] * QUIET + ["open"] * len(found)
+        eventually("the busy ones are open", lambda: states(lab, "re0") == alone)
+        all_go_on(found)
+        lab.heal("re0")
+        eventually("both nodes are safe", lambda: safe(lab, "re0") and safe(lab, "re1"))
+        again = [h for h, generation in generations(lab).items() if generation != first[h]]
+        assert len(again) == len(found)
+        assert counters(lab, "re0")["resumed"] == QUIET
+        casts.forget("re1")
+        lab.fail("re0", "power")
+        for port in [talk.peer.port for talk in found] + [peer.port for peer in quiet]:
+            casts.expect("re1", "taken_over", peer=port)
+        all_go_on(found)
+        say(quiet, chance)
+
+
+def test_shadows_do_not_wait_for_ever_for_the_link() -> None:
+    with support.pair(f"gone{os.getpid()}") as lab:
+        casts = Casts(lab)
+        with Peer(lab) as peer:
+            casts.expect("re0", "active", peer=peer.port)
+            casts.expect("re1", "standby", peer=peer.port)
+            lab.fail("re0", "cut-link")
+            eventually("it is alone", lambda: states(lab, "re0") == ["alone"])
+            eventually("it is open", lambda: states(lab, "re0") == ["open"])
+            eventually("there is no shadow", lambda: states(lab, "re1") == [])
+            assert counters(lab, "re1")["suspended_void"] == 1
+            say([peer], random.Random(1))
+            casts.forget("re0")
+            lab.heal("re0")
+            casts.expect("re0", "active", peer=peer.port)
+            assert counters(lab, "re0")["resumed"] == 0
 
 
 def restart(casts: Casts, node: str, how: str) -> None:

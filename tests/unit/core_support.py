@@ -163,8 +163,25 @@ class Primary:
         lib.prl_primary_fail(self.flow, reason, link_up, self.now_ns, self.out)
         return self._actions()
 
-    def void_done(self) -> list[Action]:
-        lib.prl_primary_void_done(self.flow, self.now_ns, self.out)
+    def void_done(self, *, kept: bool = False) -> list[Action]:
+        lib.prl_primary_void_done(self.flow, kept, self.now_ns, self.out)
+        return self._actions()
+
+    def resume(
+        self, in_next: int, out_next: int, *, space: int = EDGE_FAR, refused: int | None = None
+    ) -> tuple[bool, list[Action]]:
+        """RESYNC of the secondary's, in an epoch that has begun."""
+        position = ffi.new("struct prl_position *")
+        position.in_next, position.out_next, position.space = in_next, out_next, space
+        position.has_refused, position.refused = refused is not None, refused or 0
+        goes_on = lib.prl_primary_resume(self.flow, position, self.now_ns, self.limits, self.out)
+        return bool(goes_on), self._actions()
+
+    def link_back(self) -> bool:
+        return bool(lib.prl_primary_await(self.flow))
+
+    def give_up(self) -> list[Action]:
+        lib.prl_primary_give_up(self.flow, self.now_ns, self.out)
         return self._actions()
 
     def fence(self) -> list[Action]:

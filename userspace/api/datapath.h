@@ -146,6 +146,7 @@ int prl_dp_flow_info(struct prl_dp *dp, uint32_t handle, struct prl_flow_info *i
 /* Python gets it as it is, with these types (facts.py). Times are CLOCK_BOOTTIME. */
 struct prl_dp_status {
     uint64_t now_ns, epoch, rtt_ns, rtt_min_ns;
+    uint64_t resync_ns; /* L10: until the other node had said what its shadows have; 0: it has not yet */
     uint64_t takeover_until_ns, open_at_ns;
     uint64_t last_heard_ns, last_lan_ns;
     uint64_t answered_ns

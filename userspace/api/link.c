@@ -9,6 +9,7 @@
 #include "loop/loop.h"
 #include "node/claim.h"
 #include "node/ownership.h"
+#include "node/resync.h"
 
 static int attach(struct prl_dp *dp, int fd, struct prl_tls *tls)
 {
@@ -69,6 +70,7 @@ int prl_dp_link_up(struct prl_dp *dp, uint64_t epoch, uint64_t capabilities, con
         dp->link_up = true;
         dp->config.limits.nack_retry = !!(capabilities & PRL_CAP_NACK_RETRY);
         dp_owner_do(dp, prl_owner_link_up(&dp->owner, dp->now_ns));
+        dp_resync_begin(dp);
     }
     dp_unlock(dp);
     dp->io->wake(dp->host);

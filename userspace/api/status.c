@@ -6,6 +6,7 @@
 #include "loop/lock.h"
 #include "node/announce.h"
 #include "node/ownership.h"
+#include "node/resync.h"
 #include "node/probe.h"
 #include "path/reinject.h"
 
@@ -64,6 +65,7 @@ void prl_dp_status(struct prl_dp *dp, struct prl_dp_status *status)
     status->epoch = dp->epoch;
     status->rtt_ns = dp->rtt_ns;
     status->rtt_min_ns = dp->rtt_min_ns;
+    status->resync_ns = dp_resync_took_ns(dp);
     status->takeover_until_ns = prl_owner_takeover_until_ns(&dp->owner);
     status->open_at_ns = prl_owner_open_at_ns(&dp->owner);
     status->last_heard_ns = dp->owner.last_heard_ns;

@@ -18,13 +18,12 @@ static const char *const reasons[PRL_REASON_COUNT] = {
 static const char *const primary_states[] = {
     [PRL_PRIMARY_GONE] = "gone",       [PRL_PRIMARY_SETUP] = "setup", [PRL_PRIMARY_ACTIVE] = "active",
     [PRL_PRIMARY_VOIDING] = "voiding", [PRL_PRIMARY_OPEN] = "open",   [PRL_PRIMARY_MOVED] = "moved",
+    [PRL_PRIMARY_ALONE] = "alone",
 };
 
 static const char *const secondary_states[] = {
-    [PRL_SECONDARY_GONE] = "gone",
-    [PRL_SECONDARY_ACTIVE] = "active",
-    [PRL_SECONDARY_VOID] = "void",
-    [PRL_SECONDARY_OWNER] = "owner",
+    [PRL_SECONDARY_GONE] = "gone",   [PRL_SECONDARY_ACTIVE] = "active",       [PRL_SECONDARY_VOID] = "void",
+    [PRL_SECONDARY_OWNER] = "owner", [PRL_SECONDARY_SUSPENDED] = "suspended",
 };
 
 const char *prl_reason_name(uint8_t reason)

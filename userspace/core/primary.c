@@ -185,6 +185,25 @@ static void send_output(struct prl_primary *flow, struct prl_hold *hold, uint64_
     add(out, PRL_DO_OUTPUT)->hold = hold;
 }
 
+/* Everything that waits goes where it was bound for, in order, before the kernel lets newer packets pass. */
+static void open_up(struct prl_primary *flow, uint8_t reason, struct prl_actions *out)
+{
+    struct prl_queues *queues = flow->queues;
+
+    if (queues) {
+        prl_chain_append(&queues->in_held, &queues->relayed);
+        prl_chain_append(&queues->in_held, &queues->in_pending);
+        prl_chain_append(&queues->out_held, &queues->out_pending);
+        flow->counters.flushed_packets += queues->in_held.count;
+        flow->counters.output_flushed += queues->out_held.count;
+        add_chain(out, PRL_DO_RELEASE_INPUT, &queues->in_held);
+        add_chain(out, PRL_DO_RELEASE_OUTPUT, &queues->out_held);
+    }
+    disarm(flow);
+    flow->resume = PRL_RESUME_NOT;
+    set_state(flow, PRL_PRIMARY_OPEN, reason, out);
+}
+
 /* Whether a packet must wait or be replicated; one that need not, or cannot, is dealt with here: a flow that is open
  * passes it (`release`), one that is gone drops it, and one whose queue is full drops it, too. */
 static bool must_wait(struct prl_primary *flow, struct prl_hold *hold, uint8_t release,
@@ -193,9 +212,11 @@ static bool must_wait(struct prl_primary *flow, struct prl_hold *hold, uint8_t r
 {
     struct prl_primary_counters *counters = &flow->counters;
 
-    if (flow->state == PRL_PRIMARY_OPEN) {
+    if (flow->state == PRL_PRIMARY_OPEN || flow->state == PRL_PRIMARY_ALONE) {
         (*(hold->is_output ? &counters->output_flushed : &counters->flushed_packets))++;
         add_one(out, release, hold);
+        if (flow->state == PRL_PRIMARY_ALONE) /* L10: its shadow will never have this one */
+            open_up(flow, flow->reason, out);
         return false;
     }
     if (flow->state == PRL_PRIMARY_GONE) {
@@ -325,39 +346,26 @@ bool prl_primary_drain(struct prl_primary *flow, uint32_t own_edge, uint64_t now
     return queues->out_pending.head || queues->in_pending.head;
 }
 
-/* Everything that waits goes where it was bound for, in order, before the kernel lets newer packets pass. */
-static void open_up(struct prl_primary *flow, uint8_t reason, struct prl_actions *out)
-{
-    struct prl_queues *queues = flow->queues;
-
-    if (queues) {
-        prl_chain_append(&queues->in_held, &queues->relayed);
-        prl_chain_append(&queues->in_held, &queues->in_pending);
-        prl_chain_append(&queues->out_held, &queues->out_pending);
-        flow->counters.flushed_packets += queues->in_held.count;
-        flow->counters.output_flushed += queues->out_held.count;
-        add_chain(out, PRL_DO_RELEASE_INPUT, &queues->in_held);
-        add_chain(out, PRL_DO_RELEASE_OUTPUT, &queues->out_held);
-    }
-    disarm(flow);
-    set_state(flow, PRL_PRIMARY_OPEN, reason, out);
-}
-
 static void send_void(struct prl_primary *flow, uint64_t now_ns, int link_up, struct prl_actions *out)
 {
     flow->deadline_ns = now_ns + PRL_VOID_RETRY_NS;
-    if (link_up)
+    if (link_up && flow->resume != PRL_RESUME_AWAITED)
         add(out, PRL_DO_SEND_VOID)->reason = flow->reason;
 }
 
 static void fail(struct prl_primary *flow, uint8_t reason, int link_up, uint64_t now_ns, struct prl_actions *out)
 {
-    if (flow->state == PRL_PRIMARY_SETUP) {
+    bool is_link = reason == PRL_REASON_LINK_LOST;
+
+    if (flow->state == PRL_PRIMARY_SETUP || (flow->state == PRL_PRIMARY_ALONE && !is_link)) {
         open_up(flow, reason, out);
     } else if (flow->state == PRL_PRIMARY_ACTIVE) {
         disarm(flow);
+        flow->resume = is_link && flow->space_known ? PRL_RESUME_MAY : PRL_RESUME_NOT;
         set_state(flow, PRL_PRIMARY_VOIDING, reason, out);
         send_void(flow, now_ns, link_up, out);
+    } else if (flow->state == PRL_PRIMARY_VOIDING && !is_link) {
+        flow->resume = PRL_RESUME_NOT;
     }
 }
 
@@ -519,12 +527,102 @@ void prl_primary_fail(struct prl_primary *flow, uint8_t reason, int link_up, uin
     fail(flow, reason, link_up, now_ns, out);
 }
 
-void prl_primary_void_done(struct prl_primary *flow, uint64_t now_ns, struct prl_actions *out)
+void prl_primary_void_done(struct prl_primary *flow, bool is_kept, uint64_t now_ns, struct prl_actions *out)
 {
     (void)now_ns;
     out->count = 0;
-    if (flow->state == PRL_PRIMARY_VOIDING)
+    if (flow->state != PRL_PRIMARY_VOIDING)
+        return;
+    if (is_kept && flow->resume != PRL_RESUME_NOT && prl_primary_is_quiet(flow)) {
+        disarm(flow);
+        set_state(flow, PRL_PRIMARY_ALONE, flow->reason, out);
+    } else {
         open_up(flow, flow->reason, out);
+    }
+}
+
+bool prl_primary_await(struct prl_primary *flow)
+{
+    bool waits = flow->state == PRL_PRIMARY_VOIDING || flow->state == PRL_PRIMARY_ALONE;
+
+    if (!waits || flow->resume == PRL_RESUME_NOT)
+        return false;
+    flow->resume = PRL_RESUME_AWAITED;
+    return true;
+}
+
+void prl_primary_give_up(struct prl_primary *flow, uint64_t now_ns, struct prl_actions *out)
+{
+    out->count = 0;
+    if (flow->state == PRL_PRIMARY_ALONE) {
+        open_up(flow, flow->reason, out);
+    } else if (flow->state == PRL_PRIMARY_VOIDING && flow->resume != PRL_RESUME_NOT) {
+        flow->resume = PRL_RESUME_NOT;
+        flow->deadline_ns = now_ns; /* VOID is said with the next tick */
+    }
+}
+
+/* Whether the secondary expects a number that this side has yet: behind what was acknowledged, and not beyond what was sent. */
+static bool is_expected(uint32_t number, uint32_t acked, uint32_t next)
+{
+    return prl_serial_lt(acked, number) && prl_serial_le(number, next);
+}
+
+static bool fits(const struct prl_primary *flow, const struct prl_position *position)
+{
+    if (flow->resume != PRL_RESUME_AWAITED)
+        return false;
+    if (!is_expected(position->in_next, flow->in_acked, flow->in_next) ||
+        !is_expected(position->out_next, flow->out_acked, flow->out_next))
+        return false;
+    /* A NACK that was lost with the link: for the secondary the number is used, and its socket does not have the packet. */
+    return !position->has_refused || prl_serial_le(position->refused, flow->in_acked);
+}
+
+/* From `next` on everything waits to be sent, in front of what waits already; the rest of `held` is to be answered from now on. */
+static void send_again(struct prl_chain *held, struct prl_chain *pending, uint32_t next, uint64_t now_ns)
+{
+    struct prl_chain has = {0};
+
+    prl_chain_split(held, next - 1, &has);
+    prl_chain_append(held, pending);
+    prl_chain_append(pending, held);
+    *held = has;
+    for (struct prl_hold *hold = held->head; hold; hold = hold->next)
+        hold->arrived_ns = now_ns;
+}
+
+bool prl_primary_resume(struct prl_primary *flow, const struct prl_position *position, uint64_t now_ns,
+                        const struct prl_primary_limits *limits, struct prl_actions *out)
+{
+    struct prl_queues *queues = flow->queues;
+
+    out->count = 0;
+    if (!fits(flow, position)) {
+        prl_primary_give_up(flow, now_ns, out);
+        return false;
+    }
+    disarm(flow);
+    flow->resume = PRL_RESUME_NOT;
+    flow->held_back = 0;
+    flow->in_next = position->in_next;
+    flow->out_next = position->out_next;
+    flow->peer_edge = prl_serial_max(flow->peer_edge, position->space);
+    if (queues) {
+        flow->counters.resent += queues->in_held.count + queues->out_held.count;
+        send_again(&queues->in_held, &queues->in_pending, position->in_next, now_ns);
+        send_again(&queues->out_held, &queues->out_pending, position->out_next, now_ns);
+        flow->counters.resent -= queues->in_held.count + queues->out_held.count;
+        flow->out_tcp_next = flow->committed;
+        for (const struct prl_hold *hold = queues->out_held.head; hold; hold = hold->next)
+            if (!(hold->bits & PRL_OUTPUT_RST)) /* its sequence number need not be the stream's */
+                flow->out_tcp_next = prl_serial_max(flow->out_tcp_next, hold->tcp_end);
+        queues->in_deadline_ns = oldest_deadline_ns(&queues->in_held, limits);
+        queues->out_deadline_ns = oldest_deadline_ns(&queues->out_held, limits);
+    }
+    add(out, PRL_DO_SEND_ACTIVE);
+    set_state(flow, PRL_PRIMARY_ACTIVE, PRL_REASON_OK, out);
+    return true;
 }
 
 void prl_primary_hold_back(struct prl_primary *flow, bool on)

@@ -9,6 +9,8 @@
  *                          └─ needs to be voided ────────────────────────────────────┘ released in order
  *     fence() from any state: everything held is dropped, the flow is GONE.
  *     ACTIVE ──move()──▶ MOVED ──unmove()──▶ ACTIVE, or failed from there
+ *     VOIDING, quiet, the link lost ──void_done()──▶ ALONE ──a packet, give_up()──▶ OPEN
+ *     VOIDING after the loss of the link, ALONE ──resume()──▶ ACTIVE (L10)
  *
  * SETUP    input and output wait in `pending`, in order of arrival; nothing passes.
  * ACTIVE   input: numbered, sent (REPLICATE), waits in `held` until acknowledged; output likewise (OUTPUT).
@@ -17,6 +19,8 @@
  * VOIDING  the secondary must not use its shadow any more: wait for VOID_ACK or the end of its lease (L4);
  *          newer packets wait in `pending`.
  * OPEN     not replicated: packets pass without prl.
+ * ALONE    (L10) as OPEN, but nothing has passed since the link was lost: the first packet opens the flow. Until then its shadow,
+ *          which cannot be used meanwhile, has all that there is.
  * MOVED    (R21) the service was given to the other node: input is relayed there, and kept, with the output, until
  *          that node has spoken (taken()). Until then it can all come back.
  *          Before that, hold_back() lets an ACTIVE flow drain: what is new waits in `pending`.
@@ -37,6 +41,22 @@ enum prl_primary_state {
     PRL_PRIMARY_VOIDING = 3,
     PRL_PRIMARY_OPEN = 4,
     PRL_PRIMARY_MOVED = 5,
+    PRL_PRIMARY_ALONE = 6,
+};
+
+/* Whether a flow that failed may go on without a new snapshot (L10). */
+enum prl_resume {
+    PRL_RESUME_NOT = 0,
+    PRL_RESUME_MAY = 1, /* it was ACTIVE until the link was lost */
+    PRL_RESUME_AWAITED = 2, /* the link is back: no VOID before the secondary has said what it has */
+};
+
+/* What the secondary has of a flow, as RESYNC says it. */
+struct prl_position {
+    uint32_t in_next, out_next; /* the numbers that it expects */
+    uint32_t refused; /* the newest number that it refused for want of space; valid with has_refused */
+    uint32_t space;
+    bool has_refused;
 };
 
 /* What is to be done, in the order given. */
@@ -107,6 +127,7 @@ struct prl_primary_counters {
     uint32_t relayed, dropped_moved; /* R21: sent to the new owner; not needed here any more */
     uint32_t dropped_hole; /* output behind a segment that was dropped: TCP sends both again */
     uint32_t stale_acks; /* acknowledges what was never sent */
+    uint32_t resent; /* L10: in a new epoch */
 };
 
 /* Packets of one flow that wait, and what is known of them. A flow of which none waits needs none of it (T7). */
@@ -133,7 +154,8 @@ struct prl_primary {
     uint32_t out_tcp_next; /* output is taken without holes: the next one starts here or before */
     uint32_t committed; /* TCP sequence number */
     uint32_t own_edge, peer_edge; /* absolute right edges (R10) */
-    uint32_t pad;
+    uint8_t resume; /* enum prl_resume */
+    uint8_t pad[3];
     uint64_t deadline_ns; /* SETUP: of the set-up (R6); VOIDING: when VOID is said again; 0 = none */
     /* The caller's: all zero before input() and output(), which need it. It stays until prl_primary_is_quiet(); then
      * the caller may take it back, and NULL says that nothing waits. */
@@ -180,11 +202,19 @@ void prl_primary_flowctl(struct prl_primary *flow, uint32_t space);
 bool prl_primary_wants_drain(const struct prl_primary *flow, uint64_t now_ns);
 
 /* Replication of this flow is over (link lost, timeout, error, request): SETUP -> OPEN at once,
- * ACTIVE -> VOIDING (VOID is sent when `link_up`). */
+ * ACTIVE -> VOIDING (VOID is sent when `link_up`). What waits for resume() does not any more, unless it was the link. */
 void prl_primary_fail(struct prl_primary *flow, uint8_t reason, int link_up, uint64_t now_ns,
                       struct prl_actions *out);
-/* The shadow can never speak again (VOID_ACK for this generation, RENOUNCE, or the lease's end): release all. */
-void prl_primary_void_done(struct prl_primary *flow, uint64_t now_ns, struct prl_actions *out);
+/* The shadow can never speak again (VOID_ACK for this generation), or not before resume() (RENOUNCE, or the lease's end;
+ * `is_kept`: the secondary keeps it for that): release all. */
+void prl_primary_void_done(struct prl_primary *flow, bool is_kept, uint64_t now_ns, struct prl_actions *out);
+/* L10. A new epoch, in which the secondary says what it has: whether that is of use to this flow. */
+bool prl_primary_await(struct prl_primary *flow);
+/* It said so: go on from there, or false: not possible, and given up. What is to be sent again waits for drain(). */
+bool prl_primary_resume(struct prl_primary *flow, const struct prl_position *position, uint64_t now_ns,
+                        const struct prl_primary_limits *limits, struct prl_actions *out);
+/* The flow is not going to go on without a new snapshot. */
+void prl_primary_give_up(struct prl_primary *flow, uint64_t now_ns, struct prl_actions *out);
 /* R21. What is new waits (or no longer); the caller then drains. */
 void prl_primary_hold_back(struct prl_primary *flow, bool on);
 bool prl_primary_is_drained(const struct prl_primary *flow); /* nothing is unacknowledged */

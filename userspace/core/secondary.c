@@ -29,8 +29,12 @@ void prl_secondary_has_ended(struct prl_secondary *flow)
 
 bool prl_secondary_confirm(struct prl_secondary *flow, uint32_t generation, uint32_t space)
 {
-    if (flow->state != PRL_SECONDARY_ACTIVE || flow->generation != generation)
+    if ((flow->state != PRL_SECONDARY_ACTIVE && flow->state != PRL_SECONDARY_SUSPENDED) ||
+        flow->generation != generation)
         return false;
+    if (flow->state == PRL_SECONDARY_SUSPENDED)
+        flow->ack_due = flow->out_ack_due = 1;
+    flow->state = PRL_SECONDARY_ACTIVE;
     flow->confirmed = 1;
     flow->primary_edge = prl_serial_max(flow->primary_edge, space);
     return true;
@@ -70,6 +74,10 @@ enum prl_verdict prl_secondary_replicate(struct prl_secondary *flow, uint32_t se
     if (flow->space_known && payload_bytes && prl_serial_lt(own_edge, tcp_end)) {
         flow->counters.nacks_space++;
         flow->refusing = flow->nack_retry;
+        if (!flow->nack_retry) {
+            flow->has_refused = 1;
+            flow->refused = seq;
+        }
         flow->in_next += !flow->nack_retry;
         *reason = PRL_REASON_NO_SPACE;
         return PRL_VERDICT_NACK;
@@ -182,9 +190,17 @@ bool prl_secondary_space_grew(struct prl_secondary *flow, uint32_t own_edge, uin
     return true;
 }
 
+bool prl_secondary_suspend(struct prl_secondary *flow)
+{
+    if (flow->state != PRL_SECONDARY_ACTIVE || !flow->confirmed)
+        return false;
+    flow->state = PRL_SECONDARY_SUSPENDED;
+    return true;
+}
+
 bool prl_secondary_void(struct prl_secondary *flow, uint8_t reason)
 {
-    if (flow->state != PRL_SECONDARY_ACTIVE)
+    if (flow->state != PRL_SECONDARY_ACTIVE && flow->state != PRL_SECONDARY_SUSPENDED)
         return false;
     flow->state = PRL_SECONDARY_VOID;
     flow->reason = reason;

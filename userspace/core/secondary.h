@@ -3,6 +3,9 @@
  * The secondary's side of one flow (R8–R10, R19), pure like the primary's.
  *
  *     (none) ──open()──▶ ACTIVE ──void()──▶ VOID      a void shadow never speaks and never comes back
+ *                         │  ▲ confirm()     ▲
+ *               suspend() ▼  │               │
+ *                        SUSPENDED ──────────┘          (L10) as void, until the primary says that it misses nothing
  *                          └────takeover()──▶ OWNER   the shadow goes on with the session
  *                                               └──fence()──▶ VOID
  *
@@ -25,6 +28,7 @@ enum prl_secondary_state {
     PRL_SECONDARY_ACTIVE = 1,
     PRL_SECONDARY_VOID = 2,
     PRL_SECONDARY_OWNER = 3,
+    PRL_SECONDARY_SUSPENDED = 4,
 };
 
 /* What to do with a REPLICATE or OUTPUT. */
@@ -57,13 +61,16 @@ struct prl_secondary {
     uint8_t nack_retry; /* set by the caller after open(): the pair runs nack = retry (R5) */
     uint8_t refusing;   /* in_next was refused: what comes behind it is ignored until it comes again */
     uint8_t marked;     /* out_mark_* below are valid */
-    uint8_t pad[2];
+    uint8_t has_refused; /* `refused` is valid */
+    uint8_t pad;
     uint32_t in_next, out_next; /* numbers expected */
     uint32_t primary_edge;      /* the primary's last word on its space */
     uint32_t out_tcp_next;      /* the shadow has sent everything before this */
     uint32_t announced_edge;    /* what the last ACK or FLOWCTL said */
     uint32_t in_accepted;       /* newest number accepted: what an ACK says (a refused number is skipped) */
     uint32_t out_mark, out_mark_tcp; /* OUTPUT that is acknowledged once the shadow has sent up to out_mark_tcp */
+    uint32_t refused; /* the newest number refused for want of space, with nack = drop */
+    uint32_t pad2;
     uint64_t out_bytes; /* payload appended since the snapshot: where the committed output ends */
     struct prl_secondary_counters counters;
 };
@@ -74,7 +81,8 @@ void prl_secondary_open(struct prl_secondary *flow, uint32_t handle, uint32_t ge
 /* To be called after open(): out_tcp_next counts a FIN that the shadow has sent. */
 void prl_secondary_has_ended(struct prl_secondary *flow);
 
-/* SETUP_DONE from the primary: it is ACTIVE. False when the generation is not the shadow's. */
+/* SETUP_DONE from the primary: it is ACTIVE. False when the generation is not the shadow's. One that was suspended owes what it
+ * has: its acknowledgements may have been lost with the link. */
 bool prl_secondary_confirm(struct prl_secondary *flow, uint32_t generation, uint32_t space);
 
 /* REPLICATE: `tcp_end` is behind its payload, `payload_bytes` 0 for segments without (these always pass). */
@@ -100,7 +108,11 @@ bool prl_secondary_take_output_ack(struct prl_secondary *flow, uint32_t unsent_b
 /* The own space grew beyond what was announced: true when a FLOWCTL is due with *space. */
 bool prl_secondary_space_grew(struct prl_secondary *flow, uint32_t own_edge, uint32_t *space);
 
-/* Void latches (L4). Returns true when the flow was usable until now. */
+/* L10: the primary may go on alone from now on, so that the shadow may miss something. Returns true when it waits for the
+ * primary's word on that; false when there is nothing to wait for. */
+bool prl_secondary_suspend(struct prl_secondary *flow);
+
+/* Void latches (L4). Returns true when the flow was usable until now, or might have become so. */
 bool prl_secondary_void(struct prl_secondary *flow, uint8_t reason);
 /* True when the shadow may speak: it was ACTIVE and confirmed; it is OWNER afterwards, and VOID otherwise. */
 bool prl_secondary_takeover(struct prl_secondary *flow);

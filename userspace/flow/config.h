@@ -21,6 +21,9 @@
 #define PRL_DP_EVENTS 4096       /* events that wait for Python, besides those of flows: */
 #define PRL_DP_EVENTS_PER_FLOW 4 /* a take-over, or the loss of the link, is told of every flow at once */
 #define PRL_DP_LINK_TX_BYTES (8 << 20)
+#define PRL_RESYNC_KEEP_NS 5000000000ull  /* L10: shadows wait so long for the link, and flows that are alone */
+#define PRL_RESYNC_WAIT_NS 1000000000ull  /* with the link, an owner waits so long for what the standby says */
+#define PRL_RESYNC_BATCH 256u             /* flows that it says what it has of, in one pass */
 #define PRL_SETUPS_MAX 64 /* set-ups in two steps that are under way, on either side; the others go in one */
 #define PRL_DP_CLAIM_BURSTS \
     25   /* claims are repeated so often, PRL_DP_CLAIM_INTERVAL_MS apart; see PRL_CLAIM_SLOW_NS */

@@ -39,6 +39,8 @@ struct prl_dp_counters {
     uint64_t foreign_signatures; /* of ours, made with another key than the one that the flow was set up with */
     uint64_t moments_sent, moments_late; /* R17: set-ups in two steps; something had come since the copy */
     uint64_t moments_restored, moments_refused, prepared_dropped; /* on the other node; dropped: no moment came */
+    uint64_t resumed, resume_refused, opened_alone; /* L10: flows; opened: nothing was said of them in time */
+    uint64_t suspended, suspended_void; /* L10: shadows; void: nobody was there in time to go on with them */
     uint64_t relayed_packets,
         relayed_late; /* R21: input from the old owner; for a flow that is not here any more */
 };

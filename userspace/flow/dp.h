@@ -71,6 +71,7 @@ struct prl_dp {
     struct dp_claim *claim;
     struct dp_probe *probe;
     struct dp_setups *setups;
+    struct dp_resync *resync;
     struct dp_loop *loop;
 
     struct dp_events events;

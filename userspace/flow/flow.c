@@ -29,6 +29,7 @@ void dp_flow_set_flags(struct dp_flow *flow)
         case PRL_SECONDARY_ACTIVE:
             flags = PRL_FLOW_SECONDARY | PRL_FLOW_ACTIVE;
             break;
+        case PRL_SECONDARY_SUSPENDED:
         case PRL_SECONDARY_VOID:
             flags = PRL_FLOW_SECONDARY | PRL_FLOW_VOID;
             break;
@@ -43,6 +44,7 @@ void dp_flow_set_flags(struct dp_flow *flow)
         case PRL_PRIMARY_SETUP:
         case PRL_PRIMARY_VOIDING:
         case PRL_PRIMARY_MOVED:
+        case PRL_PRIMARY_ALONE:
             flags = PRL_FLOW_SETUP;
             break;
         case PRL_PRIMARY_ACTIVE:

@@ -12,6 +12,7 @@
 #include "loop/lock.h"
 #include "loop/wait.h"
 #include "node/ownership.h"
+#include "node/resync.h"
 #include "node/setup.h"
 #include "node/switchover.h"
 #include "path/input.h"
@@ -139,6 +140,9 @@ static void take_message(struct prl_dp *dp, const struct prl_msg *msg)
     case PRL_MSG_RELAY:
         dp_relay_message(dp, msg);
         break;
+    case PRL_MSG_RESYNC:
+        dp_resync_message(dp, msg);
+        break;
     case PRL_MSG_SETUP_DONE: {
         struct dp_flow *flow = dp_flow_by_handle(dp, msg->handle);
 
@@ -224,6 +228,7 @@ static bool pass(struct prl_dp *dp, uint32_t ready)
     if (ready & PRL_READY_LINK || prl_link_unread(&dp->link)) /* what came with HELLO waits until the link is up */
         worked |= receive_link(dp);
     dp_switchover_pass(dp);
+    worked |= dp_resync_pass(dp);
     flush(dp);
     dp->io->refill(dp->host);
     if (ready & PRL_READY_UDP)
@@ -244,7 +249,7 @@ static uint64_t next_deadline_ns(const struct prl_dp *dp)
     uint64_t owner_ns = dp_owner_next_ns(dp), next_ns = owner_ns < dp->tick_ns ? owner_ns : dp->tick_ns;
     uint64_t soon_ns = dp->now_ns + NS_PER_MS;
 
-    if (dp->link_again)
+    if (dp->link_again || dp_resync_goes_on(dp))
         return dp->now_ns;
     if (dp->dirty != DP_LIST_END && soon_ns < next_ns) /* a shadow has not sent all yet */
         return soon_ns;

@@ -16,6 +16,7 @@
 #include "node/lan.h"
 #include "node/move.h"
 #include "node/probe.h"
+#include "node/resync.h"
 #include "node/service.h"
 #include "path/primary.h"
 #include "path/shadow.h"
@@ -307,11 +308,11 @@ void dp_owner_do(struct prl_dp *dp, uint32_t todo)
     if (todo & PRL_OWNER_DO_HAND_OVER)
         dp_move_hand_over(dp);
     if (todo & PRL_OWNER_DO_VOID_SHADOWS)
-        dp_shadow_void_all(dp, PRL_REASON_LINK_LOST);
+        dp_resync_suspend(dp);
     if (todo & PRL_OWNER_DO_RENOUNCE_LAN) /* only now: the shadows are void */
         dp_lan_send(dp, DP_LAN_RENOUNCE);
     if (todo & PRL_OWNER_DO_OPEN_FLOWS)
-        dp_primary_open_all(dp);
+        dp_resync_alone(dp);
     if (todo & PRL_OWNER_DO_TAKEOVER)
         take_over(dp, dp->owner.take_mask);
     if (todo & PRL_OWNER_DO_DROP_LINK)

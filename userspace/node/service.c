@@ -8,6 +8,7 @@
 #include "node/announce.h"
 #include "node/claim.h"
 #include "path/primary.h"
+#include "path/shadow.h"
 
 static struct prl_addr_key address_key(const struct prl_dp *dp, const struct prl_dp_address *address, uint32_t lif)
 {
@@ -76,6 +77,8 @@ int dp_service_set(struct prl_dp *dp, uint32_t service, uint8_t state)
     prl_owner_set_state(&dp->owner, service, state);
     if (state == PRL_OWNER_OWNER) /* whoever says so has asked the other node, or the LAN */
         prl_owner_frame(&dp->owner, dp->now_ns);
+    if (state != PRL_OWNER_STANDBY)
+        dp_shadow_void_suspended(dp, service);
     err = set_entries(dp, service, state, 0);
     if (!err && state == PRL_OWNER_OWNER)
         dp_claims_start(dp, 1u << service);

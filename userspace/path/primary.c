@@ -36,7 +36,7 @@ void dp_primary_message(struct prl_dp *dp, const struct prl_msg *msg)
     case PRL_MSG_VOID_ACK:
         if (msg->generation != flow->spec.generation)
             break;
-        prl_primary_void_done(dp_primary_of(flow), dp->now_ns, &actions);
+        prl_primary_void_done(dp_primary_of(flow), false, dp->now_ns, &actions);
         dp_apply(dp, flow, &actions);
         break;
     case PRL_MSG_ERROR:
@@ -76,7 +76,7 @@ static void sweep(struct prl_dp *dp, enum sweep what, uint8_t reason, uint32_t s
         if (what == SWEEP_FAIL)
             prl_primary_fail(dp_primary_of(flow), reason, dp->link_up, dp->now_ns, &actions);
         else if (what == SWEEP_OPEN)
-            prl_primary_void_done(dp_primary_of(flow), dp->now_ns, &actions);
+            prl_primary_void_done(dp_primary_of(flow), dp->capabilities & PRL_CAP_RESYNC, dp->now_ns, &actions);
         else if (flow->service == service)
             prl_primary_fence(dp_primary_of(flow), &actions);
         dp_apply(dp, flow, &actions);

@@ -181,6 +181,18 @@ static void output(struct prl_dp *dp, struct dp_flow *flow, const struct prl_msg
     dp_shadow_owes(dp, flow);
 }
 
+static void confirm(struct prl_dp *dp, struct dp_flow *flow, const struct prl_msg *msg)
+{
+    struct prl_secondary *core = dp_secondary_of(flow);
+    bool was_suspended = core->state == PRL_SECONDARY_SUSPENDED;
+
+    if (!prl_secondary_confirm(core, msg->generation, msg->space) || !was_suspended)
+        return;
+    dp_flow_set_flags(flow);
+    dp_event_flow(dp, PRL_EVENT_SECONDARY, flow, core->state, PRL_REASON_OK);
+    dp_shadow_owes(dp, flow);
+}
+
 void dp_secondary_message(struct prl_dp *dp, const struct prl_msg *msg)
 {
     struct dp_flow *flow = dp_flow_by_handle(dp, msg->handle);
@@ -213,7 +225,7 @@ void dp_secondary_message(struct prl_dp *dp, const struct prl_msg *msg)
     }
     case PRL_MSG_SETUP_DONE:
         if (flow)
-            prl_secondary_confirm(dp_secondary_of(flow), msg->generation, msg->space);
+            confirm(dp, flow, msg);
         break;
     case PRL_MSG_COMPARE:
         if (flow)

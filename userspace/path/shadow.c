@@ -105,11 +105,25 @@ void dp_shadow_give_up(struct prl_dp *dp, struct dp_flow *flow, uint8_t reason)
     dp_send(dp, &msg);
 }
 
-void dp_shadow_void_all(struct prl_dp *dp, uint8_t reason)
+void dp_shadow_void_suspended(struct prl_dp *dp, uint32_t service)
 {
-    for (uint32_t i = 0; i < dp->flows_top; i++)
-        if (dp->flows[i].used && dp->flows[i].secondary)
-            dp_shadow_void(dp, &dp->flows[i], reason);
+    for (uint32_t i = 0; i < dp->flows_top; i++) {
+        struct dp_flow *flow = &dp->flows[i];
+
+        if (flow->used && flow->secondary && flow->service == service &&
+            dp_secondary_of(flow)->state == PRL_SECONDARY_SUSPENDED)
+            dp_shadow_void(dp, flow, PRL_REASON_NOT_ACTIVE);
+    }
+}
+
+bool dp_shadow_suspend(struct prl_dp *dp, struct dp_flow *flow)
+{
+    if (!prl_secondary_suspend(dp_secondary_of(flow)))
+        return false;
+    dp_shadow_of(flow)->tries = 0;
+    dp_flow_set_flags(flow);
+    dp_event_flow(dp, PRL_EVENT_SECONDARY, flow, dp_secondary_of(flow)->state, PRL_REASON_LINK_LOST);
+    return true;
 }
 
 void dp_shadow_space(struct prl_dp *dp, struct dp_flow *flow)

@@ -18,6 +18,8 @@ void dp_shadow_void(struct prl_dp *dp, struct dp_flow *flow, uint8_t reason);
 void dp_shadow_give_up(struct prl_dp *dp, struct dp_flow *flow, uint8_t reason);
 /* The address is not ours any more: a session that was taken over, and not protected since, has ended here. */
 void dp_shadow_fence(struct prl_dp *dp, struct dp_flow *flow);
-void dp_shadow_void_all(struct prl_dp *dp, uint8_t reason);
+/* L10. False: it cannot wait for a new epoch. */
+void dp_shadow_void_suspended(struct prl_dp *dp, uint32_t service);
+bool dp_shadow_suspend(struct prl_dp *dp, struct dp_flow *flow);
 
 #endif /* PRL_PATH_SHADOW_H */

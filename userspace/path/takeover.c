@@ -84,9 +84,9 @@ void dp_shadow_takeover(struct prl_dp *dp, struct dp_flow *flow)
 
     if (flow->kernel->key.proto == IPPROTO_UDP && dp_udp_diverged(dp, flow))
         dp_shadow_void(dp, flow, PRL_REASON_DIVERGED);
-    bool was_active = core->state == PRL_SECONDARY_ACTIVE;
+    bool was_active = core->state == PRL_SECONDARY_ACTIVE || core->state == PRL_SECONDARY_SUSPENDED;
     if (!prl_secondary_takeover(core)) {
-        if (was_active) { /* never confirmed: it must not speak, and its application must know (L8) */
+        if (was_active) { /* never confirmed, or suspended: it must not speak, and its application must know (L8) */
             dp_flow_set_flags(flow);
             dp_event_flow(dp, PRL_EVENT_SECONDARY, flow, core->state, PRL_REASON_NOT_ACTIVE);
         }

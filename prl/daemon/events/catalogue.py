@@ -153,6 +153,11 @@ HAPPENED: Final[dict[str, Kind]] = {
         "a session is protected",
         _HANDLE | {"frozen_us": "how long its input waited for that"},
     ),
+    "resumed": Kind(
+        "a session is protected again, without a new snapshot: the link is back, and nothing is "
+        "missing over there",
+        _HANDLE,
+    ),
     "not_protected": Kind("an attempt to protect a session failed", _HANDLE),
     "exposed_untold": Kind(
         "more sessions are not protected than the other node is told of: peers that wait in the "

@@ -24,6 +24,7 @@ OWN_CAPABILITIES = (
     | Capability.PREPARE
     | Capability.CLAIM_MAC
     | Capability.EXPOSED
+    | Capability.RESYNC
 )
 _EPOCH_BYTES = 8
 

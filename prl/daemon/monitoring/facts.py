@@ -251,6 +251,7 @@ def link(view: NodeView) -> dict[str, Any]:
         "other_capabilities": _capabilities(other.capabilities) if other else [],
         "epoch": f"{found.epoch:016x}",
         "rtt_min_ms": round(found.rtt_min_ns / _NS_PER_MS, 3),
+        "resync_ms": round(found.resync_ns / _NS_PER_MS, 3),
         "reconnects": max(view.link.ups - 1, 0),
         "received": {kind.name: found.received[kind] for kind in Message},
         "sent": {kind.name: found.sent[kind] for kind in Message},

@@ -1,7 +1,7 @@
 """Sessions whose application is on this node: kept protected (SPEC R17, R23).
 
 replicate ─┐      ┌── refused, too late, link lost, void ──┐
-           ├─▶ attempt (attempt.py) ─▶ active              ▼
+           ├─▶ attempt (attempt.py) ─▶ active ◀─ resumed ─▶ alone
 taken over ┘      ▲                                      open
                   └── link up, an application offers itself over there, or a while has passed
                       (renew: and the application has given its bytes anew) ──┘
@@ -47,6 +47,7 @@ REASONS_MAX = 8
 """Different reasons for missing protection that ``status`` names."""
 _HOPELESS = frozenset({Reason.APPLICATION_GONE, Reason.OUTPUT_DIFFERS, Reason.MID_STREAM})
 _STRAYS = frozenset({Reason.STRAY_IN, Reason.STRAY_OUT})
+_STANDS_STILL = "link lost; nothing has passed since, so that it can go on when that is back"
 _STATES = {state: state.name.lower() for state in Primary}
 CLOSE_LINGER_S = 60.0
 """How long a session that its application closed may take to end (the peer's FIN)."""
@@ -328,24 +329,35 @@ class Primaries:
             return  # what becomes of it is told when it is known
         if event.reason or session.state != "open":
             session.reason = wire.reason_text(event.reason) if event.reason else ""
-        if session.state in {"open", "voiding"}:
-            session.resolve(event)
-            if before == "active" and not session.closing:
-                self._log.error(
-                    "replication_ended",
-                    f"{session.ends}: not protected: {session.reason}",
-                    handle=session.handle,
-                )
-            mending = session.mend()
-            self._note_stray(session, mending, event.reason)
-            if before == "active":
-                mending.hopeful = time.monotonic() - session.active_since_s > STABLE_S
-                mending.hopeless |= event.reason in _HOPELESS
-            if before in {"active", "voiding"} and session.state == "open":
-                mending.trigger.set()  # failures of an attempt are its own affair
-            self._tend(session)
+        if session.state == "active" and before in {"voiding", "alone"}:
+            self._resumed(session)
+        if session.state in {"open", "voiding", "alone"}:
+            self._unprotected(session, event, before)
         session.tell()
         self._decide_if_orphan(session)
+
+    def _resumed(self, session: Session) -> None:
+        """The other node has all that there is: it goes on without a new snapshot (L10)."""
+        session.mended(time.monotonic())
+        words = f"{session.ends}: goes on without a new snapshot"
+        self._log.info("resumed", words, handle=session.handle)
+
+    def _unprotected(self, session: Session, event: Event, before: str) -> None:
+        session.resolve(event)
+        if before == "active" and not session.closing:
+            self._log.error(
+                "replication_ended",
+                f"{session.ends}: not protected: {session.reason}",
+                handle=session.handle,
+            )
+        mending = session.mend()
+        self._note_stray(session, mending, event.reason)
+        if before == "active":
+            mending.hopeful = time.monotonic() - session.active_since_s > STABLE_S
+            mending.hopeless |= event.reason in _HOPELESS
+        if before in {"active", "voiding", "alone"} and session.state == "open":
+            mending.trigger.set()  # failures of an attempt are its own affair
+        self._tend(session)
 
     def _note_stray(self, session: Session, mending: Mending, reason: int) -> None:
         """Whether its packets pass prl's programs by: told aloud, for its route may be mended."""
@@ -487,7 +499,7 @@ class Primaries:
     def _obstacle(self, session: Session) -> str:
         """Why it cannot be tried now; empty when it can."""
         if session.state != "open":
-            return session.state
+            return _STANDS_STILL if session.state == "alone" else session.state
         if not self._link.up:
             return f"the link is down: {self._link.why_down}"
         if not self._owns(session.service):

@@ -14,7 +14,7 @@ from prl.daemon.control.clients import Application, Program
 from prl.daemon.session.retries import RETRY_MIN_S
 from prl.daemon.session.streams import UNCOUNTED, Streams
 
-LIVE = frozenset({"setup", "active", "voiding", "open", "moved"})
+LIVE = frozenset({"setup", "active", "voiding", "alone", "open", "moved"})
 
 
 @dataclass(eq=False, slots=True)
@@ -67,8 +67,9 @@ class Session:
     former: int = 0
     """Its handle when it was a shadow; its application may not have heard of the new one yet."""
     state: str = "open"
-    """setup, active, voiding, open, moved (given to the other node, of which no word has come yet),
-    or how it ended: ended, demoted, closed.
+    """setup, active, voiding, alone (nothing has passed since the link was lost: it may go on as it
+    is), open, moved (given to the other node, of which no word has come yet), or how it ended:
+    ended, demoted, closed.
     """
     reason: str = ""
     closing: bool = False
@@ -89,7 +90,8 @@ class Session:
 
     def facts(self) -> dict[str, Any]:
         """What answers and events say of it."""
-        return {"handle": self.handle, "state": self.state, "reason": self.reason}
+        state = "open" if self.state == "alone" else self.state  # prld's affair
+        return {"handle": self.handle, "state": state, "reason": self.reason}
 
     def tell(self) -> None:
         """Tell the application its state."""

@@ -1,7 +1,8 @@
 """Sessions whose application is on the other node: their shadows here (SPEC R17, R18, R22).
 
 SETUP … ─▶ restored, in the datapath, given to the application that offered itself ─▶ active
-active ─┬─ void: discarded silently (L8) ─▶ gone
+active ─┬─ link lost: suspended ─▶ active again when it is back, or void
+        ├─ void: discarded silently (L8) ─▶ gone
         └─ take-over: the application's options, the application told ─▶ a session (protect.py)
 """
 
@@ -81,7 +82,14 @@ class Shadow:
     """TCP: what its application had chosen, in force once it is taken over."""
     streams: Streams
     state: str = "active"
-    """active, void, taken (over), or ended."""
+    """active, suspended (of use again once the link is back and the primary says so), void, taken
+    (over), or ended.
+    """
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the datapath has it, be it usable or not."""
+        return self.state in {"active", "suspended"}
 
 
 class Shadows:
@@ -417,7 +425,7 @@ class Shadows:
         """A new snapshot: what there was of this session is of no use any more."""
         self._prepared.drop(handle)
         for old in (self._shadows.get(handle), self._shadows.get(self._dp.flow_of(ends))):
-            if old is not None and old.state == "active":
+            if old is not None and old.is_there:
                 self._discard(old, "replaced by a new snapshot")
 
     def _refuse(self, event: Event, error: RefusedError) -> None:
@@ -442,7 +450,9 @@ class Shadows:
         shadow = self._shadows.get(event.handle)
         if shadow is None or event.generation not in {0, shadow.generation}:
             return
-        if event.state in {State.VOID, State.GONE} and shadow.state == "active":
+        if event.state in {State.ACTIVE, State.SUSPENDED} and shadow.is_there:
+            shadow.state = "active" if event.state == State.ACTIVE else "suspended"
+        elif event.state in {State.VOID, State.GONE} and shadow.is_there:
             self._log.warning(
                 "shadow_void",
                 f"{shadow.ends}: the shadow is void: {wire.reason_text(event.reason)}",
@@ -518,7 +528,7 @@ class Shadows:
     # -- ends
 
     def _give_up(self, shadow: Shadow, reason: Reason) -> None:
-        if shadow.state != "active":
+        if not shadow.is_there:
             return
         with contextlib.suppress(DatapathError):
             self._dp.secondary_void(shadow.handle, reason)
@@ -625,7 +635,7 @@ class Shadows:
         """As prld stops: no shadow may outlive the silence."""
         self.end_unread()
         for shadow in list(self._shadows.values()):
-            if shadow.state == "active":
+            if shadow.is_there:
                 self._give_up(shadow, Reason.REQUESTED)
         self.conntrack.close()
 
