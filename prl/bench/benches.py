@@ -5,6 +5,7 @@ import signal
 from collections.abc import Callable, Sequence
 
 from prl.bench.bulk import bulk, cpu
+from prl.bench.flap import flap
 from prl.bench.latency import latency
 from prl.bench.passthrough import passthrough
 from prl.bench.protect import protect
@@ -21,6 +22,7 @@ BENCHES: dict[str, Callable[[Bench], Part]] = {
     "sessions": sessions,
     "protect": protect,
     "takeover": takeover,
+    "flap": flap,
     "passthrough": passthrough,
     "secrecy": secrecy,
 }

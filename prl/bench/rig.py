@@ -286,6 +286,16 @@ class Rig:
         """CPU time that all programs of the rig have taken, on all its hosts."""
         return sum(map(_cpu_ns, self._pids))
 
+    def status(self, node: str) -> dict[str, Any]:
+        """What `prlctl status` prints for a node."""
+        with Node(self.lab.state.socket(self.lab.topology.node(node))) as connection:
+            return connection.request({"op": "status"})
+
+    def link(self, node: str) -> dict[str, Any]:
+        """What `prlctl link show` prints for a node."""
+        with Node(self.lab.state.socket(self.lab.topology.node(node))) as connection:
+            return connection.request({"op": "link_show"})
+
     def stats(self, node: str) -> dict[str, Any]:
         """What `prlctl stats` prints for a node."""
         with Node(self.lab.state.socket(self.lab.topology.node(node))) as connection:
