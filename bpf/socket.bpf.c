@@ -9,6 +9,7 @@
 #include <bpf/bpf_core_read.h>
 #include "parse.h"
 #include "sock_view.h"
+#include "steering.h"
 
 #define GATE_ACCEPT 0xffffffff /* keep the whole packet */
 #define GATE_REFUSE 0
@@ -205,6 +206,15 @@ static __always_inline int is_served_here(const __u8 addr[16])
     return !is_service;
 }
 
+/* Whether it is how a BGP front connects to its daemon (steer.bpf.c), whom it keeps in step on the standby, too. */
+static __always_inline int is_of_front(__u32 protocol, __u32 port, __be16 remote)
+{
+    __u16 from = bpf_ntohs(remote);
+
+    return protocol == IPPROTO_TCP && port == PRL_STEER_BGP_PORT && from >= PRL_STEER_DIAL_FIRST &&
+           from <= PRL_STEER_DIAL_LAST;
+}
+
 /*
  * Somebody calls a service address that another node serves: what listens here is not the service. Without a listener the
  * call is refused at once (TCP: reset, UDP: port unreachable), and silence sees to it that only this host's programs hear
@@ -218,11 +228,13 @@ int prl_local(struct bpf_sk_lookup *ctx)
     __u32 words[4] = {PRL_READ(ctx->local_ip6[0]), PRL_READ(ctx->local_ip6[1]), PRL_READ(ctx->local_ip6[2]),
                       PRL_READ(ctx->local_ip6[3])};
     __u32 v4 = PRL_READ(ctx->local_ip4), remote_v4 = PRL_READ(ctx->remote_ip4);
+    __u32 protocol = PRL_READ(ctx->protocol), port = PRL_READ(ctx->local_port);
+    __be16 remote_port = PRL_READ(ctx->remote_port);
     __u8 addr[16];
 
     int is_own_call = ctx->ingress_ifindex == LOOPBACK_IFINDEX || (ctx->family == AF_INET && v4 == remote_v4);
 
-    if (ctx->protocol != IPPROTO_TCP && !is_own_call)
+    if ((protocol != IPPROTO_TCP && !is_own_call) || is_of_front(protocol, port, remote_port))
         return SK_PASS;
     if (ctx->family == AF_INET)
         prl_map_v4(addr, v4);

@@ -4,6 +4,10 @@
  * are bound, and not the daemon's own, which is bound to every address. The program is asked when no connection that stands
  * was found (inet_lookup_run_sk_lookup, include/net/inet_hashtables.h). Without a listener the connection is refused: a peer and the
  * daemon never speak past the front.
+ *
+ * The front, too, may connect to the daemon, from the peer's address: that alone meets the daemon's own listener. It is known by its
+ * port, for as long as it takes; not by where it comes from, for what a host says to itself counts as come in by the interface that has
+ * the address (ip_route_output_key_hash_rcu, net/ipv4/route.c; ip6_rcv_core, net/ipv6/ip6_input.c).
  */
 #include <linux/bpf.h>
 #include <linux/in.h>
@@ -14,7 +18,6 @@
 #include "steering.h"
 
 #define AF_INET 2
-#define BGP_PORT 179
 
 struct {
     __uint(type, BPF_MAP_TYPE_SOCKMAP);
@@ -29,6 +32,14 @@ struct {
     __type(key, struct prl_steer_ends);
     __type(value, __u32);
 } prl_steer_peers SEC(".maps");
+
+/* By peer: the port, in network order, that the front connects to the daemon from. */
+struct {
+    __uint(type, BPF_MAP_TYPE_ARRAY);
+    __uint(max_entries, PRL_STEER_PEERS_MAX);
+    __type(key, __u32);
+    __type(value, __u32);
+} prl_steer_dials SEC(".maps");
 
 static __always_inline void map_v4(__u32 *to, __u32 address)
 {
@@ -52,14 +63,23 @@ static __always_inline const __u32 *find(const struct prl_steer_ends *ends)
     return bpf_map_lookup_elem(&prl_steer_peers, ends);
 }
 
+/* Whether what begins between a peer's address and its service address is the front's own. */
+static __always_inline int is_dial(__u32 place, __u32 port)
+{
+    __u32 number = place / PRL_STEER_LISTENERS;
+    const __u32 *dial = bpf_map_lookup_elem(&prl_steer_dials, &number);
+
+    return dial && *dial != PRL_STEER_NO_DIAL && *dial == port;
+}
+
 SEC("sk_lookup")
 int prl_steer(struct bpf_sk_lookup *lookup)
 {
     struct prl_steer_ends inner, outer; /* as the connection would be, of the daemon's and of the peer's */
     const __u32 *place;
-    __u32 to;
+    __u32 to, port = lookup->remote_port;
 
-    if (lookup->protocol != IPPROTO_TCP || lookup->local_port != BGP_PORT)
+    if (lookup->protocol != IPPROTO_TCP || lookup->local_port != PRL_STEER_BGP_PORT)
         return SK_PASS;
     if (lookup->family == AF_INET) {
         __u32 local = lookup->local_ip4, remote = lookup->remote_ip4;
@@ -80,7 +100,7 @@ int prl_steer(struct bpf_sk_lookup *lookup)
         __builtin_memcpy(outer.peer, inner.service, sizeof(outer.peer));
         __builtin_memcpy(outer.service, inner.peer, sizeof(outer.service));
         place = find(&outer);
-        if (!place)
+        if (!place || is_dial(*place, port))
             return SK_PASS;
         to = *place + PRL_STEER_OUTER;
     }

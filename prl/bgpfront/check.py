@@ -132,12 +132,8 @@ def _check_neighbor(peer: Peer, neighbor: Neighbor) -> Iterator[Remark]:
         neighbor.source or "not written down",
         f"let the daemon connect from {peer.local}, the service address",
     )
-    yield _judge(
-        f"{name}: connects",
-        not neighbor.passive,
-        "passive" if neighbor.passive else "yes",
-        "let it connect: the front does not connect to it",
-    )
+    who = "the front to the daemon, which is passive" if neighbor.passive else "the daemon"
+    yield Remark(f"{name}: connects", who)
     yield _judge(
         f"{name}: BFD",
         not neighbor.bfd,

@@ -9,6 +9,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 COUNTED: Final = {
     "takeovers": "Times that this node took the session over, or was given it.",
     "daemon_losses": "Times that the daemon went while the session was this node's.",
+    "daemon_dials": "Times that the front has connected to a daemon that did not by itself.",
     "ends": "Sessions of this node that have ended.",
 }
 """By peer, in its status under "counts"."""

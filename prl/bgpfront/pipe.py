@@ -5,6 +5,7 @@ import contextlib
 import socket
 from collections.abc import Callable
 from ipaddress import ip_address
+from typing import Any
 
 from prl.endpoint import Side
 
@@ -58,11 +59,12 @@ class Pipe:
     @property
     def remote(self) -> Side | None:
         """The other end; None: there is no connection any more."""
-        try:
-            address, port = self._sock.getpeername()[:2]
-        except OSError:
-            return None
-        return ip_address(address), port
+        return _side(self._sock.getpeername)
+
+    @property
+    def local(self) -> Side | None:
+        """Its own end, likewise."""
+        return _side(self._sock.getsockname)
 
     def read(self, *, on: bool) -> None:
         """Whether bytes are to come."""
@@ -174,3 +176,11 @@ class Pipe:
         self._loop.remove_reader(self._sock)
         self._loop.remove_writer(self._sock)
         self._reads = self._writes = False
+
+
+def _side(name: Callable[[], tuple[Any, ...]]) -> Side | None:
+    try:
+        address, port = name()[:2]
+    except OSError:
+        return None
+    return ip_address(address), port

@@ -46,6 +46,10 @@ DIAL_AFTER_S = 1.0
 """A peer that has not connected so long after the daemon is connected to."""
 DIAL_EVERY_S = 5.0
 """How often that is tried; as a daemon would, until the peer or the daemon is there or gone."""
+DAEMON_DIAL_AFTER_S = 2.0
+"""A daemon that has not connected so long after it is waited for is connected to."""
+DAEMON_DIAL_MAX_S = 16.0
+"""Each time twice as late as before, but no later, until a daemon has opened its session."""
 WAITING_MAX_BYTES = READ_BYTES
 """What an end may say before there is another one to hear it: an OPEN, a NOTIFICATION."""
 
@@ -67,7 +71,8 @@ class Node(Protocol):
 
 
 Dial = Callable[[Peer], Awaitable[socket.socket | None]]
-"""Connects to a peer from its service address; None: it cannot be now."""
+"""Connects to a peer from its service address, or to the daemon there from the peer's; None: it
+cannot be now."""
 
 
 class Channel(Protocol):
@@ -89,14 +94,17 @@ class Channel(Protocol):
 
 
 class _Connection:
-    """A pipe, and what came of it before its session began."""
+    """A pipe, and what came of it before its session began; ``dialled``: the front opened it."""
 
     def __init__(
         self,
         sock: socket.socket,
         take: "Callable[[_Connection, bytes], None]",
         ended: "Callable[[_Connection, str], None]",
+        *,
+        dialled: bool = False,
     ) -> None:
+        self.dialled = dialled
         self.waiting: bytearray | None = bytearray()
         self._take = take
         self.pipe = Pipe(sock, received=self._received, ended=lambda why: ended(self, why))
@@ -144,6 +152,7 @@ class Seat:
         changed: called when something has happened: turn() is to be called then.
         tell: takes what an operator should hear of.
         dial: connects to the peer.
+        dial_daemon: connects to the daemon.
         daemon_lost: called when the daemon's connection has ended, of a session of this node's.
     """
 
@@ -158,12 +167,17 @@ class Seat:
         changed: Callable[[], None],
         tell: Callable[[str], None],
         dial: Dial,
+        dial_daemon: Dial,
         daemon_lost: Callable[[], None],
     ) -> None:
         self.peer = peer
         self._dial = dial
         self._dials = False
         self._dial_at: float | None = None
+        self._dial_daemon = dial_daemon
+        self._dials_daemon = False
+        self._daemon_dial_at: float | None = None
+        self._daemon_patience_s = DAEMON_DIAL_AFTER_S
         self._daemon_lost = daemon_lost
         self._settings, self._node, self._channel = settings, node, channel
         self._tasks, self._changed, self._tell = tasks, changed, tell
@@ -206,9 +220,12 @@ class Seat:
         return self._inner is not None
 
     @property
-    def daemon_side(self) -> Side | None:
-        """The daemon's end of its connection."""
-        return None if self._inner is None else self._inner.pipe.remote
+    def daemon_sides(self) -> tuple[Side, Side] | None:
+        """The daemon's end of its connection, and the front's."""
+        if self._inner is None:
+            return None
+        daemon, front = self._inner.pipe.remote, self._inner.pipe.local
+        return None if daemon is None or front is None else (daemon, front)
 
     def status(self) -> dict[str, object]:
         """What an operator is shown."""
@@ -254,8 +271,17 @@ class Seat:
 
     def daemon_connected(self, sock: socket.socket) -> None:
         """The daemon has opened a connection to the peer, which ends here."""
+        inner, session = self._inner, self.session
+        is_bound = inner is not None and inner.dialled and inner.waiting is None
+        if is_bound and session is not None and session.keeps_incoming():
+            sock.close()
+            self._tell("a connection of the daemon's is refused: it is connected to")
+            return
         self._lose_inner("the daemon has connected again")
-        self._inner = _Connection(sock, self._from_daemon, self._on_inner_end)
+        self._take_daemon(sock, dialled=False)
+
+    def _take_daemon(self, sock: socket.socket, *, dialled: bool) -> None:
+        self._inner = _Connection(sock, self._from_daemon, self._on_inner_end, dialled=dialled)
         self._inner.pipe.read(on=True)
         self._changed()
 
@@ -326,6 +352,7 @@ class Seat:
         self._pair(now)
         due = [
             self._turn_dial(now),
+            self._turn_daemon(now),
             self._turn_owner(now),
             self._turn_shadow(now),
             self._turn_standby(now),
@@ -347,21 +374,22 @@ class Seat:
             self._tasks.create_task(self._protect(self._caller))
             self._caller = None
         session = self.session
-        if session is None:
+        if session is None or not self._lacks_daemon(session):
             return
-        if self._owner is not None and session.state is State.DOWN:
-            if self._outer is not None and not session.peer.closing:
-                session.connected(session.daemon, now)
-                session.connected(session.peer, now)
-                self._bind(session, self._inner)
-                self._outer.begin()
-        elif (
-            session.state is State.ABSENT
-            and not session.daemon.connected
-            and (self._standby is None or self._standby.is_whole)
-        ):
-            session.connected(session.daemon, now)
+        session.connected(session.daemon, now)
+        if session.state is State.OPENING and self._outer is not None:
+            session.connected(session.peer, now)
             self._bind(session, self._inner)
+            self._outer.begin()
+        else:
+            self._bind(session, self._inner)
+
+    def _lacks_daemon(self, session: Session) -> bool:
+        """Whether the session could be given one."""
+        if session.state is State.DOWN:
+            return self._owner is not None and self._outer is not None and not session.peer.closing
+        is_whole = self._standby is None or self._standby.is_whole
+        return session.state is State.ABSENT and not session.daemon.connected and is_whole
 
     def _turn_dial(self, now: float) -> float | None:
         """Connect to a peer that does not connect: the daemon has, so that it is to be opened."""
@@ -390,6 +418,43 @@ class Seat:
             if self._may_dial():
                 self.peer_connected(sock)
             else:
+                sock.close()
+        self._changed()
+
+    def _turn_daemon(self, now: float) -> float | None:
+        """Connect to a daemon that does not connect, and is waited for: it may be passive."""
+        session = self.session
+        if session is not None and session.daemon.is_alive:
+            self._daemon_patience_s = DAEMON_DIAL_AFTER_S
+        if not self._waits_for_daemon():
+            self._daemon_dial_at = None
+            return None
+        if self._daemon_dial_at is None:
+            self._daemon_dial_at = now + self._daemon_patience_s
+        if now < self._daemon_dial_at:
+            return self._daemon_dial_at
+        if not self._dials_daemon:
+            self._dials_daemon = True
+            self._counts["daemon_dials"] += 1
+            self._daemon_patience_s = min(2 * self._daemon_patience_s, DAEMON_DIAL_MAX_S)
+            self._tasks.create_task(self._call_daemon())
+        return None
+
+    def _waits_for_daemon(self) -> bool:
+        if self._inner is not None:
+            return False
+        session = self.session
+        is_called = self._caller is not None or self._takes
+        return is_called or (session is not None and self._lacks_daemon(session))
+
+    async def _call_daemon(self) -> None:
+        sock = await self._dial_daemon(self.peer)
+        self._dials_daemon = False
+        self._daemon_dial_at = None
+        if sock is not None:
+            if self._waits_for_daemon():
+                self._take_daemon(sock, dialled=True)
+            else:  # it has connected by itself
                 sock.close()
         self._changed()
 

@@ -55,6 +55,8 @@ ASK_AGAIN_S = 2.0
 """A daemon that is silent for so long before its answer has ended is asked again."""
 ANSWER_MAX_S = 300.0
 """A daemon that has not answered by then is reset: a full table takes less."""
+COLLISION = (6, 7)
+"""Of two connections between daemon and front, which concern nobody else (RFC 4271 section 6.8)."""
 ADMINISTRATIVE_SHUTDOWN, PEER_DECONFIGURED, ADMINISTRATIVE_RESET = (6, 2), (6, 3), (6, 4)
 ABSORBED = frozenset(
     {
@@ -249,6 +251,16 @@ class Session:
             bounds = self._opens[1].has(Capability.ENHANCED_REFRESH)
             self.told.answer(sorted(asked), bounds=bounds)
         self._asked_again.clear()
+
+    def keeps_incoming(self) -> bool:
+        """Whether the daemon, to which the front has connected, keeps that if it connects, too.
+
+        RFC 4271 section 6.8: the one that stands, else that which the greater identifier opened.
+        """
+        peer = self.peer.opened if self._opens is None else self._opens[1]
+        if self.daemon.opened is None or peer is None:
+            return False
+        return self.daemon.is_alive or self.daemon.opened.router_id < peer.router_id
 
     # What happens
 
@@ -458,7 +470,7 @@ class Session:
         """The daemon ends its session; it is the peer's end, too, unless it only stops."""
         error = one[19], one[20]
         self.daemon.closing = True
-        if error in self.settings.absorbed or self.following:
+        if error in self.settings.absorbed or error == COLLISION or self.following:
             self.tell(f"the daemon has said NOTIFICATION {error[0]}/{error[1]}: kept from the peer")
             self._lose_daemon(now)
             return

@@ -3,8 +3,10 @@
 import asyncio
 import contextlib
 import errno
+import itertools
 import json
 import logging
+import secrets
 import socket
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
@@ -22,11 +24,11 @@ from prl.bgpfront.metrics import Facts
 from prl.bgpfront.seat import Seat, offers
 from prl.bgpfront.session import Settings
 from prl.bgpfront.wiring import BGP_PORT, Wire, Wiring
-from prl.bindings.steer import Steering
+from prl.bindings.steer import DIAL_PORTS, Steering
 from prl.client.aio import AsyncNode
 from prl.daemon.events.log import EventLog
 from prl.daemon.monitoring.exporter import Exporter
-from prl.endpoint import Address, parse_endpoint, show_endpoint
+from prl.endpoint import Address, Side, parse_endpoint, show_endpoint
 from prl.errors import KernelError, PrlError
 from prl.kernel import sock_diag
 from prl.shadow.md5 import set_key
@@ -36,6 +38,8 @@ BACKLOG = 64
 CLIENTS_MAX = 16
 """Of status, at a time."""
 DIAL_TIMEOUT_S = 4.0
+DAEMON_DIAL_TIMEOUT_S = 1.0
+"""It is on this host: what is not answered by then is not signed as the daemon wants it."""
 ACCEPTS_MAX = 16
 """Connections that one turn accepts."""
 TTL_MAX = 255
@@ -70,6 +74,10 @@ class Shell:
         self._config, self._daemon, self._node = config, daemon, node
         self._seats: dict[Address, Seat] = {}
         self._front = Front([], self._is_unread)
+        self._steering: Steering | None = None
+        first = secrets.randbelow(len(DIAL_PORTS))
+        self._ports = itertools.cycle([*DIAL_PORTS[first:], *DIAL_PORTS[:first]])
+        """In turns: what the last connections have left (TIME_WAIT) is not met."""
         self._turns = False
         self._timer: asyncio.TimerHandle | None = None
         self._clients = 0
@@ -99,7 +107,7 @@ class Shell:
             )
             stack.callback(wiring.close)
             wiring.build()
-            steering = Steering()
+            steering = self._steering = Steering()
             stack.callback(steering.close)
             listeners = [stack.enter_context(Listeners(peer)) for peer in config.peer]
             for each in listeners:
@@ -121,6 +129,7 @@ class Shell:
                     changed=self._changed,
                     tell=_teller(str(peer.address)),
                     dial=self._dial,
+                    dial_daemon=self._dial_daemon,
                     daemon_lost=lambda: self._on_daemon_lost(tasks),
                 )
             for offer in dict.fromkeys(one for peer in config.peer for one in offers(peer)):
@@ -188,18 +197,20 @@ class Shell:
         except PrlError as error:
             _log.warning("%s: not connected to: %s", peer.address, error)
             return None
+        return await _connect(sock, (peer.local, 0), peer.address, DIAL_TIMEOUT_S)
+
+    async def _dial_daemon(self, peer: Peer) -> socket.socket | None:
+        """As a seat asks for it: from the peer's address to the service address."""
+        assert self._steering is not None
+        port = next(self._ports)
         try:
-            sock.bind((str(peer.local), 0))
-            async with asyncio.timeout(DIAL_TIMEOUT_S):
-                loop = asyncio.get_running_loop()
-                await loop.sock_connect(sock, (str(peer.address), BGP_PORT))
-        except (OSError, TimeoutError):  # it is not there, or does not want to: as ever with BGP
-            sock.close()
+            sock = inner_socket(peer, peer.key())
+            with self._steering.dial(peer.address, peer.local, port):
+                source = (peer.address, port)
+                return await _connect(sock, source, peer.local, DAEMON_DIAL_TIMEOUT_S)
+        except PrlError as error:
+            _log.warning("%s: the daemon is not connected to: %s", peer.address, error)
             return None
-        except BaseException:
-            sock.close()
-            raise
-        return sock
 
     async def _take_shadows(self) -> None:
         async for shadow in self._node.shadows():
@@ -219,16 +230,15 @@ class Shell:
     def _is_unread(self) -> bool:
         """Whether a daemon has not read all: what is its own in its sockets' receive queues."""
         with sock_diag.SockDiag() as diag:
-            for address, seat in self._seats.items():
-                daemon = seat.daemon_side
+            for seat in self._seats.values():
+                sides = seat.daemon_sides
                 session = seat.session
-                if daemon is None or session is None or not session.daemon.connected:
+                if sides is None or session is None or not session.daemon.connected:
                     continue
                 if session.daemon.out:
                     return True
                 with contextlib.suppress(OSError):  # it has just ended
-                    wanted = sock_diag.identity(daemon, (address, BGP_PORT))
-                    if diag.find(seat.peer.family, wanted).unread_bytes:
+                    if diag.find(seat.peer.family, sock_diag.identity(*sides)).unread_bytes:
                         return True
         return False
 
@@ -449,6 +459,23 @@ def _socket(peer: Peer, key: bytes, remote: Address) -> socket.socket:
     except (OSError, CallError) as error:
         sock.close()
         raise KernelError(f"{peer.address}: no socket for it: {error}") from error
+    return sock
+
+
+async def _connect(
+    sock: socket.socket, source: Side, target: Address, timeout_s: float
+) -> socket.socket | None:
+    """To BGP's port; None, with the socket closed: it cannot be now."""
+    try:
+        sock.bind((str(source[0]), source[1]))
+        async with asyncio.timeout(timeout_s):
+            await asyncio.get_running_loop().sock_connect(sock, (str(target), BGP_PORT))
+    except (OSError, TimeoutError):  # it is not there, or does not want to: as ever with BGP
+        sock.close()
+        return None
+    except BaseException:
+        sock.close()
+        raise
     return sock
 
 

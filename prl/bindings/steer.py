@@ -2,6 +2,8 @@
 
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ from prl.endpoint import Address, mapped
 from prl.errors import KernelError
 
 PEERS_MAX: int = lib.PRL_STEER_PEERS_MAX
+DIAL_PORTS = range(lib.PRL_STEER_DIAL_FIRST, lib.PRL_STEER_DIAL_LAST + 1)
+"""From where a front connects to its daemon."""
 
 
 class Steering:
@@ -40,9 +44,25 @@ class Steering:
         Raises:
             KernelError: it is refused.
         """
-        ends = ffi.new("struct prl_steer_ends *")
-        ffi.buffer(ends)[:] = mapped(peer) + mapped(service)
+        ends = _ends(peer, service)
         _check(lib.prl_steer_add(self._steer, ends, inner.fileno(), outer.fileno()))
+
+    @contextmanager
+    def dial(self, peer: Address, service: Address, port: int) -> Iterator[None]:
+        """Let what this host opens from the peer's address and that port meet the daemon.
+
+        ``port`` is one of DIAL_PORTS: else a standby's prld refuses it.
+
+        Raises:
+            KernelError: it is refused.
+        """
+        ends = _ends(peer, service)
+        _check(lib.prl_steer_dial(self._steer, ends, socket.htons(port)))
+        try:
+            yield
+        finally:
+            if self._steer != ffi.NULL:
+                _check(lib.prl_steer_dial(self._steer, ends, lib.PRL_STEER_NO_DIAL))
 
     def attach(self) -> None:
         """Decide from now on, in this thread's network namespace. Raises KernelError."""
@@ -52,6 +72,12 @@ class Steering:
         """Connections begin as without it. Idempotent."""
         lib.prl_steer_close(self._steer)
         self._steer = ffi.NULL
+
+
+def _ends(peer: Address, service: Address) -> Any:
+    ends = ffi.new("struct prl_steer_ends *")
+    ffi.buffer(ends)[:] = mapped(peer) + mapped(service)
+    return ends
 
 
 def _check(code: int) -> None:

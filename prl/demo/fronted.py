@@ -13,7 +13,6 @@ from typing import Any
 
 from prl.bgp.prefixes import Prefix
 from prl.bgpfront.client import ask
-from prl.demo.peers import PEERS
 from prl.demo.player import Deadline, DemoError
 from prl.demo.routers import OUR_ASN, PEER_ASN, ROUTERS, Place, Router
 from prl.endpoint import Address
@@ -39,7 +38,7 @@ class Setting:
 
     Attributes:
         daemon: of our nodes: a key of ROUTERS.
-        peer: of the peer: a key of PEERS.
+        peer: of the peer, likewise.
         version: of IP.
         ours: what our daemons announce.
         theirs: what the peer announces.
@@ -48,9 +47,10 @@ class Setting:
         ttl_security: all hear their own network alone (RFC 5082).
         waits: the peer is passive: our fronts connect to it.
         forwards: what our daemons learn becomes routes of the kernel's.
-        second: another peer, beside the first one: a key of PEERS; each is told what the other
+        second: another peer, beside the first one: a key of ROUTERS; each is told what the other
             one announces. Empty: none.
         seconds: what it announces.
+        passive: our daemons are: our fronts connect to them.
     """
 
     daemon: str
@@ -65,6 +65,7 @@ class Setting:
     forwards: bool = True
     second: str = ""
     seconds: tuple[Prefix, ...] = ()
+    passive: bool = False
 
 
 class Front:
@@ -169,7 +170,7 @@ class RouterPair:
             neighbour_asn=PEER_ASN,
             router_id=str(topology.service.ipv4),
             user=USERS[setting.daemon],
-            passive=False,
+            passive=setting.passive,
             forwards=setting.forwards,
             shares=False,
             second=(beside.local, SECOND_ASN) if setting.second else None,
@@ -177,8 +178,8 @@ class RouterPair:
         places = {one: replace(node, directory=directory / one, node=one) for one in NODES}
         for one in (place, beside, *places.values()):
             one.directory.mkdir(mode=FOLDER_MODE)
-        self.peer = PEERS[setting.peer](place)
-        self.second = PEERS[setting.second](beside) if setting.second else None
+        self.peer = ROUTERS[setting.peer](place)
+        self.second = ROUTERS[setting.second](beside) if setting.second else None
         if self.second is not None:
             _add_address(lab, beside.local, peer)
         self.daemons: dict[str, Router] = {

@@ -29,12 +29,11 @@ LEASE_POLL_S = 0.01
 
 
 class Mode(StrEnum):
-    """How prld takes input: `mode` of its configuration."""
+    """How prld attaches XDP."""
 
     AUTO = "auto"
     NATIVE = "native"
     GENERIC = "generic"
-    KERNEL = "kernel"
 
 
 class How(StrEnum):

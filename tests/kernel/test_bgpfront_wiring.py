@@ -16,9 +16,9 @@ import pytest
 from msgspec import convert
 
 from prl.bgpfront.config import Peer
-from prl.bgpfront.shell import Listeners
+from prl.bgpfront.shell import Listeners, inner_socket
 from prl.bgpfront.wiring import BGP_PORT, Wire, Wiring
-from prl.bindings.steer import Steering
+from prl.bindings.steer import DIAL_PORTS, Steering
 from prl.endpoint import Address
 from prl.errors import KernelError
 from prl.lab.netns import Namespace
@@ -43,16 +43,19 @@ NUMBERS = itertools.count()
 TABLE = 1790
 PATIENCE_S = 20.0
 NO_ANSWER_S = 1.5
+PORT = DIAL_PORTS[0]
 IFA_F_NODAD = 0x02  # linux/if_addr.h
 ELSEWHERE = {4: ip_address("198.51.100.1"), 6: ip_address("2001:db8:9::1")}
 SPEAK = """
 import os, socket, sys
 from ipaddress import ip_address
 from prl.shadow.md5 import set_key
-uid, to, wait_s, device, key, hops = sys.argv[1:]
+uid, to, wait_s, device, key, hops, port = sys.argv[1:]
 os.setuid(int(uid))
 is_v4 = ip_address(to).version == 4
 sock = socket.socket(socket.AF_INET if is_v4 else socket.AF_INET6)
+if int(port):
+    sock.bind(("", int(port)))
 sock.settimeout(float(wait_s))
 if key:
     set_key(sock, to, key.encode())
@@ -68,6 +71,30 @@ try:
     print(sock.getsockname()[0], sock.recv(4).decode())
 except OSError as error:
     print(type(error).__name__)
+"""
+
+LISTEN = """
+import os, socket, sys
+from ipaddress import ip_address
+from prl.shadow.md5 import set_key
+uid, peer, key, hops = sys.argv[1:]
+is_v4 = ip_address(peer).version == 4
+os.seteuid(int(uid))  # it is the user's socket, which root binds
+sock = socket.socket(socket.AF_INET if is_v4 else socket.AF_INET6)
+os.seteuid(0)
+sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+if key:
+    set_key(sock, peer, key.encode())
+if int(hops):
+    level, ttl, least = (0, 2, 21) if is_v4 else (41, 16, 73)
+    sock.setsockopt(level, ttl, 255)
+    sock.setsockopt(level, least, 255)
+sock.bind(("", 179))
+sock.listen()
+print("listens", flush=True)
+one, remote = sock.accept()
+one.send(b"OPEN")
+print(remote[0], remote[1], one.getsockname()[0], one.recv(4).decode())
 """
 
 
@@ -146,10 +173,27 @@ class Host:
         return _speak(self.near, uid, self.net.peer, wait_s, device, key, hops)
 
     def peer_speaks(
-        self, *, wait_s: float = PATIENCE_S, key: str = "", hops: int = 0
+        self, *, wait_s: float = PATIENCE_S, key: str = "", hops: int = 0, port: int = 0
     ) -> "subprocess.Popen[str]":
-        """The peer connects."""
-        return _speak(self.far, 0, self.net.service, wait_s, "", key, hops)
+        """The peer connects; ``port``: from there."""
+        return _speak(self.far, 0, self.net.service, wait_s, "", key, hops, port)
+
+    def front_speaks(self, **options: str | int) -> "socket.socket":
+        """What the front connects to the daemon by, bound."""
+        peer = convert({"address": self.net.peer, "local": self.net.service} | options, Peer)
+        sock = self.near.call(lambda: inner_socket(peer, peer.key()))
+        sock.settimeout(PATIENCE_S)
+        sock.bind((str(self.net.peer), PORT))
+        return sock
+
+    def passive_daemon(self, key: str = "", *, hops: int = 0) -> "subprocess.Popen[str]":
+        """The daemon, which listens, and takes one connection."""
+        self.daemon.close()
+        argv = [sys.executable, "-c", LISTEN, str(NOBODY), str(self.net.peer), key, str(hops)]
+        daemon = subprocess.Popen(self.near.command(argv), stdout=subprocess.PIPE, text=True)
+        assert daemon.stdout is not None
+        assert daemon.stdout.readline() == "listens\n"
+        return daemon
 
     def close(self) -> None:
         if self.front is not None:
@@ -158,9 +202,17 @@ class Host:
 
 
 def _speak(
-    place: Namespace, uid: int, to: Address, wait_s: float, device: str, key: str, hops: int
+    place: Namespace,
+    uid: int,
+    to: Address,
+    wait_s: float,
+    device: str,
+    key: str,
+    hops: int,
+    port: int = 0,
 ) -> "subprocess.Popen[str]":
-    argv = [sys.executable, "-c", SPEAK, str(uid), str(to), str(wait_s), device, key, str(hops)]
+    argv = [sys.executable, "-c", SPEAK, str(uid), str(to), str(wait_s), device, key]
+    argv += [str(hops), str(port)]
     return subprocess.Popen(place.command(argv), stdout=subprocess.PIPE, text=True)
 
 
@@ -224,10 +276,14 @@ def test_without_a_front_they_do_not_meet(host: Host) -> None:
     wiring = host.wiring()
     host.near.call(wiring.build)
     wiring.close()
-    caller = host.peer_speaks(wait_s=NO_ANSWER_S)
     daemon = host.daemon_speaks(wait_s=NO_ANSWER_S)
-    assert said(caller) == "TimeoutError"
     assert said(daemon) != f"{host.net.service} fine"
+    listener = host.passive_daemon()
+    caller = host.peer_speaks(wait_s=NO_ANSWER_S)
+    assert said(caller) == "TimeoutError"
+    assert listener.poll() is None, "it has met nobody"
+    listener.kill()
+    listener.communicate()
     host.peer.setblocking(False)
     with pytest.raises(BlockingIOError):
         host.peer.accept()
@@ -326,3 +382,57 @@ def test_what_cannot_be_wired(host: Host) -> None:
     with pytest.raises(KernelError, match="is the service address on this host"):
         host.near.call(wiring.build)
     wiring.close()
+
+
+def test_the_front_connects_to_a_daemon_that_does_not_connect(host: Host, tmp_path: Path) -> None:
+    """From the peer's address, and it is no listener of its own that it meets."""
+    file = tmp_path / "key"
+    file.touch(mode=0o600)
+    file.write_text("secret\n")
+    wiring = host.wiring()
+    host.near.call(wiring.build)
+    steering = host.steering(md5_key=str(file), ttl_security_hops=1)
+    ends = host.net.peer, host.net.service
+    daemon = host.passive_daemon("secret", hops=1)
+    with host.front_speaks(md5_key=str(file)) as sock, steering.dial(*ends, PORT):
+        sock.connect((str(host.net.service), BGP_PORT))
+        assert sock.getpeername()[:2] == (str(host.net.service), BGP_PORT)
+        assert sock.recv(4) == b"OPEN"
+        sock.send(b"fine")
+        assert said(daemon) == f"{host.net.peer} {PORT} {host.net.service} fine"
+    steering.close()
+    wiring.close()
+
+
+def test_the_peer_does_not_meet_a_daemon_that_is_connected_to(host: Host) -> None:
+    """But from the very port, at that very moment; and whose answer stays on this host, then."""
+    wiring = host.wiring()
+    host.near.call(wiring.build)
+    steering = host.steering()
+    daemon = host.passive_daemon()
+    with steering.dial(host.net.peer, host.net.service, PORT):
+        other = host.peer_speaks(port=PORT + 1)
+        assert taken(host.outer) == (str(host.net.peer), str(host.net.service))
+        assert said(other) == f"{host.net.peer} fine"
+        same = host.peer_speaks(port=PORT, wait_s=NO_ANSWER_S)
+        assert said(same) == "TimeoutError"
+    assert daemon.poll() is None, "it has met nobody"
+    with steering.dial(host.net.peer, host.net.service, PORT + 2):
+        pass
+    same = host.peer_speaks(port=PORT + 2)
+    assert taken(host.outer) == (str(host.net.peer), str(host.net.service))
+    assert said(same) == f"{host.net.peer} fine"
+    daemon.kill()
+    daemon.communicate()
+    steering.close()
+    wiring.close()
+
+
+def test_who_is_no_peer_cannot_be_connected_as(host: Host) -> None:
+    steering = host.steering()
+    with (
+        pytest.raises(KernelError, match="No such file"),
+        steering.dial(ELSEWHERE[host.net.peer.version], host.net.service, PORT),
+    ):
+        pass
+    steering.close()

@@ -1,6 +1,7 @@
 """What TCP tells of the sessions of service addresses (SPEC R31)."""
 
 import socket
+import struct
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from dataclasses import dataclass
 import pytest
 from prl._core import ffi, lib
 
+from prl.bindings.steer import DIAL_PORTS
 from prl.endpoint import unmapped
 from tests.kernel.bpf_lab import (
     PEER4,
@@ -203,21 +205,6 @@ def test_who_calls_his_own_host_is_not_counted(lab: Lab) -> None:
     assert strangers(lab) == set()
 
 
-def test_whoever_talks_to_a_peer_that_is_really_here_is_not_counted(lab: Lab) -> None:
-    """A BGP daemon, whose peer's address is its front's, on the loopback (docs/bgp-front.md)."""
-    peer = "203.0.113.5"
-    ip("-n", lab.bench.node_ns, "route", "add", "local", peer, "dev", "lan0")
-    with inside(lab.bench.node_ns):
-        listener = lab.stack.enter_context(socket.create_server((peer, PORT)))
-        daemon = lab.stack.enter_context(
-            socket.create_connection((peer, PORT), source_address=(str(SERVICE4), 0))
-        )
-    front = lab.stack.enter_context(listener.accept()[0])
-    daemon.sendall(b"x")
-    assert front.recv(1) == b"x"
-    assert strangers(lab) == set()
-
-
 def test_of_very_many_the_first_are_named_and_all_are_counted(lab: Lab) -> None:
     for number in range(70):  # more than are read at a time
         lab.connect(port=PORT + number)
@@ -239,3 +226,38 @@ def test_sessions_of_ipv6_are_counted_likewise(lab: Lab) -> None:
         peer = lab.stack.enter_context(socket.create_connection((str(SERVICE6), PORT)))
     lab.stack.enter_context(listener.accept()[0])
     assert strangers(lab) == {(str(SERVICE6), PORT, peer.getsockname()[1])}
+
+
+def test_a_front_s_daemon_is_called_on_a_standby_too_and_not_counted(lab: Lab) -> None:
+    """From the peer's address, and from a port that nobody else calls from."""
+    node, table = lab.bench.node_ns, "1790"
+    answers = ["to", str(PEER4), "ipproto", "tcp", "sport", "179", "lookup", table]
+    ip("-n", node, "rule", "add", *answers)
+    ip("-n", node, "route", "add", "local", str(PEER4), "dev", "lan0", "table", table)
+    with inside(node):
+        listener = lab.stack.enter_context(socket.create_server(("", 179)))
+        for port in (*DIAL_PORTS[:1], *DIAL_PORTS[-1:]):
+            for state in (lib.PRL_ADDR_STANDBY, lib.PRL_ADDR_OWNER):
+                lab.bench.own(SERVICE4, state)
+                with call(port) as front, listener.accept()[0]:
+                    assert front.getpeername()[0] == str(SERVICE4)
+                    assert strangers(lab) == set()
+        lab.bench.own(SERVICE4, lib.PRL_ADDR_STANDBY)
+        for port in (DIAL_PORTS[0] - 1, DIAL_PORTS[-1] + 1):
+            with pytest.raises(ConnectionRefusedError):
+                call(port)
+
+
+def call(port: int) -> socket.socket:
+    sock = socket.socket()
+    sock.setsockopt(socket.IPPROTO_IP, 19, 1)  # IP_TRANSPARENT
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.settimeout(20.0)
+    sock.bind((str(PEER4), port))
+    try:
+        sock.connect((str(SERVICE4), 179))
+    except OSError:
+        sock.close()
+        raise
+    return sock

@@ -92,8 +92,6 @@ def test_what_is_good(kind: str, config: Config) -> None:
         ("bird", "local 192.0.2.100 as", "local as", "source", True),
         ("frr", "neighbor 192.0.2.10 ", "neighbor 192.0.2.13 ", "peer 192.0.2.10", True),
         ("bird", "neighbor 192.0.2.10 ", "neighbor 192.0.2.13 ", "peer 192.0.2.10", True),
-        ("frr", " timers 3 9", " passive", "connects", True),
-        ("bird", "direct;", "passive;", "connects", True),
         ("frr", " neighbor upstream remote", BFD, "BFD", False),
         ("bird", "direct;", "bfd { min rx interval 50 ms; };", "BFD", False),
         ("bird", "direct;", "bfd graceful;", "BFD", False),
@@ -112,6 +110,17 @@ def test_what_is_not(
     assert found.what.endswith(what)
     assert found.needed is needed
     assert "secret" not in str(found)
+
+
+@KINDS
+@pytest.mark.parametrize("is_passive", [True, False])
+def test_who_connects_is_told(kind: str, is_passive: bool, config: Config) -> None:
+    """The front does, to a daemon that is passive: that is no fault of it."""
+    old, new = {"frr": (" timers 3 9", " passive"), "bird": ("direct;", "passive;")}[kind]
+    text = GOOD[kind].replace(old, new) if is_passive else GOOD[kind]
+    assert troubles(config, text) == []
+    (found,) = (one for one in check(config, read(text)) if one.what.endswith("connects"))
+    assert found.found.startswith("the front" if is_passive else "the daemon")
 
 
 @KINDS
@@ -167,7 +176,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], front: 
     code, out, _ = run(first, second)
     assert code == 3
     assert "write `bgp bestpath compare-routerid`" in out
-    second.write_text(FRR.replace("timers 3 9", "passive"))
+    second.write_text(FRR.replace(" bgp router-id 192.0.2.100\n", ""))
     assert run(second)[0] == 1
     assert run(first, second, first)[0] == 2
     code, _, err = run(tmp_path / "none")

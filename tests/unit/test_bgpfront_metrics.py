@@ -13,7 +13,7 @@ OWNED = {
     "role": "owner",
     "state": "relay",
     "because": "",
-    "counts": {"takeovers": 2, "daemon_losses": 1, "ends": 0},
+    "counts": {"takeovers": 2, "daemon_losses": 1, "daemon_dials": 3, "ends": 0},
     "in": {"heard": 100, "fed": 98, "differing": 2, "incomplete": False},
     "out": {"wanted": 7, "told": 5, "differing": 3, "incomplete": False},
 }

@@ -139,6 +139,9 @@ class Node:
         """Makes our end, when the peer is connected to."""
         self.lost: list[str] = []
         """Of each death of the daemon under a session of this node's: why not to move it."""
+        self.daemon_dialled = 0
+        self.listens = False
+        """The daemon is there, but does not connect."""
         self.daemon = Speaker(DAEMON)
         self.sock: socket.socket | None = None
         """The daemon's end."""
@@ -150,6 +153,7 @@ class Node:
             tasks=tasks,
             changed=lambda: None,
             dial=self._dial,
+            dial_daemon=self._dial_daemon,
             daemon_lost=lambda: self.lost.append(self.seat.because),
             tell=self.told.append,
         )
@@ -159,14 +163,21 @@ class Node:
         self.dialled += 1
         return self.answers() if self.answers is not None else None
 
+    async def _dial_daemon(self, _: Peer) -> socket.socket | None:
+        self.daemon_dialled += 1
+        return self._new_daemon() if self.listens else None
+
     def connect_daemon(self) -> None:
+        self.seat.daemon_connected(self._new_daemon())
+
+    def _new_daemon(self) -> socket.socket:
         near, far = socket.socketpair()
         far.setblocking(False)
         if self.sock is not None:
             self.sock.close()
         self.sock = far
         self.daemon.connect()
-        self.seat.daemon_connected(near)
+        return near
 
     def kill_daemon(self) -> None:
         assert self.sock is not None
@@ -470,6 +481,124 @@ def test_of_two_connections_the_peers_own_is_kept(monkeypatch: pytest.MonkeyPatc
         await one.until(lambda: bool(theirs) and not is_open(theirs[0]))
         await one.until(one.is_in_order)
         theirs[0].close()
+
+    play(story)
+
+
+@pytest.fixture
+def dials_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(seat, "DAEMON_DIAL_AFTER_S", 0.01)
+    monkeypatch.setattr(seat, "DAEMON_DIAL_MAX_S", 0.02)
+
+
+@pytest.mark.usefixtures("dials_soon")
+def test_a_daemon_that_does_not_connect_is_connected_to_on_both_nodes() -> None:
+    """Once somebody waits for it, on the owner and behind a shadow, and again when it has died."""
+
+    async def story(one: World) -> None:
+        await asyncio.sleep(0.05)
+        one.turn()
+        assert not one.owner.daemon_dialled, "nobody waits for it"
+        one.peer.connect()
+        one.wire = one.connect_peer()
+        await one.until(lambda: one.owner.daemon_dialled >= 3)
+        one.owner.listens = one.standby.listens = True
+        await one.until(one.is_in_order)
+        assert not one.standby.daemon_dialled
+        one.channel(up=True)
+        one.protect()
+        await one.until(lambda: one.owner.seat.status()["because"] == "")
+        dialled = one.owner.daemon_dialled
+        one.owner.kill_daemon()
+        await one.until(lambda: one.owner.daemon_dialled > dialled)
+        await one.until(lambda: one.owner.seat.status()["because"] == "")
+        one.fail()
+        await one.until(lambda: one.state("owner") == "relay")
+        assert (one.peer.withdrawn, one.peer.repeated, one.peer.ended) == (0, 0, None)
+        counts = one.owner.seat.status()["counts"]
+        assert counts["daemon_dials"] == one.owner.daemon_dialled  # type: ignore[index]
+
+    play(story)
+
+
+def test_a_daemon_that_is_not_there_is_asked_ever_less_often() -> None:
+    async def story(one: World) -> None:
+        node = one.owner
+        far, now, waited = one.connect_peer(), 1000.0, []
+        for _ in range(6):
+            due = node.seat.turn(now)
+            assert due is not None
+            waited.append(due - now)
+            now = due
+            assert node.seat.turn(now) is None, "it is being connected to"
+            for _ in range(3):
+                await asyncio.sleep(0)
+        assert waited == [2, 4, 8, 16, 16, 16]
+        assert waited[-1] == seat.DAEMON_DIAL_MAX_S
+        node.connect_daemon()
+        one.peer.connect()
+        one.wire = far
+        await one.until(one.is_in_order)
+        node.kill_daemon()
+        await one.until(lambda: one.state("owner") == "absent")
+        assert node.seat.turn(now) == now + seat.DAEMON_DIAL_AFTER_S, "it has been there"
+
+    play(story)
+
+
+@pytest.mark.usefixtures("dials_soon")
+def test_a_daemon_that_connects_by_itself_meanwhile_is_not_connected_to() -> None:
+    async def story(one: World) -> None:
+        near, far = socket.socketpair()
+        far.setblocking(False)
+        node = one.owner
+
+        async def dial(_: Peer) -> socket.socket:
+            node.connect_daemon()
+            return near
+
+        node.seat._dial_daemon = dial
+        one.peer.connect()
+        one.wire = one.connect_peer()
+        await one.until(lambda: not is_open(far))
+        await one.until(one.is_in_order)
+        far.close()
+
+    play(story)
+
+
+@pytest.mark.usefixtures("dials_soon")
+@pytest.mark.parametrize("stands", [True, False])
+def test_of_two_connections_with_the_daemon_it_knows_which_is_kept(stands: bool) -> None:
+    """RFC 4271 section 6.8: that which stands, else the daemon's, whose identifier is greater."""
+
+    async def story(one: World) -> None:
+        node = one.owner
+        node.listens = True
+        one.peer.connect()
+        one.wire = one.connect_peer()
+        await one.until(lambda: one.state("owner") == "relay" and one.is_in_order())
+        if not stands:
+            node.kill_daemon()
+            node.daemon.out.clear()
+            await one.until(lambda: node.daemon_dialled == 2 and node.seat.has_daemon)
+            node.daemon.out.clear()  # it has not said anything yet
+        near, far = socket.socketpair()
+        far.setblocking(False)
+        if not stands:
+            first, node.sock = node.sock, far
+            node.daemon.connect()
+            assert first is not None
+        node.seat.daemon_connected(near)
+        if stands:
+            await one.until(lambda: not is_open(far))
+            assert any("is refused" in words for words in node.told)
+            far.close()
+        else:
+            await one.until(lambda: first is not None and not is_open(first))
+            first.close()
+        await one.until(lambda: one.state("owner") == "relay" and one.is_in_order())
+        assert (one.peer.withdrawn, one.peer.ended) == (0, None)
 
     play(story)
 

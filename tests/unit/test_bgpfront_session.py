@@ -250,7 +250,7 @@ def test_a_session_opens_through_the_front(rig: Rig) -> None:
     assert rig.peer.other is not None
     assert rig.daemon.other is not None
     assert rig.peer.other.capabilities == DAEMON.capabilities[:-1], "without the host's name"
-    assert rig.daemon.other.capabilities == (*PEER.capabilities, (70, b""), (64, b"\0\0"))
+    assert rig.daemon.other.capabilities == (*PEER.capabilities, (70, b""))
     assert (rig.peer.other.asn, rig.daemon.other.asn) == (65001, 65002)
 
 
@@ -379,6 +379,37 @@ def test_other_notifications_end_the_session(rig: Rig, error: tuple[int, int]) -
     assert not rig.session.peer.connected
     rig.open()
     assert rig.peer.learnt == rig.daemon.own
+
+
+def test_which_of_two_connections_the_daemon_keeps_is_between_it_and_the_front() -> None:
+    rig = Rig(absorbed=frozenset())
+    rig.open()
+    rig.daemon.out += message(3, b"\6\7")
+    rig.settle()
+    assert rig.state() is State.ABSENT
+    assert rig.peer.ended is None
+
+
+def test_the_daemon_keeps_the_connection_that_stands_or_of_the_greater_identifier() -> None:
+    """RFC 4271 section 6.8, of a daemon that the front has connected to, and that connects."""
+    greater = replace(PEER, router_id=IPv4Address("192.0.2.200"))
+    for peer, is_kept in ((PEER, False), (greater, True)):
+        rig = Rig(peer=peer)
+        assert not rig.session.keeps_incoming()
+        rig.connect_daemon()
+        rig.connect_peer()
+        rig.session.received(rig.session.daemon, encode(DAEMON), rig.now)
+        assert not rig.session.keeps_incoming(), "the peer has not said who it is"
+        rig.session.received(rig.session.peer, encode(peer), rig.now)
+        assert rig.session.keeps_incoming() is is_kept
+        rig.session.received(rig.session.daemon, ALIVE, rig.now)
+        assert rig.session.keeps_incoming(), "it stands"
+        rig.session.received(rig.session.peer, ALIVE, rig.now)
+        rig.kill_daemon()
+        rig.connect_daemon()
+        assert not rig.session.keeps_incoming(), "it may be another daemon"
+        rig.session.received(rig.session.daemon, encode(DAEMON), rig.now)
+        assert rig.session.keeps_incoming() is is_kept
 
 
 def test_what_is_absorbed_is_a_setting() -> None:

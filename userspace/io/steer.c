@@ -18,7 +18,7 @@ struct prl_steer {
     struct bpf_object *object;
     struct bpf_program *program;
     struct bpf_link *link;
-    int to, peers;
+    int to, peers, dials;
     uint32_t count;
 };
 
@@ -33,6 +33,7 @@ static int load(struct prl_steer *steer, const char *path)
     steer->program = bpf_object__find_program_by_name(steer->object, "prl_steer");
     steer->to = bpf_object__find_map_fd_by_name(steer->object, "prl_steer_to");
     steer->peers = bpf_object__find_map_fd_by_name(steer->object, "prl_steer_peers");
+    steer->dials = bpf_object__find_map_fd_by_name(steer->object, "prl_steer_dials");
     return steer->program ? 0 : -ENOENT;
 }
 
@@ -68,6 +69,17 @@ int prl_steer_add(struct prl_steer *steer, const struct prl_steer_ends *ends, in
     }
     steer->count++;
     return bpf_map_update_elem(steer->peers, ends, &place, BPF_NOEXIST);
+}
+
+int prl_steer_dial(struct prl_steer *steer, const struct prl_steer_ends *ends, uint16_t port)
+{
+    uint32_t place, value = port, number;
+    int code = bpf_map_lookup_elem(steer->peers, ends, &place);
+
+    if (code)
+        return code;
+    number = place / PRL_STEER_LISTENERS;
+    return bpf_map_update_elem(steer->dials, &number, &value, BPF_ANY);
 }
 
 int prl_steer_attach(struct prl_steer *steer)

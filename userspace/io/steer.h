@@ -17,6 +17,9 @@ struct prl_steer *prl_steer_open(const char *object_dir, char *error);
 /* Connections between these ends begin at the listening sockets `inner` and `outer`, which the caller keeps; once it is
  * attached. 0 or -errno. */
 int prl_steer_add(struct prl_steer *steer, const struct prl_steer_ends *ends, int inner, int outer);
+/* What begins between these ends, from the peer's address and this port (network order), is this host's own, and begins at whoever
+ * listens there; PRL_STEER_NO_DIAL: nothing is. 0 or -errno. */
+int prl_steer_dial(struct prl_steer *steer, const struct prl_steer_ends *ends, uint16_t port);
 /* Attaches it to this thread's network namespace. 0 or -errno. */
 int prl_steer_attach(struct prl_steer *steer);
 void prl_steer_close(struct prl_steer *steer);

@@ -30,6 +30,7 @@
 #define DP_SINGLES 16
 
 struct dp_loop {
+    uint16_t port_lif[PRL_LIFS_MAX * PRL_QUEUES_MAX];
     uint32_t ports;
     struct prl_received received[DP_BATCH];
     uint32_t output_singles; /* looks at the hold TAP, one after the other, that found one segment and no more */
@@ -58,7 +59,7 @@ static bool receive_frames(struct prl_dp *dp)
         for (uint32_t j = 0; j < count; j++) {
             if (j + 1 < count)
                 prefetch(dp, &loop->received[j + 1]);
-            dp_input(dp, &loop->received[j]);
+            dp_input(dp, loop->port_lif[i], &loop->received[j]);
         }
         worked |= count > 0;
     }
@@ -290,7 +291,7 @@ int dp_run(struct prl_dp *dp)
 
 /* ---- birth and death ---- */
 
-/* One port for each queue of each interface. */
+/* One port for each queue, in the order of the interfaces. */
 static int count_ports(struct prl_dp *dp, char *error)
 {
     uint32_t queues = 0;
@@ -302,7 +303,9 @@ static int count_ports(struct prl_dp *dp, char *error)
                  PRL_LIFS_MAX * PRL_QUEUES_MAX);
         return -EINVAL;
     }
-    dp->loop->ports = queues;
+    for (uint32_t i = 0; i < dp->config.lifs; i++)
+        for (uint32_t queue = 0; queue < dp->config.lif[i].queues; queue++)
+            dp->loop->port_lif[dp->loop->ports++] = (uint16_t)i;
     return 0;
 }
 
