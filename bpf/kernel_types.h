@@ -67,7 +67,7 @@ struct socket {
 };
 
 struct net_device {
-    int ifindex;
+    unsigned int flags;
 };
 
 struct dst_entry {
@@ -76,8 +76,8 @@ struct dst_entry {
 
 struct sock {
     struct sock_common __sk_common;
-    struct socket *sk_socket;
     struct dst_entry *sk_dst_cache;
+    struct socket *sk_socket;
     atomic_t sk_drops;
     struct {
         atomic_t rmem_alloc;

@@ -49,6 +49,20 @@
 /* skb->mark of what the datapath itself says on the LAN, claims among them. */
 #define PRL_MARK_WORD 0x70726c04
 
+/*
+ * skb->mark of input that waits in the kernel (docs/carriers.md): which queue of netfilter's has it, and in which slot its
+ * flow is. It is set by prl_ingress and taken off with the verdict: nobody else sees it but who looks before priority
+ * "raw" of PREROUTING.
+ */
+#define PRL_QUEUE_MARKS 0x71000000
+#define PRL_QUEUE_MARKS_MASK 0xff000000
+#define PRL_QUEUE_MASK 0xfffe0000 /* of all packets of one queue */
+#define PRL_QUEUE_SHIFT 17
+#define PRL_QUEUE_SLOT 0x0001ffff
+/* Numbers of queues: a prld takes the first that is free in its network namespace. */
+#define PRL_QUEUE_FIRST 0x7072
+#define PRL_QUEUE_COUNT 16
+
 /* No flow (metadata of a frame that belongs to none; also an unused slot). */
 #define PRL_SLOT_NONE 0xffffffff
 
@@ -284,7 +298,7 @@ struct prl_node {
     __u64 lan_first_ns; /* first and newest frame from the LAN since userspace cleared lan_first_ns */
     __u64 lan_seen_ns;
     __u32 witnesses; /* addresses in witness: answers from them alone are evidence; 0 = anybody's are */
-    __u32 pad3;
+    __u32 queue_mark; /* of input that waits in the kernel, without a slot; 0: there is no queue */
     __u8 witness[PRL_WITNESSES_MAX][16]; /* v4-mapped */
     __u64 addr_bits[PRL_ADDR_BITS / 64]; /* prl_addr_bit() of every entry of prl_addrs; never cleared */
     __u64
@@ -498,6 +512,7 @@ static inline __attribute__((always_inline)) __u32 prl_clamped_window(const vola
     return lower < window ? lower : window;
 }
 
+_Static_assert(PRL_FLOWS_MAX - 1 <= PRL_QUEUE_SLOT, "a slot fits into the mark");
 _Static_assert(PRL_ADDR_BITS == 1 << 8, "prl_addr_bit() has 8 bits");
 _Static_assert(PRL_SIEVE_CELLS == 1 << 20, "prl_sieve_cell() has 20 bits");
 

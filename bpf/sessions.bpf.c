@@ -12,7 +12,7 @@
 
 #define AF_INET 2 /* linux/socket.h draws in libc's headers, which know no bpf target */
 #define AF_INET6 10
-#define LOOPBACK_IFINDEX 1 /* include/linux/netdevice.h: that of lo, in every network namespace */
+#define IFF_LOOPBACK 0x8 /* linux/if.h, likewise */
 
 struct {
     __uint(type, BPF_MAP_TYPE_RINGBUF);
@@ -103,13 +103,14 @@ static __always_inline int read_ends(const struct sock_common *sock, struct prl_
     return 0;
 }
 
-/* Whether the other end is on this host, whatever its address is: a BGP front has its peers' (docs/bgp-front.md). */
+/* Whether what it sends stays on this host: both ends go with it, as when a daemon talks to its front. */
 static __always_inline int is_of_this_host(struct sock_common *sock)
 {
-    struct sock *tcp = (struct sock *)bpf_skc_to_tcp_sock(sock);
-    struct dst_entry *route = tcp ? tcp->sk_dst_cache : NULL;
+    struct sock *whole = (struct sock *)bpf_skc_to_tcp_sock(sock);
+    struct dst_entry *route = whole ? whole->sk_dst_cache : 0; /* none for a moment after routes have changed */
+    struct net_device *out = route ? route->dev : 0;
 
-    return route && route->dev && route->dev->ifindex == LOOPBACK_IFINDEX;
+    return out && (out->flags & IFF_LOOPBACK);
 }
 
 /*
@@ -128,7 +129,7 @@ int prl_strangers(struct bpf_iter__tcp *ctx)
     __builtin_memset(&ends, 0, sizeof(ends));
     if (read_ends(sock, &ends) < 0 || !prl_is_anywhere(node, ends.local))
         return 0;
-    if (prl_is_anywhere(node, ends.remote) || is_of_this_host(sock)) /* both ends go with it */
+    if (is_of_this_host(sock))
         return 0;
     __u64 cookie = (__u64)sock->skc_cookie.counter; /* 0: nobody has asked for it, so no gate has it */
     if (!cookie || !bpf_map_lookup_elem(&prl_gates, &cookie))

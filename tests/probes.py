@@ -111,6 +111,13 @@ def af_xdp() -> bool:
     return True
 
 
+@probe("the kernel has no NFQUEUE, or no rule of nftables' that leads to it", lane="kernels")
+def nfqueue() -> bool:
+    from prl.bindings.programs import queue_refusal  # noqa: PLC0415 - what is not built yet
+
+    return not queue_refusal()
+
+
 @probe("the kernel has no VRF devices (CONFIG_NET_VRF)", lane="kernels")
 def vrf() -> bool:
     make = "ip link add probe type vrf table 100"
@@ -166,6 +173,16 @@ def bird() -> bool:
 @probe("FRR is not installed: apt-get install frr")
 def frr() -> bool:
     return shutil.which("bgpd", path="/usr/lib/frr") is not None  # OpenBGPD has another one
+
+
+@probe("GoBGP is not installed: apt-get install gobgpd")
+def gobgp() -> bool:
+    return _installed("gobgpd") and _installed("gobgp")
+
+
+@probe("OpenBGPD is not installed: apt-get install openbgpd")
+def openbgpd() -> bool:
+    return _installed("bgpctl")
 
 
 @probe("keepalived is not installed: apt-get install keepalived")

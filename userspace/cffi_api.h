@@ -17,6 +17,7 @@
 #include "io/kernel_tables.h"
 #include "io/kernel_xdp.h"
 #include "io/listen.h"
+#include "io/queue.h"
 #include "io/steer.h"
 #include "tcp/md5sig.h"
 #include "tcp/moment.h"

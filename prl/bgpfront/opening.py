@@ -31,6 +31,8 @@ _RECEIVE, _SEND = 1, 2
 """RFC 7911 section 4."""
 _RESTARTED = 0x80
 """RFC 4724 section 3."""
+_END_OF_RIB_ALONE = bytes(2)
+"""No time, no family: whoever says so keeps no routes, and knows End-of-RIB (likewise)."""
 
 
 class Capability(IntEnum):
@@ -51,6 +53,13 @@ class Capability(IntEnum):
     SOFTWARE_VERSION = 75
     OLD_ORF = 130
     OLD_MULTISESSION = 131
+
+
+_SAID_BESIDES = (
+    (Capability.ROUTE_REFRESH, b""),
+    (Capability.ENHANCED_REFRESH, b""),
+    (Capability.GRACEFUL_RESTART, _END_OF_RIB_ALONE),
+)
 
 
 class Towards(Enum):
@@ -158,8 +167,10 @@ def encode(message: Open) -> bytes:
 def normalised(message: Open, towards: Towards) -> Open:
     """What a front passes on of an OPEN.
 
-    To the daemon it says besides that its peer knows ROUTE-REFRESH, plain and enhanced: the front
-    answers the one, and the other is how it learns that a daemon has announced all that it will.
+    To the daemon it says besides that its peer knows ROUTE-REFRESH, plain and enhanced, and
+    End-of-RIB: the front answers the first, and by the others it learns that a daemon has announced
+    all that it will. FRR answers no ROUTE-REFRESH with an End-of-RR before it has said End-of-RIB,
+    which it says to those alone who know graceful restart.
 
     Raises:
         NoFamilyError: the session would have no routes.
@@ -171,8 +182,7 @@ def normalised(message: Open, towards: Towards) -> Open:
     ]
     if towards is Towards.DAEMON:
         had = {code for code, _ in found}
-        asked = (Capability.ROUTE_REFRESH, Capability.ENHANCED_REFRESH)
-        found += [(int(code), b"") for code in asked if code not in had]
+        found += [(int(code), value) for code, value in _SAID_BESIDES if code not in had]
     passed = replace(message, capabilities=tuple(found))
     proposed = message.has(Capability.MULTIPROTOCOL)
     if proposed and not passed.has(Capability.MULTIPROTOCOL):

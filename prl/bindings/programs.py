@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Final, NamedTuple, Self
 
 from prl.bindings.native import ffi, lib, text_of
 from prl.errors import KernelError
@@ -47,9 +47,22 @@ class Strangers:
     named: tuple[Stranger, ...]
 
 
+_MODES: Final[dict[Mode, int]] = {
+    "native": lib.PRL_XDP_NATIVE,
+    "generic": lib.PRL_XDP_GENERIC,
+    "kernel": lib.PRL_XDP_KERNEL,
+}
+
+
+def queue_refusal() -> str:
+    """Why input cannot wait in this kernel, in the caller's network namespace; "" if it can."""
+    error = ffi.new("char[]", lib.PRL_ERROR_BYTES)
+    return text_of(error) if lib.prl_queue_probe(error) else ""
+
+
 def mode_number(mode: Mode) -> int:
     """``mode`` as enum prl_xdp_mode."""
-    return int(lib.PRL_XDP_NATIVE if mode == "native" else lib.PRL_XDP_GENERIC)
+    return _MODES[mode]
 
 
 class XdpRefusedError(KernelError):
@@ -155,9 +168,9 @@ class Kernel:
 
     @property
     def mode(self) -> Mode:
-        """Where XDP runs."""
-        native = lib.prl_kernel_mode(self._kernel) == lib.PRL_XDP_NATIVE
-        return "native" if native else "generic"
+        """Where XDP runs, or "kernel": nowhere, input waits in the kernel."""
+        number = lib.prl_kernel_mode(self._kernel)
+        return next((name for name, each in _MODES.items() if each == number), "generic")
 
     def guard(self, ifindex: int, *, whole: bool = True) -> tuple[Guard, str]:
         """See to it that an interface has its programs, first in line; what was in front, in words.

@@ -11,7 +11,7 @@ from prl.cli.output import emit, narrate, settings
 from prl.demo.crowd import DEFAULT_COUNT
 from prl.demo.facts import BOTH, verdict
 from prl.demo.fronted import USERS
-from prl.demo.routers import ROUTERS
+from prl.demo.peers import PEERS
 from prl.demo.scenarios import SCENARIOS, show
 from prl.demo.stage import Options
 from prl.lab.lab import How, Mode
@@ -23,7 +23,7 @@ SIZE_MAX_BYTES = 64 << 30
 COUNT_MAX = 10_000
 ROUNDS_MAX = 1000
 MOVES_MAX = 1000
-ROUTES_MAX = 65_000
+ROUTES_MAX = 200_000
 
 
 class Size(click.ParamType[int]):
@@ -58,9 +58,9 @@ def _secret(_context: click.Context, _param: click.Parameter, value: str | None)
 @click.option("--size", type=Size(), help="Bytes to move  [default: 200M; echo: 16M]")
 @choice_option("--family", ["4", "6", BOTH], "4", "IP version; both at once in sessions alone.")
 @number_option("--count", 1, COUNT_MAX, DEFAULT_COUNT, "Sessions at a time (sessions).")
-@choice_option("--mode", Mode, Mode.NATIVE, "How prld attaches XDP.")
+@choice_option("--mode", Mode, Mode.NATIVE, "How prld takes input.")
 @choice_option("--how", How, How.POWER, "How re0 fails.")
-@choice_option("--peer", ROUTERS, "bird", "The BGP speaker that plays the peer (bgp).")
+@choice_option("--peer", PEERS, "bird", "The BGP speaker that plays the peer (bgp).")
 @click.option(
     "--daemon",
     type=click.Choice(list(USERS)),

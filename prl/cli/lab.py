@@ -44,7 +44,7 @@ def _leave_nothing_half_built() -> None:
 
 @lab.command("up")
 @_name_option
-@choice_option("--mode", Mode, Mode.NATIVE, "How prld attaches XDP.")
+@choice_option("--mode", Mode, Mode.NATIVE, "How prld takes input.")
 @choice_option(
     "--polling", ["blocking", "adaptive", "busy"], "blocking", "How the datapaths wait for work."
 )

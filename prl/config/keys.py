@@ -326,10 +326,11 @@ class Config(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
         ),
     ] = "look"
     mode: Annotated[
-        Literal["auto", "native", "generic"],
+        Literal["auto", "native", "generic", "kernel"],
         Meta(
-            description="where XDP runs: in the driver, or in the stack of any interface; auto: as "
-            "`prlctl doctor` says is better"
+            description="where XDP runs: in the driver, or in the stack of any interface; kernel: "
+            "no XDP, input waits in the kernel ([carriers.md](carriers.md)); auto: native or "
+            "generic, as `prlctl doctor` says is better"
         ),
     ] = "auto"
     lan: Lan

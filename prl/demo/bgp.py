@@ -13,13 +13,13 @@ from typing import Any
 
 from prl.bgp.prefixes import Prefix
 from prl.demo.facts import Measured, Scenario, Stream
+from prl.demo.peers import PEERS
 from prl.demo.player import Cast, Deadline, DemoError
 from prl.demo.router import play_router
 from prl.demo.routers import (
     HOLD_TIME_S,
     OUR_ASN,
     PEER_ASN,
-    ROUTERS,
     Place,
     Router,
     View,
@@ -54,7 +54,7 @@ def bgp(stage: Stage) -> tuple[Scenario, Measured]:
         md5=stage.options.md5,
         routed=stage.options.routed,
     )
-    router = ROUTERS[stage.options.peer](place)
+    router = PEERS[stage.options.peer](place)
     try:
         _play(stage, place, router, measured)
     except DemoError as error:

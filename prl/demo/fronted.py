@@ -13,6 +13,7 @@ from typing import Any
 
 from prl.bgp.prefixes import Prefix
 from prl.bgpfront.client import ask
+from prl.demo.peers import PEERS
 from prl.demo.player import Deadline, DemoError
 from prl.demo.routers import OUR_ASN, PEER_ASN, ROUTERS, Place, Router
 from prl.endpoint import Address
@@ -38,7 +39,7 @@ class Setting:
 
     Attributes:
         daemon: of our nodes: a key of ROUTERS.
-        peer: of the peer, likewise.
+        peer: of the peer: a key of PEERS.
         version: of IP.
         ours: what our daemons announce.
         theirs: what the peer announces.
@@ -47,7 +48,7 @@ class Setting:
         ttl_security: all hear their own network alone (RFC 5082).
         waits: the peer is passive: our fronts connect to it.
         forwards: what our daemons learn becomes routes of the kernel's.
-        second: another peer, beside the first one: a key of ROUTERS; each is told what the other
+        second: another peer, beside the first one: a key of PEERS; each is told what the other
             one announces. Empty: none.
         seconds: what it announces.
         passive: our daemons are: our fronts connect to them.
@@ -178,8 +179,8 @@ class RouterPair:
         places = {one: replace(node, directory=directory / one, node=one) for one in NODES}
         for one in (place, beside, *places.values()):
             one.directory.mkdir(mode=FOLDER_MODE)
-        self.peer = ROUTERS[setting.peer](place)
-        self.second = ROUTERS[setting.second](beside) if setting.second else None
+        self.peer = PEERS[setting.peer](place)
+        self.second = PEERS[setting.second](beside) if setting.second else None
         if self.second is not None:
             _add_address(lab, beside.local, peer)
         self.daemons: dict[str, Router] = {

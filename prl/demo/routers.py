@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -21,13 +22,19 @@ PEER_ASN = 65000
 OUR_ASN = 65001
 HOLD_TIME_S = 9
 TOOL_TIMEOUT_S = 10.0
+RETRY_S = 0.05
 SINCE_JITTER_S = 1.0  # bgpd counts whole seconds
 TIME_JITTER_S = 0.1
 # A line of `show protocols`: name, kind, table and state; since is a date and a time.
 _BIRD_PROTOCOL = re.compile(
     r"^prl\s+BGP\s+\S+\s+\S+\s+(?P<since>\S+ \S+)\s*(?P<info>.*?)\s*$", re.MULTILINE
 )
-_PATHS = {"frr": "/usr/lib/frr:/usr/bin", "bird2": "/usr/sbin:/sbin"}
+_PATHS = {
+    "frr": "/usr/lib/frr:/usr/bin",
+    "bird2": "/usr/sbin:/sbin",
+    "openbgpd": "/usr/sbin",
+    "gobgpd": "/usr/bin",
+}
 """Where Debian's packages have their programs: OpenBGPD's main one is called bgpd, too."""
 
 
@@ -149,6 +156,31 @@ class Place:
             raise DemoError(f"{' '.join(argv)} failed: {done.stderr or done.stdout}")
         return str(done.stdout)
 
+    def start(self, argv: list[str], log: Path) -> None:
+        """Start a program that stays in the foreground; it ends with the lab.
+
+        Raises:
+            DemoError: it cannot be started.
+        """
+        self.run(["sh", "-c", 'exec "$@" >"$0" 2>&1 </dev/null &', str(log), *argv])
+
+    def retry(self, act: Callable[[], object]) -> None:
+        """Act, again for as long as a program that has just been started does not answer.
+
+        Raises:
+            DemoError: it never does.
+        """
+        until_s = time.monotonic() + TOOL_TIMEOUT_S
+        while True:
+            try:
+                act()
+            except DemoError:
+                if time.monotonic() > until_s:
+                    raise
+                time.sleep(RETRY_S)
+            else:
+                return
+
 
 class Router(Protocol):
     """A stock BGP speaker."""
@@ -190,7 +222,7 @@ class Bird:
         self._config.write_text(self._configuration())
         self._log.touch()
         self._place.give(self._config, self._log)
-        argv = [_program("bird", "bird2"), "-u", self._place.user, "-g", self._place.user]
+        argv = [program("bird", "bird2"), "-u", self._place.user, "-g", self._place.user]
         argv += ["-c", str(self._config), "-s", str(self._control), "-P", str(self._pid)]
         self._place.run(argv)
 
@@ -226,7 +258,7 @@ class Bird:
         return self._log.read_text(errors="replace")
 
     def _birdc(self, *command: str) -> str:
-        return self._place.run([_program("birdc", "bird2"), "-s", str(self._control), *command])
+        return self._place.run([program("birdc", "bird2"), "-s", str(self._control), *command])
 
     def _configuration(self) -> str:
         place = self._place
@@ -311,7 +343,7 @@ class Frr:
         self._log.touch()
         self._place.give(config, self._log)
         user = self._place.user
-        argv = [_program("bgpd", "frr"), "-d", "-u", user, "-g", user]
+        argv = [program("bgpd", "frr"), "-d", "-u", user, "-g", user]
         argv += ["-S"] * (user == "root")
         argv += self._zebra() if self._place.forwards else ["-Z", "-n"]
         argv += ["-l", str(self._place.local)] * self._place.shares
@@ -326,7 +358,7 @@ class Frr:
         with contextlib.suppress(OSError):
             if procfs.program_of(int(pid.read_text())) == "zebra":
                 return ["-z", str(socket)]
-        argv = [_program("zebra", "frr"), "-d", "-u", user, "-g", user, "-P", "0"]
+        argv = [program("zebra", "frr"), "-d", "-u", user, "-g", user, "-P", "0"]
         argv += ["-f", "/dev/null", "-i", str(pid), "-z", str(socket)]
         self._place.run([*argv, "--vty_socket", str(directory)])
         return ["-z", str(socket)]
@@ -364,7 +396,7 @@ class Frr:
         return self._log.read_text(errors="replace")
 
     def _vtysh(self, *commands: str) -> str:
-        argv = [_program("vtysh", "frr"), "--vty_socket", str(self._place.directory), "-d", "bgpd"]
+        argv = [program("vtysh", "frr"), "--vty_socket", str(self._place.directory), "-d", "bgpd"]
         for command in commands:
             argv += ["-c", command]
         return self._place.run(argv)
@@ -447,7 +479,8 @@ def many_routes(version: int, whose: int, count: int) -> tuple[Prefix, ...]:
     return tuple(ip_network((int(base) + number * step, bits)) for number in range(count))
 
 
-def _program(name: str, package: str) -> str:
+def program(name: str, package: str) -> str:
+    """The path of a program of a package. Raises DemoError: it is not installed."""
     found = shutil.which(name, path=_PATHS[package]) or shutil.which(name)
     if found is None:
         raise DemoError(f"{name} is not installed: apt-get install {package}")

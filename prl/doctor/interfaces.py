@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, Final
 
+from prl.bindings.programs import queue_refusal
 from prl.config import Config
 from prl.doctor import host
 from prl.doctor.finding import Finding, Verdict, judge
@@ -44,6 +45,15 @@ def _mode(config: Config | None, names: list[str]) -> Finding:
     if config is None:
         found = ", ".join(f"{name}: {xdp_mode([name])[0]}" for name in names)
         return Finding(title, Verdict.OK, found or "no interface")
+    if config.mode == "kernel":
+        refusal = queue_refusal()
+        return judge(
+            "carrier of input",
+            not refusal,
+            refusal or "kernel: NFQUEUE, by configuration",
+            'load nft_queue or xt_NFQUEUE, or take mode = "auto"',
+            paste="modprobe -a nfnetlink_queue nf_tables nft_queue",
+        )
     mode, why = (config.mode, "by configuration") if config.mode != "auto" else xdp_mode(names)
     trouble = no_generic(names)
     if config.mode != "auto":

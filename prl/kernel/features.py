@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
-Mode = Literal["native", "generic"]
+Mode = Literal["native", "generic", "kernel"]
 BTF = Path("/sys/kernel/btf/vmlinux")
 _READ_BYTES = 16 << 20
 MULTI_BUFFER = b"\0xdp_zc_max_segs\0"  # struct net_device's, since AF_XDP knows packets of frames

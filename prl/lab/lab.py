@@ -29,11 +29,12 @@ LEASE_POLL_S = 0.01
 
 
 class Mode(StrEnum):
-    """How prld attaches XDP."""
+    """How prld takes input: `mode` of its configuration."""
 
     AUTO = "auto"
     NATIVE = "native"
     GENERIC = "generic"
+    KERNEL = "kernel"
 
 
 class How(StrEnum):

@@ -43,7 +43,7 @@ static void judge(const uint8_t *hello, size_t bytes, const struct element *elem
         assert(err == -EPROTO || err == -ENOTSUP);
         return;
     }
-    assert(err == 0 && msg.type == PRL_MSG_HELLO && !msg.data);
+    assert(err == 0 && msg.type == PRL_MSG_HELLO && !msg.data_bytes);
     versions(msg.version_min, msg.version_max);
     for (uint32_t i = 0; i < elements; i++) {
         assert(prl_tlv_next(msg.tlvs, msg.tlvs_bytes, &at, &tlv) == 1);

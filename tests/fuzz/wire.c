@@ -34,7 +34,7 @@ static void same(const struct prl_msg *a, const struct prl_msg *b)
     struct prl_msg one = *a, other = *b;
 
     assert(a->tlvs_bytes == b->tlvs_bytes && !memcmp(a->tlvs, b->tlvs, a->tlvs_bytes));
-    assert(!a->data == !b->data && (!a->data || a->data - a->tlvs == b->data - b->tlvs));
+    assert(a->data - a->tlvs == b->data - b->tlvs);
     one.tlvs = other.tlvs = one.data = other.data = NULL;
     assert(!memcmp(&one, &other, sizeof(one)));
 }

@@ -61,6 +61,8 @@ SEED = int(os.environ.get("PRL_SEED", "0")) or random.SystemRandom().randrange(1
 TEST_RUN = 10
 LOOPBACK = 1
 XDP = {1: "drop", 2: "pass", 4: "redirect"}
+INGRESS = {2: "drop", 0xFFFFFFFF: "pass"}
+"""TC_ACT_SHOT and TC_ACT_UNSPEC."""
 TC = {0xFFFFFFFF: "pass", 7: "steal"}
 """TC_ACT_UNSPEC, and TC_ACT_REDIRECT: to no interface."""
 FLAGS = {"active": lib.PRL_FLOW_ACTIVE, "open": lib.PRL_FLOW_OPEN, "shadow": lib.PRL_FLOW_SECONDARY}
@@ -100,8 +102,8 @@ def bpftool(*words: str) -> Any:
 class Loaded:
     """The programs and tables of an instance; nothing is attached, and no device is touched.
 
-    There is no AF_XDP socket and no hold device: what is captured, or held, fails in the last step,
-    is dropped and counted.
+    There is no AF_XDP socket, no queue and no hold device: what is captured, or held, fails in the
+    last step, is dropped and counted.
     """
 
     def __init__(self) -> None:
@@ -183,19 +185,28 @@ def over(frames: Frames) -> Iterator[tuple[int, bytes]]:
         yield number, frame if len(frame) > 14 else frame + b"\0"  # newer kernels run none without
 
 
-def test_classify(loaded: Loaded) -> None:
+@pytest.mark.parametrize(("name", "actions"), [("prl_classify", XDP), ("prl_ingress", INGRESS)])
+def test_classify(loaded: Loaded, name: str, actions: dict[int, str]) -> None:
+    """Both carriers judge alike; the one puts a packet's flow in front, the other marks it."""
     tried: Counter[str] = Counter()
-    program = loaded.program("prl_classify")
+    program = loaded.program(name)
     for number, frame in over(Frames(SEED)):
         expected = classify(TABLE, frame)
         before = {name: getattr(loaded.node, name) for name in COUNTED}
-        result, out = program.run(frame)
+        try:
+            result, out = program.run(frame)
+        except BenchError:  # newer kernels give tc none that has not all of its network header
+            assert name == "prl_ingress", told(number, frame, "refused")
+            assert len(frame) < SHORT_MAX, told(number, frame, "refused")
+            continue
         counted = {
             name: getattr(loaded.node, name) - was
             for name, was in before.items()
             if getattr(loaded.node, name) != was
         }
-        action = "redirect" if counted.pop("redirect_failed", 0) else XDP.get(result, str(result))
+        action = (
+            "redirect" if counted.pop("redirect_failed", 0) else actions.get(result, str(result))
+        )
         found = (action, counted)
         assert found == (expected.action, expected.counted), told(number, frame, (found, expected))
         tried[expected.action] += 1
@@ -205,6 +216,7 @@ def test_classify(loaded: Loaded) -> None:
             continue
         tried[f"slot {expected.flow.slot}"] += 1
         meta = struct.pack("=II", 0x1000 + expected.flow.slot, expected.flow.slot)
+        meta = meta if name == "prl_classify" else b""
         assert out == meta + frame, told(number, frame, out.hex())
         taken_by_the_datapath(number, frame, expected.flow, tried)
     wanted = {"pass", "drop", "redirect", "held", "not held", *COUNTED} - {"redirect_failed"}

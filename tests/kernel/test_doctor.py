@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prl._core import lib
 
 from prl.bench import xdp_pass
 from prl.config import link_key
 from prl.kernel.features import MULTI_BUFFER, in_btf
 from prl.lab import stretch
 from prl.lab.netns import Namespace
+from tests import netfilter_queue
 
 pytestmark = [pytest.mark.kernel, pytest.mark.needs("root", "netns", "bpf", "nft", "bpftool")]
 
@@ -340,6 +342,20 @@ def test_generic_xdp_on_a_kernel_whose_af_xdp_takes_single_frames_alone(host: Ho
     else:
         host.finds("XDP mode", "missing", "generic")
         assert 'mode = "native"' in host.doctor()[1]["XDP mode"]["remedy"]
+
+
+@pytest.mark.needs("nfqueue")
+def test_whether_input_can_wait_in_the_kernel(host: Host) -> None:
+    """It is tried, and nothing of that stays."""
+    host.configure(mode="kernel")
+    checks = host.doctor()[1]
+    assert checks["carrier of input"]["verdict"] == "ok"
+    assert "MTU of lan0 for native XDP" not in checks
+    command = host.place.command(["nft", "list", "ruleset"])
+    assert subprocess.run(command, capture_output=True, check=True).stdout == b""
+    tried = lib.PRL_QUEUE_FIRST + lib.PRL_QUEUE_COUNT
+    with host.place.call(lambda: netfilter_queue.bind(tried)):
+        host.finds("carrier of input", "missing", "NFQUEUE")
 
 
 def test_somebody_else_s_tc_filter(host: Host) -> None:

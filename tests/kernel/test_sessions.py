@@ -205,6 +205,21 @@ def test_who_calls_his_own_host_is_not_counted(lab: Lab) -> None:
     assert strangers(lab) == set()
 
 
+def test_whoever_talks_to_a_peer_that_is_really_here_is_not_counted(lab: Lab) -> None:
+    """A BGP daemon, whose peer's address is its front's, on the loopback (docs/bgp-front.md)."""
+    peer = "203.0.113.5"
+    ip("-n", lab.bench.node_ns, "route", "add", "local", peer, "dev", "lan0")
+    with inside(lab.bench.node_ns):
+        listener = lab.stack.enter_context(socket.create_server((peer, PORT)))
+        daemon = lab.stack.enter_context(
+            socket.create_connection((peer, PORT), source_address=(str(SERVICE4), 0))
+        )
+    front = lab.stack.enter_context(listener.accept()[0])
+    daemon.sendall(b"x")
+    assert front.recv(1) == b"x"
+    assert strangers(lab) == set()
+
+
 def test_of_very_many_the_first_are_named_and_all_are_counted(lab: Lab) -> None:
     for number in range(70):  # more than are read at a time
         lab.connect(port=PORT + number)

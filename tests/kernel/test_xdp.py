@@ -9,7 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from prl.bindings.programs import Kernel
+from prl.bench import tcx
+from prl.bindings.programs import Guard, Kernel
 from prl.daemon.events.log import EventLog
 from prl.daemon.host import xdp
 from prl.daemon.host.xdp import Choice
@@ -111,5 +112,59 @@ def test_native_xdp_alone_is_refused_with_the_kernel_s_words_and_a_remedy(
             place.call(lambda: xdp.attach(made, Choice("native", None, "", trouble), EventLog()))
         assert [where(place, name) for name in BOTH] == [0, 0]
         assert "clsact" not in qdiscs(place)
+    finally:
+        place.call(made.close)
+
+
+def ingress(place: Namespace, interface: str) -> list[str]:
+    """Which programs judge what comes in, first to last."""
+    found = place.call(lambda: tcx.programs(socket.if_nametoindex(interface), tcx.INGRESS))
+    return [tcx.name(one) for one in found or []]
+
+
+def some_program(name: str) -> int:
+    """The number of a program of this name; several prlds may have loaded theirs."""
+    done = subprocess.run(["bpftool", "-j", "prog", "show"], check=True, capture_output=True)
+    return next(int(one["id"]) for one in json.loads(done.stdout) if one.get("name") == name)
+
+
+def attached(place: Namespace, mode: Mode) -> Kernel:
+    made = kernel(place, "lan0", mode=mode)
+    place.call(lambda: xdp.attach(made, Choice(mode, None, "", ""), EventLog()))
+    assert made.mode == mode
+    return made
+
+
+@pytest.mark.needs("tcx")
+def test_a_prld_with_the_other_carrier_takes_over_from_a_dead_one(place: Namespace) -> None:
+    for mode, xdp_there, tc_there in (
+        ("native", NATIVE, []),
+        ("kernel", 0, ["prl_ingress"]),
+        ("generic", GENERIC, []),
+        ("kernel", 0, ["prl_ingress"]),
+    ):
+        made = attached(place, mode)
+        assert (where(place, "lan0"), ingress(place, "lan0")) == (xdp_there, tc_there)
+        place.call(lambda made=made: made.close(keep_silence=True))
+    made = attached(place, "kernel")
+    place.call(made.close)
+    assert (where(place, "lan0"), ingress(place, "lan0")) == (0, [])
+
+
+@pytest.mark.needs("tcx")
+def test_what_captures_is_first_in_line_on_what_comes_in(place: Namespace) -> None:
+    made = attached(place, "kernel")
+    try:
+        lan = place.call(lambda: socket.if_nametoindex("lan0"))
+        foreign = tcx.open_program(some_program("prl_pick"))  # it ends the list
+        try:
+            place.call(lambda: tcx.put_first(lan, foreign, tcx.INGRESS))
+            assert ingress(place, "lan0") == ["prl_pick", "prl_ingress"]
+            guard, words = place.call(lambda: made.guard(lan))
+            assert (guard, words.partition(" (")[0]) == (Guard.PASSED_BY, "tcx program prl_pick")
+            assert ingress(place, "lan0") == ["prl_ingress", "prl_pick"]
+            assert place.call(lambda: made.guard(lan)) == (Guard.KEPT, "")
+        finally:
+            os.close(foreign)
     finally:
         place.call(made.close)

@@ -35,6 +35,8 @@
 struct frame {
     struct frame *next;
     struct prl_meta meta;
+    uint32_t number; /* of one that waits for its verdict */
+    bool passes;
     uint32_t bytes;
     uint8_t data[];
 };
@@ -115,17 +117,42 @@ static void queue_free(struct sim_frames *queue)
     *queue = (struct sim_frames){0};
 }
 
-static struct frame *queue_put(struct sim_frames *queue, uint32_t bytes)
+static void queue_append(struct sim_frames *queue, struct frame *frame)
 {
-    struct frame *frame = calloc(1, sizeof(*frame) + bytes);
-
-    frame->bytes = bytes;
+    frame->next = NULL;
     if (queue->tail)
         queue->tail->next = frame;
     else
         queue->head = frame;
     queue->tail = frame;
     queue->count++;
+}
+
+static struct frame *queue_put(struct sim_frames *queue, uint32_t bytes)
+{
+    struct frame *frame = calloc(1, sizeof(*frame) + bytes);
+
+    frame->bytes = bytes;
+    queue_append(queue, frame);
+    return frame;
+}
+
+/* The frame with this number, out of its place; NULL: there is none. */
+static struct frame *queue_pick(struct sim_frames *queue, uint32_t number)
+{
+    struct frame *before = NULL, *frame = queue->head;
+
+    for (; frame && frame->number != number; frame = frame->next)
+        before = frame;
+    if (!frame)
+        return NULL;
+    if (before)
+        before->next = frame->next;
+    else
+        queue->head = frame->next;
+    if (queue->tail == frame)
+        queue->tail = before;
+    queue->count--;
     return frame;
 }
 
@@ -621,7 +648,7 @@ void sim_frame(struct prl_host *host, uint32_t session, uint64_t seq, uint32_t b
     }
 }
 
-/* judge_trailer() in bpf/classify.bpf.c */
+/* judge_trailer() in bpf/classify.h */
 static enum sim_judged judge_trailer(const struct prl_host *host, struct prl_addr *addr, uint32_t service,
                                      const uint8_t trailer[SIM_TRAILER_BYTES])
 {
@@ -656,7 +683,7 @@ static enum sim_judged judge_trailer(const struct prl_host *host, struct prl_add
     return SIM_CLAIM_GOOD;
 }
 
-/* judge_claim() in bpf/classify.bpf.c */
+/* judge_claim() in bpf/classify.h */
 int sim_hear_claim(struct prl_host *host, uint32_t service, const uint8_t trailer[SIM_TRAILER_BYTES])
 {
     struct prl_addr *addr = &host->service[service].addr;
@@ -704,6 +731,8 @@ static int io_start(struct prl_host *host, struct prl_umem *umem, char *error)
 static void io_close(struct prl_host *host)
 {
     queue_free(host->captured);
+    queue_free(host->kept); /* what waits for its verdict goes with the socket */
+    queue_free(host->settled);
     queue_free(host->held);
     for (uint32_t path = 0; path < PRL_PROBE_PATHS; path++)
         queue_free(host->udp[path]);
@@ -746,6 +775,16 @@ static void io_hurry(struct prl_host *host, bool on)
     (void)on;
 }
 
+/* Its number, and what the mark says: the slot alone, whose flow may be another one by now. */
+static void keep(struct prl_host *host, struct prl_received *received, struct frame *frame)
+{
+    host->kept_number += host->kept_number + 1 ? 1 : 2;
+    frame->number = host->kept_number;
+    queue_append(host->kept, frame);
+    received->queued = frame->number;
+    received->meta.handle = host->flow[frame->meta.slot].handle;
+}
+
 static uint32_t io_receive(struct prl_host *host, uint32_t port, struct prl_received *received, uint32_t capacity)
 {
     uint32_t count = 0;
@@ -758,12 +797,18 @@ static uint32_t io_receive(struct prl_host *host, uint32_t port, struct prl_rece
 
         one->packet = prl_umem_copy(host->umem, frame->data, frame->bytes);
         one->bytes = frame->bytes;
+        one->queued = 0;
         one->meta = frame->meta;
-        if (one->packet == PRL_FRAME_NONE)
+        if (one->packet == PRL_FRAME_NONE) {
             host->dropped_captured++;
+            free(frame);
+            continue;
+        }
+        count++;
+        if (host->keeps_input)
+            keep(host, one, frame);
         else
-            count++;
-        free(frame);
+            free(frame);
     }
     return count;
 }
@@ -773,13 +818,32 @@ static void io_refill(struct prl_host *host)
     (void)host;
 }
 
-static uint64_t io_oversized(struct prl_host *host)
+static uint64_t io_not_received(struct prl_host *host)
 {
     (void)host;
     return 0;
 }
 
-/* What was gathered comes apart again as the stack's GSO would cut it. */
+/* A large packet comes apart again as the stack's GSO would cut it. */
+static void deliver_cut(struct prl_host *host, uint32_t session, const struct prl_packet *packet, uint32_t cut)
+{
+    const struct sim_sock *sock = sock_of(host, session);
+
+    for (uint32_t at = 0, part = 0; at == 0 || at < packet->payload_bytes; at += part) {
+        uint32_t left = packet->payload_bytes - at;
+
+        part = cut - (cut ? at % cut : 0);
+        part = part < left ? part : left;
+        part = part < MSS ? part : MSS;
+        bool is_last = part == left;
+
+        deliver(host, session, near(sock->rcv_nxt, packet->seq + at), part, near(sock->snd_una, packet->ack),
+                is_last && packet->tcp_flags & PRL_TCP_FIN ? SIM_FIN : 0, SIM_REINJECTED);
+        if (!part)
+            break;
+    }
+}
+
 static int io_inject(struct prl_host *host, const struct iovec *piece, int pieces)
 {
     struct virtio_net_hdr vnet;
@@ -816,20 +880,51 @@ static int io_inject(struct prl_host *host, const struct iovec *piece, int piece
     if (!is_good(l3 + packet.data_offset, packet.seq, packet.payload_bytes))
         wrong(host, "session %u: the bytes for the stack at %u are not the peer's", session, packet.seq);
     cut = vnet.gso_type == VIRTIO_NET_HDR_GSO_NONE ? packet.payload_bytes : vnet.gso_size;
-    for (uint32_t at = 0, part = 0; at == 0 || at < packet.payload_bytes; at += part) {
-        uint32_t left = packet.payload_bytes - at;
-
-        part = cut - (cut ? at % cut : 0);
-        part = part < left ? part : left;
-        part = part < MSS ? part : MSS;
-        bool is_last = part == left;
-
-        deliver(host, session, near(sock->rcv_nxt, packet.seq + at), part, near(sock->snd_una, packet.ack),
-                is_last && packet.tcp_flags & PRL_TCP_FIN ? SIM_FIN : 0, SIM_REINJECTED);
-        if (!part)
-            break;
-    }
+    deliver_cut(host, session, &packet, cut);
     return 0;
+}
+
+static void io_settle(struct prl_host *host, uint32_t queued, bool passes)
+{
+    struct frame *frame = queue_pick(host->kept, queued);
+
+    if (!frame) {
+        wrong(host, "a verdict about packet %u, which does not wait", queued);
+        return;
+    }
+    frame->passes = passes;
+    queue_append(host->settled, frame);
+}
+
+/* A packet goes on to the stack as it came, and may get lost there as one that was injected. */
+static void pass_on(struct prl_host *host, const struct frame *frame)
+{
+    struct prl_packet packet;
+    const struct sim_sock *sock;
+    uint32_t session = SIM_SESSIONS_MAX;
+
+    if (prl_packet_parse(frame->data, frame->bytes, frame->bytes, true, &packet) == 0)
+        session = session_of(host, frame->data + packet.l2_bytes, &packet, true);
+    if (session == SIM_SESSIONS_MAX || !(sock = sock_of(host, session)))
+        return;
+    if (packet.payload_bytes && happens(host, host->drop_chance)) {
+        host->dropped_injected++;
+        sim_stack(host->index, session, 0, 0, 0, 0, SIM_LOST);
+        return;
+    }
+    deliver_cut(host, session, &packet, packet.payload_bytes);
+}
+
+static void io_settle_all(struct prl_host *host)
+{
+    struct frame *frame;
+
+    step(host);
+    while ((frame = queue_take(host->settled))) {
+        if (frame->passes)
+            pass_on(host, frame);
+        free(frame);
+    }
 }
 
 static int io_hold_read(struct prl_host *host, uint8_t *buffer, uint32_t capacity)
@@ -1248,7 +1343,9 @@ static const struct prl_io io = {
     .hurry = io_hurry,
     .receive = io_receive,
     .refill = io_refill,
-    .oversized = io_oversized,
+    .not_received = io_not_received,
+    .settle = io_settle,
+    .settle_all = io_settle_all,
     .inject = io_inject,
     .hold_read = io_hold_read,
     .hold_write = io_hold_write,
@@ -1293,8 +1390,10 @@ struct prl_host *sim_boot(uint32_t index, uint64_t seed)
     host->index = index;
     host->random = seed | 1;
     host->node.stale_ns = 200000000;
-    host->captured = calloc(2 + PRL_PROBE_PATHS, sizeof(*host->captured));
+    host->captured = calloc(4 + PRL_PROBE_PATHS, sizeof(*host->captured));
     host->held = host->captured + 1;
+    host->kept = host->captured + 2 + PRL_PROBE_PATHS;
+    host->settled = host->kept + 1;
     for (uint32_t path = 0; path < PRL_PROBE_PATHS; path++)
         host->udp[path] = host->captured + 2 + path;
     host->frames_max = 256;
@@ -1309,6 +1408,8 @@ void sim_power_off(struct prl_host *host)
 {
     sim_kill(host);
     queue_free(host->captured);
+    queue_free(host->kept);
+    queue_free(host->settled);
     queue_free(host->held);
     for (uint32_t path = 0; path < PRL_PROBE_PATHS; path++)
         queue_free(host->udp[path]);
@@ -1638,7 +1739,7 @@ const char *sim_audit(const struct prl_host *host)
 {
     static char words[128];
     struct prl_dp *dp = host->dp;
-    uint32_t waiting = dp_reinject_waiting(dp), buffers = 0, frames = 0;
+    uint32_t waiting = dp_reinject_waiting(dp), buffers = 0, frames = 0, kept = 0;
 
     for (uint32_t i = 0; i < dp->flows_top; i++) {
         const struct dp_flow *flow = &dp->flows[i];
@@ -1660,6 +1761,13 @@ const char *sim_audit(const struct prl_host *host)
                  dp->held.pool.used - host->borrowed, waiting + buffers);
     else if (dp->held.buffers_free + buffers != PRL_DP_OUTPUT_BUFFERS)
         snprintf(words, sizeof(words), "%u buffers are free, %u are in use", dp->held.buffers_free, buffers);
+    for (uint32_t i = 0; i < dp->held.pool.capacity; i++)
+        kept += dp->held.queued[i] != 0;
+    if (!words[0] && host->settled->count)
+        snprintf(words, sizeof(words), "%u verdicts are not sent", host->settled->count);
+    if (!words[0] && host->kept->count != kept)
+        snprintf(words, sizeof(words), "%u packets wait in the kernel, %u of them are known here",
+                 host->kept->count, kept);
     frames = PRL_DP_FRAMES - prl_umem_free_frames(dp->umem);
     if (!words[0] && (frames < waiting || (!waiting && frames)))
         snprintf(words, sizeof(words), "%u frames are in use, %u packets wait", frames, waiting);

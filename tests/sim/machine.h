@@ -84,6 +84,10 @@ struct prl_host {
     /* what waits for the datapath */
     struct sim_frames *captured, *held, *udp[PRL_PROBE_PATHS];
     uint32_t frames_max; /* of each of them */
+    uint8_t
+        keeps_input; /* the carrier is "kernel": input waits here for its verdict, `captured` is copies of it */
+    struct sim_frames *kept, *settled; /* without a verdict; with one that has not been sent */
+    uint32_t kept_number; /* of the newest */
     uint64_t timer_ns;
     struct prl_news news[SIM_NEWS_MAX];
     uint32_t news_count;

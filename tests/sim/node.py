@@ -469,6 +469,7 @@ class Node:
         host.frames_max, host.link_queue_bytes = world.rx_max, world.link_queue_max
         host.drop_chance, host.short_chance = world.drop_chance, world.short_chance
         host.keep_back_chance = world.keep_back_chance
+        host.keeps_input = world.keeps_input[self.index]
         host.unheard_chance = world.unheard_chance
         for session in world.sessions:
             host.service_of[session.number] = session.service

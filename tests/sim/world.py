@@ -157,6 +157,12 @@ class World:
         return limits
 
     @property
+    def keeps_input(self) -> list[bool]:
+        """Whose carrier is "kernel": its input waits there, and prld has a copy."""
+        chance = random.Random(f"carrier {self.seed}")
+        return [chance.random() < 0.5 for _ in range(2)]
+
+    @property
     def unheard_chance(self) -> int:
         """That TCP does not tell of the end of a socket."""
         return (0, 0, CHANCE // 3, CHANCE - 1)[self.seed % 4]

@@ -98,8 +98,12 @@ def log_tails(lab: Lab) -> str:
     return "\n".join([*tails, ""])
 
 
+MODE = os.environ.get("PRL_MODE", "native")
+"""How the tests take input that do not name a mode: all carriers keep the same rules."""
+
+
 @contextmanager
-def pair(name: str, mode: str = "native", **options: Any) -> Iterator[Lab]:
+def pair(name: str, mode: str = MODE, **options: Any) -> Iterator[Lab]:
     """A lab that is up, its link and lease too, and gone without a trace afterwards."""
     lab = Lab(f"{name}-{os.getpid()}")  # several runs of the tests can go on side by side
     lab.down()

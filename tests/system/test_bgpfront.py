@@ -29,6 +29,7 @@ def setting(
     version: int = 4,
     *,
     secured: bool = False,
+    waits: bool = False,
     second: str = "",
     passive: bool = False,
 ) -> Setting:
@@ -38,7 +39,7 @@ def setting(
     return Setting(
         *(daemon, peer, version, ours, both[:THEIRS], both[THEIRS:], key),
         ttl_security=secured,
-        waits=secured and not passive,
+        waits=waits,
         passive=passive,
         second=second,
         seconds=SECONDS if second else (),
@@ -80,10 +81,21 @@ def expect_undisturbed(two: RouterPair, before: View) -> None:
     [
         pytest.param(setting("bird", "frr"), marks=pytest.mark.needs("bird", "frr")),
         pytest.param(
-            setting("frr", "bird", 6, secured=True), marks=pytest.mark.needs("bird", "frr")
+            setting("frr", "bird", 6, secured=True, waits=True),
+            marks=pytest.mark.needs("bird", "frr"),
+        ),
+        pytest.param(setting("frr", "gobgp"), marks=pytest.mark.needs("frr", "gobgp")),
+        pytest.param(
+            setting("bird", "openbgpd", 6, secured=True),
+            marks=pytest.mark.needs("bird", "openbgpd"),
         ),
     ],
-    ids=["bird-frr", "frr-bird-ipv6-md5-gtsm-passive"],
+    ids=[
+        "bird-frr",
+        "frr-bird-ipv6-md5-gtsm-passive",
+        "frr-gobgp",
+        "bird-openbgpd-ipv6-md5-gtsm",
+    ],
     indirect=True,
 )
 def test_each_node_loses_its_power_and_the_peers_session_stays(two: RouterPair) -> None:
@@ -95,7 +107,7 @@ def test_each_node_loses_its_power_and_the_peers_session_stays(two: RouterPair) 
     two.lab.heal("re0")
     two.start_node("re0")
     two.wait("re0 is ready", lambda: two.is_ready("re1"))
-    two.wait("prld agrees", lambda: status(two.lab, "re1")["switchover_safe"])
+    two.wait("prld says so, too", lambda: status(two.lab, "re1")["switchover_safe"])
     two.lab.fail("re1", "power")
     two.wait("re0 goes on", lambda: two.goes_on("re0", THEIRS + LATER))
     time.sleep(HOLD_TIME_S * 1.2)  # what the peer waits for before it gives a session up

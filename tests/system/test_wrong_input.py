@@ -6,6 +6,7 @@ Checks R29.
 import json
 import os
 import random
+import re
 import shutil
 import socket
 import subprocess
@@ -208,7 +209,7 @@ def _configured(lab: Lab, tmp_path: Path, change: Callable[[str], str]) -> Path:
     [
         (lambda text: text + "\n=", ""),
         (lambda text: text + "\nfrobnicate = 1\n", "frobnicate"),
-        (lambda text: text.replace('mode = "native"', 'mode = "magic"'), "mode"),
+        (lambda text: re.sub('mode = "[a-z]+"', 'mode = "magic"', text), "mode"),
         (lambda text: text.replace("index = 0", "index = 5"), "index"),
         (lambda text: text.replace('"192.0.2.100"', '"192.0.2.300"'), "192.0.2.300"),
         (lambda text: text.replace('node = "re0"', ""), "node"),

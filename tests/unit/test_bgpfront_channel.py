@@ -220,18 +220,21 @@ class Fronts:
 
     def move(self, size: int = 1 << 20) -> bool:
         moved = self.from_peer(size)
+        self._daemon_comes(self.nodes[0])  # the owner may have failed before the standby's did
         moved |= self.nodes[0].move_daemon(size, self.now)
         moved |= self.pump()
         moved |= self.carry(size)
         moved |= self.from_shadow(size)
         if self.standby is not None and self.standby.is_whole:
-            daemon = self.nodes[1].session.daemon
-            if not daemon.connected and self.nodes[1].session.state is State.ABSENT:
-                self.nodes[1].connect_daemon(self.now)
+            self._daemon_comes(self.nodes[1])
             moved |= self.nodes[1].move_daemon(size, self.now)
         moved |= self.write(size)
         self.commit()
         return moved
+
+    def _daemon_comes(self, node: Node) -> None:
+        if not node.session.daemon.connected and node.session.state is State.ABSENT:
+            node.connect_daemon(self.now)
 
     def settle(self, size: int = 1 << 20) -> None:
         for _ in range(200_000):

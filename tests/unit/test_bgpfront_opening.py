@@ -134,9 +134,12 @@ def test_several_paths_go_from_the_peer_to_the_daemon_only() -> None:
 
 
 def test_the_daemon_is_told_that_its_peer_knows_how_to_refresh() -> None:
+    """And End-of-RIB: without that FRR never ends the answer that the barrier waits for."""
     passed = normalised(an_open(MP4, (2, b"")), Towards.DAEMON)
-    assert passed.capabilities == (MP4, (2, b""), (70, b""))
+    assert passed.capabilities == (MP4, (2, b""), (70, b""), (64, b"\0\0"))
     assert normalised(an_open(MP4), Towards.PEER).capabilities == (MP4,)
+    restarts = an_open(MP4, (64, b"\x00\x78\0\1\1\x80"))
+    assert normalised(restarts, Towards.DAEMON).capabilities[:2] == restarts.capabilities
 
 
 def test_what_both_agreed_on() -> None:

@@ -250,7 +250,7 @@ def test_a_session_opens_through_the_front(rig: Rig) -> None:
     assert rig.peer.other is not None
     assert rig.daemon.other is not None
     assert rig.peer.other.capabilities == DAEMON.capabilities[:-1], "without the host's name"
-    assert rig.daemon.other.capabilities == (*PEER.capabilities, (70, b""))
+    assert rig.daemon.other.capabilities == (*PEER.capabilities, (70, b""), (64, b"\0\0"))
     assert (rig.peer.other.asn, rig.daemon.other.asn) == (65001, 65002)
 
 

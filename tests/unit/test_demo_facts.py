@@ -1,18 +1,24 @@
 """What the demo concludes from what it measured, and the pieces it measures with."""
 
 import hashlib
+from datetime import datetime, timedelta
+from ipaddress import ip_address, ip_network
 from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from prl.client.replay_buffer import CutOff, CutOffError
 from prl.demo import progress
 from prl.demo.facts import Measured, Scenario, Stream, differences, facts, verdict
+from prl.demo.gobgp import parse_gobgp, table_dump
+from prl.demo.openbgpd import parse_openbgpd
 from prl.demo.pauses import Pauses, longest_ms
 from prl.demo.payload import BLOCK_BYTES, Payload
 from prl.demo.progress import Progress
 from prl.demo.roles import Echo, Sink, Source
-from prl.demo.routers import make_routes, parse_bird, parse_frr
+from prl.demo.routers import Place, make_routes, parse_bird, parse_frr
 from prl.demo.transfer import look_whether_too_early
 
 SCENARIO = Scenario("upload", "socat", 4, "native")
@@ -257,6 +263,80 @@ def test_what_frr_says_is_read() -> None:
     assert view.is_as_old(parse_frr(about | {"bgpTimerUpEstablishedEpoch": 101}, routes, {}))
     assert not view.is_as_old(parse_frr(about | {"bgpTimerUpEstablishedEpoch": 110}, routes, {}))
     assert not view.is_as_old(parse_frr({}, {}, {}))
+
+
+def gobgp_says(**received: int) -> dict[str, Any]:
+    """As 3.10 does: what is 0 is not said."""
+    state = {"session_state": 6, "messages": {"received": received}}
+    return {"state": state, "timers": {"state": {"uptime": {"seconds": 100}}}}
+
+
+def test_what_gobgp_says_is_read() -> None:
+    heard = {"198.18.240.0/24": [{"age": 101}]}
+    about = gobgp_says(update=3, withdraw_prefix=2)
+    view = parse_gobgp(about, heard, {"198.18.0.0/24": []})
+    assert (view.state, view.flaps, view.withdrawn, view.updates) == ("Established", 0, 2, 3)
+    assert view.announced == ("198.18.0.0/24",)
+    assert view.is_as_old(parse_gobgp(gobgp_says(), heard, {}))
+    assert view.has_same_routes(parse_gobgp(gobgp_says(), heard, {}))
+    anew = parse_gobgp(gobgp_says(), {"198.18.240.0/24": [{"age": 102}]}, {})
+    assert not view.has_same_routes(anew)
+    down = {"state": {"session_state": 3, "messages": {}, "flops": 1}, "timers": {}}
+    assert not view.is_as_old(parse_gobgp(down, {}, {}))
+    assert (parse_gobgp(down, {}, {}).state, parse_gobgp(down, {}, {}).flaps) == ("Active", 1)
+
+
+@pytest.mark.parametrize(
+    ("route", "local", "attributes"),
+    [
+        ("198.18.240.0/24", "192.0.2.1", b"\x40\3\4\xc0\0\2\1"),
+        (
+            "2001:db8:f000::/48",
+            "2001:db8::1",
+            # The whole attribute: AFI, SAFI, next hop, a reserved octet, the prefix.
+            b"\x80\x0e\x1c\0\2\1\x10\x20\1\x0d\xb8" + bytes(11) + b"\1\0\x30\x20\1\x0d\xb8\xf0\0",
+        ),
+    ],
+)
+def test_a_dump_for_gobgp_is_one_of_a_table(route: str, local: str, attributes: bytes) -> None:
+    """RFC 6396: a table of one peer, then a record for each route."""
+    prefix = ip_network(route)
+    place = Place(
+        lab=Mock(),
+        directory=Path(),
+        local=ip_address(local),
+        neighbour=ip_address(local),
+        before=(),
+        after=(),
+    )
+    dump = table_dump((prefix,), place)
+    length = int.from_bytes(dump[8:12], "big")
+    assert dump[:8] == b"\0\0\0\0\0\x0d\0\1"
+    record = dump[12 + length :]
+    assert record[4:8] == b"\0\x0d\0" + (b"\2" if prefix.version == 4 else b"\4")
+    assert int.from_bytes(record[8:12], "big") == len(record) - 12
+    octets = prefix.network_address.packed[: prefix.prefixlen // 8]
+    assert record[16 : 17 + len(octets)] == bytes([prefix.prefixlen]) + octets
+    assert record.endswith(b"\x40\1\1\0\x40\2\0" + attributes)
+
+
+def openbgpd_says(up_s: int, **received: int) -> dict[str, Any]:
+    stats = {"message": {"received": {"open": 1}}, "update": {"received": received}}
+    return {"state": "Established", "last_updown_sec": up_s, "stats": stats}
+
+
+def test_what_openbgpd_says_is_read() -> None:
+    now = datetime(2026, 11, 29, 7, 0, 0)  # noqa: DTZ001 - in UTC, as views are
+    heard, told = ({"rib": [{"prefix": prefix}]} for prefix in ("198.18.240.0/24", "198.18.0.0/24"))
+    view = parse_openbgpd(openbgpd_says(60, updates=3, withdraws=2), heard, told, now)
+    assert (view.state, view.flaps, view.withdrawn, view.updates) == ("Established", 0, 2, 3)
+    assert (list(view.routes), view.announced) == (["198.18.240.0/24"], ("198.18.0.0/24",))
+    later = parse_openbgpd(
+        openbgpd_says(70, updates=3, withdraws=2), heard, told, now + timedelta(seconds=10)
+    )
+    assert view.is_as_old(later)
+    again = parse_openbgpd(openbgpd_says(2, updates=4, withdraws=2), heard, told, now)
+    assert not view.is_as_old(again)
 
 
 @pytest.mark.parametrize("version", [4, 6])

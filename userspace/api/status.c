@@ -110,7 +110,7 @@ void prl_dp_status(struct prl_dp *dp, struct prl_dp_status *status)
     status->counters.link_truncated = dp->link.tls.truncated;
     dp_reinject_count(dp, &failed, &status->counters.reinject_writes);
     status->counters.reinject_failed += failed;
-    status->counters.rx_no_frame += dp->io->oversized(dp->host);
+    status->counters.rx_no_frame += dp->io->not_received(dp->host);
     dp_unlock(dp);
 }
 

@@ -15,7 +15,8 @@ int dp_held_open(struct dp_held *held)
 {
     held->buffers = malloc((size_t)PRL_DP_OUTPUT_BUFFERS * PRL_TAP_BUFFER_BYTES);
     held->packet = calloc(PRL_DP_HOLDS, sizeof(*held->packet));
-    if (!held->buffers || !held->packet || prl_pool_init(&held->pool, PRL_DP_HOLDS))
+    held->queued = calloc(PRL_DP_HOLDS, sizeof(*held->queued));
+    if (!held->buffers || !held->packet || !held->queued || prl_pool_init(&held->pool, PRL_DP_HOLDS))
         return -ENOMEM;
     for (uint32_t i = 0; i < PRL_DP_OUTPUT_BUFFERS; i++)
         held->buffer_free[held->buffers_free++] = i;
@@ -26,6 +27,7 @@ void dp_held_close(struct dp_held *held)
 {
     prl_pool_destroy(&held->pool);
     free(held->packet);
+    free(held->queued);
     free(held->buffers);
 }
 
@@ -40,7 +42,7 @@ static struct prl_hold *take_entry(struct prl_dp *dp, const struct prl_packet *p
     return hold;
 }
 
-struct prl_hold *dp_hold_input(struct prl_dp *dp, uint32_t frame, uint32_t bytes, uint16_t lif,
+struct prl_hold *dp_hold_input(struct prl_dp *dp, uint32_t frame, uint32_t queued, uint32_t bytes, uint16_t lif,
                                const struct prl_packet *packet)
 {
     struct prl_hold *hold = take_entry(dp, packet);
@@ -50,6 +52,7 @@ struct prl_hold *dp_hold_input(struct prl_dp *dp, uint32_t frame, uint32_t bytes
     hold->frame = frame;
     hold->bytes = bytes;
     hold->lif = lif;
+    dp->held.queued[hold - dp->held.pool.slab] = queued;
     if (packet->proto == IPPROTO_TCP) {
         hold->tcp_seq = packet->seq;
         hold->tcp_end = packet->seq + packet->payload_bytes;
@@ -74,8 +77,25 @@ struct prl_hold *dp_hold_output(struct prl_dp *dp, uint32_t bytes, const struct 
     return hold;
 }
 
+bool dp_hold_pass(struct prl_dp *dp, struct prl_hold *hold)
+{
+    uint32_t *queued = &dp->held.queued[hold - dp->held.pool.slab];
+
+    if (!*queued)
+        return false;
+    dp->io->settle(dp->host, *queued, true);
+    *queued = 0;
+    dp_hold_free(dp, hold);
+    return true;
+}
+
 void dp_hold_free(struct prl_dp *dp, struct prl_hold *hold)
 {
+    uint32_t *queued = &dp->held.queued[hold - dp->held.pool.slab];
+
+    if (*queued)
+        dp->io->settle(dp->host, *queued, false);
+    *queued = 0;
     if (dp->link.referred)
         prl_link_settle(&dp->link);
     if (hold->frame & FRAME_IS_BUFFER)

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * The memory of held packets: an entry (core/hold.h), what parsing has said of the packet, and its bytes, which lie in the
- * packet memory (input) or in a buffer as they were read from the hold TAP (output).
+ * packet memory (input) or in a buffer as they were read from the hold TAP (output). With the carrier "kernel" input waits
+ * in the kernel, and these bytes are a copy: what ends without having been let go on is dropped there.
  */
 #ifndef PRL_FLOW_HELD_H
 #define PRL_FLOW_HELD_H
@@ -26,7 +27,8 @@ struct prl_dp;
 struct dp_held {
     struct prl_pool pool;
     struct prl_packet *packet; /* of each entry of the pool */
-    uint8_t *buffers;          /* PRL_DP_OUTPUT_BUFFERS of PRL_TAP_BUFFER_BYTES */
+    uint32_t *queued; /* likewise: number of the packet in the kernel's queue (io.h), 0: it waits nowhere else */
+    uint8_t *buffers; /* PRL_DP_OUTPUT_BUFFERS of PRL_TAP_BUFFER_BYTES */
     uint32_t buffer_bytes[PRL_DP_OUTPUT_BUFFERS];
     uint32_t buffer_free[PRL_DP_OUTPUT_BUFFERS];
     uint32_t buffers_free;
@@ -36,13 +38,15 @@ struct dp_held {
 int dp_held_open(struct dp_held *held); /* 0 or -ENOMEM */
 void dp_held_close(struct dp_held *held);
 
-/* An entry for a packet that was parsed: of `bytes` bytes, at `frame` of the packet memory, from L3 on. NULL: there is none. */
-struct prl_hold *dp_hold_input(struct prl_dp *dp, uint32_t frame, uint32_t bytes, uint16_t lif,
+/* An entry for a packet that was parsed, which may wait in the kernel as well (`queued`, or 0): of `bytes` bytes, at `frame` of the packet memory, from L3 on. NULL: there is none. */
+struct prl_hold *dp_hold_input(struct prl_dp *dp, uint32_t frame, uint32_t queued, uint32_t bytes, uint16_t lif,
                                const struct prl_packet *packet);
 /* An entry for what was read into dp_held_buffer(), which is then its; `packet` starts at the Ethernet header. Likewise. */
 struct prl_hold *dp_hold_output(struct prl_dp *dp, uint32_t bytes, const struct prl_packet *packet);
 /* Gives bytes and entry of a packet back that is in no chain any more. The only way in which a held packet ends. */
 void dp_hold_free(struct prl_dp *dp, struct prl_hold *hold);
+/* Lets a packet that waits in the kernel as well go on to the stack from there, and ends it. false: it waits nowhere else. */
+bool dp_hold_pass(struct prl_dp *dp, struct prl_hold *hold);
 /* All of a chain. */
 void dp_hold_free_all(struct prl_dp *dp, struct prl_chain *chain);
 

@@ -22,6 +22,8 @@
 #include "io/kernel_sessions.h"
 #include "io/kernel_sockets.h"
 #include "io/kernel_tables.h"
+#include "io/kernel_xdp.h"
+#include "io/queue.h"
 #include "io/xsk.h"
 
 #define NS_PER_S 1000000000ull
@@ -31,7 +33,16 @@
 #define SLICE_NS 100000ull
 
 /* epoll_event.data; the rings of AF_XDP are looked at in every pass, so all of them are one source. */
-enum source { SOURCE_LINK, SOURCE_HOLD, SOURCE_WAKE, SOURCE_TIMER, SOURCE_UDP, SOURCE_NEWS, SOURCE_PORT };
+enum source {
+    SOURCE_LINK,
+    SOURCE_HOLD,
+    SOURCE_WAKE,
+    SOURCE_TIMER,
+    SOURCE_UDP,
+    SOURCE_NEWS,
+    SOURCE_PORT,
+    SOURCE_QUEUE,
+};
 
 struct prl_host {
     struct prl_dp_lif lif[PRL_LIFS_MAX];
@@ -44,7 +55,9 @@ struct prl_host {
     uint64_t timer_ns; /* what timer_fd is set to; 0: it is not */
     int thread;        /* that waits, and so runs the loop; 0: none yet */
     bool is_hurried;
-    struct prl_xsk *xsk;
+    struct prl_xsk *xsk; /* one of the two carries input (docs/carriers.md), the other is NULL */
+    struct prl_queue *queue;
+    bool queue_ready; /* there may be something in the queue */
 };
 
 static uint64_t now_ns(struct prl_host *host)
@@ -145,6 +158,9 @@ static int wait_for_work(struct prl_host *host, bool sleeps)
         case SOURCE_UDP:
             ready |= PRL_READY_UDP;
             break;
+        case SOURCE_QUEUE:
+            host->queue_ready = true;
+            break;
         case SOURCE_NEWS: /* looked at in every pass, as the rings of AF_XDP */
         case SOURCE_PORT:
             break;
@@ -187,19 +203,55 @@ static void hurry(struct prl_host *host, bool on)
 
 /* ---- frames ---- */
 
+/* All interfaces' packets come by the one queue, as port 0. A look costs a system call, unlike one at a ring. */
+static uint32_t receive_queued(struct prl_host *host, struct prl_received *received, uint32_t capacity)
+{
+    uint32_t count;
+
+    if (!host->queue_ready)
+        return 0;
+    host->queue_ready = false; /* if there is more, the next wait says so */
+    count = prl_queue_receive(host->queue, received, capacity);
+    for (uint32_t i = 0; i < count; i++) {
+        const struct prl_flow *flow = prl_kernel_flow(host->kernel, received[i].meta.slot);
+
+        received[i].meta.handle = flow ? flow->handle : 0;
+    }
+    return count;
+}
+
 static uint32_t receive(struct prl_host *host, uint32_t port, struct prl_received *received, uint32_t capacity)
 {
+    if (host->queue)
+        return port ? 0 : receive_queued(host, received, capacity);
     return prl_xsk_receive(host->xsk, port, received, capacity);
 }
 
 static void refill(struct prl_host *host)
 {
-    prl_xsk_refill(host->xsk);
+    if (host->xsk)
+        prl_xsk_refill(host->xsk);
 }
 
-static uint64_t oversized(struct prl_host *host)
+static uint64_t not_received(struct prl_host *host)
 {
-    return prl_xsk_oversized(host->xsk);
+    struct prl_queue_counts counts;
+
+    if (!host->queue)
+        return prl_xsk_oversized(host->xsk);
+    prl_queue_count(host->queue, &counts);
+    return counts.oversized + counts.unread + prl_queue_overflows(host->queue);
+}
+
+static void settle(struct prl_host *host, uint32_t queued, bool passes)
+{
+    prl_queue_settle(host->queue, queued, passes);
+}
+
+static void settle_all(struct prl_host *host)
+{
+    if (host->queue)
+        prl_queue_flush(host->queue);
 }
 
 static int inject(struct prl_host *host, const struct iovec *piece, int pieces)
@@ -443,7 +495,29 @@ static int moment_keep_ahead(struct prl_host *host, int fd, uint32_t seen, uint3
 
 /* ---- birth and death ---- */
 
-static int start(struct prl_host *host, struct prl_umem *umem, char *error)
+/* Marks are set from now on, or no more. */
+static void set_queue_mark(struct prl_host *host, uint32_t mark)
+{
+    __atomic_store_n(&prl_kernel_node(host->kernel)->queue_mark, mark, __ATOMIC_RELEASE);
+}
+
+static int start_queue(struct prl_host *host, struct prl_umem *umem, char *error)
+{
+    uint32_t mark = 0;
+    int err;
+
+    host->queue = prl_queue_open(umem, &mark, error);
+    if (!host->queue)
+        return -EIO;
+    err = control(host, EPOLL_CTL_ADD, prl_queue_fd(host->queue), EPOLLIN, SOURCE_QUEUE);
+    if (err)
+        snprintf(error, PRL_ERROR_BYTES, "epoll: %s", strerror(-err));
+    else
+        set_queue_mark(host, mark);
+    return err;
+}
+
+static int start_rings(struct prl_host *host, struct prl_umem *umem, char *error)
 {
     uint32_t queues = 0, port = 0;
     uint32_t fill = prl_umem_free_frames(umem) / 2; /* the other half can be held */
@@ -477,6 +551,13 @@ static int start(struct prl_host *host, struct prl_umem *umem, char *error)
     return 0;
 }
 
+static int start(struct prl_host *host, struct prl_umem *umem, char *error)
+{
+    if (prl_kernel_mode(host->kernel) == PRL_XDP_KERNEL)
+        return start_queue(host, umem, error);
+    return start_rings(host, umem, error);
+}
+
 static void close_host(struct prl_host *host)
 {
     const int fds[] = {host->inject_fd,
@@ -488,6 +569,9 @@ static void close_host(struct prl_host *host)
                        host->udp_fd[PRL_PROBE_LAN],
                        host->udp_fd[PRL_PROBE_LINK]};
 
+    if (host->queue)
+        set_queue_mark(host, 0);
+    prl_queue_close(host->queue);
     prl_xsk_close(host->xsk);
     for (uint32_t i = 0; i < sizeof(fds) / sizeof(fds[0]); i++)
         if (fds[i] >= 0)
@@ -546,7 +630,9 @@ const struct prl_io prl_host_io = {
     .hurry = hurry,
     .receive = receive,
     .refill = refill,
-    .oversized = oversized,
+    .not_received = not_received,
+    .settle = settle,
+    .settle_all = settle_all,
     .inject = inject,
     .hold_read = hold_read,
     .hold_write = hold_write,

@@ -50,7 +50,12 @@ struct prl_io {
     /* The peers' frames: port by port, one for each queue of each interface, as the configuration has them. */
     uint32_t (*receive)(struct prl_host *host, uint32_t port, struct prl_received *received, uint32_t capacity);
     void (*refill)(struct prl_host *host); /* frames that are free again may be captured into */
-    uint64_t (*oversized)(struct prl_host *host); /* frames that were dropped: of more pieces than can be */
+    /* Packets that could not be received: of more pieces than can be, or there was no room for them in the kernel's queue. */
+    uint64_t (*not_received)(struct prl_host *host);
+    /* What becomes of a packet that waits in the kernel (struct prl_received.queued): it goes on to the own stack, or nowhere.
+     * Gathered, in order; settle_all() has it done. */
+    void (*settle)(struct prl_host *host, uint32_t queued, bool passes);
+    void (*settle_all)(struct prl_host *host);
     /* A frame for the own stack, as tap.h makes it: the inject TAP. */
     int (*inject)(struct prl_host *host, const struct iovec *piece, int pieces);
     /* The hold TAP: a held segment (bytes, 0 when there is none), and one for the wire. */

@@ -29,8 +29,8 @@
 #define PIN_DIR_TRIES 3                      /* another instance may remove the empty root in between */
 
 static const char *const object_names[PRL_OBJECT_COUNT] = {
-    [PRL_OBJECT_EGRESS] = "egress",     [PRL_OBJECT_SOCKET] = "socket", [PRL_OBJECT_CLASSIFY] = "classify",
-    [PRL_OBJECT_SESSIONS] = "sessions", [PRL_OBJECT_ANSWER] = "answer",
+    [PRL_OBJECT_EGRESS] = "egress",   [PRL_OBJECT_SOCKET] = "socket",     [PRL_OBJECT_CLASSIFY] = "classify",
+    [PRL_OBJECT_INGRESS] = "ingress", [PRL_OBJECT_SESSIONS] = "sessions", [PRL_OBJECT_ANSWER] = "answer",
 };
 
 static const struct {
@@ -38,6 +38,7 @@ static const struct {
     const char *name;
 } programs[PRL_PROG_COUNT] = {
     [PRL_PROG_CLASSIFY] = {PRL_OBJECT_CLASSIFY, "prl_classify"},
+    [PRL_PROG_INGRESS] = {PRL_OBJECT_INGRESS, "prl_ingress"},
     [PRL_PROG_EGRESS] = {PRL_OBJECT_EGRESS, "prl_egress"},
     [PRL_PROG_SILENCE] = {PRL_OBJECT_EGRESS, "prl_silence"},
     [PRL_PROG_INJECT] = {PRL_OBJECT_EGRESS, "prl_inject"},
@@ -326,7 +327,7 @@ static int check_config(const struct prl_kernel_config *config, char *error)
         return prl_kernel_fail(error, -EINVAL, "flows_max %u: 1 to %u", config->flows_max, PRL_FLOWS_MAX);
     if (config->lifs > PRL_LIFS_MAX)
         return prl_kernel_fail(error, -EINVAL, "%u interfaces: at most %u", config->lifs, PRL_LIFS_MAX);
-    if (config->mode != PRL_XDP_NATIVE && config->mode != PRL_XDP_GENERIC)
+    if (config->mode < PRL_XDP_NATIVE || config->mode > PRL_XDP_KERNEL)
         return prl_kernel_fail(error, -EINVAL, "XDP mode %u is unknown", config->mode);
     return 0;
 }

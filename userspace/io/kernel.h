@@ -21,6 +21,7 @@
 enum prl_xdp_mode {
     PRL_XDP_NATIVE = 1,
     PRL_XDP_GENERIC = 2,
+    PRL_XDP_KERNEL = 3, /* no XDP: tc ingress marks, NFQUEUE holds (docs/carriers.md) */
 };
 
 struct prl_kernel_config {

@@ -123,7 +123,7 @@ static bool has_tap_program(const struct prl_kernel *kernel, uint32_t ifindex, e
 static int guard_egress(struct prl_kernel *kernel, uint32_t ifindex, enum prl_program program, char *words)
 {
     char name[IF_NAMESIZE] = "?", in_front[PRL_ERROR_BYTES] = "";
-    int code = prl_hook_put(ifindex, kernel->program[program], kernel->program[PRL_PROG_MUTE],
+    int code = prl_hook_put(ifindex, BPF_TC_EGRESS, kernel->program[program], kernel->program[PRL_PROG_MUTE],
                             kernel->map[PRL_MAP_CLSACTS], in_front);
 
     words[0] = 0;
@@ -324,7 +324,7 @@ bool prl_kernel_is_guarded(const struct prl_lif *lif)
 
     if (mac_of(lif->ifindex, mac) < 0 || memcmp(mac, lif->mac, sizeof(mac)) != 0)
         return false;
-    return prl_hook_is_guarded(lif->ifindex);
+    return prl_hook_is_guarded(lif->ifindex, BPF_TC_EGRESS);
 }
 
 void prl_kernel_scrub_lif(const struct prl_lif *lif)
@@ -334,4 +334,5 @@ void prl_kernel_scrub_lif(const struct prl_lif *lif)
     if (mac_of(lif->ifindex, mac) < 0 || memcmp(mac, lif->mac, sizeof(mac)) != 0)
         return; /* gone, or the index belongs to another device now */
     prl_kernel_scrub_xdp((int)lif->ifindex);
+    prl_hook_take_off_input(lif->ifindex);
 }

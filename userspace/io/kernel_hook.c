@@ -28,9 +28,11 @@
 #define TC_HANDLE 0x7072
 #define TC_HANDLE_MUTE 0x7073
 /* Of prl's programs, those that may be on an interface. */
-static const char *const own_names[] = {"prl_egress", "prl_silence", "prl_mute", "prl_classify", "prl_answer"};
+static const char *const own_names[] = {"prl_egress",   "prl_silence", "prl_mute",
+                                        "prl_classify", "prl_ingress", "prl_answer"};
 
 /* union bpf_attr of Linux 6.6 and later, as far as tcx wants it (include/uapi/linux/bpf.h); Debian 12's headers are older. */
+#define TCX_INGRESS 46
 #define TCX_EGRESS 47
 #define TCX_REPLACE (1u << 2) /* BPF_F_REPLACE */
 #define TCX_BEFORE (1u << 3)  /* BPF_F_BEFORE: with no other program named, all of them */
@@ -75,12 +77,22 @@ static int bpf_call(int command, void *attributes, unsigned int bytes)
     return syscall(__NR_bpf, command, attributes, bytes) < 0 ? -errno : 0;
 }
 
+static uint32_t tcx_type(enum bpf_tc_attach_point side)
+{
+    return side == BPF_TC_INGRESS ? TCX_INGRESS : TCX_EGRESS;
+}
+
+static uint16_t clsact_side(enum bpf_tc_attach_point side)
+{
+    return side == BPF_TC_INGRESS ? TC_H_MIN_INGRESS : TC_H_MIN_EGRESS;
+}
+
 /* -EINVAL: a kernel without tcx. */
-static int tcx_read(uint32_t ifindex, struct tcx_list *list)
+static int tcx_read(uint32_t ifindex, enum bpf_tc_attach_point side, struct tcx_list *list)
 {
     struct tcx_query query = {
         .target_ifindex = ifindex,
-        .attach_type = TCX_EGRESS,
+        .attach_type = tcx_type(side),
         .prog_ids = (uint64_t)(uintptr_t)list->id,
         .count = TCX_PROGRAMS_MAX,
     };
@@ -90,24 +102,24 @@ static int tcx_read(uint32_t ifindex, struct tcx_list *list)
     return code;
 }
 
-static int tcx_put_first(uint32_t ifindex, int program)
+static int tcx_put_first(uint32_t ifindex, enum bpf_tc_attach_point side, int program)
 {
     struct tcx_attach attach = {
         .target_ifindex = ifindex,
         .attach_bpf_fd = (uint32_t)program,
-        .attach_type = TCX_EGRESS,
+        .attach_type = tcx_type(side),
         .attach_flags = TCX_BEFORE,
     };
 
     return bpf_call(BPF_PROG_ATTACH, &attach, sizeof(attach));
 }
 
-static int tcx_replace(uint32_t ifindex, int program, int replaced)
+static int tcx_replace(uint32_t ifindex, enum bpf_tc_attach_point side, int program, int replaced)
 {
     struct tcx_attach attach = {
         .target_ifindex = ifindex,
         .attach_bpf_fd = (uint32_t)program,
-        .attach_type = TCX_EGRESS,
+        .attach_type = tcx_type(side),
         .attach_flags = TCX_REPLACE,
         .replace_bpf_fd = (uint32_t)replaced,
     };
@@ -115,12 +127,12 @@ static int tcx_replace(uint32_t ifindex, int program, int replaced)
     return bpf_call(BPF_PROG_ATTACH, &attach, sizeof(attach));
 }
 
-static int tcx_take_off(uint32_t ifindex, int program)
+static int tcx_take_off(uint32_t ifindex, enum bpf_tc_attach_point side, int program)
 {
     struct tcx_attach detach = {
         .target_ifindex = ifindex,
         .attach_bpf_fd = (uint32_t)program,
-        .attach_type = TCX_EGRESS,
+        .attach_type = tcx_type(side),
     };
 
     return bpf_call(BPF_PROG_DETACH, &detach, sizeof(detach));
@@ -186,11 +198,11 @@ static void tell_of_program(uint32_t id, char *words)
 /* ---- tcx ---- */
 
 /* Takes prl's programs off, but for the one whose id is `kept`: also a prl_mute that a move or a dead prld left. */
-static void tcx_take_off_ours(uint32_t ifindex, uint32_t kept)
+static void tcx_take_off_ours(uint32_t ifindex, enum bpf_tc_attach_point side, uint32_t kept)
 {
     struct tcx_list list;
 
-    if (tcx_read(ifindex, &list))
+    if (tcx_read(ifindex, side, &list))
         return;
     for (uint32_t i = 0; i < list.count; i++) {
         bool goes = list.id[i] != kept && prl_kernel_is_ours(list.id[i]);
@@ -198,23 +210,24 @@ static void tcx_take_off_ours(uint32_t ifindex, uint32_t kept)
 
         if (program < 0)
             continue;
-        tcx_take_off(ifindex, program);
+        tcx_take_off(ifindex, side, program);
         close(program);
     }
 }
 
 /* Leaves prl_mute behind the program; alone where the program could not be put back: silence, until the next look. */
-static int tcx_move(uint32_t ifindex, int program, int mute)
+static int tcx_move(uint32_t ifindex, enum bpf_tc_attach_point side, int program, int mute)
 {
-    int code = tcx_put_first(ifindex, mute);
+    int code = tcx_put_first(ifindex, side, mute);
 
     if (code && code != -EEXIST) /* of a move that failed */
         return code;
-    tcx_take_off(ifindex, program);
-    return tcx_put_first(ifindex, program);
+    tcx_take_off(ifindex, side, program);
+    return tcx_put_first(ifindex, side, program);
 }
 
-static int tcx_put(uint32_t ifindex, int program, int mute, const struct tcx_list *list, char *words)
+static int tcx_put(uint32_t ifindex, enum bpf_tc_attach_point side, int program, int mute,
+                   const struct tcx_list *list, char *words)
 {
     uint32_t own = place_of(list, prl_program_id(program, NULL)), ours = place_of_ours(list);
     int code;
@@ -223,69 +236,71 @@ static int tcx_put(uint32_t ifindex, int program, int mute, const struct tcx_lis
         return PRL_GUARD_KEPT;
     if (own < list->count) {
         tell_of_program(list->id[0], words);
-        code = tcx_move(ifindex, program, mute);
+        code = tcx_move(ifindex, side, program, mute);
         return code ? code : PRL_GUARD_PASSED_BY;
     }
     if (ours == list->count) {
-        code = tcx_put_first(ifindex, program);
+        code = tcx_put_first(ifindex, side, program);
         return code ? code : PRL_GUARD_MISSING;
     }
     int former = bpf_prog_get_fd_by_id(list->id[ours]);
     if (former < 0)
         return -errno;
-    code = tcx_replace(ifindex, program, former);
+    code = tcx_replace(ifindex, side, program, former);
     close(former);
     if (!code && ours)
-        code = tcx_move(ifindex, program, mute);
+        code = tcx_move(ifindex, side, program, mute);
     return code ? code : PRL_GUARD_MISSING;
 }
 
-static int tcx_hook(uint32_t ifindex, int program, int mute, const struct tcx_list *list, char *words)
+static int tcx_hook(uint32_t ifindex, enum bpf_tc_attach_point side, int program, int mute,
+                    const struct tcx_list *list, char *words)
 {
-    int code = tcx_put(ifindex, program, mute, list, words);
+    int code = tcx_put(ifindex, side, program, mute, list, words);
 
     if (code > 0 || (!code && list->count > 1))
-        tcx_take_off_ours(ifindex, prl_program_id(program, NULL));
+        tcx_take_off_ours(ifindex, side, prl_program_id(program, NULL));
     return code;
 }
 
 /* ---- clsact ---- */
 
-static int clsact_put(uint32_t ifindex, int program, uint32_t handle)
+static int clsact_put(uint32_t ifindex, enum bpf_tc_attach_point side, int program, uint32_t handle)
 {
-    LIBBPF_OPTS(bpf_tc_hook, hook, .ifindex = (int)ifindex, .attach_point = BPF_TC_EGRESS);
+    LIBBPF_OPTS(bpf_tc_hook, hook, .ifindex = (int)ifindex, .attach_point = side);
     LIBBPF_OPTS(bpf_tc_opts, options, .handle = handle, .priority = TC_PRIORITY_FIRST, .prog_fd = program,
                 .flags = BPF_TC_F_REPLACE);
 
     return bpf_tc_attach(&hook, &options);
 }
 
-static void clsact_take_off(uint32_t ifindex, uint32_t priority, uint32_t handle)
+static void clsact_take_off(uint32_t ifindex, enum bpf_tc_attach_point side, uint32_t priority, uint32_t handle)
 {
-    LIBBPF_OPTS(bpf_tc_hook, hook, .ifindex = (int)ifindex, .attach_point = BPF_TC_EGRESS);
+    LIBBPF_OPTS(bpf_tc_hook, hook, .ifindex = (int)ifindex, .attach_point = side);
     LIBBPF_OPTS(bpf_tc_opts, options, .handle = handle, .priority = priority);
 
     bpf_tc_detach(&hook, &options);
 }
 
-static void clsact_take_off_ours(uint32_t ifindex, uint32_t priority, uint32_t handle)
+static void clsact_take_off_ours(uint32_t ifindex, enum bpf_tc_attach_point side, uint32_t priority,
+                                 uint32_t handle)
 {
-    LIBBPF_OPTS(bpf_tc_hook, hook, .ifindex = (int)ifindex, .attach_point = BPF_TC_EGRESS);
+    LIBBPF_OPTS(bpf_tc_hook, hook, .ifindex = (int)ifindex, .attach_point = side);
     LIBBPF_OPTS(bpf_tc_opts, found, .handle = handle, .priority = priority);
 
     if (bpf_tc_query(&hook, &found) == 0 && prl_kernel_is_ours(found.prog_id))
-        clsact_take_off(ifindex, priority, handle);
+        clsact_take_off(ifindex, side, priority, handle);
 }
 
 /* As tcx_move(). */
-static int clsact_move(uint32_t ifindex, int program, int mute)
+static int clsact_move(uint32_t ifindex, enum bpf_tc_attach_point side, int program, int mute)
 {
-    int code = clsact_put(ifindex, mute, TC_HANDLE_MUTE);
+    int code = clsact_put(ifindex, side, mute, TC_HANDLE_MUTE);
 
     if (code)
         return code;
-    clsact_take_off(ifindex, TC_PRIORITY_FIRST, TC_HANDLE);
-    return clsact_put(ifindex, program, TC_HANDLE);
+    clsact_take_off(ifindex, side, TC_PRIORITY_FIRST, TC_HANDLE);
+    return clsact_put(ifindex, side, program, TC_HANDLE);
 }
 
 static bool is_first(const struct prl_filter *first, uint32_t id)
@@ -293,13 +308,14 @@ static bool is_first(const struct prl_filter *first, uint32_t id)
     return first->handle == TC_HANDLE && first->priority == TC_PRIORITY_FIRST && first->program == id;
 }
 
-static int clsact_hook(uint32_t ifindex, int program, int mute, int made, char *words)
+static int clsact_hook(uint32_t ifindex, enum bpf_tc_attach_point side, int program, int mute, int made,
+                       char *words)
 {
-    LIBBPF_OPTS(bpf_tc_hook, hook, .ifindex = (int)ifindex, .attach_point = BPF_TC_EGRESS);
+    LIBBPF_OPTS(bpf_tc_hook, hook, .ifindex = (int)ifindex, .attach_point = side);
     LIBBPF_OPTS(bpf_tc_opts, options, .handle = TC_HANDLE, .priority = TC_PRIORITY_FIRST);
     uint32_t id = prl_program_id(program, NULL);
     struct prl_filter first;
-    int code = prl_netlink_first_filter(ifindex, TC_H_MIN_EGRESS, &first);
+    int code = prl_netlink_first_filter(ifindex, clsact_side(side), &first);
 
     if (!code && is_first(&first, id))
         return PRL_GUARD_KEPT;
@@ -309,49 +325,55 @@ static int clsact_hook(uint32_t ifindex, int program, int mute, int made, char *
     code = prl_clsact_make(made, ifindex);
     if (code)
         return code;
-    code = was_there ? clsact_move(ifindex, program, mute) : clsact_put(ifindex, program, TC_HANDLE);
-    if (!code && (code = prl_netlink_first_filter(ifindex, TC_H_MIN_EGRESS, &first)) == 0 && !is_first(&first, id))
-        code = clsact_move(ifindex, program, mute);
+    code = was_there ? clsact_move(ifindex, side, program, mute) : clsact_put(ifindex, side, program, TC_HANDLE);
+    if (!code && (code = prl_netlink_first_filter(ifindex, clsact_side(side), &first)) == 0 &&
+        !is_first(&first, id))
+        code = clsact_move(ifindex, side, program, mute);
     if (code)
         return code;
-    clsact_take_off_ours(ifindex, TC_PRIORITY_FIRST, TC_HANDLE_MUTE); /* of this move, or of a dead prld */
+    clsact_take_off_ours(ifindex, side, TC_PRIORITY_FIRST, TC_HANDLE_MUTE); /* of this move, or of a dead prld */
     return was_there ? PRL_GUARD_PASSED_BY : PRL_GUARD_MISSING;
 }
 
 /* ---- either ---- */
 
-int prl_hook_put(uint32_t ifindex, int program, int mute, int made, char *words)
+int prl_hook_put(uint32_t ifindex, enum bpf_tc_attach_point side, int program, int mute, int made, char *words)
 {
     struct tcx_list list;
-    int code = tcx_read(ifindex, &list);
+    int code = tcx_read(ifindex, side, &list);
 
     if (!code)
-        return tcx_hook(ifindex, program, mute, &list, words);
+        return tcx_hook(ifindex, side, program, mute, &list, words);
     if (code != -EINVAL)
         return code;
-    return clsact_hook(ifindex, program, mute, made, words);
+    return clsact_hook(ifindex, side, program, mute, made, words);
 }
 
-bool prl_hook_is_guarded(uint32_t ifindex)
+bool prl_hook_is_guarded(uint32_t ifindex, enum bpf_tc_attach_point side)
 {
-    LIBBPF_OPTS(bpf_tc_hook, hook, .ifindex = (int)ifindex, .attach_point = BPF_TC_EGRESS);
+    LIBBPF_OPTS(bpf_tc_hook, hook, .ifindex = (int)ifindex, .attach_point = side);
     LIBBPF_OPTS(bpf_tc_opts, options, .handle = TC_HANDLE, .priority = TC_PRIORITY_FIRST);
     struct tcx_list list;
 
-    if (tcx_read(ifindex, &list) == 0)
+    if (tcx_read(ifindex, side, &list) == 0)
         return place_of_ours(&list) < list.count;
     return bpf_tc_query(&hook, &options) == 0 && prl_kernel_is_ours(options.prog_id);
 }
 
+static void take_off_side(uint32_t ifindex, enum bpf_tc_attach_point side)
+{
+    tcx_take_off_ours(ifindex, side, 0);
+    clsact_take_off_ours(ifindex, side, TC_PRIORITY_FIRST, TC_HANDLE);
+    clsact_take_off_ours(ifindex, side, TC_PRIORITY_FIRST, TC_HANDLE_MUTE);
+}
+
 void prl_hook_take_off(uint32_t ifindex)
 {
-    static const struct {
-        uint32_t priority, handle;
-    } places[] = {{TC_PRIORITY_FIRST, TC_HANDLE},
-                  {TC_PRIORITY_FIRST, TC_HANDLE_MUTE},
-                  {0x7072, 1}}; /* the last: where earlier versions had it */
+    take_off_side(ifindex, BPF_TC_EGRESS);
+    clsact_take_off_ours(ifindex, BPF_TC_EGRESS, 0x7072, 1); /* where earlier versions had it */
+}
 
-    tcx_take_off_ours(ifindex, 0);
-    for (size_t i = 0; i < sizeof(places) / sizeof(places[0]); i++)
-        clsact_take_off_ours(ifindex, places[i].priority, places[i].handle);
+void prl_hook_take_off_input(uint32_t ifindex)
+{
+    take_off_side(ifindex, BPF_TC_INGRESS);
 }

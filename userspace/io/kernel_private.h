@@ -13,6 +13,7 @@
 
 enum prl_program {
     PRL_PROG_CLASSIFY,
+    PRL_PROG_INGRESS,
     PRL_PROG_EGRESS,
     PRL_PROG_SILENCE,
     PRL_PROG_INJECT,
@@ -47,6 +48,7 @@ enum prl_object {
     PRL_OBJECT_EGRESS,
     PRL_OBJECT_SOCKET,
     PRL_OBJECT_CLASSIFY,
+    PRL_OBJECT_INGRESS,
     PRL_OBJECT_SESSIONS,
     PRL_OBJECT_ANSWER,
     PRL_OBJECT_COUNT,
@@ -88,7 +90,7 @@ struct prl_kernel {
     int shadow_map; /* -1: no struct_ops */
     char shadow_name[PRL_CC_NAME_BYTES];
     struct prl_addr_bit bit[PRL_ADDR_BITS];
-    bool xdp[PRL_LIFS_MAX];
+    bool xdp[PRL_LIFS_MAX]; /* the program that captures is on the interface: of XDP, or of tc ingress */
 };
 
 #endif /* PRL_IO_KERNEL_PRIVATE_H */

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* prl_classify on the interfaces: in their drivers (native XDP), or in the stack, where every driver's packets come by. */
+/*
+ * What captures, on the interfaces: prl_classify in their drivers (native XDP) or in the stack (generic XDP), where every
+ * driver's packets come by; or prl_ingress at tc ingress, where packets wait in the kernel (docs/carriers.md).
+ */
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
 #include <errno.h>
@@ -31,11 +34,36 @@ static int refuse_foreign(uint32_t ifindex)
     return code;
 }
 
+/* prl_ingress first in line; of an earlier life that ran XDP, that goes. enum prl_guard, or -errno. */
+static int attach_ingress(const struct prl_kernel *kernel, uint32_t ifindex, char *error)
+{
+    char name[IF_NAMESIZE] = "?", in_front[PRL_ERROR_BYTES] = "";
+    int code = prl_hook_put(ifindex, BPF_TC_INGRESS, kernel->program[PRL_PROG_INGRESS],
+                            kernel->program[PRL_PROG_MUTE], kernel->map[PRL_MAP_CLSACTS], in_front);
+
+    error[0] = 0;
+    if (code >= 0) {
+        prl_kernel_scrub_xdp((int)ifindex);
+        if (code != PRL_GUARD_KEPT)
+            memcpy(error, in_front, sizeof(in_front));
+        return code;
+    }
+    if_indextoname(ifindex, name);
+    return prl_kernel_fail(error, code, "prl cannot be first in line on what comes in by %s%s%.120s", name,
+                           in_front[0] ? ", because of a " : "", in_front);
+}
+
 static int attach(const struct prl_kernel *kernel, uint32_t ifindex, char *error)
 {
     bool native = kernel->mode == PRL_XDP_NATIVE;
     char name[IF_NAMESIZE] = "?", *words = prl_kernel_words();
 
+    if (kernel->mode == PRL_XDP_KERNEL) {
+        int guard = attach_ingress(kernel, ifindex, error);
+
+        error[0] = guard < 0 ? error[0] : 0;
+        return guard < 0 ? guard : 0;
+    }
     words[0] = 0;
     int code = refuse_foreign(ifindex);
     if (!code) {
@@ -44,8 +72,10 @@ static int attach(const struct prl_kernel *kernel, uint32_t ifindex, char *error
         words[0] = 0;
         code = bpf_xdp_attach((int)ifindex, kernel->program[PRL_PROG_CLASSIFY], flags_of(kernel->mode), NULL);
     }
-    if (!code)
+    if (!code) {
+        prl_hook_take_off_input(ifindex);
         return 0;
+    }
     if_indextoname(ifindex, name);
     return prl_kernel_fail(error, code, "cannot attach %s XDP to %s%s%s", native ? "native" : "generic", name,
                            words[0] ? ": " : "", words);
@@ -86,6 +116,8 @@ int prl_kernel_guard_xdp(struct prl_kernel *kernel, uint32_t ifindex, char *word
 {
     LIBBPF_OPTS(bpf_xdp_query_opts, found);
 
+    if (kernel->mode == PRL_XDP_KERNEL)
+        return attach_ingress(kernel, ifindex, words);
     if (bpf_xdp_query((int)ifindex, 0, &found) == 0 &&
         (kernel->mode == PRL_XDP_NATIVE ? found.drv_prog_id : found.skb_prog_id) ==
             kernel->program_id[PRL_PROG_CLASSIFY])
@@ -97,7 +129,9 @@ int prl_kernel_guard_xdp(struct prl_kernel *kernel, uint32_t ifindex, char *word
 void prl_kernel_detach_xdp(struct prl_kernel *kernel)
 {
     for (uint32_t i = 0; i < kernel->lifs; i++) {
-        if (kernel->xdp[i])
+        if (kernel->xdp[i] && kernel->mode == PRL_XDP_KERNEL)
+            prl_hook_take_off_input(kernel->ifindex[i]);
+        else if (kernel->xdp[i])
             bpf_xdp_detach((int)kernel->ifindex[i], flags_of(kernel->mode), NULL);
         kernel->xdp[i] = false;
     }

@@ -45,6 +45,8 @@ void prl_umem_free_packet(struct prl_umem *umem, uint32_t packet);
 struct prl_received {
     uint32_t packet; /* first frame */
     uint32_t bytes;
+    uint32_t
+        queued; /* number of the packet itself, which waits in the kernel (queue.h); 0: these bytes are all of it */
     struct prl_meta meta;
 };
 

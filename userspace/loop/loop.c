@@ -30,7 +30,6 @@
 #define DP_SINGLES 16
 
 struct dp_loop {
-    uint16_t port_lif[PRL_LIFS_MAX * PRL_QUEUES_MAX];
     uint32_t ports;
     struct prl_received received[DP_BATCH];
     uint32_t output_singles; /* looks at the hold TAP, one after the other, that found one segment and no more */
@@ -59,7 +58,7 @@ static bool receive_frames(struct prl_dp *dp)
         for (uint32_t j = 0; j < count; j++) {
             if (j + 1 < count)
                 prefetch(dp, &loop->received[j + 1]);
-            dp_input(dp, loop->port_lif[i], &loop->received[j]);
+            dp_input(dp, &loop->received[j]);
         }
         worked |= count > 0;
     }
@@ -291,7 +290,7 @@ int dp_run(struct prl_dp *dp)
 
 /* ---- birth and death ---- */
 
-/* One port for each queue, in the order of the interfaces. */
+/* One port for each queue of each interface. */
 static int count_ports(struct prl_dp *dp, char *error)
 {
     uint32_t queues = 0;
@@ -303,9 +302,7 @@ static int count_ports(struct prl_dp *dp, char *error)
                  PRL_LIFS_MAX * PRL_QUEUES_MAX);
         return -EINVAL;
     }
-    for (uint32_t i = 0; i < dp->config.lifs; i++)
-        for (uint32_t queue = 0; queue < dp->config.lif[i].queues; queue++)
-            dp->loop->port_lif[dp->loop->ports++] = (uint16_t)i;
+    dp->loop->ports = queues;
     return 0;
 }
 

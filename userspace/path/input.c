@@ -27,7 +27,15 @@ static void relay(struct prl_dp *dp, struct dp_flow *flow)
     dp_primary_drain(dp, flow);
 }
 
-void dp_input(struct prl_dp *dp, uint16_t lif, const struct prl_received *received)
+/* A packet that waits in the kernel says in which slot its flow was when it came, and no more. */
+static bool is_of(const struct dp_flow *flow, const uint8_t *l3, const struct prl_packet *packet)
+{
+    uint16_t flags = prl_packet_is_icmp(packet) ? PRL_PACKET_ICMP : 0;
+
+    return dp_flow_has_packet(flow, l3, packet, flow->kernel->key.lif, flags);
+}
+
+void dp_input(struct prl_dp *dp, const struct prl_received *received)
 {
     struct iovec piece[PRL_PACKET_PIECES_MAX];
     uint32_t pieces = prl_umem_pieces(dp->umem, received->packet, piece);
@@ -46,6 +54,10 @@ void dp_input(struct prl_dp *dp, uint16_t lif, const struct prl_received *receiv
     PRL_PROBE2(classify, flow->spec.handle, received->bytes);
     if (prl_packet_parse(piece[0].iov_base, (uint32_t)piece[0].iov_len, received->bytes, true, &packet)) {
         DP_DROP(dp, rx_malformed, flow->spec.handle, received->bytes);
+        goto drop;
+    }
+    if (received->queued && !is_of(flow, (const uint8_t *)piece[0].iov_base + packet.l2_bytes, &packet)) {
+        DP_DROP(dp, rx_unknown_flow, flow->spec.handle, received->bytes);
         goto drop;
     }
     memcpy(flow->peer_mac, (const uint8_t *)piece[0].iov_base + sizeof(flow->peer_mac), sizeof(flow->peer_mac));
@@ -73,7 +85,7 @@ void dp_input(struct prl_dp *dp, uint16_t lif, const struct prl_received *receiv
         DP_DROP(dp, over_share, flow->spec.handle, received->bytes);
         goto drop;
     }
-    hold = dp_hold_input(dp, received->packet, packet.l3_bytes, lif, &packet);
+    hold = dp_hold_input(dp, received->packet, received->queued, packet.l3_bytes, flow->kernel->key.lif, &packet);
     if (!hold) {
         DP_DROP(dp, rx_no_hold, flow->spec.handle, received->bytes);
         goto drop;
@@ -97,5 +109,7 @@ void dp_input(struct prl_dp *dp, uint16_t lif, const struct prl_received *receiv
     return;
 
 drop:
+    if (received->queued)
+        dp->io->settle(dp->host, received->queued, false);
     prl_umem_free_packet(dp->umem, received->packet);
 }

@@ -9,6 +9,6 @@
 
 struct prl_dp;
 
-void dp_input(struct prl_dp *dp, uint16_t lif, const struct prl_received *received);
+void dp_input(struct prl_dp *dp, const struct prl_received *received);
 
 #endif /* PRL_PATH_INPUT_H */

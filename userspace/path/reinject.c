@@ -27,6 +27,12 @@ void dp_reinject_close(struct prl_dp *dp)
     free(dp->reinject);
 }
 
+static void count(struct prl_dp *dp, uint32_t bytes)
+{
+    dp->counters.reinjected_packets++;
+    dp->counters.reinjected_bytes += bytes;
+}
+
 void dp_reinject(struct prl_dp *dp, const struct dp_flow *flow, const struct iovec *piece, uint32_t pieces,
                  const struct prl_packet *packet, uint16_t lif)
 {
@@ -37,14 +43,22 @@ void dp_reinject(struct prl_dp *dp, const struct dp_flow *flow, const struct iov
         .checked = packet->proto == IPPROTO_TCP || packet->proto == IPPROTO_UDP,
     };
 
+    dp->io->settle_all(dp->host); /* whichever way packets go, they go in order */
     prl_gro_add(&dp->reinject->gro, flow->slot, &how, piece, pieces, packet);
-    dp->counters.reinjected_packets++;
-    dp->counters.reinjected_bytes += packet->l3_bytes;
+    count(dp, packet->l3_bytes);
 }
 
 void dp_reinject_held(struct prl_dp *dp, const struct dp_flow *flow, struct prl_hold *hold,
                       const struct iovec *piece, uint32_t pieces)
 {
+    uint32_t bytes = hold->bytes;
+
+    if (dp->reinject->gro.segments && dp->held.queued[hold - dp->held.pool.slab])
+        dp_reinject_flush(dp); /* as above */
+    if (dp_hold_pass(dp, hold)) {
+        count(dp, bytes);
+        return;
+    }
     dp_reinject(dp, flow, piece, pieces, dp_hold_packet(&dp->held, hold), hold->lif);
     prl_chain_push(&dp->reinject->gathered, hold);
 }
@@ -63,6 +77,7 @@ int dp_reinject_crafted(struct prl_dp *dp, const struct dp_flow *flow, const str
 void dp_reinject_flush(struct prl_dp *dp)
 {
     prl_gro_flush(&dp->reinject->gro);
+    dp->io->settle_all(dp->host);
     dp_hold_free_all(dp, &dp->reinject->gathered);
 }
 

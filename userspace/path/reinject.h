@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Packets for the own stack, which come to it by the inject TAP. They are gathered (gro.h) and written by
+ * Packets for the own stack, which come to it by the inject TAP, or wait in it already and are let go on. They are gathered (gro.h) and written by
  * dp_reinject_flush(): before the flow's flags change, before its bytes go, before the lock does.
  */
 #ifndef PRL_PATH_REINJECT_H

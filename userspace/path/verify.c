@@ -74,7 +74,7 @@ static void keep(struct prl_dp *dp, struct dp_flow *flow, const struct fed *fed)
     if (kept_bytes + fed->bytes <= dp->config.limits.bytes_max)
         packet = prl_umem_copy(dp->umem, fed->data, fed->bytes);
     if (packet != PRL_FRAME_NONE)
-        hold = dp_hold_input(dp, packet, fed->bytes, fed->lif, &fed->packet);
+        hold = dp_hold_input(dp, packet, 0, fed->bytes, fed->lif, &fed->packet);
     if (!hold) {
         if (packet != PRL_FRAME_NONE)
             prl_umem_free_packet(dp->umem, packet);

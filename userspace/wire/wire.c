@@ -183,11 +183,12 @@ static int get_tlvs(struct prl_msg *msg, const struct msg_info *info)
     size_t at = 0;
     int more;
 
+    msg->data = msg->tlvs;
     while ((more = prl_tlv_next(msg->tlvs, msg->tlvs_bytes, &at, &tlv)) > 0) {
         if (!prl_tlv_is_known(tlv.type, msg->version)) {
             is_unsupported |= tlv.mandatory;
         } else if (may_carry(info, tlv.type)) {
-            if (msg->data)
+            if (msg->data_type)
                 return -EPROTO;
             msg->data = tlv.value;
             msg->data_type = tlv.type;

@@ -101,7 +101,7 @@ struct prl_msg {
     uint8_t phase;        /* SWITCHOVER: PRL_PHASE_* */
     uint16_t urgent;     /* OUTPUT */
     uint16_t data_type;  /* enum prl_tlv_type of data; to encode, 0 = PACKET, PAYLOAD or SNAPSHOT as is usual */
-    const uint8_t *data; /* value of PACKET, ELIDED, PAYLOAD, SNAPSHOT or MOMENT, else NULL */
+    const uint8_t *data; /* value of PACKET, ELIDED, PAYLOAD, SNAPSHOT or MOMENT; decoded, never NULL */
     uint32_t data_bytes;
     const uint8_t *tlvs; /* all TLVs, for prl_tlv_next() */
     uint32_t tlvs_bytes;

@@ -65,7 +65,7 @@ HAPPENED: Final[dict[str, Kind]] = {
         },
     ),
     "configuration_deprecated": Kind("a key of the configuration goes with the next version"),
-    "xdp_mode": Kind("where XDP runs", {"mode": "`native` or `generic`"}),
+    "xdp_mode": Kind("where XDP runs", {"mode": "`native`, `generic`, or `kernel`: nowhere"}),
     "no_struct_ops": Kind("this kernel cannot keep shadows"),
     "no_sock_ops": Kind("TCP does not tell prld of sessions: their ends are looked for"),
     "heartbeat_port": Kind("LAN heartbeats cannot be sent, or can again"),

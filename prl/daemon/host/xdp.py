@@ -1,4 +1,4 @@
-"""Where XDP runs: what the configuration says, or what suits the interfaces and their drivers."""
+"""Who captures: what the configuration says, or what suits the interfaces and their drivers."""
 
 from dataclasses import dataclass
 
@@ -46,7 +46,9 @@ def attach(kernel: Kernel, choice: Choice, events: EventLog) -> None:
         raise KernelError(
             f"{error}; {instead}" if choice.mode == "native" else str(error)
         ) from error
-    if refusal:
+    if kernel.mode == "kernel":
+        events.info("xdp_mode", "no XDP: input waits in the kernel (NFQUEUE)", mode=kernel.mode)
+    elif refusal:
         events.warning("xdp_mode", f"XDP runs in {kernel.mode} mode: {refusal}", mode=kernel.mode)
     elif choice.why:
         events.info("xdp_mode", f"XDP runs in {kernel.mode} mode: {choice.why}", mode=kernel.mode)

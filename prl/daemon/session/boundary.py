@@ -41,7 +41,10 @@ def check(
     if hop is not None:
         _check_hop(hop, ends, own)
     network = snapshot.network
-    if network.mark & lib.PRL_MARKS_MASK == lib.PRL_MARKS:
+    if (
+        network.mark & lib.PRL_MARKS_MASK == lib.PRL_MARKS
+        or network.mark & lib.PRL_QUEUE_MARKS_MASK == lib.PRL_QUEUE_MARKS
+    ):
         raise TransferError(f"{ends}: mark {network.mark:#x} is one of prl's own")
     names = instances.device_names(service)
     if network.bound_device not in {"", *names}:

@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+/*
+ * The carrier that is the kernel (tc ingress: tcx, or clsact): packets of flows are marked, and wait as they are in the
+ * NFQUEUE that takes what bears the mark (userspace/io/queue_rules.c). A marked packet that no queue takes goes no
+ * further than the socket's mark gate, which wants another mark (R1a).
+ */
+#include <linux/pkt_cls.h>
+#define PRL_DEVICE ifindex
+/* On to whatever other tc programs there are. */
+#define PASS TC_ACT_UNSPEC
+#define DROP TC_ACT_SHOT
+#include "classify.h"
+
+/* Headers that are looked for in the linear part: Ethernet, two tags, IPv6, TCP with all its options. */
+#define HEADERS_BYTES (14 + 8 + 40 + 60)
+
+static __always_inline void parse(struct __sk_buff *skb, struct prl_packet *packet)
+{
+    __u32 tags = 0;
+
+    /* A driver may leave all but the Ethernet header in pages. */
+    for (int pulled = 0; pulled < 2; pulled++) {
+        __builtin_memset(packet, 0, sizeof(*packet));
+        if (skb->vlan_present) { /* the stack has taken the outer tag out of the frame already */
+            packet->key.vlans = skb->vlan_tci & 0xfff;
+            tags = 1;
+        }
+        prl_parse(skb, packet, 0, tags);
+        __u32 linear = skb->data_end - skb->data;
+        if (packet->kind != PRL_KIND_MALFORMED || linear >= HEADERS_BYTES || linear >= skb->len)
+            break;
+        bpf_skb_pull_data(skb, skb->len < HEADERS_BYTES ? skb->len : HEADERS_BYTES);
+    }
+}
+
+static __always_inline int carry(struct __sk_buff *skb, const struct prl_flow_ref *ref, __u32 lif)
+{
+    struct prl_node *node = prl_node_get();
+    __u32 mark = node ? PRL_READ(node->queue_mark) : 0;
+
+    (void)lif;
+    if (!mark || ref->slot > PRL_QUEUE_SLOT)
+        return UNDECIDED;
+    skb->mark = mark | ref->slot;
+    return PASS;
+}
+
+SEC("tc")
+int prl_ingress(struct __sk_buff *skb)
+{
+    return classify(skb);
+}
+
+char prl_license[] SEC("license") = "Dual BSD/GPL";

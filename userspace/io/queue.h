@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Input that waits in the kernel: one queue of netfilter's (NFQUEUE), read and answered by netlink (docs/carriers.md).
+ *
+ *     kernel: packet, marked by prl_ingress ─▶ queue ─┬─ verdict "accept", with the release mark ─▶ conntrack ─▶ stack
+ *                        │                            └─ verdict "drop", or this socket is closed ─▶ freed
+ *                        └─ copied, once ─▶ frames of the packet memory ─▶ struct prl_received, with its number
+ *
+ * A packet's number stays valid until its verdict; every packet gets exactly one. Verdicts are gathered, each of one packet
+ * (a batch verdict would be for all flows), and leave with prl_queue_flush().
+ */
+#ifndef PRL_IO_QUEUE_H
+#define PRL_IO_QUEUE_H
+
+#ifndef PRL_CFFI
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "io/umem.h"
+#endif
+
+/* Packets that wait in the queue, read or not; what comes then is dropped, and counted by the kernel. */
+#define PRL_QUEUE_PACKETS_MAX 16384
+/* Memory of packets that have not been read: likewise. */
+#define PRL_QUEUE_UNREAD_BYTES (32 << 20)
+
+/* Whether the kernel can do it, in the caller's network namespace: 0, or -errno and words in error[PRL_ERROR_BYTES]. */
+int prl_queue_probe(char *error);
+
+#ifndef PRL_CFFI
+struct prl_queue;
+
+/* What of the queue is counted here; the kernel's own is read from /proc. */
+struct prl_queue_counts {
+    uint64_t oversized; /* longer than the kernel can copy in one message */
+    uint64_t unread;    /* dropped: the packet memory had no room */
+    uint64_t refused;   /* verdicts about packets that had gone: their interface went down */
+};
+
+/* Takes a queue and enters the rules for it. *mark: what prl_ingress is to set. NULL, and words in error[PRL_ERROR_BYTES]. */
+struct prl_queue *prl_queue_open(struct prl_umem *umem, uint32_t *mark, char *error);
+void prl_queue_close(struct prl_queue *queue);
+int prl_queue_fd(const struct prl_queue *queue);
+uint16_t prl_queue_number(const struct prl_queue *queue);
+
+/* Packets with an Ethernet header in front, whose addresses are zero but for the source; received.meta.slot is the flow's, the
+ * handle is the caller's affair. */
+uint32_t prl_queue_receive(struct prl_queue *queue, struct prl_received *received, uint32_t capacity);
+/* The verdict: on to the stack, or nowhere. */
+void prl_queue_settle(struct prl_queue *queue, uint32_t number, bool passes);
+void prl_queue_flush(struct prl_queue *queue);
+void prl_queue_count(const struct prl_queue *queue, struct prl_queue_counts *counts);
+/* Packets that the kernel has dropped because the queue, or what was unread of it, was full. */
+uint64_t prl_queue_overflows(const struct prl_queue *queue);
+
+#endif
+
+#endif /* PRL_IO_QUEUE_H */
