@@ -47,6 +47,8 @@ REASONS_MAX = 8
 """Different reasons for missing protection that ``status`` names."""
 _HOPELESS = frozenset({Reason.APPLICATION_GONE, Reason.OUTPUT_DIFFERS, Reason.MID_STREAM})
 _STRAYS = frozenset({Reason.STRAY_IN, Reason.STRAY_OUT})
+_NOT_OPEN = frozenset({"setup", "active", "voiding", "alone"})
+"""Protected, or on the way there: the last two may go on as they are when the link is back."""
 _STANDS_STILL = "link lost; nothing has passed since, so that it can go on when that is back"
 _STATES = {state: state.name.lower() for state in Primary}
 CLOSE_LINGER_S = 60.0
@@ -121,7 +123,7 @@ class Primaries:
     def _supersede(self, ends: Tuple) -> None:
         """An application hands a socket over that it has handed over before."""
         before = self._sessions.get(self._dp.flow_of(ends))
-        if before is not None and before.state == "open":
+        if before is not None and before.state in {"open", "alone"}:
             self._finish(before, "closed")
 
     def take_over(self, session: Session) -> None:
@@ -260,7 +262,7 @@ class Primaries:
     def doubt(self, reason: Reason) -> None:
         """What protects the sessions here is given up, and made anew from new snapshots."""
         for session in self.live():
-            if session.state in {"active", "setup"}:
+            if session.state in _NOT_OPEN:
                 with contextlib.suppress(DatapathError):  # it has just ended
                     self._dp.primary_fail(session.handle, reason)
 
@@ -269,7 +271,7 @@ class Primaries:
         mending = session.mend()
         mending.given_up = mending.hopeless = mending.asked = False
         self._tend(session)
-        if session.state == "active":
+        if session.state in _NOT_OPEN - {"setup"}:
             self._dp.primary_fail(session.handle, Reason.REQUESTED)
         session.hope()
 
