@@ -94,6 +94,20 @@ class Direction:
         return not self.incomplete and (self.rib.differing > 0 or not self._ended <= self._end_told)
 
     @property
+    def overdue(self) -> int:
+        """Routes that differ for longer than a message is on its way (``age()``)."""
+        return self.rib.lasting
+
+    def age(self) -> None:
+        """A while has passed. What differs, and is not said anew, is overdue after two of them."""
+        self.rib.age()
+
+    def no_news(self) -> None:
+        """What differs by now is overdue: nobody is about to say it."""
+        self.rib.age()
+        self.rib.age()
+
+    @property
     def keeps_up(self) -> bool:
         """Whether the reader gets messages as they come."""
         return not (self.held or self.repeats or self.behind or self._answers)

@@ -57,6 +57,9 @@ ANSWER_MAX_S = 300.0
 """A daemon that has not answered by then is reset: a full table takes less."""
 COLLISION = (6, 7)
 """Of two connections between daemon and front, which concern nobody else (RFC 4271 section 6.8)."""
+AGE_S = 1.0
+"""What two nodes' daemons say at one time may be seen here at two: that it differs counts after one
+to two of these."""
 ADMINISTRATIVE_SHUTDOWN, PEER_DECONFIGURED, ADMINISTRATIVE_RESET = (6, 2), (6, 3), (6, 4)
 ABSORBED = frozenset(
     {
@@ -173,7 +176,7 @@ class Session:
         """Families of which the daemon's answer to the barrier's ROUTE-REFRESH has not ended."""
         self._unanswered: Counter[Family] = Counter()
         """How many of them have been asked, of a family, and not answered: answers may be late."""
-        self._daemon_spoke_at = self._asked_at = 0.0
+        self._daemon_spoke_at = self._asked_at = self._aged_at = 0.0
         self._refused = ""
         """Why the daemon's last OPEN was not taken."""
 
@@ -224,9 +227,9 @@ class Session:
             return "the tables are too small or of no use"
         if not self.daemon.is_alive:
             return self._refused or "the daemon is not there"
-        if self.heard.behind:
-            return f"the daemon has still to be told of {self.heard.rib.differing} routes"
-        if different := self.told.rib.differing:
+        if untold := self.heard.overdue:
+            return f"the daemon has still to be told of {untold} routes"
+        if different := self.told.overdue:
             return f"the daemon announces {different} routes otherwise than the peer was told"
         return ""
 
@@ -335,11 +338,21 @@ class Session:
             self.tell(f"the session has been {self.state.value} for too long")
             self._end(now)
             return None
+        if self.following:
+            due += self._age(now)
         if self.agreed is not None and self.agreed.hold_s:
             for end in (self.daemon,) if self.following else (self.peer, self.daemon):
                 if end.connected and not end.closing and end.is_alive:
                     due += self._keep_alive(end, self.agreed.hold_s, now)
         return min(due, default=None)
+
+    def _age(self, now: float) -> list[float]:
+        directions = [one for one in (self.heard, self.told) if one is not None]
+        if now >= self._aged_at + AGE_S:
+            self._aged_at = now
+            for one in directions:
+                one.age()
+        return [self._aged_at + AGE_S] if any(one.rib.differing for one in directions) else []
 
     def _keep_alive(self, end: End, hold_s: int, now: float) -> list[float]:
         if now >= end.heard_at + hold_s:
@@ -542,6 +555,8 @@ class Session:
             self.daemon.is_alive = True
             self._refused = ""
             self._become(State.BARRIER, now)
+            for direction in filter(None, (self.heard, self.told)):
+                direction.no_news()
             self.heard.held = False
             self.written(now)
         elif kind == NOTIFICATION:

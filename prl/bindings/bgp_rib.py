@@ -84,6 +84,7 @@ class RibStatus:
     Attributes:
         routes: of each column and family.
         differing: routes of which the columns are not equal.
+        lasting: of these, those of which nothing has been said for a while (``age()``).
         sets: different sets of attributes.
         attribute_bytes: memory of those.
         memory_bytes: of all, about.
@@ -92,6 +93,7 @@ class RibStatus:
 
     routes: dict[Column, dict[Family, int]]
     differing: int
+    lasting: int
     sets: int
     attribute_bytes: int
     memory_bytes: int
@@ -228,6 +230,16 @@ class Rib:
         lib.prl_bgp_rib_status(self._rib, self._status)
         return int(self._status.differing)
 
+    @property
+    def lasting(self) -> int:
+        """Routes that differ since before the last but one ``age()``, and were not said since."""
+        lib.prl_bgp_rib_status(self._rib, self._status)
+        return int(self._status.lasting)
+
+    def age(self) -> None:
+        """Begin a new age: a while has passed."""
+        lib.prl_bgp_rib_age(self._rib)
+
     def status(self) -> RibStatus:
         """How much it has."""
         status = self._status
@@ -236,6 +248,7 @@ class Rib:
         return RibStatus(
             {column: {f: int(counts[f]) for f in Family} for column, counts in columns.items()},
             status.differing,
+            status.lasting,
             status.sets,
             status.attribute_bytes,
             status.bytes,

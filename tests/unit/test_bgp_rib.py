@@ -588,6 +588,9 @@ class Life(RuleBasedStateMachine):
         self.rib = rib(PATHS)
         self.tables: dict[Column, Table] = {SOURCE: {}, SENT: {}}
         self.walks: list[tuple[Column, Table, object]] = []
+        self.ages = 0
+        self.said_in: dict[Route, tuple[int, tuple[Said | None, ...]]] = {}
+        """In which age something was said of a route, and what both columns had then."""
 
     def _apply(self, whole: bytes, columns: list[Column]) -> None:
         if len(whole) > EXTENDED_MAX_BYTES:
@@ -634,6 +637,11 @@ class Life(RuleBasedStateMachine):
         self.tables[column].clear()
         self.walks = [walk for walk in self.walks if walk[0] is not column]
 
+    @rule()
+    def a_while_passes(self) -> None:
+        self.rib.age()
+        self.ages += 1
+
     @rule(column=st.sampled_from(COLUMNS))
     def begin_a_walk(self, column: Column) -> None:
         walk = self.rib.walk(column, room_bytes=MESSAGE_MAX_BYTES)
@@ -661,6 +669,13 @@ class Life(RuleBasedStateMachine):
         assert status.differing == sum(
             source.get(route) != sent.get(route) for route in source.keys() | sent.keys()
         )
+        for route in source.keys() | sent.keys() | self.said_in.keys():
+            both = (source.get(route), sent.get(route))
+            if self.said_in.get(route, (0, (None, None)))[1] != both:
+                self.said_in[route] = (self.ages, both)
+        assert status.lasting == sum(
+            both[0] != both[1] and age <= self.ages - 2 for age, both in self.said_in.values()
+        )
         assert status.sets == len({*source.values(), *sent.values()})
 
     def teardown(self) -> None:
@@ -672,6 +687,25 @@ class Life(RuleBasedStateMachine):
 
 Life.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
 TestLife = Life.TestCase
+
+
+def test_a_difference_lasts_however_much_time_passes() -> None:
+    """The numbers of ages come round, but not to one that rows still have."""
+    one = rib()
+    one.apply(announce([Route(V4, "198.51.100.0/24")], FIELDS), SOURCE)
+    for _ in range(600):
+        one.age()
+        one.apply(announce([Route(V4, "203.0.113.0/24")], FIELDS), SOURCE)
+        one.apply(withdraw([Route(V4, "203.0.113.0/24")]), SOURCE)
+    one.age()
+    assert (one.differing, one.lasting) == (1, 1)
+    for number in range(300):
+        one.apply(announce([Route(V4, f"10.{number >> 8}.{number & 255}.0/24")], FIELDS), SOURCE)
+        one.age()
+    assert one.lasting >= 250, "all numbers are taken: the last age goes on"
+    while one.differing:
+        one.difference()
+    assert one.lasting == 0
 
 
 @given(st.binary(max_size=200), st.integers(0, 15))

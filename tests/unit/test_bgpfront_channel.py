@@ -32,7 +32,7 @@ from prl.bgpfront.messages import (
     encode,
 )
 from prl.bgpfront.owner import SAID_MAX_S, Owner
-from prl.bgpfront.session import ALIVE, State
+from prl.bgpfront.session import AGE_S, ALIVE, State
 from prl.bgpfront.standby import Standby
 from prl.bindings.bgp_rib import Family
 from tests.bgp_updates import Route, message
@@ -371,6 +371,9 @@ def test_a_channel_that_is_made_again() -> None:
     assert one.standby is not None
     assert one.peer.learnt == one.nodes[0].daemon.own, "nobody waits for a standby that is away"
     assert one.nodes[1].daemon.learnt == one.peer.own, "the shadow goes on"
+    for _ in range(2):
+        one.now += AGE_S
+        one.settle()
     assert one.standby.not_ready() != ""
     one.join()
     one.settle()

@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from prl.bgpfront import ahead
 from prl.bgpfront.ahead import Ahead, PositionError, Sayer
 from prl.bgpfront.front import SETTLE_S, Front
-from prl.bgpfront.session import ALIVE, Session, Settings, State
+from prl.bgpfront.session import AGE_S, ALIVE, Session, Settings, State
 from tests.bgp_updates import Route, Said, announce, message
 from tests.unit.test_bgp_rib import FIELDS, MALFORMED
 from tests.unit.test_bgpfront_session import (
@@ -201,6 +201,10 @@ def test_the_standby_becomes_ready(pair: Pair) -> None:
     assert not pair.standby.session.peer.out, "a standby emits nothing"
     pair.standby.daemon.say(ROUTES[0], None)
     pair.settle()
+    assert pair.standby.session.not_ready() == "", "the owner's may be about to say so, too"
+    for _ in range(2):
+        pair.now += AGE_S
+        pair.settle()
     assert "1 routes otherwise" in pair.standby.session.not_ready()
 
 

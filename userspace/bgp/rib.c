@@ -12,6 +12,7 @@
 #include "bgp/sets.h"
 
 #define SLICE 1024 /* routes that are sorted by what is said of them before they are packed */
+#define AGES 256   /* so many numbers has the age of a row */
 #define BOTH (1u << PRL_BGP_SOURCE | 1u << PRL_BGP_SENT)
 
 _Static_assert(PRL_BGP_SENT + 1 == PRL_BGP_COLUMNS, "as many sets in a row as there are columns");
@@ -22,6 +23,9 @@ struct prl_bgp_rib {
     struct prl_bgp_sets sets;
     uint32_t count[PRL_BGP_COLUMNS][PRL_BGP_FAMILIES];
     uint32_t differing;
+    uint8_t age, age_before;
+    uint32_t differing_of
+        [AGES]; /* rows that have become different in an age; its number is free again when there are none */
     bool incomplete;
     struct prl_bgp_place next; /* where the difference goes on */
     /* Of one slice, while it is packed. */
@@ -92,7 +96,15 @@ static void put_set(struct prl_bgp_rib *rib, uint32_t family, struct prl_bgp_row
     if (old)
         prl_bgp_sets_drop(&rib->sets, old);
     rib->count[column][family] += (set ? 1u : 0u) - (old ? 1u : 0u);
-    rib->differing += (row->set[PRL_BGP_SOURCE] != row->set[PRL_BGP_SENT] ? 1u : 0u) - (differed ? 1u : 0u);
+    if (differed) {
+        rib->differing--;
+        rib->differing_of[row->age]--;
+    }
+    if (row->set[PRL_BGP_SOURCE] != row->set[PRL_BGP_SENT]) {
+        row->age = rib->age;
+        rib->differing++;
+        rib->differing_of[row->age]++;
+    }
 }
 
 static void put_sets(struct prl_bgp_rib *rib, uint32_t family, struct prl_bgp_row *row, uint32_t columns,
@@ -386,6 +398,20 @@ int64_t prl_bgp_rib_walk(struct prl_bgp_rib *rib, uint32_t column, struct prl_bg
                         .column = column, .place = place, .message_max = message_max, .into = into, .room = room});
 }
 
+/* Where all numbers are taken, by routes that differ since so many ages, this age goes on. */
+void prl_bgp_rib_age(struct prl_bgp_rib *rib)
+{
+    for (uint32_t tries = 0; tries < AGES; tries++) {
+        uint8_t next = (uint8_t)(rib->age + 1 + tries);
+
+        if (rib->differing_of[next] || next == rib->age || next == rib->age_before)
+            continue;
+        rib->age_before = rib->age;
+        rib->age = next;
+        return;
+    }
+}
+
 void prl_bgp_rib_status(const struct prl_bgp_rib *rib, struct prl_bgp_rib_status *status)
 {
     memset(status, 0, sizeof(*status));
@@ -395,6 +421,8 @@ void prl_bgp_rib_status(const struct prl_bgp_rib *rib, struct prl_bgp_rib_status
         status->bytes += prl_bgp_routes_bytes(&rib->routes[family]);
     }
     status->differing = rib->differing;
+    status->lasting = rib->differing - rib->differing_of[rib->age] -
+                      (rib->age_before != rib->age ? rib->differing_of[rib->age_before] : 0);
     status->sets = prl_bgp_sets_used(&rib->sets);
     status->incomplete = rib->incomplete;
     status->attribute_bytes = rib->sets.bytes;

@@ -52,9 +52,9 @@ struct prl_bgp_rib_status {
     uint32_t source[PRL_BGP_FAMILIES]; /* routes */
     uint32_t sent[PRL_BGP_FAMILIES];
     uint32_t differing; /* routes of which SOURCE and SENT are not equal */
+    uint32_t lasting;   /* of these, those of which nothing has been said since before the last but one age */
     uint32_t sets;      /* different sets of attributes */
     uint32_t incomplete; /* 1: a limit was reached, or memory was */
-    uint32_t pad;
     uint64_t attribute_bytes;
     uint64_t bytes; /* of memory, about, with those */
 };
@@ -89,6 +89,9 @@ int64_t prl_bgp_rib_difference(struct prl_bgp_rib *rib, uint32_t message_max, ui
  * written before it. */
 int64_t prl_bgp_rib_walk(struct prl_bgp_rib *rib, uint32_t column, struct prl_bgp_place *place,
                          uint32_t message_max, uint8_t *into, uint32_t room);
+
+/* A while has passed: a new age begins. What differs since before the age that ends now is lasting from here on. */
+void prl_bgp_rib_age(struct prl_bgp_rib *rib);
 
 void prl_bgp_rib_status(const struct prl_bgp_rib *rib, struct prl_bgp_rib_status *status);
 

@@ -3,6 +3,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -14,7 +15,8 @@ int prl_bgp_routes_init(struct prl_bgp_routes *routes, uint32_t family)
 {
     memset(routes, 0, sizeof(*routes));
     routes->key_bytes = prl_bgp_key_bytes(family);
-    routes->row_bytes = ((uint32_t)sizeof(struct prl_bgp_row) + routes->key_bytes + ALIGN - 1) / ALIGN * ALIGN;
+    routes->row_bytes =
+        ((uint32_t)offsetof(struct prl_bgp_row, key) + routes->key_bytes + ALIGN - 1) / ALIGN * ALIGN;
     return prl_siphash_key(&routes->secret);
 }
 

@@ -4,7 +4,7 @@
  * lives, so that a walk from the first to the last misses none that is there all the while; a free row's place is another's.
  *
  *     index:  0 │ row 17 │ row 3 │ 0 …        by the hash of the key (SipHash: a peer chooses prefixes), 0: free
- *     rows:   sets of both columns │ key      20 bytes of IPv4, 32 of IPv6
+ *     rows:   sets of both columns │ age │ key      20 bytes of IPv4, 32 of IPv6
  */
 #ifndef PRL_BGP_ROUTES_H
 #define PRL_BGP_ROUTES_H
@@ -18,6 +18,7 @@
 
 struct prl_bgp_row {
     uint32_t set[PRL_BGP_COLUMNS]; /* numbers of attribute sets; 0: not there. A row of which both are is free */
+    uint8_t age;                   /* where both are not equal: since when, more or less (rib.c) */
     uint8_t key[];
 };
 
