@@ -134,6 +134,7 @@ class Churner:
                 found = read(one)
                 self.learnt -= {route.prefix for route in found.withdrawn}
                 self.learnt |= {route.prefix for route, _ in found.announced}
+                self.learnt -= self.table.keys()  # FRR says them to whom it has them from, too
             elif one[18] == 3:
                 self.ended = f"NOTIFICATION {one[19]}/{one[20]}"
             elif one[18] == 4 and not self.is_up:

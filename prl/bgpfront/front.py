@@ -2,7 +2,8 @@
 
 A daemon that was started again, or took over, announces its routes over a while, and its own signs
 of being done come too early (docs/bgp-front.md). So nothing is told to any peer until every session
-is back and fed, every one has answered a ROUTE-REFRESH, and none has spoken for ``SETTLE_S``.
+is back and fed, every one has answered a ROUTE-REFRESH, and none has spoken for ``SETTLE_S``; or,
+where peers change their minds without a pause, until as much time has passed as is enough.
 """
 
 from collections.abc import Callable, Collection
@@ -10,6 +11,11 @@ from collections.abc import Callable, Collection
 from prl.bgpfront.session import Session, State
 
 SETTLE_S = 0.5
+SETTLE_MAX_S = 3.0
+"""A daemon whose peers keep it busy is never quiet: then so long after its answer is enough, or as
+long as that took."""
+READ_MAX_S = 30.0
+"""Likewise there is always something that it has still to read: after so long it is asked."""
 LOOK_AGAIN_S = 0.05
 """What a daemon has not read is looked at so often while it is waited for."""
 
@@ -26,6 +32,8 @@ class Front:
         self.sessions = sessions
         self._unread = unread
         self._asked = False
+        self._fed_at: float | None = None
+        """Since when all that its daemon had to be told then was written to it."""
 
     def tick(self, now: float) -> float | None:
         """Do what time asks for. Returns when there is more to do, or None."""
@@ -43,16 +51,17 @@ class Front:
             # What it says to others meanwhile may be that it lacks routes of the one that is away.
             for session in by_state[State.RELAY]:
                 session.hold(now)
-            self._asked = False
+            self._asked, self._fed_at = False, None
             return None
         waiting = by_state[State.BARRIER]
         if not waiting:
-            self._asked = False
+            self._asked, self._fed_at = False, None
             return None
         if not self._asked:
             if not all(session.is_fed() for session in waiting):
                 return None
-            if self._unread():
+            self._fed_at = now if self._fed_at is None else self._fed_at
+            if now < self._fed_at + READ_MAX_S and self._unread():
                 return now + LOOK_AGAIN_S
             for session in waiting:
                 session.ask(now)
@@ -67,11 +76,15 @@ class Front:
         since = [at for at in quiet if at is not None]
         if len(since) < len(quiet):
             return None
-        if now < max(since) + SETTLE_S:
-            return max(since) + SETTLE_S
-        if self._unread():
-            return now + LOOK_AGAIN_S
+        enough = max(
+            one.answered_at + max(SETTLE_MAX_S, one.answered_at - one.asked_at) for one in waiting
+        )
+        if now < enough:
+            if now < max(since) + SETTLE_S:
+                return min(max(since) + SETTLE_S, enough)
+            if self._unread():
+                return now + LOOK_AGAIN_S
         for session in waiting:
             session.release(now)
-        self._asked = False
+        self._asked, self._fed_at = False, None
         return None

@@ -152,6 +152,8 @@ class Session:
         state: see ``State``.
         agreed: what both OPENs say, while the session is established.
         tell: called with every change that an operator should hear of, in words.
+        asked_at, answered_at: when the daemon was asked for all that it announces, and when its
+            answer ended.
     """
 
     def __init__(self, settings: Settings, tell: Callable[[str], None]) -> None:
@@ -176,7 +178,8 @@ class Session:
         """Families of which the daemon's answer to the barrier's ROUTE-REFRESH has not ended."""
         self._unanswered: Counter[Family] = Counter()
         """How many of them have been asked, of a family, and not answered: answers may be late."""
-        self._daemon_spoke_at = self._asked_at = self._aged_at = 0.0
+        self._daemon_spoke_at = self._aged_at = 0.0
+        self.asked_at = self.answered_at = 0.0
         self._refused = ""
         """Why the daemon's last OPEN was not taken."""
 
@@ -391,7 +394,7 @@ class Session:
         """Ask the daemon for all that it announces."""
         assert self.agreed is not None
         self._awaited = set(self.agreed.families)
-        self._asked_at = now
+        self.asked_at = now
         self._say_question(now)
 
     def ask_again(self, now: float) -> float | None:
@@ -402,14 +405,14 @@ class Session:
         """
         if not self._awaited or not self.daemon.is_alive:
             return None
-        if now >= self._asked_at + ANSWER_MAX_S:
+        if now >= self.asked_at + ANSWER_MAX_S:
             self.tell("the daemon does not answer a ROUTE-REFRESH")
             self.daemon.notify(ADMINISTRATIVE_RESET)
             self._lose_daemon(now)
             return None
         if now >= self._daemon_spoke_at + ASK_AGAIN_S:
             self._say_question(now)
-        return min(self._daemon_spoke_at + ASK_AGAIN_S, self._asked_at + ANSWER_MAX_S)
+        return min(self._daemon_spoke_at + ASK_AGAIN_S, self.asked_at + ANSWER_MAX_S)
 
     def _say_question(self, now: float) -> None:
         self._daemon_spoke_at = now
@@ -506,6 +509,7 @@ class Session:
             direction.answer([family], bounds=asks.has(Capability.ENHANCED_REFRESH))
         elif subtype == 2 and direction is self.heard:  # noqa: PLR2004 - End-of-RR
             self._awaited.discard(family)
+            self.answered_at = self._daemon_spoke_at
             self._count_answers(family, -1)
 
     def _open(

@@ -23,6 +23,8 @@ OUR_ASN = 65001
 HOLD_TIME_S = 9
 TOOL_TIMEOUT_S = 10.0
 RETRY_S = 0.05
+_ZEBRA_BUFFER_BYTES = "90000000"
+"""For netlink's messages, as Debian starts it: zebra ends when it misses one."""
 SINCE_JITTER_S = 1.0  # bgpd counts whole seconds
 TIME_JITTER_S = 0.1
 # A line of `show protocols`: name, kind, table and state; since is a date and a time.
@@ -359,7 +361,7 @@ class Frr:
             if procfs.program_of(int(pid.read_text())) == "zebra":
                 return ["-z", str(socket)]
         argv = [program("zebra", "frr"), "-d", "-u", user, "-g", user, "-P", "0"]
-        argv += ["-f", "/dev/null", "-i", str(pid), "-z", str(socket)]
+        argv += ["-f", "/dev/null", "-i", str(pid), "-z", str(socket), "-s", _ZEBRA_BUFFER_BYTES]
         self._place.run([*argv, "--vty_socket", str(directory)])
         return ["-z", str(socket)]
 

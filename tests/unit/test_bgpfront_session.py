@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from prl.bgpfront import direction
-from prl.bgpfront.front import SETTLE_S, Front
+from prl.bgpfront.front import READ_MAX_S, SETTLE_MAX_S, SETTLE_S, Front
 from prl.bgpfront.opening import Open, decode, encode
 from prl.bgpfront.session import (
     ABSORBED,
@@ -299,6 +299,53 @@ def test_a_daemon_that_announces_slowly_withdraws_nothing(rig: Rig) -> None:
     rig.daemon.out += b"".join(announce([r], s) for r, s in list(all_of_it.items())[:500])
     rig.settle()
     assert rig.peer.withdrawn == rig.peer.repeated == 0
+    assert rig.state() is State.RELAY
+
+
+@pytest.mark.parametrize("answers_after_s", [0.0, 8.0])
+def test_a_daemon_that_is_never_quiet_is_heard_all_the_same(
+    rig: Rig, answers_after_s: float
+) -> None:
+    """Its peers change their minds all the time: a while after its answer is enough."""
+    rig.kill_daemon()
+    rig.daemon.unread = []
+    rig.connect_daemon()
+    for _ in range(50):
+        rig.move()
+    assert rig.state() is State.BARRIER
+
+    def talk(seconds: float) -> None:
+        for number in range(int(seconds / 0.1)):
+            rig.daemon.say(ROUTES[0], said_in_kind(ROUTES[0], 1 + number % 2))
+            rig.now += 0.1
+            rig.peer.out += ALIVE
+            rig.front.tick(rig.now)
+            rig.move()
+
+    talk(answers_after_s + 0.1)
+    asked, rig.daemon.unread = rig.daemon.unread, None
+    assert asked
+    for one in asked:
+        rig.daemon._refresh(one)
+    talk(max(SETTLE_MAX_S, answers_after_s) - 0.5)
+    assert rig.state() is State.BARRIER
+    talk(1.5)
+    assert rig.state() is State.RELAY
+    rig.settle()
+    assert rig.peer.learnt == rig.daemon.own
+    assert rig.peer.withdrawn == 0
+
+
+def test_a_daemon_that_never_has_read_all_is_asked_all_the_same(rig: Rig) -> None:
+    rig.kill_daemon()
+    rig.front._unread = lambda: True
+    rig.connect_daemon()
+    for _ in range(50):
+        rig.move()
+    rig.sleep(READ_MAX_S - 5)
+    assert not rig.daemon.refreshed
+    rig.sleep(5 + SETTLE_MAX_S + 1)
+    assert rig.daemon.refreshed
     assert rig.state() is State.RELAY
 
 
