@@ -9,6 +9,7 @@ so it is after a run without failures, too. Neither session may ever end (docs/b
 
 import argparse
 import json
+import os
 import random
 import re
 import select
@@ -366,7 +367,7 @@ def run(options: argparse.Namespace) -> int:
     theirs, ours = many_routes(4, 0, options.routes), many_routes(4, 1, 100)
     setting = Setting(options.daemon, "churner", 4, ours, theirs, (), second="bird")
     folder = Path(tempfile.mkdtemp(prefix="bgp-churn-"))
-    lab = Lab("bgpchurn")
+    lab = Lab(f"churn-{os.getpid()}")
     lab.up()
     pair = RouterPair(lab, folder, setting)
     try:

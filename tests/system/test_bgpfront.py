@@ -1,6 +1,8 @@
 """Two nodes with a stock BGP daemon on each, behind fronts: the peer of both notices nothing."""
 
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -19,6 +21,7 @@ pytestmark = [
     pytest.mark.waits,  # until BGP's hold time has passed
     pytest.mark.needs("root", "netns", "bpf", "af_xdp", "struct_ops"),
 ]
+TIMEOUT_S = 240.0
 OURS, THEIRS, LATER = 200, 100, 50
 SECONDS = tuple(ip_network(f"203.0.113.{n}/32") for n in range(70))
 
@@ -219,3 +222,18 @@ def test_daemons_that_do_not_connect_are_connected_to(two: RouterPair) -> None:
     expect_undisturbed(two, before)
     for front in two.fronts.values():
         assert all(one["counts"]["daemon_dials"] for one in front.peers())
+@pytest.mark.needs("bird")
+def test_peers_that_change_their_minds_all_the_time() -> None:
+    """The second peer has what the first one said last, whatever fails meanwhile: no quiet comes.
+
+    As long as ``python -m tests.bgp_churn`` has it by itself, and as often, is for a quiet hour.
+    """
+    short = ["--seconds", "16", "--failures", "2", "--rate", "200", "--routes", "1000"]
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.bgp_churn", *short],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    assert "SURVIVED" in done.stdout, done.stdout + done.stderr
