@@ -222,6 +222,8 @@ def test_daemons_that_do_not_connect_are_connected_to(two: RouterPair) -> None:
     expect_undisturbed(two, before)
     for front in two.fronts.values():
         assert all(one["counts"]["daemon_dials"] for one in front.peers())
+
+
 @pytest.mark.needs("bird")
 def test_peers_that_change_their_minds_all_the_time() -> None:
     """The second peer has what the first one said last, whatever fails meanwhile: no quiet comes.
