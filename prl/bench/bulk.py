@@ -21,12 +21,14 @@ UPLOAD = (
     Recipe("nfqueue fed", Way.NFQUEUE_FED, role="sink"),
     Recipe("prl native", Way.PRL, role="sink", plain_link=True),
     Recipe("prl generic", Way.PRL, role="sink", mode="generic", plain_link=True),
+    Recipe("prl kernel", Way.PRL, role="sink", mode="kernel", plain_link=True),
 )
 DOWNLOAD = (
     Recipe("none", Way.NONE, role="source"),
     Recipe("nfqueue", Way.NFQUEUE, role="source"),
     Recipe("prl native", Way.PRL, role="source", plain_link=True),
     Recipe("prl generic", Way.PRL, role="source", mode="generic", plain_link=True),
+    Recipe("prl kernel", Way.PRL, role="source", mode="kernel", plain_link=True),
 )
 _COUNTED = ("wakeups", "reinject_writes", "link_writes", "rx_packets")
 
@@ -103,7 +105,7 @@ def _native(bench: Bench, part: Part) -> None:
 def cpu(bench: Bench) -> Part:
     """What a gigabyte costs, and where: an upload alone."""
     part = Part("cpu")
-    wanted = {"none", "nfqueue", "nfqueue fed", "prl native", "prl generic"}
+    wanted = {"none", "nfqueue", "nfqueue fed", "prl native", "prl generic", "prl kernel"}
     _upload(bench, part, [one for one in UPLOAD if one.name in wanted])
     with bench.rigs(part, [Recipe("prl", Way.PRL)]) as rigs:
         bench.narrate("system calls of a round trip")
@@ -146,6 +148,10 @@ def _upload(bench: Bench, part: Part, recipes: Any) -> None:
         found_ratios["prl native/xdp-pass native"] = ratios(
             speed["prl native"], speed["xdp-pass native"]
         )
+    for other in ("prl generic", "nfqueue", "nfqueue fed"):
+        if "prl kernel" in speed and other in speed:
+            found_ratios[f"prl kernel/{other}"] = ratios(speed["prl kernel"], speed[other])
+            found_ratios[f"cpu prl kernel/{other}"] = ratios(price["prl kernel"], price[other])
     found_ratios["t4_none"] = ratios(speed["prl generic"], speed["none"])
     if "nfqueue" in speed:
         found_ratios["t4_nfqueue"] = ratios(speed["prl generic"], speed["nfqueue"])

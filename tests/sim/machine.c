@@ -818,10 +818,10 @@ static void io_refill(struct prl_host *host)
     (void)host;
 }
 
-static uint64_t io_not_received(struct prl_host *host)
+static void io_count(struct prl_host *host, struct prl_io_counts *counts)
 {
     (void)host;
-    return 0;
+    *counts = (struct prl_io_counts){0};
 }
 
 /* A large packet comes apart again as the stack's GSO would cut it. */
@@ -1343,7 +1343,7 @@ static const struct prl_io io = {
     .hurry = io_hurry,
     .receive = io_receive,
     .refill = io_refill,
-    .not_received = io_not_received,
+    .count = io_count,
     .settle = io_settle,
     .settle_all = io_settle_all,
     .inject = io_inject,
@@ -1739,7 +1739,7 @@ const char *sim_audit(const struct prl_host *host)
 {
     static char words[128];
     struct prl_dp *dp = host->dp;
-    uint32_t waiting = dp_reinject_waiting(dp), buffers = 0, frames = 0, kept = 0;
+    uint32_t waiting = dp_reinject_waiting(dp), buffers = 0, frames = 0, kept = 0, bare = 0;
 
     for (uint32_t i = 0; i < dp->flows_top; i++) {
         const struct dp_flow *flow = &dp->flows[i];
@@ -1761,15 +1761,17 @@ const char *sim_audit(const struct prl_host *host)
                  dp->held.pool.used - host->borrowed, waiting + buffers);
     else if (dp->held.buffers_free + buffers != PRL_DP_OUTPUT_BUFFERS)
         snprintf(words, sizeof(words), "%u buffers are free, %u are in use", dp->held.buffers_free, buffers);
-    for (uint32_t i = 0; i < dp->held.pool.capacity; i++)
+    for (uint32_t i = 0; i < dp->held.pool.capacity; i++) {
         kept += dp->held.queued[i] != 0;
+        bare += dp->held.queued[i] && !dp_hold_has_bytes(&dp->held.pool.slab[i]);
+    }
     if (!words[0] && host->settled->count)
         snprintf(words, sizeof(words), "%u verdicts are not sent", host->settled->count);
     if (!words[0] && host->kept->count != kept)
         snprintf(words, sizeof(words), "%u packets wait in the kernel, %u of them are known here",
                  host->kept->count, kept);
     frames = PRL_DP_FRAMES - prl_umem_free_frames(dp->umem);
-    if (!words[0] && (frames < waiting || (!waiting && frames)))
+    if (!words[0] && (frames < waiting - bare || (waiting == bare && frames)))
         snprintf(words, sizeof(words), "%u frames are in use, %u packets wait", frames, waiting);
     return words;
 }

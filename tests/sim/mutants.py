@@ -483,6 +483,37 @@ MUTANTS = (
         "        spec.committed = moment.snd_seq;",
         "        spec.committed = moment.snd_seq + 1;",
     ),
+    # -- packets that wait in the kernel (docs/carriers.md)
+    Mutant(
+        "a packet whose entry ends waits in the kernel for ever",
+        "flow/held.c",
+        "    if (*queued)\n        dp->io->settle(dp->host, *queued, false);\n",
+        "",
+    ),
+    Mutant(
+        "a packet that is not even held waits in the kernel for ever",
+        "path/input.c",
+        "    if (received->queued)\n        dp->io->settle(dp->host, received->queued, false);\n",
+        "",
+    ),
+    Mutant(
+        "a packet that goes on is dropped as well",
+        "flow/held.c",
+        "    *queued = 0;\n    dp_hold_free(dp, hold);\n    return true;",
+        "    dp_hold_free(dp, hold);\n    return true;",
+    ),
+    Mutant(
+        "the copy of a packet goes although it may have to be sent again",
+        "flow/held.c",
+        "    if (!held->queued[entry] || dp->config.limits.nack_retry ||",
+        "    if (!held->queued[entry] ||",
+    ),
+    Mutant(
+        "verdicts stay where they are gathered",
+        "path/reinject.c",
+        "    prl_gro_flush(&dp->reinject->gro);\n    dp->io->settle_all(dp->host);\n",
+        "    prl_gro_flush(&dp->reinject->gro);\n",
+    ),
 )
 
 

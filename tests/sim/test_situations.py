@@ -380,3 +380,25 @@ def test_with_an_arbiter_a_late_datapath_is_not_asked_about(arbitrated: Calm) ->
     asks = [int(node.lib.sim_owner(node.host).arbiter.asks) for node in (owner, standby)]
     assert asks == [0, 0]
     assert (arbitrated.counts["link lost"], shadow_lives(arbitrated, standby)) == (0, True)
+
+
+def test_a_packet_that_waits_in_the_kernel_is_no_other_flows_that_has_got_its_slot() -> None:
+    """Its mark names the slot, and no more; while it was under way the slot changed hands."""
+    with calm_world() as world:
+        first, second = (one for one in world.sessions[:2])
+        owner = world.nodes[world.first_owner[second.service]]
+        world.until(lambda: owner.flow(second).state == owner.lib.PRL_PRIMARY_ACTIVE)
+        owner.host.keeps_input = 1
+        world.after(5 * MS)  # what was captured before
+        status = owner.ffi.new("struct prl_dp_status *")
+        owner.lib.prl_dp_status(owner.dp, status)
+        unknown, held = int(status.counters.rx_unknown_flow), owner.flow(second).in_held
+        own_slot = owner.host.slot_of[first.number]
+        owner.host.slot_of[first.number] = owner.host.slot_of[second.number]
+        owner.lib.sim_frame(owner.host, first.number, first.snd_nxt, 100, first.rcv_nxt, 0)
+        owner.host.slot_of[first.number] = own_slot
+        owner.lib.sim_turn(owner.host)
+        owner.lib.prl_dp_status(owner.dp, status)
+        assert int(status.counters.rx_unknown_flow) == unknown + 1
+        assert owner.flow(second).in_held <= held
+        assert owner.ffi.string(owner.lib.sim_audit(owner.host)) == b""

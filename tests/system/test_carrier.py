@@ -54,6 +54,12 @@ def queues(lab: Lab, node: str) -> dict[int, Queue]:
     return {one.number: one for one in found}
 
 
+def datapath(lab: Lab, node: str) -> dict[str, int]:
+    done = support.prlctl("--lab", lab.name, "--node", node, "-j", "stats")
+    found: dict[str, int] = json.loads(done.stdout)["datapath"]
+    return found
+
+
 def nft(lab: Lab, node: str, *words: str) -> subprocess.CompletedProcess[str]:
     command = Namespace(lab.topology.member(node).namespace).command(["nft", *words])
     return subprocess.run(command, capture_output=True, text=True, check=False)
@@ -113,6 +119,9 @@ def test_input_waits_in_the_kernel_and_survives_the_owner(family: int) -> None:
         assert (queue.full, queue.unread) == (0, 0), queue
         assert tables(lab, "re0") == own_tables(0)
         eventually("each packet has its verdict", nothing_waits(lab, "re0"))
+        eventually("streams were compared", lambda: datapath(lab, "re1")["compared"] > 0)
+        assert [datapath(lab, node)["differences"] for node in ("re0", "re1")] == [0, 0]
+        assert datapath(lab, "re0")["verdicts_refused"] == 0
         lab.fail("re0", "power")
         finish(apps, peer, payload, "re1")
 

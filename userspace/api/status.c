@@ -56,6 +56,7 @@ static void status_flow(const struct prl_dp *dp, const struct dp_flow *flow, str
 void prl_dp_status(struct prl_dp *dp, struct prl_dp_status *status)
 {
     uint64_t failed;
+    struct prl_io_counts counts;
 
     memset(status, 0, sizeof(*status));
     dp_lock(dp);
@@ -110,7 +111,9 @@ void prl_dp_status(struct prl_dp *dp, struct prl_dp_status *status)
     status->counters.link_truncated = dp->link.tls.truncated;
     dp_reinject_count(dp, &failed, &status->counters.reinject_writes);
     status->counters.reinject_failed += failed;
-    status->counters.rx_no_frame += dp->io->not_received(dp->host);
+    dp->io->count(dp->host, &counts);
+    status->counters.rx_no_frame += counts.not_received;
+    status->counters.verdicts_refused = counts.verdicts_refused;
     dp_unlock(dp);
 }
 

@@ -20,6 +20,7 @@ struct prl_dp_counters {
     uint64_t wakeups, rx_packets, rx_bytes, rx_bad_checksum, rx_malformed, rx_unknown_flow, rx_no_frame,
         rx_no_hold;
     uint64_t reinjected_packets, reinjected_bytes, reinject_failed;
+    uint64_t verdicts_refused; /* of input that waited in the kernel */
     uint64_t held_out_packets, held_out_bytes, released_out_packets, release_failed;
     uint64_t link_rx_bytes, link_tx_bytes, link_refused, link_tx_full;
     uint64_t link_records_sent, link_records_received, link_key_updates, link_forged,

@@ -16,7 +16,8 @@ int dp_held_open(struct dp_held *held)
     held->buffers = malloc((size_t)PRL_DP_OUTPUT_BUFFERS * PRL_TAP_BUFFER_BYTES);
     held->packet = calloc(PRL_DP_HOLDS, sizeof(*held->packet));
     held->queued = calloc(PRL_DP_HOLDS, sizeof(*held->queued));
-    if (!held->buffers || !held->packet || !held->queued || prl_pool_init(&held->pool, PRL_DP_HOLDS))
+    held->sum = calloc(PRL_DP_HOLDS, sizeof(*held->sum));
+    if (!held->buffers || !held->packet || !held->queued || !held->sum || prl_pool_init(&held->pool, PRL_DP_HOLDS))
         return -ENOMEM;
     for (uint32_t i = 0; i < PRL_DP_OUTPUT_BUFFERS; i++)
         held->buffer_free[held->buffers_free++] = i;
@@ -28,6 +29,7 @@ void dp_held_close(struct dp_held *held)
     prl_pool_destroy(&held->pool);
     free(held->packet);
     free(held->queued);
+    free(held->sum);
     free(held->buffers);
 }
 
@@ -103,6 +105,32 @@ void dp_hold_free(struct prl_dp *dp, struct prl_hold *hold)
     else
         prl_umem_free_packet(dp->umem, (uint32_t)hold->frame);
     prl_pool_put(&dp->held.pool, hold);
+}
+
+void dp_hold_copied(struct prl_dp *dp, const struct prl_hold *hold, const struct iovec *piece, uint32_t pieces)
+{
+    struct dp_held *held = &dp->held;
+    uint32_t entry = (uint32_t)(hold - held->pool.slab);
+
+    if (!held->queued[entry] || dp->config.limits.nack_retry || held->copies == DP_COPIES_MAX)
+        return;
+    held->sum[entry] = prl_packet_payload_sum(piece, pieces, &held->packet[entry]);
+    held->copied[held->copies++] = (struct dp_copied){.entry = entry, .queued = held->queued[entry]};
+}
+
+void dp_held_drop_copies(struct prl_dp *dp)
+{
+    struct dp_held *held = &dp->held;
+
+    for (uint32_t i = 0; i < held->copies; i++) {
+        struct prl_hold *hold = &held->pool.slab[held->copied[i].entry];
+
+        if (held->queued[held->copied[i].entry] != held->copied[i].queued)
+            continue; /* it has ended since */
+        prl_umem_free_packet(dp->umem, (uint32_t)hold->frame);
+        hold->frame = PRL_FRAME_NONE;
+    }
+    held->copies = 0;
 }
 
 void dp_hold_free_all(struct prl_dp *dp, struct prl_chain *chain)

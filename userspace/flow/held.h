@@ -2,7 +2,8 @@
 /*
  * The memory of held packets: an entry (core/hold.h), what parsing has said of the packet, and its bytes, which lie in the
  * packet memory (input) or in a buffer as they were read from the hold TAP (output). With the carrier "kernel" input waits
- * in the kernel, and these bytes are a copy: what ends without having been let go on is dropped there.
+ * in the kernel, and these bytes are a copy, which goes as soon as the other node has been sent it (unless it may
+ * have to be sent again: nack = retry). What ends without having been let go on is dropped there.
  */
 #ifndef PRL_FLOW_HELD_H
 #define PRL_FLOW_HELD_H
@@ -14,6 +15,7 @@
 
 #include "core/hold.h"
 #include "flow/config.h"
+#include "io/umem.h"
 #include "tcp/packet.h"
 
 /* The last eighth of frames, entries and buffers is for flows that hold no more than so many packets (R4: when the
@@ -22,12 +24,20 @@
 #define DP_FAIR_PACKETS 64
 #define DP_FAIR_BUFFERS 8
 
+/* Copies that go with one flush of the link; of more than that the copy stays until the packet goes. */
+#define DP_COPIES_MAX 256
+
 struct prl_dp;
 
 struct dp_held {
     struct prl_pool pool;
     struct prl_packet *packet; /* of each entry of the pool */
     uint32_t *queued; /* likewise: number of the packet in the kernel's queue (io.h), 0: it waits nowhere else */
+    uint64_t *sum;             /* likewise: of the payload, once its copy may go */
+    struct dp_copied {
+        uint32_t entry, queued;
+    } copied[DP_COPIES_MAX]; /* whose copies go with the next flush of the link */
+    uint32_t copies;
     uint8_t *buffers; /* PRL_DP_OUTPUT_BUFFERS of PRL_TAP_BUFFER_BYTES */
     uint32_t buffer_bytes[PRL_DP_OUTPUT_BUFFERS];
     uint32_t buffer_free[PRL_DP_OUTPUT_BUFFERS];
@@ -47,6 +57,16 @@ struct prl_hold *dp_hold_output(struct prl_dp *dp, uint32_t bytes, const struct 
 void dp_hold_free(struct prl_dp *dp, struct prl_hold *hold);
 /* Lets a packet that waits in the kernel as well go on to the stack from there, and ends it. false: it waits nowhere else. */
 bool dp_hold_pass(struct prl_dp *dp, struct prl_hold *hold);
+/* The other node is being sent the packet, for good: if it waits in the kernel as well, its copy may go, and its payload's sum
+ * (R12a) is all that is kept. `piece`: its bytes. */
+void dp_hold_copied(struct prl_dp *dp, const struct prl_hold *hold, const struct iovec *piece, uint32_t pieces);
+/* Gives these copies back. The link refers to none: it was flushed. */
+void dp_held_drop_copies(struct prl_dp *dp);
+/* Whether its bytes are here. */
+static inline bool dp_hold_has_bytes(const struct prl_hold *hold)
+{
+    return hold->frame != PRL_FRAME_NONE;
+}
 /* All of a chain. */
 void dp_hold_free_all(struct prl_dp *dp, struct prl_chain *chain);
 

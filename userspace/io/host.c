@@ -233,14 +233,13 @@ static void refill(struct prl_host *host)
         prl_xsk_refill(host->xsk);
 }
 
-static uint64_t not_received(struct prl_host *host)
+static void count(struct prl_host *host, struct prl_io_counts *counts)
 {
-    struct prl_queue_counts counts;
-
-    if (!host->queue)
-        return prl_xsk_oversized(host->xsk);
-    prl_queue_count(host->queue, &counts);
-    return counts.oversized + counts.unread + prl_queue_overflows(host->queue);
+    *counts = (struct prl_io_counts){0};
+    if (host->queue)
+        prl_queue_count(host->queue, &counts->not_received, &counts->verdicts_refused);
+    else
+        counts->not_received = prl_xsk_oversized(host->xsk);
 }
 
 static void settle(struct prl_host *host, uint32_t queued, bool passes)
@@ -630,7 +629,7 @@ const struct prl_io prl_host_io = {
     .hurry = hurry,
     .receive = receive,
     .refill = refill,
-    .not_received = not_received,
+    .count = count,
     .settle = settle,
     .settle_all = settle_all,
     .inject = inject,

@@ -32,6 +32,13 @@ enum { PRL_WATCH_READ = 1, PRL_WATCH_WRITE = 2 };
 /* What a wait found; an error of the source is found by reading it. */
 enum prl_io_ready { PRL_READY_LINK = 1, PRL_READY_HOLD = 2, PRL_READY_UDP = 4, PRL_READY_ALL = 7 };
 
+/* What the machine counts, in packets. */
+struct prl_io_counts {
+    uint64_t not_received;     /* of more pieces than can be, or there was no room in the kernel's queue */
+    uint64_t
+        verdicts_refused; /* by the kernel (settle): the packet had gone, with its interface, or there was no memory */
+};
+
 struct prl_io {
     uint64_t (*now_ns)(struct prl_host *host); /* CLOCK_BOOTTIME */
 
@@ -50,8 +57,7 @@ struct prl_io {
     /* The peers' frames: port by port, one for each queue of each interface, as the configuration has them. */
     uint32_t (*receive)(struct prl_host *host, uint32_t port, struct prl_received *received, uint32_t capacity);
     void (*refill)(struct prl_host *host); /* frames that are free again may be captured into */
-    /* Packets that could not be received: of more pieces than can be, or there was no room for them in the kernel's queue. */
-    uint64_t (*not_received)(struct prl_host *host);
+    void (*count)(struct prl_host *host, struct prl_io_counts *counts);
     /* What becomes of a packet that waits in the kernel (struct prl_received.queued): it goes on to the own stack, or nowhere.
      * Gathered, in order; settle_all() has it done. */
     void (*settle)(struct prl_host *host, uint32_t queued, bool passes);

@@ -46,7 +46,8 @@ struct prl_queue {
     struct mmsghdr message[SLOTS];
     struct verdict verdict[VERDICTS];
     uint32_t verdicts;
-    struct prl_queue_counts counts;
+    uint64_t dropped; /* read, but not kept */
+    uint64_t refused;
 };
 
 /* What one message says of a packet. */
@@ -267,7 +268,7 @@ static bool read_message(struct prl_queue *queue, const uint8_t *bytes, uint32_t
 
     *told = (struct told){0};
     if (have < sizeof(*head) || head->nlmsg_type != (NFNL_SUBSYS_QUEUE << 8 | NFQNL_MSG_PACKET)) {
-        queue->counts.refused += have >= sizeof(*head) && head->nlmsg_type == NLMSG_ERROR;
+        queue->refused += have >= sizeof(*head) && head->nlmsg_type == NLMSG_ERROR;
         return false;
     }
     while (at + NLA_HDRLEN <= have) {
@@ -354,7 +355,7 @@ static void discard(struct prl_queue *queue)
             break;
         if (read_message(queue, scratch, (uint32_t)got < sizeof(scratch) ? (uint32_t)got : sizeof(scratch),
                          (uint32_t)got, &told)) {
-            queue->counts.unread++;
+            queue->dropped++;
             prl_queue_settle(queue, told.number, false);
         }
     }
@@ -379,7 +380,7 @@ uint32_t prl_queue_receive(struct prl_queue *queue, struct prl_received *receive
                           &told))
             continue;
         if (told.is_cut || !told.number) { /* 0, once in 2^32, means another thing here */
-            queue->counts.oversized++;
+            queue->dropped++;
             prl_queue_settle(queue, told.number, false);
             continue;
         }
@@ -395,7 +396,7 @@ void prl_queue_flush(struct prl_queue *queue)
     if (!queue->verdicts)
         return;
     if (send(queue->fd, queue->verdict, queue->verdicts * sizeof(struct verdict), 0) < 0)
-        queue->counts.refused += queue->verdicts; /* no memory: they stay until the queue goes, TCP sends again */
+        queue->refused += queue->verdicts; /* no memory: they stay until the queue goes, TCP sends again */
     queue->verdicts = 0;
 }
 
@@ -409,18 +410,14 @@ void prl_queue_settle(struct prl_queue *queue, uint32_t number, bool passes)
 
 /* ---- counts ---- */
 
-void prl_queue_count(const struct prl_queue *queue, struct prl_queue_counts *counts)
-{
-    *counts = queue->counts;
-}
-
 /* The next number of a line; 0 at its end. */
 static uint64_t next_number(char **at)
 {
     return strtoull(*at, at, 10);
 }
 
-uint64_t prl_queue_overflows(const struct prl_queue *queue)
+/* What the kernel has dropped. */
+static uint64_t overflows_of(const struct prl_queue *queue)
 {
     /* net/netfilter/nfnetlink_queue.c, seq_show(): number, owner, waiting, mode, range, dropped by either limit */
     FILE *file = fopen("/proc/thread-self/net/netfilter/nfnetlink_queue", "re");
@@ -440,4 +437,10 @@ uint64_t prl_queue_overflows(const struct prl_queue *queue)
     if (file)
         fclose(file);
     return overflows;
+}
+
+void prl_queue_count(const struct prl_queue *queue, uint64_t *not_received, uint64_t *refused)
+{
+    *not_received = queue->dropped + overflows_of(queue);
+    *refused = queue->refused;
 }

@@ -30,13 +30,6 @@ int prl_queue_probe(char *error);
 #ifndef PRL_CFFI
 struct prl_queue;
 
-/* What of the queue is counted here; the kernel's own is read from /proc. */
-struct prl_queue_counts {
-    uint64_t oversized; /* longer than the kernel can copy in one message */
-    uint64_t unread;    /* dropped: the packet memory had no room */
-    uint64_t refused;   /* verdicts about packets that had gone: their interface went down */
-};
-
 /* Takes a queue and enters the rules for it. *mark: what prl_ingress is to set. NULL, and words in error[PRL_ERROR_BYTES]. */
 struct prl_queue *prl_queue_open(struct prl_umem *umem, uint32_t *mark, char *error);
 void prl_queue_close(struct prl_queue *queue);
@@ -49,9 +42,10 @@ uint32_t prl_queue_receive(struct prl_queue *queue, struct prl_received *receive
 /* The verdict: on to the stack, or nowhere. */
 void prl_queue_settle(struct prl_queue *queue, uint32_t number, bool passes);
 void prl_queue_flush(struct prl_queue *queue);
-void prl_queue_count(const struct prl_queue *queue, struct prl_queue_counts *counts);
-/* Packets that the kernel has dropped because the queue, or what was unread of it, was full. */
-uint64_t prl_queue_overflows(const struct prl_queue *queue);
+/* Packets that were dropped: longer than the kernel can copy in one message, no room in the packet memory, the queue or what was
+ * unread of it full (counted by the kernel, and read from /proc). Verdicts that the kernel did not take: the packet had gone
+ * with its interface, or there was no memory. */
+void prl_queue_count(const struct prl_queue *queue, uint64_t *not_received, uint64_t *refused);
 
 #endif
 

@@ -224,7 +224,9 @@ static bool pass(struct prl_dp *dp, uint32_t ready)
         worked |= receive_output(dp);
     else
         dp->loop->output_again = false;
-    prl_link_flush(&dp->link); /* what was captured leaves before the other side's messages are worked on */
+    if (prl_link_flush(&dp->link) ==
+        0) /* what was captured leaves before the other side's messages are worked on */
+        dp_held_drop_copies(dp);
     if (ready & PRL_READY_LINK || prl_link_unread(&dp->link)) /* what came with HELLO waits until the link is up */
         worked |= receive_link(dp);
     dp_switchover_pass(dp);

@@ -51,7 +51,9 @@ static void do_replicate(struct prl_dp *dp, struct dp_flow *flow, const struct p
         .data_bytes = hold->bytes,
     };
 
+    assert(dp_hold_has_bytes(hold));
     PRL_PROBE3(replicate, flow->spec.handle, hold->seq, hold->bytes);
+    dp_hold_copied(dp, hold, piece + 1, pieces - 1);
     first = elide(dp, flow, dp_hold_packet(&dp->held, hold), piece, fields, &msg);
     if (dp_put(dp, &msg, piece + first, pieces - first) == 0 && msg.data_type == PRL_TLV_ELIDED) {
         dp->counters.link_elided_packets++;
@@ -71,6 +73,7 @@ static void do_relay(struct prl_dp *dp, struct dp_flow *flow, const struct prl_h
         .data_bytes = hold->bytes,
     };
 
+    assert(dp_hold_has_bytes(hold));
     dp_put(dp, &msg, piece, pieces);
 }
 
@@ -100,8 +103,17 @@ static void do_output(struct prl_dp *dp, struct dp_flow *flow, const struct prl_
 
 static void prefetch(const struct prl_dp *dp, const struct prl_hold *hold)
 {
-    prl_umem_prefetch(dp->umem, (uint32_t)hold->frame);
+    if (dp_hold_has_bytes(hold))
+        prl_umem_prefetch(dp->umem, (uint32_t)hold->frame);
     __builtin_prefetch(dp_hold_packet(&dp->held, hold));
+}
+
+static uint64_t sum_of(const struct prl_dp *dp, const struct prl_hold *hold, const struct iovec *piece,
+                       uint32_t pieces)
+{
+    if (!dp_hold_has_bytes(hold))
+        return dp->held.sum[hold - dp->held.pool.slab];
+    return prl_packet_payload_sum(piece, pieces, dp_hold_packet(&dp->held, hold));
 }
 
 static void release_input(struct prl_dp *dp, struct dp_flow *flow, struct prl_chain *chain)
@@ -117,7 +129,7 @@ static void release_input(struct prl_dp *dp, struct dp_flow *flow, struct prl_ch
             prefetch(dp, chain->head);
         PRL_PROBE3(reinject, flow->spec.handle, hold->seq, dp->now_ns - hold->arrived_ns);
         if (dp_primary_of(flow)->state == PRL_PRIMARY_ACTIVE) {
-            dp_compare_hash(flow, piece, pieces, packet);
+            dp_compare_hash(flow, sum_of(dp, hold, piece, pieces), packet);
             dp_compare_released(dp, flow, hold->seq);
         }
         prl_hold_times_add(&dp->held.in, dp->now_ns - hold->arrived_ns);

@@ -35,14 +35,13 @@ static uint64_t mix(uint64_t hash, uint64_t word)
     return hash ^ hash >> 29;
 }
 
-void dp_compare_hash(struct dp_flow *flow, const struct iovec *piece, uint32_t pieces,
-                     const struct prl_packet *packet)
+void dp_compare_hash(struct dp_flow *flow, uint64_t sum, const struct prl_packet *packet)
 {
     uint64_t hash = flow->compare.hash;
 
     hash = mix(hash, (uint64_t)packet->seq << 32 | packet->payload_bytes);
     hash = mix(hash, (uint64_t)packet->ack << 32 | packet->tcp_flags);
-    flow->compare.hash = mix(hash, prl_packet_payload_sum(piece, pieces, packet));
+    flow->compare.hash = mix(hash, sum);
 }
 
 bool dp_compare_is_possible(uint32_t state)

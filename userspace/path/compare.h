@@ -20,8 +20,7 @@ int dp_compares_open(struct prl_dp *dp); /* 0 or -ENOMEM */
 void dp_compares_close(struct prl_dp *dp);
 
 /* The packet counts for the running hash; both sides call this in the same order. */
-void dp_compare_hash(struct dp_flow *flow, const struct iovec *piece, uint32_t pieces,
-                     const struct prl_packet *packet);
+void dp_compare_hash(struct dp_flow *flow, uint64_t sum, const struct prl_packet *packet);
 void dp_compare_released(struct prl_dp *dp, struct dp_flow *flow, uint32_t seq); /* primary: seq is through */
 void dp_compare_accepted(struct dp_flow *flow, uint32_t seq); /* secondary: seq is hashed */
 /* Between the other states of TCP there is more than one way, and their numbers tell less. */

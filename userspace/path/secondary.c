@@ -73,7 +73,7 @@ static void replicate(struct prl_dp *dp, struct dp_flow *flow, const struct prl_
     }
     dp_flow_note_peer(flow, &packet);
     flow->last_input_ns = dp->now_ns;
-    dp_compare_hash(flow, &piece, 1, &packet);
+    dp_compare_hash(flow, prl_packet_payload_sum(&piece, 1, &packet), &packet);
     dp_compare_accepted(flow, msg->seq);
     if (payload && packet.proto == IPPROTO_TCP) {
         struct dp_shadow *shadow = dp_shadow_of(flow);
