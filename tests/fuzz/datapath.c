@@ -202,7 +202,7 @@ static void join(void)
         prl_dp_link_hello(node[i]->dp);
     }
     for (uint32_t i = 0; i < NODES; i++)
-        prl_dp_link_up(node[i]->dp, epoch, PRL_CAP_NACK_RETRY, key, token[i], token[1 - i]);
+        prl_dp_link_up(node[i]->dp, epoch, PRL_CAP_NACK_RETRY | PRL_CAP_RESYNC, key, token[i], token[1 - i]);
 }
 
 static void begin(void)
@@ -480,6 +480,11 @@ static void forge(uint32_t to)
     msg.echo_ns = host->clock_ns - octet() * MS_NS;
     msg.rcv_nxt = sock ? (uint32_t)sock->rcv_nxt : 0;
     msg.snd_una = sock ? (uint32_t)sock->snd_una : 0;
+    if (flow && flow->used && !flow->secondary && msg.type == PRL_MSG_RESYNC) {
+        msg.seq++; /* what is expected next */
+        msg.out_seq = dp_primary_of(flow)->out_next;
+        msg.hash = flow->compare.hash;
+    }
     if (sock && likely()) { /* a packet of the session's, or its output */
         uint32_t bytes = octet() * 5u;
         uint32_t whole = build(host, frame, session, true, (uint32_t)sock->rcv_nxt, bytes, (uint32_t)sock->snd_una,

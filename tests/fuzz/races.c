@@ -207,7 +207,7 @@ static void join_nodes(void)
             for (uint32_t i = 0; i < NODES; i++)
                 prl_dp_link_hello(dp[i]);
             for (uint32_t i = 0; i < NODES; i++)
-                prl_dp_link_up(dp[i], epoch, PRL_CAP_NACK_RETRY, key, token[i], token[1 - i]);
+                prl_dp_link_up(dp[i], epoch, PRL_CAP_NACK_RETRY | PRL_CAP_RESYNC, key, token[i], token[1 - i]);
         } else {
             prl_dp_link_drop(dp[0], "the other node has a link yet");
         }
