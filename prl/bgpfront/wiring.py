@@ -25,6 +25,8 @@ from prl.kernel import netlink as nl
 BGP_PORT = 179
 _RTM_NEWROUTE, _RTM_DELROUTE = 24, 25
 _RTM_NEWRULE, _RTM_DELRULE = 32, 33
+_RTM_GETLINK, _IFLA_LINKINFO, _IFLA_INFO_SLAVE_KIND = 18, 18, 4
+_LINK = struct.Struct("=BxHiII")  # struct ifinfomsg
 _EXCL = 0x200
 _GROUPS = 0x40 | 0x80 | 0x400 | 0x40000  # RTNLGRP_IPV4_ROUTE, …_RULE, RTNLGRP_IPV6_ROUTE, …_RULE
 _RTN_LOCAL, _SCOPE_HOST, _PROTOCOL_STATIC = 2, 254, 4
@@ -76,6 +78,7 @@ class Wiring:
 
     def __init__(self, wires: Sequence[Wire], *, uid: int, interface: str, table: int) -> None:
         self._wires, self._uid, self._table = tuple(wires), uid, table
+        self._interface = interface
         try:
             self._index = socket.if_nametoindex(interface)
         except OSError as error:
@@ -90,7 +93,18 @@ class Wiring:
         return self._events.fileno()
 
     def build(self) -> None:
-        """Make the rules and routes, as far as they are not there. Raises KernelError."""
+        """Make the rules and routes, as far as they are not there.
+
+        Raises:
+            KernelError: it is refused, or would be of no use: a VRF device looks the route of a
+                packet up anew, without its user and its ports (vrf_process_v4_outbound,
+                drivers/net/vrf.c), so that the daemon would reach the peer itself.
+        """
+        if self._is_in_vrf():
+            raise KernelError(
+                f"{self._interface} is in a VRF, where rules for a user do not hold: the daemon "
+                "would reach its peers past the front; take it out of the VRF"
+            )
         for wire in self._wires:
             self._ask(_RTM_NEWROUTE, nl.CREATE | _EXCL, self._route(wire), errno.EEXIST)
         wanted = [rule for wire in self._wires for rule in self._rules(wire)]
@@ -123,6 +137,15 @@ class Wiring:
     def close(self) -> None:
         """Watch no longer; all stays as it is."""
         self._events.close()
+
+    def _is_in_vrf(self) -> bool:
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as netlink:
+            netlink.settimeout(nl.TIMEOUT_S)
+            body = _LINK.pack(socket.AF_UNSPEC, 0, self._index, 0, 0)
+            netlink.send(nl.message(_RTM_GETLINK, nl.REQUEST, body))
+            _, answer = next(iter(nl.messages(netlink.recv(nl.ANSWER_BYTES))))
+        found = dict(nl.attributes(answer, _LINK.size)).get(_IFLA_LINKINFO, b"")
+        return dict(nl.attributes(found, 0)).get(_IFLA_INFO_SLAVE_KIND, b"").rstrip(b"\0") == b"vrf"
 
     def _route(self, wire: Wire) -> bytes:
         head = _ROUTE.pack(*wire.head, 0, 0, 0, _PROTOCOL_STATIC, _SCOPE_HOST, _RTN_LOCAL, 0)

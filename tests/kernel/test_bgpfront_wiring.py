@@ -436,3 +436,26 @@ def test_who_is_no_peer_cannot_be_connected_as(host: Host) -> None:
     ):
         pass
     steering.close()
+
+
+@pytest.mark.needs("vrf")
+def test_a_network_in_a_vrf_is_refused(host: Host) -> None:
+    """Rules for a user do not hold there: the daemon meets the peer."""
+    wiring = host.wiring()
+    host.near.call(wiring.build)
+    ip = host.near.command(["ip"])
+    service, version = f"{host.net.service}/{host.net.prefixlen}", f"-{host.net.peer.version}"
+    for command in (
+        [*ip, "link", "add", "red", "type", "vrf", "table", "100"],
+        [*ip, "link", "set", "red", "up"],
+        [*ip, "link", "set", "lan0", "master", "red"],
+        [*ip, version, "addr", "replace", service, "dev", "lan0", *["nodad"] * (version == "-6")],
+    ):
+        subprocess.run(command, check=True)
+    with pytest.raises(KernelError, match="lan0 is in a VRF"):
+        host.near.call(wiring.repair)
+    daemon = host.daemon_speaks(device="red")
+    assert taken(host.peer) == (str(host.net.service), str(host.net.peer))
+    said(daemon)
+    host.near.call(wiring.remove)
+    wiring.close()
