@@ -23,6 +23,9 @@ OUR_ASN = 65001
 HOLD_TIME_S = 9
 TOOL_TIMEOUT_S = 10.0
 RETRY_S = 0.05
+_KERNEL_SCAN_S = 10
+"""BIRD looks by itself so often whether the kernel has its routes: of very many at once it misses
+messages, and would mend that a minute later."""
 _ZEBRA_BUFFER_BYTES = "90000000"
 """For netlink's messages, as Debian starts it: zebra ends when it misses one."""
 SINCE_JITTER_S = 1.0  # bgpd counts whole seconds
@@ -267,7 +270,11 @@ class Bird:
         channel = f"ipv{place.version}"
 
         signed = f'\n  password "{place.md5}";' if place.md5 else ""
-        forwards = f"protocol kernel {{ {channel} {{ export where source = RTS_BGP; }}; }}"
+        forwards = f"""\
+protocol kernel {{
+  scan time {_KERNEL_SCAN_S};
+  {channel} {{ export where source = RTS_BGP; }};
+}}"""
 
         def static(name: str, routes: tuple[Prefix, ...], disabled: str) -> str:
             lines = "".join(f"  route {prefix} blackhole;\n" for prefix in routes)
