@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 FAULTS_FROM_NS, FAULTS_TO_NS = 120 * MS, 800 * MS
 ALONE_FROM_NS = 480 * MS
 """An owner has opened by then whose standby has not been heard from the beginning."""
-QUIET_BEFORE_NS, QUIET_AFTER_NS = 60 * MS, 300 * MS
+QUIET_BEFORE_NS, QUIET_AFTER_NS = 40 * MS, 300 * MS
 BULK_BYTES = (7000, 500, 8)
 KINDS = (
     "delay", "cut", "cut one way", "cut one way", "pause", "pause", "stall in a pass",
@@ -136,9 +136,9 @@ class Faults:
                 session.quiet_until_ns = gone_ns + int(quiet_ns)
         strike = self._cut if chance.random() < 0.5 else self._connection_reset
         world.at(gone_ns, strike, node, for_ns)
-        if chance.random() < 0.3:  # … and just when it is back, or soon
-            later_ns = int((0.8 + chance.random()) * for_ns)
-            world.at(gone_ns + later_ns, self._power_off, chance.choice(world.nodes), for_ns)
+        off_ns = gone_ns + int((0.8 + chance.random()) * for_ns)
+        if chance.random() < 0.5 and off_ns < FAULTS_TO_NS:  # just when it is back, or soon
+            world.at(off_ns, self._power_off, chance.choice(world.nodes), for_ns)
 
     def _link_queue_full(self, node: "Node", for_ns: int) -> None:
         """Its socket takes nothing more, and what prld has to say leaves little room or none."""

@@ -471,6 +471,13 @@ MUTANTS = (
         test="test_core_resync.py::test_another_failure_meanwhile_ends_it",
     ),
     Mutant(
+        "what is not here any more is to be sent again",
+        "node/resync.c",
+        "    if (!has_all_from(core, msg->seq))",
+        "    if (false && has_all_from(core, msg->seq))",
+        ("connection reset", "flap"),
+    ),
+    Mutant(
         "the standby never says that it has said all",
         "node/resync.c",
         "    dp->resync->says = false;\n    dp_send(dp, &msg);",

@@ -13,6 +13,7 @@
 #include "path/shadow.h"
 #include "path/verify.h"
 #include "path/window.h"
+#include "tcp/serial.h"
 
 struct dp_resync {
     bool says; /* standby: not all that is suspended was told of yet, from `next` on */
@@ -150,6 +151,18 @@ void dp_resync_alone(struct prl_dp *dp)
     dp->resync->alone_by_ns = dp->now_ns + PRL_RESYNC_KEEP_NS;
 }
 
+/* Whether all that is to be sent again is here: of a packet that waits in the kernel (carrier "kernel") the copy goes once it
+ * was sent. */
+static bool has_all_from(const struct prl_primary *core, uint32_t seq)
+{
+    if (!core->queues)
+        return true;
+    for (const struct prl_hold *hold = core->queues->in_held.head; hold; hold = hold->next)
+        if (prl_serial_le(seq, hold->seq) && !dp_hold_has_bytes(hold))
+            return false;
+    return true;
+}
+
 static bool fits(const struct prl_dp *dp, const struct dp_flow *flow, const struct prl_msg *msg)
 {
     const struct prl_primary *core = dp_primary_of(flow);
@@ -157,6 +170,8 @@ static bool fits(const struct prl_dp *dp, const struct dp_flow *flow, const stru
     if (flow->spec.generation != msg->generation || flow->key_changed ||
         dp->owner.state[flow->service] != PRL_OWNER_OWNER ||
         __atomic_load_n(&dp->node->bypassed, __ATOMIC_ACQUIRE)) /* the kernel has let packets pass (L9) */
+        return false;
+    if (!has_all_from(core, msg->seq))
         return false;
     /* R12a: what was acknowledged here is all that the shadow has. */
     return core->in_acked + 1 != msg->seq || flow->compare.hash == msg->hash;
