@@ -20,7 +20,7 @@ FIRST_SEED = int(os.environ.get("PRL_SIM_FIRST", "0"))
 PATIENT_SEEDS = SEEDS // 20
 BUSY_S = 1200
 """Where others want the processors: alone it takes some two and a half minutes."""
-MUTANT_SEEDS = 500
+MUTANT_SEEDS = 1000
 """A mutant that lives longer than this is a hole in the simulator."""
 REACHED = (
     "session taken over", "bypassed", "fenced", "renounced", "renounced over the LAN",

@@ -186,6 +186,19 @@ def test_secondary_takes_over_when_link_and_lan_are_silent() -> None:
     assert n.owner.takeovers == 1
 
 
+def test_a_witness_that_was_heard_before_the_owner_s_silence_was_whole_is_none() -> None:
+    """LAN heartbeats were lost, then the LAN parted: the owner, on the witness's side, speaks."""
+    parted = Node(STANDBY).linked()
+    parted.owner.config.witnessed = 1
+    assert parted.tick(90) == 0
+    parted.present = False
+    assert parted.tick(299) == 0
+    dead = Node(STANDBY).linked()
+    dead.owner.config.witnessed = 1
+    assert dead.tick(100) == 0
+    assert dead.tick(110) == TAKEOVER | DROP
+
+
 def test_a_service_without_a_good_shadow_has_more_time_to_be_heard_of() -> None:
     """A take-over would save nothing; of an owner that is only busy it would end every session."""
     n = Node(STANDBY, STANDBY).linked()

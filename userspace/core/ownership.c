@@ -336,6 +336,14 @@ static bool is_present(const struct prl_owner *owner, uint64_t now_ns)
     return !is_dead(owner, now_ns) || owner->last_frame_ns > word_ns;
 }
 
+/* A witness counts that was heard when all of the silence was over: the LAN may have parted since it answered before, and an owner
+ * that is on its side speaks. What is left is the moment between its answer and the claim. */
+static bool was_witnessed(const struct prl_owner *owner, uint64_t lan_ns)
+{
+    return is_silent(owner->last_heard_ns, owner->last_frame_ns, speech_ns(owner)) &&
+           (!lan_ns || is_silent(lan_ns, owner->last_frame_ns, owner->config.suspect_ns));
+}
+
 /* L3, as secondary: link and LAN are silent and the lease lasts: take over. The lease is over: never. */
 static uint32_t decide_as_secondary(struct prl_owner *owner, uint64_t now_ns)
 {
@@ -364,6 +372,8 @@ static uint32_t decide_as_secondary(struct prl_owner *owner, uint64_t now_ns)
         owner->contends = 1;
         return 0;
     }
+    if (is_witnessed && !was_witnessed(owner, lan_ns))
+        return 0;
     if (ends_by_time(owner) && !is_silent(owner->last_heard_ns, now_ns, speech_ns(owner)))
         return 0; /* until then the owner may speak; an arbiter was asked sooner (L3a) */
     return take(owner, mask, prl_owner_takeover_until_ns(owner), now_ns) | drop_link(owner);
