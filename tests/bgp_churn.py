@@ -270,6 +270,9 @@ class ChurnerRouter:
     def log(self) -> str:
         return self._log.read_text()
 
+    def console(self) -> list[str]:
+        raise NotImplementedError
+
 
 class Fate:
     """What happens to the pair, one after the other; after each it is whole again."""

@@ -11,11 +11,16 @@ import click
 
 from prl.cli.options import choice_option, number_option
 from prl.cli.output import emit
+from prl.demo.fronted import USERS
+from prl.demo.routers import ROUTERS
+from prl.demo.standing import Options, hints, stand
 from prl.lab.errors import LabError
 from prl.lab.lab import How, Lab, LabStatus, MemberStatus, Mode, PrldState
 from prl.lab.topology import DEFAULT_NAME, SERVICES_MAX
 
 _NODES = click.Choice(["re0", "re1", "peer", "lan", "router", "peer2"])
+
+ROUTES_MAX = 10_000
 
 _name_option = click.option(
     "--name",
@@ -101,6 +106,29 @@ def up(
         {"lab": name, "up": True, "mode": mode, "routed": routed, "namespaces": namespaces},
         f"lab {name} is up ({mode}): {', '.join(namespaces.values())}",
     )
+
+
+@lab.command("router")
+@_name_option
+@choice_option("--daemon", USERS, "frr", "The BGP daemon of our nodes, behind prl-bgp.")
+@choice_option("--peer", ROUTERS, "bird", "The BGP speaker of the first peer.")
+@choice_option("--second", ROUTERS, "bird", "That of the second one.")
+@choice_option("--family", ["4", "6"], "4", "The version of IP.")
+@number_option("--routes", 1, ROUTES_MAX, 100, "How many each of the three announces.")
+def router(name: str, *, daemon: str, peer: str, second: str, family: str, routes: int) -> None:
+    """Put a router of two nodes and its two peers into the lab, which is built if it is not up.
+
+    Run again it starts what does not run any more, as after a heal; it stays as it was built.
+    """
+    _leave_nothing_half_built()
+    the_lab = Lab(name)
+    if the_lab.status() is None:
+        the_lab.up()
+    pair, started = stand(the_lab, Options(daemon, peer, second, int(family), routes))
+    looks = hints(pair)
+    lines = [f"lab {name}: {pair.setting.daemon} on both nodes; started: {', '.join(started)}"]
+    lines += [f"  {whose + ':':<17}{command}" for whose, command in looks.items()]
+    emit({"lab": name, "started": started, "commands": looks}, "\n".join(lines))
 
 
 @lab.command("down")

@@ -18,12 +18,14 @@ from prl.demo.player import Deadline, DemoError
 from prl.demo.routers import OUR_ASN, PEER_ASN, ROUTERS, Place, Router
 from prl.endpoint import Address
 from prl.errors import PrlError
+from prl.kernel import procfs
 from prl.lab import Lab
 from prl.lab.topology import Interface
 
 NODES = ("re0", "re1")
 USERS = {"bird": "bird", "frr": "frr"}
 """Whom Debian has each daemon run as."""
+PROGRAMS = {"bird", "bgpd"}
 STEP_TIMEOUT_S = 60.0
 POLL_S = 0.05
 LOG_TAIL_BYTES = 2000
@@ -82,7 +84,7 @@ class Front:
     def __init__(self, lab: Lab, node: str, directory: Path, place: Place) -> None:
         self._lab, self._node = lab, node
         self.log = directory / f"{node}.log"
-        self._config = directory / f"{node}.toml"
+        self.config = directory / f"{node}.toml"
         self._socket = directory / f"{node}.sock"
         lines = [
             f'user = "{place.user}"',
@@ -95,14 +97,14 @@ class Front:
             lines += ["[[peer]]", f'address = "{address}"', f'local = "{place.local}"']
             lines += [f'md5_key = "{key}"'] * bool(place.md5)
             lines += ["ttl_security_hops = 1"] * place.ttl_security
-        self._config.write_text("".join(f"{line}\n" for line in lines))
+        self.config.write_text("".join(f"{line}\n" for line in lines))
         self.process: subprocess.Popen[Any] | None = None
 
     def start(self) -> None:
         """Start it, once the one before has ended."""
         self.wait()
         prld_config = self._lab.state.config(self._lab.topology.node(self._node))
-        argv = [sys.executable, "-m", "prl.bgpfront.main", "--config", str(self._config)]
+        argv = [sys.executable, "-m", "prl.bgpfront.main", "--config", str(self.config)]
         with self.log.open("ab") as log:
             self.process = self._lab.exec(
                 self._node, [*argv, "--prld-config", str(prld_config)], stdout=log, stderr=log
@@ -117,6 +119,13 @@ class Front:
         """Until it has ended."""
         if self.process is not None:
             self.process.wait()
+
+    def runs(self) -> bool:
+        """Whether it answers."""
+        with suppress(PrlError):
+            ask(str(self._socket))
+            return True
+        return False
 
     def peers(self) -> list[dict[str, Any]]:
         """What it says of each peer. Raises NoDaemonError."""
@@ -178,7 +187,7 @@ class RouterPair:
         )
         places = {one: replace(node, directory=directory / one, node=one) for one in NODES}
         for one in (place, beside, *places.values()):
-            one.directory.mkdir(mode=FOLDER_MODE)
+            one.directory.mkdir(mode=FOLDER_MODE, exist_ok=True)
         self.peer = PEERS[setting.peer](place)
         self.second = PEERS[setting.second](beside) if setting.second else None
         if self.second is not None:
@@ -202,6 +211,41 @@ class RouterPair:
         for node in NODES:
             self.wait_forwarding(node, theirs)
         self.wait("re1 could go on", lambda: self.is_ready("re0"))
+
+    def mend(self) -> list[str]:
+        """Start what does not run on machines that are on: one that was off comes back with prld.
+
+        Returns:
+            What was started, in words.
+
+        Raises:
+            DemoError: a session does not go on.
+        """
+        status = self.lab.status()
+        off = {one.name for one in status.members if not one.power} if status else set()
+        started = []
+        for node in NODES:
+            if node not in off and not self.fronts[node].runs():
+                self.fronts[node].start()
+                self.wait(f"{node}'s front is there", self.fronts[node].runs)
+                started.append(f"{node}'s front")
+        speakers = [("peer", self.peer), ("peer", self.second), *self.daemons.items()]
+        for machine, speaker in speakers:
+            if speaker is not None and machine not in off and not _runs(speaker):
+                speaker.start()
+                started.append(f"{machine}'s {self.setting.daemon if machine in NODES else 'BGP'}")
+        self.wait("every session goes on", self.has_an_owner)
+        return started
+
+    def has_an_owner(self) -> bool:
+        """Whether one of the nodes has the sessions, and they are up."""
+        return any(self._owns(node) for node in NODES)
+
+    def _owns(self, node: str) -> bool:
+        with suppress(PrlError, OSError):
+            found = self.fronts[node].peers()
+            return {(one["role"], one["state"]) for one in found} == {("owner", "relay")}
+        return False
 
     def start_node(self, node: str) -> None:
         """Start the front, and the daemon behind it: it would find its peer by itself before."""
@@ -274,8 +318,15 @@ class RouterPair:
 
 def _add_address(lab: Lab, address: Address, lan: Interface) -> None:
     length = 24 if lan.ipv6 is None or address.version == 4 else lan.ipv6.network.prefixlen  # noqa: PLR2004
-    argv = ["ip", "addr", "add", f"{address}/{length}", "dev", lan.name]
+    argv = ["ip", "addr", "replace", f"{address}/{length}", "dev", lan.name]
     lab.run("peer", [*argv, *(["nodad"] * (address.version != 4))], check=True)  # noqa: PLR2004
+
+
+def _runs(speaker: Router) -> bool:
+    try:
+        return procfs.program_of(speaker.pid()) in PROGRAMS
+    except (OSError, ValueError):  # it has never run, or does no more
+        return False
 
 
 def _tail(log: Callable[[], str]) -> str:

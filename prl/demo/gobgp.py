@@ -67,7 +67,11 @@ class GoBgp:
         return self._log.read_text(errors="replace")
 
     def _gobgp(self, *words: str) -> str:
-        return self._place.run([program("gobgp", "gobgpd"), "--target", self._socket, "-j", *words])
+        return self._place.run([*self.console(), "-j", *words])
+
+    def console(self) -> list[str]:
+        """See ``Router``."""
+        return [program("gobgp", "gobgpd"), "--target", self._socket]
 
     def _announce(self, prefixes: tuple[Prefix, ...]) -> None:
         """Its command ends before the last routes have left it: what is missing is said again.

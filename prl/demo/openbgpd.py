@@ -63,9 +63,11 @@ class OpenBgpd:
         raise DemoError("bgpctl shows no neighbour yet")
 
     def _bgpctl(self, *words: str) -> str:
-        return self._place.run(
-            [program("bgpctl", "openbgpd"), "-s", str(self._socket), "-j", *words]
-        )
+        return self._place.run([*self.console(), "-j", *words])
+
+    def console(self) -> list[str]:
+        """See ``Router``."""
+        return [program("bgpctl", "openbgpd"), "-s", str(self._socket)]
 
     def _configuration(self) -> str:
         place = self._place

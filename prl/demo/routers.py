@@ -211,6 +211,9 @@ class Router(Protocol):
     def log(self) -> str:
         """What it has written, for a failure's sake."""
 
+    def console(self) -> list[str]:
+        """How its own tool is run, to which a command is added."""
+
 
 class Bird:
     """BIRD 2, controlled by birdc."""
@@ -263,7 +266,11 @@ class Bird:
         return self._log.read_text(errors="replace")
 
     def _birdc(self, *command: str) -> str:
-        return self._place.run([program("birdc", "bird2"), "-s", str(self._control), *command])
+        return self._place.run([*self.console(), *command])
+
+    def console(self) -> list[str]:
+        """See ``Router``."""
+        return [program("birdc", "bird2"), "-s", str(self._control)]
 
     def _configuration(self) -> str:
         place = self._place
@@ -405,10 +412,15 @@ class Frr:
         return self._log.read_text(errors="replace")
 
     def _vtysh(self, *commands: str) -> str:
-        argv = [program("vtysh", "frr"), "--vty_socket", str(self._place.directory), "-d", "bgpd"]
+        argv = self.console()
         for command in commands:
             argv += ["-c", command]
         return self._place.run(argv)
+
+    def console(self) -> list[str]:
+        """See ``Router``."""
+        directory = str(self._place.directory)
+        return [program("vtysh", "frr"), "--vty_socket", directory, "-d", "bgpd"]
 
     def _configuration(self) -> str:
         place = self._place
