@@ -1,5 +1,7 @@
 """Two nodes with a stock BGP daemon on each, behind fronts: the peer of both notices nothing."""
 
+import json
+import os
 import shutil
 import subprocess
 import sys
@@ -15,7 +17,8 @@ import pytest
 
 from prl.demo.fronted import RouterPair, Setting
 from prl.demo.routers import HOLD_TIME_S, View, many_routes
-from tests.system.support import pair, status
+from prl.lab import Lab
+from tests.system.support import eventually, pair, prlctl, status
 
 pytestmark = [
     pytest.mark.waits,  # until BGP's hold time has passed
@@ -239,3 +242,30 @@ def test_peers_that_change_their_minds_all_the_time() -> None:
         check=False,
     )
     assert "SURVIVED" in done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.needs("bird", "frr")
+def test_a_router_that_stays_up_is_made_and_mended_by_one_command() -> None:
+    name = f"stand-{os.getpid()}"
+    lab = Lab(name)
+
+    def router() -> list[str]:
+        done = prlctl("-j", "lab", "router", "--name", name, "--routes", "20", timeout=TIMEOUT_S)
+        assert done.returncode == 0, done.stderr
+        started: list[str] = json.loads(done.stdout)["started"]
+        return started
+
+    def is_ready(node: str) -> bool:
+        config = lab.state.path / "router" / f"{node}.toml"
+        return prlctl("bgp", "status", "--config", str(config)).returncode == 0
+
+    try:
+        assert router() == ["all"]
+        assert is_ready("re0")
+        assert router() == []
+        lab.fail("re0", "power")
+        lab.heal("re0")
+        assert router() == ["re0's front", "re0's frr"]
+        eventually("re0 could go on", lambda: is_ready("re1"))
+    finally:
+        lab.down()
