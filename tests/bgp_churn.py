@@ -161,7 +161,7 @@ def speak(options: argparse.Namespace) -> None:
     )
     pace = Pace(folder / "go", options.rate)
     alive_at = shown_at = heard_at = time.monotonic()
-    silent_s = 0.0
+    silent_s = silent_at_s = 0.0
     while not one.ended:
         now = time.monotonic()
         if one.is_up and now >= alive_at + HOLD_TIME_S / 3:
@@ -177,11 +177,13 @@ def speak(options: argparse.Namespace) -> None:
             data = sock.recv(1 << 16)
             one.ended = one.ended or ("" if data else "closed")
             one.take(data)
-            silent_s, heard_at = max(silent_s, time.monotonic() - heard_at), time.monotonic()
+            if now - heard_at > silent_s:
+                silent_s, silent_at_s = now - heard_at, pace.since_s(now)
+            heard_at = now
         if now >= shown_at + 0.2:
             shown_at = now
             over = {"table": one.table} if pace.is_over and not one.out else {}
-            _write(folder / "shown", one.shown() | {"silent_s": silent_s} | over)
+            _write(folder / "shown", one.shown() | {"silent": (silent_s, silent_at_s)} | over)
     _write(folder / "shown", one.shown())
 
 
@@ -193,6 +195,10 @@ class Pace:
         self._from_s: float | None = None
         self._until_s, self._done = 0.0, 0
         self.is_over = False
+
+    def since_s(self, now: float) -> float:
+        """For how long there have been changes."""
+        return 0.0 if self._from_s is None else now - self._from_s
 
     def due(self, now: float) -> int:
         """Since the last time."""
@@ -419,11 +425,12 @@ def _run(options: argparse.Namespace, lab: Lab, pair: RouterPair) -> int:
         )
     after = second.view()
     is_good = after.is_as_old(before) and after.flaps == before.flaps and not peer.shown()["ended"]
-    counts = shown["counts"]
+    counts, (silent_s, silent_at_s) = shown["counts"], shown["silent"]
     _say(
         f"{counts['said']} changes, {counts['withdrew']} routes withdrawn by the first peer, "
         f"{after.withdrawn} seen by the second; {len(wanted)} routes at the end, all as they were "
-        f"said last; the longest silence towards the first peer {shown['silent_s']:.2f} s"
+        f"said last; the longest silence towards the first peer {silent_s:.2f} s, until "
+        f"{silent_at_s:.1f} s"
     )
     _say("SURVIVED: neither session has ended" if is_good else "FAILED: a session has ended")
     return 0 if is_good else 1
