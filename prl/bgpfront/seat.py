@@ -22,7 +22,7 @@ from prl.bgpfront.ahead import PositionError
 from prl.bgpfront.config import Peer
 from prl.bgpfront.messages import Begin, ChannelError, End, Message, Ready, Said
 from prl.bgpfront.metrics import COUNTED
-from prl.bgpfront.opening import OpenError
+from prl.bgpfront.opening import OpenError, decode
 from prl.bgpfront.owner import Owner
 from prl.bgpfront.pipe import READ_BYTES, Pipe
 from prl.bgpfront.session import Session, Settings, State
@@ -40,6 +40,8 @@ READY_EVERY_S = 1.0
 """How often the owner is told what is missing, while it changes; that nothing is, at once."""
 UNREAD_MAX_S = 5.0
 """A shadow that nothing is known of is given up then: unread, it would hold up the peer."""
+PARTED_MAX_S = 10.0
+"""So long a daemon is kept whose session the other node has, until that front tells of it."""
 CLOSING_MAX_S = 10.0
 """A peer that does not read so long is not told the last words."""
 DIAL_AFTER_S = 1.0
@@ -195,6 +197,9 @@ class Seat:
         self._outer: _Connection | None = None
         """To the peer, or its shadow."""
         self._inner: _Connection | None = None
+        self._parted: Session | None = None
+        """One that the other node has now, while its front has not told of it yet."""
+        self._parted_until = 0.0
         self._known = 0
         """How much of what comes next the session has already."""
         self._closing_since: float | None = None
@@ -207,7 +212,7 @@ class Seat:
     def session(self) -> Session | None:
         """The one there is, be it this node's or the other's."""
         place = self._owner or self._standby
-        return None if place is None else place.session
+        return self._parted if place is None else place.session
 
     @property
     def is_owner(self) -> bool:
@@ -294,6 +299,7 @@ class Seat:
         if self._caller is not None:
             self._caller.close()
         self._caller = sock
+        self._finish_parted()
         self._changed()
 
     def given(self, shadow: AsyncShadow) -> None:
@@ -332,7 +338,7 @@ class Seat:
             if isinstance(message, End):
                 self._lose_standby()
             else:
-                self._standby.hear(message)
+                self._standby.hear(message, now)
         self._changed()
 
     def knows(self, number: int) -> bool:
@@ -356,6 +362,7 @@ class Seat:
             self._turn_owner(now),
             self._turn_shadow(now),
             self._turn_standby(now),
+            self._turn_parted(now),
         ]
         self._close_ends(now)
         for connection in (self._outer, self._inner):
@@ -386,6 +393,8 @@ class Seat:
 
     def _lacks_daemon(self, session: Session) -> bool:
         """Whether the session could be given one."""
+        if session is self._parted:
+            return False
         if session.state is State.DOWN:
             return self._owner is not None and self._outer is not None and not session.peer.closing
         is_whole = self._standby is None or self._standby.is_whole
@@ -486,6 +495,8 @@ class Seat:
         if session is not None and inner.waiting is None and session.daemon.connected:
             self._tell(f"the daemon's connection has ended: {why}")
             session.closed(session.daemon, self._loop.time())
+            if session is self._parted:
+                self._parted = None
             if self._owner is not None and session.state is State.ABSENT:
                 self._counts["daemon_losses"] += 1
                 self._daemon_lost()
@@ -632,12 +643,32 @@ class Seat:
         owner, outer = self._owner, self._outer
         if owner is None:
             return
-        self._finish_daemon(owner.session)
+        now = self._loop.time()
+        if owner.session.part(now):
+            self._parted, self._parted_until = owner.session, now + PARTED_MAX_S
+        else:
+            self._finish_daemon(owner.session)
         self._owner = self._place = self._outer = None
         if outer is not None:
             outer.pipe.close()
         if self._shadow is not None:
             self._outer = self._of_shadow(self._shadow.shadow)
+
+    def _finish_parted(self) -> None:
+        """The session is over, or has become another one: the daemon begins anew."""
+        parted, self._parted = self._parted, None
+        if parted is not None:
+            self._finish_daemon(parted)
+            self._changed()
+
+    def _turn_parted(self, now: float) -> float | None:
+        if self._parted is None:
+            return None
+        if now < self._parted_until:
+            return self._parted_until
+        self._tell("the other front does not tell of the session that it has now")
+        self._finish_parted()
+        return None
 
     # -- as standby
 
@@ -659,11 +690,23 @@ class Seat:
             return
         self._lose_standby()
         self._lose_owner()  # word that it is so no more is on its way
-        session = Session(self._settings, self._tell)
         try:
+            session = self._session_of(begin)
             self._standby = Standby(begin, session, self._channel.send, now)
         except OpenError as error:
             raise ChannelError(f"a BEGIN with an OPEN that cannot be read: {error}") from error
+
+    def _session_of(self, begin: Begin) -> Session:
+        """The one that this node had until now, with its daemon, or a new one."""
+        parted = self._parted
+        if parted is not None and parted.opens == (
+            decode(begin.daemon_open),
+            decode(begin.peer_open),
+        ):
+            self._parted = None
+            return parted
+        self._finish_parted()
+        return Session(self._settings, self._tell)
 
     def _lose_standby(self) -> None:
         standby, self._standby = self._standby, None

@@ -208,15 +208,57 @@ class Session:
             part: what came before those bytes, of a message that they finish.
             asked: families of ROUTE-REFRESHes of the peer's that are still being answered.
         """
+        has_parted = self.has_parted
         self.peer.begin(now)
         self.peer.received += part
         self.peer.is_alive = True
         self._asked_again = Counter(asked)
+        if has_parted:
+            self._turn_round()
+            return
         self._establish(daemon, peer, now)
         assert self.heard is not None
         assert self.told is not None
         self.following = self.heard.held = self.told.held = True
         self._become(State.ABSENT, now)
+
+    @property
+    def has_parted(self) -> bool:
+        """Whether there is a daemon here whose session ``part()`` has kept."""
+        return self.following and self.daemon.is_alive and not self.peer.connected
+
+    def part(self, now: float) -> bool:
+        """The peer is the other node's from now on: let go of it alone, and keep the daemon.
+
+        What the daemon was given and what it wants stays known. Nothing more is given to it before
+        ``follow()`` says whose session it is, and ``begun()`` that all of it has been told.
+
+        Returns:
+            Whether that can be done; if not, nothing has changed.
+        """
+        if self.heard is None or self.told is None or not self.daemon.is_alive:
+            return False
+        if self.heard.incomplete or self.told.incomplete or self.daemon.closing:
+            return False
+        self.peer.end()
+        self.following = self.heard.held = self.told.held = True
+        self._become(State.BARRIER, now)
+        return True
+
+    def _turn_round(self) -> None:
+        """What was heard from the peer, and what it was told, the other front tells anew."""
+        assert self.heard is not None
+        assert self.told is not None
+        self.heard.source_restarted()
+        self.told.reader_restarted()
+        for direction in (self.heard, self.told):
+            direction.no_news()
+
+    def begun(self, now: float) -> None:
+        """All of a session that is followed has been told: a daemon that is here hears of it."""
+        if self.heard is not None and self.daemon.is_alive:
+            self.heard.held = False
+            self.written(now)
 
     def answered(self, family: Family) -> None:
         """The owner has answered a ROUTE-REFRESH of the peer."""

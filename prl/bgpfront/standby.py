@@ -37,7 +37,7 @@ class Standby:
 
     Args:
         begin: the owner's word.
-        session: a new one.
+        session: a new one, or one that has parted from the peer with the same OPENs.
         now: the time.
 
     Attributes:
@@ -88,7 +88,7 @@ class Standby:
         """Whether ``committed()`` would have something to do."""
         return self._ahead.waits or bool(self._answered)
 
-    def hear(self, message: Message) -> None:
+    def hear(self, message: Message, now: float) -> None:
         """The owner's word about this session.
 
         Raises:
@@ -103,6 +103,7 @@ class Standby:
         elif isinstance(message, All):
             self._ahead.exact_from(message.position)
             self.is_whole = True
+            self.session.begun(now)
         elif isinstance(message, Answered):
             self._answered.append(message)
             self._settle_answers()

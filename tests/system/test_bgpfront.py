@@ -227,6 +227,30 @@ def test_daemons_that_do_not_connect_are_connected_to(two: RouterPair) -> None:
         assert all(one["counts"]["daemon_dials"] for one in front.peers())
 
 
+@pytest.mark.parametrize(
+    "two",
+    [
+        pytest.param(setting("frr", "bird"), marks=pytest.mark.needs("bird", "frr")),
+        pytest.param(setting("bird", "bird", 6), marks=pytest.mark.needs("bird")),
+    ],
+    ids=["frr-bird", "bird-bird-ipv6"],
+    indirect=True,
+)
+def test_the_service_is_moved_and_no_daemon_notices(two: RouterPair) -> None:
+    """There and back: the sessions between daemons and fronts are as old as they were, too."""
+    before = two.peer.view()
+    inner = {node: daemon.view() for node, daemon in two.daemons.items()}
+    for owner, other in (("re0", "re1"), ("re1", "re0")):
+        assert prlctl("--lab", two.lab.name, "--node", owner, "switchover").returncode == 0
+        two.wait(f"{other} goes on", lambda other=other: two.goes_on(other, THEIRS))
+        two.wait(f"{owner} is ready", lambda other=other: two.is_ready(other))
+    for node, daemon in two.daemons.items():
+        after = daemon.view()
+        assert after.is_as_old(inner[node]), f"{node}'s daemon began anew\n{two.words()}"
+        assert (after.updates, after.withdrawn) == (inner[node].updates, inner[node].withdrawn)
+    expect_undisturbed(two, before)
+
+
 @pytest.mark.needs("bird")
 def test_peers_that_change_their_minds_all_the_time() -> None:
     """The second peer has what the first one said last, whatever fails meanwhile: no quiet comes.

@@ -180,7 +180,7 @@ class Fronts:
             else:
                 self.standby = Standby(one, self.nodes[1].session, self._to_owner, self.now)
         elif self.standby is not None:
-            self.standby.hear(one)
+            self.standby.hear(one, self.now)
 
     def from_peer(self, size: int) -> bool:
         self.stream += self.peer.out
@@ -228,6 +228,8 @@ class Fronts:
         if self.standby is not None and self.standby.is_whole:
             self._daemon_comes(self.nodes[1])
             moved |= self.nodes[1].move_daemon(size, self.now)
+        elif self.nodes[1].session.has_parted:
+            moved |= self.nodes[1].move_daemon(size, self.now)
         moved |= self.write(size)
         self.commit()
         return moved
@@ -251,13 +253,26 @@ class Fronts:
 
     def fail(self) -> None:
         """The owner is gone; what was on the channel reached the standby."""
+        self._swap()
+        self._new_node()
+
+    def hand_over(self) -> None:
+        """The service is moved: the owner lives, and so does its daemon."""
+        former = self.owner.session
+        self._swap()
+        if not former.part(self.now):
+            self._new_node()
+
+    def _new_node(self) -> None:
+        self.nodes[1] = Node()
+        self.nodes[1].daemon.own = dict(self.nodes[0].daemon.own)
+
+    def _swap(self) -> None:
         assert self.standby is not None
         self.carry(1 << 30)
         self.standby.take_over(self.written, self.now)
         taken, self.standby = self.standby, None
         self.nodes.reverse()
-        self.nodes[1] = Node()
-        self.nodes[1].daemon.own = dict(self.nodes[0].daemon.own)
         self.to_standby.clear()
         self.to_owner.clear()
         self._standby_stream = bytearray()
@@ -384,6 +399,76 @@ def test_a_channel_that_is_made_again() -> None:
     assert (one.peer.withdrawn, one.peer.repeated) == (1, 0)
 
 
+def moved(one: Fronts) -> None:
+    one.hand_over()
+    one.join()
+    one.settle()
+
+
+def test_what_the_former_owner_did_not_come_to_say_was_not_told() -> None:
+    """Its daemon alone wanted it, for a moment; the peer has never heard of it."""
+    one = followed()
+    one.nodes[0].daemon.say(ROUTES[450], said_of(ROUTES[450]))
+    one.nodes[0].move_daemon(1 << 20, one.now)
+    one.nodes[0].daemon.say(ROUTES[450], None)
+    assert one.owner.session.peer.out
+    moved(one)
+    for _ in range(2):
+        one.now += AGE_S
+        one.settle()
+    assert one.standby is not None
+    assert one.standby.not_ready() == ""
+    one.fail()
+    one.settle()
+    in_order(one)
+    assert (one.peer.withdrawn, one.peer.repeated) == (0, 0)
+
+
+def test_a_daemon_that_stays_is_given_nothing_before_all_has_been_told() -> None:
+    one = followed()
+    one.hand_over()
+    one.join()
+    daemon = one.nodes[1].daemon
+    for _ in range(8):
+        one.pump()
+        one.carry(40)
+        daemon.out += message(5, b"\0\1\0\1")
+        one.nodes[1].move_daemon(1 << 20, one.now)
+    assert one.standby is not None
+    assert not one.standby.is_whole
+    one.settle()
+    assert one.standby.not_ready() == ""
+    assert daemon.withdrawn == 0
+
+
+def test_an_answer_that_comes_when_the_service_is_back_is_no_news() -> None:
+    """A slow daemon was asked for all it wants; meanwhile the service went away and came back."""
+    one = followed()
+    slow = one.nodes[0].daemon
+    slow.unread = []
+    one.owner.session.hold(one.now)
+    one.settle()
+    assert slow.unread
+    moved(one)
+    asked, slow.unread = slow.unread, None
+    moved(one)
+    for question in asked:
+        slow._refresh(question)
+    one.settle()
+    in_order(one)
+    assert (one.peer.withdrawn, one.peer.repeated) == (0, 0)
+
+
+def followed() -> Fronts:
+    one = a_pair()
+    one.settle()
+    one.join()
+    one.settle()
+    assert one.standby is not None
+    assert one.standby.not_ready() == ""
+    return one
+
+
 def test_a_standby_that_does_not_acknowledge_is_late() -> None:
     one = a_pair()
     one.settle()
@@ -445,12 +530,12 @@ def test_what_makes_no_sense_is_refused() -> None:
     assert standby is not None
     for updates in (b"\0" * 30, ALIVE[:10]):
         with pytest.raises(ChannelError):
-            standby.hear(Routes(7, Table.HEARD, updates))
+            standby.hear(Routes(7, Table.HEARD, updates), one.now)
     with pytest.raises(PositionError):
-        standby.hear(Say(7, 1 << 40, ALIVE))
+        standby.hear(Say(7, 1 << 40, ALIVE), one.now)
     one.settle()
     with pytest.raises(ChannelError):
-        standby.hear(Routes(7, Table.TOLD, b""))
+        standby.hear(Routes(7, Table.TOLD, b""), one.now)
 
 
 class Life(RuleBasedStateMachine):
@@ -507,13 +592,13 @@ class Life(RuleBasedStateMachine):
         self.one.nodes[0].kill_daemon(self.one.now)
         self.one.nodes[0].connect_daemon(self.one.now)
 
-    @rule()
-    def the_owner_fails(self) -> None:
+    @rule(lives=st.booleans())
+    def the_owner_fails_or_hands_over(self, lives: bool) -> None:
         one = self.one
         if one.standby is not None and one.owner.is_followed:
             one.carry(1 << 30)
             if one.standby.is_whole and one.standby._ahead.is_exact:
-                one.fail()
+                one.hand_over() if lives else one.fail()
 
     @rule()
     def time_passes(self) -> None:

@@ -7,6 +7,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from ipaddress import IPv4Address
 from typing import cast
 
@@ -270,6 +271,21 @@ class World:
         self.owner.line.is_up = False
         self.owner.prld.places.append(self.shadow.session)
         self.owner.prld.notes.append(self.shadow.application)
+
+    def move(self) -> None:
+        """The service is moved to the other node; this one's prld says so."""
+        assert self.shadow is not None
+        self.carry()
+        place = self.owner.prld.places[-1]
+        self.shadow.taken.set_result(Takeover(self.out_bytes, 0))
+        assert self.wire is not None
+        self.wire.close()
+        self.wire, self.mirror = self.mirror, None
+        self.owner, self.standby = self.standby, self.owner
+        self.owner.prld.places.append(self.shadow.session)
+        self.owner.prld.notes.append(self.shadow.application)
+        self.shadow = None
+        place.become("demoted")
 
     def carry(self) -> None:
         for one, other in ((self.owner, self.standby), (self.standby, self.owner)):
@@ -654,7 +670,43 @@ def test_the_peer_ends_the_session() -> None:
     play(story)
 
 
-def test_a_session_that_the_other_node_has_now() -> None:
+@pytest.mark.parametrize("otherwise", [False, True], ids=["as-it-was", "configured-otherwise"])
+def test_the_service_is_moved_and_both_daemons_stay(otherwise: bool) -> None:
+    """What the demoted node's has it keeps, and is given only what is new."""
+
+    async def story(one: World) -> None:
+        await one.open()
+        await one.be_ready()
+        kept = one.owner.sock
+        if otherwise:  # so that its OPEN is not that of the session
+            session = one.owner.seat.session
+            assert session is not None
+            assert session.opens is not None
+            session._opens = (replace(session.opens[0], hold_s=77), session.opens[1])
+        one.move()
+        one.peer.say(ROUTES[400], said_of(ROUTES[400]))
+        one.peer.say(ROUTES[300], None)
+        await one.until(lambda: one.state("owner") == "relay" and one.is_in_order())
+        one.protect()
+        if otherwise:
+            await one.until(lambda: one.standby.sock is None)
+            one.standby.connect_daemon()
+        await one.until(lambda: one.owner.seat.status()["because"] == "")
+        assert (one.standby.sock is kept) is not otherwise
+        assert one.standby.daemon.learnt == one.peer.own
+        assert otherwise or (one.standby.daemon.withdrawn, one.standby.daemon.repeated) == (1, 0)
+        for node in (one.owner, one.standby):
+            node.daemon.say(ROUTES[0], None)
+        await one.until(one.is_in_order)
+        assert (one.peer.withdrawn, one.peer.repeated) == (1, 0)
+
+    play(story)
+
+
+def test_a_session_that_the_other_node_has_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its front does not tell of it: the daemon is not kept for ever."""
+    monkeypatch.setattr(seat, "PARTED_MAX_S", 0.05)
+
     async def story(one: World) -> None:
         await one.open()
         place = one.owner.prld.places[-1]
