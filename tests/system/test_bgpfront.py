@@ -82,6 +82,25 @@ def expect_undisturbed(two: RouterPair, before: View) -> None:
     assert after.updates == before.updates
 
 
+def power_off_and_on_again(two: RouterPair) -> None:
+    """The owner, re0; the peer has more to say meanwhile. re0 could go on again at the end."""
+    two.lab.fail("re0", "power")
+    two.peer.announce_more()
+    two.wait("re1 goes on", lambda: two.goes_on("re1", THEIRS + LATER))
+    two.lab.heal("re0")
+    two.start_node("re0")
+    two.wait("re0 is ready", lambda: two.is_ready("re1"))
+
+
+def kill_both_daemons(two: RouterPair) -> None:
+    """First that of the owner, re1, so that re0 goes on; then re0's, which alone comes back."""
+    two.kill_daemon("re1")
+    two.wait("re0 goes on", lambda: two.goes_on("re0", THEIRS + LATER))
+    two.kill_daemon("re0")
+    two.daemons["re0"].start()
+    two.wait("it is back", lambda: two.goes_on("re0", THEIRS + LATER))
+
+
 @pytest.mark.parametrize(
     "two",
     [
@@ -107,12 +126,7 @@ def expect_undisturbed(two: RouterPair, before: View) -> None:
 def test_each_node_loses_its_power_and_the_peers_session_stays(two: RouterPair) -> None:
     """Twice, the node that was healed being the one that goes on; nothing is withdrawn."""
     before = two.peer.view()
-    two.lab.fail("re0", "power")
-    two.peer.announce_more()
-    two.wait("re1 goes on", lambda: two.goes_on("re1", THEIRS + LATER))
-    two.lab.heal("re0")
-    two.start_node("re0")
-    two.wait("re0 is ready", lambda: two.is_ready("re1"))
+    power_off_and_on_again(two)
     two.wait("prld says so, too", lambda: status(two.lab, "re1")["switchover_safe"])
     two.lab.fail("re1", "power")
     two.wait("re0 goes on", lambda: two.goes_on("re0", THEIRS + LATER))
@@ -172,17 +186,8 @@ def test_two_peers_are_told_of_each_other_and_nothing_is_taken_back(two: RouterP
     """A daemon that has not heard one yet lacks its routes, and would take them from the other."""
     assert two.second is not None
     before, besides = two.peer.view(), two.second.view()
-    two.lab.fail("re0", "power")
-    two.peer.announce_more()
-    two.wait("re1 goes on", lambda: two.goes_on("re1", THEIRS + LATER))
-    two.lab.heal("re0")
-    two.start_node("re0")
-    two.wait("re0 is ready", lambda: two.is_ready("re1"))
-    two.kill_daemon("re1")
-    two.wait("re0 goes on", lambda: two.goes_on("re0", THEIRS + LATER))
-    two.kill_daemon("re0")
-    two.daemons["re0"].start()
-    two.wait("it is back", lambda: two.goes_on("re0", THEIRS + LATER))
+    power_off_and_on_again(two)
+    kill_both_daemons(two)
     expect_undisturbed(two, before)
     two.wait("it is told the later ones", lambda: two.learnt_by_second() == OURS + THEIRS + LATER)
     after = two.second.view()
@@ -207,17 +212,8 @@ def test_two_peers_are_told_of_each_other_and_nothing_is_taken_back(two: RouterP
 def test_daemons_that_do_not_connect_are_connected_to(two: RouterPair) -> None:
     """On either node: at the beginning, after a return, and when the daemon has died."""
     before = two.peer.view()
-    two.lab.fail("re0", "power")
-    two.peer.announce_more()
-    two.wait("re1 goes on", lambda: two.goes_on("re1", THEIRS + LATER))
-    two.lab.heal("re0")
-    two.start_node("re0")
-    two.wait("re0 is ready", lambda: two.is_ready("re1"))
-    two.kill_daemon("re1")
-    two.wait("re0 goes on", lambda: two.goes_on("re0", THEIRS + LATER))
-    two.kill_daemon("re0")
-    two.daemons["re0"].start()
-    two.wait("it is back", lambda: two.goes_on("re0", THEIRS + LATER))
+    power_off_and_on_again(two)
+    kill_both_daemons(two)
     two.daemons["re1"].start()
     two.wait("re1 is ready", lambda: two.is_ready("re0"))
     two.wait("prld agrees", lambda: status(two.lab, "re0")["switchover_safe"])

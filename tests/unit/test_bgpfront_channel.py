@@ -290,6 +290,17 @@ def a_pair(ours: int = 400, theirs: int = 100) -> Fronts:
     return one
 
 
+def followed() -> Fronts:
+    """The standby could go on."""
+    one = a_pair()
+    one.settle()
+    one.join()
+    one.settle()
+    assert one.standby is not None
+    assert one.standby.not_ready() == ""
+    return one
+
+
 def in_order(one: Fronts) -> None:
     assert one.owner.session.state is State.RELAY
     assert one.peer.ended is None
@@ -375,10 +386,7 @@ def test_what_was_only_to_be_said_when_a_front_joined_is_not_counted_on() -> Non
 
 
 def test_a_channel_that_is_made_again() -> None:
-    one = a_pair()
-    one.settle()
-    one.join()
-    one.settle()
+    one = followed()
     one.cut()
     one.say(ROUTES[0], None)
     one.peer.say(ROUTES[400], None)
@@ -459,21 +467,8 @@ def test_an_answer_that_comes_when_the_service_is_back_is_no_news() -> None:
     assert (one.peer.withdrawn, one.peer.repeated) == (0, 0)
 
 
-def followed() -> Fronts:
-    one = a_pair()
-    one.settle()
-    one.join()
-    one.settle()
-    assert one.standby is not None
-    assert one.standby.not_ready() == ""
-    return one
-
-
 def test_a_standby_that_does_not_acknowledge_is_late() -> None:
-    one = a_pair()
-    one.settle()
-    one.join()
-    one.settle()
+    one = followed()
     assert one.owner.late(one.now) is None
     one.say(ROUTES[0], None)
     one.nodes[0].move_daemon(1 << 20, one.now)
