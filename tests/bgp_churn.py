@@ -45,6 +45,7 @@ from tests.bgp_updates import (
     announce,
     message,
     read,
+    take_messages,
     withdraw,
 )
 
@@ -122,12 +123,7 @@ class Churner:
     def take(self, data: bytes) -> None:
         """Bytes have come."""
         self.received += data
-        while len(self.received) >= 19:
-            length = int.from_bytes(self.received[16:18], "big")
-            if len(self.received) < length:
-                return
-            one = bytes(self.received[:length])
-            del self.received[:length]
+        for one in take_messages(self.received):
             if one[18] == 1:
                 self.out += ALIVE
             elif one[18] == 2:
@@ -307,8 +303,7 @@ class Fate:
     def is_whole(self) -> bool:
         """Whether the other node could go on, whichever it is."""
         for node in NODES:
-            states = {one["state"] for one in self._pair.fronts[node].peers()}
-            if states == {"relay"} and self._pair.is_ready(node):
+            if self._pair.owns(node) and self._pair.is_ready(node):
                 self.owner = node
                 return True
         return False

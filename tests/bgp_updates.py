@@ -95,6 +95,17 @@ def withdraw(routes: Iterable[Route], *, paths: bool = False, mp: bool = False) 
     return update(attributes=mp_unreach(routes[0].family, nlri))
 
 
+def take_messages(received: bytearray) -> Iterator[bytes]:
+    """The whole messages off the front of it; what is unfinished stays."""
+    while len(received) >= 19:
+        length = int.from_bytes(received[16:18], "big")
+        if len(received) < length:
+            return
+        one = bytes(received[:length])
+        del received[:length]
+        yield one
+
+
 def split(stream: bytes) -> Iterator[bytes]:
     while stream:
         assert stream[:16] == b"\xff" * 16

@@ -226,8 +226,7 @@ class RouterPair:
         started = []
         for node in NODES:
             if node not in off and not self.fronts[node].runs():
-                self.fronts[node].start()
-                self.wait(f"{node}'s front is there", self.fronts[node].runs)
+                self._start_front(node)
                 started.append(f"{node}'s front")
         speakers = [("peer", self.peer), ("peer", self.second), *self.daemons.items()]
         for machine, speaker in speakers:
@@ -239,9 +238,10 @@ class RouterPair:
 
     def has_an_owner(self) -> bool:
         """Whether one of the nodes has the sessions, and they are up."""
-        return any(self._owns(node) for node in NODES)
+        return any(self.owns(node) for node in NODES)
 
-    def _owns(self, node: str) -> bool:
+    def owns(self, node: str) -> bool:
+        """Whether this node has the sessions, and they are up."""
         with suppress(PrlError, OSError):
             found = self.fronts[node].peers()
             return {(one["role"], one["state"]) for one in found} == {("owner", "relay")}
@@ -249,9 +249,12 @@ class RouterPair:
 
     def start_node(self, node: str) -> None:
         """Start the front, and the daemon behind it: it would find its peer by itself before."""
-        self.fronts[node].start()
-        self.wait(f"{node}'s front is there", lambda: bool(self.fronts[node].peers()))
+        self._start_front(node)
         self.daemons[node].start()
+
+    def _start_front(self, node: str) -> None:
+        self.fronts[node].start()
+        self.wait(f"{node}'s front is there", self.fronts[node].runs)
 
     def wait_forwarding(self, node: str, theirs: int) -> None:
         """Wait until the kernel forwards by so many routes of the peer's. Raises DemoError."""
@@ -280,9 +283,7 @@ class RouterPair:
 
     def goes_on(self, node: str, theirs: int) -> bool:
         """Whether this node has the sessions, and its daemon so many routes of the first peer's."""
-        found = self.fronts[node].peers()
-        is_owner = all((one["role"], one["state"]) == ("owner", "relay") for one in found)
-        return is_owner and self.daemons[node].learnt() == theirs + len(self.setting.seconds)
+        return self.owns(node) and self.daemons[node].learnt() == theirs + len(self.setting.seconds)
 
     def wait(self, what: str, good: Callable[[], bool]) -> None:
         """Ask until it is so; what is asked tells no events.

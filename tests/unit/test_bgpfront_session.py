@@ -35,6 +35,7 @@ from tests.bgp_updates import (
     message,
     mp_unreach,
     read,
+    take_messages,
     update,
     withdraw,
 )
@@ -92,12 +93,7 @@ class Speaker:
 
     def take(self, data: bytes) -> None:
         self.received += data
-        while len(self.received) >= 19:
-            length = int.from_bytes(self.received[16:18], "big")
-            if len(self.received) < length:
-                return
-            one = bytes(self.received[:length])
-            del self.received[:length]
+        for one in take_messages(self.received):
             self._message(one)
 
     def _message(self, one: bytes) -> None:
