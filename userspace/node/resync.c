@@ -36,11 +36,6 @@ void dp_resync_close(struct prl_dp *dp)
 
 /* ---- standby ---- */
 
-static bool is_suspended(const struct dp_flow *flow)
-{
-    return flow->used && flow->secondary && dp_secondary_of(flow)->state == PRL_SECONDARY_SUSPENDED;
-}
-
 void dp_resync_suspend(struct prl_dp *dp)
 {
     bool is_known = dp->capabilities & PRL_CAP_RESYNC;
@@ -50,7 +45,7 @@ void dp_resync_suspend(struct prl_dp *dp)
     for (uint32_t i = 0; i < dp->flows_top; i++) {
         struct dp_flow *flow = &dp->flows[i];
 
-        if (!flow->used || !flow->secondary || is_suspended(flow))
+        if (!flow->used || !flow->secondary || dp_shadow_is_suspended(flow))
             continue;
         if (is_known && flow->kernel->key.proto == IPPROTO_TCP && dp_shadow_suspend(dp, flow)) {
             dp->counters.suspended++;
@@ -65,7 +60,7 @@ static void void_suspended(struct prl_dp *dp)
 {
     dp->resync->suspended_by_ns = 0;
     for (uint32_t i = 0; i < dp->flows_top; i++)
-        if (is_suspended(&dp->flows[i])) {
+        if (dp_shadow_is_suspended(&dp->flows[i])) {
             dp->counters.suspended_void++;
             dp_shadow_give_up(dp, &dp->flows[i], PRL_REASON_LINK_LOST);
         }
@@ -112,7 +107,7 @@ static bool say_some(struct prl_dp *dp)
     for (; resync->next < dp->flows_top && said < PRL_RESYNC_BATCH; resync->next++) {
         const struct dp_flow *flow = &dp->flows[resync->next];
 
-        if (!is_suspended(flow))
+        if (!dp_shadow_is_suspended(flow))
             continue;
         say(dp, flow);
         said++;

@@ -105,13 +105,17 @@ void dp_shadow_give_up(struct prl_dp *dp, struct dp_flow *flow, uint8_t reason)
     dp_send(dp, &msg);
 }
 
+bool dp_shadow_is_suspended(const struct dp_flow *flow)
+{
+    return flow->used && flow->secondary && dp_secondary_of(flow)->state == PRL_SECONDARY_SUSPENDED;
+}
+
 void dp_shadow_void_suspended(struct prl_dp *dp, uint32_t service)
 {
     for (uint32_t i = 0; i < dp->flows_top; i++) {
         struct dp_flow *flow = &dp->flows[i];
 
-        if (flow->used && flow->secondary && flow->service == service &&
-            dp_secondary_of(flow)->state == PRL_SECONDARY_SUSPENDED)
+        if (dp_shadow_is_suspended(flow) && flow->service == service)
             dp_shadow_void(dp, flow, PRL_REASON_NOT_ACTIVE);
     }
 }

@@ -19,7 +19,9 @@ void dp_shadow_give_up(struct prl_dp *dp, struct dp_flow *flow, uint8_t reason);
 /* The address is not ours any more: a session that was taken over, and not protected since, has ended here. */
 void dp_shadow_fence(struct prl_dp *dp, struct dp_flow *flow);
 /* L10. False: it cannot wait for a new epoch. */
-void dp_shadow_void_suspended(struct prl_dp *dp, uint32_t service);
 bool dp_shadow_suspend(struct prl_dp *dp, struct dp_flow *flow);
+bool dp_shadow_is_suspended(const struct dp_flow *flow);
+/* The service is not the other node's any more: nothing of it will be told of. */
+void dp_shadow_void_suspended(struct prl_dp *dp, uint32_t service);
 
 #endif /* PRL_PATH_SHADOW_H */
