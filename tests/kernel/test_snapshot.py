@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,7 @@ pytestmark = pytest.mark.needs("root", "netns")
 
 NODE, PEER = f"h3-node-{os.getpid()}", f"h3-peer-{os.getpid()}"
 PATIENCE_S = 20 * stretch.factor()
+RACES = 5000
 BUFFER_BYTES = 4 << 20
 CLONE_NEWNET = 0x40000000
 NODE_ADDRESSES = {
@@ -798,6 +799,27 @@ def test_connection_that_moves_is_not_cloned() -> None:
             trickling.result()
         assert get_int(session.node, Tcp.REPAIR) == 0
         assert get_int(session.node, So.REUSEADDR) == 1
+
+
+def test_bytes_that_come_during_a_copy_are_not_taken_for_urgent_data() -> None:
+    """Urgent data shows as a difference of two counts, between which others may arrive."""
+    over = threading.Event()
+
+    def trickle(sock: socket.socket) -> None:
+        while not over.is_set():
+            sock.send(b"x")
+
+    with connected("ipv4") as session, ThreadPoolExecutor(1) as pool:
+        session.peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        trickling = pool.submit(trickle, session.peer)
+        try:
+            for _ in range(RACES):
+                moves(session.node)
+                with suppress(BlockingIOError):
+                    session.node.recv(1 << 20, socket.MSG_DONTWAIT)
+        finally:
+            over.set()
+        trickling.result()
 
 
 def moves(sock: socket.socket) -> bool:

@@ -296,8 +296,10 @@ static int copy(int fd, struct prl_moment *moment, uint8_t *queues, uint32_t que
     TRY("TCP_TIMESTAMP", get(fd, IPPROTO_TCP, TCP_TIMESTAMP, &moment->tsval, sizeof(moment->tsval)));
     TRY("TCP_MAXSEG", copy_mss(fd, moment));
     err = refuse_urgent(fd);
-    if (err == -EBUSY)
-        return err;
+    if (err == -EBUSY) { /* or other bytes came between the two counts of which it is the difference */
+        TRY("TCP_INFO", look(fd, &after));
+        return has_moved(&before, &after) ? -EAGAIN : err;
+    }
     TRY("SO_OOBINLINE", err);
     err = copy_queues(fd, moment, queues, queues_max, call);
     if (err)
