@@ -1,4 +1,4 @@
-"""Interfaces on top of others (VLANs, bridges): generic XDP on them, and what is refused (R1)."""
+"""Interfaces on top of others (VLANs, bridges): both carriers on them, and what is refused (R1)."""
 
 import re
 import subprocess
@@ -67,15 +67,24 @@ def start(lab: Lab, interface: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "put",
+    "mode",
     [
-        pytest.param(bridge, marks=pytest.mark.needs("long_packets")),
-        pytest.param(vlan, marks=pytest.mark.needs("vlan", "long_packets")),
-        pytest.param(two_vlans, marks=pytest.mark.needs("vlan", "long_packets")),
+        pytest.param("generic", marks=pytest.mark.needs("long_packets")),
+        pytest.param("kernel", marks=pytest.mark.needs("nfqueue")),
     ],
 )
-def test_a_session_on_such_an_interface_moves(put: Callable[[Lab, Member], None]) -> None:
-    with stacked("generic", put) as lab:
+@pytest.mark.parametrize(
+    "put",
+    [
+        bridge,
+        pytest.param(vlan, marks=pytest.mark.needs("vlan")),
+        pytest.param(two_vlans, marks=pytest.mark.needs("vlan")),
+    ],
+)
+def test_a_session_on_such_an_interface_moves(
+    put: Callable[[Lab, Member], None], mode: str
+) -> None:
+    with stacked(mode, put) as lab:
         start(lab, TOP)
         for family in support.FAMILIES:
             apps = Applications(lab, "echo", family, SIZE_BYTES)

@@ -19,10 +19,22 @@
 #include "prl_abi.h"
 
 #define PRIORITY_RAW (-300) /* NF_IP_PRI_RAW, which is before NF_IP_PRI_CONNTRACK */
-#define CHAIN "input"
 #define NAME_BYTES 16
-#define BATCH_BYTES 2048 /* one family's five messages have some 600 */
+#define BATCH_BYTES 2048 /* one family's seven messages have some 900 */
 #define ANSWER_BYTES 8192
+
+/* Where packets are looked at. What a bridge has shown to netfilter (br_netfilter) passes PREROUTING by afterwards
+ * (net/bridge/br_netfilter_hooks.c, ip_sabotage_in); nothing passes LOCAL_IN by. */
+static const struct hook {
+    const char *chain;
+    uint32_t number;
+} HOOKS[] = {{"input", NF_INET_PRE_ROUTING}, {"late", NF_INET_LOCAL_IN}};
+
+struct wanted {
+    uint16_t number; /* of the queue */
+    uint32_t mark;
+    bool by_xtables;
+};
 
 /* A transaction: one write of several messages, which take effect together or not at all. */
 struct batch {
@@ -166,32 +178,40 @@ static void put_queue(struct batch *batch, uint16_t number, bool by_xtables)
     close_expression(batch, ends);
 }
 
-static void put_family(struct batch *batch, uint8_t family, uint16_t number, uint32_t mark, bool by_xtables)
+/* What one hook does with such a mark. */
+static void put_chain(struct batch *batch, uint8_t family, const char *table, const struct hook *hook,
+                      const struct wanted *wanted)
 {
-    char table[NAME_BYTES];
     uint32_t nest;
-
-    snprintf(table, sizeof(table), "prl_queue_%u", (number - PRL_QUEUE_FIRST) & 0xffu);
-    begin_change(batch, NFT_MSG_NEWTABLE, NLM_F_EXCL, family);
-    put_text(batch, NFTA_TABLE_NAME, table);
-    put_number(batch, NFTA_TABLE_FLAGS, NFT_TABLE_F_OWNER);
 
     begin_change(batch, NFT_MSG_NEWCHAIN, NLM_F_EXCL, family);
     put_text(batch, NFTA_CHAIN_TABLE, table);
-    put_text(batch, NFTA_CHAIN_NAME, CHAIN);
+    put_text(batch, NFTA_CHAIN_NAME, hook->chain);
     nest = open_nest(batch, NFTA_CHAIN_HOOK);
-    put_number(batch, NFTA_HOOK_HOOKNUM, NF_INET_PRE_ROUTING);
+    put_number(batch, NFTA_HOOK_HOOKNUM, hook->number);
     put_number(batch, NFTA_HOOK_PRIORITY, (uint32_t)PRIORITY_RAW);
     close_nest(batch, nest);
     put_text(batch, NFTA_CHAIN_TYPE, "filter");
 
     begin_change(batch, NFT_MSG_NEWRULE, NLM_F_APPEND, family);
     put_text(batch, NFTA_RULE_TABLE, table);
-    put_text(batch, NFTA_RULE_CHAIN, CHAIN);
+    put_text(batch, NFTA_RULE_CHAIN, hook->chain);
     nest = open_nest(batch, NFTA_RULE_EXPRESSIONS);
-    put_mark_is(batch, mark);
-    put_queue(batch, number, by_xtables);
+    put_mark_is(batch, wanted->mark);
+    put_queue(batch, wanted->number, wanted->by_xtables);
     close_nest(batch, nest);
+}
+
+static void put_family(struct batch *batch, uint8_t family, const struct wanted *wanted)
+{
+    char table[NAME_BYTES];
+
+    snprintf(table, sizeof(table), "prl_queue_%u", (wanted->number - PRL_QUEUE_FIRST) & 0xffu);
+    begin_change(batch, NFT_MSG_NEWTABLE, NLM_F_EXCL, family);
+    put_text(batch, NFTA_TABLE_NAME, table);
+    put_number(batch, NFTA_TABLE_FLAGS, NFT_TABLE_F_OWNER);
+    for (size_t i = 0; i < sizeof(HOOKS) / sizeof(HOOKS[0]); i++)
+        put_chain(batch, family, table, &HOOKS[i], wanted);
 }
 
 /* The answers are here when send() returns: the first that is no success, or -ENODATA when there is none at all. */
@@ -214,13 +234,13 @@ static int read_answers(int fd)
     return code;
 }
 
-static int enter_family(int fd, uint8_t family, uint16_t number, uint32_t mark, bool by_xtables)
+static int enter_family(int fd, uint8_t family, const struct wanted *wanted)
 {
     const struct sockaddr_nl kernel = {.nl_family = AF_NETLINK};
     struct batch batch = {0};
 
     begin(&batch, NFNL_MSG_BATCH_BEGIN, 0, AF_UNSPEC, NFNL_SUBSYS_NFTABLES);
-    put_family(&batch, family, number, mark, by_xtables);
+    put_family(&batch, family, wanted);
     begin(&batch, NFNL_MSG_BATCH_END, 0, AF_UNSPEC, NFNL_SUBSYS_NFTABLES);
     if (sendto(fd, batch.bytes, batch.used, 0, (const struct sockaddr *)&kernel, sizeof(kernel)) < 0)
         return -errno;
@@ -230,10 +250,13 @@ static int enter_family(int fd, uint8_t family, uint16_t number, uint32_t mark, 
 /* By the expression of nftables' own, or by the target of xtables where the kernel has that alone (nft_compat). */
 static int enter(int fd, uint8_t family, uint16_t number, uint32_t mark)
 {
-    int code = enter_family(fd, family, number, mark, false);
+    struct wanted wanted = {.number = number, .mark = mark};
+    int code = enter_family(fd, family, &wanted);
 
-    if (code == -ENOENT || code == -EOPNOTSUPP)
-        code = enter_family(fd, family, number, mark, true);
+    if (code == -ENOENT || code == -EOPNOTSUPP) {
+        wanted.by_xtables = true;
+        code = enter_family(fd, family, &wanted);
+    }
     return code;
 }
 

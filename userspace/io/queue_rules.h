@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * The rules that have marked input wait in a queue (queue.h): for each of IPv4 and IPv6 one nftables table with one chain, at
- * PREROUTING, priority "raw", before connection tracking. The tables belong to a socket (NFT_TABLE_F_OWNER): nobody else can
+ * The rules that have marked input wait in a queue (queue.h): for each of IPv4 and IPv6 one nftables table, with a chain at
+ * PREROUTING, priority "raw", before connection tracking, and one at INPUT for what has passed that by. The tables belong to a socket (NFT_TABLE_F_OWNER): nobody else can
  * change or flush them, and the kernel removes them when the socket is closed, however its process ends
  * (net/netfilter/nf_tables_api.c, nft_rcv_nl_event). What the host itself has in its tables is not touched.
  */
