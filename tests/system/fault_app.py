@@ -39,7 +39,7 @@ class Input:
     """What the peer sent, read by a thread of its own."""
 
     def __init__(self, peer: int, receive: Callable[[int], bytes], began: int = 0) -> None:
-        self._peer, self._receive, self._began = peer, receive, began
+        self._peer, self._receive, self.began = peer, receive, began
         self._changed = threading.Condition()
         self._hash = hashlib.sha256()
         self.data = bytearray()
@@ -66,7 +66,7 @@ class Input:
                 self._changed.notify_all()
             if self.ended or len(self.data) - told >= PROGRESS_EVERY_BYTES:
                 told = len(self.data)
-                facts = {"began": self._began, "bytes": told, "sha256": self._hash.hexdigest()}
+                facts = {"began": self.began, "bytes": told, "sha256": self._hash.hexdigest()}
                 tell("read", peer=self._peer, **facts)
 
     def wait_beyond(self, count: int) -> bool:
@@ -105,7 +105,7 @@ class Service:
                 pass
         except OSError as error:
             inside.error = inside.error or error.strerror or str(error)
-        facts = {"bytes": len(inside.data), "sha256": inside.sha256()}
+        facts = {"began": inside.began, "bytes": len(inside.data), "sha256": inside.sha256()}
         tell("end", peer=peer, written=at, error=inside.error, **facts)
         if not inside.error:
             end()
