@@ -167,7 +167,7 @@ fuzz: apt-fuzz | $(BIN)/python ## fuzz each target (or TARGETS) with sanitizers 
 # A failing seed's logs and captures stay in .chaos (docs/chaos.md).
 CHAOS_SECONDS := 3600
 chaos: setup ## random faults in real labs for CHAOS_SECONDS, from CHAOS_SEED on (root)
-	@$(BIN)/python -m tests.chaos --seconds $(CHAOS_SECONDS) $(CHAOS_SEED:%=--seed %) </dev/null
+	@$(BIN)/python -m tests.chaos --seconds $(CHAOS_SECONDS) $(CHAOS_SEED:%=--seed %) $(CHAOS_MODE:%=--mode %) </dev/null
 
 test-sanitizers: build ## the tests of the C code, compiled with sanitizers (as root also two in the kernel)
 	@$(BIN)/python -m tests.sanitized </dev/null

@@ -6,8 +6,10 @@ import shutil
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
+from prl.lab.lab import Mode
 from tests.chaos.episode import Episode, Outcome
 from tests.chaos.plan import draw
 
@@ -15,23 +17,28 @@ KEPT = Path(__file__).parents[2] / ".chaos"
 SEED_BITS = 24
 
 
-def campaign(seed: int, seconds: float, folder: Path, *, loud: bool) -> list[Outcome]:
+def campaign(
+    seed: int, seconds: float, folder: Path, *, loud: bool, mode: str = ""
+) -> list[Outcome]:
     """Episodes of the seeds ``seed``, ``seed + 1``, …; none begins after ``seconds``.
 
-    What an episode left stays in ``folder/SEED`` if something is wrong in it.
+    With ``mode`` all their labs have that one. What an episode left stays in ``folder/SEED`` if
+    something is wrong in it.
     """
     ends = time.monotonic() + seconds
     outcomes: list[Outcome] = []
+    again = f" CHAOS_MODE={mode}" if mode else ""
     while not outcomes or time.monotonic() < ends:
         own = folder / str(seed)
         shutil.rmtree(own, ignore_errors=True)
         _say(f"-- episode of seed {seed}")
-        outcome = Episode(draw(seed), own, _say if loud else _keep).run()
+        plan = replace(draw(seed), mode=mode) if mode else draw(seed)
+        outcome = Episode(plan, own, _say if loud else _keep).run()
         outcomes.append(outcome)
         if outcome.violations:
             for words in outcome.violations:
                 _say(f"WRONG: {words}")
-            _say(f"kept in {own}; again: make chaos CHAOS_SEED={seed} CHAOS_SECONDS=0")
+            _say(f"kept in {own}; again: make chaos CHAOS_SEED={seed} CHAOS_SECONDS=0{again}")
         else:
             shutil.rmtree(own)
         seed += 1
@@ -46,8 +53,10 @@ def summary(outcomes: list[Outcome]) -> list[str]:
     wrong = sum(bool(outcome.violations) for outcome in outcomes)
     faults = Counter(str(f.kind) for o in outcomes for a in o.plan.acts[: o.acts] for f in a.faults)
     moments = Counter(act.moment for o in outcomes for act in o.plan.acts[: o.acts])
+    modes = Counter(o.plan.mode for o in outcomes)
     return [
         f"{len(outcomes)} episodes, {sum(o.acts for o in outcomes)} acts",
+        "modes: " + ", ".join(f"{name} {count}" for name, count in modes.most_common()),
         f"{sum(o.sessions for o in outcomes)} sessions, {sum(o.rounds for o in outcomes)} answers",
         f"the service changed hands {sum(o.changes for o in outcomes)} times",
         "faults: " + ", ".join(f"{name} {count}" for name, count in faults.most_common()),
@@ -63,13 +72,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--seconds", type=float, default=3600.0)
     parser.add_argument("--seed", type=int, help="the first episode's; otherwise by chance")
+    parser.add_argument("--mode", choices=list(Mode), default="", help="otherwise by the seed")
     parser.add_argument("--folder", type=Path, default=KEPT, help="for what is wrong")
     options = parser.parse_args()
     seed = (
         options.seed if options.seed is not None else random.SystemRandom().getrandbits(SEED_BITS)
     )
     _say(f"chaos: seed {seed}, {options.seconds:.0f} s")
-    outcomes = campaign(seed, options.seconds, options.folder, loud=True)
+    outcomes = campaign(seed, options.seconds, options.folder, loud=True, mode=options.mode)
     for line in summary(outcomes):
         _say(line)
     return 1 if any(outcome.violations for outcome in outcomes) else 0

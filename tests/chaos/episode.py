@@ -67,7 +67,7 @@ class Episode:
         with ExitStack() as stack:
             stack.callback(lab.down)
             stack.callback(self._keep_logs, lab)
-            lab.up(plain_link=self._plan.plain_link)
+            lab.up(self._plan.mode, plain_link=self._plan.plain_link)
             by_port = wire.ports(lab)
             pcap = self._folder / "switch.pcap"
             with wire.captured(lab, pcap):

@@ -12,6 +12,8 @@ SECOND_MAX_S = 0.6
 """How long after the first fault the second one comes, at most."""
 HELD_S = (0.2, 1.5)
 """How long what does not end by itself is left before all is mended."""
+MODES = ("native", "auto")
+"""What prld's `mode` may be; auto is what suits veth devices best."""
 PAUSES_S = (0.03, 0.1, 0.3, 0.8, 1.5)
 FLAPS_MAX = 3
 
@@ -75,12 +77,13 @@ class Act:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """An episode."""
+    """An episode; ``mode`` is that of both nodes."""
 
     seed: int
     family: int
     plain_link: bool
     acts: tuple[Act, ...]
+    mode: str
 
 
 def draw(seed: int) -> Plan:
@@ -91,6 +94,7 @@ def draw(seed: int) -> Plan:
         family=chance.choice((4, 6)),
         plain_link=chance.random() < 0.25,
         acts=tuple(_act(chance) for _ in range(ACTS)),
+        mode=chance.choice(MODES),
     )
 
 
