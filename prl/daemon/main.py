@@ -10,12 +10,16 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from prl import config as configuration
 from prl.config import Config, link_key
-from prl.daemon.host import capabilities
+from prl.daemon.host import capabilities, memory
 from prl.daemon.host.notify import ServiceManager
 from prl.errors import KernelError, PrlError
+
+if TYPE_CHECKING:
+    from prl.daemon.programs.sentinel import Sentinel
 
 READY_FD = "PRL_READY_FD"
 """Names a descriptor that gets ``ready`` or ``error: …``, one line, when prld knows which."""
@@ -24,7 +28,6 @@ BPFFS = Path("/sys/fs/bpf")
 _KERNEL_MIN = (6, 1)
 _PR_SET_DUMPABLE = 4  # linux/prctl.h
 _M_ARENA_MAX = -8  # malloc.h
-_MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4  # asm-generic/mman.h
 DESCRIPTORS_BESIDES = 16384
 """Descriptors that are no session's: applications (two each) and what waits for them, unchanged
 programs, what prld itself needs."""
@@ -41,7 +44,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_host()
         if not (given.scrub or config.link.plain):
             link_key.load(Path(config.link.key))
-        asyncio.run(_scrub(config) if given.scrub else _serve(config, notices, ready, manager))
+        if given.scrub:
+            asyncio.run(_scrub(config))
+        else:
+            _watched(config, notices, ready, manager)
     except PrlError as error:
         line = " ".join(str(error).split())
         sys.stderr.write(f"error: {line}\n")
@@ -106,8 +112,16 @@ async def _scrub(config: Config) -> None:
     await Node(config, EventLog(), ServiceManager({})).scrub()
 
 
+def _watched(config: Config, notices: list[str], ready: "_Ready", manager: ServiceManager) -> None:
+    """Serve, with a sentinel beside it."""
+    from prl.daemon.programs import sentinel  # noqa: PLC0415 - as in _serve()
+
+    with sentinel.posted(a for service in config.service for a in service.addresses) as posted:
+        asyncio.run(_serve(config, notices, ready, manager, posted))
+
+
 async def _serve(
-    config: Config, notices: list[str], ready: "_Ready", manager: ServiceManager
+    config: Config, notices: list[str], ready: "_Ready", manager: ServiceManager, posted: "Sentinel"
 ) -> None:
     # Only here: without the C extension there is still a clear word.
     from prl.daemon.events.log import EventLog  # noqa: PLC0415
@@ -117,7 +131,7 @@ async def _serve(
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY,) * 2)
     _raise_descriptor_limit(config.flows_max)
     _use_one_heap()
-    _lock_memory()
+    memory.lock()
     events = EventLog()
     for notice in notices:
         events.warning("configuration_deprecated", notice)
@@ -125,7 +139,7 @@ async def _serve(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, node.stop)
-    await node.serve(lambda: ready.tell("ready"))
+    await node.serve(posted, lambda: ready.tell("ready"))
 
 
 def _raise_descriptor_limit(flows_max: int) -> None:
@@ -144,12 +158,6 @@ def _use_one_heap() -> None:
     """Threads that live for one snapshot would each leave freed memory in a heap of their own."""
     with contextlib.suppress(AttributeError):  # glibc's alone, mallopt(3)
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
-
-
-def _lock_memory() -> None:
-    """Nothing that prld has touched is paged out: it would look dead while it is read back."""
-    flags = _MCL_CURRENT | _MCL_FUTURE | _MCL_ONFAULT
-    ctypes.CDLL(None).mlockall(flags)  # where it may not, it is as good as before
 
 
 class _Ready:

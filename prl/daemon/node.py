@@ -50,6 +50,7 @@ from prl.daemon.ownership.switchover import Switchover
 from prl.daemon.ownership.withdrawal import Withdrawal
 from prl.daemon.programs.listening import Watches
 from prl.daemon.programs.processes import Processes
+from prl.daemon.programs.sentinel import Sentinel, leave_repair_mode
 from prl.daemon.requests import Requests
 from prl.daemon.session.attempt import Attempts
 from prl.daemon.session.exposed import Exposed
@@ -90,14 +91,14 @@ class Node:
         """Let serve() return."""
         self._stop.set()
 
-    async def serve(self, ready: Callable[[], None]) -> None:
+    async def serve(self, sentinel: Sentinel, ready: Callable[[], None]) -> None:
         """Run until stop(); ``ready`` is called once requests are answered.
 
         Raises:
             PrlError: it could not start, or the datapath failed. Everything is taken down again.
         """
         async with AsyncExitStack() as stack:
-            await self._start(stack)
+            await self._start(stack, sentinel)
             self._stays = False
             ready()
             self._manager.ready()
@@ -132,8 +133,9 @@ class Node:
         lans = Instances(config, [await host.interface(name) for name in config.interfaces])
         return taps, host, lans
 
-    async def _start(self, stack: AsyncExitStack) -> None:
+    async def _start(self, stack: AsyncExitStack, sentinel: Sentinel) -> None:
         config = self._config
+        self._fail_without(stack, sentinel)
         if config.arbiter.is_there:
             # Only here: HTTP and TLS of Python's take megabytes.
             from prl.daemon.ownership.arbiter import Arbiter  # noqa: PLC0415
@@ -152,7 +154,7 @@ class Node:
         stack.callback(self._guard.close)
         await self._guard.begin(strict=not self._stays)
         await self._add_addresses(stack, host, lans)
-        self._assemble(host, lans, sysctls)
+        self._assemble(host, lans, sysctls, sentinel)
         stack.callback(self._control.close)
         stack.callback(self._close_sessions)
         self._link.listen()
@@ -195,7 +197,7 @@ class Node:
         while True:
             await self._ownership.start_alone()
 
-    def _assemble(self, host: Host, lans: Instances, sysctls: Sysctls) -> None:
+    def _assemble(self, host: Host, lans: Instances, sysctls: Sysctls, sentinel: Sentinel) -> None:
         config, log, dp = self._config, self._log, self._dp
         self._shadows = Shadows(
             config,
@@ -232,7 +234,7 @@ class Node:
             raised=self._on_link_up,
             lost=self._on_link_lost,
         )
-        attempts = Attempts(config, dp, self._link, host, log, lans)
+        attempts = Attempts(config, dp, self._link, host, log, lans, sentinel)
         self._switchover = Switchover(config, dp, self._link, log, self._ownership)
         self._exposed = Exposed(dp, self._link, log)
         self._primaries = Primaries(
@@ -317,6 +319,10 @@ class Node:
         """
         if ended := orphaned_sockets.end_orphaned_shadows():
             self._log.warning("ghosts_ended", f"{ended} shadows of a former life are ended")
+        addresses = [a for service in self._config.service for a in service.addresses]
+        if left := await asyncio.to_thread(leave_repair_mode, frozenset(addresses)):
+            words = f"{left} sockets that a former life was copying have left repair mode"
+            self._log.warning("repair_mode_left", words)
         if programs.is_inherited(
             self._config.instance, [interface.ifindex for interface in lans.interfaces]
         ):
@@ -424,6 +430,18 @@ class Node:
         stack.callback(datapath.stop)
         loop.add_reader(datapath.event_fd(), self._on_events)
         stack.callback(loop.remove_reader, datapath.event_fd())
+
+    def _fail_without(self, stack: AsyncExitStack, sentinel: Sentinel) -> None:
+        """Once it has ended, no program's session could be protected."""
+        loop, pidfd = asyncio.get_running_loop(), os.pidfd_open(sentinel.pid)
+
+        def fail() -> None:
+            loop.remove_reader(pidfd)
+            self._fail(KernelError("the process that stops programs has ended; prld starts anew"))
+
+        loop.add_reader(pidfd, fail)
+        stack.callback(os.close, pidfd)
+        stack.callback(loop.remove_reader, pidfd)
 
     def _fail(self, error: PrlError) -> None:
         self._log.error("failed", str(error))

@@ -65,6 +65,15 @@ def is_exiting(pid: int) -> bool:
         return True
 
 
+def is_stopped(pid: int) -> bool:
+    """Whether a signal has stopped it (SIGSTOP); no tracer, nor the cgroup's freezer."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return text[text.rindex(")") + 2 :].startswith("T")
+
+
 def zombie_status(pid: int) -> int:
     """The wait status of a process that has ended and was not reaped. Raises OSError."""
     return _stat(Path(f"/proc/{pid}"))[_EXIT_CODE_AT]

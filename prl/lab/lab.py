@@ -341,6 +341,7 @@ class Lab:
             for member in self.topology.nodes
             if member.name == node and (pid := self.state.pid(member)) is not None
         }
+        spared |= {pid for pid in processes.pids_in(place) if processes.parent_of(pid) in spared}
         victims = [pid for pid in processes.pids_in(place) if pid not in spared]
         processes.kill_pids(place, victims)
         at = _now()

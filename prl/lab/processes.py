@@ -5,9 +5,10 @@ import select
 import signal
 import time
 from collections.abc import Collection, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from prl.kernel import procfs
 from prl.lab.errors import LabError
 from prl.lab.netns import Namespace
 
@@ -29,6 +30,13 @@ def pids_in(namespace: Namespace) -> list[int]:
 def is_in(namespace: Namespace, pid: int) -> bool:
     """Whether ``pid`` is a live process in ``namespace``."""
     return _namespace_key(str(pid)) == namespace.key()
+
+
+def parent_of(pid: int) -> int | None:
+    """Its parent's number; None: it has ended."""
+    with suppress(OSError):
+        return procfs.parent_of(pid)
+    return None
 
 
 def kill(namespace: Namespace, spare: Collection[int] = _NONE) -> int:

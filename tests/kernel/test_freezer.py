@@ -16,7 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from prl.kernel.freezer import SHARED_MAX, FreezeError, Freezer
+from prl.daemon.programs import sentinel
+from prl.kernel.freezer import SHARED_MAX, FreezeError, Freezer, Tracer
+from prl.kernel.tracing import THREADS_MAX
 
 pytestmark = pytest.mark.needs("root")
 
@@ -28,12 +30,11 @@ FORGOTTEN, FAILS = 2, 5
 CONNECT = {"x86_64": 42, "aarch64": 203}[platform.machine()]
 TRACER = """
 import os, sys
-from prl.kernel.freezer import Freezer
-def work(pause):
-    with pause():
-        os.write(1, b"stopped")
-        os.read(0, 1)
-Freezer(lambda: [int(sys.argv[1])]).run(work)
+from prl.daemon.programs import sentinel
+with sentinel.posted(()) as posted:
+    posted.stop([int(sys.argv[1])])
+    os.write(1, b"stopped")
+    os.read(0, 1)
 """
 
 TRACED = """
@@ -56,6 +57,12 @@ def program() -> Iterator["subprocess.Popen[bytes]"]:
         process.kill()
 
 
+@pytest.fixture(scope="module", name="tracer")
+def of_a_process() -> Iterator[Tracer]:
+    with sentinel.posted(()) as posted:
+        yield posted
+
+
 def is_counting(process: "subprocess.Popen[bytes]", timeout_s: float) -> bool:
     """Whether it says something from now on."""
     assert process.stdout is not None
@@ -65,27 +72,21 @@ def is_counting(process: "subprocess.Popen[bytes]", timeout_s: float) -> bool:
 
 
 def test_nothing_of_it_runs_meanwhile_and_nothing_notices(
-    program: "subprocess.Popen[bytes]", record_property: Callable[[str, object], None]
+    program: "subprocess.Popen[bytes]",
+    tracer: Tracer,
+    record_property: Callable[[str, object], None],
 ) -> None:
     freezer = Freezer(lambda: [program.pid])
     stood_ns = []
     for _ in range(ROUNDS):
-        freezer.run(lambda pause: _pass_through(pause()))
+        with freezer.paused(tracer):
+            pass
         stood_ns.append(freezer.last_ns)
-
-    def look(pause: object) -> bool:
-        with pause():  # type: ignore[operator]
-            return is_counting(program, LONG_S)
-
-    assert not freezer.run(look)
+    with freezer.paused(tracer):
+        assert not is_counting(program, LONG_S)
     assert is_counting(program, 10.0)
     assert program.poll() is None
     record_property("stood_us", statistics.median(stood_ns) / 1000)
-
-
-def _pass_through(pause: object) -> None:
-    with pause:  # type: ignore[attr-defined]
-        pass
 
 
 CONNECTING = """
@@ -106,7 +107,7 @@ print(ctypes.get_errno(), flush=True)
 """
 
 
-def test_a_call_that_is_not_the_same_again_is_not_begun_again() -> None:
+def test_a_call_that_is_not_the_same_again_is_not_begun_again(tracer: Tracer) -> None:
     """As close(), whose descriptor is another one by then; of connect() it shows in the result."""
     with subprocess.Popen(
         [sys.executable, "-c", CONNECTING], stdout=subprocess.PIPE, text=True
@@ -114,7 +115,8 @@ def test_a_call_that_is_not_the_same_again_is_not_begun_again() -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         wait_until_it_waits(process.pid)
-        Freezer(lambda: [process.pid]).run(lambda pause: _pass_through(pause()))
+        with Freezer(lambda: [process.pid]).paused(tracer):
+            pass
         assert int(process.stdout.readline()) == errno.EINTR
 
 
@@ -126,18 +128,14 @@ def wait_until_it_waits(pid: int) -> None:
         time.sleep(0.001)
 
 
-def test_it_goes_on_when_the_work_fails(program: "subprocess.Popen[bytes]") -> None:
-    def work(pause: object) -> None:
-        with pause():  # type: ignore[operator]
-            raise RuntimeError
-
-    with pytest.raises(RuntimeError):
-        Freezer(lambda: [program.pid]).run(work)
+def test_it_goes_on_when_the_work_fails(program: "subprocess.Popen[bytes]", tracer: Tracer) -> None:
+    with pytest.raises(RuntimeError), Freezer(lambda: [program.pid]).paused(tracer):
+        raise RuntimeError
     assert is_counting(program, 10.0)
 
 
 def test_what_is_asked_for_at_the_same_time_shares_a_stop(
-    program: "subprocess.Popen[bytes]",
+    program: "subprocess.Popen[bytes]", tracer: Tracer
 ) -> None:
     """Each gets its own result; one that nobody waits for any more is not done."""
     done: list[int] = []
@@ -156,7 +154,9 @@ def test_what_is_asked_for_at_the_same_time_shares_a_stop(
 
     async def story() -> list[int | BaseException]:
         freezer = Freezer(pids)
-        asked = [asyncio.ensure_future(freezer.share(partial(piece, n))) for n in range(PIECES)]
+        asked = [
+            asyncio.ensure_future(freezer.share(tracer, partial(piece, n))) for n in range(PIECES)
+        ]
         await asyncio.sleep(0)
         asked[FORGOTTEN].cancel()
         return await asyncio.gather(*asked, return_exceptions=True)
@@ -170,21 +170,19 @@ def test_what_is_asked_for_at_the_same_time_shares_a_stop(
     assert is_counting(program, 10.0)
 
 
-def test_all_are_told_when_it_cannot_be_stopped() -> None:
+def test_all_are_told_when_it_cannot_be_stopped(tracer: Tracer) -> None:
     async def story() -> list[int | BaseException]:
-        freezer = Freezer(lambda: [os.getpid()])  # it has more threads than may be stopped
+        freezer = Freezer(lambda: range(1, THREADS_MAX + 2))
         return await asyncio.gather(
-            *(freezer.share(lambda: 1) for _ in range(2)), return_exceptions=True
+            *(freezer.share(tracer, lambda: 1) for _ in range(2)), return_exceptions=True
         )
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("prl.kernel.freezer.THREADS_MAX", 0)
-        results = asyncio.run(story())
+    results = asyncio.run(story())
     assert [type(result) for result in results] == [FreezeError, FreezeError]
 
 
 def test_others_that_have_the_socket_stand_too_and_one_that_cannot_costs_only_its_own(
-    program: "subprocess.Popen[bytes]",
+    program: "subprocess.Popen[bytes]", tracer: Tracer
 ) -> None:
     """A stranger is traced already: by us, as a debugger would."""
     with subprocess.Popen([sys.executable, "-c", TRACED], stdout=subprocess.PIPE) as stranger:
@@ -194,9 +192,9 @@ def test_others_that_have_the_socket_stand_too_and_one_that_cannot_costs_only_it
         async def story() -> list[str | BaseException]:
             freezer = Freezer(list)
             return await asyncio.gather(
-                freezer.share(lambda: state_of(program.pid), [program.pid]),
-                freezer.share(lambda: state_of(stranger.pid), [program.pid, stranger.pid]),
-                freezer.share(lambda: state_of(program.pid), [program.pid]),
+                freezer.share(tracer, lambda: state_of(program.pid), [program.pid]),
+                freezer.share(tracer, lambda: state_of(stranger.pid), [program.pid, stranger.pid]),
+                freezer.share(tracer, lambda: state_of(program.pid), [program.pid]),
                 return_exceptions=True,
             )
 
@@ -215,27 +213,35 @@ def state_of(pid: int) -> str:
     return text[text.rindex(")") + 2]
 
 
-def test_it_goes_on_when_who_stopped_it_is_killed(program: "subprocess.Popen[bytes]") -> None:
+def test_it_goes_on_when_who_stopped_it_is_killed(
+    program: "subprocess.Popen[bytes]", tracer: Tracer
+) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", TRACER, str(program.pid)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-    ) as tracer:
-        assert tracer.stdout is not None
-        assert tracer.stdout.read(7) == b"stopped"
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.read(7) == b"stopped"
         assert not is_counting(program, LONG_S)
         with pytest.raises(FreezeError, match="is it being traced"):
-            Freezer(lambda: [program.pid]).run(lambda pause: _pass_through(pause()))
-        tracer.send_signal(signal.SIGKILL)
+            tracer.stop([program.pid])
+        other.send_signal(signal.SIGKILL)
     assert is_counting(program, 10.0)
     assert program.poll() is None
 
 
-def test_a_signal_is_not_lost(program: "subprocess.Popen[bytes]") -> None:
-    def work(pause: object) -> None:
-        with pause():  # type: ignore[operator]
-            program.terminate()
-            assert program.poll() is None
-
-    Freezer(lambda: [program.pid]).run(work)
+def test_a_signal_is_not_lost(program: "subprocess.Popen[bytes]", tracer: Tracer) -> None:
+    with Freezer(lambda: [program.pid]).paused(tracer):
+        program.terminate()
+        assert program.poll() is None
     assert program.wait(10) == -signal.SIGTERM
+
+
+def test_who_is_killed_while_it_stands_is_over_for_its_parent(
+    program: "subprocess.Popen[bytes]", tracer: Tracer
+) -> None:
+    """What a tracer does not wait for stays a zombie, and its parent waits in vain."""
+    with Freezer(lambda: [program.pid]).paused(tracer):
+        program.kill()
+    assert program.wait(10) == -signal.SIGKILL

@@ -143,6 +143,9 @@ HAPPENED: Final[dict[str, Kind]] = {
     "adopted": Kind("a new prld owns what the one before it owned"),
     "not_inherited": Kind("what a former life left in the kernel is of no use"),
     "ghosts_ended": Kind("sockets that nobody owns any more are ended"),
+    "repair_mode_left": Kind(
+        "a former prld was killed while it copied sockets, with which their programs go on now"
+    ),
     "ghosts_left": Kind("they could not be"),
     "left_behind": Kind("prld ends, and sessions go on without protection"),
     "withdrawing": Kind("this node gives its services away: silence and hold cannot be kept"),

@@ -35,7 +35,7 @@ from prl.daemon.session.sessions import Session
 from prl.daemon.session.transfer import Setup, TransferError
 from prl.errors import PrlError, ReplicationError
 from prl.kernel.descriptors import Holder, references_by
-from prl.kernel.freezer import FreezeError
+from prl.kernel.freezer import FreezeError, Tracer
 from prl.kernel.scan import SocketHolders
 from prl.shadow import Fixed, SnapshotError, fixed_of
 from prl.shadow.sockopt import CallError, So, get_int
@@ -126,9 +126,11 @@ class Attempts:
         host: Host,
         log: EventLog,
         instances: Instances,
+        tracer: Tracer,
     ) -> None:
         self._config, self._dp, self._link, self._log = config, datapath, link, log
         self._host, self._instances = host, instances
+        self.tracer = tracer
         self.closed = ""
         """Why nothing can be protected now; empty: it can."""
         self._holders = SocketHolders()
@@ -300,7 +302,7 @@ class Attempts:
         for _ in range(STOPS_MAX):
             pids = {one.pid for one in work.holders}
             try:
-                return await work.session.client.freezer.share(copy, pids)
+                return await work.session.client.freezer.share(self.tracer, copy, pids)
             except _OthersError as error:
                 unseen = error.unseen
             self._looked_again += 1

@@ -32,7 +32,7 @@ from prl.daemon.session.silence import abort_silently, end_silently, reset
 from prl.daemon.session.streams import Streams
 from prl.endpoint import unspecified
 from prl.errors import ReplicationError, UsageError
-from prl.kernel.freezer import FreezeError, Pause
+from prl.kernel.freezer import FreezeError
 from prl.shadow import SnapshotError
 from prl.shadow.capture import refuse_other_protocols
 from prl.shadow.sockopt import CallError
@@ -432,12 +432,21 @@ class Primaries:
         self._exposed.leave(session)
         self._forget(session, "demoted")
         with contextlib.suppress(DatapathError):  # its application has closed it, and so have we
-            _end(session, self._socket(session))
+            self._end(session, self._socket(session))
         self._dp.flow_close(session.handle)
         self._log.warning(
             "demoted", f"{session.ends}: the other node has it now", handle=session.handle
         )
         session.client.send_event({"event": "demoted", "handle": session.handle})
+
+    def _end(self, session: Session, sock: socket.socket) -> None:
+        """Without a word, for all who have the socket."""
+        if session.program is not None and not session.closing:
+            with contextlib.suppress(FreezeError, SnapshotError, CallError):
+                with session.client.freezer.paused(self._attempts.tracer):
+                    abort_silently(sock)
+                return
+        end_silently(sock)
 
     def leave(self, session: Session) -> None:
         """As prld ends: the session goes on without it; its application has the socket."""
@@ -570,17 +579,3 @@ def _refuse_kind(sock: socket.socket) -> None:
         refuse_other_protocols(sock)
     except SnapshotError as error:
         raise UsageError(str(error)) from error
-
-
-def _end(session: Session, sock: socket.socket) -> None:
-    """Without a word, for all who have the socket."""
-    if session.program is not None and not session.closing:
-
-        def work(pause: Pause) -> None:
-            with pause():
-                abort_silently(sock)
-
-        with contextlib.suppress(FreezeError, SnapshotError, CallError):
-            session.client.freezer.run(work)
-            return
-    end_silently(sock)
