@@ -148,18 +148,17 @@ def _upload(bench: Bench, part: Part, recipes: Any) -> None:
         found_ratios["prl native/xdp-pass native"] = ratios(
             speed["prl native"], speed["xdp-pass native"]
         )
-    for other in ("prl generic", "nfqueue", "nfqueue fed"):
-        if "prl kernel" in speed and other in speed:
-            found_ratios[f"prl kernel/{other}"] = ratios(speed["prl kernel"], speed[other])
-            found_ratios[f"cpu prl kernel/{other}"] = ratios(price["prl kernel"], price[other])
-    found_ratios["t4_none"] = ratios(speed["prl generic"], speed["none"])
+    for way in ("prl kernel", "prl generic"):
+        for other in ("prl generic", "nfqueue", "nfqueue fed"):
+            if way != other and {way, other} <= speed.keys():
+                found_ratios[f"{way}/{other}"] = ratios(speed[way], speed[other])
+                found_ratios[f"cpu {way}/{other}"] = ratios(price[way], price[other])
+    whole = "prl kernel" if "prl kernel" in speed else "prl generic"  # what `auto` chooses
     if "nfqueue" in speed:
-        found_ratios["t4_nfqueue"] = ratios(speed["prl generic"], speed["nfqueue"])
-        found_ratios["t5_nfqueue"] = ratios(price["prl generic"], price["nfqueue"])
         found_ratios["cpu prl native/nfqueue"] = ratios(price["prl native"], price["nfqueue"])
     if "nfqueue fed" in speed:
-        found_ratios["t4_fed"] = ratios(speed["prl generic"], speed["nfqueue fed"])
-        found_ratios["t5_fed"] = ratios(price["prl generic"], price["nfqueue fed"])
+        found_ratios["t4_fed"] = ratios(speed[whole], speed["nfqueue fed"])
+        found_ratios["t5_fed"] = ratios(price[whole], price["nfqueue fed"])
     part.facts["ratios"] = ratio_facts(found_ratios)
     for name, values in found_ratios.items():
         if name.startswith("t"):

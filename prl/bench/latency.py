@@ -97,7 +97,6 @@ def _judge(part: Part, together: dict[str, list[Trips]], spread: dict[str, list[
             part.series(f"{name}{'round_trip' if which == 'both' else which}", series, "us")
     one_cpu = {name: [one.both for one in turns] for name, turns in together.items()}
     all_cpus = {name: [one.both for one in turns] for name, turns in spread.items()}
-    goal = [a + 2 * b for a, b in zip(one_cpu["none"], one_cpu["bare"], strict=True)]
     # Input alone is held on the way there; the way back is that of none.
     input_held = [
         one.there + plain.back
@@ -106,7 +105,6 @@ def _judge(part: Part, together: dict[str, list[Trips]], spread: dict[str, list[
     found_ratios = {
         "t1_input": ratios(input_held, all_cpus["none"]),
         "t1_both": ratios(all_cpus["prl polling"], all_cpus["none"]),
-        "t2_bare": ratios(one_cpu["prl"], goal),
         "prl/none": ratios(one_cpu["prl"], one_cpu["none"]),
         "bare/none": ratios(one_cpu["bare"], one_cpu["none"]),
         "all CPUs prl/none": ratios(all_cpus["prl"], all_cpus["none"]),

@@ -1,7 +1,8 @@
 """`prlctl bench passthrough` (T8): traffic that is not replicated, with prl's programs attached.
 
-One lab, in which prl's programs and XDP_PASS take turns on the same interface: what two labs differ
-by (addresses in memory, queues) is more than what is looked for.
+Native: one lab, in which prl's programs and XDP_PASS take turns on the same interface: what two
+labs differ by (addresses in memory, queues) is more than what is looked for. Whole packets: labs
+with and without prl.
 """
 
 from collections.abc import Callable
@@ -18,6 +19,11 @@ from prl.bench.stats import ratios, summary
 
 FLOWS = (0, 1, 100_000)
 FLOWS_MAX = 131_072
+WHOLE = (
+    Recipe("none", Way.NONE, role="sink"),
+    Recipe("prl kernel", Way.PRL, role="sink", mode="kernel", protect=False),
+    Recipe("prl generic", Way.PRL, role="sink", mode="generic", protect=False),
+)
 _PASS, _PRL = "xdp-pass", "prl"
 _PING_TRIPS = 300
 
@@ -46,11 +52,29 @@ def passthrough(bench: Bench) -> Part:
             trips = {name: [one.both for one in found] for name, found in pings.items()}
             part.series("round_trip", trips, "us")
             found_ratios["round trip / xdp-pass"] = ratios(trips[_PRL], trips[_PASS])
+    found_ratios |= _whole(bench, part)
     part.facts["ratios"] = ratio_facts(found_ratios)
     for name, values in found_ratios.items():
         if name.startswith("t8"):
             part.figures[name] = summary(values).median
     return part
+
+
+def _whole(bench: Bench, part: Part) -> dict[str, list[float]]:
+    """Whole packets, against a lab without any program: programs in one lab could not change that.
+
+    A generic XDP program, once attached, costs each packet its copy, whatever it does.
+    """
+    with bench.rigs(part, WHOLE) as rigs:
+        bench.narrate(f"not replicated bulk, whole packets, {len(rigs)} ways in turns")
+        found = bench.take_turns(rigs, bench.rounds(9, 30), partial(upload, 300))
+    speed = {name: [one.gbit_s for one in turns] for name, turns in found.items()}
+    part.series("whole packets", speed, "Gbit/s")
+    if not {"none", "prl kernel"} <= speed.keys():
+        return {}
+    return {"t8_whole": ratios(speed["prl kernel"], speed["none"])} | {
+        "whole packets, generic XDP / none": ratios(speed["prl generic"], speed["none"])
+    }
 
 
 def _recipe(role: str) -> Recipe:

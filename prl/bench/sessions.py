@@ -14,6 +14,7 @@ from prl.bindings.native import lib
 from prl.errors import PrlError
 
 HELD, BUSY = 10_000, 1_000
+"""As many as the usual limits of descriptors (ulimit -n) and of the peer's ports let be tried."""
 STEP = 1_000
 PATIENCE_S, PATIENCE_QUICK_S = 240, 40
 """How long protecting sessions may go on in all."""

@@ -44,7 +44,7 @@ def test_latency_yields_every_field(tiny: Tiny) -> None:
             assert all(facts[name][way]["median"] > 0 for way in found_ways)
     opened = facts["open_loop"]["prl"]
     assert opened["asked"] == opened["answered"] > 0
-    assert [row["id"] for row in found["targets"]] == ["T1", "T1", "T2", "T2"]
+    assert [row["id"] for row in found["targets"]] == ["T1", "T1", "T2"]
     assert all(isinstance(row["met"], bool) for row in found["targets"])
     assert report.page(found, [part]).count("<polyline") == len(ways)
 
