@@ -6,6 +6,7 @@
 #include "core/primary.h"
 #include "core/secondary.h"
 #include "core/ownership.h"
+#include "core/share.h"
 #include "core/switchover.h"
 #include "prl_abi.h"
 #include "wire/wire.h"

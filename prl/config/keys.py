@@ -220,9 +220,10 @@ class Timing(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
         Meta(
             ge=0,
             le=60_000,
-            description="interval of the probes that the other node's kernel answers; 0: none",
+            description="interval of the probes that the other node's kernel answers; 0: none, as "
+            "by default where suspect_ms is not between dead_ms and hung_ms",
         ),
-    ] = 0
+    ] = 10
     dead_ms: Annotated[
         Milliseconds,
         Meta(
@@ -408,8 +409,15 @@ def parse(text: str) -> Config:
         ConfigError: as load(), without the file's name.
     """
     config = _SCHEMA.parse(text, Config)
+    if not _has(tomllib.loads(text), "timing.probe_ms") and not _fits_probes(config.timing):
+        config = replace(config, timing=replace(config.timing, probe_ms=0))
     _check(config)
     return config
+
+
+def _fits_probes(timing: Timing) -> bool:
+    """Whether they can be sent by default: a pair that had none yet goes on as it was."""
+    return 2 * timing.probe_ms < timing.dead_ms < timing.suspect_ms < timing.hung_ms
 
 
 def schema() -> Iterator[Key]:

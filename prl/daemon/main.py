@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from prl import config as configuration
 from prl.config import Config, link_key
-from prl.daemon.host import capabilities, memory
+from prl.daemon.host import capabilities, memory, scheduling
 from prl.daemon.host.notify import ServiceManager
 from prl.errors import KernelError, PrlError
 
@@ -133,6 +133,8 @@ async def _serve(
     _use_one_heap()
     memory.lock()
     events = EventLog()
+    if why := scheduling.become_nice():
+        events.warning("late_among_others", why)
     for notice in notices:
         events.warning("configuration_deprecated", notice)
     node = Node(config, events, manager)

@@ -29,7 +29,7 @@ from prl.daemon.control.followers import Followers
 from prl.daemon.control.rights import Right
 from prl.daemon.events.bounded import Bounded
 from prl.daemon.events.log import EventLog
-from prl.daemon.host import orphaned_sockets, tap, xdp
+from prl.daemon.host import orphaned_sockets, scheduling, tap, xdp
 from prl.daemon.host.guard import Guard
 from prl.daemon.host.instances import Instances
 from prl.daemon.host.network import Host, Sysctls, needed_sysctls
@@ -420,6 +420,11 @@ class Node:
                     _THREAD_NAME.write_text("datapath")  # for `ps -L` and `top -H`
                 if cpus := self._config.datapath.cpus:
                     place(cpus)
+                # One that polls would take its CPU away from those whom it works for.
+                if self._config.datapath.polling == "blocking" and (
+                    why := scheduling.become_realtime()
+                ):
+                    loop.call_soon_threadsafe(self._log.warning, "late_among_others", why)
                 datapath.run()
             except Exception as error:  # noqa: BLE001  # whatever it is: no datapath, no node
                 loop.call_soon_threadsafe(self._fail, _as_prl_error(error))

@@ -55,6 +55,11 @@ def _packets(config: Config) -> Iterator[tuple[str, Packet]]:
             state=state,
         )
         yield f"{kind} {way} {link.interface} (link)", packet
+        if config.timing.probe_ms:  # the other's questions are answered before any firewall
+            words = f"UDP {link.port} {way} {link.interface} (probes of the link)"
+            asked = "established" if hook == "input" else "new"
+            ports = (link.port, link.port)
+            yield words, Packet(hook, link.interface, "udp", source, target, *ports, state=asked)
     port = lan.heartbeat_port
     for hook, source, target in (
         ("input", lan.peer_address, lan.address),

@@ -117,7 +117,7 @@ class Lab:
         arbiter: Sequence[str] = (),
         arbiter_policy: str = "stop",
         witnesses: Sequence[str] = (),
-        probe_ms: int = 0,
+        probe_ms: int | None = None,
     ) -> None:
         """Build the network and start prld on both nodes; return when both serve.
 
@@ -127,7 +127,8 @@ class Lab:
         with ``vrf`` in a VRF of its own; with ``metrics`` each node serves them on METRICS_PORT of
         its address on the LAN; ``hooks`` are commands by the names of docs/hooks.md; with
         ``plain_link`` the nodes talk in clear; ``arbiter`` are the endpoints of one, which the lab
-        does not build; ``witnesses`` are addresses on the LAN; ``probe_ms`` is timing.probe_ms.
+        does not build; ``witnesses`` are addresses on the LAN; ``probe_ms`` is timing.probe_ms,
+        None its default.
 
         Raises:
             LabError: it is up already, or could not be brought up; nothing is left of it then.

@@ -16,15 +16,14 @@ from prl.lab.topology import Node
 
 READY_TIMEOUT_S = 20.0
 READY_FD = "PRL_READY_FD"
-NICE_VARIABLE = "PRL_LAB_NICE"
-"""Nice value of a lab's prld (nice(2)), where it is set. All machines of a lab share the CPUs of
-one: a prld that waits long for its turn looks dead to the other one."""
 _PRLD = ("-m", "prl.daemon.main")
 _AS_THE_SERVICE = (
     "setpriv",
-    "--bounding-set=-all," + ",".join(f"+{name.removeprefix('CAP_').lower()}" for name in NEEDED),
+    "--bounding-set=-all,+sys_nice,"
+    + ",".join(f"+{name.removeprefix('CAP_').lower()}" for name in NEEDED),
 )
-"""With the capabilities that prld.service gives it."""
+"""With the capabilities that prld.service gives it, and one in place of LimitNICE and LimitRTPRIO,
+which a container may not raise."""
 _READY = b"ready\n"
 _LINE_MAX = 4096
 _LOG_TAIL_BYTES = 4096
@@ -63,8 +62,6 @@ class Prld:
         finally:
             os.close(writer)
             os.close(log)
-        if nice := os.environ.get(NICE_VARIABLE):
-            os.setpriority(os.PRIO_PROCESS, self.pid, int(nice))
         state.write_pid(node, self.pid)
 
     def await_ready(self, deadline: float) -> None:

@@ -38,7 +38,7 @@ class Settings:
     """Its endpoints, where there is one."""
     arbiter_policy: str = "stop"
     witnesses: Sequence[str] = ()
-    probe_ms: int = 0
+    probe_ms: int | None = None
 
 
 class StateDirectory:
@@ -173,8 +173,8 @@ def _node_toml(topology: Topology, node: Node, settings: Settings, socket: Path,
         ]
     if settings.witnesses:
         lines.append(_assign("witnesses", list(settings.witnesses)))
-    probe_ms = settings.probe_ms * stretch.factor()
-    if timing := stretch.timing() | ({"probe_ms": probe_ms} if probe_ms else {}):
+    probes = {} if settings.probe_ms is None else {"probe_ms": settings.probe_ms * stretch.factor()}
+    if timing := stretch.timing() | probes:
         lines += ["", "[timing]", *(_assign(name, ms) for name, ms in timing.items())]
     if settings.arbiter:
         lines += [

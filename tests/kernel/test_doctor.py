@@ -77,7 +77,9 @@ LINK_IN = "TCP 7077 from 198.51.100.10 on link0 (link)"
 LINK_OUT = "answers of TCP 7077 to 198.51.100.10 by link0 (link)"
 BEAT_IN = "UDP 7078 from 192.0.2.10 on lan0 (LAN heartbeats)"
 BEAT_OUT = "UDP 7078 to 192.0.2.10 by lan0 (LAN heartbeats)"
-FIREWALL = (LINK_IN, LINK_OUT, BEAT_IN, BEAT_OUT)
+PROBE_IN = "UDP 7077 from 198.51.100.10 on link0 (probes of the link)"
+PROBE_OUT = "UDP 7077 to 198.51.100.10 by link0 (probes of the link)"
+FIREWALL = (LINK_IN, LINK_OUT, BEAT_IN, BEAT_OUT, PROBE_IN, PROBE_OUT)
 
 
 @dataclass
@@ -175,11 +177,11 @@ table ip f {
 }
 """
 CLOSED = [
-    (accepting(""), {LINK_IN: "missing", BEAT_IN: "warning"}),
+    (accepting(""), {LINK_IN: "missing", BEAT_IN: "warning", PROBE_IN: "warning"}),
     (accepting("ct state established,related accept; tcp dport 22 accept"), {LINK_IN: "missing"}),
     (accepting('tcp dport 7000-7099 accept; iifname "link0" accept'), {BEAT_IN: "warning"}),
-    (OUTPUT, {LINK_OUT: "missing", BEAT_OUT: "warning"}),
-    (SETS, {LINK_IN: "missing", BEAT_IN: "warning"}),
+    (OUTPUT, {LINK_OUT: "missing", BEAT_OUT: "warning", PROBE_OUT: "warning"}),
+    (SETS, {LINK_IN: "missing", BEAT_IN: "warning", PROBE_IN: "warning"}),
     (RAW, {LINK_IN: "missing"}),
 ]
 
@@ -216,6 +218,7 @@ table inet f {
   }
   chain udps {
     ip saddr 192.0.2.0/24 udp dport 7078 accept
+    ip saddr 198.51.100.0/24 udp dport 7077 accept
   }
 }
 """
@@ -225,7 +228,7 @@ table inet f {
 def test_an_open_firewall_is_left_alone(rules: str, host: Host) -> None:
     host.sh(f"nft -f - <<'EOF'\n{rules}\nEOF")
     status, checks = host.doctor()
-    assert [checks[name]["verdict"] for name in FIREWALL] == ["ok"] * 4, checks
+    assert [checks[name]["verdict"] for name in FIREWALL] == ["ok"] * len(FIREWALL), checks
     assert status == 0
 
 

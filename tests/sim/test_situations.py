@@ -257,8 +257,12 @@ def shadow_lives(world: Calm, node: Node) -> bool:
     return bool(flow.used and flow.secondary and flow.state == node.lib.PRL_SECONDARY_ACTIVE)
 
 
-def test_a_node_without_power_is_taken_over_as_soon_as_its_kernel_is_silent(world: Calm) -> None:
+@pytest.mark.parametrize("near", [False, True], ids=["a switch away", "on veth"])
+def test_a_node_without_power_is_taken_over_as_soon_as_its_kernel_is_silent(
+    world: Calm, near: bool
+) -> None:
     owner, standby = probed(world)
+    world.neighbours_are_near = near  # who is asked: the answer counts at once, too
     dead_ns = world.now_ns
     owner.power_off()
     world.until(lambda: standby.address(world.sessions[0].service) == OWNER)

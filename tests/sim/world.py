@@ -45,6 +45,8 @@ class World:
     """One seed. ``run()`` raises ViolationError when an invariant breaks."""
 
     takeover_ns = TAKEOVER_MS * MS
+    neighbours_are_near = False
+    """Who is asked on the LAN answers while the question is being sent, as on veth."""
     rto_ns, burst_max, link_queue_max = RTO_NS, BURST_MAX, LINK_QUEUE_BYTES
 
     def __init__(
@@ -325,13 +327,17 @@ class World:
         return node.has_lan and not cut_off
 
     def ask(self, sender: Node) -> None:
-        """Somebody on the LAN answers, if it is there."""
+        """Somebody on the LAN answers, if it is there: as a switch away, or, as on veth, while the
+        question is being sent."""
 
         def answered() -> None:
             if sender.hears_lan and self.is_heard_on_lan(sender):
                 sender.lib.sim_answered(sender.host)
 
-        self.at(self.now_ns + MS // 2, sender.receive, answered)
+        if self.neighbours_are_near:
+            answered()
+        else:
+            self.at(self.now_ns + MS // 2, sender.receive, answered)
 
     def _dial(self) -> None:
         """Both control planes look for the link."""

@@ -1,17 +1,12 @@
 """A lab for each test that asks for one."""
 
-import os
 from collections.abc import Iterator
 
 import pytest
 
 from prl.lab import Lab
-from prl.lab.prld import NICE_VARIABLE
 from tests.system import support
 from tests.system.serving import lab_name
-
-# What else the machine does must not make one node look dead to the other.
-os.environ.setdefault(NICE_VARIABLE, "-15")
 
 
 @pytest.fixture

@@ -7,10 +7,13 @@ import itertools
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
+from prl.daemon.host import scheduling
 from prl.demo.payload import Payload
+from prl.lab import Lab
 from tests.system import support
 from tests.system.support import Applications, eventually
 
@@ -41,10 +44,31 @@ def knows_each_other(apps: Applications) -> bool:
     return all(one["state"] == "alive" and None not in one["answered_ms"].values() for one in found)
 
 
+@pytest.mark.parametrize("node", ["re0", "re1"])
+def test_who_holds_the_lease_comes_before_others(lab: Lab, node: str) -> None:
+    """Or prld says that it may not."""
+    pid = lab.state.pid(lab.topology.node(node))
+    task = next(
+        task
+        for task in Path(f"/proc/{pid}/task").iterdir()
+        if (task / "comm").read_text() == "datapath\n"
+    )
+    first = os.SCHED_FIFO | os.SCHED_RESET_ON_FORK
+    refused = [
+        event["text"]
+        for event in support.events(lab, node)
+        if event["event"] == "late_among_others"
+    ]
+    assert (os.sched_getscheduler(int(task.name)) == first) != any("class" in t for t in refused)
+    assert (os.getpriority(os.PRIO_PROCESS, pid) == scheduling.NICE) != any(
+        "nice" in text for text in refused
+    )
+
+
 @pytest.mark.parametrize("mode", ["native", "generic"])
 def test_a_late_datapath_is_waited_for_and_a_dead_host_is_not(mode: str) -> None:
     payload = Payload(SIZE_BYTES)
-    with support.pair(f"f8k{next(_labs)}", mode, probe_ms=10) as lab:
+    with support.pair(f"f8k{next(_labs)}", mode) as lab:
         apps = Applications(lab, "sink", 4, SIZE_BYTES)
         with apps.connect(4) as peer:
             peer.hold_at(SIZE_BYTES * 3 // 4)

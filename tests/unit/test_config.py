@@ -94,6 +94,24 @@ def test_an_error_names_the_key_and_the_remedy(old: str, new: str, key: str, wha
     assert ";" in message or ": must" in message or "correct" in message
 
 
+@pytest.mark.parametrize(
+    ("timing", "probe_ms"),
+    [
+        ("", 10),
+        ("suspect_ms = 30\nlease_ms = 10", 0),
+        ("suspect_ms = 400\ntakeover_ms = 900\nhold_ms = 1000", 0),
+        ("suspect_ms = 400\ntakeover_ms = 900\nhold_ms = 1000\nhung_ms = 500", 10),
+        ("dead_ms = 20", 0),
+    ],
+)
+def test_a_pair_whose_timing_leaves_no_room_for_probes_has_none(timing: str, probe_ms: int) -> None:
+    """Unless they are asked for; it was set up when there were none by default."""
+    text = GOOD.replace("[link]", f"[timing]\n{timing}\n[link]", 1)
+    assert config.parse(text).timing.probe_ms == probe_ms
+    if not probe_ms:
+        assert "must be greater than" in error_of(text.replace("[timing]", "[timing]\nprobe_ms=10"))
+
+
 def test_addresses_and_names_are_used_once() -> None:
     again = GOOD + '[[service]]\nname = "lab"\naddresses = ["192.0.2.101"]\nowner = "re0"\n'
     assert "service.name: 'lab' is used twice" in error_of(again)

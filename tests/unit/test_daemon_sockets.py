@@ -159,7 +159,8 @@ def test_heartbeats_are_tried_for_until_the_datapath_has_the_socket(taken: Confi
         given.append(fd)
 
     log = EventLog(lambda _: None)
-    beats = Heartbeats(taken, log)
+    timing = msgspec.structs.replace(taken.timing, probe_ms=0)
+    beats = Heartbeats(msgspec.structs.replace(taken, timing=timing), log)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
         other.bind(("127.0.0.1", taken.lan.heartbeat_port))
         assert beats.open() is None
@@ -174,8 +175,7 @@ def test_heartbeats_are_tried_for_until_the_datapath_has_the_socket(taken: Confi
 
 def test_heartbeats_do_not_wait_for_a_link_that_cannot_be_probed_yet(taken: Config) -> None:
     missing = msgspec.structs.replace(taken.link, interface="prl-none")
-    timing = msgspec.structs.replace(taken.timing, probe_ms=10)
-    beats = Heartbeats(msgspec.structs.replace(taken, link=missing, timing=timing), EventLog(print))
+    beats = Heartbeats(msgspec.structs.replace(taken, link=missing), EventLog(print))
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
         other.bind(("127.0.0.1", taken.lan.heartbeat_port))
         assert beats.open() is None

@@ -94,7 +94,7 @@ def test_what_does_not_fit_is_said(other: Hello, words: str) -> None:
 
 def timing(**more: int) -> LeaseTiming:
     usual = {"lease_ms": 20, "suspect_ms": 100, "takeover_ms": 300, "hold_ms": 400}
-    usual |= {"probe_ms": 0, "dead_ms": 30, "hung_ms": 400}
+    usual |= {"probe_ms": 10, "dead_ms": 30, "hung_ms": 400}
     return LeaseTiming(**usual | more)
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from prl.daemon import node as module
 from prl.daemon.events.log import EventLog
-from prl.daemon.host import capabilities
+from prl.daemon.host import capabilities, scheduling
 from prl.daemon.host.notify import ServiceManager
 from prl.daemon.node import Node
 from prl.errors import KernelError
@@ -38,6 +38,14 @@ def given(unit: Path) -> list[str]:
 def test_the_unit_gives_prld_what_it_needs_and_says_what_for() -> None:
     assert given(UNIT) == sorted(capabilities.NEEDED)
     assert set(given(FRONT)) < set(capabilities.NEEDED)
+
+
+def test_the_unit_allows_what_prld_gives_itself() -> None:
+    """Its nice value and the class of the thread that holds the lease (L3a)."""
+    text = UNIT.read_text().splitlines()
+    assert f"LimitNICE={scheduling.NICE}" in text
+    assert f"LimitRTPRIO={scheduling.REALTIME_PRIORITY}" in text
+    assert not any(line.startswith(("RestrictRealtime=", "Nice=")) for line in text)
 
 
 SECURITY = UNIT.parents[2] / "docs/security.md"
@@ -285,7 +293,7 @@ def test_a_datapath_that_ends_ends_the_node(
 
     async def live() -> Node:
         node = object.__new__(Node)
-        config: Any = SimpleNamespace(datapath=SimpleNamespace(cpus=[]))
+        config: Any = SimpleNamespace(datapath=SimpleNamespace(cpus=[], polling="busy"))
         node._config, node._log = config, EventLog(lambda _: None)
         node._failure, node._stop = None, asyncio.Event()
         reader, writer = socket.socketpair()

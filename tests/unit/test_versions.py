@@ -23,7 +23,7 @@ from tests.link_capture import EXCHANGES, HALF_BYTES, SENT
 ROOT = Path(__file__).resolve().parents[2]
 PEER = ROOT / "tests/version_peer.py"
 PATIENCE_S = 60
-OWN = sorted(str(one.name) for one in hello.OWN_CAPABILITIES)
+OWN = sorted(str(one.name) for one in hello.OWN_CAPABILITIES | Capability.KERNEL_ANSWERS)
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@
 #include "flow/dp.h"
 #include "io/error.h"
 #include "loop/lock.h"
+#include "loop/realtime.h"
 #include "loop/wait.h"
 #include "node/ownership.h"
 #include "node/resync.h"
@@ -273,12 +274,15 @@ int dp_turn(struct prl_dp *dp, uint32_t ready)
 int dp_run(struct prl_dp *dp)
 {
     int ready = PRL_READY_ALL;
+    struct dp_realtime realtime;
 
+    dp_realtime_begin(&realtime);
     while (!atomic_load(&dp->stop)) {
         int polling = dp_turn(dp, (uint32_t)ready);
 
         if (polling < 0)
             return polling;
+        dp_realtime_pass(dp, &realtime);
         if (polling)
             dp_give_way(dp, &dp->loop->wait);
         else if (atomic_load(&dp->waiting))

@@ -39,6 +39,17 @@ static int open_memory(struct prl_dp *dp, char *error)
     return 0;
 }
 
+/* Whoever holds it runs as soon as the thread that waits for it would: a thread of the control plane has no real-time class. */
+static void open_lock(struct prl_dp *dp)
+{
+    pthread_mutexattr_t inherits;
+
+    pthread_mutexattr_init(&inherits);
+    pthread_mutexattr_setprotocol(&inherits, PTHREAD_PRIO_INHERIT);
+    pthread_mutex_init(&dp->lock, &inherits);
+    pthread_mutexattr_destroy(&inherits);
+}
+
 struct prl_dp *dp_open(const struct prl_dp_config *config, const struct prl_io *io, struct prl_host *host,
                        char *error)
 {
@@ -54,7 +65,7 @@ struct prl_dp *dp_open(const struct prl_dp_config *config, const struct prl_io *
     dp->host = host;
     dp->node = io->node(host);
     dp->link.fd = -1;
-    pthread_mutex_init(&dp->lock, NULL);
+    open_lock(dp);
     if (dp_events_open(&dp->events)) {
         snprintf(error, PRL_ERROR_BYTES, "eventfd: %s", strerror(errno));
         goto fail;

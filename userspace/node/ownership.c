@@ -303,8 +303,10 @@ void dp_owner_do(struct prl_dp *dp, uint32_t todo)
 
         dp_event(dp, &event, NULL, 0);
     }
-    if (todo & PRL_OWNER_DO_ASK)
+    if (todo & PRL_OWNER_DO_ASK) {
+        dp_owner_watch_lan(dp); /* an answer may be here before the question has left our hands: on veth it is */
         dp_neighbours_ask(dp);
+    }
     if (todo & PRL_OWNER_DO_HAND_OVER)
         dp_move_hand_over(dp);
     if (todo & PRL_OWNER_DO_VOID_SHADOWS)

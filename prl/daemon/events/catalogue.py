@@ -68,6 +68,7 @@ HAPPENED: Final[dict[str, Kind]] = {
     "xdp_mode": Kind("where XDP runs", {"mode": "`native`, `generic`, or `kernel`: nowhere"}),
     "no_struct_ops": Kind("this kernel cannot keep shadows"),
     "no_sock_ops": Kind("TCP does not tell prld of sessions: their ends are looked for"),
+    "late_among_others": Kind("prld may not come before other programs: late on a busy host"),
     "heartbeat_port": Kind("LAN heartbeats cannot be sent, or can again"),
     "probe_port": Kind("the link cannot be probed, or can again"),
     "host_changed": Kind("interfaces or addresses are not as they must be"),

@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* How much a thread that comes before all others may take: a named share of each window of time. */
+#ifndef PRL_CORE_SHARE_H
+#define PRL_CORE_SHARE_H
+
+#ifndef PRL_CFFI
+#include <stdbool.h>
+#include <stdint.h>
+#endif
+
+enum {
+    PRL_SHARE_WINDOW_MS = 100,
+    PRL_SHARE_MS = 75, /* of each window */
+};
+
+struct prl_share {
+    bool spent; /* what is left of this window is others' */
+    uint64_t window_ns; /* when the window began */
+    uint64_t busy_ns; /* what was taken of it */
+};
+
+/* It was busy from `began_ns` until now. Returns whether that has spent the share. */
+bool prl_share_take(struct prl_share *share, uint64_t began_ns, uint64_t now_ns);
+
+#endif /* PRL_CORE_SHARE_H */
