@@ -14,6 +14,7 @@
 #ifndef PRL_CLASSIFY_H
 #define PRL_CLASSIFY_H
 
+#include "birth.h"
 #include "parse.h"
 #include "prl_siphash.h"
 #include "settle.h"
@@ -379,6 +380,47 @@ static __always_inline int capture(PRL_CONTEXT *ctx, struct prl_node *node, stru
     return action;
 }
 
+/*
+ * A TCP segment that nothing is captured of. Whether it must not come in yet: payload or a FIN of a session that waits to be
+ * protected, or payload in front of a handshake with an endpoint whose sessions will. The peer sends it again.
+ */
+__noinline int prl_classify_newborn(PRL_CONTEXT *ctx, struct prl_packet *packet)
+{
+    struct prl_node *node = prl_node_get();
+    struct prl_flow_key key;
+    __u8 words[2];
+
+    if (!node || !packet || packet->l4 > PRL_L4_OFFSET_MAX ||
+        prl_load(ctx, packet->l4 + PRL_TCP_FLAGS_AT - 1, words, sizeof(words)) < 0)
+        return 0;
+    int has_payload = !packet->end || packet->end > packet->l4 + (words[0] >> 4) * 4u;
+    if (words[1] & PRL_TCP_FLAG_RST || (!has_payload && !(words[1] & PRL_TCP_FLAG_FIN)))
+        return 0;
+    if (words[1] & PRL_TCP_FLAG_SYN) {
+        if (!prl_awaited_ns(&packet->key))
+            return 0;
+        PRL_COUNT(node->births_dropped);
+        return 1;
+    }
+    prl_newborn_key(&key, &packet->key);
+    struct prl_newborn *newborn = bpf_map_lookup_elem(&prl_newborns, &key);
+    if (!newborn)
+        return 0;
+    if (prl_is_waiting(newborn, bpf_ktime_get_boot_ns())) {
+        PRL_COUNT(node->births_dropped);
+        return 1;
+    }
+    if (bpf_map_delete_elem(&prl_newborns, &key) == 0)
+        PRL_COUNT(node->births_late);
+    return 0;
+}
+
+static __always_inline int is_too_early(PRL_CONTEXT *ctx, struct prl_node *node, struct prl_packet *packet)
+{
+    return packet->kind == PRL_KIND_FLOW && packet->key.proto == IPPROTO_TCP && prl_is_anything_awaited(node) &&
+           prl_classify_newborn(ctx, packet);
+}
+
 /* What becomes of the frame: PASS, DROP, or as carry() says. */
 static __always_inline int classify(PRL_CONTEXT *ctx)
 {
@@ -444,7 +486,7 @@ static __always_inline int classify(PRL_CONTEXT *ctx)
     switch (packet.kind) {
     case PRL_KIND_FLOW:
         if (prl_is_strange(&packet))
-            return stray;
+            return is_too_early(ctx, node, &packet) ? DROP : stray;
         break;
     case PRL_KIND_ICMP:
     case PRL_KIND_ICMP6:
@@ -466,11 +508,13 @@ static __always_inline int classify(PRL_CONTEXT *ctx)
 
     struct prl_flow_ref *ref = prl_flow_find(&packet.key);
     if (!ref)
-        return stray;
+        return is_too_early(ctx, node, &packet) ? DROP : stray;
     __u32 slot = ref->slot;
     struct prl_flow *flow = bpf_map_lookup_elem(&prl_flow_state, &slot);
     if (!flow)
         return stray;
+    if (!(PRL_READ(flow->flags) & (PRL_FLOW_CAPTURED | PRL_FLOW_SILENT)) && is_too_early(ctx, node, &packet))
+        return DROP;
     if (packet.kind != PRL_KIND_FLOW)
         PRL_COUNT(node->icmp_quoted);
     /* Given away: what was flooded the new owner has itself, and what is not captured is not relayed. */

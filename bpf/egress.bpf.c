@@ -14,6 +14,7 @@
  * What is suppressed is STOLEN, never SHOT: SHOT tells the local TCP, which then does not count it as sent.
  */
 #include <linux/pkt_cls.h>
+#include "birth.h"
 #include "parse.h"
 #include "sock_view.h"
 
@@ -34,6 +35,9 @@
 #define STAMPS_HEAD 0x0101080a
 /* NOP NOP signature, in front of all others where there is one (likewise). */
 #define MD5_OPTION_BYTES 20
+#define OPTION_MD5 19 /* behind two of no operation */
+#define OPTION_AO 29  /* RFC 5925 */
+#define SACK_STAMPS_HEAD 0x0402080a /* SACK permitted in place of the two of no operation */
 
 struct tcp_segment {
     struct tcphdr tcp;
@@ -352,9 +356,63 @@ static __always_inline int sign_again(struct __sk_buff *skb, struct prl_node *no
     return TC_ACT_STOLEN;
 }
 
-/* The segment leaves. MD5 signs ack and window (RFC 2385): such headers stay as they are. */
+/* A SYN-ACK of an endpoint whose sessions wait. The entry of its session, be it an older one; NULL: it does not wait. */
+static __always_inline struct prl_newborn *conceive(struct __sk_buff *skb, const struct prl_packet *packet,
+                                                    const struct prl_flow_key *key,
+                                                    const struct tcp_segment *segment)
+{
+    struct prl_newborn *known = bpf_map_lookup_elem(&prl_newborns, key);
+    struct prl_newborn begun = {.iss = bpf_ntohl(segment->tcp.seq)};
+    __be32 options[4] = {}; /* as Linux writes them: MSS, SACK permitted or two of nothing, timestamps */
+
+    if (known && known->iss == begun.iss)
+        return known;
+    if (!prl_awaited_ns(key) || bpf_skb_load_bytes(skb, 0, begun.peer_mac, sizeof(begun.peer_mac)) < 0)
+        return NULL;
+    begun.until_ns = bpf_ktime_get_boot_ns() + PRL_HANDSHAKE_NS;
+    if (segment->tcp.doff * 4u >= sizeof(segment->tcp) + sizeof(options) &&
+        bpf_skb_load_bytes(skb, packet->l4 + sizeof(segment->tcp), options, sizeof(options)) == 0 &&
+        (options[1] == bpf_htonl(SACK_STAMPS_HEAD) || options[1] == bpf_htonl(STAMPS_HEAD))) {
+        begun.tsval = bpf_ntohl(options[2]);
+        begun.tsecr = bpf_ntohl(options[3]);
+    }
+    if (bpf_map_update_elem(&prl_newborns, key, &begun, BPF_ANY) < 0)
+        return NULL;
+    return bpf_map_lookup_elem(&prl_newborns, key);
+}
+
+/*
+ * A segment of a session of which nothing is held. As long as that waits to be protected, from the SYN-ACK on, its peer is
+ * told that there is no room. Returns whether the window was shut: not that of a segment that is signed with it, whose first
+ * option that is.
+ */
+__noinline int prl_egress_newborn(struct __sk_buff *skb, struct prl_packet *packet)
+{
+    struct prl_flow_key key;
+    struct tcp_segment segment;
+    struct prl_newborn *newborn;
+    __u8 option[3] = {};
+
+    if (!packet || packet->l4 > PRL_L4_OFFSET_MAX ||
+        bpf_skb_load_bytes(skb, packet->l4, &segment.tcp, sizeof(segment.tcp)) < 0 || segment.tcp.rst ||
+        !segment.tcp.ack)
+        return 0;
+    prl_newborn_key(&key, &packet->key);
+    newborn = segment.tcp.syn ? conceive(skb, packet, &key, &segment) : bpf_map_lookup_elem(&prl_newborns, &key);
+    if (!newborn || !prl_is_waiting(newborn, bpf_ktime_get_boot_ns()))
+        return 0;
+    if (segment.tcp.doff > sizeof(segment.tcp) / 4 &&
+        bpf_skb_load_bytes(skb, packet->l4 + sizeof(segment.tcp), option, sizeof(option)) == 0 &&
+        (option[2] == OPTION_MD5 || option[0] == OPTION_AO))
+        return 0;
+    store_window(skb, packet->l4, segment.tcp.window, 0);
+    return 1;
+}
+
+/* The segment leaves. MD5 signs ack and window (RFC 2385): such headers stay as they are. `packet`: of a session of which
+ * nothing is held, else NULL. */
 static __always_inline int emit(struct __sk_buff *skb, struct prl_node *node, struct prl_flow *flow, __u32 l4,
-                                struct tcp_segment *segment, int released)
+                                struct tcp_segment *segment, int released, struct prl_packet *packet)
 {
     if (!segment->tcp.syn) {
         __u32 flags = PRL_READ(flow->flags);
@@ -370,6 +428,8 @@ static __always_inline int emit(struct __sk_buff *skb, struct prl_node *node, st
             note_emitted(flow, segment);
             if (clamps)
                 clamp(skb, flow, l4, segment);
+            if (packet && prl_is_anything_awaited(node) && prl_egress_newborn(skb, packet))
+                segment->tcp.window = 0;
         }
         note_edge(flow, segment);
     }
@@ -430,7 +490,7 @@ static __always_inline int hold(struct __sk_buff *skb, struct prl_node *node, st
 
 /* A segment of a flow in the table, from an address that this node owns. */
 static __always_inline int judge_segment(struct __sk_buff *skb, struct prl_node *node, struct prl_flow *flow,
-                                         const struct prl_packet *packet)
+                                         struct prl_packet *packet)
 {
     struct tcp_segment segment;
     __u32 l4 = packet->l4;
@@ -444,9 +504,9 @@ static __always_inline int judge_segment(struct __sk_buff *skb, struct prl_node 
         return TC_ACT_STOLEN;
     }
     if (skb->mark == PRL_MARK_RELEASE)
-        return emit(skb, node, flow, l4, &segment, 1);
+        return emit(skb, node, flow, l4, &segment, 1, NULL);
     if (!(flags & PRL_FLOW_HELD))
-        return emit(skb, node, flow, l4, &segment, 0);
+        return emit(skb, node, flow, l4, &segment, 0, packet);
 
     __u64 now_ns = bpf_ktime_get_boot_ns();
     note_socket(skb, flow, now_ns);
@@ -454,7 +514,7 @@ static __always_inline int judge_segment(struct __sk_buff *skb, struct prl_node 
     case PRL_HEALTHY:
         break;
     case PRL_BYPASSED:
-        return emit(skb, node, flow, l4, &segment, 0);
+        return emit(skb, node, flow, l4, &segment, 0, NULL);
     case PRL_STALE: /* only a frame from the network opens (L6) */
         PRL_WRITE(node->open_wanted, 1);
         PRL_COUNT(flow->out_silenced);
@@ -462,15 +522,15 @@ static __always_inline int judge_segment(struct __sk_buff *skb, struct prl_node 
     }
 
     if (segment.tcp.syn)
-        return emit(skb, node, flow, l4, &segment, 0);
+        return emit(skb, node, flow, l4, &segment, 0, NULL);
     if (flags & PRL_FLOW_MD5) /* for what userspace signs, as soon as the stack has said it */
         note_emitted(flow, &segment);
     if (!segment.payload && !segment.tcp.fin && !segment.tcp.rst)
-        return emit(skb, node, flow, l4, &segment, 0);
+        return emit(skb, node, flow, l4, &segment, 0, NULL);
     __u32 end = bpf_ntohl(segment.tcp.seq) + segment.payload + segment.tcp.fin;
     if (!segment.tcp.rst) {
         if ((flags & PRL_FLOW_ACTIVE) && !is_after(end, PRL_READ(flow->out_committed)))
-            return emit(skb, node, flow, l4, &segment, 0);
+            return emit(skb, node, flow, l4, &segment, 0, NULL);
         if (PRL_READ(flow->out_valid) == flow->generation + 1 && !is_after(end, flow->out_held)) {
             PRL_COUNT(flow->out_duplicates);
             return TC_ACT_STOLEN;
@@ -543,8 +603,11 @@ static __always_inline int judge(struct __sk_buff *skb)
         }
         return TC_ACT_STOLEN;
     }
-    if (!flow)
+    if (!flow) {
+        if (packet.kind == PRL_KIND_FLOW && !is_udp && prl_is_anything_awaited(node))
+            prl_egress_newborn(skb, &packet);
         return PASS;
+    }
     if (packet.kind == PRL_KIND_FRAGMENT) {
         /* TCP that is cut in pieces cannot be judged; without its first piece the rest is nothing to the peer. */
         if (!(PRL_READ(flow->flags) & (PRL_FLOW_HELD | PRL_FLOW_SILENT)))

@@ -110,6 +110,25 @@ struct {
     __type(value, struct prl_sample);
 } prl_sample SEC(".maps");
 
+/* endpoint → for how many nanoseconds its new sessions may wait to be protected */
+struct {
+    __uint(type, BPF_MAP_TYPE_HASH);
+    __uint(max_entries, PRL_AWAITED_MAX);
+    __uint(map_flags, BPF_F_NO_PREALLOC);
+    __uint(pinning, LIBBPF_PIN_BY_NAME);
+    __type(key, struct prl_awaited_key);
+    __type(value, __u64);
+} prl_awaited SEC(".maps");
+
+/* key of a session, its interface and tags zero → how long it waits */
+struct {
+    __uint(type, BPF_MAP_TYPE_LRU_HASH);
+    __uint(max_entries, PRL_NEWBORNS_MAX);
+    __uint(pinning, LIBBPF_PIN_BY_NAME);
+    __type(key, struct prl_flow_key);
+    __type(value, struct prl_newborn);
+} prl_newborns SEC(".maps");
+
 static __always_inline struct prl_node *prl_node_get(void)
 {
     __u32 zero = 0;

@@ -355,6 +355,11 @@ struct prl_node {
     __u32
         claiming; /* bit per service: just taken over, nothing leaves before our claim has silenced the old owner (I7) */
     __u64 elsewhere_silenced; /* what would have left for a service address by an interface that is not its own */
+    __u64 births; /* sessions that began to wait at the end of their handshake */
+    __u64 births_late; /* sessions whose time was over before they were protected or refused */
+    __u64 births_dropped; /* input that came meanwhile, although the peer was told that there is no room */
+    __u32 awaited; /* entries of prl_awaited: of userspace */
+    __u32 pad3;
 };
 
 /*
@@ -406,6 +411,29 @@ struct prl_claim_token {
     __u8 magic[2];
     __u8 token[PRL_TOKEN_BYTES];
     __u8 pad[4];
+};
+
+/*
+ * Sessions that wait to be protected (docs/sessions.md). Endpoints whose new sessions wait, by the address and port alone:
+ * struct prl_awaited, how long; sessions that do, by the flow's key without interface and tags: struct prl_newborn.
+ */
+#define PRL_AWAITED_MAX 1024
+#define PRL_NEWBORNS_MAX 16384 /* of more, the oldest is open before its time */
+/* From the SYN-ACK to the end of the handshake; from there on the endpoint's own limit counts. */
+#define PRL_HANDSHAKE_NS 4000000000ull
+struct prl_awaited_key {
+    __u8 local[16];
+    __be16 local_port;
+    __u16 pad;
+};
+struct prl_newborn {
+    __u64 until_ns; /* CLOCK_BOOTTIME */
+    /* What the SYN-ACK said, for whoever tells the peer that there is room; its acknowledgement is the first of all. */
+    __u32 iss; /* a retransmission does not begin anew */
+    __u32 tsval; /* host order; 0 where there are no timestamps */
+    __u32 tsecr;
+    __u8 peer_mac[6]; /* next hop towards the peer; zero: no SYN-ACK was seen */
+    __u8 pad[6];
 };
 
 /* What bpf/sessions.bpf.c tells the datapath. */
@@ -524,13 +552,15 @@ PRL_ASSERT_SIZE(struct prl_addr_key, 20);
 PRL_ASSERT_SIZE(struct prl_claimed, 48);
 _Static_assert(sizeof(struct prl_claimed) == PRL_CLAIMED_WORDS * 8, "the MAC is over all of it");
 PRL_ASSERT_SIZE(struct prl_addr, 88);
-PRL_ASSERT_SIZE(struct prl_node, 952);
+PRL_ASSERT_SIZE(struct prl_node, 984);
 PRL_ASSERT_SIZE(struct prl_probe, 88);
 _Static_assert(sizeof(struct prl_probe) == PRL_PROBE_WORDS * 8 + 8, "the MAC is over all that is in front of it");
 PRL_ASSERT_SIZE(struct prl_inject_eth, 14);
 PRL_ASSERT_SIZE(struct prl_claim, 32);
 PRL_ASSERT_SIZE(struct prl_claim_token, 24);
 PRL_ASSERT_SIZE(struct prl_heard, 48);
+PRL_ASSERT_SIZE(struct prl_awaited_key, 20);
+PRL_ASSERT_SIZE(struct prl_newborn, 32);
 PRL_ASSERT_SIZE(struct prl_news, 24);
 PRL_ASSERT_SIZE(struct prl_stranger, 40);
 PRL_ASSERT_SIZE(struct prl_references, 80);

@@ -7,6 +7,7 @@
  * The link is prld's and goes with it: a dead prld is not waited for.
  */
 #include <linux/bpf.h>
+#include "birth.h"
 #include "parse.h"
 #include "kernel_types.h"
 
@@ -19,26 +20,60 @@ struct {
     __uint(max_entries, PRL_NEWS_RING_BYTES);
 } prl_news SEC(".maps");
 
-/* Whether it may be a session of a service address in prld's network namespace. */
-static __always_inline int is_of_service(struct bpf_sock_ops *ops, const struct prl_node *node)
+/* Whether it may be a session of a service address in prld's network namespace; makes key its key in prl_newborns. */
+static __always_inline int is_of_service(struct bpf_sock_ops *ops, const struct prl_node *node,
+                                         struct prl_flow_key *key)
 {
     /* All is read before it is asked which: the verifier wants reads of the context as they are written here. */
-    __u32 words[4] = {PRL_READ(ops->local_ip6[0]), PRL_READ(ops->local_ip6[1]), PRL_READ(ops->local_ip6[2]),
+    __u32 local[4] = {PRL_READ(ops->local_ip6[0]), PRL_READ(ops->local_ip6[1]), PRL_READ(ops->local_ip6[2]),
                       PRL_READ(ops->local_ip6[3])};
-    __u32 v4 = PRL_READ(ops->local_ip4);
-    __u8 local[16];
+    __u32 remote[4] = {PRL_READ(ops->remote_ip6[0]), PRL_READ(ops->remote_ip6[1]), PRL_READ(ops->remote_ip6[2]),
+                       PRL_READ(ops->remote_ip6[3])};
+    __u32 local_v4 = PRL_READ(ops->local_ip4), remote_v4 = PRL_READ(ops->remote_ip4);
+    __u32 local_port = PRL_READ(ops->local_port), remote_port = PRL_READ(ops->remote_port);
 
-    if (ops->family == AF_INET)
-        prl_map_v4(local, v4);
-    else
-        __builtin_memcpy(local, words, sizeof(local));
-    return prl_is_anywhere(node, local) && bpf_get_netns_cookie(ops) == PRL_READ(node->netns_cookie);
+    __builtin_memset(key, 0, sizeof(*key));
+    if (ops->family == AF_INET) {
+        prl_map_v4(key->local, local_v4);
+        prl_map_v4(key->remote, remote_v4);
+    } else {
+        __builtin_memcpy(key->local, local, sizeof(local));
+        __builtin_memcpy(key->remote, remote, sizeof(remote));
+    }
+    key->local_port = bpf_htons((__u16)local_port);
+    key->remote_port = (__be16)(remote_port >> 16); /* in network order, in the upper half (net/core/filter.c) */
+    key->proto = IPPROTO_TCP;
+    return prl_is_anywhere(node, key->local) && bpf_get_netns_cookie(ops) == PRL_READ(node->netns_cookie);
+}
+
+/* The handshake is over: the endpoint's own limit counts from here on, whatever became of the entry meanwhile. */
+static __always_inline void born(struct prl_node *node, const struct prl_flow_key *key)
+{
+    if (!PRL_READ(node->awaited))
+        return;
+    __u64 awaited_ns = prl_awaited_ns(key);
+    struct prl_newborn newborn = {};
+    struct prl_newborn *before = bpf_map_lookup_elem(&prl_newborns, key);
+
+    if (before)
+        newborn = *before;
+    newborn.until_ns = bpf_ktime_get_boot_ns() + awaited_ns;
+    if (!awaited_ns)
+        bpf_map_delete_elem(&prl_newborns, key);
+    else if (bpf_map_update_elem(&prl_newborns, key, &newborn, BPF_ANY) == 0)
+        PRL_COUNT(node->births);
 }
 
 static __always_inline void established(struct bpf_sock_ops *ops, struct prl_node *node)
 {
-    if (is_of_service(ops, node)) /* what other programs have asked for stays */
-        bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
+    struct prl_flow_key key;
+
+    if (!is_of_service(ops, node, &key))
+        return;
+    /* what other programs have asked for stays */
+    bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
+    if (ops->op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB)
+        born(node, &key);
 }
 
 /* Flows are known by the mark gate of their socket. */

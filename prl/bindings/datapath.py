@@ -32,6 +32,7 @@ from prl.endpoint import (
     OPENS_TO,
     UDP_PREFIX,
     Address,
+    Side,
     mapped,
     show_endpoint,
     unmapped,
@@ -514,6 +515,17 @@ class Datapath:
     def prepare(self, spec: FlowSpec) -> "Prepared":
         """Ready for primary_setup(): nothing is left to do while the session stands still."""
         return Prepared(spec, _spec(spec, self._lifs))
+
+    def await_sessions(self, local: Side, wait_s: float) -> None:
+        """New sessions of the endpoint wait so long to be protected; 0: they do not.
+
+        Raises DatapathError.
+        """
+        key = ffi.new("struct prl_flow_key *")
+        ffi.buffer(key.local)[:] = mapped(local[0])
+        key.local_port = socket.htons(local[1])
+        if err := lib.prl_dp_await(self._dp, key, int(wait_s * 1e9)):
+            raise DatapathError(f"sessions of {show_endpoint(*local)} cannot be awaited", err)
 
     def primary_setup(self, prepared: "Prepared", deadline_ns: int) -> "Begun":
         """Gate, redirect and hold, for so long at most. Raises DatapathError."""

@@ -211,6 +211,11 @@ class Kernel:
         node = lib.prl_kernel_node(self._kernel)
         return int(node.shadow_stray_ns), int(node.shadow_stray_ifindex)
 
+    @property
+    def births_late(self) -> int:
+        """Sessions that have waited in vain to be protected."""
+        return int(lib.prl_kernel_node(self._kernel).births_late)
+
     def node_counters(self) -> dict[str, int]:
         """The counters of struct prl_node."""
         node = lib.prl_kernel_node(self._kernel)
@@ -219,6 +224,7 @@ class Kernel:
             *("stale_dropped", "claims_obeyed", "claims_foreign", "redirect_failed"),
             *("claims_replayed", "strays", "elsewhere_silenced", "ends_missed"),
             *("probes_answered", "probes_refused"),
+            *("births", "births_late", "births_dropped"),
         )
         return {name: int(getattr(node, name)) for name in names}
 

@@ -22,6 +22,7 @@ DEFAULT_PATH = Path("/etc/prl/prld.toml")
 DEFAULT_LINK_KEY = DEFAULT_PATH.with_name(link_key.NAME)
 ADDRESSES_MAX = 64  # PRL_ADDRS_MAX
 SERVICES_MAX = 16  # PRL_SERVICES_MAX
+BIRTH_MAX_MS = 10_000
 INSTANCES_MAX = 15  # PRL_LIFS_MAX, the network of [lan] being the first
 FLOWS_MAX = 131072  # PRL_FLOWS_MAX
 CPUS_MAX = 8192  # CONFIG_NR_CPUS at most
@@ -93,6 +94,15 @@ class Service(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     instance: Annotated[
         str, Meta(description="routing instance that it is in; empty: the network of [lan]")
     ] = ""
+    birth_ms: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=BIRTH_MAX_MS,
+            description="milliseconds that a new connection may wait to be protected, before it "
+            "has taken a byte of its peer; 0: it does not wait",
+        ),
+    ] = 0
 
 
 class Instance(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -519,6 +529,7 @@ def _check(config: Config) -> None:
     _check_witnesses(config)
     _check_arbiter(config)
     _check_services(config)
+    _check_births(config)
     _check_routing(config)
     _check_metrics(config)
 
@@ -610,6 +621,17 @@ def _check_services(config: Config) -> None:
         len(addresses) <= ADDRESSES_MAX,
         f"service.addresses: {len(addresses)} of them; at most {ADDRESSES_MAX} are possible",
     )
+
+
+def _check_births(config: Config) -> None:
+    """The kernel tells endpoints whose connections wait by address and port alone."""
+    elsewhere = {a for s in config.service if s.instance for a in s.addresses}
+    for service in config.service:
+        _require(
+            not service.birth_ms or not (service.instance or elsewhere & set(service.addresses)),
+            f"service.birth_ms: an address of {service.name} is in a routing instance, where "
+            "connections cannot wait; remove one",
+        )
 
 
 def _check_routing(config: Config) -> None:

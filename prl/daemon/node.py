@@ -53,6 +53,7 @@ from prl.daemon.programs.processes import Processes
 from prl.daemon.programs.sentinel import Sentinel, leave_repair_mode
 from prl.daemon.requests import Requests
 from prl.daemon.session.attempt import Attempts
+from prl.daemon.session.births import Births
 from prl.daemon.session.exposed import Exposed
 from prl.daemon.session.protect import Primaries
 from prl.daemon.session.sessions import Session
@@ -78,6 +79,8 @@ class Node:
     def __init__(self, config: Config, log: EventLog, manager: ServiceManager) -> None:
         self._config, self._log, self._manager = config, log, manager
         self._stop = asyncio.Event()
+        self._hears_sessions = True
+        """TCP tells of them."""
         self._stays = False
         """Programs and addresses stay when this prld ends: there are sockets that need them."""
         self._failure: PrlError | None = None
@@ -237,10 +240,12 @@ class Node:
         attempts = Attempts(config, dp, self._link, host, log, lans, sentinel)
         self._switchover = Switchover(config, dp, self._link, log, self._ownership)
         self._exposed = Exposed(dp, self._link, log)
+        births = Births(config, dp, self._kernel, log, heard=self._hears_sessions)
         self._primaries = Primaries(
             *(config, dp, self._link, log, attempts, lans),
             moves=self._switchover,
             exposed=self._exposed,
+            births=births,
         )
         self._upkeep = Upkeep(
             config,
@@ -282,7 +287,7 @@ class Node:
             followers=self._followers,
             guests_may=Right[config.socket_group_may.upper()],
         )
-        self._safety = Safety(view, log, self._exposed.look)
+        self._safety = Safety(view, log, looks=(self._exposed.look, lambda _: births.look()))
         if (listen := config.metrics.listen) is not None:
             # Only here: it takes five megabytes.
             from prl.daemon.monitoring.exporter import Exporter  # noqa: PLC0415
@@ -374,7 +379,9 @@ class Node:
             kernel = load()
         stack.callback(self._close_kernel, kernel)
         xdp.attach(kernel, choice, self._log)
-        if why := kernel.hear_sessions():
+        why = kernel.hear_sessions()
+        self._hears_sessions = not why
+        if why:
             words = f"that a session has ended is found by looking: {why}"
             self._log.warning("no_sock_ops", words)
         self._config = config = msgspec.structs.replace(config, mode=kernel.mode)

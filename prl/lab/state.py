@@ -39,6 +39,7 @@ class Settings:
     arbiter_policy: str = "stop"
     witnesses: Sequence[str] = ()
     probe_ms: int | None = None
+    birth_ms: int = 0
 
 
 class StateDirectory:
@@ -202,15 +203,7 @@ def _node_toml(topology: Topology, node: Node, settings: Settings, socket: Path,
         _assign("key", os.fspath(key)),
         _assign("plain", settings.plain_link),
     ]
-    for service in topology.services:
-        lines += [
-            "",
-            "[[service]]",
-            _assign("name", service.name),
-            _assign("addresses", [str(service.ipv4), str(service.ipv6)]),
-            _assign("owner", service.owner),
-        ]
-        lines += [_assign("instance", service.instance)] if service.instance else []
+    lines += _services_toml(topology, settings)
     if node.second is not None:
         lines += [
             "",
@@ -220,6 +213,23 @@ def _node_toml(topology: Topology, node: Node, settings: Settings, socket: Path,
             *([_assign("vrf", topology.vrf)] if topology.vrf else []),
         ]
     return "\n".join(lines) + "\n"
+
+
+def _services_toml(topology: Topology, settings: Settings) -> list[str]:
+    lines: list[str] = []
+    for service in topology.services:
+        lines += [
+            "",
+            "[[service]]",
+            _assign("name", service.name),
+            _assign("addresses", [str(service.ipv4), str(service.ipv6)]),
+            _assign("owner", service.owner),
+        ]
+        if service.instance:
+            lines.append(_assign("instance", service.instance))
+        elif settings.birth_ms:
+            lines.append(_assign("birth_ms", settings.birth_ms))
+    return lines
 
 
 def _assign(key: str, value: str | int | list[str]) -> str:

@@ -378,6 +378,14 @@ class Xsk:
         return found
 
 
+def newborn_key(peer_port: int = PEER_PORT, *, port: int = PORT) -> Any:
+    """Of a session of SERVICE4, as prl_newborns has it."""
+    key = ffi.new("struct prl_flow_key *", {"local_port": socket.htons(port), "proto": TCP})
+    key.remote_port = socket.htons(peer_port)
+    ffi.buffer(key.local)[:], ffi.buffer(key.remote)[:] = mapped(SERVICE4), mapped(PEER4)
+    return key
+
+
 @dataclass
 class Bench:
     """A node with the programs attached, and its peer."""
@@ -555,3 +563,11 @@ class Bench:
         # AF_PACKET gets a frame without its outer tag
         assert not up or (len(up) == 1 and frame.endswith(up[0][14:]))
         return bool(up)
+
+
+def put_newborn(bench: Bench, key: Any, newborn: Any) -> None:
+    """Let a session wait as the entry says."""
+    argv = ["bpftool", "map", "update", "pinned", f"/sys/fs/bpf/prl/{bench.name}/prl_newborns"]
+    for name, data in (("key", ffi.buffer(key)), ("value", ffi.buffer(newborn))):
+        argv += [name, "hex", *(f"{byte:02x}" for byte in bytes(data))]
+    subprocess.run(argv, check=True)

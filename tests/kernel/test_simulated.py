@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from prl._core import lib
+from prl._core import ffi, lib
 
 from tests.kernel.bpf_lab import (
     ACK,
@@ -22,8 +22,10 @@ from tests.kernel.bpf_lab import (
     Bench,
     Segment,
     ip,
+    newborn_key,
     outgoing,
     output,
+    put_newborn,
 )
 from tests.sim.build import product
 from tests.sim.core import MASK
@@ -112,6 +114,10 @@ class Simulated:
         node.claiming = bit if situation.silence == "claiming" else 0
         node.speak_by_ns = int(situation.silence == "out of word")
 
+    def wait(self) -> None:
+        """The session waits to be protected."""
+        self.host.newborn_until_ns[self.session.number] = NEVER_NS
+
     def commit(self, to: int) -> None:
         self.host.flow[SLOT].out_committed = self.start + to & MASK
 
@@ -158,6 +164,12 @@ class Real:
         node.bypassed, node.open_at_ns = situation.health == "bypassed", NEVER_NS
         node.silent, node.claiming = situation.silence == "silent", situation.silence == "claiming"
         node.speak_by_ns = situation.silence == "out of word"
+
+    def wait(self) -> None:
+        for port in (PEER_PORT, PEER_PORT + 1):
+            key = newborn_key(port)
+            assert lib.prl_kernel_await(self.bench.kernel, key, NEVER_NS) == 0
+            put_newborn(self.bench, key, ffi.new("struct prl_newborn *", {"until_ns": NEVER_NS}))
 
     def commit(self, to: int) -> None:
         self.flow.out_committed = self.start + to
@@ -224,6 +236,23 @@ def test_each_situation_has_the_same_fates(machines: tuple[Simulated, Real]) -> 
                 what: (theirs[what], ours[what]) for what in ours if theirs[what] != ours[what]
             }
     assert not differ
+
+
+def test_input_of_a_session_that_waits_has_the_same_fates(
+    machines: tuple[Simulated, Real],
+) -> None:
+    differ: dict[Situation, Any] = {}
+    for machine in machines:
+        machine.wait()
+    for values in itertools.product(STATES, FLAGS, HEALTH):
+        situation, found = Situation(*values), []
+        for machine in machines:
+            machine.be(situation)
+            found.append(machine.input())
+        if found[0] != found[1]:
+            differ[situation] = found
+    assert not differ
+    assert machines[1].bench.node.births_dropped > 0
 
 
 SEQUENCES: dict[str, tuple[Sent | int | None, ...]] = {

@@ -93,6 +93,7 @@ class Checker:
         """A segment comes to a socket: I1, I2, L4."""
         lib = self.lib
         if way == lib.SIM_PASSED:
+            self._passed(node, session, segment)
             return
         life = self._life_here(node, session)
         if life is None:
@@ -115,6 +116,17 @@ class Checker:
             self._flushed(node, life)
         else:
             self._released(node, life, segment)
+
+    def _passed(self, node: "Node", session: Session, segment: tuple[int, int, int, int]) -> None:
+        """R31: what no standby has comes in only once it is known that none will."""
+        _, count, flags, _ = segment
+        if session.waits_on != node.index or not (count or flags & self.lib.SIM_FIN):
+            return
+        waits = node.host.clock_ns < session.waits_until_ns and not node.host.node.bypassed
+        if waits and self.lib.sim_works(node.host):
+            raise ViolationError(f"R31: session {session.number}: input before it is protected")
+        session.waits_on = -1
+        self.world.count("born unprotected")
 
     def _released(self, node: "Node", life: Life, segment: tuple[int, int, int, int]) -> None:
         number = len(life.released)
@@ -198,6 +210,9 @@ class Checker:
         self._since[place] = world.now_ns
         if world.trace is not None:
             world.note(f"node {node.index} session {session.number}: {state} {view.reason}")
+        if state == (False, lib.PRL_PRIMARY_SETUP) and session.waits_on == node.index:
+            session.waits_on = -1
+            world.count("born into a set-up")
         if state == (False, lib.PRL_PRIMARY_ACTIVE):
             world.count("protected")
             life = self._life_here(node, session)

@@ -752,4 +752,5 @@ class Control:
         """`prlctl flow del`, or the control plane gives up."""
         flow = self.node.flow(session)
         if flow.used and not flow.secondary:
+            session.waits_on = -1
             self.node.call(self.lib.prl_dp_primary_fail, flow.handle, self.lib.PRL_REASON_REQUESTED)

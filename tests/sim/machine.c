@@ -256,6 +256,12 @@ bool sim_works(const struct prl_host *host)
     return host->clock_ns - host->node.heartbeat_ns <= host->node.stale_ns;
 }
 
+/* bpf/birth.h; what is captured is asked before */
+bool sim_is_newborn(const struct prl_host *host, uint32_t session)
+{
+    return host->newborn_until_ns[session] > host->clock_ns && !host->node.bypassed && sim_works(host);
+}
+
 static uint64_t edge_of(const struct sim_sock *sock)
 {
     return sock->read + SIM_BUFFER_BYTES;
@@ -410,8 +416,12 @@ static void emit(struct prl_host *host, uint32_t session, uint64_t seq, uint32_t
                 flow->clamped = 1;
             }
         }
+        if (!(flow->flags & PRL_FLOW_HELD) && sim_is_newborn(host, session))
+            right = ack;
         flow->last_edge = flow->last_valid & PRL_LAST_EDGE ? prl_serial_max(flow->last_edge, right) : right;
         flow->last_valid |= PRL_LAST_EDGE;
+    } else if (sim_is_newborn(host, session)) {
+        right = ack;
     }
     if (is_on_wire(host))
         sim_wire(host->index, session, seq, bytes, flags, near(sock->rcv_nxt, ack), near(edge_of(sock), right));
@@ -633,6 +643,8 @@ void sim_frame(struct prl_host *host, uint32_t session, uint64_t seq, uint32_t b
         host->dropped_shadow++;
     } else if (!is_owned(host, addr) && !(addr->state == PRL_ADDR_LEAVING && is_captured)) {
         host->dropped_silent++;
+    } else if (!is_captured && (bytes || flags & SIM_FIN) && sim_is_newborn(host, session)) {
+        host->dropped_newborn++;
     } else if (!is_captured) {
         deliver(host, session, seq, bytes, ack, flags, SIM_PASSED);
     } else if (host->node.bypassed) {
@@ -1255,6 +1267,24 @@ static int io_gate_forget(struct prl_host *host, uint64_t cookie)
     return 0;
 }
 
+static int io_await(struct prl_host *host, const struct prl_flow_key *endpoint, uint64_t wait_ns)
+{
+    (void)host;
+    (void)endpoint;
+    (void)wait_ns;
+    return 0; /* the world says which sessions wait */
+}
+
+static bool io_newborn_end(struct prl_host *host, const struct prl_flow_key *key, struct prl_newborn *found)
+{
+    uint32_t session = (uint32_t)ntohs(key->remote_port) - SIM_PORT;
+    bool has_waited = host->newborn_until_ns[session];
+
+    *found = (struct prl_newborn){.until_ns = host->newborn_until_ns[session], .peer_mac = {2, 2, 2, 2, 2, 2}};
+    host->newborn_until_ns[session] = 0;
+    return has_waited;
+}
+
 static bool io_news(struct prl_host *host, struct prl_news *news)
 {
     if (!host->news_count)
@@ -1363,6 +1393,8 @@ static const struct prl_io io = {
     .addr_set = io_addr_set,
     .addr_get = io_addr_get,
     .sample = io_sample,
+    .await = io_await,
+    .newborn_end = io_newborn_end,
     .news = io_news,
     .sock_dup = io_sock_dup,
     .sock_close = io_sock_close,

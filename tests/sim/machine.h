@@ -81,6 +81,7 @@ struct prl_host {
     struct sim_service service[SIM_SERVICES_MAX];
     struct sim_sock sock[SIM_SOCKS_MAX];
     int32_t sock_of[SIM_SESSIONS_MAX]; /* the socket that a packet finds; -1: none */
+    uint64_t newborn_until_ns[SIM_SESSIONS_MAX]; /* prl_newborns: the session waits to be protected */
     /* what waits for the datapath */
     struct sim_frames *captured, *held, *udp[PRL_PROBE_PATHS];
     uint32_t frames_max; /* of each of them */
@@ -106,7 +107,8 @@ struct prl_host {
     uint32_t borrowed; /* hold entries that somebody else has */
     void *pass; /* the stopped pass */
     void *umem;
-    uint64_t dropped_captured, dropped_held, dropped_stale, dropped_silent, dropped_shadow, dropped_injected;
+    uint64_t dropped_captured, dropped_held, dropped_stale, dropped_silent, dropped_shadow, dropped_injected,
+        dropped_newborn;
     uint64_t bypasses, late_first, duplicates;
     char wrong[256]; /* what can never be; empty: all is well */
     uint32_t wrong_session;
@@ -149,6 +151,7 @@ bool sim_could_speak(const struct prl_host *host, uint32_t service);
 bool sim_could_answer(const struct prl_host *host, uint32_t service); /* who asks for the address */
 bool sim_is_too_late(const struct prl_host *host, uint32_t service);
 bool sim_works(const struct prl_host *host);
+bool sim_is_newborn(const struct prl_host *host, uint32_t session); /* it waits to be protected */
 
 /* ---- a look inside ---- */
 void sim_flow(const struct prl_host *host, uint32_t session, struct sim_flow *found);

@@ -27,7 +27,8 @@ class Mutant:
     faults: tuple[str, ...] = ()
     """The kinds that bring the mistake out soon; none: all."""
     test: str = ""
-    """A test of the state machines' that must fail, where the moment is too rare for seeds."""
+    """A test that must fail, where the moment is too rare for seeds: of the state machines (in
+    tests/unit), or a situation (sim/…)."""
 
 
 MUTANTS = (
@@ -490,6 +491,36 @@ MUTANTS = (
         "        spec.committed = moment.snd_seq;",
         "        spec.committed = moment.snd_seq + 1;",
     ),
+    # -- sessions that wait to be protected (docs/sessions.md)
+    Mutant(
+        "a session whose set-up has begun goes on waiting",
+        "node/enter.c",
+        "    dp_birth_end(dp, flow); /* only now that its input is captured */\n",
+        "",
+        test="sim/test_situations.py::test_so_is_that_of_a_session_whose_set_up_has_failed",
+    ),
+    Mutant(
+        "the peer is not told that its session is protected",
+        "node/enter.c",
+        "    dp_birth_say(dp, flow);\n",
+        "",
+        test="sim/test_situations.py"
+        "::test_the_peer_of_a_session_that_waited_is_told_of_room_once_it_is_protected",
+    ),
+    Mutant(
+        "the peer is not told that its session is not protected",
+        "path/apply.c",
+        "                dp_birth_say(dp, flow);\n",
+        "                (void)dp;\n",
+        test="sim/test_situations.py::test_so_is_that_of_a_session_whose_set_up_has_failed",
+    ),
+    Mutant(
+        "a session that was refused before its set-up goes on waiting",
+        "api/flows.c",
+        "            dp_birth_end(dp, flow);\n",
+        "",
+        test="sim/test_situations.py::test_so_is_that_of_a_session_that_was_refused_before",
+    ),
     # -- packets that wait in the kernel (docs/carriers.md)
     Mutant(
         "a packet whose entry ends waits in the kernel for ever",
@@ -556,12 +587,14 @@ def hunt(number: int, folder: Path, seeds: int) -> str:
 
 
 def _fails(test: str, core: Core) -> bool:
-    """Whether a test of tests/unit does with this core. Raises RuntimeError: it was not run."""
+    """Whether a test does with this core. Raises RuntimeError: it was not run."""
     broken = ModuleType("prl._core")
     broken.__dict__.update(ffi=core.ffi, lib=core.lib)
     sys.modules["prl._core"] = broken
+    vars(build)["product"] = lambda: core
+    place = test if test.startswith("sim/") else f"unit/{test}"
     with redirect_stdout(StringIO()) as said:
-        code = pytest.main(["-q", "-p", "no:cacheprovider", str(ROOT / "tests/unit" / test)])
+        code = pytest.main(["-q", "-p", "no:cacheprovider", str(ROOT / "tests" / place)])
     if code not in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED}:
         raise RuntimeError(said.getvalue())
     return code == pytest.ExitCode.TESTS_FAILED

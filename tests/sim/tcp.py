@@ -35,6 +35,10 @@ class Session:
     """When output came last, or began after a rest."""
     quiet_until_ns: int = 0
     """Neither end has anything new to say."""
+    waits_on: int = -1
+    """The node whose kernel keeps it waiting for protection since its handshake; -1: none does."""
+    waits_until_ns: int = 0
+    """At most until then, by that node's clock."""
     over: str = ""
     """Why it has ended: fin, rst, or lost (it was not protected when its host died)."""
     fin_sent: bool = False

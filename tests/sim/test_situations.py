@@ -10,10 +10,12 @@ from tests.sim.build import product
 from tests.sim.core import MS
 from tests.sim.faults import BULK_BYTES
 from tests.sim.node import DEAD_MS, FENCED, HOLD_MS, OWNER, STANDBY, SUSPECT_MS, Node
+from tests.sim.tcp import Session
 from tests.sim.world import HUNG_MS, PROBE_MS, TAKEOVER_MS, World, watch
 
 SEED = 2
 STOP_NS = 60 * MS
+FOR_EVER_NS = 10**12
 ENDED_NS = 30 * MS
 """Two ticks of the datapath, and the control plane's time."""
 
@@ -406,3 +408,64 @@ def test_a_packet_that_waits_in_the_kernel_is_no_other_flows_that_has_got_its_sl
         assert int(status.counters.rx_unknown_flow) == unknown + 1
         assert owner.flow(second).in_held <= held
         assert owner.ffi.string(owner.lib.sim_audit(owner.host)) == b""
+
+
+@pytest.fixture
+def newborn(world: Calm) -> tuple[Node, Session]:
+    """A session that waits for protection: its peer was told that there is no room, and waits."""
+    session = world.sessions[0]
+    session.quiet_until_ns = FOR_EVER_NS
+    world.bear(FOR_EVER_NS)
+    node = world.nodes[session.waits_on]
+    node.sock(session).told_edge = FOR_EVER_NS << 10  # its application has nothing to say
+    return node, session
+
+
+def until_state(world: Calm, node: Node, session: Session, state: int) -> None:
+    """Whether the peer knows of room is asked after each event: nothing else may tell it."""
+
+    def has_come() -> bool:
+        flow = node.flow(session)
+        return bool(flow.used and flow.state == state)
+
+    while not has_come():
+        assert not knows_of_room(session)
+        world.step()
+
+
+def knows_of_room(session: Session) -> bool:
+    return session.edge > session.snd_nxt
+
+
+def test_the_peer_of_a_session_that_waited_is_told_of_room_once_it_is_protected(
+    world: Calm, newborn: tuple[Node, Session]
+) -> None:
+    node, session = newborn
+    world.two_steps, world.setup_fails = 1.0, 0.0
+    until_state(world, node, session, node.lib.PRL_PRIMARY_ACTIVE)
+    assert knows_of_room(session)
+
+
+def test_so_is_that_of_a_session_whose_set_up_has_failed(
+    world: Calm, newborn: tuple[Node, Session]
+) -> None:
+    node, session = newborn
+    world.two_steps = 0.0
+    until_state(world, node, session, node.lib.PRL_PRIMARY_SETUP)
+    assert not knows_of_room(session)
+    world.cut = [True, True]
+    until_state(world, node, session, node.lib.PRL_PRIMARY_OPEN)
+    assert knows_of_room(session)
+    assert not node.lib.sim_is_newborn(node.host, session.number)
+
+
+def test_so_is_that_of_a_session_that_was_refused_before(
+    world: Calm, newborn: tuple[Node, Session]
+) -> None:
+    node, session = newborn
+    world.two_steps = 1.0
+    until_state(world, node, session, node.lib.PRL_PRIMARY_OPEN)
+    assert node.lib.sim_is_newborn(node.host, session.number)
+    node.call(node.lib.prl_dp_primary_fail, node.flow(session).handle, 4)
+    assert not node.lib.sim_is_newborn(node.host, session.number)
+    assert knows_of_room(session)

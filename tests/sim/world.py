@@ -108,14 +108,27 @@ class World:
             node.rate = chance.choice([1.0, 0.99, 1.01, chance.uniform(0.99, 1.01)])
             node.offset_ns = chance.randint(1, 10**12)
             node.boot()
+        self._accept()
+        self.at(DIAL_NS // 4, self._dial)
+        self.faults, self.stranger = Faults(self), Stranger(self)
+
+    def _accept(self) -> None:
+        """The sessions have sockets."""
         for session in self.sessions:
             self.nodes[self.first_owner[session.service]].restore_sock(
                 session,
                 {"rcv_nxt": session.snd_nxt, "read": session.snd_nxt,
                  "snd_una": session.rcv_nxt, "snd_nxt": session.rcv_nxt},
             )  # fmt: skip
-        self.at(DIAL_NS // 4, self._dial)
-        self.faults, self.stranger = Faults(self), Stranger(self)
+
+    def bear(self, wait_ns: int) -> None:
+        """The handshakes are just over, and the sessions wait for so long to be protected (R31)."""
+        for session in self.sessions:
+            session.waits_on = self.first_owner[session.service]
+            session.edge = session.snd_nxt  # it was told so by the SYN-ACK
+            node = self.nodes[session.waits_on]
+            session.waits_until_ns = node.clock_ns() + wait_ns
+            node.host.newborn_until_ns[session.number] = session.waits_until_ns
 
     def _draw_arbiter(self, *, arbitrated: bool | None) -> None:
         chance = random.Random(f"arbiter {self.seed}")  # pairs without one are as they were
@@ -519,7 +532,15 @@ class World:
         for node in self.nodes:
             if not node.powered:
                 continue
-            for name in ("captured", "held", "stale", "silent", "shadow", "injected"):
+            for name in (
+                "captured",
+                "held",
+                "stale",
+                "silent",
+                "shadow",
+                "injected",
+                "newborn",
+            ):
                 self.counts[f"dropped: {name}"] += int(getattr(node.host, f"dropped_{name}"))
             self.counts["bypassed"] += int(node.host.bypasses)
             self.counts["first emission too late"] += int(node.host.late_first)

@@ -215,12 +215,17 @@ def test_no_more_neighbours_are_entered_than_the_limit(monkeypatch: pytest.Monke
 def test_offers_of_the_other_node_are_bounded() -> None:
     told: list[str] = []
     log = SimpleNamespace(error=lambda event, _: told.append(event))
-    primaries = Primaries(CONFIG, *cast(Any, (None, None, log, None, None, None, None)))
+    awaited: list[str] = []
+    births = SimpleNamespace(offered=awaited.append)
+    primaries = Primaries(
+        CONFIG, *cast(Any, (None, None, log, None, None, None, None)), births=cast(Any, births)
+    )
     for number in range(OFFERED_MAX + 2):
         primaries.on_offer(f"192.0.2.100:{number + 1}")
     primaries.on_offer("192.0.2.100:1")
     assert len(primaries._offered) == OFFERED_MAX
     assert told == ["offer_refused"] * 2
+    assert set(awaited) == primaries._offered
 
 
 def test_members_of_a_set_up_are_bounded() -> None:

@@ -131,6 +131,13 @@ instance = "blue"
 """
 
 
+def test_connections_wait_only_where_address_and_port_tell_which_they_are() -> None:
+    birth = "birth_ms = 100\n"
+    assert config.parse(GOOD + birth).service[0].birth_ms == 100
+    assert "service.birth_ms" in error_of(GOOD + birth + ROUTING)
+    assert "service.birth_ms" in error_of(GOOD + ROUTING + birth)
+
+
 def test_routing_instances_may_have_the_same_addresses() -> None:
     found = config.parse(GOOD + ROUTING)
     assert found.lifs == {"": 0, "blue": 1}

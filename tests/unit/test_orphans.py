@@ -254,6 +254,7 @@ def test_who_dies_in_the_middle_of_a_move_ends_if_it_was_not_taken_and_is_not_pr
         *cast(Any, (datapath, SimpleNamespace(up=True, other=None), log, None, None)),
         moves=node,
         exposed=cast(Any, None),
+        births=cast(Any, None),
     )
     client: Any = SimpleNamespace(send_event=lambda _: None, name="test")
     sessions = [

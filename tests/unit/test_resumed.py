@@ -39,6 +39,7 @@ class Scene:
             cast(Any, SimpleNamespace(up=False, other=None, why_down="it was cut")),
             cast(Any, SimpleNamespace(info=log, error=log)),
             *cast(Any, (None, None, None, None)),
+            births=cast(Any, SimpleNamespace(on_link_down=lambda: None)),
         )
         client: Any = SimpleNamespace(send_event=self.told.append, name="test")
         service = shared_address("192.0.2.100")

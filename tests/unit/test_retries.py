@@ -128,6 +128,7 @@ def play(count: int, cause: Reason, failing_s: float) -> tuple[float, int]:
         cast(Any, None),
         cast(Any, None),
         cast(Any, None),
+        births=cast(Any, SimpleNamespace(offered=lambda _: None)),
     )
     client: Any = SimpleNamespace(send_event=lambda _: None, name="test")
     service = shared_address("192.0.2.100")

@@ -56,7 +56,7 @@ def test_that_they_cannot_be_counted_is_a_cause_as_well() -> None:
 def test_one_that_was_just_accepted_is_no_cause_yet() -> None:
     """Between the accept() and the word to prld there is a moment."""
     known = {"found": Strangers(1, (stranger(40000),))}
-    safety = Safety(view_of(Strangers(0, ())), EventLog(), lambda _: None)
+    safety = Safety(view_of(Strangers(0, ())), EventLog(), looks=())
     lasting = cast(Any, safety)._lasting  # time is given, not waited for
     assert lasting(known["found"], 100.0).count == 0
     both = Strangers(2, (stranger(40000), stranger(40001)))

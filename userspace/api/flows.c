@@ -11,10 +11,21 @@
 #include "node/ownership.h"
 #include "node/setup.h"
 #include "path/apply.h"
+#include "path/birth.h"
 #include "path/primary.h"
 #include "path/shadow.h"
 
 /* ---- sessions are set up ---- */
+
+int prl_dp_await(struct prl_dp *dp, const struct prl_flow_key *endpoint, uint64_t wait_ns)
+{
+    int err;
+
+    dp_lock(dp);
+    err = dp->io->await(dp->host, endpoint, wait_ns);
+    dp_unlock(dp);
+    return err;
+}
 
 int prl_dp_primary_prepare(struct prl_dp *dp, struct prl_flow_spec *spec)
 {
@@ -111,6 +122,10 @@ int prl_dp_primary_fail(struct prl_dp *dp, uint32_t handle, uint8_t reason)
     if (flow && !flow->secondary) {
         dp->now_ns = dp_clock_ns(dp);
         dp_primary_fail(dp, flow, reason);
+        if (dp_primary_of(flow)->state == PRL_PRIMARY_OPEN) { /* also one that was never set up */
+            dp_birth_end(dp, flow);
+            dp_birth_say(dp, flow);
+        }
     }
     dp_unlock(dp);
     return flow ? 0 : -ENOENT;

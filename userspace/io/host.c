@@ -385,6 +385,16 @@ static int sample(struct prl_host *host, const uint32_t *slots, uint32_t count)
     return prl_kernel_sample(host->kernel, slots, count);
 }
 
+static int await(struct prl_host *host, const struct prl_flow_key *endpoint, uint64_t wait_ns)
+{
+    return prl_kernel_await(host->kernel, endpoint, wait_ns);
+}
+
+static bool newborn_end(struct prl_host *host, const struct prl_flow_key *key, struct prl_newborn *found)
+{
+    return prl_kernel_newborn_end(host->kernel, key, found);
+}
+
 static bool news(struct prl_host *host, struct prl_news *news)
 {
     return prl_kernel_sessions_news(host->kernel, news);
@@ -650,6 +660,8 @@ const struct prl_io prl_host_io = {
     .addr_set = addr_set,
     .addr_get = addr_get,
     .sample = sample,
+    .await = await,
+    .newborn_end = newborn_end,
     .news = news,
     .sock_dup = sock_dup,
     .sock_close = sock_close,

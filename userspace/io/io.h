@@ -89,6 +89,9 @@ struct prl_io {
     int (*addr_set)(struct prl_host *host, const struct prl_addr_key *key, const struct prl_addr *value);
     int (*addr_get)(struct prl_host *host, const struct prl_addr_key *key, struct prl_addr *value);
     int (*sample)(struct prl_host *host, const uint32_t *slots, uint32_t count);
+    /* Sessions that wait to be protected; as in kernel_tables.h. */
+    int (*await)(struct prl_host *host, const struct prl_flow_key *endpoint, uint64_t wait_ns);
+    bool (*newborn_end)(struct prl_host *host, const struct prl_flow_key *key, struct prl_newborn *found);
     /* The oldest of what TCP has told of the flows' sockets; false: there is nothing. */
     bool (*news)(struct prl_host *host, struct prl_news *news);
 

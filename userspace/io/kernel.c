@@ -54,12 +54,13 @@ static const struct {
 };
 
 static const char *const map_names[PRL_MAP_COUNT] = {
-    [PRL_MAP_FLOWS] = "prl_flows",     [PRL_MAP_FLOW_STATE] = "prl_flow_state",
-    [PRL_MAP_NODE] = "prl_node",       [PRL_MAP_ADDRS] = "prl_addrs",
-    [PRL_MAP_LIFS] = "prl_lifs",       [PRL_MAP_LIF_OF] = "prl_lif_of",
-    [PRL_MAP_CLSACTS] = "prl_clsacts", [PRL_MAP_XSKS] = "prl_xsks",
-    [PRL_MAP_GATES] = "prl_gates",     [PRL_MAP_SAMPLE] = "prl_sample",
-    [PRL_MAP_SIEVE] = "prl_sieve",
+    [PRL_MAP_FLOWS] = "prl_flows",       [PRL_MAP_FLOW_STATE] = "prl_flow_state",
+    [PRL_MAP_NODE] = "prl_node",         [PRL_MAP_ADDRS] = "prl_addrs",
+    [PRL_MAP_LIFS] = "prl_lifs",         [PRL_MAP_LIF_OF] = "prl_lif_of",
+    [PRL_MAP_CLSACTS] = "prl_clsacts",   [PRL_MAP_XSKS] = "prl_xsks",
+    [PRL_MAP_GATES] = "prl_gates",       [PRL_MAP_SAMPLE] = "prl_sample",
+    [PRL_MAP_SIEVE] = "prl_sieve",       [PRL_MAP_AWAITED] = "prl_awaited",
+    [PRL_MAP_NEWBORNS] = "prl_newborns",
 };
 
 /* Where the instance's pins are. bpffs reserves names with dots, so a dot becomes a comma. */
@@ -465,6 +466,7 @@ void prl_kernel_forget(struct prl_kernel *kernel)
             break;
         bpf_map_delete_elem(kernel->map[PRL_MAP_GATES], &cookie);
     }
+    prl_kernel_await_nothing(kernel);
     kernel->node->bypassed = 0;
     kernel->node->open_wanted = 0;
 }

@@ -41,6 +41,8 @@ enum prl_map {
     PRL_MAP_GATES,
     PRL_MAP_SAMPLE,
     PRL_MAP_SIEVE,
+    PRL_MAP_AWAITED,
+    PRL_MAP_NEWBORNS,
     PRL_MAP_COUNT,
 };
 
@@ -86,6 +88,7 @@ struct prl_kernel {
     struct ring_buffer *ring;
     struct prl_news news; /* the newest that was taken from the ring */
     bool has_news;
+    bool has_awaited; /* endpoints have had an entry in prl_awaited: sessions may have one in prl_newborns */
     struct bpf_object *shadow;
     int shadow_map; /* -1: no struct_ops */
     char shadow_name[PRL_CC_NAME_BYTES];

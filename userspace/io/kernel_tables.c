@@ -141,3 +141,44 @@ int prl_kernel_addr_get(struct prl_kernel *kernel, const struct prl_addr_key *ke
 {
     return bpf_map_lookup_elem(kernel->map[PRL_MAP_ADDRS], key, value);
 }
+
+int prl_kernel_await(struct prl_kernel *kernel, const struct prl_flow_key *endpoint, uint64_t wait_ns)
+{
+    struct prl_awaited_key key = {.local_port = endpoint->local_port};
+    uint64_t before_ns;
+    int code;
+
+    memcpy(key.local, endpoint->local, sizeof(key.local));
+    bool is_known = bpf_map_lookup_elem(kernel->map[PRL_MAP_AWAITED], &key, &before_ns) == 0;
+    if (!wait_ns) {
+        if (is_known && bpf_map_delete_elem(kernel->map[PRL_MAP_AWAITED], &key) == 0)
+            __atomic_fetch_sub(&kernel->node->awaited, 1, __ATOMIC_SEQ_CST);
+        return 0;
+    }
+    kernel->has_awaited = true;
+    code = bpf_map_update_elem(kernel->map[PRL_MAP_AWAITED], &key, &wait_ns, BPF_ANY);
+    if (!code && !is_known)
+        __atomic_fetch_add(&kernel->node->awaited, 1, __ATOMIC_SEQ_CST);
+    return code;
+}
+
+void prl_kernel_await_nothing(struct prl_kernel *kernel)
+{
+    struct prl_awaited_key key;
+
+    __atomic_store_n(&kernel->node->awaited, 0, __ATOMIC_SEQ_CST);
+    for (uint32_t i = 0; i < PRL_AWAITED_MAX; i++)
+        if (bpf_map_get_next_key(kernel->map[PRL_MAP_AWAITED], NULL, &key) < 0 ||
+            bpf_map_delete_elem(kernel->map[PRL_MAP_AWAITED], &key) < 0)
+            break;
+}
+
+int prl_kernel_newborn_end(struct prl_kernel *kernel, const struct prl_flow_key *key, struct prl_newborn *found)
+{
+    struct prl_flow_key bare = *key;
+
+    bare.lif = 0;
+    bare.vlans = 0;
+    return kernel->has_awaited && bpf_map_lookup_elem(kernel->map[PRL_MAP_NEWBORNS], &bare, found) == 0 &&
+           bpf_map_delete_elem(kernel->map[PRL_MAP_NEWBORNS], &bare) == 0;
+}

@@ -23,7 +23,14 @@ int prl_kernel_addr_set(struct prl_kernel *kernel, const struct prl_addr_key *ke
 int prl_kernel_addr_get(struct prl_kernel *kernel, const struct prl_addr_key *key, struct prl_addr *value);
 int prl_kernel_xsk_set(struct prl_kernel *kernel, uint32_t lif, uint32_t queue, int xsk_fd);
 
+/* New sessions of the endpoint wait so long to be protected (docs/sessions.md); 0: they do not. Of it, only address and port
+ * count. */
+int prl_kernel_await(struct prl_kernel *kernel, const struct prl_flow_key *endpoint, uint64_t wait_ns);
+/* The session waits no more. 1: it has waited, as found says, 0: nothing is known of that. */
+int prl_kernel_newborn_end(struct prl_kernel *kernel, const struct prl_flow_key *key, struct prl_newborn *found);
+
 #ifndef PRL_CFFI
+void prl_kernel_await_nothing(struct prl_kernel *kernel);
 /* Learns the bits of what an earlier life entered; they open when its entries are set anew. */
 void prl_kernel_inherit_bits(struct prl_kernel *kernel);
 #endif

@@ -12,6 +12,7 @@
 #include "node/claim.h"
 #include "node/move.h"
 #include "path/apply.h"
+#include "path/birth.h"
 #include "path/takeover.h"
 #include "path/verify.h"
 
@@ -134,6 +135,7 @@ int dp_primary_setup(struct prl_dp *dp, struct prl_flow_spec *spec)
     flow->kernel->edge_limit = dp_flow_own_edge(flow);
     flow->edge_known = true;
     dp_flow_set_flags(flow);
+    dp_birth_end(dp, flow); /* only now that its input is captured */
     return err;
 }
 
@@ -149,6 +151,7 @@ void dp_primary_activate(struct prl_dp *dp, struct dp_flow *flow, uint32_t commi
     dp_apply(dp, flow, &actions);
     dp_primary_drain(dp, flow);
     prl_link_flush(&dp->link); /* whoever hears "active" may rely on it: only now can the shadow be taken over */
+    dp_birth_say(dp, flow);
 }
 
 int dp_secondary_enter(struct prl_dp *dp, const struct prl_flow_spec *spec, uint32_t *space)

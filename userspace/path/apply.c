@@ -8,6 +8,7 @@
 #include "flow/lend.h"
 #include "flow/send.h"
 #include "flow/wake.h"
+#include "path/birth.h"
 #include "path/compare.h"
 #include "path/reinject.h"
 #include "path/shadow.h"
@@ -222,6 +223,8 @@ void dp_apply(struct prl_dp *dp, struct dp_flow *flow, struct prl_actions *actio
         case PRL_DO_STATE:
             dp_reinject_flush(dp);
             dp_flow_set_flags(flow);
+            if (dp_primary_of(flow)->state == PRL_PRIMARY_OPEN)
+                dp_birth_say(dp, flow);
             dp_event_flow(dp, PRL_EVENT_PRIMARY, flow, dp_primary_of(flow)->state, action->reason);
             break;
         default:

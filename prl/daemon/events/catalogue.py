@@ -162,6 +162,10 @@ HAPPENED: Final[dict[str, Kind]] = {
         "missing over there",
         _HANDLE,
     ),
+    "born_unprotected": Kind(
+        "new sessions waited for `service.birth_ms`, and were not protected in time",
+        {"sessions": "how many since the last such event"},
+    ),
     "not_protected": Kind("an attempt to protect a session failed", _HANDLE),
     "exposed_untold": Kind(
         "more sessions are not protected than the other node is told of: peers that wait in the "

@@ -50,10 +50,13 @@ class Safety:
     """The last verdict, and how long sessions have been without protection."""
 
     def __init__(
-        self, view: NodeView, log: EventLog, unprotected: Callable[[Iterable[Session]], object]
+        self,
+        view: NodeView,
+        log: EventLog,
+        looks: Iterable[Callable[[Iterable[Session]], object]],
     ) -> None:
-        """``unprotected`` is told what each look finds."""
-        self._view, self._log, self._unprotected = view, log, unprotected
+        """``looks`` are told what each look finds: the sessions that are not protected."""
+        self._view, self._log, self._looks = view, log, tuple(looks)
         self._since: dict[Session, float] = {}
         self._strange: dict[Stranger, float] = {}
         self._changed = asyncio.Event()
@@ -71,7 +74,8 @@ class Safety:
             began_s = time.monotonic()
             self.last = self._look()
             self._tell(self.last.verdict)
-            self._unprotected(self._since)
+            for look in self._looks:
+                look(self._since)
             took_s = time.monotonic() - began_s
             await asyncio.sleep(max(AT_ONCE_S, took_s * LOOKS_SHARE))
             with contextlib.suppress(TimeoutError):

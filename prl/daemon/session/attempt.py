@@ -479,9 +479,8 @@ class Attempts:
     def _failed(self, session: Session, reason: int, words: str) -> None:
         if not session.is_live:
             return
-        if session.state != "open":
-            with contextlib.suppress(DatapathError):
-                self._dp.primary_fail(session.handle, reason)
+        with contextlib.suppress(DatapathError):
+            self._dp.primary_fail(session.handle, reason)
         session.state, session.reason = "open", words
         self._log.warning(
             "not_protected", f"{session.ends}: not protected: {words}", handle=session.handle

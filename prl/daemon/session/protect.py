@@ -23,6 +23,7 @@ from prl.daemon.events.log import EventLog
 from prl.daemon.host.instances import Instances
 from prl.daemon.link.link import Link
 from prl.daemon.session.attempt import Attempts
+from prl.daemon.session.births import Births
 from prl.daemon.session.cloning import shared_address, shared_port
 from prl.daemon.session.exposed import Exposed
 from prl.daemon.session.orphans import Moves, Orphans
@@ -68,9 +69,11 @@ class Primaries:
         instances: Instances,
         moves: Moves,
         exposed: Exposed,
+        *,
+        births: Births,
     ) -> None:
         self._config, self._dp, self._link, self._log = config, datapath, link, log
-        self._instances, self._exposed = instances, exposed
+        self._instances, self._exposed, self._births = instances, exposed, births
         self._attempts, self._retries = attempts, Retries()
         self._orphans = Orphans(
             log,
@@ -378,6 +381,7 @@ class Primaries:
             if event.reason == Reason.NO_APPLICATION:  # now: an offer may be right behind it
                 session.mend().hopeless = True
                 self._offered -= session.ends.offers
+                self._births.refused(session.ends.offers)
             session.resolve(event)
 
     def on_ended(self, handle: int) -> None:
@@ -403,6 +407,7 @@ class Primaries:
             self._log.error("offer_refused", words)
             return
         self._offered.add(endpoint)
+        self._births.offered(endpoint)
         for session in self.live():
             if session.state != "active" and endpoint in session.ends.offers:
                 session.mend().hopeless = False
@@ -416,6 +421,7 @@ class Primaries:
     def on_link_down(self) -> None:
         """No answer will come, and offers will be made again."""
         self._offered.clear()
+        self._births.on_link_down()
         for session in self.live():
             if session.mending is not None:
                 session.mending.asked = False

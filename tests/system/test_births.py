@@ -1,0 +1,172 @@
+"""Sessions that wait, from their handshake on, to be protected (SPEC R31)."""
+
+import fcntl
+import json
+import os
+import signal
+import socket
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from prl.lab import Lab
+from tests.system import support
+from tests.system.serving import Serve, serving
+from tests.system.support import Peer, events, eventually, flows, prlctl
+
+pytestmark = [
+    pytest.mark.system,
+    pytest.mark.needs("root", "netns", "bpf", "af_xdp", "struct_ops", "bpftool"),
+]
+
+LONG_MS, SHORT_MS = 10_000, 300
+REQUEST = b"a request in the moment at which the handshake ends\n"
+_SIOCOUTQ = 0x5411  # linux/sockios.h
+
+
+def kernel_counts(lab: Lab, node: str) -> dict[str, int]:
+    """What `prlctl stats` has of the programs in the kernel."""
+    done = prlctl("--lab", lab.name, "--node", node, "-j", "stats")
+    found: dict[str, int] = json.loads(done.stdout)["kernel"]
+    return found
+
+
+def replicated_bytes(lab: Lab) -> int:
+    """Of the one session that re0 has, headers and all."""
+    (flow,) = flows(lab, "re0")
+    done = prlctl("--lab", lab.name, "--node", "re0", "-j", "flow", "show", str(flow["handle"]))
+    return int(json.loads(done.stdout)["flow"]["counters"]["replicated_bytes"])
+
+
+def unacknowledged(sock: socket.socket) -> int:
+    """Bytes that the other end has not acknowledged."""
+    return int(struct.unpack("i", fcntl.ioctl(sock, _SIOCOUTQ, bytes(4)))[0])
+
+
+@contextmanager
+def born(lab: Lab, family: int = 4) -> Iterator[dict[str, Serve]]:
+    """`serve` on both nodes, and the first session is protected."""
+    address, _, _ = support.listen_on(family).rpartition(":")
+    with serving(lab, ["cat"], address=address, nodes=["re0", "re1"]) as serves:
+        with Peer(lab, family) as first:
+            eventually("sessions are protected", lambda: is_active(lab, first))
+        eventually("it is over", lambda: not flows(lab, "re0"))
+        yield serves
+
+
+def is_active(lab: Lab, peer: Peer) -> bool:
+    return any(
+        flow["remote"].endswith(f":{peer.port}") and flow["state"] == "active"
+        for flow in flows(lab, "re0")
+    )
+
+
+@contextmanager
+def stopped(serve: Serve) -> Iterator[None]:
+    """It accepts nothing, and has nothing protected."""
+    os.kill(serve.process.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(serve.process.pid, signal.SIGCONT)
+
+
+@contextmanager
+def requested(lab: Lab, family: int = 4) -> Iterator[Peer]:
+    with Peer(lab, family) as peer:
+        peer.send(REQUEST)
+        yield peer
+
+
+def answer(peer: Peer) -> bytes:
+    found = b""
+    while len(found) < len(REQUEST) and (more := peer.receive()):
+        found += more
+    return found
+
+
+def told(lab: Lab, kind: str) -> list[dict[str, Any]]:
+    return [event for event in events(lab, "re0") if event["event"] == kind]
+
+
+@pytest.mark.parametrize(("mode", "family"), [("native", 4), ("kernel", 6)])
+def test_a_request_at_the_handshakes_end_is_replicated_and_outlives_its_host(
+    mode: str, family: int
+) -> None:
+    with support.pair("born", mode, birth_ms=LONG_MS) as lab, born(lab, family):
+        before = kernel_counts(lab, "re0")
+        with requested(lab, family) as peer:
+            assert answer(peer) == REQUEST
+            assert is_active(lab, peer)
+            assert replicated_bytes(lab) > len(REQUEST)
+            counts = kernel_counts(lab, "re0")
+            assert counts["births"] == before["births"] + 1
+            assert counts["births_dropped"] == counts["births_late"] == 0
+            lab.fail("re0", "power")
+            peer.send(REQUEST)
+            assert answer(peer) == REQUEST
+
+
+def test_of_a_session_that_dies_before_it_is_protected_nothing_was_acknowledged() -> None:
+    with (
+        support.pair("bornlost", birth_ms=LONG_MS) as lab,
+        born(lab) as serves,
+        stopped(serves["re0"]),
+        requested(lab) as peer,
+    ):
+        eventually("it waits", lambda: kernel_counts(lab, "re0")["births"] > 1)
+        assert unacknowledged(peer.sock) == len(REQUEST)
+        lab.fail("re0", "power")
+        with pytest.raises(ConnectionResetError):  # by the new owner, which knows nothing of it
+            answer(peer)
+
+
+def test_a_session_whose_protection_is_refused_goes_on_at_once() -> None:
+    with support.pair("bornrefused", birth_ms=LONG_MS) as lab, born(lab) as serves:
+        serves["re1"].end()
+        with requested(lab) as peer:
+            assert answer(peer) == REQUEST
+            assert told(lab, "not_protected")
+            assert kernel_counts(lab, "re0")["births"] == 2
+            assert kernel_counts(lab, "re0")["births_late"] == 0
+        with requested(lab) as peer:  # it is known now that nobody waits there
+            assert answer(peer) == REQUEST
+            assert kernel_counts(lab, "re0")["births"] == 2
+
+
+def test_a_session_waits_for_so_long_and_no_longer() -> None:
+    with (
+        support.pair("bornlate", birth_ms=SHORT_MS) as lab,
+        born(lab) as serves,
+        requested(lab) as peer,
+    ):
+        with stopped(serves["re0"]):
+            eventually("it is acknowledged", lambda: not unacknowledged(peer.sock))
+            eventually("that is told", lambda: told(lab, "born_unprotected"))
+        assert answer(peer) == REQUEST
+
+
+@pytest.mark.parametrize("node", ["re0", "re1"])
+def test_a_session_does_not_wait_for_who_is_dead(node: str) -> None:
+    """Without the other node it goes on; without its own, it does or is another's, and reset."""
+    with support.pair("borndead", birth_ms=LONG_MS) as lab, born(lab) as serves:
+        with stopped(serves["re0"]), requested(lab) as peer:
+            eventually("it waits", lambda: kernel_counts(lab, "re0")["births"] > 1)
+            assert unacknowledged(peer.sock) == len(REQUEST)
+            lab.fail(node, "kill-prld")
+            if node == "re0":
+                with pytest.raises(ConnectionResetError):
+                    answer(peer)
+            else:
+                eventually("it is acknowledged", lambda: not unacknowledged(peer.sock))
+        if node == "re1":
+            lab.heal("re1")
+
+
+def test_without_the_key_nothing_waits() -> None:
+    with support.pair("bornnot") as lab, born(lab), requested(lab) as peer:
+        assert answer(peer) == REQUEST
+        assert kernel_counts(lab, "re0")["births"] == 0
