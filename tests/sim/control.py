@@ -518,6 +518,13 @@ class Control:
             self._set_service(service, int(state))
         self.settled = True
         self.given.clear()
+        self._agreed(connection, anew=any(other.state == NONE for other in theirs))
+
+    def _agreed(self, connection: "Connection", *, anew: bool) -> None:
+        """The link is up. ``anew``: the other node was started since, and may have been owner."""
+        node, lib = self.node, self.lib
+        if anew and self.world.births:
+            self._notice_lost()
         self.epoch = connection.epoch
         key = bytes([connection.epoch % 256]) * 32
         tokens = [bytes([number + 1, connection.epoch % 256]) * 8 for number in (0, 1)]

@@ -12,6 +12,7 @@ import pytest
 
 from tests.sim import build
 from tests.sim.core import Core
+from tests.sim.world import World
 
 ROOT = build.ROOT
 
@@ -26,6 +27,8 @@ class Mutant:
     new: str
     faults: tuple[str, ...] = ()
     """The kinds that bring the mistake out soon; none: all."""
+    births: bool = False
+    """It shows where sessions wait to be protected."""
     test: str = ""
     """A test that must fail, where the moment is too rare for seeds: of the state machines (in
     tests/unit), or a situation (sim/…)."""
@@ -493,6 +496,14 @@ MUTANTS = (
     ),
     # -- sessions that wait to be protected (docs/sessions.md)
     Mutant(
+        "a session that is only prepared waits no more",
+        "node/enter.c",
+        "        prl_primary_enter(dp_primary_of(flow), spec->handle, spec->generation);\n",
+        "        prl_primary_enter(dp_primary_of(flow), spec->handle, spec->generation);\n"
+        "        dp_birth_end(dp, flow);\n",
+        births=True,
+    ),
+    Mutant(
         "a session whose set-up has begun goes on waiting",
         "node/enter.c",
         "    dp_birth_end(dp, flow); /* only now that its input is captured */\n",
@@ -609,6 +620,7 @@ def main() -> None:
     if mutant.test:
         sys.stdout.write(f"{mutant.test} fails\n" if _fails(mutant.test, core) else "")
         return
+    World.births |= mutant.births
     report = run_block(range(int(sys.argv[3])), core, faults=mutant.faults, stop_at_first=True)
     for seed, why in report.failures:
         sys.stdout.write(f"seed {seed}: {why}\n")

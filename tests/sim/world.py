@@ -1,6 +1,7 @@
 """Time, both nodes, the link, the LAN and the peers of one seed."""
 
 import heapq
+import os
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -44,6 +45,8 @@ COUNTERS = (
 class World:
     """One seed. ``run()`` raises ViolationError when an invariant breaks."""
 
+    births = os.environ.get("PRL_SIM_BIRTHS") == "1"
+    """In half of the seeds sessions wait to be protected, from the beginning on."""
     takeover_ns = TAKEOVER_MS * MS
     neighbours_are_near = False
     """Who is asked on the LAN answers while the question is being sent, as on veth."""
@@ -120,6 +123,9 @@ class World:
                 {"rcv_nxt": session.snd_nxt, "read": session.snd_nxt,
                  "snd_una": session.rcv_nxt, "snd_nxt": session.rcv_nxt},
             )  # fmt: skip
+        wait_ms = random.Random(f"birth {self.seed}").choice([0, 0, 60, 300])
+        if self.births and wait_ms:
+            self.bear(wait_ms * MS)
 
     def bear(self, wait_ns: int) -> None:
         """The handshakes are just over, and the sessions wait for so long to be protected (R31)."""
