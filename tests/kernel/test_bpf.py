@@ -934,6 +934,16 @@ def test_what_a_shadow_sent_stays_unsent_when_it_is_owned_later(egress: Bench) -
     assert flow.out_passed == 3
 
 
+def test_what_a_shadow_left_behind_sends_is_unsent_whoever_owns(egress: Bench) -> None:
+    """Of a session that has ended nothing but its mark is known (_let_read())."""
+    frame = outgoing(output(1, b"x"))
+    for mark, seen in ((lib.PRL_MARK_SHADOW, []), (0, [frame])):
+        egress.out.socket.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
+        egress.out.socket.send(frame)
+        egress.out.socket.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, 0)
+        assert egress.emit(frame) == ([*seen, frame], [])
+
+
 @pytest.mark.parametrize("connected", [True, False])
 @pytest.mark.parametrize("fragment", [0, 0x2000])
 def test_udp_output_of_a_shadow_or_of_a_dead_datapath_is_silent(

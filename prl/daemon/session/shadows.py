@@ -23,6 +23,7 @@ from prl.bindings import wire
 from prl.bindings.datapath import Datapath, DatapathError, Event, FlowSpec, Tuple
 from prl.bindings.facts import Message, Owner, Reason, Tlv
 from prl.bindings.facts import Secondary as State
+from prl.bindings.native import lib
 from prl.bindings.wire import Element
 from prl.config import Config
 from prl.control import application
@@ -550,26 +551,23 @@ class Shadows:
     def _let_read(self, shadow: Shadow) -> None:
         """The session ended on the primary; the application here may not have read all of it yet.
 
-        The socket stays, behind this node's silence, until it has, or for READ_LINGER_S.
+        The socket stays, silent, until it has, or for READ_LINGER_S: also where this node takes
+        the service over meanwhile, of which the datapath tells when it has spoken.
         """
         self._forget(shadow, "ended")
         with contextlib.suppress(DatapathError):
             sock = self._dp.flow_socket(shadow.handle)
-            self._unread[shadow] = task = asyncio.create_task(self._end_when_read(sock))
-            task.add_done_callback(lambda _: self._unread.pop(shadow, None))
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, lib.PRL_MARK_SHADOW)
+            self._unread[shadow] = task = asyncio.create_task(_until_read(sock))
+
+            def end(_: "asyncio.Task[None]") -> None:  # also if it was cancelled before it began
+                self._unread.pop(shadow, None)
+                end_silently(sock)
+
+            task.add_done_callback(end)
         self._dp.flow_close(shadow.handle)
         why = wire.reason_text(Reason.ENDED)
         shadow.client.send_event({"event": "void", "handle": shadow.handle, "reason": why})
-
-    async def _end_when_read(self, sock: socket.socket) -> None:
-        try:
-            async with asyncio.timeout(READ_LINGER_S):
-                while queue_bytes(sock, Queue.UNREAD):  # noqa: ASYNC110 - nothing tells of a read
-                    await asyncio.sleep(READ_POLL_S)
-        except (TimeoutError, OSError):
-            pass
-        finally:
-            end_silently(sock)
 
     def on_exposed(self, event: Event) -> None:
         """The other node tells of sessions that it alone has, or had."""
@@ -671,6 +669,14 @@ class Shadows:
             return  # wanted again meanwhile
         with contextlib.suppress(KernelError):
             await self._host.set_neighbour(hop, state)
+
+
+async def _until_read(sock: socket.socket) -> None:
+    """Return when its program has read all that is in it, or does not."""
+    with contextlib.suppress(TimeoutError, OSError):
+        async with asyncio.timeout(READ_LINGER_S):
+            while queue_bytes(sock, Queue.UNREAD):  # noqa: ASYNC110 - nothing tells of a read
+                await asyncio.sleep(READ_POLL_S)
 
 
 def _end_at_close(sock: socket.socket) -> None:
