@@ -70,6 +70,23 @@ static __always_inline void note_lan(struct prl_node *node)
         PRL_WRITE(node->lan_first_ns, now_ns);
 }
 
+/*
+ * What a machine says, with one VLAN tag at most. BPDUs and LLDP are a switch's own: it sends them on ports by which it passes
+ * nothing on yet, so that they show nobody to be there.
+ */
+static __always_inline int is_of_machine(const PRL_CONTEXT *ctx, const struct ethhdr *eth)
+{
+    const __be16 *tag = (const void *)(eth + 1);
+    __be16 type = eth->h_proto;
+
+    if (prl_is_tag(type)) {
+        if ((void *)(tag + 2) > (void *)(long)ctx->data_end)
+            return 0;
+        type = tag[1];
+    }
+    return type == bpf_htons(ETH_P_IP) || type == bpf_htons(ETH_P_ARP) || type == bpf_htons(ETH_P_IPV6);
+}
+
 /* Who is asked: one of the witnesses, where some are named, and everybody else. */
 static __always_inline int is_asked(const struct prl_node *node, const __u8 who[16])
 {
@@ -436,9 +453,10 @@ static __always_inline int classify(PRL_CONTEXT *ctx)
         PRL_COUNT(node->reentered);
         return PASS;
     }
-    if (PRL_READ(node->watch) == PRL_WATCH_FRAMES && !is_own_mac(ctx, node, eth->h_source))
+    int is_evidence = is_of_machine(ctx, eth);
+    if (is_evidence && PRL_READ(node->watch) == PRL_WATCH_FRAMES && !is_own_mac(ctx, node, eth->h_source))
         note_lan(node);
-    if (PRL_READ(node->open_wanted)) {
+    if (is_evidence && PRL_READ(node->open_wanted)) {
         __u64 now_ns = bpf_ktime_get_boot_ns();
         if (prl_health(node, now_ns) != PRL_STALE)
             PRL_WRITE(node->open_wanted, 0);

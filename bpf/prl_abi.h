@@ -188,7 +188,7 @@ struct prl_flow {
 /* What is evidence that this node is on the LAN (L6). */
 enum prl_watch {
     PRL_WATCH_NOT = 0,
-    PRL_WATCH_FRAMES = 1,  /* any frame: it knows nobody whom it could ask */
+    PRL_WATCH_FRAMES = 1,  /* any machine's: it knows nobody whom it could ask */
     PRL_WATCH_ANSWERS = 2, /* an answer to its own questions alone: what it sends reaches the LAN as well */
 };
 

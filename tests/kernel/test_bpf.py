@@ -543,6 +543,14 @@ def set_settle(bench: Bench, since_ns: int, tick_ns: int) -> None:
     enter(bench, "prl_settle", bytes(4), timer + struct.pack("=QQ", since_ns, tick_ns))
 
 
+_BPDU = b"\x42\x42\3" + bytes(35)  # LLC of IEEE 802.1D
+OF_A_SWITCH = (
+    ethernet(_BPDU, len(_BPDU), target=b"\1\x80\xc2\0\0\0"),
+    ethernet(bytes(46), 0x88CC, target=b"\1\x80\xc2\0\0\x0e"),  # LLDP
+)
+"""What a switch says by a port by which it passes nothing on yet."""
+
+
 @pytest.mark.needs("bpftool")
 def test_a_dead_datapath_drops_then_opens_and_stays_open(bench: Bench) -> None:
     bench.own(SERVICE4)
@@ -557,7 +565,10 @@ def test_a_dead_datapath_drops_then_opens_and_stays_open(bench: Bench) -> None:
     bench.node.policy_stop = 0
     assert bench.emit(outgoing(output(1, b"dead"))) == ([], [])  # egress never opens by itself
     assert (bench.node.bypassed, bench.node.open_wanted) == (0, 1)
-    assert bench.passes(arp(1, PEER4, PEER4))  # any frame is evidence of the LAN …
+    for frame in OF_A_SWITCH:
+        assert bench.passes(frame)
+    assert bench.node.lan_first_ns == 0
+    assert bench.passes(arp(1, PEER4, PEER4))  # any machine's frame is evidence of the LAN …
     assert (bench.node.bypassed, bench.node.open_wanted) == (0, 1)
     bench.alive(-10)
     bench.node.lan_first_ns -= 10**9  # … once a new owner's claim would have come …
@@ -591,7 +602,13 @@ def test_frames_from_the_lan_are_noted_while_somebody_watches(bench: Bench) -> N
     first = bench.node.lan_first_ns
     assert first
     assert bench.passes(arp(1, PEER4, PEER4))
-    assert (bench.node.lan_first_ns == first, bench.node.lan_seen_ns > first) == (True, True)
+    seen = bench.node.lan_seen_ns
+    assert (bench.node.lan_first_ns == first, seen > first) == (True, True)
+    for frame in OF_A_SWITCH:
+        assert bench.passes(frame)
+    assert bench.node.lan_seen_ns == seen
+    bench.receive(SEGMENT4.frame(tags=((ETH_VLAN, 5),)))
+    assert bench.node.lan_seen_ns > seen
 
 
 def test_an_answer_alone_shows_that_what_this_node_sends_is_heard(bench: Bench) -> None:
