@@ -124,11 +124,18 @@ static int take_number(struct prl_queue *queue)
     const struct nfqnl_msg_config_cmd bind = {.command = NFQNL_CFG_CMD_BIND};
     int code = -EBUSY;
 
-    for (uint16_t i = 0; i < PRL_QUEUE_COUNT && (code == -EBUSY || code == -EPERM); i++) {
+    for (uint16_t i = 0; i < PRL_QUEUE_COUNT && code == -EBUSY; i++) {
         queue->number = (uint16_t)(PRL_QUEUE_FIRST + i);
         code = ask(queue->fd, queue->number, NFQA_CFG_CMD, &bind, sizeof(bind));
+        if (code == -EPERM) /* so the kernel says that it is somebody else's */
+            code = -EBUSY;
     }
     return code ? code : configure(queue->fd, queue->number);
+}
+
+static uint32_t mark_of(const struct prl_queue *queue)
+{
+    return PRL_QUEUE_MARKS | (uint32_t)(queue->number - PRL_QUEUE_FIRST) << PRL_QUEUE_SHIFT;
 }
 
 /* Without ENOBUFS: what finds no room is dropped and counted, and the next read goes on. */
@@ -186,7 +193,7 @@ struct prl_queue *prl_queue_open(struct prl_umem *umem, uint32_t *mark, char *er
     for (uint32_t i = 0; i < SLOTS; i++)
         for (uint32_t j = 0; j < SLOT_FRAMES; j++)
             queue->frame[i][j] = PRL_FRAME_NONE;
-    *mark = PRL_QUEUE_MARKS | (uint32_t)(queue->number - PRL_QUEUE_FIRST) << PRL_QUEUE_SHIFT;
+    *mark = mark_of(queue);
     queue->rules_fd = prl_queue_rules_enter(queue->number, *mark, error);
     if (queue->rules_fd < 0) {
         prl_queue_close(queue);
@@ -217,23 +224,20 @@ uint16_t prl_queue_number(const struct prl_queue *queue)
     return queue->number;
 }
 
-/* A queue and rules of nobody's packets. */
+/* A queue and rules that nobody's packets bear the mark of: as prl_queue_open() makes them. */
 int prl_queue_probe(char *error)
 {
-    const uint16_t number = PRL_QUEUE_FIRST + PRL_QUEUE_COUNT;
-    const struct nfqnl_msg_config_cmd bind = {.command = NFQNL_CFG_CMD_BIND};
-    int fd = open_socket();
-    int code = fd < 0 ? fd : ask(fd, number, NFQA_CFG_CMD, &bind, sizeof(bind)), rules_fd = -1;
+    struct prl_queue probe = {.fd = open_socket(), .rules_fd = -1};
+    int code = probe.fd < 0 ? probe.fd : take_number(&probe);
 
     if (code)
         snprintf(error, PRL_ERROR_BYTES, "NFQUEUE: %s", strerror(-code));
     else
-        code = rules_fd = prl_queue_rules_enter(
-            number, PRL_QUEUE_MARKS | (uint32_t)(number - PRL_QUEUE_FIRST) << PRL_QUEUE_SHIFT, error);
-    if (rules_fd >= 0)
-        close(rules_fd);
-    if (fd >= 0)
-        close(fd);
+        code = probe.rules_fd = prl_queue_rules_enter(probe.number, mark_of(&probe), error);
+    if (probe.rules_fd >= 0)
+        close(probe.rules_fd);
+    if (probe.fd >= 0)
+        close(probe.fd);
     return code < 0 ? code : 0;
 }
 
