@@ -122,8 +122,8 @@ class Kernel:
         config.hold_ns = hold_ms * 1_000_000
         config.hung_ns = hung_ms * 1_000_000
         error = ffi.new("char[]", lib.PRL_ERROR_BYTES)
-        self.xdp_refusal = ""
-        """Why XDP does not run in the mode that was asked for first."""
+        self.mode_because = ""
+        """Why what captures is not what was asked for first, or is the last resort."""
         self._strangers: Any = ffi.new("struct prl_stranger[]", STRANGERS_NAMED)
         self._kernel: Any = lib.prl_kernel_open(config, error)
         if self._kernel == ffi.NULL:
@@ -143,8 +143,8 @@ class Kernel:
         """
         error = ffi.new("char[]", lib.PRL_ERROR_BYTES)
         if lib.prl_kernel_attach(self._kernel, error) == 0:
-            self.xdp_refusal = text_of(error)
-            return self.xdp_refusal
+            self.mode_because = text_of(error)
+            return self.mode_because
         refused = lib.prl_kernel_mode(self._kernel) == 0
         raise (XdpRefusedError if refused else KernelError)(text_of(error))
 

@@ -339,9 +339,9 @@ class Config(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     mode: Annotated[
         Literal["auto", "native", "generic", "kernel"],
         Meta(
-            description="where XDP runs: in the driver, or in the stack of any interface; kernel: "
-            "no XDP, input waits in the kernel ([carriers.md](carriers.md)); auto: native or "
-            "generic, as `prlctl doctor` says is better"
+            description="where input is captured and waits ([carriers.md](carriers.md)): XDP in "
+            "the driver, or in the stack of any interface; kernel: no XDP, it waits in the kernel; "
+            "auto: native or kernel, as `prlctl doctor` says is better, generic as a last resort"
         ),
     ] = "auto"
     lan: Lan

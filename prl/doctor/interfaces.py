@@ -9,14 +9,20 @@ from prl.config import Config
 from prl.doctor import host
 from prl.doctor.finding import Finding, Verdict, judge
 from prl.doctor.host import Interface
-from prl.kernel.features import no_generic, xdp_mode
+from prl.kernel.features import Mode, best_mode, no_generic
 
 NATIVE_MTU_MAX: Final = 3498
 """Native XDP without multi-buffer wants packets that fit into one frame."""
+WAITING_BYTES_MAX: Final = 65531
+"""Longer packets cannot be copied to prld while they wait in the kernel (docs/carriers.md)."""
+GATHERED_BYTES: Final = 65536
+"""What GRO and TSO gather at most unless BIG TCP is switched on: their packets fit."""
 _OURS: Final = re.compile(r"prl_(?!lab)")
 _FEATURE = re.compile(r"^\s*(?P<name>[a-z0-9-]+): (?P<state>on|off)", re.MULTILINE)
 _COMMAND: Final = re.compile(r"`([^`]+)`")
+_GATHERING: Final = ("gro_max_size", "gro_ipv4_max_size")
 _PRIVATE: Final = ("lo", "prlinj0", "prlhold0")
+_QUEUE_MODULES: Final = "modprobe -a nfnetlink_queue nf_tables nft_queue"
 
 
 def examine(config: Config | None) -> Iterator[Finding]:
@@ -24,48 +30,54 @@ def examine(config: Config | None) -> Iterator[Finding]:
     there = host.interfaces()
     up = [each.name for each in there.values() if each.is_up and each.name not in _PRIVATE]
     names = config.interfaces if config else up
-    yield _mode(config, names)
+    no_queue = queue_refusal()
+    yield _mode(config, names, no_queue)
     for name in names:
         if name not in there:
             continue  # the configuration's findings say it
         wanted = config.mode if config else "auto"
-        native = (xdp_mode([name])[0] if wanted == "auto" else wanted) == "native"
-        if native:
+        mode = best_mode([name], no_queue)[0] if wanted == "auto" else wanted
+        if mode == "native":
             yield _mtu(there[name])
-        yield _offloads(name, native=native)
-        yield _xdp(name)
+        elif mode == "kernel":
+            yield _longest(there[name])
+        yield _offloads(name, mode)
+        yield _xdp(name, mode)
         yield _filters(name)
         if there[name].is_up is False and config is not None:
             yield judge(f"{name} is up", good=False, found="down", paste=f"ip link set {name} up")
 
 
-def _mode(config: Config | None, names: list[str]) -> Finding:
-    """Where XDP runs, as prld chooses it when it starts (prl/daemon/host/xdp.py)."""
-    title = 'XDP mode "auto"'
+def _mode(config: Config | None, names: list[str], no_queue: str) -> Finding:
+    """What captures, as prld chooses it when it starts (prl/daemon/host/xdp.py)."""
+    title = "carrier of input"
     if config is None:
-        found = ", ".join(f"{name}: {xdp_mode([name])[0]}" for name in names)
+        found = ", ".join(f"{name}: {best_mode([name], no_queue)[0]}" for name in names)
         return Finding(title, Verdict.OK, found or "no interface")
     if config.mode == "kernel":
-        refusal = queue_refusal()
         return judge(
-            "carrier of input",
-            not refusal,
-            refusal or "kernel: NFQUEUE, by configuration",
+            title,
+            not no_queue,
+            no_queue or "kernel: NFQUEUE, by configuration",
             'load nft_queue or xt_NFQUEUE, or take mode = "auto"',
-            paste="modprobe -a nfnetlink_queue nf_tables nft_queue",
+            paste=_QUEUE_MODULES,
         )
-    mode, why = (config.mode, "by configuration") if config.mode != "auto" else xdp_mode(names)
+    is_auto = config.mode == "auto"
+    mode, why = best_mode(names, no_queue) if is_auto else (config.mode, "by configuration")
     trouble = no_generic(names)
-    if config.mode != "auto":
-        title = "XDP mode"
-    elif mode == "native":
-        why += f"; if it refuses: {trouble or 'generic'}"
+    if mode == "generic" and trouble:
+        paste = " && ".join(_COMMAND.findall(trouble))
+        return judge(title, good=False, found=f"{mode}: {why}", remedy=trouble, paste=paste)
+    if is_auto and mode == "native":
+        why += f"; if it refuses: {(trouble or 'generic') if no_queue else 'kernel'}"
     return judge(
         title,
-        mode == "native" or not trouble,
-        f"{mode}: {why}",
-        trouble,
-        paste=" && ".join(_COMMAND.findall(trouble)),
+        not (is_auto and no_queue),
+        f"{mode}: {why}" + (f" ({no_queue})" if is_auto and no_queue else ""),
+        "where packets can wait in the kernel, other traffic pays nothing; load nft_queue or "
+        "xt_NFQUEUE",
+        paste=_QUEUE_MODULES,
+        otherwise=Verdict.NOTE,
     )
 
 
@@ -80,7 +92,27 @@ def _mtu(interface: Interface) -> Finding:
     )
 
 
-def _offloads(name: str, *, native: bool) -> Finding:
+def _longest(interface: Interface) -> Finding:
+    """BIG TCP makes packets that are longer than what the kernel passes on."""
+    name = interface.name
+    found = host.ask("ip", "-j", "-d", "link", "show", "dev", name)
+    sizes = {key: found[0].get(key, 0) for key in _GATHERING} if found else {}
+    big = {key: size for key, size in sizes.items() if size > GATHERED_BYTES}
+    wanted = dict.fromkeys(big, GATHERED_BYTES)
+    if interface.mtu > WAITING_BYTES_MAX:
+        big["mtu"], wanted["mtu"] = interface.mtu, WAITING_BYTES_MAX
+    options = " ".join(f"{key} {size}" for key, size in wanted.items())
+    return judge(
+        f"longest packets of {name}",
+        not big,
+        ", ".join(f"{key} {size}" for key, size in big.items()) or "none too long",
+        f"packets of more than {WAITING_BYTES_MAX} bytes are dropped; or another mode",
+        paste=f"ip link set {name} {options}",
+        otherwise=Verdict.WARNING,
+    )
+
+
+def _offloads(name: str, mode: Mode) -> Finding:
     """LRO makes packets that cannot be given to TCP a second time, nor to native XDP at all."""
     shown = host.run("ethtool", "-k", name)
     title = f"offloads of {name}"
@@ -96,25 +128,30 @@ def _offloads(name: str, *, native: bool) -> Finding:
             paste=f"ethtool -K {name} lro off",
             otherwise=Verdict.WARNING,
         )
-    if "rx-gro-hw" in on and not native:
+    if "rx-gro-hw" in on and mode == "generic":
         words = "rx-gro-hw is on; attaching generic XDP turns it off, and packets come smaller then"
         return Finding(title, Verdict.OK, words)
     return Finding(title, Verdict.OK, "none in the way")
 
 
-def _xdp(name: str) -> Finding:
+def _xdp(name: str, mode: Mode) -> Finding:
+    """There is room for one; that packets wait in the kernel does not take it."""
     title = f"XDP programs on {name}"
     found = host.ask("ip", "-j", "-d", "link", "show", "dev", name)
     attached = found[0].get("xdp", {}) if found else {}
     programs = [attached["prog"], *attached.get("attached", ())] if "prog" in attached else []
     names = dict.fromkeys(_program_name(each) for each in programs)
     foreign = [each for each in names if not _is_ours(each)]
+    in_front = mode == "kernel"
     return judge(
         title,
         not foreign,
         f"somebody else's: {', '.join(foreign)}" if foreign else "none but prl's",
-        "there is room for one; find out whose it is, then take it away",
+        "it has packets before prl; make sure that it lets those of service addresses by"
+        if in_front
+        else "there is room for one; find out whose it is, then take it away",
         paste=f"ip link set dev {name} xdp off && ip link set dev {name} xdpgeneric off",
+        otherwise=Verdict.WARNING if in_front else Verdict.MISSING,
     )
 
 

@@ -129,7 +129,7 @@ def _newer() -> Iterator[Finding]:
             "AF_XDP of several frames",
             "6.6",
             in_btf(MULTI_BUFFER),
-            "packets that are larger than a frame need another way in: see XDP mode below",
+            "packets larger than a frame need another way in: see the carrier of input below",
         ),
         (
             "TCP_RTO_MAX_MS",

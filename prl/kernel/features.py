@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
 Mode = Literal["native", "generic", "kernel"]
+"""Who captures: XDP in the driver or the stack; or tc ingress, and packets wait in the kernel."""
 BTF = Path("/sys/kernel/btf/vmlinux")
 _READ_BYTES = 16 << 20
 MULTI_BUFFER = b"\0xdp_zc_max_segs\0"  # struct net_device's, since AF_XDP knows packets of frames
@@ -105,20 +106,22 @@ def mtu(interface: str) -> int:
     return int(found)
 
 
-def xdp_mode(interfaces: Sequence[str]) -> tuple[Mode, str]:
-    """The mode of XDP that suits all of them best, and why; of native XDP the driver decides.
+def best_mode(interfaces: Sequence[str], no_queue: str) -> tuple[Mode, str]:
+    """The mode that suits all of them best, and why; of native XDP the driver decides.
 
-    Where that does not take it, generic XDP is what there is, unless ``no_generic`` says no.
+    ``no_queue`` is why packets cannot wait in this kernel, "" if they can. Where native XDP does
+    not suit, that is best, and otherwise generic XDP, unless ``no_generic`` says no.
     """
+    whole: Mode = "generic" if no_queue else "kernel"
     drivers = {name: driver(name) for name in interfaces}
     for name, found in drivers.items():
         if found in NO_NATIVE:
-            return "generic", f"{name} ({found}) has no native XDP"
-    if not in_btf(MULTI_BUFFER):
+            return whole, f"{name} ({found}) has no native XDP"
+    if no_queue and not in_btf(MULTI_BUFFER):
         return "native", "this kernel's AF_XDP takes no packet of several frames (Linux 6.6 does)"
     for name, found in drivers.items():
         if found in WHOLE_PACKETS:
-            return "generic", f"{name} ({found}) hands over whole TSO packets, native XDP cuts them"
+            return whole, f"{name} ({found}) hands over whole TSO packets, native XDP cuts them"
     names = ", ".join(drivers)
     return "native", f"with XDP in it, the driver of {names} hands over single frames"
 
@@ -144,9 +147,9 @@ def _is_given_long_packets(interface: str) -> str:
     """Why, and what to do; generic XDP itself switches off what the driver gathers, if it can."""
     name = driver(interface)
     if name in WHOLE_PACKETS:
-        return f'{name} hands over whole TSO packets; use mode = "native"'
+        return f'{name} hands over whole TSO packets; use mode = "kernel" or "native"'
     if name in NO_NATIVE:
-        return f"{name} hands over what the interface below has gathered; use a newer kernel"
+        return f'{name} hands over what the interface below has gathered; use mode = "kernel"'
     if (found_bytes := mtu(interface)) > FRAME_MTU_MAX:
         return f"its MTU is {found_bytes}; `ip link set {interface} mtu {FRAME_MTU_MAX}`"
     found = offloads(interface)

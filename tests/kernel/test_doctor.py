@@ -5,7 +5,9 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from tests import netfilter_queue
 pytestmark = [pytest.mark.kernel, pytest.mark.needs("root", "netns", "bpf", "nft", "bpftool")]
 
 TIMEOUT_S = 60.0 * stretch.factor()
+CARRIER = "carrier of input"
 PRLCTL = str(Path(sys.executable).with_name("prlctl"))
 CONFIG = """
 node = "re1"
@@ -120,7 +123,7 @@ class Host:
     def finds(self, name: str, verdict: str, words: str) -> dict[str, Any]:
         status, checks = self.doctor()
         assert (checks[name]["verdict"], words in checks[name]["found"]) == (verdict, True), checks
-        assert status == {"missing": 1, "warning": 3}[verdict]
+        assert status == {"missing": 1, "warning": 3, "note": 0}[verdict]
         return checks[name]
 
     def is_mended_by_what_it_says(self, name: str, verdict: str, words: str) -> None:
@@ -341,10 +344,10 @@ def test_packets_that_native_xdp_cannot_take(host: Host) -> None:
 def test_generic_xdp_on_a_kernel_whose_af_xdp_takes_single_frames_alone(host: Host) -> None:
     host.configure(mode="generic")
     if in_btf(MULTI_BUFFER):
-        assert host.doctor()[1]["XDP mode"]["verdict"] == "ok"
+        assert host.doctor()[1][CARRIER]["verdict"] == "ok"
     else:
-        host.finds("XDP mode", "missing", "generic")
-        assert 'mode = "native"' in host.doctor()[1]["XDP mode"]["remedy"]
+        host.finds(CARRIER, "missing", "generic")
+        assert 'mode = "kernel"' in host.doctor()[1][CARRIER]["remedy"]
 
 
 @pytest.mark.needs("nfqueue")
@@ -352,13 +355,23 @@ def test_whether_input_can_wait_in_the_kernel(host: Host) -> None:
     """It is tried, and nothing of that stays."""
     host.configure(mode="kernel")
     checks = host.doctor()[1]
-    assert checks["carrier of input"]["verdict"] == "ok"
+    assert checks[CARRIER]["verdict"] == "ok"
     assert "MTU of lan0 for native XDP" not in checks
     command = host.place.command(["nft", "list", "ruleset"])
     assert subprocess.run(command, capture_output=True, check=True).stdout == b""
-    tried = lib.PRL_QUEUE_FIRST + lib.PRL_QUEUE_COUNT
-    with host.place.call(lambda: netfilter_queue.bind(tried)):
-        host.finds("carrier of input", "missing", "NFQUEUE")
+    with no_queues(host):
+        host.finds(CARRIER, "missing", "NFQUEUE")
+
+
+@pytest.mark.needs("nfqueue")
+def test_what_auto_takes_with_and_without_the_kernel_s_queues(host: Host) -> None:
+    host.configure(mode="auto")
+    found = host.doctor()[1][CARRIER]
+    assert (found["verdict"], found["found"].partition(":")[0]) == ("ok", "kernel")
+    with no_queues(host):
+        mode = "generic" if in_btf(MULTI_BUFFER) else "native"
+        host.finds(CARRIER, "note", "NFQUEUE: Device or resource busy")
+        assert host.doctor()[1][CARRIER]["found"].startswith(mode)
 
 
 def test_somebody_else_s_tc_filter(host: Host) -> None:
@@ -369,9 +382,33 @@ def test_somebody_else_s_tc_filter(host: Host) -> None:
     host.is_mended_by_what_it_says("tc filters on lan0", "warning", "u32 at egress, pref 7")
 
 
-def test_somebody_else_s_xdp_program(host: Host) -> None:
+@pytest.mark.parametrize(
+    ("mode", "verdict"),
+    [("generic", "missing"), pytest.param("kernel", "warning", marks=pytest.mark.needs("nfqueue"))],
+)
+def test_somebody_else_s_xdp_program(host: Host, mode: str, verdict: str) -> None:
+    """There is room for one; where packets wait in the kernel it is only in front."""
+    host.configure(mode=mode)
     xdp_pass.attach(host.place, "lan0", "generic")
-    host.is_mended_by_what_it_says("XDP programs on lan0", "missing", "somebody else's: ")
+    host.is_mended_by_what_it_says("XDP programs on lan0", verdict, "somebody else's: ")
+
+
+@pytest.mark.needs("nfqueue")
+@pytest.mark.parametrize("words", ["gro_max_size 100000", "mtu 65535"])
+def test_packets_that_are_too_long_to_wait_in_the_kernel(host: Host, words: str) -> None:
+    host.configure(mode="kernel")
+    assert host.doctor()[1]["longest packets of lan0"]["verdict"] == "ok"
+    host.sh(f"ip link set lan0 {words}")
+    host.is_mended_by_what_it_says("longest packets of lan0", "warning", words)
+
+
+@contextmanager
+def no_queues(host: Host) -> Iterator[None]:
+    """Somebody else has all that prld looks at."""
+    with ExitStack() as taken:
+        for number in range(lib.PRL_QUEUE_FIRST, lib.PRL_QUEUE_FIRST + lib.PRL_QUEUE_COUNT):
+            taken.enter_context(host.place.call(partial(netfilter_queue.bind, number)))
+        yield
 
 
 PROGRAM = """#!/bin/sh

@@ -76,7 +76,7 @@ def test_where_a_driver_has_no_native_xdp_all_run_in_the_stack(place: Namespace)
         place.call(lambda: xdp.attach(made, Choice("native", "generic", "", ""), events))
         assert made.mode == "generic"
         assert [where(place, name) for name in BOTH] == [GENERIC, GENERIC]
-        assert re.fullmatch(REFUSAL, made.xdp_refusal)
+        assert re.fullmatch(REFUSAL, made.mode_because)
         (told,) = events.after(0, 10)
         assert (told.level, told.event) == ("warning", "xdp_mode")
         assert re.fullmatch(f"XDP runs in generic mode: {REFUSAL}", told.text)
@@ -85,12 +85,42 @@ def test_where_a_driver_has_no_native_xdp_all_run_in_the_stack(place: Namespace)
     assert [where(place, name) for name in BOTH] == [0, 0]
 
 
+@pytest.mark.needs("nfqueue")
+def test_where_a_driver_has_no_native_xdp_packets_wait_in_the_kernel(place: Namespace) -> None:
+    events = EventLog([].append)
+    made = kernel(place, "lan0", "br0", mode="native", fallback="kernel")
+    try:
+        place.call(lambda: xdp.attach(made, Choice("native", "kernel", "", ""), events))
+        assert made.mode == "kernel"
+        assert [where(place, name) for name in BOTH] == [0, 0]
+        assert re.fullmatch(REFUSAL, made.mode_because)
+        (told,) = events.after(0, 10)
+        words = rf"no XDP: input waits in the kernel \(NFQUEUE\): {REFUSAL}"
+        assert told.level == "info"
+        assert re.fullmatch(words, told.text)
+    finally:
+        place.call(made.close)
+
+
+def test_that_packets_cannot_wait_in_the_kernel_is_said(place: Namespace) -> None:
+    events = EventLog([].append)
+    made = kernel(place, "lan0", mode="generic")
+    try:
+        chosen = Choice("generic", None, "as it suits", "", "no queues here")
+        place.call(lambda: xdp.attach(made, chosen, events))
+        (told,) = events.after(0, 10)
+        assert (told.level, told.text) == ("warning", "XDP runs in generic mode: no queues here")
+        assert made.mode_because == "no queues here"
+    finally:
+        place.call(made.close)
+
+
 def test_a_driver_that_takes_it_is_used(place: Namespace) -> None:
     events = EventLog([].append)
     made = kernel(place, "lan0", mode="native", fallback="generic")
     try:
         place.call(lambda: xdp.attach(made, Choice("native", "generic", "as it suits", ""), events))
-        assert (made.mode, made.xdp_refusal) == ("native", "")
+        assert (made.mode, made.mode_because) == ("native", "")
         assert where(place, "lan0") == NATIVE
         assert [told.text for told in events.after(0, 10)] == [
             "XDP runs in native mode: as it suits"
@@ -101,7 +131,7 @@ def test_a_driver_that_takes_it_is_used(place: Namespace) -> None:
 
 @pytest.mark.parametrize(
     ("trouble", "remedy"),
-    [("", 'mode = "auto" takes generic XDP then'), ("generic: lost, too", "generic: lost, too")],
+    [("", ".*, or generic XDP$"), ("generic: lost, too", ".*; generic: lost, too$")],
 )
 def test_native_xdp_alone_is_refused_with_the_kernel_s_words_and_a_remedy(
     place: Namespace, trouble: str, remedy: str

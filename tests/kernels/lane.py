@@ -4,6 +4,7 @@ Each step is bounded in time and goes by itself: what one of them leaves that ha
 guest that died of it, does not keep the others from being run, in another guest.
 """
 
+import itertools
 import shlex
 import sys
 import time
@@ -46,7 +47,8 @@ DEMOS = (
     "sessions --count 20 --family both",
     "switchover --size 10M --moves 2",
 )
-SHORT_DEMOS = DEMOS[:4]
+SHORT_DEMOS = tuple(zip(DEMOS[:4], itertools.cycle(("native", "kernel")), strict=False))
+"""Each with a carrier: both have one each way."""
 SHORT_TESTS = ("-k", "not generic", "tests/kernel/test_bpf.py", "tests/kernel/test_verifier.py")
 WHOLE_TESTS = ("6.1", debian.NEWEST)
 """The kernels that all of tests/kernel runs on: the oldest and the newest differ most."""
@@ -65,6 +67,9 @@ SYSTEM_TESTS = (
     # what many machines' kernels lack: VLANs, VRF, several instances
     "tests/system/test_stacked.py",
     "tests/system/test_instances.py",
+    # input that waits in the kernel
+    "tests/system/test_carrier.py::test_input_waits_in_the_kernel_and_survives_the_owner",
+    "tests/system/test_carrier.py::test_a_killed_prld_leaves_neither_queue_nor_rules",
     # one of each of what a kernel's TCP, UDP and namespaces could do otherwise
     "tests/system/test_serve.py::test_both_directions_go_on_at_the_right_byte",
     "tests/system/test_ownership.py::test_strangers_claims_never_silence_and_are_answered",
@@ -184,7 +189,7 @@ def run_short(folder: Path) -> bool:
     Raises:
         KernelError: a guest could not be had.
     """
-    steps = [_doctor(), *(_demo(demo, "native") for demo in SHORT_DEMOS)]
+    steps = [_doctor(), *(_demo(demo, mode) for demo, mode in SHORT_DEMOS)]
     steps += _lacked(folder)
     with debian.kernel(debian.SERIES[0]) as kernel:
         reports = [run(kernel, debian.SERIES[0], steps, folder)]
@@ -196,7 +201,7 @@ def run_short(folder: Path) -> bool:
 
 
 def run_whole(names: Sequence[str], folder: Path) -> bool:
-    """All demos in native mode, from 6.6 on in generic mode, too; chosen tests besides.
+    """All demos with both carriers, from 6.6 on one by generic XDP, too; chosen tests besides.
 
     Raises:
         KernelError: a guest could not be had.
@@ -264,11 +269,11 @@ def _boot(kernel: Kernel, report: Report, left_s: int, folder: Path, gives_way: 
 
 def _whole(name: str, kernel: Kernel) -> list[Step]:
     generic = version(kernel.release) >= MULTI_BUFFER
-    steps = [_doctor(), *(_demo(demo, "native") for demo in DEMOS)]
+    steps = [_doctor(), *(_demo(demo, mode) for mode in ("native", "kernel") for demo in DEMOS)]
+    asked = _demo(DEMOS[0], "generic")
     if generic:
-        steps += [_demo(demo, "generic") for demo in DEMOS]
+        steps.append(asked)
     else:
-        asked = _demo(DEMOS[0], "generic")
         steps.append(Step(f"{asked.name} is refused", asked.command, DEMO_LIMIT_S, REFUSAL))
     every = {str(path.relative_to(TREE)) for path in TREE.glob("tests/kernel/test_*.py")}
     own = sorted(every - OUTWARDS - (frozenset() if guest.has_kvm() else REAL_CPUS))

@@ -100,9 +100,9 @@ def test_a_session_on_such_an_interface_moves(
 
 
 def test_native_xdp_on_it_and_the_wrong_interface_are_one_clear_line() -> None:
-    native, helps = f"cannot attach native XDP to {TOP}", "mode = .auto. takes generic XDP then"
+    native, helps = f"cannot attach native XDP to {TOP}", "mode = .auto. takes the carrier .kernel."
     if not long_packets():
-        helps = f"generic XDP on {TOP} would lose packets.*newer kernel"
+        helps += f".*; generic XDP on {TOP} would lose packets"
     with stacked("native", bridge) as lab:
         for interface, words in (
             (TOP, f"{native}: .*; {helps}"),

@@ -14,6 +14,7 @@ from prl.lab import Lab
 from tests import previous_build
 from tests.link_capture import await_link, start
 from tests.previous_build import running
+from tests.probes import long_packets, nfqueue
 from tests.system import support
 from tests.system.serving import PATIENCE_S, Client, Serve, lab_name
 from tests.system.support import eventually
@@ -35,9 +36,9 @@ def old(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def bare() -> Iterator[Lab]:
+def bare(mode: str) -> Iterator[Lab]:
     lab = Lab(lab_name("upgrade"))
-    lab.up(start_prld=False)
+    lab.up(mode, start_prld=False)
     try:
         yield lab
     finally:
@@ -85,16 +86,31 @@ def is_safe(lab: Lab, node: str) -> bool:
     )
 
 
+def whole_packets() -> tuple[str, str]:
+    """What auto takes on veth: the last release and this one."""
+    before = "generic" if long_packets() else "native"
+    return before, "kernel" if nfqueue() else before
+
+
 def owner(lab: Lab, *nodes: str) -> str:
     (found,) = [n for n in nodes if support.status(lab, n)["services"][0]["state"] == "owner"]
     return found
 
 
-@pytest.mark.parametrize("dies", ["half way", "at the end"])
+@pytest.mark.parametrize(
+    ("dies", "mode"),
+    [
+        ("half way", "native"),
+        ("at the end", "native"),
+        ("half way", "auto"),
+        ("at the end", "auto"),
+    ],
+)
 @pytest.mark.parametrize("order", [("re1", "re0"), ("re0", "re1")], ids=["standby", "owner"])
 def test_sessions_live_through_an_upgrade_of_both_nodes(
-    bare: Lab, old: Path, order: tuple[str, str], dies: str
+    bare: Lab, old: Path, order: tuple[str, str], dies: str, mode: str
 ) -> None:
+    """With ``mode`` auto the last release takes generic XDP, and this one its own choice."""
     with ExitStack() as stack:
         with running(old):
             start_in_clear(bare)
@@ -114,12 +130,15 @@ def test_sessions_live_through_an_upgrade_of_both_nodes(
         go_on()
         are_safe()
         assert "version" not in support.status(bare, "re0")
+        carriers = {"native": ("native", "native"), "auto": whole_packets()}[mode]
+        assert [support.status(bare, node)["mode"] for node in NODES] == [carriers[0]] * 2
         for number, node in enumerate(order):
             secrecy(bare, node, "plain = true")  # docs/link-security.md: before the upgrade
             replace(bare, node)
             go_on()
             are_safe()
-            assert support.status(bare, node)["version"] == __version__
+            facts = support.status(bare, node)
+            assert (facts["version"], facts["mode"]) == (__version__, carriers[1])
             if not number and dies == "half way":
                 break
         else:

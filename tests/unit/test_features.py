@@ -8,13 +8,16 @@ from pathlib import Path
 import pytest
 
 from prl.config import Config, load
+from prl.daemon.host import xdp
 from prl.daemon.host.xdp import Choice, choose
 from prl.doctor.finding import Verdict
 from prl.doctor.interfaces import _mode
 from prl.errors import KernelError
 from prl.kernel import features
-from prl.kernel.features import Offload, no_generic, xdp_mode
+from prl.kernel.features import Offload, best_mode, no_generic
 
+NO_QUEUE = "NFQUEUE: Protocol not supported"
+EITHER = pytest.mark.parametrize("no_queue", ["", NO_QUEUE])
 ON, OFF, FOREVER = Offload(True, False), Offload(False, False), Offload(True, True)
 
 
@@ -45,25 +48,29 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Host:
 @pytest.mark.parametrize("driver", ["e1000e", "virtio_net", "ixgbe", "tun", ""])
 def test_a_nic_is_asked_for_native_xdp_first(host: Host, driver: str, multi_buffer: bool) -> None:
     host(multi_buffer=multi_buffer, eth0=Nic(driver))
-    assert xdp_mode(["eth0"])[0] == "native"
+    assert [best_mode(["eth0"], why)[0] for why in ("", NO_QUEUE)] == ["native", "native"]
 
 
-def test_veth_hands_over_whole_packets_where_af_xdp_takes_them(host: Host) -> None:
+@EITHER
+def test_veth_hands_over_whole_packets_to_what_takes_them(host: Host, no_queue: str) -> None:
     host(multi_buffer=True, lan0=Nic("veth"), eth0=Nic("ixgbe"))
-    assert xdp_mode(["eth0", "lan0"]) == (
-        "generic",
+    assert best_mode(["eth0", "lan0"], no_queue) == (
+        "generic" if no_queue else "kernel",
         "lan0 (veth) hands over whole TSO packets, native XDP cuts them",
     )
     host(multi_buffer=False, lan0=Nic("veth"))
-    assert xdp_mode(["lan0"])[0] == "native"
+    assert best_mode(["lan0"], no_queue)[0] == ("native" if no_queue else "kernel")
 
 
 @pytest.mark.parametrize("driver", sorted(features.NO_NATIVE))
 def test_an_interface_on_top_of_another_has_no_native_xdp(host: Host, driver: str) -> None:
     host(multi_buffer=True, eth0=Nic("ixgbe"), top=Nic(driver))
-    assert xdp_mode(["eth0", "top"]) == ("generic", f"top ({driver}) has no native XDP")
+    why = f"top ({driver}) has no native XDP"
+    assert best_mode(["eth0", "top"], NO_QUEUE) == ("generic", why)
+    assert best_mode(["eth0", "top"], "") == ("kernel", why)
     assert no_generic(["top"]) == ""
-    host(multi_buffer=False, top=Nic(driver))
+    host(multi_buffer=False, eth0=Nic("ixgbe"), top=Nic(driver))
+    assert best_mode(["eth0", "top"], "") == ("kernel", why)
     assert "gathered" in no_generic(["top"])
 
 
@@ -90,7 +97,7 @@ def test_what_the_host_of_a_virtual_machine_gathers_counts_if_it_stays(host: Hos
 def test_long_frames_and_veth_are_told_what_to_do(host: Host) -> None:
     host(multi_buffer=False, eth0=Nic("e1000e", mtu=9000), lan0=Nic("veth"))
     assert f"`ip link set eth0 mtu {features.FRAME_MTU_MAX}`" in no_generic(["eth0"])
-    assert 'mode = "native"' in no_generic(["lan0"])
+    assert 'mode = "kernel" or "native"' in no_generic(["lan0"])
 
 
 CONFIG = """
@@ -121,11 +128,17 @@ def config(tmp_path: Path, mode: str) -> Config:
     return load(path)
 
 
+def with_queues(monkeypatch: pytest.MonkeyPatch, no_queue: str) -> None:
+    monkeypatch.setattr(xdp, "queue_refusal", lambda: no_queue)
+
+
 def test_prld_falls_back_only_where_nothing_is_lost_and_only_by_itself(
-    host: Host, tmp_path: Path
+    host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    with_queues(monkeypatch, NO_QUEUE)
     host(multi_buffer=True, eth0=Nic("e1000e", offloads=GATHERS))
-    assert choose(config(tmp_path, "auto")).fallback == "generic"
+    chosen = choose(config(tmp_path, "auto"))
+    assert (chosen.mode, chosen.fallback, chosen.no_queue) == ("native", "generic", NO_QUEUE)
     assert choose(config(tmp_path, "native")) == Choice("native", None, "", "")
     assert choose(config(tmp_path, "generic")) == Choice("generic", None, "", "")
     host(multi_buffer=False, eth0=Nic("e1000e", offloads=GATHERS))
@@ -136,14 +149,47 @@ def test_prld_falls_back_only_where_nothing_is_lost_and_only_by_itself(
         choose(config(tmp_path, "generic"))
 
 
+@pytest.mark.parametrize("multi_buffer", [True, False])
+def test_what_prld_falls_back_to_where_packets_can_wait_in_the_kernel(
+    host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, multi_buffer: bool
+) -> None:
+    with_queues(monkeypatch, "")
+    host(multi_buffer=multi_buffer, eth0=Nic("e1000e", offloads=GATHERS))
+    chosen = choose(config(tmp_path, "auto"))
+    assert (chosen.mode, chosen.fallback) == ("native", "kernel")
+    host(multi_buffer=multi_buffer, eth0=Nic("bridge"))
+    chosen = choose(config(tmp_path, "auto"))
+    assert (chosen.mode, chosen.fallback) == ("kernel", "generic" if multi_buffer else None)
+    with_queues(monkeypatch, NO_QUEUE)
+    if multi_buffer:
+        assert choose(config(tmp_path, "auto")).mode == "generic"
+        return
+    with pytest.raises(KernelError, match=f"has gathered; .*; {NO_QUEUE}"):
+        choose(config(tmp_path, "auto"))
+
+
+def test_what_was_asked_for_by_name_is_not_looked_into(
+    host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_queues(monkeypatch, NO_QUEUE)
+    host(multi_buffer=True, eth0=Nic("veth"))
+    for mode in ("native", "generic", "kernel"):
+        assert choose(config(tmp_path, mode)) == Choice(mode, None, "", "")
+
+
 def test_doctor_says_what_prld_does(host: Host, tmp_path: Path) -> None:
     host(multi_buffer=True, eth0=Nic("e1000e", offloads=GATHERS))
-    for mode in ("auto", "native", "generic"):
-        assert _mode(config(tmp_path, mode), ["eth0"]).verdict == Verdict.OK
-    assert "if it refuses: generic" in _mode(config(tmp_path, "auto"), ["eth0"]).found
+    for mode in ("auto", "native", "generic", "kernel"):
+        assert _mode(config(tmp_path, mode), ["eth0"], "").verdict == Verdict.OK
+    assert "if it refuses: kernel" in _mode(config(tmp_path, "auto"), ["eth0"], "").found
+    found = _mode(config(tmp_path, "auto"), ["eth0"], NO_QUEUE)
+    assert (found.verdict, "modprobe" in found.paste) == (Verdict.NOTE, True)
+    assert found.found.endswith(f"if it refuses: generic ({NO_QUEUE})")
+    assert _mode(config(tmp_path, "kernel"), ["eth0"], NO_QUEUE).verdict == Verdict.MISSING
+    assert _mode(config(tmp_path, "generic"), ["eth0"], NO_QUEUE).verdict == Verdict.OK
     host(multi_buffer=False, eth0=Nic("e1000e", offloads=GATHERS))
-    assert "gro off lro off" in _mode(config(tmp_path, "auto"), ["eth0"]).found
-    found = _mode(config(tmp_path, "generic"), ["eth0"])
+    assert "gro off lro off" in _mode(config(tmp_path, "auto"), ["eth0"], NO_QUEUE).found
+    found = _mode(config(tmp_path, "generic"), ["eth0"], "")
     assert (found.verdict, found.paste) == (Verdict.MISSING, "ethtool -K eth0 gro off lro off")
 
 

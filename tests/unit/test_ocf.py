@@ -49,7 +49,7 @@ def part(
     )
     view: Any = SimpleNamespace(
         config=parse(GOOD),
-        kernel=SimpleNamespace(xdp_refusal="", bypassed=False, strangers=lambda: Strangers(0, ())),
+        kernel=SimpleNamespace(mode_because="", bypassed=False, strangers=lambda: Strangers(0, ())),
         datapath=SimpleNamespace(status=lambda: found),
         link=SimpleNamespace(other=SimpleNamespace(node="re1"), why_down="no answer"),
         ownership=SimpleNamespace(terms=[TERM]),

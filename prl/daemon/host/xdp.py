@@ -2,21 +2,23 @@
 
 from dataclasses import dataclass
 
-from prl.bindings.programs import Kernel, XdpRefusedError
+from prl.bindings.programs import Kernel, XdpRefusedError, queue_refusal
 from prl.config import Config
 from prl.daemon.events.log import EventLog
 from prl.errors import KernelError
-from prl.kernel.features import Mode, no_generic, xdp_mode
+from prl.kernel.features import Mode, best_mode, no_generic
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The mode to begin with, the one for a driver that does not take it, and why."""
+    """The mode to begin with, the one for an interface that does not take it, and why."""
 
     mode: Mode
     fallback: Mode | None
     why: str
     no_generic: str
+    no_queue: str = ""
+    """Why packets cannot wait in this kernel; found out only where that is chosen or not."""
 
 
 def choose(config: Config) -> Choice:
@@ -25,12 +27,20 @@ def choose(config: Config) -> Choice:
     Raises:
         KernelError: it is generic XDP, which would lose packets here.
     """
-    mode, why = (config.mode, "") if config.mode != "auto" else xdp_mode(config.interfaces)
+    no_queue = queue_refusal() if config.mode == "auto" else ""
+    mode, why = (
+        best_mode(config.interfaces, no_queue) if config.mode == "auto" else (config.mode, "")
+    )
     trouble = no_generic(config.interfaces)
     if mode == "generic" and trouble:
-        raise KernelError(trouble)
-    may_fall_back = config.mode == "auto" and mode == "native" and not trouble
-    return Choice(mode, "generic" if may_fall_back else None, why, trouble)
+        raise KernelError("; ".join(filter(None, (trouble, no_queue))))
+    generic: Mode | None = None if trouble else "generic"
+    fallback: Mode | None = None
+    if config.mode == "auto" and mode == "native":
+        fallback = generic if no_queue else "kernel"
+    elif config.mode == "auto" and mode == "kernel":
+        fallback = generic
+    return Choice(mode, fallback, why, trouble, no_queue)
 
 
 def attach(kernel: Kernel, choice: Choice, events: EventLog) -> None:
@@ -42,13 +52,17 @@ def attach(kernel: Kernel, choice: Choice, events: EventLog) -> None:
     try:
         refusal = kernel.attach()
     except XdpRefusedError as error:
-        instead = choice.no_generic or 'mode = "auto" takes generic XDP then, and so does "generic"'
+        instead = 'mode = "auto" takes the carrier "kernel" then, or generic XDP'
+        instead = "; ".join(filter(None, (instead, choice.no_generic)))
         raise KernelError(
             f"{error}; {instead}" if choice.mode == "native" else str(error)
         ) from error
+    if kernel.mode == "generic":  # the last resort of "auto": other traffic pays for it
+        kernel.mode_because = "; ".join(filter(None, (refusal, choice.no_queue)))
+    why = kernel.mode_because or choice.why
     if kernel.mode == "kernel":
-        events.info("xdp_mode", "no XDP: input waits in the kernel (NFQUEUE)", mode=kernel.mode)
-    elif refusal:
-        events.warning("xdp_mode", f"XDP runs in {kernel.mode} mode: {refusal}", mode=kernel.mode)
-    elif choice.why:
-        events.info("xdp_mode", f"XDP runs in {kernel.mode} mode: {choice.why}", mode=kernel.mode)
+        words = "no XDP: input waits in the kernel (NFQUEUE)" + (f": {why}" if why else "")
+        events.info("xdp_mode", words, mode=kernel.mode)
+    elif why:
+        tell = events.warning if kernel.mode_because else events.info
+        tell("xdp_mode", f"XDP runs in {kernel.mode} mode: {why}", mode=kernel.mode)

@@ -55,7 +55,7 @@ def status(view: NodeView) -> dict[str, Any]:
         "node": view.config.node,
         "index": view.config.index,
         "mode": view.config.mode,
-        "mode_because": view.kernel.xdp_refusal,
+        "mode_because": view.kernel.mode_because,
         "switchover_safe": not unsafe.cause,
         "cause": unsafe.cause,
         "because": unsafe.words or "every session has a good shadow or its owner next to it",
