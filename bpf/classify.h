@@ -369,21 +369,23 @@ static __always_inline int capture(PRL_CONTEXT *ctx, struct prl_node *node, stru
         PRL_COUNT(flow->in_dropped);
         return DROP;
     }
+    int is_ours = is_for(ctx, lif); /* what a switch floods is no sign that the peer has heard our claim (L7) */
     if (!(flags & PRL_FLOW_CAPTURED)) {
-        if (is_for(ctx, lif)) /* what a switch floods is no sign that the peer has heard our claim (L7) */
+        if (is_ours)
             PRL_COUNT(flow->in_passed);
         return PASS;
     }
-    if ((flags & PRL_FLOW_RELAY) && !is_for(ctx, lif)) /* flooded: the other node gets it, and relays it */
+    if ((flags & PRL_FLOW_RELAY) && !is_ours) /* flooded: the other node gets it, and relays it */
         return DROP;
     enum prl_health health = prl_health_about_now(node);
     /* The peer sends here: had the other node taken over meanwhile, it would send there. */
-    if (health == PRL_STALE && (!is_for(ctx, lif) || !try_open(node, bpf_ktime_get_boot_ns()))) {
+    if (health == PRL_STALE && (!is_ours || !try_open(node, bpf_ktime_get_boot_ns()))) {
         PRL_COUNT(node->stale_dropped);
         return DROP;
     }
     if (health != PRL_HEALTHY) {
-        PRL_COUNT(flow->in_passed);
+        if (is_ours)
+            PRL_COUNT(flow->in_passed);
         return PASS;
     }
     int action = carry(ctx, ref, lif);
@@ -393,7 +395,8 @@ static __always_inline int capture(PRL_CONTEXT *ctx, struct prl_node *node, stru
     }
     if (PRL_READ(flow->stray) & ~PRL_STRAY_OUT) /* what the gate has refused was under way, and comes again */
         __sync_fetch_and_and(&flow->stray, PRL_STRAY_OUT);
-    PRL_COUNT(flow->in_redirected);
+    if (is_ours)
+        PRL_COUNT(flow->in_redirected);
     return action;
 }
 

@@ -171,7 +171,7 @@ struct prl_flow {
     __u32 out_hole;     /* the hold device refused what starts here: nothing behind it is held before it */
     __u32 stray;        /* enum prl_stray; above it when the gate first refused since the last capture */
     struct prl_sock_view sock;
-    /* counters, packets */
+    /* counters, packets; of those that came in, what was addressed to this node */
     __u64 in_redirected;
     __u64 in_passed;
     __u64 in_dropped;

@@ -150,6 +150,15 @@ def test_frames_of_a_flow_go_to_userspace_with_its_slot(bench: Bench, form: str)
     assert flow.in_redirected == 1
 
 
+def test_what_a_switch_floods_is_captured_and_no_sign_that_a_claim_was_heard(bench: Bench) -> None:
+    """It is addressed to the machine that the peer still takes for the owner (L7)."""
+    bench.own(SERVICE4)
+    flow = bench.flow(3)
+    frame = SEGMENT4.frame(target=PEER_MAC)
+    assert bench.receive(frame) == ([], [(0x1003, 3, frame)])
+    assert (flow.in_redirected, flow.in_passed) == (0, 0)
+
+
 def quote4(kind: int, quoted: bytes, target: Any = SERVICE4) -> bytes:
     data = struct.pack("!BBHI", kind, 4, 0, 1400) + quoted
     data = data[:2] + struct.pack("!H", checksum(data)) + data[4:]

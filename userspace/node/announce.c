@@ -15,7 +15,8 @@
 struct dp_announce {
     uint32_t left;     /* fast claims that are left */
     uint32_t services; /* that are claimed */
-    uint32_t slow;     /* services taken over from a node that has not said that it knows */
+    uint32_t slow;     /* services taken over from a node that has not said that it knows … */
+    uint64_t slow_epoch; /* … and can say so in a later epoch alone: that of the take-over may not have ended yet */
     uint64_t next_ns;
     struct prl_dp_neighbour neighbour[PRL_DP_NEIGHBOURS_MAX];
     uint32_t neighbours;
@@ -107,7 +108,8 @@ void dp_claims_tick(struct prl_dp *dp)
 
     if (!announce->services || dp->now_ns < announce->next_ns)
         return;
-    if (dp->link_up && dp->owner.peer_sent_ns) { /* its LEASE in this epoch: it has read our HELLO */
+    /* Its LEASE in this epoch: it has read our HELLO. */
+    if (dp->link_up && dp->owner.peer_sent_ns && !(announce->slow && dp->epoch == announce->slow_epoch)) {
         announce->slow = 0;
         if (input_arrived(dp))
             announce->left = 0;
@@ -243,6 +245,7 @@ void dp_claims_taken_over(struct prl_dp *dp, uint32_t services)
     struct dp_announce *announce = dp->announce;
 
     announce->slow |= services;
+    announce->slow_epoch = dp->epoch;
     dp_claim_keep_keys(dp);
     dp_claims_start(dp, services);
 }
