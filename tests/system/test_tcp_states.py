@@ -11,7 +11,7 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -574,47 +574,6 @@ def test_another_who_comes_by_the_socket_after_a_look_is_found(pair: Pair) -> No
     assert refused.value.session is not None
     refused.value.session.wait_state("active", timeout=support.PATIENCE_S)
     pair.next_shadow()
-
-
-def write_into(shadow: socket.socket) -> None:
-    assert os.write(shadow.fileno(), b"not what the owner said") > 0
-
-
-def end_direction_of(shadow: socket.socket) -> None:
-    socket.socket.shutdown(shadow, socket.SHUT_WR)  # not ShadowSocket's, which refuses
-
-
-SPOILS = pytest.mark.parametrize("spoil", [write_into, end_direction_of])
-
-
-@SPOILS
-def test_a_program_that_writes_into_its_shadow_is_found_out(
-    pair: Pair, spoil: Callable[[socket.socket], None]
-) -> None:
-    """By its descriptor, where nothing refuses it (R18)."""
-    live = pair.session(4)
-    spoil(live.standby)
-    carry(live.app, live.peer, SOME_BYTES)
-    # What the owner says next finds no room in what has ended; else the numbers tell.
-    with pytest.raises(ShadowVoid, match=r"differ|no receive space"):
-        live.shadow.wait_taken_over(support.PATIENCE_S)
-    pair.next_shadow()
-    carry(live.app, live.peer, SOME_BYTES)
-
-
-@SPOILS
-def test_what_a_program_wrote_into_its_shadow_is_never_heard(
-    pair: Pair, spoil: Callable[[socket.socket], None]
-) -> None:
-    """Just before the take-over, when nobody has looked at the shadow since."""
-    live = pair.session(4)
-    carry(live.app, live.peer, SOME_BYTES)
-    spoil(live.standby)
-    pair.fail_over()
-    with pytest.raises(ShadowVoid):
-        live.shadow.wait_taken_over(support.PATIENCE_S)
-    with pytest.raises(ConnectionResetError):
-        live.peer.recv(1)
 
 
 def test_a_socket_filter_of_the_application_is_not_replaced(pair: Pair) -> None:

@@ -17,8 +17,8 @@
  *          }
  *      }
  *
- * A shadow is only to be read until PRL_CLIENT_TAKEN_OVER: nothing stops a write() or shutdown() before that, but the
- * shadow is void as soon as prld sees it: PRL_CLIENT_VOID, "primary and shadow differ".
+ * A shadow is only to be read until PRL_CLIENT_TAKEN_OVER: nothing stops a write() or shutdown() before that, and it
+ * spoils the shadow.
  *
  * Nothing here blocks, but prl_client_answer(). No call is safe beside another one on the same client in another
  * thread; two clients know nothing of each other. Functions return 0 (or what they say) or -errno. SIGPIPE is not

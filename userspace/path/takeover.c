@@ -72,15 +72,6 @@ static void kick(struct prl_dp *dp, struct dp_flow *flow)
         dp->counters.crafted_acks++;
 }
 
-/* Looks at the socket. Where that fails, nothing is known of it. */
-static bool was_written(struct prl_dp *dp, struct dp_flow *flow)
-{
-    uint64_t asked_ns = dp_clock_ns(dp);
-
-    dp_flow_sample(dp, flow);
-    return flow->kernel->sock.stamp_ns >= asked_ns && dp_verify_is_written(flow);
-}
-
 void dp_shadow_takeover(struct prl_dp *dp, struct dp_flow *flow)
 {
     struct prl_event event = {
@@ -91,7 +82,7 @@ void dp_shadow_takeover(struct prl_dp *dp, struct dp_flow *flow)
     struct prl_secondary *core = dp_secondary_of(flow);
     struct dp_shadow *shadow = dp_shadow_of(flow);
 
-    if (flow->kernel->key.proto == IPPROTO_UDP ? dp_udp_diverged(dp, flow) : was_written(dp, flow))
+    if (flow->kernel->key.proto == IPPROTO_UDP && dp_udp_diverged(dp, flow))
         dp_shadow_void(dp, flow, PRL_REASON_DIVERGED);
     bool was_active = core->state == PRL_SECONDARY_ACTIVE || core->state == PRL_SECONDARY_SUSPENDED;
     if (!prl_secondary_takeover(core)) {
@@ -110,8 +101,8 @@ void dp_shadow_takeover(struct prl_dp *dp, struct dp_flow *flow)
         if (flow->has_peer_ts)
             dp->io->moment_keep_ahead(dp->host, flow->spec.fd, flow->peer_tsecr,
                                       (uint32_t)((dp_clock_ns(dp) - flow->last_input_ns) / 1000000));
-        if (dp_verify_refeed(dp, flow))
-            dp_flow_sample(dp, flow);
+        dp_verify_refeed(dp, flow);
+        dp_flow_sample(dp, flow);
         shadow->relay_next = flow->kernel->sock.rcv_nxt;
         if (shadow->in_end_known)
             shadow->relay_next = prl_serial_max(shadow->relay_next, shadow->in_end);

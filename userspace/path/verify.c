@@ -3,7 +3,6 @@
 
 #include <errno.h>
 #include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <stdlib.h>
 
 #include "flow/dp.h"
@@ -93,16 +92,6 @@ static void differs(struct prl_dp *dp, struct dp_flow *flow)
     dp_shadow_give_up(dp, flow, PRL_REASON_DIVERGED);
 }
 
-bool dp_verify_is_written(const struct dp_flow *flow)
-{
-    const struct prl_sock_view *view = &flow->kernel->sock;
-    bool is_open = view->state == TCP_ESTABLISHED || view->state == TCP_CLOSE_WAIT ||
-                   view->state == TCP_FIN_WAIT1 || view->state == TCP_FIN_WAIT2 || view->state == TCP_CLOSING ||
-                   view->state == TCP_LAST_ACK;
-
-    return is_open && view->write_seq != dp_secondary_of(flow)->out_tcp_next;
-}
-
 /* The shadow's socket, as it was just looked at, must come to the primary's numbers, unless newer packets have come in
  * between. */
 static void find_in_view(struct prl_dp *dp, struct dp_flow *flow)
@@ -114,8 +103,8 @@ static void find_in_view(struct prl_dp *dp, struct dp_flow *flow)
         shadow->tries = 0;
         return;
     }
-    if (!dp_verify_is_written(flow) && (!dp_compare_is_possible(view->state) ||
-                                        (view->rcv_nxt == shadow->rcv_nxt && view->snd_una == shadow->snd_una))) {
+    if (!dp_compare_is_possible(view->state) ||
+        (view->rcv_nxt == shadow->rcv_nxt && view->snd_una == shadow->snd_una)) {
         shadow->tries = 0;
         dp->counters.compared++;
     } else if (--shadow->tries == 0) {
@@ -248,16 +237,15 @@ static void check_kept(struct prl_dp *dp, struct dp_flow *flow)
 }
 
 /* What was fed just now may wait behind the application's lock on the socket: fed again, the peer would be told of it. */
-bool dp_verify_refeed(struct prl_dp *dp, struct dp_flow *flow)
+void dp_verify_refeed(struct prl_dp *dp, struct dp_flow *flow)
 {
     dp_shadow_of(flow)->tries = 0;
     if (!has_kept(flow))
-        return false;
+        return;
     dp_shadow_of(flow)->unfed->kept_tries = 0;
     check_kept(dp, flow);
     if (has_kept(flow))
         dp_flow_wake(dp, flow);
-    return true;
 }
 
 void dp_verify_forget(struct prl_dp *dp, struct dp_flow *flow)
