@@ -201,25 +201,6 @@ def test_an_owner_that_has_replaced_nobody_silences_nobody(world: Calm) -> None:
     assert any(sender is owner.other and any(token) for sender, token in claims)
 
 
-def test_a_service_is_claimed_until_who_had_it_says_that_it_knows(world: Calm) -> None:
-    """It, or the peer, may come back to the LAN at any time; the link need not have been lost yet."""
-    owner, standby = probed(world)
-    claims: list[Node] = []
-    announce = world.claim
-
-    def noted(sender: Node, service: int, token: bytes) -> None:
-        claims.append(sender)
-        announce(sender, service, token)
-
-    world.claim = noted  # type: ignore[method-assign]
-    owner.power_off()
-    world.until(lambda: standby.address(world.sessions[0].service) == OWNER)
-    for _ in range(3):
-        claims.clear()
-        world.after(999 * MS)
-    assert standby in claims
-
-
 def test_who_gives_a_service_away_counts_that(world: Calm) -> None:
     """Or what it claims later would be of the term of the node that it replaces (L7)."""
     owner, standby = protected(world)

@@ -3,10 +3,12 @@
 Checks L6.
 """
 
+import time
 from pathlib import Path
 
 import pytest
 
+from prl.bindings.native import lib
 from prl.lab import Lab
 from tests.system import support
 from tests.system.racks import Racks
@@ -46,6 +48,8 @@ def test_of_two_racks_the_one_with_the_witness_goes_on(side: str, tmp_path: Path
                 else:
                     eventually("re1 takes over", lambda: service(lab, "re1")["state"] == "owner")
                     eventually("re0 is silent", lambda: service(lab, "re0")["silent"])
+                    # The peer hears of it all the same when the LAN is back (L7).
+                    eventually("fast claims are over", lambda: has_claimed(lab, "re1"))
                 racks.join()
                 racks.link()
                 talk.go_on()
@@ -60,6 +64,12 @@ def test_of_two_racks_the_one_with_the_witness_goes_on(side: str, tmp_path: Path
                 assert watched.runs() == ["re0", "re1"][: 1 + (side == "re1")]
         finally:
             racks.remove()
+
+
+def has_claimed(lab: Lab, node: str) -> bool:
+    (taken,) = (one for one in support.events(lab, node) if one["event"] == "takeover")
+    fast_ns = lib.PRL_DP_CLAIM_BURSTS * lib.PRL_DP_CLAIM_INTERVAL_MS * 1_000_000
+    return time.monotonic_ns() > int(taken["monotonic_ns"]) + fast_ns
 
 
 def has_expired(lab: Lab, node: str) -> bool:
