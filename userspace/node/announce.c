@@ -15,8 +15,9 @@
 struct dp_announce {
     uint32_t left;     /* fast claims that are left */
     uint32_t services; /* that are claimed */
-    uint32_t slow;     /* services taken over from a node that has not said that it knows … */
-    uint64_t slow_epoch; /* … and can say so in a later epoch alone: that of the take-over may not have ended yet */
+    uint32_t slow;     /* services taken over from a node that has not said that it knows */
+    /* Of the take-over, which may not have ended yet: that the other one knows can be said in a later one alone. */
+    uint64_t slow_epoch;
     uint64_t next_ns;
     struct prl_dp_neighbour neighbour[PRL_DP_NEIGHBOURS_MAX];
     uint32_t neighbours;
