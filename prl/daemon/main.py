@@ -19,6 +19,7 @@ from prl.daemon.host.notify import ServiceManager
 from prl.errors import KernelError, PrlError
 
 if TYPE_CHECKING:
+    from prl.daemon.events.log import EventLog
     from prl.daemon.programs.sentinel import Sentinel
 
 READY_FD = "PRL_READY_FD"
@@ -114,29 +115,29 @@ async def _scrub(config: Config) -> None:
 
 def _watched(config: Config, notices: list[str], ready: "_Ready", manager: ServiceManager) -> None:
     """Serve, with a sentinel beside it."""
-    from prl.daemon.programs import sentinel  # noqa: PLC0415 - as in _serve()
+    # Only here: without the C extension there is still a clear word.
+    from prl.daemon.events.log import EventLog  # noqa: PLC0415
+    from prl.daemon.programs import sentinel  # noqa: PLC0415
 
+    events = EventLog()
+    if why := scheduling.become_nice():  # the sentinel as well: programs stand still for it
+        events.warning("late_among_others", why)
+    for notice in notices:
+        events.warning("configuration_deprecated", notice)
     with sentinel.posted(a for service in config.service for a in service.addresses) as posted:
-        asyncio.run(_serve(config, notices, ready, manager, posted))
+        asyncio.run(_serve(config, events, ready, manager, posted))
 
 
 async def _serve(
-    config: Config, notices: list[str], ready: "_Ready", manager: ServiceManager, posted: "Sentinel"
+    config: Config, events: "EventLog", ready: "_Ready", manager: ServiceManager, posted: "Sentinel"
 ) -> None:
-    # Only here: without the C extension there is still a clear word.
-    from prl.daemon.events.log import EventLog  # noqa: PLC0415
-    from prl.daemon.node import Node  # noqa: PLC0415
+    from prl.daemon.node import Node  # noqa: PLC0415 - as above
 
     with contextlib.suppress(OSError, ValueError):  # kernels since 5.11 do not need it
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY,) * 2)
     _raise_descriptor_limit(config.flows_max)
     _use_one_heap()
     memory.lock()
-    events = EventLog()
-    if why := scheduling.become_nice():
-        events.warning("late_among_others", why)
-    for notice in notices:
-        events.warning("configuration_deprecated", notice)
     node = Node(config, events, manager)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
