@@ -318,6 +318,8 @@ __noinline int prl_classify_quoted(PRL_CONTEXT *ctx, struct prl_packet *packet)
     }
     if (quoted.key.proto != IPPROTO_TCP && quoted.key.proto != IPPROTO_UDP)
         return 0;
+    if (packet->end && quoted.l4 + sizeof(ports) > packet->end) /* behind it is what Ethernet fills frames with */
+        return 0;
     if (quoted.l4 > 2 * PRL_L4_OFFSET_MAX || prl_load(ctx, quoted.l4, ports, sizeof(ports)) < 0)
         return 0;
     __u64 outer[2], inner[2];

@@ -171,8 +171,8 @@ struct prl_flow {
     __u32 out_hole;     /* the hold device refused what starts here: nothing behind it is held before it */
     __u32 stray;        /* enum prl_stray; above it when the gate first refused since the last capture */
     struct prl_sock_view sock;
-    /* counters, packets; of those that came in, what was addressed to this node */
-    __u64 in_redirected;
+    /* counters, packets */
+    __u64 in_redirected; /* what was addressed to this node, and likewise what passed */
     __u64 in_passed;
     __u64 in_dropped;
     __u64 out_passed;

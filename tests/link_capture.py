@@ -93,7 +93,8 @@ def streams(pcap: bytes, port: int = LINK_PORT) -> tuple[bytes, bytes]:
 def capturing(lab: Lab, target: Path) -> Iterator[None]:
     """Capture the link of ``lab`` on re0 into ``target``."""
     command = ["tcpdump", "-Z", "root", "-U", "-B", "16384", "--immediate-mode"]
-    command += ["-i", LINK_INTERFACE, "-w", str(target), "port", str(LINK_PORT)]
+    command += ["-i", LINK_INTERFACE, "-w", str(target), "tcp", "port"]
+    command += [str(LINK_PORT)]  # probes go by UDP, to the same number
     with lab.exec("re0", command, stderr=subprocess.PIPE, text=True) as tcpdump:
         try:
             assert tcpdump.stderr is not None

@@ -32,6 +32,7 @@ NODE_COUNTERS = (
     "stale_dropped",
     "redirect_failed",
     "elsewhere_silenced",
+    "births_dropped",
 )
 """Members of struct prl_node that count packets which did not go their way (bpf/prl_abi.h)."""
 FLOW_COUNTERS = ("in_dropped", "out_silenced", "gate_refused")

@@ -334,6 +334,8 @@ def _quoted(node: Node, frame: bytes, found: Parsed) -> Flow | None:
             return None
     if protocol not in {TCP, UDP} or source != found.target:
         return None
+    if found.end and at + 4 > found.end:
+        return None
     return node.find(
         source, target, (number(frame, at), number(frame, at + 2)), protocol, found.vlans
     )

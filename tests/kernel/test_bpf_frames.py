@@ -55,7 +55,7 @@ from tests.kernel.frames import (
 
 pytestmark = pytest.mark.needs("root", "bpf", "bpftool")
 
-FRAMES = int(os.environ.get("PRL_FRAMES", "30000"))
+FRAMES = int(os.environ.get("PRL_FRAMES", "60000"))
 """How many frames each program gets."""
 SEED = int(os.environ.get("PRL_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 32)
 TEST_RUN = 10
