@@ -1,14 +1,18 @@
 """prl.bench: statistics, the table of goals, pictures and the page."""
 
 import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from operator import le
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
 
-from prl.bench import report, svg
-from prl.bench.run import Part, read_columns
+from prl.bench import passthrough, report, svg
+from prl.bench.bulk import Burst
+from prl.bench.rig import Recipe
+from prl.bench.run import Bench, Part, read_columns
 from prl.bench.stats import quantile, ratios, summary, thinned
 from prl.bench.targets import TARGETS, verdicts
 
@@ -95,6 +99,29 @@ def test_bars_are_as_long_as_their_values() -> None:
     ]
     assert wide[0] == pytest.approx(2 * wide[1], abs=0.2)
     assert "stroke-dasharray" in drawn
+
+
+@pytest.mark.parametrize(
+    ("left_out", "figures"),
+    [
+        ("prl generic", {"t8_whole"}),
+        ("prl kernel", {"whole packets, generic XDP / none"}),
+        ("none", set()),
+    ],
+)
+def test_a_way_that_this_host_cannot_have_costs_its_own_figures_alone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, left_out: str, figures: set[str]
+) -> None:
+    """As `prl kernel` where the kernel has no NFQUEUE."""
+
+    @contextmanager
+    def rigs(_: Bench, __: Part, recipes: Sequence[Recipe]) -> Iterator[dict[str, Recipe]]:
+        yield {one.name: one for one in recipes if one.name != left_out}
+
+    monkeypatch.setattr(Bench, "rigs", rigs)
+    monkeypatch.setattr(passthrough, "upload", lambda _ms, _rig: Burst(1.0, 1.0))
+    bench = Bench(quick=True, narrate=lambda _: None, scratch=tmp_path)
+    assert passthrough._whole(bench, Part("passthrough")).keys() == figures
 
 
 def test_nothing_measured_is_still_a_picture() -> None:

@@ -75,8 +75,7 @@ struct dp_flow {
     uint32_t next_by_handle, next_by_key, next_awake, next_dirty;
     uint8_t service;
     uint8_t ended; /* enum dp_ended */
-    bool
-        was_kept; /* primary: it has waited to be protected, and its peer has not been told yet that there is room */
+    bool was_kept; /* primary: waited to be protected; its peer was not told yet that there is room */
     union { /* by `secondary` */
         struct prl_primary as_primary;
         struct {
