@@ -333,6 +333,11 @@ def events(lab: Lab, node: str) -> list[dict[str, Any]]:
     return found
 
 
+def told(lab: Lab, node: str, kind: str) -> list[str]:
+    """The texts of its events of one kind."""
+    return [event["text"] for event in events(lab, node) if event["event"] == kind]
+
+
 def flows(lab: Lab, node: str) -> list[dict[str, Any]]:
     """`prlctl -j flow list` of one node."""
     done = prlctl("--lab", lab.name, "--node", node, "-j", "flow", "list")

@@ -7,15 +7,15 @@ import signal
 import socket
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
+from prl.kernel.procfs import is_stopped
 from prl.lab import Lab
 from tests.system import support
 from tests.system.serving import Serve, serving
-from tests.system.support import Peer, events, eventually, flows, prlctl
+from tests.system.support import Peer, eventually, flows, prlctl, told
 
 pytestmark = [
     pytest.mark.system,
@@ -67,11 +67,13 @@ def is_active(lab: Lab, peer: Peer) -> bool:
 @contextmanager
 def stopped(serve: Serve) -> Iterator[None]:
     """It accepts nothing, and has nothing protected."""
-    os.kill(serve.process.pid, signal.SIGSTOP)
+    pid = serve.process.pid
+    os.kill(pid, signal.SIGSTOP)
     try:
+        eventually("it is stopped", lambda: is_stopped(pid))
         yield
     finally:
-        os.kill(serve.process.pid, signal.SIGCONT)
+        os.kill(pid, signal.SIGCONT)
 
 
 @contextmanager
@@ -86,10 +88,6 @@ def answer(peer: Peer) -> bytes:
     while len(found) < len(REQUEST) and (more := peer.receive()):
         found += more
     return found
-
-
-def told(lab: Lab, kind: str) -> list[dict[str, Any]]:
-    return [event for event in events(lab, "re0") if event["event"] == kind]
 
 
 @pytest.mark.parametrize(("mode", "family"), [("native", 4), ("kernel", 6)])
@@ -129,7 +127,7 @@ def test_a_session_whose_protection_is_refused_goes_on_at_once() -> None:
         serves["re1"].end()
         with requested(lab) as peer:
             assert answer(peer) == REQUEST
-            assert told(lab, "not_protected")
+            assert told(lab, "re0", "not_protected")
             assert kernel_counts(lab, "re0")["births"] == 2
             assert kernel_counts(lab, "re0")["births_late"] == 0
         with requested(lab) as peer:  # it is known now that nobody waits there
@@ -141,11 +139,12 @@ def test_a_session_waits_for_so_long_and_no_longer() -> None:
     with (
         support.pair("bornlate", birth_ms=SHORT_MS) as lab,
         born(lab) as serves,
-        requested(lab) as peer,
+        ExitStack() as meanwhile,
     ):
         with stopped(serves["re0"]):
+            peer = meanwhile.enter_context(requested(lab))
             eventually("it is acknowledged", lambda: not unacknowledged(peer.sock))
-            eventually("that is told", lambda: told(lab, "born_unprotected"))
+            eventually("that is told", lambda: told(lab, "re0", "born_unprotected"))
         assert answer(peer) == REQUEST
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from prl.lab import Lab, prld
 from tests.system import support
-from tests.system.support import Applications, eventually
+from tests.system.support import Applications, eventually, told
 from tests.system.test_reprotect import Casts, Talk
 from tests.system.watch import ask_who_has, watch
 
@@ -60,10 +60,6 @@ def on(lab: Lab, node: str, *argv: str) -> None:
 def addresses(lab: Lab, node: str) -> str:
     shown = lab.run(node, ["ip", "address", "show", "lan0"], capture_output=True, text=True)
     return str(shown.stdout)
-
-
-def told(lab: Lab, node: str, event: str) -> list[str]:
-    return [record["text"] for record in support.events(lab, node) if record["event"] == event]
 
 
 def is_safe(lab: Lab, node: str) -> bool:

@@ -16,7 +16,7 @@ import pytest
 from prl.demo.payload import Payload
 from prl.lab import Lab
 from tests.system.serving import PORT, Client, Foreground, Serve
-from tests.system.support import Peer, events, eventually, flows, prlctl, service_address
+from tests.system.support import Peer, eventually, flows, prlctl, service_address, told
 
 pytestmark = pytest.mark.needs("root", "netns", "bpf", "af_xdp", "struct_ops", "socat")
 
@@ -87,10 +87,6 @@ def answers(peer: Peer, words: bytes) -> None:
         assert more, "the stream ended"
         heard += more
     assert heard == words
-
-
-def told(lab: Lab, node: str, event: str) -> list[str]:
-    return [found["text"] for found in events(lab, node) if found["event"] == event]
 
 
 def test_what_becomes_of_a_program_becomes_of_its_session(lab: Lab) -> None:
