@@ -19,6 +19,8 @@ UPLOAD = (
     Recipe("xdp-pass generic", Way.XDP_PASS, role="sink", mode="generic"),
     Recipe("nfqueue", Way.NFQUEUE_INPUT, role="sink"),
     Recipe("nfqueue fed", Way.NFQUEUE_FED, role="sink"),
+    Recipe("haproxy", Way.HAPROXY, role="sink"),
+    Recipe("socat", Way.SOCAT, role="sink"),
     Recipe("prl native", Way.PRL, role="sink", plain_link=True),
     Recipe("prl generic", Way.PRL, role="sink", mode="generic", plain_link=True),
     Recipe("prl kernel", Way.PRL, role="sink", mode="kernel", plain_link=True),
@@ -26,6 +28,8 @@ UPLOAD = (
 DOWNLOAD = (
     Recipe("none", Way.NONE, role="source"),
     Recipe("nfqueue", Way.NFQUEUE, role="source"),
+    Recipe("haproxy", Way.HAPROXY, role="source"),
+    Recipe("socat", Way.SOCAT, role="source"),
     Recipe("prl native", Way.PRL, role="source", plain_link=True),
     Recipe("prl generic", Way.PRL, role="source", mode="generic", plain_link=True),
     Recipe("prl kernel", Way.PRL, role="source", mode="kernel", plain_link=True),
@@ -105,7 +109,8 @@ def _native(bench: Bench, part: Part) -> None:
 def cpu(bench: Bench) -> Part:
     """What a gigabyte costs, and where: an upload alone."""
     part = Part("cpu")
-    wanted = {"none", "nfqueue", "nfqueue fed", "prl native", "prl generic", "prl kernel"}
+    wanted = {"none", "nfqueue", "nfqueue fed", "haproxy", "socat"}
+    wanted |= {"prl native", "prl generic", "prl kernel"}
     _upload(bench, part, [one for one in UPLOAD if one.name in wanted])
     with bench.rigs(part, [Recipe("prl", Way.PRL)]) as rigs:
         bench.narrate("system calls of a round trip")
@@ -149,7 +154,7 @@ def _upload(bench: Bench, part: Part, recipes: Any) -> None:
             speed["prl native"], speed["xdp-pass native"]
         )
     for way in ("prl kernel", "prl generic"):
-        for other in ("prl generic", "nfqueue", "nfqueue fed"):
+        for other in ("prl generic", "nfqueue", "nfqueue fed", "haproxy", "socat"):
             if way != other and {way, other} <= speed.keys():
                 found_ratios[f"{way}/{other}"] = ratios(speed[way], speed[other])
                 found_ratios[f"cpu {way}/{other}"] = ratios(price[way], price[other])

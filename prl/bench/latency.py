@@ -11,6 +11,8 @@ BLOCKING = (
     Recipe("none", Way.NONE),
     Recipe("bare", Way.BARE),
     Recipe("nfqueue", Way.NFQUEUE),
+    Recipe("haproxy", Way.HAPROXY),
+    Recipe("socat", Way.SOCAT),
     Recipe("prl", Way.PRL),
 )
 POLLING = (
@@ -112,6 +114,9 @@ def _judge(part: Part, together: dict[str, list[Trips]], spread: dict[str, list[
     if "nfqueue" in one_cpu:
         found_ratios["t2_nfqueue"] = ratios(one_cpu["prl"], one_cpu["nfqueue"])
         found_ratios["nfqueue/none"] = ratios(one_cpu["nfqueue"], one_cpu["none"])
+    for proxy in ("haproxy", "socat"):
+        if proxy in one_cpu:
+            found_ratios[f"prl/{proxy}"] = ratios(one_cpu["prl"], one_cpu[proxy])
     if "nfqueue" in all_cpus:
         found_ratios["all CPUs prl/nfqueue"] = ratios(all_cpus["prl"], all_cpus["nfqueue"])
     if "nfqueue polling" in all_cpus:

@@ -17,7 +17,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self
 
-from prl.bench import xdp_pass
+from prl.bench import proxies, xdp_pass
 from prl.bench.errors import BenchError
 from prl.bench.programs import program
 from prl.client import Node
@@ -47,6 +47,9 @@ class Way(StrEnum):
     """A hold in NFQUEUE (userspace/bench/nfhold.c), of the input, or of input and output."""
     NFQUEUE_FED = "nfqueue-fed"
     """A hold of the input whose copies are fed to a shadow socket: as much work as prl's."""
+    HAPROXY = "haproxy"
+    SOCAT = "socat"
+    """A TCP proxy on re0; the server is on re1."""
     PRL = "prl"
 
 
@@ -155,6 +158,15 @@ class Rig:
         at_link = self.recipe.way is Way.BARE
         return str(topology.re0.link.ipv4.ip if at_link else topology.service.ipv4)
 
+    @property
+    def _is_proxied(self) -> bool:
+        return self.recipe.way in {Way.HAPROXY, Way.SOCAT}
+
+    @property
+    def _behind(self) -> str:
+        """Where the server is, behind a proxy."""
+        return f"{self.lab.topology.re1.link.ipv4.ip}:{PORT}"
+
     def _set_up(self, stack: ExitStack) -> None:
         recipe, way = self.recipe, self.recipe.way
         with_prld = way is Way.PRL
@@ -176,11 +188,8 @@ class Rig:
                 self._pids.add(self.prld_pid(node.name))
         else:
             self._add_address("re0", "lan0")
-        if way is Way.XDP_PASS:
-            xdp_pass.attach(Namespace(self.lab.topology.re0.namespace), "lan0", recipe.mode)
-        if way in {Way.NFQUEUE, Way.NFQUEUE_INPUT, Way.NFQUEUE_FED}:
-            self._start_hold(stack)
-        self.server = self._serve("re0", stack)
+        self._put_between(stack)
+        self.server = self._serve("re1" if self._is_proxied else "re0", stack)
         if with_prld or way is Way.NFQUEUE_FED:
             self._standby = self._serve("re1", stack)
         self.client = self._start(
@@ -193,6 +202,16 @@ class Rig:
             elif way is Way.NFQUEUE_FED:
                 self._clone()
 
+    def _put_between(self, stack: ExitStack) -> None:
+        match self.recipe.way:
+            case Way.XDP_PASS:
+                place = Namespace(self.lab.topology.re0.namespace)
+                xdp_pass.attach(place, "lan0", self.recipe.mode)
+            case Way.NFQUEUE | Way.NFQUEUE_INPUT | Way.NFQUEUE_FED:
+                self._start_hold(stack)
+            case Way.HAPROXY | Way.SOCAT:
+                self._start_proxy(stack)
+
     def _start(self, stack: ExitStack, node: str, argv: Sequence[str]) -> Program:
         found = Program(self.lab, node, argv, self.name)
         stack.callback(found.stop)
@@ -201,13 +220,23 @@ class Rig:
 
     def _serve(self, node: str, stack: ExitStack) -> Program:
         argv = [sys.executable, "-m", "prl.bench.server", self.recipe.role]
-        argv += ["--listen", f"{self.address}:{PORT}"]
+        argv += ["--listen", self._behind if self._is_proxied else f"{self.address}:{PORT}"]
         argv += [] if self.recipe.way is Way.PRL else ["--plain"]
         # Copies of the peer's SYN reach the second stack, too: nobody there may answer.
         argv += ["--deaf"] if self.recipe.way is Way.NFQUEUE_FED and node == "re1" else []
         found = self._start(stack, node, argv)
         self._pids.add(found.answer(ANSWER_TIMEOUT_S)["mover"])
         return found
+
+    def _start_proxy(self, stack: ExitStack) -> None:
+        front = f"{self.address}:{PORT}"
+        if self.recipe.way is Way.HAPROXY:
+            argv = proxies.haproxy(front, self._behind, self.file("haproxy.cfg"))
+        else:
+            argv = proxies.socat(front, self._behind)
+        self._start(stack, "re0", argv)
+        place = Namespace(self.lab.topology.re0.namespace)
+        proxies.await_listening(place, self.address, PORT, argv)
 
     def _add_address(self, node: str, interface: str) -> None:
         topology = self.lab.topology

@@ -36,7 +36,7 @@ def test_latency_yields_every_field(tiny: Tiny) -> None:
     found = report.facts("latency", [part], quick=True)
 
     assert not part.notes
-    ways = {"none", "bare", "nfqueue", "prl", "prl polling"}
+    ways = {"none", "bare", "nfqueue", "haproxy", "socat", "prl", "prl polling"}
     facts = found["parts"]["latency"]
     for series in ("round_trip", "there", "back"):
         for name, found_ways in ((series, ways - {"prl polling"}), (f"all_cpus_{series}", ways)):
