@@ -52,6 +52,8 @@ class Result:
     kind: str = ""
     needs: tuple[str, ...] = ()
     probe: str = ""
+    failures: int = 0
+    """How often it failed; once and passed at last: it is unsteady."""
 
 
 @dataclass(slots=True)
@@ -144,5 +146,7 @@ def _note(lane: Lane, line: dict[str, Any]) -> None:
     outcome = line["outcome"]
     if outcome == "collected":
         known.kind, known.needs = line["kind"], tuple(line["needs"])
-    elif outcome in RAN or known.outcome not in RAN:  # skipped in one run, run in another: it ran
+        return
+    known.failures += outcome == "failed"
+    if outcome in RAN or known.outcome not in RAN:  # skipped in one run, run in another: it ran
         known.outcome, known.probe = outcome, line.get("probe", "")

@@ -42,6 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
     failures = {test for test, (lane, _) in unrun.items() if lane in {"", *options.complete}}
     for test, (lane, why) in sorted(unrun.items()):
         _print([f"{'RAN NOWHERE' if test in failures else f'needs lane {lane}'}: {test} ({why})"])
+    _print([f"UNSTEADY: {test} failed in a run and passed in another" for test in unsteady(lanes)])
     if failures:
         _print([f"{len(failures)} tests ran nowhere, though `make setup` and all lanes were there"])
     return 1 if failures else 0
@@ -85,6 +86,16 @@ def ran_nowhere(lanes: dict[str, Lane]) -> dict[str, tuple[str, str]]:
         for test, every in found.items()
         if not any(result.outcome in RAN for result in every)
     }
+
+
+def unsteady(lanes: dict[str, Lane]) -> list[str]:
+    """The tests that failed on a machine on which they passed in the end."""
+    return sorted(
+        result.test
+        for lane in lanes.values()
+        for result in lane.results.values()
+        if result.failures and result.outcome == "passed"
+    )
 
 
 def _needs(every: list[Result]) -> tuple[str, str]:

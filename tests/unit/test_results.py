@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import results, table
+from tests import again, results, table
 from tests.results import FOLDER_VARIABLE, LANE_VARIABLE
 
 ROOT = Path(__file__).parents[2]
@@ -174,3 +174,58 @@ def test_nothing_skips_but_probes() -> None:
         and str(path.relative_to(ROOT)) != SKIPS
     ]  # fmt: skip
     assert found == []
+
+
+UNSTEADY = """
+import pytest
+from pathlib import Path
+
+@pytest.mark.kernel
+def test_fails_once():
+    seen = Path(__file__).with_name("seen")
+    assert seen.exists() or seen.touch()
+@pytest.mark.kernel
+@pytest.mark.parametrize("n", range({fails}))
+def test_fails(n): assert False
+def test_of_no_lab(): assert False
+"""
+
+
+@pytest.mark.parametrize(
+    ("fails", "status", "said"),
+    [
+        (0, 0, "run again by themselves: 1 that failed"),
+        (1, 1, "run again by themselves: 2 that failed"),
+        (again.AGAIN_MAX, 1, "4 tests failed: too many to be run again"),
+    ],
+)
+def test_a_few_that_failed_are_run_again_by_themselves(
+    run: Run, tmp_path: Path, fails: int, status: int, said: str
+) -> None:
+    chosen = [] if fails else ["-k", "once"]
+    assert run(UNSTEADY.format(fails=fails or 1), "host", *chosen).returncode == 1
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.again", str(tmp_path / "results"), "host"],
+        cwd=tmp_path,
+        env=again_environment(tmp_path),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout.splitlines()[0]) == (status, said), done
+    found = table.unsteady(results.read(tmp_path / "results"))
+    assert found == (["unit/test_sample.py::test_fails_once"] if fails < again.AGAIN_MAX else [])
+
+
+def again_environment(tmp_path: Path) -> dict[str, str]:
+    """That of `run`, whose options come by the environment."""
+    options = "-p tests.conftest -p no:cacheprovider -p pytest_timeout"
+    options += f" -c {ROOT / 'pyproject.toml'} --rootdir={tmp_path}"
+    return {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "PYTEST_ADDOPTS": options,
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+        LANE_VARIABLE: "host",
+        FOLDER_VARIABLE: str(tmp_path / "results"),
+    }
