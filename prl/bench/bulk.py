@@ -113,12 +113,28 @@ def cpu(bench: Bench) -> Part:
     wanted |= {"prl native", "prl generic", "prl kernel"}
     _upload(bench, part, [one for one in UPLOAD if one.name in wanted])
     with bench.rigs(part, [Recipe("prl", Way.PRL)]) as rigs:
-        bench.narrate("system calls of a round trip")
+        bench.narrate("wake-ups and system calls of a round trip")
+        part.facts["wakeups"] = wakeups(rigs["prl"], bench.rounds(500, 3000))
         try:
             part.facts["system_calls"] = _system_calls(bench, rigs["prl"])
         except BenchError as error:
             part.notes.append(str(error))
     return part
+
+
+def wakeups(rig: Rig, trips: int) -> dict[str, float]:
+    """Of the datapath on each node, for each 64-byte round trip.
+
+    The owner needs four, for the request, its acknowledgement by the standby, the answer and its;
+    the standby two.
+    """
+    ping(trips, rig)
+    before = {node: rig.stats(node)["datapath"]["wakeups"] for node in ("re0", "re1")}
+    ping(trips, rig)
+    return {
+        node: significant((rig.stats(node)["datapath"]["wakeups"] - count) / trips, 3)
+        for node, count in before.items()
+    }
 
 
 def _system_calls(bench: Bench, rig: Rig) -> dict[str, dict[str, float]]:

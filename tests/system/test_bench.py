@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from prl.bench import report
+from prl.bench.bulk import wakeups
 from prl.bench.latency import latency
+from prl.bench.rig import Recipe, Rig, Way
 from prl.bench.run import Bench
 from prl.bench.takeover import fail_under_load
 
@@ -47,6 +49,14 @@ def test_latency_yields_every_field(tiny: Tiny) -> None:
     assert [row["id"] for row in found["targets"]] == ["T1", "T1", "T2"]
     assert all(isinstance(row["met"], bool) for row in found["targets"])
     assert report.page(found, [part]).count("<polyline") == len(ways)
+
+
+@pytest.mark.parametrize("mode", ["native", "kernel", "generic"])
+def test_a_round_trip_wakes_no_node_more_often_than_it_must(mode: str, tmp_path: Path) -> None:
+    """Four times and twice; less than once more is for the timers and what comes in two parts."""
+    with Rig(Recipe("wakes", Way.PRL, mode=mode), tmp_path) as rig:
+        found = wakeups(rig, 500)
+    assert 1 < found["re1"] < 3 < found["re0"] < 5
 
 
 def test_a_failure_under_load_is_measured(tiny: Tiny) -> None:
