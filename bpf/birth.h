@@ -22,22 +22,44 @@ static __always_inline int prl_is_anything_awaited(struct prl_node *node)
     return PRL_READ(node->awaited) && prl_health_about_now(node) == PRL_HEALTHY;
 }
 
-/* For how long new sessions of the endpoint may wait, in ns; 0: they do not. */
-static __always_inline __u64 prl_awaited_ns(const struct prl_flow_key *key)
+enum prl_opened { PRL_OPENED_BY_PEER, PRL_OPENED_HERE };
+
+/* The endpoint that a session is of, by who has opened it; NULL: its sessions do not wait. */
+static __always_inline struct prl_awaited *prl_awaited_of(const struct prl_flow_key *key, enum prl_opened opened)
 {
-    struct prl_awaited_key endpoint = {};
+    struct prl_flow_key endpoint = {.proto = IPPROTO_TCP, .lif = key->lif};
 
     __builtin_memcpy(endpoint.local, key->local, sizeof(endpoint.local));
-    endpoint.local_port = key->local_port;
-    __u64 *awaited_ns = bpf_map_lookup_elem(&prl_awaited, &endpoint);
-    return awaited_ns ? *awaited_ns : 0;
+    if (opened == PRL_OPENED_HERE) {
+        __builtin_memcpy(endpoint.remote, key->remote, sizeof(endpoint.remote));
+        endpoint.remote_port = key->remote_port;
+    } else {
+        endpoint.local_port = key->local_port;
+    }
+    return bpf_map_lookup_elem(&prl_awaited, &endpoint);
 }
 
-/* What a flow's key is in prl_newborns: TCP knows neither the interface's number nor its tags. */
+/* For how long a new session may wait, in ns; 0: it does not. */
+static __always_inline __u64 prl_awaited_ns(const struct prl_flow_key *key, enum prl_opened opened)
+{
+    struct prl_awaited *awaited = prl_awaited_of(key, opened);
+    return awaited && PRL_READ(awaited->late) < PRL_BIRTHS_LATE_MAX ? PRL_READ(awaited->wait_ns) : 0;
+}
+
+/* The time of a session was over: whose it was is not known any more, and of one key hardly more than one is awaited. */
+static __always_inline void prl_born_late(const struct prl_flow_key *key)
+{
+    struct prl_awaited *awaited = prl_awaited_of(key, PRL_OPENED_BY_PEER);
+    if (!awaited)
+        awaited = prl_awaited_of(key, PRL_OPENED_HERE);
+    if (awaited)
+        PRL_COUNT(awaited->late);
+}
+
+/* What a flow's key is in prl_newborns: TCP knows nothing of tags. */
 static __always_inline void prl_newborn_key(struct prl_flow_key *key, const struct prl_flow_key *flow)
 {
     *key = *flow;
-    key->lif = 0;
     key->vlans = 0;
 }
 

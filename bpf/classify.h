@@ -418,13 +418,13 @@ __noinline int prl_classify_newborn(PRL_CONTEXT *ctx, struct prl_packet *packet)
     int has_payload = !packet->end || packet->end > packet->l4 + (words[0] >> 4) * 4u;
     if (words[1] & PRL_TCP_FLAG_RST || (!has_payload && !(words[1] & PRL_TCP_FLAG_FIN)))
         return 0;
-    if (words[1] & PRL_TCP_FLAG_SYN) {
-        if (!prl_awaited_ns(&packet->key))
+    prl_newborn_key(&key, &packet->key);
+    if ((words[1] & (PRL_TCP_FLAG_SYN | PRL_TCP_FLAG_ACK)) == PRL_TCP_FLAG_SYN) {
+        if (!prl_awaited_ns(&key, PRL_OPENED_BY_PEER))
             return 0;
         PRL_COUNT(node->births_dropped);
         return 1;
     }
-    prl_newborn_key(&key, &packet->key);
     struct prl_newborn *newborn = bpf_map_lookup_elem(&prl_newborns, &key);
     if (!newborn)
         return 0;
@@ -432,8 +432,10 @@ __noinline int prl_classify_newborn(PRL_CONTEXT *ctx, struct prl_packet *packet)
         PRL_COUNT(node->births_dropped);
         return 1;
     }
-    if (bpf_map_delete_elem(&prl_newborns, &key) == 0)
+    if (bpf_map_delete_elem(&prl_newborns, &key) == 0) {
         PRL_COUNT(node->births_late);
+        prl_born_late(&key);
+    }
     return 0;
 }
 

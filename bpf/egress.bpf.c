@@ -37,6 +37,7 @@
 #define MD5_OPTION_BYTES 20
 #define OPTION_MD5 19 /* behind two of no operation */
 #define OPTION_AO 29  /* RFC 5925 */
+#define MSS_OPTION_BYTES 4
 #define SACK_STAMPS_HEAD 0x0402080a /* SACK permitted in place of the two of no operation */
 
 struct tcp_segment {
@@ -356,35 +357,48 @@ static __always_inline int sign_again(struct __sk_buff *skb, struct prl_node *no
     return TC_ACT_STOLEN;
 }
 
-/* A SYN-ACK of an endpoint whose sessions wait. The entry of its session, be it an older one; NULL: it does not wait. */
-static __always_inline struct prl_newborn *conceive(struct __sk_buff *skb, const struct prl_packet *packet,
-                                                    const struct prl_flow_key *key,
+/* A SYN-ACK of an endpoint whose sessions wait, or a SYN. The entry of its session, be it an older one; NULL: it does not wait. */
+static __always_inline struct prl_newborn *conceive(struct __sk_buff *skb, const struct prl_flow_key *key,
                                                     const struct tcp_segment *segment)
 {
     struct prl_newborn *known = bpf_map_lookup_elem(&prl_newborns, key);
     struct prl_newborn begun = {.iss = bpf_ntohl(segment->tcp.seq)};
-    __be32 options[4] = {}; /* as Linux writes them: MSS, SACK permitted or two of nothing, timestamps */
 
     if (known && known->iss == begun.iss)
         return known;
-    if (!prl_awaited_ns(key) || bpf_skb_load_bytes(skb, 0, begun.peer_mac, sizeof(begun.peer_mac)) < 0)
+    if (!prl_awaited_ns(key, segment->tcp.ack ? PRL_OPENED_BY_PEER : PRL_OPENED_HERE) ||
+        bpf_skb_load_bytes(skb, 0, begun.peer_mac, sizeof(begun.peer_mac)) < 0)
         return NULL;
     begun.until_ns = bpf_ktime_get_boot_ns() + PRL_HANDSHAKE_NS;
-    if (segment->tcp.doff * 4u >= sizeof(segment->tcp) + sizeof(options) &&
-        bpf_skb_load_bytes(skb, packet->l4 + sizeof(segment->tcp), options, sizeof(options)) == 0 &&
-        (options[1] == bpf_htonl(SACK_STAMPS_HEAD) || options[1] == bpf_htonl(STAMPS_HEAD))) {
-        begun.tsval = bpf_ntohl(options[2]);
-        begun.tsecr = bpf_ntohl(options[3]);
-    }
     if (bpf_map_update_elem(&prl_newborns, key, &begun, BPF_ANY) < 0)
         return NULL;
     return bpf_map_lookup_elem(&prl_newborns, key);
 }
 
+/* What a session says while it waits: the peer takes nothing that was said before it (RFC 7323, 5). */
+static __always_inline void note_stamps(struct __sk_buff *skb, __u32 l4, const struct tcp_segment *segment,
+                                        struct prl_newborn *newborn)
+{
+    __be32 stamps[3] = {}; /* as Linux writes them: before all others, but behind the MSS that a SYN tells */
+    __u32 at = sizeof(segment->tcp) + (segment->tcp.syn ? MSS_OPTION_BYTES : 0);
+    __u32 before = PRL_READ(newborn->tsval);
+
+    if (segment->tcp.doff * 4u < at + sizeof(stamps) ||
+        bpf_skb_load_bytes(skb, l4 + at, stamps, sizeof(stamps)) < 0)
+        return;
+    if (stamps[0] != bpf_htonl(STAMPS_HEAD) && stamps[0] != bpf_htonl(SACK_STAMPS_HEAD))
+        return;
+    __u32 tsval = bpf_ntohl(stamps[1]);
+    if (before && is_after(before, tsval))
+        return;
+    PRL_WRITE(newborn->tsval, tsval);
+    PRL_WRITE(newborn->tsecr, bpf_ntohl(stamps[2]));
+}
+
 /*
- * A segment of a session of which nothing is held. As long as that waits to be protected, from the SYN-ACK on, its peer is
- * told that there is no room. Returns whether the window was shut: not that of a segment that is signed with it, whose first
- * option that is.
+ * A segment of a session of which nothing is held. As long as that waits to be protected, from the SYN-ACK on, or from what
+ * the peer's is answered with, its peer is told that there is no room. Returns whether the window was shut: not that of a
+ * segment that is signed with it, whose first option that is, and not that of a SYN, on which nobody sends.
  */
 __noinline int prl_egress_newborn(struct __sk_buff *skb, struct prl_packet *packet)
 {
@@ -395,11 +409,14 @@ __noinline int prl_egress_newborn(struct __sk_buff *skb, struct prl_packet *pack
 
     if (!packet || packet->l4 > PRL_L4_OFFSET_MAX ||
         bpf_skb_load_bytes(skb, packet->l4, &segment.tcp, sizeof(segment.tcp)) < 0 || segment.tcp.rst ||
-        !segment.tcp.ack)
+        !(segment.tcp.ack || segment.tcp.syn))
         return 0;
     prl_newborn_key(&key, &packet->key);
-    newborn = segment.tcp.syn ? conceive(skb, packet, &key, &segment) : bpf_map_lookup_elem(&prl_newborns, &key);
-    if (!newborn || !prl_is_waiting(newborn, bpf_ktime_get_boot_ns()))
+    newborn = segment.tcp.syn ? conceive(skb, &key, &segment) : bpf_map_lookup_elem(&prl_newborns, &key);
+    if (!newborn)
+        return 0;
+    note_stamps(skb, packet->l4, &segment, newborn);
+    if (!segment.tcp.ack || !prl_is_waiting(newborn, bpf_ktime_get_boot_ns()))
         return 0;
     if (segment.tcp.doff > sizeof(segment.tcp) / 4 &&
         bpf_skb_load_bytes(skb, packet->l4 + sizeof(segment.tcp), option, sizeof(option)) == 0 &&

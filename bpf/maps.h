@@ -110,17 +110,17 @@ struct {
     __type(value, struct prl_sample);
 } prl_sample SEC(".maps");
 
-/* endpoint → for how many nanoseconds its new sessions may wait to be protected */
+/* key of an endpoint's sessions, what differs between them zero → for how long new ones may wait to be protected */
 struct {
     __uint(type, BPF_MAP_TYPE_HASH);
     __uint(max_entries, PRL_AWAITED_MAX);
     __uint(map_flags, BPF_F_NO_PREALLOC);
     __uint(pinning, LIBBPF_PIN_BY_NAME);
-    __type(key, struct prl_awaited_key);
-    __type(value, __u64);
+    __type(key, struct prl_flow_key);
+    __type(value, struct prl_awaited);
 } prl_awaited SEC(".maps");
 
-/* key of a session, its interface and tags zero → how long it waits */
+/* key of a session, its tags zero → how long it waits */
 struct {
     __uint(type, BPF_MAP_TYPE_LRU_HASH);
     __uint(max_entries, PRL_NEWBORNS_MAX);

@@ -414,25 +414,28 @@ struct prl_claim_token {
 };
 
 /*
- * Sessions that wait to be protected (docs/sessions.md). Endpoints whose new sessions wait, by the address and port alone:
- * struct prl_awaited, how long; sessions that do, by the flow's key without interface and tags: struct prl_newborn.
+ * Sessions that wait to be protected (docs/sessions.md), by the flow's key without tags: struct prl_newborn. Endpoints whose
+ * new sessions do: struct prl_awaited, by the same key without the peer, of what peers open, or without the own port (R32).
  */
 #define PRL_AWAITED_MAX 1024
 #define PRL_NEWBORNS_MAX 16384 /* of more, the oldest is open before its time */
 /* From the SYN-ACK to the end of the handshake; from there on the endpoint's own limit counts. */
 #define PRL_HANDSHAKE_NS 4000000000ull
-struct prl_awaited_key {
-    __u8 local[16];
-    __be16 local_port;
-    __u16 pad;
+/* So many sessions of an endpoint in turn whose time was over, and the next ones do not wait, until one is set up: it may be
+ * that nobody has its sessions protected. */
+#define PRL_BIRTHS_LATE_MAX 8
+struct prl_awaited {
+    __u64 wait_ns;
+    __u32 late; /* in turn */
+    __u32 pad;
 };
 struct prl_newborn {
     __u64 until_ns; /* CLOCK_BOOTTIME */
-    /* What the SYN-ACK said, for whoever tells the peer that there is room; its acknowledgement is the first of all. */
-    __u32 iss; /* a retransmission does not begin anew */
+    /* What the session's stack has said up to now, for whoever tells the peer that there is room. */
+    __u32 iss; /* a retransmission of SYN or SYN-ACK does not begin anew */
     __u32 tsval; /* host order; 0 where there are no timestamps */
     __u32 tsecr;
-    __u8 peer_mac[6]; /* next hop towards the peer; zero: no SYN-ACK was seen */
+    __u8 peer_mac[6]; /* next hop towards the peer; zero: nothing has left */
     __u8 pad[6];
 };
 
@@ -559,7 +562,7 @@ PRL_ASSERT_SIZE(struct prl_inject_eth, 14);
 PRL_ASSERT_SIZE(struct prl_claim, 32);
 PRL_ASSERT_SIZE(struct prl_claim_token, 24);
 PRL_ASSERT_SIZE(struct prl_heard, 48);
-PRL_ASSERT_SIZE(struct prl_awaited_key, 20);
+PRL_ASSERT_SIZE(struct prl_awaited, 16);
 PRL_ASSERT_SIZE(struct prl_newborn, 32);
 PRL_ASSERT_SIZE(struct prl_news, 24);
 PRL_ASSERT_SIZE(struct prl_stranger, 40);

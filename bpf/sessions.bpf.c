@@ -46,21 +46,44 @@ static __always_inline int is_of_service(struct bpf_sock_ops *ops, const struct 
     return prl_is_anywhere(node, key->local) && bpf_get_netns_cookie(ops) == PRL_READ(node->netns_cookie);
 }
 
-/* The handshake is over: the endpoint's own limit counts from here on, whatever became of the entry meanwhile. */
-static __always_inline void born(struct prl_node *node, const struct prl_flow_key *key)
+/*
+ * The handshake is over: the endpoint's own limit counts from here on. TCP does not know by which logical interface; the SYN or
+ * SYN-ACK has left by it. Of two sessions with the same ends in two routing instances, one whose handshake goes on has that
+ * time until its own is over, too. What a peer has opened waits even if its entry has gone meanwhile; a socket that is being
+ * restored (TCP_REPAIR) has opened nothing.
+ */
+static __always_inline void born(struct prl_node *node, struct prl_flow_key *key, enum prl_opened opened)
 {
-    if (!PRL_READ(node->awaited))
-        return;
-    __u64 awaited_ns = prl_awaited_ns(key);
     struct prl_newborn newborn = {};
-    struct prl_newborn *before = bpf_map_lookup_elem(&prl_newborns, key);
+    __u64 now_ns = bpf_ktime_get_boot_ns(), lost_ns = 0;
+    __u16 lost_lif = 0;
 
-    if (before)
-        newborn = *before;
-    newborn.until_ns = bpf_ktime_get_boot_ns() + awaited_ns;
-    if (!awaited_ns)
-        bpf_map_delete_elem(&prl_newborns, key);
-    else if (bpf_map_update_elem(&prl_newborns, key, &newborn, BPF_ANY) == 0)
+    for (__u32 i = 0; i < PRL_LIFS_MAX; i++) {
+        struct prl_lif *lif = prl_lif_at(i);
+        if (!lif)
+            break;
+        if (!prl_addr_find(node, key->local, lif->ifindex))
+            continue;
+        key->lif = (__u16)i;
+        struct prl_newborn *begun = bpf_map_lookup_elem(&prl_newborns, key);
+        __u64 awaited_ns = prl_awaited_ns(key, opened);
+        if (begun && awaited_ns) {
+            PRL_WRITE(begun->until_ns, now_ns + awaited_ns);
+            PRL_COUNT(node->births);
+            return;
+        }
+        if (begun)
+            bpf_map_delete_elem(&prl_newborns, key);
+        else if (awaited_ns && !lost_ns) {
+            lost_ns = awaited_ns;
+            lost_lif = (__u16)i;
+        }
+    }
+    if (!lost_ns || opened == PRL_OPENED_HERE)
+        return;
+    key->lif = lost_lif;
+    newborn.until_ns = now_ns + lost_ns;
+    if (bpf_map_update_elem(&prl_newborns, key, &newborn, BPF_ANY) == 0)
         PRL_COUNT(node->births);
 }
 
@@ -72,8 +95,8 @@ static __always_inline void established(struct bpf_sock_ops *ops, struct prl_nod
         return;
     /* what other programs have asked for stays */
     bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
-    if (ops->op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB)
-        born(node, &key);
+    if (PRL_READ(node->awaited))
+        born(node, &key, ops->op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB ? PRL_OPENED_BY_PEER : PRL_OPENED_HERE);
 }
 
 /* Flows are known by the mark gate of their socket. */

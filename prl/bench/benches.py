@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Callable, Sequence
 
+from prl.bench.births import births
 from prl.bench.bulk import bulk, cpu
 from prl.bench.flap import flap
 from prl.bench.latency import latency
@@ -21,6 +22,7 @@ BENCHES: dict[str, Callable[[Bench], Part]] = {
     "flows": flows,
     "sessions": sessions,
     "protect": protect,
+    "births": births,
     "takeover": takeover,
     "flap": flap,
     "passthrough": passthrough,

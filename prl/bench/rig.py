@@ -29,7 +29,7 @@ PORT = 7000
 HOLD_PORT = 7100
 ANSWER_TIMEOUT_S = 30.0
 _LINE_BYTES = 65536
-_ASIDES = ("void", "lost")
+_ASIDES = ("void", "lost", "unprotected")
 """What a server tells of shadows between its answers."""
 
 
@@ -69,6 +69,9 @@ class Recipe:
     """prld sees to it that its programs stay attached; False: they are taken off on purpose."""
     plain_link: bool = False
     """The nodes talk in clear."""
+    at_once: bool = False
+    """What is accepted is protected before it is served."""
+    birth_ms: int | None = None
 
 
 class Program:
@@ -179,6 +182,7 @@ class Rig:
                 polling=recipe.polling,
                 flows_max=recipe.flows_max,
                 plain_link=recipe.plain_link,
+                birth_ms=recipe.birth_ms,
             )
         finally:
             os.environ.pop(UNGUARDED, None)
@@ -222,6 +226,7 @@ class Rig:
         argv = [sys.executable, "-m", "prl.bench.server", self.recipe.role]
         argv += ["--listen", self._behind if self._is_proxied else f"{self.address}:{PORT}"]
         argv += [] if self.recipe.way is Way.PRL else ["--plain"]
+        argv += ["--at-once"] if self.recipe.at_once else []
         # Copies of the peer's SYN reach the second stack, too: nobody there may answer.
         argv += ["--deaf"] if self.recipe.way is Way.NFQUEUE_FED and node == "re1" else []
         found = self._start(stack, node, argv)

@@ -82,10 +82,17 @@ class Server:
     """Connections of one endpoint, ours and shadows."""
 
     def __init__(
-        self, endpoint: Endpoint, mover: Mover, node: Node | None, *, listens: bool
+        self,
+        endpoint: Endpoint,
+        mover: Mover,
+        node: Node | None,
+        *,
+        listens: bool,
+        at_once: bool = False,
     ) -> None:
         self._endpoint, self._mover, self._node = endpoint, mover, node
         self._listens = listens
+        self._at_once = ThreadPoolExecutor(AT_ONCE) if at_once else None
         self._unprotected: list[socket.socket] = []
         self._changed = threading.Condition()
         self._telling = threading.Lock()
@@ -145,10 +152,22 @@ class Server:
         while True:
             sock, _ = listener.accept()
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self._at_once is not None:
+                self._at_once.submit(self._protect_first, sock)
+                continue
             self._mover.add(sock.fileno(), shadow=False)
             with self._changed:
                 self._unprotected.append(sock)
                 self._changed.notify_all()
+
+    def _protect_first(self, sock: socket.socket) -> None:
+        """Whoever asks has no answer before it is protected."""
+        duplicate = sock.dup()
+        why_not = self._replicate(sock)
+        with duplicate:
+            if why_not:
+                self.tell("unprotected", reason=why_not)
+            self._mover.add(duplicate.fileno(), shadow=False)
 
     def _protect(self, count: int) -> None:
         """Replicate the next ``count`` connections, waiting until they are accepted."""
@@ -218,13 +237,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("role", choices=ROLES)
     parser.add_argument("--listen", type=Endpoint.parse, required=True)
     parser.add_argument("--plain", action="store_true", help="no prld here")
+    parser.add_argument("--at-once", action="store_true", help="protect all that is accepted")
     parser.add_argument("--deaf", action="store_true", help="shadows alone, no listener")
     options = parser.parse_args(argv)
     threading.stack_size(_THREAD_STACK_BYTES)
     mover = Mover(ROLES.index(options.role))
     try:
         node = None if options.plain else Node()
-        Server(options.listen, mover, node, listens=not options.deaf).run()
+        Server(options.listen, mover, node, listens=not options.deaf, at_once=options.at_once).run()
     except PrlError as error:
         sys.stderr.write(f"prl.bench.server: {error}\n")
         return error.exit_code

@@ -5,6 +5,7 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
+from ipaddress import ip_address
 from typing import Any, Self
 
 import msgspec
@@ -32,13 +33,13 @@ from prl.endpoint import (
     OPENS_TO,
     UDP_PREFIX,
     Address,
-    Side,
     mapped,
+    parse_endpoint,
     show_endpoint,
     unmapped,
     unspecified,
 )
-from prl.errors import KernelError, PrlError
+from prl.errors import KernelError, PrlError, UsageError
 from prl.kernel.features import Mode
 
 INPUT_PACKETS_MAX = 4096
@@ -126,6 +127,38 @@ class Tuple(msgspec.Struct, frozen=True, gc=False):
         where = INSTANCE_MARK + self.instance if self.instance else ""
         opened = f"{self.local}{OPENS_TO}{show_endpoint(self.remote, self.remote_port)}"
         return frozenset({self.service_end, UDP_PREFIX * self.is_udp + opened + where})
+
+
+@dataclass(frozen=True, slots=True)
+class Offered:
+    """What an application waits for: TCP sessions by our end, or by the peer's if we open (R32)."""
+
+    local: Address
+    local_port: int
+    """0: any, of what we open."""
+    remote: Address | None
+    """None: any, of what peers open."""
+    remote_port: int
+    instance: str
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The inverse of str(), and of Tuple.offers. Raises UsageError: also of UDP's."""
+        ends, _, instance = text.partition(INSTANCE_MARK)
+        own, opens, peer = ends.partition(OPENS_TO)
+        if not opens:
+            return cls(*parse_endpoint(ends), None, 0, instance)
+        try:
+            return cls(ip_address(own), 0, *parse_endpoint(peer), instance)
+        except ValueError as error:
+            raise UsageError(f"bad endpoint {text!r:.100}: {error}") from error
+
+    def __str__(self) -> str:
+        if self.remote is None:
+            ends = show_endpoint(self.local, self.local_port)
+        else:
+            ends = f"{self.local}{OPENS_TO}{show_endpoint(self.remote, self.remote_port)}"
+        return ends + (INSTANCE_MARK + self.instance if self.instance else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -516,16 +549,20 @@ class Datapath:
         """Ready for primary_setup(): nothing is left to do while the session stands still."""
         return Prepared(spec, _spec(spec, self._lifs))
 
-    def await_sessions(self, local: Side, wait_s: float) -> None:
+    def await_sessions(self, offered: "Offered", wait_s: float) -> None:
         """New sessions of the endpoint wait so long to be protected; 0: they do not.
 
         Raises DatapathError.
         """
         key = ffi.new("struct prl_flow_key *")
-        ffi.buffer(key.local)[:] = mapped(local[0])
-        key.local_port = socket.htons(local[1])
+        ffi.buffer(key.local)[:] = mapped(offered.local)
+        if offered.remote is not None:
+            ffi.buffer(key.remote)[:] = mapped(offered.remote)
+        key.local_port = socket.htons(offered.local_port)
+        key.remote_port = socket.htons(offered.remote_port)
+        key.proto, key.lif = socket.IPPROTO_TCP, self._lifs[offered.instance]
         if err := lib.prl_dp_await(self._dp, key, int(wait_s * 1e9)):
-            raise DatapathError(f"sessions of {show_endpoint(*local)} cannot be awaited", err)
+            raise DatapathError(f"sessions of {offered} cannot be awaited", err)
 
     def primary_setup(self, prepared: "Prepared", deadline_ns: int) -> "Begun":
         """Gate, redirect and hold, for so long at most. Raises DatapathError."""

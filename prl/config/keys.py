@@ -529,7 +529,6 @@ def _check(config: Config) -> None:
     _check_witnesses(config)
     _check_arbiter(config)
     _check_services(config)
-    _check_births(config)
     _check_routing(config)
     _check_metrics(config)
 
@@ -621,17 +620,6 @@ def _check_services(config: Config) -> None:
         len(addresses) <= ADDRESSES_MAX,
         f"service.addresses: {len(addresses)} of them; at most {ADDRESSES_MAX} are possible",
     )
-
-
-def _check_births(config: Config) -> None:
-    """The kernel tells endpoints whose connections wait by address and port alone."""
-    elsewhere = {a for s in config.service if s.instance for a in s.addresses}
-    for service in config.service:
-        _require(
-            not service.birth_ms or not (service.instance or elsewhere & set(service.addresses)),
-            f"service.birth_ms: an address of {service.name} is in a routing instance, where "
-            "connections cannot wait; remove one",
-        )
 
 
 def _check_routing(config: Config) -> None:

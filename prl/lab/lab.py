@@ -118,7 +118,7 @@ class Lab:
         arbiter_policy: str = "stop",
         witnesses: Sequence[str] = (),
         probe_ms: int | None = None,
-        birth_ms: int = 0,
+        birth_ms: int | None = None,
     ) -> None:
         """Build the network and start prld on both nodes; return when both serve.
 
@@ -129,7 +129,7 @@ class Lab:
         its address on the LAN; ``hooks`` are commands by the names of docs/hooks.md; with
         ``plain_link`` the nodes talk in clear; ``arbiter`` are the endpoints of one, which the lab
         does not build; ``witnesses`` are addresses on the LAN; ``probe_ms`` is timing.probe_ms,
-        None its default; ``birth_ms`` is that of services.
+        None its default; so is ``birth_ms``, that of services.
 
         Raises:
             LabError: it is up already, or could not be brought up; nothing is left of it then.

@@ -39,7 +39,7 @@ class Settings:
     arbiter_policy: str = "stop"
     witnesses: Sequence[str] = ()
     probe_ms: int | None = None
-    birth_ms: int = 0
+    birth_ms: int | None = None
 
 
 class StateDirectory:
@@ -227,7 +227,7 @@ def _services_toml(topology: Topology, settings: Settings) -> list[str]:
         ]
         if service.instance:
             lines.append(_assign("instance", service.instance))
-        elif settings.birth_ms:
+        if settings.birth_ms is not None:
             lines.append(_assign("birth_ms", settings.birth_ms))
     return lines
 

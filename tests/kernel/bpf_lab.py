@@ -378,11 +378,13 @@ class Xsk:
         return found
 
 
-def newborn_key(peer_port: int = PEER_PORT, *, port: int = PORT) -> Any:
-    """Of a session of SERVICE4, as prl_newborns has it."""
-    key = ffi.new("struct prl_flow_key *", {"local_port": socket.htons(port), "proto": TCP})
-    key.remote_port = socket.htons(peer_port)
-    ffi.buffer(key.local)[:], ffi.buffer(key.remote)[:] = mapped(SERVICE4), mapped(PEER4)
+def newborn_key(peer_port: int = PEER_PORT, *, port: int = PORT, lif: int = 0) -> Any:
+    """Of a session of SERVICE4, as prl_newborns has it; with one port 0, of an endpoint."""
+    key = ffi.new("struct prl_flow_key *", {"lif": lif, "proto": TCP})
+    key.local_port, key.remote_port = socket.htons(port), socket.htons(peer_port)
+    ffi.buffer(key.local)[:] = mapped(SERVICE4)
+    if peer_port:
+        ffi.buffer(key.remote)[:] = mapped(PEER4)
     return key
 
 

@@ -36,6 +36,7 @@ pytestmark = pytest.mark.needs("root", "bpf", "bpftool")
 ISS = 5000
 WAIT_NS = 3600 * 10**9
 MSS_SACK_STAMPS = struct.pack("!BBHBBBBII", 2, 4, 1460, 4, 2, 8, 10, 71, 72)
+STAMPS = struct.pack("!BBBBII", 1, 1, 8, 10, 81, 82)
 MD5 = struct.pack("!BBBB16s", 1, 1, 19, 18, bytes(16))
 SHUT, OPEN = 0, 1000
 GOES_UP, DROPPED = True, False
@@ -44,8 +45,9 @@ GOES_UP, DROPPED = True, False
 class Births(Bench):
     """A bench of whose endpoint the sessions wait."""
 
-    def await_sessions(self, wait_ns: int = WAIT_NS) -> None:
-        assert lib.prl_kernel_await(self.kernel, newborn_key(), wait_ns) == 0
+    def await_sessions(self, wait_ns: int = WAIT_NS, endpoint: Any = None) -> None:
+        endpoint = endpoint or newborn_key(0)
+        assert lib.prl_kernel_await(self.kernel, endpoint, wait_ns) == 0
 
     def end(self) -> Any:
         """What was known of the session that waits no more; None: it has not waited."""
@@ -116,6 +118,49 @@ def test_a_session_waits_from_its_syn_ack_on(bench: Births) -> None:
     assert bench.node.births_late == 0
 
 
+def test_what_a_session_says_while_it_waits_is_not_older_than_what_is_said_of_it(
+    bench: Births,
+) -> None:
+    bench.await_sessions()
+    bench.says(SYN | ACK, options=MSS_SACK_STAMPS)
+    assert bench.says(seq=ISS + 1, options=STAMPS) == SHUT
+    bench.says(SYN | ACK, options=MSS_SACK_STAMPS)
+    found = bench.end()
+    assert (found.tsval, found.tsecr) == (81, 82)
+
+
+def test_a_session_that_is_opened_here_waits_from_its_syn_on(bench: Births) -> None:
+    bench.await_sessions()  # what peers open
+    assert bench.says(SYN) == OPEN
+    assert bench.says() == OPEN
+    bench.await_sessions(endpoint=newborn_key(port=0))
+    assert bench.says(SYN, options=MSS_SACK_STAMPS) == OPEN, "nobody sends on a SYN"
+    assert bench.takes(b"x", SYN | ACK) == DROPPED
+    assert bench.takes(b"", SYN | ACK) == GOES_UP
+    assert bench.says(options=STAMPS) == SHUT
+    assert bench.takes() == DROPPED
+    found = bench.end()
+    assert (found.iss, found.tsval, found.tsecr) == (ISS, 81, 82)
+    assert bench.takes() == GOES_UP
+
+
+def test_an_endpoint_whose_sessions_nobody_has_protected_is_awaited_no_more(
+    bench: Births,
+) -> None:
+    bench.await_sessions()
+    over = ffi.new("struct prl_newborn *")
+    for number in range(lib.PRL_BIRTHS_LATE_MAX):
+        assert bench.says(SYN | ACK, seq=ISS + number) == SHUT
+        over.until_ns = bench.now()
+        put_newborn(bench, newborn_key(), over)
+        assert bench.takes() == GOES_UP
+    assert bench.node.births_late == lib.PRL_BIRTHS_LATE_MAX
+    assert bench.says(SYN | ACK) == OPEN
+    assert bench.takes(b"x", SYN) == GOES_UP
+    assert bench.end() is None  # but one is set up now
+    assert bench.says(SYN | ACK) == SHUT
+
+
 def test_a_flow_that_is_open_waits_as_well_and_one_that_is_captured_does_not(
     bench: Births,
 ) -> None:
@@ -180,15 +225,16 @@ def test_nothing_waits_without_a_datapath_or_without_the_other_node(
 
 
 def test_other_endpoints_do_not_wait(bench: Births) -> None:
-    assert lib.prl_kernel_await(bench.kernel, newborn_key(port=PORT + 1), WAIT_NS) == 0
+    for other in (newborn_key(0, port=PORT + 1), newborn_key(0, lif=1), newborn_key(port=0)):
+        bench.await_sessions(endpoint=other)
     assert bench.says(SYN | ACK) == OPEN
     assert bench.takes() == GOES_UP
 
 
 def test_there_is_room_for_so_many_endpoints(bench: Births) -> None:
     for port in range(1, lib.PRL_AWAITED_MAX + 1):
-        assert lib.prl_kernel_await(bench.kernel, newborn_key(port=port), WAIT_NS) == 0
-    assert lib.prl_kernel_await(bench.kernel, newborn_key(), WAIT_NS) < 0
+        bench.await_sessions(endpoint=newborn_key(0, port=port))
+    assert lib.prl_kernel_await(bench.kernel, newborn_key(0), WAIT_NS) < 0
     assert bench.node.awaited == lib.PRL_AWAITED_MAX
     lib.prl_kernel_forget(bench.kernel)  # as a new prld does
     assert bench.node.awaited == 0
@@ -217,6 +263,25 @@ def ends(bench: Births) -> Iterator[tuple[socket.socket, socket.socket]]:
         yield stack.enter_context(listener.accept()[0]), peer
 
 
+@pytest.fixture
+def opened(bench: Births) -> Iterator[tuple[socket.socket, socket.socket]]:
+    """A connection that the node has opened, and that waits; its peer speaks first."""
+    for namespace, address in ((bench.node_ns, SERVICE4), (bench.peer_ns, PEER4)):
+        ip("-n", namespace, "address", "add", f"{address}/24", "dev", "lan0")
+    error = ffi.new("char[]", lib.PRL_ERROR_BYTES)
+    bench.await_sessions(endpoint=newborn_key(port=0))
+    with ExitStack() as stack, inside(bench.node_ns):
+        assert lib.prl_kernel_sessions_attach(bench.kernel, error) == 0, ffi.string(error)
+        with inside(bench.peer_ns):
+            listener = stack.enter_context(socket.create_server((str(PEER4), PEER_PORT)))
+        node = stack.enter_context(socket.socket())
+        node.bind((str(SERVICE4), PORT))
+        node.connect((str(PEER4), PEER_PORT))
+        peer = stack.enter_context(listener.accept()[0])
+        peer.sendall(b"at once")
+        yield node, peer
+
+
 def received(sock: socket.socket) -> int:
     """Bytes that its kernel has taken, read or not: tcpi_bytes_received."""
     return int(struct.unpack_from("Q", sock.getsockopt(6, 11, 232), 128)[0])
@@ -237,3 +302,30 @@ def test_a_request_at_the_handshakes_end_is_taken_once_it_waits_no_more(
     assert bytes(ffi.buffer(found.peer_mac)) == PEER_MAC
     until(lambda: received(server) == len(b"at once, and more"))
     assert server.recv(100) == b"at once, and more"
+
+
+def test_so_is_what_the_peer_says_of_a_session_that_was_opened_here(
+    bench: Births, opened: tuple[socket.socket, socket.socket]
+) -> None:
+    node, peer = opened
+    assert bench.node.births == 1
+    node.sendall(b"who is there?")
+    assert peer.recv(100) == b"who is there?"
+    assert received(node) == 0
+    found = bench.end()
+    assert found.until_ns > bench.now() + WAIT_NS - 60 * 10**9
+    assert bytes(ffi.buffer(found.peer_mac)) == PEER_MAC
+    until(lambda: received(node) == len(b"at once"))
+
+
+def test_a_socket_that_is_restored_has_opened_nothing(bench: Births) -> None:
+    ip("-n", bench.node_ns, "address", "add", f"{SERVICE4}/24", "dev", "lan0")
+    error = ffi.new("char[]", lib.PRL_ERROR_BYTES)
+    bench.await_sessions(endpoint=newborn_key(port=0))
+    with inside(bench.node_ns), socket.socket() as shadow:
+        assert lib.prl_kernel_sessions_attach(bench.kernel, error) == 0, ffi.string(error)
+        shadow.setsockopt(socket.IPPROTO_TCP, 19, 1)  # TCP_REPAIR
+        shadow.bind((str(SERVICE4), PORT))
+        shadow.connect((str(PEER4), PEER_PORT))
+        assert bench.node.births == 0
+        assert bench.end() is None

@@ -532,6 +532,28 @@ MUTANTS = (
         "",
         test="sim/test_situations.py::test_so_is_that_of_a_session_that_was_refused_before",
     ),
+    Mutant(
+        "the peer is told but once that there is room",
+        "path/birth.c",
+        "    if (--flow->tellings == 0)\n",
+        "    flow->tellings = 0;\n    if (flow->used)\n",
+        test="sim/test_situations.py::test_what_the_peer_is_told_of_room_may_be_lost",
+    ),
+    Mutant(
+        "the peer is told that there is room for as long as the session lives",
+        "path/birth.c",
+        "    if (--flow->tellings == 0)\n",
+        "    if (!flow->used)\n",
+        test="sim/test_situations.py::test_what_the_peer_is_told_of_room_may_be_lost",
+    ),
+    Mutant(
+        "a peer that has been heard is told again that there is room",
+        "path/birth.c",
+        " || was_heard(flow)",
+        "",
+        test="sim/test_situations.py"
+        "::test_a_peer_that_has_been_heard_since_is_not_told_of_room_again",
+    ),
     # -- packets that wait in the kernel (docs/carriers.md)
     Mutant(
         "a packet whose entry ends waits in the kernel for ever",

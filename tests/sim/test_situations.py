@@ -469,3 +469,35 @@ def test_so_is_that_of_a_session_that_was_refused_before(
     node.call(node.lib.prl_dp_primary_fail, node.flow(session).handle, 4)
     assert not node.lib.sim_is_newborn(node.host, session.number)
     assert knows_of_room(session)
+
+
+def crafted_acks(node: Node) -> int:
+    status = node.ffi.new("struct prl_dp_status *")
+    node.lib.prl_dp_status(node.dp, status)
+    return int(status.counters.crafted_acks)
+
+
+def test_what_the_peer_is_told_of_room_may_be_lost(
+    world: Calm, newborn: tuple[Node, Session]
+) -> None:
+    node, session = newborn
+    world.two_steps, world.setup_fails = 1.0, 0.0
+    until_state(world, node, session, node.lib.PRL_PRIMARY_ACTIVE)
+    for _ in range(2):
+        session.edge = session.snd_nxt  # it has not heard of it
+        world.until(lambda: knows_of_room(session))
+    session.edge = session.snd_nxt
+    world.after(1000 * MS)
+    assert not knows_of_room(session), "it is not told for ever"
+
+
+def test_a_peer_that_has_been_heard_since_is_not_told_of_room_again(
+    world: Calm, newborn: tuple[Node, Session]
+) -> None:
+    node, session = newborn
+    world.two_steps, world.setup_fails = 1.0, 0.0
+    until_state(world, node, session, node.lib.PRL_PRIMARY_ACTIVE)
+    told = crafted_acks(node)
+    node.lib.sim_frame(node.host, session.number, session.snd_nxt, 0, session.rcv_nxt, 0)
+    world.after(1000 * MS)
+    assert crafted_acks(node) == told

@@ -1,4 +1,4 @@
-"""Sessions that wait, from their handshake on, to be protected (SPEC R31)."""
+"""Sessions that wait, from their handshake on, to be protected (SPEC R31, R32)."""
 
 import fcntl
 import json
@@ -11,11 +11,15 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
+from prl.client import Node
 from prl.kernel.procfs import is_stopped
 from prl.lab import Lab
+from prl.lab.netns import Namespace
+from prl.lab.topology import SECOND
 from tests.system import support
 from tests.system.serving import Serve, serving
-from tests.system.support import Peer, eventually, flows, prlctl, told
+from tests.system.support import Applications, Peer, eventually, flows, prlctl, told
+from tests.system.test_instances import PEER_PORT, PLACES
 
 pytestmark = [
     pytest.mark.system,
@@ -57,10 +61,12 @@ def born(lab: Lab, family: int = 4) -> Iterator[dict[str, Serve]]:
         yield serves
 
 
-def is_active(lab: Lab, peer: Peer) -> bool:
+def is_active(lab: Lab, peer: Peer, node: str = "re0") -> bool:
     return any(
-        flow["remote"].endswith(f":{peer.port}") and flow["state"] == "active"
-        for flow in flows(lab, "re0")
+        flow["remote"].endswith(f":{peer.port}")
+        and flow["role"] == "primary"
+        and flow["state"] == "active"
+        for flow in flows(lab, node)
     )
 
 
@@ -163,6 +169,80 @@ def test_a_session_does_not_wait_for_who_is_dead(node: str) -> None:
                 eventually("it is acknowledged", lambda: not unacknowledged(peer.sock))
         if node == "re1":
             lab.heal("re1")
+
+
+def test_a_session_that_is_opened_here_waits_as_well() -> None:
+    """And by its peer's end alone: what the node opens to another one does not."""
+    with support.pair("bornopened", birth_ms=LONG_MS) as lab, ExitStack() as stack:
+        owner, standby = (
+            stack.enter_context(Node(lab.state.socket(node))) for node in lab.topology.nodes
+        )
+        inside = Namespace(lab.topology.re0.namespace)
+        peer_inside = Namespace(lab.topology.member("peer").namespace)
+        service = str(lab.topology.service.ipv4)
+
+        def opened(listener: socket.socket) -> tuple[socket.socket, socket.socket]:
+            def connect() -> socket.socket:
+                return socket.create_connection(listener.getsockname(), source_address=(service, 0))
+
+            ours = stack.enter_context(inside.call(connect))
+            theirs = stack.enter_context(listener.accept()[0])
+            theirs.sendall(REQUEST)
+            return ours, theirs
+
+        def listen() -> socket.socket:
+            peer_at = str(lab.topology.member("peer").lan.ipv4.ip)
+            return socket.create_server((peer_at, 0))
+
+        known, unknown = (stack.enter_context(peer_inside.call(listen)) for _ in range(2))
+        host, port = known.getsockname()
+        standby.offer(f"{service}>{host}:{port}")
+        eventually("it is awaited", lambda: opened(known) and kernel_counts(lab, "re0")["births"])
+        before = kernel_counts(lab, "re0")["births"]
+        _, other = opened(unknown)
+        eventually("the other one does not", lambda: not unacknowledged(other))
+        ours, theirs = opened(known)
+        eventually("it waits", lambda: kernel_counts(lab, "re0")["births"] == before + 1)
+        assert unacknowledged(theirs) == len(REQUEST)
+        owner.replicate(ours)
+        assert ours.recv(len(REQUEST), socket.MSG_WAITALL) == REQUEST
+        shadow = standby.next_shadow()
+        lab.fail("re0", "power")
+        shadow.wait_taken_over()
+        assert shadow.recv(len(REQUEST)) == REQUEST
+        stack.enter_context(shadow.sock).sendall(b"and on")
+        assert theirs.recv(100) == b"and on"
+
+
+def test_each_routing_instance_has_sessions_that_wait() -> None:
+    """Of the same four ends; each node owns the services of one instance."""
+    with support.pair("bornwhere", second=True, birth_ms=LONG_MS) as lab, ExitStack() as stack:
+        apps = {
+            instance: Applications(
+                lab, "echo", more=["--device", device, "--instance", f"@{instance}"]
+            )
+            for instance, (_, device, _, _) in PLACES.items()
+        }
+        assert set(apps) == {"", SECOND}
+
+        def connect(instance: str) -> Peer:
+            machine, _, owner, standby = PLACES[instance]
+            peer = stack.enter_context(Peer(lab, machine=machine, own_port=PEER_PORT))
+            peer.send(REQUEST)
+            apps[instance].expect("protected", owner, peer=PEER_PORT)
+            apps[instance].expect("standby", standby, peer=PEER_PORT)
+            return peer
+
+        for instance in PLACES:  # by then each owner knows what is offered
+            connect(instance).sock.close()
+        eventually("they are over", lambda: not flows(lab, "re0") and not flows(lab, "re1"))
+        before = {node: kernel_counts(lab, node) for node in ("re0", "re1")}
+        peers = [connect(instance) for instance in PLACES]
+        assert [answer(peer) for peer in peers] == [REQUEST, REQUEST]
+        for node, counts in before.items():
+            after = kernel_counts(lab, node)
+            assert after["births"] == counts["births"] + 1
+            assert after["births_late"] == counts["births_late"]
 
 
 def test_without_the_key_nothing_waits() -> None:

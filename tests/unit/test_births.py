@@ -3,19 +3,32 @@
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pytest
+
 from prl import config
-from prl.bindings.datapath import DatapathError
+from prl.bindings.datapath import DatapathError, Offered
 from prl.daemon.events.log import EventLog
 from prl.daemon.session.births import Births
-from prl.endpoint import Side, show_endpoint
+from prl.errors import UsageError
 from tests.unit.test_daemon_sockets import FILE
 
 ENDPOINT, OTHER = "192.0.2.100:7000", "192.0.2.100:7001"
+OPENED, ELSEWHERE = "192.0.2.100>198.51.100.1:179", "192.0.2.100:7000@blue"
 WITHOUT = """
 [[service]]
 name = "two"
 addresses = ["192.0.2.101"]
 owner = "re1"
+birth_ms = 0
+[[routing]]
+name = "blue"
+interface = "lan1"
+[[service]]
+name = "three"
+addresses = ["192.0.2.100"]
+owner = "re1"
+instance = "blue"
+birth_ms = 70
 """
 
 
@@ -23,7 +36,7 @@ class Scene:
     """What the datapath is told, and what is posted."""
 
     def __init__(self, birth_ms: int = 250, *, heard: bool = True) -> None:
-        self.waits: dict[Side, float] = {}
+        self.waits: dict[Offered, float] = {}
         self.refuses = False
         self.kernel = SimpleNamespace(births_late=3)
         self.posted: list[tuple[str, Any]] = []
@@ -39,16 +52,16 @@ class Scene:
             heard=heard,
         )
 
-    def _await(self, side: Side, wait_s: float) -> None:
+    def _await(self, offered: Offered, wait_s: float) -> None:
         if self.refuses:
             raise DatapathError("no room", 7)
         if wait_s:
-            self.waits[side] = wait_s
+            self.waits[offered] = wait_s
         else:
-            del self.waits[side]
+            del self.waits[offered]
 
     def awaited(self) -> list[str]:
-        return [show_endpoint(*side) for side in self.waits]
+        return [str(offered) for offered in self.waits]
 
 
 def test_sessions_of_an_offered_endpoint_wait_until_nobody_is_there_for_them() -> None:
@@ -58,7 +71,7 @@ def test_sessions_of_an_offered_endpoint_wait_until_nobody_is_there_for_them() -
     scene.births.offered(OTHER)
     assert scene.awaited() == [ENDPOINT, OTHER]
     assert set(scene.waits.values()) == {0.25}
-    scene.births.refused([ENDPOINT, "192.0.2.100>198.51.100.1:40000"])
+    scene.births.refused([ENDPOINT, OPENED])
     assert scene.awaited() == [OTHER]
     scene.births.on_link_down()
     assert scene.awaited() == []
@@ -66,12 +79,27 @@ def test_sessions_of_an_offered_endpoint_wait_until_nobody_is_there_for_them() -
     assert scene.awaited() == [OTHER]
 
 
+def test_what_is_opened_from_here_waits_and_so_does_each_routing_instance() -> None:
+    scene = Scene()
+    for endpoint in (ENDPOINT, OPENED, ELSEWHERE, f"{OPENED}@blue"):
+        scene.births.offered(endpoint)
+    assert scene.awaited() == [ENDPOINT, OPENED, ELSEWHERE, f"{OPENED}@blue"]
+    assert list(scene.waits.values()) == [0.25, 0.25, 0.07, 0.07]
+    scene.births.refused([ENDPOINT, OPENED])
+    assert scene.awaited() == [ELSEWHERE, f"{OPENED}@blue"]
+
+
+def test_an_offer_is_read_as_it_is_written() -> None:
+    for text in (ENDPOINT, OPENED, ELSEWHERE, "2001:db8::1>[2001:db8::2]:179@red"):
+        assert str(Offered.parse(text)) == text
+    for text in (f"udp:{ENDPOINT}", "udp:192.0.2.100>198.51.100.1:179", "?>192.0.2.1:7", "?"):
+        with pytest.raises(UsageError):
+            Offered.parse(text)
+
+
 def test_what_else_is_offered_is_not_waited_for() -> None:
     scene = Scene()
-    for other in (
-        "udp:192.0.2.100:7000", "192.0.2.100>198.51.100.1:179", "192.0.2.100:7000@blue", "?",
-        "192.0.2.101:7000",
-    ):  # fmt: skip
+    for other in ("udp:192.0.2.100:7000", "?", "192.0.2.101:7000", "192.0.2.101:7000@blue"):
         scene.births.offered(other)
     assert scene.awaited() == []
 

@@ -131,11 +131,11 @@ instance = "blue"
 """
 
 
-def test_connections_wait_only_where_address_and_port_tell_which_they_are() -> None:
+def test_connections_wait_by_service_also_where_its_address_is_in_two_instances() -> None:
     birth = "birth_ms = 100\n"
     assert config.parse(GOOD + birth).service[0].birth_ms == 100
-    assert "service.birth_ms" in error_of(GOOD + birth + ROUTING)
-    assert "service.birth_ms" in error_of(GOOD + ROUTING + birth)
+    found = config.parse(GOOD + birth + ROUTING + "birth_ms = 70\n").service
+    assert [service.birth_ms for service in found] == [100, 70]
 
 
 def test_routing_instances_may_have_the_same_addresses() -> None:

@@ -89,8 +89,8 @@ int prl_dp_switchover_resolve(struct prl_dp *dp, uint32_t service, int taken, in
 int prl_dp_is_given(struct prl_dp *dp, uint32_t service);
 
 /* ---- flows ---- */
-/* New sessions of the endpoint (local address and port of the key) wait so long, from the end of their handshake on, to be protected; 0:
- * they do not. -E2BIG: PRL_AWAITED_MAX. */
+/* New sessions of the endpoint wait so long, from the end of their handshake on, to be protected; 0: they do not. Its key is a
+ * flow's, without the peer of those that peers open, without the own port of those that are opened here. -E2BIG: PRL_AWAITED_MAX. */
 int prl_dp_await(struct prl_dp *dp, const struct prl_flow_key *endpoint, uint64_t wait_ns);
 /* Primary: gate on, input redirected, output held; pending until activate. Returns 0 and spec->handle/generation;
  * a flow that is OPEN, or that was taken over, may be set up again by its handle. -EEXIST (tuple has a live flow), -ENOSPC. */

@@ -8,6 +8,8 @@
  * The client's lines (A is an IPv4 or IPv6 address):
  *
  *     connect A PORT COUNT       so many connections more
+ *     first A PORT ROUNDS FILE   so many connections, one after the other, each with one request at once: an int64 each,
+ *                                ns from connect() to the answer; reset then
  *     ping ROUNDS FILE           64-byte ping-pong on the first connection; three int32 a round: ns there and back, there,
  *                                back (one clock for all namespaces)
  *     send MS BYTES              bulk on the first connection, for MS milliseconds or BYTES (0: no limit), to the last ACK
@@ -179,6 +181,32 @@ static void do_ping(uint32_t rounds, const char *path)
         legs[1] = (int32_t)(message[1] - begun); /* the server's clock on arrival */
         legs[2] = (int32_t)(ended - message[1]);
         fwrite(legs, sizeof(legs), 1, file);
+    }
+    fclose(file);
+    printf("{\"rounds\": %u}\n", rounds);
+}
+
+static void do_first(const char *text, uint16_t port, uint32_t rounds, const char *path)
+{
+    const struct linger at_once = {.l_onoff = 1}; /* none of them is left, here or there */
+    struct sockaddr_storage to;
+    socklen_t bytes = address_of(text, port, &to);
+    FILE *file = open_file(path);
+
+    for (uint32_t i = 0; i < rounds; i++) {
+        uint8_t message[MESSAGE_BYTES] = {0};
+        int64_t begun = now_ns(), took;
+        int fd = socket(to.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+        if (fd < 0 || connect(fd, (struct sockaddr *)&to, bytes) < 0)
+            die("connect");
+        set_int(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+        send_all(fd, message, sizeof(message));
+        receive_all(fd, message, sizeof(message));
+        took = now_ns() - begun;
+        fwrite(&took, sizeof(took), 1, file);
+        setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once));
+        close(fd);
     }
     fclose(file);
     printf("{\"rounds\": %u}\n", rounds);
@@ -557,6 +585,8 @@ static int client(void)
             do_udp(word[1], (uint16_t)number(word[2]), (uint32_t)number(word[3]), (uint32_t)number(word[4]));
         else if (words == 4 && strcmp(word[0], "segments") == 0)
             do_segments(word[1], number(word[2]), word[3]);
+        else if (words == 5 && strcmp(word[0], "first") == 0)
+            do_first(word[1], (uint16_t)number(word[2]), (uint32_t)number(word[3]), word[4]);
         else if (words == 1 && strcmp(word[0], "quit") == 0)
             return 0;
         else if (words == 0 || connections == 0 || !obey_connected(word, words))

@@ -75,7 +75,7 @@ struct dp_flow {
     uint32_t next_by_handle, next_by_key, next_awake, next_dirty;
     uint8_t service;
     uint8_t ended; /* enum dp_ended */
-    bool was_kept; /* primary: waited to be protected; its peer was not told yet that there is room */
+    uint8_t tellings; /* primary that has waited to be protected: how often its peer is yet told of room */
     union { /* by `secondary` */
         struct prl_primary as_primary;
         struct {
@@ -92,7 +92,10 @@ struct dp_flow {
     uint16_t peer_window;
     uint8_t peer_mac[6]; /* next hop towards the peer */
     uint32_t hold_missing_since_ms; /* CLOCK_BOOTTIME, the low 32 bits, never 0; 0: nothing is missing */
-    uint32_t udp_lost_before; /* datagrams that the socket had dropped when the flow was set up */
+    union {
+        uint32_t udp_lost_before; /* UDP: datagrams that the socket had dropped when the flow was set up */
+        uint32_t tell_at_us; /* TCP, tellings: CLOCK_BOOTTIME, the low 32 bits; 0: not before more is known */
+    };
     uint32_t former_handle; /* as a shadow: frames that were captured before have it still; 0 = none */
 } __attribute__((aligned(64)));
 

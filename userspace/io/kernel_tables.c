@@ -144,19 +144,17 @@ int prl_kernel_addr_get(struct prl_kernel *kernel, const struct prl_addr_key *ke
 
 int prl_kernel_await(struct prl_kernel *kernel, const struct prl_flow_key *endpoint, uint64_t wait_ns)
 {
-    struct prl_awaited_key key = {.local_port = endpoint->local_port};
-    uint64_t before_ns;
+    struct prl_awaited awaited = {.wait_ns = wait_ns}, before;
     int code;
 
-    memcpy(key.local, endpoint->local, sizeof(key.local));
-    bool is_known = bpf_map_lookup_elem(kernel->map[PRL_MAP_AWAITED], &key, &before_ns) == 0;
+    bool is_known = bpf_map_lookup_elem(kernel->map[PRL_MAP_AWAITED], endpoint, &before) == 0;
     if (!wait_ns) {
-        if (is_known && bpf_map_delete_elem(kernel->map[PRL_MAP_AWAITED], &key) == 0)
+        if (is_known && bpf_map_delete_elem(kernel->map[PRL_MAP_AWAITED], endpoint) == 0)
             __atomic_fetch_sub(&kernel->node->awaited, 1, __ATOMIC_SEQ_CST);
         return 0;
     }
     kernel->has_awaited = true;
-    code = bpf_map_update_elem(kernel->map[PRL_MAP_AWAITED], &key, &wait_ns, BPF_ANY);
+    code = bpf_map_update_elem(kernel->map[PRL_MAP_AWAITED], endpoint, &awaited, BPF_ANY);
     if (!code && !is_known)
         __atomic_fetch_add(&kernel->node->awaited, 1, __ATOMIC_SEQ_CST);
     return code;
@@ -164,7 +162,7 @@ int prl_kernel_await(struct prl_kernel *kernel, const struct prl_flow_key *endpo
 
 void prl_kernel_await_nothing(struct prl_kernel *kernel)
 {
-    struct prl_awaited_key key;
+    struct prl_flow_key key;
 
     __atomic_store_n(&kernel->node->awaited, 0, __ATOMIC_SEQ_CST);
     for (uint32_t i = 0; i < PRL_AWAITED_MAX; i++)
@@ -173,12 +171,30 @@ void prl_kernel_await_nothing(struct prl_kernel *kernel)
             break;
 }
 
+/* A session of these is set up: somebody has them protected. */
+static void forgive(struct prl_kernel *kernel, const struct prl_flow_key *key)
+{
+    struct prl_flow_key by_peer = *key, here = *key;
+    const struct prl_flow_key *endpoint[] = {&by_peer, &here};
+    struct prl_awaited awaited;
+
+    memset(by_peer.remote, 0, sizeof(by_peer.remote));
+    by_peer.remote_port = here.local_port = 0;
+    for (unsigned i = 0; i < sizeof(endpoint) / sizeof(endpoint[0]); i++) {
+        if (bpf_map_lookup_elem(kernel->map[PRL_MAP_AWAITED], endpoint[i], &awaited) < 0 || !awaited.late)
+            continue;
+        awaited.late = 0;
+        bpf_map_update_elem(kernel->map[PRL_MAP_AWAITED], endpoint[i], &awaited, BPF_EXIST);
+    }
+}
+
 int prl_kernel_newborn_end(struct prl_kernel *kernel, const struct prl_flow_key *key, struct prl_newborn *found)
 {
     struct prl_flow_key bare = *key;
 
-    bare.lif = 0;
     bare.vlans = 0;
+    if (kernel->has_awaited)
+        forgive(kernel, &bare);
     return kernel->has_awaited && bpf_map_lookup_elem(kernel->map[PRL_MAP_NEWBORNS], &bare, found) == 0 &&
            bpf_map_delete_elem(kernel->map[PRL_MAP_NEWBORNS], &bare) == 0;
 }

@@ -23,8 +23,7 @@ int prl_kernel_addr_set(struct prl_kernel *kernel, const struct prl_addr_key *ke
 int prl_kernel_addr_get(struct prl_kernel *kernel, const struct prl_addr_key *key, struct prl_addr *value);
 int prl_kernel_xsk_set(struct prl_kernel *kernel, uint32_t lif, uint32_t queue, int xsk_fd);
 
-/* New sessions of the endpoint wait so long to be protected (docs/sessions.md); 0: they do not. Of it, only address and port
- * count. */
+/* New sessions of the endpoint (a key of prl_awaited) wait so long to be protected (docs/sessions.md); 0: they do not. */
 int prl_kernel_await(struct prl_kernel *kernel, const struct prl_flow_key *endpoint, uint64_t wait_ns);
 /* The session waits no more. 1: it has waited, as found says, 0: nothing is known of that. */
 int prl_kernel_newborn_end(struct prl_kernel *kernel, const struct prl_flow_key *key, struct prl_newborn *found);

@@ -10,6 +10,7 @@
 #include "flow/udp.h"
 #include "flow/wake.h"
 #include "path/apply.h"
+#include "path/birth.h"
 #include "path/compare.h"
 #include "path/primary.h"
 #include "path/relay.h"
@@ -147,7 +148,8 @@ static bool primary_wants_time(const struct dp_flow *flow)
 {
     const struct prl_primary *primary = dp_primary_of(flow);
 
-    return dp_compare_is_due(flow) || prl_primary_deadline(primary) != UINT64_MAX || hold_is_missing(flow) ||
+    return dp_compare_is_due(flow) || dp_birth_wants_time(flow) || prl_primary_deadline(primary) != UINT64_MAX ||
+           hold_is_missing(flow) ||
            (primary->queues && (primary->queues->in_pending.head || primary->queues->out_pending.head));
 }
 
@@ -191,6 +193,7 @@ static void tick(struct prl_dp *dp, struct dp_flow *flow)
         return;
     }
     dp_compare_tick(dp, flow);
+    dp_birth_tick(dp, flow);
     if (prl_primary_deadline(dp_primary_of(flow)) <= dp->now_ns) {
         prl_primary_tick(dp_primary_of(flow), dp->link_up, dp->now_ns, &actions);
         dp_apply(dp, flow, &actions);

@@ -7,11 +7,11 @@ link lost, nobody waits there  ─▶ not awaited: sessions begin as they would 
 from collections.abc import Iterable
 from typing import Final
 
-from prl.bindings.datapath import Datapath, DatapathError
+from prl.bindings.datapath import Datapath, DatapathError, Offered
 from prl.bindings.programs import Kernel
 from prl.config import Config
 from prl.daemon.events.log import EventLog
-from prl.endpoint import Address, Side, parse_endpoint
+from prl.endpoint import Address
 from prl.errors import UsageError
 
 _MS: Final = 1000
@@ -25,40 +25,40 @@ class Births:
     ) -> None:
         """``heard``: TCP tells of the end of handshakes; without, nothing waits."""
         self._dp, self._kernel, self._log = datapath, kernel, log
-        self._wait_s: dict[Address, float] = {}
+        self._wait_s: dict[tuple[str, Address], float] = {}
         if heard:
             self._wait_s = {
-                address: service.birth_ms / _MS
+                (service.instance, address): service.birth_ms / _MS
                 for service in config.service
                 for address in service.addresses
                 if service.birth_ms
             }
-        self._awaited: set[Side] = set()
+        self._awaited: set[Offered] = set()
         self._late = self._count()
 
     def offered(self, endpoint: str) -> None:
         """The other node waits for shadows of it."""
-        side = self._side(endpoint)
-        if side is None or side in self._awaited:
+        offered = self._parse(endpoint)
+        if offered is None or offered in self._awaited:
             return
         try:
-            self._dp.await_sessions(side, self._wait_s[side[0]])
+            self._dp.await_sessions(offered, self._wait_s[offered.instance, offered.local])
         except DatapathError as error:
             self._log.error("alarm", f"new sessions do not wait to be protected: {error}")
             return
-        self._awaited.add(side)
+        self._awaited.add(offered)
 
     def refused(self, endpoints: Iterable[str]) -> None:
         """Nobody waits there for these."""
         for endpoint in endpoints:
-            side = self._side(endpoint)
-            if side in self._awaited:
-                self._forget(side)
+            offered = self._parse(endpoint)
+            if offered in self._awaited:
+                self._forget(offered)
 
     def on_link_down(self) -> None:
         """Nothing can be protected."""
-        for side in list(self._awaited):
-            self._forget(side)
+        for offered in list(self._awaited):
+            self._forget(offered)
 
     def look(self) -> None:
         """Tell of sessions whose time was over since the last look."""
@@ -74,17 +74,17 @@ class Births:
     def _count(self) -> int:
         return self._kernel.births_late
 
-    def _forget(self, side: Side) -> None:
-        self._awaited.discard(side)
+    def _forget(self, offered: Offered) -> None:
+        self._awaited.discard(offered)
         try:
-            self._dp.await_sessions(side, 0)
+            self._dp.await_sessions(offered, 0)
         except DatapathError as error:
             self._log.error("alarm", f"new sessions wait to be protected in vain: {error}")
 
-    def _side(self, endpoint: str) -> Side | None:
-        """The service's TCP endpoint whose sessions may wait."""
+    def _parse(self, endpoint: str) -> Offered | None:
+        """Of a service whose sessions may wait."""
         try:
-            side = parse_endpoint(endpoint)
-        except UsageError:  # of UDP, of what is opened from here, of a routing instance
+            offered = Offered.parse(endpoint)
+        except UsageError:  # of UDP
             return None
-        return side if side[0] in self._wait_s else None
+        return offered if (offered.instance, offered.local) in self._wait_s else None
