@@ -130,6 +130,11 @@ def vlan() -> bool:
     return _works("unshare", "--net", "sh", "-c", make)
 
 
+@probe("the kernel has no netem (CONFIG_NET_SCH_NETEM)", lane="kernels")
+def netem() -> bool:
+    return _works("unshare", "--net", "tc", "qdisc", "add", "dev", "lo", "root", "netem")
+
+
 @probe("AF_XDP takes no packet longer than a frame (Linux 6.6 does)", lane="kernels")
 def long_packets() -> bool:
     return in_btf(MULTI_BUFFER)

@@ -4,13 +4,13 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.figures import figure
 from tests.kernels.clock import tsc_khz
 from tests.kernels.guest import has_kvm
 from tests.vm.hall import Hall
@@ -249,11 +249,6 @@ def readme() -> list[str]:
     commands = re.findall(r"^    (\S.*?)(?:  +#.*)?$", text, re.MULTILINE)
     first, last = commands.index("sudo ./box.sh"), commands.index("vagrant up --no-parallel")
     return [command.removeprefix("sudo ") for command in commands[first : last + 2]]
-
-
-def figure(what: str, value: str) -> None:
-    """Print a figure; nobody judges it."""
-    sys.stdout.write(f"figure: {what}: {value}\n")
 
 
 def _quoted(text: str) -> str:

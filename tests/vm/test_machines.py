@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.figures import figure
 from tests.vm import applications
 from tests.vm.applications import (
     HOLD_TIME_S,
@@ -16,7 +17,7 @@ from tests.vm.applications import (
     download,
     upload,
 )
-from tests.vm.machines import SERVICE, UNITS, Lab, Machine, MachineError, figure
+from tests.vm.machines import SERVICE, UNITS, Lab, Machine, MachineError
 
 pytestmark = [
     pytest.mark.timeout(1800, func_only=True),  # `vagrant up` has limits of its own
