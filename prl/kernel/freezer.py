@@ -87,6 +87,10 @@ class Freezer:
         """How long they stood still the last time."""
         self._asked: list[_Asked] = []
 
+    def pids(self) -> list[int]:
+        """Which processes it stops, as of now."""
+        return list(self._pids())
+
     async def share(self, tracer: Tracer, work: Callable[[], T], also: Collection[int] = ()) -> T:
         """Call ``work`` while they all stand still, and the processes ``also``.
 

@@ -108,21 +108,27 @@ class SocketHolders:
     """
 
     def __init__(self) -> None:
-        self._held = Held(())
+        self._held = self._near = Held(())
         self._began_s = self._asked_s = 0.0
         self._forgets: asyncio.TimerHandle | None = None
         self._lock = asyncio.Lock()
 
-    async def of(self, sock: socket.socket) -> list[Holder]:
+    async def of(self, sock: socket.socket, near: Collection[int] = ()) -> list[Holder]:
         """Each descriptor of the socket but prld's, all of them good now; others may be missing.
 
-        Raises OSError: there is no /proc.
+        ``near``: the processes that most likely have it, and nobody else: all others are looked at
+        only if none of these does. Raises OSError: there is no /proc.
         """
         if found := self._known(sock):
             return found
         async with self._lock:
             if found := self._known(sock):  # by the look that was under way
                 return found
+            if near:
+                self._near = await asyncio.to_thread(sockets_of_processes, near)
+                self._forget_later()
+                if found := self._known(sock):
+                    return found
             await self._look()
             return self._held.by(_inode(sock))
 
@@ -136,12 +142,18 @@ class SocketHolders:
 
     def _known(self, sock: socket.socket) -> list[Holder]:
         self._asked_s = time.monotonic()
-        found = self._held.by(_inode(sock))
-        return found if all(descriptors.has(one, sock.fileno()) for one in found) else []
+        for look in (self._held, self._near):
+            found = look.by(_inode(sock))
+            if found and all(descriptors.has(one, sock.fileno()) for one in found):
+                return found
+        return []
 
     async def _look(self) -> None:
         self._began_s = time.monotonic()
         self._held = await asyncio.to_thread(sockets_of_processes)
+        self._forget_later()
+
+    def _forget_later(self) -> None:
         self._asked_s = time.monotonic()
         if self._forgets is None:
             self._forgets = asyncio.get_running_loop().call_later(KEPT_S, self._forget)
@@ -153,19 +165,20 @@ class SocketHolders:
         if left_s > 0:
             self._forgets = asyncio.get_running_loop().call_later(left_s, self._forget)
         else:
-            self._held, self._began_s = Held(()), 0.0
+            self._held = self._near = Held(())
+            self._began_s = 0.0
 
 
 def _inode(sock: socket.socket) -> int:
     return os.fstat(sock.fileno()).st_ino
 
 
-def sockets_of_processes() -> Held:
-    """Which processes have each socket of the host, this process left out."""
+def sockets_of_processes(pids: Iterable[int] | None = None) -> Held:
+    """Which of these processes, of all by default, have each socket; this process left out."""
     own = os.getpid()
     return Held(
         (inode, pid, fd)
-        for pid in procfs.processes()
+        for pid in (procfs.processes() if pids is None else pids)
         if pid != own
         for inode, fd in procfs.sockets_of(pid)
     )

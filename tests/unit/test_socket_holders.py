@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any, cast
 
 import pytest
 
@@ -56,6 +57,30 @@ def test_whoever_has_it_is_found_and_we_are_not(
         other.wait()
         assert references_by(found, sock.fileno()) is None
         assert await SocketHolders().of(sock) == []
+
+    asyncio.run(story())
+
+
+def test_who_most_likely_has_it_is_looked_at_first(
+    sock: socket.socket, other: "subprocess.Popen[bytes]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story() -> None:
+        looked: list[object] = []
+        real = scan.sockets_of_processes
+
+        def look(pids: object = None) -> Held:
+            looked.append(pids)
+            return real(cast(Any, pids))
+
+        monkeypatch.setattr(scan, "sockets_of_processes", look)
+        holders = SocketHolders()
+        assert {one.pid for one in await holders.of(sock, [other.pid])} == {other.pid}
+        assert looked == [[other.pid]]
+        assert await holders.of(sock, [other.pid])
+        assert len(looked) == 1, "it is known by now"
+        with socket.socket() as another:
+            assert await holders.of(another, [other.pid]) == []
+        assert looked == [[other.pid], [other.pid], None]
 
     asyncio.run(story())
 

@@ -290,7 +290,8 @@ class Attempts:
 
     async def _find_holders(self, work: _Work) -> None:
         if work.session.handle:
-            work.holders = await self._holders.of(work.sock)
+            near = work.session.client.freezer.pids()
+            work.holders = await self._holders.of(work.sock, near)
         else:
             work.holders, work.unseen = await self._holders.look(work.sock), math.inf
 
