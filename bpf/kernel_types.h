@@ -66,6 +66,18 @@ struct socket {
     struct file *file;
 };
 
+struct bpf_prog_aux {
+    char name[16]; /* BPF_OBJ_NAME_LEN */
+};
+
+struct bpf_prog {
+    struct bpf_prog_aux *aux;
+};
+
+struct sk_filter {
+    struct bpf_prog *prog;
+};
+
 struct net_device {
     unsigned int flags;
 };
@@ -78,6 +90,7 @@ struct sock {
     struct sock_common __sk_common;
     struct dst_entry *sk_dst_cache;
     struct socket *sk_socket;
+    struct sk_filter *sk_filter;
     atomic_t sk_drops;
     struct {
         atomic_t rmem_alloc;

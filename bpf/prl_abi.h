@@ -477,7 +477,7 @@ struct prl_heard {
 struct prl_references {
     __u8 header[16]; /* where a frame has its Ethernet header: zero */
     struct prl_flow_key key;
-    __u32 pad;
+    __u32 is_filtered; /* 1: it has a socket filter that is not one of prl's: its name does not begin so */
     __u64 inode; /* of the TCP socket with these ends; 0: there is none */
     __u64
         count; /* references to its file: one for each descriptor, of any process, and each on its way in a message */

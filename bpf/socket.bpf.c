@@ -150,6 +150,16 @@ static __always_inline __u64 references_to(struct file *file)
     return (__u64)file->f_count.counter;
 }
 
+/* Whether it has a socket filter that no prld attached: a mark gate, or what a listener's connections inherit. A classic one has no name. */
+static __always_inline __u32 has_foreign_filter(struct sock *sock)
+{
+    struct sk_filter *filter = sock->sk_filter;
+    struct bpf_prog *prog = filter ? filter->prog : NULL;
+    struct bpf_prog_aux *aux = prog ? prog->aux : NULL;
+
+    return aux && !(aux->name[0] == 'p' && aux->name[1] == 'r' && aux->name[2] == 'l' && aux->name[3] == '_');
+}
+
 /* Run by prl_kernel_references() through BPF_PROG_TEST_RUN; the frame it is given is the question, and takes the answer. */
 SEC("tc")
 int prl_references_run(struct __sk_buff *skb)
@@ -157,6 +167,7 @@ int prl_references_run(struct __sk_buff *skb)
     struct prl_references *asked = (void *)(long)skb->data;
     struct prl_flow_key key;
     __u64 inode = 0, count = 0;
+    __u32 is_filtered = 0;
 
     if ((void *)(asked + 1) > (void *)(long)skb->data_end)
         return TC_ACT_SHOT;
@@ -165,6 +176,7 @@ int prl_references_run(struct __sk_buff *skb)
     struct sock *tcp =
         sk ? (struct sock *)bpf_skc_to_tcp_sock(sk) : NULL; /* NULL for TIME_WAIT and for a request */
     if (tcp && tcp->__sk_common.skc_state != BPF_TCP_LISTEN) {
+        is_filtered = has_foreign_filter(tcp);
         struct socket *socket = tcp->sk_socket;
         struct file *file = socket ? socket->file : NULL;
         if (file) {
@@ -179,6 +191,7 @@ int prl_references_run(struct __sk_buff *skb)
         return TC_ACT_SHOT;
     asked->inode = inode;
     asked->count = count;
+    asked->is_filtered = is_filtered;
     return TC_ACT_OK;
 }
 

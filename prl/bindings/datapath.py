@@ -682,6 +682,11 @@ class Datapath:
             raise DatapathError(f"{spec.ends}: its socket was not found", count)
         return int(count)
 
+    def is_filtered(self, prepared: "Prepared") -> bool:
+        """Whether that socket has a filter of somebody else's; not where it is not found."""
+        wanted, fd = prepared.wanted, prepared.spec.fd
+        return bool(lib.prl_kernel_is_filtered(self._kernel, ffi.addressof(wanted, "key"), fd) == 1)
+
     def flow_has_hole(self, handle: int) -> bool:
         """Whether the flow's socket has segments behind one that is missing, as far as is known."""
         return bool(lib.prl_dp_flow_has_hole(self._dp, handle) > 0)

@@ -15,6 +15,7 @@ import socket
 import time
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
+from enum import Enum
 from functools import cmp_to_key
 from ipaddress import ip_address
 from itertools import pairwise
@@ -199,13 +200,24 @@ def borrowed(holder: Holder, pidfd: int) -> Iterator[socket.socket]:
         os.close(pidfd)
 
 
-def has_classic_filter(sock: socket.socket) -> bool:
-    """Whether there is a socket filter that is no eBPF program (such may be a dead prld's)."""
+class Filter(Enum):
+    """What filters a socket's input."""
+
+    NONE = 0
+    CLASSIC = 1
+    EBPF = 2
+    """It may be prl's own."""
+
+
+def filter_of(sock: socket.socket) -> Filter:
+    """The socket's filter."""
     count = ctypes.c_uint32(0)  # asked for none of its instructions, the kernel tells how many
     failed = _libc.getsockopt(
         sock.fileno(), socket.SOL_SOCKET, _SO_GET_FILTER, None, ctypes.byref(count)
     )
-    return not failed and count.value > 0  # EACCES: eBPF
+    if failed:
+        return Filter.EBPF if ctypes.get_errno() == errno.EACCES else Filter.NONE
+    return Filter.CLASSIC if count.value else Filter.NONE
 
 
 def require_plain_tcp(sock: socket.socket, whose: str) -> None:

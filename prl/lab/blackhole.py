@@ -1,6 +1,7 @@
 """Programs of two instructions, loaded without a compiler.
 
 One for tc swallows every frame; one for XDP passes every frame: `prlctl bench` compares with it.
+Another one is a socket filter that lets everything in.
 
 Not matchall with an action: neither is in every kernel, while prl needs tc's bpf anyway. STOLEN and
 not SHOT: the sender of a frame that is lost on a cable is not told.
@@ -17,12 +18,14 @@ NAME, PASSING = "prl_lab_cut", "passing"
 _SYSCALL_BPF = {"x86_64": 321, "aarch64": 280, "riscv64": 280}
 # linux/bpf.h and linux/pkt_cls.h
 _BPF_PROG_LOAD = 5
+_BPF_PROG_TYPE_SOCKET_FILTER = 1
 _BPF_PROG_TYPE_SCHED_CLS = 3
 _BPF_PROG_TYPE_XDP = 6
 _BPF_F_XDP_HAS_FRAGS = 1 << 5
 _TC_ACT_OK = 0
 _TC_ACT_STOLEN = 4
 _XDP_PASS = 2
+_WHOLE_PACKET = 0x7FFFFFFF
 _MOV_TO_R0 = 0xB7  # BPF_ALU64 | BPF_MOV | BPF_K
 _EXIT = 0x95  # BPF_JMP | BPF_EXIT
 _INSTRUCTION = "=BBhi"  # code, registers, offset, immediate
@@ -56,6 +59,15 @@ def load_xdp_pass() -> int:
         LabError: as load().
     """
     return _load(_BPF_PROG_TYPE_XDP, _XDP_PASS, _BPF_F_XDP_HAS_FRAGS)
+
+
+def load_let_in() -> int:
+    """Load a socket filter that lets everything in, as a program's own; a file descriptor.
+
+    Raises:
+        LabError: as load().
+    """
+    return _load(_BPF_PROG_TYPE_SOCKET_FILTER, _WHOLE_PACKET, 0, PASSING)
 
 
 def _load(kind: int, verdict: int, flags: int, name: str = NAME) -> int:

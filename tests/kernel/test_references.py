@@ -1,8 +1,10 @@
 """How many references there are to a session's socket, whoever has them (SPEC R17)."""
 
 import array
+import ctypes
 import os
 import socket
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +16,7 @@ from typing import Any
 import pytest
 from prl._core import ffi, lib
 
+from prl.lab import blackhole
 from tests.kernel.bpf_lab import (
     PEER4,
     PEER6,
@@ -31,6 +34,7 @@ from tests.kernel.bpf_lab import (
 pytestmark = pytest.mark.needs("root", "bpf")
 
 WAITS = "import sys; print(flush=True); sys.stdin.read()"
+SO_ATTACH_FILTER, SO_DETACH_FILTER, SO_ATTACH_BPF = 26, 27, 50  # asm-generic/socket.h
 FAMILIES = pytest.mark.parametrize("service", [SERVICE4, SERVICE6], ids=["4", "6"])
 
 
@@ -119,3 +123,34 @@ def test_what_is_another_socket_or_none_is_not_counted(lab: Lab) -> None:
     assert lab.references(sock, unknown) == -ENOENT  # the look-up falls back to the listener
     elsewhere = lib.prl_kernel_references(lab.bench.kernel, key, sock.fileno())
     assert elsewhere < 0  # in this test's own network namespace, be it for want of the interface
+
+
+@FAMILIES
+def test_a_filter_of_prl_s_is_told_from_all_others(lab: Lab, service: Address) -> None:
+    """Also one that a prld before has left, of which no map knows any more."""
+    sock, key = lab.connect(service, PORT)
+
+    def is_filtered() -> int:
+        with inside(lab.bench.node_ns):
+            return int(lib.prl_kernel_is_filtered(lab.bench.kernel, key, sock.fileno()))
+
+    def attach(option: int, value: bytes | int) -> None:
+        sock.setsockopt(socket.SOL_SOCKET, option, value)
+
+    assert is_filtered() == 0
+    instruction = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0xFFFFFFFF), 8)
+    attach(SO_ATTACH_FILTER, struct.pack("HxxxxxxP", 1, ctypes.addressof(instruction)))
+    assert is_filtered() == 1
+    program = blackhole.load_let_in()
+    attach(SO_ATTACH_BPF, program)
+    os.close(program)
+    assert is_filtered() == 1
+    attach(SO_DETACH_FILTER, 0)
+    assert lib.prl_kernel_gate_attach(lab.bench.kernel, sock.fileno(), 1) == 0
+    assert is_filtered() == 0
+    cookie = int.from_bytes(sock.getsockopt(socket.SOL_SOCKET, 57, 8), "little")  # SO_COOKIE
+    assert lib.prl_kernel_gate_forget(lab.bench.kernel, cookie) == 0
+    assert is_filtered() == 0
+    with inside(lab.bench.node_ns), socket.socket() as other:
+        found = lib.prl_kernel_is_filtered(lab.bench.kernel, key, other.fileno())
+    assert found == -ENOENT

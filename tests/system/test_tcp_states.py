@@ -18,8 +18,9 @@ import pytest
 
 from prl.client import NotProtectedError, ShadowVoid
 from prl.errors import ReplicationError, UsageError
-from prl.kernel.descriptors import has_classic_filter
+from prl.kernel.descriptors import Filter, filter_of
 from prl.kernel.tcp_info import TcpState
+from prl.lab import blackhole
 from prl.shadow.md5 import set_key
 from prl.shadow.sockopt import (
     Ip,
@@ -59,7 +60,7 @@ FAMILIES = pytest.mark.parametrize("family", support.FAMILIES)
 SOME_BYTES = 200_000
 SMALL_BUFFER_BYTES = 8192
 SECRET = b"the-key-of-RFC-2385"
-SO_ATTACH_FILTER, SO_DETACH_FILTER = 26, 27
+SO_ATTACH_FILTER, SO_DETACH_FILTER, SO_ATTACH_BPF = 26, 27, 50  # asm-generic/socket.h
 TRACED = """
 import ctypes, time
 assert ctypes.CDLL(None).ptrace(0, 0, 0, 0) == 0  # PTRACE_TRACEME
@@ -584,7 +585,22 @@ def test_a_socket_filter_of_the_application_is_not_replaced(pair: Pair) -> None:
     app.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
     with pytest.raises(ReplicationError, match="socket filter"):
         pair.protect(peer, app, patient=False)
-    assert has_classic_filter(app)
+    assert filter_of(app) == Filter.CLASSIC
+    app.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
+    pair.protect(peer, app)
+    peer.sendall(b"goes on")
+    assert receive(app, 7) == b"goes on"
+
+
+@FAMILIES
+def test_an_ebpf_filter_of_the_application_is_not_replaced(pair: Pair, family: int) -> None:
+    peer, app = pair.connect(family)
+    program = blackhole.load_let_in()
+    app.setsockopt(socket.SOL_SOCKET, SO_ATTACH_BPF, program)
+    os.close(program)
+    with pytest.raises(ReplicationError, match="SO_ATTACH_BPF"):
+        pair.protect(peer, app, patient=False)
+    assert filter_of(app) == Filter.EBPF
     app.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
     pair.protect(peer, app)
     peer.sendall(b"goes on")

@@ -99,22 +99,41 @@ static int references_from(const struct prl_kernel *kernel, struct prl_reference
     return bpf_prog_test_run_opts(kernel->program[PRL_PROG_REFERENCES], &options);
 }
 
-int prl_kernel_references(const struct prl_kernel *kernel, const struct prl_flow_key *key, int fd)
+static int look_up(const struct prl_kernel *kernel, const struct prl_flow_key *key, int fd,
+                   struct prl_references *found)
 {
     bool has_lif = key->lif < kernel->lifs;
     uint32_t vrf_ifindex = has_lif ? kernel->vrf_ifindex[key->lif] : 0;
-    struct prl_references asked = {.key = *key};
     struct stat own;
     int code;
 
+    *found = (struct prl_references){.key = *key};
     if (fstat(fd, &own))
         return -errno;
-    code = references_from(kernel, &asked, has_lif ? kernel->ifindex[key->lif] : 0);
-    if (code >= 0 && !asked.inode && vrf_ifindex) /* as for samples */
-        code = references_from(kernel, &asked, vrf_ifindex);
+    code = references_from(kernel, found, has_lif ? kernel->ifindex[key->lif] : 0);
+    if (code >= 0 && !found->inode && vrf_ifindex) /* as for samples */
+        code = references_from(kernel, found, vrf_ifindex);
     if (code < 0)
         return code;
-    return asked.inode == own.st_ino && asked.count <= INT_MAX ? (int)asked.count : -ENOENT;
+    return found->inode == own.st_ino ? 0 : -ENOENT;
+}
+
+int prl_kernel_references(const struct prl_kernel *kernel, const struct prl_flow_key *key, int fd)
+{
+    struct prl_references found;
+    int code = look_up(kernel, key, fd, &found);
+
+    if (code)
+        return code;
+    return found.count <= INT_MAX ? (int)found.count : -ENOENT;
+}
+
+int prl_kernel_is_filtered(const struct prl_kernel *kernel, const struct prl_flow_key *key, int fd)
+{
+    struct prl_references found;
+    int code = look_up(kernel, key, fd, &found);
+
+    return code ? code : found.is_filtered != 0;
 }
 
 /* Before Linux 6.5 a look-up from a VRF's port does not find a socket of the VRF (net/core/filter.c, dev_sdif()): those that

@@ -23,5 +23,8 @@ int prl_kernel_sample(struct prl_kernel *kernel, const uint32_t *slots, uint32_t
  * descriptor of any process (threads that share a table have one), each that is on its way in a message, each that a system call
  * uses at this moment. Or -errno; -ENOENT: it was not found. Any thread may call it. */
 int prl_kernel_references(const struct prl_kernel *kernel, const struct prl_flow_key *key, int fd);
+/* Whether that socket has a filter, classic or eBPF, in whose place a mark gate would come: one that no prld attached, this one or
+ * one before it. Or -errno as above. */
+int prl_kernel_is_filtered(const struct prl_kernel *kernel, const struct prl_flow_key *key, int fd);
 
 #endif /* PRL_IO_KERNEL_SOCKETS_H */

@@ -167,7 +167,7 @@ class Watches:
             with descriptors.borrowed(holder, open_pidfd(holder)) as listener:
                 rights.require_own(watch.client, descriptors.uids_of(holder.pid), str(holder))
                 descriptors.require_plain_tcp(listener, f"the listener of {holder}")
-                if descriptors.has_classic_filter(listener):
+                if descriptors.filter_of(listener) == descriptors.Filter.CLASSIC:
                     raise UsageError(f"the listener of {holder} has a socket filter of its own")
                 self._listen.attach(listener)
             watch.listeners[found.inode] = holder

@@ -34,7 +34,7 @@ from prl.daemon.session.limiter import Pace
 from prl.daemon.session.sessions import Session
 from prl.daemon.session.transfer import Setup, TransferError
 from prl.errors import PrlError, ReplicationError
-from prl.kernel.descriptors import Holder, references_by
+from prl.kernel.descriptors import Filter, Holder, filter_of, references_by
 from prl.kernel.freezer import FreezeError, Tracer
 from prl.kernel.scan import SocketHolders
 from prl.shadow import Fixed, SnapshotError, fixed_of
@@ -157,8 +157,15 @@ class Attempts:
 
     def _know(self, session: Session, sock: socket.socket, sessions: dict[int, Session]) -> None:
         fixed = None if session.ends.is_udp else fixed_of(sock)
-        spec = cloning.spec_of(session.ends, sock, session.handle, fixed)
-        self._set_up(session, self._dp.prepare(spec), sessions, self._deadline.seconds)
+        wanted = self._wanted(session, sock, fixed)
+        self._set_up(session, wanted, sessions, self._deadline.seconds)
+
+    def _wanted(self, session: Session, sock: socket.socket, fixed: Fixed | None) -> Prepared:
+        """What the datapath is asked for. Raises SnapshotError, CallError."""
+        wanted = self._dp.prepare(cloning.spec_of(session.ends, sock, session.handle, fixed))
+        if filter_of(sock) == Filter.EBPF and self._dp.is_filtered(wanted):
+            raise cloning.filter_error(session.ends, "SO_ATTACH_BPF")
+        return wanted
 
     async def protect(
         self, session: Session, sessions: dict[int, Session], sock: socket.socket | None = None
@@ -210,8 +217,7 @@ class Attempts:
             next_hop=str(hop.address) if hop else "",
             next_hop_mac=hop.mac if hop else "",
         )
-        spec = cloning.spec_of(session.ends, sock, session.handle, fixed)
-        work = _Work(session, sock, order, fixed, self._dp.prepare(spec))
+        work = _Work(session, sock, order, fixed, self._wanted(session, sock, fixed))
         await self._prepare(work, sessions)
         try:
             if fixed is not None:

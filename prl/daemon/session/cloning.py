@@ -16,7 +16,7 @@ from prl.control import input_history
 from prl.daemon.session.streams import Streams
 from prl.daemon.session.transfer import Setup
 from prl.endpoint import Address, unspecified
-from prl.kernel.descriptors import has_classic_filter
+from prl.kernel.descriptors import Filter, filter_of
 from prl.shadow import (
     ApplicationOptions,
     Endpoint,
@@ -66,13 +66,18 @@ class Frozen:
     """TCP: segments that the original had received."""
 
 
+def filter_error(ends: Tuple, how: str) -> SnapshotError:
+    """That the application has a filter of its own, attached by the option ``how``."""
+    return SnapshotError(
+        f"{ends}: its application has attached a socket filter ({how}), in whose place prl's own "
+        "would come; detach it first"
+    )
+
+
 def spec_of(ends: Tuple, sock: socket.socket, handle: int, fixed: Fixed | None) -> FlowSpec:
     """What the primary's datapath must know; ``fixed`` of TCP. Raises SnapshotError, CallError."""
-    if has_classic_filter(sock):
-        raise SnapshotError(
-            f"{ends}: its application has attached a socket filter (SO_ATTACH_FILTER), in whose "
-            "place prl's own would come; detach it first"
-        )
+    if filter_of(sock) == Filter.CLASSIC:
+        raise filter_error(ends, "SO_ATTACH_FILTER")
     if fixed is None:
         enlarge(sock)
         return FlowSpec(ends, sock.fileno(), _UDP_MSS, 0, 0, timestamps=False, handle=handle)
