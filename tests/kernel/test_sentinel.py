@@ -22,6 +22,8 @@ from prl.shadow.sockopt import Repair, So, Tcp, get_int, set_int
 pytestmark = pytest.mark.needs("root")
 
 SERVICE, OTHER = "127.0.0.77", "127.0.0.78"
+HANGS = 0
+"""In place of a signal."""
 PATIENCE_S = 20 * stretch.factor()
 ECHO = """
 import socket, sys
@@ -41,7 +43,10 @@ with sentinel.posted([ip_address(address)]) as posted:
     posted.stop([pid])
     set_int(sock, Tcp.REPAIR, Repair.ON)
     print(posted.pid, flush=True)
-    os.kill(os.getpid(), number)
+    if number:
+        os.kill(os.getpid(), number)
+    while True:
+        pass
 """
 """What a prld does, as far as it gets."""
 
@@ -72,11 +77,14 @@ def echo(peer: socket.socket) -> bytes:
     return peer.recv(1)
 
 
-@pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL, HANGS])
 def test_a_program_goes_on_whatever_happens_to_prld(
-    connection: tuple[socket.socket, socket.socket], number: signal.Signals
+    connection: tuple[socket.socket, socket.socket], number: int
 ) -> None:
-    """It sees no error: its socket has left repair mode before it goes on."""
+    """It is killed, stopped, or hangs. The program sees no error.
+
+    Its socket has left repair mode before it goes on.
+    """
     peer, accepted = connection
     fd = accepted.fileno()
     with echoing(accepted) as program:

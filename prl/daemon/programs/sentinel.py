@@ -5,7 +5,8 @@ and send() fail. If prld is killed or stopped just then, nobody must find the so
 the sentinel before it does anything, and tells it by messages whom to stop:
 
     idle ──STOP pids─▶ all stand, or none and why ──LET_GO─▶ idle
-                          ├─ prld is stopped, for longer than STAND_MAX_S ─▶ kills it
+                          ├─ prld is stopped, for longer than STAND_MAX_S, or has not let go for
+                          │  longer than HANG_MAX_S ─▶ kills it
                           └─ prld has ended ─▶ leaves repair mode on what they have of the service
                                                addresses' connections ─▶ lets them go ─▶ ends
     idle ── prld was killed ─▶ the same for everybody's: a shadow that takes over is in repair mode,
@@ -41,6 +42,11 @@ from prl.shadow.sockopt import CallError, Repair, So, Tcp, get_int, set_int
 STAND_MAX_S: Final = 1.0
 """Programs do not stand longer for a prld that is stopped itself, which is dead for all else by
 then: the other node has taken over, or the kernel's programs have opened the sessions."""
+HANG_MAX_S: Final = 5.0
+"""Nor for one that hangs (an endless loop, a call that does not return). It lets go after a copy of
+a millisecond, SHARED_MAX times at the most, and after a few tens on a host whose processors are all
+wanted by others. Counted is only time in which the sentinel had its turn: it comes no sooner than
+prld, so that neither a host that is starved nor a machine that was paused counts for a hang."""
 LOOK_S: Final = 0.02
 """How often the sentinel looks whether prld is stopped while programs stand still, and whether a
 thread that could not be let go can be; else it sleeps."""
@@ -155,7 +161,9 @@ class _Watch:
         self._standing = Standing()
         self._pids: list[int] = []
         """Whose threads stand still."""
-        self._since_s = 0.0
+        self._since_s = self._looked_s = 0.0
+        self._stood_s = 0.0
+        """For how long they have, as far as looks without a word of prld's show."""
 
     def close_others(self) -> None:
         """Descriptors that were prld's: nobody is to take the sentinel for it."""
@@ -188,7 +196,9 @@ class _Watch:
         if what == _LET_GO:
             self._let_go()
             return
-        self._pids, self._since_s = list(array("I", message[_REQUEST.size :])), time.monotonic()
+        self._pids = list(array("I", message[_REQUEST.size :]))
+        self._since_s = self._looked_s = time.monotonic()
+        self._stood_s = 0.0
         answer, why = _ANSWER.pack(number, 0), ""
         try:
             self._standing.stop(self._pids)
@@ -208,9 +218,19 @@ class _Watch:
         if not self._pids:
             self._standing.settle()
             return
-        if time.monotonic() - self._since_s > STAND_MAX_S and procfs.is_stopped(self._prld):
-            _say(f"prld is stopped, and programs stand still for it: killing process {self._prld}")
-            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        now_s = time.monotonic()
+        self._stood_s += min(now_s - self._looked_s, 2 * LOOK_S)
+        self._looked_s = now_s
+        if now_s - self._since_s > STAND_MAX_S and procfs.is_stopped(self._prld):
+            self._kill("is stopped")
+        elif self._stood_s > HANG_MAX_S:
+            self._kill("hangs")
+
+    def _kill(self, how: str) -> None:
+        """What is to be mended, is as soon as it has ended."""
+        _say(f"prld {how}, and programs stand still for it: killing process {self._prld}")
+        signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        self._since_s, self._stood_s = time.monotonic(), 0.0  # not again with every look
 
 
 def _say(words: str) -> None:
