@@ -2,13 +2,14 @@
 
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
 from prl.bindings.native import ffi, lib, text_of
+from prl.endpoint import Address, mapped
 from prl.errors import KernelError
 from prl.kernel.features import Mode
 
@@ -154,16 +155,23 @@ class Kernel:
         refused = lib.prl_kernel_sessions_attach(self._kernel, error)
         return text_of(error) if refused else ""
 
-    def strangers(self) -> "Strangers":
+    def strangers(self, of: Collection[tuple[Address, int]] = ()) -> "Strangers":
         """Sessions of service addresses that no flow here has.
+
+        ``of``: of these addresses alone, each on a device by its index, or 0: on any.
 
         Raises:
             KernelError: they cannot be counted.
         """
-        count = lib.prl_kernel_strangers(self._kernel, self._strangers, STRANGERS_NAMED)
+        raw = ffi.new("struct prl_addr_key[]", max(len(of), 1))
+        for key, (address, ifindex) in zip(raw, of, strict=False):
+            ffi.buffer(key.addr)[:] = mapped(address)
+            key.ifindex = ifindex
+        found = self._strangers
+        count = lib.prl_kernel_strangers(self._kernel, raw, len(of), found, STRANGERS_NAMED)
         if count < 0:
             raise KernelError(f"sessions cannot be counted: {os.strerror(-count)}")
-        named = (self._strangers[place] for place in range(min(count, STRANGERS_NAMED)))
+        named = (found[place] for place in range(min(count, STRANGERS_NAMED)))
         return Strangers(count, tuple(map(Stranger.of, named)))
 
     @property

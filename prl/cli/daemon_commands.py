@@ -78,7 +78,8 @@ def switchover(service: str) -> None:
     """Move SERVICE to the other node, with all its sessions: nothing is lost.
 
     Asked on the node that stands by, it moves there. Refused with exit status 3 when it is not
-    safe. SERVICE is needed when there are several.
+    safe, be it that sessions exist of which prld does not know; `demote` goes ahead all the same.
+    SERVICE is needed when there are several.
     """
     _move(service, forced=False)
 
@@ -88,7 +89,7 @@ def switchover(service: str) -> None:
 def demote(service: str) -> None:
     """Give SERVICE to the other node even if that loses sessions which are not protected.
 
-    Protected ones are moved as by switchover. For the owner alone.
+    Or which prld was not asked for. Protected ones are moved as by switchover. For the owner alone.
     """
     _move(service, forced=True)
 

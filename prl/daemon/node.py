@@ -238,7 +238,10 @@ class Node:
             lost=self._on_link_lost,
         )
         attempts = Attempts(config, dp, self._link, host, log, lans, sentinel)
-        self._switchover = Switchover(config, dp, self._link, log, self._ownership)
+        self._switchover = Switchover(
+            *(config, dp, self._link, log, self._ownership),
+            strangers_of=lambda number: self._kernel.strangers(lans.ends(number)),
+        )
         self._exposed = Exposed(dp, self._link, log)
         births = Births(config, dp, self._kernel, log, heard=self._hears_sessions)
         self._primaries = Primaries(

@@ -10,7 +10,7 @@ import pytest
 from prl._core import ffi, lib
 
 from prl.bindings.steer import DIAL_PORTS
-from prl.endpoint import unmapped
+from prl.endpoint import mapped, unmapped
 from tests.kernel.bpf_lab import (
     PEER4,
     PEER6,
@@ -168,7 +168,7 @@ def strangers(lab: Lab) -> set[tuple[str, int, int]]:
     """Local address, its port and the peer's of the sessions that no flow has."""
     found = ffi.new("struct prl_stranger[]", 8)
     with inside(lab.bench.node_ns):
-        count = lib.prl_kernel_strangers(lab.bench.kernel, found, len(found))
+        count = lib.prl_kernel_strangers(lab.bench.kernel, ffi.NULL, 0, found, len(found))
     assert 0 <= count <= len(found)
     return {
         (
@@ -225,8 +225,26 @@ def test_of_very_many_the_first_are_named_and_all_are_counted(lab: Lab) -> None:
         lab.connect(port=PORT + number)
     found = ffi.new("struct prl_stranger[]", 2)
     with inside(lab.bench.node_ns):
-        assert lib.prl_kernel_strangers(lab.bench.kernel, found, len(found)) == 70
+        assert lib.prl_kernel_strangers(lab.bench.kernel, ffi.NULL, 0, found, len(found)) == 70
     assert all(unmapped(bytes(ffi.buffer(one.local))) == SERVICE4 for one in found)
+
+
+def test_of_one_service_s_addresses_alone_they_are_counted(lab: Lab) -> None:
+    """On any device, or on one; who is bound to none may be of each."""
+    lab.connect()
+    found = ffi.new("struct prl_stranger[]", 1)
+    with inside(lab.bench.node_ns):
+        device = socket.if_nametoindex("lan0")
+        for address, ifindex, count in (
+            (SERVICE4, 0, 1),
+            (SERVICE4, device, 1),
+            (SERVICE6, 0, 0),
+            (OTHER4, device, 0),
+        ):
+            of = ffi.new("struct prl_addr_key[]", 1)
+            ffi.buffer(of[0].addr)[:] = mapped(address)
+            of[0].ifindex = ifindex
+            assert lib.prl_kernel_strangers(lab.bench.kernel, of, 1, found, 1) == count
 
 
 def test_sessions_of_ipv6_are_counted_likewise(lab: Lab) -> None:

@@ -1,10 +1,14 @@
 """A service moves by plan (SPEC R21): the peer notices nothing, and no byte is lost."""
 
 import json
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
 from prl.demo.payload import Payload
+from prl.lab.netns import Namespace
 from tests.system import support
 from tests.system.support import Applications, eventually
 
@@ -14,6 +18,7 @@ pytestmark = [
 ]
 
 SIZE_BYTES = 32 << 20
+STRANGE_PORT = 7999
 
 
 def move(lab: support.Lab, node: str = "re0", command: str = "switchover") -> dict[str, object]:
@@ -68,6 +73,61 @@ def test_what_is_not_safe_is_refused_with_the_reason_and_changes_nothing() -> No
             assert support.status(lab, "re1")["services"][0]["state"] == "owner"
 
 
-def refused(lab: support.Lab, words: str) -> None:
-    done = support.prlctl("--lab", lab.name, "--node", "re0", "switchover")
+def refused(lab: support.Lab, words: str, node: str = "re0") -> None:
+    done = support.prlctl("--lab", lab.name, "--node", node, "switchover")
     assert (done.returncode, words in done.stderr) == (3, True), done.stderr
+
+
+@contextmanager
+def strangers(lab: support.Lab, count: int = 1) -> Iterator[None]:
+    """Connections to the service address on re0 that nobody hands to prld."""
+    place = Namespace(lab.topology.re0.namespace)
+    to = (support.service_address(4), STRANGE_PORT)
+    with ExitStack() as stack:
+        listener = stack.enter_context(place.call(lambda: socket.create_server(to)))
+        for _ in range(count):
+            stack.enter_context(support.Peer(lab, port=STRANGE_PORT))
+            stack.enter_context(listener.accept()[0])
+        yield
+
+
+def lost_strangers(lab: support.Lab) -> list[int]:
+    found = support.events(lab, "re0")
+    return [event["facts"]["lost"] for event in found if event["event"] == "strangers_lost"]
+
+
+def test_a_session_that_prld_was_not_asked_for_is_not_lost_unasked() -> None:
+    """Who means it says so."""
+    with support.pair("r21st") as lab:
+        apps = Applications(lab, "obey")
+        with apps.connect() as peer:
+            with strangers(lab, 2):
+                refused(lab, "2 of its TCP sessions would be lost")
+                assert support.status(lab, "re0")["services"][0]["state"] == "owner"
+            with strangers(lab):
+                assert peer.ask("still here") == "still here"
+                assert move(lab, command="demote")["to"] == "re1"
+                eventually("the loss is told", lambda: lost_strangers(lab) == [1])
+            apps.expect("taken_over", "re1", peer=peer.port)
+            assert peer.ask("still here") == "still here"
+
+
+def test_without_the_lan_it_keeps_no_other_session_on_its_node() -> None:
+    """Nothing reaches it there either (L11); what it costs is told."""
+    with support.pair("l11st") as lab:
+        apps = Applications(lab, "obey")
+        with apps.connect() as peer, strangers(lab):
+            lab.fail("re0", "cut-lan")
+            apps.expect("taken_over", "re1", peer=peer.port)
+            eventually("the loss is told", lambda: lost_strangers(lab) == [1])
+            assert peer.ask("still here") == "still here"
+
+
+def test_a_move_that_loses_nothing_tells_of_no_loss() -> None:
+    with support.pair("r21n") as lab:
+        apps = Applications(lab, "obey")
+        with apps.connect() as peer:
+            assert move(lab)["to"] == "re1"
+            apps.expect("state", "re0", peer=peer.port, state="demoted")
+            assert peer.ask("still here") == "still here"
+            assert lost_strangers(lab) == []

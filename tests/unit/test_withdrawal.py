@@ -149,7 +149,8 @@ class FakeSwitchover:
         self.refuses = False
         self.moves: list[int] = []
 
-    async def move(self, number: int) -> None:
+    async def move(self, number: int, *, despite_strangers: bool) -> None:
+        assert despite_strangers  # else they would keep the others on a node that is exposed
         self.moves.append(number)
         await self.gate.wait()
         if self.refuses:

@@ -144,7 +144,17 @@ static int read_strangers(int fd, struct prl_stranger *found)
     return bytes < 0 ? -errno : (int)((size_t)bytes / sizeof(*found));
 }
 
-int prl_kernel_strangers(struct prl_kernel *kernel, struct prl_stranger *found, uint32_t capacity)
+static bool is_of(const struct prl_stranger *stranger, const struct prl_addr_key *of, uint32_t ofs)
+{
+    for (uint32_t i = 0; i < ofs; i++)
+        if (!memcmp(stranger->local, of[i].addr, sizeof(of[i].addr)) &&
+            (!of[i].ifindex || !stranger->ifindex || of[i].ifindex == stranger->ifindex))
+            return true;
+    return !ofs;
+}
+
+int prl_kernel_strangers(struct prl_kernel *kernel, const struct prl_addr_key *of, uint32_t ofs,
+                         struct prl_stranger *found, uint32_t capacity)
 {
     struct prl_stranger some[STRANGERS_READ];
     uint32_t count = 0;
@@ -160,9 +170,13 @@ int prl_kernel_strangers(struct prl_kernel *kernel, struct prl_stranger *found, 
     if (fd < 0)
         return fd;
     while ((got = read_strangers(fd, some)) > 0)
-        for (int i = 0; i < got; i++, count++)
+        for (int i = 0; i < got; i++) {
+            if (!is_of(&some[i], of, ofs))
+                continue;
             if (count < capacity)
                 found[count] = some[i];
+            count++;
+        }
     close(fd);
     return got < 0 ? got : (int)count;
 }

@@ -19,8 +19,10 @@ int prl_kernel_sessions_attach(struct prl_kernel *kernel, char *error);
 int prl_kernel_sessions_news(struct prl_kernel *kernel, struct prl_news *news);
 
 /* How many TCP sessions of service addresses no flow here has, shadows being flows, too; the first `capacity` of them in `found`.
- * Or -errno. Goes through all TCP sockets of this network namespace: some 0.1 us for each. */
-int prl_kernel_strangers(struct prl_kernel *kernel, struct prl_stranger *found, uint32_t capacity);
+ * Or -errno. `ofs`: of these addresses alone; ifindex 0 is any, and a socket that is bound to no device is of each. 0: of all.
+ * Goes through all TCP sockets of this network namespace: some 0.1 us for each. */
+int prl_kernel_strangers(struct prl_kernel *kernel, const struct prl_addr_key *of, uint32_t ofs,
+                         struct prl_stranger *found, uint32_t capacity);
 
 #ifndef PRL_CFFI
 /* Readable while there is news; -1: the program is not attached. */

@@ -138,6 +138,10 @@ HAPPENED: Final[dict[str, Kind]] = {
         },
     ),
     "switchover": Kind("a planned move of a service has ended, or is in doubt", _SERVICE),
+    "strangers_lost": Kind(
+        "a move has cost sessions that prld was not asked for",
+        _SERVICE | {"lost": "how many"},
+    ),
     "silent": Kind(
         "an owner sends nothing for now", {"why": "`no_lan`, `frozen`, `stop` or `arbiter`"}
     ),

@@ -104,6 +104,12 @@ class Instances:
         """The devices that sockets of a service may be bound to, by index."""
         return frozenset(map(socket.if_nametoindex, self.device_names(service)))
 
+    def ends(self, service: int) -> list[tuple[Address, int]]:
+        """A service's addresses, each on every device that tells it from others; 0: on any."""
+        devices = sorted(self.devices(service)) if self.is_shared(service) else [0]
+        own = self._config.service[service].addresses
+        return [(address, device) for address in own for device in devices]
+
     def device_names(self, service: int) -> tuple[str, ...]:
         """The same, by name."""
         return tuple(self._devices(self._config.service[service]))

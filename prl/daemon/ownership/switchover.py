@@ -3,20 +3,26 @@
 request ─▶ datapath: drain, silence, word ─▶ done: the other node has it
                 │                         └─▶ undone: all is as it was, with the reason
                 └─ link lost after the word ─▶ unsure ─ HELLO, or nobody answers probes ─▶ resumed
+
+Sessions that prld was not asked for have no flow: an owner counts them here before it asks the
+datapath, and again once they are lost.
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from prl.bindings import wire
 from prl.bindings.datapath import Datapath, Event
 from prl.bindings.facts import Moved, Owner, Reason
+from prl.bindings.programs import Strangers
 from prl.config import Config
 from prl.daemon.events.log import EventLog
 from prl.daemon.events.record import Level
 from prl.daemon.link.link import Link
 from prl.daemon.ownership.ownership import Ownership
-from prl.errors import NotSafeError, PrlError
+from prl.endpoint import show_endpoint, unmapped
+from prl.errors import KernelError, NotSafeError, PrlError
 
 _NS_PER_MS = 1e6
 _ANSWER_MARGIN_S = 2.0
@@ -51,16 +57,31 @@ class Switchover:
         link: Link,
         log: EventLog,
         ownership: Ownership,
+        strangers_of: Callable[[int], Strangers],
     ) -> None:
+        """``strangers_of``: the sessions of a service that prld was not asked for (KernelError)."""
         self._config, self._dp, self._link, self._log = config, datapath, link, log
-        self._ownership = ownership
+        self._ownership, self._strangers_of = ownership, strangers_of
         self._waiting: dict[int, asyncio.Future[Event]] = {}
         self._probing: dict[int, asyncio.Task[None]] = {}
 
-    async def move(self, number: int, *, forced: bool = False) -> dict[str, Any]:
+    def strangers(self, number: int) -> int:
+        """How many sessions a move of the service loses that prld was not asked for.
+
+        Raises NotSafeError: they cannot be counted.
+        """
+        try:
+            return self._strangers_of(number).count
+        except KernelError as error:
+            raise NotSafeError(f"{self._not_moved(number)}: {error}") from error
+
+    async def move(
+        self, number: int, *, forced: bool = False, despite_strangers: bool = False
+    ) -> dict[str, Any]:
         """Move a service to the other node, or here when this one stands by for it.
 
-        ``forced``: sessions that are not protected may be lost.
+        ``forced``: sessions that are not protected may be lost. ``despite_strangers``: of these
+        only such as prld was not asked for.
 
         Raises:
             NotSafeError: refused, with the reason; nothing has changed.
@@ -69,12 +90,15 @@ class Switchover:
         name = self._config.service[number].name
         was_owner = self._ownership.state(number) == Owner.OWNER
         if number in self._waiting:
-            raise NotSafeError(f"service {name} is not moved: {_REMEDY[Reason.BUSY]}")
+            raise NotSafeError(f"{self._not_moved(number)}: {_REMEDY[Reason.BUSY]}")
+        # Without a link the datapath refuses, and that is the reason to be told.
+        if was_owner and self._link.up and not forced and not despite_strangers:
+            self._require_no_strangers(number)
         told = self._waiting[number] = asyncio.get_running_loop().create_future()
         try:
             reason = self._dp.switchover(number, forced=forced)
             if reason:
-                raise NotSafeError(f"service {name} is not moved: {_words(reason)}")
+                raise NotSafeError(f"{self._not_moved(number)}: {_words(reason)}")
             timing = self._config.timing
             deadline_s = (2 * timing.switchover_ms + timing.hold_ms) / 1000 + _ANSWER_MARGIN_S
             async with asyncio.timeout(deadline_s):
@@ -87,7 +111,7 @@ class Switchover:
             del self._waiting[number]
         outcome = Moved(event.state)
         if outcome == Moved.UNDONE:
-            raise NotSafeError(f"service {name} is not moved: {_words(event.reason)}")
+            raise NotSafeError(f"{self._not_moved(number)}: {_words(event.reason)}")
         if outcome != Moved.DONE:
             raise SwitchoverError(
                 f"service {name}: the link was lost in the middle of the move; see `prlctl events`"
@@ -101,6 +125,18 @@ class Switchover:
             "sessions": event.seq if was_owner else None,
             "silent_ms": silent_ms,
         }
+
+    def _not_moved(self, number: int) -> str:
+        return f"service {self._config.service[number].name} is not moved"
+
+    def _require_no_strangers(self, number: int) -> None:
+        """Raises NotSafeError."""
+        if count := self.strangers(number):
+            raise NotSafeError(
+                f"{self._not_moved(number)}: {count} of its TCP sessions would be lost, for prld "
+                "was not asked for them; have them protected, wait until they have ended, or use "
+                "`prlctl demote`"
+            )
 
     def on_move(self, event: Event) -> None:
         """PRL_EVENT_MOVE."""
@@ -119,10 +155,28 @@ class Switchover:
         level: Level = "info" if outcome == Moved.DONE else "warning"
         self._log.post(level, "switchover", f"service {name}: {words}", service=name)
         if outcome == Moved.DONE and not owns:  # the new owner's take-over tells of its part
+            self._tell_lost(event.service)  # they are ended by what is told next
             mine = self._ownership.state(event.service)
             self._ownership.tell(event.service, mine, "moved to the other node")
         if outcome == Moved.RESUMED and owns:
             self._ownership.tell(event.service, Owner.OWNER, "the other node did not take it")
+
+    def _tell_lost(self, number: int) -> None:
+        name = self._config.service[number].name
+        try:
+            found = self._strangers_of(number)
+        except KernelError:
+            return
+        if found.count:
+            first = found.named[0]
+            end = show_endpoint(unmapped(first.remote), first.remote_port)
+            self._log.warning(
+                "strangers_lost",
+                f"service {name}: the move has cost sessions that prld was not asked for: "
+                f"{found.count}, that of {end} first",
+                service=name,
+                lost=found.count,
+            )
 
     def on_probe(self, event: Event) -> None:
         """PRL_EVENT_PROBE: the other's lease is over, and it is unknown whether it took over."""

@@ -157,7 +157,9 @@ class Withdrawal:
             return
         self._tried_s[number] = now_s
         try:
-            await self._switchover.move(number)
+            # What cannot be protected here any more would keep all others on a node that cannot
+            # be silenced, for as long as it lasts.
+            await self._switchover.move(number, despite_strangers=True)
         except (NotSafeError, SwitchoverError, DatapathError) as error:
             self._log.error("withdrawing", f"this node goes on as it is: {error}")
 
