@@ -26,6 +26,9 @@ class Node:
         self.loop = Clock()
         self.sessions = [self._session(number) for number in range(sessions)]
         self.owns = True
+        self.unknown = 0
+        """Sessions of the service that prld was not asked for."""
+        self.uncounted = ""
         self.moves: list[bool] = []
         """Each that was asked for: whether it was forced."""
         self.answers: list[PrlError] = []
@@ -56,6 +59,12 @@ class Node:
             raise self.answers.pop(0)
         for session in self.sessions:
             session.state = "moved" if session.state == "active" else session.state
+
+    def strangers(self, number: int) -> int:
+        assert number == SERVICE
+        if self.uncounted:
+            raise NotSafeError(self.uncounted)
+        return self.unknown
 
     def _end(self, session: Session) -> None:
         self.ended.append(session)
@@ -112,6 +121,44 @@ def test_connections_that_die_one_by_one_are_one_death() -> None:
     node.play(story)
     assert (node.moves, node.ended) == ([False], [])
     assert node.loop.time() < VERDICT_S
+
+
+@pytest.mark.parametrize("known", [1, 3])
+def test_one_death_moves_no_session_that_prld_was_not_asked_for(known: int) -> None:
+    node = Node(known)
+    node.unknown = 3
+    first = node.sessions[0]
+
+    async def story() -> None:
+        node.dies(first)
+
+    node.play(story)
+    assert (node.moves, node.ended) == ([], [first])
+    assert node.loop.time() == pytest.approx(DECIDE_S)
+
+
+def test_a_move_that_saves_more_than_it_loses_of_them_is_made() -> None:
+    node = Node(3)
+    node.unknown = 1
+
+    async def story() -> None:
+        node.dies(*node.sessions)
+
+    node.play(story)
+    assert (node.moves, node.ended) == ([True], [])
+    assert node.loop.time() == pytest.approx(VERDICT_S)
+
+
+def test_who_cannot_count_them_moves_nobody() -> None:
+    node = Node(1)
+    node.uncounted = "sessions cannot be counted"
+    (only,) = node.sessions
+
+    async def story() -> None:
+        node.dies(only)
+
+    node.play(story)
+    assert (node.moves, node.ended) == ([], [only])
 
 
 def test_one_death_moves_nobody_who_would_be_lost() -> None:

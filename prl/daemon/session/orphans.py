@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from prl.daemon.events.log import EventLog
@@ -33,6 +33,9 @@ class Moves(Protocol):
     async def move(self, number: int, *, forced: bool = False) -> object:
         """Move a service to the other node. Raises NotSafeError when refused, else PrlError."""
 
+    def strangers(self, number: int) -> int:
+        """How many sessions it loses that prld was not asked for. Raises NotSafeError."""
+
 
 @dataclass(frozen=True)
 class Tally:
@@ -43,7 +46,7 @@ class Tally:
     others: int
     """Those that have an application."""
     lost: int
-    """Others that are not protected: a move loses them."""
+    """Others that are not protected, be it that prld was not asked for them: a move loses them."""
 
     @staticmethod
     def of(sessions: Iterable[Session]) -> "Tally":
@@ -59,6 +62,10 @@ class Tally:
             len(others),
             sum(session.state != "active" for session in others),
         )
+
+    def with_strangers(self, count: int) -> "Tally":
+        """Beside so many sessions that prld was not asked for."""
+        return replace(self, others=self.others + count, lost=self.lost + count)
 
 
 class Orphans:
@@ -113,6 +120,11 @@ class Orphans:
         while (now := self._tally(service)).saved and self._owns(service):
             news.clear()
             until_s = began_s + DECIDE_S
+            if not now.others or loop.time() >= began_s + VERDICT_S:  # it may move
+                try:
+                    now = now.with_strangers(self._moves.strangers(service))
+                except NotSafeError as uncounted:
+                    return str(uncounted)
             if now.others and loop.time() < began_s + VERDICT_S:
                 until_s = began_s + VERDICT_S
             elif now.others and self._is_too_often(service):
