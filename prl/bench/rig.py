@@ -71,7 +71,8 @@ class Recipe:
     """The nodes talk in clear."""
     at_once: bool = False
     """What is accepted is protected before it is served."""
-    birth_ms: int | None = None
+    birth_ms: int = 0
+    """0: connections are protected when a bench says so, and talk before."""
 
 
 class Program:

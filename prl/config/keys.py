@@ -102,7 +102,7 @@ class Service(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
             description="milliseconds that a new connection may wait to be protected, before it "
             "has taken a byte of its peer; 0: it does not wait",
         ),
-    ] = 0
+    ] = 200
 
 
 class Instance(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):

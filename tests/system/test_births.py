@@ -245,7 +245,10 @@ def test_each_routing_instance_has_sessions_that_wait() -> None:
             assert after["births_late"] == counts["births_late"]
 
 
-def test_without_the_key_nothing_waits() -> None:
-    with support.pair("bornnot") as lab, born(lab), requested(lab) as peer:
-        assert answer(peer) == REQUEST
-        assert kernel_counts(lab, "re0")["births"] == 0
+@pytest.mark.parametrize(("birth_ms", "births"), [(None, 1), (0, 0)])
+def test_a_session_waits_unless_that_is_switched_off(birth_ms: int | None, births: int) -> None:
+    with support.pair("bornnot", birth_ms=birth_ms) as lab, born(lab):
+        before = kernel_counts(lab, "re0")["births"]
+        with requested(lab) as peer:
+            assert answer(peer) == REQUEST
+            assert kernel_counts(lab, "re0")["births"] == before + births
