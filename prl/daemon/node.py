@@ -66,6 +66,8 @@ if TYPE_CHECKING:
     from prl.daemon.ownership.arbiter import Arbiter
 
 EVENTS_PER_WAKEUP = 256
+TAKEOVER_TIMEOUT_S = 10.0
+"""A stop waits so long for a take-over that has begun; of what is left then, the sessions end."""
 DRAIN_TIMEOUT_S = 0.5
 """How long a stopping node waits until the other one has what it gives up."""
 DRAIN_POLL_S = 0.01
@@ -109,6 +111,7 @@ class Node:
             await self._stop.wait()
             self._manager.stopping()
             if self._failure is None:
+                await self._end_takeover()
                 await self._hand_over()
             self._stays = self._has_sessions()
         if self._failure is not None:
@@ -480,6 +483,21 @@ class Node:
             await host.remove_address(ifindex, address)
 
     # -- stopping
+
+    def _takes_over(self) -> bool:
+        """Whether a shadow is the session, and its turn has not come, or its event has not."""
+        return any(
+            self._shadows.usable(number) and self._dp.service_state(number) == Owner.OWNER
+            for number, _ in enumerate(self._config.service)
+        )
+
+    async def _end_takeover(self) -> None:
+        """It would be ended as a shadow."""
+        deadline = asyncio.get_running_loop().time() + TAKEOVER_TIMEOUT_S
+        while self._takes_over():
+            if asyncio.get_running_loop().time() > deadline:
+                break
+            await asyncio.sleep(DRAIN_POLL_S)
 
     async def _hand_over(self) -> None:
         """A planned stop: the other node goes on with what this one owns."""

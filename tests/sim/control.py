@@ -186,7 +186,8 @@ class Control:
     def _is_live(self, flow: Any) -> bool:
         lib = self.lib
         if flow.secondary:
-            return bool(flow.state in (lib.PRL_SECONDARY_ACTIVE, lib.PRL_SECONDARY_OWNER))
+            live = (lib.PRL_SECONDARY_ACTIVE, lib.PRL_SECONDARY_TAKING, lib.PRL_SECONDARY_OWNER)
+            return bool(flow.state in live)
         return bool(flow.state != lib.PRL_PRIMARY_GONE)
 
     def _on_ended(self, event: Any) -> None:
@@ -258,7 +259,8 @@ class Control:
             if session.service != service or session.over:
                 continue
             flow = self.node.flow(session)
-            taken = flow.used and flow.secondary and flow.state == self.lib.PRL_SECONDARY_OWNER
+            states = (self.lib.PRL_SECONDARY_TAKING, self.lib.PRL_SECONDARY_OWNER)
+            taken = flow.used and flow.secondary and flow.state in states
             if flow.used and flow.secondary and flow.state == self.lib.PRL_SECONDARY_ACTIVE:
                 raise ViolationError(f"I5: a good shadow of {session.number} is not taken over")
             if taken:

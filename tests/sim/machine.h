@@ -68,6 +68,8 @@ struct prl_host {
     uint32_t index;
     uint64_t clock_ns;
     uint64_t stale_since_ns, woke_ns; /* bpf/settle.h */
+    uint64_t takeover_cost_ns; /* what the take-over of one session takes of the clock */
+    uint64_t spent_ns; /* of that, what the world does not know of yet */
     uint8_t lan_cut, asleep;
     uint8_t lan_deaf; /* nothing of the LAN's arrives; the world sees to that */
     uint8_t lan_mute; /* nothing reaches the LAN */

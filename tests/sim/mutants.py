@@ -585,6 +585,94 @@ MUTANTS = (
         "    prl_gro_flush(&dp->reinject->gro);\n    dp->io->settle_all(dp->host);\n",
         "    prl_gro_flush(&dp->reinject->gro);\n",
     ),
+    # -- a take-over takes turns (F22)
+    Mutant(
+        "all sessions of a take-over go on in one pass",
+        "path/takeover.c",
+        "        if (dp_clock_ns(dp) >= end_ns)\n            return false;\n",
+        "        (void)end_ns;\n",
+        test="sim/test_situations.py::test_heartbeats_go_on_within_a_take_over",
+    ),
+    Mutant(
+        "a share comes before the heartbeat",
+        "loop/loop.c",
+        "    dp_switchover_pass(dp);\n",
+        "    dp_switchover_pass(dp);\n    dp_takeover_pass(dp);\n",
+        test="sim/test_situations.py::test_the_link_is_not_silent_within_a_planned_move",
+    ),
+    Mutant(
+        "a shadow that was taken over speaks before its turn",
+        "path/takeover.c",
+        "    if (!prl_secondary_takeover(core) && was_usable) {",
+        "    if (prl_secondary_takeover(core))\n"
+        "        __atomic_store_n(&flow->kernel->flags, PRL_FLOW_OPEN, __ATOMIC_RELEASE);\n"
+        "    else if (was_usable) {",
+        test="sim/test_situations.py::test_a_session_is_silent_until_its_turn_and_its_peer_is_not_refused",
+    ),
+    Mutant(
+        "what waits for its turn goes on although the address was claimed back",
+        "core/secondary.c",
+        "    if (!prl_secondary_is_taken(flow))\n",
+        "    if (flow->state != PRL_SECONDARY_OWNER)\n",
+        test="sim/test_situations.py::test_what_is_claimed_back_in_the_middle_never_speaks",
+    ),
+    Mutant(
+        "what waits for its turn has it while its service is given away",
+        "path/takeover.c",
+        "    if (dp->owner.state[flow->service] != PRL_OWNER_OWNER)\n"
+        "        return false;\n    go_on",
+        "    go_on",
+        test="sim/test_situations.py::test_what_was_given_away_in_the_middle_and_taken_back_goes_on",
+    ),
+    Mutant(
+        "turns that were passed over never come",
+        "path/takeover.c",
+        "        takeover->passed_over |= !take_turn(dp, flow);",
+        "        take_turn(dp, flow);",
+        test="sim/test_situations.py::test_what_was_given_away_in_the_middle_and_taken_back_goes_on",
+    ),
+    Mutant(
+        "what comes for a moved session is fed before its turn",
+        "path/relay.c",
+        "        return false;\n    dp_takeover_turn(dp, flow);\n",
+        "        return false;\n",
+        test="sim/test_situations.py::test_a_moved_session_has_its_turn_as_soon_as_something_comes_for_it",
+    ),
+    Mutant(
+        "what is relayed to a session that waits for its turn is lost",
+        "path/relay.c",
+        "    if (flow)\n        dp_takeover_turn(dp, flow);\n",
+        "",
+        test="sim/test_situations.py::test_what_is_relayed_to_a_session_that_waits_is_not_late",
+    ),
+    Mutant(
+        "a moved session is left to the network before its turn",
+        "path/relay.c",
+        "        dp_secondary_of(flow)->state == PRL_SECONDARY_TAKING ||\n",
+        "",
+        test="sim/test_situations.py::test_a_moved_session_has_its_turn_as_soon_as_something_comes_for_it",
+    ),
+    Mutant(
+        "a take-over that was asked for waits for the timer",
+        "path/takeover.c",
+        "    dp->io->wake(dp->host); /* the call may be another thread's */\n",
+        "",
+        test="sim/test_situations.py::test_who_asks_for_a_take_over_wakes_the_datapath_for_it",
+    ),
+    Mutant(
+        "a session that waits for its turn can be set up",
+        "node/enter.c",
+        "dp_secondary_of(flow)->state == PRL_SECONDARY_ACTIVE ||\n",
+        "dp_secondary_of(flow)->state == PRL_SECONDARY_ACTIVE && !\n",
+        test="sim/test_situations.py::test_a_session_that_waits_for_its_turn_cannot_be_set_up",
+    ),
+    Mutant(
+        "a word of the old primary's counts although its session was taken over",
+        "path/secondary.c",
+        "        if (flow && prl_secondary_is_taken(dp_secondary_of(flow)))\n",
+        "        if (flow && dp_secondary_of(flow)->state == PRL_SECONDARY_OWNER)\n",
+        test="sim/test_situations.py::test_no_word_opens_what_waits_for_its_turn",
+    ),
 )
 
 

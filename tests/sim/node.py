@@ -36,6 +36,8 @@ class Node:
         self.control: Control | None = None
         self.connection: Connection | None = None
         self.paused_until_ns = 0
+        self.busy_until_ns = 0
+        """So long was its last pass at work (F22)."""
         self.stall: tuple[int, int] | None = None
         """A planned stop in a pass: behind so many calls of the datapath's, for so long."""
         self.stall_silent = False
@@ -148,6 +150,7 @@ class Node:
             self._pass_at(max(at_true, self.world.now_ns, self.paused_until_ns))
 
     def _pass_at(self, at_ns: int) -> None:
+        at_ns = max(at_ns, self.busy_until_ns)
         if self.stalled or self.pass_at_ns <= at_ns:
             return
         self.pass_at_ns = at_ns
@@ -157,7 +160,7 @@ class Node:
         if control is not self.control or control is None or at_ns != self.pass_at_ns:
             return
         self.pass_at_ns = NEVER
-        if self.world.now_ns < self.paused_until_ns:
+        if self.world.now_ns < max(self.paused_until_ns, self.busy_until_ns):
             self._pass_at(self.paused_until_ns)
             return
         self.world.passes += 1
@@ -180,6 +183,7 @@ class Node:
         host = self.host
         if self.world.failure is not None:
             raise self.world.failure
+        self._spend()
         if self.connection is not None:
             if host.link_out_bytes:
                 data = bytes(self.ffi.buffer(host.link_out, host.link_out_bytes))
@@ -199,6 +203,13 @@ class Node:
             self._nothing_is_wrong()
             self._set_timer()
             self.poke()
+
+    def _spend(self) -> None:
+        """What the pass has taken of its time; the world, and the control plane, go on."""
+        if spent_ns := int(self.host.spent_ns):
+            self.host.spent_ns = 0
+            self.tick()
+            self.busy_until_ns = self.world.now_ns + int(spent_ns / self.rate) + 1
 
     def _nothing_is_wrong(self) -> None:
         wrong = self.host.wrong
@@ -469,6 +480,7 @@ class Node:
         host.frames_max, host.link_queue_bytes = world.rx_max, world.link_queue_max
         host.drop_chance, host.short_chance = world.drop_chance, world.short_chance
         host.keep_back_chance = world.keep_back_chance
+        host.takeover_cost_ns = world.takeover_cost_ns
         host.keeps_input = world.keeps_input[self.index]
         host.unheard_chance = world.unheard_chance
         for session in world.sessions:
@@ -484,6 +496,7 @@ class Node:
             if addr.state == FENCED or (addr.state == LEAVING and addr.fenced_by_ns):
                 self.end_sock(session)
         self.paused_until_ns, self.stalled, self.stall = 0, False, None
+        self.busy_until_ns = 0
         self.pass_at_ns = NEVER
         self.started_ns = world.now_ns
         self.control = Control(self)

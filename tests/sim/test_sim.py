@@ -33,7 +33,7 @@ REACHED = (
     "handed over for want of a LAN", "stalled in a pass",
     "wake-up lost", "dropped by the kernel", "kept_packets",
     "claim obeyed", "replay refused", "replay obeyed, and rightly",
-    "refed_packets", "link queue filled",
+    "refed_packets", "link queue filled", "takeover_shares",
 )  # fmt: skip
 
 

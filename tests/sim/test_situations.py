@@ -1,5 +1,6 @@
 """Single situations, without chance."""
 
+import errno
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +19,10 @@ STOP_NS = 60 * MS
 FOR_EVER_NS = 10**12
 ENDED_NS = 30 * MS
 """Two ticks of the datapath, and the control plane's time."""
+CROWD_SEED = 128
+"""A world of five sessions of one service."""
+TURN_NS = 40 * MS
+"""What one session's take-over takes: nobody is late for it, but for those of all of them."""
 
 
 class Calm(World):
@@ -41,8 +46,8 @@ class Calm(World):
 
 
 @contextmanager
-def calm_world(*, arbitrated: bool = False) -> Iterator[Calm]:
-    calm = Calm(SEED, arbitrated=arbitrated)
+def calm_world(seed: int = SEED, *, arbitrated: bool = False) -> Iterator[Calm]:
+    calm = Calm(seed, arbitrated=arbitrated)
     watch(calm)
     try:
         yield calm
@@ -501,3 +506,218 @@ def test_a_peer_that_has_been_heard_since_is_not_told_of_room_again(
     node.lib.sim_frame(node.host, session.number, session.snd_nxt, 0, session.rcv_nxt, 0)
     world.after(1000 * MS)
     assert crafted_acks(node) == told
+
+
+# -- a take-over of many sessions takes turns (F22)
+
+
+@pytest.fixture
+def crowd() -> Iterator[Calm]:
+    """All are protected, and quiet; what a take-over costs is known by both nodes."""
+    with calm_world(CROWD_SEED) as world:
+        assert len(world.sessions) > TURN_NS // MS // 10
+        assert not any(session.service for session in world.sessions)
+        probed(world)
+        world.until(
+            lambda: len(of_state(world, standby_of(world), "ACTIVE")) == len(world.sessions)
+        )
+        for session in world.sessions:
+            session.quiet_until_ns = FOR_EVER_NS
+        world.after(SUSPECT_MS * MS)
+        assert len(of_state(world, standby_of(world), "ACTIVE")) == len(world.sessions)
+        for node in world.nodes:
+            node.host.takeover_cost_ns = TURN_NS
+        yield world
+
+
+def owner_of(world: Calm) -> Node:
+    return world.nodes[world.first_owner[0]]
+
+
+def standby_of(world: Calm) -> Node:
+    return owner_of(world).other
+
+
+def of_state(world: Calm, node: Node, name: str) -> list[Session]:
+    """The sessions of which ``node`` has a shadow of that state, or one that was one."""
+    state = getattr(node.lib, f"PRL_SECONDARY_{name}")
+    found = []
+    for session in world.sessions:
+        flow = node.flow(session)
+        if flow.used and flow.secondary and flow.state == state:
+            found.append(session)
+    return found
+
+
+def in_the_middle(world: Calm) -> Node:
+    """The owner loses its power: its successor, with sessions that wait for their turn."""
+    standby = standby_of(world)
+    owner_of(world).power_off()
+    world.until(lambda: bool(of_state(world, standby, "OWNER")))
+    assert of_state(world, standby, "TAKING")
+    return standby
+
+
+def lan_heartbeats(node: Node) -> int:
+    status = node.ffi.new("struct prl_dp_status *")
+    node.lib.prl_dp_status(node.dp, status)
+    return int(status.counters.lan_tx)
+
+
+def test_heartbeats_go_on_within_a_take_over(crowd: Calm) -> None:
+    standby = in_the_middle(crowd)
+    owner = standby.lib.sim_owner(standby.host)
+    began_ns, late, said = crowd.now_ns, int(owner.late_ticks), lan_heartbeats(standby)
+    age_ns = 0
+    while of_state(crowd, standby, "TAKING"):
+        crowd.step()
+        assert standby.lib.sim_works(standby.host)
+        age_ns = max(age_ns, standby.clock_ns() - int(standby.host.node.heartbeat_ns))
+    assert crowd.now_ns - began_ns > 2 * TURN_NS
+    assert age_ns < TURN_NS * 3 // 2
+    assert lan_heartbeats(standby) >= said + 2
+    crowd.after(TURN_NS)
+    assert (int(owner.late_ticks), int(owner.silences)) == (late, 0)
+    assert len(of_state(crowd, standby, "OWNER")) == len(crowd.sessions)
+
+
+def test_the_link_is_not_silent_within_a_planned_move(crowd: Calm) -> None:
+    old, new = owner_of(crowd), standby_of(crowd)
+    assert old.control is not None
+    old.control.switchover(0, forced=False)
+    crowd.until(lambda: bool(of_state(crowd, new, "TAKING")))
+    began_ns, silent_ns = crowd.now_ns, 0
+    decider = old.lib.sim_owner(old.host)
+    while of_state(crowd, new, "TAKING"):
+        crowd.step()
+        silent_ns = max(silent_ns, old.clock_ns() - int(decider.last_heard_ns))
+    assert crowd.now_ns - began_ns > 2 * TURN_NS
+    assert silent_ns < TURN_NS * 3 // 2
+    assert crowd.counts["session taken over"] == len(crowd.sessions)
+
+
+def test_a_session_is_silent_until_its_turn_and_its_peer_is_not_refused(crowd: Calm) -> None:
+    standby = in_the_middle(crowd)
+    session = of_state(crowd, standby, "TAKING")[-1]
+    dropped, segments = int(standby.host.dropped_shadow), int(standby.sock(session).segs_in)
+    spoke: list[Session] = []
+    hears = crowd.peer_hears
+
+    def noted(node: Node, session: Session, *segment: int) -> None:
+        spoke.append(session)
+        hears(node, session, *segment)
+
+    crowd.peer_hears = noted  # type: ignore[method-assign]
+    standby.lib.sim_frame(standby.host, session.number, session.snd_nxt, 100, session.rcv_nxt, 0)
+    assert int(standby.host.dropped_shadow) == dropped + 1
+    assert int(standby.sock(session).segs_in) == segments
+    assert session not in spoke
+    crowd.until(lambda: not of_state(crowd, standby, "TAKING"))
+    assert session in spoke  # its turn tells the peer where to go on
+
+
+def test_a_moved_session_has_its_turn_as_soon_as_something_comes_for_it(crowd: Calm) -> None:
+    old, new = owner_of(crowd), standby_of(crowd)
+    assert old.control is not None
+    old.control.switchover(0, forced=False)
+    crowd.until(lambda: bool(of_state(crowd, new, "OWNER")))
+    session = of_state(crowd, new, "TAKING")[-1]
+    crowd.after(TURN_NS)  # longer than a flow stays in our hands that is left to the network
+    assert session in of_state(crowd, new, "TAKING")
+    received = int(new.sock(session).rcv_nxt)
+    new.lib.sim_frame(new.host, session.number, session.snd_nxt, 100, session.rcv_nxt, 0)
+    new.poke()
+    crowd.until(lambda: int(new.sock(session).rcv_nxt) == received + 100)
+    assert session in of_state(crowd, new, "OWNER")
+    assert of_state(crowd, new, "TAKING")
+
+
+def test_what_is_claimed_back_in_the_middle_never_speaks(crowd: Calm) -> None:
+    standby = in_the_middle(crowd)
+    taken, waiting = crowd.counts["session taken over"], of_state(crowd, standby, "TAKING")
+    standby.call(standby.lib.prl_dp_service_set, 0, FENCED)
+    assert not of_state(crowd, standby, "TAKING")
+    crowd.after(len(crowd.sessions) * TURN_NS)
+    assert crowd.counts["session taken over"] == taken
+    assert not any(standby.flow(session).used for session in waiting)  # L8
+
+
+def test_what_was_given_away_in_the_middle_and_taken_back_goes_on(crowd: Calm) -> None:
+    """Its turns were passed over: the service was nobody's."""
+    old, new = owner_of(crowd), standby_of(crowd)
+    assert old.control is not None
+    old.control.switchover(0, forced=False)
+    crowd.until(lambda: bool(of_state(crowd, new, "OWNER")))
+    move = new.lib.sim_move(new.host, 0)
+    crowd.until(lambda: move.state == new.lib.PRL_MOVE_IDLE)
+    assert new.call(new.lib.prl_dp_renounce, 0) == 0
+    old.power_off()
+    waiting = of_state(crowd, new, "TAKING")
+    assert waiting
+    began_ns = crowd.now_ns
+    while new.address(0) != OWNER:
+        assert of_state(crowd, new, "TAKING") == waiting
+        crowd.step()
+    assert crowd.now_ns - began_ns > len(crowd.sessions) * TURN_NS
+    crowd.until(lambda: len(of_state(crowd, new, "OWNER")) == len(crowd.sessions))
+
+
+def test_who_asks_for_a_take_over_wakes_the_datapath_for_it(crowd: Calm) -> None:
+    standby = standby_of(crowd)
+    standby.host.woken = 0
+    standby.call(standby.lib.prl_dp_takeover, 0, 0)
+    assert of_state(crowd, standby, "TAKING")
+    assert standby.host.woken
+    crowd.until(lambda: crowd.counts["session taken over"] == len(crowd.sessions))
+
+
+def test_a_session_that_waits_for_its_turn_cannot_be_set_up(crowd: Calm) -> None:
+    standby = in_the_middle(crowd)
+    session = of_state(crowd, standby, "TAKING")[-1]
+    assert standby.control is not None
+    spec = standby.control._spec(session, standby.host.sock_of[session.number])
+    assert standby.call(standby.lib.prl_dp_primary_setup, spec) == -errno.EEXIST
+    assert session in of_state(crowd, standby, "TAKING")
+
+
+def test_what_is_relayed_to_a_session_that_waits_is_not_late(crowd: Calm) -> None:
+    old, new = owner_of(crowd), standby_of(crowd)
+    assert old.control is not None
+    old.control.switchover(0, forced=False)
+    crowd.until(lambda: bool(of_state(crowd, new, "OWNER")))
+    session = of_state(crowd, new, "TAKING")[-1]
+    received = int(new.sock(session).rcv_nxt)
+    old.lib.sim_frame(old.host, session.number, session.snd_nxt, 100, session.rcv_nxt, 0)
+    old.poke()
+    crowd.until(lambda: int(new.sock(session).rcv_nxt) == received + 100)
+    status = new.ffi.new("struct prl_dp_status *")
+    new.lib.prl_dp_status(new.dp, status)
+    assert (status.counters.relayed_packets, status.counters.relayed_late) == (1, 0)
+    assert of_state(crowd, new, "TAKING")
+
+
+def test_no_word_opens_what_waits_for_its_turn(crowd: Calm) -> None:
+    """I7: who gave it away and hears that the shadow is void would go on itself."""
+    old, new = owner_of(crowd), standby_of(crowd)
+    assert old.control is not None
+    old.control.switchover(0, forced=False)
+    crowd.until(lambda: bool(of_state(crowd, new, "OWNER")))
+    flow = new.flow(of_state(crowd, new, "TAKING")[-1])
+    lib, ffi, named = new.lib, new.ffi, {"handle": flow.handle, "generation": flow.generation}
+    said, connection = bytearray(), new.connection
+    assert connection is not None
+    send = connection.send
+
+    def noted(sender: int, data: bytes) -> None:
+        said.extend(data if sender == new.index else b"")
+        send(sender, data)
+
+    connection.send = noted  # type: ignore[method-assign]
+    assert old.control.send(lib.PRL_MSG_VOID, **named, reason=lib.PRL_REASON_REQUESTED)
+    crowd.until(lambda: not of_state(crowd, new, "TAKING"))
+    answer = ffi.new("uint8_t[]", 64)
+    msg = ffi.new("struct prl_msg *", {"type": lib.PRL_MSG_VOID_ACK, **named})
+    count = lib.prl_wire_encode(msg, ffi.NULL, 0, answer, 64)
+    assert count > 0
+    assert said
+    assert bytes(ffi.buffer(answer, count)) not in said

@@ -39,6 +39,7 @@ WITHOUT_RESYNC = 7
 CHANCE = 1 << 32
 COUNTERS = (
     "relayed_packets", "kept_packets", "refed_packets", "compared", "defences", "rx_no_hold",
+    "takeover_shares",
 )  # fmt: skip
 
 
@@ -174,7 +175,7 @@ class World:
         # Queues of a few packets starve a peer that does not back off as TCP does.
         is_tight = limits["packets_max"] < 10 or limits["bytes_max"] < 10_000
         is_tight |= bool(self.pool_entries) or self.rx_max < 10
-        self.stall_max_ns = (1000 if is_tight else 400) * MS
+        self.stall_max_ns = (1000 if is_tight else 400) * MS + 5 * self.takeover_cost_ns
         return limits
 
     @property
@@ -187,6 +188,11 @@ class World:
     def unheard_chance(self) -> int:
         """That TCP does not tell of the end of a socket."""
         return (0, 0, CHANCE // 3, CHANCE - 1)[self.seed % 4]
+
+    @property
+    def takeover_cost_ns(self) -> int:
+        """What a datapath needs for one session that it takes over; some pass takes no more."""
+        return random.Random(f"takeover {self.seed}").choice([0, 0, 0, 2 * MS, 30 * MS])
 
     @property
     def with_macs(self) -> bool:

@@ -214,11 +214,18 @@ def test_a_confirmed_shadow_takes_over(how: str) -> None:
         s.replicate(1)
     else:
         s.append(1, 100, 1)
+    assert not lib.prl_secondary_go_on(s.flow)
+    assert not lib.prl_secondary_is_taken(s.flow)
     assert lib.prl_secondary_takeover(s.flow)
-    assert s.flow.state == lib.PRL_SECONDARY_OWNER
-    assert not lib.prl_secondary_takeover(s.flow)
-    assert not lib.prl_secondary_void(s.flow, lib.PRL_REASON_REQUESTED)
-    assert s.replicate(2) == (NACK, lib.PRL_REASON_NOT_ACTIVE)
+    for state in (lib.PRL_SECONDARY_TAKING, lib.PRL_SECONDARY_OWNER):
+        assert s.flow.state == state
+        assert lib.prl_secondary_is_taken(s.flow)
+        assert not lib.prl_secondary_takeover(s.flow)
+        assert not lib.prl_secondary_void(s.flow, lib.PRL_REASON_REQUESTED)
+        assert not lib.prl_secondary_suspend(s.flow)
+        assert not lib.prl_secondary_confirm(s.flow, 3, 0)
+        assert s.replicate(2) == (NACK, lib.PRL_REASON_NOT_ACTIVE)
+        assert lib.prl_secondary_go_on(s.flow) == (state == lib.PRL_SECONDARY_TAKING)
 
 
 def test_a_shadow_that_the_primary_never_confirmed_does_not_speak() -> None:
@@ -243,13 +250,19 @@ def test_a_shadow_that_had_sent_its_fin_counts_it_once() -> None:
     assert s.flow.out_tcp_next == 1001
 
 
-def test_only_a_shadow_that_took_over_can_be_fenced_and_never_speaks_again() -> None:
+@pytest.mark.parametrize("had_its_turn", [False, True])
+def test_only_a_shadow_that_took_over_can_be_fenced_and_never_speaks_again(
+    *, had_its_turn: bool
+) -> None:
     s = Shadow()
     assert not lib.prl_secondary_fence(s.flow)
     assert s.flow.state == lib.PRL_SECONDARY_ACTIVE
     assert lib.prl_secondary_confirm(s.flow, 3, 0)
     assert lib.prl_secondary_takeover(s.flow)
+    if had_its_turn:
+        assert lib.prl_secondary_go_on(s.flow)
     assert lib.prl_secondary_fence(s.flow)
     assert s.flow.state == lib.PRL_SECONDARY_VOID
     assert not lib.prl_secondary_fence(s.flow)
     assert not lib.prl_secondary_takeover(s.flow)
+    assert not lib.prl_secondary_go_on(s.flow)

@@ -23,7 +23,7 @@ static const char *const primary_states[] = {
 
 static const char *const secondary_states[] = {
     [PRL_SECONDARY_GONE] = "gone",   [PRL_SECONDARY_ACTIVE] = "active",       [PRL_SECONDARY_VOID] = "void",
-    [PRL_SECONDARY_OWNER] = "owner", [PRL_SECONDARY_SUSPENDED] = "suspended",
+    [PRL_SECONDARY_OWNER] = "owner", [PRL_SECONDARY_SUSPENDED] = "suspended", [PRL_SECONDARY_TAKING] = "taking",
 };
 
 const char *prl_reason_name(uint8_t reason)

@@ -209,18 +209,31 @@ bool prl_secondary_void(struct prl_secondary *flow, uint8_t reason)
 
 bool prl_secondary_fence(struct prl_secondary *flow)
 {
-    if (flow->state != PRL_SECONDARY_OWNER)
+    if (!prl_secondary_is_taken(flow))
         return false;
     flow->state = PRL_SECONDARY_VOID;
     return true;
 }
 
+bool prl_secondary_is_taken(const struct prl_secondary *flow)
+{
+    return flow->state == PRL_SECONDARY_TAKING || flow->state == PRL_SECONDARY_OWNER;
+}
+
 bool prl_secondary_takeover(struct prl_secondary *flow)
 {
     if (flow->state == PRL_SECONDARY_ACTIVE && flow->confirmed) {
-        flow->state = PRL_SECONDARY_OWNER;
+        flow->state = PRL_SECONDARY_TAKING;
         return true;
     }
     prl_secondary_void(flow, PRL_REASON_NOT_ACTIVE);
     return false;
+}
+
+bool prl_secondary_go_on(struct prl_secondary *flow)
+{
+    if (flow->state != PRL_SECONDARY_TAKING)
+        return false;
+    flow->state = PRL_SECONDARY_OWNER;
+    return true;
 }

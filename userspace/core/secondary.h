@@ -6,8 +6,11 @@
  *                         │  ▲ confirm()     ▲
  *               suspend() ▼  │               │
  *                        SUSPENDED ──────────┘          (L10) as void, until the primary says that it misses nothing
- *                          └────takeover()──▶ OWNER   the shadow goes on with the session
- *                                               └──fence()──▶ VOID
+ *                          └────takeover()──▶ TAKING ──go_on()──▶ OWNER   the shadow goes on with the session
+ *                                               └──────fence()─────┴──▶ VOID
+ *
+ * Of a take-over everything is decided at one moment, by takeover(); from then on no word of the old primary's counts. What it
+ * costs to let a socket go on comes one flow after the other, and until its turn a shadow that is TAKING is silent.
  *
  * An ACTIVE shadow may be taken over once the primary has confirmed that it is active as well: by SETUP_DONE in its
  * direction, or by any REPLICATE or OUTPUT. A primary that gave the set-up up never confirms (L4).
@@ -29,6 +32,7 @@ enum prl_secondary_state {
     PRL_SECONDARY_VOID = 2,
     PRL_SECONDARY_OWNER = 3,
     PRL_SECONDARY_SUSPENDED = 4,
+    PRL_SECONDARY_TAKING = 5,
 };
 
 /* What to do with a REPLICATE or OUTPUT. */
@@ -114,9 +118,13 @@ bool prl_secondary_suspend(struct prl_secondary *flow);
 
 /* Void latches (L4). Returns true when the flow was usable until now, or might have become so. */
 bool prl_secondary_void(struct prl_secondary *flow, uint8_t reason);
-/* True when the shadow may speak: it was ACTIVE and confirmed; it is OWNER afterwards, and VOID otherwise. */
+/* True when the shadow may speak, in its turn: it was ACTIVE and confirmed; it is TAKING afterwards, and VOID otherwise. */
 bool prl_secondary_takeover(struct prl_secondary *flow);
-/* The address was taken from us again: true when the shadow had spoken for it; never more. */
+/* Its turn: true when it was TAKING; it is OWNER afterwards. */
+bool prl_secondary_go_on(struct prl_secondary *flow);
+/* Whether the session is this node's: its shadow was taken over, be its turn to come. */
+bool prl_secondary_is_taken(const struct prl_secondary *flow);
+/* The address was taken from us again: true when the shadow had spoken for it, or was to; never more. */
 bool prl_secondary_fence(struct prl_secondary *flow);
 
 #endif /* PRL_CORE_SECONDARY_H */

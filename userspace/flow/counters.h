@@ -43,6 +43,7 @@ struct prl_dp_counters {
     uint64_t moments_restored, moments_refused, prepared_dropped; /* on the other node; dropped: no moment came */
     uint64_t resumed, resume_refused, opened_alone; /* L10: flows; opened: nothing was said of them in time */
     uint64_t suspended, suspended_void; /* L10: shadows; void: nobody was there in time to go on with them */
+    uint64_t takeover_shares; /* passes that left turns of a take-over to the next (PRL_TAKEOVER_SHARE_NS) */
     uint64_t relayed_packets,
         relayed_late; /* R21: input from the old owner; for a flow that is not here any more */
 };

@@ -72,6 +72,7 @@ struct prl_dp {
     struct dp_probe *probe;
     struct dp_setups *setups;
     struct dp_resync *resync;
+    struct dp_takeover *takeover;
     struct dp_loop *loop;
 
     struct dp_events events;

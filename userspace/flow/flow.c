@@ -29,6 +29,9 @@ void dp_flow_set_flags(struct dp_flow *flow)
         case PRL_SECONDARY_ACTIVE:
             flags = PRL_FLOW_SECONDARY | PRL_FLOW_ACTIVE;
             break;
+        case PRL_SECONDARY_TAKING: /* silent until its turn; of a session that was moved here nothing is lost meanwhile */
+            flags = flow->relaying ? PRL_FLOW_RELAY : PRL_FLOW_SECONDARY | PRL_FLOW_ACTIVE;
+            break;
         case PRL_SECONDARY_SUSPENDED:
         case PRL_SECONDARY_VOID:
             flags = PRL_FLOW_SECONDARY | PRL_FLOW_VOID;

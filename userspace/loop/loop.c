@@ -23,6 +23,7 @@
 #include "path/relay.h"
 #include "path/secondary.h"
 #include "path/shadow.h"
+#include "path/takeover.h"
 #include "path/timers.h"
 #include "path/verify.h"
 
@@ -241,6 +242,7 @@ static bool pass(struct prl_dp *dp, uint32_t ready)
     if (dp->now_ns >= dp->tick_ns)
         dp_flows_tick(dp);
     flush(dp);
+    worked |= dp_takeover_pass(dp); /* heartbeats first */
     return worked;
 }
 
@@ -252,7 +254,7 @@ static uint64_t next_deadline_ns(const struct prl_dp *dp)
     uint64_t owner_ns = dp_owner_next_ns(dp), next_ns = owner_ns < dp->tick_ns ? owner_ns : dp->tick_ns;
     uint64_t soon_ns = dp->now_ns + NS_PER_MS;
 
-    if (dp->link_again || dp_resync_goes_on(dp))
+    if (dp->link_again || dp_resync_goes_on(dp) || dp_takeover_goes_on(dp))
         return dp->now_ns;
     if (dp->dirty != DP_LIST_END && soon_ns < next_ns) /* a shadow has not sent all yet */
         return soon_ns;

@@ -19,6 +19,7 @@
 #include "node/setup.h"
 #include "path/compare.h"
 #include "path/reinject.h"
+#include "path/takeover.h"
 #include "path/timers.h"
 #include "path/verify.h"
 
@@ -32,7 +33,7 @@ static int open_memory(struct prl_dp *dp, char *error)
     if (dp_held_open(&dp->held) || prl_link_init(&dp->link, PRL_DP_LINK_TX_BYTES) || dp_table_open(dp) ||
         dp_lend_open(dp) || dp_reinject_open(dp) || dp_compares_open(dp) || dp_verify_open(dp) ||
         dp_timers_open(dp) || dp_announce_open(dp) || dp_lan_open(dp) || dp_claim_open(dp) || dp_probe_open(dp) ||
-        dp_setups_open(dp) || dp_resync_open(dp)) {
+        dp_setups_open(dp) || dp_resync_open(dp) || dp_takeover_open(dp)) {
         snprintf(error, PRL_ERROR_BYTES, "no memory for %u flows", dp->config.flows_max);
         return -ENOMEM;
     }
@@ -88,6 +89,7 @@ void dp_close(struct prl_dp *dp)
     dp_lend_close(dp);
     dp_loop_close(dp);
     dp_setups_close(dp);
+    dp_takeover_close(dp);
     dp_resync_close(dp);
     dp_probe_close(dp);
     dp_claim_close(dp);

@@ -65,7 +65,8 @@ static int flow_of_setup(struct prl_dp *dp, struct prl_flow_spec *spec, struct d
     int err = 0;
 
     *result = NULL;
-    if (flow && (flow->secondary ? dp_secondary_of(flow)->state == PRL_SECONDARY_ACTIVE
+    if (flow && (flow->secondary ? dp_secondary_of(flow)->state == PRL_SECONDARY_ACTIVE ||
+                                       dp_secondary_of(flow)->state == PRL_SECONDARY_TAKING
                                  : dp_primary_of(flow)->state != PRL_PRIMARY_OPEN))
         return -EEXIST;
     if (!flow && spec->handle)

@@ -43,7 +43,7 @@ uint32_t dp_move_count_primaries(const struct prl_dp *dp, uint32_t service, uint
         if (!dp_flow_is_of(flow, service))
             continue;
         if (flow->secondary)
-            *others += dp_secondary_of(flow)->state == PRL_SECONDARY_OWNER; /* taken over, not protected again */
+            *others += prl_secondary_is_taken(dp_secondary_of(flow)); /* and not protected again */
         else if (dp_primary_of(flow)->state == PRL_PRIMARY_ACTIVE)
             active++;
         else

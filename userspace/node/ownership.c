@@ -142,12 +142,7 @@ static void take_over(struct prl_dp *dp, uint32_t mask)
     __atomic_fetch_and(&dp->node->claiming, ~mask, __ATOMIC_SEQ_CST);
     dp_trace_step(dp, "claimed", mask);
     dp_neighbours_ask(dp);
-    for (uint32_t i = 0; i < dp->flows_top; i++) {
-        struct dp_flow *flow = &dp->flows[i];
-
-        if (flow->used && flow->secondary && mask & 1u << flow->service)
-            dp_shadow_takeover(dp, flow);
-    }
+    dp_takeover_decide(dp, mask);
     for (uint32_t service = 0; service < dp->config.owner.services; service++) {
         struct prl_event event = {
             .kind = PRL_EVENT_TAKEOVER,
@@ -159,7 +154,7 @@ static void take_over(struct prl_dp *dp, uint32_t mask)
         if (mask & 1u << service)
             dp_event(dp, &event, NULL, 0);
     }
-    dp_trace_step(dp, "taken over", mask);
+    dp_takeover_begin(dp, mask);
 }
 
 /* L6: what the owner emits, and what it is told of the LAN. */

@@ -9,6 +9,7 @@
 #include "node/claim.h"
 #include "path/primary.h"
 #include "path/shadow.h"
+#include "path/takeover.h"
 
 static struct prl_addr_key address_key(const struct prl_dp *dp, const struct prl_dp_address *address, uint32_t lif)
 {
@@ -80,8 +81,10 @@ int dp_service_set(struct prl_dp *dp, uint32_t service, uint8_t state)
     if (state != PRL_OWNER_STANDBY)
         dp_shadow_void_suspended(dp, service);
     err = set_entries(dp, service, state, 0);
-    if (!err && state == PRL_OWNER_OWNER)
+    if (!err && state == PRL_OWNER_OWNER) {
         dp_claims_start(dp, 1u << service);
+        dp_takeover_again(dp);
+    }
     return err;
 }
 

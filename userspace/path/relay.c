@@ -7,6 +7,7 @@
 #include "flow/lend.h"
 #include "flow/wake.h"
 #include "path/reinject.h"
+#include "path/takeover.h"
 #include "tcp/serial.h"
 
 /* A flow that has moved here is given to the stack when no input has come for so long. */
@@ -62,6 +63,7 @@ bool dp_relay_direct(struct prl_dp *dp, struct dp_flow *flow, struct prl_hold *h
     if (!flow->relaying ||
         (is_waiting(flow) && dp_shadow_of(flow)->unfed->waiting.count >= dp->config.limits.packets_max))
         return false;
+    dp_takeover_turn(dp, flow);
     flow->last_input_ns = dp->now_ns;
     if (packet->proto == IPPROTO_TCP) {
         hold->tcp_end += packet->tcp_flags & PRL_TCP_FIN ? 1 : 0;
@@ -90,6 +92,8 @@ void dp_relay_message(struct prl_dp *dp, const struct prl_msg *msg)
     struct iovec piece = {.iov_base = (void *)(uintptr_t)msg->data, .iov_len = msg->data_bytes};
     struct prl_packet packet;
 
+    if (flow)
+        dp_takeover_turn(dp, flow);
     if (!flow || !flow->secondary || dp_secondary_of(flow)->state != PRL_SECONDARY_OWNER) {
         dp->counters.relayed_late++; /* protected again, or ended; TCP sends it again */
         return;
@@ -110,10 +114,12 @@ void dp_relay_message(struct prl_dp *dp, const struct prl_msg *msg)
     dp_relay_feed(dp, flow);
 }
 
-/* The switch from our hands to the stack must not let newer input overtake: only in a quiet moment. */
+/* The switch from our hands to the stack must not let newer input overtake: only in a quiet moment. Before its turn, what comes
+ * would be dropped instead. */
 void dp_relay_settle(struct prl_dp *dp, struct dp_flow *flow)
 {
     if (!flow->relaying || is_waiting(flow) || dp->moves[flow->service].state == PRL_MOVE_TAKING ||
+        dp_secondary_of(flow)->state == PRL_SECONDARY_TAKING ||
         dp->now_ns < flow->last_input_ns + DP_RELAY_QUIET_NS)
         return;
     dp_reinject_flush(dp);

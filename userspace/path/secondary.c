@@ -216,7 +216,7 @@ void dp_secondary_message(struct prl_dp *dp, const struct prl_msg *msg)
     case PRL_MSG_VOID: {
         struct prl_msg answer = {.type = PRL_MSG_VOID_ACK, .handle = msg->handle, .generation = msg->generation};
 
-        if (flow && dp_secondary_of(flow)->state == PRL_SECONDARY_OWNER)
+        if (flow && prl_secondary_is_taken(dp_secondary_of(flow)))
             break; /* taken over: no word of ours may let the old primary open (I7) */
         if (flow && flow->spec.generation == msg->generation)
             dp_shadow_void(dp, flow, msg->reason);

@@ -91,10 +91,15 @@ void dp_shadow_void(struct prl_dp *dp, struct dp_flow *flow, uint8_t reason)
 
 void dp_shadow_fence(struct prl_dp *dp, struct dp_flow *flow)
 {
+    bool is_shadow_yet = dp_secondary_of(flow)->state == PRL_SECONDARY_TAKING; /* to the control plane */
+
     if (!prl_secondary_fence(dp_secondary_of(flow)))
         return;
     dp_flow_set_flags(flow);
-    dp_event_flow(dp, PRL_EVENT_PRIMARY, flow, PRL_PRIMARY_GONE, PRL_REASON_OK);
+    if (is_shadow_yet)
+        dp_event_flow(dp, PRL_EVENT_SECONDARY, flow, PRL_SECONDARY_VOID, PRL_REASON_NOT_OWNER);
+    else
+        dp_event_flow(dp, PRL_EVENT_PRIMARY, flow, PRL_PRIMARY_GONE, PRL_REASON_OK);
 }
 
 void dp_shadow_give_up(struct prl_dp *dp, struct dp_flow *flow, uint8_t reason)

@@ -4,11 +4,13 @@
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "core/names.h"
 #include "flow/dp.h"
 #include "flow/udp.h"
+#include "io/probes.h"
 #include "path/reinject.h"
 #include "path/shadow.h"
 #include "path/verify.h"
@@ -72,7 +74,22 @@ static void kick(struct prl_dp *dp, struct dp_flow *flow)
         dp->counters.crafted_acks++;
 }
 
-void dp_shadow_takeover(struct prl_dp *dp, struct dp_flow *flow)
+static void decide(struct prl_dp *dp, struct dp_flow *flow)
+{
+    struct prl_secondary *core = dp_secondary_of(flow);
+
+    if (flow->kernel->key.proto == IPPROTO_UDP && dp_udp_diverged(dp, flow))
+        dp_shadow_void(dp, flow, PRL_REASON_DIVERGED);
+    bool was_usable = core->state == PRL_SECONDARY_ACTIVE || core->state == PRL_SECONDARY_SUSPENDED;
+    if (!prl_secondary_takeover(core) && was_usable) {
+        /* never confirmed, or suspended: it must not speak, and its application must know (L8) */
+        dp_flow_set_flags(flow);
+        dp_event_flow(dp, PRL_EVENT_SECONDARY, flow, core->state, PRL_REASON_NOT_ACTIVE);
+    }
+}
+
+/* The expensive part of a take-over. */
+static void go_on(struct prl_dp *dp, struct dp_flow *flow)
 {
     struct prl_event event = {
         .kind = PRL_EVENT_TAKEN_FLOW,
@@ -82,16 +99,8 @@ void dp_shadow_takeover(struct prl_dp *dp, struct dp_flow *flow)
     struct prl_secondary *core = dp_secondary_of(flow);
     struct dp_shadow *shadow = dp_shadow_of(flow);
 
-    if (flow->kernel->key.proto == IPPROTO_UDP && dp_udp_diverged(dp, flow))
-        dp_shadow_void(dp, flow, PRL_REASON_DIVERGED);
-    bool was_active = core->state == PRL_SECONDARY_ACTIVE || core->state == PRL_SECONDARY_SUSPENDED;
-    if (!prl_secondary_takeover(core)) {
-        if (was_active) { /* never confirmed, or suspended: it must not speak, and its application must know (L8) */
-            dp_flow_set_flags(flow);
-            dp_event_flow(dp, PRL_EVENT_SECONDARY, flow, core->state, PRL_REASON_NOT_ACTIVE);
-        }
+    if (!prl_secondary_go_on(core))
         return;
-    }
     dp_flow_set_flags(flow);
     if (flow->kernel->key.proto == IPPROTO_TCP) {
         const char *congestion = dp->congestions.name[shadow->congestion];
@@ -115,4 +124,105 @@ void dp_shadow_takeover(struct prl_dp *dp, struct dp_flow *flow)
     event.value = core->out_bytes;
     event.value2 = dp_clock_ns(dp);
     dp_event(dp, &event, NULL, 0);
+}
+
+/* ---- a share in every pass ---- */
+
+struct dp_takeover {
+    bool goes_on; /* flows from `next` on may wait for their turn … */
+    bool passed_over; /* … and some before it, for their service was not this node's */
+    uint32_t next;
+    uint32_t mask; /* services, for who traces it */
+};
+
+int dp_takeover_open(struct prl_dp *dp)
+{
+    dp->takeover = calloc(1, sizeof(*dp->takeover));
+    return dp->takeover ? 0 : -ENOMEM;
+}
+
+void dp_takeover_close(struct prl_dp *dp)
+{
+    free(dp->takeover);
+}
+
+/* False: it waits on, for its service is somebody else's; a move away may yet be undone. */
+static bool take_turn(struct prl_dp *dp, struct dp_flow *flow)
+{
+    if (dp->owner.state[flow->service] != PRL_OWNER_OWNER)
+        return false;
+    go_on(dp, flow);
+    return true;
+}
+
+static bool waits(const struct dp_flow *flow)
+{
+    return flow->used && flow->secondary && dp_secondary_of(flow)->state == PRL_SECONDARY_TAKING;
+}
+
+void dp_takeover_turn(struct prl_dp *dp, struct dp_flow *flow)
+{
+    if (waits(flow))
+        take_turn(dp, flow);
+}
+
+/* All that have a turn have had it; else there is more. */
+static bool take_turns(struct prl_dp *dp)
+{
+    struct dp_takeover *takeover = dp->takeover;
+    uint64_t end_ns = dp_clock_ns(dp) + PRL_TAKEOVER_SHARE_NS;
+
+    while (takeover->next < dp->flows_top) {
+        struct dp_flow *flow = &dp->flows[takeover->next++];
+
+        if (!waits(flow))
+            continue;
+        takeover->passed_over |= !take_turn(dp, flow);
+        if (dp_clock_ns(dp) >= end_ns)
+            return false;
+    }
+    return true;
+}
+
+void dp_takeover_decide(struct prl_dp *dp, uint32_t mask)
+{
+    for (uint32_t i = 0; i < dp->flows_top; i++)
+        if (dp->flows[i].used && dp->flows[i].secondary && mask & 1u << dp->flows[i].service)
+            decide(dp, &dp->flows[i]);
+}
+
+void dp_takeover_begin(struct prl_dp *dp, uint32_t mask)
+{
+    dp->takeover->goes_on = true;
+    dp->takeover->passed_over = false;
+    dp->takeover->next = 0;
+    dp->takeover->mask |= mask;
+    dp->io->wake(dp->host); /* the call may be another thread's */
+}
+
+void dp_takeover_again(struct prl_dp *dp)
+{
+    if (dp->takeover->passed_over)
+        dp_takeover_begin(dp, 0);
+}
+
+bool dp_takeover_pass(struct prl_dp *dp)
+{
+    struct dp_takeover *takeover = dp->takeover;
+
+    if (!takeover->goes_on)
+        return false;
+    takeover->goes_on = !take_turns(dp);
+    if (takeover->goes_on) {
+        dp->counters.takeover_shares++;
+    } else if (takeover->mask) {
+        PRL_PROBE3(ownership, "taken over", takeover->mask, dp_clock_ns(dp) - dp->owner.last_heard_ns);
+        takeover->mask = 0;
+    }
+    return true;
+}
+
+bool dp_takeover_goes_on(const struct prl_dp *dp)
+{
+    return dp->takeover->goes_on;
 }
