@@ -14,7 +14,7 @@ from prl.errors import UsageError
 
 STATES: Final = (
     *("setup", "active", "voiding", "alone", "open", "moved"),
-    *("suspended", "void", "owner"),
+    *("suspended", "void", "taking", "owner"),
 )
 """Of a session whose application is here, and of a shadow."""
 

@@ -247,8 +247,8 @@ MUTANTS = (
     Mutant(
         "a take-over leaves the shadows as they are",
         "node/ownership.c",
-        "            dp_shadow_takeover(dp, flow);",
-        "            (void)flow;",
+        "    dp_takeover_decide(dp, mask);\n",
+        "",
     ),
     Mutant(
         "a take-over may speak beyond the lease, as far as tc knows",

@@ -1,4 +1,4 @@
-"""prld is stopped while it takes sessions over: they are no shadows any more (L8)."""
+"""prld is stopped while it takes sessions over: they are no shadows any more."""
 
 import asyncio
 from types import SimpleNamespace
