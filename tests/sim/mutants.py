@@ -654,8 +654,8 @@ MUTANTS = (
     ),
     Mutant(
         "a take-over that was asked for waits for the timer",
-        "path/takeover.c",
-        "    dp->io->wake(dp->host); /* the call may be another thread's */\n",
+        "api/services.c",
+        "    dp->io->wake(dp->host); /* for the turns of a take-over */\n",
         "",
         test="sim/test_situations.py::test_who_asks_for_a_take_over_wakes_the_datapath_for_it",
     ),

@@ -68,6 +68,7 @@ int prl_dp_takeover(struct prl_dp *dp, uint32_t service, int fenced)
     if (service < dp->config.owner.services)
         dp_owner_do(dp, prl_owner_request(&dp->owner, service, fenced, dp->now_ns, &refused));
     dp_unlock(dp);
+    dp->io->wake(dp->host); /* for the turns of a take-over */
     return service < dp->config.owner.services ? refused : -EINVAL;
 }
 
@@ -99,6 +100,7 @@ void prl_dp_arbitrated(struct prl_dp *dp, uint32_t round, uint8_t state)
     dp->now_ns = dp_clock_ns(dp);
     dp_owner_do(dp, prl_owner_arbitrated(&dp->owner, round, state, dp->now_ns));
     dp_unlock(dp);
+    dp->io->wake(dp->host); /* likewise */
 }
 
 int prl_dp_udp(struct prl_dp *dp, uint32_t path, int fd)

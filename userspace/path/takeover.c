@@ -197,7 +197,6 @@ void dp_takeover_begin(struct prl_dp *dp, uint32_t mask)
     dp->takeover->passed_over = false;
     dp->takeover->next = 0;
     dp->takeover->mask |= mask;
-    dp->io->wake(dp->host); /* the call may be another thread's */
 }
 
 void dp_takeover_again(struct prl_dp *dp)
