@@ -273,12 +273,18 @@ class Checker:
         if node.other.address(service) == OWNER:
             raise ViolationError(f"I7: service {service} is taken back from its new owner")
 
+    def decided(self, node: "Node", session: Session) -> None:
+        """It is taken over by what its node knows now, not by what it learns until its turn."""
+        life = self._life_here(node, session)
+        if life is not None:
+            life.is_stale = self._could_not_know(node, life)
+
     def taken_over(self, node: "Node", handle: int, generation: int) -> None:
         """The shadow is the session from now on: nothing may be missing."""
         life = self._lives[handle, generation]
         session, sock = life.session, node.sock(life.session)
         self.world.count("session taken over")
-        if self._could_not_know(node, life):
+        if life.is_stale or self._could_not_know(node, life):
             self.world.count("stale take-over that nothing told of")
             session.over = "lost"  # docs/failover.md, "A machine that stands still", says so
             node.end_sock(session)
@@ -325,7 +331,7 @@ class Checker:
         life = self._life_here(node, session)
         if life is None or node.control is None or not self._view(node, session).secondary:
             return False
-        return self._could_not_know(node, life)
+        return life.is_stale or self._could_not_know(node, life)
 
     def _could_not_know(self, node: "Node", life: Life) -> bool:
         """No word has reached a machine whose clock stood, so that its lease seems to last."""

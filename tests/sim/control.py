@@ -264,6 +264,7 @@ class Control:
             if flow.used and flow.secondary and flow.state == self.lib.PRL_SECONDARY_ACTIVE:
                 raise ViolationError(f"I5: a good shadow of {session.number} is not taken over")
             if taken:
+                world.checker.decided(self.node, session)
                 session.heard.clear()
                 self.node.sock(session).progress_ns = 0
             else:

@@ -57,5 +57,7 @@ class Life:
     accepted: list[tuple[int, int, int, int]] = field(default_factory=list)
     flushed: bool = False
     confirmed: bool = False
+    is_stale: bool = False
+    """It was taken over by a node whose clock stood, and that could not know what it had missed."""
     untidy: bool = False
     """A kernel dropped what it was given: the lists differ until TCP or prld has repaired it."""
