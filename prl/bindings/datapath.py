@@ -534,6 +534,16 @@ class Datapath:
         """
         return _check(lib.prl_dp_switchover(self._dp, service, forced), "switchover failed")
 
+    def switchover_asked(
+        self, service: int, *, forced: bool, asked_ns: int, strangers: int
+    ) -> None:
+        """Answer MOVE_ASKED: the move would lose so many sessions that no flow here has.
+
+        Raises DatapathError.
+        """
+        result = lib.prl_dp_switchover_asked(self._dp, service, forced, asked_ns, strangers)
+        _check(result, "switchover failed")
+
     def switchover_resolve(self, service: int, *, taken: bool, by_hello: bool = False) -> bool:
         """Say who has a service that was given away; False: the other's lease may last yet."""
         result = lib.prl_dp_switchover_resolve(self._dp, service, taken, by_hello)

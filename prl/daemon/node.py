@@ -605,6 +605,7 @@ class Node:
             EventKind.RESTORED: self._shadows.on_restored,
             EventKind.HOLE: self._primaries.on_hole,
             EventKind.MOVE: self._switchover.on_move,
+            EventKind.MOVE_ASKED: self._switchover.on_asked,
             EventKind.PROBE: self._switchover.on_probe,
             EventKind.FENCED: self._on_fenced,
             EventKind.RENOUNCED: self._on_renounced,

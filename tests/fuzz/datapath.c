@@ -271,6 +271,9 @@ static void take_events(struct prl_host *host)
             prl_dp_flow_adopt(host->dp, event.handle, &own);
         if (event.kind == PRL_EVENT_PROBE)
             prl_dp_switchover_resolve(host->dp, event.service, octet() & 1, 0);
+        if (event.kind == PRL_EVENT_MOVE_ASKED)
+            prl_dp_switchover_asked(host->dp, event.service, event.bits & PRL_MOVE_FORCED, event.value,
+                                    octet() & 1);
         if (event.kind == PRL_EVENT_MOVE && event.state == PRL_MOVE_DONE)
             for (uint32_t s = 0; s < SESSIONS; s++)
                 if (host->service_of[s] == event.service && octet() & 1)

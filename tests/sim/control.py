@@ -41,6 +41,8 @@ class Control:
         self.retry_at_ns: dict[int, int] = {}
         self.busy_ns = 0
         """The control plane does not run for so long: each event waits."""
+        self.strangers = 0
+        """Sessions of each service that it was not asked for."""
         lib = self.lib
         self._does = {
             lib.PRL_EVENT_PRIMARY: self._on_primary,
@@ -49,6 +51,7 @@ class Control:
             lib.PRL_EVENT_SILENT: self._on_silence,
             lib.PRL_EVENT_PROBE: self._on_probe,
             lib.PRL_EVENT_MOVE: self._on_move,
+            lib.PRL_EVENT_MOVE_ASKED: self._on_move_asked,
             lib.PRL_EVENT_TAKEN_FLOW: self._on_taken_flow,
             lib.PRL_EVENT_RESTORED: self._on_restored,
             lib.PRL_EVENT_ENDED: self._on_ended,
@@ -153,6 +156,12 @@ class Control:
         service = int(event.service)
         if event.state == self.lib.PRL_MOVE_DONE and self._state(service) == STANDBY:
             self._end_sessions(service, all_of_it=True)
+
+    def _on_move_asked(self, event: Any) -> None:
+        forced = int(event.bits & self.lib.PRL_MOVE_FORCED)
+        self.node.call(
+            self.lib.prl_dp_switchover_asked, event.service, forced, event.value, self.strangers
+        )
 
     def _on_taken_flow(self, event: Any) -> None:
         own = self.ffi.new("uint32_t *")

@@ -4,6 +4,7 @@ import errno
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,7 @@ from tests.sim.world import HUNG_MS, PROBE_MS, TAKEOVER_MS, World, watch
 
 SEED = 2
 STOP_NS = 60 * MS
+STRANGERS = 3
 FOR_EVER_NS = 10**12
 ENDED_NS = 30 * MS
 """Two ticks of the datapath, and the control plane's time."""
@@ -218,6 +220,59 @@ def test_who_gives_a_service_away_counts_that(world: Calm) -> None:
     assert [int(node.host.node.terms[service]) for node in (owner, standby)] == [
         term + 1 for term in terms
     ]
+
+
+def asked_for(world: Calm, standby: Node) -> Callable[[], tuple[int, int]]:
+    """Of the first service; what becomes of it: its outcome and reason, both 0 until then."""
+    service = world.sessions[0].service
+    owner = standby.other
+    all_of_it = [session for session in world.sessions if session.service == service]
+    world.until(
+        lambda: all(owner.flow(each).state == owner.lib.PRL_PRIMARY_ACTIVE for each in all_of_it)
+    )
+    ends: list[tuple[int, int]] = []
+    assert standby.control is not None
+
+    def noted(event: Any) -> None:
+        ends.append((int(event.state), int(event.reason)))
+        if event.reason == standby.lib.PRL_REASON_NOT_ASKED:
+            assert event.seq == STRANGERS
+
+    standby.control._does[standby.lib.PRL_EVENT_MOVE] = noted
+    world.until(lambda: bool(standby.control and standby.control.switchover(service, forced=False)))
+    return lambda: ends[0] if ends else (0, 0)
+
+
+def test_a_move_that_the_other_node_asks_for_is_refused_if_others_would_be_lost(
+    world: Calm,
+) -> None:
+    owner, standby = protected(world)
+    service = world.sessions[0].service
+    assert owner.control is not None
+    owner.control.strangers = STRANGERS
+    end = asked_for(world, standby)
+    world.until(lambda: end() != (0, 0))
+    assert end() == (owner.lib.PRL_MOVE_UNDONE, owner.lib.PRL_REASON_NOT_ASKED)
+    assert owner.address(service) == OWNER
+    assert standby.control is not None
+    assert standby.control.switchover(service, forced=True)
+    world.until(lambda: standby.address(service) == OWNER)
+
+
+def test_a_move_is_not_made_once_who_asked_for_it_has_given_up(world: Calm) -> None:
+    owner, standby = protected(world)
+    assert owner.control is not None
+    kind = owner.lib.PRL_EVENT_MOVE_ASKED
+    answer, asked = owner.control._does[kind], []
+    owner.control._does[kind] = asked.append  # and it is busy with something else
+    end = asked_for(world, standby)
+    world.until(lambda: bool(asked))
+    world.after(400 * MS)
+    answer(asked[0])
+    world.until(lambda: end() != (0, 0))
+    assert end() == (owner.lib.PRL_MOVE_UNDONE, owner.lib.PRL_REASON_TIMEOUT)
+    world.after(600 * MS)
+    assert owner.address(world.sessions[0].service) == OWNER
 
 
 def both_speak(world: Calm, service: int) -> bool:

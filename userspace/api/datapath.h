@@ -81,8 +81,12 @@ void prl_dp_neighbours(struct prl_dp *dp, const struct prl_dp_neighbour *list, u
 /* Give a service up for the other node: silent at once, what is replicated is delivered. -EBUSY: it moves already. */
 int prl_dp_renounce(struct prl_dp *dp, uint32_t service);
 /* The planned move (R21), by the owner, or asked for by the standby: 0 and PRL_EVENT_MOVE follows, or a positive
- * PRL_REASON_*. forced: sessions that are not protected may be lost. */
+ * PRL_REASON_*. forced: sessions that are not protected may be lost. Who calls has counted those that no flow here has. */
 int prl_dp_switchover(struct prl_dp *dp, uint32_t service, int forced);
+/* The answer to PRL_EVENT_MOVE_ASKED, of `asked_ns`: so many sessions that no flow here has would be lost. It is refused then, unless
+ * forced, or if it is late. */
+int prl_dp_switchover_asked(struct prl_dp *dp, uint32_t service, int forced, uint64_t asked_ns,
+                            uint32_t strangers);
 /* The end of doubt: whether the other node has the service. -EAGAIN: its lease may last yet. */
 int prl_dp_switchover_resolve(struct prl_dp *dp, uint32_t service, int taken, int by_hello);
 /* 1: given to the other node, which has not spoken yet. */

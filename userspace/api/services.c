@@ -9,6 +9,7 @@
 #include "node/move.h"
 #include "node/ownership.h"
 #include "node/service.h"
+#include "node/switchover.h"
 #include "path/primary.h"
 
 /* ---- ownership ---- */
@@ -135,6 +136,19 @@ int prl_dp_switchover(struct prl_dp *dp, uint32_t service, int forced)
     dp_unlock(dp);
     dp->io->wake(dp->host);
     return reason;
+}
+
+int prl_dp_switchover_asked(struct prl_dp *dp, uint32_t service, int forced, uint64_t asked_ns, uint32_t strangers)
+{
+    if (service >= dp->config.owner.services)
+        return -EINVAL;
+    dp_lock(dp);
+    dp->now_ns = dp_clock_ns(dp);
+    dp_switchover_asked(dp, service, forced ? PRL_MOVE_FORCED : 0, asked_ns, strangers);
+    prl_link_flush(&dp->link);
+    dp_unlock(dp);
+    dp->io->wake(dp->host);
+    return 0;
 }
 
 int prl_dp_renounce(struct prl_dp *dp, uint32_t service)

@@ -31,6 +31,8 @@ enum prl_event_kind {
     PRL_EVENT_HOLE = 16,
     /* value = round; state = 1: this node goes on alone by another word, which the store is to be told; 0: it is asked (L12) */
     PRL_EVENT_ARBITRATE = 17,
+    /* service, bits = PRL_MOVE_*, value = when: the other node asks for it; prl_dp_switchover_asked() */
+    PRL_EVENT_MOVE_ASKED = 18,
 };
 
 struct prl_event {

@@ -104,16 +104,38 @@ static void take(struct prl_dp *dp, uint32_t service, uint32_t number, uint32_t 
     prl_link_flush(&dp->link);
 }
 
+void dp_switchover_asked(struct prl_dp *dp, uint32_t service, uint8_t flags, uint64_t asked_ns, uint32_t strangers)
+{
+    uint8_t reason = dp_move_why_not(dp, service, flags);
+    uint32_t todo = 0;
+
+    if (reason == PRL_REASON_OK && strangers && !(flags & PRL_MOVE_FORCED))
+        reason = PRL_REASON_NOT_ASKED;
+    /* Who asked waits for twice drain_ns, and then must not be given what he was told he does not get. */
+    if (reason == PRL_REASON_OK && dp->now_ns - asked_ns > dp->config.move.drain_ns / 2)
+        reason = PRL_REASON_TIMEOUT;
+    if (reason == PRL_REASON_OK)
+        todo = prl_move_request(move_of(dp, service), &dp->config.move, true, flags, dp->now_ns, &reason);
+    if (reason != PRL_REASON_OK)
+        dp_move_say(dp, service, PRL_PHASE_REFUSED, 0, strangers, reason, 0);
+    dp_move_do(dp, service, todo);
+}
+
+/* Only the control plane can count the sessions that no flow here has. */
 static void requested(struct prl_dp *dp, const struct prl_msg *msg)
 {
     uint8_t reason = dp_move_why_not(dp, msg->service, msg->bits);
-    uint32_t todo = 0;
+    struct prl_event event = {
+        .kind = PRL_EVENT_MOVE_ASKED,
+        .service = msg->service,
+        .bits = msg->bits,
+        .value = dp->now_ns,
+    };
 
-    if (reason == PRL_REASON_OK)
-        todo = prl_move_request(move_of(dp, msg->service), &dp->config.move, true, msg->bits, dp->now_ns, &reason);
     if (reason != PRL_REASON_OK)
         dp_move_say(dp, msg->service, PRL_PHASE_REFUSED, msg->move, 0, reason, 0);
-    dp_move_do(dp, msg->service, todo);
+    else
+        dp_event(dp, &event, NULL, 0);
 }
 
 static void prepared(struct prl_dp *dp, const struct prl_msg *msg)
@@ -156,6 +178,8 @@ void dp_switchover_message(struct prl_dp *dp, const struct prl_msg *msg)
         dp_move_do(dp, service, prl_move_taken(move, &dp->config.move, msg->move, dp->now_ns));
         break;
     case PRL_PHASE_REFUSED:
+        if (move->state == PRL_MOVE_ASKED)
+            move->flows = msg->flows; /* that it would lose */
         dp_move_do(dp, service, prl_move_refused(move, msg->move, msg->reason));
         break;
     case PRL_PHASE_RELAY_END:

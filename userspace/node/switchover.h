@@ -18,6 +18,9 @@
 struct prl_dp;
 
 void dp_switchover_message(struct prl_dp *dp, const struct prl_msg *msg); /* SWITCHOVER */
+/* The other node's REQUEST of `asked_ns`, once it is known how many sessions without a flow the move would lose. */
+void dp_switchover_asked(struct prl_dp *dp, uint32_t service, uint8_t flags, uint64_t asked_ns,
+                         uint32_t strangers);
 void dp_switchover_pass(struct prl_dp *dp);
 
 #endif /* PRL_NODE_SWITCHOVER_H */

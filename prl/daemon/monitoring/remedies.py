@@ -116,6 +116,10 @@ CAUSES: dict[Reason, Cause] = {
         "mend the route to the peer: it must lead through lan.interface, or through that of a "
         "[[routing]]",
     ),
+    Reason.NOT_ASKED: Cause(
+        "a move of its service would lose sessions that prld was not asked for",
+        "have them protected, wait until they have ended, or use `prlctl demote`",
+    ),
 }
 
 

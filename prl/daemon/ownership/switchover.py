@@ -4,8 +4,8 @@ request ─▶ datapath: drain, silence, word ─▶ done: the other node has it
                 │                         └─▶ undone: all is as it was, with the reason
                 └─ link lost after the word ─▶ unsure ─ HELLO, or nobody answers probes ─▶ resumed
 
-Sessions that prld was not asked for have no flow: an owner counts them here before it asks the
-datapath, and again once they are lost.
+Sessions that prld was not asked for have no flow: they are counted here before the datapath is
+asked, by the owner also when the other node asks, and again once they are lost.
 """
 
 import asyncio
@@ -15,6 +15,7 @@ from typing import Any
 from prl.bindings import wire
 from prl.bindings.datapath import Datapath, Event
 from prl.bindings.facts import Moved, Owner, Reason
+from prl.bindings.native import lib
 from prl.bindings.programs import Strangers
 from prl.config import Config
 from prl.daemon.events.log import EventLog
@@ -27,6 +28,8 @@ from prl.errors import KernelError, NotSafeError, PrlError
 _NS_PER_MS = 1e6
 _ANSWER_MARGIN_S = 2.0
 """Beyond the deadlines of the datapath: for a control plane that is busy."""
+_UNCOUNTED = 0xFFFFFFFF
+"""In place of how many sessions would be lost: it could not be told."""
 _REMEDY = {
     Reason.LINK_LOST: "the link is down or silent; bring it up",
     Reason.REQUESTED: "the other node's prld cannot do it; upgrade that",
@@ -111,7 +114,7 @@ class Switchover:
             del self._waiting[number]
         outcome = Moved(event.state)
         if outcome == Moved.UNDONE:
-            raise NotSafeError(f"{self._not_moved(number)}: {_words(event.reason)}")
+            raise NotSafeError(f"{self._not_moved(number)}: {_words(event.reason, event.seq)}")
         if outcome != Moved.DONE:
             raise SwitchoverError(
                 f"service {name}: the link was lost in the middle of the move; see `prlctl events`"
@@ -132,11 +135,17 @@ class Switchover:
     def _require_no_strangers(self, number: int) -> None:
         """Raises NotSafeError."""
         if count := self.strangers(number):
-            raise NotSafeError(
-                f"{self._not_moved(number)}: {count} of its TCP sessions would be lost, for prld "
-                "was not asked for them; have them protected, wait until they have ended, or use "
-                "`prlctl demote`"
-            )
+            raise NotSafeError(f"{self._not_moved(number)}: {_words(Reason.NOT_ASKED, count)}")
+
+    def on_asked(self, event: Event) -> None:
+        """PRL_EVENT_MOVE_ASKED: the other node asks for a service of this one's."""
+        number, forced = event.service, bool(event.bits & lib.PRL_MOVE_FORCED)
+        try:
+            strangers = 0 if forced else self._strangers_of(number).count
+        except KernelError as error:
+            self._log.error("switchover", f"{self._not_moved(number)}: {error}")
+            strangers = _UNCOUNTED
+        self._dp.switchover_asked(number, forced=forced, asked_ns=event.value, strangers=strangers)
 
     def on_move(self, event: Event) -> None:
         """PRL_EVENT_MOVE."""
@@ -147,7 +156,7 @@ class Switchover:
         owns = self._ownership.state(event.service) == Owner.OWNER
         words = {
             Moved.DONE: "moved here" if owns else "moved to the other node",
-            Moved.UNDONE: f"not moved: {_words(event.reason)}",
+            Moved.UNDONE: f"not moved: {_words(event.reason, event.seq)}",
             Moved.UNSURE: "the link was lost as it was given to the other node: silent until it is "
             "known who has it",
             Moved.RESUMED: "the other node did not take it: this node has it again",
@@ -193,6 +202,13 @@ class Switchover:
             self._dp.switchover_resolve(number, taken=bool(users))
 
 
-def _words(reason: int) -> str:
+def _words(reason: int, count: int = 0) -> str:
+    """``count``: of the sessions that would be lost."""
     known = Reason(reason) if reason in Reason.__members__.values() else None
+    if known == Reason.NOT_ASKED:
+        how_many = "an unknown number" if count == _UNCOUNTED else count
+        return (
+            f"{how_many} of its TCP sessions would be lost, for prld was not asked for them; have "
+            "them protected, wait until they have ended, or use `prlctl demote` on their node"
+        )
     return _REMEDY.get(known, wire.reason_text(reason)) if known else wire.reason_text(reason)
