@@ -21,6 +21,7 @@ KINDS = (
     "switchover", "switchover", "switchover", "slow passes", "wake-ups lost",
     "control plane late", "kernel drops", "LAN of one deaf", "link cut and LAN of one deaf",
     "LAN of one mute", "link cut and LAN of one mute", "link queue full", "flap", "flap",
+    "fenced for nothing",
 )  # fmt: skip
 ARBITER_KINDS = ("parted", "parted", "parted", "arbiter unreached", "arbiter unreached")
 
@@ -105,6 +106,14 @@ class Faults:
         for each in world.nodes if world.random.random() < 0.4 else (node,):
             store.reached[each.index] = False
             world.at(world.now_ns + for_ns, store.reached.__setitem__, each.index, True)
+
+    def _fenced_for_nothing(self, node: "Node", _for_ns: int) -> None:
+        """A claim is obeyed that the other node has not made."""
+        if node.runs and not node.asleep:
+            for service in range(len(self.world.first_owner)):
+                if node.address(service) == node.lib.PRL_ADDR_OWNER:
+                    node.host.node.fenced |= 1 << service
+            node.wake()
 
     def _lan_silent(self, _node: "Node", for_ns: int) -> None:
         self._later(for_ns, self.world, "lan_loss", self.world.lan_loss)

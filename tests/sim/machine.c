@@ -1602,6 +1602,9 @@ bool sim_answer(struct prl_host *host, uint32_t path, uint8_t *bytes, uint32_t *
     probe.at_ns = htobe64(host->clock_ns);
     probe.pass_ns = htobe64(pass_ns);
     probe.known_ns = htobe64(node->confirmed_ns);
+    probe.owned = htons((uint16_t)node->owned);
+    probe.fenced = htons((uint16_t)node->fenced);
+    probe.silent = htons((uint16_t)node->silent);
     probe.mac = prl_siphash_probe(&key, &probe);
     memcpy(bytes, &probe, sizeof(probe));
     *count = sizeof(probe);

@@ -272,6 +272,35 @@ MUTANTS = (
         "    dp_service_set(dp, service, PRL_OWNER_OWNER);",
     ),
     Mutant(
+        "a service that neither node owns is left to itself",
+        "core/ownership.c",
+        "    *since_ns = 0;\n    return drop_link(owner);",
+        "    return 0;",
+        test="sim/test_situations.py::test_nodes_of_which_neither_owns_a_service_agree_anew",
+    ),
+    Mutant(
+        "heartbeats do not tell that nobody owns a service",
+        "node/ownership.c",
+        "heard.tells && !dp->owner.probes.at_ns && ",
+        "!heard.tells && ",
+        test="sim/test_situations.py::test_nodes_of_which_neither_owns_a_service_agree_anew",
+    ),
+    Mutant(
+        "what is fenced by mistake loses its shadows, too",
+        "core/ownership.c",
+        "    if (word->fenced && takeable(owner) & mask",
+        "    if (0 && takeable(owner) & mask",
+        test="sim/test_situations.py"
+        "::test_what_was_fenced_by_mistake_is_taken_over_by_who_has_the_shadows",
+    ),
+    Mutant(
+        "a service on the move counts as nobody's",
+        "core/ownership.c",
+        "word->owned || word->moves || ",
+        "word->owned || ",
+        test="test_core_ownership.py::test_while_a_service_moves_nobody_owns_it_for_a_moment",
+    ),
+    Mutant(
         "nothing opens when the lease has ended",
         "node/ownership.c",
         "    if (todo & PRL_OWNER_DO_OPEN_FLOWS)\n        dp_resync_alone(dp);",

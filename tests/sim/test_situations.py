@@ -13,7 +13,7 @@ from tests.sim.core import MS
 from tests.sim.faults import BULK_BYTES
 from tests.sim.node import DEAD_MS, FENCED, HOLD_MS, OWNER, STANDBY, SUSPECT_MS, Node
 from tests.sim.tcp import Session
-from tests.sim.world import HUNG_MS, PROBE_MS, TAKEOVER_MS, World, watch
+from tests.sim.world import HUNG_MS, PROBE_MS, TAKEOVER_MS, WITHOUT_ANSWERS, World, watch
 
 SEED = 2
 STOP_NS = 60 * MS
@@ -273,6 +273,28 @@ def test_a_move_is_not_made_once_who_asked_for_it_has_given_up(world: Calm) -> N
     assert end() == (owner.lib.PRL_MOVE_UNDONE, owner.lib.PRL_REASON_TIMEOUT)
     world.after(600 * MS)
     assert owner.address(world.sessions[0].service) == OWNER
+
+
+def test_what_was_fenced_by_mistake_is_taken_over_by_who_has_the_shadows(world: Calm) -> None:
+    """The link is up, and no claim of the other node's was there: nobody else would ever speak."""
+    owner, standby = protected(world)
+    service = world.sessions[0].service
+    owner.host.node.fenced |= 1 << service
+    world.until(lambda: standby.address(service) == OWNER)
+    world.until(lambda: world.counts["session taken over"] > 0)
+    world.until(lambda: owner.address(service) == STANDBY)
+    assert standby.could_speak(service)
+
+
+@pytest.mark.parametrize("seed", [SEED, WITHOUT_ANSWERS])
+def test_nodes_of_which_neither_owns_a_service_agree_anew(seed: int) -> None:
+    """By what their kernels answer; by their heartbeats, where those do not."""
+    with calm_world(seed=seed) as world:
+        assert world.kernels_answer == (seed == SEED)
+        owner, standby = protected(world)
+        service = world.sessions[0].service
+        owner.lib.prl_dp_service_set(owner.dp, service, STANDBY)
+        world.until(lambda: owner.could_speak(service) or standby.could_speak(service))
 
 
 def both_speak(world: Calm, service: int) -> bool:

@@ -781,3 +781,67 @@ def test_who_stood_still_may_say_nothing_longer_for_that() -> None:
     node.call("tick")
     assert node.owner.unsure_ns
     assert lib.prl_owner_speak_by_ns(node.owner) == by_ns
+
+
+def hear_word(
+    n: Node, for_ms: int, *, owned: bool = False, fenced: bool = False, moves: bool = False
+) -> int:
+    """The other node says so, again and again, until something is to be done."""
+    word = ffi.new("struct prl_word *", {"owned": owned, "fenced": fenced, "moves": moves})
+    for _ in range(0, for_ms, 10):
+        n.exchange()
+        if todo := int(lib.prl_owner_word(n.owner, word, n.now * MS)):
+            return todo
+        n.tick(n.now + 10 - 1000)
+    return 0
+
+
+@pytest.mark.parametrize("state", [STANDBY, lib.PRL_OWNER_FENCED])
+def test_where_nobody_owns_a_service_the_link_is_dropped_and_hello_decides(state: int) -> None:
+    n = Node(state).linked()
+    assert hear_word(n, 1000) == DROP
+    assert n.now - 1000 == 400
+
+
+def test_whose_the_service_is_needs_no_decision() -> None:
+    """And who has no part in it makes none."""
+    assert hear_word(Node(STANDBY).linked(), 1000, owned=True) == 0
+    assert hear_word(Node(OWNER).linked(), 1000) == 0
+    assert hear_word(Node(NONE).linked(), 1000) == 0
+
+
+@pytest.mark.parametrize("between", ["owned", "moves"])
+def test_while_a_service_moves_nobody_owns_it_for_a_moment(between: str) -> None:
+    n = Node(STANDBY).linked()
+    assert hear_word(n, 390) == 0
+    assert hear_word(n, 10, **{between: True}) == 0
+    assert hear_word(n, 390) == 0
+
+
+def test_what_was_said_before_this_node_stood_still_counts_no_more() -> None:
+    n = Node(STANDBY).linked()
+    assert hear_word(n, 300) == 0
+    n.now += 200
+    n.call("tick")
+    assert hear_word(n, 390) == 0
+
+
+def test_what_is_fenced_there_is_taken_over_with_its_shadows() -> None:
+    n = Node(STANDBY).linked()
+    assert hear_word(n, 1000, fenced=True) == TAKEOVER | DROP
+    assert (n.now - 1000, n.owner.state[0]) == (100, OWNER)
+    assert n.owner.first_by_ns  # it speaks within the lease, or not
+
+
+def test_without_shadows_or_the_lan_it_is_left_to_hello() -> None:
+    n = Node(STANDBY).linked()
+    n.owner.shadows_void = 1
+    assert hear_word(n, 1000, fenced=True) == DROP
+    n = Node(STANDBY, lan=False).linked()
+    n.lan_heard()
+    n.present = False
+    n.now += 400
+    n.call("tick")
+    n.tick(n.now + 400 - 1000)
+    n.call("link_up")
+    assert hear_word(n, 1000, fenced=True) == DROP

@@ -593,6 +593,7 @@ static uint32_t notice_lateness(struct prl_owner *owner, uint64_t now_ns)
     owner->late_ticks++;
     owner->busy = 1;
     owner->last_heard_ns = now_ns;
+    memset(owner->ownerless_ns, 0, sizeof(owner->ownerless_ns));
     for (uint32_t path = 0; path < PRL_OWNER_PATHS; path++)
         owner->probes.unanswered[path] = 0;
     if (owner->last_lan_ns)
@@ -637,6 +638,7 @@ uint32_t prl_owner_link_up(struct prl_owner *owner, uint64_t now_ns)
     prl_arbiter_link_up(&owner->arbiter);
     owner->contends = 0;
     owner->up_ns = now_ns;
+    memset(owner->ownerless_ns, 0, sizeof(owner->ownerless_ns));
     owner->last_heard_ns = now_ns;
     owner->peer_sent_ns = 0;
     owner->echoed_own_ns = owner->lease_own_ns = owner->former_echoed_ns = owner->newest_sent_ns = 0;
@@ -845,6 +847,36 @@ enum prl_rival prl_owner_rival(const struct prl_owner *owner, uint32_t service, 
     if (service >= owner->config.services || owner->state[service] != PRL_OWNER_OWNER || ahead == 0)
         return PRL_RIVAL_NOT;
     return ahead > 0 ? PRL_RIVAL_NEWER : PRL_RIVAL_OLDER;
+}
+
+uint32_t prl_owner_word(struct prl_owner *owner, const struct prl_word *word, uint64_t now_ns)
+{
+    uint32_t service = word->service, mask = 1u << service;
+    uint64_t until_ns = prl_owner_takeover_until_ns(owner);
+    uint64_t *since_ns;
+    uint8_t state;
+
+    if (service >= owner->config.services)
+        return 0;
+    since_ns = &owner->ownerless_ns[service];
+    state = owner->state[service];
+    if (word->owned || word->moves || owner->link != PRL_LINK_UP ||
+        (state != PRL_OWNER_STANDBY && state != PRL_OWNER_FENCED)) {
+        *since_ns = 0;
+        return 0;
+    }
+    if (*since_ns == 0)
+        *since_ns = now_ns;
+    if (word->fenced && takeable(owner) & mask && has_shadows(owner) && now_ns < until_ns &&
+        is_silent(*since_ns, now_ns, owner->config.suspect_ns) && prl_owner_hears_lan(owner, now_ns) &&
+        (!prl_arbiter_rules(&owner->arbiter) || prl_arbiter_is_won(&owner->arbiter))) {
+        *since_ns = 0;
+        return take(owner, mask, until_ns, now_ns) | drop_link(owner);
+    }
+    if (!is_silent(*since_ns, now_ns, owner->config.hold_ns))
+        return 0;
+    *since_ns = 0;
+    return drop_link(owner);
 }
 
 uint32_t prl_owner_lan_renounced(struct prl_owner *owner, uint64_t now_ns)

@@ -190,6 +190,7 @@ struct prl_owner {
     uint64_t
         word_ns; /* newest own sent_ns that came back in any epoch: the other had not left before (L12); 0 = none */
     uint64_t up_ns; /* when the epoch began */
+    uint64_t ownerless_ns[PRL_SERVICES_MAX]; /* since when neither node owns it, by their words; 0 = one does */
     uint64_t takeovers, late_ticks, suspects, silences, hand_overs;
     uint64_t false_suspects; /* of the suspects, those that were heard again before their link was given up */
 };
@@ -230,6 +231,15 @@ enum prl_rival {
     PRL_RIVAL_OLDER = 2, /* it does not know yet that it was replaced */
 };
 enum prl_rival prl_owner_rival(const struct prl_owner *owner, uint32_t service, uint8_t own_term, uint8_t term);
+/* What the other node says of a service that this one does not own either: with the link up nobody would ever speak for it. One
+ * that is `fenced` there, which only HELLO undoes, is taken over while the lease lasts; of any other HELLO decides: the link is
+ * dropped. The word must be the same for suspect_ns, or hold_ns. */
+struct prl_word {
+    uint32_t service;
+    bool owned, fenced;
+    bool moves; /* a move of it is under way here, which knows better */
+};
+uint32_t prl_owner_word(struct prl_owner *owner, const struct prl_word *word, uint64_t now_ns);
 /* The secondary gave its shadows up; the caller has checked that this was said in the current epoch. */
 uint32_t prl_owner_lan_renounced(struct prl_owner *owner, uint64_t now_ns);
 /* The arbiter's answer to a question of `round`: PRL_ARBITER_WON, LOST or UNREACHED (L12). */

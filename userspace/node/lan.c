@@ -132,6 +132,7 @@ int dp_lan_next(struct prl_dp *dp, struct dp_lan_heard *heard)
         .sent_ns = lan->counter_seen,
         .service = message.role & LAN_SERVICE,
         .term = message.term,
+        .tells = message.role & LAN_TELLS,
         .owns = (message.role & (LAN_TELLS | LAN_OWNS)) == (LAN_TELLS | LAN_OWNS),
         .renounces = message.type == DP_LAN_RENOUNCE,
     };

@@ -17,7 +17,7 @@ struct dp_lan_heard {
     uint64_t sent_ns; /* its clock */
     uint32_t service; /* of which it tells that its sender owns it, if it does */
     uint8_t term;     /* of that, the low 8 bits */
-    bool owns;
+    bool tells, owns;
     bool renounces;
     struct prl_answer answer; /* it is none, but an answer of the other node's kernel, when sent_ns is not 0 */
 };

@@ -39,6 +39,29 @@ static void judge_rival(struct prl_dp *dp, const struct dp_lan_heard *heard)
         dp_claims_repeat(dp, heard->service);
 }
 
+static void hear_word(struct prl_dp *dp, uint32_t service, bool owned, bool fenced)
+{
+    struct prl_word word = {.service = service, .owned = owned, .fenced = fenced};
+    uint32_t todo;
+
+    word.moves = dp->moves[service].state != PRL_MOVE_IDLE;
+    todo = prl_owner_word(&dp->owner, &word, dp->now_ns);
+    if (!todo)
+        return;
+    dp_owner_do(dp, todo & ~(uint32_t)PRL_OWNER_DO_DROP_LINK);
+    dp_link_lost(dp, "neither node owned a service");
+}
+
+static void hear_answer(struct prl_dp *dp, const struct prl_answer *answer)
+{
+    const struct dp_probe_said *said = dp_probe_said(dp);
+
+    dp_owner_do(dp, prl_owner_answer(&dp->owner, answer, dp->now_ns));
+    for (uint32_t service = 0; service < dp->config.owner.services && answer->at_ns == dp->owner.probes.at_ns;
+         service++)
+        hear_word(dp, service, said->owned >> service & 1, said->fenced >> service & 1);
+}
+
 static void hear_lan(struct prl_dp *dp)
 {
     for (uint32_t i = 0; i < DP_BATCH; i++) {
@@ -50,9 +73,12 @@ static void hear_lan(struct prl_dp *dp)
         if (got == 0)
             continue;
         if (heard.answer.sent_ns) {
-            dp_owner_do(dp, prl_owner_answer(&dp->owner, &heard.answer, dp->now_ns));
+            hear_answer(dp, &heard.answer);
             continue;
         }
+        /* A kernel that answers tells more, and sooner. */
+        if (heard.tells && !dp->owner.probes.at_ns && heard.service < dp->config.owner.services)
+            hear_word(dp, heard.service, heard.owns, false);
         if (heard.owns)
             judge_rival(dp, &heard);
         if (heard.renounces)
@@ -82,7 +108,7 @@ void dp_owner_datagrams(struct prl_dp *dp)
     for (uint32_t i = 0; i < DP_BATCH && got >= 0; i++) {
         got = dp_probe_next(dp, &answer);
         if (got > 0)
-            dp_owner_do(dp, prl_owner_answer(&dp->owner, &answer, dp->now_ns));
+            hear_answer(dp, &answer);
     }
 }
 
