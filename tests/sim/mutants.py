@@ -312,7 +312,7 @@ MUTANTS = (
         "node/enter.c",
         "    prl_owner_has_shadow(&dp->owner, flow->service);\n",
         "",
-        ("switchover", "LAN silent", "link cut and LAN of one deaf"),
+        ("switchover", "link cut and LAN of one deaf"),
     ),
     Mutant(
         "COMMIT is said before all is drained",
