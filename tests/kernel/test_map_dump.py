@@ -18,10 +18,12 @@ pytestmark = [
 NO_TYPES = {"prl_xsks"}
 """The kernel lets nobody read a map of AF_XDP sockets (net/xdp/xskmap.c)."""
 MEMBERS = {
+    "prl_awaited": {"wait_ns", "late"},
     "prl_flows": {"handle", "slot"},
     "prl_flow_state": {"key", "handle", "flags", "generation", "out_committed", "sock"},
     "prl_addrs": {"state", "service", "lif", "first_by_ns"},
     "prl_lifs": {"ifindex", "mac"},
+    "prl_newborns": {"until_ns", "iss", "tsval", "peer_mac"},
     "prl_node": {"heartbeat_ns", "stale_ns", "bypassed", "silent", "frames"},
     "prl_sample": {"count", "slot"},
     "prl_settle": {"since_ns", "tick_ns"},
