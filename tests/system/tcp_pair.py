@@ -118,6 +118,11 @@ class Live:
         self.shadow.wait_taken_over(PATIENCE_S)
         self.app.close()
 
+    def close(self) -> None:
+        """Both ends, after a failover: what died with its application has no socket, either."""
+        self.peer.close()
+        self.standby.close()
+
 
 class Pair:
     """The lab, and an application's connection to prld on each node."""

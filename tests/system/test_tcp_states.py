@@ -468,6 +468,7 @@ def test_sequence_numbers_wrap(pair: Pair, family: int, edge: int) -> None:
     start = (edge - SOME_BYTES // 2) % (1 << 32)
     live = pair.protect(*pair.forge(family, start, start + 1000))
     traffic(live, SOME_BYTES)
+    live.close()
     start = (edge - SOME_BYTES - SOME_BYTES // 2) % (1 << 32)
     live = pair.protect(*pair.forge(family, start, start + 1000))
     traffic(live, SOME_BYTES)
