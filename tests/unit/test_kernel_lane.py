@@ -100,6 +100,25 @@ def test_a_guest_that_its_emulation_killed_has_one_successor(
     assert len(boots) == 4
 
 
+def test_so_has_one_that_it_killed_as_it_booted(
+    boots: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    works, deaths = guest.run, [lane.PATCHED_UNDER_WAY]
+
+    def run(*words: Any, **more: Any) -> Outcome:
+        if deaths:
+            raise KernelError(deaths.pop())
+        return works(*words, **more)
+
+    monkeypatch.setattr(guest, "run", run)
+    monkeypatch.setattr(guest, "has_kvm", lambda: False)
+    assert verdicts(step("true")) == {"true": "good"}
+    assert len(boots) == 1
+    deaths += 2 * [lane.PATCHED_UNDER_WAY]
+    with pytest.raises(KernelError):
+        verdicts(step("true"))
+
+
 @pytest.mark.usefixtures("boots")
 def test_what_has_not_begun_in_time_is_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lane, "KERNEL_LIMIT_S", 1)

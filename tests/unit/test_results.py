@@ -11,6 +11,7 @@ import pytest
 
 from tests import again, results, table
 from tests.results import FOLDER_VARIABLE, LANE_VARIABLE
+from tests.sim import mutants
 
 ROOT = Path(__file__).parents[2]
 SKIPS = "tests/probes.py"  # the one place
@@ -229,3 +230,16 @@ def again_environment(tmp_path: Path) -> dict[str, str]:
         LANE_VARIABLE: "host",
         FOLDER_VARIABLE: str(tmp_path / "results"),
     }
+
+
+def test_a_test_that_a_mutant_fails_is_no_result(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def run(*_: object, env: dict[str, str], **__: object) -> "subprocess.CompletedProcess[str]":
+        said = ",".join({FOLDER_VARIABLE, LANE_VARIABLE} & env.keys())
+        return subprocess.CompletedProcess([], 0, said, "")
+
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(LANE_VARIABLE, "host")
+    monkeypatch.setattr(subprocess, "run", run)
+    assert mutants.hunt(0, tmp_path, 0) == ""
