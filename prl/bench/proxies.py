@@ -9,6 +9,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 from prl.bench.errors import BenchError
+from prl.daemon.host.network import proc_address
 from prl.lab.netns import Namespace
 
 START_TIMEOUT_S = 5.0
@@ -49,7 +50,7 @@ def await_listening(place: Namespace, address: str, port: int, argv: Sequence[st
     Raises:
         BenchError: nobody does in time.
     """
-    wanted = f"{int.from_bytes(IPv4Address(address).packed, 'little'):08X}:{port:04X}"
+    wanted = f"{proc_address(IPv4Address(address).packed)}:{port:04X}"
 
     def listens() -> bool:
         lines = Path("/proc/thread-self/net/tcp").read_text().splitlines()[1:]

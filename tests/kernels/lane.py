@@ -102,10 +102,9 @@ class Report:
     verdicts: dict[int, tuple[str, int]] = field(default_factory=dict)
     """By the step's number: the word, "good" or another one, and seconds."""
     under_way: int | None = None
-    again: set[int] = field(default_factory=set)
-    """The steps that have another guest, as the first one died of its emulation."""
-    booted_again: bool = False
-    """Likewise, of one that had not begun a step."""
+    again: set[int | None] = field(default_factory=set)
+    """The steps that have another guest, as the first one died of its emulation; None: as it
+    booted, before any."""
     boots_s: list[float] = field(default_factory=list)
     run_s: float = 0.0
     _began: float = 0.0
@@ -133,21 +132,19 @@ class Report:
         Raises:
             KernelError: it had not begun a step: another one would not, either.
         """
-        by_emulation = PATCHED_UNDER_WAY in str(error) and not guest.has_kvm()
         number = self.under_way
-        if number is None:
-            if not by_emulation or self.booted_again:
-                raise error
-            self.booted_again = True
-        else:
+        by_emulation = PATCHED_UNDER_WAY in str(error) and not guest.has_kvm()
+        has_successor = by_emulation and number not in self.again
+        if number is not None:
             self._end("DIED", round(time.monotonic() - self._began))
+        elif not has_successor:
+            raise error
         _say(f"    {error}\n".replace("\n", "\n    ").rstrip(" "))
-        if number is None:
-            _say("    the emulation's fault, as it booted (tests/kernels/lane.py): once more\n")
-        elif by_emulation and number not in self.again:
+        if has_successor:
             _say("    the emulation's fault (tests/kernels/lane.py): once more, in another guest\n")
             self.again.add(number)
-            del self.verdicts[number]
+            if number is not None:
+                del self.verdicts[number]
 
     def is_late(self) -> bool:
         """Whether a step's own limit did not end it, or nothing goes on at all."""

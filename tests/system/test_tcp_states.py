@@ -578,19 +578,26 @@ def test_another_who_comes_by_the_socket_after_a_look_is_found(pair: Pair) -> No
     pair.next_shadow()
 
 
+def refused_until_detached(
+    pair: Pair, peer: socket.socket, app: socket.socket, kind: Filter, words: str
+) -> None:
+    """A session whose socket has a filter, which stays in force."""
+    with pytest.raises(ReplicationError, match=words):
+        pair.protect(peer, app, patient=False)
+    assert filter_of(app) == kind
+    app.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
+    pair.protect(peer, app)
+    peer.sendall(b"goes on")
+    assert receive(app, 7) == b"goes on"
+
+
 def test_a_socket_filter_of_the_application_is_not_replaced(pair: Pair) -> None:
     peer, app = pair.connect(4)
     # struct sock_fprog of one instruction: all of the packet is let in.
     instruction = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0xFFFFFFFF), 8)
     program = struct.pack("HxxxxxxP", 1, ctypes.addressof(instruction))
     app.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
-    with pytest.raises(ReplicationError, match="socket filter"):
-        pair.protect(peer, app, patient=False)
-    assert filter_of(app) == Filter.CLASSIC
-    app.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
-    pair.protect(peer, app)
-    peer.sendall(b"goes on")
-    assert receive(app, 7) == b"goes on"
+    refused_until_detached(pair, peer, app, Filter.CLASSIC, "socket filter")
 
 
 @FAMILIES
@@ -599,13 +606,7 @@ def test_an_ebpf_filter_of_the_application_is_not_replaced(pair: Pair, family: i
     program = blackhole.load_let_in()
     app.setsockopt(socket.SOL_SOCKET, SO_ATTACH_BPF, program)
     os.close(program)
-    with pytest.raises(ReplicationError, match="SO_ATTACH_BPF"):
-        pair.protect(peer, app, patient=False)
-    assert filter_of(app) == Filter.EBPF
-    app.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
-    pair.protect(peer, app)
-    peer.sendall(b"goes on")
-    assert receive(app, 7) == b"goes on"
+    refused_until_detached(pair, peer, app, Filter.EBPF, "SO_ATTACH_BPF")
 
 
 @FAMILIES

@@ -851,13 +851,14 @@ enum prl_rival prl_owner_rival(const struct prl_owner *owner, uint32_t service, 
 
 uint32_t prl_owner_word(struct prl_owner *owner, const struct prl_word *word, uint64_t now_ns)
 {
-    uint32_t service = word->service, mask = 1u << service;
+    uint32_t service = word->service, mask;
     uint64_t until_ns = prl_owner_takeover_until_ns(owner);
     uint64_t *since_ns;
     uint8_t state;
 
     if (service >= owner->config.services)
         return 0;
+    mask = 1u << service;
     since_ns = &owner->ownerless_ns[service];
     state = owner->state[service];
     if (word->owned || word->moves || owner->link != PRL_LINK_UP ||
