@@ -354,6 +354,14 @@ def status(lab: Lab, node: str) -> dict[str, Any]:
     return found
 
 
+def stats(lab: Lab, node: str) -> dict[str, Any]:
+    """`prlctl -j stats` of one node."""
+    done = prlctl("--lab", lab.name, "--node", node, "-j", "stats")
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
 def eventually(what: str, check: Callable[[], object], timeout: float = PATIENCE_S) -> None:
     """Ask again and again: for facts of which no event tells."""
     deadline = time.monotonic() + timeout

@@ -55,8 +55,7 @@ def queues(lab: Lab, node: str) -> dict[int, Queue]:
 
 
 def datapath(lab: Lab, node: str) -> dict[str, int]:
-    done = support.prlctl("--lab", lab.name, "--node", node, "-j", "stats")
-    found: dict[str, int] = json.loads(done.stdout)["datapath"]
+    found: dict[str, int] = support.stats(lab, node)["datapath"]
     return found
 
 

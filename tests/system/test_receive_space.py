@@ -98,8 +98,7 @@ def test_a_cut_link_costs_nothing_but_the_protection() -> None:
             peer.finish()
         ended = apps.expect("end", "re0", peer=peer.port)
         assert (ended["bytes"], ended["sha256"]) == (SIZE_BYTES, payload.sha256(SIZE_BYTES))
-        counters = support.prlctl("--lab", lab.name, "--node", "re0", "-j", "stats")
-        stats = json.loads(counters.stdout)["datapath"]
+        stats = support.stats(lab, "re0")["datapath"]
         refused = (
             "rx_malformed",
             "rx_bad_checksum",

@@ -3,7 +3,6 @@
 Checks L10, L9, R23.
 """
 
-import json
 import os
 import random
 import re
@@ -167,8 +166,7 @@ def test_an_application_over_there_that_comes_and_goes_disturbs_nobody() -> None
         all_go_on(found)
         shadows = support.flows(casts.lab, "re1")
         assert [shadow["state"] for shadow in shadows] == ["active"] * COMING
-        stats = support.prlctl("--lab", casts.lab.name, "--node", "re1", "-j", "stats")
-        assert json.loads(stats.stdout)["datapath"]["moments_restored"] >= COMING + GOINGS
+        assert counters(casts.lab, "re1")["moments_restored"] >= COMING + GOINGS
         casts.forget("re1")
         casts.lab.fail("re0", "power")
         for talk in found:
@@ -177,8 +175,7 @@ def test_an_application_over_there_that_comes_and_goes_disturbs_nobody() -> None
 
 
 def counters(lab: Lab, node: str) -> dict[str, int]:
-    stats = support.prlctl("--lab", lab.name, "--node", node, "-j", "stats")
-    found: dict[str, int] = json.loads(stats.stdout)["datapath"]
+    found: dict[str, int] = support.stats(lab, node)["datapath"]
     return found
 
 
@@ -358,5 +355,4 @@ def test_a_pair_whose_set_ups_need_longer_than_configured_protects_all_the_same(
             apps.expect("protected", "re0", peer=peer.port)
             apps.expect("standby", "re1", peer=peer.port)
             assert peer.ask("protected") == "protected"
-            stats = support.prlctl("--lab", lab.name, "--node", "re0", "-j", "stats")
-            assert json.loads(stats.stdout)["attempts"]["deadline_ms"] > 1
+            assert support.stats(lab, "re0")["attempts"]["deadline_ms"] > 1

@@ -46,8 +46,7 @@ def test_too_big_is_replicated_before_and_obeyed_after_a_failover(family: int) -
         peer.hold_at(SIZE_BYTES // 8 * 3)
         eventually("re0 hears of the smaller path", lambda: path_mtu(lab, "re0") == 1400)
         eventually("so does the shadow", lambda: path_mtu(lab, "re1") == 1400)
-        counted = json.loads(prlctl("--lab", lab.name, "--node", "re0", "-j", "stats").stdout)
-        assert counted["kernel"]["icmp_quoted"] > 0
+        assert support.stats(lab, "re0")["kernel"]["icmp_quoted"] > 0
         lab.fail("re0", "power")
         apps.expect("taken_over", "re1", peer=peer.port)
         peer.hold_at(SIZE_BYTES // 8 * 5)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* How much a thread that comes before all others may take: a named share of each window of time. */
+/* When a thread comes before all others, and how much it may take then: a named share of each window of time. */
 #ifndef PRL_CORE_SHARE_H
 #define PRL_CORE_SHARE_H
 
@@ -9,6 +9,8 @@
 #endif
 
 enum {
+    PRL_LATE_MS = 8, /* behind what was due: then it comes before all others */
+    PRL_RAISED_MS = 500, /* for so long; if it is late again after that, it does so again */
     PRL_SHARE_WINDOW_MS = 100,
     PRL_SHARE_MS = 75, /* of each window */
 };

@@ -33,7 +33,8 @@ struct prl_dp_counters {
     uint64_t reinject_writes; /* gathered: one write for many packets */
     uint64_t link_writes;
     uint64_t polls_given_up; /* others wanted the CPU: no polling for a while */
-    uint64_t realtime_spent; /* windows of whose rest the thread had no real-time class (loop/realtime.h) */
+    uint64_t realtime_raised; /* it was late, and came before all others for a while (loop/realtime.h) */
+    uint64_t realtime_spent; /* windows of whose rest it did not, for it had taken its share of them */
     uint64_t kept_packets, refed_packets; /* R8: not yet in the shadow's socket when looked at; fed again */
     uint64_t holes; /* sessions that were reset: the new owner's kernel refused acknowledged input for good (R8) */
     uint64_t compared, differences; /* R12a */

@@ -278,22 +278,23 @@ int dp_run(struct prl_dp *dp)
     int ready = PRL_READY_ALL;
     struct dp_realtime realtime;
 
-    dp_realtime_begin(&realtime);
-    while (!atomic_load(&dp->stop)) {
+    dp_realtime_begin(dp, &realtime);
+    while (ready >= 0 && !atomic_load(&dp->stop)) {
         int polling = dp_turn(dp, (uint32_t)ready);
 
-        if (polling < 0)
-            return polling;
-        dp_realtime_pass(dp, &realtime);
+        if (polling < 0) {
+            ready = polling;
+            break;
+        }
+        dp_realtime_pass(&realtime, dp->loop->wait.until_ns);
         if (polling)
             dp_give_way(dp, &dp->loop->wait);
         else if (atomic_load(&dp->waiting))
             sched_yield();
         ready = dp->io->wait(dp->host, !polling);
-        if (ready < 0)
-            return ready;
     }
-    return 0;
+    dp_realtime_end(&realtime);
+    return ready < 0 ? ready : 0;
 }
 
 /* ---- birth and death ---- */

@@ -38,6 +38,7 @@ int dp_wait_prepare(struct prl_dp *dp, struct dp_wait *wait, uint64_t next_ns)
 {
     int err = dp->io->set_timer(dp->host, next_ns);
 
+    wait->until_ns = next_ns;
     return err ? err : choose_sources(dp, wait);
 }
 

@@ -10,8 +10,8 @@ from typing import Final
 NICE: Final = -15
 """Of all its threads: the control plane answers in time, too."""
 REALTIME_PRIORITY: Final = 1
-"""Of the datapath thread, which holds the lease (SCHED_FIFO, the least of them); what it may take
-at the most stands in userspace/core/share.h."""
+"""Of the datapath thread, which holds the lease (SCHED_FIFO, the least of them). It lays it down,
+and has it again while it is late; when, and what it may take, stands in userspace/core/share.h."""
 
 
 def become_nice() -> str:
