@@ -1,5 +1,6 @@
 """The datapath of one node, as the control plane steers it (userspace/api/datapath.h)."""
 
+import errno
 import os
 import socket
 from collections.abc import Sequence
@@ -68,6 +69,13 @@ class DatapathError(PrlError):
     def __init__(self, what: str, code: int) -> None:
         self.errno = abs(code)
         super().__init__(f"{what}: {os.strerror(self.errno)}")
+
+
+def _refused(prepared: "Prepared", code: int) -> DatapathError:
+    what = f"{prepared.spec.ends}: set-up refused"
+    if code == -errno.ENOSPC:
+        what += ", as many sessions as flows_max allows are protected (raise it on both nodes)"
+    return DatapathError(what, code)
 
 
 @dataclass(frozen=True, slots=True)
@@ -579,7 +587,7 @@ class Datapath:
         wanted = prepared.wanted
         wanted.setup_ns = deadline_ns
         if err := lib.prl_dp_primary_setup(self._dp, wanted):
-            raise DatapathError(f"{prepared.spec.ends}: set-up refused", err)
+            raise _refused(prepared, err)
         return Begun(int(wanted.handle), int(wanted.generation), int(wanted.begun_ns))
 
     def primary_prepare(self, prepared: "Prepared") -> tuple[int, int]:
@@ -589,7 +597,7 @@ class Datapath:
         """
         wanted = prepared.wanted
         if err := lib.prl_dp_primary_prepare(self._dp, wanted):
-            raise DatapathError(f"{prepared.spec.ends}: set-up refused", err)
+            raise _refused(prepared, err)
         return int(wanted.handle), int(wanted.generation)
 
     def primary_moment(

@@ -9,9 +9,13 @@ import subprocess
 
 import pytest
 
+from prl.client import NotProtectedError
 from prl.demo.records import RECORD_BYTES, record, stream_sha256
+from prl.errors import ReplicationError
 from prl.lab import Lab
+from tests.system import support
 from tests.system.support import PRLCTL, left_behind
+from tests.system.tcp_pair import Pair
 
 pytestmark = pytest.mark.needs("root", "netns", "bpf", "af_xdp", "struct_ops")
 
@@ -42,6 +46,16 @@ def test_all_of_many_sessions_go_on() -> None:
     assert sessions["count"] == sessions["continued"] == COUNT
     assert all(sessions[name]["max"] > 0 for name in TIMES)
     assert not left_behind(Lab(NAME).topology)
+
+
+def test_one_more_than_there_may_be_is_refused_with_what_to_do() -> None:
+    with support.pair("f8m", flows_max=1) as lab, Pair(lab) as pair:
+        _, first = pair.connect(4)
+        with pytest.raises(NotProtectedError):  # nobody shadows it over there; its flow is there
+            pair.node("re0").replicate(first)
+        _, second = pair.connect(4)
+        with pytest.raises(ReplicationError, match="flows_max"):
+            pair.node("re0").replicate(second)
 
 
 def test_no_two_sessions_say_the_same() -> None:

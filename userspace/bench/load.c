@@ -50,7 +50,7 @@
 
 #define MESSAGE_BYTES 64
 #define CHUNK_BYTES (128 << 10)
-#define CONNECTIONS_MAX 16384
+#define CONNECTIONS_MAX 131072
 #define REQUESTS_MAX (1 << 22)
 #define EVENTS_MAX 256
 #define NS_PER_MS 1000000ll
@@ -119,7 +119,10 @@ static void do_connect(const char *text, uint16_t port, uint32_t count)
     struct sockaddr_storage to;
     socklen_t bytes = address_of(text, port, &to);
 
-    for (uint32_t i = 0; i < count && connections < CONNECTIONS_MAX; i++) {
+    errno = ENOBUFS;
+    if (count > CONNECTIONS_MAX - connections)
+        die("connect");
+    for (uint32_t i = 0; i < count; i++) {
         int fd = socket(to.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
         if (fd < 0 || connect(fd, (struct sockaddr *)&to, bytes) < 0)
