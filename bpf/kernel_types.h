@@ -94,10 +94,20 @@ struct sock {
     atomic_t sk_drops;
     struct {
         atomic_t rmem_alloc;
+        int len;
     } sk_backlog;
     int sk_rcvbuf;
     __u32 sk_pacing_status;
     unsigned long sk_pacing_rate;
+};
+
+struct tcp_options_received {
+    __u16 mss_clamp;
+};
+
+/* From the kernel on whose struct tcp_repair_window has a sixth word. */
+struct tcp_sock___edge {
+    __u32 rcv_mwnd_seq;
 };
 
 struct tcp_sock {
@@ -107,7 +117,16 @@ struct tcp_sock {
     __u32 snd_una;
     __u32 snd_nxt;
     __u32 write_seq;
+    __u32 copied_seq;
+    __u32 snd_wl1;
+    __u32 snd_wnd;
+    __u32 max_window;
+    __u16 urg_data;
+    struct tcp_options_received rx_opt;
+    __u64 bytes_received;
+    __u64 bytes_acked;
     __u32 segs_in;
+    __u32 segs_out;
     __u32 snd_cwnd;
     __u32 snd_ssthresh;
     __u32 packets_out;

@@ -483,6 +483,22 @@ struct prl_references {
         count; /* references to its file: one for each descriptor, of any process, and each on its way in a message */
 };
 
+/* Likewise, to the rest program: whether a TCP socket is at rest, which is where repair mode is not needed to copy it, and then what of
+ * it no system call tells. */
+struct prl_rest {
+    __u8 header[16];
+    struct prl_flow_key key;
+    __u32 is_at_rest; /* 1: ESTABLISHED, both queues are empty, and all is acknowledged, both ways */
+    __u64 inode; /* of the socket; 0: there is none */
+    __u64 bytes_received,
+        bytes_acked; /* what TCP_INFO counts: whoever has asked that knows whether it has moved since */
+    __u32 segs_in, segs_out;
+    __u32 rcv_seq, snd_seq;
+    __u32 snd_wl1, snd_wnd, max_window, rcv_wnd; /* struct tcp_repair_window; its rcv_wup is rcv_seq */
+    __u32 rcv_edge; /* the highest right edge ever advertised */
+    __u32 mss; /* the peer's maximum segment size */
+};
+
 /* Request to the sample program (BPF_PROG_TEST_RUN): slots whose socket view is wanted. */
 #define PRL_SAMPLE_MAX 64
 struct prl_sample {
@@ -567,6 +583,7 @@ PRL_ASSERT_SIZE(struct prl_newborn, 32);
 PRL_ASSERT_SIZE(struct prl_news, 24);
 PRL_ASSERT_SIZE(struct prl_stranger, 40);
 PRL_ASSERT_SIZE(struct prl_references, 80);
+PRL_ASSERT_SIZE(struct prl_rest, 128);
 #endif
 
 #endif /* PRL_ABI_H */

@@ -195,6 +195,67 @@ int prl_references_run(struct __sk_buff *skb)
     return TC_ACT_OK;
 }
 
+static __always_inline __u32 right_edge(struct tcp_sock *tcp)
+{
+    struct tcp_sock___edge *edged = (void *)tcp;
+
+    if (bpf_core_field_exists(edged->rcv_mwnd_seq))
+        return edged->rcv_mwnd_seq;
+    return tcp->rcv_wup + tcp->rcv_wnd;
+}
+
+/* Nobody holds the socket while this reads. What it reads belongs together all the same: input and acknowledgements change what
+ * TCP_INFO counts, output begins with write_seq, and while rcv_wup is rcv_nxt a window that is said is one word. */
+static __always_inline void store_rest(struct prl_rest *rest, struct tcp_sock *tcp)
+{
+    struct sock *sk = (struct sock *)tcp;
+
+    rest->segs_in = tcp->segs_in;
+    rest->segs_out = tcp->segs_out;
+    rest->bytes_received = tcp->bytes_received;
+    rest->bytes_acked = tcp->bytes_acked;
+    rest->rcv_seq = tcp->rcv_nxt;
+    rest->snd_seq = tcp->write_seq;
+    rest->snd_wl1 = tcp->snd_wl1;
+    rest->snd_wnd = tcp->snd_wnd;
+    rest->max_window = tcp->max_window;
+    rest->rcv_wnd = tcp->rcv_wnd;
+    rest->rcv_edge = right_edge(tcp);
+    rest->mss = tcp->rx_opt.mss_clamp;
+    rest->is_at_rest = sk->__sk_common.skc_state == BPF_TCP_ESTABLISHED && tcp->snd_una == rest->snd_seq &&
+                       tcp->snd_nxt == rest->snd_seq && tcp->copied_seq == rest->rcv_seq &&
+                       tcp->rcv_wup == rest->rcv_seq && !tcp->urg_data && !tcp->out_of_order_queue.rb_node &&
+                       !sk->sk_backlog.len;
+}
+
+/* Run by prl_kernel_rest(), like the program above. */
+SEC("tc")
+int prl_rest_run(struct __sk_buff *skb)
+{
+    struct prl_rest *asked = (void *)(long)skb->data;
+    struct prl_rest found = {0};
+
+    if ((void *)(asked + 1) > (void *)(long)skb->data_end)
+        return TC_ACT_SHOT;
+    __builtin_memcpy(&found.key, &asked->key, sizeof(found.key));
+    struct bpf_sock *sk = socket_of(skb, &found.key);
+    struct tcp_sock *tcp = sk ? bpf_skc_to_tcp_sock(sk) : NULL; /* NULL for TIME_WAIT and for a request */
+    if (tcp) {
+        struct socket *socket = ((struct sock *)tcp)->sk_socket;
+        struct file *file = socket ? socket->file : NULL;
+        if (file)
+            found.inode = file->f_inode->i_ino;
+        store_rest(&found, tcp);
+    }
+    if (sk)
+        bpf_sk_release(sk);
+    asked = (void *)(long)skb->data;
+    if ((void *)(asked + 1) > (void *)(long)skb->data_end)
+        return TC_ACT_SHOT;
+    __builtin_memcpy(asked, &found, sizeof(found));
+    return TC_ACT_OK;
+}
+
 #define LOOPBACK_IFINDEX 1 /* include/linux/netdevice.h: that of lo, in every network namespace */
 
 /* Whether somebody owns the address here; one that is no service's is nobody's business. */

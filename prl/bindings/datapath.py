@@ -607,15 +607,18 @@ class Datapath:
         in_offset: int,
         out_offset: int,
         application: bytes | None,
+        *,
+        at_rest: bool = False,
     ) -> Sent | None:
         """Copy what moves of a session in set-up and send it: the answer activates the flow.
 
         The offsets lead from the socket's counters to its streams. None: nothing was sent; the
-        whole snapshot may still be.
+        whole snapshot may still be. ``at_rest``: only if it is (is_at_rest()), for its program
+        runs.
         """
         wanted = ffi.new("struct prl_moment_spec *")
         wanted.handle, wanted.generation = handle, generation
-        wanted.in_offset, wanted.out_offset = in_offset, out_offset
+        wanted.in_offset, wanted.out_offset, wanted.at_rest = in_offset, out_offset, at_rest
         source = ffi.from_buffer(application or b"")  # must live until the call
         wanted.application, wanted.application_bytes = source, len(source)
         counts, committed = ffi.new("struct prl_moment_counts *"), ffi.new("uint32_t *")
@@ -699,6 +702,15 @@ class Datapath:
         if count < 0:  # not _check(): the words take longer than all the rest
             raise DatapathError(f"{spec.ends}: its socket was not found", count)
         return int(count)
+
+    def is_at_rest(self, prepared: "Prepared") -> bool:
+        """Whether nothing is under way: then that socket needs no repair mode to be copied.
+
+        Not where it is not found either.
+        """
+        key, fd = ffi.addressof(prepared.wanted, "key"), prepared.spec.fd
+        moment, counts = ffi.new("struct prl_moment *"), ffi.new("struct prl_moment_counts *")
+        return bool(lib.prl_kernel_rest(self._kernel, key, fd, moment, counts) == 0)
 
     def is_filtered(self, prepared: "Prepared") -> bool:
         """Whether that socket has a filter of somebody else's; not where it is not found."""

@@ -1,4 +1,4 @@
-"""How many references there are to a session's socket, whoever has them (SPEC R17)."""
+"""What the kernel tells of a session's socket: who has it, and whether it is at rest (SPEC R17)."""
 
 import array
 import ctypes
@@ -9,8 +9,8 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
-from errno import ENOENT
+from dataclasses import dataclass, field
+from errno import EBUSY, ENOENT
 from typing import Any
 
 import pytest
@@ -30,6 +30,7 @@ from tests.kernel.bpf_lab import (
     ip,
     mapped,
 )
+from tests.system.support import eventually
 
 pytestmark = pytest.mark.needs("root", "bpf")
 
@@ -44,6 +45,8 @@ class Lab:
 
     bench: Bench
     stack: ExitStack
+    peers: list[socket.socket] = field(default_factory=list)
+    """The other ends of its connections."""
 
     def connect(self, service: Address, port: int) -> tuple[socket.socket, Any]:
         """A connection of the peer's: the node's end, and its flow's key."""
@@ -54,6 +57,7 @@ class Lab:
             )
         with inside(self.bench.peer_ns):
             peer = self.stack.enter_context(socket.create_connection((str(service), port)))
+        self.peers.append(peer)
         remote = PEER4 if service.version == 4 else PEER6
         return self.stack.enter_context(listener.accept()[0]), self.key(
             service, port, remote, peer.getsockname()[1]
@@ -154,3 +158,105 @@ def test_a_filter_of_prl_s_is_told_from_all_others(lab: Lab, service: Address) -
     with inside(lab.bench.node_ns), socket.socket() as other:
         found = lib.prl_kernel_is_filtered(lab.bench.kernel, key, other.fileno())
     assert found == -ENOENT
+
+
+class Rest:
+    """A look at a socket that may be at rest."""
+
+    def __init__(self, lab: Lab, sock: socket.socket, key: Any) -> None:
+        self.moment = ffi.new("struct prl_moment *")
+        self.counts = ffi.new("struct prl_moment_counts *")
+        with inside(lab.bench.node_ns):
+            self.error = int(
+                lib.prl_kernel_rest(lab.bench.kernel, key, sock.fileno(), self.moment, self.counts)
+            )
+
+
+@dataclass
+class Talk:
+    """A connection, both ends."""
+
+    lab: Lab
+    sock: socket.socket
+    peer: socket.socket
+    key: Any
+
+    def look(self) -> Rest:
+        return Rest(self.lab, self.sock, self.key)
+
+    def await_rest(self) -> Rest:
+        """What was said is acknowledged, be it by a delayed acknowledgement."""
+        eventually("it is at rest", lambda: self.look().error == 0)
+        return self.look()
+
+    def await_stir(self) -> None:
+        eventually("it is not at rest", lambda: self.look().error == -EBUSY)
+
+
+def talk(lab: Lab, service: Address) -> Talk:
+    sock, key = lab.connect(service, PORT)
+    return Talk(lab, sock, lab.peers[-1], key)
+
+
+def fields(struct: Any) -> dict[str, int]:
+    return {name: int(getattr(struct, name)) for name in dir(struct)}
+
+
+@FAMILIES
+def test_what_is_at_rest_is_copied_as_in_repair_mode(lab: Lab, service: Address) -> None:
+    """All that moves, the clock of the timestamps aside."""
+    both = talk(lab, service)
+    assert both.look().error == 0  # as its handshake left it
+    both.peer.sendall(b"a question")
+    assert both.sock.recv(64) == b"a question"
+    both.sock.sendall(b"an answer, which is longer")
+    rest = both.await_rest()
+    moment, counts = ffi.new("struct prl_moment *"), ffi.new("struct prl_moment_counts *")
+    queues = ffi.new("uint8_t[]", lib.PRL_MOMENT_SLACK)
+    call = ffi.new("const char **")
+    fd = both.sock.fileno()
+    assert lib.prl_moment_copy(fd, moment, queues, 0, counts, call) == 0
+    assert fields(rest.counts) == fields(counts)
+    since = int(moment.tsval) - int(rest.moment.tsval)
+    rest.moment.tsval = moment.tsval
+    assert fields(rest.moment) == fields(moment)
+    assert 0 <= since < 1 << 31
+    assert (moment.in_bytes, moment.out_bytes) == (10, 26)
+
+
+@FAMILIES
+def test_what_waits_to_be_read_is_not_at_rest(lab: Lab, service: Address) -> None:
+    both = talk(lab, service)
+    both.peer.sendall(b"x")
+    both.await_stir()
+    assert both.sock.recv(1) == b"x"
+    both.sock.sendall(b"y")  # it acknowledges, too
+    assert both.peer.recv(1) == b"y"
+    both.await_rest()
+
+
+def test_what_the_peer_has_not_acknowledged_is_not_at_rest(lab: Lab) -> None:
+    both = talk(lab, SERVICE4)
+    ip("-n", lab.bench.peer_ns, "link", "set", "lan0", "down")
+    both.sock.sendall(b"x")
+    assert both.look().error == -EBUSY
+
+
+def test_what_has_an_urgent_byte_is_not_at_rest(lab: Lab) -> None:
+    """Nor is it once that is read: the mark is there until something has come beyond it."""
+    both = talk(lab, SERVICE4)
+    both.peer.send(b"!", socket.MSG_OOB)
+    both.await_stir()
+
+
+def test_what_its_peer_has_ended_is_not_at_rest(lab: Lab) -> None:
+    both = talk(lab, SERVICE4)
+    both.peer.shutdown(socket.SHUT_WR)
+    both.await_stir()
+
+
+def test_what_is_no_such_socket_is_not_at_rest(lab: Lab) -> None:
+    sock, key = lab.connect(SERVICE4, PORT)
+    other, _ = lab.connect(SERVICE4, PORT + 1)
+    assert Rest(lab, other, key).error == -ENOENT
+    assert Rest(lab, sock, lab.key(SERVICE4, PORT, PEER4, 9)).error == -ENOENT

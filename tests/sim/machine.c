@@ -1323,6 +1323,17 @@ static int io_moment_copy(struct prl_host *host, int fd, struct prl_moment *mome
     return 0;
 }
 
+/* What is at rest has nothing in its queues, and may be copied while its program runs. */
+static int io_moment_rest(struct prl_host *host, const struct prl_flow_key *key, int fd, struct prl_moment *moment,
+                          struct prl_moment_counts *counts)
+{
+    const char *call;
+    int err = io_moment_copy(host, fd, moment, NULL, 0, counts, &call);
+
+    (void)key;
+    return err == -EMSGSIZE ? -EBUSY : err;
+}
+
 static int io_moment_restore(struct prl_host *host, int fd, const struct prl_ready *ready, uint32_t snd_wscale,
                              uint32_t rcv_wscale, const struct prl_moment *moment, const uint8_t *queues,
                              uint64_t elapsed_ms, struct prl_moment_counts *counts, const char **call)
@@ -1409,6 +1420,7 @@ static const struct prl_io io = {
     .gate_cookie = io_gate_cookie,
     .gate_forget = io_gate_forget,
     .moment_copy = io_moment_copy,
+    .moment_rest = io_moment_rest,
     .moment_restore = io_moment_restore,
     .moment_segs_in = io_moment_segs_in,
     .moment_keep_ahead = io_moment_keep_ahead,

@@ -60,6 +60,7 @@ FAMILIES = pytest.mark.parametrize("family", support.FAMILIES)
 SOME_BYTES = 200_000
 SMALL_BUFFER_BYTES = 8192
 SECRET = b"the-key-of-RFC-2385"
+UNREAD = b"waits to be read\n"
 SO_ATTACH_FILTER, SO_DETACH_FILTER, SO_ATTACH_BPF = 26, 27, 50  # asm-generic/socket.h
 TRACED = """
 import ctypes, time
@@ -543,6 +544,7 @@ def test_multipath_is_refused_with_what_to_do(pair: Pair, family: int) -> None:
 def test_another_holder_of_the_socket_that_cannot_be_stopped_is_named(pair: Pair) -> None:
     """It could meet the socket in repair mode; once it is gone, the session is protected."""
     peer, app = pair.connect(4)
+    leave_unread(peer, app)
     with subprocess.Popen(
         [sys.executable, "-c", TRACED], stdout=subprocess.PIPE, pass_fds=[app.fileno()]
     ) as other:
@@ -550,12 +552,28 @@ def test_another_holder_of_the_socket_that_cannot_be_stopped_is_named(pair: Pair
         assert other.stdout.readline() == b"traced\n"
         with pytest.raises(NotProtectedError, match=rf"process {other.pid} \(python") as refused:
             pair.protect(peer, app, patient=False)
-        peer.sendall(b"goes on")
-        assert receive(app, 7) == b"goes on"
+        assert receive(app, len(UNREAD)) == UNREAD
+        leave_unread(peer, app)
         other.kill()
     assert refused.value.session is not None
     refused.value.session.wait_state("active", timeout=support.PATIENCE_S)
     pair.next_shadow()
+
+
+def test_a_session_at_rest_needs_nobody_to_stand_still(pair: Pair) -> None:
+    """Its socket is never in repair mode: whoever has it, too, may do what it likes."""
+    peer, app = pair.connect(4)
+    with subprocess.Popen(
+        [sys.executable, "-c", TRACED], stdout=subprocess.PIPE, pass_fds=[app.fileno()]
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"traced\n"
+        before = moments_at_rest(pair)
+        live = pair.protect(peer, app)
+        assert moments_at_rest(pair) > before
+        assert carry(peer, app, SOME_BYTES) == receive(live.standby, SOME_BYTES)
+        other.kill()
+    traffic(live, SOME_BYTES)
 
 
 def test_another_who_comes_by_the_socket_after_a_look_is_found(pair: Pair) -> None:
@@ -566,6 +584,8 @@ def test_another_who_comes_by_the_socket_after_a_look_is_found(pair: Pair) -> No
     with ours, theirs, subprocess.Popen(command, pass_fds=[theirs.fileno()]) as other:
         try:
             assert ours.recv(1) == b"t"  # it is traced
+            for session in (first, (peer, app)):
+                leave_unread(*session)
             pair.protect(*first)  # a look finds both sockets
             socket.send_fds(ours, [b"x"], [app.fileno()])
             assert ours.recv(1) == b"r"
@@ -576,6 +596,16 @@ def test_another_who_comes_by_the_socket_after_a_look_is_found(pair: Pair) -> No
     assert refused.value.session is not None
     refused.value.session.wait_state("active", timeout=support.PATIENCE_S)
     pair.next_shadow()
+
+
+def moments_at_rest(pair: Pair) -> int:
+    return int(pair.node(pair.owner).request({"op": "stats"})["datapath"]["moments_at_rest"])
+
+
+def leave_unread(peer: socket.socket, app: socket.socket) -> None:
+    """Something that the application does not read: the session is not at rest."""
+    peer.sendall(UNREAD)
+    eventually("it has come", lambda: queue_bytes(app, Queue.UNREAD) == len(UNREAD))
 
 
 def refused_until_detached(

@@ -41,6 +41,7 @@ STRUCTS = (
     "prl_news",
     "prl_stranger",
     "prl_references",
+    "prl_rest",
 )
 Layout = tuple[int, dict[str, int]]
 

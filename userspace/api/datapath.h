@@ -103,7 +103,7 @@ int prl_dp_primary_setup(struct prl_dp *dp, struct prl_flow_spec *spec);
  * waits yet. Errors as above; -ENOTSUP: of a flow whose input is in our hands, which must not leave them. */
 int prl_dp_primary_prepare(struct prl_dp *dp, struct prl_flow_spec *spec);
 /* Primary, between setup and the answer: copies what moves and sends it; the answer activates the flow by itself. 0;
- * -ENOTSUP, -EAGAIN, -ENOBUFS and others: nothing was sent, the whole snapshot may still be. */
+ * -ENOTSUP, -EAGAIN, -ENOBUFS and others: nothing was sent, the whole snapshot may still be. -EBUSY: it was to be at rest. */
 int prl_dp_primary_moment(struct prl_dp *dp, const struct prl_moment_spec *spec, struct prl_moment_counts *counts,
                           uint32_t *committed);
 /* Secondary: spec->fd is ready for its moment (moment.h). It stays the caller's, to be closed once this is undone or

@@ -41,7 +41,7 @@ struct prl_moment_spec {
     int64_t in_offset, out_offset; /* from the socket's counters to positions in the streams */
     const uint8_t *application; /* what the application gave, if that is not what was prepared */
     uint32_t application_bytes;
-    uint32_t pad;
+    uint32_t at_rest; /* 1 = only if it is, and without repair mode: its program runs */
 };
 
 #endif /* PRL_FLOW_SPEC_H */

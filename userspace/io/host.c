@@ -482,6 +482,12 @@ static int moment_copy(struct prl_host *host, int fd, struct prl_moment *moment,
     return prl_moment_copy(fd, moment, queues, queues_max, counts, call);
 }
 
+static int moment_rest(struct prl_host *host, const struct prl_flow_key *key, int fd, struct prl_moment *moment,
+                       struct prl_moment_counts *counts)
+{
+    return prl_kernel_rest(host->kernel, key, fd, moment, counts);
+}
+
 static int moment_restore(struct prl_host *host, int fd, const struct prl_ready *ready, uint32_t snd_wscale,
                           uint32_t rcv_wscale, const struct prl_moment *moment, const uint8_t *queues,
                           uint64_t elapsed_ms, struct prl_moment_counts *counts, const char **call)
@@ -675,6 +681,7 @@ const struct prl_io prl_host_io = {
     .gate_cookie = gate_cookie,
     .gate_forget = gate_forget,
     .moment_copy = moment_copy,
+    .moment_rest = moment_rest,
     .moment_restore = moment_restore,
     .moment_segs_in = moment_segs_in,
     .moment_keep_ahead = moment_keep_ahead,

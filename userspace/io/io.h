@@ -112,6 +112,8 @@ struct prl_io {
     /* moment.h */
     int (*moment_copy)(struct prl_host *host, int fd, struct prl_moment *moment, uint8_t *queues,
                        uint32_t queues_max, struct prl_moment_counts *counts, const char **call);
+    int (*moment_rest)(struct prl_host *host, const struct prl_flow_key *key, int fd, struct prl_moment *moment,
+                       struct prl_moment_counts *counts); /* kernel_sockets.h, prl_kernel_rest() */
     int (*moment_restore)(struct prl_host *host, int fd, const struct prl_ready *ready, uint32_t snd_wscale,
                           uint32_t rcv_wscale, const struct prl_moment *moment, const uint8_t *queues,
                           uint64_t elapsed_ms, struct prl_moment_counts *counts, const char **call);

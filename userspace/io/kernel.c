@@ -49,6 +49,7 @@ static const struct {
     [PRL_PROG_GATE] = {PRL_OBJECT_SOCKET, "prl_gate"},
     [PRL_PROG_SAMPLE] = {PRL_OBJECT_SOCKET, "prl_sample_run"},
     [PRL_PROG_REFERENCES] = {PRL_OBJECT_SOCKET, "prl_references_run"},
+    [PRL_PROG_REST] = {PRL_OBJECT_SOCKET, "prl_rest_run"},
     [PRL_PROG_LOCAL] = {PRL_OBJECT_SOCKET, "prl_local"},
     [PRL_PROG_ANSWER] = {PRL_OBJECT_ANSWER, "prl_answer"},
 };

@@ -4,6 +4,7 @@
 #include <bpf/bpf.h>
 #include <errno.h>
 #include <limits.h>
+#include <linux/tcp.h>
 #include <netinet/in.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -89,33 +90,40 @@ static int sample_from(const struct prl_kernel *kernel, uint32_t ifindex)
     return bpf_prog_test_run_opts(kernel->program[PRL_PROG_SAMPLE], &options);
 }
 
-/* Asks the references program as though a packet had come in by this interface. */
-static int references_from(const struct prl_kernel *kernel, struct prl_references *asked, uint32_t ifindex)
+/* Asks a program about a socket as though a packet had come in by this interface. */
+static int ask_from(int program, void *asked, uint32_t bytes, uint32_t ifindex)
 {
     struct __sk_buff context = {.ifindex = ifindex};
-    LIBBPF_OPTS(bpf_test_run_opts, options, .data_in = asked, .data_size_in = sizeof(*asked), .data_out = asked,
-                .data_size_out = sizeof(*asked), .ctx_in = &context, .ctx_size_in = sizeof(context), .repeat = 1);
+    LIBBPF_OPTS(bpf_test_run_opts, options, .data_in = asked, .data_size_in = bytes, .data_out = asked,
+                .data_size_out = bytes, .ctx_in = &context, .ctx_size_in = sizeof(context), .repeat = 1);
 
-    return bpf_prog_test_run_opts(kernel->program[PRL_PROG_REFERENCES], &options);
+    return bpf_prog_test_run_opts(program, &options);
 }
 
-static int look_up(const struct prl_kernel *kernel, const struct prl_flow_key *key, int fd,
-                   struct prl_references *found)
+/* Asks it about the socket with these ends; `*inode`, which is part of what is asked, must be that of `fd`. */
+static int ask(const struct prl_kernel *kernel, enum prl_program program, const struct prl_flow_key *key, int fd,
+               void *asked, uint32_t bytes, const __u64 *inode)
 {
     bool has_lif = key->lif < kernel->lifs;
     uint32_t vrf_ifindex = has_lif ? kernel->vrf_ifindex[key->lif] : 0;
     struct stat own;
     int code;
 
-    *found = (struct prl_references){.key = *key};
     if (fstat(fd, &own))
         return -errno;
-    code = references_from(kernel, found, has_lif ? kernel->ifindex[key->lif] : 0);
-    if (code >= 0 && !found->inode && vrf_ifindex) /* as for samples */
-        code = references_from(kernel, found, vrf_ifindex);
+    code = ask_from(kernel->program[program], asked, bytes, has_lif ? kernel->ifindex[key->lif] : 0);
+    if (code >= 0 && !*inode && vrf_ifindex) /* as for samples */
+        code = ask_from(kernel->program[program], asked, bytes, vrf_ifindex);
     if (code < 0)
         return code;
-    return found->inode == own.st_ino ? 0 : -ENOENT;
+    return *inode == own.st_ino ? 0 : -ENOENT;
+}
+
+static int look_up(const struct prl_kernel *kernel, const struct prl_flow_key *key, int fd,
+                   struct prl_references *found)
+{
+    *found = (struct prl_references){.key = *key};
+    return ask(kernel, PRL_PROG_REFERENCES, key, fd, found, sizeof(*found), &found->inode);
 }
 
 int prl_kernel_references(const struct prl_kernel *kernel, const struct prl_flow_key *key, int fd)
@@ -134,6 +142,55 @@ int prl_kernel_is_filtered(const struct prl_kernel *kernel, const struct prl_flo
     int code = look_up(kernel, key, fd, &found);
 
     return code ? code : found.is_filtered != 0;
+}
+
+/* Whatever has come or gone since: the look was at a socket that nobody held. */
+static bool has_moved(const struct tcp_info *info, const struct prl_rest *rest)
+{
+    return info->tcpi_segs_in != rest->segs_in || info->tcpi_segs_out != rest->segs_out ||
+           info->tcpi_bytes_received != rest->bytes_received || info->tcpi_bytes_acked != rest->bytes_acked;
+}
+
+int prl_kernel_rest(const struct prl_kernel *kernel, const struct prl_flow_key *key, int fd,
+                    struct prl_moment *moment, struct prl_moment_counts *counts)
+{
+    struct prl_rest rest = {.key = *key};
+    struct tcp_info info = {0};
+    uint32_t tsval;
+    socklen_t bytes = sizeof(info), tsval_bytes = sizeof(tsval);
+    int code;
+
+    /* First of all what waits for the socket is worked off: whoever asks for TCP_INFO holds it (release_sock()). */
+    if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &bytes) < 0)
+        return -errno;
+    code = ask(kernel, PRL_PROG_REST, key, fd, &rest, sizeof(rest), &rest.inode);
+    if (code)
+        return code;
+    if (!rest.is_at_rest || has_moved(&info, &rest) || !rest.mss)
+        return -EBUSY;
+    if (getsockopt(fd, IPPROTO_TCP, TCP_TIMESTAMP, &tsval, &tsval_bytes) < 0)
+        return -errno;
+    *moment = (struct prl_moment){
+        .rcv_seq = rest.rcv_seq,
+        .snd_seq = rest.snd_seq,
+        .tsval = tsval,
+        .snd_wl1 = rest.snd_wl1,
+        .snd_wnd = rest.snd_wnd,
+        .max_window = rest.max_window,
+        .rcv_wnd = rest.rcv_wnd,
+        .rcv_wup = rest.rcv_seq,
+        .rcv_edge = rest.rcv_edge,
+        .mss = rest.mss,
+        .state = PRL_TCP_ESTABLISHED,
+        .in_bytes = rest.bytes_received,
+        .out_bytes = rest.bytes_acked,
+    };
+    *counts = (struct prl_moment_counts){
+        .bytes_received = rest.bytes_received,
+        .bytes_acked = rest.bytes_acked,
+        .segs_in = rest.segs_in,
+    };
+    return 0;
 }
 
 /* Before Linux 6.5 a look-up from a VRF's port does not find a socket of the VRF (net/core/filter.c, dev_sdif()): those that

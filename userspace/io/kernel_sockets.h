@@ -8,6 +8,7 @@
 #endif
 
 #include "prl_abi.h"
+#include "tcp/moment.h"
 
 struct prl_kernel;
 
@@ -26,5 +27,9 @@ int prl_kernel_references(const struct prl_kernel *kernel, const struct prl_flow
 /* Whether that socket has a filter, classic or eBPF, in whose place a mark gate would come: one that no prld attached, this one or
  * one before it. Or -errno as above. */
 int prl_kernel_is_filtered(const struct prl_kernel *kernel, const struct prl_flow_key *key, int fd);
+/* The moment of that socket if it is at rest (nothing in its queues, all acknowledged both ways): as prl_moment_copy() would have
+ * it, but without repair mode, so that nobody needs to stand still for it. Or -errno as above; -EBUSY: it is not at rest. */
+int prl_kernel_rest(const struct prl_kernel *kernel, const struct prl_flow_key *key, int fd,
+                    struct prl_moment *moment, struct prl_moment_counts *counts);
 
 #endif /* PRL_IO_KERNEL_SOCKETS_H */

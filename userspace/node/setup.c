@@ -99,9 +99,12 @@ static int send_moment(struct prl_dp *dp, const struct dp_flow *flow, const stru
     const char *call;
     int tlvs_bytes, err;
 
-    err = dp->io->moment_copy(dp->host, flow->spec.fd, &moment,
-                              dp->setups->tlvs + PRL_TLV_HEADER + PRL_MOMENT_FIELDS, PRL_MOMENT_QUEUES_MAX, counts,
-                              &call);
+    if (spec->at_rest)
+        err = dp->io->moment_rest(dp->host, &flow->kernel->key, flow->spec.fd, &moment, counts);
+    else
+        err = dp->io->moment_copy(dp->host, flow->spec.fd, &moment,
+                                  dp->setups->tlvs + PRL_TLV_HEADER + PRL_MOMENT_FIELDS, PRL_MOMENT_QUEUES_MAX,
+                                  counts, &call);
     if (!err && moment.state != PRL_TCP_ESTABLISHED)
         err = -ENOTSUP; /* the element does not tell it */
     if (err)
@@ -137,6 +140,7 @@ int dp_setup_send_moment(struct prl_dp *dp, const struct prl_moment_spec *spec, 
         err = sent ? send_moment(dp, flow, spec, counts, committed) : -ENOTSUP;
     if (!err) {
         dp->counters.moments_sent++;
+        dp->counters.moments_at_rest += spec->at_rest != 0;
         *sent = (struct sent){spec->handle, spec->generation, counts->segs_in, *committed};
     }
     return err;

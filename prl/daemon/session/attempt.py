@@ -93,6 +93,8 @@ class _Work:
     """References to it that a look did not find the owners of; infinite: it is not known."""
     is_prepared: bool = False
     """The other node waits for the moment."""
+    is_at_rest: bool = False
+    """It may be copied while its program runs."""
     deadline_s: float = 0.0
     """How long the session may stand still."""
     begun_ns: int = 0
@@ -220,7 +222,8 @@ class Attempts:
         work = _Work(session, sock, order, fixed, self._wanted(session, sock, fixed))
         await self._prepare(work, sessions)
         try:
-            if fixed is not None:
+            work.is_at_rest = work.is_prepared and self._dp.is_at_rest(work.wanted)
+            if fixed is not None and not work.is_at_rest:
                 await self._find_holders(work)
             if session.state != "open" or session.closing:
                 return
@@ -246,30 +249,13 @@ class Attempts:
         """From the moment on that the input waits. Raises as protect() expects."""
         session = work.session
         session.mend().done = done = asyncio.get_running_loop().create_future()
-
-        def begin() -> None:
-            clock()
-            self._begin(work, sessions)
-
-        def copy() -> _Copied | Frozen | None:
-            assert work.fixed is not None
-            if session.state != "open" or session.closing:
-                return None
-            if (unseen := self._unseen(work)) > work.unseen:
-                raise _OthersError(unseen)
-            begin()
-            order = _as_of_now(work)
-            if work.is_prepared and (copied := self._moment(work, order.application)):
-                return copied
-            return cloning.freeze_tcp(work.sock, order, work.fixed)
-
         with self._pace.timed() as clock:
-            copied: _Copied | Frozen | None
-            if work.fixed is not None:
-                copied = await self._stopped(work, copy)
-            else:
-                begin()
-                copied = await cloning.freeze_udp(work.sock, work.order)
+
+            def begin() -> None:
+                clock()
+                self._begin(work, sessions)
+
+            copied = await self._copied(work, begin)
             if copied is None:
                 return
             if isinstance(copied, Frozen):
@@ -285,6 +271,33 @@ class Attempts:
                 session.handle, session.generation, copied.committed, answer.space
             )
             self._protected(work, time.clock_gettime_ns(time.CLOCK_BOOTTIME))
+
+    async def _copied(self, work: _Work, begin: Callable[[], None]) -> _Copied | Frozen | None:
+        """``begin`` makes the input wait. None: the session is not to be protected any more."""
+        if work.fixed is None:
+            begin()
+            return await cloning.freeze_udp(work.sock, work.order)
+        if work.is_at_rest:
+            begin()
+            # The program has had all that there is, and it may say something, which is held.
+            if copied := self._moment(work, _as_of_now(work).application, at_rest=True):
+                return copied
+            await self._find_holders(work)  # it has said something just before that
+        return await self._stopped(work, lambda: self._copy(work, begin))
+
+    def _copy(self, work: _Work, begin: Callable[[], None]) -> _Copied | Frozen | None:
+        """While all stand still who have the socket. Raises _OthersError: somebody may not."""
+        assert work.fixed is not None
+        if work.session.state != ("setup" if work.begun_ns else "open") or work.session.closing:
+            return None
+        if (unseen := self._unseen(work)) > work.unseen:
+            raise _OthersError(unseen)
+        if not work.begun_ns:
+            begin()
+        order = _as_of_now(work)
+        if work.is_prepared and (copied := self._moment(work, order.application)):
+            return copied
+        return cloning.freeze_tcp(work.sock, order, work.fixed)
 
     def _protected(self, work: _Work, active_ns: int) -> None:
         session, frozen_ns = work.session, active_ns - work.begun_ns
@@ -368,8 +381,8 @@ class Attempts:
         with contextlib.suppress(DatapathError):  # the link is gone, and the preparation with it
             self._dp.send(Message.CLOSE, handle=session.handle, generation=session.generation)
 
-    def _moment(self, work: _Work, application: bytes) -> _Copied | None:
-        """Copied and on its way; None: this takes the whole snapshot."""
+    def _moment(self, work: _Work, application: bytes, *, at_rest: bool = False) -> _Copied | None:
+        """Copied and on its way; None: this takes the whole snapshot, or it is not at rest."""
         session, streams = work.session, work.order.streams
         sent = self._dp.primary_moment(
             session.handle,
@@ -377,6 +390,7 @@ class Attempts:
             streams.in_offset,
             streams.out_offset,
             None if application == work.order.application else application,
+            at_rest=at_rest,
         )
         if sent is None:
             return None
