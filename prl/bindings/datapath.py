@@ -248,6 +248,20 @@ class Sent:
 
 
 @dataclass(frozen=True, slots=True)
+class Rest:
+    """What moves of a connection that is at rest."""
+
+    moment: Any
+    """A struct prl_moment."""
+    segs_in: int
+
+    @property
+    def is_new(self) -> bool:
+        """Whether the peer has not said anything yet."""
+        return not self.moment.in_bytes
+
+
+@dataclass(frozen=True, slots=True)
 class FlowInfo:
     """One flow as the datapath and the kernel see it."""
 
@@ -613,8 +627,7 @@ class Datapath:
         """Copy what moves of a session in set-up and send it: the answer activates the flow.
 
         The offsets lead from the socket's counters to its streams. None: nothing was sent; the
-        whole snapshot may still be. ``at_rest``: only if it is (is_at_rest()), for its program
-        runs.
+        whole snapshot may still be. ``at_rest``: only if it is (at_rest()), for its program runs.
         """
         wanted = ffi.new("struct prl_moment_spec *")
         wanted.handle, wanted.generation = handle, generation
@@ -703,14 +716,16 @@ class Datapath:
             raise DatapathError(f"{spec.ends}: its socket was not found", count)
         return int(count)
 
-    def is_at_rest(self, prepared: "Prepared") -> bool:
-        """Whether nothing is under way: then that socket needs no repair mode to be copied.
+    def at_rest(self, prepared: "Prepared") -> Rest | None:
+        """What moves of that socket while nothing is under way: it needs no repair mode.
 
-        Not where it is not found either.
+        None: something is, or it is not found.
         """
         key, fd = ffi.addressof(prepared.wanted, "key"), prepared.spec.fd
         moment, counts = ffi.new("struct prl_moment *"), ffi.new("struct prl_moment_counts *")
-        return bool(lib.prl_kernel_rest(self._kernel, key, fd, moment, counts) == 0)
+        if lib.prl_kernel_rest(self._kernel, key, fd, moment, counts):
+            return None
+        return Rest(moment, int(counts.segs_in))
 
     def is_filtered(self, prepared: "Prepared") -> bool:
         """Whether that socket has a filter of somebody else's; not where it is not found."""

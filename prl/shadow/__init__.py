@@ -5,7 +5,7 @@ calls restore() on what decode() makes of it, then adopt() at take-over or disca
 UDP sockets have take_udp() and restore_udp().
 """
 
-from prl.shadow.capture import Fixed, SnapshotMovedError, fixed_of, outline, take
+from prl.shadow.capture import Fixed, SnapshotMovedError, at_rest, fixed_of, outline, take
 from prl.shadow.restore import (
     abandon,
     adopt,
@@ -47,6 +47,7 @@ __all__ = [
     "UnreadError",
     "abandon",
     "adopt",
+    "at_rest",
     "decode",
     "decode_udp",
     "discard",

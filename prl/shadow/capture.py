@@ -100,6 +100,11 @@ def outline(sock: socket.socket, fixed: Fixed) -> TcpSnapshot | None:
     return _snapshot(sock, fixed, info, moment)
 
 
+def at_rest(sock: socket.socket, fixed: Fixed, moment: Any, segs_in: int) -> TcpSnapshot:
+    """A snapshot of which all that moves is known: its queues are empty. Raises CallError."""
+    return _snapshot(sock, fixed, tcp_info(sock), moment, segs_in=segs_in)
+
+
 def take(sock: socket.socket, *, attempts: int = 3, fixed: Fixed | None = None) -> TcpSnapshot:
     """Copy the state of a live TCP connection; the socket is as before afterwards.
 

@@ -224,8 +224,6 @@ def test_quiet_sessions_outlive_flaps_of_the_link_without_new_snapshots(family: 
             if flap < FLAPS:
                 say(quiet, chance)
         assert generations(lab) == first
-        assert counters(lab, "re0")["moments_sent"] == counters(lab, "re1")["moments_restored"]
-        assert counters(lab, "re1")["moments_restored"] == QUIET
         casts.forget("re1")
         lab.fail("re0", "power")
         for peer in quiet:

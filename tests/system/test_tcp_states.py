@@ -568,9 +568,9 @@ def test_a_session_at_rest_needs_nobody_to_stand_still(pair: Pair) -> None:
     ) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == b"traced\n"
-        before = moments_at_rest(pair)
+        before = copied_at_rest(pair)
         live = pair.protect(peer, app)
-        assert moments_at_rest(pair) > before
+        assert copied_at_rest(pair) > before
         assert carry(peer, app, SOME_BYTES) == receive(live.standby, SOME_BYTES)
         other.kill()
     traffic(live, SOME_BYTES)
@@ -598,8 +598,8 @@ def test_another_who_comes_by_the_socket_after_a_look_is_found(pair: Pair) -> No
     pair.next_shadow()
 
 
-def moments_at_rest(pair: Pair) -> int:
-    return int(pair.node(pair.owner).request({"op": "stats"})["datapath"]["moments_at_rest"])
+def copied_at_rest(pair: Pair) -> int:
+    return int(pair.node(pair.owner).request({"op": "stats"})["attempts"]["at_rest"])
 
 
 def leave_unread(peer: socket.socket, app: socket.socket) -> None:

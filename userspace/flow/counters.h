@@ -41,7 +41,6 @@ struct prl_dp_counters {
     uint64_t signed_again; /* segments of ours whose header was brought up to date behind the stack's back */
     uint64_t foreign_signatures; /* of ours, made with another key than the one that the flow was set up with */
     uint64_t moments_sent, moments_late; /* R17: set-ups in two steps; something had come since the copy */
-    uint64_t moments_at_rest; /* of moments_sent: nobody stood still, and there was no repair mode */
     uint64_t moments_restored, moments_refused, prepared_dropped; /* on the other node; dropped: no moment came */
     uint64_t resumed, resume_refused, opened_alone; /* L10: flows; opened: nothing was said of them in time */
     uint64_t suspended, suspended_void; /* L10: shadows; void: nobody was there in time to go on with them */

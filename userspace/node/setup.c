@@ -140,7 +140,6 @@ int dp_setup_send_moment(struct prl_dp *dp, const struct prl_moment_spec *spec, 
         err = sent ? send_moment(dp, flow, spec, counts, committed) : -ENOTSUP;
     if (!err) {
         dp->counters.moments_sent++;
-        dp->counters.moments_at_rest += spec->at_rest != 0;
         *sent = (struct sent){spec->handle, spec->generation, counts->segs_in, *committed};
     }
     return err;

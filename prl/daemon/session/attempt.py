@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from prl.bindings import wire
-from prl.bindings.datapath import Datapath, DatapathError, Event, Prepared
+from prl.bindings.datapath import Datapath, DatapathError, Event, Prepared, Rest
 from prl.bindings.facts import Capability, Message, Reason, Tlv
 from prl.bindings.wire import Element
 from prl.config import Config
@@ -93,6 +93,8 @@ class _Work:
     """References to it that a look did not find the owners of; infinite: it is not known."""
     is_prepared: bool = False
     """The other node waits for the moment."""
+    is_new: bool = False
+    """It waits anyhow, or nobody misses it yet: all is said in one step."""
     is_at_rest: bool = False
     """It may be copied while its program runs."""
     deadline_s: float = 0.0
@@ -136,7 +138,7 @@ class Attempts:
         self.closed = ""
         """Why nothing can be protected now; empty: it can."""
         self._holders = SocketHolders()
-        self._looked_again = 0
+        self._looked_again = self._copied_at_rest = 0
         self._deadline = Deadline(config.timing.setup_ms / 1000)
         self._pace = Pace(SETUPS_AT_ONCE, config.timing.setup_ms / SLOW_PART / 1000)
 
@@ -155,6 +157,7 @@ class Attempts:
             "deadline_ms": round(1000 * self._deadline.seconds, 3),
             "at_once": self._pace.limit,
             "looked_again": self._looked_again,
+            "at_rest": self._copied_at_rest,
         }
 
     def _know(self, session: Session, sock: socket.socket, sessions: dict[int, Session]) -> None:
@@ -220,9 +223,13 @@ class Attempts:
             next_hop_mac=hop.mac if hop else "",
         )
         work = _Work(session, sock, order, fixed, self._wanted(session, sock, fixed))
-        await self._prepare(work, sessions)
+        work.is_new = (
+            not session.handle and (rest := self._at_rest(work)) is not None and rest.is_new
+        )
+        if not work.is_new:
+            await self._prepare(work, sessions)
         try:
-            work.is_at_rest = work.is_prepared and self._dp.is_at_rest(work.wanted)
+            work.is_at_rest = work.is_new or (work.is_prepared and bool(self._at_rest(work)))
             if fixed is not None and not work.is_at_rest:
                 await self._find_holders(work)
             if session.state != "open" or session.closing:
@@ -236,6 +243,9 @@ class Attempts:
     def _in_time(self, work: _Work) -> Iterator[None]:
         """The deadline of what is done within, which follows whether that was long enough."""
         work.deadline_s = self._deadline.seconds
+        if work.is_new:
+            birth_ms = self._config.service[work.session.service].birth_ms
+            work.deadline_s = max(work.deadline_s, birth_ms / 1000)
         try:
             yield
         except PrlError:
@@ -279,11 +289,24 @@ class Attempts:
             return await cloning.freeze_udp(work.sock, work.order)
         if work.is_at_rest:
             begin()
-            # The program has had all that there is, and it may say something, which is held.
-            if copied := self._moment(work, _as_of_now(work).application, at_rest=True):
+            if copied := self._copy_at_rest(work):
+                self._copied_at_rest += 1
                 return copied
             await self._find_holders(work)  # it has said something just before that
         return await self._stopped(work, lambda: self._copy(work, begin))
+
+    def _at_rest(self, work: _Work) -> Rest | None:
+        return None if work.fixed is None else self._dp.at_rest(work.wanted)
+
+    def _copy_at_rest(self, work: _Work) -> _Copied | Frozen | None:
+        """While its program runs: it has had all that came, and what it says now is held."""
+        order = _as_of_now(work)
+        if work.is_prepared:
+            return self._moment(work, order.application, at_rest=True)
+        rest = self._at_rest(work)
+        if rest is None or work.fixed is None:
+            return None
+        return cloning.freeze_at_rest(work.sock, order, work.fixed, rest)
 
     def _copy(self, work: _Work, begin: Callable[[], None]) -> _Copied | Frozen | None:
         """While all stand still who have the socket. Raises _OthersError: somebody may not."""

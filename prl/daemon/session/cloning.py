@@ -11,7 +11,7 @@ from functools import lru_cache
 from ipaddress import ip_address
 from typing import Final
 
-from prl.bindings.datapath import FlowSpec, Ready, Replay, Tuple
+from prl.bindings.datapath import FlowSpec, Ready, Replay, Rest, Tuple
 from prl.control import input_history
 from prl.daemon.session.streams import Streams
 from prl.daemon.session.transfer import Setup
@@ -25,6 +25,7 @@ from prl.shadow import (
     TcpSnapshot,
     UdpSnapshot,
     UnreadError,
+    at_rest,
     decode,
     decode_udp,
     encode,
@@ -135,6 +136,13 @@ def freeze_tcp(sock: socket.socket, order: Order, fixed: Fixed) -> Frozen:
     mss = get_int(sock, Tcp.MAXSEG)
     tcp = take(sock, attempts=SNAPSHOT_ATTEMPTS, fixed=fixed)
     return Frozen(_setup_of(order, tcp, mss, order.streams.of(tcp)), tcp.segs_in)
+
+
+def freeze_at_rest(sock: socket.socket, order: Order, fixed: Fixed, rest: Rest) -> Frozen:
+    """Likewise, of TCP that is at rest: its application need not. Raises CallError."""
+    tcp = at_rest(sock, fixed, rest.moment, rest.segs_in)
+    setup = _setup_of(order, tcp, get_int(sock, Tcp.MAXSEG), order.streams.of(tcp))
+    return Frozen(setup, tcp.segs_in)
 
 
 def outline_of(sock: socket.socket, order: Order, fixed: Fixed) -> Setup | None:
