@@ -18,6 +18,7 @@ from tests.system.watch import Talk, watch
 
 pytestmark = [
     pytest.mark.system,
+    pytest.mark.waits,
     pytest.mark.needs("root", "netns", "bpf", "af_xdp", "struct_ops", "etcd"),
 ]
 

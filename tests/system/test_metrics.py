@@ -17,6 +17,7 @@ from tests.system.support import Applications, eventually, flows
 
 pytestmark = [
     pytest.mark.system,
+    pytest.mark.waits,
     pytest.mark.needs("root", "netns", "bpf", "af_xdp", "struct_ops", "prometheus", "curl"),
 ]
 

@@ -21,6 +21,7 @@ from tests.system.watch import Talk, ask_who_has, watch
 
 pytestmark = [
     pytest.mark.system,
+    pytest.mark.waits,
     pytest.mark.needs("root", "netns", "bpf", "af_xdp", "struct_ops", "bpftool"),
 ]
 
