@@ -681,6 +681,11 @@ class Control:
         moment = self.ffi.new("struct prl_moment_spec *")
         moment.handle, moment.generation = handle, generation
         counts = self.ffi.new("struct prl_moment_counts *")
+        moment.at_rest = 1
+        if node.call(lib.prl_dp_primary_moment, moment, counts, self._reason) == 0:
+            self.world.count("moment at rest")
+            return
+        moment.at_rest = 0
         if node.call(lib.prl_dp_primary_moment, moment, counts, self._reason) < 0:
             node.call(lib.prl_dp_primary_fail, handle, lib.PRL_REASON_RESTORE_FAILED)
 

@@ -26,7 +26,7 @@ REACHED = (
     "session taken over", "bypassed", "fenced", "renounced", "renounced over the LAN",
     "shadows voided", "void sent", "retried", "dropped_nack", "dropped_full", "dropped_space",
     "dropped: captured", "dropped: held", "rx_no_hold", "setup refused", "setup answer lost",
-    "moment restored", "output sent again", "input sent again", "fin", "rst",
+    "moment restored", "moment at rest", "output sent again", "input sent again", "fin", "rst",
     "restarted", "prld restarted", "handle reused in a new epoch", "takeover on request",
     "started alone", "silent", "speaks again", "shadows expired", "moved", "move undone",
     "move in doubt", "move resumed", "resumed after a probe", "relayed_packets",
