@@ -10,7 +10,7 @@ INFO_MAX_BYTES = 512
 """Longest TCP_INFO that is read; today's kernels fill about 280 bytes."""
 
 # struct tcp_info up to tcpi_rcv_wnd; `x` skips what nobody here reads.
-_LAYOUT = struct.Struct("=B4xBBxI12xI40xI32x16xQQII8xII64xIII")
+_LAYOUT = struct.Struct("=B4xBBxI12xI16xI4xI12xI32x16xQQII8xII64xIII")
 _HIGH_NIBBLE_FIRST = sys.byteorder == "big"
 
 
@@ -41,6 +41,9 @@ class TcpInfo:
     rcv_wscale: int
     rto_us: int
     unacked_segments: int
+    last_data_sent_ms: int
+    """How long ago, to the tick of the kernel's clock; since the handshake if never."""
+    last_data_recv_ms: int
     rtt_us: int
     bytes_acked: int
     bytes_received: int

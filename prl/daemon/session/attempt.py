@@ -38,7 +38,7 @@ from prl.kernel.descriptors import Filter, Holder, filter_of, references_by
 from prl.kernel.freezer import FreezeError, Tracer
 from prl.kernel.scan import SocketHolders
 from prl.shadow import Fixed, SnapshotError, fixed_of
-from prl.shadow.sockopt import CallError, So, get_int
+from prl.shadow.sockopt import CallError, So, get_int, tcp_info
 
 SETUPS_AT_ONCE = 8
 """Sessions that are being protected at a time, at most; the others wait, undisturbed."""
@@ -48,6 +48,9 @@ SEND_FULL_WAIT_S = 0.002
 PREPARE_TIMEOUT_S = 2.0
 """How long the other node may take to prepare; nothing waits for it meanwhile."""
 
+QUIET_MS = 10
+"""Who has said and heard nothing for so long is taken to stay at rest. If it does not, its input
+waits while its holders are looked for, which otherwise is done before."""
 STOPS_MAX = 3
 """How often a program is stopped in vain because others came by its socket since they were looked
 for; then protecting is tried again later."""
@@ -94,7 +97,7 @@ class _Work:
     is_prepared: bool = False
     """The other node waits for the moment."""
     is_new: bool = False
-    """It waits anyhow, or nobody misses it yet: all is said in one step."""
+    """Its peer has said nothing, and its input waits to be protected anyhow: all in one step."""
     is_at_rest: bool = False
     """It may be copied while its program runs."""
     deadline_s: float = 0.0
@@ -223,13 +226,11 @@ class Attempts:
             next_hop_mac=hop.mac if hop else "",
         )
         work = _Work(session, sock, order, fixed, self._wanted(session, sock, fixed))
-        work.is_new = (
-            not session.handle and (rest := self._at_rest(work)) is not None and rest.is_new
-        )
+        work.is_new = self._is_born(work)
         if not work.is_new:
             await self._prepare(work, sessions)
         try:
-            work.is_at_rest = work.is_new or (work.is_prepared and bool(self._at_rest(work)))
+            work.is_at_rest = work.is_new or (work.is_prepared and self._stays_at_rest(work))
             if fixed is not None and not work.is_at_rest:
                 await self._find_holders(work)
             if session.state != "open" or session.closing:
@@ -244,8 +245,7 @@ class Attempts:
         """The deadline of what is done within, which follows whether that was long enough."""
         work.deadline_s = self._deadline.seconds
         if work.is_new:
-            birth_ms = self._config.service[work.session.service].birth_ms
-            work.deadline_s = max(work.deadline_s, birth_ms / 1000)
+            work.deadline_s = max(work.deadline_s, self._birth_s(work))
         try:
             yield
         except PrlError:
@@ -297,6 +297,21 @@ class Attempts:
 
     def _at_rest(self, work: _Work) -> Rest | None:
         return None if work.fixed is None else self._dp.at_rest(work.wanted)
+
+    def _birth_s(self, work: _Work) -> float:
+        return self._config.service[work.session.service].birth_ms / 1000
+
+    def _is_born(self, work: _Work) -> bool:
+        if work.session.handle or not self._birth_s(work):
+            return False
+        rest = self._at_rest(work)
+        return rest is not None and rest.is_new
+
+    def _stays_at_rest(self, work: _Work) -> bool:
+        """Whether it is at rest, and has been; else it is stopped before its input waits."""
+        info = tcp_info(work.sock)
+        quiet_ms = min(info.last_data_sent_ms, info.last_data_recv_ms)
+        return quiet_ms >= QUIET_MS and self._at_rest(work) is not None
 
     def _copy_at_rest(self, work: _Work) -> _Copied | Frozen | None:
         """While its program runs: it has had all that came, and what it says now is held."""
