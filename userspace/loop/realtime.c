@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-#define _GNU_SOURCE /* SCHED_RESET_ON_FORK, gettid(), sem_clockwait() */
+#define _GNU_SOURCE /* SCHED_RESET_ON_FORK, gettid(), sem_clockwait(), pthread_setname_np() */
 #include "loop/realtime.h"
 
 #include <sched.h>
@@ -69,6 +69,8 @@ static int start_watcher(struct dp_realtime *realtime)
     pthread_attr_setstacksize(&kind, STACK_BYTES);
     err = pthread_create(&realtime->watcher, &kind, watch, realtime);
     pthread_attr_destroy(&kind);
+    if (!err)
+        pthread_setname_np(realtime->watcher, "lateness"); /* else it is called as the datapath's is */
     return err;
 }
 
