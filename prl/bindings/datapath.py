@@ -445,8 +445,11 @@ class Datapath:
             _check(err, "the link's connection was refused")
 
     def link_hello(self) -> None:
-        """Give up what the old epoch allowed; to be called before HELLO is sent (SPEC L10)."""
-        lib.prl_dp_link_hello(self._dp)
+        """Give up what the old epoch allowed; to be called before HELLO is sent (SPEC L10).
+
+        Raises DatapathError: there is no connection that waits for it, and nothing was given up.
+        """
+        _check(lib.prl_dp_link_hello(self._dp), "HELLO cannot be said")
 
     def link_up(
         self, epoch: int, capabilities: int, lan_key: bytes, own_token: bytes, peer_token: bytes

@@ -385,6 +385,21 @@ def test_an_owner_that_was_stopped_waits_for_an_echo_of_after_that() -> None:
     assert n.owner.silent_mask == 0
 
 
+def test_one_that_was_silent_before_waits_for_an_echo_of_after_that_as_well() -> None:
+    n = Node(OWNER).linked()
+    n.present = False
+    while not n.tick(n.now + 1) & SILENCE:
+        assert n.now < 1300
+    lease = n.take_lease()
+    n.now += 100
+    assert n.call("woke") == 0
+    n.call("lease", n.other_ns(), lease.sent_ns, 0)  # who said that may have taken over since
+    assert n.owner.silence == lib.PRL_SILENCE_NO_LAN
+    n.now += 1
+    lease = n.take_lease()
+    assert n.call("lease", n.other_ns(), lease.sent_ns, 0) & SPEAK
+
+
 def test_an_owner_without_link_and_lan_falls_silent_and_opens_nothing() -> None:
     n = Node(OWNER).linked()
     n.present = False

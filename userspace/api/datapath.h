@@ -46,8 +46,8 @@ int prl_dp_link_attach(struct prl_dp *dp, int fd);
 /* The same for a connection whose handshake is done. */
 int prl_dp_link_attach_tls(struct prl_dp *dp, struct prl_tls *tls);
 /* To be called before our HELLO is sent: shadows and lease of the old epoch are given up (L10), so that the other side
- * may rely on the new one as soon as it has our word. */
-void prl_dp_link_hello(struct prl_dp *dp);
+ * may rely on the new one as soon as it has our word. -ENOTCONN, and nothing is given up: there is no connection, or it is up. */
+int prl_dp_link_hello(struct prl_dp *dp);
 /* Both HELLOs agree: a new epoch begins. capabilities: PRL_CAP_* that both have; lan_key: of both HELLOs, for the keys of LAN
  * heartbeats and claims; tokens are those of claims without PRL_CAP_CLAIM_MAC. */
 int prl_dp_link_up(struct prl_dp *dp, uint64_t epoch, uint64_t capabilities, const uint8_t lan_key[32],

@@ -41,12 +41,19 @@ int prl_dp_link_attach_tls(struct prl_dp *dp, struct prl_tls *tls)
     return attach(dp, -1, tls);
 }
 
-void prl_dp_link_hello(struct prl_dp *dp)
+int prl_dp_link_hello(struct prl_dp *dp)
 {
+    int err = 0;
+
     dp_lock(dp);
-    dp->now_ns = dp_clock_ns(dp);
-    dp_owner_do(dp, prl_owner_hello(&dp->owner));
+    if (dp->link.fd < 0 || dp->link_up) {
+        err = -ENOTCONN; /* no HELLO leaves, or none that is read: what the shadows may do does not change */
+    } else {
+        dp->now_ns = dp_clock_ns(dp);
+        dp_owner_do(dp, prl_owner_hello(&dp->owner));
+    }
     dp_unlock(dp);
+    return err;
 }
 
 int prl_dp_link_up(struct prl_dp *dp, uint64_t epoch, uint64_t capabilities, const uint8_t lan_key[32],

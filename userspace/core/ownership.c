@@ -587,8 +587,10 @@ static uint32_t notice_lateness(struct prl_owner *owner, uint64_t now_ns)
     if (!is_silent(owner->last_tick_ns, now_ns, owner->config.late_ns))
         return 0;
     if (is_silent(owner->last_tick_ns, now_ns, replaced_ns) && !prl_arbiter_is_won(&owner->arbiter) &&
-        !is_vouched_for(owner, now_ns))
+        !is_vouched_for(owner, now_ns)) {
         todo = fall_silent(owner, PRL_SILENCE_FROZEN, now_ns);
+        owner->silent_ns = now_ns; /* of one that was silent before as well: what was said meanwhile is no word */
+    }
     owner->last_tick_ns = now_ns;
     owner->late_ticks++;
     owner->busy = 1;
