@@ -157,7 +157,7 @@ class Checker:
             if node.waking and node.is_unheld(session):
                 self.world.count("spoke while it woke")  # README.md: what is left out
                 return
-            if node.is_replaced_unheard() or other.is_replaced_unheard():
+            if any(each.is_replaced_unheard(session.service) for each in (node, other)):
                 self.world.count("spoke although it was replaced, and deaf")  # README.md as well
                 return
             if what := self._excuse(node, session) or self._excuse(other, session):

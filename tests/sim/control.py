@@ -422,7 +422,11 @@ class Control:
     # -- link
 
     def attach(self, connection: "Connection") -> bool:
-        """A new connection. Node 0 speaks first. False: the last one is not given up yet."""
+        """A new connection. Node 0 speaks first. False: the last one is not given up yet.
+
+        What an earlier one's HELLO said is of no use to it: prl.daemon.link forgets it as well.
+        """
+        self._events = deque(each for each in self._events if not self._is_hello(each[0]))
         if self.node.call(self.lib.prl_dp_link_attach, 1) < 0:
             return False
         self.node.connection = connection
@@ -462,8 +466,12 @@ class Control:
                 assert self.node.link_stuck
         self.world.count("link queue filled")
 
+    def _is_hello(self, event: Any) -> bool:
+        lib = self.lib
+        return bool(event.kind == lib.PRL_EVENT_MESSAGE and event.type == lib.PRL_MSG_HELLO)
+
     def _greet(self, connection: "Connection") -> None:
-        self.node.call(self.lib.prl_dp_link_hello)
+        assert self.node.call(self.lib.prl_dp_link_hello) == 0, "HELLO on a link that is up"
         services = self.describe()
         connection.hello[self.node.index] = services
         self.send(self.lib.PRL_MSG_HELLO, data=services, version_min=1, version_max=1)
@@ -535,7 +543,7 @@ class Control:
     def _agreed(self, connection: "Connection", *, anew: bool) -> None:
         """The link is up. ``anew``: the other node was started since, and may have been owner."""
         node, lib = self.node, self.lib
-        if anew and self.world.births:
+        if anew:
             self._notice_lost()
         self.epoch = connection.epoch
         key = bytes([connection.epoch % 256]) * 32

@@ -14,7 +14,6 @@ import pytest
 from tests import results
 from tests.sim import build
 from tests.sim.core import Core
-from tests.sim.world import World
 
 ROOT = build.ROOT
 
@@ -29,8 +28,6 @@ class Mutant:
     new: str
     faults: tuple[str, ...] = ()
     """The kinds that bring the mistake out soon; none: all."""
-    births: bool = False
-    """It shows where sessions wait to be protected."""
     test: str = ""
     """A test that must fail, where the moment is too rare for seeds: of the state machines (in
     tests/unit), or a situation (sim/…)."""
@@ -108,6 +105,21 @@ MUTANTS = (
         "    return later(echoed_ns, owner->probes.confirmed_ns) + owner->config.dead_ns;",
         "    return later(echoed_ns, owner->probes.confirmed_ns) + owner->config.hold_ns;",
         ("both cut", "link cut and LAN of one deaf"),
+    ),
+    Mutant(
+        "an owner that was stopped trusts in its LAN for longer from then on",
+        "core/ownership.c",
+        "    if (owner->unsure_ns)\n        owner->unsure_ns = now_ns;",
+        "    if (owner->unsure_ns)\n        owner->unsure_ns = now_ns + owner->config.hold_ns;",
+        test="sim/test_situations.py::test_a_deaf_owner_that_was_stopped_notices_that_it_is_deaf",
+    ),
+    Mutant(
+        "a silent owner that was stopped trusts what was said before",
+        "core/ownership.c",
+        "        owner->silent_ns = now_ns; /* of one that was silent before as well",
+        "        /* of one that was silent before as well",
+        test="test_core_ownership.py::"
+        "test_one_that_was_silent_before_waits_for_an_echo_of_after_that_as_well",
     ),
     Mutant(
         "an owner that was late is sure of itself, whatever its kernel was asked",
@@ -532,7 +544,6 @@ MUTANTS = (
         "        prl_primary_enter(dp_primary_of(flow), spec->handle, spec->generation);\n",
         "        prl_primary_enter(dp_primary_of(flow), spec->handle, spec->generation);\n"
         "        dp_birth_end(dp, flow);\n",
-        births=True,
     ),
     Mutant(
         "a session whose set-up has begun goes on waiting",
@@ -639,6 +650,20 @@ MUTANTS = (
         "        __atomic_store_n(&flow->kernel->flags, PRL_FLOW_OPEN, __ATOMIC_RELEASE);\n"
         "    else if (was_usable) {",
         test="sim/test_situations.py::test_a_session_is_silent_until_its_turn_and_its_peer_is_not_refused",
+    ),
+    Mutant(
+        "a HELLO that is said on a link that is up gives up what the shadows may do",
+        "api/link.c",
+        "    if (dp->link.fd < 0 || dp->link_up) {\n",
+        "    if (dp->link.fd < 0) {\n",
+        test="sim/test_situations.py::test_a_hello_that_nobody_waits_for_gives_nothing_up",
+    ),
+    Mutant(
+        "a HELLO that nobody hears gives up what the shadows may do",
+        "api/link.c",
+        "    if (dp->link.fd < 0 || dp->link_up) {\n",
+        "    if (dp->link_up) {\n",
+        test="sim/test_situations.py::test_a_hello_that_nobody_waits_for_gives_nothing_up",
     ),
     Mutant(
         "what waits for its turn goes on although the address was claimed back",
@@ -766,7 +791,6 @@ def main() -> None:
     if mutant.test:
         sys.stdout.write(f"{mutant.test} fails\n" if _fails(mutant.test, core) else "")
         return
-    World.births |= mutant.births
     report = run_block(range(int(sys.argv[3])), core, faults=mutant.faults, stop_at_first=True)
     for seed, why in report.failures:
         sys.stdout.write(f"seed {seed}: {why}\n")

@@ -15,8 +15,12 @@ if TYPE_CHECKING:
 CARD_MAX = 500
 """Frames that wait for a machine that is paused."""
 SUSPECT_MS, DEAD_MS, HOLD_MS = 100, 30, 400
-NOTICES_NS = 60 * MS
-"""Three lease intervals, and an owner that may be replaced knows that it hears nothing."""
+LEASE_NS = 20 * MS
+NOTICES_NS = 3 * LEASE_NS
+"""An owner that may be replaced knows by then that it hears nothing."""
+LATE_NS = 2 * LEASE_NS
+"""A datapath without a pass for so long may begin to listen anew: its timer counts from the last
+time that it rang (late_ns of the product, 60 ms), not from its last pass."""
 FAST_CLAIM_NS = 30 * MS
 NONE, STANDBY, OWNER, FENCED, LEAVING = range(5)
 """enum prl_addr_state"""
@@ -49,6 +53,11 @@ class Node:
         """Wake-ups are lost: only the timer brings the loop to run."""
         self.deaf_ns = 0
         """Since when it hears nothing of the LAN, where it does not."""
+        self.went_on_ns = 0
+        """When its datapath went on last after it had stood: true time."""
+        self.unheard: dict[tuple[int, int], int] = {}
+        """When the other node first claimed what this one did not hear: of each service, and of
+        how often this node had owned it."""
         self.started_ns = 0
         """When its prld was started last: true time."""
         self.stood_ns = -1
@@ -98,14 +107,26 @@ class Node:
         """Whether both directions of its cable work."""
         return self.hears_lan and self.is_on_wire
 
-    def is_replaced_unheard(self) -> bool:
-        """No claim reaches it, and its prld cannot have noticed, or expected to be replaced."""
-        world = self.world
-        late_ns = self.clock_ns() - int(self.host.node.heartbeat_ns)
+    def is_replaced_unheard(self, service: int) -> bool:
+        """No claim of its successor's has come, and its prld cannot know: it has not run since, or
+        for too short a time to notice that it hears nothing, or was replaced on request."""
+        world, replaced_ns = self.world, self.unheard.get((service, self.owned(service)))
+        if replaced_ns is None:
+            return False
+        passed_ns = world.now_ns - self._late_ns()
+        wakes_ns = self.slow_ns + world.lazy_ns
+        noticed_ns = max(self.deaf_ns, self.went_on_ns) + NOTICES_NS + wakes_ns
+        stands = self._late_ns() > LEASE_NS + wakes_ns and passed_ns < replaced_ns
         since_ns = world.now_ns - self.other.requested_ns
-        noticed_ns = self.deaf_ns + NOTICES_NS + self.slow_ns + world.lazy_ns
-        surprised = late_ns > SUSPECT_MS * MS // 2 or since_ns < 2 * SUSPECT_MS * MS
-        return bool(self.host.lan_deaf) and (surprised or world.now_ns < noticed_ns)
+        return stands or passed_ns < noticed_ns or since_ns < 2 * SUSPECT_MS * MS
+
+    def miss_claim(self, service: int) -> None:
+        """The other node has claimed ``service`` while this one was deaf."""
+        self.unheard.setdefault((service, self.owned(service)), self.world.now_ns)
+
+    def _late_ns(self) -> int:
+        """How long ago its datapath began its last pass."""
+        return self.clock_ns() - int(self.host.node.heartbeat_ns)
 
     # -- time
 
@@ -165,6 +186,8 @@ class Node:
             return
         self.world.passes += 1
         self._plan_stall()
+        if self._late_ns() > LATE_NS:
+            self.went_on_ns = self.world.now_ns
         self._turned(self.lib.sim_turn(self.host))
 
     def _turned(self, result: int) -> None:
@@ -531,6 +554,7 @@ class Node:
         if self.host is not None:
             self.lib.sim_power_off(self.host)
         self.host = None
+        self.unheard.clear()
         self.powered = self.stalled = False
         self._sleeps_at_ns, self._waiting = None, []
 

@@ -11,7 +11,16 @@ import pytest
 from tests.sim.build import product
 from tests.sim.core import MS
 from tests.sim.faults import BULK_BYTES
-from tests.sim.node import DEAD_MS, FENCED, HOLD_MS, OWNER, STANDBY, SUSPECT_MS, Node
+from tests.sim.node import (
+    DEAD_MS,
+    FENCED,
+    HOLD_MS,
+    NOTICES_NS,
+    OWNER,
+    STANDBY,
+    SUSPECT_MS,
+    Node,
+)
 from tests.sim.tcp import Session
 from tests.sim.world import HUNG_MS, PROBE_MS, TAKEOVER_MS, WITHOUT_ANSWERS, World, watch
 
@@ -139,6 +148,37 @@ def test_a_node_that_stops_anywhere_in_its_take_over_does_not_speak_beside_the_o
         (True, True),
         (True, False),
     }
+
+
+def test_a_deaf_owner_that_was_stopped_notices_that_it_is_deaf(crowd: Calm) -> None:
+    """It is replaced while it stands, by a claim that it does not hear, and listens anew then."""
+    open_one, owner, standby = crowd.sessions[0], owner_of(crowd), standby_of(crowd)
+    assert owner.control is not None
+    owner.control.request_fail(open_one)
+    crowd.until(lambda: owner.flow(open_one).state == owner.lib.PRL_PRIMARY_OPEN)
+    for node in crowd.nodes:
+        node.host.takeover_cost_ns = 0
+    open_one.quiet_until_ns = 0
+    owner.host.lan_deaf, owner.deaf_ns, crowd.cut = 1, crowd.now_ns, [True, True]
+    crowd.after(NOTICES_NS // 3)
+    owner.pause(STOP_NS + NOTICES_NS // 3)
+    crowd.after(6 * STOP_NS)  # with I7 checked all the time
+    assert standby.address(0) == OWNER
+    assert crowd.counts["spoke although it was replaced, and deaf"]
+    assert owner.lib.sim_owner(owner.host).silence == owner.lib.PRL_SILENCE_NO_LAN
+
+
+@pytest.mark.parametrize("is_up", [True, False])
+def test_a_hello_that_nobody_waits_for_gives_nothing_up(world: Calm, *, is_up: bool) -> None:
+    """A control plane that is late may have one to say to a connection of before."""
+    session = world.sessions[0]
+    _, standby = protected(world)
+    world.until(lambda: bool(standby.flow(session).confirmed))
+    if not is_up:
+        standby.call(standby.lib.prl_dp_link_drop, b"gone")
+    assert standby.call(standby.lib.prl_dp_link_hello) == -errno.ENOTCONN
+    assert standby.flow(session).state == standby.lib.PRL_SECONDARY_ACTIVE
+    assert standby.lib.prl_owner_takeover_until_ns(standby.lib.sim_owner(standby.host))
 
 
 def test_a_node_that_only_hears_the_lan_does_not_take_over(world: Calm) -> None:

@@ -1,7 +1,6 @@
 """Time, both nodes, the link, the LAN and the peers of one seed."""
 
 import heapq
-import os
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -46,8 +45,6 @@ COUNTERS = (
 class World:
     """One seed. ``run()`` raises ViolationError when an invariant breaks."""
 
-    births = os.environ.get("PRL_SIM_BIRTHS") == "1"
-    """In half of the seeds sessions wait to be protected, from the beginning on."""
     takeover_ns = TAKEOVER_MS * MS
     neighbours_are_near = False
     """Who is asked on the LAN answers while the question is being sent, as on veth."""
@@ -124,8 +121,7 @@ class World:
                 {"rcv_nxt": session.snd_nxt, "read": session.snd_nxt,
                  "snd_una": session.rcv_nxt, "snd_nxt": session.rcv_nxt},
             )  # fmt: skip
-        wait_ms = random.Random(f"birth {self.seed}").choice([0, 0, 60, 300])
-        if self.births and wait_ms:
+        if wait_ms := random.Random(f"birth {self.seed}").choice([0, 0, 60, 300]):
             self.bear(wait_ms * MS)
 
     def bear(self, wait_ns: int) -> None:
@@ -342,7 +338,10 @@ class World:
             self.route[service] = sender.index
         other = sender.other
         if other.hears_lan and not self.parted:
+            other.unheard.pop((service, other.owned(service)), None)
             other.receive(lambda: other.hear_claim(service, trailer))
+        elif other.powered and other.host.lan_deaf:
+            other.miss_claim(service)
         if any(trailer) and self.with_macs:
             self.stranger.hears(sender, service, trailer)
 
