@@ -666,6 +666,36 @@ MUTANTS = (
         test="sim/test_situations.py::test_a_hello_that_nobody_waits_for_gives_nothing_up",
     ),
     Mutant(
+        "a quiet shadow may have been written into",
+        "path/timers.c",
+        "            dp_shadow_check(dp, flow);\n",
+        "",
+        test="sim/test_situations.py::test_a_shadow_that_its_program_writes_into_is_void",
+    ),
+    Mutant(
+        "a shadow that was written into is found by the look at all flows alone",
+        "path/verify.c",
+        "        dp_shadow_check(dp, flow);\n",
+        "",
+        test="sim/test_situations.py::test_a_shadow_that_its_program_writes_into_is_void",
+    ),
+    Mutant(
+        "a session moves to a shadow that was just written into",
+        "path/takeover.c",
+        "    if (dp_shadow_is_written(flow))\n",
+        "    if (0)\n",
+        test="sim/test_situations.py::"
+        "test_a_shadow_that_its_program_has_just_written_into_is_not_taken_over",
+    ),
+    Mutant(
+        "a shadow goes on with what its program wrote behind a shut window",
+        "path/takeover.c",
+        "    if (!flow->relaying && dp_shadow_is_written(flow)) {",
+        "    if (0) {",
+        test="sim/test_situations.py::"
+        "test_a_shadow_that_its_program_has_just_written_into_is_not_taken_over",
+    ),
+    Mutant(
         "what waits for its turn goes on although the address was claimed back",
         "core/secondary.c",
         "    if (!prl_secondary_is_taken(flow))\n",

@@ -838,3 +838,59 @@ def test_no_word_opens_what_waits_for_its_turn(crowd: Calm) -> None:
     assert count > 0
     assert said
     assert bytes(ffi.buffer(answer, count)) not in said
+
+
+# -- what a program does to its shadow by the descriptor (R18, F38)
+
+
+def write(node: Node, session: Session, *, leaves: bool = True) -> None:
+    """The program does; what the peer's window keeps back does not leave."""
+    sock = node.sock(session)
+    start = int(sock.snd_nxt)
+    sock.snd_nxt += 10
+    if leaves:
+        sock.pushed = sock.snd_nxt
+        node.lib.sim_output(node.host, session.number, start, 10, 0)
+
+
+@pytest.mark.parametrize("is_quiet", [True, False])
+def test_a_shadow_that_its_program_writes_into_is_void(world: Calm, *, is_quiet: bool) -> None:
+    session = world.sessions[0]
+    owner, standby = protected(world)
+    world.until(lambda: bool(standby.flow(session).confirmed))
+    generation = int(standby.flow(session).generation)
+    session.quiet_until_ns, world.setup_fails = FOR_EVER_NS, 0.0
+    world.after(SUSPECT_MS * MS)
+    write(standby, session)
+    began_ns = world.now_ns
+    if not is_quiet:
+        world.after(MS)
+        seq = session.snd_nxt
+        session.snd_nxt += 100
+        owner.lib.sim_frame(owner.host, session.number, seq, 100, session.rcv_nxt, 0)
+        owner.poke()
+    world.until(lambda: owner.flow(session).reason == owner.lib.PRL_REASON_WRITTEN)
+    assert is_quiet or world.now_ns - began_ns < ENDED_NS // 3  # with what is fed
+    world.until(lambda: owner.flow(session).state == owner.lib.PRL_PRIMARY_ACTIVE)
+    assert standby.flow(session).generation != generation
+
+
+@pytest.mark.parametrize(("leaves", "moves"), [(True, False), (False, False), (True, True)])
+def test_a_shadow_that_its_program_has_just_written_into_is_not_taken_over(
+    crowd: Calm, *, leaves: bool, moves: bool
+) -> None:
+    session, old, standby = crowd.sessions[0], owner_of(crowd), standby_of(crowd)
+    for node in crowd.nodes:
+        node.host.takeover_cost_ns = 0
+    if moves:
+        assert old.control is not None
+        old.control.switchover(0, forced=False)
+    else:
+        old.power_off()
+        crowd.after(DEAD_MS * MS // 2)
+    write(standby, session, leaves=leaves)
+    crowd.until(lambda: crowd.counts["session taken over"] >= len(crowd.sessions) - 1)
+    crowd.until(lambda: standby.sock(session) is None)
+    crowd.after(ENDED_NS)
+    assert crowd.counts["session taken over"] == len(crowd.sessions) - 1
+    assert not session.heard

@@ -13,10 +13,12 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from ipaddress import ip_address
 
 import pytest
 
 from prl.client import NotProtectedError, ShadowVoid
+from prl.endpoint import show_endpoint
 from prl.errors import ReplicationError, UsageError
 from prl.kernel.descriptors import Filter, filter_of
 from prl.kernel.tcp_info import TcpState
@@ -255,6 +257,29 @@ def test_the_application_ends_its_direction_while_shadowed(pair: Pair, family: i
     said = rng.randbytes(SOME_BYTES)
     live.peer.sendall(said)
     assert receive(live.standby, SOME_BYTES) == said
+
+
+@pytest.mark.parametrize("does", ["writes", "ends its direction"])
+def test_a_program_that_speaks_into_its_shadow_by_the_descriptor_loses_it(
+    pair: Pair, does: str
+) -> None:
+    """The library refuses that; whoever has the descriptor can do it (R18, F38)."""
+    live = pair.session(4)
+    if does == "writes":
+        os.write(live.standby.fileno(), b"mine")
+    else:
+        socket.socket.shutdown(live.standby, socket.SHUT_WR)
+    with pytest.raises(ShadowVoid, match="wrote into its shadow"):
+        live.shadow.wait_taken_over(support.PATIENCE_S)
+    live.session.wait_state("open", timeout=support.PATIENCE_S)
+    assert "wrote into its shadow" in support.told(pair.lab, pair.other, "shadow_void")[-1]
+    exchange(live.peer, live.app, SOME_BYTES)
+    host, port = live.app.getsockname()
+    pair.node(pair.other).offer(show_endpoint(ip_address(host), port))
+    live.shadow = pair.next_shadow()
+    live.session.wait_state("active", timeout=support.PATIENCE_S)
+    live.fail_over()
+    exchange(live.peer, live.standby, SOME_BYTES)
 
 
 @FAMILIES

@@ -10,7 +10,7 @@ import pytest
 from prl._core import lib
 
 from prl.bindings.datapath import Event, Tuple
-from prl.bindings.facts import EventKind, Reason, Secondary
+from prl.bindings.facts import EventKind, Owner, Reason, Secondary
 from prl.daemon.events.log import EventLog
 from prl.daemon.host.instances import Instances
 from prl.daemon.session import shadows
@@ -30,8 +30,11 @@ class Standby:
         monkeypatch.setattr(shadows, "queue_bytes", lambda *_: self.unread)
         monkeypatch.setattr(shadows, "end_silently", lambda _: self.done.append("ended"))
         sock = SimpleNamespace(setsockopt=lambda *option: self.done.append(option))
+        self.service_state = Owner.STANDBY
         datapath = SimpleNamespace(
-            flow_socket=lambda _: sock, flow_close=lambda _: self.done.append("flow closed")
+            flow_socket=lambda _: sock,
+            flow_close=lambda _: self.done.append("flow closed"),
+            service_state=lambda _: self.service_state,
         )
         lan = SimpleNamespace(name="lo", mac=b"\x02" + bytes(5), ifindex=1)
         self.shadows = Shadows(

@@ -70,7 +70,7 @@ static void sweep(struct prl_dp *dp, enum sweep what, uint8_t reason, uint32_t s
             continue;
         if (flow->secondary) {
             if (what == SWEEP_FENCE && flow->service == service)
-                dp_shadow_fence(dp, flow);
+                dp_shadow_fence(dp, flow, PRL_REASON_NOT_OWNER);
             continue;
         }
         if (what == SWEEP_FAIL)

@@ -6,6 +6,7 @@
 
 #include "flow/dp.h"
 #include "flow/send.h"
+#include "tcp/serial.h"
 
 /* Tries to push appended bytes out of a shadow (FACT: TCP_NODELAY pushes what TSO deferral kept back). */
 #define DP_PUSH_TRIES 16
@@ -89,7 +90,7 @@ void dp_shadow_void(struct prl_dp *dp, struct dp_flow *flow, uint8_t reason)
     dp_event_flow(dp, PRL_EVENT_SECONDARY, flow, dp_secondary_of(flow)->state, reason);
 }
 
-void dp_shadow_fence(struct prl_dp *dp, struct dp_flow *flow)
+void dp_shadow_fence(struct prl_dp *dp, struct dp_flow *flow, uint8_t reason)
 {
     bool is_shadow_yet = dp_secondary_of(flow)->state == PRL_SECONDARY_TAKING; /* to the control plane */
 
@@ -97,7 +98,7 @@ void dp_shadow_fence(struct prl_dp *dp, struct dp_flow *flow)
         return;
     dp_flow_set_flags(flow);
     if (is_shadow_yet)
-        dp_event_flow(dp, PRL_EVENT_SECONDARY, flow, PRL_SECONDARY_VOID, PRL_REASON_NOT_OWNER);
+        dp_event_flow(dp, PRL_EVENT_SECONDARY, flow, PRL_SECONDARY_VOID, reason);
     else
         dp_event_flow(dp, PRL_EVENT_PRIMARY, flow, PRL_PRIMARY_GONE, PRL_REASON_OK);
 }
@@ -108,6 +109,25 @@ void dp_shadow_give_up(struct prl_dp *dp, struct dp_flow *flow, uint8_t reason)
 
     dp_shadow_void(dp, flow, reason);
     dp_send(dp, &msg);
+}
+
+/* A view that is older than what was appended since says less, never more. */
+bool dp_shadow_is_written(const struct dp_flow *flow)
+{
+    const struct prl_sock_view *view = &flow->kernel->sock;
+
+    if (flow->kernel->key.proto != IPPROTO_TCP || view->state == 0 || view->state == TCP_CLOSE ||
+        view->state == TCP_TIME_WAIT)
+        return false;
+    return prl_serial_lt(dp_secondary_of(flow)->out_tcp_next, view->write_seq);
+}
+
+void dp_shadow_check(struct prl_dp *dp, struct dp_flow *flow)
+{
+    uint8_t state = dp_secondary_of(flow)->state;
+
+    if ((state == PRL_SECONDARY_ACTIVE || state == PRL_SECONDARY_SUSPENDED) && dp_shadow_is_written(flow))
+        dp_shadow_give_up(dp, flow, PRL_REASON_WRITTEN);
 }
 
 bool dp_shadow_is_suspended(const struct dp_flow *flow)

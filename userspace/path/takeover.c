@@ -80,6 +80,9 @@ static void decide(struct prl_dp *dp, struct dp_flow *flow)
 
     if (flow->kernel->key.proto == IPPROTO_UDP && dp_udp_diverged(dp, flow))
         dp_shadow_void(dp, flow, PRL_REASON_DIVERGED);
+    /* What a program writes leaves at once, and tc has looked at the socket then. */
+    if (dp_shadow_is_written(flow))
+        dp_shadow_void(dp, flow, PRL_REASON_WRITTEN);
     bool was_usable = core->state == PRL_SECONDARY_ACTIVE || core->state == PRL_SECONDARY_SUSPENDED;
     if (!prl_secondary_takeover(core) && was_usable) {
         /* never confirmed, or suspended: it must not speak, and its application must know (L8) */
@@ -99,6 +102,13 @@ static void go_on(struct prl_dp *dp, struct dp_flow *flow)
     struct prl_secondary *core = dp_secondary_of(flow);
     struct dp_shadow *shadow = dp_shadow_of(flow);
 
+    if (flow->kernel->key.proto == IPPROTO_TCP)
+        dp_flow_sample(dp, flow);
+    /* Not found at the decision, for the peer's window had kept it back. What a moved session's program writes while it waits has left. */
+    if (!flow->relaying && dp_shadow_is_written(flow)) {
+        dp_shadow_fence(dp, flow, PRL_REASON_WRITTEN);
+        return;
+    }
     if (!prl_secondary_go_on(core))
         return;
     dp_flow_set_flags(flow);
@@ -110,8 +120,8 @@ static void go_on(struct prl_dp *dp, struct dp_flow *flow)
         if (flow->has_peer_ts)
             dp->io->moment_keep_ahead(dp->host, flow->spec.fd, flow->peer_tsecr,
                                       (uint32_t)((dp_clock_ns(dp) - flow->last_input_ns) / 1000000));
-        dp_verify_refeed(dp, flow);
-        dp_flow_sample(dp, flow);
+        if (dp_verify_refeed(dp, flow))
+            dp_flow_sample(dp, flow);
         shadow->relay_next = flow->kernel->sock.rcv_nxt;
         if (shadow->in_end_known)
             shadow->relay_next = prl_serial_max(shadow->relay_next, shadow->in_end);

@@ -134,9 +134,10 @@ static void scan(struct prl_dp *dp)
         }
         if (flow->kernel->key.proto == IPPROTO_UDP)
             check_datagrams(dp, flow);
-        if (flow->secondary)
+        if (flow->secondary) {
+            dp_shadow_check(dp, flow);
             dp_shadow_space(dp, flow);
-        else if (hold_is_missing(flow))
+        } else if (hold_is_missing(flow))
             dp_flow_wake(dp, flow);
     }
     timers->scan_next = end < dp->flows_top ? end : 0;

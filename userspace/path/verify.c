@@ -156,6 +156,9 @@ void dp_verify_flush(struct prl_dp *dp)
 
         if (!flow->used || !flow->secondary || dp_secondary_of(flow)->state != PRL_SECONDARY_ACTIVE)
             continue;
+        dp_shadow_check(dp, flow);
+        if (dp_secondary_of(flow)->state != PRL_SECONDARY_ACTIVE)
+            continue;
         if (verify->fed[i].bytes == 0) {
             find_in_view(dp, flow);
             if (dp_shadow_of(flow)->tries)
@@ -237,15 +240,16 @@ static void check_kept(struct prl_dp *dp, struct dp_flow *flow)
 }
 
 /* What was fed just now may wait behind the application's lock on the socket: fed again, the peer would be told of it. */
-void dp_verify_refeed(struct prl_dp *dp, struct dp_flow *flow)
+bool dp_verify_refeed(struct prl_dp *dp, struct dp_flow *flow)
 {
     dp_shadow_of(flow)->tries = 0;
     if (!has_kept(flow))
-        return;
+        return false;
     dp_shadow_of(flow)->unfed->kept_tries = 0;
     check_kept(dp, flow);
     if (has_kept(flow))
         dp_flow_wake(dp, flow);
+    return true;
 }
 
 void dp_verify_forget(struct prl_dp *dp, struct dp_flow *flow)

@@ -25,7 +25,8 @@ void dp_verify_flush(struct prl_dp *dp); /* before the link's buffer moves: what
 void dp_verify_compare(struct prl_dp *dp, struct dp_flow *flow, const struct prl_msg *msg);
 void dp_verify_tick(struct prl_dp *dp, struct dp_flow *flow); /* of a shadow, or of a session that was one */
 bool dp_verify_is_due(const struct dp_flow *flow); /* dp_verify_tick() has something left to do */
-void dp_verify_refeed(struct prl_dp *dp, struct dp_flow *flow); /* take-over: what its kernel does not have */
+/* Take-over: what its kernel does not have; false: it has all. */
+bool dp_verify_refeed(struct prl_dp *dp, struct dp_flow *flow);
 /* Whether input that the peer may have been told of is next in line, and in no socket yet: only kept here. */
 bool dp_verify_lacks(struct prl_dp *dp, struct dp_flow *flow);
 void dp_verify_forget(struct prl_dp *dp, struct dp_flow *flow);

@@ -120,6 +120,11 @@ CAUSES: dict[Reason, Cause] = {
         "a move of its service would lose sessions that prld was not asked for",
         "have them protected, wait until they have ended, or use `prlctl demote`",
     ),
+    Reason.WRITTEN: Cause(
+        "the program on the other node wrote into the shadow before the take-over, or shut it down",
+        "mend that program: until it hears of the take-over it only reads (docs/api.md); then "
+        "start it there again",
+    ),
 }
 
 

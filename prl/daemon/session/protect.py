@@ -46,7 +46,9 @@ OFFERED_MAX = 1024
 """Endpoints that the other node may have offers for; it takes no more itself (shadows.py)."""
 REASONS_MAX = 8
 """Different reasons for missing protection that ``status`` names."""
-_HOPELESS = frozenset({Reason.APPLICATION_GONE, Reason.OUTPUT_DIFFERS, Reason.MID_STREAM})
+_HOPELESS = frozenset(
+    {Reason.APPLICATION_GONE, Reason.OUTPUT_DIFFERS, Reason.MID_STREAM, Reason.WRITTEN}
+)
 _STRAYS = frozenset({Reason.STRAY_IN, Reason.STRAY_OUT})
 _NOT_OPEN = frozenset({"setup", "active", "voiding", "alone"})
 """Protected, or on the way there: the last two may go on as they are when the link is back."""

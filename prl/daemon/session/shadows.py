@@ -463,6 +463,9 @@ class Shadows:
                 self._let_read(shadow)
             else:
                 self._discard(shadow, wire.reason_text(event.reason), lost=True)
+                owns = self._dp.service_state(shadow.service) == Owner.OWNER
+                if event.reason == Reason.WRITTEN and owns:  # found as it was to go on
+                    self._lost.end_all(shadow.service)
 
     def on_taken(self, event: Event) -> None:
         """PRL_EVENT_TAKEN_FLOW: the shadow is the session now."""
