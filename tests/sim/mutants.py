@@ -284,6 +284,7 @@ MUTANTS = (
         "    dp_service_set(dp, service, PRL_OWNER_FENCED);\n"
         "    dp_primary_fence_service(dp, service);",
         "    dp_service_set(dp, service, PRL_OWNER_OWNER);",
+        ("pause",),
     ),
     Mutant(
         "a service that neither node owns is left to itself",
