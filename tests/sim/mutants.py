@@ -16,6 +16,8 @@ from tests.sim import build
 from tests.sim.core import Core
 
 ROOT = build.ROOT
+HUNT_S = 300
+"""How long one may be hunted: where the machine has nothing else to do, ten seconds are enough."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -789,9 +791,20 @@ def hunt(number: int, folder: Path, seeds: int) -> str:
     # That a test fails with a mutant is no result of this run.
     own = {results.FOLDER_VARIABLE, results.LANE_VARIABLE}
     environment = {name: value for name, value in os.environ.items() if name not in own}
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-    )
+    try:
+        done = subprocess.run(
+            command,
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=HUNT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        name = MUTANTS[number].name
+        words = f"{name}: it goes round for ever, or for {HUNT_S} s: give it kinds of faults"
+        raise RuntimeError(words) from error
     if done.returncode < 0:
         return f"it died of signal {-done.returncode}: {done.stderr.splitlines()[0]}"
     if done.returncode:
