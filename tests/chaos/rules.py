@@ -41,16 +41,19 @@ def lot(act: Act, lasted_s: float, *, is_new: bool) -> Lot:
     calm = len(serious) <= 1 and act.moment in {"quiet", "move"} and not is_new
     # TCP doubles its retransmission timer while nobody hears it: as long again as the outage.
     hang_s = HANG_MAX_S if calm else 2 * lasted_s + HANG_MAX_S
-    return Lot(_loss(act.moment, serious, is_new=is_new), hang_s)
+    is_late = any(fault.kind is Kind.HOGS for fault in act.faults)
+    return Lot(_loss(act.moment, serious, is_new=is_new, is_late=is_late), hang_s)
 
 
-def _loss(moment: str, serious: list[Fault], *, is_new: bool) -> int:
+def _loss(moment: str, serious: list[Fault], *, is_new: bool, is_late: bool) -> int:
     def ends(role: str) -> bool:
         return any(fault.kind in ENDS_SERVING and fault.on == role for fault in serious)
 
     if is_new and ends("owner"):
         return 1
     if (moment == "re-protection" and ends("owner")) or (moment == "take-over" and ends("standby")):
+        return 2
+    if moment == "move" and is_late and ends("standby"):
         return 2
     if len(serious) > 1 and (ends("owner") or ends("standby")):
         both = {fault.on for fault in serious} == {"owner", "standby"}

@@ -62,6 +62,8 @@ def test_what_the_rules_let_go() -> None:
     assert loss("re-protection", (Kind.POWER, "owner")) == 2
     assert loss("re-protection", (Kind.POWER, "standby")) == 0
     assert loss("take-over", (Kind.KILL_APP, "standby")) == 2
+    assert loss("move", (Kind.KILL_APP, "standby"), (Kind.HOGS, "owner")) == 2
+    assert loss("move", (Kind.KILL_APP, "owner"), (Kind.HOGS, "owner")) == 0
     assert loss("quiet", (Kind.POWER, "owner"), (Kind.CUT_LINK, "owner")) == 3
     assert loss("quiet", (Kind.POWER, "owner"), (Kind.FREEZE, "standby")) == 3
     assert loss("quiet", (Kind.POWER, "owner"), (Kind.KILL_APP, "owner")) == 0
