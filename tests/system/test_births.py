@@ -31,15 +31,10 @@ REQUEST = b"a request in the moment at which the handshake ends\n"
 _SIOCOUTQ = 0x5411  # linux/sockios.h
 
 
-def stats(lab: Lab, node: str) -> dict[str, dict[str, int]]:
-    done = prlctl("--lab", lab.name, "--node", node, "-j", "stats")
-    found: dict[str, dict[str, int]] = json.loads(done.stdout)
-    return found
-
-
 def kernel_counts(lab: Lab, node: str) -> dict[str, int]:
     """What `prlctl stats` has of the programs in the kernel."""
-    return stats(lab, node)["kernel"]
+    found: dict[str, int] = support.stats(lab, node)["kernel"]
+    return found
 
 
 def replicated_bytes(lab: Lab) -> int:
@@ -120,11 +115,11 @@ def test_a_request_at_the_handshakes_end_is_replicated_and_outlives_its_host(
 
 def test_a_newborn_is_set_up_in_one_step_and_nobody_stands_still() -> None:
     with support.pair("bornonce", birth_ms=LONG_MS) as lab, born(lab):
-        before = stats(lab, "re0")
+        before = support.stats(lab, "re0")
         with requested(lab) as peer:
             assert answer(peer) == REQUEST
             assert is_active(lab, peer)
-            after = stats(lab, "re0")
+            after = support.stats(lab, "re0")
         assert after["attempts"]["at_rest"] == before["attempts"]["at_rest"] + 1
         assert after["datapath"]["moments_sent"] == before["datapath"]["moments_sent"]
 

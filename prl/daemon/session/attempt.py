@@ -4,8 +4,10 @@ prepare … ready ─▶ set up in the datapath ─▶ moment ─▶ SETUP_DONE 
      └─ cannot be ─▶ set up ─▶ snapshot ─▶ SETUP … ─▶ SETUP_DONE ─▶ active
   └───────────────────┴────────────┴────────┴─ refused, too late, link lost ─▶ open, with the reason
 
-The session stands still from the set-up on. What is prepared, an established TCP connection with
-not too much in its queues, is then in the datapaths' hands alone, from the copy to the activation.
+The session stands still from the set-up on; the program of one at rest (docs/tcp.md) runs on. A
+newborn, which waits to be protected anyhow, goes the second way at once. What is prepared, an
+established TCP connection with not too much in its queues, is then in the datapaths' hands alone,
+from the copy to the activation.
 """
 
 import asyncio
@@ -96,7 +98,7 @@ class _Work:
     """References to it that a look did not find the owners of; infinite: it is not known."""
     is_prepared: bool = False
     """The other node waits for the moment."""
-    is_new: bool = False
+    is_newborn: bool = False
     """Its peer has said nothing, and its input waits to be protected anyhow: all in one step."""
     is_at_rest: bool = False
     """It may be copied while its program runs."""
@@ -226,11 +228,11 @@ class Attempts:
             next_hop_mac=hop.mac if hop else "",
         )
         work = _Work(session, sock, order, fixed, self._wanted(session, sock, fixed))
-        work.is_new = self._is_born(work)
-        if not work.is_new:
+        work.is_newborn = self._is_newborn(work)
+        if not work.is_newborn:
             await self._prepare(work, sessions)
         try:
-            work.is_at_rest = work.is_new or (work.is_prepared and self._stays_at_rest(work))
+            work.is_at_rest = work.is_newborn or (work.is_prepared and self._stays_at_rest(work))
             if fixed is not None and not work.is_at_rest:
                 await self._find_holders(work)
             if session.state != "open" or session.closing:
@@ -244,7 +246,7 @@ class Attempts:
     def _in_time(self, work: _Work) -> Iterator[None]:
         """The deadline of what is done within, which follows whether that was long enough."""
         work.deadline_s = self._deadline.seconds
-        if work.is_new:
+        if work.is_newborn:
             work.deadline_s = max(work.deadline_s, self._birth_s(work))
         try:
             yield
@@ -301,7 +303,7 @@ class Attempts:
     def _birth_s(self, work: _Work) -> float:
         return self._config.service[work.session.service].birth_ms / 1000
 
-    def _is_born(self, work: _Work) -> bool:
+    def _is_newborn(self, work: _Work) -> bool:
         if work.session.handle or not self._birth_s(work):
             return False
         rest = self._at_rest(work)

@@ -139,7 +139,7 @@ def freeze_tcp(sock: socket.socket, order: Order, fixed: Fixed) -> Frozen:
 
 
 def freeze_at_rest(sock: socket.socket, order: Order, fixed: Fixed, rest: Rest) -> Frozen:
-    """Likewise, of TCP that is at rest: its application need not. Raises CallError."""
+    """Likewise, of TCP that is at rest: its application may run on. Raises CallError."""
     tcp = at_rest(sock, fixed, rest.moment, rest.segs_in)
     setup = _setup_of(order, tcp, get_int(sock, Tcp.MAXSEG), order.streams.of(tcp))
     return Frozen(setup, tcp.segs_in)
