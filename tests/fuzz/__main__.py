@@ -33,12 +33,16 @@ def main(arguments: list[str] | None = None) -> int:
         crashes = KEPT / "crashes" / name
         return name, run(programs[name], seconds=options.seconds, corpora=corpora, crashes=crashes)
 
-    _print(f"{'target':10}{'executions':>12}{'edges, of':>14}{'features':>10}")
+    heads = f"{'target':10}{'executions':>12}{'edges, of':>14}{'last new':>12}{'features':>10}"
+    _print(heads)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for name, outcome in pool.map(one, names):
             edges = f"{outcome.edges}/{outcome.edges_all}"
             verdict = f"  FOUND: status {outcome.status}" if outcome.status else ""
-            _print(f"{name:10}{outcome.executions:12}{edges:>14}{outcome.features:10}{verdict}")
+            figures = (
+                f"{outcome.executions:12}{edges:>14}{outcome.grown_at:12}{outcome.features:10}"
+            )
+            _print(f"{name:10}{figures}{verdict}")
             if outcome.status:
                 found += 1
                 _print("\n".join(outcome.output.splitlines()[-60:]))

@@ -81,6 +81,7 @@ class Outcome:
         executions: how many inputs were tried.
         edges: how many edges of its control flow were reached, of ``edges_all``.
         features: what libFuzzer counts besides: edges by how often, comparisons by their operands.
+        grown_at: after how many executions the last edge was found that no input had reached.
         output: what the fuzzer wrote.
     """
 
@@ -89,6 +90,7 @@ class Outcome:
     edges: int
     edges_all: int
     features: int
+    grown_at: int
     output: str
 
 
@@ -157,8 +159,17 @@ def run(
         edges=_last(r"\bcov: (\d+)", text),
         edges_all=_last(r"\((\d+) inline 8-bit counters\)", text),
         features=_last(r"\bft: (\d+)", text),
+        grown_at=grown_at(text),
         output=text,
     )
+
+
+def grown_at(text: str) -> int:
+    """Where libFuzzer's output first tells of as many edges as at its end; 0: from the start on."""
+    first: dict[int, int] = {}
+    for executions, edges in re.findall(r"^#(\d+)\s+\w+\s+cov: (\d+)", text, re.MULTILINE):
+        first.setdefault(int(edges), int(executions))
+    return first[max(first)] if len(first) > 1 else 0
 
 
 def _last(pattern: str, text: str) -> int:

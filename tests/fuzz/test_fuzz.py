@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.fuzz.seeds import SEEDS, seeds
-from tests.fuzz.targets import CORPUS, HERE, KEPT, TARGETS, build, run
+from tests.fuzz.targets import CORPUS, HERE, KEPT, TARGETS, build, grown_at, run
 
 SECONDS = 2
 pytestmark = pytest.mark.needs("libfuzzer")
@@ -39,6 +39,16 @@ def test_target(programs: dict[str, Path], target: str, tmp_path: Path) -> None:
     assert outcome.status == 0, f"the input is in {crashes}\n{outcome.output[-5000:]}"
     assert outcome.executions > len(list((CORPUS / target).iterdir()))
     assert 0 < outcome.edges <= outcome.edges_all
+
+
+def test_it_is_told_when_the_last_edge_was_found() -> None:
+    said = """INFO: seed corpus
+#12\tINITED cov: 7 ft: 9 corp: 2/1Kb exec/s: 0 rss: 30Mb
+#50\tNEW    cov: 8 ft: 11 corp: 3/1Kb lim: 4 exec/s: 0 rss: 30Mb
+#64\tREDUCE cov: 8 ft: 12 corp: 3/1Kb lim: 4 exec/s: 0 rss: 30Mb
+#99\tDONE   cov: 8 ft: 12 corp: 3/1Kb lim: 4 exec/s: 0 rss: 30Mb"""
+    assert grown_at(said) == 50
+    assert grown_at(said.replace("cov: 8", "cov: 7")) == 0
 
 
 def test_what_a_target_finds_is_kept(tmp_path: Path) -> None:
