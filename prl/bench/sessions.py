@@ -1,6 +1,7 @@
 """`prlctl bench sessions` and `bench flows` (T6, T7, T11): many sessions, held and busy."""
 
 import resource
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ _DESCRIPTORS_BESIDES = 1_000
 STEP = 1_000
 PATIENCE_S, PATIENCE_QUICK_S = 240, 40
 """How long protecting sessions may go on in all."""
+IDLE_PATIENCE_S, IDLE_POLL_S = 60, 0.25
+"""How long the last ones may take to be idle for prld, too; how often it is asked."""
 BUSY_RATE = 4_000
 GROWTH_RATE = 2_000
 _US, _KIB = 1000.0, 1024
@@ -47,6 +50,7 @@ def sessions(bench: Bench) -> Part:
                 part.notes.append(f"held: no more than {held}: {error}")
                 break
         if held:
+            part.facts["idle"] = {"settled": _await_idle(rig)}
             _note_memory(part, before, _memory_bytes(rig), held, _slot_bytes(rig))
             _busy(bench, part, rig, held)
     part.facts["held"] = {"sessions": held, "seconds_per_1000": [round(s, 3) for s in seconds]}
@@ -61,6 +65,17 @@ def _add(rig: Rig, count: int, seconds: list[float]) -> int:
     if found["failed"]:
         raise BenchError(f"{found['failed']} of {count} are not protected: {found['reasons'][0]}")
     return int(found["count"])
+
+
+def _await_idle(rig: Rig) -> bool:
+    """Until prld needs no object of any session on either node; False: it does still."""
+    deadline_s = time.monotonic() + IDLE_PATIENCE_S
+    while time.monotonic() < deadline_s:
+        stats = [rig.stats(node.name) for node in rig.lab.topology.nodes]
+        if not sum(one["sessions"]["in_hand"] + one["shadows"]["in_hand"] for one in stats):
+            return True
+        time.sleep(IDLE_POLL_S)
+    return False
 
 
 def _memory_bytes(rig: Rig) -> dict[str, int]:

@@ -3,7 +3,7 @@
 import errno
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from ipaddress import ip_address
@@ -293,6 +293,28 @@ class FlowInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class Note:
+    """What is kept of a session to which nothing happens: struct prl_note."""
+
+    kind: int
+    in_offset: int = 0
+    out_offset: int = 0
+    extra: int = 0
+    since_s: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """A note, with what the datapath knows by itself: struct prl_noted."""
+
+    handle: int
+    generation: int
+    ends: Tuple
+    service: int
+    note: Note
+
+
+@dataclass(frozen=True, slots=True)
 class HoldTimes:
     """How long packets were held (userspace/core/hold.h)."""
 
@@ -403,6 +425,7 @@ class Datapath:
             raise KernelError(text_of(error))
         self._body: Any = ffi.new("uint8_t[]", MESSAGE_MAX_BYTES)
         self._event: Any = ffi.new("struct prl_event *")
+        self._noted: Any = ffi.new("struct prl_noted *")
 
     # -- the loop
 
@@ -749,10 +772,52 @@ class Datapath:
         count = min(lib.prl_dp_flow_handles(self._dp, handles, capacity), capacity)
         return [int(handle) for handle in handles[0:count]]
 
+    def flow_ends(self, handle: int) -> Tuple | None:
+        """The two ends of a flow; None when there is none of that handle."""
+        key = ffi.new("struct prl_flow_key *")
+        return None if lib.prl_dp_flow_key(self._dp, handle, key) else _ends(key, self._lifs)
+
     def flow_info(self, handle: int) -> FlowInfo | None:
         """One flow; None when there is none of that handle."""
         info = ffi.new("struct prl_flow_info *")
         return None if lib.prl_dp_flow_info(self._dp, handle, info) else _info(info, self._lifs)
+
+    # -- notes
+
+    def note(self, handle: int, note: Note) -> None:
+        """Keep it with the flow, which is not forgotten before recall(). Raises DatapathError."""
+        wanted = ffi.new("struct prl_note *")
+        wanted.kind, wanted.since_s, wanted.extra = note.kind, note.since_s, note.extra
+        wanted.in_offset, wanted.out_offset = note.in_offset, note.out_offset
+        _check(lib.prl_dp_note(self._dp, handle, wanted), f"flow {handle:#x}: not noted")
+
+    def recall(self, handle: int, *, shadow: bool) -> Noted | None:
+        """What is noted of a flow in this role, which is not noted any more; None: nothing."""
+        found = self._noted
+        if lib.prl_dp_recall(self._dp, handle, shadow, found):
+            return None
+        note = found.note
+        return Noted(
+            int(found.handle),
+            int(found.generation),
+            _ends(found.key, self._lifs),
+            int(found.service),
+            Note(note.kind, note.in_offset, note.out_offset, note.extra, note.since_s),
+        )
+
+    def notes(
+        self, *, shadow: bool, kind: int = 0, former: int = 0
+    ) -> Iterator[tuple[int, int, int]]:
+        """Handle, service and kind of the flows in this role that something is noted of.
+
+        ``kind``, ``former``: only what is of that kind, or had that handle as a shadow; 0: any.
+        """
+        looking = ffi.new("struct prl_notes *")
+        looking.is_secondary, looking.kind, looking.former = shadow, kind, former
+        while looking.slot != lib.PRL_SLOT_NONE:
+            lib.prl_dp_notes(self._dp, looking)
+            found = (looking.handle, looking.service, looking.of_kind)
+            yield from zip(*(list(each[0 : looking.count]) for each in found), strict=True)
 
     def status(self) -> Status:
         """The node as a whole."""

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from prl.bindings import programs, wire
-from prl.bindings.datapath import Datapath, DatapathError, Event, Tuple
+from prl.bindings.datapath import Datapath, DatapathError, Event
 from prl.bindings.facts import EventKind, Message, Owner, Reason, Silence, Tlv
 from prl.bindings.programs import Kernel
 from prl.config import Config
@@ -68,6 +68,8 @@ if TYPE_CHECKING:
 EVENTS_PER_WAKEUP = 256
 TAKEOVER_TIMEOUT_S = 10.0
 """A stop waits so long for a take-over that has begun; of what is left then, the sessions end."""
+NOTE_S, NOTE_AGAIN_S = 1.0, 0.05
+"""How often sessions are looked for of which no object is needed; while there are more of them."""
 DRAIN_TIMEOUT_S = 0.5
 """How long a stopping node waits until the other one has what it gives up."""
 DRAIN_POLL_S = 0.01
@@ -184,6 +186,7 @@ class Node:
             *(self._link.run(), self._start_alone(), self._neighbours.run()),
             *(self._heartbeats.run(self._dp), self._upkeep.run(), guarding),
             self._safety.run(),
+            self._note_idle(),
             self._manager.watch(lambda: self._kernel.heartbeat_ns, self._summary),
         ):
             task = asyncio.create_task(life)
@@ -197,7 +200,7 @@ class Node:
             for number, service in enumerate(self._config.service)
         ]
         link = "up" if self._link.up else "down"
-        return f"{', '.join(states)}; link {link}; {len(self._primaries.live())} sessions"
+        return f"{', '.join(states)}; link {link}; {self._primaries.count()} sessions"
 
     async def _start_alone(self) -> None:
         while True:
@@ -506,7 +509,7 @@ class Node:
                 with contextlib.suppress(DatapathError):
                     self._dp.renounce(number)
         deadline = asyncio.get_running_loop().time() + DRAIN_TIMEOUT_S
-        while self._primaries.live() and self._link.up:
+        while self._primaries.count() and self._link.up:
             if asyncio.get_running_loop().time() > deadline:
                 break
             await asyncio.sleep(DRAIN_POLL_S)
@@ -518,7 +521,8 @@ class Node:
             for number, _ in enumerate(self._config.service)
             if self._dp.service_state(number) == Owner.OWNER
         }
-        left = sum(session.service in owned for session in self._primaries.live())
+        left = sum(session.service in owned for session in self._primaries.in_hand())
+        left += sum(map(self._primaries.idle, owned))
         if left:
             self._log.warning(
                 "left_behind",
@@ -559,16 +563,19 @@ class Node:
     def _keep_tracked(self) -> None:
         if self._keeping is not None and not self._keeping.done():
             return
-        sessions = [session.ends for session in self._primaries.live()]
         self._keeping = asyncio.create_task(
-            self._shadows.conntrack.keep([*self._shadows.ends(), *sessions], self._is_here)
+            self._shadows.conntrack.keep(
+                lambda: self._dp.flow_handles(self._config.flows_max), self._dp.flow_ends
+            )
         )
         self._keeping.add_done_callback(self._on_task_done)
 
-    def _is_here(self, ends: Tuple) -> bool:
-        handle = self._dp.flow_of(ends)
-        session = self._primaries.find(handle)
-        return self._shadows.find(handle) is not None or (session is not None and session.is_live)
+    async def _note_idle(self) -> None:
+        """What nothing happens to needs no object (session/known.py)."""
+        while True:
+            of_sessions, of_shadows = self._primaries.note_idle(), self._shadows.note_idle()
+            again = of_sessions or of_shadows
+            await asyncio.sleep(NOTE_AGAIN_S if again else NOTE_S)
 
     async def _end_keeping(self) -> None:
         if self._keeping is not None:

@@ -114,7 +114,11 @@ class Requests:
         return facts.status(self._view)
 
     async def _stats(self, *_: object) -> dict[str, Any]:
-        return facts.stats(self._view) | {"log_bytes": self._log.size_bytes()}
+        return facts.stats(self._view) | {
+            "log_bytes": self._log.size_bytes(),
+            "sessions": self._primaries.sizes(),
+            "shadows": self._shadows.sizes(),
+        }
 
     async def _link_show(self, *_: object) -> dict[str, Any]:
         return facts.link(self._view)

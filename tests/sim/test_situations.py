@@ -894,3 +894,42 @@ def test_a_shadow_that_its_program_has_just_written_into_is_not_taken_over(
     crowd.after(ENDED_NS)
     assert crowd.counts["session taken over"] == len(crowd.sessions) - 1
     assert not session.heard
+
+
+def test_what_is_noted_of_a_flow_is_its_control_planes(world: Calm) -> None:
+    """Given back once, in its role; while it is there, no set-up takes the flow's place."""
+    owner, standby = protected(world)
+    handle = int(owner.flow(world.sessions[0]).handle)
+    for node, is_shadow in ((owner, 0), (standby, 1)):
+        ffi, lib, dp = node.ffi, node.lib, node.dp
+        note, noted = ffi.new("struct prl_note *"), ffi.new("struct prl_noted *")
+        note.kind, note.in_offset, note.extra = 5, -7, 1 << 40
+        assert lib.prl_dp_note(dp, handle + 100, note) == -errno.ENOENT
+        assert lib.prl_dp_recall(dp, handle, is_shadow, noted) == -errno.ENOENT
+        assert lib.prl_dp_note(dp, handle, note) == 0
+        for kind, former, role, count in (
+            (0, 0, is_shadow, 1), (5, 0, is_shadow, 1), (6, 0, is_shadow, 0),
+            (0, 9, is_shadow, 0), (0, 0, not is_shadow, 0),
+        ):  # fmt: skip
+            looking = ffi.new("struct prl_notes *")
+            looking.kind, looking.former, looking.is_secondary = kind, former, role
+            lib.prl_dp_notes(dp, looking)
+            assert (looking.count, looking.slot) == (count, lib.PRL_SLOT_NONE)
+        assert lib.prl_dp_recall(dp, handle, not is_shadow, noted) == -errno.ENOENT
+        if is_shadow:
+            spec, space = ffi.new("struct prl_flow_spec *"), ffi.new("uint32_t *")
+            assert lib.prl_dp_flow_key(dp, handle, ffi.addressof(spec, "key")) == 0
+            for other in (handle, handle + 100):
+                spec.handle, spec.generation, spec.fd = other, 99, -1
+                assert lib.prl_dp_secondary_open(dp, spec, space) == -errno.EBUSY
+            assert node.flow(world.sessions[0]).used
+        assert lib.prl_dp_recall(dp, handle, is_shadow, noted) == 0
+        assert (noted.handle, noted.note.in_offset, noted.note.extra) == (handle, -7, 1 << 40)
+        assert lib.prl_dp_recall(dp, handle, is_shadow, noted) == -errno.ENOENT
+        lib.prl_dp_note(dp, handle, note)
+        lib.prl_dp_flow_close(dp, handle)
+        assert lib.prl_dp_recall(dp, handle, is_shadow, noted) == -errno.ENOENT
+        looking = ffi.new("struct prl_notes *")
+        looking.is_secondary = is_shadow
+        lib.prl_dp_notes(dp, looking)
+        assert looking.count == 0

@@ -54,7 +54,9 @@ def keep(kernel: Kernel, sessions: list[Tuple], ended: set[Tuple]) -> list[int]:
     async def live() -> None:
         watching = asyncio.create_task(watch())
         tracking = Conntrack(EventLog(lambda _: None))
-        await tracking.keep(sessions, lambda ends: ends not in ended)
+        known = dict(enumerate(sessions))
+        gone = {number for number, ends in known.items() if ends in ended}
+        await tracking.keep(lambda: list(known), lambda n: None if n in gone else known[n])
         watching.cancel()
 
     asyncio.run(live())

@@ -17,8 +17,9 @@ from prl.daemon.session.streams import Streams
 from prl.shadow import decode, encode
 from tests.unit.test_snapshot_codec import SNAPSHOT
 
-# A bound is what was counted when it was recorded. An entry of a table, some 40 bytes, and the
-# datapath's share (tests/kernel/test_counts.py) come on top.
+# A bound is what was counted when it was recorded, of one that something happens to. An entry of a
+# table, some 40 bytes, and the datapath's share (tests/kernel/test_counts.py) come on top. One that
+# nothing happens to has none of all that (tests/unit/test_known.py).
 SESSION_BYTES_MAX = 330
 SHADOW_BYTES_MAX = 280
 EVENT_BYTES_MAX = 170

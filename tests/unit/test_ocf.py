@@ -54,7 +54,7 @@ def part(
         link=SimpleNamespace(other=SimpleNamespace(node="re1"), why_down="no answer"),
         ownership=SimpleNamespace(terms=[TERM]),
         arbiter=None,
-        primaries=SimpleNamespace(live=list, unprotected=list),
+        primaries=SimpleNamespace(in_hand=list, unprotected=list),
         ailments=lambda: [ailment],
     )
     return json.loads(json.dumps(facts.status(view)))  # type: ignore[no-any-return]

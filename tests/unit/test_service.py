@@ -5,11 +5,11 @@ import re
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -259,19 +259,19 @@ def test_there_is_one_round_of_connection_tracking_at_a_time() -> None:
         rounds: list[list[int]] = []
         over = asyncio.Event()
 
-        async def keep(sessions: list[int], _: object) -> None:
-            rounds.append(sessions)
+        async def keep(handles: Callable[[], list[int]], _: object) -> None:
+            rounds.append(handles())
             await over.wait()
 
         node = object.__new__(Node)
         node._keeping = None
-        shadows: Any = SimpleNamespace(ends=lambda: [1], conntrack=SimpleNamespace(keep=keep))
-        primaries: Any = SimpleNamespace(live=lambda: [SimpleNamespace(ends=2)])
-        node._shadows, node._primaries = shadows, primaries
+        node._shadows = cast(Any, SimpleNamespace(conntrack=SimpleNamespace(keep=keep)))
+        node._config = cast(Any, SimpleNamespace(flows_max=9))
+        node._dp = cast(Any, SimpleNamespace(flow_handles=lambda most: [most], flow_ends=None))
         for _ in range(3):
             node._keep_tracked()
             await asyncio.sleep(0)
-        assert rounds == [[1, 2]]
+        assert rounds == [[9]]
         over.set()
         assert node._keeping is not None
         await node._keeping

@@ -39,7 +39,7 @@ def view_of(found: Strangers | KernelError) -> NodeView:
         NodeView,
         SimpleNamespace(
             kernel=SimpleNamespace(bypassed=False, strangers=strangers),
-            primaries=SimpleNamespace(live=list),
+            primaries=SimpleNamespace(in_hand=list, idle=lambda _: 0),
             config=SimpleNamespace(service=[]),
             link=SimpleNamespace(up=True),
             ailments=list,

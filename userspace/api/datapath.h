@@ -19,6 +19,7 @@
 #include "flow/config.h"
 #include "flow/counters.h"
 #include "flow/event.h"
+#include "flow/note.h"
 #include "flow/spec.h"
 #include "io/kernel.h"
 #include "io/tls.h"
@@ -146,8 +147,16 @@ struct prl_flow_info {
     uint64_t in_redirected, in_passed, in_dropped, out_passed, out_held_packets, out_duplicates, out_silenced,
         gate_refused;
 };
+int prl_dp_flow_key(struct prl_dp *dp, uint32_t handle, struct prl_flow_key *key); /* 0 or -ENOENT */
 uint32_t prl_dp_flow_handles(struct prl_dp *dp, uint32_t *handles, uint32_t capacity); /* how many there are */
 int prl_dp_flow_info(struct prl_dp *dp, uint32_t handle, struct prl_flow_info *info); /* 0 or -ENOENT */
+
+/* ---- notes (flow/note.h) ---- */
+int prl_dp_note(struct prl_dp *dp, uint32_t handle, const struct prl_note *note); /* 0 or -ENOENT */
+/* Gives the note of a flow of this role, and takes it away. 0, or -ENOENT: nothing is noted of such a flow. */
+int prl_dp_recall(struct prl_dp *dp, uint32_t handle, int is_secondary, struct prl_noted *noted);
+/* Some of the flows that something is noted of, by the order of their slots; again from where it stopped. */
+void prl_dp_notes(struct prl_dp *dp, struct prl_notes *notes);
 
 /* ---- figures ---- */
 /* Python gets it as it is, with these types (facts.py). Times are CLOCK_BOOTTIME. */

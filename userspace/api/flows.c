@@ -231,12 +231,28 @@ int prl_dp_flow_orphan(struct prl_dp *dp, uint32_t handle)
     return err;
 }
 
+int prl_dp_flow_key(struct prl_dp *dp, uint32_t handle, struct prl_flow_key *key)
+{
+    const struct dp_flow *flow;
+
+    dp_lock(dp);
+    flow = dp_flow_by_handle(dp, handle);
+    if (flow)
+        *key = flow->kernel->key;
+    dp_unlock(dp);
+    return flow ? 0 : -ENOENT;
+}
+
 uint32_t prl_dp_flow_handles(struct prl_dp *dp, uint32_t *handles, uint32_t capacity)
 {
     uint32_t count = 0;
 
     dp_lock(dp);
     for (uint32_t i = 0; i < dp->flows_top; i++) {
+        if (i && i % DP_LOOK_FLOWS == 0) {
+            dp_unlock(dp);
+            dp_lock(dp);
+        }
         if (!dp->flows[i].used)
             continue;
         if (count < capacity)

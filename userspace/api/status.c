@@ -53,6 +53,21 @@ static void status_flow(const struct prl_dp *dp, const struct dp_flow *flow, str
             status->oldest_unanswered_ns = dp->now_ns - oldest[i]->arrived_ns;
 }
 
+/* Gives the lock up in between: what waits for it must not wait for very many flows. */
+static void status_flows(struct prl_dp *dp, struct prl_dp_status *status)
+{
+    dp->now_ns = dp_clock_ns(dp);
+    for (uint32_t i = 0; i < dp->flows_top; i++) {
+        if (i && i % DP_LOOK_FLOWS == 0) {
+            dp_unlock(dp);
+            dp_lock(dp);
+            dp->now_ns = dp_clock_ns(dp);
+        }
+        if (dp->flows[i].used)
+            status_flow(dp, &dp->flows[i], status);
+    }
+}
+
 void prl_dp_status(struct prl_dp *dp, struct prl_dp_status *status)
 {
     uint64_t failed;
@@ -60,6 +75,7 @@ void prl_dp_status(struct prl_dp *dp, struct prl_dp_status *status)
 
     memset(status, 0, sizeof(*status));
     dp_lock(dp);
+    status_flows(dp, status);
     dp->now_ns = dp_clock_ns(dp);
     dp_owner_notice_fencing(dp); /* HELLO tells what the status says */
     status->now_ns = dp->now_ns;
@@ -90,9 +106,6 @@ void prl_dp_status(struct prl_dp *dp, struct prl_dp_status *status)
     status->neighbours = dp_neighbours_count(dp);
     for (uint32_t i = 0; i < PRL_SERVICES_MAX; i++)
         status->services[i] = dp->owner.state[i];
-    for (uint32_t i = 0; i < dp->flows_top; i++)
-        if (dp->flows[i].used)
-            status_flow(dp, &dp->flows[i], status);
     status->frames_free = prl_umem_free_frames(dp->umem);
     status->holds_used = dp->held.pool.used;
     status->counters = dp->counters;

@@ -34,13 +34,14 @@ int dp_table_open(struct prl_dp *dp)
 
     dp->table.buckets = count;
     dp->flows = prl_pages(count * sizeof(*dp->flows));
+    dp->table.notes = prl_pages(count * sizeof(*dp->table.notes));
     dp->table.slots_free = calloc(count, sizeof(*dp->table.slots_free));
     dp->table.by_handle = malloc(dp->table.buckets * sizeof(*dp->table.by_handle));
     dp->table.by_key = malloc(dp->table.buckets * sizeof(*dp->table.by_key));
     dp->table.by_former = malloc(dp->table.buckets * sizeof(*dp->table.by_former));
     dp->table.next_by_former = malloc(count * sizeof(*dp->table.next_by_former));
-    if (!dp->flows || !dp->table.slots_free || !dp->table.by_handle || !dp->table.by_key || !dp->table.by_former ||
-        !dp->table.next_by_former || prl_siphash_key(&dp->table.hash_key))
+    if (!dp->flows || !dp->table.notes || !dp->table.slots_free || !dp->table.by_handle || !dp->table.by_key ||
+        !dp->table.by_former || !dp->table.next_by_former || prl_siphash_key(&dp->table.hash_key))
         return -ENOMEM;
     memset(dp->table.by_handle, 0xff, dp->table.buckets * sizeof(*dp->table.by_handle));
     memset(dp->table.by_key, 0xff, dp->table.buckets * sizeof(*dp->table.by_key));
@@ -62,7 +63,8 @@ uint32_t dp_table_slot_bytes(void)
 
 uint32_t dp_table_flow_bytes(void)
 {
-    return (uint32_t)(sizeof(struct dp_flow) + sizeof(struct prl_flow)) + dp_table_slot_bytes();
+    return (uint32_t)(sizeof(struct dp_flow) + sizeof(struct prl_note) + sizeof(struct prl_flow)) +
+           dp_table_slot_bytes();
 }
 
 void dp_table_close(struct prl_dp *dp)
@@ -74,6 +76,7 @@ void dp_table_close(struct prl_dp *dp)
                 dp->io->sock_close(dp->host, dp->flows[i].spec.fd);
         }
     prl_pages_free(dp->flows, dp->config.flows_max * sizeof(*dp->flows));
+    prl_pages_free(dp->table.notes, dp->config.flows_max * sizeof(*dp->table.notes));
     free(dp->table.slots_free);
     free(dp->table.by_handle);
     free(dp->table.by_key);
@@ -150,6 +153,11 @@ static void forget_former(struct prl_dp *dp, struct dp_flow *flow)
         at = &dp->table.next_by_former[*at];
     *at = dp->table.next_by_former[flow->slot];
     flow->former_handle = 0;
+}
+
+bool dp_flow_is_noted(const struct prl_dp *dp, const struct dp_flow *flow)
+{
+    return dp->table.notes[flow->slot].kind != 0;
 }
 
 void dp_flow_keep_spec(struct dp_flow *flow, const struct prl_flow_spec *spec, int fd)
@@ -236,6 +244,8 @@ void dp_flow_remove(struct prl_dp *dp, struct dp_flow *flow)
     forget_former(dp, flow);
     dp_flow_forget_key(flow);
     flow->used = false;
+    if (dp_flow_is_noted(dp, flow)) /* else the page stays untouched */
+        dp->table.notes[flow->slot] = (struct prl_note){0};
     dp->table.slots_free[dp->table.slots_free_count++] = flow->slot;
 }
 

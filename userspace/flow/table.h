@@ -6,11 +6,14 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "flow/note.h"
 #include "flow/siphash.h"
 #include "flow/spec.h"
 #include "prl_abi.h"
 
 #define DP_LIST_END 0xffffffffu
+/* Flows that a call goes by before it gives the lock up for a moment: some 0.1 ms, if the caches have none of them. */
+#define DP_LOOK_FLOWS 1024u
 
 struct prl_dp;
 struct dp_flow;
@@ -21,6 +24,7 @@ struct dp_table {
     uint32_t *by_former, *next_by_former; /* likewise, and chains: flows whose handle as a shadow was another */
     struct prl_siphash_key hash_key; /* addresses, ports and handles are chosen by others */
     uint32_t buckets;
+    struct prl_note *notes; /* by slot, in pages of their own: resident from the first note on */
     uint32_t *slots_free;
     uint32_t slots_free_count;
     uint32_t last_handle; /* that this node has allocated */
@@ -47,6 +51,8 @@ int dp_flow_enter(struct prl_dp *dp, const struct prl_flow_spec *spec, struct dp
 void dp_flow_remove(struct prl_dp *dp, struct dp_flow *flow);
 /* The specification of a new set-up, with the datapath's duplicate of the socket. */
 void dp_flow_keep_spec(struct dp_flow *flow, const struct prl_flow_spec *spec, int fd);
+/* Whether the control plane has noted something of it: then it alone may have it forgotten. */
+bool dp_flow_is_noted(const struct prl_dp *dp, const struct dp_flow *flow);
 /* A handle of this node's that no flow has. */
 uint32_t dp_flow_new_handle(struct prl_dp *dp);
 /* The flow stays where it is, in the kernel's table, too; what is under way to us has the former handle. 0 or -errno. */

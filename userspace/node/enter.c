@@ -78,6 +78,8 @@ static int flow_of_setup(struct prl_dp *dp, struct prl_flow_spec *spec, struct d
         if (err)
             return err;
     } else if (flow && (flow->secondary || !spec->handle)) { /* taken over: a new flow takes its place */
+        if (dp_flow_is_noted(dp, flow))
+            return -EBUSY; /* the control plane has not read yet what has become of it */
         dp_flow_forget(dp, flow);
         flow = NULL;
     }
@@ -164,9 +166,13 @@ int dp_secondary_enter(struct prl_dp *dp, const struct prl_flow_spec *spec, uint
     if (congestion < 0)
         return congestion;
     old = dp_flow_by_handle(dp, spec->handle);
+    if (old && dp_flow_is_noted(dp, old))
+        return -EBUSY; /* the control plane gives it up first */
     if (old)
         dp_flow_forget(dp, old);
     old = dp_flow_by_key(dp, &spec->key);
+    if (old && dp_flow_is_noted(dp, old))
+        return -EBUSY;
     if (old)
         dp_flow_forget(dp, old);
     err = dp_flow_enter(dp, spec, &flow);

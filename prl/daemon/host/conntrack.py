@@ -97,20 +97,26 @@ class Conntrack:
             )
         return not code
 
-    async def keep(self, sessions: Sequence[Tuple], is_here: Callable[[Tuple], bool]) -> None:
+    async def keep(
+        self, handles: Callable[[], Sequence[int]], ends_of: Callable[[int], Tuple | None]
+    ) -> None:
         """Enter all where entries are missing: a firewall was switched on, or the table emptied.
 
         On the owner, too: there a session whose handshake was forgotten would be a new connection
-        without SYN. ``is_here`` tells whether a session has not ended meanwhile.
+        without SYN. ``ends_of`` tells the ends of a flow, None of one that has ended meanwhile.
         """
-        wanted = [ends for ends in sessions if not ends.is_unconnected]
         if not is_tracking():
             return
-        if all(map(self._is_entered, random.sample(wanted, min(len(wanted), LOOKS)))):
+        wanted = handles()
+        some = map(ends_of, random.sample(wanted, min(len(wanted), LOOKS)))
+        if all(ends is None or ends.is_unconnected or self._is_entered(ends) for ends in some):
             return
         timeouts_s = {proto: _timeout_s(proto) for proto in TIMEOUT_S}
-        for number, ends in enumerate(wanted, 1):
-            if is_here(ends) and not self._enter(ends, timeouts_s[ends.proto]):
+        for number, handle in enumerate(wanted, 1):
+            ends = ends_of(handle)
+            if ends is None or ends.is_unconnected:
+                continue
+            if not self._enter(ends, timeouts_s[ends.proto]):
                 return  # a full table: the others fare alike
             if number % ENTERED_AT_ONCE == 0:
                 await asyncio.sleep(0)

@@ -149,7 +149,7 @@ def _other_node(view: NodeView, found: Status) -> dict[str, Any]:
 
 
 def _flow_counts(view: NodeView, found: Status, strangers: Strangers) -> dict[str, int]:
-    states = [session.state for session in view.primaries.live()]
+    states = [session.state for session in view.primaries.in_hand()]
     return {
         "primary": found.flows_primary,
         "secondary": found.flows_secondary,
@@ -181,7 +181,7 @@ def verdict(view: NodeView, found: Status, strangers: Strangers) -> Verdict:
     """Whether a switchover would be safe now, as far as it can be told from this node."""
     if (grave := verdict_of_node(view, found.services, link_up=found.link_up)).cause:
         return grave
-    for session in view.primaries.live():
+    for session in view.primaries.in_hand():
         if session.state != "active":
             why = view.primaries.why_not(session)
             return Verdict("session", f"{session.ends} is not protected: {why}")
@@ -302,7 +302,7 @@ def flow(view: NodeView, handle: int, *, whole: bool = False) -> dict[str, Any] 
     info = view.datapath.flow_info(handle)
     if info is None:
         return None
-    session = view.primaries.find(handle)
+    session = view.primaries.find(handle) if whole else view.primaries.peek(handle)
     reason = view.primaries.why_not(session) if session and session.state != "active" else ""
     facts: dict[str, Any] = {
         "handle": info.handle,

@@ -87,10 +87,13 @@ class Safety:
         now_s = time.monotonic()
         states: dict[str, int] = {}
         since: dict[Session, float] = {}
-        for session in self._view.primaries.live():
+        for session in self._view.primaries.in_hand():
             states[session.state] = states.get(session.state, 0) + 1
             if session.state != "active":
                 since[session] = self._since.get(session, now_s)
+        services = range(len(self._view.config.service))
+        if idle := sum(map(self._view.primaries.idle, services)):
+            states["active"] = states.get("active", 0) + idle
         self._since = since
         first = min(since, key=since.__getitem__, default=None)
         oldest_s = now_s - since[first] if first is not None else 0.0

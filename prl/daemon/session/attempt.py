@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from prl.bindings import wire
 from prl.bindings.datapath import Datapath, DatapathError, Event, Prepared, Rest
@@ -64,6 +64,13 @@ _ENOTSUP = 95
 
 
 T = TypeVar("T")
+
+
+class Register(Protocol):
+    """Where sessions are entered by their handles."""
+
+    def __setitem__(self, handle: int, session: Session, /) -> None:
+        """It has that handle from now on."""
 
 
 class _OthersError(Exception):
@@ -147,7 +154,7 @@ class Attempts:
         self._deadline = Deadline(config.timing.setup_ms / 1000)
         self._pace = Pace(SETUPS_AT_ONCE, config.timing.setup_ms / SLOW_PART / 1000)
 
-    def enter(self, session: Session, sock: socket.socket, sessions: dict[int, Session]) -> None:
+    def enter(self, session: Session, sock: socket.socket, sessions: Register) -> None:
         """Make it known to the datapath, and leave it open. Raises DatapathError."""
         self._know(session, sock, sessions)
         self._dp.primary_fail(session.handle, Reason.REQUESTED)
@@ -165,7 +172,7 @@ class Attempts:
             "at_rest": self._copied_at_rest,
         }
 
-    def _know(self, session: Session, sock: socket.socket, sessions: dict[int, Session]) -> None:
+    def _know(self, session: Session, sock: socket.socket, sessions: Register) -> None:
         fixed = None if session.ends.is_udp else fixed_of(sock)
         wanted = self._wanted(session, sock, fixed)
         self._set_up(session, wanted, sessions, self._deadline.seconds)
@@ -178,7 +185,7 @@ class Attempts:
         return wanted
 
     async def protect(
-        self, session: Session, sessions: dict[int, Session], sock: socket.socket | None = None
+        self, session: Session, sessions: Register, sock: socket.socket | None = None
     ) -> None:
         """Set up, snapshot, send, activate. On failure the session is open, with the reason.
 
@@ -202,9 +209,7 @@ class Attempts:
                     raise ReplicationError(str(error)) from error
                 self._failed(session, Reason.REQUESTED, str(error))
 
-    async def _try(
-        self, session: Session, sock: socket.socket, sessions: dict[int, Session]
-    ) -> None:
+    async def _try(self, session: Session, sock: socket.socket, sessions: Register) -> None:
         """What can be done before the input waits comes before, the rest is in the order of R17."""
         hop, detour = None, ""  # of many peers: whoever takes over looks them up
         if not session.ends.is_unconnected:
@@ -257,7 +262,7 @@ class Attempts:
                 work.session.mend().late = True
             raise
 
-    async def _freeze(self, work: _Work, sessions: dict[int, Session]) -> None:
+    async def _freeze(self, work: _Work, sessions: Register) -> None:
         """From the moment on that the input waits. Raises as protect() expects."""
         session = work.session
         session.mend().done = done = asyncio.get_running_loop().create_future()
@@ -384,7 +389,7 @@ class Attempts:
             return math.inf
         return unseen if unseen >= 0 else math.inf
 
-    async def _prepare(self, work: _Work, sessions: dict[int, Session]) -> None:
+    async def _prepare(self, work: _Work, sessions: Register) -> None:
         """Have the other node ready for the moment, if that can be. Raises AttemptError."""
         session = work.session
         if work.fixed is None or not self._link.up:
@@ -473,14 +478,14 @@ class Attempts:
         info = self._dp.flow_info(session.handle) if since >= 0 else None
         return info is not None and int(info.counters["in_passed"]) <= since
 
-    def _begin(self, work: _Work, sessions: dict[int, Session]) -> None:
+    def _begin(self, work: _Work, sessions: Register) -> None:
         """Gate on, input redirected, output held."""
         work.begun_ns = self._set_up(work.session, work.wanted, sessions, work.deadline_s)
         if not self._link.up:
             raise AttemptError(Reason.LINK_LOST, f"the link is down: {self._link.why_down}")
 
     def _set_up(
-        self, session: Session, spec: Prepared, sessions: dict[int, Session], deadline_s: float
+        self, session: Session, spec: Prepared, sessions: Register, deadline_s: float
     ) -> int:
         """When it has begun, on CLOCK_BOOTTIME."""
         begun = self._dp.primary_setup(spec, int(deadline_s * 1e9))

@@ -222,6 +222,18 @@ def shared_port(port: int) -> int:
     return port
 
 
+def shared_ends(ends: Tuple) -> Tuple:
+    """The same, of objects that other sessions have, too."""
+    return Tuple(
+        shared_address(ends.local.packed),
+        shared_port(ends.local_port),
+        shared_address(ends.remote.packed),
+        ends.remote_port,
+        ends.proto,
+        ends.instance,
+    )
+
+
 def build(snapshot: Snapshot, congestion: str | None, elapsed_ms: int) -> socket.socket:
     """The shadow's socket, ``elapsed_ms`` after the snapshot. Raises SnapshotError."""
     if isinstance(snapshot, UdpSnapshot):

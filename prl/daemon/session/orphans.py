@@ -49,8 +49,8 @@ class Tally:
     """Others that are not protected, be it that prld was not asked for them: a move loses them."""
 
     @staticmethod
-    def of(sessions: Iterable[Session]) -> "Tally":
-        """Count them."""
+    def of(sessions: Iterable[Session], idle: int = 0) -> "Tally":
+        """Count them, and so many that are protected and not named."""
         orphans, others = [], []
         for session in sessions:
             if session.orphan:
@@ -59,7 +59,7 @@ class Tally:
                 others.append(session)
         return Tally(
             [session for session in orphans if session.state == "active"],
-            len(others),
+            len(others) + idle,
             sum(session.state != "active" for session in others),
         )
 
@@ -79,8 +79,13 @@ class Orphans:
         owns: Callable[[int], bool],
         name_of: Callable[[int], str],
         end: Callable[[Session, str], None],
+        idle: Callable[[int], int] = lambda _: 0,
     ) -> None:
-        """``end`` lets an orphan end here, in these words why the other node does not go on."""
+        """``end`` lets an orphan end here, in these words why the other node does not go on.
+
+        ``idle`` tells how many protected sessions of a service are not among ``sessions_of``.
+        """
+        self._idle = idle
         self._log, self._moves, self._sessions_of = log, moves, sessions_of
         self._owns, self._name_of, self._end = owns, name_of, end
         self._news: dict[int, asyncio.Event] = {}
@@ -146,7 +151,7 @@ class Orphans:
         return ""
 
     def _tally(self, service: int) -> Tally:
-        return Tally.of(self._sessions_of(service))
+        return Tally.of(self._sessions_of(service), self._idle(service))
 
     def _is_too_often(self, service: int) -> bool:
         moved_s = self._moved_s[service]

@@ -26,9 +26,10 @@ from prl.daemon.session.attempt import Attempts
 from prl.daemon.session.births import Births
 from prl.daemon.session.cloning import shared_address, shared_port
 from prl.daemon.session.exposed import Exposed
+from prl.daemon.session.known import Table
 from prl.daemon.session.orphans import Moves, Orphans
 from prl.daemon.session.retries import RETRY_MAX_S, RETRY_MIN_S, Retries
-from prl.daemon.session.sessions import Mending, Session
+from prl.daemon.session.sessions import STABLE_S, Mending, Session
 from prl.daemon.session.silence import abort_silently, end_silently, reset
 from prl.daemon.session.streams import Streams
 from prl.endpoint import unspecified
@@ -38,8 +39,6 @@ from prl.shadow import SnapshotError
 from prl.shadow.capture import refuse_other_protocols
 from prl.shadow.sockopt import CallError
 
-STABLE_S = 5.0
-"""A session that was protected for so long is tried anew at once, as though it never had failed."""
 RENEW_TRIES = 3
 """Attempts with bytes that the application has just given, while it waits."""
 OFFERED_MAX = 1024
@@ -77,15 +76,16 @@ class Primaries:
         self._config, self._dp, self._link, self._log = config, datapath, link, log
         self._instances, self._exposed, self._births = instances, exposed, births
         self._attempts, self._retries = attempts, Retries()
+        self._sessions = Table(datapath, Session, shadow=False)
         self._orphans = Orphans(
             log,
             moves,
-            sessions_of=lambda service: (s for s in self.live() if s.service == service),
+            sessions_of=lambda service: (s for s in self.in_hand() if s.service == service),
+            idle=self._sessions.noted,
             owns=self._owns,
             name_of=lambda service: config.service[service].name,
             end=self._end_orphan,
         )
-        self._sessions: dict[int, Session] = {}
         self._offered: set[str] = set()
         """Endpoints that applications on the other node have offered themselves for."""
 
@@ -189,7 +189,7 @@ class Primaries:
             other.ends.is_udp
             and other.ends.service_end == ends.service_end
             and other.ends.is_unconnected != ends.is_unconnected
-            for other in self.live()
+            for other in self.in_hand()
         ):
             raise UsageError(
                 f"{ends}: another socket of that port is replicated already; replicate either one "
@@ -218,17 +218,46 @@ class Primaries:
         """The session of that handle."""
         return self._sessions.get(handle)
 
+    def peek(self, handle: int) -> Session | None:
+        """The same, if something happens to it; nobody needs an object of the others for this."""
+        return self._sessions.peek(handle)
+
     def find_former(self, handle: int, client: Application) -> Session | None:
         """The application's session that was the shadow of that handle."""
-        return next((s for s in self.of(client) if s.former == handle), None)
+        session = self._former(handle)
+        return session if session is not None and session.client is client else None
+
+    def _former(self, handle: int) -> Session | None:
+        here = (session for session in self.in_hand() if session.former == handle)
+        return next(here, None) or self._sessions.of_former(handle)
 
     def of(self, client: Application) -> Iterator[Session]:
         """The live sessions of one application."""
-        return (s for s in list(self._sessions.values()) if s.client is client and s.is_live)
+        return (session for session in self._sessions.of_client(client) if session.is_live)
 
-    def live(self) -> list[Session]:
-        """All that are this node's."""
-        return [session for session in self._sessions.values() if session.is_live]
+    def in_hand(self) -> list[Session]:
+        """Those of this node that something happens to: all that are not protected, others, too."""
+        return [session for session in self._sessions.in_hand() if session.is_live]
+
+    def live(self) -> Iterator[Session]:
+        """All that are this node's, which takes long, and memory: there may be very many."""
+        return (session for session in self._sessions.all() if session.is_live)
+
+    def idle(self, service: int) -> int:
+        """How many of a service, all of them protected, are not in hand."""
+        return self._sessions.noted(service)
+
+    def sizes(self) -> dict[str, int]:
+        """How many of this node's sessions have an object, and how many need none."""
+        return self._sessions.sizes()
+
+    def count(self) -> int:
+        """How many are this node's."""
+        return len(self._sessions)
+
+    def note_idle(self) -> bool:
+        """Keep no object of some that nothing happens to; whether to do it again soon."""
+        return self._sessions.note_idle()
 
     def close(self, session: Session) -> None:
         """The application ends the session: FIN now, forgotten when both sides are done (R19)."""
@@ -393,8 +422,7 @@ class Primaries:
 
     def on_hole(self, event: Event) -> None:
         """PRL_EVENT_HOLE: the peer waits for what it was told of, and nobody has it to give."""
-        by_former = (s for s in self.live() if s.former == event.handle)
-        session = self._sessions.get(event.handle) or next(by_former, None)
+        session = self._sessions.get(event.handle) or self._former(event.handle)
         if session is not None:
             self.abort(
                 session,
@@ -410,29 +438,29 @@ class Primaries:
             return
         self._offered.add(endpoint)
         self._births.offered(endpoint)
-        for session in self.live():
+        for session in self.in_hand():
             if session.state != "active" and endpoint in session.ends.offers:
                 session.mend().hopeless = False
                 session.hope()
 
     def on_link_up(self) -> None:
         """Everything that is not protected is tried again, as soon as there is an offer."""
-        for session in self.live():
+        for session in self.in_hand():
             session.hope()
 
     def on_link_down(self) -> None:
         """No answer will come, and offers will be made again."""
         self._offered.clear()
         self._births.on_link_down()
-        for session in self.live():
+        for session in self.in_hand():
             if session.mending is not None:
                 session.mending.asked = False
             session.resolve(Event(EventKind.LINK_DOWN, reason=Reason.LINK_LOST))
 
     def on_fenced(self, service: int) -> None:
         """The other node owns the service now."""
-        for session in self.live():
-            if session.service == service:
+        for session in self._sessions.of_service(service):
+            if session.is_live:
                 self.demote(session)
 
     def demote(self, session: Session) -> None:
@@ -545,7 +573,7 @@ class Primaries:
 
     def _hope_for_the_late(self) -> None:
         """What made attempts too late has gone: the others need not wait for their back-off."""
-        for session in self.live():
+        for session in self.in_hand():
             if session.mending is not None and session.mending.late:
                 session.mending.late = False  # one success is enough for all
                 session.hope()
@@ -556,7 +584,7 @@ class Primaries:
 
     def unprotected(self) -> dict[str, int]:
         """Why how many sessions are not protected now, the most frequent reasons."""
-        reasons = Counter(self.why_not(s) for s in self.live() if s.state != "active")
+        reasons = Counter(self.why_not(s) for s in self.in_hand() if s.state != "active")
         return dict(reasons.most_common(REASONS_MAX))
 
     def cause(self, session: Session, last: int) -> int:

@@ -1,19 +1,26 @@
 """One session whose application is on this node: what prld knows of it.
 
 There may be very many, nearly all of them protected and idle: what only a session needs that is not
-protected is in an object of its own (Mending), and the socket is the datapath's.
+protected is in an object of its own (Mending), and the socket is the datapath's. One that nothing
+happens to has no object at all (known.py).
 """
 
 import asyncio
+import time
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, Self
 
-from prl.bindings.datapath import Event, Tuple
+from prl.bindings.datapath import Event, Note, Noted, Tuple
 from prl.daemon.control.clients import Application, Program
+from prl.daemon.session.cloning import shared_ends
+from prl.daemon.session.known import Alike
 from prl.daemon.session.retries import RETRY_MIN_S
 from prl.daemon.session.streams import UNCOUNTED, Streams
 
+STABLE_S = 5.0
+"""A session that was protected for so long is tried anew at once, as though it never had failed."""
 LIVE = frozenset({"setup", "active", "voiding", "alone", "open", "moved"})
 
 
@@ -46,6 +53,20 @@ class Mending:
         """No more attempts by itself."""
         if self.keeper is not None:
             self.keeper.cancel()
+
+
+@dataclass(frozen=True, slots=True)
+class SessionsAlike:
+    """What many sessions have alike."""
+
+    client: Application
+    application: bytes
+    renew: bool
+
+    @property
+    def key(self) -> Hashable:
+        """Whatever tells them apart."""
+        return id(self.client), self.application, self.renew
 
 
 @dataclass(eq=False, slots=True)
@@ -87,6 +108,41 @@ class Session:
     def is_live(self) -> bool:
         """Whether it is still this node's."""
         return self.state in LIVE
+
+    def noted(self) -> tuple[SessionsAlike, Note] | None:
+        """What is to be kept of it; None: something happens to it, or may soon."""
+        if self.state != "active" or self.mending is not None or not self.introduced:
+            return None
+        if self.closing or self.orphan or self.reason or self.ends.is_udp:
+            return None
+        if (
+            self.program is not None
+        ):  # its process is looked at again and again, and has the session
+            return None
+        if self.wait_s > RETRY_MIN_S and time.monotonic() - self.active_since_s <= STABLE_S:
+            return None
+        streams = self.streams
+        note = Note(0, streams.in_offset, streams.out_offset, self.former, self.active_since_s)
+        return SessionsAlike(self.client, self.application, self.renew), note
+
+    @classmethod
+    def recalled(cls, alike: Alike, noted: Noted) -> Self:
+        """The inverse."""
+        assert isinstance(alike, SessionsAlike)
+        return cls(
+            shared_ends(noted.ends),
+            noted.service,
+            alike.client,
+            alike.application,
+            alike.renew,
+            Streams.of_offsets(noted.note.in_offset, noted.note.out_offset),
+            handle=noted.handle,
+            generation=noted.generation,
+            former=noted.note.extra,
+            state="active",
+            introduced=True,
+            active_since_s=noted.note.since_s,
+        )
 
     def facts(self) -> dict[str, Any]:
         """What answers and events say of it."""

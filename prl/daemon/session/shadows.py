@@ -12,15 +12,16 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import ip_address
+from typing import Self
 
 import msgspec
 
 from prl.bindings import wire
-from prl.bindings.datapath import Datapath, DatapathError, Event, FlowSpec, Tuple
+from prl.bindings.datapath import Datapath, DatapathError, Event, FlowSpec, Note, Noted, Tuple
 from prl.bindings.facts import Message, Owner, Reason, Tlv
 from prl.bindings.facts import Secondary as State
 from prl.bindings.native import lib
@@ -33,6 +34,7 @@ from prl.daemon.host.conntrack import Conntrack
 from prl.daemon.host.instances import Instances
 from prl.daemon.host.network import NUD_PERMANENT, NUD_REACHABLE, NUD_STALE, Host, NextHop
 from prl.daemon.session import boundary, cloning, exposed, transfer
+from prl.daemon.session.known import Alike, Table
 from prl.daemon.session.lost import Lost
 from prl.daemon.session.prepared import Coming, PreparedSockets
 from prl.daemon.session.sessions import Session
@@ -65,9 +67,28 @@ class RefusedError(PrlError):
         super().__init__(words)
 
 
+@dataclass(frozen=True, slots=True)
+class ShadowsAlike:
+    """What many shadows have alike."""
+
+    client: Application
+    application: bytes
+    renew: bool
+    hop: NextHop | None
+    options: ApplicationOptions | None
+
+    @property
+    def key(self) -> Hashable:
+        """Whatever tells them apart."""
+        return id(self.client), self.application, self.renew, self.hop, self.options
+
+
 @dataclass(eq=False, slots=True)
 class Shadow:
-    """One shadow; its socket is the datapath's, for there may be very many."""
+    """One shadow; its socket is the datapath's, for there may be very many.
+
+    One that nothing happens to has no object (known.py).
+    """
 
     handle: int
     generation: int
@@ -92,6 +113,31 @@ class Shadow:
         """Whether the datapath has it, be it usable or not."""
         return self.state in {"active", "suspended"}
 
+    def noted(self) -> tuple[ShadowsAlike, Note] | None:
+        """What is to be kept of it; None: it is not of use now, or not for long."""
+        if self.state != "active" or self.ends.is_udp:
+            return None
+        alike = ShadowsAlike(self.client, self.application, self.renew, self.hop, self.options)
+        return alike, Note(0, self.streams.in_offset, self.streams.out_offset, self.out_bytes)
+
+    @classmethod
+    def recalled(cls, alike: Alike, noted: Noted) -> Self:
+        """The inverse."""
+        assert isinstance(alike, ShadowsAlike)
+        return cls(
+            handle=noted.handle,
+            generation=noted.generation,
+            ends=cloning.shared_ends(noted.ends),
+            service=noted.service,
+            client=alike.client,
+            application=alike.application,
+            renew=alike.renew,
+            out_bytes=noted.note.extra,
+            hop=alike.hop,
+            options=alike.options,
+            streams=Streams.of_offsets(noted.note.in_offset, noted.note.out_offset),
+        )
+
 
 class Shadows:
     """All shadows here, by handle, and the applications that wait for more.
@@ -112,7 +158,7 @@ class Shadows:
     ) -> None:
         self._config, self._dp, self._host, self._log = config, datapath, host, log
         self._instances, self._congestion, self._taken = instances, congestion, taken
-        self._shadows: dict[int, Shadow] = {}
+        self._shadows = Table(datapath, Shadow, shadow=True)
         self._offers: list[tuple[str, Application]] = []
         self._collector = Collector()
         self._lost = Lost(config, instances, log)
@@ -163,13 +209,18 @@ class Shadows:
         """The shadow of that handle."""
         return self._shadows.get(handle)
 
-    def ends(self) -> list[Tuple]:
-        """The sessions that are shadowed."""
-        return [shadow.ends for shadow in self._shadows.values()]
+    def sizes(self) -> dict[str, int]:
+        """How many shadows have an object, and how many need none."""
+        return self._shadows.sizes()
+
+    def note_idle(self) -> bool:
+        """Keep no object of some that nothing happens to; whether to do it again soon."""
+        return self._shadows.note_idle()
 
     def usable(self, service: int) -> int:
         """How many shadows of a service could go on with their session."""
-        return sum(s.state == "active" and s.service == service for s in self._shadows.values())
+        here = (s.state == "active" and s.service == service for s in self._shadows.in_hand())
+        return sum(here) + self._shadows.noted(service)
 
     def close(self, shadow: Shadow) -> None:
         """Its application does not want it."""
@@ -194,7 +245,7 @@ class Shadows:
             self._give_up(shadow, Reason.APPLICATION_GONE)
 
     def _of(self, client: Application) -> Iterator[Shadow]:
-        return (shadow for shadow in self._shadows.values() if shadow.client is client)
+        return self._shadows.of_client(client)
 
     # -- set-up
 
@@ -628,14 +679,15 @@ class Shadows:
         After a take-over nobody would hear them from here, and their owner is to know that.
         """
         self._cut_off = cut_off
-        for shadow in list(self._shadows.values()) if cut_off else ():
-            if self._instances.interface(shadow.service).name in cut_off:
-                self._give_up(shadow, Reason.NO_LAN)
+        for service, _ in enumerate(self._config.service) if cut_off else ():
+            if self._instances.interface(service).name in cut_off:
+                for shadow in self._shadows.of_service(service):
+                    self._give_up(shadow, Reason.NO_LAN)
 
     def discard_all(self) -> None:
         """As prld stops: no shadow may outlive the silence."""
         self.end_unread()
-        for shadow in list(self._shadows.values()):
+        for shadow in self._shadows.all():
             if shadow.is_there:
                 self._give_up(shadow, Reason.REQUESTED)
         self.conntrack.close()

@@ -60,6 +60,11 @@ class Streams(msgspec.Struct, frozen=True, gc=False):
         found = Streams(moment.in_bytes - read, moment.out_bytes - written)
         return UNCOUNTED if found == UNCOUNTED else found
 
+    @staticmethod
+    def of_offsets(in_offset: int, out_offset: int) -> "Streams":
+        """One object for all that have none."""
+        return Streams(in_offset, out_offset) if in_offset or out_offset else UNCOUNTED
+
     def to_list(self) -> list[int]:
         """As its application keeps it, for a prld that starts anew."""
         return [self.in_offset, self.out_offset]
