@@ -24,6 +24,7 @@
 #include "tcp/moment.h"
 #include "tcp/packet.h"
 #include "io/gro.h"
+#include "io/umem.h"
 #include "wire/elide.h"
 #include "io/link.h"
 #include "flow/siphash.h"

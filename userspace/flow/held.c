@@ -79,6 +79,11 @@ struct prl_hold *dp_hold_output(struct prl_dp *dp, uint32_t bytes, const struct 
     return hold;
 }
 
+void dp_hold_sum(struct prl_dp *dp, const struct prl_hold *hold, uint64_t payload_sum)
+{
+    dp->held.sum[hold - dp->held.pool.slab] = payload_sum;
+}
+
 bool dp_hold_pass(struct prl_dp *dp, struct prl_hold *hold)
 {
     uint32_t *queued = &dp->held.queued[hold - dp->held.pool.slab];
@@ -107,14 +112,13 @@ void dp_hold_free(struct prl_dp *dp, struct prl_hold *hold)
     prl_pool_put(&dp->held.pool, hold);
 }
 
-void dp_hold_copied(struct prl_dp *dp, const struct prl_hold *hold, const struct iovec *piece, uint32_t pieces)
+void dp_hold_copied(struct prl_dp *dp, const struct prl_hold *hold)
 {
     struct dp_held *held = &dp->held;
     uint32_t entry = (uint32_t)(hold - held->pool.slab);
 
     if (!held->queued[entry] || dp->config.limits.nack_retry || held->copies == DP_COPIES_MAX)
         return;
-    held->sum[entry] = prl_packet_payload_sum(piece, pieces, &held->packet[entry]);
     held->copied[held->copies++] = (struct dp_copied){.entry = entry, .queued = held->queued[entry]};
 }
 

@@ -33,7 +33,7 @@ struct dp_held {
     struct prl_pool pool;
     struct prl_packet *packet; /* of each entry of the pool */
     uint32_t *queued; /* likewise: number of the packet in the kernel's queue (io.h), 0: it waits nowhere else */
-    uint64_t *sum;             /* likewise: of the payload, once its copy may go */
+    uint64_t *sum;    /* likewise: of the payload of such a packet */
     struct dp_copied {
         uint32_t entry, queued;
     } copied[DP_COPIES_MAX]; /* whose copies go with the next flush of the link */
@@ -57,9 +57,10 @@ struct prl_hold *dp_hold_output(struct prl_dp *dp, uint32_t bytes, const struct 
 void dp_hold_free(struct prl_dp *dp, struct prl_hold *hold);
 /* Lets a packet that waits in the kernel as well go on to the stack from there, and ends it. false: it waits nowhere else. */
 bool dp_hold_pass(struct prl_dp *dp, struct prl_hold *hold);
-/* The other node is being sent the packet, for good: if it waits in the kernel as well, its copy may go, and its payload's sum
- * (R12a) is all that is kept. `piece`: its bytes. */
-void dp_hold_copied(struct prl_dp *dp, const struct prl_hold *hold, const struct iovec *piece, uint32_t pieces);
+/* The sum of its payload (R12a), of a packet that waits in the kernel as well: its copy may go before that is wanted. */
+void dp_hold_sum(struct prl_dp *dp, const struct prl_hold *hold, uint64_t payload_sum);
+/* The other node is being sent the packet, for good: if it waits in the kernel as well, its copy may go. */
+void dp_hold_copied(struct prl_dp *dp, const struct prl_hold *hold);
 /* Gives these copies back. The link refers to none: it was flushed. */
 void dp_held_drop_copies(struct prl_dp *dp);
 /* Whether its bytes are here. */

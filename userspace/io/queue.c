@@ -243,6 +243,23 @@ int prl_queue_probe(char *error)
 
 /* ---- packets ---- */
 
+/* Where a slot's packet is read to: its frames, neighbours in one piece. */
+static uint32_t slot_pieces(const struct prl_umem *umem, const uint32_t *frame, struct iovec *piece)
+{
+    uint32_t pieces = 0;
+
+    for (uint32_t j = 0; j < SLOT_FRAMES; j++) {
+        if (j && frame[j] == frame[j - 1] + 1)
+            piece[pieces - 1].iov_len += umem->frame_bytes;
+        else
+            piece[pieces++] = (struct iovec){
+                .iov_base = umem->area + (size_t)frame[j] * umem->frame_bytes,
+                .iov_len = umem->frame_bytes,
+            };
+    }
+    return pieces;
+}
+
 /* Gives slots the frames that the last look has taken, as far as there are any. */
 static void prepare_slots(struct prl_queue *queue, uint32_t wanted)
 {
@@ -250,16 +267,17 @@ static void prepare_slots(struct prl_queue *queue, uint32_t wanted)
 
     for (queue->ready = 0; queue->ready < wanted; queue->ready++) {
         uint32_t *frame = queue->frame[queue->ready];
-        struct iovec *piece = queue->piece[queue->ready];
+        struct msghdr *head = &queue->message[queue->ready].msg_hdr;
 
+        if (head->msg_iovlen) /* the last look did not come to it */
+            continue;
         for (uint32_t j = 0; j < SLOT_FRAMES && frame[j] == PRL_FRAME_NONE; j++) {
             if (!umem->free_count)
                 return;
             frame[j] = umem->free[--umem->free_count];
-            piece[j].iov_base = umem->area + (size_t)frame[j] * umem->frame_bytes;
-            piece[j].iov_len = umem->frame_bytes;
         }
-        queue->message[queue->ready].msg_hdr = (struct msghdr){.msg_iov = piece, .msg_iovlen = SLOT_FRAMES};
+        *head = (struct msghdr){.msg_iov = queue->piece[queue->ready]};
+        head->msg_iovlen = slot_pieces(umem, frame, head->msg_iov);
     }
 }
 
@@ -344,6 +362,7 @@ static void take_packet(struct prl_queue *queue, uint32_t slot, const struct tol
     };
     for (uint32_t j = 0; j < used; j++)
         frame[j] = PRL_FRAME_NONE;
+    queue->message[slot].msg_hdr.msg_iovlen = 0;
 }
 
 /* The packet memory has no room at all: what comes is not kept, as at an empty fill ring of AF_XDP. */

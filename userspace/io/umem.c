@@ -70,9 +70,12 @@ uint32_t prl_umem_pieces(struct prl_umem *umem, uint32_t packet, struct iovec *p
 
     for (uint32_t frame = packet; frame != PRL_FRAME_NONE && pieces < PRL_PACKET_PIECES_MAX;
          frame = umem->next[frame]) {
-        piece[pieces].iov_base = umem->area + (size_t)frame * umem->frame_bytes + umem->offset[frame];
-        piece[pieces].iov_len = umem->length[frame];
-        pieces++;
+        uint8_t *from = umem->area + (size_t)frame * umem->frame_bytes + umem->offset[frame];
+
+        if (pieces && (uint8_t *)piece[pieces - 1].iov_base + piece[pieces - 1].iov_len == from)
+            piece[pieces - 1].iov_len += umem->length[frame];
+        else
+            piece[pieces++] = (struct iovec){.iov_base = from, .iov_len = umem->length[frame]};
     }
     return pieces;
 }
@@ -91,29 +94,29 @@ void prl_umem_trim(struct prl_umem *umem, uint32_t packet, uint32_t front, uint3
 uint32_t prl_umem_copy(struct prl_umem *umem, const uint8_t *bytes, uint32_t count)
 {
     uint32_t pieces = (count + umem->frame_bytes - 1) / umem->frame_bytes;
-    uint32_t first = PRL_FRAME_NONE;
+    uint32_t first = PRL_FRAME_NONE, *end = &first;
 
     if (pieces > umem->free_count || pieces > PRL_PACKET_PIECES_MAX)
         return PRL_FRAME_NONE;
-    while (pieces > 0) { /* from the last to the first */
+    for (uint32_t at = 0; at < count; at += umem->frame_bytes) {
         uint32_t frame = umem->free[--umem->free_count];
-        uint32_t at = --pieces * umem->frame_bytes;
 
-        umem->next[frame] = first;
         umem->offset[frame] = 0;
         umem->length[frame] = count - at < umem->frame_bytes ? count - at : umem->frame_bytes;
         memcpy(umem->area + (size_t)frame * umem->frame_bytes, bytes + at, umem->length[frame]);
-        first = frame;
+        *end = frame;
+        end = &umem->next[frame];
     }
+    *end = PRL_FRAME_NONE;
     return first;
 }
 
 void prl_umem_free_packet(struct prl_umem *umem, uint32_t packet)
 {
-    while (packet != PRL_FRAME_NONE) {
-        uint32_t next = umem->next[packet];
+    uint32_t at;
 
-        umem->free[umem->free_count++] = packet;
-        packet = next;
-    }
+    for (uint32_t frame = packet; frame != PRL_FRAME_NONE; frame = umem->next[frame])
+        umem->free_count++;
+    for (at = umem->free_count; packet != PRL_FRAME_NONE; packet = umem->next[packet])
+        umem->free[--at] = packet;
 }

@@ -8,8 +8,10 @@
 #ifndef PRL_IO_UMEM_H
 #define PRL_IO_UMEM_H
 
+#ifndef PRL_CFFI
 #include <stdint.h>
 #include <sys/uio.h>
+#endif
 
 #include "tcp/packet.h"
 #include "prl_abi.h"
@@ -33,12 +35,14 @@ uint32_t prl_umem_free_frames(const struct prl_umem *umem);
 /* Has the start of a packet, its headers, brought into the cache. */
 void prl_umem_prefetch(const struct prl_umem *umem, uint32_t packet);
 
-/* The pieces of a packet, in order; [0] starts at the frame's first byte. At most PRL_PACKET_PIECES_MAX. */
+/* The pieces of a packet, in order; [0] starts at the frame's first byte. At most PRL_PACKET_PIECES_MAX, and fewer than frames: those
+ * that lie one behind the other in memory are one. */
 uint32_t prl_umem_pieces(struct prl_umem *umem, uint32_t packet, struct iovec *piece);
 /* Cuts `front` bytes off the first frame (they stay in memory, before the packet) and all behind `bytes` more. */
 void prl_umem_trim(struct prl_umem *umem, uint32_t packet, uint32_t front, uint32_t bytes);
 /* A packet with a copy of these bytes; PRL_FRAME_NONE when the frames do not suffice. */
 uint32_t prl_umem_copy(struct prl_umem *umem, const uint8_t *bytes, uint32_t count);
+/* Its first frame is the next that is taken, so that neighbours stay neighbours. */
 void prl_umem_free_packet(struct prl_umem *umem, uint32_t packet);
 
 /* A captured packet. */

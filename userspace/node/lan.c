@@ -4,8 +4,10 @@
 #include <arpa/inet.h>
 #include <endian.h>
 #include <errno.h>
+#include <openssl/core_names.h>
+#include <openssl/crypto.h>
 #include <openssl/evp.h>
-#include <openssl/hmac.h>
+#include <openssl/params.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -34,6 +36,7 @@ struct lan_message {
 
 struct dp_lan {
     uint8_t key[32];
+    EVP_MAC_CTX *mac; /* made once: to look the algorithm up takes longer than the rest, a few hundred times a second */
     bool key_known;
     uint64_t counter_seen;
     uint32_t service; /* of which the next heartbeat tells */
@@ -41,12 +44,26 @@ struct dp_lan {
 
 int dp_lan_open(struct prl_dp *dp)
 {
+    char digest[] = "SHA256";
+    const OSSL_PARAM how[] = {
+        OSSL_PARAM_construct_utf8_string(OSSL_MAC_PARAM_DIGEST, digest, 0),
+        OSSL_PARAM_construct_end(),
+    };
+    EVP_MAC *algorithm;
+
     dp->lan = calloc(1, sizeof(*dp->lan));
-    return dp->lan ? 0 : -ENOMEM;
+    if (!dp->lan)
+        return -ENOMEM;
+    algorithm = EVP_MAC_fetch(NULL, OSSL_MAC_NAME_HMAC, NULL);
+    dp->lan->mac = algorithm ? EVP_MAC_CTX_new(algorithm) : NULL; /* which keeps it */
+    EVP_MAC_free(algorithm);
+    return dp->lan->mac && EVP_MAC_CTX_set_params(dp->lan->mac, how) ? 0 : -ENOMEM;
 }
 
 void dp_lan_close(struct prl_dp *dp)
 {
+    if (dp->lan)
+        EVP_MAC_CTX_free(dp->lan->mac);
     free(dp->lan);
 }
 
@@ -62,15 +79,18 @@ uint64_t dp_lan_counter(const struct prl_dp *dp)
     return dp->lan->counter_seen;
 }
 
-static void lan_tag(const struct prl_dp *dp, const struct lan_message *message, uint8_t tag[LAN_TAG_BYTES])
+static bool lan_tag(const struct prl_dp *dp, const struct lan_message *message, uint8_t tag[LAN_TAG_BYTES])
 {
     uint8_t whole[EVP_MAX_MD_SIZE];
-    unsigned int bytes = sizeof(whole);
+    EVP_MAC_CTX *mac = dp->lan->mac;
+    size_t bytes;
 
-    memset(whole, 0, sizeof(whole));
-    HMAC(EVP_sha256(), dp->lan->key, sizeof(dp->lan->key), (const uint8_t *)message,
-         offsetof(struct lan_message, tag), whole, &bytes);
+    if (!EVP_MAC_init(mac, dp->lan->key, sizeof(dp->lan->key), NULL) ||
+        !EVP_MAC_update(mac, (const uint8_t *)message, offsetof(struct lan_message, tag)) ||
+        !EVP_MAC_final(mac, whole, &bytes, sizeof(whole)))
+        return false;
     memcpy(tag, whole, LAN_TAG_BYTES);
+    return true;
 }
 
 /* An owner that is silent does not know whether it is one. */
@@ -97,8 +117,8 @@ void dp_lan_send(struct prl_dp *dp, enum dp_lan_type type)
         return;
     if (dp->config.owner.services)
         lan_tell(dp, &message);
-    lan_tag(dp, &message, message.tag);
-    if (dp->io->udp_send(dp->host, PRL_PROBE_LAN, &message, sizeof(message)) == sizeof(message))
+    if (lan_tag(dp, &message, message.tag) &&
+        dp->io->udp_send(dp->host, PRL_PROBE_LAN, &message, sizeof(message)) == sizeof(message))
         dp->counters.lan_tx++;
 }
 
@@ -121,8 +141,8 @@ int dp_lan_next(struct prl_dp *dp, struct dp_lan_heard *heard)
         dp->counters.lan_refused++;
         return 0;
     }
-    lan_tag(dp, &message, tag);
-    if (CRYPTO_memcmp(tag, message.tag, sizeof(tag)) != 0 || be64toh(message.counter) <= lan->counter_seen) {
+    if (!lan_tag(dp, &message, tag) || CRYPTO_memcmp(tag, message.tag, sizeof(tag)) != 0 ||
+        be64toh(message.counter) <= lan->counter_seen) {
         dp->counters.lan_refused++;
         return 0;
     }

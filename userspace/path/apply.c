@@ -54,7 +54,7 @@ static void do_replicate(struct prl_dp *dp, struct dp_flow *flow, const struct p
 
     assert(dp_hold_has_bytes(hold));
     PRL_PROBE3(replicate, flow->spec.handle, hold->seq, hold->bytes);
-    dp_hold_copied(dp, hold, piece + 1, pieces - 1);
+    dp_hold_copied(dp, hold);
     first = elide(dp, flow, dp_hold_packet(&dp->held, hold), piece, fields, &msg);
     if (dp_put(dp, &msg, piece + first, pieces - first) == 0 && msg.data_type == PRL_TLV_ELIDED) {
         dp->counters.link_elided_packets++;
@@ -112,8 +112,10 @@ static void prefetch(const struct prl_dp *dp, const struct prl_hold *hold)
 static uint64_t sum_of(const struct prl_dp *dp, const struct prl_hold *hold, const struct iovec *piece,
                        uint32_t pieces)
 {
-    if (!dp_hold_has_bytes(hold))
-        return dp->held.sum[hold - dp->held.pool.slab];
+    uint32_t entry = (uint32_t)(hold - dp->held.pool.slab);
+
+    if (dp->held.queued[entry]) /* what goes to the stack is not here */
+        return dp->held.sum[entry];
     return prl_packet_payload_sum(piece, pieces, dp_hold_packet(&dp->held, hold));
 }
 

@@ -44,6 +44,7 @@ void dp_input(struct prl_dp *dp, const struct prl_received *received)
     struct prl_packet packet;
     enum prl_checksum checksum = PRL_CHECKSUM_FULL;
     struct prl_hold *hold;
+    uint64_t sum = 0; /* of the payload; only wanted of a packet that waits in the kernel */
 
     dp->counters.rx_packets++;
     dp->counters.rx_bytes += received->bytes;
@@ -65,8 +66,11 @@ void dp_input(struct prl_dp *dp, const struct prl_received *received)
     piece[0].iov_base = (uint8_t *)piece[0].iov_base + packet.l2_bytes;
     piece[0].iov_len -= packet.l2_bytes;
     packet.l2_bytes = 0; /* it is held, and goes on, from L3 on */
+    if (received->queued)
+        sum = prl_packet_payload_sum(piece, pieces, &packet);
     if (packet.proto == IPPROTO_TCP || packet.proto == IPPROTO_UDP)
-        checksum = prl_packet_checksum(piece, pieces, &packet);
+        checksum = received->queued ? prl_packet_checksum_by(piece[0].iov_base, &packet, sum)
+                                    : prl_packet_checksum(piece, pieces, &packet);
     if (checksum == PRL_CHECKSUM_BAD) {
         DP_DROP(dp, rx_bad_checksum, flow->spec.handle, received->bytes);
         goto drop;
@@ -92,6 +96,7 @@ void dp_input(struct prl_dp *dp, const struct prl_received *received)
     }
     hold->packet_flags = (checksum == PRL_CHECKSUM_PARTIAL ? PRL_PACKET_CSUM_PARTIAL : 0) |
                          (prl_packet_is_icmp(&packet) ? PRL_PACKET_ICMP : 0);
+    dp_hold_sum(dp, hold, sum);
     if (flow->secondary) {
         if (!dp_relay_direct(dp, flow, hold)) {
             DP_DROP(dp, rx_no_hold, flow->spec.handle, received->bytes);

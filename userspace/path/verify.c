@@ -137,6 +137,12 @@ void dp_verify_fed(struct prl_dp *dp, struct dp_flow *flow, const struct prl_msg
     };
 }
 
+/* A shadow that has acknowledged what it was fed was looked at then, as its segment was stolen; rcv_nxt never goes back. */
+static bool wants_look(const struct dp_flow *flow, const struct fed *fed)
+{
+    return fed->bytes == 0 || !flow->kernel->sock.stamp_ns || !covered(flow, fed->tcp_end);
+}
+
 void dp_verify_flush(struct prl_dp *dp)
 {
     struct dp_verify *verify = dp->verify;
@@ -144,8 +150,10 @@ void dp_verify_flush(struct prl_dp *dp)
 
     dp_reinject_flush(dp);
     for (uint32_t i = 0; i < verify->count; i++) {
-        if (i == 0 || verify->fed[i].slot != verify->fed[i - 1].slot)
-            slots[count++] = verify->fed[i].slot;
+        const struct fed *fed = &verify->fed[i];
+
+        if (wants_look(&dp->flows[fed->slot], fed) && (count == 0 || slots[count - 1] != fed->slot))
+            slots[count++] = fed->slot;
         if (count == PRL_SAMPLE_MAX || (count && i + 1 == verify->count)) {
             dp->io->sample(dp->host, slots, count);
             count = 0;

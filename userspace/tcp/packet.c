@@ -307,6 +307,7 @@ static uint64_t add_carry(uint64_t sum, uint64_t word)
 typedef uint64_t lanes __attribute__((vector_size(32)));
 typedef uint64_t unaligned_lanes __attribute__((vector_size(32), aligned(1), may_alias));
 #define LANES_BYTES ((uint32_t)sizeof(lanes))
+#define SUM_LONG_BYTES 1024u
 
 static inline __attribute__((always_inline)) uint64_t sum_lanes_inline(const uint8_t *at, uint32_t count)
 {
@@ -355,10 +356,8 @@ static uint64_t turned(uint64_t sum, uint32_t bytes)
     return bytes ? sum << 8 * bytes | sum >> (64 - 8 * bytes) : sum;
 }
 
-/* Sum of 64-bit words in native arithmetic, with end-around carry; folded, it is the sum of 16-bit words. A stretch that
- * begins `offset` bytes behind the start of a word is summed as if it were aligned, and the sum turned by as many bytes
- * (RFC 1071, 2(B), for wider words). */
-static uint64_t sum_bytes(const uint8_t *bytes, size_t count, uint32_t offset)
+/* Sum of 64-bit words in native arithmetic, with end-around carry; folded, it is the sum of 16-bit words. */
+static uint64_t sum_words(const uint8_t *bytes, size_t count)
 {
     uint64_t sum = 0, word = 0;
 
@@ -373,7 +372,20 @@ static uint64_t sum_bytes(const uint8_t *bytes, size_t count, uint32_t offset)
     }
     word = 0;
     memcpy(&word, bytes, count);
-    return turned(add_carry(sum, word), offset % sizeof(word));
+    return add_carry(sum, word);
+}
+
+/* A stretch that begins `offset` bytes behind the start of a word is summed as if it were aligned, and the sum turned by as
+ * many bytes (RFC 1071, 2(B), for wider words). So is what is long, from where it is aligned in memory on: lanes that cross
+ * cache lines take half as long again. */
+static uint64_t sum_bytes(const uint8_t *bytes, size_t count, uint32_t offset)
+{
+    size_t head = count < SUM_LONG_BYTES ? 0 : -(uintptr_t)bytes % LANES_BYTES;
+    uint64_t sum = sum_words(bytes + head, count - head);
+
+    if (head)
+        sum = add_carry(turned(sum, head % sizeof(sum)), sum_words(bytes, head));
+    return turned(sum, offset % sizeof(sum));
 }
 
 static uint16_t fold(uint64_t sum)
@@ -402,37 +414,6 @@ static uint32_t checksum_offset(uint8_t proto)
     return proto == IPPROTO_TCP ? 16 : 6;
 }
 
-enum prl_checksum prl_packet_checksum(const struct iovec *piece, uint32_t pieces, const struct prl_packet *packet)
-{
-    const uint8_t *l3 = piece[0].iov_base;
-    uint32_t l4_bytes = packet->l3_bytes - packet->l4_offset;
-    uint64_t pseudo = pseudo_sum(l3, packet->version, packet->proto, l4_bytes);
-    uint64_t sum = pseudo;
-    uint32_t left = packet->l3_bytes;
-    uint32_t skip = packet->l4_offset;
-    uint32_t offset = 0;
-    uint16_t field;
-
-    memcpy(&field, l3 + packet->l4_offset + checksum_offset(packet->proto), sizeof(field));
-    if (field == fold(pseudo))
-        return PRL_CHECKSUM_PARTIAL;
-    if (packet->proto == IPPROTO_UDP && field == 0 && packet->version == 4)
-        return PRL_CHECKSUM_FULL; /* RFC 768: no checksum was made */
-    for (uint32_t i = 0; i < pieces && left; i++) {
-        const uint8_t *at = piece[i].iov_base;
-        uint32_t bytes = piece[i].iov_len < left ? (uint32_t)piece[i].iov_len : left;
-
-        left -= bytes;
-        if (i == 0) {
-            at += skip;
-            bytes -= skip;
-        }
-        sum = add_carry(sum, sum_bytes(at, bytes, offset));
-        offset += bytes;
-    }
-    return fold(sum) == 0xffff ? PRL_CHECKSUM_FULL : PRL_CHECKSUM_BAD;
-}
-
 uint64_t prl_packet_payload_sum(const struct iovec *piece, uint32_t pieces, const struct prl_packet *packet)
 {
     uint32_t skip = packet->data_offset, left = packet->payload_bytes, offset = 0;
@@ -449,6 +430,30 @@ uint64_t prl_packet_payload_sum(const struct iovec *piece, uint32_t pieces, cons
         offset += bytes;
     }
     return sum;
+}
+
+enum prl_checksum prl_packet_checksum_by(const uint8_t *l3, const struct prl_packet *packet, uint64_t payload_sum)
+{
+    const uint8_t *l4 = l3 + packet->l4_offset;
+    uint64_t sum = pseudo_sum(l3, packet->version, packet->proto, packet->l3_bytes - packet->l4_offset);
+    uint16_t field;
+
+    memcpy(&field, l4 + checksum_offset(packet->proto), sizeof(field));
+    if (field == fold(sum))
+        return PRL_CHECKSUM_PARTIAL;
+    if (packet->proto == IPPROTO_UDP && field == 0 && packet->version == 4)
+        return PRL_CHECKSUM_FULL; /* RFC 768: no checksum was made */
+    sum = add_carry(sum, sum_bytes(l4, packet->data_offset - packet->l4_offset, 0)); /* an even number of bytes */
+    return fold(add_carry(sum, payload_sum)) == 0xffff ? PRL_CHECKSUM_FULL : PRL_CHECKSUM_BAD;
+}
+
+enum prl_checksum prl_packet_checksum(const struct iovec *piece, uint32_t pieces, const struct prl_packet *packet)
+{
+    enum prl_checksum judged = prl_packet_checksum_by(piece[0].iov_base, packet, 0);
+
+    if (judged == PRL_CHECKSUM_PARTIAL) /* whatever the payload is */
+        return judged;
+    return prl_packet_checksum_by(piece[0].iov_base, packet, prl_packet_payload_sum(piece, pieces, packet));
 }
 
 void prl_packet_set_length(uint8_t *l3, const struct prl_packet *packet)

@@ -76,6 +76,8 @@ enum prl_checksum {
 enum prl_checksum prl_packet_checksum(const struct iovec *piece, uint32_t pieces, const struct prl_packet *packet);
 /* Sum of the payload's 64-bit words in ones' complement, the same however the packet is cut. Same pieces. */
 uint64_t prl_packet_payload_sum(const struct iovec *piece, uint32_t pieces, const struct prl_packet *packet);
+/* Judges by that sum and the headers alone: who needs both reads the payload once. */
+enum prl_checksum prl_packet_checksum_by(const uint8_t *l3, const struct prl_packet *packet, uint64_t payload_sum);
 /* The Internet checksum (RFC 1071) of these bytes, to be stored as it is. */
 uint16_t prl_internet_checksum(const void *at, uint32_t bytes);
 /* Writes packet->l3_bytes into the L3 header, and the IPv4 header's checksum. */
