@@ -276,6 +276,23 @@ def test_a_crafted_segment_is_a_right_one(peer, host, stamps) -> None:
     assert ffi.buffer(again)[:] == ffi.buffer(key)[:]
 
 
+@pytest.mark.parametrize("skew", range(0, 40, 3))
+def test_a_long_payload_is_read_once_for_hash_and_checksum(skew: int) -> None:
+    """Wherever it lies in memory: the sum is part of what the nodes compare (R12a)."""
+    payload = random.Random(skew).randbytes(5003)
+    data = packet(PEER4, HOST4, segment(PEER4, HOST4, payload))
+    room = ffi.new("uint8_t[]", len(data) + 64)
+    aligned = -int(ffi.cast("uintptr_t", room)) % 32
+    ffi.memmove(room + aligned + skew, data, len(data))
+    piece = ffi.new("struct iovec *", (room + aligned + skew, len(data)))
+    _, parsed = parse(data)
+    found = lib.prl_packet_payload_sum(piece, 1, parsed)
+    words = struct.unpack("<626Q", payload + bytes(5))
+    assert found % (2**64 - 1) == sum(words) % (2**64 - 1)
+    assert lib.prl_packet_checksum_by(room + aligned + skew, parsed, found) == lib.PRL_CHECKSUM_FULL
+    assert lib.prl_packet_checksum_by(data, parsed, found ^ 1) == lib.PRL_CHECKSUM_BAD
+
+
 def test_the_checksum_of_a_crafted_segment_has_every_carry() -> None:
     _, parsed = parse(original := packet(PEER4, HOST4, segment(PEER4, HOST4, b"")))
     key = ffi.new("struct prl_flow_key *")

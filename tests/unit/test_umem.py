@@ -26,7 +26,7 @@ def pieces(umem: Any, packet: int) -> list[bytes]:
 
 
 def test_neighbours_are_one_piece_and_stay_neighbours(umem: Any) -> None:
-    """One piece a packet is one to copy from, and to send: also when the frames come round again."""
+    """One piece is one to copy from and to send, also when the frames come round again."""
     for _ in range(3):
         packets = [lib.prl_umem_copy(umem, WHOLE, len(WHOLE)) for _ in range(4)]
         assert [pieces(umem, packet) for packet in packets] == [[WHOLE]] * 4

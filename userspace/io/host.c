@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
+#define _GNU_SOURCE /* SCHED_BATCH */
 #include "io/host.h"
 
 #include <errno.h>
@@ -195,7 +196,8 @@ static void hurry(struct prl_host *host, bool on)
     if (host->is_hurried == on || !host->thread)
         return;
     host->is_hurried = on;
-    if (syscall(SYS_sched_getattr, host->thread, &now, sizeof(now), 0) < 0 || now.policy != SCHED_OTHER)
+    if (syscall(SYS_sched_getattr, host->thread, &now, sizeof(now), 0) < 0 ||
+        (now.policy != SCHED_OTHER && now.policy != SCHED_BATCH))
         return; /* a real-time thread keeps what it was given */
     now.slice_ns = on ? SLICE_NS : 0;
     syscall(SYS_sched_setattr, host->thread, &now, 0); /* refused: then it waits its turn */

@@ -17,12 +17,22 @@
 #define STACK_BYTES 65536
 
 /* A refusal leaves the thread as it is: it is asked for again when the thread is late again, or has spent its next window. */
-static int set_class(const struct dp_realtime *realtime, bool is_realtime)
+static void set_class(const struct dp_realtime *realtime, int policy, int priority)
 {
-    const struct sched_param own = {.sched_priority = is_realtime ? realtime->priority : 0};
+    const struct sched_param own = {.sched_priority = priority};
 
-    return sched_setscheduler(realtime->thread, is_realtime ? realtime->policy : SCHED_OTHER | SCHED_RESET_ON_FORK,
-                              &own);
+    sched_setscheduler(realtime->thread, policy, &own);
+}
+
+static void set_first(const struct dp_realtime *realtime)
+{
+    set_class(realtime, realtime->policy, realtime->priority);
+}
+
+/* For the thread itself: the class of one that is in time, or has had its share. */
+static void set_ordinary(const struct dp_realtime *realtime)
+{
+    set_class(realtime, (realtime->bulk.on ? SCHED_BATCH : SCHED_OTHER) | SCHED_RESET_ON_FORK, 0);
 }
 
 /* ---- the watcher ---- */
@@ -38,6 +48,15 @@ static bool has_ended(struct dp_realtime *realtime, uint64_t wait_ns)
     return sem_clockwait(&realtime->end, CLOCK_MONOTONIC, &until) == 0;
 }
 
+/* The state first: whoever gives the thread another class meanwhile finds it, and gives this one. */
+static void raise_class(struct dp_realtime *realtime)
+{
+    enum dp_class was = DP_CLASS_ORDINARY;
+
+    if (atomic_compare_exchange_strong(&realtime->state, &was, DP_CLASS_RAISED) || was == DP_CLASS_RAISED)
+        set_first(realtime);
+}
+
 static void *watch(void *context)
 {
     struct dp_realtime *realtime = context;
@@ -47,8 +66,8 @@ static void *watch(void *context)
         uint64_t now_ns = dp_clock_ns(realtime->dp), late_ns = atomic_load(&realtime->due_ns) + LATE_NS;
         bool is_late = now_ns >= late_ns;
 
-        if (is_late && atomic_load(&realtime->state) != DP_CLASS_SPENT && set_class(realtime, true) == 0)
-            atomic_store(&realtime->state, DP_CLASS_RAISED);
+        if (is_late)
+            raise_class(realtime);
         wait_ns = is_late ? LATE_NS : late_ns - now_ns;
         if (wait_ns > LOOK_NS)
             wait_ns = LOOK_NS;
@@ -88,7 +107,7 @@ void dp_realtime_begin(struct prl_dp *dp, struct dp_realtime *realtime)
     atomic_store(&realtime->due_ns, dp_clock_ns(dp));
     sem_init(&realtime->end, 0, 0);
     if (start_watcher(realtime) == 0) {
-        set_class(realtime, false);
+        set_ordinary(realtime);
     } else {
         sem_destroy(&realtime->end);
         realtime->priority = 0;
@@ -104,17 +123,32 @@ void dp_realtime_end(struct dp_realtime *realtime)
     sem_destroy(&realtime->end);
 }
 
+static bool is_ordinary(struct dp_realtime *realtime)
+{
+    return atomic_load(&realtime->state) == DP_CLASS_ORDINARY;
+}
+
+/* Unless it is raised just then. */
+static void lay_down(struct dp_realtime *realtime)
+{
+    set_ordinary(realtime);
+    if (!is_ordinary(realtime))
+        set_first(realtime);
+}
+
 void dp_realtime_pass(struct dp_realtime *realtime, uint64_t due_ns)
 {
     struct prl_dp *dp = realtime->dp;
-    uint64_t now_ns;
     bool was_spent = realtime->share.spent;
+    uint64_t now_ns;
 
     if (realtime->priority == 0)
         return;
     now_ns = dp_clock_ns(dp);
     atomic_store(&realtime->due_ns, due_ns > now_ns ? due_ns : now_ns);
-    if (atomic_load(&realtime->state) == DP_CLASS_ORDINARY)
+    if (prl_bulk_take(&realtime->bulk, now_ns, dp->link.rx_total + dp->link.tx_total) && is_ordinary(realtime))
+        lay_down(realtime);
+    if (is_ordinary(realtime))
         return;
     if (!realtime->raised_until_ns) {
         realtime->raised_until_ns = now_ns + PRL_RAISED_MS * NS_PER_MS;
@@ -125,9 +159,12 @@ void dp_realtime_pass(struct dp_realtime *realtime, uint64_t due_ns)
         realtime->raised_until_ns = 0;
         realtime->share = (struct prl_share){0};
         atomic_store(&realtime->state, DP_CLASS_ORDINARY);
-        set_class(realtime, false);
+        lay_down(realtime);
     } else if (realtime->share.spent != was_spent) {
         atomic_store(&realtime->state, was_spent ? DP_CLASS_RAISED : DP_CLASS_SPENT);
-        set_class(realtime, was_spent);
+        if (was_spent)
+            set_first(realtime);
+        else
+            set_ordinary(realtime);
     }
 }

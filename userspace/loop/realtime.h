@@ -5,6 +5,9 @@
  * it, and finds one packet where there would be many. Raised, it preempts all that is not real-time, so it has a share of the time
  * (core/share.h): for the rest of a window in which it has taken that, it is as any other thread of its nice value.
  *
+ * While it is in time and there is a bulk, it is a batch thread: woken, it does not even preempt an ordinary one, but waits for
+ * the next tick at the most, and finds more at once.
+ *
  * due_ns and state are both threads'; the watcher alone raises, the datapath's thread alone lowers. */
 #ifndef PRL_LOOP_REALTIME_H
 #define PRL_LOOP_REALTIME_H
@@ -35,6 +38,7 @@ struct dp_realtime {
     _Atomic enum dp_class state;
     uint64_t raised_until_ns; /* 0: it is not */
     struct prl_share share;
+    struct prl_bulk bulk;
 };
 
 /* Of the calling thread. Without memory for a watcher it stays what it is: always before others. */

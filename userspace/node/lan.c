@@ -36,7 +36,8 @@ struct lan_message {
 
 struct dp_lan {
     uint8_t key[32];
-    EVP_MAC_CTX *mac; /* made once: to look the algorithm up takes longer than the rest, a few hundred times a second */
+    /* Made once: to look the algorithm up takes longer than the rest, some hundred times a second. */
+    EVP_MAC_CTX *mac;
     bool key_known;
     uint64_t counter_seen;
     uint32_t service; /* of which the next heartbeat tells */
