@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from functools import partial
 
-from prl.bench.rig import Recipe, Rig, Way
+from prl.bench.rig import ANSWER_TIMEOUT_S, Recipe, Rig, Way
 from prl.bench.run import Bench, Part, on_one_cpu, ratio_facts, read_columns
 from prl.bench.stats import quantile, ratios, summary, thinned
 
@@ -49,10 +49,16 @@ def ping(trips: int, rig: Rig) -> Trips:
     )
 
 
-def open_loop(rig: Rig, ms: int, rate: int = OPEN_RATE, connections: int = 1) -> list[int]:
+def open_loop(
+    rig: Rig,
+    ms: int,
+    rate: int = OPEN_RATE,
+    connections: int = 1,
+    patience_s: float = ANSWER_TIMEOUT_S,
+) -> list[int]:
     """Ask at a fixed rate whatever the answers do; ns from when each was due (-1: never)."""
     path = rig.file("open")
-    rig.client.ask(f"open {rate} {ms} {connections} {path}")
+    rig.client.ask(f"open {rate} {ms} {connections} {path}", patience_s)
     return list(read_columns(path, "q", 2)[1])
 
 

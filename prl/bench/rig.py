@@ -22,12 +22,16 @@ from prl.bench.errors import BenchError
 from prl.bench.programs import program
 from prl.client import Node
 from prl.daemon.host.guard import UNGUARDED
-from prl.lab import Lab
+from prl.lab import Lab, stretch
 from prl.lab.netns import Namespace
 
 PORT = 7000
 HOLD_PORT = 7100
 ANSWER_TIMEOUT_S = 30.0
+PORTS = 25_000
+"""Connections from one address of the peer's: the kernel has some 28,000 ports to connect from."""
+SOURCES_FROM = 200
+"""Its further addresses are behind this one of the LAN's."""
 _LINE_BYTES = 65536
 _ASIDES = ("void", "lost", "unprotected")
 """What a server tells of shadows between its answers."""
@@ -102,7 +106,7 @@ class Program:
     def answer(self, timeout_s: float, what: str = "answer") -> dict[str, Any]:
         """The next line. Raises BenchError: it tells of an error, or does not come in time."""
         assert self._process.stdout is not None
-        deadline = time.monotonic() + timeout_s
+        deadline = time.monotonic() + timeout_s * stretch.factor()
         while b"\n" not in self._rest:
             left_s = deadline - time.monotonic()
             if left_s <= 0 or not select.select([self._process.stdout], [], [], left_s)[0]:
@@ -140,6 +144,7 @@ class Rig:
         self._stack = ExitStack()
         self._standby: Program | None = None
         self._pids: set[int] = set()
+        self._connected = 0
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -279,7 +284,27 @@ class Rig:
 
     def connect(self, count: int) -> None:
         """Open so many connections more."""
-        self.client.ask(f"connect {self.address} {PORT} {count}")
+        while count:
+            number, used = divmod(self._connected, PORTS)
+            some = min(count, PORTS - used)
+            if number and not used:
+                self._add_source(number)
+            source = f" {self._source(number)}" if number else ""
+            self.client.ask(f"connect {self.address} {PORT} {some}{source}")
+            self._connected += some
+            count -= some
+
+    def _source(self, number: int) -> str:
+        """One more address of the peer's: each has so many ports to connect from."""
+        own = self.lab.topology.peer.lan.ipv4
+        return str(own.network[SOURCES_FROM + number])
+
+    def _add_source(self, number: int) -> None:
+        topology = self.lab.topology
+        with Namespace(topology.peer.namespace).netlink() as netlink:
+            (index,) = netlink.link_lookup(ifname=topology.peer.lan.name)
+            prefix = topology.peer.lan.ipv4.network.prefixlen
+            netlink.addr("add", index=index, address=self._source(number), prefixlen=prefix)
 
     def protect(self, count: int, *, partly: bool = False) -> dict[str, Any]:
         """Have the next ``count`` connections replicated; returns what the server says.

@@ -10,6 +10,7 @@ socket. A line on standard input is an order, a line of JSON on standard output 
 """
 
 import argparse
+import asyncio
 import json
 import os
 import socket
@@ -25,9 +26,11 @@ from pathlib import Path
 from typing import Any
 
 from prl.bench.programs import program
-from prl.client import Node, NotProtectedError, Shadow
+from prl.client import Node, NotProtectedError
+from prl.client.aio import AsyncNode, AsyncShadow
 from prl.endpoint import Endpoint
 from prl.errors import PrlError
+from prl.lab import stretch
 from prl.shadow import restore, snapshot, take
 
 ROLES = ("echo", "sink", "source", "push")
@@ -96,7 +99,7 @@ class Server:
         self._unprotected: list[socket.socket] = []
         self._changed = threading.Condition()
         self._telling = threading.Lock()
-        self._shadows: list[Shadow] = []
+        self._shadows = 0
         self._retried = 0
 
     def tell(self, event: str, **facts: Any) -> None:
@@ -111,8 +114,9 @@ class Server:
                 listener = stack.enter_context(self._endpoint.listen(BACKLOG))
                 threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
             if self._node is not None:
-                self._node.offer(str(self._endpoint))
-                threading.Thread(target=self._stand_by, args=(self._node,), daemon=True).start()
+                offered = threading.Event()
+                threading.Thread(target=self._stand_by, args=(offered,), daemon=True).start()
+                offered.wait()
             self.tell("listening", mover=self._mover.process.pid)
             for line in sys.stdin:
                 match line.split():
@@ -123,7 +127,7 @@ class Server:
                     case ["shadow", path]:
                         self._shadow(Path(path))
                     case ["count"]:
-                        self.tell("count", **self._mover.count(), shadows=len(self._shadows))
+                        self.tell("count", **self._mover.count(), shadows=self._shadows)
                     case _:
                         self.tell("error", reason=f"what is {line!r}?")
 
@@ -204,18 +208,30 @@ class Server:
             sock.close()  # the mover and prld have it
         return ""
 
-    def _stand_by(self, node: Node) -> None:
+    def _stand_by(self, offered: threading.Event) -> None:
+        """One thread for all shadows, of which there may be more than a host may have threads."""
         try:
-            for shadow in node.shadows():
-                number = self._mover.add(shadow.fileno(), shadow=True)
-                self._shadows.append(shadow)
-                threading.Thread(target=self._await, args=(shadow, number), daemon=True).start()
+            asyncio.run(self._take_shadows(offered))
         except PrlError as error:
             self.tell("lost", reason=str(error))
+        finally:
+            offered.set()
 
-    def _await(self, shadow: Shadow, number: int) -> None:
+    async def _take_shadows(self, offered: threading.Event) -> None:
+        waiting: set[asyncio.Task[None]] = set()
+        async with AsyncNode(reconnect=False) as node:
+            await node.offer(str(self._endpoint))
+            offered.set()
+            async for shadow in node.shadows():
+                number = self._mover.add(shadow.fileno(), shadow=True)
+                self._shadows += 1
+                task = asyncio.create_task(self._await(shadow, number))
+                waiting.add(task)
+                task.add_done_callback(waiting.discard)
+
+    async def _await(self, shadow: AsyncShadow, number: int) -> None:
         try:
-            taken = shadow.wait_taken_over()
+            taken = await shadow.wait_taken_over()
         except PrlError as error:
             self.tell("void", reason=str(error))
             return
@@ -225,9 +241,9 @@ class Server:
 def _await_protection(error: NotProtectedError) -> str:
     """Wait until prld succeeds after all; returns why not, or nothing."""
     try:
-        error.session.wait_state("active", timeout=RETRY_S)
+        error.session.wait_state("active", timeout=RETRY_S * stretch.factor())
     except TimeoutError as late:
-        return f"{error}, and {late} after {RETRY_S} s"
+        return f"{error}, and {late} after {RETRY_S * stretch.factor()} s"
     return ""
 
 

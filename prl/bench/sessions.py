@@ -14,8 +14,7 @@ from prl.bench.stats import quantile, significant
 from prl.bindings.native import lib
 from prl.errors import PrlError
 
-HELD, BUSY = 28_000, 10_000
-"""The peer has 28,232 ports for connections to one address and port of ours."""
+HELD, BUSY = 100_000, 10_000
 _DESCRIPTORS_BESIDES = 1_000
 """What programs have besides one for each session, of which there may be so many (ulimit -n)."""
 STEP = 1_000
@@ -26,7 +25,7 @@ IDLE_PATIENCE_S, IDLE_POLL_S = 60, 0.25
 BUSY_RATE = 4_000
 GROWTH_RATE = 2_000
 _US, _KIB = 1000.0, 1024
-_RECIPE = Recipe("prl", Way.PRL, connections=0, flows_max=32_768)
+_RECIPE = Recipe("prl", Way.PRL, connections=0, flows_max=HELD)
 
 
 def sessions(bench: Bench) -> Part:
@@ -34,7 +33,7 @@ def sessions(bench: Bench) -> Part:
     part = Part("sessions")
     with bench.rigs(part, [_RECIPE]) as rigs:
         rig = rigs["prl"]
-        before = _memory_bytes(rig)
+        before = measure_memory(rig)
         seconds: list[float] = []
         held = 0
         most = min(HELD, (_descriptors_max() - _DESCRIPTORS_BESIDES) // STEP * STEP)
@@ -51,7 +50,7 @@ def sessions(bench: Bench) -> Part:
                 break
         if held:
             part.facts["idle"] = {"settled": _await_idle(rig)}
-            _note_memory(part, before, _memory_bytes(rig), held, _slot_bytes(rig))
+            _note_memory(part, rig, before, measure_memory(rig), held)
             _busy(bench, part, rig, held)
     part.facts["held"] = {"sessions": held, "seconds_per_1000": [round(s, 3) for s in seconds]}
     part.figures["t11_held"] = float(held)
@@ -78,7 +77,7 @@ def _await_idle(rig: Rig) -> bool:
     return False
 
 
-def _memory_bytes(rig: Rig) -> dict[str, int]:
+def measure_memory(rig: Rig) -> dict[str, int]:
     """By node and kind."""
     topology, found = rig.lab.topology, {}
     for node in topology.nodes:
@@ -100,14 +99,18 @@ def _slot_bytes(rig: Rig) -> dict[str, float]:
     }
 
 
+def memory_each(
+    rig: Rig, before: dict[str, int], after: dict[str, int], held: int
+) -> dict[str, float]:
+    """Bytes of one of so many sessions, by node and kind."""
+    grown = {name: (after[name] - before[name]) / max(held, 1) for name in before}
+    return grown | _slot_bytes(rig)
+
+
 def _note_memory(
-    part: Part,
-    before: dict[str, int],
-    after: dict[str, int],
-    held: int,
-    from_the_start: dict[str, float],
+    part: Part, rig: Rig, before: dict[str, int], after: dict[str, int], held: int
 ) -> None:
-    each = {name: (after[name] - before[name]) / held for name in before} | from_the_start
+    each = memory_each(rig, before, after, held)
     part.facts["memory"] = {"unit": "bytes per idle session"} | {
         name: round(value) for name, value in each.items()
     }

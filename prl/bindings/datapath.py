@@ -772,6 +772,12 @@ class Datapath:
         count = min(lib.prl_dp_flow_handles(self._dp, handles, capacity), capacity)
         return [int(handle) for handle in handles[0:count]]
 
+    def flow_page(self, after: int, count: int) -> list[int]:
+        """The ``count`` lowest handles above ``after``, in their order."""
+        handles = ffi.new("uint32_t[]", count)
+        found = lib.prl_dp_flow_page(self._dp, after, handles, count)
+        return [int(handle) for handle in handles[0:found]]
+
     def flow_ends(self, handle: int) -> Tuple | None:
         """The two ends of a flow; None when there is none of that handle."""
         key = ffi.new("struct prl_flow_key *")

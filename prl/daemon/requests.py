@@ -1,6 +1,5 @@
 """What the control socket's requests do (docs/control.md)."""
 
-import heapq
 import socket
 from collections.abc import Awaitable, Callable
 from ipaddress import ip_address
@@ -125,8 +124,7 @@ class Requests:
 
     async def _flow_list(self, _: Client, request: dict[str, Any], __: list[int]) -> dict[str, Any]:
         after = number_of(request, "after", 0)
-        rest = (h for h in facts.handles(self._view) if h > after or not after)
-        handles = heapq.nsmallest(FLOWS_PER_ANSWER + 1, rest)
+        handles = facts.handles(self._view, after, FLOWS_PER_ANSWER + 1)
         chosen = handles[:FLOWS_PER_ANSWER]
         flows = [found for h in chosen if (found := facts.flow(self._view, h)) is not None]
         return {"flows": flows, "next": chosen[-1] if len(handles) > len(chosen) else None}

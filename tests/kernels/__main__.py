@@ -19,6 +19,7 @@ def main() -> int:
     run = parts.add_parser("run", help="boot a kernel and run a command in this folder")
     run.add_argument("kernel", help=f"a series, {' or '.join(debian.SERIES)}")
     run.add_argument("--timeout", type=float, default=COMMAND_TIMEOUT_S, metavar="SECONDS")
+    run.add_argument("--memory", type=int, default=guest.MEMORY_MIB, metavar="MIB")
     run.add_argument("--results", type=Path, help="folder for what it puts into $GUEST_RESULTS")
     run.add_argument("command", nargs="+", help="the command, after --")
     programs = parts.add_parser("programs", help="on Debian 12's: BPF, beside what goes by a clock")
@@ -50,6 +51,7 @@ def main() -> int:
                 timeout=asked.timeout,
                 folder=Path.cwd(),
                 results=asked.results,
+                memory_mib=asked.memory,
                 tell=sys.stdout.write,
             )
     except debian.KernelError as error:

@@ -58,6 +58,7 @@ def run(
     timeout: float,
     folder: Path,
     results: Path | None = None,
+    memory_mib: int = MEMORY_MIB,
     environment: Mapping[str, str] | None = None,
     tell: Callable[[str], object] = len,
     is_late: Callable[[], bool] = bool,
@@ -83,7 +84,10 @@ def run(
         with (
             (share / "qemu").open("wb") as complaints,
             subprocess.Popen(
-                [*(("chrt", "--idle", "0") if gives_way else ()), *_qemu(kernel, share)],
+                [
+                    *(("chrt", "--idle", "0") if gives_way else ()),
+                    *_qemu(kernel, share, memory_mib),
+                ],
                 stdin=subprocess.DEVNULL,
                 stderr=complaints,
                 start_new_session=True,
@@ -123,7 +127,7 @@ def _script(command: Sequence[str], folder: Path, environment: Mapping[str, str]
     return "\n".join([*lines, f"cd {shlex.quote(str(folder))} || exit", shlex.join(command), ""])
 
 
-def _qemu(kernel: Kernel, share: Path) -> list[str]:
+def _qemu(kernel: Kernel, share: Path, memory_mib: int) -> list[str]:
     if has_kvm():
         accelerator, clock = ["-accel", "kvm", "-cpu", "host"], []
     else:
@@ -137,7 +141,7 @@ def _qemu(kernel: Kernel, share: Path) -> list[str]:
 
     return [
         *("setpriv", "--pdeathsig", "KILL", QEMU, "-machine", "pc", *accelerator),
-        *("-smp", str(CPUS), "-m", str(MEMORY_MIB)),
+        *("-smp", str(CPUS), "-m", str(memory_mib)),
         *("-display", "none", "-no-reboot", "-nodefaults", "-serial", f"file:{share / 'console'}"),
         *("-kernel", str(kernel.vmlinux), "-initrd", str(kernel.initramfs)),
         *shared(Path("/"), "root", ",readonly=on"),

@@ -21,7 +21,7 @@ if [ -n "$headers" ]; then
 fi
 ip link set lo up
 echo guest > /proc/sys/kernel/hostname
-ulimit -n 65536
+ulimit -n 300000
 cat /proc/uptime > /mnt/booted
 bash /mnt/command > /mnt/log 2>&1 < /dev/null
 echo $? > /mnt/status

@@ -933,3 +933,21 @@ def test_what_is_noted_of_a_flow_is_its_control_planes(world: Calm) -> None:
         looking.is_secondary = is_shadow
         lib.prl_dp_notes(dp, looking)
         assert looking.count == 0
+
+
+@pytest.mark.parametrize("capacity", [1, 2, 3, 99])
+def test_handles_come_in_pages_in_their_order(capacity: int) -> None:
+    with calm_world(CROWD_SEED) as world:
+        node, _ = protected(world)
+        world.until(lambda: node.lib.prl_dp_flow_handles(node.dp, node.ffi.NULL, 0) >= STRANGERS)
+        every = node.ffi.new("uint32_t[]", 99)
+        count = node.lib.prl_dp_flow_handles(node.dp, every, 99)
+        found, after = list[int](), 0
+        while True:
+            page = node.ffi.new("uint32_t[]", capacity)
+            some = list(page[0 : node.lib.prl_dp_flow_page(node.dp, after, page, capacity)])
+            found += some
+            if len(some) < capacity:
+                break
+            after = some[-1]
+        assert found == sorted(every[0:count])

@@ -5,13 +5,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from operator import le
 from pathlib import Path
+from types import SimpleNamespace
 from xml.etree import ElementTree as ET
 
 import pytest
 
 from prl.bench import passthrough, report, svg
 from prl.bench.bulk import Burst
-from prl.bench.rig import Recipe
+from prl.bench.rig import PORTS, Recipe, Rig, Way
 from prl.bench.run import Bench, Part, read_columns
 from prl.bench.stats import quantile, ratios, summary, thinned
 from prl.bench.targets import TARGETS, verdicts
@@ -158,3 +159,21 @@ def test_columns_are_read_once(tmp_path: Path) -> None:
     path.write_bytes(b"\1\0\0\0\2\0\0\0\3\0\0\0\4\0\0\0")
     assert [list(column) for column in read_columns(path, "i", 2)] == [[1, 3], [2, 4]]
     assert not path.exists()
+
+
+def test_connections_beyond_one_address_s_ports_come_from_further_addresses(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    rig = Rig(Recipe("many", Way.PRL), tmp_path)
+    asked: list[str] = []
+    added: list[int] = []
+    monkeypatch.setattr(rig, "client", SimpleNamespace(ask=asked.append), raising=False)
+    monkeypatch.setattr(rig, "_add_source", added.append)
+    rig.connect(PORTS - 10)
+    rig.connect(20)
+    rig.connect(PORTS)
+    ends = [line.removeprefix(f"connect {rig.address} 7000 ") for line in asked]
+    assert ends == [
+        f"{PORTS - 10}", "10", "10 192.0.2.201", f"{PORTS - 10} 192.0.2.201", "10 192.0.2.202",
+    ]  # fmt: skip
+    assert added == [1, 2]

@@ -581,7 +581,9 @@ def test_flows_come_in_pages_in_the_order_of_their_handles(
 ) -> None:
     nothing: Any = None
     wanted = list(range(1, 2 * requests.FLOWS_PER_ANSWER + 6))
-    monkeypatch.setattr(requests.facts, "handles", lambda _: wanted[::-1])
+    monkeypatch.setattr(
+        requests.facts, "handles", lambda _, after, count: [h for h in wanted if h > after][:count]
+    )
     monkeypatch.setattr(requests.facts, "flow", lambda _, handle: handle)
     served = Requests(*[nothing] * 8, followers=nothing)
     found, after = list[int](), 0

@@ -149,6 +149,8 @@ struct prl_flow_info {
 };
 int prl_dp_flow_key(struct prl_dp *dp, uint32_t handle, struct prl_flow_key *key); /* 0 or -ENOENT */
 uint32_t prl_dp_flow_handles(struct prl_dp *dp, uint32_t *handles, uint32_t capacity); /* how many there are */
+/* The `capacity` (not 0) lowest handles above `after`, in their order; how many there are of these. */
+uint32_t prl_dp_flow_page(struct prl_dp *dp, uint32_t after, uint32_t *handles, uint32_t capacity);
 int prl_dp_flow_info(struct prl_dp *dp, uint32_t handle, struct prl_flow_info *info); /* 0 or -ENOENT */
 
 /* ---- notes (flow/note.h) ---- */

@@ -263,6 +263,29 @@ uint32_t prl_dp_flow_handles(struct prl_dp *dp, uint32_t *handles, uint32_t capa
     return count;
 }
 
+uint32_t prl_dp_flow_page(struct prl_dp *dp, uint32_t after, uint32_t *handles, uint32_t capacity)
+{
+    uint32_t count = 0;
+
+    dp_lock(dp);
+    for (uint32_t i = 0; i < dp->flows_top; i++) {
+        uint32_t handle = dp->flows[i].spec.handle, at;
+
+        if (i && i % DP_LOOK_FLOWS == 0) {
+            dp_unlock(dp);
+            dp_lock(dp);
+        }
+        if (!dp->flows[i].used || handle <= after || (count == capacity && handle >= handles[count - 1]))
+            continue;
+        at = count < capacity ? count++ : count - 1;
+        for (; at > 0 && handles[at - 1] > handle; at--)
+            handles[at] = handles[at - 1];
+        handles[at] = handle;
+    }
+    dp_unlock(dp);
+    return count;
+}
+
 static void tell_shadow(const struct dp_flow *flow, struct prl_flow_info *info)
 {
     info->secondary = *dp_secondary_of(flow);

@@ -7,7 +7,7 @@
  *
  * The client's lines (A is an IPv4 or IPv6 address):
  *
- *     connect A PORT COUNT       so many connections more
+ *     connect A PORT COUNT [FROM]  so many connections more, from that address of this host's if one is named
  *     first A PORT ROUNDS FILE   so many connections, one after the other, each with one request at once: an int64 each,
  *                                ns from connect() to the answer; reset then
  *     ping ROUNDS FILE           64-byte ping-pong on the first connection; three int32 a round: ns there and back, there,
@@ -114,10 +114,10 @@ static socklen_t address_of(const char *text, uint16_t port, struct sockaddr_sto
     return sizeof(*v6);
 }
 
-static void do_connect(const char *text, uint16_t port, uint32_t count)
+static void do_connect(const char *text, uint16_t port, uint32_t count, const char *from)
 {
-    struct sockaddr_storage to;
-    socklen_t bytes = address_of(text, port, &to);
+    struct sockaddr_storage to, own = {0};
+    socklen_t bytes = address_of(text, port, &to), own_bytes = from ? address_of(from, 0, &own) : 0;
 
     errno = ENOBUFS;
     if (count > CONNECTIONS_MAX - connections)
@@ -125,7 +125,15 @@ static void do_connect(const char *text, uint16_t port, uint32_t count)
     for (uint32_t i = 0; i < count; i++) {
         int fd = socket(to.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
-        if (fd < 0 || connect(fd, (struct sockaddr *)&to, bytes) < 0)
+        if (fd < 0)
+            die("connect");
+        if (from) {
+            set_int(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT,
+                    1); /* a port may serve once for each address over there */
+            if (bind(fd, (struct sockaddr *)&own, own_bytes) < 0)
+                die("bind");
+        }
+        if (connect(fd, (struct sockaddr *)&to, bytes) < 0)
             die("connect");
         set_int(fd, IPPROTO_TCP, TCP_NODELAY, 1);
         connection[connections++] = fd;
@@ -582,8 +590,8 @@ static int client(void)
     while (fgets(line, sizeof(line), stdin)) {
         uint32_t words = split(line, word);
 
-        if (words == 4 && strcmp(word[0], "connect") == 0)
-            do_connect(word[1], (uint16_t)number(word[2]), (uint32_t)number(word[3]));
+        if ((words == 4 || words == 5) && strcmp(word[0], "connect") == 0)
+            do_connect(word[1], (uint16_t)number(word[2]), (uint32_t)number(word[3]), words == 5 ? word[4] : NULL);
         else if (words == 5 && strcmp(word[0], "udp") == 0)
             do_udp(word[1], (uint16_t)number(word[2]), (uint32_t)number(word[3]), (uint32_t)number(word[4]));
         else if (words == 4 && strcmp(word[0], "segments") == 0)

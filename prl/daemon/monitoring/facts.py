@@ -292,9 +292,9 @@ def stats(view: NodeView) -> dict[str, Any]:
     }
 
 
-def handles(view: NodeView) -> list[int]:
-    """All flows here."""
-    return view.datapath.flow_handles(view.config.flows_max)
+def handles(view: NodeView, after: int, count: int) -> list[int]:
+    """Some of the flows here, by the order of their handles, from behind ``after`` on."""
+    return view.datapath.flow_page(after, count)
 
 
 def flow(view: NodeView, handle: int, *, whole: bool = False) -> dict[str, Any] | None:

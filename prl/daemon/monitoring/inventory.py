@@ -1,10 +1,13 @@
 """What there is, one thing after the other, for followers of events: words and facts."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 from prl.daemon.monitoring import facts
 from prl.daemon.monitoring.facts import NodeView
+
+HANDLES_AT_ONCE: Final = 256
+"""So many are asked for when their turn comes."""
 
 
 def things(view: NodeView) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -13,13 +16,17 @@ def things(view: NodeView) -> Iterator[tuple[str, dict[str, Any]]]:
     Sessions are looked up when it is their turn: one that has ended meanwhile is left out, what
     changes meanwhile is told by its event.
     """
-    handles = facts.handles(view)
-    return _things(view, facts.status(view), handles)
+    return _things(view, facts.status(view))
 
 
-def _things(
-    view: NodeView, now: dict[str, Any], handles: list[int]
-) -> Iterator[tuple[str, dict[str, Any]]]:
+def _handles(view: NodeView) -> Iterator[int]:
+    after = 0
+    while some := facts.handles(view, after, HANDLES_AT_ONCE):
+        yield from some
+        after = some[-1]
+
+
+def _things(view: NodeView, now: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     safe = "safe" if now["switchover_safe"] else "not safe"
     yield (
         f"node {now['node']}: {safe}, because {now['because']}",
@@ -53,7 +60,7 @@ def _things(
             },
         )
     members = ("handle", "protocol", "local", "remote", "instance", "role", "state", "reason")
-    for handle in handles:
+    for handle in _handles(view):
         if (flow := facts.flow(view, handle)) is not None:
             yield (
                 f"session {flow['local']} <-> {flow['remote']}: {flow['role']}, {flow['state']}",

@@ -305,7 +305,7 @@ def gather(
 ) -> Facts:
     """What there is to tell now."""
     labelled = view.config.metrics.sessions
-    handles = sorted(facts.handles(view))[:SESSIONS_LABELLED_MAX] if labelled else []
+    handles = facts.handles(view, 0, SESSIONS_LABELLED_MAX) if labelled else []
     flows = [flow for handle in handles if (flow := facts.flow(view, handle)) is not None]
     return Facts(
         view=view,
