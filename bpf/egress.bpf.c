@@ -797,7 +797,7 @@ int prl_inject(struct __sk_buff *skb)
     if (bpf_skb_store_bytes(skb, 0, macs, sizeof(macs), 0) < 0)
         return TC_ACT_SHOT;
     skb->mark = PRL_MARK_RELEASE;
-    if (!lif->mirrored)
+    if (lif->way != PRL_WAY_MIRRED)
         return bpf_redirect(lif->ifindex, BPF_F_INGRESS);
     /* Until a prl_pick has said yes, it is for nobody: the stack drops what no filter takes. */
     bpf_skb_change_type(skb, PACKET_OTHERHOST);

@@ -275,11 +275,18 @@ struct prl_addr {
     __u64 out_silenced;
 };
 
+/* How reinjected frames go to a logical interface. act_mirred, the short way, takes none to an interface without a carrier. */
+enum prl_way {
+    PRL_WAY_REDIRECT = 0, /* bpf_redirect() */
+    PRL_WAY_MIRRED = 1, /* act_mirred (prl_pick) */
+    PRL_WAY_NO_CARRIER = 2, /* bpf_redirect() until the carrier is back, then act_mirred */
+};
+
 /* A logical interface: where reinjected packets appear and released packets leave. */
 struct prl_lif {
     __u32 ifindex;
     __u8 mac[6];
-    __u16 mirrored; /* 1: reinjected frames go there by act_mirred (prl_pick) */
+    __u16 way; /* enum prl_way */
 };
 
 /* Node-wide state; single element of prl_node, mapped by userspace. */

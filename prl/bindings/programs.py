@@ -265,6 +265,15 @@ class Kernel:
         """CLOCK_BOOTTIME, when the other node's lease ends: a dead datapath's flows may open."""
         return int(lib.prl_kernel_open_at_ns(self._kernel))
 
+    def carrier(self, ifindex: int, *, has: bool) -> None:
+        """Take the way to an interface that it can be fed by, with a carrier or without.
+
+        Raises:
+            KernelError: its entry cannot be written.
+        """
+        if code := lib.prl_kernel_carrier(self._kernel, ifindex, has):
+            raise KernelError(f"interface {ifindex} cannot be entered: {os.strerror(-code)}")
+
     def forget(self) -> None:
         """Let go of a former life's flows: their packets pass, where the address may speak."""
         lib.prl_kernel_forget(self._kernel)

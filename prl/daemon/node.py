@@ -264,6 +264,7 @@ class Node:
             log,
             looked=self._on_looked,
             restored=self._on_network_back,
+            carrier=lambda ifindex, has: self._kernel.carrier(ifindex, has=has),
         )
         view = NodeView(
             *(config, self._kernel, dp, self._link, self._ownership, self._primaries),

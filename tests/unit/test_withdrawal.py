@@ -192,6 +192,7 @@ class Node:
             *(self.config, host, lans, cast(Sysctls, SimpleNamespace(reapply=list)), self.log),
             looked=lambda: None,
             restored=restored,
+            carrier=lambda *_: None,
         )
         self.withdrawal = Withdrawal(
             *(self.config, datapath, cast(Link, self.link), self.upkeep, host, lans, self.log),

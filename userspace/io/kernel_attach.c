@@ -148,13 +148,31 @@ static int attach_mirrors(struct prl_kernel *kernel, char *error)
         if (!code && prl_netlink_add_mirror(kernel->inject_ifindex, priority, kernel->program[PRL_PROG_PICK],
                                             lif.ifindex) < 0)
             return 0;
-        lif.mirrored = 1;
+        lif.way = PRL_WAY_MIRRED;
         if (!code)
             code = bpf_map_update_elem(kernel->map[PRL_MAP_LIFS], &i, &lif, BPF_ANY);
         if (code)
             return prl_kernel_fail(error, code, "cannot enter interface %u", kernel->ifindex[i]);
     }
     return 0;
+}
+
+int prl_kernel_carrier(struct prl_kernel *kernel, uint32_t ifindex, int has_carrier)
+{
+    int code = 0;
+
+    for (uint32_t i = 0; i < kernel->lifs && !code; i++) {
+        struct prl_lif lif;
+
+        if (kernel->ifindex[i] != ifindex)
+            continue;
+        code = bpf_map_lookup_elem(kernel->map[PRL_MAP_LIFS], &i, &lif);
+        if (code || lif.way == PRL_WAY_REDIRECT)
+            continue;
+        lif.way = has_carrier ? PRL_WAY_MIRRED : PRL_WAY_NO_CARRIER;
+        code = bpf_map_update_elem(kernel->map[PRL_MAP_LIFS], &i, &lif, BPF_ANY);
+    }
+    return code;
 }
 
 static int attach_inject(struct prl_kernel *kernel, char *error)

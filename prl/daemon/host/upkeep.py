@@ -50,10 +50,11 @@ class Upkeep:
         *,
         looked: Callable[[], None],
         restored: Callable[[], Awaitable[None]],
+        carrier: Callable[[int, bool], None],
     ) -> None:
         self._config, self._host, self._lans = config, host, lans
         self._sysctls, self._log, self._restored = sysctls, log, restored
-        self._looked = looked
+        self._looked, self._carrier = looked, carrier
         self._wanted: dict[str, list[Address]] = {each.name: [] for each in lans.interfaces}
         for number, service in enumerate(config.service):
             self._wanted[lans.interface(number).name] += service.addresses
@@ -62,6 +63,7 @@ class Upkeep:
         """Service addresses that are not wanted now, by interface (withdrawal.py)."""
         self.wrong = ""
         """What is not as it must be and could not be put back, in words."""
+        self._without_carrier: set[int] = set()
         self._without_network: dict[str, tuple[float, str]] = {}
         """Interfaces that are down or without a carrier: since when, and which of the two."""
 
@@ -128,6 +130,7 @@ class Upkeep:
             put_back += [f"{each} on {interface.name}" for each in added]
             problems += [f"{each} is missing: {why}" for each, why in failed.items()]
             problems += self._own_address(interface.name, found.addresses)
+            self._feed(found)
             problems += self._network(interface.name, found)
         with contextlib.suppress(KernelError):  # of an interface that is just going
             put_back += [f"{name} = {value}" for name, value in self._sysctls.reapply()]
@@ -165,6 +168,13 @@ class Upkeep:
             for own in (lan.address, lan.address6)
             if own is not None and own not in there
         ]
+
+    def _feed(self, found: Seen) -> None:
+        """Shadows are fed, and moved sessions, whether or not the LAN is there."""
+        if found.has_carrier == (found.ifindex not in self._without_carrier):
+            return
+        self._carrier(found.ifindex, found.has_carrier)
+        self._without_carrier ^= {found.ifindex}
 
     def _network(self, name: str, found: Seen) -> list[str]:
         """Whether frames can leave and come."""
