@@ -11,6 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from pathlib import Path
 
 from prl.bgp.speaker import PORT
@@ -48,6 +49,12 @@ class Outcome:
     """How often the service changed hands."""
 
 
+def owned(log: str) -> list[float]:
+    """When a prld became the owner, seconds since 1970, as its log has it."""
+    stamps = re.findall(r"^(\S+) \S+ ownership .*\bstate=owner\b", log, re.MULTILINE)
+    return [datetime.fromisoformat(stamp).timestamp() for stamp in stamps]
+
+
 class Episode:
     """Runs a plan; ``folder`` gets all that it leaves."""
 
@@ -57,6 +64,8 @@ class Episode:
         self._out = tell
         self._clients: list[Client] = []
         self._made = 0
+        self._ended_serving: list[tuple[float, str]] = []
+        """In this act: when (time.time()), and on which node."""
         self._began = time.monotonic()
 
     def run(self) -> Outcome:
@@ -105,7 +114,8 @@ class Episode:
         for client in self._clients:
             client.longest_s()
         flaps = {client: client.flaps for client in self._clients}
-        began = time.monotonic()
+        began, began_at = time.monotonic(), time.time()
+        self._ended_serving.clear()
         self._moment(lab, pair, address, act, roles)
         with ThreadPoolExecutor(len(act.faults)) as pool:
             under_way = []
@@ -120,7 +130,7 @@ class Episode:
         self.outcome.acts += 1
         for words in pair.died:
             self._violation(words)
-        self._judge(act, flaps, lasted_s)
+        self._judge(act, flaps, lasted_s, had_moved=self._had_moved(lab, act, roles, began_at))
 
     def _moment(self, lab: Lab, pair: Pair, address: str, act: Act, roles: dict[str, str]) -> None:
         if act.moment == "set-up":
@@ -137,6 +147,8 @@ class Episode:
         if act.moment == "take-over" and fault.on == "owner":
             pair.mend_node(roles["owner"])  # it is dead: that it comes back is what happens
         else:
+            if fault.kind in rules.ENDS_SERVING:
+                self._ended_serving.append((time.time(), roles[fault.on]))
             pair.apply(fault, roles[fault.on])
 
     # -- sessions
@@ -185,14 +197,26 @@ class Episode:
         self._violation(f"{when} the pair does not settle within {SETTLED_S:.0f} s: {why}")
         return False
 
-    def _judge(self, act: Act, flaps: dict[Client, int], lasted_s: float) -> None:
+    def _had_moved(self, lab: Lab, act: Act, roles: dict[str, str], began_at: float) -> bool:
+        """Whether the node that stood by had the service when a fault ended serving there."""
+        node = roles["standby"]
+        hits = [at for at, where in self._ended_serving if where == node]
+        if act.moment != "move" or not hits:
+            return False
+        text = lab.state.log(lab.topology.node(node)).read_text(errors="replace")
+        return any(began_at <= at < max(hits) for at in owned(text))
+
+    def _judge(
+        self, act: Act, flaps: dict[Client, int], lasted_s: float, *, had_moved: bool
+    ) -> None:
         """Of each session: it goes on, or a rule lets it end; and how long it waited.
 
         ``flaps``: of those that were there when the act began.
         """
         until = time.monotonic() + TOLD_S
         for client in list(self._clients):
-            lot = rules.lot(act, lasted_s, is_new=client not in flaps)
+            is_new = client not in flaps
+            lot = rules.lot(act, lasted_s, is_new=is_new, had_moved=had_moved)
             goes_on = client.goes_on(max(rules.HANG_MAX_S, until - time.monotonic()))
             who = f"{client.name} (port {client.port})"
             why = client.trouble
@@ -217,10 +241,7 @@ class Episode:
         owners = []
         for node in lab.topology.nodes:
             text = lab.state.log(node).read_text(errors="replace")
-            owners += [
-                (at, node.name)
-                for at in re.findall(r"^(\S+) \S+ ownership .*\bstate=owner\b", text, re.MULTILINE)
-            ]
+            owners += [(at, node.name) for at in owned(text)]
         taken = [node for _, node in sorted(owners)]
         self.outcome.changes = sum(a != b for a, b in itertools.pairwise(taken))
         said = wire.read(pcap, by_port, lab.topology.service)

@@ -32,20 +32,20 @@ class Lot:
     hang_s: float
 
 
-def lot(act: Act, lasted_s: float, *, is_new: bool) -> Lot:
+def lot(act: Act, lasted_s: float, *, is_new: bool, had_moved: bool = False) -> Lot:
     """Of a session; ``lasted_s``: from the act's beginning until all was mended.
 
-    ``is_new``: it was opened in this act.
+    ``is_new``: it was opened in this act. ``had_moved``: to the node that stood by, when a fault
+    ended serving there.
     """
     serious = [fault for fault in act.faults if fault.kind not in HARMLESS]
     calm = len(serious) <= 1 and act.moment in {"quiet", "move"} and not is_new
     # TCP doubles its retransmission timer while nobody hears it: as long again as the outage.
     hang_s = HANG_MAX_S if calm else 2 * lasted_s + HANG_MAX_S
-    is_late = any(fault.kind is Kind.HOGS for fault in act.faults)
-    return Lot(_loss(act.moment, serious, is_new=is_new, is_late=is_late), hang_s)
+    return Lot(_loss(act.moment, serious, is_new=is_new, had_moved=had_moved), hang_s)
 
 
-def _loss(moment: str, serious: list[Fault], *, is_new: bool, is_late: bool) -> int:
+def _loss(moment: str, serious: list[Fault], *, is_new: bool, had_moved: bool) -> int:
     def ends(role: str) -> bool:
         return any(fault.kind in ENDS_SERVING and fault.on == role for fault in serious)
 
@@ -53,7 +53,7 @@ def _loss(moment: str, serious: list[Fault], *, is_new: bool, is_late: bool) -> 
         return 1
     if (moment == "re-protection" and ends("owner")) or (moment == "take-over" and ends("standby")):
         return 2
-    if moment == "move" and is_late and ends("standby"):
+    if had_moved and ends("standby"):
         return 2
     if len(serious) > 1 and (ends("owner") or ends("standby")):
         both = {fault.on for fault in serious} == {"owner", "standby"}

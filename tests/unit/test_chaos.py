@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from prl.lab.topology import Service
-from tests.chaos import rules, wire
+from tests.chaos import rules
+from tests.chaos.episode import owned, wire
 from tests.chaos.plan import ACTS, DELAY_MAX_S, Act, Fault, Kind, draw
 from tests.chaos.wire import Said
 
@@ -22,9 +23,11 @@ def fault(kind: Kind, on: str) -> Fault:
     return Fault(kind, on, after_s=0.0, for_s=0.3, times=1)
 
 
-def loss(moment: str, *faults: tuple[Kind, str], is_new: bool = False) -> int:
+def loss(
+    moment: str, *faults: tuple[Kind, str], is_new: bool = False, had_moved: bool = False
+) -> int:
     act = Act(moment, tuple(fault(*one) for one in faults), held_s=1.0)
-    return rules.lot(act, 3.0, is_new=is_new).loss
+    return rules.lot(act, 3.0, is_new=is_new, had_moved=had_moved).loss
 
 
 def test_a_seed_has_one_plan_and_many_seeds_have_all_there_is() -> None:
@@ -62,8 +65,8 @@ def test_what_the_rules_let_go() -> None:
     assert loss("re-protection", (Kind.POWER, "owner")) == 2
     assert loss("re-protection", (Kind.POWER, "standby")) == 0
     assert loss("take-over", (Kind.KILL_APP, "standby")) == 2
-    assert loss("move", (Kind.KILL_APP, "standby"), (Kind.HOGS, "owner")) == 2
-    assert loss("move", (Kind.KILL_APP, "owner"), (Kind.HOGS, "owner")) == 0
+    assert loss("move", (Kind.KILL_APP, "standby"), had_moved=True) == 2
+    assert loss("move", (Kind.KILL_APP, "owner"), had_moved=True) == 0
     assert loss("quiet", (Kind.POWER, "owner"), (Kind.CUT_LINK, "owner")) == 3
     assert loss("quiet", (Kind.POWER, "owner"), (Kind.FREEZE, "standby")) == 3
     assert loss("quiet", (Kind.POWER, "owner"), (Kind.KILL_APP, "owner")) == 0
@@ -119,3 +122,11 @@ def test_two_who_speak_in_turn_need_a_change_of_hands_each_time() -> None:
     assert wire.two_speakers(said, changes=2) == ""
     assert "3 turns" in wire.two_speakers(said, changes=1)
     assert wire.two_speakers(said[:2], changes=0) == ""
+
+
+def test_when_a_node_became_the_owner_stands_in_its_log() -> None:
+    log = """\
+2026-11-29T21:55:10.796+00:00 info ownership "service lab: this node owns it" state=owner term=2
+2026-11-29T21:55:11.009+00:00 info ownership "service lab: this node stands by" state=standby
+"""
+    assert owned(log) == [1795989310.796]
