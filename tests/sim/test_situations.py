@@ -788,6 +788,21 @@ def test_who_asks_for_a_take_over_wakes_the_datapath_for_it(crowd: Calm) -> None
     crowd.until(lambda: crowd.counts["session taken over"] == len(crowd.sessions))
 
 
+def test_a_shadow_that_is_made_too_late_for_a_take_over_does_not_come_in(crowd: Calm) -> None:
+    """Nobody would decide on it any more, and its peer would wait for ever."""
+    standby = standby_of(crowd)
+    assert standby.control is not None
+    assert standby.call(standby.lib.prl_dp_takeover, 0, 0) == 0
+    crowd.until(lambda: crowd.counts["session taken over"] == len(crowd.sessions))
+    session = crowd.sessions[0]
+    spec = standby.control._spec(session, standby.host.sock_of[session.number])
+    space = standby.ffi.new("uint32_t *")
+    handle = standby.flow(session).handle
+    assert standby.call(standby.lib.prl_dp_secondary_open, spec, space) == -errno.EALREADY
+    assert standby.flow(session).used
+    assert standby.flow(session).handle == handle
+
+
 def test_a_session_that_waits_for_its_turn_cannot_be_set_up(crowd: Calm) -> None:
     standby = in_the_middle(crowd)
     session = of_state(crowd, standby, "TAKING")[-1]

@@ -1,5 +1,6 @@
-"""A shadow that its program has written into is void; found too late, its session is over (R18)."""
+"""A shadow that is found void where its session should go on: that is over, and its peer told."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -10,24 +11,27 @@ from prl.daemon.session.lost import Lost
 from tests.unit.test_unread import HANDLE, Standby
 
 
+@pytest.mark.parametrize("reason", [Reason.WRITTEN, Reason.NOT_ACTIVE])
 @pytest.mark.parametrize("state", [Owner.STANDBY, Owner.OWNER])
-def test_the_peer_hears_at_once_where_the_session_is_this_nodes(
-    monkeypatch: pytest.MonkeyPatch, state: Owner
+def test_the_peer_hears_where_the_session_is_this_nodes(
+    monkeypatch: pytest.MonkeyPatch, state: Owner, reason: Reason
 ) -> None:
-    """Of one that was found before, the take-over tells; of one that had its turn nobody else."""
+    """Of one that was found before, the take-over tells; of one that had its turn, or of a service
+    that HELLO has given this node, nobody else."""
     ended: list[Any] = []
     monkeypatch.setattr(Lost, "end_all", lambda _, service: ended.append(service))
     standby = Standby(monkeypatch)
     standby.service_state = state
     monkeypatch.setattr(standby.shadows.conntrack, "leave", lambda _: None)
-    standby.shadows.on_state(
-        Event(
-            EventKind.SECONDARY,
-            handle=HANDLE,
-            generation=1,
-            state=Secondary.VOID,
-            reason=Reason.WRITTEN,
-        )
+    void = Event(
+        EventKind.SECONDARY, handle=HANDLE, generation=1, state=Secondary.VOID, reason=reason
     )
+
+    async def told() -> None:
+        standby.shadows.on_state(void)
+        assert ended == []  # what comes next may be the take-over
+        await asyncio.sleep(0)
+
+    asyncio.run(told())
     assert standby.done == ["ended", "flow closed", "told"]
     assert ended == [0] * (state == Owner.OWNER)

@@ -159,9 +159,13 @@ void dp_primary_activate(struct prl_dp *dp, struct dp_flow *flow, uint32_t commi
 
 int dp_secondary_enter(struct prl_dp *dp, const struct prl_flow_spec *spec, uint32_t *space)
 {
+    uint32_t service = dp_service_of(dp, &spec->key);
     struct dp_flow *flow, *old;
     int err, congestion;
 
+    /* Taken over while the socket was made: a shadow that comes after the decision would be there for ever, and its peer wait. */
+    if (service != PRL_SLOT_NONE && dp->owner.state[service] == PRL_OWNER_OWNER)
+        return -EALREADY;
     congestion = dp_congestion_number(&dp->congestions, spec->congestion);
     if (congestion < 0)
         return congestion;

@@ -8,6 +8,7 @@ active ─┬─ link lost: suspended ─▶ active again when it is back, or vo
 
 import asyncio
 import contextlib
+import errno
 import os
 import socket
 import struct
@@ -392,10 +393,12 @@ class Shadows:
             self._dp.send(
                 Message.SETUP_DONE, handle=event.handle, generation=event.generation, space=space
             )
-        except DatapathError:
+        except DatapathError as error:
             end_silently(sock)
             self._dp.flow_close(event.handle)
             self._unpin(coming.hop, NUD_STALE)
+            if error.errno == errno.EALREADY:
+                raise RefusedError(Reason.NOT_ACTIVE, self._not_standby(coming.ends)) from error
             raise
         self._begin(coming, sock, streams, cloning.unread_bytes(coming.snapshot))
 
@@ -449,13 +452,14 @@ class Shadows:
         if coming.client_gone:
             self._give_up(shadow, Reason.APPLICATION_GONE)
 
+    def _not_standby(self, ends: Tuple) -> str:
+        return f"{ends}: {self._config.node} does not stand by for it"
+
     def _admit(self, ends: Tuple) -> tuple[int, Application]:
         """The service and the application of a new shadow. Raises RefusedError."""
         service = self._instances.in_instance(ends.local, ends.instance)
         if service is None or self._dp.service_state(service) != Owner.STANDBY:
-            raise RefusedError(
-                Reason.NOT_ACTIVE, f"{ends}: {self._config.node} does not stand by for it"
-            )
+            raise RefusedError(Reason.NOT_ACTIVE, self._not_standby(ends))
         if self._congestion is None and not ends.is_udp:
             raise RefusedError(
                 Reason.RESTORE_FAILED,
@@ -514,9 +518,11 @@ class Shadows:
                 self._let_read(shadow)
             else:
                 self._discard(shadow, wire.reason_text(event.reason), lost=True)
-                owns = self._dp.service_state(shadow.service) == Owner.OWNER
-                if event.reason == Reason.WRITTEN and owns:  # found as it was to go on
-                    self._lost.end_all(shadow.service)
+                if self._dp.service_state(shadow.service) == Owner.OWNER:
+                    # Behind a take-over, which counts them, if that is told next. There is none
+                    # where HELLO has settled it, or where it was found as it was to go on.
+                    loop = asyncio.get_running_loop()
+                    loop.call_soon(self._lost.end_all, shadow.service)
 
     def on_taken(self, event: Event) -> None:
         """PRL_EVENT_TAKEN_FLOW: the shadow is the session now."""
