@@ -95,7 +95,7 @@ def test_an_address_is_free_only_while_somebody_answers_on_the_lan(
         ours, theirs = socket.socketpair()
         with ours, theirs:
             ours.setblocking(False)
-            return asyncio.run(probe._ask(ours, bytes(6), {MINE}, evidence))
+            return asyncio.run(probe._ask(ours, bytes(6), {MINE}, evidence, defends=False))
 
     deaf, back = Deaf(), Deaf()
     with pytest.raises(KernelError, match="nobody answers"):
@@ -180,3 +180,20 @@ def test_a_witness_is_asked_by_the_group_of_its_address() -> None:
     assert question[:6] == bytes.fromhex("3333ff123456")
     assert question[38:54] == IPv6Address("ff02::1:ff12:3456").packed
     assert question[62:78] == witness.packed
+
+
+@pytest.mark.parametrize("address", [MINE, IPv6Address("2001:db8::100")])
+def test_who_only_probes_for_what_a_node_defends_does_not_use_it(address: Address) -> None:
+    """A silent owner probes until nobody answers, and a defender's kernel answers it."""
+    theirs, ours = b"\2\0\0\0\0\1", b"\2\0\0\0\0\2"
+    asks = probe.probe_frame(theirs, address)
+    assert probe.user_in(asks, ours) == address  # two that begin know by it
+    assert probe.user_in(asks, ours, defends=True) is None
+    assert probe.user_in(asks, theirs) is None
+
+
+def test_who_answers_uses_it_whoever_asks() -> None:
+    theirs, ours = b"\2\0\0\0\0\1", b"\2\0\0\0\0\2"
+    asks = bytearray(probe.probe_frame(theirs, MINE))
+    asks[20:22], asks[28:32] = b"\0\2", MINE.packed  # a reply, by which the sender has it
+    assert probe.user_in(bytes(asks), ours, defends=True) == MINE

@@ -90,8 +90,10 @@ class Inheritance:
         kept: set[int] = set()
         for number in sorted(self._owned()):
             service = self._config.service[number]
+            # Its kernel speaks for them, and a silent owner over there that asks is answered.
             users = await probe.users_of(
-                service, self._lans.interface(number), self._log, await self._evidence()
+                *(service, self._lans.interface(number), self._log, await self._evidence()),
+                defends=True,
             )
             if users is None:
                 continue

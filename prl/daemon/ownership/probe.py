@@ -40,12 +40,17 @@ T = TypeVar("T", bound=Hashable)
 
 
 async def users(
-    interface: LogicalInterface, addresses: Iterable[Address], evidence: Evidence | None = None
+    interface: LogicalInterface,
+    addresses: Iterable[Address],
+    evidence: Evidence | None = None,
+    *,
+    defends: bool = False,
 ) -> set[Address]:
     """Those of ``addresses`` that somebody else on the LAN answers for.
 
     With ``evidence`` only what is asked while the LAN is heard counts: that nobody answers says
-    nothing of a LAN that no probe has reached.
+    nothing of a LAN that no probe has reached. ``defends``: this node uses them, so that who only
+    probes for them has an answer, and uses none.
 
     Raises:
         KernelError: the LAN cannot be asked.
@@ -55,29 +60,39 @@ async def users(
         contextlib.closing(frames.listen(interface.name)) as sock,
         contextlib.nullcontext() if evidence is None else evidence,
     ):
-        return await _ask(sock, interface.mac, wanted, evidence)
+        return await _ask(sock, interface.mac, wanted, evidence, defends=defends)
 
 
 async def users_of(
-    service: Service, interface: LogicalInterface, events: EventLog, evidence: Evidence
+    service: Service,
+    interface: LogicalInterface,
+    events: EventLog,
+    evidence: Evidence,
+    *,
+    defends: bool = False,
 ) -> set[Address] | None:
     """The same of a service's addresses; None: it cannot be asked, and the log says why."""
     try:
-        return await users(interface, service.addresses, evidence)
+        return await users(interface, service.addresses, evidence, defends=defends)
     except KernelError as error:
         events.error("probe_failed", f"service {service.name}: {error}")
         return None
 
 
 async def _ask(
-    sock: socket.socket, mac: bytes, wanted: set[Address], evidence: Evidence | None
+    sock: socket.socket,
+    mac: bytes,
+    wanted: set[Address],
+    evidence: Evidence | None,
+    *,
+    defends: bool,
 ) -> set[Address]:
     count = Answers(wanted)
     loop = asyncio.get_running_loop()
 
     def receive() -> None:
         for frame in frames.waiting(sock):
-            count.hear(user_in(frame, mac))
+            count.hear(user_in(frame, mac, defends=defends))
 
     loop.add_reader(sock, receive)
     try:
@@ -153,13 +168,18 @@ def probe_frame(mac: bytes, address: Address) -> bytes:
     return multicast + mac + ETH_P_IPV6.to_bytes(2) + header + source + group + body
 
 
-def user_in(frame: bytes, own_mac: bytes) -> Address | None:
-    """The address that ``frame`` shows to be in use, or probed, by somebody else."""
+def user_in(frame: bytes, own_mac: bytes, *, defends: bool = False) -> Address | None:
+    """The address that ``frame`` shows to be in use, or probed, by somebody else.
+
+    ``defends``: only in use.
+    """
     if len(frame) < ETH_BYTES or frame[6:12] == own_mac:
         return None
     kind, payload = int.from_bytes(frame[12:14]), frame[ETH_BYTES:]
     if kind == ETH_P_ARP and len(payload) >= ARP_BYTES and payload[:6] == b"\0\1\x08\0\6\4":
         sender, target = payload[14:18], payload[24:28]
+        if defends and not any(sender):
+            return None
         # A probe of another node's for the same address is a conflict, too (RFC 5227, 2.1.1).
         return IPv4Address(sender if any(sender) else target)
     if (
@@ -169,6 +189,6 @@ def user_in(frame: bytes, own_mac: bytes) -> Address | None:
         and payload[7] == _ND_HOPS
     ):
         is_dad = payload[40] == _NS and not any(payload[8:24])
-        if payload[40] == _NA or is_dad:
+        if payload[40] == _NA or (is_dad and not defends):
             return IPv6Address(payload[48:64])
     return None
