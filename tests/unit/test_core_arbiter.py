@@ -182,6 +182,52 @@ def test_an_owner_that_has_lost_speaks_when_the_winner_renounces_and_the_store_i
     assert n.tick(2000) & SILENCE == 0
 
 
+def says_hello(node: Arbitrated) -> None:
+    lib.prl_owner_hello(node.owner)
+
+
+def test_who_has_renounced_asks_again_in_the_next_epoch() -> None:
+    """The other node may go on by its word; the store need not have that yet."""
+    n = Arbitrated(STANDBY).linked()
+    n.call("link_down")
+    n.tick(120)
+    n.lan_heard()
+    n.hears(WON)
+    says_hello(n)
+    n.call("link_up")
+    n.call("link_down")
+    assert n.tick(n.now - 1000 + 250) & TAKEOVER == 0
+    assert n.arbiter.state != WON
+
+
+def test_what_an_owner_has_by_word_alone_ends_with_its_hello() -> None:
+    n = Arbitrated(OWNER).linked().lost()
+    n.hears(LOST)
+    assert n.call("lan_renounced") & SPEAK
+    says_hello(n)
+    assert n.tick(200) & (SILENCE | ARBITRATE) == SILENCE | ARBITRATE
+    assert n.hears(WON) & SPEAK  # the store has it by now
+
+
+def test_what_the_store_has_said_outlives_it() -> None:
+    n = Arbitrated(OWNER).linked().lost()
+    n.hears(WON)
+    says_hello(n)
+    assert n.tick(n.now - 1000 + 500) & (SILENCE | ARBITRATE) == 0
+
+
+def test_an_owner_that_has_said_hello_believes_no_word_of_before() -> None:
+    """It has been on its way, or waited in a socket, while the other node asked in a new epoch."""
+    n = Arbitrated(OWNER).linked().lost()
+    n.hears(LOST)
+    says_hello(n)
+    assert n.call("lan_renounced") == 0
+    n.call("link_up")
+    n.lost()
+    n.hears(LOST)
+    assert n.call("lan_renounced") & SPEAK
+
+
 def test_an_owner_that_the_other_node_renounces_to_leaves_it_what_that_one_owns() -> None:
     """It may have won, too, for its own service: the word says that it lives."""
     n = Arbitrated(OWNER, STANDBY).linked().lost()

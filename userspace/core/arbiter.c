@@ -51,19 +51,32 @@ void prl_arbiter_link_up(struct prl_arbiter *arbiter)
 {
     arbiter->round++;
     if (arbiter->state != PRL_ARBITER_WON)
-        arbiter->state = PRL_ARBITER_TOGETHER;
+        prl_arbiter_together(arbiter);
 }
 
 void prl_arbiter_together(struct prl_arbiter *arbiter)
 {
+    arbiter->in_doubt = 0;
     arbiter->state = PRL_ARBITER_TOGETHER;
 }
 
-bool prl_arbiter_seize(struct prl_arbiter *arbiter)
+void prl_arbiter_renounced(struct prl_arbiter *arbiter)
+{
+    arbiter->in_doubt = 1;
+}
+
+void prl_arbiter_hello(struct prl_arbiter *arbiter)
+{
+    if (arbiter->state == PRL_ARBITER_WON && arbiter->in_doubt)
+        arbiter->state = PRL_ARBITER_TOGETHER;
+}
+
+bool prl_arbiter_seize(struct prl_arbiter *arbiter, bool by_word)
 {
     if (!is_there(arbiter))
         return false;
     arbiter->state = PRL_ARBITER_WON;
     arbiter->seizes = 1;
+    arbiter->in_doubt = by_word;
     return true;
 }

@@ -40,6 +40,7 @@ struct prl_arbiter {
     struct prl_arbiter_config config;
     uint8_t state; /* enum prl_arbiter_state */
     uint8_t seizes; /* this node's right has come by another word than the store's, which is to be told */
+    uint8_t in_doubt; /* WON by the other node's word that it cannot take over, or that one goes on by ours */
     uint32_t round;
     uint64_t asked_ns;
     uint64_t asks, unreached;
@@ -56,8 +57,13 @@ bool prl_arbiter_answer(struct prl_arbiter *arbiter, uint32_t round, uint8_t sta
 /* A new epoch. Who had won holds on to that until the other node is known to be in it, too: prl_arbiter_together(). */
 void prl_arbiter_link_up(struct prl_arbiter *arbiter);
 void prl_arbiter_together(struct prl_arbiter *arbiter);
-/* Somebody else's word that the other node will not speak: the operator's, or the other node's own. Whether there is a store
- * to be told. */
-bool prl_arbiter_seize(struct prl_arbiter *arbiter);
+/* This node has said that the other one may go on. */
+void prl_arbiter_renounced(struct prl_arbiter *arbiter);
+/* Our HELLO is said, so that the other node may be in the new epoch, where a word of this one's counts no more: a right that
+ * rests on such a word ends, which the store may not have yet, and so does one that was renounced. */
+void prl_arbiter_hello(struct prl_arbiter *arbiter);
+/* Somebody else's word that the other node will not speak: the operator's, or (by_word) the other node's own. Whether there is
+ * a store to be told. */
+bool prl_arbiter_seize(struct prl_arbiter *arbiter, bool by_word);
 
 #endif /* PRL_CORE_ARBITER_H */

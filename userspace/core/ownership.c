@@ -262,6 +262,7 @@ static uint32_t void_shadows(struct prl_owner *owner)
 static uint32_t renounce(struct prl_owner *owner)
 {
     owner->renounced = 1;
+    prl_arbiter_renounced(&owner->arbiter);
     return void_shadows(owner) | PRL_OWNER_DO_RENOUNCE_LAN;
 }
 
@@ -550,9 +551,9 @@ uint32_t prl_owner_arbitrated(struct prl_owner *owner, uint32_t round, uint8_t s
 }
 
 /* This node may speak, by another word than the arbiter's. */
-static uint32_t seize(struct prl_owner *owner)
+static uint32_t seize(struct prl_owner *owner, bool by_word)
 {
-    return prl_arbiter_seize(&owner->arbiter) ? PRL_OWNER_DO_ARBITRATE : 0;
+    return prl_arbiter_seize(&owner->arbiter, by_word) ? PRL_OWNER_DO_ARBITRATE : 0;
 }
 
 /* The link is lost, or silent. */
@@ -613,6 +614,8 @@ uint32_t prl_owner_hello(struct prl_owner *owner)
 {
     uint32_t todo = void_shadows(owner) & ~(uint32_t)PRL_OWNER_DO_DROP_LINK;
 
+    owner->says_hello = 1;
+    prl_arbiter_hello(&owner->arbiter);
     if (owner->echoed_own_ns) /* until the other has read it, it may take over as before */
         owner->former_echoed_ns = owner->echoed_own_ns;
     owner->echoed_own_ns = owner->lease_own_ns = owner->newest_sent_ns = 0;
@@ -626,7 +629,8 @@ uint32_t prl_owner_link_up(struct prl_owner *owner, uint64_t now_ns)
 {
     uint32_t todo = owner->link == PRL_LINK_DOWN ? 0 : prl_owner_link_down(owner, now_ns);
 
-    /* What was shadowed in the old epoch was failed by the primary: protocol version 1 has no RESYNC (L10). */
+    owner->says_hello = 0;
+    /* What was shadowed in the old epoch was failed by the primary: void to all but RESYNC (L10). */
     todo |= void_shadows(owner) & ~(uint32_t)PRL_OWNER_DO_DROP_LINK;
     owner->link = PRL_LINK_UP;
     owner->flows_failed = 0;
@@ -753,7 +757,7 @@ uint32_t prl_owner_lan_heard(struct prl_owner *owner, uint64_t sent_ns, uint64_t
         /* It has won, and nothing to go on with: the owner may, and is told until it has heard. */
         bool is_idle = owner->link == PRL_LINK_DOWN && prl_arbiter_is_won(&owner->arbiter) && takeable(owner);
 
-        return is_idle ? todo | PRL_OWNER_DO_RENOUNCE_LAN : todo;
+        return is_idle ? todo | renounce(owner) : todo;
     }
     /* With the link up its messages may only be late, behind much data: the lease has aged, so that nothing is taken over.
      * The shadows stay until the link is lost, or a newer lease shows that the primary has not gone on alone. */
@@ -888,7 +892,10 @@ uint32_t prl_owner_lan_renounced(struct prl_owner *owner, uint64_t now_ns)
 
     if (!is_primary(owner) || (owner->flows_failed == 2 && owner->arbiter.state != PRL_ARBITER_LOST))
         return 0;
-    todo = fail_flows(owner) | open_flows(owner) | seize(owner);
+    if (owner->says_hello &&
+        prl_arbiter_rules(&owner->arbiter)) /* it may be in the next epoch by now, and have asked there */
+        return 0;
+    todo = fail_flows(owner) | open_flows(owner) | seize(owner, true);
     /* L12: the other node lives, and may have won for what it owns itself: of that no shadow of ours may speak, and by the
      * arbiter's word, which is now ours as well, it might. */
     if (owner->arbiter.state == PRL_ARBITER_WON && has_shadows(owner))
@@ -1061,7 +1068,7 @@ uint32_t prl_owner_request(struct prl_owner *owner, uint32_t service, int fenced
 
     *refused = PRL_REFUSED_NOT;
     if (state == PRL_OWNER_OWNER && fenced == PRL_FENCED_BY_OPERATOR && owner->silence != PRL_SILENCE_NOT) {
-        todo = speak(owner, now_ns) | fail_flows(owner) | seize(owner);
+        todo = speak(owner, now_ns) | fail_flows(owner) | seize(owner, false);
         return todo | open_flows(owner);
     }
     if (state == PRL_OWNER_OWNER)
@@ -1076,7 +1083,7 @@ uint32_t prl_owner_request(struct prl_owner *owner, uint32_t service, int fenced
         *refused = PRL_REFUSED_HEARD;
     if (*refused != PRL_REFUSED_NOT)
         return 0;
-    todo = fenced ? seize(owner) : 0;
+    todo = fenced ? seize(owner, false) : 0;
     todo |= take(owner, 1u << service, fenced ? 0 : prl_owner_takeover_until_ns(owner), now_ns);
     return todo | drop_link(owner);
 }

@@ -154,6 +154,7 @@ struct prl_owner {
     uint8_t can_ask; /* somebody on the LAN would answer: who is heard by nobody then is cut off */
     uint8_t is_urgent; /* the LAN is watched because somebody may soon take over */
     uint8_t unheard; /* silent, and nobody has heard it since the link was lost: the other node has the sessions */
+    uint8_t says_hello; /* since our HELLO, until the epoch begins */
     uint8_t contends; /* as secondary it would take over, had it won (L12) */
     struct prl_arbiter arbiter;
     uint32_t silent_mask; /* the services that it holds for */
