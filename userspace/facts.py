@@ -257,6 +257,7 @@ ENUMERATIONS = (
     ("Refused", "prl_refused", "PRL_REFUSED_", "Why a take-over was refused."),
     ("Fenced", "prl_fenced", "PRL_FENCED_", "Who vouches that the other node is dead (SPEC L5)."),
     ("Arbiter", "prl_arbiter_state", "PRL_ARBITER_", "What the arbiter has said (SPEC L12)."),
+    ("Seizes", "prl_seizes", "PRL_SEIZES_", "By whose word the arbiter is told, not asked."),
     ("Silence", "prl_silence", "PRL_SILENCE_", "Why an owner emits nothing (SPEC L6)."),
     ("Moved", "prl_move_outcome", "PRL_MOVE_", "How a move ended (SPEC R21)."),
     ("EventKind", "prl_event_kind", "PRL_EVENT_", "What the datapath tells of."),

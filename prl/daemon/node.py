@@ -21,7 +21,7 @@ import msgspec
 
 from prl.bindings import programs, wire
 from prl.bindings.datapath import Datapath, DatapathError, Event
-from prl.bindings.facts import EventKind, Message, Owner, Reason, Silence, Tlv
+from prl.bindings.facts import EventKind, Message, Owner, Reason, Seizes, Silence, Tlv
 from prl.bindings.programs import Kernel
 from prl.config import Config
 from prl.daemon.control.control import ControlServer
@@ -240,6 +240,7 @@ class Node:
             log,
             describe=self._ownership.describe,
             settled=self._ownership.settle,
+            greets=self._on_hello,
             raised=self._on_link_up,
             lost=self._on_link_lost,
         )
@@ -663,9 +664,13 @@ class Node:
         )
         self._fence.start()
 
+    def _on_hello(self) -> None:
+        if self._arbiter is not None:
+            self._arbiter.on_hello()
+
     def _on_arbitrate(self, event: Event) -> None:
         if self._arbiter is not None:
-            self._arbiter.on_question(event.value, seizes=bool(event.state))
+            self._arbiter.on_question(event.value, Seizes(event.state))
 
     def _on_ended(self, event: Event) -> None:
         self._primaries.on_ended(event.handle)

@@ -76,7 +76,8 @@ class Asker:
         self.control, self.node, self.world = control, control.node, control.world
         self.name = NAMES[self.node.index]
         self._question: int | None = None
-        self._seizes = self._releases = False
+        self._seizes = self._by_word = self._releases = False
+        self._hellos = 0
         self._asked = True  # a life before this one may have
         self._steps: Steps | None = None
         self._done: Callable[[bool | None], None] | None = None
@@ -88,10 +89,15 @@ class Asker:
     def on_event(self, round_number: int, seizes: int) -> None:
         """The datapath asks, or tells."""
         if seizes:
-            self._seizes = True
+            self._seizes, self._by_word = True, seizes == self.node.lib.PRL_SEIZES_BY_WORD
         else:
             self._question = round_number
         self._work()
+
+    def on_hello(self) -> None:
+        self._hellos += 1
+        if self._by_word:
+            self._seizes = self._by_word = False
 
     def on_link_up(self) -> None:
         self._releases = False
@@ -136,7 +142,9 @@ class Asker:
         if self._steps is not None:
             return
         if self._seizes:
-            self._begin(seize(self.name), self._seized)
+            by_word, hellos = self._by_word, self._hellos
+            steps = seize(self.name, lambda: not by_word or self._hellos == hellos)
+            self._begin(steps, self._seized)
         elif self._question is not None:
             self._asked = True
             self._begin(claim(self.name), self._answered)

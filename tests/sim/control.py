@@ -471,6 +471,8 @@ class Control:
         return bool(event.kind == lib.PRL_EVENT_MESSAGE and event.type == lib.PRL_MSG_HELLO)
 
     def _greet(self, connection: "Connection") -> None:
+        if self.arbiter is not None:
+            self.arbiter.on_hello()
         assert self.node.call(self.lib.prl_dp_link_hello) == 0, "HELLO on a link that is up"
         services = self.describe()
         connection.hello[self.node.index] = services

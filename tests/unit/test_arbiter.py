@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 
 from prl.bindings.facts import Arbiter as State
+from prl.bindings.facts import Seizes
 from prl.config import Config, parse
 from prl.daemon.ownership.adoption import Inheritance
 from prl.daemon.ownership.arbiter import NOBODY, Arbiter
@@ -376,7 +377,7 @@ def daemon(test: Callable[[Arbiter, Datapath, Log], Any], *endpoints: str, more:
 
 def test_a_question_is_answered_with_its_number() -> None:
     async def ask(arbiter: Arbiter, datapath: Datapath, log: Log) -> None:
-        arbiter.on_question(7, seizes=False)
+        arbiter.on_question(7, Seizes.NOT)
         assert await told(datapath) == (7, State.WON)
         assert "arbiter_won" in log.names
 
@@ -387,7 +388,7 @@ def test_a_question_is_answered_with_its_number() -> None:
 
 def test_the_other_nodes_name_is_the_answer_that_it_is_not_this_one() -> None:
     async def ask(arbiter: Arbiter, datapath: Datapath, log: Log) -> None:
-        arbiter.on_question(7, seizes=False)
+        arbiter.on_question(7, Seizes.NOT)
         assert await told(datapath) == (7, State.LOST)
         assert "arbiter_lost" in log.names
         assert arbiter.holder == "re1"
@@ -401,12 +402,12 @@ def test_the_other_nodes_name_is_the_answer_that_it_is_not_this_one() -> None:
 
 def test_no_answer_is_told_too_and_the_next_question_is_asked_anew() -> None:
     async def ask(arbiter: Arbiter, datapath: Datapath, log: Log) -> None:
-        arbiter.on_question(7, seizes=False)
+        arbiter.on_question(7, Seizes.NOT)
         assert await told(datapath) == (7, State.UNREACHED)
         assert log.names.count("arbiter_unreached") == 1
         assert "not reached" in arbiter.ailment
         member.answer = None
-        arbiter.on_question(7, seizes=False)
+        arbiter.on_question(7, Seizes.NOT)
         assert await told(datapath) == (7, State.WON)
         assert "arbiter_reached" in log.names
         assert not arbiter.ailment
@@ -418,7 +419,7 @@ def test_no_answer_is_told_too_and_the_next_question_is_asked_anew() -> None:
 
 def test_the_record_is_let_go_of_when_the_datapath_has_the_other_nodes_word() -> None:
     async def rejoin(arbiter: Arbiter, datapath: Datapath, _: Log) -> None:
-        arbiter.on_question(7, seizes=False)
+        arbiter.on_question(7, Seizes.NOT)
         await told(datapath)
         datapath.arbiter = State.WON
         arbiter.on_link_up()
@@ -436,7 +437,7 @@ def test_the_record_is_let_go_of_when_the_datapath_has_the_other_nodes_word() ->
 
 def test_a_word_that_goes_before_the_arbiters_is_written() -> None:
     async def seized(arbiter: Arbiter, _: Datapath, __: Log) -> None:
-        arbiter.on_question(7, seizes=True)
+        arbiter.on_question(7, Seizes.FENCED)
         async with asyncio.timeout(TIMEOUT_S):
             while member.value != "re0":  # noqa: ASYNC110 - nothing tells of it
                 await asyncio.sleep(0.01)
@@ -444,6 +445,31 @@ def test_a_word_that_goes_before_the_arbiters_is_written() -> None:
     with gateway() as member:
         member.revision, member.value = 4, "re1"
         daemon(seized, member.endpoint)
+
+
+def test_a_word_of_the_other_nodes_is_not_written_once_hello_was_said() -> None:
+    """That node may have asked in the new epoch by then, and be told that it has won."""
+
+    async def greeted(arbiter: Arbiter, _: Datapath, __: Log) -> None:
+        arbiter.on_question(7, Seizes.BY_WORD)
+        arbiter.on_hello()
+        arbiter.on_question(8, Seizes.NOT)
+        async with asyncio.timeout(TIMEOUT_S):
+            while arbiter.holder != "re1":  # noqa: ASYNC110 - nothing tells of it
+                await asyncio.sleep(0.01)
+
+    with gateway() as member:
+        member.revision, member.value = 4, "re1"
+        daemon(greeted, member.endpoint)
+        assert member.value == "re1"
+
+
+def test_what_is_being_written_stops_when_its_word_counts_no_more() -> None:
+    steps = seize("re0", lambda: False)
+    assert isinstance(next(steps), Read)
+    with pytest.raises(StopIteration) as end:
+        steps.send(Record(4, "re1"))
+    assert end.value.value is False
 
 
 def test_a_node_that_was_owner_asks_again_before_it_gives_its_sessions_up() -> None:

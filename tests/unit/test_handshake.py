@@ -39,7 +39,9 @@ class Node:
             send=lambda *_, **__: None,
         )
         self.log = EventLog(lambda _: None)
-        nothing: dict[str, Any] = {name: lambda *_: None for name in ("settled", "raised", "lost")}
+        nothing: dict[str, Any] = {
+            name: lambda *_: None for name in ("settled", "greets", "raised", "lost")
+        }
         self.link = Link(found, cast(Datapath, datapath), self.log, describe=tuple, **nothing)
 
     def _attach(self, channel: Channel) -> None:

@@ -76,7 +76,7 @@ bool prl_arbiter_seize(struct prl_arbiter *arbiter, bool by_word)
     if (!is_there(arbiter))
         return false;
     arbiter->state = PRL_ARBITER_WON;
-    arbiter->seizes = 1;
+    arbiter->seizes = by_word ? PRL_SEIZES_BY_WORD : PRL_SEIZES_FENCED;
     arbiter->in_doubt = by_word;
     return true;
 }

@@ -28,6 +28,12 @@ enum prl_arbiter_state {
     PRL_ARBITER_UNREACHED = 4, /* asked, and no answer came in time: what the configuration says holds */
 };
 
+enum prl_seizes {
+    PRL_SEIZES_NOT = 0,
+    PRL_SEIZES_FENCED = 1, /* the operator's word */
+    PRL_SEIZES_BY_WORD = 2, /* the other node's; not to be told any more once our HELLO is said */
+};
+
 struct prl_arbiter_config {
     uint64_t answer_ns; /* how long an answer may take; then the store is asked again; 0 = there is no arbiter */
     /* 1: the lease decides as without an arbiter, unless that has said that the other node goes on, which may not have
@@ -39,7 +45,7 @@ struct prl_arbiter_config {
 struct prl_arbiter {
     struct prl_arbiter_config config;
     uint8_t state; /* enum prl_arbiter_state */
-    uint8_t seizes; /* this node's right has come by another word than the store's, which is to be told */
+    uint8_t seizes; /* enum prl_seizes: this node's right has come by another word than the store's, which is to be told */
     uint8_t in_doubt; /* WON by the other node's word that it cannot take over, or that one goes on by ours */
     uint32_t round;
     uint64_t asked_ns;

@@ -64,12 +64,13 @@ class Link:
         *,
         describe: Callable[[], SERVICES_TYPE],
         settled: Callable[[SERVICES_TYPE], None],
+        greets: Callable[[], None],
         raised: Callable[[], None],
         lost: Callable[[], None],
     ) -> None:
         self._config, self._dp, self._log = config, datapath, log
         self._describe, self._settled = describe, settled
-        self._raised, self._lost = raised, lost
+        self._greets, self._raised, self._lost = greets, raised, lost
         self._hello: asyncio.Queue[Event] = asyncio.Queue(maxsize=4)
         self._down = asyncio.Event()
         self._attached = False
@@ -267,6 +268,7 @@ class Link:
         self._raised()
 
     def _send_hello(self, hello: Hello) -> None:
+        self._greets()
         self._dp.link_hello()
         self._dp.send(
             Message.HELLO,

@@ -17,6 +17,7 @@ from typing import Final, TypeVar
 
 from prl.bindings.datapath import Datapath
 from prl.bindings.facts import Arbiter as State
+from prl.bindings.facts import Seizes
 from prl.config import Config
 from prl.daemon.events.log import EventLog
 from prl.daemon.ownership import claim
@@ -47,6 +48,9 @@ class Arbiter:
         self._question: int | None = None
         """The round of the datapath's question that is not answered yet."""
         self._seizes = self._releases = False
+        self._by_word = False
+        """The other node's, which counts until this one's HELLO."""
+        self._hellos = 0
         self._asked = False
         """A claim was made since the record was last let go of."""
         self._work = asyncio.Event()
@@ -95,12 +99,19 @@ class Arbiter:
 
     # -- the datapath's life
 
-    def on_question(self, round_number: int, *, seizes: bool) -> None:
+    def on_question(self, round_number: int, seizes: Seizes) -> None:
         """The datapath asks, or tells."""
-        self._seizes |= seizes
-        if not seizes:
+        if seizes:
+            self._seizes, self._by_word = True, seizes == Seizes.BY_WORD
+        else:
             self._question = round_number
         self._work.set()
+
+    def on_hello(self) -> None:
+        """It is about to be said: the other node's word over the LAN counts no more."""
+        self._hellos += 1
+        if self._by_word:
+            self._seizes = self._by_word = False
 
     def on_link_up(self) -> None:
         """An epoch has begun here; the other node may not be in it yet."""
@@ -140,8 +151,8 @@ class Arbiter:
 
     async def _work_off(self) -> None:
         assert self._dp is not None
-        if self._seizes and await self._do(claim.seize(self._node)):
-            self._seizes, self.holder = False, self._node
+        if self._seizes:
+            await self._seize()
         if self._question is not None:
             await self._answer(self._question)
         if self._releases and self._question is None:
@@ -149,6 +160,12 @@ class Arbiter:
             if free is not None and self._releases:
                 self._releases = self._asked = False
                 self.holder = "" if free else self.holder
+
+    async def _seize(self) -> None:
+        by_word, hellos = self._by_word, self._hellos
+        steps = claim.seize(self._node, lambda: not by_word or self._hellos == hellos)
+        if await self._do(steps):
+            self._seizes, self.holder = False, self._node
 
     async def _answer(self, round_number: int) -> None:
         assert self._dp is not None

@@ -9,7 +9,7 @@ reading and the replacing (prld's thread; the simulator, with time between) is n
     Replace(record, who) ─▶ whether nobody had written since `record` was read
 """
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Final
 
@@ -81,11 +81,16 @@ def release(node: str, *, asked: bool) -> Steps:
     raise ContendedError
 
 
-def seize(node: str) -> Steps:
-    """Be it whoever is named: somebody has vouched that the other node does not speak."""
+def seize(node: str, still: Callable[[], bool] = lambda: True) -> Steps:
+    """Be it whoever is named: somebody has vouched that the other node does not speak.
+
+    ``still``: whether that word counts yet. What the other node writes meanwhile makes it too late.
+    """
     for _ in range(STEPS_MAX):
         record = yield Read()
         assert isinstance(record, Record)
+        if not still():
+            return False
         if (yield Replace(record, node)):
             return True
     raise ContendedError
