@@ -163,6 +163,10 @@ class ShadowFlow(Flow, Generic[SessionT]):
         self._session: SessionT | None = None
         self._sock = ShadowSocket(fileno=given.fd)
         self._renews = given.renew
+        self._named = {"handle": given.handle}
+        """In requests that are of this shadow, not of a later one with its handle."""
+        if given.generation is not None:
+            self._named["generation"] = given.generation
         self.local = given.local
         """The service's end, ``addr:port``."""
         self.remote = given.remote

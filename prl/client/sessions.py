@@ -230,9 +230,7 @@ class Shadow(Followed, ShadowFlow[Session]):
         it cannot begin in the middle of a session. prld logs ``why``.
         """
         with contextlib.suppress(UsageError):  # it is void already
-            self._node.request(
-                {"op": "reject", "handle": self.handle, "reason": reason, "why": why}
-            )
+            self._node.request({"op": "reject", "reason": reason, "why": why} | self._named)
 
     def close(self) -> None:
         """Give the shadow up, or, once it is owned, end the session; closes the socket."""
@@ -241,7 +239,7 @@ class Shadow(Followed, ShadowFlow[Session]):
             self._node.forget(self._session)
         elif not self._over:  # else the handle may be a newer shadow's
             with contextlib.suppress(PrlError):  # it has ended already
-                self._node.request({"op": "close", "handle": self.handle})
+                self._node.request({"op": "close"} | self._named)
         self._node.forget(self)
         self.become("void", "closed by its application", over=True)
         self._sock.close()

@@ -73,6 +73,7 @@ class _Shadow(msgspec.Struct, frozen=True, tag_field="event", tag="shadow"):
     in_bytes: int = 0
     out_bytes: int = 0
     renew: bool = False
+    generation: int | None = None
 
 
 News = State | Demoted | Protectable | TakenOver | Void
@@ -112,6 +113,9 @@ class Given:
     """How much output comes before the snapshot."""
     renew: bool
     """The application is asked for its bytes anew before each shadow of this session."""
+    generation: int | None
+    """A later shadow of the same session has its handle, and another generation. None: prld does
+    not say."""
 
 
 class Dialogue:
@@ -182,6 +186,7 @@ class Dialogue:
             fd=fds.pop(),
             in_bytes=event.in_bytes,
             out_bytes=event.out_bytes,
+            generation=event.generation,
             renew=event.renew,
         )
 

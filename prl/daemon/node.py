@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from prl.bindings import programs, wire
-from prl.bindings.datapath import Datapath, DatapathError, Event
+from prl.bindings.datapath import Datapath, DatapathError, Event, Tuple
 from prl.bindings.facts import EventKind, Message, Owner, Reason, Seizes, Silence, Tlv
 from prl.bindings.programs import Kernel
 from prl.config import Config
@@ -256,6 +256,7 @@ class Node:
             moves=self._switchover,
             exposed=self._exposed,
             births=births,
+            ended=self._on_session_over,
         )
         self._upkeep = Upkeep(
             config,
@@ -663,6 +664,10 @@ class Node:
             "if it is certainly dead (fence_command, or `prlctl takeover --fenced`)",
         )
         self._fence.start()
+
+    def _on_session_over(self, ends: Tuple, service: int) -> None:
+        if self._kernel.is_silent(service):
+            self._shadows.ended_unheard(ends, service)
 
     def _on_hello(self) -> None:
         if self._arbiter is not None:

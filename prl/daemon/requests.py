@@ -313,6 +313,7 @@ class Requests:
         if session is not None and session.client is client:
             self._primaries.close(session)
         elif shadow is not None and shadow.client is client:
+            _require_same(request, shadow)
             self._shadows.close(shadow)
         elif (session := self._primaries.find_former(handle, client)) is not None:
             self._primaries.close(session)
@@ -357,6 +358,7 @@ class Requests:
         shadow = self._shadows.find(handle)
         if shadow is None or shadow.client is not client:
             raise _unknown(handle)
+        _require_same(request, shadow)
         return shadow
 
     async def _takeover(self, _: Client, request: dict[str, Any], __: list[int]) -> dict[str, Any]:
@@ -398,6 +400,12 @@ def _process_facts(process: Process) -> dict[str, Any]:
 def _words(request: dict[str, Any]) -> str:
     """Why, for the log and for people: one line."""
     return " ".join(text_of(request, "why", "").split())[:WHY_MAX_CHARS]
+
+
+def _require_same(request: dict[str, Any], shadow: Shadow) -> None:
+    """It may be of the shadow before, of which the word that it is void has crossed the request."""
+    if number_of(request, "generation", shadow.generation) != shadow.generation:
+        raise _unknown(shadow.handle)
 
 
 def _unknown(handle: int) -> UsageError:

@@ -99,7 +99,8 @@ class Daemon:
             case "offer":
                 self.given.append((request, b""))
                 return {}
-            case "close":
+            case "close" | "reject":
+                self.given.append((request, b""))
                 return {}
             case "crash":
                 raise ZeroDivisionError
@@ -664,6 +665,51 @@ def test_a_shadow_can_only_be_read_until_it_is_owned(daemon: Daemon) -> None:
         shadow.sock.sendall(b"answer")
         assert peer.recv(100) == b"answer"
         shadow.close()
+
+
+def test_what_is_said_of_a_shadow_names_it_and_not_a_later_one_of_its_session(
+    daemon: Daemon,
+) -> None:
+    with Node(daemon.path) as node:
+        node.request({"op": "status"})
+        introduction = {"event": "shadow", "handle": 3, "local": "a:1", "remote": "b:2"}
+        for generation in (7, None):  # None: a prld of before
+            ours, peer = socket.socketpair()
+            with ours, peer:
+                named = {"handle": 3} if generation is None else {"handle": 3, "generation": 7}
+                daemon.event(introduction | {"application": ""} | named, ours.fileno())
+                shadow = node.next_shadow(TIMEOUT_S)
+                shadow.reject("mid_stream", "why")
+                shadow.close()
+            for request, _ in daemon.given[-2:]:
+                assert {name: request.get(name) for name in ("handle", "generation")} == {
+                    "handle": 3,
+                    "generation": generation,
+                }
+
+
+def test_a_close_that_crosses_the_end_of_its_shadow_does_not_end_the_next() -> None:
+    client: Any = object()
+    nothing: Any = None
+    closed: list[int] = []
+    shadow = SimpleNamespace(handle=3, generation=8, client=client)
+    shadows = SimpleNamespace(
+        find=lambda _: shadow, close=lambda one: closed.append(one.generation)
+    )
+    primaries = SimpleNamespace(find=lambda _: None)
+    served = Requests(*[nothing] * 8, followers=nothing)
+    served._primaries = primaries  # type: ignore[assignment]
+    served._shadows = shadows  # type: ignore[assignment]
+
+    def close(**named: int) -> None:
+        asyncio.run(served._close(client, {"op": "close", "handle": 3} | named, []))
+
+    with pytest.raises(UsageError):
+        close(generation=7)
+    assert closed == []
+    close(generation=8)
+    close()
+    assert closed == [8, 8]
 
 
 def test_a_void_shadow_says_why(daemon: Daemon) -> None:

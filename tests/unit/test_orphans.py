@@ -294,7 +294,7 @@ def test_who_dies_in_the_middle_of_a_move_ends_if_it_was_not_taken_and_is_not_pr
     node = Node(0)
     log = SimpleNamespace(error=lambda *_, **__: None, info=lambda *_, **__: None)
     log.warning = lambda event, *_, **__: node.told.append(event)
-    closed: list[int] = []
+    closed, over = list[int](), list[str]()
     datapath = SimpleNamespace(service_state=lambda _: Owner.OWNER, flow_close=closed.append)
     primaries = Primaries(
         config.parse(FILE.format(port=7077)),
@@ -302,6 +302,7 @@ def test_who_dies_in_the_middle_of_a_move_ends_if_it_was_not_taken_and_is_not_pr
         moves=node,
         exposed=cast(Any, None),
         births=cast(Any, None),
+        ended=lambda ends, _: over.append(str(ends)),
     )
     client: Any = SimpleNamespace(send_event=lambda _: None, name="test")
     sessions = [
@@ -322,6 +323,7 @@ def test_who_dies_in_the_middle_of_a_move_ends_if_it_was_not_taken_and_is_not_pr
 
     node.play(story)
     assert (node.moves, node.told, closed) == ([False], ["renounced"], [1])
+    assert over == ["session 1"]
 
 
 @pytest.mark.parametrize("state", ["closed", "moved"])

@@ -1,4 +1,4 @@
-"""A shadow that is found void where its session should go on: that is over, and its peer told."""
+"""A shadow that is found void where its session should go on (R18): over, and its peer told."""
 
 import asyncio
 from typing import Any

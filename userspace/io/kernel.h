@@ -64,8 +64,6 @@ void prl_kernel_close(struct prl_kernel *kernel,
                       int keep_silence); /* keep_silence: leave pins and programs in place */
 
 struct prl_node *prl_kernel_node(struct prl_kernel *kernel); /* shared memory */
-/* A logical interface has lost its carrier, or has it again: what is reinjected gets to it by the way that there is. */
-int prl_kernel_carrier(struct prl_kernel *kernel, uint32_t ifindex, int has_carrier);
 /* CLOCK_BOOTTIME, when the other node's lease ends: a dead datapath's flows may open. */
 uint64_t prl_kernel_open_at_ns(struct prl_kernel *kernel);
 /* Name of the shadow congestion control of this instance, or NULL when the kernel has no struct_ops. */

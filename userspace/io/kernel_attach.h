@@ -24,6 +24,8 @@ int prl_kernel_attach(struct prl_kernel *kernel, char *error);
 int prl_kernel_guard(struct prl_kernel *kernel, uint32_t ifindex, int whole, char *words);
 /* Takes prl_silence off an interface that needs none; one that has gone is forgotten. */
 void prl_kernel_unguard(struct prl_kernel *kernel, uint32_t ifindex);
+/* A logical interface has lost its carrier, or has it again: what is reinjected gets to it by the way that there is. */
+int prl_kernel_carrier(struct prl_kernel *kernel, uint32_t ifindex, int has_carrier);
 
 #ifndef PRL_CFFI
 /* Takes everything off again. */

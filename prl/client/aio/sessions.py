@@ -210,7 +210,7 @@ class AsyncShadow(Followed, ShadowFlow[AsyncSession]):
                 await self._session.close()
             elif not self._over:  # else the handle may be a newer shadow's
                 with contextlib.suppress(PrlError):  # it has ended already
-                    await self._node.request({"op": "close", "handle": self.handle})
+                    await self._node.request({"op": "close"} | self._named)
         finally:
             self.discard("closed by its application")
 

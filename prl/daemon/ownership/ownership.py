@@ -320,6 +320,9 @@ class Ownership:
         """The datapath fell silent as owner, or speaks again."""
         if why == Silence.NOT:
             self._log.info("speaks", "this node speaks again for what it owns")
+            for number, service in enumerate(self._dp.status().services):
+                if service == Owner.OWNER:
+                    self._end_lost(number)  # of sessions that ended meanwhile no peer has heard
             return
         self._log.error("silent", f"this node is silent: {SILENCE[why]}", why=why.name.lower())
         by_word = why in {Silence.STOP, Silence.ARBITER}

@@ -12,7 +12,7 @@ import contextlib
 import socket
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from prl.bindings import wire
 from prl.bindings.datapath import Datapath, DatapathError, Event, Tuple
@@ -72,9 +72,12 @@ class Primaries:
         exposed: Exposed,
         *,
         births: Births,
+        ended: Callable[[Tuple, int], None] = lambda *_: None,
     ) -> None:
+        """``ended`` is told which session is over, and its service."""
         self._config, self._dp, self._link, self._log = config, datapath, link, log
         self._instances, self._exposed, self._births = instances, exposed, births
+        self._ended = ended
         self._attempts, self._retries = attempts, Retries()
         self._sessions = Table(datapath, Session, shadow=False)
         self._orphans = Orphans(
@@ -498,6 +501,7 @@ class Primaries:
         self._forget(session, state)
         self._dp.flow_close(session.handle)
         self._log.info("session_ended", f"{session.ends}: {state}", handle=session.handle)
+        self._ended(session.ends, session.service)
         session.tell()
 
     def _forget(self, session: Session, state: str) -> None:

@@ -56,6 +56,7 @@ NEIGHBOURS_MAX = 4096
 HOPS_SHARED = 1024
 """Next hops of which shadows share one object; the others have their own."""
 _EXPOSED = "it was not protected"
+_UNHEARD = "it ended while this node was silent"
 _END_AT_CLOSE = struct.pack("=ii", 1, 0)  # struct linger: on, no time
 _NO_LINGER = struct.pack("=ii", 0, 0)
 
@@ -652,6 +653,10 @@ class Shadows:
             if self._dp.service_state(service) == Owner.OWNER:  # its former owner tells
                 self._lost.end_all(service)
 
+    def ended_unheard(self, ends: Tuple, service: int) -> None:
+        """A session of this node's is over, and its peer could not be told; end_lost() does."""
+        self._lost.add(ends, service, _UNHEARD)
+
     def end_lost(self, service: int) -> int:
         """A service was taken over: end the sessions that cannot go on; returns how many."""
         return self._lost.end_all(service)
@@ -755,6 +760,7 @@ def _introduce(shadow: Shadow, sock: socket.socket, in_bytes: int, unread_bytes:
     introduction = {
         "event": "shadow",
         "handle": shadow.handle,
+        "generation": shadow.generation,
         "local": show_endpoint(shadow.ends.local, shadow.ends.local_port),
         "remote": shadow.ends.peer_end,
         "unread": unread_bytes,
