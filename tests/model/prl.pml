@@ -54,6 +54,12 @@
 #ifndef FENCING
 #define FENCING 0 /* 1: beyond the lease the secondary may have the primary fenced */
 #endif
+#ifndef ARBITER
+#define ARBITER 0 /* 1: a store says who goes on alone (L12); the LAN is parted, and claims do not get over */
+#endif
+#ifndef RESYNC
+#define RESYNC 0 /* 1: after a flap what has missed nothing goes on without a snapshot (L10) */
+#endif
 #ifndef TAKEOVER
 #define TAKEOVER 2
 #endif
@@ -62,15 +68,20 @@
 #else
 #define HOLD (TAKEOVER + 1)
 #endif
+#define SPEAK 2 /* ticks for which the owner may speak after its word was said */
 #define LINK 10 /* messages on the link; asserted to be enough */
 
 mtype = { SETUP, SETUP_DONE, SETUP_REFUSED, REPLICATE, ACK, NACK_SPACE, NACK, OUTPUT, OUTPUT_ACK, OUTPUT_NACK,
-          VOID, VOID_ACK, LEASE, COMMIT, REFUSED, RELAY }
+          VOID, VOID_ACK, LEASE, COMMIT, REFUSED, RELAY, POSITION, POSITION_END, ERROR, WORD_SAID, WORD_HEARD }
 mtype = { RUNS, KERNEL, DEAD }                                /* a node; KERNEL: its prld was killed */
-mtype = { P_SETUP, P_ACTIVE, P_VOIDING, P_OPEN, P_GONE, P_MOVED } /* enum prl_primary_state */
-mtype = { S_GONE, S_ACTIVE, S_VOID, S_OWNER }                 /* enum prl_secondary_state */
+mtype = { P_SETUP, P_ACTIVE, P_VOIDING, P_OPEN, P_GONE, P_MOVED, P_ALONE } /* enum prl_primary_state */
+mtype = { S_GONE, S_ACTIVE, S_VOID, S_OWNER, S_SUSPENDED }    /* enum prl_secondary_state */
 
-/* message, number or generation, packet (REPLICATE), end (OUTPUT, OUTPUT_ACK) or what is left of the lease */
+/* message, number or generation, packet (REPLICATE), end (OUTPUT, OUTPUT_ACK) or what is left of the lease. POSITION, which
+ * is RESYNC for one flow, has two numbers in each: PAIR(generation, next input), PAIR(newest refused, next output). */
+#define PAIR(high, low) (((high) << 4) | (low))
+#define HIGH(pair) ((pair) >> 4)
+#define LOW(pair) ((pair) & 15)
 chan p2s = [LINK] of { mtype, byte, byte };
 chan s2p = [LINK] of { mtype, byte, byte };
 
@@ -80,6 +91,11 @@ bool p_fenced;              /* in its kernel: nothing of the address leaves it *
 bool p_up = true;           /* its view of the link */
 bool p_cut, p_silent;       /* its LAN is cut; it emits nothing until it has word (L6) */
 bool p_void_sent;           /* in this epoch, for this generation */
+byte p_may_speak, p_words;  /* ARBITER: ticks of its word that are left, messages of it in this epoch */
+bool p_won;                 /* and has been told so */
+bool p_by_word;             /* by the other's word: the store is yet to be told */
+bool p_says_hello;          /* since its HELLO, until the epoch begins */
+bool p_kept, p_awaits;      /* it may go on with its shadow (L10); it is yet to hear in this epoch whether it does */
 bool p_draining;            /* a planned move: what is new waits */
 byte p_epoch = 1, p_gen, p_hold; /* p_hold: ticks until it may open by itself */
 byte in_next, out_next;
@@ -99,10 +115,15 @@ bool s_gave_up;             /* prl_owner.expired or shadows_void: no take-over b
 byte s_epoch = 1, s_gen, s_lease, s_leases; /* s_lease: ticks for which it may take over */
 byte s_in_next, s_accepted, s_out_next, s_out;
 byte s_l4, s_last;
+byte s_wait;                /* ARBITER: ticks for which the primary may speak yet */
+bool s_won;
+bool s_says;                /* it is yet to say in this epoch what its shadow has */
+byte s_refused;             /* the newest number that was refused for want of space; 0: none */
 
 /* peer and world */
 byte arrived, made, dropped, refused; /* dropped: by the primary; the peer sends such a packet again (as a new one) */
 byte peer_acked, peer_out;            /* what the peer learned: input that was acknowledged, output */
+byte named;                           /* the record of the store: NOBODY, or who goes on alone */
 byte epoch = 1, losses, lan_word;     /* lan_word: epoch in which the secondary said on the LAN that it renounced */
 bool crashed, was_stuck, said_owner, p_hello, s_hello;
 bool was_cut, opened_alone; /* opened_alone: without the secondary's word, so that the shadow may have missed something */
@@ -123,11 +144,31 @@ hidden byte I1, I2, I3, I5, I6, I7;
 #define HOLDS_SAME_INPUT (p_l4 == (s_l4 & UPTO(p_last)))
 #define HOLDS_COMMITTED (WITHIN(peer_acked, s_l4) && peer_out <= s_out)
 #define IS_REPLICATED (ps == P_ACTIVE || ps == P_VOIDING || ps == P_MOVED)
-#define P_SPEAKS (p_node != DEAD && !p_fenced && !p_silent && !p_cut)
+#if ARBITER
+#ifdef MUTANT_KERNEL_SPEAKS_ON
+#define P_HAS_WORD (p_won || p_may_speak > 0 || p_node == KERNEL)
+#else
+#define P_HAS_WORD (p_won || p_may_speak > 0)
+#endif
+#else
+#define P_HAS_WORD true
+#endif
+#define P_SPEAKS (p_node != DEAD && !p_fenced && !p_silent && !p_cut && P_HAS_WORD)
+
+#define NOBODY 0
+#define PRIMARY 1
+#define SECONDARY 2
+#ifdef MUTANT_BOTH_WIN
+#define MAY_CLAIM(other) true
+#else
+#define MAY_CLAIM(other) (named != (other))
+#endif
 
 inline put(link, kind, number, value) { assert(nfull(link)); link!kind, number, value }
 inline drain(queue) { do :: queue?_ :: len(queue) == 0 -> break od }
 inline empty_link(link) { do :: link?_, _, _ :: len(link) == 0 -> break od }
+
+#define NOTHING_WAITS (len(in_held) + len(in_pending) + len(relayed) + len(out_held) + len(out_pending) == 0)
 
 /* ---- the primary ---- */
 
@@ -152,13 +193,38 @@ inline p_flush() {
     p_emit_all(out_held); p_emit_all(out_pending)
 }
 
-inline p_open() { p_flush(); p_void_sent = false; ps = P_OPEN }
+inline p_open() { p_flush(); p_void_sent = false; p_kept = false; p_awaits = false; ps = P_OPEN }
+
+#ifdef MUTANT_VOID_BEFORE_POSITION
+#define MAY_SAY_VOID true
+#else
+#define MAY_SAY_VOID (!p_awaits) /* once it has said so in an epoch, it does not go on in it */
+#endif
 
 inline p_send_void() {
     if
-    :: p_up && !p_void_sent -> put(p2s, VOID, p_gen, 0); p_void_sent = true
+    :: p_up && !p_void_sent && MAY_SAY_VOID -> put(p2s, VOID, p_gen, 0); p_void_sent = true
     :: else
     fi
+}
+
+/* It does not go on with the shadow that it had (L10). */
+inline p_give_up() {
+    p_kept = false; p_awaits = false;
+    if :: ps == P_ALONE -> p_open() :: else fi
+}
+
+/* The lease is over, or the other side has renounced: the shadow is of use as long as nothing passes. */
+inline p_open_or_keep() {
+    if :: p_kept && NOTHING_WAITS -> ps = P_ALONE :: else -> p_open() fi
+}
+
+inline p_passed() {
+#ifndef MUTANT_STAYS_ALONE
+    if :: ps == P_ALONE -> p_open() :: else fi
+#else
+    skip
+#endif
 }
 
 inline p_fail() {
@@ -241,6 +307,10 @@ inline p_hear_lan() {
 
 inline p_link_down() {
     if :: p_up -> p_up = false; p_void_sent = false; empty_link(s2p) :: else fi;
+    p_awaits = false;
+#if RESYNC
+    p_kept = p_kept || ps == P_ACTIVE;
+#endif
     p_fail()
 }
 
@@ -268,6 +338,35 @@ inline p_output(end) {
 
 #define FIRST_HELD (in_next - len(in_held))
 #define FIRST_OUT_HELD (out_next - len(out_held))
+
+/* All that is held from the number `expected` on goes in front of what waits. */
+inline p_again(held, pending, next, expected) {
+    number = expected - (next - len(held)); value = len(held) - number; next = expected;
+    do :: number > 0 -> held?id; held!id; number-- :: else -> break od;
+    number = len(pending);
+    do :: value > 0 -> held?id; pending!id; value-- :: else -> break od;
+    do :: number > 0 -> pending?id; pending!id; number-- :: else -> break od;
+    id = 0
+}
+
+#ifdef MUTANT_REFUSED_UNHEARD
+#define FITS (p_awaits && !p_fenced)
+#else
+#define FITS (p_awaits && !p_fenced && HIGH(value) < FIRST_HELD) /* else a NACK was lost with the link */
+#endif
+
+/* What the shadow has of it is acknowledged soon; the rest is sent again, and then what came since. */
+inline p_go_on() {
+    assert(HIGH(number) == p_gen && FIRST_HELD <= LOW(number) && LOW(number) <= in_next &&
+           FIRST_OUT_HELD <= LOW(value) && LOW(value) <= out_next);
+    ps = P_ACTIVE; p_kept = false; p_awaits = false;
+    put(p2s, SETUP_DONE, p_gen, 0);
+    from_in = LOW(number); from_out = LOW(value);
+    p_again(in_held, in_pending, in_next, from_in);
+    p_again(out_held, out_pending, out_next, from_out);
+    from_in = 0; from_out = 0;
+    p_drain()
+}
 
 inline p_release_upto(number) {
     do
@@ -322,22 +421,39 @@ inline p_receive(kind, number, value) {
     :: kind == OUTPUT_NACK -> if :: ps == P_ACTIVE -> p_commit_upto(number - 1, value); p_fail() :: else fi
     :: kind == VOID_ACK -> if :: ps == P_VOIDING && number == p_gen -> p_open() :: else fi
     :: kind == LEASE -> p_hold = HOLD; put(p2s, LEASE, 0, value)
+#if ARBITER
+    :: kind == WORD_HEARD -> /* in this epoch: the pair is together again */
+       if :: value > p_may_speak -> p_may_speak = value :: else fi;
+       p_won = false;
+       if :: named == PRIMARY -> named = NOBODY :: else fi
+#endif
+#if RESYNC
+    :: kind == POSITION ->
+       if
+       :: FITS -> p_go_on()
+       :: else -> put(p2s, VOID, HIGH(number), 0); if :: ps == P_ACTIVE -> p_fail() :: else -> p_give_up() fi
+       fi
+    :: kind == POSITION_END -> p_give_up(); if :: ps == P_VOIDING -> p_send_void() :: else fi
+    :: kind == ERROR -> if :: ps == P_ACTIVE -> p_fail() :: else fi
+#endif
     fi
 }
 
-#ifdef MUTANT_OPEN_WITHOUT_LEASE
+#if defined(MUTANT_OPEN_WITHOUT_LEASE) || defined(MUTANT_OPENS_UNASKED)
 #define P_LEASE_OVER true
+#elif ARBITER
+#define P_LEASE_OVER p_won
 #else
 #define P_LEASE_OVER (p_hold == 0)
 #endif
 #ifdef MUTANT_KERNEL_OPENS_AT_ONCE
 #define KERNEL_LEASE_OVER true
 #else
-#define KERNEL_LEASE_OVER (p_hold == 0)
+#define KERNEL_LEASE_OVER (p_hold == 0 && !ARBITER)
 #endif
 
 active proctype Primary() {
-    mtype kind; byte number, value, id;
+    mtype kind; byte number, value, id, from_in, from_out;
 end:do
     :: atomic { p_node == RUNS && ps == P_OPEN && p_up && !p_fenced && p_gen < GENERATIONS ->
         p_gen++; ps = P_SETUP;
@@ -353,14 +469,24 @@ end:do
     :: atomic { p_node == RUNS && (ps == P_SETUP || (ps == P_ACTIVE && (len(in_held) > 0 || len(out_held) > 0))) ->
         p_fail() } /* R6; the link's silence does the same */
 #endif
-    :: atomic { p_node == RUNS && ps == P_VOIDING && p_up && !p_void_sent -> p_send_void() }
+    :: atomic { p_node == RUNS && ps == P_VOIDING && p_up && !p_void_sent && MAY_SAY_VOID -> p_send_void() }
+#if ARBITER
+    :: atomic { p_node == RUNS && p_up && p_words < LEASES -> p_words++; put(p2s, WORD_SAID, 0, SPEAK) }
+    :: atomic { p_node == RUNS && p_by_word -> p_by_word = false; named = PRIMARY } /* late, maybe */
+    :: atomic { p_node == RUNS && !p_up && named == NOBODY -> named = PRIMARY }
+    :: atomic { p_node == RUNS && !p_up && !p_won && MAY_CLAIM(SECONDARY) && named != NOBODY -> p_won = true }
+#endif
+#if RESYNC
+    :: atomic { p_node == RUNS && p_kept && (ps == P_VOIDING || ps == P_ALONE) -> p_give_up() } /* too late, or a request */
+#endif
     /* The lease of the other side is over (L2); only a link that is down or suspect comes to this. */
 #ifndef MUTANT_NEVER_BY_LEASE
 #ifdef MUTANT_NO_EVIDENCE
-    :: atomic { p_node == RUNS && ps == P_VOIDING && !p_up && P_LEASE_OVER -> opened_alone = true; p_open() }
+    :: atomic { p_node == RUNS && ps == P_VOIDING && !p_up && P_LEASE_OVER ->
+        opened_alone = true; p_open_or_keep() }
 #else
     :: atomic { p_node == RUNS && ps == P_VOIDING && !p_up && P_LEASE_OVER && !p_silent && !p_cut ->
-        opened_alone = true; p_open() }
+        opened_alone = true; p_open_or_keep() }
 #endif
 #endif
     /* In doubt: after the lease the other side has taken it, and answers probes, or never will. */
@@ -375,12 +501,25 @@ end:do
     :: atomic { p_node == RUNS && ps == P_ACTIVE && p_up && p_draining &&
                len(in_held) + len(out_held) == 0 -> was_planned = true; p_commit() }
 #endif
-#ifdef MUTANT_STALE_LAN_WORD
-    :: atomic { p_node == RUNS && ps != P_MOVED && IS_REPLICATED && lan_word != 0 ->
+#if ARBITER
+#ifdef MUTANT_WORD_AFTER_HELLO
+#define NEEDS_WORD (IS_REPLICATED || !p_won && !p_fenced)
 #else
-    :: atomic { p_node == RUNS && ps != P_MOVED && IS_REPLICATED && lan_word == p_epoch && !p_cut ->
+#define NEEDS_WORD ((IS_REPLICATED || !p_won && !p_fenced) && !p_says_hello)
 #endif
-        p_link_down(); p_silent = false; p_open() }
+#else
+#define NEEDS_WORD IS_REPLICATED
+#endif
+#ifdef MUTANT_STALE_LAN_WORD
+    :: atomic { p_node == RUNS && ps != P_MOVED && NEEDS_WORD && lan_word != 0 ->
+#else
+    :: atomic { p_node == RUNS && ps != P_MOVED && NEEDS_WORD && lan_word == p_epoch && !p_cut ->
+#endif
+        p_link_down(); p_silent = false;
+#if ARBITER
+        p_won = true; p_by_word = true; /* the word of who cannot take over is as good as the store's */
+#endif
+        if :: ps == P_VOIDING -> p_open_or_keep() :: else fi }
     :: atomic { p_node == RUNS && p_up && (!s_up && !s_hello || losses < LOSSES) ->
         if :: s_up || s_hello -> losses++ :: else fi;
         p_link_down(); p_hear_lan() }
@@ -394,7 +533,7 @@ end:do
 #endif
 #endif
     :: atomic { p_node == RUNS && p_hello ->
-        p_hello = false; p_epoch = epoch;
+        p_hello = false; p_epoch = epoch; p_awaits = p_kept; p_words = 0; p_says_hello = false;
         if
         :: said_owner -> p_fence()
         :: !said_owner && ps == P_MOVED -> p_resume(true) /* its shadow is void: another epoch */
@@ -413,20 +552,39 @@ end:do
 
 inline s_feed(id) { MUST(I2, id > s_last); s_l4 = s_l4 | BIT(id); s_last = id }
 
-inline s_void() { if :: ss == S_ACTIVE -> ss = S_VOID; s_ack_due = false; s_out_ack_due = false :: else fi }
+inline s_void() {
+    if :: ss == S_ACTIVE || ss == S_SUSPENDED -> ss = S_VOID; s_ack_due = false; s_out_ack_due = false :: else fi
+}
+
+/* The primary may go on alone: void to all but the word that it misses nothing (L10). */
+inline s_suspend() {
+    if
+    :: RESYNC && ss == S_ACTIVE && s_confirmed -> ss = S_SUSPENDED; s_ack_due = false; s_out_ack_due = false
+    :: RESYNC && ss == S_SUSPENDED
+    :: else -> s_void()
+    fi
+}
+
+inline s_position() {
+    s_says = false;
+    if :: ss == S_SUSPENDED -> put(s2p, POSITION, PAIR(s_gen, s_in_next), PAIR(s_refused, s_out_next)) :: else fi;
+    put(s2p, POSITION_END, 0, 0)
+}
 
 inline s_send_acks() {
     if :: s_ack_due -> put(s2p, ACK, s_accepted, 0); s_ack_due = false :: else fi;
     if :: s_out_ack_due -> put(s2p, OUTPUT_ACK, s_out_next - 1, s_out); s_out_ack_due = false :: else fi
 }
 
-inline s_link_down() { if :: s_up -> s_up = false; empty_link(p2s) :: else fi }
+inline s_link_down() { if :: s_up -> s_up = false; s_says = false; empty_link(p2s) :: else fi }
 
 #ifdef MUTANT_NO_CONFIRM
 #define S_USABLE (ss == S_ACTIVE)
 #else
 #ifdef MUTANT_TAKE_OVER_VOID
 #define S_USABLE ((ss == S_ACTIVE || ss == S_VOID) && s_confirmed)
+#elif defined(MUTANT_SUSPENDED_SPEAKS)
+#define S_USABLE ((ss == S_ACTIVE || ss == S_SUSPENDED) && s_confirmed)
 #else
 #define S_USABLE (ss == S_ACTIVE && s_confirmed)
 #endif
@@ -435,7 +593,7 @@ inline s_link_down() { if :: s_up -> s_up = false; empty_link(p2s) :: else fi }
 /* The address is ours from now on; `by_claim`: the first thing that leaves silences the old owner (L7). */
 inline s_take_over(by_claim) {
     s_owner = true; s_decided = false;
-    if :: by_claim && !S_USABLE -> unprotected_move = true :: else fi;
+    if :: (by_claim || ARBITER) && !S_USABLE -> unprotected_move = true :: else fi;
     if
 #ifdef MUTANT_NO_CLAIM
     :: false -> skip
@@ -461,7 +619,7 @@ inline s_receive(kind, number, value) {
           if
           :: ss = S_ACTIVE; s_gen = number; s_confirmed = false;
              s_in_next = 1; s_out_next = 1; s_accepted = 0;
-             s_l4 = snap_l4[number]; s_out = snap_out[number]; s_last = 0;
+             s_l4 = snap_l4[number]; s_out = snap_out[number]; s_last = 0; s_refused = 0;
              s_ack_due = false; s_out_ack_due = false;
              put(s2p, SETUP_DONE, number, 0)
 #if REFUSALS
@@ -470,7 +628,14 @@ inline s_receive(kind, number, value) {
           fi
        :: else
        fi
-    :: kind == SETUP_DONE -> if :: ss == S_ACTIVE && s_gen == number -> s_confirmed = true :: else fi
+    :: kind == SETUP_DONE ->
+       if
+       :: ss == S_ACTIVE && s_gen == number -> s_confirmed = true
+#if RESYNC
+       :: ss == S_SUSPENDED && s_gen == number -> ss = S_ACTIVE; s_ack_due = true; s_out_ack_due = true
+#endif
+       :: else
+       fi
     :: kind == REPLICATE ->
        if
        :: ss != S_ACTIVE -> put(s2p, NACK, number, 0)
@@ -487,6 +652,9 @@ inline s_receive(kind, number, value) {
 #endif
 #if REFUSALS
           :: true -> s_send_acks(); refused = refused | BIT(value); put(s2p, NACK_SPACE, number, 0);
+#if RESYNC
+             s_refused = number;
+#endif
 #ifdef MUTANT_REFUSED_BUT_FED
              s_feed(value)
 #endif
@@ -521,9 +689,14 @@ inline s_receive(kind, number, value) {
        fi
     :: kind == LEASE ->
 #ifdef MUTANT_LEASE_FROM_RECEIPT
-       s_lease = TAKEOVER
+       s_lease = TAKEOVER;
 #else
-       if :: value > s_lease -> s_lease = value :: else fi
+       if :: value > s_lease -> s_lease = value :: else fi;
+#endif
+#if ARBITER
+       s_won = false;
+       if :: named == SECONDARY -> named = NOBODY :: else fi
+    :: kind == WORD_SAID -> s_wait = SPEAK; put(s2p, WORD_HEARD, 0, value)
 #endif
     :: kind == COMMIT ->
        if
@@ -552,7 +725,14 @@ inline s_word() {
 #endif
 }
 
-#ifdef MUTANT_TAKE_OVER_WITHOUT_LEASE
+#if ARBITER
+#ifdef MUTANT_TAKES_AT_ONCE
+#define S_LEASE_LASTS s_won
+#else
+#define S_LEASE_LASTS (s_won && s_wait == 0)
+#endif
+#define S_FRAME_PASSES true
+#elif defined(MUTANT_TAKE_OVER_WITHOUT_LEASE)
 #define S_LEASE_LASTS (LEASES > 0)
 #define S_FRAME_PASSES true
 #else
@@ -592,8 +772,8 @@ end:do
     /* … and the first frame is checked against the lease again, in tc (L2). */
     :: atomic { s_node == RUNS && s_decided ->
         if
-        :: S_FRAME_PASSES -> s_take_over(true)
-        :: else -> s_decided = false; s_gave_up = true; s_void()
+        :: S_FRAME_PASSES -> s_take_over(!ARBITER)
+        :: else -> s_decided = false; s_gave_up = true; s_suspend()
         fi;
         s_link_down() }
     /* The lease is over on a silent link: void. The other node is heard on the LAN: void, and say so there. */
@@ -602,10 +782,17 @@ end:do
         lan_word = s_epoch;
         if :: s_up -> losses++ :: else fi;
 #ifndef MUTANT_LAN_WORD_WITHOUT_VOID
-        s_gave_up = true; s_void();
+        s_gave_up = true; s_suspend();
 #endif
         s_link_down() }
+#if ARBITER
+    :: atomic { S_FREE && !s_up && !s_hello && named == NOBODY -> named = SECONDARY }
+    :: atomic { S_FREE && !s_up && !s_hello && !s_won && MAY_CLAIM(PRIMARY) && named != NOBODY -> s_won = true }
+    :: atomic { S_FREE && !s_up && !s_owner && !s_gave_up && named == PRIMARY -> s_gave_up = true; s_suspend() }
+    :: atomic { S_FREE && s_won && s_gave_up && !s_owner && lan_word != s_epoch -> lan_word = s_epoch } /* it does not need it */
+#else
     :: atomic { S_FREE && !s_owner && !s_gave_up && s_lease == 0 && !s_up -> s_gave_up = true }
+#endif
 #if FENCING
     /* Expired is not void: a primary that is confirmed dead lets the shadow speak (L5). */
 #ifdef MUTANT_FENCE_UNCONFIRMED
@@ -617,14 +804,24 @@ end:do
     :: atomic { S_FREE && s_up && (!p_up && !p_hello || losses < LOSSES) ->
         if :: p_up || p_hello -> losses++ :: else fi;
         s_link_down() }
+#if RESYNC
+    :: atomic { S_FREE && s_up && s_says -> s_position() }
+    :: atomic { S_FREE && ss == S_SUSPENDED ->
+        s_void();
+        if :: s_up -> put(s2p, ERROR, 0, 0) :: else fi } /* nobody has said for long that it misses nothing */
+#endif
     :: atomic { S_FREE && s_hello ->
         s_hello = false;
         if
         :: s_owner == said_owner ->
            s_up = true; s_epoch = epoch; s_gave_up = false; s_lease = 0; s_leases = 0;
-#ifndef MUTANT_SHADOW_OF_OLD_EPOCH
-           s_void()
+#if ARBITER
+           s_wait = SPEAK;
 #endif
+#ifndef MUTANT_SHADOW_OF_OLD_EPOCH
+           s_suspend()
+#endif
+           ; s_says = RESYNC
         :: else /* it changed hands during HELLO: not this connection */
         fi }
     od
@@ -640,6 +837,7 @@ end:do
         if
         :: ps == P_MOVED -> if :: p_up -> p_relay(id) :: else -> in_pending!id fi
         :: ps == P_OPEN -> p_feed(id)
+        :: ps == P_ALONE && p_node == RUNS -> p_feed(id); p_passed()
         :: ps != P_OPEN && p_node == KERNEL -> dropped = dropped | BIT(id)
         :: ps == P_ACTIVE && !p_draining && p_node == RUNS -> p_replicate(id)
         :: (ps == P_SETUP || ps == P_VOIDING || ps == P_ACTIVE && p_draining) && p_node == RUNS ->
@@ -654,6 +852,7 @@ end:do
         made++; id = made;
         if
         :: ps == P_OPEN -> p_emit(id)
+        :: ps == P_ALONE -> p_emit(id); p_passed()
         :: ps == P_ACTIVE && !p_draining -> p_output(id)
         :: ps == P_SETUP || ps == P_VOIDING || ps == P_ACTIVE && p_draining -> out_pending!id
         fi;
@@ -663,14 +862,23 @@ end:do
 
 /* ---- time, faults, HELLO ---- */
 
-#define UNDER_WAY(link) (link??[LEASE, 0, 1] || link??[LEASE, 0, 2] || link??[LEASE, 0, 3])
+#define OF(kind, link) (link??[kind, 0, 1] || link??[kind, 0, 2] || link??[kind, 0, 3])
+#if ARBITER
+#define UNDER_WAY(link) (OF(LEASE, link) || OF(WORD_SAID, link) || OF(WORD_HEARD, link))
+#define AGES (kind == LEASE || kind == WORD_SAID || kind == WORD_HEARD)
+#define WORD_LASTS (p_may_speak || s_wait)
+#else
+#define UNDER_WAY(link) OF(LEASE, link)
+#define AGES (kind == LEASE)
+#define WORD_LASTS false
+#endif
 
 inline age(link) {
     n = len(link);
     do
     :: n > 0 ->
        link?kind, number, value;
-       if :: kind == LEASE && value -> value-- :: else fi;
+       if :: AGES && value -> value-- :: else fi;
        link!kind, number, value;
        n--
     :: else -> break
@@ -681,17 +889,26 @@ inline age(link) {
 /* How a run must end, when no more faults come. I1: what is still replicated is the same on both sides, in both
  * directions. I5: nothing waits, nothing but what was dropped on both sides is missing, and somebody serves the session.
  * Out of its reach: both nodes dead; an address that moved while this flow was not replicated (L1). */
-#define NOTHING_WAITS (len(in_held) + len(in_pending) + len(relayed) + len(out_held) + len(out_pending) == 0)
 #define SAME_AT_REST (ss == S_ACTIVE && s_l4 == p_l4 && s_out == peer_out)
-#define SERVED (p_fenced || p_silent -> ss == S_OWNER || s_node == DEAD || unprotected_move || p_node == KERNEL && word_said : \
-    NOTHING_WAITS && (ps == P_OPEN || ps == P_ACTIVE) && (p_l4 | dropped) == UPTO(arrived) - 1)
+#if ARBITER
+#define S_SERVES s_owner
+#else
+#define S_SERVES (p_fenced || p_silent)
+#endif
+#define SERVED (S_SERVES -> ss == S_OWNER || s_node == DEAD || unprotected_move || p_node == KERNEL && word_said : \
+    NOTHING_WAITS && (ps == P_OPEN || ps == P_ACTIVE || ps == P_ALONE) && (p_l4 | dropped) == UPTO(arrived) - 1 && \
+    (p_won || p_up || !ARBITER) || p_node == KERNEL && ARBITER)
 
 active proctype World() {
     mtype kind; byte n, number, value, id;
 end:do
-    :: d_step { s_lease || p_hold || UNDER_WAY(p2s) || UNDER_WAY(s2p) ->
+    :: d_step { s_lease || p_hold || WORD_LASTS || UNDER_WAY(p2s) || UNDER_WAY(s2p) ->
         if :: s_lease -> s_lease-- :: else fi;
         if :: p_hold -> p_hold-- :: else fi;
+#if ARBITER
+        if :: p_may_speak -> p_may_speak-- :: else fi;
+        if :: s_wait -> s_wait-- :: else fi;
+#endif
         age(p2s); age(s2p) }
 #if ISOLATED
     :: atomic { !was_cut -> was_cut = true; p_cut = true; p_hear_lan() }
@@ -705,15 +922,24 @@ end:do
 #endif
 #if CRASHES & 2
     :: atomic { !crashed -> crashed = true; s_node = DEAD; s_up = false; s_hello = false; s_decided = false; empty_link(p2s);
-        if :: ss == S_ACTIVE -> ss = S_VOID :: else fi }
+        s_void() }
 #endif
     /* A new connection: both have said HELLO; each acts on it when it comes to it. */
     :: atomic { epoch < EPOCHS && !p_up && !s_up && !p_hello && !s_hello && p_node == RUNS && s_node == RUNS &&
                !s_decided ->
         empty_link(p2s); empty_link(s2p);
         epoch++; said_owner = s_owner; p_hello = true; s_hello = true
+#if ARBITER
+        ; p_says_hello = true
+#ifndef MUTANT_WORD_OUTLIVES_HELLO
+        ; if :: p_by_word -> p_won = false; p_by_word = false :: else fi
+#endif
+#ifndef MUTANT_WIN_OUTLIVES_HELLO
+        ; if :: lan_word == s_epoch -> s_won = false :: else fi /* it has renounced what it had won */
+#endif
+#endif
 #if !defined(MUTANT_HELLO_KEEPS_SHADOW) && !defined(MUTANT_SHADOW_OF_OLD_EPOCH)
-        ; if :: !s_owner -> s_gave_up = true; s_void() :: else fi
+        ; if :: !s_owner -> s_gave_up = true; s_suspend() :: else fi
 #endif
         }
     :: timeout ->

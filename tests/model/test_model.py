@@ -42,6 +42,13 @@ SCENARIOS = {
     "word-epochs": "IN=1 OUT=0 GENERATIONS=2 LEASES=1 WORD=2 EPOCHS=2 LOSSES=1",
     # A planned move: drained, what waits is relayed.
     "planned": "IN=2 OUT=1 LEASES=1 WORD=2",
+    # After a flap it goes on with its shadow, or does not; a NACK was lost with the link.
+    "resync": "IN=1 OUT=1 LEASES=1 EPOCHS=2 LOSSES=1 RESYNC=1",
+    "resync-refused": "IN=2 OUT=0 EPOCHS=2 LOSSES=1 REFUSALS=1 RESYNC=1",
+    # A store says who goes on alone; its word may be late, and so may that of the other node.
+    "arbiter": "IN=1 OUT=1 LEASES=1 LOSSES=1 ARBITER=1",
+    "arbiter-dies": "IN=1 OUT=0 LEASES=1 CRASHES=1 LOSSES=1 ARBITER=1",
+    "arbiter-epochs": "IN=0 OUT=0 LEASES=1 EPOCHS=2 LOSSES=2 ARBITER=1",
 }
 # Every run of the model ends; without this, `timeout` in it would prove nothing about I5.
 ENDING = "IN=1 OUT=0 LEASES=1 EPOCHS=2 LOSSES=1 CRASHES=3 REFUSALS=1"
@@ -84,6 +91,17 @@ MUTANTS = {
     "STALE_LAN_WORD": ("epochs", "I7"),
     "SHADOW_OF_OLD_EPOCH": ("epochs", "I7"),
     "HELLO_KEEPS_SHADOW": ("epochs", "I7"),
+    "VOID_BEFORE_POSITION": ("resync", "I1"),
+    "STAYS_ALONE": ("resync", "I3"),
+    "SUSPENDED_SPEAKS": ("resync", "I7"),
+    "REFUSED_UNHEARD": ("resync-refused", "I1"),
+    "TAKES_AT_ONCE": ("arbiter", "I7"),
+    "BOTH_WIN": ("arbiter", "I7"),
+    "OPENS_UNASKED": ("arbiter", "I7"),
+    "KERNEL_SPEAKS_ON": ("arbiter-dies", "I7"),
+    "WORD_AFTER_HELLO": ("arbiter-epochs", "I7"),
+    "WORD_OUTLIVES_HELLO": ("arbiter-epochs", "I7"),
+    "WIN_OUTLIVES_HELLO": ("arbiter-epochs", "I7"),
 }
 
 
