@@ -129,7 +129,7 @@ MUTANTS = (
         "now_ns < prl_owner_replaceable_ns(owner) &&\n"
         "           !is_silent(owner->last_tick_ns, now_ns, owner->config.hung_ns)",
         "now_ns < UINT64_MAX",
-        ("cut one way", "pause", "both cut"),
+        test="test_core_answers.py::test_an_owner_that_was_late_is_sure_of_itself_if_its_kernel_was_heard",
     ),
     Mutant(
         "what its kernel has answered does not keep an owner's flows closed",
