@@ -19,10 +19,6 @@ RUN_DIRECTORY = Path("/run/netns")
 _CLONE_NEWNET = 0x40000000  # linux/sched.h
 _MNT_DETACH = 2  # linux/fs.h
 _EVENT_BYTES = 65536
-# The same on every machine (Linux 5.2), like the flags: linux/mount.h.
-_FSOPEN, _FSCONFIG, _FSMOUNT = 430, 431, 432
-_FSCONFIG_CMD_CREATE = 6
-_CLOEXEC = 1
 _RTMGRP_LINK = 1  # linux/rtnetlink.h
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -108,28 +104,6 @@ class Namespace:
         except OSError as error:
             raise LabError(f"cannot set a sysctl in {self.name}: {error}") from error
 
-    def receive_on(self, interface: str, cpu: int) -> None:
-        """Let one CPU process all that ``interface`` receives, whichever sent it (RPS).
-
-        Raises:
-            LabError: there is no such interface, or the kernel refused.
-        """
-        groups = [f"{1 << cpu % 32:08x}", *["0" * 8] * (cpu // 32)]  # a bitmap, highest word first
-
-        def write() -> None:
-            with _Sysfs() as sysfs:
-                path = f"class/net/{interface}/queues/rx-0/rps_cpus"
-                descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC, dir_fd=sysfs)
-                try:
-                    os.write(descriptor, ",".join(groups).encode())
-                finally:
-                    os.close(descriptor)
-
-        try:
-            self.call(write)
-        except OSError as error:
-            raise LabError(f"cannot bind {interface} in {self.name} to a CPU: {error}") from error
-
     def link_events(self) -> socket.socket:
         """A socket that becomes readable whenever an interface in the namespace changes."""
 
@@ -144,34 +118,6 @@ class Namespace:
     def command(self, argv: Sequence[str]) -> list[str]:
         """``argv`` made to run inside; nsenter, as ``ip netns exec`` would hide /sys/fs/bpf."""
         return ["nsenter", f"--net={self.path}", "--", *argv]
-
-
-class _Sysfs:
-    """This thread's namespace as /sys shows it, mounted nowhere: /sys shows another one's.
-
-    Raises:
-        OSError: the kernel refused.
-    """
-
-    def __enter__(self) -> int:
-        context = _syscall(_FSOPEN, b"sysfs", _CLOEXEC)
-        try:
-            _syscall(_FSCONFIG, context, _FSCONFIG_CMD_CREATE, None, None, 0)
-            self._mount = _syscall(_FSMOUNT, context, _CLOEXEC, 0)
-        finally:
-            os.close(context)
-        return self._mount
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._mount)
-
-
-def _syscall(*arguments: int | bytes | None) -> int:
-    result: int = _libc.syscall(*arguments)
-    if result < 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
-    return result
 
 
 def drain(events: socket.socket) -> None:

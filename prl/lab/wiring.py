@@ -173,7 +173,6 @@ def _plug(topology: Topology, member: Member) -> None:
         if router is None:
             bridge = SECOND_BRIDGE if member == topology.second_peer else BRIDGE
             plug.link("set", index=port, master=_index(plug, bridge))
-        _keep_in_order(topology.plug(member), member.port)
         _configure(netlink, member.lan)
         if router is not None:
             _configure(plug, router.far)
@@ -193,7 +192,6 @@ def _plug_second(topology: Topology, node: Node) -> None:
         for old in switch.link_lookup(ifname=node.second_port):
             switch.link("del", index=old)
         _add_pair(switch, {"ifname": node.second_port}, node, node.second)
-        _keep_in_order(topology.switch, node.second_port)
         port = _index(switch, node.second_port)
         switch.link("set", index=port, master=_index(switch, SECOND_BRIDGE))
         if topology.vrf:  # first: its routes go into the VRF's table
@@ -261,16 +259,6 @@ def _add_pair(netlink: Any, near: dict[str, Any], member: Member, far: Interface
         netlink.link("add", kind="veth", peer=peer, **near)
     finally:
         os.close(descriptor)
-
-
-def _keep_in_order(place: str, port: str) -> None:
-    """Let what comes in by ``port`` go on in the order in which it was sent.
-
-    What a veth end receives waits for the CPU that sent it. A session that two CPUs send for, its
-    application and whoever brings it the peer's acknowledgements, would be reordered, as by no
-    network card. So one CPU is the switch, for all of its ports: what is behind it is fed by that.
-    """
-    Namespace(place).receive_on(port, min(os.sched_getaffinity(0)))
 
 
 def _configure(netlink: Any, interface: Interface) -> None:

@@ -101,22 +101,6 @@ def is_cut_off(lab: Lab, node: str, address: object) -> bool:
     return not reaches(lab, node, address, timeout_s=QUIET_S)
 
 
-def test_one_cpu_is_the_switch_which_keeps_the_order_of_what_it_gets(lab: Lab) -> None:
-    """Of a session that two CPUs send for, as well. So it is with the port of a new machine."""
-    script = "mount -t sysfs lab /sys && cat /sys/class/net/to-*/queues/rx-0/rps_cpus"
-    where = ["nsenter", f"--net=/run/netns/{lab.topology.switch}", "unshare", "--mount"]
-    for _ in range(2):
-        shown = subprocess.run(
-            [*where, "sh", "-c", script], check=True, stdout=subprocess.PIPE, text=True
-        ).stdout
-        masks = [int(line.replace(",", ""), 16) for line in shown.split()]
-        assert len(masks) == len(lab.topology.members)
-        assert len(set(masks)) == 1
-        assert masks[0].bit_count() == 1
-        lab.fail("re1", "power")
-        lab.heal("re1")
-
-
 def test_a_ping_that_cannot_be_sent_is_no_silence(lab: Lab) -> None:
     with pytest.raises(AssertionError, match="ping itself failed"):
         is_cut_off(lab, "peer", "no address")
