@@ -148,7 +148,8 @@ static int attach_mirrors(struct prl_kernel *kernel, char *error)
         if (!code && prl_netlink_add_mirror(kernel->inject_ifindex, priority, kernel->program[PRL_PROG_PICK],
                                             lif.ifindex) < 0)
             return 0;
-        lif.way = PRL_WAY_MIRRED;
+        if (lif.way == PRL_WAY_REDIRECT) /* else it stands there already, and the carrier decides */
+            lif.way = PRL_WAY_MIRRED;
         if (!code)
             code = bpf_map_update_elem(kernel->map[PRL_MAP_LIFS], &i, &lif, BPF_ANY);
         if (code)
