@@ -76,8 +76,8 @@ class Asker:
         self.control, self.node, self.world = control, control.node, control.world
         self.name = NAMES[self.node.index]
         self._question: int | None = None
-        self._seizes = self._by_word = self._releases = False
-        self._hellos = 0
+        self._seizes = 0
+        self._releases = False
         self._asked = True  # a life before this one may have
         self._steps: Steps | None = None
         self._done: Callable[[bool | None], None] | None = None
@@ -89,15 +89,14 @@ class Asker:
     def on_event(self, round_number: int, seizes: int) -> None:
         """The datapath asks, or tells."""
         if seizes:
-            self._seizes, self._by_word = True, seizes == self.node.lib.PRL_SEIZES_BY_WORD
+            self._seizes = seizes
         else:
             self._question = round_number
         self._work()
 
     def on_hello(self) -> None:
-        self._hellos += 1
-        if self._by_word:
-            self._seizes = self._by_word = False
+        if self._seizes == self.node.lib.PRL_SEIZES_BY_WORD:
+            self._seizes = 0
 
     def on_link_up(self) -> None:
         self._releases = False
@@ -142,8 +141,8 @@ class Asker:
         if self._steps is not None:
             return
         if self._seizes:
-            by_word, hellos = self._by_word, self._hellos
-            steps = seize(self.name, lambda: not by_word or self._hellos == hellos)
+            seizes = self._seizes
+            steps = seize(self.name, lambda: self._seizes == seizes)
             self._begin(steps, self._seized)
         elif self._question is not None:
             self._asked = True
@@ -188,8 +187,9 @@ class Asker:
         self._work()
 
     def _seized(self, result: bool | None) -> None:
-        self._seizes = result is None
-        if result is None:
+        if result:
+            self._seizes = 0
+        elif result is None:
             self._steps = None
 
     def _answered(self, won: bool | None) -> None:

@@ -128,8 +128,8 @@ static void do_connect(const char *text, uint16_t port, uint32_t count, const ch
         if (fd < 0)
             die("connect");
         if (from) {
-            set_int(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT,
-                    1); /* a port may serve once for each address over there */
+            /* A port may serve once for each address over there. */
+            set_int(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1);
             if (bind(fd, (struct sockaddr *)&own, own_bytes) < 0)
                 die("bind");
         }

@@ -45,8 +45,7 @@ struct prl_arbiter_config {
 struct prl_arbiter {
     struct prl_arbiter_config config;
     uint8_t state; /* enum prl_arbiter_state */
-    uint8_t
-        seizes; /* enum prl_seizes: this node's right has come by another word than the store's, which is to be told */
+    uint8_t seizes; /* enum prl_seizes: by whose word, other than the store's, which is to be told */
     uint8_t in_doubt; /* WON by the other node's word that it cannot take over, or that one goes on by ours */
     uint32_t round;
     uint64_t asked_ns;

@@ -892,8 +892,8 @@ uint32_t prl_owner_lan_renounced(struct prl_owner *owner, uint64_t now_ns)
 
     if (!is_primary(owner) || (owner->flows_failed == 2 && owner->arbiter.state != PRL_ARBITER_LOST))
         return 0;
-    if (owner->says_hello &&
-        prl_arbiter_rules(&owner->arbiter)) /* it may be in the next epoch by now, and have asked there */
+    /* L12: it may be in the next epoch by now, and have asked there. */
+    if (owner->says_hello && prl_arbiter_rules(&owner->arbiter))
         return 0;
     todo = fail_flows(owner) | open_flows(owner) | seize(owner, true);
     /* L12: the other node lives, and may have won for what it owns itself: of that no shadow of ours may speak, and by the

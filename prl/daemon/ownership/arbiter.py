@@ -47,10 +47,8 @@ class Arbiter:
         self._dp: Datapath | None = None
         self._question: int | None = None
         """The round of the datapath's question that is not answered yet."""
-        self._seizes = self._releases = False
-        self._by_word = False
-        """The other node's, which counts until this one's HELLO."""
-        self._hellos = 0
+        self._seizes = Seizes.NOT
+        self._releases = False
         self._asked = False
         """A claim was made since the record was last let go of."""
         self._work = asyncio.Event()
@@ -102,16 +100,15 @@ class Arbiter:
     def on_question(self, round_number: int, seizes: Seizes) -> None:
         """The datapath asks, or tells."""
         if seizes:
-            self._seizes, self._by_word = True, seizes == Seizes.BY_WORD
+            self._seizes = seizes
         else:
             self._question = round_number
         self._work.set()
 
     def on_hello(self) -> None:
         """It is about to be said: the other node's word over the LAN counts no more."""
-        self._hellos += 1
-        if self._by_word:
-            self._seizes = self._by_word = False
+        if self._seizes == Seizes.BY_WORD:
+            self._seizes = Seizes.NOT
 
     def on_link_up(self) -> None:
         """An epoch has begun here; the other node may not be in it yet."""
@@ -162,10 +159,9 @@ class Arbiter:
                 self.holder = "" if free else self.holder
 
     async def _seize(self) -> None:
-        by_word, hellos = self._by_word, self._hellos
-        steps = claim.seize(self._node, lambda: not by_word or self._hellos == hellos)
-        if await self._do(steps):
-            self._seizes, self.holder = False, self._node
+        seizes = self._seizes
+        if await self._do(claim.seize(self._node, lambda: self._seizes == seizes)):
+            self._seizes, self.holder = Seizes.NOT, self._node
 
     async def _answer(self, round_number: int) -> None:
         assert self._dp is not None

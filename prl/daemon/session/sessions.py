@@ -115,9 +115,7 @@ class Session:
             return None
         if self.closing or self.orphan or self.reason or self.ends.is_udp:
             return None
-        if (
-            self.program is not None
-        ):  # its process is looked at again and again, and has the session
+        if self.program is not None:  # its process has the session, and is looked at all the time
             return None
         if self.wait_s > RETRY_MIN_S and time.monotonic() - self.active_since_s <= STABLE_S:
             return None
