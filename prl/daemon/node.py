@@ -586,6 +586,7 @@ class Node:
 
     async def _on_network_back(self) -> None:
         await self._shadows.pin_again()
+        await self._neighbours.enter_again()
         self._neighbours.hint()
 
     def _on_link_lost(self) -> None:

@@ -32,8 +32,8 @@ TAP_MTU_BYTES = 65521  # the tun driver takes no more (65535 - ETH_HLEN)
 TAP_QUEUE_PACKETS = 10_000
 IFA_F_NODAD = 0x02
 IFA_F_NOPREFIXROUTE = 0x200
-NUD_REACHABLE, NUD_STALE, NUD_PERMANENT = 0x02, 0x04, 0x80
-NUD_VALID = 0x02 | 0x04 | 0x08 | 0x10 | 0x40 | NUD_PERMANENT
+NUD_REACHABLE, NUD_STALE, NUD_PROBE, NUD_PERMANENT = 0x02, 0x04, 0x10, 0x80
+NUD_VALID = 0x02 | 0x04 | 0x08 | NUD_PROBE | 0x40 | NUD_PERMANENT
 NTF_USE = 0x01  # "resolve it", include/uapi/linux/neighbour.h
 RESOLVE_POLLS_MAX, RESOLVE_POLL_S = 10, 0.005
 NEXT_HOP_FRESH_S = 1.0
@@ -303,7 +303,7 @@ class _Netlink:
                 for entry in self._ip.get_neighbours(family=family, ifindex=ifindex):
                     mac, address = entry.get_attr("NDA_LLADDR"), entry.get_attr("NDA_DST")
                     if mac and address and entry["state"] & NUD_VALID:
-                        found.append(NextHop(ip_address(address), str(mac)))
+                        found.append(NextHop(ip_address(address), str(mac), ifindex))
         except NetlinkError as error:
             raise KernelError(f"the neighbour table cannot be read: {error}") from error
         return [hop for hop in found if not hop.address.is_multicast]
