@@ -16,6 +16,7 @@ from pathlib import Path
 from prl.demo.player import DemoError
 from prl.demo.routers import OUR_ASN, PEER_ASN, ROUTERS, Place, make_routes
 from prl.lab import Lab
+from prl.kernel.tcp_info import INFO_MAX_BYTES, TcpInfo
 from prl.lab.netns import Namespace
 
 CONNECT_S = 10.0
@@ -67,6 +68,10 @@ class Client:
             self._changed.wait_for(lambda: self.trouble or self.rounds >= wanted, timeout_s)
             return self.rounds >= wanted
 
+    def only_listens(self) -> bool:
+        """Whether all that it has sent is acknowledged, so that it sends nothing by itself."""
+        return False
+
     def close(self) -> None:
         """End it."""
         self._stop.set()
@@ -106,11 +111,28 @@ class Stream(Client):
         self, lab: Lab, name: str, address: tuple[str, int], seed: int, bytes_max: int
     ) -> None:
         self._bytes_max = bytes_max
+        self._sock: socket.socket | None = None
         super().__init__(lab, name, address, seed)
+
+    def only_listens(self) -> bool:
+        """Whether all that it has sent is acknowledged, so that it sends nothing by itself."""
+        if self._sock is None:
+            return False
+        raw = self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, INFO_MAX_BYTES)
+        return TcpInfo.of(raw).unacked_segments == 0
+
+    def close(self) -> None:
+        """End it, though it may still wait for an answer."""
+        self._stop.set()
+        if self._sock is not None:
+            with suppress(OSError):  # it has ended
+                self._sock.shutdown(socket.SHUT_RDWR)
+        super().close()
 
     def _talk(self) -> None:
         with self._connected() as sock:
             self.port = sock.getsockname()[1]
+            self._sock = sock
             while not self._stop.wait(BETWEEN_S):
                 said = self._chance.randbytes(self._chance.randint(1, self._bytes_max))
                 self._ask()

@@ -18,6 +18,7 @@ HARMLESS = frozenset({Kind.MOVE, Kind.HOGS, Kind.FLUSH})
 """It takes neither a node's sessions nor their protection."""
 ON_THE_LINK = frozenset({Kind.CUT_LINK, Kind.LINK_FLAPS, Kind.CUT_BOTH})
 """It takes all shadows, whichever node's it is."""
+BOTH = {"owner", "standby"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +27,12 @@ class Lot:
 
     ``loss``: the number of the rule by which it may be lost; 0: it may not.
     ``hang_s``: how long it may wait for an answer.
+    ``is_forgotten``: nobody can tell its peer that it is lost before the peer says something.
     """
 
     loss: int
     hang_s: float
+    is_forgotten: bool
 
 
 def lot(act: Act, lasted_s: float, *, is_new: bool, had_moved: bool = False) -> Lot:
@@ -42,7 +45,14 @@ def lot(act: Act, lasted_s: float, *, is_new: bool, had_moved: bool = False) -> 
     calm = len(serious) <= 1 and act.moment in {"quiet", "move"} and not is_new
     # TCP doubles its retransmission timer while nobody hears it: as long again as the outage.
     hang_s = HANG_MAX_S if calm else 2 * lasted_s + HANG_MAX_S
-    return Lot(_loss(act.moment, serious, is_new=is_new, had_moved=had_moved), hang_s)
+    loss = _loss(act.moment, serious, is_new=is_new, had_moved=had_moved)
+    return Lot(loss, hang_s, is_forgotten=loss > 0 and _without_power(act) == BOTH)
+
+
+def _without_power(act: Act) -> set[str]:
+    """The roles whose memory is gone."""
+    began = {"take-over": {"owner"}, "re-protection": {"standby"}}.get(act.moment, set())
+    return began | {fault.on for fault in act.faults if fault.kind == Kind.POWER}
 
 
 def _loss(moment: str, serious: list[Fault], *, is_new: bool, had_moved: bool) -> int:
@@ -56,7 +66,7 @@ def _loss(moment: str, serious: list[Fault], *, is_new: bool, had_moved: bool) -
     if had_moved and ends("standby"):
         return 2
     if len(serious) > 1 and (ends("owner") or ends("standby")):
-        both = {fault.on for fault in serious} == {"owner", "standby"}
+        both = {fault.on for fault in serious} == BOTH
         if both or any(fault.kind in ON_THE_LINK for fault in serious):
             return 3
     return 0

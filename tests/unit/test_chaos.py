@@ -74,6 +74,18 @@ def test_what_the_rules_let_go() -> None:
     assert loss("quiet", (Kind.CUT_LINK, "owner"), (Kind.LINK_FLAPS, "standby")) == 0
 
 
+def test_who_is_forgotten_by_both_nodes_need_not_be_told() -> None:
+    def is_forgotten(moment: str, *faults: tuple[Kind, str]) -> bool:
+        act = Act(moment, tuple(fault(*one) for one in faults), held_s=1.0)
+        return rules.lot(act, 3.0, is_new=False).is_forgotten
+
+    assert is_forgotten("take-over", (Kind.POWER, "standby"))
+    assert is_forgotten("quiet", (Kind.POWER, "standby"), (Kind.POWER, "owner"))
+    assert not is_forgotten("take-over", (Kind.KILL_APP, "standby"))
+    assert not is_forgotten("take-over", (Kind.POWER, "owner"))
+    assert not is_forgotten("quiet", (Kind.POWER, "owner"))
+
+
 def test_who_hangs_longer_than_two_seconds_needs_more_than_one_fault() -> None:
     one = (fault(Kind.POWER, "owner"),)
     assert rules.lot(Act("quiet", one, 1.0), 3.0, is_new=False).hang_s == rules.HANG_MAX_S
