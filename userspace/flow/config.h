@@ -13,14 +13,17 @@
 #include "io/lif.h"
 #include "prl_abi.h"
 
-/* Limits; reaching one is counted in struct prl_dp_counters. */
-#define PRL_DP_FRAMES 16384      /* UMEM frames: packets in our hands, receive rings included */
-#define PRL_DP_FRAME_BYTES 4096
+/* Limits; reaching one is counted in struct prl_dp_counters. Who tries the datapath with inputs by the million has it built with
+ * less memory. */
+#ifndef PRL_DP_FRAMES
+#define PRL_DP_FRAMES 16384       /* UMEM frames: packets in our hands, receive rings included */
 #define PRL_DP_OUTPUT_BUFFERS 256 /* held output segments of up to 64 KiB each */
 #define PRL_DP_HOLDS 16384
+#define PRL_DP_LINK_TX_BYTES (8 << 20)
+#endif
+#define PRL_DP_FRAME_BYTES 4096
 #define PRL_DP_EVENTS 4096       /* events that wait for Python, besides those of flows: */
 #define PRL_DP_EVENTS_PER_FLOW 4 /* a take-over, or the loss of the link, is told of every flow at once */
-#define PRL_DP_LINK_TX_BYTES (8 << 20)
 #define PRL_RESYNC_KEEP_NS 5000000000ull  /* L10: shadows wait so long for the link, and flows that are alone */
 #define PRL_RESYNC_WAIT_NS 1000000000ull  /* with the link, an owner waits so long for what the standby says */
 #define PRL_RESYNC_BATCH 256u             /* flows that it says what it has of, in one pass */

@@ -23,7 +23,9 @@
 
 #include "wire/wire.h"
 
+#ifndef PRL_LINK_RX_BYTES /* see flow/config.h */
 #define PRL_LINK_RX_BYTES 4194304u
+#endif
 /* Data of at least so many bytes is not copied: prl_link_flush() sends it from where it is. */
 #define PRL_LINK_REFER_BYTES 512u
 /* Pieces that one flush sends. */
