@@ -749,6 +749,13 @@ MUTANTS = (
         test="sim/test_situations.py::test_who_asks_for_a_take_over_wakes_the_datapath_for_it",
     ),
     Mutant(
+        "an epoch for which the other node is late is given up as any silent one",
+        "core/ownership.c",
+        "return later(owner->config.suspect_ns, PRL_OWNER_BEGIN_NS);",
+        "return owner->config.suspect_ns;",
+        test="test_core_ownership.py::test_an_epoch_that_the_other_node_is_late_for_is_not_given_up_for_that",
+    ),
+    Mutant(
         "who has renounced what it had won keeps it in the next epoch",
         "core/arbiter.c",
         "    arbiter->in_doubt = 1;",

@@ -154,6 +154,23 @@ def test_a_primary_without_any_echo_opens_at_once() -> None:
     assert n.tick(10) == OPEN
 
 
+def test_an_epoch_that_the_other_node_is_late_for_is_not_given_up_for_that() -> None:
+    """Else there never would be one, where it takes it longer than suspect_ms each time."""
+    n = Node(OWNER)
+    n.call("link_up")
+    n.tick(950)
+    assert n.owner.link == lib.PRL_LINK_UP
+    n.exchange()
+    n.tick(1040)
+    assert n.owner.link == lib.PRL_LINK_UP
+    n.tick(1100)
+    assert n.owner.link == lib.PRL_LINK_SUSPECT
+    never = Node(OWNER)
+    never.call("link_up")
+    never.tick(1010)
+    assert never.owner.link == lib.PRL_LINK_SUSPECT
+
+
 def test_a_suspect_primary_fails_once_and_echoes_nothing() -> None:
     n = Node(OWNER).linked()
     assert n.tick(99) == 0

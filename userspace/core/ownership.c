@@ -102,13 +102,20 @@ uint64_t prl_owner_pass_age_ns(const struct prl_owner *owner, uint64_t now_ns)
     return newest_answer_ns(owner) && now_ns > owner->probes.pass_ns ? now_ns - owner->probes.pass_ns : 0;
 }
 
+/* How long the other node may take, once it has said HELLO, to begin the epoch as well: its process does that, whose turn may be
+ * late. Nothing is protected, and no lease lasts, before it has. */
+static uint64_t begin_ns(const struct prl_owner *owner)
+{
+    return later(owner->config.suspect_ns, PRL_OWNER_BEGIN_NS);
+}
+
 /* Nothing comes by the link. A datapath that has had no pass since would have sent nothing, so that the link may be well; one that
  * has passes all the time would, as soon as one of them ends. */
 static bool is_link_silent(const struct prl_owner *owner, uint64_t now_ns)
 {
     uint64_t suspect_ns = owner->config.suspect_ns, age_ns = prl_owner_pass_age_ns(owner, now_ns);
 
-    if (!is_silent(owner->last_heard_ns, now_ns, suspect_ns))
+    if (!is_silent(owner->last_heard_ns, now_ns, owner->peer_sent_ns ? suspect_ns : begin_ns(owner)))
         return is_dead(owner, now_ns);
     if (!is_answering(owner, now_ns) || age_ns >= owner->config.hung_ns)
         return true;
