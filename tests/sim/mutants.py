@@ -699,6 +699,14 @@ MUTANTS = (
         "test_a_shadow_that_its_program_has_just_written_into_is_not_taken_over",
     ),
     Mutant(
+        "what was captured while a moved session was given to the stack is dropped",
+        "path/input.c",
+        " || dp_secondary_of(flow)->state == PRL_SECONDARY_OWNER;",
+        ";",
+        test="sim/test_situations.py::"
+        "test_what_was_captured_while_a_moved_session_was_given_to_the_stack_is_not_lost",
+    ),
+    Mutant(
         "what waits for its turn goes on although the address was claimed back",
         "core/secondary.c",
         "    if (!prl_secondary_is_taken(flow))\n",

@@ -105,6 +105,54 @@ def test_input_of_a_moved_session_is_no_primarys(world: Calm) -> None:
     assert status.counters.link_tx_full == full
 
 
+def is_captured(node: Node, session: Session) -> bool:
+    slot = node.host.slot_of[session.number]
+    return bool(node.host.flow[slot].flags & node.lib.PRL_FLOW_RELAY)
+
+
+@contextmanager
+def moved_and_quiet() -> Iterator[tuple[Calm, Node, Session]]:
+    """A session that has moved, is not going to be protected, and whose peer says nothing."""
+    with calm_world() as world:
+        session = world.sessions[0]
+        old, new = protected(world)
+        session.quiet_until_ns = FOR_EVER_NS
+        assert new.control is not None
+        new.control.retry_at_ns[session.number] = FOR_EVER_NS
+        world.until(
+            lambda: bool(old.control and old.control.switchover(session.service, forced=False))
+        )
+        world.until(lambda: is_captured(new, session))
+        yield world, new, session
+
+
+def hear_while_it_settles(steps: int, calls: int) -> bool:
+    """A segment comes when that pass has made so many calls. False: it was the stack's by then."""
+    with moved_and_quiet() as (world, node, session):
+        for _ in range(steps - 1):
+            world.step()
+        node.stall = (calls, MS)
+        world.step()
+        if not is_captured(node, session):
+            return False
+        assert node.stalled
+        expected = node.sock(session).rcv_nxt + 100
+        node.lib.sim_frame(node.host, session.number, session.snd_nxt, 100, session.rcv_nxt, 0)
+        world.until(lambda: not node.stalled)
+        world.after(MS)
+        assert node.sock(session).rcv_nxt == expected
+        return True
+
+
+def test_what_was_captured_while_a_moved_session_was_given_to_the_stack_is_not_lost() -> None:
+    steps = 0
+    with moved_and_quiet() as (world, node, session):
+        while is_captured(node, session):
+            world.step()
+            steps += 1
+    assert {hear_while_it_settles(steps, calls) for calls in range(1, 20)} == {True, False}
+
+
 @pytest.mark.parametrize("is_shadow", [False, True])
 def test_the_end_of_a_socket_is_told_at_once(world: Calm, *, is_shadow: bool) -> None:
     """TCP tells of it: the look at all flows, every 200 ms, is for ends of which it did not."""

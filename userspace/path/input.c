@@ -27,6 +27,12 @@ static void relay(struct prl_dp *dp, struct dp_flow *flow)
     dp_primary_drain(dp, flow);
 }
 
+/* Of a shadow nothing is captured; but what was, of a session that moved here, while that was given to the stack. */
+static bool is_captured(const struct dp_flow *flow)
+{
+    return !flow->secondary || flow->relaying || dp_secondary_of(flow)->state == PRL_SECONDARY_OWNER;
+}
+
 /* A packet that waits in the kernel says in which slot its flow was when it came, and no more. */
 static bool is_of(const struct dp_flow *flow, const uint8_t *l3, const struct prl_packet *packet)
 {
@@ -48,7 +54,7 @@ void dp_input(struct prl_dp *dp, const struct prl_received *received)
 
     dp->counters.rx_packets++;
     dp->counters.rx_bytes += received->bytes;
-    if (!flow || (flow->secondary && !flow->relaying)) { /* forgotten since: the peer's stack sends it again */
+    if (!flow || !is_captured(flow)) { /* forgotten since: the peer's stack sends it again */
         DP_DROP(dp, rx_unknown_flow, flow ? flow->spec.handle : 0, received->bytes);
         goto drop;
     }

@@ -60,8 +60,7 @@ bool dp_relay_direct(struct prl_dp *dp, struct dp_flow *flow, struct prl_hold *h
 {
     const struct prl_packet *packet = dp_hold_packet(&dp->held, hold);
 
-    if (!flow->relaying ||
-        (is_waiting(flow) && dp_shadow_of(flow)->unfed->waiting.count >= dp->config.limits.packets_max))
+    if (is_waiting(flow) && dp_shadow_of(flow)->unfed->waiting.count >= dp->config.limits.packets_max)
         return false;
     dp_takeover_turn(dp, flow);
     flow->last_input_ns = dp->now_ns;
