@@ -44,6 +44,10 @@ class Checker:
         self.world.used_handle(handle, generation)
         return life
 
+    def copied(self, spec: Any) -> None:
+        """The second step of a set-up: whatever has passed since the first one is in the copy."""
+        self._lives[int(spec.handle), int(spec.generation)].flushed = False
+
     def adopted(self, node: "Node", handle: int, own: int) -> None:
         """A session that was taken over has a handle of this node's."""
         self._sessions[node.index][own] = self._sessions[node.index][handle]

@@ -688,6 +688,7 @@ class Control:
         spec.handle, spec.generation = handle, generation
         if node.call(lib.prl_dp_primary_setup, spec) < 0:
             return
+        self.world.checker.copied(spec)
         moment = self.ffi.new("struct prl_moment_spec *")
         moment.handle, moment.generation = handle, generation
         counts = self.ffi.new("struct prl_moment_counts *")

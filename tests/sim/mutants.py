@@ -699,6 +699,21 @@ MUTANTS = (
         "test_a_shadow_that_its_program_has_just_written_into_is_not_taken_over",
     ),
     Mutant(
+        "a moved session leaves our hands when the other node prepares for it",
+        "flow/flow.c",
+        "        case PRL_PRIMARY_OPEN:\n            flags = flow->relaying ? PRL_FLOW_RELAY",
+        "        case PRL_PRIMARY_OPEN:\n            flags = 0 ? PRL_FLOW_RELAY",
+        test="sim/test_situations.py::test_a_moved_session_is_prepared_without_leaving_our_hands",
+    ),
+    Mutant(
+        "a moved session that is only prepared never leaves our hands",
+        "path/timers.c",
+        "dp_compare_is_due(flow) || dp_relay_is_on(flow) ||",
+        "dp_compare_is_due(flow) ||",
+        test="sim/test_situations.py::"
+        "test_a_moved_session_that_is_only_prepared_is_given_to_the_stack_once_it_is_quiet",
+    ),
+    Mutant(
         "what was captured while a moved session was given to the stack is dropped",
         "path/input.c",
         " || dp_secondary_of(flow)->state == PRL_SECONDARY_OWNER;",

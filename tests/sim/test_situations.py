@@ -110,6 +110,49 @@ def is_captured(node: Node, session: Session) -> bool:
     return bool(node.host.flow[slot].flags & node.lib.PRL_FLOW_RELAY)
 
 
+def prepared_just_moved(world: Calm) -> tuple[Node, Session]:
+    """A session that has moved, and for which the old owner makes a socket ready (R17)."""
+    session = world.sessions[0]
+    old, new = protected(world)
+    world.two_steps, world.setup_fails = 1.0, 0.0
+    world.until(lambda: bool(old.control and old.control.switchover(session.service, forced=False)))
+    world.until(lambda: bool(new.flow(session).relaying))
+
+    def is_prepared() -> bool:
+        if new.control is not None and new.flow(session).secondary:
+            new.control.protect(session)
+        return not new.flow(session).secondary
+
+    world.until(is_prepared)
+    return new, session
+
+
+def test_a_moved_session_is_prepared_without_leaving_our_hands(world: Calm) -> None:
+    """Else it would stand still for a whole snapshot; what comes meanwhile keeps its order."""
+    node, session = prepared_just_moved(world)
+    assert node.flow(session).state == node.lib.PRL_PRIMARY_OPEN
+    assert is_captured(node, session)
+    before = node.sock(session).rcv_nxt
+    node.lib.sim_frame(node.host, session.number, session.snd_nxt, 100, session.rcv_nxt, 0)
+    assert node.sock(session).rcv_nxt == before, "not by prld"
+    node.lib.sim_turn(node.host)
+    assert node.sock(session).rcv_nxt == before + 100
+    restored = world.counts["moment restored"]
+    world.until(lambda: world.counts["moment restored"] > restored)
+    assert node.flow(session).state == node.lib.PRL_PRIMARY_ACTIVE
+    assert not node.flow(session).relaying
+
+
+def test_a_moved_session_that_is_only_prepared_is_given_to_the_stack_once_it_is_quiet(
+    world: Calm,
+) -> None:
+    node, session = prepared_just_moved(world)
+    world.cut = [True, True]
+    world.until(lambda: not is_captured(node, session))
+    assert node.flow(session).state == node.lib.PRL_PRIMARY_OPEN
+    assert not node.flow(session).relaying
+
+
 @contextmanager
 def moved_and_quiet() -> Iterator[tuple[Calm, Node, Session]]:
     """A session that has moved, is not going to be protected, and whose peer says nothing."""

@@ -63,7 +63,7 @@ struct dp_spec {
  * needs (T6): the first one, that of the core's numbers, that of its counters, and the last one. */
 struct dp_flow {
     bool used, secondary, dirty;
-    bool relaying; /* moved here: input is captured and fed in order, without being replicated */
+    bool relaying; /* moved here: input is captured and fed in order, without being replicated (path/relay.h) */
     bool has_peer_ts;
     bool edge_known; /* kernel->edge_limit is valid */
     bool key_changed; /* the stack signs with another key than ours: the flow needs a new snapshot */

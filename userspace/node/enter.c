@@ -26,7 +26,8 @@ int dp_flow_adopt(struct prl_dp *dp, uint32_t handle, uint32_t *own)
     return dp_flow_rename(dp, flow, *own);
 }
 
-/* A session that moved here and is still in our hands is protected without leaving them: its input stays captured. */
+/* A session that moved here and is still in our hands is protected without leaving them: its input stays captured, also while the
+ * other node prepares a socket for it. */
 static int keep_in_hands(struct prl_dp *dp, struct dp_flow *flow, struct prl_flow_spec *spec)
 {
     int fd = -1, err = 0;
@@ -46,7 +47,6 @@ static int keep_in_hands(struct prl_dp *dp, struct dp_flow *flow, struct prl_flo
     dp->io->sock_close(dp->host, flow->spec.fd);
     dp_flow_keep_spec(flow, spec, fd);
     flow->spec.generation = 0;
-    flow->relaying = false;
     dp_flow_become_primary(flow);
     return 0;
 }
@@ -73,7 +73,7 @@ static int flow_of_setup(struct prl_dp *dp, struct prl_flow_spec *spec, struct d
         return -ENOENT;
     if (flow && flow->secondary && dp_verify_lacks(dp, flow))
         return -EBUSY; /* what the peer was told of is here alone: it is fed first */
-    if (flow && flow->relaying) {
+    if (flow && flow->secondary && flow->relaying) {
         err = keep_in_hands(dp, flow, spec);
         if (err)
             return err;
@@ -105,8 +105,8 @@ static int flow_of_setup(struct prl_dp *dp, struct prl_flow_spec *spec, struct d
 
 int dp_primary_prepare(struct prl_dp *dp, struct prl_flow_spec *spec)
 {
-    struct dp_flow *known = known_flow(dp, spec), *flow = NULL;
-    int err = known && known->relaying ? -ENOTSUP : flow_of_setup(dp, spec, &flow);
+    struct dp_flow *flow = NULL;
+    int err = flow_of_setup(dp, spec, &flow);
 
     if (flow) {
         prl_primary_enter(dp_primary_of(flow), spec->handle, spec->generation);
@@ -127,6 +127,7 @@ int dp_primary_setup(struct prl_dp *dp, struct prl_flow_spec *spec)
     limits.setup_ns = spec->setup_ns;
     spec->begun_ns = dp->now_ns = dp_clock_ns(dp);
     dp_move_disturbed(dp, flow->service);
+    flow->relaying = false;
     flow->edge_known = false;
     flow->key_changed = false;
     memset(&flow->compare, 0, sizeof(flow->compare));

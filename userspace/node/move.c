@@ -121,7 +121,7 @@ static void end_relaying(struct prl_dp *dp, uint32_t service)
 static void feed_all(struct prl_dp *dp, uint32_t service)
 {
     for (uint32_t i = 0; i < dp->flows_top; i++)
-        if (dp_flow_is_of(&dp->flows[i], service) && dp->flows[i].relaying)
+        if (dp_flow_is_of(&dp->flows[i], service) && dp->flows[i].secondary && dp->flows[i].relaying)
             dp_relay_feed(dp, &dp->flows[i]);
 }
 

@@ -111,6 +111,8 @@ void dp_input(struct prl_dp *dp, const struct prl_received *received)
         return;
     }
     dp_flow_note_peer(flow, &packet);
+    if (flow->relaying) /* nothing waits for the other node; the core lets it pass */
+        flow->last_input_ns = dp->now_ns;
     PRL_PROBE2(hold, flow->spec.handle, hold->bytes);
     dp_primary_lend(dp, flow);
     prl_primary_input(dp_primary_of(flow), hold, dp_flow_own_edge(flow), dp->now_ns, &dp->config.limits, &actions);

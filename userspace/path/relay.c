@@ -113,13 +113,22 @@ void dp_relay_message(struct prl_dp *dp, const struct prl_msg *msg)
     dp_relay_feed(dp, flow);
 }
 
-/* The switch from our hands to the stack must not let newer input overtake: only in a quiet moment. Before its turn, what comes
- * would be dropped instead. */
+bool dp_relay_is_on(const struct dp_flow *flow)
+{
+    return flow->relaying && (flow->secondary || dp_primary_of(flow)->state == PRL_PRIMARY_OPEN);
+}
+
+/* What comes to it would be dropped, or overtake what waits. */
+static bool has_no_turn_yet(const struct prl_dp *dp, const struct dp_flow *flow)
+{
+    return flow->secondary && (is_waiting(flow) || dp->moves[flow->service].state == PRL_MOVE_TAKING ||
+                               dp_secondary_of(flow)->state == PRL_SECONDARY_TAKING);
+}
+
+/* The switch from our hands to the stack must not let newer input overtake: only in a quiet moment. */
 void dp_relay_settle(struct prl_dp *dp, struct dp_flow *flow)
 {
-    if (!flow->relaying || is_waiting(flow) || dp->moves[flow->service].state == PRL_MOVE_TAKING ||
-        dp_secondary_of(flow)->state == PRL_SECONDARY_TAKING ||
-        dp->now_ns < flow->last_input_ns + DP_RELAY_QUIET_NS)
+    if (!dp_relay_is_on(flow) || has_no_turn_yet(dp, flow) || dp->now_ns < flow->last_input_ns + DP_RELAY_QUIET_NS)
         return;
     dp_reinject_flush(dp);
     dp_relay_end(flow);

@@ -2,7 +2,8 @@
 /*
  * Input of a session that has moved here (R21). What the peer sent before it read the claim comes by way of the old owner
  * (RELAY) and is fed as it comes; what came here directly goes up once nothing in front of it is missing. TCP is put in
- * order by its sequence numbers, not by messages.
+ * order by its sequence numbers, not by messages. It goes through prld until the session is quiet, or protected again: also
+ * while the other node prepares a socket for it, as a primary that is open.
  */
 #ifndef PRL_PATH_RELAY_H
 #define PRL_PATH_RELAY_H
@@ -22,6 +23,8 @@ bool dp_relay_direct(struct prl_dp *dp, struct dp_flow *flow, struct prl_hold *h
 void dp_relay_message(struct prl_dp *dp, const struct prl_msg *msg);
 /* What waits goes up as far as it can. */
 void dp_relay_feed(struct prl_dp *dp, struct dp_flow *flow);
+/* Whether it is in our hands, and not protected; the other node may prepare for it (R17). */
+bool dp_relay_is_on(const struct dp_flow *flow);
 /* The flow is given to the stack once it is quiet. */
 void dp_relay_settle(struct prl_dp *dp, struct dp_flow *flow);
 

@@ -149,8 +149,8 @@ static bool primary_wants_time(const struct dp_flow *flow)
 {
     const struct prl_primary *primary = dp_primary_of(flow);
 
-    return dp_compare_is_due(flow) || dp_birth_wants_time(flow) || prl_primary_deadline(primary) != UINT64_MAX ||
-           hold_is_missing(flow) ||
+    return dp_compare_is_due(flow) || dp_relay_is_on(flow) || dp_birth_wants_time(flow) ||
+           prl_primary_deadline(primary) != UINT64_MAX || hold_is_missing(flow) ||
            (primary->queues && (primary->queues->in_pending.head || primary->queues->out_pending.head));
 }
 
@@ -174,7 +174,7 @@ static bool wants_time(struct prl_dp *dp, struct dp_flow *flow)
         return true;
     if (!flow->secondary)
         return primary_wants_time(flow);
-    if (dp_verify_is_due(flow) || flow->relaying)
+    if (dp_verify_is_due(flow) || dp_relay_is_on(flow))
         return true;
     if (dp_secondary_of(flow)->state != PRL_SECONDARY_ACTIVE || flow->kernel->key.proto != IPPROTO_TCP)
         return false;
@@ -193,6 +193,7 @@ static void tick(struct prl_dp *dp, struct dp_flow *flow)
         dp_relay_settle(dp, flow);
         return;
     }
+    dp_relay_settle(dp, flow);
     dp_compare_tick(dp, flow);
     dp_birth_tick(dp, flow);
     if (prl_primary_deadline(dp_primary_of(flow)) <= dp->now_ns) {
