@@ -28,6 +28,10 @@ class NoDaemonError(PrlError):
     exit_code: ClassVar[int] = 4
 
 
+class HungDaemonError(NoDaemonError):
+    """prld is there and does not answer in time; what it was asked for may happen yet."""
+
+
 class ReplicationError(PrlError):
     """A session could not be protected; it goes on without protection."""
 

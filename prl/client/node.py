@@ -22,7 +22,7 @@ from prl.client.sessions import Session, Shadow
 from prl.control import application
 from prl.control.messages import MESSAGE_MAX_BYTES, default_socket
 from prl.control.protocol import FDS_MAX, Answer, Given
-from prl.errors import NoDaemonError, NotProtectedError, PrlError
+from prl.errors import HungDaemonError, NoDaemonError, NotProtectedError, PrlError
 from prl.kernel.inotify import Appearance
 
 _Take = Callable[[Answer], None]
@@ -192,7 +192,7 @@ class Node:
             number = self._send(take, request, fds)
             answer = answers.get(timeout=timeout)
         except queue.Empty:
-            raise NoDaemonError(f"prld on {self.path} does not answer; is it frozen?") from None
+            raise HungDaemonError(f"prld on {self.path} does not answer; is it frozen?") from None
         except OSError as error:
             raise NoDaemonError(f"prld on {self.path} is gone: {error.strerror}") from error
         finally:
@@ -201,6 +201,11 @@ class Node:
         if answer.error is not None:
             raise answer.error
         return answer.fields
+
+    @property
+    def reconnects(self) -> bool:
+        """Whether a next prld is waited for when this one is gone."""
+        return self._reconnects
 
     def forget(self, what: Session | Shadow) -> None:
         """Stop following a flow."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from prl.client import Node
 from prl.client.aio import (
     AsyncNode,
     AsyncShadow,
@@ -220,6 +221,47 @@ def test_prld_asks_for_the_application_s_bytes(tmp_path: Path) -> None:
         assert not await session.wait_protectable()
 
     play(tmp_path, story)
+
+
+@pytest.mark.parametrize("reconnect", [False, True])
+def test_prld_goes_while_it_is_given_the_bytes_and_the_next_one_asks(
+    tmp_path: Path, *, reconnect: bool
+) -> None:
+    path = tmp_path / "prld.sock"
+
+    async def in_tasks(prld: Prld) -> str:
+        async with AsyncNode(path, reconnect=reconnect) as node:
+            with socket.socket() as sock:
+                session = await node.replicate(sock, renew=True)
+                prld.free.clear()
+                answer = asyncio.create_task(session.renew(b"state"))
+                await prld.until("renew")
+                prld.server.close()
+                return await answer
+
+    async def in_threads(prld: Prld) -> str:
+        node = await asyncio.to_thread(lambda: Node(path, reconnect=reconnect))
+        try:
+            with socket.socket() as sock:
+                session = await asyncio.to_thread(lambda: node.replicate(sock, renew=True))
+                prld.free.clear()
+                answer = asyncio.create_task(asyncio.to_thread(session.renew, b"state"))
+                await prld.until("renew")
+                prld.server.close()
+                return await answer
+        finally:
+            await asyncio.to_thread(node.close)
+
+    async def bounded() -> None:
+        async with asyncio.timeout(TIMEOUT_S):
+            for story in (in_tasks, in_threads):
+                if reconnect:
+                    assert await story(Prld(path)) == "lost"
+                else:
+                    with pytest.raises(NoDaemonError, match="ended the connection"):
+                        await story(Prld(path))
+
+    asyncio.run(bounded())
 
 
 def test_sessions_and_offers_are_handed_to_the_next_prld(tmp_path: Path) -> None:

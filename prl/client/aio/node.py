@@ -22,7 +22,7 @@ from prl.client.flows import (
 from prl.control import application
 from prl.control.messages import MESSAGE_MAX_BYTES, REQUESTS_MAX, default_socket
 from prl.control.protocol import FDS_MAX, Answer, Given
-from prl.errors import NoDaemonError, NotProtectedError, PrlError, UsageError
+from prl.errors import HungDaemonError, NoDaemonError, NotProtectedError, PrlError, UsageError
 from prl.kernel.inotify import Appearance
 
 CONNECT_TIMEOUT_S: Final = 10.0
@@ -160,7 +160,7 @@ class AsyncNode:
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
                 return await self._ask(request, fds)
         except TimeoutError:
-            raise NoDaemonError(f"prld on {self.path} does not answer; is it frozen?") from None
+            raise HungDaemonError(f"prld on {self.path} does not answer; is it frozen?") from None
 
     async def request_with(self, request: dict[str, Any], data: bytes, *fds: int) -> dict[str, Any]:
         """As request(), with application bytes (at most 1 MiB). Raises UsageError, too."""
@@ -174,6 +174,11 @@ class AsyncNode:
     def forget(self, what: AsyncSession | AsyncShadow) -> None:
         """Stop following a flow."""
         self._following.forget(what)
+
+    @property
+    def reconnects(self) -> bool:
+        """Whether a next prld is waited for when this one is gone."""
+        return self._reconnects
 
     @property
     def _is_over(self) -> bool:

@@ -11,7 +11,7 @@ from prl.client.aio.waiting import Bell, Stream
 from prl.client.flows import VOID_WORD_TIMEOUT_S, Flow, SessionFlow, ShadowFlow
 from prl.client.shadow_socket import Committed, ShadowVoid, Takeover
 from prl.control.protocol import Given
-from prl.errors import NoDaemonError, PrlError, UsageError
+from prl.errors import HungDaemonError, NoDaemonError, PrlError, UsageError
 
 STATES_KEPT: Final = 64
 """Changes that states() keeps for a reader that is behind; of more, the oldest are lost."""
@@ -102,16 +102,23 @@ class AsyncSession(Followed, SessionFlow):
 
         The socket must not be read or written before it returns: so the bytes and the shadow's
         position in both streams belong together. Returns the state: ``active``, or another one, and
-        ``reason`` says why; prld asks again when that may help. A session that is protected keeps
-        its shadow, and the bytes are for the next one.
+        ``reason`` says why; prld asks again when that may help, and if it is gone meanwhile
+        (``lost``), so does the next one. A session that is protected keeps its shadow, and the
+        bytes are for the next one.
 
         Raises:
             UsageError: more than 1 MiB, or the session is over.
-            NoDaemonError: prld is gone.
+            HungDaemonError: prld does not answer.
+            NoDaemonError: it is gone, and no other is waited for.
         """
         self._protectable = False
         self.application = data
-        answer = await self._node.request_with({"op": "renew", "handle": self.handle}, data)
+        try:
+            answer = await self._node.request_with({"op": "renew", "handle": self.handle}, data)
+        except NoDaemonError as error:
+            if isinstance(error, HungDaemonError) or not self._node.reconnects:
+                raise
+            return "lost"
         self.become(answer["state"], answer["reason"])
         return self.state
 
