@@ -26,6 +26,10 @@ class Asker(Protocol):
     ) -> dict[str, Any]:
         """Ask; returns the answer, which ``then`` has first. Raises PrlError."""
 
+    @property
+    def reconnects(self) -> bool:
+        """Whether a next prld is waited for when this one is gone."""
+
     def forget(self, what: "Session | Shadow") -> None:
         """Stop following a flow."""
 

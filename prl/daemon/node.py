@@ -11,7 +11,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
@@ -54,6 +54,7 @@ from prl.daemon.programs.sentinel import Sentinel, leave_repair_mode
 from prl.daemon.requests import Requests
 from prl.daemon.session.attempt import Attempts
 from prl.daemon.session.births import Births
+from prl.daemon.session.doubtful import Doubtful
 from prl.daemon.session.exposed import Exposed
 from prl.daemon.session.protect import Primaries
 from prl.daemon.session.sessions import Session
@@ -230,6 +231,8 @@ class Node:
             usable_shadows=self._shadows.usable,
             end_lost=self._shadows.end_lost,
             end_taken=self._on_taken_service,
+            replaceable=self._on_replaceable,
+            known_again=self._on_known_again,
         )
         self._hooks = Hooks(config, log)
         self._fence = FenceHook(config, log, self._ownership.take_fenced)
@@ -257,6 +260,12 @@ class Node:
             exposed=self._exposed,
             births=births,
             ended=self._on_session_over,
+        )
+        self._doubtful = Doubtful(
+            self._primaries,
+            lose=self._shadows.ended_unheard,
+            tell=self._shadows.end_lost,
+            is_silent=self._kernel.is_silent,
         )
         self._upkeep = Upkeep(
             config,
@@ -647,6 +656,12 @@ class Node:
 
     def _on_taken_service(self, service: int) -> None:
         self._primaries.on_fenced(service)
+
+    def _on_replaceable(self) -> None:
+        self._doubtful.note()
+
+    def _on_known_again(self, forgotten: Sequence[int]) -> None:
+        self._doubtful.settle(forgotten)
 
     def _on_fenced(self, event: Event) -> None:
         self._ownership.on_fenced(event.service, "the other node claimed it")

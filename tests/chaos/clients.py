@@ -15,8 +15,8 @@ from pathlib import Path
 
 from prl.demo.player import DemoError
 from prl.demo.routers import OUR_ASN, PEER_ASN, ROUTERS, Place, make_routes
-from prl.lab import Lab
 from prl.kernel.tcp_info import INFO_MAX_BYTES, TcpInfo
+from prl.lab import Lab
 from prl.lab.netns import Namespace
 
 CONNECT_S = 10.0

@@ -270,8 +270,10 @@ class Pair:
         except ProcessLookupError:
             return
         with ended:
-            signal.pidfd_send_signal(ended.fileno(), signal.SIGTERM)
-            select.select([ended], [], [], ASK_S)
+            for number in (signal.SIGTERM, signal.SIGKILL):  # as a service manager stops it
+                signal.pidfd_send_signal(ended.fileno(), number)
+                if select.select([ended], [], [], ASK_S)[0]:
+                    break
         with suppress(ChildProcessError):
             os.waitpid(pid, os.WNOHANG)
 

@@ -87,6 +87,21 @@ def test_a_session_that_never_had_a_shadow_is_reset_by_who_takes_over() -> None:
             assert [event["facts"]["reason"] for event in told] == ["it was not protected"]
 
 
+def test_who_was_cut_off_ends_what_its_successor_served_and_has_forgotten() -> None:
+    """Nobody can go on: the peer has heard, and been heard by, a machine that has begun anew."""
+    with support.pair("forgot") as lab:
+        apps = Applications(lab, "obey")
+        with apps.connect() as peer:
+            lab.fail("re0", "cut-both")
+            apps.expect("taken_over", "re1", peer=peer.port)
+            assert peer.ask("and you?") == "and you?"
+            lab.fail("re1", "power")
+            lab.heal("re1")
+            lab.heal("re0")
+            with pytest.raises(ConnectionResetError):  # it only waits, and says nothing
+                peer.receive()
+
+
 def received(lab: Lab, node: str) -> dict[str, int]:
     with Node(lab.state.socket(lab.topology.node(node))) as connection:
         found: dict[str, int] = connection.request({"op": "link_show"})["received"]

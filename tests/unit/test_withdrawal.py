@@ -183,6 +183,8 @@ class Node:
             usable_shadows=lambda _: 0,
             end_lost=lambda _: 0,
             end_taken=self.ended.append,
+            replaceable=lambda: None,
+            known_again=lambda _: None,
         )
 
         async def restored() -> None:

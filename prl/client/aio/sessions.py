@@ -26,6 +26,10 @@ class Connection(Protocol):
     async def request_with(self, request: dict[str, Any], data: bytes, *fds: int) -> dict[str, Any]:
         """Ask prld, with application bytes. Raises PrlError."""
 
+    @property
+    def reconnects(self) -> bool:
+        """Whether a next prld is waited for when this one is gone."""
+
     def forget(self, what: "AsyncSession | AsyncShadow") -> None:
         """Stop following a flow."""
 

@@ -77,6 +77,8 @@ class Ownership:
 
     ``usable_shadows`` counts the good ones of a service; ``end_lost`` ends its sessions that cannot
     go on, now that this node owns it; ``end_taken`` those that the other node took over (L8).
+    ``replaceable`` is called when the other node may take over unnoticed; ``known_again`` with the
+    services of which it has forgotten whether it did, once it can be asked.
     """
 
     def __init__(
@@ -91,11 +93,14 @@ class Ownership:
         usable_shadows: Callable[[int], int],
         end_lost: Callable[[int], object],
         end_taken: Callable[[int], object],
+        replaceable: Callable[[], object],
+        known_again: Callable[[Sequence[int]], object],
     ) -> None:
         self._arbiter, self._evidence = arbiter, evidence
         self._config, self._dp, self._instances, self._log = config, datapath, instances, log
         self._usable_shadows, self._end_lost = usable_shadows, end_lost
         self._end_taken = end_taken
+        self._replaceable, self._known_again = replaceable, known_again
         self.left: set[int] = set()
         """Services that this node has taken itself out of (withdrawal.py)."""
         self._settled = asyncio.Event()
@@ -155,8 +160,11 @@ class Ownership:
         """HELLO: decide about every service with the other node's view. Raises DatapathError."""
         ours = self.describe()
         self._agree_policy(ours, theirs)
+        forgotten: list[int] = []
         for number, (own, other) in enumerate(zip(ours, theirs, strict=True)):
             state, term = hello.settle(own, other, self._config.node)
+            if hello.has_forgotten(own, other):
+                forgotten.append(number)
             self._dp.raise_term(number, term)
             if own.given:
                 taken = state != Owner.OWNER
@@ -164,6 +172,7 @@ class Ownership:
                 self.tell(number, state, "agreed with the other node")
             elif state != own.state and not own.out:
                 self._become(number, state, had=Owner(own.state))
+        self._known_again(forgotten)
         self._settled.set()
 
     def _agree_policy(
@@ -326,6 +335,8 @@ class Ownership:
             return
         self._log.error("silent", f"this node is silent: {SILENCE[why]}", why=why.name.lower())
         by_word = why in {Silence.STOP, Silence.ARBITER}
+        if not by_word:
+            self._replaceable()
         if not by_word and (self._seeking is None or self._seeking.done()):
             self._seeking = asyncio.create_task(self._seek())
 
