@@ -247,7 +247,7 @@ static void on_shadow(struct prl_client_event *event)
         forget(session);
     session = new_session(SHADOW, event->fd);
     if (!session) {
-        prl_client_end(prl, event->handle, NULL);
+        prl_client_give_up(prl, event->handle, event->generation, NULL);
         return;
     }
     event->fd = -1; /* ours now */

@@ -30,9 +30,9 @@ static int descriptors(void)
 
 static void show(int result, const struct prl_client_event *event)
 {
-    printf("%d %d %u %d %d %llu %llu [%s] [%s] ", result, (int)event->kind, event->handle, event->code,
+    printf("%d %d %u %d %d %llu %llu %u [%s] [%s] ", result, (int)event->kind, event->handle, event->code,
            (int)event->state, (unsigned long long)event->out_bytes, (unsigned long long)event->unread,
-           event->local, event->remote);
+           event->generation, event->local, event->remote);
     for (const char *at = event->reason; *at; at++)
         printf("%02x", (unsigned char)*at);
     putchar(' ');
@@ -94,7 +94,7 @@ static int live(void)
     struct sigaction action = {.sa_handler = nothing}; /* no SA_RESTART: every call meets EINTR */
     struct prl_client_event event;
     struct prl_client *client;
-    uint32_t offer, protect;
+    uint32_t offer, protect, give_up;
     int before = descriptors(), result;
 
     sigaction(SIGALRM, &action, NULL);
@@ -105,11 +105,14 @@ static int live(void)
     assert(prl_client_replicate(client, -1, NULL, 0, 0, NULL) == -EBADF);
     assert(!prl_client_offer(client, "192.0.2.100:7000 \"\\\n", &offer));
     assert(!prl_client_replicate(client, 0, "state", 5, 0, &protect));
+    assert(!prl_client_give_up(client, 9, 4, &give_up));
     result = prl_client_answer(client, protect, 5000, &event);
     show(result, &event);
     prl_client_release(&event);
     result = prl_client_answer(client, offer, 5000, &event); /* it came before */
     show(result, &event);
+    prl_client_release(&event);
+    prl_client_answer(client, give_up, 5000, &event);
     prl_client_release(&event);
     for (;;) {
         struct pollfd polled = {.fd = prl_client_fd(client), .events = POLLIN};

@@ -30,7 +30,7 @@ GOOD: list[dict[str, Any]] = [
     {"event": "taken_over", "handle": 9, "becomes": 10, "out_bytes": 2**63, "monotonic_ns": 1,
      "streams": [-5, 2**40]},
     {"event": "void", "handle": 9, "reason": "link lost", "more": [1, {"a": [None]}, -2.5e3]},
-    {"event": "shadow", "handle": 9, "local": "1.2.3.4:5", "remote": "[::1]:6",
+    {"event": "shadow", "handle": 9, "generation": 4, "local": "1.2.3.4:5", "remote": "[::1]:6",
      "application": "aGVsbG8=", "unread": 3, "in_bytes": 70, "out_bytes": 80, "renew": True},
     {"event": "protectable", "handle": 9},
 ]  # fmt: skip
@@ -94,7 +94,7 @@ def test_good_messages(driver: Path) -> None:
         == "".join(bytes.fromhex(found[9][-2]).decode())
     )
     assert found[5][5] == str(2**63)
-    assert found[7][7:] == ["[1.2.3.4:5]", "[[::1]:6]", "", b"hello".hex()]
+    assert found[7][7:] == ["4", "[1.2.3.4:5]", "[[::1]:6]", "", b"hello".hex()]
 
 
 @pytest.mark.parametrize(
@@ -228,12 +228,14 @@ class Prld:
         socket.send_fds(self.sock, [raw], [self.sock.fileno()] * fds)
 
     def introduce(self) -> None:
-        """Answer the driver's first two requests, an event between them."""
-        offer, protect = self.hear(), self.hear()
+        """Answer the driver's first requests, an event between them."""
+        offer, protect, give_up = self.hear(), self.hear(), self.hear()
         assert offer == ({"op": "offer", "id": 1, "endpoint": '192.0.2.100:7000 "\\\n'}, 0)
         assert protect == ({"op": "replicate", "id": 2, "application": "c3RhdGU="}, 1)
+        assert give_up == ({"op": "close", "id": 3, "handle": 9, "generation": 4}, 0)
         self.say({"id": 1, "ok": True})
         self.say({"event": "state", "handle": 9, "state": "setup", "reason": ""})
+        self.say({"id": 3, "ok": True})
         self.say({"id": 2, "ok": True, "handle": 9, "state": "active", "reason": ""})
 
     def end(self) -> list[list[str]]:
@@ -277,8 +279,8 @@ def test_nonsense_ends_the_connection_and_leaks_nothing(
 
 def test_prld_dies_while_an_answer_is_awaited(driver: Path, tmp_path: Path) -> None:
     prld = Prld(driver, tmp_path)
-    prld.hear()
-    prld.hear()
+    for _ in range(3):
+        prld.hear()
     assert prld.end()[-1][0] == str(-errno.ECONNRESET)
 
 

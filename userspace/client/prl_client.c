@@ -41,7 +41,7 @@ struct prl_client {
 /* What a message says, before it is known what it is. */
 struct members {
     struct prl_json_value event, id, ok, error, code, handle, state, reason;
-    struct prl_json_value out_bytes, in_bytes, monotonic_ns, unread, becomes, streams, renew;
+    struct prl_json_value out_bytes, in_bytes, monotonic_ns, unread, becomes, streams, renew, generation;
     struct prl_json_value local, remote, application, application_bytes;
 };
 
@@ -303,6 +303,18 @@ int prl_client_end(struct prl_client *client, uint32_t handle, uint32_t *request
     return finish(client, &writer, NULL, 0, request);
 }
 
+int prl_client_give_up(struct prl_client *client, uint32_t handle, uint32_t generation, uint32_t *request)
+{
+    struct prl_json_writer writer;
+
+    begin(client, &writer, "close");
+    prl_json_put(&writer, ",\"handle\":");
+    prl_json_put_number(&writer, handle);
+    prl_json_put(&writer, ",\"generation\":");
+    prl_json_put_number(&writer, generation);
+    return finish(client, &writer, NULL, 0, request);
+}
+
 /* ---- what prld says ---- */
 
 static int read_members(const char *text, size_t bytes, struct members *members)
@@ -317,6 +329,7 @@ static int read_members(const char *text, size_t bytes, struct members *members)
         {"error", &members->error},
         {"code", &members->code},
         {"handle", &members->handle},
+        {"generation", &members->generation},
         {"becomes", &members->becomes},
         {"state", &members->state},
         {"reason", &members->reason},
@@ -478,7 +491,7 @@ static int application_in_memory(uint64_t bytes, int memory, struct prl_client_e
 static int shadow_of(const struct members *members, int *fds, const int *count, struct prl_client_event *event)
 {
     bool in_memory = members->application_bytes.type != PRL_JSON_NULL;
-    uint64_t bytes = 0;
+    uint64_t bytes = 0, generation = 0;
 
     if (*count != 1 + in_memory || number_if(&members->application_bytes, PRL_CLIENT_APPLICATION_MAX, &bytes))
         return -EPROTO;
@@ -488,10 +501,12 @@ static int shadow_of(const struct members *members, int *fds, const int *count, 
     if (members->local.type != PRL_JSON_STRING || members->remote.type != PRL_JSON_STRING ||
         handle_of(members, event) || words(&members->local, event->local, sizeof(event->local)) ||
         words(&members->remote, event->remote, sizeof(event->remote)) ||
+        number_if(&members->generation, UINT32_MAX, &generation) ||
         number_if(&members->unread, UINT64_MAX, &event->unread) ||
         number_if(&members->in_bytes, UINT64_MAX, &event->in_bytes) ||
         number_if(&members->out_bytes, UINT64_MAX, &event->out_bytes))
         return -EPROTO;
+    event->generation = (uint32_t)generation;
     event->renews = members->renew.yes;
     return in_memory ? application_in_memory(bytes, fds[1], event)
                      : application_in_text(&members->application, event);

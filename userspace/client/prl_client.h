@@ -49,7 +49,7 @@ enum prl_client_kind {
     PRL_CLIENT_ANSWER,     /* to `request`: code, reason; of replicate and renew also handle, state, streams */
     PRL_CLIENT_STATE,      /* a session of this application changed: handle, state, reason */
     PRL_CLIENT_DEMOTED,    /* the other node has the session now; close the socket: handle */
-    PRL_CLIENT_SHADOW, /* only to be read: handle, fd, local, remote, application, renews, unread, in_bytes, out_bytes */
+    PRL_CLIENT_SHADOW, /* only to be read: handle, generation, fd, local, remote, application, renews, unread, in_bytes, out_bytes */
     PRL_CLIENT_TAKEN_OVER, /* the shadow is a session like any other now: handle, becomes, out_bytes, streams, monotonic_ns */
     PRL_CLIENT_VOID, /* the shadow is of no use any more; close the socket: handle, reason */
     PRL_CLIENT_PROTECTABLE, /* the session could be protected: prl_client_renew() it; only with PRL_CLIENT_RENEW: handle */
@@ -69,6 +69,7 @@ struct prl_client_event {
     enum prl_client_kind kind;
     uint32_t request; /* the number that the request was given */
     uint32_t handle; /* of the session or shadow; unique among those that live */
+    uint32_t generation; /* of a shadow: a later one of the same session has its handle, and another generation */
     uint32_t becomes; /* the handle of the session that a shadow has become */
     int code; /* 0 done; else refused: 1 failed, 2 bad request; `reason` says why */
     enum prl_client_state state;
@@ -130,8 +131,14 @@ int prl_client_rejoin(struct prl_client *client, int fd, const char *streams, co
 /* Offers to take shadows of sessions whose local end is "address:port", or "udp:address:port"; IPv6 in brackets. */
 int prl_client_offer(struct prl_client *client, const char *endpoint, uint32_t *request);
 
-/* Ends a session deliberately, on both nodes, or gives a shadow up. Close the socket as well. */
+/* Ends a session deliberately, on both nodes. Close the socket as well. */
 int prl_client_end(struct prl_client *client, uint32_t handle, uint32_t *request);
+
+/*
+ * Gives a shadow up, and no later one of its session, which may be under way while the word that this one is void is:
+ * both numbers as PRL_CLIENT_SHADOW told them. Close the socket as well.
+ */
+int prl_client_give_up(struct prl_client *client, uint32_t handle, uint32_t generation, uint32_t *request);
 
 /*
  * All of these: `request` (may be NULL) gets the number that the answer carries.
