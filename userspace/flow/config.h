@@ -28,6 +28,7 @@
 #define PRL_RESYNC_WAIT_NS 1000000000ull  /* with the link, an owner waits so long for what the standby says */
 #define PRL_RESYNC_BATCH 256u             /* flows that it says what it has of, in one pass */
 #define PRL_TAKEOVER_SHARE_NS 1000000ull  /* of each pass, for sessions that were taken over and wait */
+#define PRL_TAKEOVER_HUSH_NS 20000000ull  /* so long Python hears nothing of a take-over that goes on */
 #define PRL_SETUPS_MAX 64 /* set-ups in two steps that are under way, on either side; the others go in one */
 #define PRL_DP_CLAIM_BURSTS \
     25   /* claims are repeated so often, PRL_DP_CLAIM_INTERVAL_MS apart; see PRL_CLAIM_SLOW_NS */

@@ -35,6 +35,21 @@ void dp_events_close(struct dp_events *events)
         close(events->fd);
 }
 
+static void wake(struct dp_events *events)
+{
+    const uint64_t one = 1;
+    ssize_t written = write(events->fd, &one, sizeof(one));
+
+    (void)written; /* a full eventfd is readable all the same */
+}
+
+void dp_events_hush(struct dp_events *events, bool hush)
+{
+    if (events->hushed && !hush && events->count)
+        wake(events);
+    events->hushed = hush;
+}
+
 struct dp_event *dp_events_take(struct dp_events *events)
 {
     struct dp_event *entry = events->head;
@@ -63,7 +78,6 @@ void dp_event_give(struct dp_event *entry, struct prl_event *event, uint8_t *bod
 
 void dp_event(struct prl_dp *dp, const struct prl_event *event, const uint8_t *body, uint32_t bytes)
 {
-    const uint64_t one = 1;
     struct dp_events *events = &dp->events;
     struct dp_event *entry;
 
@@ -84,8 +98,8 @@ void dp_event(struct prl_dp *dp, const struct prl_event *event, const uint8_t *b
     events->tail = entry;
     events->count++;
     events->body_bytes += bytes;
-    if (write(events->fd, &one, sizeof(one)) < 0)
-        dp->counters.events_lost += 0; /* a full eventfd is readable all the same */
+    if (!events->hushed && events->count == 1) /* else it was, and has not taken all */
+        wake(events);
 }
 
 void dp_event_flow(struct prl_dp *dp, uint32_t kind, const struct dp_flow *flow, uint8_t state, uint8_t reason)

@@ -3,6 +3,7 @@
 #ifndef PRL_FLOW_EVENTS_H
 #define PRL_FLOW_EVENTS_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -20,6 +21,7 @@ struct dp_events {
     struct dp_event *head, *tail;
     uint32_t count, body_bytes;
     int fd; /* -1: not open */
+    bool hushed;
 };
 
 int dp_events_open(struct dp_events *events); /* 0 or -errno */
@@ -28,6 +30,9 @@ void dp_events_close(struct dp_events *events);
 struct dp_event *dp_events_take(struct dp_events *events);
 /* Gives its body, at most `capacity` bytes, and frees it. */
 void dp_event_give(struct dp_event *entry, struct prl_event *event, uint8_t *body, size_t capacity);
+
+/* Python is not woken until there is no hush any more, or something else wakes it: it would want the lock for each of very many. */
+void dp_events_hush(struct dp_events *events, bool hush);
 
 void dp_event(struct prl_dp *dp, const struct prl_event *event, const uint8_t *body, uint32_t bytes);
 void dp_event_flow(struct prl_dp *dp, uint32_t kind, const struct dp_flow *flow, uint8_t state, uint8_t reason);

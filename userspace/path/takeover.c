@@ -142,6 +142,7 @@ struct dp_takeover {
     bool goes_on; /* flows from `next` on may wait for their turn … */
     bool passed_over; /* … and some before it, for their service was not this node's */
     uint32_t next;
+    uint64_t hush_until_ns;
     uint32_t mask; /* services, for who traces it */
 };
 
@@ -196,6 +197,8 @@ static bool take_turns(struct prl_dp *dp)
 
 void dp_takeover_decide(struct prl_dp *dp, uint32_t mask)
 {
+    dp->takeover->hush_until_ns = dp_clock_ns(dp) + PRL_TAKEOVER_HUSH_NS;
+    dp_events_hush(&dp->events, true);
     for (uint32_t i = 0; i < dp->flows_top; i++)
         if (dp->flows[i].used && dp->flows[i].secondary && mask & 1u << dp->flows[i].service)
             decide(dp, &dp->flows[i]);
@@ -222,6 +225,8 @@ bool dp_takeover_pass(struct prl_dp *dp)
     if (!takeover->goes_on)
         return false;
     takeover->goes_on = !take_turns(dp);
+    if (!takeover->goes_on || dp->now_ns >= takeover->hush_until_ns)
+        dp_events_hush(&dp->events, false);
     if (takeover->goes_on) {
         dp->counters.takeover_shares++;
     } else if (takeover->mask) {
