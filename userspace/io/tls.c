@@ -39,7 +39,7 @@ struct prl_tls {
     struct prl_link_tls *counts;
     uint8_t secret[PRL_TLS_KEYS_MAX][PRL_TLS_KEY_BYTES]; /* until the handshake is done */
     uint8_t staged[RECORD_BYTES];
-    struct buffer in, out;
+    struct buffer in, out; /* of ciphertext alone */
 };
 
 static SSL_CTX *context[2]; /* client, server */
@@ -356,8 +356,8 @@ void prl_tls_close(struct prl_tls *tls)
     ERR_clear_error();
     close(tls->fd);
     SSL_free(tls->ssl);
-    /* After the handshake payload was in the buffers, too; a stranger's connection has touched few of their pages. */
-    OPENSSL_cleanse(tls, tls->done ? sizeof(*tls) : offsetof(struct prl_tls, staged));
+    /* Not what is ciphertext: a take-over waits for this, and most pages of the buffers were never touched. */
+    OPENSSL_cleanse(tls, tls->done ? offsetof(struct prl_tls, in) : offsetof(struct prl_tls, staged));
     free(tls);
 }
 
