@@ -164,6 +164,7 @@ class Node:
         await self._guard.begin(strict=not self._stays)
         await self._add_addresses(stack, host, lans)
         self._assemble(host, lans, sysctls, sentinel)
+        self._hear_datapath(stack)
         stack.callback(self._control.close)
         stack.callback(self._close_sessions)
         self._link.listen()
@@ -461,8 +462,12 @@ class Node:
         thread.start()
         stack.callback(thread.join, THREAD_TIMEOUT_S)
         stack.callback(datapath.stop)
-        loop.add_reader(datapath.event_fd(), self._on_events)
-        stack.callback(loop.remove_reader, datapath.event_fd())
+
+    def _hear_datapath(self, stack: AsyncExitStack) -> None:
+        """Its events have waited until there is somebody for each of them."""
+        loop, events = asyncio.get_running_loop(), self._dp.event_fd()
+        loop.add_reader(events, self._on_events)
+        stack.callback(loop.remove_reader, events)
 
     def _fail_without(self, stack: AsyncExitStack, sentinel: Sentinel) -> None:
         """Once it has ended, no program's session could be protected."""

@@ -291,7 +291,12 @@ def test_a_datapath_that_ends_ends_the_node(
     def run() -> None:
         raise error
 
+    heard_too_early: list[object] = []
+
     async def live() -> Node:
+        asyncio.get_running_loop().set_exception_handler(
+            lambda _, context: heard_too_early.append(context)
+        )
         node = object.__new__(Node)
         config: Any = SimpleNamespace(datapath=SimpleNamespace(cpus=[], polling="busy"))
         node._config, node._log = config, EventLog(lambda _: None)
@@ -299,6 +304,7 @@ def test_a_datapath_that_ends_ends_the_node(
         reader, writer = socket.socketpair()
         datapath: Any = SimpleNamespace(run=run, stop=lambda: None, event_fd=reader.fileno)
         with reader, writer:
+            writer.send(b"an event")  # before the node has the parts that would take it
             async with AsyncExitStack() as stack:
                 node._run_datapath(stack, datapath)
                 await asyncio.wait_for(node._stop.wait(), timeout=5)
@@ -306,3 +312,4 @@ def test_a_datapath_that_ends_ends_the_node(
 
     node = asyncio.run(live())
     assert str(error) in str(node._failure)
+    assert not heard_too_early
