@@ -64,6 +64,8 @@ class Episode:
         self._out = tell
         self._clients: list[Client] = []
         self._made = 0
+        self._gone: set[int] = set()
+        """Ports of peers that have lost their session."""
         self._ended_serving: list[tuple[float, str]] = []
         """In this act: when (time.time()), and on which node."""
         self._began = time.monotonic()
@@ -189,7 +191,10 @@ class Episode:
 
         def settled() -> bool:
             nonlocal why
-            why = pair.why_unsettled(sum(not client.trouble for client in self._clients))
+            living = [client for client in self._clients if not client.trouble]
+            self._gone |= {client.port for client in self._clients}
+            self._gone -= {client.port for client in living} | {0}
+            why = pair.why_unsettled(len(living), frozenset(self._gone))
             return not why
 
         if eventually(settled, SETTLED_S):

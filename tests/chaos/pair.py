@@ -118,14 +118,24 @@ class Pair:
                     owners.append(node)
         return owners[0] if len(owners) == 1 else ""
 
-    def why_unsettled(self, sessions: int) -> str:
-        """Why a failure now could cost a session; "" when it could not."""
+    def why_unsettled(self, sessions: int, gone: frozenset[int]) -> str:
+        """Why a failure now could cost a session; "" when it could not.
+
+        ``gone``: ports of peers that have lost their session. Who has their other end may not know:
+        the other node may have told them.
+        """
         try:
             found = {node: self.ask(node, "status") for node in NODES}
             flows = {node: self.ask(node, "flow_list")["flows"] for node in NODES}
         except PrlError as error:
             return str(error)
-        active = {node: sum(f["state"] == "active" for f in flows[node]) for node in NODES}
+        active = {
+            node: sum(
+                flow["state"] == "active" and _port(flow["remote"]) not in gone
+                for flow in flows[node]
+            )
+            for node in NODES
+        }
         states = sorted(one["services"][0]["state"] for one in found.values())
         if states != ["owner", "standby"]:
             return f"the nodes are {states}"
@@ -276,6 +286,11 @@ class Pair:
                     break
         with suppress(ChildProcessError):
             os.waitpid(pid, os.WNOHANG)
+
+
+def _port(end: str) -> int:
+    """Of a peer, ``addr:port``; 0: an unconnected socket's, ``*``."""
+    return int(end.rpartition(":")[2]) if ":" in end else 0
 
 
 def _wait(seconds: float) -> None:

@@ -42,8 +42,10 @@ def lot(act: Act, lasted_s: float, *, is_new: bool, had_moved: bool = False) -> 
     ended serving there.
     """
     serious = [fault for fault in act.faults if fault.kind not in HARMLESS]
-    calm = len(serious) <= 1 and act.moment in {"quiet", "move"} and not is_new
-    # TCP doubles its retransmission timer while nobody hears it: as long again as the outage.
+    flaps = any(fault.kind == Kind.LAN_FLAPS for fault in serious)
+    calm = len(serious) <= 1 and act.moment in {"quiet", "move"} and not is_new and not flaps
+    # TCP doubles its retransmission timer while nobody hears it: as long again as the outage. A
+    # cable that comes and goes may be away each time that it tries.
     hang_s = HANG_MAX_S if calm else 2 * lasted_s + HANG_MAX_S
     loss = _loss(act.moment, serious, is_new=is_new, had_moved=had_moved)
     return Lot(loss, hang_s, is_forgotten=loss > 0 and _without_power(act) == BOTH)

@@ -17,7 +17,7 @@ from typing import Any
 from prl.client import Node, NotProtectedError, Session, Shadow
 from prl.control.protocol import OVER
 from prl.endpoint import Endpoint
-from prl.errors import PrlError
+from prl.errors import NoDaemonError, PrlError
 
 READ_BYTES = 1 << 16
 
@@ -105,6 +105,8 @@ def serve(sock: socket.socket, node: Node) -> None:
         session = node.replicate(sock, renew=True)
     except NotProtectedError as error:
         session = error.session
+    except NoDaemonError:  # nobody would protect it, later either
+        sock.close()
     if session is not None:
         Echo(sock, sock.getpeername()[1]).own(session)
 

@@ -86,9 +86,11 @@ def test_who_is_forgotten_by_both_nodes_need_not_be_told() -> None:
     assert not is_forgotten("quiet", (Kind.POWER, "owner"))
 
 
-def test_who_hangs_longer_than_two_seconds_needs_more_than_one_fault() -> None:
+def test_who_hangs_longer_than_two_seconds_needs_two_faults_or_a_lan_that_flaps() -> None:
     one = (fault(Kind.POWER, "owner"),)
     assert rules.lot(Act("quiet", one, 1.0), 3.0, is_new=False).hang_s == rules.HANG_MAX_S
+    flaps = (fault(Kind.LAN_FLAPS, "owner"),)
+    assert rules.lot(Act("quiet", flaps, 1.0), 3.0, is_new=False).hang_s == 2 * 3.0 + 2.0
     two = (*one, fault(Kind.CUT_LAN, "standby"))
     assert rules.lot(Act("quiet", two, 1.0), 3.0, is_new=False).hang_s == 2 * 3.0 + 2.0
 
