@@ -553,6 +553,10 @@ class Datapath:
         """The policy that both nodes agreed (SPEC L5); before link_up()."""
         lib.prl_dp_policy(self._dp, stop)
 
+    def carrier(self, *, has: bool) -> None:
+        """Whether the interface of [lan] has a carrier (SPEC L11)."""
+        lib.prl_dp_carrier(self._dp, has)
+
     def arbitrated(self, round_number: int, state: Arbiter) -> None:
         """Hand the arbiter's answer down (SPEC L12); WON, LOST or UNREACHED."""
         lib.prl_dp_arbitrated(self._dp, round_number, state)

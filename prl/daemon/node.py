@@ -268,6 +268,12 @@ class Node:
             tell=self._shadows.end_lost,
             is_silent=self._kernel.is_silent,
         )
+
+        def carrier(ifindex: int, has: bool) -> None:
+            self._kernel.carrier(ifindex, has=has)
+            if ifindex == lans.interfaces[0].ifindex:  # of [lan]
+                dp.carrier(has=has)
+
         self._upkeep = Upkeep(
             config,
             host,
@@ -276,7 +282,7 @@ class Node:
             log,
             looked=self._on_looked,
             restored=self._on_network_back,
-            carrier=lambda ifindex, has: self._kernel.carrier(ifindex, has=has),
+            carrier=carrier,
         )
         view = NodeView(
             *(config, self._kernel, dp, self._link, self._ownership, self._primaries),

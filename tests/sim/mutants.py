@@ -787,6 +787,13 @@ MUTANTS = (
         test="sim/test_situations.py::test_who_asks_for_a_take_over_wakes_the_datapath_for_it",
     ),
     Mutant(
+        "an owner without a carrier waits for answers that cannot come",
+        "core/ownership.c",
+        "!(is_cut_off || owner->is_unplugged)",
+        "!is_cut_off",
+        test="test_core_ownership.py::test_an_owner_whose_lan_has_no_carrier_hands_over_at_once",
+    ),
+    Mutant(
         "an epoch for which the other node is late is given up as any silent one",
         "core/ownership.c",
         "return later(owner->config.suspect_ns, PRL_OWNER_BEGIN_NS);",

@@ -802,6 +802,24 @@ def test_an_owner_without_lan_hands_over_on_a_link_that_works() -> None:
     assert lib.prl_owner_hears_lan(never.owner, 10**12)  # no heartbeats at any time prove nothing
 
 
+def test_an_owner_whose_lan_has_no_carrier_hands_over_at_once() -> None:
+    """L11; it need not wait whether somebody answers."""
+    n = Node(OWNER).linked()
+    assert n.tick(10) & HAND_OVER == 0
+    lib.prl_owner_carrier(n.owner, False)
+    assert n.tick(20) & HAND_OVER
+    assert n.tick(30) & HAND_OVER == 0  # from time to time
+    lib.prl_owner_carrier(n.owner, True)
+    n.exchange()
+    assert n.tick(1030) & HAND_OVER == 0
+    alone = Node(OWNER)
+    lib.prl_owner_carrier(alone.owner, False)
+    assert alone.tick(20) & HAND_OVER == 0
+    standby = Node(STANDBY).linked()
+    lib.prl_owner_carrier(standby.owner, False)
+    assert standby.tick(20) & HAND_OVER == 0
+
+
 def test_who_stood_still_may_say_nothing_longer_for_that() -> None:
     """That it looks anew from then on is no answer of a witness."""
     node = Node(OWNER).linked()

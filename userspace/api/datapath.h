@@ -72,6 +72,8 @@ int prl_dp_takeover(struct prl_dp *dp, uint32_t service, int fenced);
 int prl_dp_unanswered(struct prl_dp *dp, uint64_t probed_ns);
 /* The policy that both nodes agreed in HELLO (L5); to be called before prl_dp_link_up(). */
 void prl_dp_policy(struct prl_dp *dp, int stop);
+/* Whether the interface of [lan] has a carrier: it has, until that is said (L11). */
+void prl_dp_carrier(struct prl_dp *dp, int has);
 /* The arbiter's answer (L12): enum prl_arbiter_state, to a question of this round. */
 void prl_dp_arbitrated(struct prl_dp *dp, uint32_t round, uint8_t state);
 /* The socket of a way to the other node (enum prl_probe_path), in place of the one before: of LAN heartbeats and probes, or of

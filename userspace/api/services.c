@@ -87,6 +87,13 @@ int prl_dp_unanswered(struct prl_dp *dp, uint64_t probed_ns)
     return (todo & PRL_OWNER_DO_SPEAK) != 0;
 }
 
+void prl_dp_carrier(struct prl_dp *dp, int has)
+{
+    dp_lock(dp);
+    prl_owner_carrier(&dp->owner, has);
+    dp_unlock(dp);
+}
+
 void prl_dp_policy(struct prl_dp *dp, int stop)
 {
     dp_lock(dp);

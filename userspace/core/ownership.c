@@ -452,6 +452,11 @@ void prl_owner_good(struct prl_owner *owner, uint32_t mask)
     owner->good_mask = mask;
 }
 
+void prl_owner_carrier(struct prl_owner *owner, bool has)
+{
+    owner->is_unplugged = !has;
+}
+
 /* L6, L11: the LAN is watched in good time before somebody takes over on a link that does not answer, and when the other
  * node is not heard there. */
 static void watch(struct prl_owner *owner, uint64_t now_ns)
@@ -478,10 +483,11 @@ bool prl_owner_hears_lan(const struct prl_owner *owner, uint64_t now_ns)
 /* L11: nobody on the LAN hears this owner, but the other node does on the link. */
 static uint32_t hand_over(struct prl_owner *owner, uint64_t now_ns)
 {
-    uint64_t hold_ns = owner->config.hold_ns;
+    bool is_cut_off = owner->unsure_ns && is_silent(owner->unsure_ns, now_ns, owner->config.hold_ns) &&
+                      !prl_owner_hears_lan(owner, now_ns);
 
     if (owner->link != PRL_LINK_UP || owner->silence != PRL_SILENCE_NOT || !is_primary(owner) ||
-        !owner->unsure_ns || !is_silent(owner->unsure_ns, now_ns, hold_ns) || prl_owner_hears_lan(owner, now_ns) ||
+        !(is_cut_off || owner->is_unplugged) ||
         !is_silent(owner->last_hand_over_ns, now_ns, PRL_OWNER_HAND_OVER_NS))
         return 0;
     owner->last_hand_over_ns = now_ns;

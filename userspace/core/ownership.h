@@ -154,6 +154,7 @@ struct prl_owner {
     uint8_t outlived; /* the other was heard after the lease's end by its clock, and no lease is newer */
     uint8_t silence; /* enum prl_silence */
     uint8_t can_ask; /* somebody on the LAN would answer: who is heard by nobody then is cut off */
+    uint8_t is_unplugged; /* the LAN's interface has no carrier */
     uint8_t is_urgent; /* the LAN is watched because somebody may soon take over */
     uint8_t unheard; /* silent, and nobody has heard it since the link was lost: the other node has the sessions */
     uint8_t says_hello; /* since our HELLO, until the epoch begins */
@@ -283,6 +284,8 @@ uint64_t prl_owner_next_ns(const struct prl_owner *owner);
  * it may. Of the others every session would be lost, so that they have more time to be heard of (L3). */
 bool prl_owner_may_take(const struct prl_owner *owner, uint64_t now_ns);
 void prl_owner_good(struct prl_owner *owner, uint32_t mask);
+/* Whether the LAN's interface has a carrier: without one an owner that has the link need not wait for answers (L11). */
+void prl_owner_carrier(struct prl_owner *owner, bool has);
 /* Whether somebody on the LAN would answer; at first there is nobody. */
 void prl_owner_neighbours(struct prl_owner *owner, bool can_ask);
 /* Whether frames from the LAN are evidence now (no link, one that does not answer, or a take-over that waits for proof); and the newest one. */
