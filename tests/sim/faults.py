@@ -116,8 +116,9 @@ class Faults:
             node.wake()
 
     def _lan_silent(self, _node: "Node", for_ns: int) -> None:
-        self._later(for_ns, self.world, "lan_loss", self.world.lan_loss)
-        self.world.lan_loss = 1.0
+        before, self.world.lan_loss = self.world.lan_loss, 1.0
+        if self.world.now_ns + for_ns < FAULTS_TO_NS + self.world.long_ns:  # else it is healed then
+            self._later(for_ns, self.world, "lan_loss", before)
 
     def _delay(self, _node: "Node", for_ns: int) -> None:
         self.delay_ns = int(self.world.random.random() * 120 * MS)

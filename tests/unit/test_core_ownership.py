@@ -158,16 +158,16 @@ def test_an_epoch_that_the_other_node_is_late_for_is_not_given_up_for_that() -> 
     """Else there never would be one, where it takes it longer than suspect_ms each time."""
     n = Node(OWNER)
     n.call("link_up")
-    n.tick(950)
+    n.tick(390)
     assert n.owner.link == lib.PRL_LINK_UP
     n.exchange()
-    n.tick(1040)
+    n.tick(480)
     assert n.owner.link == lib.PRL_LINK_UP
-    n.tick(1100)
+    n.tick(540)
     assert n.owner.link == lib.PRL_LINK_SUSPECT
     never = Node(OWNER)
     never.call("link_up")
-    never.tick(1010)
+    never.tick(410)
     assert never.owner.link == lib.PRL_LINK_SUSPECT
 
 

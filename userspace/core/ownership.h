@@ -53,7 +53,7 @@
 /* An owner with a link and no LAN tries to hand over so often. */
 #define PRL_OWNER_HAND_OVER_NS 1000000000ull
 /* So long the other node's silence at the beginning of an epoch may only be its HELLO's. */
-#define PRL_OWNER_BEGIN_NS 1000000000ull
+#define PRL_OWNER_BEGIN_NS 400000000ull
 
 enum prl_owner_state { /* values as enum prl_addr_state */
                        PRL_OWNER_NONE = 0,
