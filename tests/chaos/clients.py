@@ -118,7 +118,10 @@ class Stream(Client):
         """Whether all that it has sent is acknowledged, so that it sends nothing by itself."""
         if self._sock is None:
             return False
-        raw = self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, INFO_MAX_BYTES)
+        try:
+            raw = self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, INFO_MAX_BYTES)
+        except OSError:  # it has ended just now
+            return False
         return TcpInfo.of(raw).unacked_segments == 0
 
     def close(self) -> None:

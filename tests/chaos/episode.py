@@ -223,7 +223,7 @@ class Episode:
             is_new = client not in flaps
             lot = rules.lot(act, lasted_s, is_new=is_new, had_moved=had_moved)
             goes_on = client.goes_on(max(rules.HANG_MAX_S, until - time.monotonic()))
-            if not goes_on and lot.is_forgotten and client.only_listens():
+            if not (goes_on or client.trouble) and lot.is_forgotten and client.only_listens():
                 client.close()
             who = f"{client.name} (port {client.port})"
             why = client.trouble
