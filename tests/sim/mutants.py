@@ -775,8 +775,8 @@ MUTANTS = (
     Mutant(
         "a moved session is left to the network before its turn",
         "path/relay.c",
-        " ||\n                               dp_secondary_of(flow)->state == PRL_SECONDARY_TAKING);",
-        ");",
+        "                               dp_secondary_of(flow)->state == PRL_SECONDARY_TAKING);",
+        "                               false);",
         test="sim/test_situations.py::test_a_moved_session_has_its_turn_as_soon_as_something_comes_for_it",
     ),
     Mutant(
