@@ -714,21 +714,6 @@ MUTANTS = (
         "test_a_moved_session_that_is_only_prepared_is_given_to_the_stack_once_it_is_quiet",
     ),
     Mutant(
-        "what was captured of a session that opens is overtaken",
-        "path/apply.c",
-        "    flow->relaying = true;\n",
-        "    flow->relaying = false;\n",
-        test="sim/test_situations.py::"
-        "test_what_was_captured_is_not_overtaken_when_a_session_is_not_protected_any_more",
-    ),
-    Mutant(
-        "a session that is never quiet stays in our hands",
-        "path/relay.c",
-        " && flow->relay_ticks < DP_RELAY_TICKS_MAX))",
-        "))",
-        test="sim/test_situations.py::test_so_is_one_that_is_never_quiet_after_a_second",
-    ),
-    Mutant(
         "what was captured while a moved session was given to the stack is dropped",
         "path/input.c",
         " || dp_secondary_of(flow)->state == PRL_SECONDARY_OWNER;",
