@@ -64,7 +64,7 @@ DEFINED: dict[str, tuple[str, ...]] = {
         *("PRL_DP_LINK_TX_BYTES=0x40000", "PRL_LINK_RX_BYTES=0x200000u"),
     ),
 }
-"""Less memory than the product has: it ends within an input, and forty times as many inputs are
+"""Less memory than the product has: it ends within an input, and eight times as many inputs are
 tried in the same time, as the sanitizer marks every byte that is allocated."""
 
 FLAGS = (
