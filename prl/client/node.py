@@ -43,7 +43,8 @@ class Node:
         self, socket_path: str | os.PathLike[str] | None = None, *, reconnect: bool = True
     ) -> None:
         self.path = Path(socket_path) if socket_path is not None else default_socket()
-        self._reconnects = reconnect
+        self.reconnects = reconnect
+        """Whether a next prld is waited for when this one is gone."""
         self._sock = self._connect()
         self._lock = threading.Lock()
         self._sending = threading.Lock()
@@ -202,11 +203,6 @@ class Node:
             raise answer.error
         return answer.fields
 
-    @property
-    def reconnects(self) -> bool:
-        """Whether a next prld is waited for when this one is gone."""
-        return self._reconnects
-
     def forget(self, what: Session | Shadow) -> None:
         """Stop following a flow."""
         with self._lock:
@@ -231,7 +227,7 @@ class Node:
         while True:
             error = self._read()
             self._give_up(error)
-            if not self._reconnects or not self._await_prld():
+            if not self.reconnects or not self._await_prld():
                 break
             self._rejoin()
         self._shadows.put(None)
@@ -273,7 +269,7 @@ class Node:
     def _give_up(self, error: PrlError) -> None:
         with self._lock:
             answers, self._answers = self._answers, {}
-            for_good = not self._reconnects or self._closed.is_set()
+            for_good = not self.reconnects or self._closed.is_set()
             self._following.lose(error, for_good=for_good)
         for number, take in answers.items():
             take(Answer(number, {}, error))

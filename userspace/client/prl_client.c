@@ -174,6 +174,15 @@ static void begin(struct prl_client *client, struct prl_json_writer *writer, con
     prl_json_put_number(writer, client->last_request + 1);
 }
 
+/* The same, about a session or shadow. */
+static void begin_of(struct prl_client *client, struct prl_json_writer *writer, const char *operation,
+                     uint32_t handle)
+{
+    begin(client, writer, operation);
+    prl_json_put(writer, ",\"handle\":");
+    prl_json_put_number(writer, handle);
+}
+
 static int finish(struct prl_client *client, struct prl_json_writer *writer, const int *fds, size_t count,
                   uint32_t *request)
 {
@@ -261,9 +270,7 @@ int prl_client_renew(struct prl_client *client, uint32_t handle, const void *app
 {
     struct prl_json_writer writer;
 
-    begin(client, &writer, "renew");
-    prl_json_put(&writer, ",\"handle\":");
-    prl_json_put_number(&writer, handle);
+    begin_of(client, &writer, "renew", handle);
     return finish_with(client, &writer, -1, application, application_bytes, request);
 }
 
@@ -297,9 +304,7 @@ int prl_client_end(struct prl_client *client, uint32_t handle, uint32_t *request
 {
     struct prl_json_writer writer;
 
-    begin(client, &writer, "close");
-    prl_json_put(&writer, ",\"handle\":");
-    prl_json_put_number(&writer, handle);
+    begin_of(client, &writer, "close", handle);
     return finish(client, &writer, NULL, 0, request);
 }
 
@@ -307,9 +312,7 @@ int prl_client_give_up(struct prl_client *client, uint32_t handle, uint32_t gene
 {
     struct prl_json_writer writer;
 
-    begin(client, &writer, "close");
-    prl_json_put(&writer, ",\"handle\":");
-    prl_json_put_number(&writer, handle);
+    begin_of(client, &writer, "close", handle);
     prl_json_put(&writer, ",\"generation\":");
     prl_json_put_number(&writer, generation);
     return finish(client, &writer, NULL, 0, request);

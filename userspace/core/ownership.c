@@ -480,7 +480,7 @@ bool prl_owner_hears_lan(const struct prl_owner *owner, uint64_t now_ns)
            !is_silent(owner->last_frame_ns, now_ns, owner->config.hold_ns);
 }
 
-/* L11: nobody on the LAN hears this owner, but the other node does on the link. */
+/* L11: nobody on the LAN hears this owner, or there is no carrier, but the other node hears it on the link. */
 static uint32_t hand_over(struct prl_owner *owner, uint64_t now_ns)
 {
     bool is_cut_off = owner->unsure_ns && is_silent(owner->unsure_ns, now_ns, owner->config.hold_ns) &&

@@ -42,7 +42,8 @@ class AsyncNode:
         self, socket_path: str | os.PathLike[str] | None = None, *, reconnect: bool = True
     ) -> None:
         self.path = Path(socket_path) if socket_path is not None else default_socket()
-        self._reconnects = reconnect
+        self.reconnects = reconnect
+        """Whether a next prld is waited for when this one is gone."""
         self._returning: asyncio.Task[None] | None = None
         self._following = Following[AsyncSession, AsyncShadow](self.path)
         self._sock: socket.socket | None = None
@@ -176,13 +177,8 @@ class AsyncNode:
         self._following.forget(what)
 
     @property
-    def reconnects(self) -> bool:
-        """Whether a next prld is waited for when this one is gone."""
-        return self._reconnects
-
-    @property
     def _is_over(self) -> bool:
-        return self._closed or (self._following.lost is not None and not self._reconnects)
+        return self._closed or (self._following.lost is not None and not self.reconnects)
 
     # -- requests
 
@@ -298,7 +294,7 @@ class AsyncNode:
                 future.set_exception(error)
         self._under_way.clear()
         self._replicates.clear()
-        self._following.lose(error, for_good=self._closed or not self._reconnects)
+        self._following.lose(error, for_good=self._closed or not self.reconnects)
         self._bell.ring()
         if self._returning is not None:
             self._returning.cancel()
