@@ -774,8 +774,22 @@ MUTANTS = (
     Mutant(
         "an owner without a carrier waits for answers that cannot come",
         "core/ownership.c",
-        "!(is_cut_off || owner->is_unplugged)",
-        "!is_cut_off",
+        "    return owner->is_unplugged ||\n           (owner->unsure_ns",
+        "    return (owner->unsure_ns",
+        test="test_core_ownership.py::test_an_owner_whose_lan_has_no_carrier_hands_over_at_once",
+    ),
+    Mutant(
+        "a node whose LAN has no carrier takes a service",
+        "core/ownership.c",
+        "return !owner->is_unplugged && (!has_lost_lan_heartbeats",
+        "return (!has_lost_lan_heartbeats",
+        test="test_core_ownership.py::test_an_owner_whose_lan_has_no_carrier_hands_over_at_once",
+    ),
+    Mutant(
+        "who could not hand over at once tries only a second later",
+        "core/ownership.c",
+        "PRL_OWNER_HAND_OVER_NS << (tries ? tries - 1 : 0)",
+        "10 * PRL_OWNER_HAND_OVER_NS",
         test="test_core_ownership.py::test_an_owner_whose_lan_has_no_carrier_hands_over_at_once",
     ),
     Mutant(

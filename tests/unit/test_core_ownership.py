@@ -792,7 +792,8 @@ def test_an_owner_without_lan_hands_over_on_a_link_that_works() -> None:
             lease = node.take_lease()
             node.call("lease", node.other_ns(), lease.sent_ns, 0)
         assert lib.prl_owner_hears_lan(standby.owner, standby.now * MS)
-    assert handed == 1 == n.owner.hand_overs  # from time to time, not at once again
+    assert handed == 4  # from time to time, not at once again
+    assert n.owner.hand_overs == 1
     assert not lib.prl_owner_hears_lan(n.owner, n.now * MS)
     n.present = True
     n.tick(n.now - 1000 + 10)
@@ -807,11 +808,21 @@ def test_an_owner_whose_lan_has_no_carrier_hands_over_at_once() -> None:
     n = Node(OWNER).linked()
     assert n.tick(10) & HAND_OVER == 0
     lib.prl_owner_carrier(n.owner, False)
-    assert n.tick(20) & HAND_OVER
-    assert n.tick(30) & HAND_OVER == 0  # from time to time
+    assert not lib.prl_owner_hears_lan(n.owner, n.now * MS)  # nor would it take a service
+    tries = []
+    for at_ms in range(20, 2500, 10):
+        n.exchange()
+        if n.tick(at_ms) & HAND_OVER:
+            tries.append(at_ms)
+    assert tries == [20, 120, 320, 720, 1520, 2320]
+    assert n.owner.hand_overs == 1
     lib.prl_owner_carrier(n.owner, True)
     n.exchange()
-    assert n.tick(1030) & HAND_OVER == 0
+    assert n.tick(2510) & HAND_OVER == 0
+    lib.prl_owner_carrier(n.owner, False)
+    n.exchange()
+    assert n.tick(2520) & HAND_OVER
+    assert n.owner.hand_overs == 2
     alone = Node(OWNER)
     lib.prl_owner_carrier(alone.owner, False)
     assert alone.tick(20) & HAND_OVER == 0

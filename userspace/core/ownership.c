@@ -476,22 +476,33 @@ static void watch(struct prl_owner *owner, uint64_t now_ns)
 
 bool prl_owner_hears_lan(const struct prl_owner *owner, uint64_t now_ns)
 {
-    return !has_lost_lan_heartbeats(owner, now_ns) ||
-           !is_silent(owner->last_frame_ns, now_ns, owner->config.hold_ns);
+    return !owner->is_unplugged && (!has_lost_lan_heartbeats(owner, now_ns) ||
+                                    !is_silent(owner->last_frame_ns, now_ns, owner->config.hold_ns));
 }
 
 /* L11: nobody on the LAN hears this owner, or there is no carrier, but the other node hears it on the link. */
+static bool is_cut_off(const struct prl_owner *owner, uint64_t now_ns)
+{
+    if (owner->link != PRL_LINK_UP || owner->silence != PRL_SILENCE_NOT || !is_primary(owner))
+        return false;
+    return owner->is_unplugged ||
+           (owner->unsure_ns && is_silent(owner->unsure_ns, now_ns, owner->config.hold_ns) &&
+            !prl_owner_hears_lan(owner, now_ns));
+}
+
 static uint32_t hand_over(struct prl_owner *owner, uint64_t now_ns)
 {
-    bool is_cut_off = owner->unsure_ns && is_silent(owner->unsure_ns, now_ns, owner->config.hold_ns) &&
-                      !prl_owner_hears_lan(owner, now_ns);
+    uint8_t tries = owner->hand_over_tries;
 
-    if (owner->link != PRL_LINK_UP || owner->silence != PRL_SILENCE_NOT || !is_primary(owner) ||
-        !(is_cut_off || owner->is_unplugged) ||
-        !is_silent(owner->last_hand_over_ns, now_ns, PRL_OWNER_HAND_OVER_NS))
+    if (!is_cut_off(owner, now_ns)) {
+        owner->hand_over_tries = 0;
+        return 0;
+    }
+    if (!is_silent(owner->last_hand_over_ns, now_ns, PRL_OWNER_HAND_OVER_NS << (tries ? tries - 1 : 0)))
         return 0;
     owner->last_hand_over_ns = now_ns;
-    owner->hand_overs++;
+    owner->hand_overs += tries == 0;
+    owner->hand_over_tries += tries <= PRL_OWNER_HAND_OVER_DOUBLINGS;
     return PRL_OWNER_DO_HAND_OVER;
 }
 

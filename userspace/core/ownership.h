@@ -50,8 +50,10 @@
 /* Without the link, who owns a service asks its neighbours on the LAN so often whether they hear it: lease_ns while
  * something waits for the answer, this otherwise. */
 #define PRL_OWNER_ASK_NS 100000000ull
-/* An owner with a link and no LAN tries to hand over so often. */
-#define PRL_OWNER_HAND_OVER_NS 1000000000ull
+/* An owner with a link and no LAN tries to hand over again after that, twice that, and so on, doubled so often: sessions that
+ * have just come are protected in between. */
+#define PRL_OWNER_HAND_OVER_NS 100000000ull
+#define PRL_OWNER_HAND_OVER_DOUBLINGS 3
 /* So long the other node's silence at the beginning of an epoch may only be its HELLO's. */
 #define PRL_OWNER_BEGIN_NS 400000000ull
 
@@ -155,6 +157,7 @@ struct prl_owner {
     uint8_t silence; /* enum prl_silence */
     uint8_t can_ask; /* somebody on the LAN would answer: who is heard by nobody then is cut off */
     uint8_t is_unplugged; /* the LAN's interface has no carrier */
+    uint8_t hand_over_tries; /* since it had the LAN, the first and those after a doubled wait */
     uint8_t is_urgent; /* the LAN is watched because somebody may soon take over */
     uint8_t unheard; /* silent, and nobody has heard it since the link was lost: the other node has the sessions */
     uint8_t says_hello; /* since our HELLO, until the epoch begins */

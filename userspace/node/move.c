@@ -209,9 +209,9 @@ uint8_t dp_move_request(struct prl_dp *dp, uint32_t service, uint8_t flags)
 /* L11: none is forced: a session that is not protected would be lost, and the LAN may come back. */
 void dp_move_hand_over(struct prl_dp *dp)
 {
-    if (dp->owner.is_unplugged)
+    if (dp->owner.hand_over_tries == 1 && dp->owner.is_unplugged)
         dp_alarm(dp, "the LAN has no carrier, but the other node is there: what this node owns is handed over");
-    else
+    else if (dp->owner.hand_over_tries == 1)
         dp_alarm(dp, "nobody on the LAN answers, but the other node is there: what this node owns is handed over");
     for (uint32_t service = 0; service < dp->config.owner.services; service++)
         if (dp->owner.state[service] == PRL_OWNER_OWNER)
