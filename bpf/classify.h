@@ -364,7 +364,7 @@ static __always_inline int has_waited(struct prl_node *node, __u64 now_ns)
 
 /* A frame of the flow in slot ref->slot: to userspace, up, or nowhere. */
 static __always_inline int capture(PRL_CONTEXT *ctx, struct prl_node *node, struct prl_flow *flow,
-                                   const struct prl_flow_ref *ref, __u32 lif)
+                                   const struct prl_flow_ref *ref, __u32 lif, int is_owner)
 {
     __u32 flags = PRL_READ(flow->flags);
     if (flags & PRL_FLOW_SILENT) { /* a shadow eats from the link alone */
@@ -380,6 +380,10 @@ static __always_inline int capture(PRL_CONTEXT *ctx, struct prl_node *node, stru
     if ((flags & PRL_FLOW_RELAY) && !is_ours) /* flooded: the other node gets it, and relays it */
         return DROP;
     enum prl_health health = prl_health_about_now(node);
+    if (health == PRL_STALE && (flags & PRL_FLOW_OPEN) && is_owner) { /* it depends on no userspace */
+        PRL_COUNT(flow->in_passed);
+        return PASS;
+    }
     /* The peer sends here: had the other node taken over meanwhile, it would send there. */
     if (health == PRL_STALE && (!is_ours || !try_open(node, bpf_ktime_get_boot_ns()))) {
         PRL_COUNT(node->stale_dropped);
@@ -545,7 +549,7 @@ static __always_inline int classify(PRL_CONTEXT *ctx)
     /* Given away: what was flooded the new owner has itself, and what is not captured is not relayed. */
     if (stray == DROP && (!is_for(ctx, packet.key.lif) || !(PRL_READ(flow->flags) & PRL_FLOW_CAPTURED)))
         return DROP;
-    return capture(ctx, node, flow, ref, packet.key.lif);
+    return capture(ctx, node, flow, ref, packet.key.lif, stray == PASS);
 }
 
 #endif /* PRL_CLASSIFY_H */

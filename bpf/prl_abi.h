@@ -97,9 +97,9 @@ enum prl_flow_flag {
     PRL_FLOW_ACTIVE = 1 << 1,    /* input and output are replicated */
     PRL_FLOW_SECONDARY = 1 << 2, /* a shadow: input comes from the link alone, output is silent */
     PRL_FLOW_VOID = 1 << 3,      /* this shadow may have missed something: it never speaks */
-    PRL_FLOW_OPEN = 1 << 4,      /* given up: unmarked packets pass the mark gate */
+    PRL_FLOW_OPEN = 1 << 4,      /* given up: unmarked packets pass the mark gate, all if userspace is dead */
     PRL_FLOW_CLAMP = 1 << 5,     /* advertised window is limited to edge_limit */
-    PRL_FLOW_RELAY = 1 << 7,     /* moved here: input goes through userspace, in order; output leaves (R21) */
+    PRL_FLOW_RELAY = 1 << 7,     /* input goes through userspace in order, unreplicated; output leaves (R21) */
     PRL_FLOW_MD5 = 1 << 6,       /* RFC 2385 signatures: headers must not be rewritten in the kernel */
 };
 #define PRL_FLOW_HELD (PRL_FLOW_SETUP | PRL_FLOW_ACTIVE)   /* what the socket sends waits in userspace */

@@ -43,7 +43,7 @@ STATES = (
 NO_FLOW = -1
 FLAGS = (
     NO_FLOW, 0, lib.PRL_FLOW_OPEN, lib.PRL_FLOW_SETUP, lib.PRL_FLOW_ACTIVE, lib.PRL_FLOW_RELAY,
-    lib.PRL_FLOW_SECONDARY, lib.PRL_FLOW_VOID,
+    lib.PRL_FLOW_RELAY | lib.PRL_FLOW_OPEN, lib.PRL_FLOW_SECONDARY, lib.PRL_FLOW_VOID,
 )  # fmt: skip
 HEALTH = ("healthy", "stale", "bypassed")
 SILENCE = ("", "silent", "claiming", "out of word")

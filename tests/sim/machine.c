@@ -651,6 +651,8 @@ void sim_frame(struct prl_host *host, uint32_t session, uint64_t seq, uint32_t b
         deliver(host, session, seq, bytes, ack, flags, SIM_UNREPLICATED);
     } else if (sim_works(host)) {
         capture(host, session, seq, bytes, ack, flags);
+    } else if (flow_flags & PRL_FLOW_OPEN && is_owned(host, addr)) {
+        deliver(host, session, seq, bytes, ack, flags, SIM_PASSED);
     } else if (has_settled(host) && !host->node.policy_stop && host->clock_ns >= prl_open_at_ns(&host->node)) {
         host->node.bypassed = 1;
         host->bypasses++;

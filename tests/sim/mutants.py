@@ -701,8 +701,8 @@ MUTANTS = (
     Mutant(
         "a moved session leaves our hands when the other node prepares for it",
         "flow/flow.c",
-        "        case PRL_PRIMARY_OPEN:\n            flags = flow->relaying ? PRL_FLOW_RELAY",
-        "        case PRL_PRIMARY_OPEN:\n            flags = 0 ? PRL_FLOW_RELAY",
+        "        case PRL_PRIMARY_OPEN:\n            flags = PRL_FLOW_OPEN | (flow->relaying",
+        "        case PRL_PRIMARY_OPEN:\n            flags = PRL_FLOW_OPEN | (0",
         test="sim/test_situations.py::test_a_moved_session_is_prepared_without_leaving_our_hands",
     ),
     Mutant(
@@ -712,6 +712,28 @@ MUTANTS = (
         "dp_compare_is_due(flow) ||",
         test="sim/test_situations.py::"
         "test_a_moved_session_that_is_only_prepared_is_given_to_the_stack_once_it_is_quiet",
+    ),
+    Mutant(
+        "what was captured of a session that opens is overtaken",
+        "path/apply.c",
+        "    flow->relaying = true;\n",
+        "    flow->relaying = false;\n",
+        test="sim/test_situations.py::"
+        "test_what_was_captured_is_not_overtaken_when_a_session_is_not_protected_any_more",
+    ),
+    Mutant(
+        "a session that is not protected any more depends on prld",
+        "flow/flow.c",
+        "        case PRL_PRIMARY_OPEN:\n            flags = PRL_FLOW_OPEN | (",
+        "        case PRL_PRIMARY_OPEN:\n            flags = (!flow->relaying * PRL_FLOW_OPEN) | (",
+        test="sim/test_situations.py::test_nor_does_it_depend_on_prld",
+    ),
+    Mutant(
+        "a session that is never quiet stays in our hands",
+        "path/relay.c",
+        " && flow->relay_ticks < DP_RELAY_TICKS_MAX))",
+        "))",
+        test="sim/test_situations.py::test_so_is_one_that_is_never_quiet_after_a_second",
     ),
     Mutant(
         "what was captured while a moved session was given to the stack is dropped",

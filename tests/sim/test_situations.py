@@ -153,6 +153,75 @@ def test_a_moved_session_that_is_only_prepared_is_given_to_the_stack_once_it_is_
     assert not node.flow(session).relaying
 
 
+def hear(node: Node, session: Session, number: int) -> None:
+    """The number-th segment of 100 bytes that its peer has not said by itself."""
+    seq = session.snd_nxt + 100 * number
+    node.lib.sim_frame(node.host, session.number, seq, 100, session.rcv_nxt, 0)
+
+
+def opened(world: Calm) -> tuple[Node, Session]:
+    """A session whose protection has ended a moment ago; nobody is going to protect it again."""
+    session = world.sessions[0]
+    node, _ = protected(world)
+    session.quiet_until_ns = FOR_EVER_NS
+    assert node.control is not None
+    node.control.retry_at_ns[session.number] = FOR_EVER_NS
+    node.call(node.lib.prl_dp_primary_fail, node.flow(session).handle, 4)
+    world.until(lambda: node.flow(session).state == node.lib.PRL_PRIMARY_OPEN)
+    return node, session
+
+
+def test_what_was_captured_is_not_overtaken_when_a_session_is_not_protected_any_more(
+    world: Calm,
+) -> None:
+    node, session = opened(world)
+    world.two_steps = 0.0
+    assert node.control is not None
+    node.control.retry_at_ns[session.number] = 0
+    node.control.protect(session)
+    assert node.flow(session).state == node.lib.PRL_PRIMARY_SETUP
+    before = node.sock(session).rcv_nxt
+    hear(node, session, 0)  # and the datapath has not read it
+    node.call(node.lib.prl_dp_primary_fail, node.flow(session).handle, 4)
+    assert node.flow(session).state == node.lib.PRL_PRIMARY_OPEN
+    hear(node, session, 1)
+    assert not node.sock(session).holes
+    node.lib.sim_turn(node.host)
+    assert node.sock(session).rcv_nxt == before + 200
+
+
+def test_a_session_that_is_not_protected_any_more_is_given_to_the_stack_once_it_is_quiet(
+    world: Calm,
+) -> None:
+    node, session = opened(world)
+    assert is_captured(node, session)
+    world.until(lambda: not is_captured(node, session))
+    assert not node.flow(session).relaying
+
+
+def test_so_is_one_that_is_never_quiet_after_a_second(world: Calm) -> None:
+    node, session = opened(world)
+    world.cut = [True, True]  # nor can it be protected
+    began_ns = world.now_ns
+    while is_captured(node, session) and world.now_ns - began_ns < 2000 * MS:
+        node.lib.sim_frame(node.host, session.number, session.snd_nxt, 0, session.rcv_nxt, 0)
+        world.after(5 * MS)
+    assert 900 * MS < world.now_ns - began_ns < 1200 * MS
+    assert node.flow(session).state == node.lib.PRL_PRIMARY_OPEN
+
+
+def test_nor_does_it_depend_on_prld(world: Calm) -> None:
+    node, session = opened(world)
+    assert is_captured(node, session)
+    before = node.sock(session).rcv_nxt
+    node.host.node.policy_stop = 1  # what is protected stays closed
+    for each in world.nodes:
+        each.kill_prld()
+    world.after(500 * MS)
+    hear(node, session, 0)
+    assert node.sock(session).rcv_nxt == before + 100
+
+
 @contextmanager
 def moved_and_quiet() -> Iterator[tuple[Calm, Node, Session]]:
     """A session that has moved, is not going to be protected, and whose peer says nothing."""
@@ -180,7 +249,7 @@ def hear_while_it_settles(steps: int, calls: int) -> bool:
             return False
         assert node.stalled
         expected = node.sock(session).rcv_nxt + 100
-        node.lib.sim_frame(node.host, session.number, session.snd_nxt, 100, session.rcv_nxt, 0)
+        hear(node, session, 0)
         world.until(lambda: not node.stalled)
         world.after(MS)
         assert node.sock(session).rcv_nxt == expected
@@ -202,6 +271,7 @@ def test_the_end_of_a_socket_is_told_at_once(world: Calm, *, is_shadow: bool) ->
     session = world.sessions[0]
     owner, standby = protected(world)
     node = standby if is_shadow else owner
+    node.host.unheard_chance = 0
     began_ns = world.now_ns
     node.end_sock(session)
     node.poke()

@@ -37,7 +37,7 @@ void dp_flow_set_flags(struct dp_flow *flow)
             flags = PRL_FLOW_SECONDARY | PRL_FLOW_VOID;
             break;
         case PRL_SECONDARY_OWNER:
-            flags = flow->relaying ? PRL_FLOW_RELAY : PRL_FLOW_OPEN;
+            flags = PRL_FLOW_OPEN | (flow->relaying ? PRL_FLOW_RELAY : 0);
             break;
         default:
             break;
@@ -54,7 +54,7 @@ void dp_flow_set_flags(struct dp_flow *flow)
             flags = PRL_FLOW_SETUP | PRL_FLOW_ACTIVE;
             break;
         case PRL_PRIMARY_OPEN:
-            flags = flow->relaying ? PRL_FLOW_RELAY : PRL_FLOW_OPEN;
+            flags = PRL_FLOW_OPEN | (flow->relaying ? PRL_FLOW_RELAY : 0);
             break;
         default:
             break;

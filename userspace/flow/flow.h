@@ -63,7 +63,7 @@ struct dp_spec {
  * needs (T6): the first one, that of the core's numbers, that of its counters, and the last one. */
 struct dp_flow {
     bool used, secondary, dirty;
-    bool relaying; /* moved here: input is captured and fed in order, without being replicated (path/relay.h) */
+    bool relaying; /* in our hands: input is captured and fed in order, without being replicated (path/relay.h) */
     bool has_peer_ts;
     bool edge_known; /* kernel->edge_limit is valid */
     bool key_changed; /* the stack signs with another key than ours: the flow needs a new snapshot */
@@ -75,6 +75,7 @@ struct dp_flow {
     uint32_t next_by_handle, next_by_key, next_awake, next_dirty;
     uint8_t service;
     uint8_t ended; /* enum dp_ended */
+    uint8_t relay_ticks; /* relaying: for how long */
     uint8_t tellings; /* primary that has waited to be protected: how often its peer is yet told of room */
     union { /* by `secondary` */
         struct prl_primary as_primary;

@@ -3,6 +3,7 @@
 
 #include <assert.h>
 #include <linux/virtio_net.h>
+#include <netinet/in.h>
 
 #include "flow/dp.h"
 #include "flow/lend.h"
@@ -182,6 +183,18 @@ static void send_active(struct prl_dp *dp, struct dp_flow *flow)
     dp_send(dp, &msg);
 }
 
+/* What was captured and not read yet would be overtaken by what passes by itself: a session that opens stays in our hands until it is
+ * quiet (dp_relay_settle). */
+static void keep_in_hands(struct prl_dp *dp, struct dp_flow *flow)
+{
+    if (dp_primary_of(flow)->state != PRL_PRIMARY_OPEN || flow->kernel->key.proto != IPPROTO_TCP ||
+        !(flow->kernel->flags & PRL_FLOW_CAPTURED))
+        return;
+    flow->relaying = true;
+    flow->relay_ticks = 0;
+    flow->last_input_ns = dp->now_ns;
+}
+
 void dp_apply(struct prl_dp *dp, struct dp_flow *flow, struct prl_actions *actions)
 {
     dp_flow_wake(dp, flow);
@@ -224,6 +237,7 @@ void dp_apply(struct prl_dp *dp, struct dp_flow *flow, struct prl_actions *actio
             break;
         case PRL_DO_STATE:
             dp_reinject_flush(dp);
+            keep_in_hands(dp, flow);
             dp_flow_set_flags(flow);
             if (dp_primary_of(flow)->state == PRL_PRIMARY_OPEN)
                 dp_birth_say(dp, flow);

@@ -10,12 +10,16 @@
 #include "path/takeover.h"
 #include "tcp/serial.h"
 
-/* A flow that has moved here is given to the stack when no input has come for so long. */
+/* A flow in our hands is given to the stack when no input has come for so long … */
 #define DP_RELAY_QUIET_NS 20000000ull
+/* … or after so many ticks, 1 s, in any case: an unprotected session is to depend on no prld. What was captured in this moment may
+ * be overtaken. */
+#define DP_RELAY_TICKS_MAX 200
 
 void dp_relay_begin(struct prl_dp *dp, struct dp_flow *flow)
 {
     flow->relaying = true;
+    flow->relay_ticks = 0;
     flow->last_input_ns = dp->now_ns;
     dp_flow_wake(dp, flow);
     __atomic_store_n(&flow->kernel->flags, PRL_FLOW_RELAY, __ATOMIC_RELEASE);
@@ -128,7 +132,12 @@ static bool has_no_turn_yet(const struct prl_dp *dp, const struct dp_flow *flow)
 /* The switch from our hands to the stack must not let newer input overtake: only in a quiet moment. */
 void dp_relay_settle(struct prl_dp *dp, struct dp_flow *flow)
 {
-    if (!dp_relay_is_on(flow) || has_no_turn_yet(dp, flow) || dp->now_ns < flow->last_input_ns + DP_RELAY_QUIET_NS)
+    if (!dp_relay_is_on(flow))
+        return;
+    if (flow->relay_ticks < DP_RELAY_TICKS_MAX)
+        flow->relay_ticks++;
+    if (has_no_turn_yet(dp, flow) ||
+        (dp->now_ns < flow->last_input_ns + DP_RELAY_QUIET_NS && flow->relay_ticks < DP_RELAY_TICKS_MAX))
         return;
     dp_reinject_flush(dp);
     dp_relay_end(flow);

@@ -1,9 +1,12 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Input of a session that has moved here (R21). What the peer sent before it read the claim comes by way of the old owner
- * (RELAY) and is fed as it comes; what came here directly goes up once nothing in front of it is missing. TCP is put in
- * order by its sequence numbers, not by messages. It goes through prld until the session is quiet, or protected again: also
- * while the other node prepares a socket for it, as a primary that is open.
+ * Input of a session that is in our hands without being protected: one that has moved here (R21), also while the other
+ * node prepares a socket for it, and one whose protection has ended. It goes through prld, in order, until the session is
+ * protected again or quiet.
+ *
+ * Of a move: what the peer sent before it read the claim comes by way of the old owner (RELAY) and is fed as it comes; what
+ * came here directly goes up once nothing in front of it is missing. TCP is put in order by its sequence numbers, not by
+ * messages.
  */
 #ifndef PRL_PATH_RELAY_H
 #define PRL_PATH_RELAY_H
