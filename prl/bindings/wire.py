@@ -43,10 +43,13 @@ class Moment(NamedTuple):
     unacked_bytes: int
 
 
-def decode_moment(value: bytes) -> Moment:
-    """Read the element. Raises WireError."""
+def decode_moment(value: bytes, before: int) -> Moment:
+    """Read the element, in front of which so many bytes of its queues have come.
+
+    Raises WireError.
+    """
     moment = ffi.new("struct prl_moment *")
-    if lib.prl_moment_decode(ffi.from_buffer(value), len(value), moment):
+    if lib.prl_moment_decode(ffi.from_buffer(value), len(value), before, moment):
         raise WireError("malformed moment")
     return Moment(
         int(moment.in_bytes),

@@ -211,7 +211,7 @@ def _copy(sock: socket.socket, fixed: Fixed) -> TcpSnapshot | None:
     """One attempt; None if the connection moved meanwhile."""
     moment, counts = ffi.new("struct prl_moment *"), ffi.new("struct prl_moment_counts *")
     call = ffi.new("const char **")
-    room_bytes = int(lib.PRL_MOMENT_QUEUES_MAX)
+    room_bytes = int(lib.PRL_MOMENT_PIECE)
     while True:
         queues = _room("uint8_t[]", room_bytes + lib.PRL_MOMENT_SLACK)
         failed = lib.prl_moment_copy(sock.fileno(), moment, queues, room_bytes, counts, call)

@@ -155,8 +155,8 @@ static void copy_one(void)
         assert(value);
         memcpy(value, fields, sizeof(fields));
         memcpy(value + sizeof(fields), queues, moment.unread_bytes + moment.unacked_bytes);
-        assert(prl_moment_decode(value, (uint32_t)sizeof(fields) + moment.unread_bytes + moment.unacked_bytes,
-                                 &again) == 0);
+        uint32_t all = (uint32_t)sizeof(fields) + moment.unread_bytes + moment.unacked_bytes;
+        assert(prl_moment_decode(value, all, 0, &again) == 0);
         again.state = moment.state;
         assert(!memcmp(&again, &moment, sizeof(again)));
         free(value);
@@ -177,7 +177,7 @@ static void restore_one(const uint8_t *value, uint32_t bytes)
     ready.rcvbuf_bytes = (uint32_t)fuzz_number(&kernel, 4);
     ready.sndbuf_bytes = (uint32_t)fuzz_number(&kernel, 4);
     exact = fuzz_exact(value, bytes);
-    if (prl_moment_decode(exact, bytes, &moment) == 0) {
+    if (prl_moment_decode(exact, bytes, 0, &moment) == 0) {
         in_repair = true;
         moment.state = states[kernel.left >> 2 & 3];
         err = prl_moment_restore(3, &ready, kernel.left & 15, kernel.left >> 4 & 15, &moment,

@@ -18,7 +18,7 @@ static void moment(const struct prl_msg *msg)
     uint8_t fields[PRL_MOMENT_FIELDS];
     uint8_t *exact = fuzz_exact(msg->data, msg->data_bytes); /* alone: what stands behind it is not its own */
     struct prl_moment found, again;
-    int err = prl_moment_decode(exact, msg->data_bytes, &found);
+    int err = prl_moment_decode(exact, msg->data_bytes, 0, &found);
 
     assert(err == 0 || err == -EPROTO);
     assert(msg->data_bytes >= PRL_MOMENT_FIELDS || err);
@@ -27,7 +27,7 @@ static void moment(const struct prl_msg *msg)
         prl_moment_encode(&found, fields);
         assert(!memcmp(fields, exact, PRL_MOMENT_FIELDS - 2));
         memcpy(exact, fields, sizeof(fields));
-        assert(prl_moment_decode(exact, msg->data_bytes, &again) == 0);
+        assert(prl_moment_decode(exact, msg->data_bytes, 0, &again) == 0);
         assert(!memcmp(&again, &found, sizeof(found)));
     }
     free(exact);

@@ -62,6 +62,7 @@ DEFINED: dict[str, tuple[str, ...]] = {
     "datapath": (
         *("PRL_DP_FRAMES=64", "PRL_DP_HOLDS=64", "PRL_DP_OUTPUT_BUFFERS=8"),
         *("PRL_DP_LINK_TX_BYTES=0x40000", "PRL_LINK_RX_BYTES=0x200000u"),
+        *("PRL_MOMENT_PIECE=2000", "PRL_MOMENT_QUEUES_MAX=0x4000"),
     ),
 }
 """Less memory than the product has: it ends within an input, and eight times as many inputs are

@@ -243,7 +243,7 @@ class Moment:
     def __init__(self, sock: socket.socket) -> None:
         self.value: Any = ffi.new("struct prl_moment *")
         self.counts: Any = ffi.new("struct prl_moment_counts *")
-        room: int = lib.PRL_MOMENT_QUEUES_MAX
+        room: int = lib.PRL_MOMENT_PIECE
         self._queues: Any = ffi.new("uint8_t[]", room + lib.PRL_MOMENT_SLACK)
         call = ffi.new("const char **")
         self.error = lib.prl_moment_copy(
@@ -266,7 +266,7 @@ class Moment:
         lib.prl_moment_encode(self.value, fields)
         element = bytes(ffi.buffer(fields)) + self.unread + self.unacked
         moment = ffi.new("struct prl_moment *")
-        assert lib.prl_moment_decode(ffi.from_buffer(element), len(element), moment) == 0
+        assert lib.prl_moment_decode(ffi.from_buffer(element), len(element), 0, moment) == 0
         with inside(NODE):
             sock, made = ready(
                 outline, congestion=None, rcvbuf_bytes=BUFFER_BYTES, sndbuf_bytes=BUFFER_BYTES
@@ -502,12 +502,12 @@ def test_what_has_no_moment_is_told_apart_and_left_as_it_was() -> None:
         session.peer.sendall(b"behind it")
         assert receive(session.node, 9) == b"behind it"
         assert Moment(session.node).error == 0
-        session.peer.sendall(bytes(lib.PRL_MOMENT_QUEUES_MAX + 1))
-        await_unread(session.node, lib.PRL_MOMENT_QUEUES_MAX + 1)
+        session.peer.sendall(bytes(lib.PRL_MOMENT_PIECE + 1))
+        await_unread(session.node, lib.PRL_MOMENT_PIECE + 1)
         too_much = Moment(session.node)
         assert too_much.error == -errno.EMSGSIZE
-        assert too_much.value.unread_bytes == lib.PRL_MOMENT_QUEUES_MAX + 1
-        receive(session.node, lib.PRL_MOMENT_QUEUES_MAX + 1)
+        assert too_much.value.unread_bytes == lib.PRL_MOMENT_PIECE + 1
+        receive(session.node, lib.PRL_MOMENT_PIECE + 1)
         session.peer.shutdown(socket.SHUT_WR)
         assert session.node.recv(1) == b""
         assert Moment(session.node).value.state == TcpState.CLOSE_WAIT

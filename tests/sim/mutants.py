@@ -729,6 +729,22 @@ MUTANTS = (
         test="sim/test_situations.py::test_nor_does_it_depend_on_prld",
     ),
     Mutant(
+        "the last piece of a long moment is sent as the first",
+        "node/setup.c",
+        "    memmove(queues, queues + queues_bytes - last, last);\n",
+        "",
+        test="sim/test_situations.py::"
+        "test_a_moment_with_more_queued_than_a_message_takes_comes_in_pieces",
+    ),
+    Mutant(
+        "the pieces of a long moment are put over one another",
+        "node/setup.c",
+        "    ready->queues_bytes += bytes;\n",
+        "    ready->queues_bytes = bytes;\n",
+        test="sim/test_situations.py::"
+        "test_a_moment_with_more_queued_than_a_message_takes_comes_in_pieces",
+    ),
+    Mutant(
         "a session that is never quiet stays in our hands",
         "path/relay.c",
         " && flow->relay_ticks < DP_RELAY_TICKS_MAX))",

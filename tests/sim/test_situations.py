@@ -222,6 +222,35 @@ def test_nor_does_it_depend_on_prld(world: Calm) -> None:
     assert node.sock(session).rcv_nxt == before + 100
 
 
+def moments_restored(node: Node) -> int:
+    status = node.ffi.new("struct prl_dp_status *")
+    node.lib.prl_dp_status(node.dp, status)
+    return int(status.counters.moments_restored)
+
+
+@pytest.mark.parametrize("segments", [20, 39, 40, 41, 60, 97])
+def test_a_moment_with_more_queued_than_a_message_takes_comes_in_pieces(
+    world: Calm, segments: int
+) -> None:
+    """Of 100 bytes each; a message takes 2000. What arrives is compared where it is restored."""
+    node, session = opened(world)
+    assert node.control is not None
+    sock = node.sock(session)
+    sock.slow = 1
+    sock.read = sock.rcv_nxt
+    for number in range(segments):
+        hear(node, session, number)
+        node.lib.sim_turn(node.host)
+    assert sock.rcv_nxt - sock.read == 100 * segments
+    world.two_steps = 1.0
+    node.control.retry_at_ns[session.number] = 0
+    before = moments_restored(node.other)
+    node.control.protect(session)
+    world.until(lambda: node.flow(session).state == node.lib.PRL_PRIMARY_ACTIVE)
+    assert moments_restored(node.other) == before + 1
+    assert node.other.sock(session).rcv_nxt == sock.rcv_nxt
+
+
 @contextmanager
 def moved_and_quiet() -> Iterator[tuple[Calm, Node, Session]]:
     """A session that has moved, is not going to be protected, and whose peer says nothing."""

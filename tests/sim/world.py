@@ -212,7 +212,7 @@ class World:
         found: int = lib.PRL_CAP_CLAIM_MAC if self.with_macs else 0
         found |= (
             lib.PRL_CAP_OUTPUT | lib.PRL_CAP_COMPARE | lib.PRL_CAP_L3_ELISION
-            | lib.PRL_CAP_SWITCHOVER | lib.PRL_CAP_PREPARE
+            | lib.PRL_CAP_SWITCHOVER | lib.PRL_CAP_PREPARE | lib.PRL_CAP_LONG_MOMENT
         )  # fmt: skip
         found |= lib.PRL_CAP_KERNEL_ANSWERS if self.kernels_answer else 0
         found |= lib.PRL_CAP_RESYNC if self.resyncs else 0

@@ -17,6 +17,7 @@ from ipaddress import ip_address
 
 import pytest
 
+from prl.bindings.native import lib
 from prl.client import NotProtectedError, ShadowVoid
 from prl.endpoint import show_endpoint
 from prl.errors import ReplicationError, UsageError
@@ -63,6 +64,7 @@ SOME_BYTES = 200_000
 SMALL_BUFFER_BYTES = 8192
 SECRET = b"the-key-of-RFC-2385"
 UNREAD = b"waits to be read\n"
+MUCH_UNREAD = 5 * lib.PRL_MOMENT_PIECE + 4321
 SO_ATTACH_FILTER, SO_DETACH_FILTER, SO_ATTACH_BPF = 26, 27, 50  # asm-generic/socket.h
 TRACED = """
 import ctypes, time
@@ -599,6 +601,25 @@ def test_a_session_at_rest_needs_nobody_to_stand_still(pair: Pair) -> None:
         assert carry(peer, app, SOME_BYTES) == receive(live.standby, SOME_BYTES)
         other.kill()
     traffic(live, SOME_BYTES)
+
+
+@FAMILIES
+def test_a_session_with_much_unread_is_copied_by_the_datapath(pair: Pair, family: int) -> None:
+    """Its queue takes several messages; behind it the session goes on, also after a failure."""
+    peer, app = pair.connect(family, listener=give_room)
+    unread = rng.randbytes(MUCH_UNREAD)
+    peer.sendall(unread)
+    eventually("it has come", lambda: queue_bytes(app, Queue.UNREAD) == len(unread))
+    before = pair.stats(pair.other)["moments_restored"]
+    live = pair.protect(peer, app)
+    assert pair.stats(pair.other)["moments_restored"] > before
+    assert receive(app, len(unread)) == unread == receive(live.standby, len(unread))
+    traffic(live, SOME_BYTES)
+
+
+def give_room(listening: socket.socket) -> None:
+    """For unread bytes, each of which takes up to twice its size."""
+    set_int(listening, So.RCVBUFFORCE, 2 * MUCH_UNREAD)
 
 
 def test_another_who_comes_by_the_socket_after_a_look_is_found(pair: Pair) -> None:

@@ -226,7 +226,7 @@ def test_pieces_in_any_order(sent: list[tuple[int, int, bytes, bool]]) -> None:
 @given(st.one_of(st.binary(max_size=100), changed(VECTORS[-1].data[32:])))
 def test_any_moment(value: bytes) -> None:
     try:
-        moment = wire.decode_moment(value)
+        moment = wire.decode_moment(value, 0)
     except WireError as refused:
         told(refused)
         return

@@ -37,16 +37,25 @@ def encode(moment: dict[str, int]) -> bytes:
     return bytes(ffi.buffer(out))
 
 
-def decode(value: bytes) -> tuple[int, Any]:
+def decode(value: bytes, before: int = 0) -> tuple[int, Any]:
     moment = ffi.new("struct prl_moment *")
-    return lib.prl_moment_decode(ffi.from_buffer(value), len(value), moment), moment
+    return lib.prl_moment_decode(ffi.from_buffer(value), len(value), before, moment), moment
 
 
 def test_what_is_encoded_is_decoded() -> None:
     error, moment = decode(encode(MOMENT) + QUEUES)
     assert error == 0
     assert {name: getattr(moment, name) for name in MOMENT} == MOMENT
-    assert wire.decode_moment(encode(MOMENT) + QUEUES) == wire.Moment(0xFF, 1 << 40, 5, 2)
+    assert wire.decode_moment(encode(MOMENT) + QUEUES, 0) == wire.Moment(0xFF, 1 << 40, 5, 2)
+
+
+def test_pieces_that_came_before_count() -> None:
+    error, moment = decode(encode(MOMENT) + QUEUES[3:], 3)
+    assert error == 0
+    assert (moment.unread_bytes, moment.unacked_bytes) == (5, 2)
+    assert wire.decode_moment(encode(MOMENT), 6) == wire.Moment(0xFF, 1 << 40, 5, 1)
+    assert decode(encode(MOMENT), 4)[0] < 0
+    assert decode(encode(MOMENT), lib.PRL_MOMENT_QUEUES_MAX + 1)[0] < 0
 
 
 @pytest.mark.parametrize(
@@ -61,7 +70,7 @@ def test_what_is_encoded_is_decoded() -> None:
 def test_what_cannot_be_is_refused(value: bytes) -> None:
     assert decode(value)[0] < 0
     with pytest.raises(wire.WireError):
-        wire.decode_moment(value)
+        wire.decode_moment(value, 0)
 
 
 def test_anything_is_refused_or_says_no_more_than_is_there() -> None:

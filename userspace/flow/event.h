@@ -24,8 +24,8 @@ enum prl_event_kind {
     PRL_EVENT_EXPIRED = 12, /* as standby: the lease is over, only fencing lets the shadows speak (L5) */
     PRL_EVENT_MOVE = 13, /* service, state = enum prl_move_outcome, reason, seq = flows; value = silent since */
     PRL_EVENT_PROBE = 14, /* service: whether anybody answers for it decides; prl_dp_switchover_resolve() */
-    /* handle, generation: a prepared socket is the shadow now (value = bytes_received, value2 = bytes_acked; body = TLVs),
-     * or cannot be: reason; body = words */
+    /* handle, generation: a prepared socket is the shadow now (value = bytes_received, value2 = bytes_acked; body = TLVs, in
+     * front of which seq bytes of its queues had come), or cannot be: reason; body = words */
     PRL_EVENT_RESTORED = 15,
     /* handle: it was taken over, and its kernel refuses input that the peer was told of: it cannot go on */
     PRL_EVENT_HOLE = 16,

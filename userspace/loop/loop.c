@@ -161,7 +161,9 @@ static void take_message(struct prl_dp *dp, const struct prl_msg *msg)
         if (!prl_handle_is_of(!dp->config.node_index, msg->handle) || !msg->generation) {
             dp->link.refused++;
             dp_link_lost(dp, "the other node's SETUP names a handle or a generation that it cannot have");
-        } else if (msg->data_type == PRL_TLV_MOMENT)
+        } else if (msg->data_type == PRL_TLV_MOMENT && msg->bits & PRL_SETUP_QUEUES)
+            dp_setup_queues(dp, msg);
+        else if (msg->data_type == PRL_TLV_MOMENT)
             dp_setup_moment(dp, msg);
         else
             dp_message_event(dp, msg, 0);

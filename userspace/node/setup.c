@@ -16,10 +16,15 @@
 #include "path/reinject.h"
 
 #define TLV_ROOM (PRL_TLV_HEADER + 4) /* header and padding of one element */
+/* How often a session that moves meanwhile is copied. A look at much that is unread moves it: the stack acknowledges then
+ * what it had put off (net/ipv4/tcp.c, tcp_cleanup_rbuf). */
+#define COPIES_MAX 3
 
 /* Secondary: a socket that is ready; Python's. */
 struct ready {
     bool used;
+    uint8_t *queues; /* of its moment, as far as they have come, NULL before the first piece */
+    uint32_t queues_bytes;
     struct prl_flow_spec spec;
     struct prl_ready ready;
 };
@@ -33,7 +38,7 @@ struct sent {
 struct dp_setups {
     struct ready ready[PRL_SETUPS_MAX];
     struct sent sent[PRL_SETUPS_MAX];
-    uint8_t tlvs[PRL_WIRE_MAX + PRL_MOMENT_SLACK];
+    uint8_t tlvs[PRL_WIRE_MAX + PRL_MOMENT_QUEUES_MAX + PRL_MOMENT_SLACK];
 };
 
 int dp_setups_open(struct prl_dp *dp)
@@ -44,6 +49,8 @@ int dp_setups_open(struct prl_dp *dp)
 
 void dp_setups_close(struct prl_dp *dp)
 {
+    for (uint32_t i = 0; dp->setups && i < PRL_SETUPS_MAX; i++)
+        free(dp->setups->ready[i].queues);
     free(dp->setups);
 }
 
@@ -67,16 +74,57 @@ static struct sent *place_for(struct prl_dp *dp, uint32_t handle)
     return found;
 }
 
+static uint8_t *queues_of(struct dp_setups *setups)
+{
+    return setups->tlvs + PRL_TLV_HEADER + PRL_MOMENT_FIELDS;
+}
+
+/* What goes of the queues with the moment itself; the rest are whole pieces. */
+static uint32_t last_bytes(uint32_t queues_bytes)
+{
+    return queues_bytes ? (queues_bytes - 1) % PRL_MOMENT_PIECE + 1 : 0;
+}
+
+static bool fits(uint32_t queues_bytes, uint32_t application_bytes)
+{
+    return PRL_MOMENT_FIELDS + last_bytes(queues_bytes) + application_bytes + 2 * TLV_ROOM <=
+           PRL_WIRE_MAX - PRL_WIRE_PREFIX_MAX;
+}
+
+/* Each is on its way while the next one is put: the other node copies meanwhile. */
+static int send_pieces(struct prl_dp *dp, const struct dp_flow *flow, uint32_t queues_bytes)
+{
+    uint8_t *queues = queues_of(dp->setups);
+    uint32_t last = last_bytes(queues_bytes);
+
+    for (uint32_t at = 0; at < queues_bytes - last; at += PRL_MOMENT_PIECE) {
+        struct prl_msg msg = {
+            .type = PRL_MSG_SETUP,
+            .handle = flow->spec.handle,
+            .generation = flow->spec.generation,
+            .bits = PRL_SETUP_QUEUES,
+            .data_type = PRL_TLV_MOMENT,
+            .data_bytes = PRL_MOMENT_PIECE,
+        };
+        struct iovec piece = {.iov_base = queues + at, .iov_len = PRL_MOMENT_PIECE};
+        int err = prl_link_put(&dp->link, &msg, &piece, 1);
+
+        if (err)
+            return err;
+        prl_link_flush(&dp->link);
+    }
+    memmove(queues, queues + queues_bytes - last, last);
+    return 0;
+}
+
 /* The elements of the message, application bytes behind the moment; returns their length, or -errno. */
 static int encode(struct dp_setups *setups, struct prl_moment *moment, const uint8_t *application, uint32_t bytes)
 {
-    uint32_t value = PRL_MOMENT_FIELDS + moment->unread_bytes + moment->unacked_bytes;
+    uint32_t value = PRL_MOMENT_FIELDS + last_bytes(moment->unread_bytes + moment->unacked_bytes);
     uint8_t *fields = setups->tlvs + PRL_TLV_HEADER;
     size_t at = 0;
     int err;
 
-    if (value + bytes + 2 * TLV_ROOM > PRL_WIRE_MAX - PRL_WIRE_PREFIX_MAX)
-        return -ENOTSUP;
     prl_moment_encode(moment, fields);
     prl_tlv_begin(setups->tlvs, PRL_TLV_MOMENT, true, value);
     at = PRL_TLV_HEADER + value;
@@ -84,6 +132,19 @@ static int encode(struct dp_setups *setups, struct prl_moment *moment, const uin
     at += prl_wire_padding(value);
     err = bytes ? prl_tlv_put(setups->tlvs, PRL_WIRE_MAX, &at, PRL_TLV_APPLICATION, 0, application, bytes) : 0;
     return err ? err : (int)at;
+}
+
+static int copy(struct prl_dp *dp, const struct dp_flow *flow, struct prl_moment *moment,
+                struct prl_moment_counts *counts)
+{
+    bool may_be_long = dp->capabilities & PRL_CAP_LONG_MOMENT;
+    const char *call;
+    int err = -EAGAIN;
+
+    for (int i = 0; i < COPIES_MAX && err == -EAGAIN; i++)
+        err = dp->io->moment_copy(dp->host, flow->spec.fd, moment, queues_of(dp->setups),
+                                  may_be_long ? PRL_MOMENT_QUEUES_MAX : PRL_MOMENT_PIECE, counts, &call);
+    return err;
 }
 
 static int send_moment(struct prl_dp *dp, const struct dp_flow *flow, const struct prl_moment_spec *spec,
@@ -96,17 +157,18 @@ static int send_moment(struct prl_dp *dp, const struct dp_flow *flow, const stru
         .bits = PRL_SETUP_LAST,
     };
     struct prl_moment moment;
-    const char *call;
     int tlvs_bytes, err;
 
     if (spec->at_rest)
         err = dp->io->moment_rest(dp->host, &flow->kernel->key, flow->spec.fd, &moment, counts);
     else
-        err = dp->io->moment_copy(dp->host, flow->spec.fd, &moment,
-                                  dp->setups->tlvs + PRL_TLV_HEADER + PRL_MOMENT_FIELDS, PRL_MOMENT_QUEUES_MAX,
-                                  counts, &call);
+        err = copy(dp, flow, &moment, counts);
     if (!err && moment.state != PRL_TCP_ESTABLISHED)
         err = -ENOTSUP; /* the element does not tell it */
+    if (!err && !fits(moment.unread_bytes + moment.unacked_bytes, spec->application_bytes))
+        err = -ENOTSUP;
+    if (!err)
+        err = send_pieces(dp, flow, moment.unread_bytes + moment.unacked_bytes);
     if (err)
         return err;
     moment.in_bytes += (uint64_t)spec->in_offset;
@@ -119,7 +181,7 @@ static int send_moment(struct prl_dp *dp, const struct dp_flow *flow, const stru
     if (!err) {
         PRL_PROBE3(setup, "SETUP sent", msg.handle, msg.generation);
         dp->io->hurry(dp->host, true); /* until the answer; Python lets the program go on meanwhile */
-        prl_link_flush(&dp->link);  /* a dead connection is noticed by the loop */
+        prl_link_flush(&dp->link); /* a dead connection is noticed by the loop */
     }
     return err;
 }
@@ -204,6 +266,7 @@ static void forget(struct prl_dp *dp, struct ready *ready)
 {
     bool others = false;
 
+    free(ready->queues);
     explicit_bzero(ready, sizeof(*ready));
     for (uint32_t i = 0; i < PRL_SETUPS_MAX && !others; i++)
         others = dp->setups->ready[i].used;
@@ -262,19 +325,36 @@ static void refuse(struct prl_dp *dp, const struct prl_msg *msg, uint8_t reason,
         dp_event(dp, &event, (const uint8_t *)words, (uint32_t)bytes);
 }
 
+/* Behind what has come of the queues. */
+static int add(struct ready *ready, const uint8_t *queues, uint32_t bytes)
+{
+    if (bytes > PRL_MOMENT_QUEUES_MAX - ready->queues_bytes)
+        return -EMSGSIZE;
+    if (!ready->queues)
+        ready->queues = malloc(PRL_MOMENT_QUEUES_MAX);
+    if (!ready->queues)
+        return -ENOMEM;
+    memcpy(ready->queues + ready->queues_bytes, queues, bytes);
+    ready->queues_bytes += bytes;
+    return 0;
+}
+
 /* The shadow is there: from here on the flow's messages may come. */
-static int restore(struct prl_dp *dp, const struct ready *ready, const struct prl_msg *msg,
+static int restore(struct prl_dp *dp, struct ready *ready, const struct prl_msg *msg,
                    struct prl_moment_counts *counts, char *words)
 {
     struct prl_msg answer = {.type = PRL_MSG_SETUP_DONE, .handle = msg->handle, .generation = msg->generation};
     struct prl_flow_spec spec = ready->spec;
     const char *call = "the moment";
     struct prl_moment moment;
-    int err = prl_moment_decode(msg->data, msg->data_bytes, &moment);
+    int err = prl_moment_decode(msg->data, msg->data_bytes, ready->queues_bytes, &moment);
 
+    if (!err && ready->queues)
+        err = add(ready, msg->data + PRL_MOMENT_FIELDS, msg->data_bytes - PRL_MOMENT_FIELDS);
     if (!err)
         err = dp->io->moment_restore(dp->host, spec.fd, &ready->ready, spec.snd_wscale, spec.rcv_wscale, &moment,
-                                     msg->data + PRL_MOMENT_FIELDS, dp->rtt_ns / 1000000, counts, &call);
+                                     ready->queues ? ready->queues : msg->data + PRL_MOMENT_FIELDS,
+                                     dp->rtt_ns / 1000000, counts, &call);
     if (!err) {
         spec.committed = moment.snd_seq;
         spec.peer_window = moment.snd_wnd >> spec.snd_wscale & UINT16_MAX;
@@ -291,7 +371,7 @@ static int restore(struct prl_dp *dp, const struct ready *ready, const struct pr
 }
 
 /* The other node's moment has come. `words` say why it cannot be; returns PRL_REASON_*. */
-static uint8_t use(struct prl_dp *dp, const struct ready *ready, const struct prl_msg *msg,
+static uint8_t use(struct prl_dp *dp, struct ready *ready, const struct prl_msg *msg,
                    struct prl_moment_counts *counts, char *words)
 {
     uint32_t service = dp_service_of(dp, &ready->spec.key);
@@ -304,12 +384,26 @@ static uint8_t use(struct prl_dp *dp, const struct ready *ready, const struct pr
     return restore(dp, ready, msg, counts, words) ? PRL_REASON_RESTORE_FAILED : PRL_REASON_OK;
 }
 
+void dp_setup_queues(struct prl_dp *dp, const struct prl_msg *msg)
+{
+    struct ready *ready = ready_of(dp, msg->handle, msg->generation);
+    char words[PRL_ERROR_BYTES];
+    int err = ready ? add(ready, msg->data, msg->data_bytes) : 0; /* else the moment itself is refused */
+
+    if (err) {
+        snprintf(words, sizeof(words), "the shadow cannot be made: its queues: %s", strerror(-err));
+        refuse(dp, msg, PRL_REASON_RESTORE_FAILED, words, true);
+        forget(dp, ready);
+    }
+}
+
 void dp_setup_moment(struct prl_dp *dp, const struct prl_msg *msg)
 {
     struct prl_event event = {.kind = PRL_EVENT_RESTORED, .handle = msg->handle, .generation = msg->generation};
     struct ready *ready = ready_of(dp, msg->handle, msg->generation);
     struct prl_moment_counts counts = {0};
     char words[PRL_ERROR_BYTES] = "what was prepared for it is not there any more";
+    uint32_t before = ready ? ready->queues_bytes : 0;
     uint8_t reason = ready ? use(dp, ready, msg, &counts, words) : PRL_REASON_NOT_ACTIVE;
 
     if (reason) {
@@ -318,6 +412,7 @@ void dp_setup_moment(struct prl_dp *dp, const struct prl_msg *msg)
         dp->counters.moments_restored++;
         event.value = counts.bytes_received;
         event.value2 = counts.bytes_acked;
+        event.seq = before; /* the rest of what the control plane is told of stands in the message */
         dp_event(dp, &event, msg->tlvs, msg->tlvs_bytes);
     }
     if (ready)

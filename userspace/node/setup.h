@@ -3,7 +3,7 @@
  * Setting up in two steps (R17): what does not move is said while nothing waits, and a socket made ready over there.
  * Then the input stands still from primary_setup() to dp_setup_done(), and all in between happens here:
  *
- *     primary    setup ─ copy ─ MOMENT ─▶ restore, enter, SETUP_DONE    secondary
+ *     primary    setup ─ copy ─ pieces, MOMENT ─▶ restore, enter, SETUP_DONE    secondary
  *                activate, drain      ◀──────────┘
  */
 #ifndef PRL_NODE_SETUP_H
@@ -25,6 +25,7 @@ int dp_setup_send_moment(struct prl_dp *dp, const struct prl_moment_spec *spec, 
 int dp_setup_prepare(struct prl_dp *dp, const struct prl_flow_spec *spec, const struct prl_ready *ready);
 int dp_setup_unprepare(struct prl_dp *dp, uint32_t handle, uint32_t generation);
 
+void dp_setup_queues(struct prl_dp *dp, const struct prl_msg *msg); /* secondary: a piece of a moment's queues */
 void dp_setup_moment(struct prl_dp *dp, const struct prl_msg *msg); /* secondary: SETUP with a moment */
 void dp_setup_done(struct prl_dp *dp, struct dp_flow *flow, const struct prl_msg *msg); /* primary: the answer */
 

@@ -87,14 +87,14 @@ void prl_moment_encode(const struct prl_moment *moment, uint8_t out[PRL_MOMENT_F
     put32(at, moment->mss << 16);
 }
 
-int prl_moment_decode(const uint8_t *value, uint32_t bytes, struct prl_moment *moment)
+int prl_moment_decode(const uint8_t *value, uint32_t bytes, uint32_t before, struct prl_moment *moment)
 {
     uint64_t *wide[] = {&moment->in_bytes, &moment->out_bytes};
     const uint8_t *at = value;
 
     memset(moment, 0, sizeof(*moment));
     moment->state = PRL_TCP_ESTABLISHED;
-    if (bytes < PRL_MOMENT_FIELDS)
+    if (bytes < PRL_MOMENT_FIELDS || before > PRL_MOMENT_QUEUES_MAX)
         return -EPROTO;
     for (size_t i = 0; i < FIELDS; i++, at += 4) {
         uint32_t field = get32(at);
@@ -104,7 +104,7 @@ int prl_moment_decode(const uint8_t *value, uint32_t bytes, struct prl_moment *m
     for (size_t i = 0; i < 2; i++, at += 8)
         *wide[i] = (uint64_t)get32(at) << 32 | get32(at + 4);
     moment->mss = get32(at) >> 16;
-    bytes -= PRL_MOMENT_FIELDS;
+    bytes += before - PRL_MOMENT_FIELDS;
     if (moment->unread_bytes > bytes || !moment->mss)
         return -EPROTO;
     moment->unacked_bytes = bytes - moment->unread_bytes;

@@ -9,7 +9,8 @@
  *     FIN_WAIT1, 2 ──┘                              as ESTABLISHED: a FIN counts in no queue and in no number; it is
  *                                                   replayed by the datapath (PRL_REPLAY_*)
  *
- * Of a connection that is ESTABLISHED and has little queued, a moment is the element MOMENT on the link, in network order:
+ * Of a connection that is ESTABLISHED, a moment is the element MOMENT on the link, in network order. What its queues have
+ * more than one message takes goes in front of it, in pieces, to who knows them (PRL_CAP_LONG_MOMENT):
  *
  *      0  rcv_seq        4  snd_seq       8  unread_bytes  12  tsval
  *     16  snd_wl1       20  snd_wnd      24  max_window    28  rcv_wnd
@@ -17,7 +18,7 @@
  *     48  out_bytes (64)                 56  mss (16)      58  zero (16)
  *     60  the unread bytes, then those of the send queue, to the end
  *
- * Any other is part of a snapshot (prl/shadow/snapshot.py), in pieces. The queues' memory is the caller's, always.
+ * Any other, or one with more, is part of a snapshot (prl/shadow/snapshot.py), in pieces. The queues' memory is the caller's, always.
  */
 #ifndef PRL_TCP_MOMENT_H
 #define PRL_TCP_MOMENT_H
@@ -27,8 +28,14 @@
 #endif
 
 #define PRL_MOMENT_FIELDS 60
-/* Most bytes of both queues in the element. */
-#define PRL_MOMENT_QUEUES_MAX 60000
+#ifndef PRL_MOMENT_PIECE
+/* Most bytes of the queues in one message; of a piece exactly as many. */
+#define PRL_MOMENT_PIECE 60000
+#endif
+#ifndef PRL_MOMENT_QUEUES_MAX
+/* Most bytes of both queues. */
+#define PRL_MOMENT_QUEUES_MAX (1 << 20)
+#endif
 /* Room behind the send queue's bytes: those that are acknowledged but still kept are shown in front of them. */
 #define PRL_MOMENT_SLACK (128 << 10)
 #define PRL_REMOTE_MAX 28 /* struct sockaddr_in6 */
@@ -83,8 +90,9 @@ struct prl_ready {
 int prl_moment_keep_ahead(int fd, uint32_t seen, uint32_t elapsed_ms);
 
 void prl_moment_encode(const struct prl_moment *moment, uint8_t out[PRL_MOMENT_FIELDS]);
-/* The element's value; the queues stand behind its fields. 0 or -EPROTO. */
-int prl_moment_decode(const uint8_t *value, uint32_t bytes, struct prl_moment *moment);
+/* The element's value; behind its fields stands what of the queues has not come before it, in pieces of `before` bytes
+ * together. 0 or -EPROTO. */
+int prl_moment_decode(const uint8_t *value, uint32_t bytes, uint32_t before, struct prl_moment *moment);
 
 /* Copies fd's state; `queues` has room for queues_max + PRL_MOMENT_SLACK. in_bytes and out_bytes are set as though the
  * socket's counters were the streams'. The socket is as before afterwards, but while this lasts recv() and send() of

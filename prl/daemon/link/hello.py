@@ -25,6 +25,7 @@ OWN_CAPABILITIES = (
     | Capability.CLAIM_MAC
     | Capability.EXPOSED
     | Capability.RESYNC
+    | Capability.LONG_MOMENT
 )
 _EPOCH_BYTES = 8
 

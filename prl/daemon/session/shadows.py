@@ -441,7 +441,7 @@ class Shadows:
             return
         with sock:
             elements = {e.type: e.value for e in wire.decode_tlvs(event.body)}
-            moment = wire.decode_moment(elements[Tlv.MOMENT])
+            moment = wire.decode_moment(elements[Tlv.MOMENT], event.seq)
             coming.setup = msgspec.structs.replace(
                 coming.setup,
                 in_bytes=moment.in_bytes,
