@@ -24,9 +24,9 @@ pytestmark = [
 ]
 
 SIZE_BYTES, CHUNK_BYTES = 1 << 20, 30_000
-LINK = ("loss 1%", "rate 100mbit", "delay 30ms")
+LOSSES = ("loss 0.1%", "loss 1%")
+LINK = (*LOSSES, "rate 100mbit", "delay 30ms")
 """Of each direction: a link that is 60 ms there and back is one to another town."""
-LAN = "loss 1%"
 
 
 @contextmanager
@@ -84,7 +84,7 @@ def begin(peer: Peer) -> None:
 def test_a_bad_link_or_lan_costs_time_alone(mode: str) -> None:
     with support.pair(f"netem{mode}", mode) as lab:
         apps = Applications(lab, "echo", size=SIZE_BYTES)
-        for where, how in [*(("link", how) for how in LINK), ("lan", LAN)]:
+        for where, how in [*(("link", how) for how in LINK), *(("lan", how) for how in LOSSES)]:
             began, waits = time.monotonic(), timeouts(lab)
             with impaired(lab, where, how), apps.connect() as peer:
                 begin(peer)
@@ -92,7 +92,8 @@ def test_a_bad_link_or_lan_costs_time_alone(mode: str) -> None:
                 peer.finish()
             waited = f"{time.monotonic() - began:.1f} s, {timeouts(lab) - waits} timeouts"
             figure(f"{mode}, {where}, {how}", waited)
-        with impaired(lab, "lan", LAN), impaired(lab, "link", LINK[0]), apps.connect() as peer:
+        loss = LOSSES[-1]
+        with impaired(lab, "lan", loss), impaired(lab, "link", loss), apps.connect() as peer:
             begin(peer)
             lab.fail("re0", "power")
             peer.finish()
