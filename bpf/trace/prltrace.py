@@ -63,14 +63,23 @@ def prld_pid(wanted: int | None) -> int:
     """The process to trace: the one that was asked for, or the only prld of this host."""
     if wanted is not None:
         return wanted
-    found = [
+    found = {
         int(path.parent.name) for path in Path("/proc").glob("[0-9]*/cmdline") if _is_prld(path)
-    ]
+    }
+    found -= {pid for pid in found if _parent(pid) in found}  # its sentinel has its command line
     if not found:
         fail("no prld runs here; start it, or give its process with -p")
     if len(found) > 1:
         fail(f"several prlds run here ({', '.join(map(str, sorted(found)))}); choose one with -p")
-    return found[0]
+    return found.pop()
+
+
+def _parent(pid: int) -> int:
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0  # it has ended meanwhile
+    return int(fields[1])
 
 
 def _is_prld(cmdline: Path) -> bool:

@@ -265,6 +265,31 @@ def test_every_script_is_tested_here() -> None:
     assert {path.stem for path in TRACE.glob("*.8")} == set(SCRIPTS)
 
 
+@pytest.mark.needs(*NEEDS)
+def test_a_script_finds_prlds_without_what_they_have_forked() -> None:
+    """A sentinel has its prld's command line. With several prlds it says which there are."""
+    with support.pair("whotrace") as lab:
+        done = subprocess.run(
+            [*WITH_TRACEFS, DEBIAN_PYTHON, str(script("holdlat"))],
+            capture_output=True,
+            text=True,
+            timeout=COMPILE_S,
+            check=False,
+        )
+        ours = {lab.state.pid(node) for node in lab.topology.nodes}
+        children = {
+            int(child)
+            for pid in ours
+            for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        }
+    named = re.fullmatch(r".*several prlds run here \(([\d, ]+)\).*\n", done.stderr)
+    assert named is not None, done.stderr
+    found = {int(pid) for pid in named[1].split(", ")}
+    assert children
+    assert ours <= found
+    assert not found & children
+
+
 @pytest.mark.needs("root", "bcc")
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_a_script_wants_a_process_that_is_there(name: str) -> None:

@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[2]
 RULES = ROOT / "docs/monitoring/prl.rules.yml"
 NODE = {"instance": "re0:9478", "job": "prl"}
 OTHER = {"instance": "re1:9478", "job": "prl"}
+FRONT = {"instance": "re0:9479", "job": "prl-bgp"}
 ALERTS = re.findall(r"^      - alert: (\w+)$", RULES.read_text(), re.MULTILINE)
 
 pytestmark = pytest.mark.needs("prometheus")
@@ -28,12 +29,14 @@ CASES: dict[str, tuple[list[Series], int, int]] = {
     # alert: series of one value every ten seconds, a moment (s) at which it is not firing, one at
     # which it is
     "PrlNodeDown": ([("up", NODE, "1 1 0+0x60")], 40, 60),
+    "PrlFrontDown": ([("up", NODE, "1+0x60"), ("up", FRONT, "1 1 0+0x60")], 40, 60),
     "PrlNoOwner": (_owner("1 1 0+0x60"), 30, 50),
     "PrlTwoOwners": (_owner("1+0x60", "0 0 1+0x60"), 30, 50),
     "PrlSilent": ([("prl_service_silent", NODE | {"service": "lab"}, "0 0 1+0x60")], 20, 40),
     "PrlLeaseOver": ([("prl_lease_over", NODE, "0 0 1+0x60")], 20, 40),
     "PrlLinkDown": ([("prl_link_up", NODE, "1 1 0+0x60")], 40, 60),
     "PrlNotSafe": ([("prl_unsafe", NODE | {"cause": "host"}, "0 0 1+0x60")], 70, 90),
+    "PrlFrontNotReady": ([("prl_bgp_ready", FRONT, "1 1 0+0x60")], 130, 150),
     "PrlSessionsLost": (
         [("prl_events_total", NODE | {"event": "session_lost"}, "0 0 2+0x60")],
         10,
@@ -69,6 +72,14 @@ CASES: dict[str, tuple[list[Series], int, int]] = {
         310,
         330,
     ),
+}
+
+
+PAIRS: dict[str, tuple[str, str, str, str]] = {
+    # alert: whether each of four nodes, of two pairs, owns the service of its pair
+    "": ("1+0x60", "0+0x60", "1+0x60", "0+0x60"),
+    "PrlNoOwner": ("0+0x60", "0+0x60", "1+0x60", "0+0x60"),
+    "PrlTwoOwners": ("1+0x60", "1+0x60", "0+0x60", "1+0x60"),
 }
 
 
@@ -125,3 +136,25 @@ def test_an_alert_fires_when_it_should_and_not_before(alert: str, tmp_path: Path
     summary = re.search(r'summary="([^"]*)"', said)
     assert summary is not None
     assert "error" not in summary[1].lower(), summary[1]
+
+
+@pytest.mark.parametrize("alert", PAIRS)
+def test_each_pair_is_judged_by_itself(alert: str, tmp_path: Path) -> None:
+    """Services of two pairs have one name, as `prlctl init` gives it."""
+    series: list[Series] = [
+        (
+            "prl_service_state",
+            {"instance": f"re{number}", "pair": f"edge-{number // 2}", "service": "main"}
+            | {"job": "prl", "state": "owner"},
+            values,
+        )
+        for number, values in enumerate(PAIRS[alert])
+    ]
+    none = [
+        {"eval_time": "50s", "alertname": name, "exp_alerts": list[str]()}
+        for name in ("PrlNoOwner", "PrlTwoOwners")
+    ]
+    test = {"interval": "10s", "input_series": _input(series), "alert_rule_test": none}
+    done = _judged(tmp_path, test)
+    said = done.stdout + done.stderr
+    assert re.findall(r'alertname="(\w+)"', said) == ([alert] if alert else [])
