@@ -10,12 +10,12 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from prl.bgpfront.session import ABSORBED
-from prl.config import Key, private, schemas
+from prl.config import FRONT_PATH, Key, private, schemas
 from prl.config.schemas import Address, Schema
 from prl.errors import ConfigError
 from prl.shadow.md5 import KEY_MAX_BYTES
 
-DEFAULT_PATH = Path("/etc/prl/bgp.toml")
+DEFAULT_PATH = FRONT_PATH
 DEFAULT_SOCKET = "/run/prl/bgp.sock"
 PEERS_MAX = 256  # PRL_STEER_PEERS_MAX
 HOPS_MAX = 254

@@ -19,6 +19,8 @@ from prl.endpoint import parse_endpoint
 from prl.errors import ConfigError, UsageError
 
 DEFAULT_PATH = Path("/etc/prl/prld.toml")
+FRONT_PATH = DEFAULT_PATH.with_name("bgp.toml")
+"""prl-bgp's configuration (prl/bgpfront/config.py)."""
 DEFAULT_LINK_KEY = DEFAULT_PATH.with_name(link_key.NAME)
 ADDRESSES_MAX = 64  # PRL_ADDRS_MAX
 SERVICES_MAX = 16  # PRL_SERVICES_MAX

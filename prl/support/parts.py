@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from prl.config import FRONT_PATH
+
 UNIT: Final = "prld.service"
+FRONT_UNIT: Final = "prl-bgp.service"
 JOURNAL_LINES: Final = "5000"
 KERNEL_LINES: Final = "500"
 FLOWS_SHOWN_MAX: Final = 16
@@ -65,8 +68,10 @@ def of_flows(socket: Path, flows: bytes) -> Iterator[Part]:
         yield Part(f"prld/flow-{handle:#x}.json", argv, asks_prld=True)
 
 
-def of_host(config: Path, interfaces: list[str]) -> Iterator[Part]:
-    """What the kernel and the host's programs say."""
+def of_host(
+    config: Path, interfaces: list[str], config_of_front: Path = FRONT_PATH
+) -> Iterator[Part]:
+    """What the kernel and the host's programs say, prl-bgp among them where it is configured."""
     doctor = [*_prlctl(None, "doctor"), *(["--config", str(config)] if config.exists() else [])]
     yield Part("doctor.json", tuple(doctor))
     yield Part("versions/prl.txt", _prlctl(None, "--version"))
@@ -109,6 +114,12 @@ def of_host(config: Path, interfaces: list[str]) -> Iterator[Part]:
     yield Part(
         "log/prld.txt", (*journal, "-u", UNIT, "-n", JOURNAL_LINES, "-o", "short-iso-precise")
     )
+    if config_of_front.exists():
+        yield Part("front/status.json", _prlctl(None, "bgp", "status"))
+        yield Part("front/bgp.toml", ("cat", str(config_of_front)))  # names files with keys, no key
+        unit = ("systemctl", "show", FRONT_UNIT, f"--property={_UNIT_FACTS}")
+        yield Part("front/unit.txt", unit)
+        yield Part("front/log.txt", (*journal, "-u", FRONT_UNIT, "-n", JOURNAL_LINES))
     about = "--grep=prl|bpf|xdp|TCP:|link (up|down)|Out of memory"
     yield Part("log/kernel.txt", (*journal, "-k", "-n", KERNEL_LINES, about))
 

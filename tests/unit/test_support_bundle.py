@@ -108,6 +108,17 @@ def test_without_prld_it_has_all_the_rest(
     assert {part["name"] for part in facts["parts"]} == set(found) - {MANIFEST}
 
 
+def test_it_has_the_front_where_there_is_one(tmp_path: Path) -> None:
+    front = tmp_path / "bgp.toml"
+    names = {part.name for part in parts.of_host(tmp_path / "prld.toml", [], front)}
+    assert not any(name.startswith("front/") for name in names)
+    front.write_text("")
+    found = {part.name: part.argv for part in parts.of_host(tmp_path / "prld.toml", [], front)}
+    assert found["front/status.json"][-2:] == ("bgp", "status")
+    assert found["front/bgp.toml"] == ("cat", str(front))
+    assert "prl-bgp.service" in found["front/log.txt"]
+
+
 def test_a_file_that_is_there_is_left_alone(
     tmp_path: Path, configuration: Path, plant: Plant, capsys: pytest.CaptureFixture[str]
 ) -> None:
