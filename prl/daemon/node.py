@@ -263,6 +263,7 @@ class Node:
             ended=self._on_session_over,
         )
         self._doubtful = Doubtful(
+            dp,
             self._primaries,
             lose=self._shadows.ended_unheard,
             tell=self._shadows.end_lost,
@@ -640,7 +641,7 @@ class Node:
             EventKind.PROBE: self._switchover.on_probe,
             EventKind.FENCED: self._on_fenced,
             EventKind.RENOUNCED: self._on_renounced,
-            EventKind.SILENT: lambda event: self._ownership.on_silent(Silence(event.state)),
+            EventKind.SILENT: lambda event: self._on_silent(Silence(event.state)),
             EventKind.EXPIRED: self._on_expired,
             EventKind.ARBITRATE: self._on_arbitrate,
             EventKind.ENDED: self._on_ended,
@@ -667,6 +668,11 @@ class Node:
 
     def _on_taken_service(self, service: int) -> None:
         self._primaries.on_fenced(service)
+
+    def _on_silent(self, why: Silence) -> None:
+        if why == Silence.NOT:
+            self._doubtful.speaks(is_linked=self._link.up)
+        self._ownership.on_silent(why)
 
     def _on_replaceable(self) -> None:
         self._doubtful.note()

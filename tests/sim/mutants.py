@@ -729,6 +729,13 @@ MUTANTS = (
         test="sim/test_situations.py::test_nor_does_it_depend_on_prld",
     ),
     Mutant(
+        "packets leave no room on the link",
+        "flow/send.c",
+        "bytes + dp->link.tx_bytes / DP_LINK_RESERVE_SHARE",
+        "bytes",
+        test="sim/test_situations.py::test_a_link_that_is_full_of_packets_has_room_for_the_rest",
+    ),
+    Mutant(
         "the last piece of a long moment is sent as the first",
         "node/setup.c",
         "    memmove(queues, queues + queues_bytes - last, last);\n",

@@ -105,6 +105,20 @@ def test_input_of_a_moved_session_is_no_primarys(world: Calm) -> None:
     assert status.counters.link_tx_full == full
 
 
+def test_a_link_that_is_full_of_packets_has_room_for_the_rest(world: Calm) -> None:
+    session = world.sessions[0]
+    node, _ = protected(world)
+    session.quiet_until_ns = FOR_EVER_NS
+    assert node.control is not None
+    node.link_stuck, node.host.link_room = True, 0
+    node.control.fill_link(BULK_BYTES[:1])
+    for number in range(2 * BULK_BYTES[0] // 100):
+        hear(node, session, number)
+        node.lib.sim_turn(node.host)
+    world.after(95 * MS)  # some LEASEs; not yet so long that this node is missed
+    assert node.control.is_up()
+
+
 def is_captured(node: Node, session: Session) -> bool:
     slot = node.host.slot_of[session.number]
     return bool(node.host.flow[slot].flags & node.lib.PRL_FLOW_RELAY)

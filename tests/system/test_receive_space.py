@@ -67,6 +67,28 @@ def test_a_standby_that_does_not_read_slows_the_peer_by_its_window(family: int) 
             assert read["sha256"] == payload.sha256(SIZE_BYTES)
 
 
+def test_a_peer_that_waits_for_space_is_told_when_nothing_limits_it_any_more() -> None:
+    """Its own stack believes that the window was open all the time, and would say nothing."""
+    payload = Payload(SIZE_BYTES)
+    with pair("f8open") as lab:
+        apps = Applications(lab, "sink", 4, SIZE_BYTES)
+        with apps.connect() as peer:
+            stalled = application_of(lab, "re1")
+            os.kill(stalled, signal.SIGSTOP)
+            peer.upload(payload)
+            eventually("the peer waits for space", lambda: rwnd_limited_us(peer.sock) > STALL_US)
+            handle = str(flow_of(lab, "re0")["handle"])
+            before = support.stats(lab, "re0")["datapath"]["crafted_acks"]
+            done = support.prlctl("--lab", lab.name, "--node", "re0", "flow", "del", handle)
+            assert done.returncode == 0, done.stderr
+            apps.expect("state", "re0", peer=peer.port, state="open")
+            assert support.stats(lab, "re0")["datapath"]["crafted_acks"] > before
+            peer.finish()
+            os.kill(stalled, signal.SIGCONT)
+        read = apps.expect("end", "re0", peer=peer.port)
+        assert (read["bytes"], read["sha256"]) == (SIZE_BYTES, payload.sha256(SIZE_BYTES))
+
+
 def assert_every_packet_is_accounted_for(flow: dict[str, Any]) -> None:
     """Received = passed + held + dropped by reason (the datapath itself refused none)."""
     counters = flow["counters"]

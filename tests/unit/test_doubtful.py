@@ -1,12 +1,14 @@
 """Sessions that may have gone on elsewhere, unknown to anybody."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from ipaddress import ip_address
 from types import SimpleNamespace
 from typing import cast
 
 import pytest
 
-from prl.bindings.datapath import Tuple
+from prl.bindings.datapath import Datapath, DatapathError, Tuple
 from prl.bindings.facts import Owner
 from prl.daemon.link.hello import ServiceState, has_forgotten
 from prl.daemon.session.doubtful import Doubtful
@@ -22,12 +24,33 @@ class Scene:
         self.aborted: list[int] = []
         self.lost: list[Tuple] = []
         self.told: list[int] = []
+        self.idle: list[int] = []
+        """Handles of those that nothing happens to: their sessions are not in hand."""
+        self.received: dict[int, int] = {}
+        datapath = SimpleNamespace(
+            notes=lambda *, shadow: [] if shadow else [(one, SERVICE, 0) for one in self.idle],
+            flow_socket=self._socket,
+        )
+        primaries = SimpleNamespace(in_hand=self._in_hand, find=self._find, abort=self._abort)
         self.doubtful = Doubtful(
-            cast(Primaries, SimpleNamespace(in_hand=lambda: self.sessions, abort=self._abort)),
+            cast(Datapath, datapath),
+            cast(Primaries, primaries),
             lose=lambda ends, _: self.lost.append(ends),
             tell=self.told.append,
             is_silent=lambda _: silent,
         )
+
+    def _in_hand(self) -> list[SimpleNamespace]:
+        return [session for session in self.sessions if session.handle not in self.idle]
+
+    def _find(self, handle: int) -> SimpleNamespace | None:
+        return next((one for one in self.sessions if one.handle == handle), None)
+
+    @contextmanager
+    def _socket(self, handle: int) -> Iterator[int]:
+        if handle not in self.received:
+            raise DatapathError("its socket is not here", 2)
+        yield handle
 
     def _abort(self, session: Session, why: str) -> None:
         assert "begun anew" in why
@@ -36,7 +59,9 @@ class Scene:
     def add(self, state: str, service: int = SERVICE, proto: int = 6) -> SimpleNamespace:
         number = len(self.sessions) + 1
         ends = Tuple(ip_address("192.0.2.100"), 7000, ip_address("192.0.2.1"), number, proto)
-        session = SimpleNamespace(handle=number, state=state, service=service, ends=ends)
+        session = SimpleNamespace(
+            handle=number, state=state, service=service, ends=ends, is_live=True
+        )
         self.sessions.append(session)
         return session
 
@@ -65,6 +90,56 @@ def test_what_it_can_tell_of_goes_on() -> None:
     scene.doubtful.settle([])
     scene.doubtful.settle([SERVICE])
     assert not scene.aborted
+
+
+def test_one_that_nothing_happens_to_is_ended_like_any_other() -> None:
+    scene = Scene()
+    scene.idle.append(scene.add("active").handle)
+    scene.doubtful.note()
+    scene.doubtful.settle([SERVICE])
+    assert scene.aborted == [1]
+
+
+def test_nobody_has_taken_over_if_the_link_answers_on() -> None:
+    scene = Scene()
+    scene.add("voiding")
+    scene.doubtful.note()
+    scene.doubtful.speaks(is_linked=True)
+    scene.doubtful.settle([SERVICE])
+    assert not scene.aborted
+
+
+def test_whose_stream_goes_on_here_was_served_nowhere_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = Scene()
+    monkeypatch.setattr(
+        "prl.daemon.session.doubtful.tcp_info",
+        lambda handle: SimpleNamespace(bytes_received=scene.received[handle]),
+    )
+    for handle in (1, 2, 3):
+        scene.add("voiding")
+        scene.received[handle] = 100
+    scene.doubtful.note()
+    scene.received |= {2: 150}  # before it spoke: its peer has heard nothing of it
+    scene.doubtful.speaks(is_linked=False)
+    scene.received |= {3: 101}
+    scene.doubtful.settle([SERVICE])
+    assert scene.aborted == [1, 2]
+
+
+def test_who_is_silent_again_knows_nothing_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = Scene()
+    monkeypatch.setattr(
+        "prl.daemon.session.doubtful.tcp_info",
+        lambda handle: SimpleNamespace(bytes_received=scene.received[handle]),
+    )
+    scene.add("voiding")
+    scene.received = {1: 100}
+    scene.doubtful.note()
+    scene.doubtful.speaks(is_linked=False)
+    scene.received = {1: 101}
+    scene.doubtful.note()
+    scene.doubtful.settle([SERVICE])
+    assert scene.aborted == [1]
 
 
 def test_who_has_a_lower_term_has_begun_anew() -> None:

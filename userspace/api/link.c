@@ -111,7 +111,12 @@ int prl_dp_link_send(struct prl_dp *dp, const struct prl_msg *msg, const uint8_t
     int err;
 
     dp_lock(dp);
-    err = dp_may_send(dp, msg) ? prl_link_put_tlvs(&dp->link, &copy, tlvs, tlvs_bytes) : -ENOTCONN;
+    if (!dp_may_send(dp, msg))
+        err = -ENOTCONN;
+    else if (msg->type == PRL_MSG_SETUP && !dp_has_bulk_room(dp, (uint32_t)tlvs_bytes))
+        err = -ENOBUFS;
+    else
+        err = prl_link_put_tlvs(&dp->link, &copy, tlvs, tlvs_bytes);
     if (!err) {
         if (msg->type == PRL_MSG_SETUP)
             PRL_PROBE3(setup, "SETUP sent", msg->handle, msg->generation);

@@ -5,6 +5,11 @@
 
 #include "flow/dp.h"
 
+bool dp_has_bulk_room(const struct prl_dp *dp, uint32_t bytes)
+{
+    return prl_link_room(&dp->link, bytes + dp->link.tx_bytes / DP_LINK_RESERVE_SHARE);
+}
+
 bool dp_may_send(const struct prl_dp *dp, const struct prl_msg *msg)
 {
     return dp->link_up || msg->type == PRL_MSG_HELLO;

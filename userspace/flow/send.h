@@ -13,6 +13,12 @@
 
 struct prl_dp;
 
+/* The part of the transmit ring, one in so many, that packets and snapshots leave to all else: a link that has more to carry
+ * than it can still says LEASE, ACK and VOID. */
+#define DP_LINK_RESERVE_SHARE 64
+
+/* Whether there is room for a packet or a piece of a snapshot with so many bytes. */
+bool dp_has_bulk_room(const struct prl_dp *dp, uint32_t bytes);
 /* Anything before both HELLOs would end the connection at the other side: it is as good as down until then. */
 bool dp_may_send(const struct prl_dp *dp, const struct prl_msg *msg);
 /* Queues a message. The pieces are frames or buffers of held packets, and stay where they are until they have left

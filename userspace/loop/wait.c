@@ -4,6 +4,7 @@
 #include <sched.h>
 
 #include "flow/dp.h"
+#include "flow/send.h"
 
 /* Polling gives the CPU away after every look. Absences that are longer than the first of these count; beyond an eighth of
  * the time, and the sum, the CPU is wanted by others, and polling only waits for it. Then prld sleeps until there is work,
@@ -19,8 +20,7 @@ static int choose_sources(struct prl_dp *dp, struct dp_wait *wait)
     bool link_reads = !dp->hello_seen || dp->link_up;
     uint32_t link_events =
         (link_reads ? PRL_WATCH_READ : 0u) | (prl_link_pending(&dp->link) ? PRL_WATCH_WRITE : 0u);
-    uint32_t output_events =
-        dp->held.buffers_free && prl_link_room(&dp->link, PRL_PACKET_MAX) ? PRL_WATCH_READ : 0u;
+    uint32_t output_events = dp->held.buffers_free && dp_has_bulk_room(dp, PRL_PACKET_MAX) ? PRL_WATCH_READ : 0u;
     int err = 0;
 
     if (dp->link.fd >= 0 && link_events != wait->link_events) {

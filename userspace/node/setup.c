@@ -25,6 +25,7 @@ struct ready {
     bool used;
     uint8_t *queues; /* of its moment, as far as they have come, NULL before the first piece */
     uint32_t queues_bytes;
+    uint64_t since_ns; /* when that came: the moment is as old at least */
     struct prl_flow_spec spec;
     struct prl_ready ready;
 };
@@ -107,7 +108,7 @@ static int send_pieces(struct prl_dp *dp, const struct dp_flow *flow, uint32_t q
             .data_bytes = PRL_MOMENT_PIECE,
         };
         struct iovec piece = {.iov_base = queues + at, .iov_len = PRL_MOMENT_PIECE};
-        int err = prl_link_put(&dp->link, &msg, &piece, 1);
+        int err = dp_has_bulk_room(dp, PRL_MOMENT_PIECE) ? prl_link_put(&dp->link, &msg, &piece, 1) : -ENOBUFS;
 
         if (err)
             return err;
@@ -177,7 +178,9 @@ static int send_moment(struct prl_dp *dp, const struct dp_flow *flow, const stru
     tlvs_bytes = encode(dp->setups, &moment, spec->application, spec->application_bytes);
     if (tlvs_bytes < 0)
         return tlvs_bytes;
-    err = prl_link_put_tlvs(&dp->link, &msg, dp->setups->tlvs, (size_t)tlvs_bytes);
+    err = dp_has_bulk_room(dp, (uint32_t)tlvs_bytes)
+              ? prl_link_put_tlvs(&dp->link, &msg, dp->setups->tlvs, (size_t)tlvs_bytes)
+              : -ENOBUFS;
     if (!err) {
         PRL_PROBE3(setup, "SETUP sent", msg.handle, msg.generation);
         dp->io->hurry(dp->host, true); /* until the answer; Python lets the program go on meanwhile */
@@ -326,7 +329,7 @@ static void refuse(struct prl_dp *dp, const struct prl_msg *msg, uint8_t reason,
 }
 
 /* Behind what has come of the queues. */
-static int add(struct ready *ready, const uint8_t *queues, uint32_t bytes)
+static int add(struct ready *ready, const uint8_t *queues, uint32_t bytes, uint64_t now_ns)
 {
     if (bytes > PRL_MOMENT_QUEUES_MAX - ready->queues_bytes)
         return -EMSGSIZE;
@@ -334,6 +337,8 @@ static int add(struct ready *ready, const uint8_t *queues, uint32_t bytes)
         ready->queues = malloc(PRL_MOMENT_QUEUES_MAX);
     if (!ready->queues)
         return -ENOMEM;
+    if (!ready->queues_bytes)
+        ready->since_ns = now_ns;
     memcpy(ready->queues + ready->queues_bytes, queues, bytes);
     ready->queues_bytes += bytes;
     return 0;
@@ -347,14 +352,15 @@ static int restore(struct prl_dp *dp, struct ready *ready, const struct prl_msg 
     struct prl_flow_spec spec = ready->spec;
     const char *call = "the moment";
     struct prl_moment moment;
+    uint64_t now_ns = dp_clock_ns(dp), age_ns = ready->queues ? now_ns - ready->since_ns : 0;
     int err = prl_moment_decode(msg->data, msg->data_bytes, ready->queues_bytes, &moment);
 
     if (!err && ready->queues)
-        err = add(ready, msg->data + PRL_MOMENT_FIELDS, msg->data_bytes - PRL_MOMENT_FIELDS);
+        err = add(ready, msg->data + PRL_MOMENT_FIELDS, msg->data_bytes - PRL_MOMENT_FIELDS, now_ns);
     if (!err)
         err = dp->io->moment_restore(dp->host, spec.fd, &ready->ready, spec.snd_wscale, spec.rcv_wscale, &moment,
                                      ready->queues ? ready->queues : msg->data + PRL_MOMENT_FIELDS,
-                                     dp->rtt_ns / 1000000, counts, &call);
+                                     (age_ns + dp->rtt_ns) / 1000000, counts, &call);
     if (!err) {
         spec.committed = moment.snd_seq;
         spec.peer_window = moment.snd_wnd >> spec.snd_wscale & UINT16_MAX;
@@ -388,7 +394,7 @@ void dp_setup_queues(struct prl_dp *dp, const struct prl_msg *msg)
 {
     struct ready *ready = ready_of(dp, msg->handle, msg->generation);
     char words[PRL_ERROR_BYTES];
-    int err = ready ? add(ready, msg->data, msg->data_bytes) : 0; /* else the moment itself is refused */
+    int err = ready ? add(ready, msg->data, msg->data_bytes, dp_clock_ns(dp)) : 0; /* else the moment is refused */
 
     if (err) {
         snprintf(words, sizeof(words), "the shadow cannot be made: its queues: %s", strerror(-err));

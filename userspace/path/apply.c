@@ -239,8 +239,10 @@ void dp_apply(struct prl_dp *dp, struct dp_flow *flow, struct prl_actions *actio
             dp_reinject_flush(dp);
             keep_in_hands(dp, flow);
             dp_flow_set_flags(flow);
-            if (dp_primary_of(flow)->state == PRL_PRIMARY_OPEN)
+            if (dp_primary_of(flow)->state == PRL_PRIMARY_OPEN) {
                 dp_birth_say(dp, flow);
+                dp_window_reopen(dp, flow);
+            }
             dp_event_flow(dp, PRL_EVENT_PRIMARY, flow, dp_primary_of(flow)->state, action->reason);
             break;
         default:
@@ -257,8 +259,8 @@ void dp_primary_drain(struct prl_dp *dp, struct dp_flow *flow)
     bool more = dp_primary_of(flow)->state != PRL_PRIMARY_MOVED || dp->link_up;
 
     for (uint32_t i = 0; more && i < PRL_DP_HOLDS; i++) {
-        if (!prl_link_room(&dp->link, PRL_ACTIONS_MAX * PRL_PACKET_MAX) && prl_link_flush(&dp->link) == 0 &&
-            !prl_link_room(&dp->link, PRL_ACTIONS_MAX * PRL_PACKET_MAX))
+        if (!dp_has_bulk_room(dp, PRL_ACTIONS_MAX * PRL_PACKET_MAX) && prl_link_flush(&dp->link) == 0 &&
+            !dp_has_bulk_room(dp, PRL_ACTIONS_MAX * PRL_PACKET_MAX))
             break; /* dp_flows_tick() goes on with it */
         more = prl_primary_drain(dp_primary_of(flow), dp_flow_own_edge(flow), dp->now_ns, &dp->config.limits,
                                  &actions);

@@ -6,6 +6,7 @@
 
 #include "flow/dp.h"
 #include "flow/lend.h"
+#include "flow/send.h"
 #include "flow/udp.h"
 #include "path/apply.h"
 #include "path/relay.h"
@@ -87,7 +88,7 @@ void dp_input(struct prl_dp *dp, const struct prl_received *received)
         goto drop;
     }
     if (!flow->secondary && dp_primary_of(flow)->state == PRL_PRIMARY_ACTIVE &&
-        !prl_link_room(&dp->link, packet.l3_bytes)) {
+        !dp_has_bulk_room(dp, packet.l3_bytes)) {
         DP_DROP(dp, link_tx_full, flow->spec.handle, received->bytes);
         goto drop;
     }

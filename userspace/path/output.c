@@ -7,6 +7,7 @@
 
 #include "flow/dp.h"
 #include "flow/lend.h"
+#include "flow/send.h"
 #include "io/tap.h"
 #include "path/apply.h"
 
@@ -40,7 +41,7 @@ bool dp_output(struct prl_dp *dp)
     uint32_t frame_bytes;
     int bytes;
 
-    if (dp->held.buffers_free == 0 || !prl_link_room(&dp->link, PRL_PACKET_MAX))
+    if (dp->held.buffers_free == 0 || !dp_has_bulk_room(dp, PRL_PACKET_MAX))
         return false; /* left in the TAP's queue: its loss is repaired by dp_flows_tick() */
     buffer = dp_held_buffer(&dp->held);
     bytes = dp->io->hold_read(dp->host, buffer, PRL_TAP_BUFFER_BYTES);

@@ -61,6 +61,14 @@ static void reopen_window(struct prl_dp *dp, struct dp_flow *flow)
     dp_window_say(dp, flow);
 }
 
+void dp_window_reopen(struct prl_dp *dp, struct dp_flow *flow)
+{
+    if (!flow->kernel->clamped)
+        return;
+    flow->kernel->clamped = 0;
+    dp_window_say(dp, flow);
+}
+
 void dp_window_note_space(struct prl_dp *dp, struct dp_flow *flow)
 {
     const struct prl_primary *primary = dp_primary_of(flow);

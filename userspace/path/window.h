@@ -9,5 +9,7 @@
 void dp_window_say(struct prl_dp *dp, struct dp_flow *flow);
 /* The other side's space may have changed: the kernel is told, and the peer, if its window was lowered for that. */
 void dp_window_note_space(struct prl_dp *dp, struct dp_flow *flow);
+/* Nothing limits the session any more: the peer is told, if its window was lowered. */
+void dp_window_reopen(struct prl_dp *dp, struct dp_flow *flow);
 
 #endif /* PRL_PATH_WINDOW_H */
