@@ -237,6 +237,7 @@ class ShadowFlow(Flow, Generic[SessionT]):
     def on_lost(self, error: PrlError, *, for_good: bool) -> None:  # noqa: ARG002
         """Called by the node when prld is gone: a shadow goes with it."""
         self.become("void", str(error), over=True)
+        self._sock.end_udp()
 
     def _begin(self, answer: dict[str, Any]) -> SessionT:
         """The session that the shadow has become."""

@@ -1,5 +1,6 @@
 """A shadow as its application has it: only to be read until it is taken over (SPEC R18)."""
 
+import contextlib
 import select
 import socket
 from dataclasses import dataclass
@@ -45,13 +46,23 @@ class ShadowSocket(socket.socket):
     """Everything that would enter the stream fails until it is owned."""
 
     owned = False
+    ended = False
+
+    def end_udp(self) -> None:
+        """Wake who reads datagrams: prld, which ends a void socket otherwise, is gone."""
+        if self.type == socket.SOCK_DGRAM and not self.owned:
+            self.ended = True
+            with contextlib.suppress(
+                OSError
+            ):  # one without a peer says so, and is ended all the same
+                super().shutdown(socket.SHUT_RDWR)
 
     def is_live_udp(self, remote: str) -> bool:
         """Whether it is a UDP socket that can receive, ``remote`` being the shadow's.
 
         prld takes its peer away from a void one, and shuts it down.
         """
-        if self.type != socket.SOCK_DGRAM:
+        if self.type != socket.SOCK_DGRAM or self.ended:
             return False
         if remote == ANY_PEER:
             poll = select.poll()

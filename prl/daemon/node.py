@@ -11,7 +11,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
@@ -232,6 +232,7 @@ class Node:
             usable_shadows=self._shadows.usable,
             end_lost=self._shadows.end_lost,
             end_taken=self._on_taken_service,
+            left_behind=self._on_left_behind,
             replaceable=self._on_replaceable,
             known_again=self._on_known_again,
         )
@@ -265,6 +266,7 @@ class Node:
         self._doubtful = Doubtful(
             dp,
             self._primaries,
+            len(config.service),
             lose=self._shadows.ended_unheard,
             tell=self._shadows.end_lost,
             is_silent=self._kernel.is_silent,
@@ -674,11 +676,14 @@ class Node:
             self._doubtful.speaks(is_linked=self._link.up)
         self._ownership.on_silent(why)
 
+    def _on_left_behind(self, left: list[Tuple], service: int) -> None:
+        self._exposed.leave_unknown(left, service)
+
     def _on_replaceable(self) -> None:
         self._doubtful.note()
 
-    def _on_known_again(self, forgotten: Sequence[int]) -> None:
-        self._doubtful.settle(forgotten)
+    def _on_known_again(self, terms: Mapping[int, int]) -> None:
+        self._doubtful.settle(terms)
 
     def _on_fenced(self, event: Event) -> None:
         self._ownership.on_fenced(event.service, "the other node claimed it")

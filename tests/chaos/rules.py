@@ -21,6 +21,9 @@ ON_THE_LINK = frozenset({Kind.CUT_LINK, Kind.LINK_FLAPS, Kind.CUT_BOTH})
 BOTH = {"owner", "standby"}
 
 
+FORGETS = frozenset({Kind.POWER, Kind.STOP_PRLD})
+
+
 @dataclass(frozen=True, slots=True)
 class Lot:
     """What may become of a session.
@@ -52,9 +55,9 @@ def lot(act: Act, lasted_s: float, *, is_new: bool, had_moved: bool = False) -> 
 
 
 def _without_power(act: Act) -> set[str]:
-    """The roles whose memory is gone."""
+    """The roles whose memory is gone; a prld that is stopped has given its sessions away."""
     began = {"take-over": {"owner"}, "re-protection": {"standby"}}.get(act.moment, set())
-    return began | {fault.on for fault in act.faults if fault.kind == Kind.POWER}
+    return began | {fault.on for fault in act.faults if fault.kind in FORGETS}
 
 
 def _loss(moment: str, serious: list[Fault], *, is_new: bool, had_moved: bool) -> int:

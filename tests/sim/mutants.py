@@ -729,6 +729,14 @@ MUTANTS = (
         test="sim/test_situations.py::test_nor_does_it_depend_on_prld",
     ),
     Mutant(
+        "an owner that goes on by itself is fenced by what its rival said before",
+        "api/services.c",
+        "        dp_terms_take_back(dp);\n",
+        "        ;\n",
+        test="sim/test_situations.py::"
+        "test_an_owner_that_goes_on_by_itself_is_past_who_may_have_taken_over_meanwhile",
+    ),
+    Mutant(
         "packets leave no room on the link",
         "flow/send.c",
         "bytes + dp->link.tx_bytes / DP_LINK_RESERVE_SHARE",

@@ -236,6 +236,23 @@ def test_nor_does_it_depend_on_prld(world: Calm) -> None:
     assert node.sock(session).rcv_nxt == before + 100
 
 
+def test_an_owner_that_goes_on_by_itself_is_past_who_may_have_taken_over_meanwhile(
+    world: Calm,
+) -> None:
+    """What that one has said of its own time may come late: a frame that waited for a cable."""
+    node, _ = protected(world)
+    owner, service = node.lib.sim_owner(node.host), world.sessions[0].service
+    term, now_ns = int(node.host.node.terms[service]), int(node.host.clock_ns)
+    owner.silence, owner.silent_mask = node.lib.PRL_SILENCE_NO_LAN, 1 << service
+    owner.silent_ns, owner.present_ns, owner.flows_failed = now_ns - MS, 0, 2
+    owner.last_frame_ns = now_ns
+    assert node.call(node.lib.prl_dp_unanswered, now_ns)
+    assert owner.silence == node.lib.PRL_SILENCE_NOT
+    assert node.host.node.terms[service] == term + 2
+    rival = node.lib.prl_owner_rival(owner, service, (term + 2) & 0xFF, (term + 1) & 0xFF)
+    assert rival == node.lib.PRL_RIVAL_OLDER
+
+
 def moments_restored(node: Node) -> int:
     status = node.ffi.new("struct prl_dp_status *")
     node.lib.prl_dp_status(node.dp, status)

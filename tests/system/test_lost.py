@@ -3,12 +3,14 @@
 Checks L8.
 """
 
+import socket
 from contextlib import ExitStack
 
 import pytest
 
 from prl.client import Node
 from prl.lab import Lab
+from prl.lab.netns import Namespace
 from tests.system import support
 from tests.system.support import Applications, Peer, events, eventually, flows, prlctl
 
@@ -100,6 +102,22 @@ def test_who_was_cut_off_ends_what_its_successor_served_and_has_forgotten() -> N
             lab.heal("re0")
             with pytest.raises(ConnectionResetError):  # it only waits, and says nothing
                 peer.receive()
+
+
+def test_one_that_prld_had_not_been_asked_for_is_reset_when_its_owner_is_back() -> None:
+    """That node alone knows of it, and may not say so itself any more."""
+    with support.pair("ghost") as lab:
+        apps = Applications(lab, "obey")
+        place = Namespace(lab.topology.node("re0").namespace)
+        where = (support.service_address(4), ALONE)
+        with apps.connect() as good, place.call(lambda: socket.create_server(where)) as server:
+            with Peer(lab, port=ALONE) as bad, server.accept()[0]:
+                lab.fail("re0", "cut-both")
+                apps.expect("taken_over", "re1", peer=good.port)
+                lab.heal("re0")
+                with pytest.raises(ConnectionResetError):  # it only waits, and says nothing
+                    bad.receive()
+            assert good.ask("and you?") == "and you?"
 
 
 def received(lab: Lab, node: str) -> dict[str, int]:

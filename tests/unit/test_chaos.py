@@ -81,6 +81,8 @@ def test_who_is_forgotten_by_both_nodes_need_not_be_told() -> None:
 
     assert is_forgotten("take-over", (Kind.POWER, "standby"))
     assert is_forgotten("quiet", (Kind.POWER, "standby"), (Kind.POWER, "owner"))
+    assert is_forgotten("quiet", (Kind.POWER, "standby"), (Kind.STOP_PRLD, "owner"))
+    assert not is_forgotten("quiet", (Kind.POWER, "standby"), (Kind.KILL_PRLD, "owner"))
     assert not is_forgotten("take-over", (Kind.KILL_APP, "standby"))
     assert not is_forgotten("take-over", (Kind.POWER, "owner"))
     assert not is_forgotten("quiet", (Kind.POWER, "owner"))

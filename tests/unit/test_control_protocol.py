@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_address
 from pathlib import Path
 from types import SimpleNamespace
@@ -734,6 +735,24 @@ def test_the_end_of_prld_ends_all_waiting(daemon: Daemon) -> None:
             node.next_shadow(TIMEOUT_S)
         with pytest.raises(NoDaemonError):
             node.request({"op": "status"})
+
+
+@pytest.mark.parametrize("remote", ["*", "127.0.0.1:9"])
+def test_the_end_of_prld_wakes_who_reads_datagrams(daemon: Daemon, remote: str) -> None:
+    """Of TCP the kernel ends shadows; of UDP nobody else would."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as ours, Node(daemon.path) as node:
+        ours.bind(("127.0.0.1", 0))
+        if remote != "*":
+            ours.connect(("127.0.0.1", 9))
+        node.request({"op": "status"})
+        introduction = {"event": "shadow", "handle": 3, "application": "", "unread": 0}
+        daemon.event(introduction | {"local": "a:1", "remote": remote}, ours.fileno())
+        shadow = node.next_shadow(TIMEOUT_S)
+        with shadow.sock, ThreadPoolExecutor(1) as reader:
+            reading = reader.submit(shadow.recvfrom, 100)
+            daemon.stop()
+            with pytest.raises(ShadowVoid):
+                reading.result(TIMEOUT_S)
 
 
 def test_state_is_given_anew_when_prld_asks_for_it(daemon: Daemon) -> None:

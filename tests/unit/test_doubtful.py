@@ -9,13 +9,14 @@ from typing import cast
 import pytest
 
 from prl.bindings.datapath import Datapath, DatapathError, Tuple
-from prl.bindings.facts import Owner
-from prl.daemon.link.hello import ServiceState, has_forgotten
 from prl.daemon.session.doubtful import Doubtful
 from prl.daemon.session.protect import Primaries
 from prl.daemon.session.sessions import Session
 
 SERVICE, OTHER = 0, 1
+TERM = 3
+ANEW = {SERVICE: TERM - 1}
+"""Terms of a node whose host has begun anew."""
 
 
 class Scene:
@@ -27,14 +28,17 @@ class Scene:
         self.idle: list[int] = []
         """Handles of those that nothing happens to: their sessions are not in hand."""
         self.received: dict[int, int] = {}
+        self.term = TERM
         datapath = SimpleNamespace(
             notes=lambda *, shadow: [] if shadow else [(one, SERVICE, 0) for one in self.idle],
             flow_socket=self._socket,
+            term=lambda _: self.term,
         )
         primaries = SimpleNamespace(in_hand=self._in_hand, find=self._find, abort=self._abort)
         self.doubtful = Doubtful(
             cast(Datapath, datapath),
             cast(Primaries, primaries),
+            2,
             lose=lambda ends, _: self.lost.append(ends),
             tell=self.told.append,
             is_silent=lambda _: silent,
@@ -77,7 +81,7 @@ def test_what_the_other_node_may_have_had_and_forgotten_is_ended(*, silent: bool
     for session in scene.sessions:
         session.state = "open"
     scene.add("voiding")  # it began later
-    scene.doubtful.settle([SERVICE])
+    scene.doubtful.settle(ANEW)
     assert scene.aborted == [1, 2, 3]
     assert scene.lost == [session.ends for session in scene.sessions[:3]]
     assert scene.told == ([] if silent else [SERVICE])
@@ -87,8 +91,8 @@ def test_what_it_can_tell_of_goes_on() -> None:
     scene = Scene()
     scene.add("voiding")
     scene.doubtful.note()
-    scene.doubtful.settle([])
-    scene.doubtful.settle([SERVICE])
+    scene.doubtful.settle({SERVICE: TERM})
+    scene.doubtful.settle(ANEW)
     assert not scene.aborted
 
 
@@ -96,7 +100,7 @@ def test_one_that_nothing_happens_to_is_ended_like_any_other() -> None:
     scene = Scene()
     scene.idle.append(scene.add("active").handle)
     scene.doubtful.note()
-    scene.doubtful.settle([SERVICE])
+    scene.doubtful.settle(ANEW)
     assert scene.aborted == [1]
 
 
@@ -105,7 +109,7 @@ def test_nobody_has_taken_over_if_the_link_answers_on() -> None:
     scene.add("voiding")
     scene.doubtful.note()
     scene.doubtful.speaks(is_linked=True)
-    scene.doubtful.settle([SERVICE])
+    scene.doubtful.settle(ANEW)
     assert not scene.aborted
 
 
@@ -122,7 +126,7 @@ def test_whose_stream_goes_on_here_was_served_nowhere_else(monkeypatch: pytest.M
     scene.received |= {2: 150}  # before it spoke: its peer has heard nothing of it
     scene.doubtful.speaks(is_linked=False)
     scene.received |= {3: 101}
-    scene.doubtful.settle([SERVICE])
+    scene.doubtful.settle(ANEW)
     assert scene.aborted == [1, 2]
 
 
@@ -138,17 +142,16 @@ def test_who_is_silent_again_knows_nothing_again(monkeypatch: pytest.MonkeyPatch
     scene.doubtful.speaks(is_linked=False)
     scene.received = {1: 101}
     scene.doubtful.note()
-    scene.doubtful.settle([SERVICE])
+    scene.doubtful.settle(ANEW)
     assert scene.aborted == [1]
 
 
-def test_who_has_a_lower_term_has_begun_anew() -> None:
-    def service(state: Owner, term: int) -> ServiceState:
-        return ServiceState(name="s", addresses=[], owner="re0", state=state, term=term)
-
-    mine = service(Owner.OWNER, 3)
-    assert has_forgotten(mine, service(Owner.NONE, 0))
-    assert has_forgotten(mine, service(Owner.STANDBY, 2))
-    assert not has_forgotten(mine, service(Owner.STANDBY, 3))
-    assert not has_forgotten(mine, service(Owner.OWNER, 2))
-    assert not has_forgotten(service(Owner.STANDBY, 3), service(Owner.STANDBY, 2))
+def test_that_this_node_went_on_by_itself_makes_nobody_begin_anew() -> None:
+    """What it says of a service then is of a later term."""
+    scene = Scene()
+    scene.add("voiding")
+    scene.doubtful.note()
+    scene.term += 2
+    scene.doubtful.note()
+    scene.doubtful.settle({SERVICE: TERM})
+    assert not scene.aborted

@@ -185,6 +185,7 @@ class Node:
             end_taken=self.ended.append,
             replaceable=lambda: None,
             known_again=lambda _: None,
+            left_behind=lambda *_: None,
         )
 
         async def restored() -> None:

@@ -82,6 +82,8 @@ int prl_dp_unanswered(struct prl_dp *dp, uint64_t probed_ns)
     dp_owner_notice_fencing(dp);
     dp_owner_watch_lan(dp);
     todo = prl_owner_unanswered(&dp->owner, probed_ns, dp->now_ns);
+    if (todo & PRL_OWNER_DO_SPEAK)
+        dp_terms_take_back(dp);
     dp_owner_do(dp, todo);
     dp_unlock(dp);
     return (todo & PRL_OWNER_DO_SPEAK) != 0;

@@ -157,6 +157,13 @@ void dp_term_raise(struct prl_dp *dp, uint32_t service, uint64_t term)
         __atomic_store_n(&dp->node->terms[service], term, __ATOMIC_RELEASE);
 }
 
+void dp_terms_take_back(struct prl_dp *dp)
+{
+    for (uint32_t service = 0; service < dp->config.owner.services; service++)
+        if (dp->owner.state[service] == PRL_OWNER_OWNER)
+            dp_term_raise(dp, service, dp->node->terms[service] + 2);
+}
+
 void dp_term_give(struct prl_dp *dp, uint32_t service)
 {
     dp->claim->given_term[service] = dp->node->terms[service] + 1;

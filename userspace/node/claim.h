@@ -27,6 +27,9 @@ void dp_claim_verify(struct prl_dp *dp, const struct prl_dp_address *address, co
 
 /* A service has changed hands so often; a lower term than the one that is known changes nothing. */
 void dp_term_raise(struct prl_dp *dp, uint32_t service, uint64_t term);
+/* This node speaks again although the other one may have taken over meanwhile (L6): what that says of its own time counts no
+ * more, whenever it comes. */
+void dp_terms_take_back(struct prl_dp *dp);
 /* It is given to the other node, whose term counts as soon as that is known to have taken it. */
 void dp_term_give(struct prl_dp *dp, uint32_t service);
 void dp_term_is_taken(struct prl_dp *dp, uint32_t service);

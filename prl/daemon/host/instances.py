@@ -8,7 +8,7 @@ device that they are bound to (SO_BINDTODEVICE), be it the interface or its VRF.
 import socket
 from collections.abc import Sequence
 
-from prl.bindings.datapath import LogicalInterface
+from prl.bindings.datapath import LogicalInterface, Tuple
 from prl.config import Config, Service
 from prl.daemon.host import orphaned_sockets
 from prl.endpoint import Address
@@ -66,10 +66,14 @@ class Instances:
             for address in own.addresses
         )
 
-    def end_connections(self, service: int) -> int:
+    def end_connections(self, service: int) -> list[Tuple]:
         """End what is left on a service's addresses, in its instance. Raises KernelError."""
         devices = self.devices(service) if self.is_shared(service) else None
-        return orphaned_sockets.end_all_on(self._config.service[service].addresses, devices)
+        own = self._config.service[service]
+        return [
+            Tuple(*found.local, *found.remote, instance=own.instance)
+            for found in orphaned_sockets.end_all_on(own.addresses, devices)
+        ]
 
     def of_address(self, address: Address) -> list[int]:
         """The services that have an address."""

@@ -19,11 +19,13 @@ _SHADOW_CONGESTION = re.compile(r"prl_[0-9a-f]{8}")  # userspace/io/kernel.c, lo
 
 def end_orphaned_shadows() -> int:
     """End what shadows a former life of prld has left; return how many. Raises KernelError."""
-    return _end(lambda found: _SHADOW_CONGESTION.fullmatch(found.congestion) is not None)
+    return len(_end(lambda found: _SHADOW_CONGESTION.fullmatch(found.congestion) is not None))
 
 
-def end_all_on(addresses: Iterable[Address], devices: frozenset[int] | None = None) -> int:
-    """End the connections of ``addresses``, no listener; return how many. Raises KernelError.
+def end_all_on(
+    addresses: Iterable[Address], devices: frozenset[int] | None = None
+) -> list[TcpSocket]:
+    """End the connections of ``addresses``, no listener; return them. Raises KernelError.
 
     ``devices``: only of sockets that are bound to one of these (another routing instance has the
     same addresses).
@@ -51,11 +53,11 @@ def count_on(addresses: Iterable[Address], devices: frozenset[int]) -> int:
         raise KernelError(f"sockets cannot be counted: {error.strerror or error}") from error
 
 
-def _end(is_meant: Callable[[TcpSocket], bool]) -> int:
+def _end(is_meant: Callable[[TcpSocket], bool]) -> list[TcpSocket]:
     try:
         with SockDiag() as diag:
             victims = [found for found in _all(diag) if is_meant(found)]
-            return sum(diag.end(victim) for victim in victims)
+            return [victim for victim in victims if diag.end(victim)]
     except OSError as error:
         raise KernelError(
             f"sockets of a former life cannot be looked for: {error.strerror or error}; "

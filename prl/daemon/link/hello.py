@@ -290,15 +290,6 @@ def agreed_stop(own: Iterable[ServiceState], other: Iterable[ServiceState]) -> b
     return any(service.policy == "stop" for service in (*own, *other))
 
 
-def has_forgotten(own: ServiceState, other: ServiceState) -> bool:
-    """Whether the other node's host has begun anew since this one owns the service.
-
-    Terms are agreed upon in each HELLO, and outlive prld. What happened since the last one, a
-    take-over among it, nobody knows then.
-    """
-    return own.state == Owner.OWNER != other.state and other.term < own.term
-
-
 def settle(own: ServiceState, other: ServiceState, own_node: str) -> tuple[Owner, int]:
     """Who owns a service from now on: this node's state and the new term (SPEC section 6).
 

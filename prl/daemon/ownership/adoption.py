@@ -78,8 +78,8 @@ class Inheritance:
             if ended := self._lans.end_connections(number):
                 self._log.warning(
                     "ghosts_ended",
-                    f"service {service.name}: {ended} connections that were left here are ended: "
-                    "the other node took it over",
+                    f"service {service.name}: {len(ended)} connections that were left here are "
+                    "ended: the other node took it over",
                 )
 
     async def settle(self) -> frozenset[int]:

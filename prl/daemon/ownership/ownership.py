@@ -8,10 +8,10 @@ are judged by them.
 import asyncio
 import contextlib
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from prl.bindings.datapath import Datapath
+from prl.bindings.datapath import Datapath, Tuple
 from prl.bindings.facts import Fenced, Owner, Refused, Silence
 from prl.config import Config
 from prl.daemon.events.log import EventLog
@@ -76,9 +76,10 @@ class Ownership:
     """This node's part in each service.
 
     ``usable_shadows`` counts the good ones of a service; ``end_lost`` ends its sessions that cannot
-    go on, now that this node owns it; ``end_taken`` those that the other node took over (L8).
-    ``replaceable`` is called when the other node may take over unnoticed; ``known_again`` with the
-    services of which it has forgotten whether it did, once it can be asked.
+    go on, now that this node owns it; ``end_taken`` those that the other node took over (L8),
+    and ``left_behind`` is told of those of which this node knew nothing.
+    ``replaceable`` is called when the other node may take over unnoticed; ``known_again`` once it
+    can be asked, with its terms of the services that are this node's.
     """
 
     def __init__(
@@ -93,13 +94,14 @@ class Ownership:
         usable_shadows: Callable[[int], int],
         end_lost: Callable[[int], object],
         end_taken: Callable[[int], object],
+        left_behind: Callable[[list[Tuple], int], object],
         replaceable: Callable[[], object],
-        known_again: Callable[[Sequence[int]], object],
+        known_again: Callable[[Mapping[int, int]], object],
     ) -> None:
         self._arbiter, self._evidence = arbiter, evidence
         self._config, self._dp, self._instances, self._log = config, datapath, instances, log
         self._usable_shadows, self._end_lost = usable_shadows, end_lost
-        self._end_taken = end_taken
+        self._end_taken, self._left_behind = end_taken, left_behind
         self._replaceable, self._known_again = replaceable, known_again
         self.left: set[int] = set()
         """Services that this node has taken itself out of (withdrawal.py)."""
@@ -160,11 +162,11 @@ class Ownership:
         """HELLO: decide about every service with the other node's view. Raises DatapathError."""
         ours = self.describe()
         self._agree_policy(ours, theirs)
-        forgotten: list[int] = []
+        others: dict[int, int] = {}
         for number, (own, other) in enumerate(zip(ours, theirs, strict=True)):
             state, term = hello.settle(own, other, self._config.node)
-            if hello.has_forgotten(own, other):
-                forgotten.append(number)
+            if own.state == Owner.OWNER != other.state:
+                others[number] = other.term
             self._dp.raise_term(number, term)
             if own.given:
                 taken = state != Owner.OWNER
@@ -172,7 +174,7 @@ class Ownership:
                 self.tell(number, state, "agreed with the other node")
             elif state != own.state and not own.out:
                 self._become(number, state, had=Owner(own.state))
-        self._known_again(forgotten)
+        self._known_again(others)
         self._settled.set()
 
     def _agree_policy(
@@ -213,9 +215,10 @@ class Ownership:
         if ended:
             self._log.warning(
                 "ghosts_ended",
-                f"service {service.name}: {ended} connections that were left here are ended: the "
-                "other node owns it",
+                f"service {service.name}: {len(ended)} connections that were left here are ended: "
+                "the other node owns it",
             )
+            self._left_behind(ended, number)
 
     def tell(self, number: int, state: Owner, why: str) -> None:
         """Post that this node's part in a service changed."""

@@ -12,7 +12,7 @@ stream has a hole here, so that nothing more of it is received.
 """
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 
 from prl.bindings.datapath import Datapath, DatapathError, Tuple
 from prl.daemon.session.protect import Primaries
@@ -33,13 +33,16 @@ class Doubtful:
         self,
         datapath: Datapath,
         primaries: Primaries,
+        services: int,
         *,
         lose: Callable[[Tuple, int], object],
         tell: Callable[[int], object],
         is_silent: Callable[[int], bool],
     ) -> None:
         self._dp, self._primaries, self._lose, self._tell = datapath, primaries, lose, tell
-        self._is_silent = is_silent
+        self._services, self._is_silent = services, is_silent
+        self._terms: list[int] = []
+        """Of each service, when the doubts began."""
         self._received: dict[int, int | None] = {}
         """Bytes of the peer's that each had when this node spoke again; None: it has not, yet."""
 
@@ -51,6 +54,8 @@ class Doubtful:
             for session in self._primaries.in_hand()
             if session.state in _SHADOWED and not session.ends.is_udp
         ]
+        if not self._received:
+            self._terms = [self._dp.term(service) for service in range(self._services)]
         self._received = dict.fromkeys([*self._received, *idle, *in_hand])
 
     def speaks(self, *, is_linked: bool) -> None:
@@ -60,11 +65,16 @@ class Doubtful:
         for handle in self._received:
             self._received[handle] = self._bytes_received(handle)
 
-    def settle(self, forgotten: Sequence[int]) -> None:
-        """The other node is there again; ``forgotten``: services that it cannot tell of."""
+    def settle(self, terms: Mapping[int, int]) -> None:
+        """The other node is there again, with these terms of services that it does not own.
+
+        Terms are agreed upon in each HELLO, and outlive prld: one that is lower than it was means
+        that its host has begun anew.
+        """
         received, self._received = self._received, {}
-        if not forgotten:
+        if not received:
             return
+        forgotten = [service for service, term in terms.items() if term < self._terms[service]]
         for handle, before in received.items():
             session = self._primaries.find(handle)
             if session is None or not session.is_live or session.service not in forgotten:

@@ -110,6 +110,12 @@ class Exposed:
         if _can_hang(session) and self._has_room(len(self._left) + 1):
             self._left[session.ends] = session.service
 
+    def leave_unknown(self, left: Iterable[Tuple], service: int) -> None:
+        """The same of what prld had not been asked for by then."""
+        for ends in left:
+            if self._has_room(len(self._left) + 1):
+                self._left[ends] = service
+
     def look(self, unprotected: Iterable[Session]) -> None:
         """Tell what is new: these sessions are not protected now."""
         if not self._link.up or not self._link.capabilities & Capability.EXPOSED:
