@@ -15,6 +15,7 @@ from datetime import datetime
 from pathlib import Path
 
 from prl.bgp.speaker import PORT
+from prl.errors import PrlError
 from prl.lab import Lab
 from tests.chaos import rules, wire
 from tests.chaos.clients import Client, Datagrams, Router, Stream
@@ -75,6 +76,13 @@ class Episode:
         self._folder.mkdir(parents=True)
         (self._folder / "plan.json").write_text(json.dumps(asdict(self._plan), indent=1))
         lab = Lab(f"chaos{self._plan.seed}-{os.getpid()}")
+        try:
+            self._run(lab)
+        except PrlError as error:  # the others are worth while
+            self._violation(f"the lab: {error}")
+        return self.outcome
+
+    def _run(self, lab: Lab) -> None:
         with ExitStack() as stack:
             stack.callback(lab.down)
             stack.callback(self._keep_logs, lab)
@@ -84,7 +92,6 @@ class Episode:
             with wire.captured(lab, pcap):
                 self._play(lab)
             self._judge_speakers(lab, pcap, by_port)
-        return self.outcome
 
     def _play(self, lab: Lab) -> None:
         service = lab.topology.service
