@@ -4,34 +4,7 @@
  * NFQUEUE that takes what bears the mark (userspace/io/queue_rules.c). A marked packet that no queue takes goes no
  * further than the socket's mark gate, which wants another mark (R1a).
  */
-#include <linux/pkt_cls.h>
-#define PRL_DEVICE ifindex
-/* On to whatever other tc programs there are. */
-#define PASS TC_ACT_UNSPEC
-#define DROP TC_ACT_SHOT
-#include "classify.h"
-
-/* Headers that are looked for in the linear part: Ethernet, two tags, IPv6, TCP with all its options. */
-#define HEADERS_BYTES (14 + 8 + 40 + 60)
-
-static __always_inline void parse(struct __sk_buff *skb, struct prl_packet *packet)
-{
-    __u32 tags = 0;
-
-    /* A driver may leave all but the Ethernet header in pages. */
-    for (int pulled = 0; pulled < 2; pulled++) {
-        __builtin_memset(packet, 0, sizeof(*packet));
-        if (skb->vlan_present) { /* the stack has taken the outer tag out of the frame already */
-            packet->key.vlans = skb->vlan_tci & 0xfff;
-            tags = 1;
-        }
-        prl_parse(skb, packet, 0, tags);
-        __u32 linear = skb->data_end - skb->data;
-        if (packet->kind != PRL_KIND_MALFORMED || linear >= HEADERS_BYTES || linear >= skb->len)
-            break;
-        bpf_skb_pull_data(skb, skb->len < HEADERS_BYTES ? skb->len : HEADERS_BYTES);
-    }
-}
+#include "ingress.h"
 
 static __always_inline int carry(struct __sk_buff *skb, const struct prl_flow_ref *ref, __u32 lif)
 {

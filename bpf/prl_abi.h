@@ -63,6 +63,17 @@
 #define PRL_QUEUE_FIRST 0x7072
 #define PRL_QUEUE_COUNT 16
 
+/*
+ * The carrier "mirror" (docs/mirror.md): what is longer than so many bytes, from L3 on, goes down the cable. Its frames are known by
+ * their source address: these two bytes, the second with the number of the logical interface, then the packet's number.
+ */
+#ifndef PRL_MIRROR_COPY_BYTES /* the simulator's packets are short */
+#define PRL_MIRROR_COPY_BYTES 2048
+#endif
+#define PRL_MIRROR_MAC_0 0x72
+#define PRL_MIRROR_MAC_1 0x60
+#define PRL_MIRROR_MAC_LIF 0x0f
+
 /* No flow (metadata of a frame that belongs to none; also an unused slot). */
 #define PRL_SLOT_NONE 0xffffffff
 
@@ -101,6 +112,7 @@ enum prl_flow_flag {
     PRL_FLOW_CLAMP = 1 << 5,     /* advertised window is limited to edge_limit */
     PRL_FLOW_RELAY = 1 << 7,     /* input goes through userspace in order, unreplicated; output leaves (R21) */
     PRL_FLOW_MD5 = 1 << 6,       /* RFC 2385 signatures: headers must not be rewritten in the kernel */
+    PRL_FLOW_MIRRORS = 1 << 8,   /* long packets go to the other node by the cable (docs/mirror.md) */
 };
 #define PRL_FLOW_HELD (PRL_FLOW_SETUP | PRL_FLOW_ACTIVE)   /* what the socket sends waits in userspace */
 #define PRL_FLOW_CAPTURED (PRL_FLOW_HELD | PRL_FLOW_RELAY) /* what the peer sends goes through userspace */
@@ -367,6 +379,21 @@ struct prl_node {
     __u64 births_dropped; /* input that came meanwhile, although the peer was told that there is no room */
     __u32 awaited; /* entries of prl_awaited: of userspace */
     __u32 pad3;
+};
+
+/* The cable of the carrier "mirror"; single element of prl_mirror, mapped by userspace. */
+struct prl_mirror {
+    __u32 ifindex; /* its interface; 0: nothing is mirrored */
+    __u32
+        queue_mark; /* of packets of which prld is given the headers alone, without a slot; 0: there is no such queue */
+    __u8 mac[6]; /* the other node's on it */
+    __u16 pad;
+    __u32 newest; /* number of the newest packet */
+    /* counters, frames */
+    __u64 cloned;
+    __u64 clone_failed; /* the standby will miss it, and refuse the packet */
+    __u64 taken; /* that came, for prld to join */
+    __u64 refused; /* that came for no shadow, or while prld is dead */
 };
 
 /*

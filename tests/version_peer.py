@@ -130,6 +130,7 @@ def exchange(fd: int, index: int, *, rude: bool) -> dict[str, Any]:
     sent: dict[str, int] = {}
     data = {
         Message.REPLICATE: tlv(lib.PRL_TLV_ELIDED, bytes(40), mandatory=True),
+        Message.MIRRORED: tlv(lib.PRL_TLV_PACKET, bytes(40), mandatory=True),
         Message.RELAY: tlv(lib.PRL_TLV_PACKET, bytes(40), mandatory=True),
         Message.OUTPUT: tlv(lib.PRL_TLV_PAYLOAD, b"output", mandatory=True),
         Message.SETUP: tlv(lib.PRL_TLV_SNAPSHOT, b"snapshot", mandatory=True),

@@ -24,6 +24,7 @@ UPLOAD = (
     Recipe("prl native", Way.PRL, role="sink", plain_link=True),
     Recipe("prl generic", Way.PRL, role="sink", mode="generic", plain_link=True),
     Recipe("prl kernel", Way.PRL, role="sink", mode="kernel", plain_link=True),
+    Recipe("prl mirror", Way.PRL, role="sink", mode="mirror", plain_link=True),
 )
 DOWNLOAD = (
     Recipe("none", Way.NONE, role="source"),
@@ -110,7 +111,7 @@ def cpu(bench: Bench) -> Part:
     """What a gigabyte costs, and where: an upload alone."""
     part = Part("cpu")
     wanted = {"none", "nfqueue", "nfqueue fed", "haproxy", "socat"}
-    wanted |= {"prl native", "prl generic", "prl kernel"}
+    wanted |= {"prl native", "prl generic", "prl kernel", "prl mirror"}
     _upload(bench, part, [one for one in UPLOAD if one.name in wanted])
     with bench.rigs(part, [Recipe("prl", Way.PRL)]) as rigs:
         bench.narrate("wake-ups and system calls of a round trip")
@@ -169,8 +170,9 @@ def _upload(bench: Bench, part: Part, recipes: Any) -> None:
         found_ratios["prl native/xdp-pass native"] = ratios(
             speed["prl native"], speed["xdp-pass native"]
         )
-    for way in ("prl kernel", "prl generic"):
-        for other in ("prl generic", "nfqueue", "nfqueue fed", "haproxy", "socat"):
+    for way in ("prl mirror", "prl kernel", "prl generic"):
+        others = ("prl kernel",) if way == "prl mirror" else ()
+        for other in (*others, "prl generic", "nfqueue", "nfqueue fed", "haproxy", "socat"):
             if way != other and {way, other} <= speed.keys():
                 found_ratios[f"{way}/{other}"] = ratios(speed[way], speed[other])
                 found_ratios[f"cpu {way}/{other}"] = ratios(price[way], price[other])

@@ -483,6 +483,10 @@ class Datapath:
             "no new epoch",
         )
 
+    def mirror(self) -> bool:
+        """Have long packets go by the cable from now on; False: the link is lost again."""
+        return int(lib.prl_dp_mirror(self._dp)) == 0
+
     def link_drop(self, why: str) -> None:
         """Give the connection up."""
         lib.prl_dp_link_drop(self._dp, why.encode()[:200])

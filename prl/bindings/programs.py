@@ -52,6 +52,7 @@ _MODES: Final[dict[Mode, int]] = {
     "native": lib.PRL_XDP_NATIVE,
     "generic": lib.PRL_XDP_GENERIC,
     "kernel": lib.PRL_XDP_KERNEL,
+    "mirror": lib.PRL_XDP_MIRROR,
 }
 
 
@@ -176,9 +177,21 @@ class Kernel:
 
     @property
     def mode(self) -> Mode:
-        """Where XDP runs, or "kernel": nowhere, input waits in the kernel."""
+        """Where XDP runs, or "kernel" and "mirror": nowhere, input waits in the kernel."""
         number = lib.prl_kernel_mode(self._kernel)
         return next((name for name, each in _MODES.items() if each == number), "generic")
+
+    def mirror_to(self, mac: bytes | None) -> None:
+        """Where clones of long packets go on the link's interface; None: there are none."""
+        lib.prl_kernel_mirror_set(self._kernel, ffi.NULL if mac is None else mac)
+
+    def mirror_counters(self) -> dict[str, int]:
+        """Frames on the cable: the counters of struct prl_mirror; empty with another carrier."""
+        mirror = lib.prl_kernel_mirror(self._kernel)
+        if mirror == ffi.NULL:
+            return {}
+        names = ("cloned", "clone_failed", "taken", "refused")
+        return {name: int(getattr(mirror, name)) for name in names}
 
     def guard(self, ifindex: int, *, whole: bool = True) -> tuple[Guard, str]:
         """See to it that an interface has its programs, first in line; what was in front, in words.

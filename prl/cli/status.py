@@ -37,6 +37,12 @@ def status_text(facts: dict[str, Any]) -> str:
     lines = [wrapped(f"node {facts['node']} ({facts['mode']}), prl {version}")]
     if facts["mode_because"]:
         lines.append(wrapped(f"mode: {facts['mode_because']}"))
+    if mirror := facts.get("mirror"):
+        words = f"mirror: long packets go by {mirror['interface']}, in clear; their bytes are not"
+        words += " compared (R12a), nor kept (R8)"
+        if not mirror["on"]:
+            words = f"mirror: all input goes over the link: {mirror['because']}"
+        lines.append(wrapped(words, None if mirror["on"] else WARN))
     for service in facts["services"]:
         addresses = ", ".join(service["addresses"])
         words = (

@@ -339,10 +339,12 @@ class Config(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
         ),
     ] = "look"
     mode: Annotated[
-        Literal["auto", "native", "generic", "kernel"],
+        Literal["auto", "native", "generic", "kernel", "mirror"],
         Meta(
             description="where input is captured and waits ([carriers.md](carriers.md)): XDP in "
             "the driver, or in the stack of any interface; kernel: no XDP, it waits in the kernel; "
+            "mirror: so it does, and long packets go to the other node in clear, by a cable of the "
+            "pair's own, link.interface, if both nodes have it ([mirror.md](mirror.md)); "
             "auto: native or kernel, as `prlctl doctor` says is better, generic as a last resort"
         ),
     ] = "auto"
@@ -528,11 +530,27 @@ def _check(config: Config) -> None:
             not command or command[0].startswith("/"),
             f"{key}: give the program's whole path: it is run without a shell",
         )
+    _check_mirror(config)
     _check_witnesses(config)
     _check_arbiter(config)
     _check_services(config)
     _check_routing(config)
     _check_metrics(config)
+
+
+def _check_mirror(config: Config) -> None:
+    if config.mode != "mirror":
+        return
+    _require(
+        config.link.interface not in config.interfaces,
+        'mode: "mirror" needs a cable of the pair\'s own, but link.interface is one towards peers; '
+        'give the link another interface, or take "kernel"',
+    )
+    _require(
+        config.nack == "drop",
+        'nack: must be "drop" with mode = "mirror": what went by the cable is not here to be sent '
+        "again",
+    )
 
 
 def _check_witnesses(config: Config) -> None:

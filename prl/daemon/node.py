@@ -29,7 +29,7 @@ from prl.daemon.control.followers import Followers
 from prl.daemon.control.rights import Right
 from prl.daemon.events.bounded import Bounded
 from prl.daemon.events.log import EventLog
-from prl.daemon.host import orphaned_sockets, scheduling, tap, xdp
+from prl.daemon.host import cable, orphaned_sockets, scheduling, tap, xdp
 from prl.daemon.host.guard import Guard
 from prl.daemon.host.instances import Instances
 from prl.daemon.host.network import Host, Sysctls, needed_sysctls
@@ -174,6 +174,8 @@ class Node:
         stack.push_async_callback(self._hooks.close)
         stack.push_async_callback(self._withdrawal.close)
         stack.push_async_callback(self._end_keeping)
+        if self._cable is not None:
+            stack.push_async_callback(self._cable.close)
         await self._neighbours.refresh()
         guarding = self._guard.run(
             broken=lambda: self._primaries.doubt(Reason.NOT_HELD),
@@ -237,6 +239,9 @@ class Node:
             known_again=self._on_known_again,
         )
         self._hooks = Hooks(config, log)
+        self._cable: cable.Cable | None = None
+        if config.mode == "mirror":
+            self._cable = cable.Cable(config, self._kernel, dp, host, log)
         self._fence = FenceHook(config, log, self._ownership.take_fenced)
         self._neighbours = Neighbours(config, dp, host, lans)
         self._link = Link(
@@ -290,6 +295,7 @@ class Node:
         view = NodeView(
             *(config, self._kernel, dp, self._link, self._ownership, self._primaries),
             arbiter=self._arbiter,
+            cable=self._cable,
             ailments=lambda: [
                 *(self._guard.why_unsafe, self._upkeep.wrong, self._lan_ailing()),
                 self._arbiter.ailment if self._arbiter is not None else "",
@@ -380,6 +386,8 @@ class Node:
         hold = await host.tap_up(tap.HOLD)
 
         choice = xdp.choose(config)
+        if choice.mode == "mirror":
+            cable.check(config)
 
         def load() -> Kernel:
             return Kernel(
@@ -573,6 +581,8 @@ class Node:
         self._link_up_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         if self._arbiter is not None:
             self._arbiter.on_link_up()
+        if self._cable is not None:
+            self._cable.on_link_up(self._link.capabilities)
         self._shadows.announce_offers()
         self._exposed.on_link_up()
         self._primaries.on_link_up()
@@ -615,6 +625,8 @@ class Node:
     def _on_link_lost(self) -> None:
         if self._arbiter is not None:
             self._arbiter.on_link_lost()
+        if self._cable is not None:
+            self._cable.on_link_down()
         self._shadows.on_link_down()
         self._primaries.on_link_down()
 

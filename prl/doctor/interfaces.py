@@ -39,8 +39,10 @@ def examine(config: Config | None) -> Iterator[Finding]:
         mode = best_mode([name], no_queue)[0] if wanted == "auto" else wanted
         if mode == "native":
             yield _mtu(there[name])
-        elif mode == "kernel":
+        elif mode in {"kernel", "mirror"}:
             yield _longest(there[name])
+        if mode == "mirror" and config is not None and config.link.interface in there:
+            yield _cable(there[name], there[config.link.interface])
         yield _offloads(name, mode)
         yield _xdp(name, mode)
         yield _filters(name)
@@ -54,11 +56,11 @@ def _mode(config: Config | None, names: list[str], no_queue: str) -> Finding:
     if config is None:
         found = ", ".join(f"{name}: {best_mode([name], no_queue)[0]}" for name in names)
         return Finding(title, Verdict.OK, found or "no interface")
-    if config.mode == "kernel":
+    if config.mode in {"kernel", "mirror"}:
         return judge(
             title,
             not no_queue,
-            no_queue or "kernel: NFQUEUE, by configuration",
+            no_queue or f"{config.mode}: NFQUEUE, by configuration",
             'load nft_queue or xt_NFQUEUE, or take mode = "auto"',
             paste=_QUEUE_MODULES,
         )
@@ -89,6 +91,17 @@ def _mtu(interface: Interface) -> Finding:
         f'at most {NATIVE_MTU_MAX}; or mode = "generic"',
         paste=f"ip link set {interface.name} mtu {NATIVE_MTU_MAX}",
         otherwise=Verdict.WARNING,
+    )
+
+
+def _cable(lan: Interface, link: Interface) -> Finding:
+    """What the LAN's packets are cut to must fit (docs/mirror.md)."""
+    return judge(
+        f"MTU of {link.name} for what is mirrored of {lan.name}",
+        link.mtu >= lan.mtu,
+        str(link.mtu),
+        f"at least {lan.mtu}, on both nodes",
+        paste=f"ip link set {link.name} mtu {lan.mtu}",
     )
 
 
@@ -142,7 +155,7 @@ def _xdp(name: str, mode: Mode) -> Finding:
     programs = [attached["prog"], *attached.get("attached", ())] if "prog" in attached else []
     names = dict.fromkeys(_program_name(each) for each in programs)
     foreign = [each for each in names if not _is_ours(each)]
-    in_front = mode == "kernel"
+    in_front = mode in {"kernel", "mirror"}
     return judge(
         title,
         not foreign,

@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
-Mode = Literal["native", "generic", "kernel"]
+Mode = Literal["native", "generic", "kernel", "mirror"]
 """Who captures: XDP in the driver or the stack; or tc ingress, and packets wait in the kernel."""
 BTF = Path("/sys/kernel/btf/vmlinux")
 _READ_BYTES = 16 << 20

@@ -117,10 +117,17 @@ class LinkCable(Cable):
                     raise
 
     def mend(self) -> None:
-        """Take the filters out."""
+        """Take the filters out, and none of others': the kind must be named for that."""
         for parent in (_EGRESS, _INGRESS):
             try:
-                self._netlink.tc("del-filter", index=self._index, parent=parent, prio=_PRIORITY)
+                self._netlink.tc(
+                    "del-filter",
+                    "bpf",
+                    index=self._index,
+                    parent=parent,
+                    prio=_PRIORITY,
+                    handle=1,
+                )
             except NetlinkError as error:
                 if error.code not in {errno.ENOENT, errno.EINVAL}:
                     raise

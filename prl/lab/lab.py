@@ -35,6 +35,7 @@ class Mode(StrEnum):
     NATIVE = "native"
     GENERIC = "generic"
     KERNEL = "kernel"
+    MIRROR = "mirror"
 
 
 class How(StrEnum):

@@ -29,6 +29,7 @@ static struct prl_host *node[NODES];
 static struct fuzz_input *input;
 static bool lied;  /* something came that no node and no peer of the pair's would send */
 static bool silent_lan; /* nobody answers, no heartbeat comes */
+static bool mirrors; /* the carrier is "mirror"; else frames are captured */
 static uint64_t since[NODES][SESSIONS];    /* the snapshot's end of output … */
 static bool unanswered[NODES][SESSIONS]; /* … from which on nothing has come from the other node */
 static uint8_t beat[NODES][RAW_MAX];
@@ -114,6 +115,14 @@ void sim_datagram(uint32_t index, uint32_t path, const uint8_t *bytes, uint32_t 
         return;
     beat_bytes[index] = count < RAW_MAX ? count : RAW_MAX;
     memcpy(beat[index], bytes, beat_bytes[index]);
+}
+
+/* Of five frames on the cable one is lost. */
+void sim_mirror(uint32_t index, uint32_t session, uint64_t seq, uint32_t bytes, uint64_t ack, uint32_t flags,
+                uint32_t number)
+{
+    if (number % 5)
+        sim_cable(node[!index], session, seq, bytes, ack, flags, number);
 }
 
 /* ---- what must hold ---- */
@@ -202,12 +211,16 @@ static void join(void)
         prl_dp_link_hello(node[i]->dp);
     }
     for (uint32_t i = 0; i < NODES; i++)
-        prl_dp_link_up(node[i]->dp, epoch, PRL_CAP_NACK_RETRY | PRL_CAP_RESYNC, key, token[i], token[1 - i]);
+        prl_dp_link_up(node[i]->dp, epoch, PRL_CAP_RESYNC | (mirrors ? PRL_CAP_MIRROR : PRL_CAP_NACK_RETRY), key,
+                       token[i], token[1 - i]);
+    for (uint32_t i = 0; mirrors && i < NODES; i++)
+        prl_dp_mirror(node[i]->dp);
 }
 
 static void begin(void)
 {
     lied = silent_lan = false;
+    mirrors = input->left && (input->at[input->left - 1] & 7) == 7; /* so that older inputs mean what they did */
     memset(unanswered, 0, sizeof(unanswered));
     memset(beat_bytes, 0, sizeof(beat_bytes));
     memset(claimed, 0, sizeof(claimed));
@@ -215,6 +228,7 @@ static void begin(void)
         node[i] = sim_boot(i, 1 + i);
         node[i]->clock_ns = 1000000 * MS_NS;
         node[i]->link_queue_bytes = QUEUE_BYTES;
+        node[i]->keeps_input = node[i]->mirrors = mirrors;
         for (uint32_t s = 0; s < SESSIONS; s++)
             node[i]->service_of[s] = s % SERVICES;
         start(i);
@@ -488,6 +502,7 @@ static void forge(uint32_t to)
         msg.out_seq = dp_primary_of(flow)->out_next;
         msg.hash = flow->compare.hash;
     }
+    msg.number = node[!to]->mirror_newest;
     if (sock && likely()) { /* a packet of the session's, or its output */
         uint32_t bytes = octet() * 5u;
         uint32_t whole = build(host, frame, session, true, (uint32_t)sock->rcv_nxt, bytes, (uint32_t)sock->snd_una,
@@ -496,6 +511,7 @@ static void forge(uint32_t to)
         change(frame + 14, whole - 14, octet() % 4);
         msg.data = frame + (msg.type == PRL_MSG_OUTPUT ? whole - bytes : 14);
         msg.data_bytes = msg.type == PRL_MSG_OUTPUT ? bytes : whole - 14;
+        msg.whole_bytes = msg.data_bytes;
     }
     head = prl_wire_encode_prefix(&msg, raw, MESSAGE_MAX);
     if (head < 0)

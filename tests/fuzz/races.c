@@ -65,6 +65,18 @@ void sim_claims(uint32_t index, uint32_t service, const uint8_t *trailer)
     (void)index, (void)service, (void)trailer;
 }
 
+void sim_mirror(uint32_t index, uint32_t session, uint64_t seq, uint32_t bytes, uint64_t ack, uint32_t flags,
+                uint32_t number)
+{
+    (void)index;
+    (void)session;
+    (void)seq;
+    (void)bytes;
+    (void)ack;
+    (void)flags;
+    (void)number;
+}
+
 void sim_asks(uint32_t index)
 {
     machine[index].is_asking = true;

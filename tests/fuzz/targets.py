@@ -61,6 +61,7 @@ LINKED: dict[str, tuple[str, ...]] = {
 DEFINED: dict[str, tuple[str, ...]] = {
     "datapath": (
         *("PRL_DP_FRAMES=64", "PRL_DP_HOLDS=64", "PRL_DP_OUTPUT_BUFFERS=8"),
+        "PRL_MIRROR_COPY_BYTES=300",
         *("PRL_DP_LINK_TX_BYTES=0x40000", "PRL_LINK_RX_BYTES=0x200000u"),
         *("PRL_MOMENT_PIECE=2000", "PRL_MOMENT_QUEUES_MAX=0x4000"),
     ),

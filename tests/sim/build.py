@@ -31,8 +31,11 @@ HEADERS = ("tcp/serial.h", "core/hold.h", "core/primary.h", "core/secondary.h",
            "core/ownership.h", "core/switchover.h", "prl_abi.h", "wire/wire.h",
            "tcp/packet.h", "api/datapath.h", "machine.h")  # fmt: skip
 LIBRARIES = ("ssl", "crypto", "z")
-CFLAGS = ("-std=gnu11", "-O2", "-g", "-fPIC", "-fwrapv", "-UNDEBUG", "-DPRL_MOMENT_PIECE=2000")
-"""A session that has two segments queued already needs more than one message for its moment."""
+CFLAGS = (
+    *("-std=gnu11", "-O2", "-g", "-fPIC", "-fwrapv", "-UNDEBUG"),
+    "-DPRL_MOMENT_PIECE=2000",  # two segments queued need more than one message for their moment
+    "-DPRL_MIRROR_COPY_BYTES=300",  # of packets of at most SEGMENT_MAX
+)
 ABSENT = re.compile(
     r"\bprl_(kernel_\w+|dp_open|moment_(copy|restore|next_tsval|segs_in|keep_ahead))\("
 )

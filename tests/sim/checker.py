@@ -102,8 +102,9 @@ class Checker:
         life = self._life_here(node, session)
         if life is None:
             return
-        if way == lib.SIM_LOST:
-            life.untidy = True
+        if way in {lib.SIM_LOST, lib.SIM_UNSEEN}:
+            life.untidy |= way == lib.SIM_LOST
+            life.disordered = True
             self.world.count("dropped by the kernel")
             return
         if way == lib.SIM_UNREPLICATED:
@@ -138,7 +139,7 @@ class Checker:
         accepted = life.accepted
         if number < len(accepted) and accepted[number] == segment:
             return
-        if life.untidy or node.other.stalled or self._usable(node.other, life) is None:
+        if life.disordered or node.other.stalled or self._usable(node.other, life) is None:
             return
         raise ViolationError(
             f"I1/I2: session {life.session.number}: {segment} is number {number} of the primary's "
@@ -301,7 +302,8 @@ class Checker:
             raise ViolationError(f"L4: {what}: a shadow that missed something speaks")
         if life.untidy:
             return  # what its kernel dropped is fed again; in the end the session has gone on
-        if life.released != life.accepted[: len(life.released)]:
+        in_order = life.released == life.accepted[: len(life.released)]
+        if not (in_order or life.disordered):
             raise ViolationError(f"I1/I2: {what}: the primary's L4 had what the shadow's did not")
         if session.snd_una > sock.rcv_nxt:
             raise ViolationError(

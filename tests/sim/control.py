@@ -554,6 +554,8 @@ class Control:
             lib.prl_dp_link_up, connection.epoch, self.world.capabilities, key,
             tokens[node.index], tokens[1 - node.index],
         )  # fmt: skip
+        if self.world.mirrors:
+            node.call(lib.prl_dp_mirror)
         if self.arbiter is not None:
             self.arbiter.on_link_up()
 

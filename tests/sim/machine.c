@@ -21,6 +21,7 @@
 #include "loop/loop.h"
 #include "loop/open.h"
 #include "node/lan.h"
+#include "path/mirror.h"
 #include "path/reinject.h"
 #include "tcp/serial.h"
 #include "machine_calls.h"
@@ -36,6 +37,7 @@ struct frame {
     struct frame *next;
     struct prl_meta meta;
     uint32_t number; /* of one that waits for its verdict */
+    uint32_t mirrored; /* number on the cable, of which prld is given the headers alone; 0: all of it */
     bool passes;
     uint32_t bytes;
     uint8_t data[];
@@ -615,7 +617,7 @@ static bool has_settled(struct prl_host *host)
 }
 
 static void capture(struct prl_host *host, uint32_t session, uint64_t seq, uint32_t bytes, uint64_t ack,
-                    uint32_t flags)
+                    uint32_t flags, uint32_t mirrored)
 {
     struct frame *frame;
 
@@ -624,10 +626,34 @@ static void capture(struct prl_host *host, uint32_t session, uint64_t seq, uint3
         return;
     }
     frame = queue_put(host->captured, 14 + 60 + bytes);
+    frame->mirrored = mirrored;
     frame->meta.handle = host->handle_of[session];
     frame->meta.slot = (uint32_t)host->slot_of[session];
     frame->bytes =
         build(host, frame->data, session, true, (uint32_t)seq, bytes, (uint32_t)ack, SIM_BUFFER_BYTES, flags);
+}
+
+/* carry() in bpf/mirror.bpf.c: 0, or the number of the clone. */
+static uint32_t mirror(struct prl_host *host, uint32_t session, uint64_t seq, uint32_t bytes, uint64_t ack,
+                       uint32_t flags)
+{
+    const struct prl_flow *flow = flow_of(host, session);
+
+    if (!host->mirrors || !(flow->flags & PRL_FLOW_MIRRORS) || bytes + 40 <= PRL_MIRROR_COPY_BYTES)
+        return 0;
+    host->mirror_newest += host->mirror_newest + 1 ? 1 : 2;
+    sim_mirror(host->index, session, seq, bytes, ack, flags, host->mirror_newest);
+    return host->mirror_newest;
+}
+
+void sim_cable(struct prl_host *host, uint32_t session, uint64_t seq, uint32_t bytes, uint64_t ack, uint32_t flags,
+               uint32_t number)
+{
+    const uint32_t wanted = PRL_FLOW_SECONDARY | PRL_FLOW_ACTIVE;
+    const struct prl_flow *flow = flow_of(host, session);
+
+    if (host->mirrors && flow && (flow->flags & (wanted | PRL_FLOW_VOID)) == wanted && sim_works(host))
+        capture(host, session, seq, bytes, ack, flags, number);
 }
 
 /* prl_classify: a frame of the peer's. */
@@ -650,7 +676,7 @@ void sim_frame(struct prl_host *host, uint32_t session, uint64_t seq, uint32_t b
     } else if (host->node.bypassed) {
         deliver(host, session, seq, bytes, ack, flags, SIM_UNREPLICATED);
     } else if (sim_works(host)) {
-        capture(host, session, seq, bytes, ack, flags);
+        capture(host, session, seq, bytes, ack, flags, mirror(host, session, seq, bytes, ack, flags));
     } else if (flow_flags & PRL_FLOW_OPEN && is_owned(host, addr)) {
         deliver(host, session, seq, bytes, ack, flags, SIM_PASSED);
     } else if (has_settled(host) && !host->node.policy_stop && host->clock_ns >= prl_open_at_ns(&host->node)) {
@@ -809,7 +835,9 @@ static uint32_t io_receive(struct prl_host *host, uint32_t port, struct prl_rece
     while (count < capacity && (frame = queue_take(host->captured))) {
         struct prl_received *one = &received[count];
 
-        one->packet = prl_umem_copy(host->umem, frame->data, frame->bytes);
+        one->mirrored = frame->mirrored;
+        one->is_cut = frame->mirrored && frame->bytes > PRL_MIRROR_COPY_BYTES;
+        one->packet = prl_umem_copy(host->umem, frame->data, one->is_cut ? PRL_MIRROR_COPY_BYTES : frame->bytes);
         one->bytes = frame->bytes;
         one->queued = 0;
         one->meta = frame->meta;
@@ -898,16 +926,27 @@ static int io_inject(struct prl_host *host, const struct iovec *piece, int piece
     return 0;
 }
 
-static void io_settle(struct prl_host *host, uint32_t queued, bool passes)
+static void io_settle(struct prl_host *host, uint64_t queued, bool passes)
 {
-    struct frame *frame = queue_pick(host->kept, queued);
+    struct frame *frame = queue_pick(host->kept, (uint32_t)queued);
 
     if (!frame) {
-        wrong(host, "a verdict about packet %u, which does not wait", queued);
+        wrong(host, "a verdict about packet %u, which does not wait", (uint32_t)queued);
         return;
     }
     frame->passes = passes;
     queue_append(host->settled, frame);
+}
+
+/* A shadow's stack drops what is next in line and cannot be fed again: the peer may not hear that it was received. */
+static bool is_next_in_line(struct prl_host *host, uint32_t session, const struct frame *frame,
+                            const struct prl_packet *packet)
+{
+    const struct sim_sock *sock = sock_of(host, session);
+    uint64_t seq = near(sock->rcv_nxt, packet->seq);
+
+    return frame->mirrored && flow_of(host, session) && flow_of(host, session)->flags & PRL_FLOW_SECONDARY &&
+           seq <= sock->rcv_nxt && sock->rcv_nxt < seq + packet->payload_bytes;
 }
 
 /* A packet goes on to the stack as it came, and may get lost there as one that was injected. */
@@ -923,7 +962,8 @@ static void pass_on(struct prl_host *host, const struct frame *frame)
         return;
     if (packet.payload_bytes && happens(host, host->drop_chance)) {
         host->dropped_injected++;
-        sim_stack(host->index, session, 0, 0, 0, 0, SIM_LOST);
+        sim_stack(host->index, session, 0, 0, 0, 0,
+                  is_next_in_line(host, session, frame, &packet) ? SIM_UNSEEN : SIM_LOST);
         return;
     }
     deliver_cut(host, session, &packet, packet.payload_bytes);
@@ -1798,13 +1838,19 @@ const char *sim_audit(const struct prl_host *host)
         if (!flow->used)
             continue;
         if (flow->secondary) {
-            if (dp_shadow_of(flow)->unfed)
-                waiting += dp_shadow_of(flow)->unfed->kept.count + dp_shadow_of(flow)->unfed->waiting.count;
+            const struct dp_unfed *unfed = dp_shadow_of(flow)->unfed;
+
+            if (!unfed)
+                continue;
+            waiting += unfed->kept.count + unfed->waiting.count + unfed->unjoined.count;
+            for (const struct prl_hold *hold = unfed->kept.head; hold; hold = hold->next)
+                bare += !dp_hold_has_bytes(hold);
         } else if (queues) {
             waiting += queues->in_held.count + queues->in_pending.count + queues->relayed.count;
             buffers += queues->out_held.count + queues->out_pending.count;
         }
     }
+    waiting += dp_mirror_count(dp);
     words[0] = 0;
     if (dp->held.pool.used != host->borrowed + waiting + buffers)
         snprintf(words, sizeof(words), "%u entries are in use, %u packets wait",

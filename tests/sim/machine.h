@@ -28,7 +28,7 @@ enum sim_limit {
 enum sim_flag { SIM_FIN = 1, SIM_RST = 2 };
 
 /* How a segment came to a socket; LOST: it did not, the kernel has dropped it. */
-enum sim_way { SIM_PASSED = 0, SIM_REINJECTED = 1, SIM_UNREPLICATED = 2, SIM_LOST = 3 };
+enum sim_way { SIM_PASSED = 0, SIM_REINJECTED = 1, SIM_UNREPLICATED = 2, SIM_LOST = 3, SIM_UNSEEN = 4 };
 
 /* A TCP socket, as far as it matters; its descriptor is its place in struct prl_host. */
 struct sim_sock {
@@ -89,6 +89,8 @@ struct prl_host {
     uint32_t frames_max; /* of each of them */
     uint8_t
         keeps_input; /* the carrier is "kernel": input waits here for its verdict, `captured` is copies of it */
+    uint8_t mirrors; /* the carrier is "mirror", which keeps_input as well */
+    uint32_t mirror_newest; /* prl_mirror.newest */
     struct sim_frames *kept, *settled; /* without a verdict; with one that has not been sent */
     uint32_t kept_number; /* of the newest */
     uint64_t timer_ns;
@@ -132,6 +134,9 @@ bool sim_has_work(const struct prl_host *host); /* a wait would end now, the tim
 void sim_key(const struct prl_host *host, uint32_t session, struct prl_flow_key *key);
 void sim_frame(struct prl_host *host, uint32_t session, uint64_t seq, uint32_t bytes, uint64_t ack,
                uint32_t flags);
+/* prl_mirrored: a frame came by the cable. */
+void sim_cable(struct prl_host *host, uint32_t session, uint64_t seq, uint32_t bytes, uint64_t ack, uint32_t flags,
+               uint32_t number);
 void sim_answered(struct prl_host *host); /* by a neighbour that was asked for its own address */
 /* What was said behind an ARP message that names a service's address (prl_abi.h); zeros: nothing. */
 #define SIM_TRAILER_BYTES 32 /* sizeof(struct prl_claim) */

@@ -376,8 +376,8 @@ MUTANTS = (
     Mutant(
         "input is accepted and not fed",
         "path/secondary.c",
-        "    dp_reinject(dp, flow, &piece, 1, &packet, msg->lif);\n    dp_verify_fed",
-        "    dp_verify_fed",
+        "    feed(dp, flow, arrival);\n",
+        "    (void)feed;\n",
     ),
     Mutant(
         "VOID is acknowledged, and the shadow is not void",
@@ -388,8 +388,8 @@ MUTANTS = (
     Mutant(
         "a shadow that was taken over stays silent",
         "path/takeover.c",
-        "    dp_flow_set_flags(flow);\n    if (flow->kernel->key.proto == IPPROTO_TCP) {",
-        "    if (flow->kernel->key.proto == IPPROTO_TCP) {",
+        "    dp_flow_set_flags(flow);\n    dp_mirror_forget(dp, flow);",
+        "    dp_mirror_forget(dp, flow);",
     ),
     Mutant(
         "what a NACK refused counts as accepted",
@@ -437,8 +437,8 @@ MUTANTS = (
     Mutant(
         "what the shadow's kernel dropped is not kept",
         "path/verify.c",
-        "            keep(dp, flow, &verify->fed[i]);",
-        "            (void)keep;",
+        "            (verify->fed[i].data ? keep : keep_bare)(dp, flow, &verify->fed[i]);",
+        "            verify->fed[i].data ? (void)keep : keep_bare(dp, flow, &verify->fed[i]);",
         ("kernel drops",),
     ),
     Mutant(
@@ -629,6 +629,70 @@ MUTANTS = (
         "path/reinject.c",
         "    prl_gro_flush(&dp->reinject->gro);\n    dp->io->settle_all(dp->host);\n",
         "    prl_gro_flush(&dp->reinject->gro);\n",
+    ),
+    # -- packets whose payload goes by the cable (docs/mirror.md)
+    Mutant(
+        "what went by the cable is acknowledged before the socket has it",
+        "path/shadow.c",
+        "    if (!dp_shadow_of(flow)->unseen &&\n        prl_secondary_take_ack(",
+        "    if (prl_secondary_take_ack(",
+        faults=("kernel drops", "power off", "pause"),
+    ),
+    Mutant(
+        "what the socket lacks is acknowledged with what came before it",
+        "path/verify.c",
+        "        .seq = seq - 1,\n        .space",
+        "        .seq = seq,\n        .space",
+        faults=("kernel drops", "power off", "pause"),
+    ),
+    Mutant(
+        "a refusal does not wait for the socket to have what was before it",
+        "path/secondary.c",
+        "        if (lost ? dp_shadow_of(flow)->unseen : must_wait(dp, flow, &arrival))",
+        "        if (!lost && must_wait(dp, flow, &arrival))",
+        faults=("kernel drops",),
+    ),
+    Mutant(
+        "a message is worked on although a frame of its packet is missing",
+        "path/mirror.c",
+        "    return tcp_seq == tcp_end;\n}",
+        "    return true;\n}",
+        test="sim/test_situations.py::test_a_packet_is_fed_when_all_of_its_frames_are_here",
+    ),
+    Mutant(
+        "frames of another packet are fed in place of those that a message names",
+        "path/mirror.c",
+        "        if (hold->tcp_seq != tcp_seq)\n            return false;\n",
+        "",
+        test="sim/test_situations.py::test_a_packet_is_fed_when_all_of_its_frames_are_here",
+    ),
+    Mutant(
+        "what comes behind a message that waits for its frames overtakes it",
+        "path/secondary.c",
+        "        (dp_mirror_waiting(flow) || must_wait(dp, flow, &arrival)))",
+        "        must_wait(dp, flow, &arrival))",
+        test="sim/test_situations.py::test_what_comes_behind_a_packet_that_is_late_waits_for_it",
+    ),
+    Mutant(
+        "a packet without payload waits to be sent",
+        "path/mirror.c",
+        "        return dp->mirrors && !primary->held_back &&",
+        "        return dp->mirrors &&",
+        faults=("switchover",),
+    ),
+    Mutant(
+        "what cannot be fed again is kept by the new owner",
+        "path/verify.c",
+        "    drop_bare(dp, flow);\n    if (!has_kept(flow))",
+        "    dp_shadow_of(flow)->unseen = false;\n    (void)drop_bare;\n    if (!has_kept(flow))",
+        test="sim/test_situations.py::test_a_new_owner_does_not_wait_for_what_cannot_be_fed_again",
+    ),
+    Mutant(
+        "frames that no message names wait for ever",
+        "path/mirror.c",
+        "dp->now_ns - place->came_ns >= DP_MIRROR_FRAME_NS)",
+        "false)",
+        test="sim/test_situations.py::test_frames_that_no_message_names_are_dropped",
     ),
     # -- a take-over takes turns (F22)
     Mutant(

@@ -505,6 +505,7 @@ class Node:
         host.keep_back_chance = world.keep_back_chance
         host.takeover_cost_ns = world.takeover_cost_ns
         host.keeps_input = world.keeps_input[self.index]
+        host.mirrors = world.mirrors
         host.unheard_chance = world.unheard_chance
         for session in world.sessions:
             host.service_of[session.number] = session.service

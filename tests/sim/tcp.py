@@ -61,3 +61,6 @@ class Life:
     """It was taken over by a node whose clock stood, and that could not know what it had missed."""
     untidy: bool = False
     """A kernel dropped what it was given: the lists differ until TCP or prld has repaired it."""
+    disordered: bool = False
+    """Untidy, or the shadow's kernel dropped what cannot be fed again (docs/mirror.md): the lists
+    differ, but the peer is told of nothing that the shadow does not have."""

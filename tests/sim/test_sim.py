@@ -34,6 +34,7 @@ REACHED = (
     "wake-up lost", "dropped by the kernel", "kept_packets",
     "claim obeyed", "replay refused", "replay obeyed, and rightly",
     "refed_packets", "link queue filled", "takeover_shares",
+    "mirror_fed", "mirror_lost", "mirror_dropped", "mirror_unnamed",
 )  # fmt: skip
 
 

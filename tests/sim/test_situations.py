@@ -22,7 +22,15 @@ from tests.sim.node import (
     Node,
 )
 from tests.sim.tcp import Session
-from tests.sim.world import HUNG_MS, PROBE_MS, TAKEOVER_MS, WITHOUT_ANSWERS, World, watch
+from tests.sim.world import (
+    CHANCE,
+    HUNG_MS,
+    PROBE_MS,
+    TAKEOVER_MS,
+    WITHOUT_ANSWERS,
+    World,
+    watch,
+)
 
 SEED = 2
 STOP_NS = 60 * MS
@@ -30,6 +38,10 @@ STRANGERS = 3
 FOR_EVER_NS = 10**12
 ENDED_NS = 30 * MS
 """Two ticks of the datapath, and the control plane's time."""
+MIRROR_SEED = 2
+"""Of a world whose pair drops what there is no space for."""
+LONG = 1000
+"""Bytes of a packet that goes by the cable."""
 CROWD_SEED = 128
 """A world of five sessions of one service."""
 TURN_NS = 40 * MS
@@ -38,6 +50,8 @@ TURN_NS = 40 * MS
 
 class Calm(World):
     """A world in which nothing goes wrong by itself, nor is put right."""
+
+    mirrors = False
 
     def __init__(self, seed: int, *, arbitrated: bool = False) -> None:
         super().__init__(seed, product(), faults=("slow reader",), arbitrated=arbitrated)
@@ -751,6 +765,146 @@ def test_a_packet_that_waits_in_the_kernel_is_no_other_flows_that_has_got_its_sl
         assert int(status.counters.rx_unknown_flow) == unknown + 1
         assert owner.flow(second).in_held <= held
         assert owner.ffi.string(owner.lib.sim_audit(owner.host)) == b""
+
+
+class Mirrored(Calm):
+    """Whose cable has come apart: what leaves by it is here, and arrives when a test says so."""
+
+    mirrors = True
+    cable_loss = 0.0
+
+    def __init__(self, seed: int) -> None:
+        self.clones: list[tuple[int, ...]] = []
+        super().__init__(seed)
+        assert not self.limits["nack_retry"]
+
+    def mirror(self, sender: Node, session: Session, number: int, *segment: int) -> None:
+        """Keep it: number and segment."""
+        del sender, session
+        self.clones.append((number, *segment))
+
+
+@pytest.fixture
+def mirrored() -> Iterator[tuple[Mirrored, Node, Node, Session]]:
+    """Owner and standby of a session that mirrors, and of which the peer says nothing."""
+    world = Mirrored(MIRROR_SEED)
+    watch(world)
+    try:
+        owner, standby = protected(world)
+        session = world.sessions[0]
+        for each in world.sessions:
+            each.quiet_until_ns = FOR_EVER_NS
+        world.after(50 * MS)  # what was under way
+        world.clones.clear()
+        owner.host.flow[owner.host.slot_of[session.number]].flags |= owner.lib.PRL_FLOW_MIRRORS
+        yield world, owner, standby, session
+    finally:
+        world.close()
+
+
+def status_of(node: Node) -> Any:
+    status = node.ffi.new("struct prl_dp_status *")
+    node.lib.prl_dp_status(node.dp, status)
+    return status
+
+
+def counters(node: Node) -> Any:
+    return status_of(node).counters
+
+
+def expected_next(node: Node, session: Session) -> int:
+    info = node.ffi.new("struct prl_flow_info *")
+    node.lib.prl_dp_flow_info(node.dp, node.flow(session).handle, info)
+    return int(info.secondary.in_next)
+
+
+def named(node: Node) -> int:
+    return int(status_of(node).received[node.lib.PRL_MSG_MIRRORED])
+
+
+def names_one(world: Mirrored, owner: Node, standby: Node, session: Session) -> tuple[int, int]:
+    """The peer sends a long packet, and the message that names its clone is at the standby."""
+    before = named(standby)
+    owner.lib.sim_frame(owner.host, session.number, session.snd_nxt, LONG, session.rcv_nxt, 0)
+    owner.poke()
+    world.until(lambda: named(standby) > before)
+    ((number, seq, count, *_),) = world.clones
+    world.clones.clear()
+    assert (seq, count) == (session.snd_nxt, LONG)
+    return number, seq
+
+
+def test_a_packet_is_fed_when_all_of_its_frames_are_here(
+    mirrored: tuple[Mirrored, Node, Node, Session],
+) -> None:
+    """The NIC may cut it; other frames of the same number are not it."""
+    world, owner, standby, session = mirrored
+    lib, host, ack = standby.lib, standby.host, session.rcv_nxt
+    fed, lost = int(counters(standby).mirror_fed), int(counters(standby).mirror_lost)
+
+    number, seq = names_one(world, owner, standby, session)
+    lib.sim_cable(host, session.number, seq + 100, LONG - 100, ack, 0, number)
+    lib.sim_turn(host)
+    assert counters(standby).mirror_fed == fed
+    world.until(lambda: int(counters(standby).mirror_lost) == lost + 1)
+
+    number, seq = names_one(world, owner, standby, session)
+    lib.sim_cable(host, session.number, seq, LONG - 400, ack, 0, number)
+    lib.sim_turn(host)
+    assert counters(standby).mirror_fed == fed
+    lib.sim_cable(host, session.number, seq + LONG - 400, 400, ack, 0, number)
+    lib.sim_turn(host)
+    assert counters(standby).mirror_fed == fed + 1
+    assert standby.ffi.string(lib.sim_audit(host)) == b""
+
+
+def test_what_comes_behind_a_packet_that_is_late_waits_for_it(
+    mirrored: tuple[Mirrored, Node, Node, Session],
+) -> None:
+    world, owner, standby, session = mirrored
+    number, seq = names_one(world, owner, standby, session)
+    lib, accepted = standby.lib, expected_next(standby, session)
+    behind = int(status_of(standby).received[lib.PRL_MSG_REPLICATE])
+    lib.sim_frame(owner.host, session.number, seq + LONG, 100, session.rcv_nxt, 0)
+    owner.poke()
+    world.until(lambda: int(status_of(standby).received[lib.PRL_MSG_REPLICATE]) > behind)
+    assert expected_next(standby, session) == accepted
+    lib.sim_cable(standby.host, session.number, seq, LONG, session.rcv_nxt, 0, number)
+    lib.sim_turn(standby.host)
+    assert expected_next(standby, session) == accepted + 2
+    assert standby.flow(session).state == lib.PRL_SECONDARY_ACTIVE
+    assert standby.ffi.string(lib.sim_audit(standby.host)) == b""
+
+
+def test_frames_that_no_message_names_are_dropped(
+    mirrored: tuple[Mirrored, Node, Node, Session],
+) -> None:
+    """The owner had no room for their packet."""
+    world, _, standby, session = mirrored
+    lib, unnamed = standby.lib, int(counters(standby).mirror_unnamed)
+    lib.sim_cable(standby.host, session.number, session.snd_nxt, LONG, session.rcv_nxt, 0, 77)
+    standby.poke()
+    world.after(900 * MS)
+    assert counters(standby).mirror_unnamed == unnamed
+    world.after(900 * MS)
+    assert counters(standby).mirror_unnamed == unnamed + 1
+    assert standby.ffi.string(lib.sim_audit(standby.host)) == b""
+
+
+def test_a_new_owner_does_not_wait_for_what_cannot_be_fed_again(
+    mirrored: tuple[Mirrored, Node, Node, Session],
+) -> None:
+    """It was not acknowledged: the peer has it, and may take longer than is waited (R8)."""
+    world, owner, standby, session = mirrored
+    number, seq = names_one(world, owner, standby, session)
+    standby.host.drop_chance = CHANCE - 1
+    standby.lib.sim_cable(standby.host, session.number, seq, LONG, session.rcv_nxt, 0, number)
+    standby.lib.sim_turn(standby.host)
+    assert status_of(standby).holds_used == 1
+    standby.host.drop_chance = 0
+    owner.power_off()
+    world.until(lambda: standby.flow(session).state == standby.lib.PRL_SECONDARY_OWNER)
+    assert status_of(standby).holds_used == 0
 
 
 @pytest.fixture

@@ -37,7 +37,8 @@ WITHOUT_RESYNC = 7
 """One seed of so many has nodes without RESYNC."""
 CHANCE = 1 << 32
 COUNTERS = (
-    "relayed_packets", "kept_packets", "refed_packets", "compared", "defences", "rx_no_hold",
+    "relayed_packets", "kept_packets", "mirror_fed", "mirror_lost", "mirror_dropped",
+    "mirror_unnamed", "refed_packets", "compared", "defences", "rx_no_hold",
     "takeover_shares",
 )  # fmt: skip
 
@@ -171,6 +172,9 @@ class World:
         # Queues of a few packets starve a peer that does not back off as TCP does.
         is_tight = limits["packets_max"] < 10 or limits["bytes_max"] < 10_000
         is_tight |= bool(self.pool_entries) or self.rx_max < 10
+        # A packet whose frame is lost comes again with the peer's timer: several in a row do.
+        self.limits = limits
+        is_tight |= self.mirrors and self.cable_loss > 0.1
         self.stall_max_ns = (1000 if is_tight else 400) * MS + 5 * self.takeover_cost_ns
         return limits
 
@@ -178,7 +182,18 @@ class World:
     def keeps_input(self) -> list[bool]:
         """Whose carrier is "kernel": its input waits there, and prld has a copy."""
         chance = random.Random(f"carrier {self.seed}")
-        return [chance.random() < 0.5 for _ in range(2)]
+        return [chance.random() < 0.5 or self.mirrors for _ in range(2)]
+
+    @property
+    def mirrors(self) -> bool:
+        """Whether the carrier of both is "mirror"."""
+        chance = random.Random(f"mirror {self.seed}")
+        return not self.limits["nack_retry"] and chance.random() < 0.5
+
+    @property
+    def cable_loss(self) -> float:
+        """Of frames on the cable."""
+        return random.Random(f"cable {self.seed}").choice([0.0, 0.0, 0.02, 0.3])
 
     @property
     def unheard_chance(self) -> int:
@@ -216,6 +231,7 @@ class World:
         )  # fmt: skip
         found |= lib.PRL_CAP_KERNEL_ANSWERS if self.kernels_answer else 0
         found |= lib.PRL_CAP_RESYNC if self.resyncs else 0
+        found |= lib.PRL_CAP_MIRROR if self.mirrors else 0
         return found | (lib.PRL_CAP_NACK_RETRY if self.limits["nack_retry"] else 0)
 
     def configuration(self, index: int) -> Any:
@@ -327,6 +343,21 @@ class World:
                 self.datagram(receiver, path, bytes(ffi.buffer(taken, count[0])))
         else:
             self.counts["questions refused"] += 1
+
+    def mirror(self, sender: Node, session: Session, number: int, *segment: int) -> None:
+        """A clone leaves by the cable: usually it is there before the message that names it."""
+        receiver, chance = sender.other, self.random
+        if self.cut[sender.index] or chance.random() < self.cable_loss:
+            return
+        self.counts["frames mirrored"] += 1
+        late = chance.random() < 0.1  # another CPU has it
+        delay_ns = int(self.latency_ns() * (2 if late else 0.5))
+
+        def arrive() -> None:
+            if receiver.powered:
+                receiver.lib.sim_cable(receiver.host, session.number, *segment, number)
+
+        self.at(self.now_ns + delay_ns, receiver.receive, arrive)
 
     def claim(self, sender: Node, service: int, trailer: bytes) -> None:
         """L7: the claim fences the other kernel at once."""
@@ -606,6 +637,13 @@ def watch(world: World) -> None:
     @ffi.def_extern(onerror=failed)
     def sim_asks(node: int) -> None:
         world.ask(world.nodes[node])
+
+    @ffi.def_extern(onerror=failed)
+    def sim_mirror(
+        node: int, session: int, seq: int, count: int, ack: int, flags: int, number: int
+    ) -> None:
+        found = world.sessions[session]
+        world.mirror(world.nodes[node], found, number, seq, count, ack, flags)
 
     @ffi.def_extern(onerror=failed)
     def sim_datagram(node: int, path: int, data: Any, count: int) -> None:

@@ -33,6 +33,7 @@ name = "lab"
 addresses = ["192.0.2.100", "2001:db8:0:1::100"]
 owner = "re0"
 """
+MIRROR_ON_LAN = 'mode = "mirror"\n[lan]\ninterface = "link0"'
 
 
 def error_of(text: str) -> str:
@@ -72,6 +73,8 @@ def test_a_good_file_is_understood_with_its_defaults() -> None:
         ('"192.0.2.10"', "1", "lan.address", "in quotes"),
         ('"192.0.2.100"', '"224.0.0.1"', "service[0].addresses[0]", "unicast"),
         ('"native"', '"fast"', "mode", '"native" or "generic"'),
+        ('"native"', '"mirror"\nnack = "retry"', "nack", "mirror"),
+        ('mode = "native"\n[lan]\ninterface = "lan0"', MIRROR_ON_LAN, "mode", "of the pair's own"),
         ('"/run/prl/prl/re0.sock"', '"re0.sock"', "socket", "path of the control socket"),
         ('"192.0.2.11"', '"192.0.2.10"', "lan.peer_address", "this node's own"),
         ('"192.0.2.100", "2001', '"192.0.2.10", "2001', "service.addresses", "own address"),

@@ -54,6 +54,7 @@ def part(
         link=SimpleNamespace(other=SimpleNamespace(node="re1"), why_down="no answer"),
         ownership=SimpleNamespace(terms=[TERM]),
         arbiter=None,
+        cable=None,
         primaries=SimpleNamespace(in_hand=list, unprotected=list),
         ailments=lambda: [ailment],
     )

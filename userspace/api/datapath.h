@@ -53,6 +53,9 @@ int prl_dp_link_hello(struct prl_dp *dp);
  * heartbeats and claims; tokens are those of claims without PRL_CAP_CLAIM_MAC. */
 int prl_dp_link_up(struct prl_dp *dp, uint64_t epoch, uint64_t capabilities, const uint8_t lan_key[32],
                    const uint8_t own_token[16], const uint8_t peer_token[16]);
+/* Long packets may go by the cable, which prl_kernel_mirror_set() has named, until the link is lost. -ENOTCONN: it is, or the other
+ * node cannot. */
+int prl_dp_mirror(struct prl_dp *dp);
 int prl_dp_link_drop(struct prl_dp *dp, const char *why);
 uint64_t prl_dp_link_rtt_ns(struct prl_dp *dp); /* 0 = not known yet */
 /* Sends a control message; `msg` gives type, handle, seq and the fixed part; tlvs are encoded TLVs. -ENOTCONN, -ENOBUFS. */

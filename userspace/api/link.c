@@ -84,6 +84,19 @@ int prl_dp_link_up(struct prl_dp *dp, uint64_t epoch, uint64_t capabilities, con
     return err;
 }
 
+int prl_dp_mirror(struct prl_dp *dp)
+{
+    int err = 0;
+
+    dp_lock(dp);
+    if (!dp->link_up || !(dp->capabilities & PRL_CAP_MIRROR))
+        err = -ENOTCONN;
+    else
+        dp->mirrors = true;
+    dp_unlock(dp);
+    return err;
+}
+
 int prl_dp_link_drop(struct prl_dp *dp, const char *why)
 {
     dp_lock(dp);

@@ -45,6 +45,11 @@ struct prl_dp_counters {
     uint64_t resumed, resume_refused, opened_alone; /* L10: flows; opened: nothing was said of them in time */
     uint64_t suspended, suspended_void; /* L10: shadows; void: nobody was there in time to go on with them */
     uint64_t takeover_shares; /* passes that left turns of a take-over to the next (PRL_TAKEOVER_SHARE_NS) */
+    uint64_t mirrored_packets; /* whose payload went by the cable (docs/mirror.md) … */
+    uint64_t mirror_dropped; /* … or had gone, while they could not be sent at once */
+    uint64_t mirror_fed; /* on the standby: joined with their frames, and fed … */
+    uint64_t mirror_lost; /* … or refused, for these did not come */
+    uint64_t mirror_unnamed; /* frames that no message named */
     uint64_t relayed_packets,
         relayed_late; /* R21: input from the old owner; for a flow that is not here any more */
 };

@@ -54,6 +54,7 @@ struct prl_dp {
     bool link_up; /* HELLO agreed; false: only HELLO is read */
     bool hello_seen;
     bool link_again; /* more messages are here than the last pass took */
+    bool mirrors; /* long packets go by the cable (docs/mirror.md): until the link is lost */
     bool link_overflow; /* a message found no room: the stream has a hole, the connection is given up */
     uint64_t epoch, capabilities, rtt_ns, rtt_min_ns;
     uint64_t lease_came_ns; /* when the newest LEASE did, which the next one echoes */
@@ -65,6 +66,7 @@ struct prl_dp {
     struct dp_reinject *reinject;
     struct dp_compares *compares;
     struct dp_verify *verify;
+    struct dp_mirror *mirror;
     struct dp_timers *timers;
     struct dp_announce *announce;
     struct dp_lan *lan;

@@ -29,8 +29,9 @@ struct dp_compare {
 struct dp_unfed {
     struct prl_chain kept; /* acknowledged packets that its kernel does not have yet (R8) */
     struct prl_chain waiting; /* relaying: came here before something in front of it was relayed */
+    struct prl_chain unjoined; /* messages that wait for their frames, or behind one that does (path/mirror.h) */
     uint32_t kept_tries;
-    uint32_t pad;
+    uint32_t acked; /* message up to which input was acknowledged while `unseen`; 0: nothing was */
 };
 
 /* What only a shadow needs. */
@@ -46,6 +47,8 @@ struct dp_shadow {
     uint8_t
         congestion; /* the application's congestion control, set again at take-over: its number (flow/congestion.h) */
     bool in_end_known;
+    bool
+        unseen; /* nothing is acknowledged before its socket was looked at: it must have what cannot be fed again */
 };
 
 /* Its socket has gone. The control plane is told once nothing of the flow waits any more, be it in the hold TAP. */

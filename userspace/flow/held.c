@@ -17,7 +17,9 @@ int dp_held_open(struct dp_held *held)
     held->packet = calloc(PRL_DP_HOLDS, sizeof(*held->packet));
     held->queued = calloc(PRL_DP_HOLDS, sizeof(*held->queued));
     held->sum = calloc(PRL_DP_HOLDS, sizeof(*held->sum));
-    if (!held->buffers || !held->packet || !held->queued || !held->sum || prl_pool_init(&held->pool, PRL_DP_HOLDS))
+    held->mirrored = calloc(PRL_DP_HOLDS, sizeof(*held->mirrored));
+    if (!held->buffers || !held->packet || !held->queued || !held->sum || !held->mirrored ||
+        prl_pool_init(&held->pool, PRL_DP_HOLDS))
         return -ENOMEM;
     for (uint32_t i = 0; i < PRL_DP_OUTPUT_BUFFERS; i++)
         held->buffer_free[held->buffers_free++] = i;
@@ -30,6 +32,7 @@ void dp_held_close(struct dp_held *held)
     free(held->packet);
     free(held->queued);
     free(held->sum);
+    free(held->mirrored);
     free(held->buffers);
 }
 
@@ -44,7 +47,7 @@ static struct prl_hold *take_entry(struct prl_dp *dp, const struct prl_packet *p
     return hold;
 }
 
-struct prl_hold *dp_hold_input(struct prl_dp *dp, uint32_t frame, uint32_t queued, uint32_t bytes, uint16_t lif,
+struct prl_hold *dp_hold_input(struct prl_dp *dp, uint32_t frame, uint64_t queued, uint32_t bytes, uint16_t lif,
                                const struct prl_packet *packet)
 {
     struct prl_hold *hold = take_entry(dp, packet);
@@ -55,6 +58,7 @@ struct prl_hold *dp_hold_input(struct prl_dp *dp, uint32_t frame, uint32_t queue
     hold->bytes = bytes;
     hold->lif = lif;
     dp->held.queued[hold - dp->held.pool.slab] = queued;
+    dp->held.mirrored[hold - dp->held.pool.slab] = 0;
     if (packet->proto == IPPROTO_TCP) {
         hold->tcp_seq = packet->seq;
         hold->tcp_end = packet->seq + packet->payload_bytes;
@@ -79,6 +83,11 @@ struct prl_hold *dp_hold_output(struct prl_dp *dp, uint32_t bytes, const struct 
     return hold;
 }
 
+void dp_hold_mirrored(struct prl_dp *dp, const struct prl_hold *hold, uint32_t number)
+{
+    dp->held.mirrored[hold - dp->held.pool.slab] = number;
+}
+
 void dp_hold_sum(struct prl_dp *dp, const struct prl_hold *hold, uint64_t payload_sum)
 {
     dp->held.sum[hold - dp->held.pool.slab] = payload_sum;
@@ -86,7 +95,7 @@ void dp_hold_sum(struct prl_dp *dp, const struct prl_hold *hold, uint64_t payloa
 
 bool dp_hold_pass(struct prl_dp *dp, struct prl_hold *hold)
 {
-    uint32_t *queued = &dp->held.queued[hold - dp->held.pool.slab];
+    uint64_t *queued = &dp->held.queued[hold - dp->held.pool.slab];
 
     if (!*queued)
         return false;
@@ -98,7 +107,7 @@ bool dp_hold_pass(struct prl_dp *dp, struct prl_hold *hold)
 
 void dp_hold_free(struct prl_dp *dp, struct prl_hold *hold)
 {
-    uint32_t *queued = &dp->held.queued[hold - dp->held.pool.slab];
+    uint64_t *queued = &dp->held.queued[hold - dp->held.pool.slab];
 
     if (*queued)
         dp->io->settle(dp->host, *queued, false);

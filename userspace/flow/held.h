@@ -32,10 +32,12 @@ struct prl_dp;
 struct dp_held {
     struct prl_pool pool;
     struct prl_packet *packet; /* of each entry of the pool */
-    uint32_t *queued; /* likewise: number of the packet in the kernel's queue (io.h), 0: it waits nowhere else */
+    uint64_t *queued; /* likewise: names the packet in the kernel's queue (io.h), 0: it waits nowhere else */
+    uint32_t *mirrored; /* likewise: its number on the cable (docs/mirror.md), 0: its payload was copied */
     uint64_t *sum;    /* likewise: of the payload of such a packet */
     struct dp_copied {
-        uint32_t entry, queued;
+        uint64_t queued;
+        uint32_t entry;
     } copied[DP_COPIES_MAX]; /* whose copies go with the next flush of the link */
     uint32_t copies;
     uint8_t *buffers; /* PRL_DP_OUTPUT_BUFFERS of PRL_TAP_BUFFER_BYTES */
@@ -49,7 +51,7 @@ int dp_held_open(struct dp_held *held); /* 0 or -ENOMEM */
 void dp_held_close(struct dp_held *held);
 
 /* An entry for a packet that was parsed, which may wait in the kernel as well (`queued`, or 0): of `bytes` bytes, at `frame` of the packet memory, from L3 on. NULL: there is none. */
-struct prl_hold *dp_hold_input(struct prl_dp *dp, uint32_t frame, uint32_t queued, uint32_t bytes, uint16_t lif,
+struct prl_hold *dp_hold_input(struct prl_dp *dp, uint32_t frame, uint64_t queued, uint32_t bytes, uint16_t lif,
                                const struct prl_packet *packet);
 /* An entry for what was read into dp_held_buffer(), which is then its; `packet` starts at the Ethernet header. Likewise. */
 struct prl_hold *dp_hold_output(struct prl_dp *dp, uint32_t bytes, const struct prl_packet *packet);
@@ -57,6 +59,8 @@ struct prl_hold *dp_hold_output(struct prl_dp *dp, uint32_t bytes, const struct 
 void dp_hold_free(struct prl_dp *dp, struct prl_hold *hold);
 /* Lets a packet that waits in the kernel as well go on to the stack from there, and ends it. false: it waits nowhere else. */
 bool dp_hold_pass(struct prl_dp *dp, struct prl_hold *hold);
+/* Its payload went by the cable: what is here is the packet's beginning. */
+void dp_hold_mirrored(struct prl_dp *dp, const struct prl_hold *hold, uint32_t number);
 /* The sum of its payload (R12a), of a packet that waits in the kernel as well: its copy may go before that is wanted. */
 void dp_hold_sum(struct prl_dp *dp, const struct prl_hold *hold, uint64_t payload_sum);
 /* The other node is being sent the packet, for good: if it waits in the kernel as well, its copy may go. */
@@ -75,6 +79,12 @@ void dp_hold_free_all(struct prl_dp *dp, struct prl_chain *chain);
 static inline const struct prl_packet *dp_hold_packet(const struct dp_held *held, const struct prl_hold *hold)
 {
     return &held->packet[hold - held->pool.slab];
+}
+
+/* Its number on the cable, or 0. */
+static inline uint32_t dp_hold_number(const struct dp_held *held, const struct prl_hold *hold)
+{
+    return held->mirrored[hold - held->pool.slab];
 }
 
 /* The pieces of held input, from L3 on. */

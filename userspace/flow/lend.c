@@ -55,7 +55,7 @@ void dp_shadow_settle(struct prl_dp *dp, struct dp_flow *flow)
 {
     struct dp_unfed *unfed = dp_shadow_of(flow)->unfed;
 
-    if (!unfed || unfed->kept.head || unfed->waiting.head)
+    if (!unfed || unfed->kept.head || unfed->waiting.head || unfed->unjoined.head)
         return;
     prl_slab_put(&dp->busy, unfed);
     dp_shadow_of(flow)->unfed = NULL;

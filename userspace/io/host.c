@@ -43,7 +43,11 @@ enum source {
     SOURCE_NEWS,
     SOURCE_PORT,
     SOURCE_QUEUE,
+    SOURCE_HEADERS,
 };
+
+/* Of what waits in the queue of headers: numbers are each queue's own. */
+#define QUEUED_HEADERS (1ull << 32)
 
 struct prl_host {
     struct prl_dp_lif lif[PRL_LIFS_MAX];
@@ -58,7 +62,8 @@ struct prl_host {
     bool is_hurried;
     struct prl_xsk *xsk; /* one of the two carries input (docs/carriers.md), the other is NULL */
     struct prl_queue *queue;
-    bool queue_ready; /* there may be something in the queue */
+    struct prl_queue *headers; /* carrier "mirror": of what payload goes by the cable; else NULL */
+    bool queue_ready, headers_ready; /* there may be something in it */
 };
 
 static uint64_t now_ns(struct prl_host *host)
@@ -162,6 +167,9 @@ static int wait_for_work(struct prl_host *host, bool sleeps)
         case SOURCE_QUEUE:
             host->queue_ready = true;
             break;
+        case SOURCE_HEADERS:
+            host->headers_ready = true;
+            break;
         case SOURCE_NEWS: /* looked at in every pass, as the rings of AF_XDP */
         case SOURCE_PORT:
             break;
@@ -205,15 +213,20 @@ static void hurry(struct prl_host *host, bool on)
 
 /* ---- frames ---- */
 
-/* All interfaces' packets come by the one queue, as port 0. A look costs a system call, unlike one at a ring. */
+/* All interfaces' packets come by the one queue, or, since a flow mirrors, by the other, as port 0. A look costs a system call, unlike
+ * one at a ring. */
 static uint32_t receive_queued(struct prl_host *host, struct prl_received *received, uint32_t capacity)
 {
-    uint32_t count;
+    uint32_t count = 0, whole;
 
-    if (!host->queue_ready)
-        return 0;
-    host->queue_ready = false; /* if there is more, the next wait says so */
-    count = prl_queue_receive(host->queue, received, capacity);
+    if (host->queue_ready)
+        count = prl_queue_receive(host->queue, received, capacity);
+    whole = count;
+    if (host->headers_ready && count < capacity)
+        count += prl_queue_receive(host->headers, received + count, capacity - count);
+    for (uint32_t i = whole; i < count; i++)
+        received[i].queued |= QUEUED_HEADERS;
+    host->queue_ready = host->headers_ready = false; /* if there is more, the next wait says so */
     for (uint32_t i = 0; i < count; i++) {
         const struct prl_flow *flow = prl_kernel_flow(host->kernel, received[i].meta.slot);
 
@@ -237,22 +250,30 @@ static void refill(struct prl_host *host)
 
 static void count(struct prl_host *host, struct prl_io_counts *counts)
 {
+    struct prl_io_counts headers = {0};
+
     *counts = (struct prl_io_counts){0};
+    if (host->headers)
+        prl_queue_count(host->headers, &headers.not_received, &headers.verdicts_refused);
     if (host->queue)
         prl_queue_count(host->queue, &counts->not_received, &counts->verdicts_refused);
     else
         counts->not_received = prl_xsk_oversized(host->xsk);
+    counts->not_received += headers.not_received;
+    counts->verdicts_refused += headers.verdicts_refused;
 }
 
-static void settle(struct prl_host *host, uint32_t queued, bool passes)
+static void settle(struct prl_host *host, uint64_t queued, bool passes)
 {
-    prl_queue_settle(host->queue, queued, passes);
+    prl_queue_settle(queued & QUEUED_HEADERS ? host->headers : host->queue, (uint32_t)queued, passes);
 }
 
 static void settle_all(struct prl_host *host)
 {
     if (host->queue)
         prl_queue_flush(host->queue);
+    if (host->headers)
+        prl_queue_flush(host->headers);
 }
 
 static int inject(struct prl_host *host, const struct iovec *piece, int pieces)
@@ -512,25 +533,39 @@ static int moment_keep_ahead(struct prl_host *host, int fd, uint32_t seen, uint3
 
 /* ---- birth and death ---- */
 
-/* Marks are set from now on, or no more. */
-static void set_queue_mark(struct prl_host *host, uint32_t mark)
+/* Marks are set from now on, or, 0, no more. */
+static void set_queue_marks(struct prl_host *host, uint32_t mark, uint32_t headers_mark)
 {
+    struct prl_mirror *mirror = prl_kernel_mirror(host->kernel);
+
     __atomic_store_n(&prl_kernel_node(host->kernel)->queue_mark, mark, __ATOMIC_RELEASE);
+    if (mirror)
+        __atomic_store_n(&mirror->queue_mark, headers_mark, __ATOMIC_RELEASE);
 }
 
-static int start_queue(struct prl_host *host, struct prl_umem *umem, char *error)
+static int open_queue(struct prl_host *host, struct prl_umem *umem, uint32_t copy_bytes, enum source source,
+                      struct prl_queue **queue, uint32_t *mark, char *error)
 {
-    uint32_t mark = 0;
     int err;
 
-    host->queue = prl_queue_open(umem, &mark, error);
-    if (!host->queue)
+    *queue = prl_queue_open(umem, copy_bytes, mark, error);
+    if (!*queue)
         return -EIO;
-    err = control(host, EPOLL_CTL_ADD, prl_queue_fd(host->queue), EPOLLIN, SOURCE_QUEUE);
+    err = control(host, EPOLL_CTL_ADD, prl_queue_fd(*queue), EPOLLIN, source);
     if (err)
         snprintf(error, PRL_ERROR_BYTES, "epoll: %s", strerror(-err));
-    else
-        set_queue_mark(host, mark);
+    return err;
+}
+
+static int start_queues(struct prl_host *host, struct prl_umem *umem, char *error)
+{
+    uint32_t mark = 0, headers_mark = 0;
+    int err = open_queue(host, umem, PRL_QUEUE_WHOLE, SOURCE_QUEUE, &host->queue, &mark, error);
+
+    if (!err && prl_kernel_mirror(host->kernel))
+        err = open_queue(host, umem, PRL_MIRROR_COPY_BYTES, SOURCE_HEADERS, &host->headers, &headers_mark, error);
+    if (!err)
+        set_queue_marks(host, mark, headers_mark);
     return err;
 }
 
@@ -570,8 +605,8 @@ static int start_rings(struct prl_host *host, struct prl_umem *umem, char *error
 
 static int start(struct prl_host *host, struct prl_umem *umem, char *error)
 {
-    if (prl_kernel_mode(host->kernel) == PRL_XDP_KERNEL)
-        return start_queue(host, umem, error);
+    if (prl_mode_is_queued(prl_kernel_mode(host->kernel)))
+        return start_queues(host, umem, error);
     return start_rings(host, umem, error);
 }
 
@@ -587,7 +622,8 @@ static void close_host(struct prl_host *host)
                        host->udp_fd[PRL_PROBE_LINK]};
 
     if (host->queue)
-        set_queue_mark(host, 0);
+        set_queue_marks(host, 0, 0);
+    prl_queue_close(host->headers);
     prl_queue_close(host->queue);
     prl_xsk_close(host->xsk);
     for (uint32_t i = 0; i < sizeof(fds) / sizeof(fds[0]); i++)

@@ -60,7 +60,7 @@ struct prl_io {
     void (*count)(struct prl_host *host, struct prl_io_counts *counts);
     /* What becomes of a packet that waits in the kernel (struct prl_received.queued): it goes on to the own stack, or nowhere.
      * Gathered, in order; settle_all() has it done. */
-    void (*settle)(struct prl_host *host, uint32_t queued, bool passes);
+    void (*settle)(struct prl_host *host, uint64_t queued, bool passes);
     void (*settle_all)(struct prl_host *host);
     /* A frame for the own stack, as tap.h makes it: the inject TAP. */
     int (*inject)(struct prl_host *host, const struct iovec *piece, int pieces);

@@ -31,6 +31,7 @@
 static const char *const object_names[PRL_OBJECT_COUNT] = {
     [PRL_OBJECT_EGRESS] = "egress",   [PRL_OBJECT_SOCKET] = "socket",     [PRL_OBJECT_CLASSIFY] = "classify",
     [PRL_OBJECT_INGRESS] = "ingress", [PRL_OBJECT_SESSIONS] = "sessions", [PRL_OBJECT_ANSWER] = "answer",
+    [PRL_OBJECT_MIRROR] = "mirror",
 };
 
 static const struct {
@@ -52,6 +53,7 @@ static const struct {
     [PRL_PROG_REST] = {PRL_OBJECT_SOCKET, "prl_rest_run"},
     [PRL_PROG_LOCAL] = {PRL_OBJECT_SOCKET, "prl_local"},
     [PRL_PROG_ANSWER] = {PRL_OBJECT_ANSWER, "prl_answer"},
+    [PRL_PROG_MIRRORED] = {PRL_OBJECT_MIRROR, "prl_mirrored"},
 };
 
 static const char *const map_names[PRL_MAP_COUNT] = {
@@ -61,7 +63,7 @@ static const char *const map_names[PRL_MAP_COUNT] = {
     [PRL_MAP_CLSACTS] = "prl_clsacts",   [PRL_MAP_XSKS] = "prl_xsks",
     [PRL_MAP_GATES] = "prl_gates",       [PRL_MAP_SAMPLE] = "prl_sample",
     [PRL_MAP_SIEVE] = "prl_sieve",       [PRL_MAP_AWAITED] = "prl_awaited",
-    [PRL_MAP_NEWBORNS] = "prl_newborns",
+    [PRL_MAP_NEWBORNS] = "prl_newborns", [PRL_MAP_MIRROR] = "prl_mirror",
 };
 
 /* Where the instance's pins are. bpffs reserves names with dots, so a dot becomes a comma. */
@@ -153,7 +155,18 @@ static int set_sizes(struct bpf_object *object, uint32_t flows_max)
 
 static bool is_wanted(const struct prl_kernel *kernel, int object)
 {
-    return object != PRL_OBJECT_ANSWER || kernel->is_probed;
+    bool mirrors = kernel->mode == PRL_XDP_MIRROR;
+
+    if (object == PRL_OBJECT_ANSWER)
+        return kernel->is_probed;
+    return object == PRL_OBJECT_MIRROR ? mirrors : object != PRL_OBJECT_INGRESS || !mirrors;
+}
+
+/* Of the two that have a prl_ingress, one is loaded. */
+static enum prl_object object_of(const struct prl_kernel *kernel, int program)
+{
+    return program == PRL_PROG_INGRESS && kernel->mode == PRL_XDP_MIRROR ? PRL_OBJECT_MIRROR
+                                                                         : programs[program].object;
 }
 
 static int load_objects(struct prl_kernel *kernel, const char *folder, char *error)
@@ -179,14 +192,14 @@ static int load_objects(struct prl_kernel *kernel, const char *folder, char *err
                 path, kernel->pin_dir);
     }
     for (int i = 0; i < PRL_PROG_COUNT; i++) {
+        enum prl_object object = object_of(kernel, i);
         kernel->program[i] = -1;
-        if (!is_wanted(kernel, programs[i].object))
+        if (!is_wanted(kernel, object))
             continue;
-        struct bpf_program *program =
-            bpf_object__find_program_by_name(kernel->object[programs[i].object], programs[i].name);
+        struct bpf_program *program = bpf_object__find_program_by_name(kernel->object[object], programs[i].name);
         if (!program)
             return prl_kernel_fail(error, -ENOENT, "no program %s in %s.bpf.o", programs[i].name,
-                                   object_names[programs[i].object]);
+                                   object_names[object]);
         kernel->program[i] = bpf_program__fd(program);
         kernel->program_id[i] = prl_program_id(kernel->program[i], NULL);
     }
@@ -196,9 +209,9 @@ static int load_objects(struct prl_kernel *kernel, const char *folder, char *err
              j++) /* libbpf leaves out maps that an object does not use */
             if (kernel->object[j])
                 fd = bpf_object__find_map_fd_by_name(kernel->object[j], map_names[i]);
-        if (fd < 0)
+        if (fd < 0 && (i != PRL_MAP_MIRROR || kernel->mode == PRL_XDP_MIRROR))
             return prl_kernel_fail(error, fd, "no map %s", map_names[i]);
-        kernel->map[i] = fd;
+        kernel->map[i] = fd < 0 ? -1 : fd;
     }
     return 0;
 }
@@ -225,7 +238,10 @@ static int map_memory(struct prl_kernel *kernel, char *error)
     kernel->sample = map_shared(kernel->map[PRL_MAP_SAMPLE], sizeof(*kernel->sample));
     kernel->sieve = map_shared(kernel->map[PRL_MAP_SIEVE], sizeof(*kernel->sieve));
     kernel->flow_state = map_shared(kernel->map[PRL_MAP_FLOW_STATE], kernel->flows_max * sizeof(struct prl_flow));
-    if (!kernel->node || !kernel->sample || !kernel->sieve || !kernel->flow_state)
+    if (kernel->map[PRL_MAP_MIRROR] >= 0)
+        kernel->mirror = map_shared(kernel->map[PRL_MAP_MIRROR], sizeof(*kernel->mirror));
+    if (!kernel->node || !kernel->sample || !kernel->sieve || !kernel->flow_state ||
+        (kernel->map[PRL_MAP_MIRROR] >= 0 && !kernel->mirror))
         return prl_kernel_fail(error, -errno, "cannot map the shared memory of the BPF programs");
     return 0;
 }
@@ -314,6 +330,8 @@ static void set_node(struct prl_kernel *kernel, const struct prl_kernel_config *
     kernel->node->hung_ns = config->hung_ns;
     kernel->node->leases = 0; /* until the link is up */
     kernel->node->hold_ifindex = kernel->hold_ifindex;
+    if (kernel->mirror) /* of a former life: until the link is up, and its queue there */
+        kernel->mirror->ifindex = kernel->mirror->queue_mark = 0;
     if (memcmp(kernel->node->cookie, none, sizeof(none)) != 0)
         return;
     uint8_t cookie[6];
@@ -329,7 +347,7 @@ static int check_config(const struct prl_kernel_config *config, char *error)
         return prl_kernel_fail(error, -EINVAL, "flows_max %u: 1 to %u", config->flows_max, PRL_FLOWS_MAX);
     if (config->lifs > PRL_LIFS_MAX)
         return prl_kernel_fail(error, -EINVAL, "%u interfaces: at most %u", config->lifs, PRL_LIFS_MAX);
-    if (config->mode < PRL_XDP_NATIVE || config->mode > PRL_XDP_KERNEL)
+    if (config->mode < PRL_XDP_NATIVE || config->mode > PRL_XDP_MIRROR)
         return prl_kernel_fail(error, -EINVAL, "XDP mode %u is unknown", config->mode);
     return 0;
 }
@@ -346,6 +364,8 @@ static void release_memory(struct prl_kernel *kernel)
         munmap(kernel->sieve, pages(sizeof(*kernel->sieve)));
     if (kernel->flow_state)
         munmap(kernel->flow_state, pages(kernel->flows_max * sizeof(struct prl_flow)));
+    if (kernel->mirror)
+        munmap(kernel->mirror, pages(sizeof(*kernel->mirror)));
     for (int i = 0; i < PRL_OBJECT_COUNT; i++)
         bpf_object__close(kernel->object[i]);
     bpf_object__close(kernel->shadow);
@@ -414,6 +434,24 @@ uint64_t prl_kernel_open_at_ns(struct prl_kernel *kernel)
 struct prl_node *prl_kernel_node(struct prl_kernel *kernel)
 {
     return kernel->node;
+}
+
+struct prl_mirror *prl_kernel_mirror(struct prl_kernel *kernel)
+{
+    return kernel->mirror;
+}
+
+/* The interface last: prl_ingress clones once it is there. */
+int prl_kernel_mirror_set(struct prl_kernel *kernel, const uint8_t *mac)
+{
+    if (!kernel->mirror)
+        return -ENOTSUP;
+    __atomic_store_n(&kernel->mirror->ifindex, 0, __ATOMIC_RELEASE);
+    if (!mac)
+        return 0;
+    memcpy(kernel->mirror->mac, mac, sizeof(kernel->mirror->mac));
+    __atomic_store_n(&kernel->mirror->ifindex, kernel->link_ifindex, __ATOMIC_RELEASE);
+    return 0;
 }
 
 const char *prl_kernel_shadow_cc(struct prl_kernel *kernel)

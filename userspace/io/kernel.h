@@ -22,7 +22,16 @@ enum prl_xdp_mode {
     PRL_XDP_NATIVE = 1,
     PRL_XDP_GENERIC = 2,
     PRL_XDP_KERNEL = 3, /* no XDP: tc ingress marks, NFQUEUE holds (docs/carriers.md) */
+    PRL_XDP_MIRROR = 4, /* the same, and long packets go to the other node by the cable (docs/mirror.md) */
 };
+
+#ifndef PRL_CFFI
+/* Input waits in the kernel: there is no XDP. */
+static inline int prl_mode_is_queued(uint32_t mode)
+{
+    return mode == PRL_XDP_KERNEL || mode == PRL_XDP_MIRROR;
+}
+#endif
 
 struct prl_kernel_config {
     const char *object_dir; /* where the .bpf.o files are */
@@ -66,6 +75,10 @@ void prl_kernel_close(struct prl_kernel *kernel,
 struct prl_node *prl_kernel_node(struct prl_kernel *kernel); /* shared memory */
 /* CLOCK_BOOTTIME, when the other node's lease ends: a dead datapath's flows may open. */
 uint64_t prl_kernel_open_at_ns(struct prl_kernel *kernel);
+/* The cable of the carrier "mirror", shared memory; NULL: this is another carrier. */
+struct prl_mirror *prl_kernel_mirror(struct prl_kernel *kernel);
+/* Long packets go by the link's interface, to this address there, or, mac NULL, nowhere. -ENOTSUP: this is another carrier. */
+int prl_kernel_mirror_set(struct prl_kernel *kernel, const uint8_t *mac);
 /* Name of the shadow congestion control of this instance, or NULL when the kernel has no struct_ops. */
 const char *prl_kernel_shadow_cc(struct prl_kernel *kernel);
 /* Removes what a dead instance left: XDP on its logical interfaces, struct_ops, pins; and silence on all interfaces of this

@@ -26,6 +26,8 @@
 #define TC_HANDLE 1
 /* Of the filters that attach_mirrors() makes, by number. */
 #define MIRROR_PRIORITY(lif) (TC_PRIORITY + 1 + (lif))
+/* Of prl_mirrored, on the link's interface beside prl_answer: no frame is both's. */
+#define MIRRORED_PRIORITY (TC_PRIORITY - 1)
 #define LOCAL_PIN "local"
 
 static int mac_of(uint32_t ifindex, uint8_t mac[6])
@@ -78,12 +80,12 @@ static int record_lifs(struct prl_kernel *kernel, char *error)
     return 0;
 }
 
-static int attach_tap(struct prl_kernel *kernel, uint32_t ifindex, enum bpf_tc_attach_point point,
-                      enum prl_program program, char *error)
+static int attach_at(struct prl_kernel *kernel, uint32_t ifindex, enum bpf_tc_attach_point point,
+                     uint32_t priority, enum prl_program program, char *error)
 {
     const char *side = point == BPF_TC_EGRESS ? "egress" : "ingress";
     LIBBPF_OPTS(bpf_tc_hook, where, .ifindex = (int)ifindex, .attach_point = point);
-    LIBBPF_OPTS(bpf_tc_opts, options, .handle = TC_HANDLE, .priority = TC_PRIORITY,
+    LIBBPF_OPTS(bpf_tc_opts, options, .handle = TC_HANDLE, .priority = priority,
                 .prog_fd = kernel->program[program], .flags = BPF_TC_F_REPLACE);
 
     int code = prl_clsact_make(kernel->map[PRL_MAP_CLSACTS], ifindex);
@@ -91,6 +93,12 @@ static int attach_tap(struct prl_kernel *kernel, uint32_t ifindex, enum bpf_tc_a
         return prl_kernel_fail(error, code, "cannot add a clsact qdisc to interface %u", ifindex);
     code = bpf_tc_attach(&where, &options);
     return code < 0 ? prl_kernel_fail(error, code, "cannot attach tc %s to interface %u", side, ifindex) : 0;
+}
+
+static int attach_tap(struct prl_kernel *kernel, uint32_t ifindex, enum bpf_tc_attach_point point,
+                      enum prl_program program, char *error)
+{
+    return attach_at(kernel, ifindex, point, TC_PRIORITY, program, error);
 }
 
 static void detach_one(uint32_t ifindex, enum bpf_tc_attach_point point, uint32_t priority)
@@ -110,13 +118,19 @@ static void detach_tap(uint32_t ifindex)
     detach_one(ifindex, BPF_TC_EGRESS, TC_PRIORITY);
 }
 
+static bool has_program(const struct prl_kernel *kernel, uint32_t ifindex, enum bpf_tc_attach_point point,
+                        uint32_t priority, enum prl_program program)
+{
+    LIBBPF_OPTS(bpf_tc_hook, where, .ifindex = (int)ifindex, .attach_point = point);
+    LIBBPF_OPTS(bpf_tc_opts, options, .handle = TC_HANDLE, .priority = priority);
+
+    return bpf_tc_query(&where, &options) == 0 && options.prog_id == kernel->program_id[program];
+}
+
 static bool has_tap_program(const struct prl_kernel *kernel, uint32_t ifindex, enum bpf_tc_attach_point point,
                             enum prl_program program)
 {
-    LIBBPF_OPTS(bpf_tc_hook, where, .ifindex = (int)ifindex, .attach_point = point);
-    LIBBPF_OPTS(bpf_tc_opts, options, .handle = TC_HANDLE, .priority = TC_PRIORITY);
-
-    return bpf_tc_query(&where, &options) == 0 && options.prog_id == kernel->program_id[program];
+    return has_program(kernel, ifindex, point, TC_PRIORITY, program);
 }
 
 /* Puts a program first in line on what leaves by an interface. */
@@ -237,6 +251,37 @@ static void attach_answer(struct prl_kernel *kernel, uint32_t ifindex)
         attach_tap(kernel, ifindex, BPF_TC_INGRESS, PRL_PROG_ANSWER, words);
 }
 
+/* prl_kernel_is_ours() may say no: the place is free, or somebody else's. */
+static void take_off(uint32_t ifindex, uint32_t priority)
+{
+    LIBBPF_OPTS(bpf_tc_hook, where, .ifindex = (int)ifindex, .attach_point = BPF_TC_INGRESS);
+    LIBBPF_OPTS(bpf_tc_opts, options, .handle = TC_HANDLE, .priority = priority);
+
+    if (bpf_tc_query(&where, &options) == 0 && prl_kernel_is_ours(options.prog_id))
+        detach_one(ifindex, BPF_TC_INGRESS, priority);
+}
+
+/* On the cable, or, with another carrier than a former life's, not there any more. */
+static int attach_mirrored(struct prl_kernel *kernel, char *error)
+{
+    if (kernel->mode == PRL_XDP_MIRROR)
+        return attach_at(kernel, kernel->link_ifindex, BPF_TC_INGRESS, MIRRORED_PRIORITY, PRL_PROG_MIRRORED,
+                         error);
+    if (kernel->link_ifindex)
+        take_off(kernel->link_ifindex, MIRRORED_PRIORITY);
+    return 0;
+}
+
+/* PRL_GUARD_…, or -errno. */
+static int guard_mirrored(struct prl_kernel *kernel, char *words)
+{
+    if (kernel->mode != PRL_XDP_MIRROR ||
+        has_program(kernel, kernel->link_ifindex, BPF_TC_INGRESS, MIRRORED_PRIORITY, PRL_PROG_MIRRORED))
+        return PRL_GUARD_KEPT;
+    int code = attach_mirrored(kernel, words);
+    return code ? code : PRL_GUARD_MISSING;
+}
+
 int prl_kernel_attach(struct prl_kernel *kernel, char *error)
 {
     int code = record_lifs(kernel, error);
@@ -256,6 +301,8 @@ int prl_kernel_attach(struct prl_kernel *kernel, char *error)
         attach_answer(kernel, kernel->ifindex[0]);
         attach_answer(kernel, kernel->link_ifindex);
     }
+    if (!code)
+        code = attach_mirrored(kernel, error);
     if (!code)
         code = prl_kernel_attach_xdp(kernel, error);
     /* What a former life left stays until prl_kernel_close(), which is told whether to. */
@@ -296,7 +343,10 @@ int prl_kernel_guard(struct prl_kernel *kernel, uint32_t ifindex, int whole, cha
         if (kernel->ifindex[i] == ifindex)
             return guard_lif(kernel, ifindex, whole, words);
     }
-    return guard_egress(kernel, ifindex, PRL_PROG_SILENCE, words);
+    int mirrored = PRL_GUARD_KEPT, code = guard_egress(kernel, ifindex, PRL_PROG_SILENCE, words);
+    if (code >= 0 && whole && ifindex == kernel->link_ifindex)
+        mirrored = guard_mirrored(kernel, words);
+    return mirrored < 0 || code == PRL_GUARD_KEPT ? mirrored : code;
 }
 
 void prl_kernel_unguard(struct prl_kernel *kernel, uint32_t ifindex)
@@ -307,22 +357,14 @@ void prl_kernel_unguard(struct prl_kernel *kernel, uint32_t ifindex)
 
 /* ---- the end ---- */
 
-static void take_answer_off(uint32_t ifindex)
-{
-    LIBBPF_OPTS(bpf_tc_hook, where, .ifindex = (int)ifindex, .attach_point = BPF_TC_INGRESS);
-    LIBBPF_OPTS(bpf_tc_opts, options, .handle = TC_HANDLE, .priority = TC_PRIORITY);
-
-    if (bpf_tc_query(&where, &options) == 0 && prl_kernel_is_ours(options.prog_id))
-        detach_one(ifindex, BPF_TC_INGRESS, TC_PRIORITY);
-}
-
 void prl_kernel_scrub_silence(void)
 {
     struct if_nameindex *interfaces = if_nameindex();
 
     for (const struct if_nameindex *one = interfaces; one && one->if_index; one++) {
         prl_hook_take_off(one->if_index);
-        take_answer_off(one->if_index);
+        take_off(one->if_index, TC_PRIORITY);
+        take_off(one->if_index, MIRRORED_PRIORITY);
     }
     if (interfaces)
         if_freenameindex(interfaces);

@@ -28,8 +28,8 @@
 #define TC_HANDLE 0x7072
 #define TC_HANDLE_MUTE 0x7073
 /* Of prl's programs, those that may be on an interface. */
-static const char *const own_names[] = {"prl_egress",   "prl_silence", "prl_mute",
-                                        "prl_classify", "prl_ingress", "prl_answer"};
+static const char *const own_names[] = {"prl_egress",  "prl_silence", "prl_mute",    "prl_classify",
+                                        "prl_ingress", "prl_answer",  "prl_mirrored"};
 
 /* union bpf_attr of Linux 6.6 and later, as far as tcx wants it (include/uapi/linux/bpf.h); Debian 12's headers are older. */
 #define TCX_INGRESS 46

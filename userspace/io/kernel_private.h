@@ -27,6 +27,7 @@ enum prl_program {
     PRL_PROG_REST,
     PRL_PROG_LOCAL,
     PRL_PROG_ANSWER,
+    PRL_PROG_MIRRORED,
     PRL_PROG_COUNT,
 };
 
@@ -44,6 +45,7 @@ enum prl_map {
     PRL_MAP_SIEVE,
     PRL_MAP_AWAITED,
     PRL_MAP_NEWBORNS,
+    PRL_MAP_MIRROR, /* -1: another carrier */
     PRL_MAP_COUNT,
 };
 
@@ -54,6 +56,7 @@ enum prl_object {
     PRL_OBJECT_INGRESS,
     PRL_OBJECT_SESSIONS,
     PRL_OBJECT_ANSWER,
+    PRL_OBJECT_MIRROR, /* in place of INGRESS */
     PRL_OBJECT_COUNT,
 };
 
@@ -84,6 +87,7 @@ struct prl_kernel {
     uint8_t *flow_state;
     struct prl_sample *sample;
     struct prl_sieve *sieve;
+    struct prl_mirror *mirror; /* NULL: another carrier */
     struct bpf_link *sessions; /* NULL: TCP does not tell of sessions */
     struct bpf_link *strangers; /* NULL: nobody has asked for them yet */
     struct ring_buffer *ring;

@@ -58,7 +58,7 @@ static int attach(const struct prl_kernel *kernel, uint32_t ifindex, char *error
     bool native = kernel->mode == PRL_XDP_NATIVE;
     char name[IF_NAMESIZE] = "?", *words = prl_kernel_words();
 
-    if (kernel->mode == PRL_XDP_KERNEL) {
+    if (prl_mode_is_queued(kernel->mode)) {
         int guard = attach_ingress(kernel, ifindex, error);
 
         error[0] = guard < 0 ? error[0] : 0;
@@ -116,7 +116,7 @@ int prl_kernel_guard_xdp(struct prl_kernel *kernel, uint32_t ifindex, char *word
 {
     LIBBPF_OPTS(bpf_xdp_query_opts, found);
 
-    if (kernel->mode == PRL_XDP_KERNEL)
+    if (prl_mode_is_queued(kernel->mode))
         return attach_ingress(kernel, ifindex, words);
     if (bpf_xdp_query((int)ifindex, 0, &found) == 0 &&
         (kernel->mode == PRL_XDP_NATIVE ? found.drv_prog_id : found.skb_prog_id) ==
@@ -129,7 +129,7 @@ int prl_kernel_guard_xdp(struct prl_kernel *kernel, uint32_t ifindex, char *word
 void prl_kernel_detach_xdp(struct prl_kernel *kernel)
 {
     for (uint32_t i = 0; i < kernel->lifs; i++) {
-        if (kernel->xdp[i] && kernel->mode == PRL_XDP_KERNEL)
+        if (kernel->xdp[i] && prl_mode_is_queued(kernel->mode))
             prl_hook_take_off_input(kernel->ifindex[i]);
         else if (kernel->xdp[i])
             bpf_xdp_detach((int)kernel->ifindex[i], flags_of(kernel->mode), NULL);

@@ -23,7 +23,6 @@
 #define SLOTS 32u
 #define SLOT_FRAMES 17u
 #define VERDICTS 64u
-#define COPY_BYTES 0xffffu /* the kernel cuts it to what an attribute can hold: 65,531 */
 #define SCRATCH_BYTES 512
 
 struct verdict {
@@ -39,6 +38,7 @@ _Static_assert(sizeof(struct verdict) == 40, "messages of netlink, one behind th
 struct prl_queue {
     struct prl_umem *umem;
     int fd, rules_fd;
+    uint32_t copy_bytes;
     uint16_t number;
     uint32_t ready; /* slots that have all their frames */
     uint32_t frame[SLOTS][SLOT_FRAMES];
@@ -55,7 +55,7 @@ struct told {
     uint32_t number, mark;
     uint32_t payload, payload_bytes; /* where in the message */
     const uint8_t *source;           /* MAC address, or NULL */
-    bool is_cut;
+    uint32_t whole_bytes; /* of a packet that is cut; 0: it is not */
 };
 
 /* ---- requests ---- */
@@ -88,9 +88,9 @@ static int ask(int fd, uint16_t number, uint16_t type, const void *value, uint16
 }
 
 /* Whole packets (F_GSO); never F_FAIL_OPEN, by which packets would overtake those that wait (I2). */
-static int configure(int fd, uint16_t number)
+static int configure(int fd, uint16_t number, uint32_t copy_bytes)
 {
-    const struct nfqnl_msg_config_params copy = {.copy_range = htonl(COPY_BYTES), .copy_mode = NFQNL_COPY_PACKET};
+    const struct nfqnl_msg_config_params copy = {.copy_range = htonl(copy_bytes), .copy_mode = NFQNL_COPY_PACKET};
     const uint32_t length = htonl(PRL_QUEUE_PACKETS_MAX);
     struct {
         struct nlmsghdr head;
@@ -130,7 +130,7 @@ static int take_number(struct prl_queue *queue)
         if (code == -EPERM) /* so the kernel says that it is somebody else's */
             code = -EBUSY;
     }
-    return code ? code : configure(queue->fd, queue->number);
+    return code ? code : configure(queue->fd, queue->number, queue->copy_bytes);
 }
 
 static uint32_t mark_of(const struct prl_queue *queue)
@@ -171,7 +171,7 @@ static void prepare_verdicts(struct prl_queue *queue)
         };
 }
 
-struct prl_queue *prl_queue_open(struct prl_umem *umem, uint32_t *mark, char *error)
+struct prl_queue *prl_queue_open(struct prl_umem *umem, uint32_t copy_bytes, uint32_t *mark, char *error)
 {
     struct prl_queue *queue = calloc(1, sizeof(*queue));
     int code;
@@ -181,6 +181,7 @@ struct prl_queue *prl_queue_open(struct prl_umem *umem, uint32_t *mark, char *er
         return NULL;
     }
     queue->umem = umem;
+    queue->copy_bytes = copy_bytes;
     queue->rules_fd = -1;
     queue->fd = open_socket();
     code = queue->fd < 0 ? queue->fd : take_number(queue);
@@ -227,7 +228,7 @@ uint16_t prl_queue_number(const struct prl_queue *queue)
 /* A queue and rules that nobody's packets bear the mark of: as prl_queue_open() makes them. */
 int prl_queue_probe(char *error)
 {
-    struct prl_queue probe = {.fd = open_socket(), .rules_fd = -1};
+    struct prl_queue probe = {.fd = open_socket(), .rules_fd = -1, .copy_bytes = PRL_QUEUE_WHOLE};
     int code = probe.fd < 0 ? probe.fd : take_number(&probe);
 
     if (code)
@@ -311,7 +312,7 @@ static bool read_message(struct prl_queue *queue, const uint8_t *bytes, uint32_t
             told->source = ((const struct nfqnl_msg_packet_hw *)(const void *)value)->hw_addr;
             break;
         case NFQA_CAP_LEN:
-            told->is_cut = true;
+            told->whole_bytes = ntohl(*(const uint32_t *)(const void *)value);
             break;
         case NFQA_PAYLOAD:
             told->payload = at + NLA_HDRLEN;
@@ -335,6 +336,17 @@ static void write_ethernet(uint8_t *at, const struct told *told, uint8_t version
     memcpy(at, &ethernet, sizeof(ethernet));
 }
 
+/* What prl_ingress has numbered (docs/mirror.md); 0: nothing. */
+static uint32_t mirror_number(const uint8_t *source)
+{
+    uint32_t number;
+
+    if (!source || source[0] != PRL_MIRROR_MAC_0 || (source[1] & ~PRL_MIRROR_MAC_LIF) != PRL_MIRROR_MAC_1)
+        return 0;
+    memcpy(&number, source + 2, sizeof(number));
+    return ntohl(number);
+}
+
 /* Makes the slot's first frames a packet. */
 static void take_packet(struct prl_queue *queue, uint32_t slot, const struct told *told,
                         struct prl_received *received)
@@ -344,6 +356,8 @@ static void take_packet(struct prl_queue *queue, uint32_t slot, const struct tol
     uint8_t *bytes = queue->piece[slot][0].iov_base;
     uint32_t begin = told->payload - ETH_HLEN, end = told->payload + told->payload_bytes;
     uint32_t used = (end + umem->frame_bytes - 1) / umem->frame_bytes;
+
+    uint32_t number = mirror_number(told->source); /* it lies where the header is written */
 
     write_ethernet(bytes + begin, told, bytes[told->payload] >> 4);
     for (uint32_t j = 0; j < used; j++) {
@@ -356,8 +370,10 @@ static void take_packet(struct prl_queue *queue, uint32_t slot, const struct tol
     }
     *received = (struct prl_received){
         .packet = frame[0],
-        .bytes = end - begin,
+        .bytes = told->whole_bytes ? told->whole_bytes + ETH_HLEN : end - begin,
+        .mirrored = number,
         .queued = told->number,
+        .is_cut = told->whole_bytes != 0,
         .meta = {.slot = told->mark & PRL_QUEUE_SLOT},
     };
     for (uint32_t j = 0; j < used; j++)
@@ -402,7 +418,8 @@ uint32_t prl_queue_receive(struct prl_queue *queue, struct prl_received *receive
         if (!read_message(queue, queue->piece[i][0].iov_base, total < frame_bytes ? total : frame_bytes, total,
                           &told))
             continue;
-        if (told.is_cut || !told.number) { /* 0, once in 2^32, means another thing here */
+        if ((told.whole_bytes && queue->copy_bytes == PRL_QUEUE_WHOLE) ||
+            !told.number) { /* 0, once in 2^32, means another thing here */
             queue->dropped++;
             prl_queue_settle(queue, told.number, false);
             continue;

@@ -23,6 +23,7 @@
 #define PRL_QUEUE_PACKETS_MAX 16384
 /* Memory of packets that have not been read: likewise. */
 #define PRL_QUEUE_UNREAD_BYTES (32 << 20)
+#define PRL_QUEUE_WHOLE 0xffffu /* the kernel cuts it to what an attribute can hold: 65,531 */
 
 /* Whether the kernel can do it, in the caller's network namespace: 0, or -errno and words in error[PRL_ERROR_BYTES]. */
 int prl_queue_probe(char *error);
@@ -30,8 +31,9 @@ int prl_queue_probe(char *error);
 #ifndef PRL_CFFI
 struct prl_queue;
 
-/* Takes a queue and enters the rules for it. *mark: what prl_ingress is to set. NULL, and words in error[PRL_ERROR_BYTES]. */
-struct prl_queue *prl_queue_open(struct prl_umem *umem, uint32_t *mark, char *error);
+/* Takes a queue and enters the rules for it. copy_bytes: so much of each packet is read, from L3 on, at most PRL_QUEUE_WHOLE; only where
+ * that is less, what is longer is taken, cut. *mark: what prl_ingress is to set. NULL, and words in error[PRL_ERROR_BYTES]. */
+struct prl_queue *prl_queue_open(struct prl_umem *umem, uint32_t copy_bytes, uint32_t *mark, char *error);
 void prl_queue_close(struct prl_queue *queue);
 int prl_queue_fd(const struct prl_queue *queue);
 uint16_t prl_queue_number(const struct prl_queue *queue);

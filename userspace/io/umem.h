@@ -9,6 +9,7 @@
 #define PRL_IO_UMEM_H
 
 #ifndef PRL_CFFI
+#include <stdbool.h>
 #include <stdint.h>
 #include <sys/uio.h>
 #endif
@@ -48,9 +49,12 @@ void prl_umem_free_packet(struct prl_umem *umem, uint32_t packet);
 /* A captured packet. */
 struct prl_received {
     uint32_t packet; /* first frame */
-    uint32_t bytes;
+    uint32_t bytes; /* of the whole packet */
     uint32_t
-        queued; /* number of the packet itself, which waits in the kernel (queue.h); 0: these bytes are all of it */
+        mirrored; /* its number on the cable (docs/mirror.md), if its source address is such a one; 0: it is not */
+    uint64_t
+        queued; /* names the packet itself, which waits in the kernel (queue.h); 0: these bytes are all of it */
+    bool is_cut; /* only its beginning is here */
     struct prl_meta meta;
 };
 

@@ -114,6 +114,7 @@ static void take_message(struct prl_dp *dp, const struct prl_msg *msg)
     dp_owner_message(dp, msg);
     switch (msg->type) {
     case PRL_MSG_REPLICATE:
+    case PRL_MSG_MIRRORED:
     case PRL_MSG_OUTPUT:
     case PRL_MSG_VOID:
     case PRL_MSG_COMPARE:
@@ -206,7 +207,8 @@ static bool receive_link(struct prl_dp *dp)
         take_message(dp, &msg);
         dp->link_again = ++taken == DP_BATCH && prl_link_unread(&dp->link);
     }
-    flush(dp); /* the other side need not wait for our stack: what it is told of is here (R8) */
+    dp_verify_look(dp); /* of what is not here, but by the cable in the stack, it is told once that has it */
+    flush(dp); /* else the other side need not wait for our stack: what it is told of is here (R8) */
     dp_verify_flush(dp);
     if (got < 0)
         dp_link_lost(dp, prl_link_words(got));
@@ -233,6 +235,7 @@ static bool pass(struct prl_dp *dp, uint32_t ready)
         dp_held_drop_copies(dp);
     if (ready & PRL_READY_LINK || prl_link_unread(&dp->link)) /* what came with HELLO waits until the link is up */
         worked |= receive_link(dp);
+    dp_verify_look(dp);
     dp_switchover_pass(dp);
     worked |= dp_resync_pass(dp);
     flush(dp);
@@ -258,7 +261,8 @@ static uint64_t next_deadline_ns(const struct prl_dp *dp)
 
     if (dp->link_again || dp_resync_goes_on(dp) || dp_takeover_goes_on(dp))
         return dp->now_ns;
-    if (dp->dirty != DP_LIST_END && soon_ns < next_ns) /* a shadow has not sent all yet */
+    if ((dp->dirty != DP_LIST_END || dp_verify_waits(dp)) &&
+        soon_ns < next_ns) /* a shadow has not sent, or got, all yet */
         return soon_ns;
     return next_ns ? next_ns : 1;
 }

@@ -18,6 +18,7 @@
 #include "node/resync.h"
 #include "node/setup.h"
 #include "path/compare.h"
+#include "path/mirror.h"
 #include "path/reinject.h"
 #include "path/takeover.h"
 #include "path/timers.h"
@@ -32,8 +33,8 @@ static int open_memory(struct prl_dp *dp, char *error)
     dp->awake = DP_LIST_END;
     if (dp_held_open(&dp->held) || prl_link_init(&dp->link, PRL_DP_LINK_TX_BYTES) || dp_table_open(dp) ||
         dp_lend_open(dp) || dp_reinject_open(dp) || dp_compares_open(dp) || dp_verify_open(dp) ||
-        dp_timers_open(dp) || dp_announce_open(dp) || dp_lan_open(dp) || dp_claim_open(dp) || dp_probe_open(dp) ||
-        dp_setups_open(dp) || dp_resync_open(dp) || dp_takeover_open(dp)) {
+        dp_mirror_open(dp) || dp_timers_open(dp) || dp_announce_open(dp) || dp_lan_open(dp) || dp_claim_open(dp) ||
+        dp_probe_open(dp) || dp_setups_open(dp) || dp_resync_open(dp) || dp_takeover_open(dp)) {
         snprintf(error, PRL_ERROR_BYTES, "no memory for %u flows", dp->config.flows_max);
         return -ENOMEM;
     }
@@ -97,6 +98,7 @@ void dp_close(struct prl_dp *dp)
     dp_announce_close(dp);
     dp_timers_close(dp);
     dp_verify_close(dp);
+    dp_mirror_close(dp);
     dp_compares_close(dp);
     dp_reinject_close(dp);
     dp_held_close(&dp->held);

@@ -270,7 +270,7 @@ void dp_link_lost(struct prl_dp *dp, const char *why)
     if (dp->link.fd < 0)
         return;
     dp->io->link_detach(dp->host, &dp->link);
-    dp->link_up = dp->link_again = false;
+    dp->link_up = dp->link_again = dp->mirrors = false;
     dp_event(dp, &event, (const uint8_t *)why, (uint32_t)strlen(why));
     if (was_up) {
         dp_move_link_down(dp);

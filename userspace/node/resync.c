@@ -9,6 +9,7 @@
 #include "flow/send.h"
 #include "node/move.h"
 #include "path/apply.h"
+#include "path/mirror.h"
 #include "path/primary.h"
 #include "path/shadow.h"
 #include "path/verify.h"
@@ -47,6 +48,7 @@ void dp_resync_suspend(struct prl_dp *dp)
 
         if (!flow->used || !flow->secondary || dp_shadow_is_suspended(flow))
             continue;
+        dp_mirror_forget(dp, flow);
         if (is_known && flow->kernel->key.proto == IPPROTO_TCP && dp_shadow_suspend(dp, flow)) {
             dp->counters.suspended++;
             dp->resync->suspended_by_ns = dp->now_ns + PRL_RESYNC_KEEP_NS;

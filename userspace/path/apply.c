@@ -11,6 +11,7 @@
 #include "flow/wake.h"
 #include "path/birth.h"
 #include "path/compare.h"
+#include "path/mirror.h"
 #include "path/reinject.h"
 #include "path/shadow.h"
 #include "path/sign.h"
@@ -41,6 +42,7 @@ static void do_replicate(struct prl_dp *dp, struct dp_flow *flow, const struct p
 {
     struct iovec piece[1 + PRL_PACKET_PIECES_MAX];
     uint32_t pieces = 1 + dp_hold_pieces(dp, hold, piece + 1);
+    const struct prl_packet *packet = dp_hold_packet(&dp->held, hold);
     uint8_t fields[PRL_ELIDED_FIELDS];
     uint32_t first;
     struct prl_msg msg = {
@@ -56,7 +58,16 @@ static void do_replicate(struct prl_dp *dp, struct dp_flow *flow, const struct p
     assert(dp_hold_has_bytes(hold));
     PRL_PROBE3(replicate, flow->spec.handle, hold->seq, hold->bytes);
     dp_hold_copied(dp, hold);
-    first = elide(dp, flow, dp_hold_packet(&dp->held, hold), piece, fields, &msg);
+    msg.number = dp_hold_number(&dp->held, hold);
+    if (msg.number) {
+        msg.type = PRL_MSG_MIRRORED;
+        msg.whole_bytes = hold->bytes;
+        msg.data_bytes = piece[1].iov_len = packet->data_offset; /* all headers are in the first piece */
+        dp->counters.mirrored_packets++;
+        dp_put(dp, &msg, piece + 1, 1);
+        return;
+    }
+    first = elide(dp, flow, packet, piece, fields, &msg);
     if (dp_put(dp, &msg, piece + first, pieces - first) == 0 && msg.data_type == PRL_TLV_ELIDED) {
         dp->counters.link_elided_packets++;
         dp->counters.link_elided_bytes += hold->bytes - msg.data_bytes;
@@ -279,6 +290,7 @@ void dp_flow_forget(struct prl_dp *dp, struct dp_flow *flow)
             dp_hold_free_all(dp, &unfed->kept);
             dp_hold_free_all(dp, &unfed->waiting);
         }
+        dp_mirror_forget(dp, flow);
         dp_shadow_settle(dp, flow);
         assert(!dp_shadow_of(flow)->unfed);
     } else {

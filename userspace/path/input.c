@@ -9,7 +9,9 @@
 #include "flow/send.h"
 #include "flow/udp.h"
 #include "path/apply.h"
+#include "path/mirror.h"
 #include "path/relay.h"
+#include "path/secondary.h"
 
 static bool takes_too_much(struct prl_dp *dp, const struct dp_flow *flow)
 {
@@ -28,6 +30,12 @@ static void relay(struct prl_dp *dp, struct dp_flow *flow)
     dp_primary_drain(dp, flow);
 }
 
+/* It came by the cable, for a shadow (docs/mirror.md). */
+static bool is_frame(const struct dp_flow *flow, const struct prl_received *received)
+{
+    return received->mirrored && flow->secondary && dp_secondary_of(flow)->state == PRL_SECONDARY_ACTIVE;
+}
+
 /* Of a shadow nothing is captured; but what was, of a session that moved here, while that was given to the stack. */
 static bool is_captured(const struct dp_flow *flow)
 {
@@ -40,6 +48,14 @@ static bool is_of(const struct dp_flow *flow, const uint8_t *l3, const struct pr
     uint16_t flags = prl_packet_is_icmp(packet) ? PRL_PACKET_ICMP : 0;
 
     return dp_flow_has_packet(flow, l3, packet, flow->kernel->key.lif, flags);
+}
+
+/* Whether a packet of which prld has the headers alone can be replicated, or let go on. */
+static bool goes_by_cable(const struct prl_dp *dp, const struct dp_flow *flow, const struct prl_received *received,
+                          const struct prl_packet *packet)
+{
+    return received->mirrored && !flow->secondary && packet->proto == IPPROTO_TCP && packet->payload_bytes &&
+           dp_mirror_goes_now(dp, flow);
 }
 
 void dp_input(struct prl_dp *dp, const struct prl_received *received)
@@ -55,7 +71,8 @@ void dp_input(struct prl_dp *dp, const struct prl_received *received)
 
     dp->counters.rx_packets++;
     dp->counters.rx_bytes += received->bytes;
-    if (!flow || !is_captured(flow)) { /* forgotten since: the peer's stack sends it again */
+    if (!flow ||
+        !(is_captured(flow) || is_frame(flow, received))) { /* forgotten since: the peer's stack sends it again */
         DP_DROP(dp, rx_unknown_flow, flow ? flow->spec.handle : 0, received->bytes);
         goto drop;
     }
@@ -68,14 +85,29 @@ void dp_input(struct prl_dp *dp, const struct prl_received *received)
         DP_DROP(dp, rx_unknown_flow, flow->spec.handle, received->bytes);
         goto drop;
     }
-    memcpy(flow->peer_mac, (const uint8_t *)piece[0].iov_base + sizeof(flow->peer_mac), sizeof(flow->peer_mac));
+    if (is_frame(flow, received)) {
+        if (packet.proto != IPPROTO_TCP || !packet.payload_bytes) {
+            DP_DROP(dp, rx_malformed, flow->spec.handle, received->bytes);
+            goto drop;
+        }
+        dp_secondary_frame(dp, flow, received->mirrored, received->queued, &packet);
+        prl_umem_free_packet(dp->umem, received->packet); /* of its bytes nothing is needed here */
+        return;
+    }
+    if (received->is_cut && !goes_by_cable(dp, flow, received, &packet)) { /* the peer's stack sends it again */
+        DP_DROP(dp, mirror_dropped, flow->spec.handle, received->bytes);
+        goto drop;
+    }
+    if (!received->is_cut) /* else its source address is its number */
+        memcpy(flow->peer_mac, (const uint8_t *)piece[0].iov_base + sizeof(flow->peer_mac),
+               sizeof(flow->peer_mac));
     prl_umem_trim(dp->umem, received->packet, packet.l2_bytes, packet.l3_bytes);
     piece[0].iov_base = (uint8_t *)piece[0].iov_base + packet.l2_bytes;
     piece[0].iov_len -= packet.l2_bytes;
     packet.l2_bytes = 0; /* it is held, and goes on, from L3 on */
-    if (received->queued)
+    if (received->queued && !received->is_cut)
         sum = prl_packet_payload_sum(piece, pieces, &packet);
-    if (packet.proto == IPPROTO_TCP || packet.proto == IPPROTO_UDP)
+    if ((packet.proto == IPPROTO_TCP || packet.proto == IPPROTO_UDP) && !received->is_cut)
         checksum = received->queued ? prl_packet_checksum_by(piece[0].iov_base, &packet, sum)
                                     : prl_packet_checksum(piece, pieces, &packet);
     if (checksum == PRL_CHECKSUM_BAD) {
@@ -104,6 +136,8 @@ void dp_input(struct prl_dp *dp, const struct prl_received *received)
     hold->packet_flags = (checksum == PRL_CHECKSUM_PARTIAL ? PRL_PACKET_CSUM_PARTIAL : 0) |
                          (prl_packet_is_icmp(&packet) ? PRL_PACKET_ICMP : 0);
     dp_hold_sum(dp, hold, sum);
+    if (received->is_cut)
+        dp_hold_mirrored(dp, hold, received->mirrored);
     if (flow->secondary) {
         if (!dp_relay_direct(dp, flow, hold)) {
             DP_DROP(dp, rx_no_hold, flow->spec.handle, received->bytes);
@@ -118,6 +152,8 @@ void dp_input(struct prl_dp *dp, const struct prl_received *received)
     dp_primary_lend(dp, flow);
     prl_primary_input(dp_primary_of(flow), hold, dp_flow_own_edge(flow), dp->now_ns, &dp->config.limits, &actions);
     dp_apply(dp, flow, &actions);
+    if (!received->is_cut)
+        dp_mirror_begin(dp, flow, &packet);
     if (dp_primary_of(flow)->state == PRL_PRIMARY_MOVED)
         relay(dp, flow);
     return;

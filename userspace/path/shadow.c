@@ -53,7 +53,8 @@ void dp_shadow_send_ack(struct prl_dp *dp, struct dp_flow *flow)
 {
     struct prl_msg msg = {.handle = flow->spec.handle};
 
-    if (prl_secondary_take_ack(dp_secondary_of(flow), dp_flow_own_edge(flow), &msg.seq, &msg.space)) {
+    if (!dp_shadow_of(flow)->unseen &&
+        prl_secondary_take_ack(dp_secondary_of(flow), dp_flow_own_edge(flow), &msg.seq, &msg.space)) {
         msg.type = PRL_MSG_ACK;
         dp_send(dp, &msg);
     }

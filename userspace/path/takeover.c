@@ -11,6 +11,7 @@
 #include "flow/dp.h"
 #include "flow/udp.h"
 #include "io/probes.h"
+#include "path/mirror.h"
 #include "path/reinject.h"
 #include "path/shadow.h"
 #include "path/verify.h"
@@ -112,6 +113,7 @@ static void go_on(struct prl_dp *dp, struct dp_flow *flow)
     if (!prl_secondary_go_on(core))
         return;
     dp_flow_set_flags(flow);
+    dp_mirror_forget(dp, flow); /* not acknowledged: the peer has it yet */
     if (flow->kernel->key.proto == IPPROTO_TCP) {
         const char *congestion = dp->congestions.name[shadow->congestion];
 

@@ -12,8 +12,10 @@
 #include "path/apply.h"
 #include "path/birth.h"
 #include "path/compare.h"
+#include "path/mirror.h"
 #include "path/primary.h"
 #include "path/relay.h"
+#include "path/secondary.h"
 #include "path/shadow.h"
 #include "path/stray.h"
 #include "path/verify.h"
@@ -174,7 +176,7 @@ static bool wants_time(struct prl_dp *dp, struct dp_flow *flow)
         return true;
     if (!flow->secondary)
         return primary_wants_time(flow);
-    if (dp_verify_is_due(flow) || dp_relay_is_on(flow))
+    if (dp_verify_is_due(flow) || dp_relay_is_on(flow) || dp_mirror_waiting(flow))
         return true;
     if (dp_secondary_of(flow)->state != PRL_SECONDARY_ACTIVE || flow->kernel->key.proto != IPPROTO_TCP)
         return false;
@@ -189,6 +191,7 @@ static void tick(struct prl_dp *dp, struct dp_flow *flow)
 
     if (flow->secondary) {
         dp_verify_tick(dp, flow);
+        dp_secondary_advance(dp, flow);
         dp_shadow_space(dp, flow);
         dp_relay_settle(dp, flow);
         return;
@@ -230,6 +233,9 @@ void dp_flows_tick(struct prl_dp *dp)
     dp_compare_send_due(dp);
     bool more = dp_stray_look(dp, &timers->strays);
     scan(dp);
+    dp_mirror_tick(dp);
     dp->tick_ns =
         more || dp->awake != DP_LIST_END || timers->scan_next ? dp->now_ns + DP_TICK_NS : timers->next_scan_ns;
+    if (dp_mirror_is_awaited(dp))
+        dp->tick_ns = dp->now_ns + DP_MIRROR_TICK_NS;
 }

@@ -7,6 +7,7 @@
 
 #include "flow/dp.h"
 #include "flow/lend.h"
+#include "flow/send.h"
 #include "flow/wake.h"
 #include "path/compare.h"
 #include "path/reinject.h"
@@ -18,17 +19,24 @@
 /* The socket is looked at so often, every tick, before two sides count as different: while a reader that has the socket's
  * lock is off the CPU, the kernel gives it nothing (the backlog, net/core/sock.c). */
 #define DP_COMPARE_TRIES 200u
+/* Flows of which nothing is acknowledged before their socket was looked at, that are looked at in each pass; others have to wait
+ * for the next tick. */
+#define DP_UNSEEN_MAX PRL_SAMPLE_MAX
+/* What cannot be fed again is not waited for with the last entries: what fills the holes in front of it needs some. */
+#define DP_BARE_RESERVE 8u
 _Static_assert(DP_COMPARE_TRIES <= UINT8_MAX, "dp_shadow.tries");
 /* A kept packet is fed again after this time, then after twice as long, so often: 1.3 s in all. A reader that does not
  * come to run leaves no room, and what is kept is not lost: it is fed before the shadow is taken over, too. */
 #define DP_KEPT_WAIT_NS 20000000ull
 #define DP_KEPT_TRIES 5
 
-/* A packet that a shadow was just fed; its bytes are still in the link's buffer. Or a comparison with its socket. */
+/* A packet that a shadow was just fed; its bytes are still in the link's buffer, or (data NULL) nowhere here. Or a comparison
+ * with its socket. */
 struct fed {
     uint32_t slot;
     uint32_t bytes; /* 0: nothing was fed, the primary's numbers are to be found */
     uint32_t tcp_end; /* a FIN counts one */
+    uint32_t seq; /* of the message */
     const uint8_t *data;
     uint16_t lif;
     struct prl_packet packet;
@@ -37,6 +45,9 @@ struct fed {
 struct dp_verify {
     struct fed fed[DP_FED_MAX];
     uint32_t count;
+    uint32_t
+        unseen[DP_UNSEEN_MAX]; /* slots; what is there for another flow by now is taken out at the next look */
+    uint32_t unseen_count;
 };
 
 int dp_verify_open(struct prl_dp *dp)
@@ -64,6 +75,55 @@ static bool has_kept(const struct dp_flow *flow)
     return unfed && unfed->kept.head;
 }
 
+/* It cannot be fed again. */
+static bool is_bare(const struct prl_hold *hold)
+{
+    return !dp_hold_has_bytes(hold);
+}
+
+/* The socket, as it was just looked at, has all that is in front of it. */
+static bool is_next(const struct dp_flow *flow, const struct prl_hold *hold)
+{
+    return prl_serial_le(hold->tcp_seq, flow->kernel->sock.rcv_nxt);
+}
+
+static bool has_bare(const struct dp_flow *flow)
+{
+    if (has_kept(flow))
+        for (const struct prl_hold *hold = dp_shadow_of(flow)->unfed->kept.head; hold; hold = hold->next)
+            if (is_bare(hold))
+                return true;
+    return false;
+}
+
+static void push_kept(struct prl_dp *dp, struct dp_flow *flow, struct prl_hold *hold, const struct fed *fed)
+{
+    hold->seq = fed->seq;
+    hold->tcp_end = fed->tcp_end;
+    prl_chain_push(&dp_shadow_lend(dp, flow)->kept, hold);
+    dp->counters.kept_packets++;
+}
+
+/* Of what follows, behind a hole, the one that came before, that one's entry is enough. */
+static void keep_bare(struct prl_dp *dp, struct dp_flow *flow, const struct fed *fed)
+{
+    const struct prl_pool *pool = &dp->held.pool;
+    const struct dp_unfed *unfed = dp_shadow_of(flow)->unfed;
+    struct prl_hold *last = unfed ? unfed->kept.tail : NULL, *hold = NULL;
+
+    if (last && is_bare(last) && last->tcp_end == fed->packet.seq && !is_next(flow, last)) {
+        last->tcp_end = fed->tcp_end;
+        dp->counters.kept_packets++;
+        return;
+    }
+    if (pool->capacity - pool->used > DP_BARE_RESERVE)
+        hold = dp_hold_input(dp, PRL_FRAME_NONE, 0, fed->bytes, fed->lif, &fed->packet);
+    if (hold)
+        push_kept(dp, flow, hold, fed);
+    else
+        dp_shadow_give_up(dp, flow, PRL_REASON_NO_MEMORY);
+}
+
 static void keep(struct prl_dp *dp, struct dp_flow *flow, const struct fed *fed)
 {
     const struct dp_unfed *unfed = dp_shadow_of(flow)->unfed;
@@ -81,9 +141,54 @@ static void keep(struct prl_dp *dp, struct dp_flow *flow, const struct fed *fed)
         dp_shadow_give_up(dp, flow, PRL_REASON_NO_MEMORY); /* it could not be repaired if it were lost */
         return;
     }
-    hold->tcp_end = fed->tcp_end;
-    prl_chain_push(&dp_shadow_lend(dp, flow)->kept, hold);
-    dp->counters.kept_packets++;
+    push_kept(dp, flow, hold, fed);
+}
+
+/* What came before the message `seq` is acknowledged. */
+static void acknowledge_before(struct prl_dp *dp, struct dp_flow *flow, uint32_t seq)
+{
+    struct prl_msg msg = {
+        .type = PRL_MSG_ACK,
+        .handle = flow->spec.handle,
+        .seq = seq - 1,
+        .space = dp_secondary_of(flow)->announced_edge,
+    };
+    struct dp_unfed *unfed = dp_shadow_of(flow)->unfed;
+
+    if (seq == PRL_SEQ_FIRST || (unfed->acked && !prl_serial_lt(unfed->acked, msg.seq)))
+        return;
+    unfed->acked = msg.seq;
+    dp_send(dp, &msg);
+}
+
+/* Of what cannot be fed again, forgets what the socket has, as it was just looked at. What lies behind a hole of the peer's may be
+ * acknowledged: the peer does not hear of it as received before the hole is filled, and what fills it waits for this. */
+static void see(struct prl_dp *dp, struct dp_flow *flow)
+{
+    struct dp_shadow *shadow = dp_shadow_of(flow);
+    const struct prl_hold *lacking = NULL;
+    struct prl_chain left = {0};
+    struct prl_hold *hold;
+
+    while (has_kept(flow) && (hold = prl_chain_pop(&shadow->unfed->kept))) {
+        if (is_bare(hold) && covered(flow, hold->tcp_end)) {
+            dp_hold_free(dp, hold);
+            continue;
+        }
+        if (!lacking && is_bare(hold) && is_next(flow, hold))
+            lacking = hold;
+        prl_chain_push(&left, hold);
+    }
+    if (shadow->unfed) {
+        shadow->unfed->kept = left;
+        shadow->unfed->kept_tries = left.head ? shadow->unfed->kept_tries : 0;
+    }
+    shadow->unseen = lacking != NULL;
+    if (lacking)
+        acknowledge_before(dp, flow, lacking->seq);
+    else
+        dp_shadow_owes(dp, flow);
+    dp_shadow_settle(dp, flow);
 }
 
 static void differs(struct prl_dp *dp, struct dp_flow *flow)
@@ -120,7 +225,18 @@ static struct fed *next_fed(struct prl_dp *dp)
     return &dp->verify->fed[dp->verify->count++];
 }
 
-void dp_verify_fed(struct prl_dp *dp, struct dp_flow *flow, const struct prl_msg *msg,
+static void await_look(struct prl_dp *dp, struct dp_flow *flow)
+{
+    struct dp_verify *verify = dp->verify;
+
+    if (dp_shadow_of(flow)->unseen)
+        return;
+    dp_shadow_of(flow)->unseen = true;
+    if (verify->unseen_count < DP_UNSEEN_MAX)
+        verify->unseen[verify->unseen_count++] = flow->slot;
+}
+
+void dp_verify_fed(struct prl_dp *dp, struct dp_flow *flow, uint32_t seq, const uint8_t *data, uint16_t lif,
                    const struct prl_packet *packet)
 {
     uint32_t length = packet->payload_bytes + (packet->tcp_flags & PRL_TCP_FIN ? 1 : 0);
@@ -129,12 +245,21 @@ void dp_verify_fed(struct prl_dp *dp, struct dp_flow *flow, const struct prl_msg
         return; /* an ACK that is lost is covered by the next one */
     *next_fed(dp) = (struct fed){
         .slot = flow->slot,
-        .bytes = msg->data_bytes,
+        .bytes = packet->l3_bytes,
         .tcp_end = packet->seq + length,
-        .data = msg->data,
-        .lif = msg->lif,
+        .seq = seq,
+        .data = data,
+        .lif = lif,
         .packet = *packet,
     };
+    if (!data || has_bare(flow))
+        await_look(dp, flow);
+}
+
+static bool is_unseen(const struct dp_flow *flow)
+{
+    return flow->used && flow->secondary && dp_shadow_of(flow)->unseen &&
+           dp_secondary_of(flow)->state == PRL_SECONDARY_ACTIVE;
 }
 
 /* A shadow that has acknowledged what it was fed was looked at then, as its segment was stolen; rcv_nxt never goes back. */
@@ -172,10 +297,39 @@ void dp_verify_flush(struct prl_dp *dp)
             if (dp_shadow_of(flow)->tries)
                 dp_flow_wake(dp, flow);
         } else if (!covered(flow, verify->fed[i].tcp_end)) {
-            keep(dp, flow, &verify->fed[i]);
+            (verify->fed[i].data ? keep : keep_bare)(dp, flow, &verify->fed[i]);
         }
     }
+    for (uint32_t i = 0; i < verify->count; i++)
+        if (is_unseen(&dp->flows[verify->fed[i].slot]))
+            see(dp, &dp->flows[verify->fed[i].slot]);
     verify->count = 0;
+}
+
+void dp_verify_look(struct prl_dp *dp)
+{
+    struct dp_verify *verify = dp->verify;
+    uint32_t left = 0;
+
+    if (!verify->unseen_count)
+        return;
+    if (verify->count) {
+        dp_verify_flush(dp);
+    } else {
+        dp->io->sample(dp->host, verify->unseen, verify->unseen_count);
+        for (uint32_t i = 0; i < verify->unseen_count; i++)
+            if (is_unseen(&dp->flows[verify->unseen[i]]))
+                see(dp, &dp->flows[verify->unseen[i]]);
+    }
+    for (uint32_t i = 0; i < verify->unseen_count; i++)
+        if (is_unseen(&dp->flows[verify->unseen[i]]))
+            verify->unseen[left++] = verify->unseen[i];
+    verify->unseen_count = left;
+}
+
+bool dp_verify_waits(const struct prl_dp *dp)
+{
+    return dp->verify->unseen_count;
 }
 
 static void feed_kept(struct prl_dp *dp, struct dp_flow *flow, const struct prl_hold *hold)
@@ -194,7 +348,8 @@ bool dp_verify_lacks(struct prl_dp *dp, struct dp_flow *flow)
         return false;
     dp_flow_sample(dp, flow);
     for (const struct prl_hold *hold = dp_shadow_of(flow)->unfed->kept.head; hold; hold = hold->next)
-        if (!covered(flow, hold->tcp_end) && prl_serial_le(hold->tcp_seq, flow->kernel->sock.rcv_nxt))
+        if (!is_bare(hold) && !covered(flow, hold->tcp_end) &&
+            prl_serial_le(hold->tcp_seq, flow->kernel->sock.rcv_nxt))
             return true;
     return false;
 }
@@ -218,7 +373,7 @@ static void check_kept(struct prl_dp *dp, struct dp_flow *flow)
     struct prl_chain left = {0};
     bool fed_again = false, is_owner = dp_secondary_of(flow)->state == PRL_SECONDARY_OWNER;
     struct prl_hold *hold;
-    uint32_t next;
+    uint32_t next, tries;
 
     dp_flow_sample(dp, flow);
     next = flow->kernel->sock.rcv_nxt;
@@ -229,8 +384,10 @@ static void check_kept(struct prl_dp *dp, struct dp_flow *flow)
             continue;
         }
         if (prl_serial_le(hold->tcp_seq, next) && dp->now_ns - hold->arrived_ns >= wait_ns) {
-            feed_kept(dp, flow, hold);
-            next = prl_serial_max(next, hold->tcp_end);
+            if (!is_bare(hold)) {
+                feed_kept(dp, flow, hold);
+                next = prl_serial_max(next, hold->tcp_end);
+            }
             hold->arrived_ns = dp->now_ns;
             fed_again = true;
         }
@@ -239,7 +396,10 @@ static void check_kept(struct prl_dp *dp, struct dp_flow *flow)
     unfed->kept = left;
     if (fed_again && !(is_owner && flow->kernel->sock.rmem_bytes)) /* a session's reader may take its time */
         unfed->kept_tries++;
-    if (unfed->kept_tries <= DP_KEPT_TRIES)
+    tries = unfed->kept_tries;
+    if (dp_shadow_of(flow)->unseen)
+        see(dp, flow); /* it may give `unfed` back */
+    if (tries <= DP_KEPT_TRIES)
         dp_shadow_settle(dp, flow);
     else if (is_owner)
         lose(dp, flow);
@@ -247,10 +407,30 @@ static void check_kept(struct prl_dp *dp, struct dp_flow *flow)
         dp_shadow_give_up(dp, flow, PRL_REASON_DIVERGED);
 }
 
+/* The former owner was not told that they are here, or its peer, that they were received: they are sent again. */
+static void drop_bare(struct prl_dp *dp, struct dp_flow *flow)
+{
+    struct prl_chain left = {0};
+    struct prl_hold *hold;
+
+    dp_shadow_of(flow)->unseen = false;
+    if (!has_bare(flow))
+        return;
+    while ((hold = prl_chain_pop(&dp_shadow_of(flow)->unfed->kept))) {
+        if (is_bare(hold))
+            dp_hold_free(dp, hold);
+        else
+            prl_chain_push(&left, hold);
+    }
+    dp_shadow_of(flow)->unfed->kept = left;
+    dp_shadow_settle(dp, flow);
+}
+
 /* What was fed just now may wait behind the application's lock on the socket: fed again, the peer would be told of it. */
 bool dp_verify_refeed(struct prl_dp *dp, struct dp_flow *flow)
 {
     dp_shadow_of(flow)->tries = 0;
+    drop_bare(dp, flow);
     if (!has_kept(flow))
         return false;
     dp_shadow_of(flow)->unfed->kept_tries = 0;

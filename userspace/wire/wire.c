@@ -206,6 +206,7 @@ static bool has_wanted_data(const struct prl_msg *msg)
 {
     switch (msg->type) {
     case PRL_MSG_REPLICATE:
+    case PRL_MSG_MIRRORED:
     case PRL_MSG_RELAY:
         return msg->data_bytes > 0 && msg->data_bytes <= PRL_PACKET_MAX;
     case PRL_MSG_OUTPUT:

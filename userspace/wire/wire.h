@@ -82,7 +82,7 @@ struct prl_msg {
     uint32_t length; /* bytes, whole message */
     uint32_t handle;
     uint32_t seq;
-    uint32_t space;       /* REPLICATE, ACK, FLOWCTL, SETUP_DONE, RESYNC */
+    uint32_t space;       /* REPLICATE, MIRRORED, ACK, FLOWCTL, SETUP_DONE, RESYNC */
     uint32_t tcp_seq;     /* OUTPUT, OUTPUT_ACK */
     uint32_t generation;  /* SETUP, SETUP_DONE, VOID, VOID_ACK, CLOSE, RESYNC */
     uint32_t service;     /* RENOUNCE, SWITCHOVER */
@@ -93,8 +93,9 @@ struct prl_msg {
     uint32_t out_seq, rcv_nxt, snd_una, compare_flags; /* COMPARE; RESYNC: out_seq */
     uint32_t refused;     /* RESYNC */
     uint32_t lease_flags; /* LEASE */
-    uint16_t lif;         /* REPLICATE, RELAY */
-    uint16_t packet_flags;/* REPLICATE, RELAY */
+    uint32_t number, whole_bytes; /* MIRRORED */
+    uint16_t lif;         /* REPLICATE, MIRRORED, RELAY */
+    uint16_t packet_flags;/* likewise */
     uint8_t reason;       /* ACK, OUTPUT_ACK, SETUP_DONE, VOID, ERROR, SWITCHOVER */
     uint8_t bits;         /* PRL_OUTPUT_*, PRL_SETUP_*, PRL_MOVE_*, PRL_RESYNC_*: of the message's */
     uint8_t version_min, version_max, node_index; /* HELLO */

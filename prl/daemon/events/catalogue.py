@@ -67,8 +67,10 @@ HAPPENED: Final[dict[str, Kind]] = {
     "configuration_deprecated": Kind("a key of the configuration goes with the next version"),
     "xdp_mode": Kind(
         "who captures, and why",
-        {"mode": "`native` or `generic` XDP, or `kernel`: input waits there"},
+        {"mode": "`native` or `generic` XDP, or `kernel` and `mirror`: input waits there"},
     ),
+    "mirror_on": Kind("long packets go by the cable to the other node"),
+    "mirror_off": Kind("they cannot: all input goes over the link"),
     "no_struct_ops": Kind("this kernel cannot keep shadows"),
     "no_sock_ops": Kind("TCP does not tell prld of sessions: their ends are looked for"),
     "late_among_others": Kind("prld may not come before other programs: late on a busy host"),

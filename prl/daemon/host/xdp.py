@@ -63,6 +63,9 @@ def attach(kernel: Kernel, choice: Choice, events: EventLog) -> None:
     if kernel.mode == "kernel":
         words = "no XDP: input waits in the kernel (NFQUEUE)" + (f": {why}" if why else "")
         events.info("xdp_mode", words, mode=kernel.mode)
+    elif kernel.mode == "mirror":
+        words = "no XDP: input waits in the kernel (NFQUEUE), on both nodes if it is long"
+        events.info("xdp_mode", words, mode=kernel.mode)
     elif why:
         tell = events.warning if kernel.mode_because else events.info
         tell("xdp_mode", f"XDP runs in {kernel.mode} mode: {why}", mode=kernel.mode)

@@ -109,6 +109,7 @@ def create(config: Config, services: tuple[ServiceState, ...], epoch: int | None
         epoch=secrets.randbits(64) or 1 if epoch is None else epoch,
         capabilities=OWN_CAPABILITIES
         | (Capability.NACK_RETRY if config.nack == "retry" else 0)
+        | (Capability.MIRROR if config.mode == "mirror" else 0)
         | (Capability.KERNEL_ANSWERS if config.timing.probe_ms else 0),
         claim_token=secrets.token_bytes(wire.TOKEN_BYTES),
         lan_key_half=secrets.token_bytes(wire.LAN_KEY_BYTES),

@@ -19,6 +19,7 @@ from prl.endpoint import Address, show_endpoint, unmapped
 from prl.errors import KernelError
 
 if TYPE_CHECKING:
+    from prl.daemon.host.cable import Cable
     from prl.daemon.ownership.arbiter import Arbiter
 
 _NS_PER_MS = 1e6
@@ -35,6 +36,8 @@ class NodeView:
     ownership: Ownership
     primaries: Primaries
     arbiter: "Arbiter | None"
+    cable: "Cable | None"
+    """Of the carrier "mirror"."""
     ailments: Callable[[], list[str]]
     """What of this host is not as it must be, in words; empty ones count for nothing."""
 
@@ -56,6 +59,7 @@ def status(view: NodeView) -> dict[str, Any]:
         "index": view.config.index,
         "mode": view.config.mode,
         "mode_because": view.kernel.mode_because,
+        "mirror": view.cable.facts() if view.cable is not None else None,
         "switchover_safe": not unsafe.cause,
         "cause": unsafe.cause,
         "because": unsafe.words or "every session has a good shadow or its owner next to it",

@@ -1,0 +1,213 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#include "path/mirror.h"
+
+#include <errno.h>
+#include <netinet/in.h>
+#include <stdlib.h>
+
+#include "flow/dp.h"
+#include "flow/lend.h"
+#include "flow/wake.h"
+#include "tcp/serial.h"
+
+_Static_assert((DP_MIRROR_FRAMES & (DP_MIRROR_FRAMES - 1)) == 0, "numbers go round: their places must, too");
+
+/* The frames of one number, in the order in which they came. */
+struct place {
+    uint32_t number; /* 0: it is free */
+    uint32_t slot;   /* of the flow */
+    uint64_t came_ns;
+    struct prl_chain frames;
+};
+
+struct dp_mirror {
+    struct place place[DP_MIRROR_FRAMES];
+    uint32_t taken;    /* places */
+    uint32_t messages; /* that wait, of all flows */
+    uint64_t look_ns;  /* for what is too old */
+};
+
+int dp_mirror_open(struct prl_dp *dp)
+{
+    dp->mirror = calloc(1, sizeof(*dp->mirror));
+    return dp->mirror ? 0 : -ENOMEM;
+}
+
+void dp_mirror_close(struct prl_dp *dp)
+{
+    free(dp->mirror);
+}
+
+/* ---- owner ---- */
+
+bool dp_mirror_goes_now(const struct prl_dp *dp, const struct dp_flow *flow)
+{
+    const struct prl_primary *primary = dp_primary_of(flow);
+
+    switch (primary->state) {
+    case PRL_PRIMARY_ACTIVE:
+        return dp->mirrors && !primary->held_back && !(primary->queues && primary->queues->in_pending.head);
+    case PRL_PRIMARY_OPEN: /* it passes */
+    case PRL_PRIMARY_ALONE:
+        return true;
+    default:
+        return false;
+    }
+}
+
+/* Flags that were set since are those of another state: each change writes all of them. */
+void dp_mirror_begin(struct prl_dp *dp, struct dp_flow *flow, const struct prl_packet *packet)
+{
+    uint32_t flags = __atomic_load_n(&flow->kernel->flags, __ATOMIC_ACQUIRE);
+
+    if (!dp->mirrors || packet->proto != IPPROTO_TCP || packet->l3_bytes <= PRL_MIRROR_COPY_BYTES ||
+        flow->kernel->key.vlans || dp->config.limits.nack_retry || flags & PRL_FLOW_MIRRORS ||
+        dp_primary_of(flow)->state != PRL_PRIMARY_ACTIVE || !dp_mirror_goes_now(dp, flow))
+        return;
+    __atomic_store_n(&flow->kernel->flags, flags | PRL_FLOW_MIRRORS, __ATOMIC_RELEASE);
+}
+
+/* ---- standby: frames ---- */
+
+static struct place *place_of(const struct prl_dp *dp, uint32_t number)
+{
+    return &dp->mirror->place[number & (DP_MIRROR_FRAMES - 1)];
+}
+
+static struct place *find(const struct prl_dp *dp, const struct dp_flow *flow, uint32_t number)
+{
+    struct place *place = place_of(dp, number);
+
+    return place->number == number && place->slot == flow->slot ? place : NULL;
+}
+
+static void clear(struct prl_dp *dp, struct place *place)
+{
+    place->number = 0;
+    place->frames = (struct prl_chain){0};
+    dp->mirror->taken--;
+}
+
+/* No message has named them. */
+static void discard(struct prl_dp *dp, struct place *place)
+{
+    dp->counters.mirror_unnamed += place->frames.count;
+    dp_hold_free_all(dp, &place->frames);
+    clear(dp, place);
+}
+
+void dp_mirror_put(struct prl_dp *dp, const struct dp_flow *flow, uint32_t number, struct prl_hold *hold)
+{
+    struct place *place = place_of(dp, number);
+
+    if (place->number && (place->number != number || place->slot != flow->slot)) {
+        if (prl_serial_lt(number, place->number)) {
+            dp->counters.mirror_unnamed++;
+            dp_hold_free(dp, hold);
+            return;
+        }
+        discard(dp, place);
+    }
+    if (!place->number) {
+        *place = (struct place){.number = number, .slot = flow->slot, .came_ns = dp->now_ns};
+        dp->mirror->taken++;
+    }
+    if (place->frames.count == DP_MIRROR_PIECES) {
+        dp->counters.mirror_unnamed++;
+        dp_hold_free(dp, hold);
+        return;
+    }
+    prl_chain_push(&place->frames, hold);
+}
+
+bool dp_mirror_has(const struct prl_dp *dp, const struct dp_flow *flow, uint32_t number, uint32_t tcp_seq,
+                   uint32_t tcp_end)
+{
+    const struct place *place = find(dp, flow, number);
+
+    if (!place)
+        return false;
+    for (const struct prl_hold *hold = place->frames.head; hold; hold = hold->next) {
+        if (hold->tcp_seq != tcp_seq)
+            return false;
+        tcp_seq = hold->tcp_end;
+    }
+    return tcp_seq == tcp_end;
+}
+
+void dp_mirror_take(struct prl_dp *dp, const struct dp_flow *flow, uint32_t number, struct prl_chain *frames)
+{
+    struct place *place = find(dp, flow, number);
+
+    *frames = (struct prl_chain){0};
+    if (!place)
+        return;
+    *frames = place->frames;
+    clear(dp, place);
+}
+
+uint32_t dp_mirror_count(const struct prl_dp *dp)
+{
+    uint32_t count = 0;
+
+    for (uint32_t i = 0; dp->mirror->taken && i < DP_MIRROR_FRAMES; i++)
+        count += dp->mirror->place[i].frames.count;
+    return count;
+}
+
+void dp_mirror_drop(struct prl_dp *dp, const struct dp_flow *flow, uint32_t number)
+{
+    struct prl_chain frames;
+
+    dp_mirror_take(dp, flow, number, &frames);
+    dp_hold_free_all(dp, &frames);
+}
+
+void dp_mirror_tick(struct prl_dp *dp)
+{
+    if (!dp->mirror->taken || dp->now_ns < dp->mirror->look_ns)
+        return;
+    dp->mirror->look_ns = dp->now_ns + DP_MIRROR_FRAME_NS / 2;
+    for (uint32_t i = 0; i < DP_MIRROR_FRAMES; i++) {
+        struct place *place = &dp->mirror->place[i];
+
+        if (place->number && dp->now_ns - place->came_ns >= DP_MIRROR_FRAME_NS)
+            discard(dp, place);
+    }
+}
+
+/* ---- standby: messages ---- */
+
+struct prl_hold *dp_mirror_waiting(const struct dp_flow *flow)
+{
+    const struct dp_unfed *unfed = dp_shadow_of(flow)->unfed;
+
+    return unfed ? unfed->unjoined.head : NULL;
+}
+
+void dp_mirror_wait(struct prl_dp *dp, struct dp_flow *flow, struct prl_hold *hold)
+{
+    prl_chain_push(&dp_shadow_lend(dp, flow)->unjoined, hold);
+    dp->mirror->messages++;
+    dp_flow_wake(dp, flow);
+    if (dp->tick_ns > dp->now_ns + DP_MIRROR_TICK_NS)
+        dp->tick_ns = dp->now_ns + DP_MIRROR_TICK_NS;
+}
+
+struct prl_hold *dp_mirror_go(struct prl_dp *dp, struct dp_flow *flow)
+{
+    dp->mirror->messages--;
+    return prl_chain_pop(&dp_shadow_of(flow)->unfed->unjoined);
+}
+
+void dp_mirror_forget(struct prl_dp *dp, struct dp_flow *flow)
+{
+    while (dp_mirror_waiting(flow))
+        dp_hold_free(dp, dp_mirror_go(dp, flow));
+    dp_shadow_settle(dp, flow);
+}
+
+bool dp_mirror_is_awaited(const struct prl_dp *dp)
+{
+    return dp->mirror->messages;
+}

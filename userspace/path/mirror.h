@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * What the carrier "mirror" needs beside the others (docs/mirror.md): on the owner, which flow's long packets go by the cable; on the
+ * standby, the frames that came by it, until the message that names them is worked on, and messages whose frames are not here yet.
+ */
+#ifndef PRL_PATH_MIRROR_H
+#define PRL_PATH_MIRROR_H
+
+#include "flow/dp.h"
+
+/* Numbers of which frames wait, a power of two; the older of two at one place goes. */
+#define DP_MIRROR_FRAMES 4096u
+/* Frames of one packet: a NIC cuts it to the link's MTU. */
+#define DP_MIRROR_PIECES 64u
+/* A message waits so long for its frames: if those of a later one are here already, and if not. */
+#define DP_MIRROR_GAP_NS 2000000ull
+#define DP_MIRROR_WAIT_NS 20000000ull
+/* Frames wait so long for their message: the owner has dropped their packet. */
+#define DP_MIRROR_FRAME_NS 1000000000ull
+/* While messages wait their flows are looked at so often. */
+#define DP_MIRROR_TICK_NS 1000000ull
+
+int dp_mirror_open(struct prl_dp *dp); /* 0 or -ENOMEM */
+void dp_mirror_close(struct prl_dp *dp);
+
+/* ---- owner ---- */
+
+/* Whether a packet whose payload is not here can be dealt with now: it can neither wait to be sent nor be relayed. */
+bool dp_mirror_goes_now(const struct prl_dp *dp, const struct dp_flow *flow);
+/* A packet was sent at once: if it is a long one, its flow's next long ones may go by the cable. */
+void dp_mirror_begin(struct prl_dp *dp, struct dp_flow *flow, const struct prl_packet *packet);
+
+/* ---- standby: frames ---- */
+
+/* A frame of that number is here: `hold`, without bytes, is the table's from now on. */
+void dp_mirror_put(struct prl_dp *dp, const struct dp_flow *flow, uint32_t number, struct prl_hold *hold);
+/* Whether the flow's frames of that number are just the stream from `tcp_seq` to `tcp_end`. */
+bool dp_mirror_has(const struct prl_dp *dp, const struct dp_flow *flow, uint32_t number, uint32_t tcp_seq,
+                   uint32_t tcp_end);
+/* They are the caller's from now on. */
+void dp_mirror_take(struct prl_dp *dp, const struct dp_flow *flow, uint32_t number, struct prl_chain *frames);
+/* All that wait, of all flows. */
+uint32_t dp_mirror_count(const struct prl_dp *dp);
+/* They are dropped, if there are any. */
+void dp_mirror_drop(struct prl_dp *dp, const struct dp_flow *flow, uint32_t number);
+/* Drops those that are too old. */
+void dp_mirror_tick(struct prl_dp *dp);
+
+/* ---- standby: messages ---- */
+
+/* The first that waits, or NULL. */
+struct prl_hold *dp_mirror_waiting(const struct dp_flow *flow);
+void dp_mirror_wait(struct prl_dp *dp, struct dp_flow *flow, struct prl_hold *hold);
+struct prl_hold *dp_mirror_go(struct prl_dp *dp, struct dp_flow *flow); /* takes that first one out */
+/* The shadow ends, or its link has: what waits will not be worked on. */
+void dp_mirror_forget(struct prl_dp *dp, struct dp_flow *flow);
+/* Of any flow. */
+bool dp_mirror_is_awaited(const struct prl_dp *dp);
+
+#endif /* PRL_PATH_MIRROR_H */
