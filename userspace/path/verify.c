@@ -170,7 +170,8 @@ static void see(struct prl_dp *dp, struct dp_flow *flow)
     struct prl_chain left = {0};
     struct prl_hold *hold;
 
-    while (has_kept(flow) && (hold = prl_chain_pop(&shadow->unfed->kept))) {
+    while (has_kept(flow)) {
+        hold = prl_chain_pop(&shadow->unfed->kept);
         if (is_bare(hold) && covered(flow, hold->tcp_end)) {
             dp_hold_free(dp, hold);
             continue;
