@@ -793,7 +793,9 @@ static void io_wake(struct prl_host *host)
 
 static int io_watch(struct prl_host *host, enum prl_source source, uint32_t events)
 {
-    if (source == PRL_SOURCE_HOLD) {
+    if (source == PRL_SOURCE_HEADERS) {
+        host->watches_headers = !!(events & PRL_WATCH_READ);
+    } else if (source == PRL_SOURCE_HOLD) {
         host->watches_hold = !!(events & PRL_WATCH_READ);
     } else {
         host->watches_link = !!(events & PRL_WATCH_READ);
@@ -1519,7 +1521,7 @@ int sim_start(struct prl_host *host, struct prl_dp_config *config, char *error)
     host->node.hold_ns = config->owner.hold_ns;
     host->node.hung_ns = config->owner.hung_ns;
     host->timer_ns = 0;
-    host->watches_hold = host->woken = host->stalled = 0;
+    host->watches_hold = host->watches_headers = host->woken = host->stalled = 0;
     host->stall_after = host->borrowed = 0;
     host->dp = dp_open(config, &io, host, error);
     if (host->dp)
@@ -1543,9 +1545,18 @@ static bool has_datagrams(const struct prl_host *host)
     return host->udp[PRL_PROBE_LAN]->count || host->udp[PRL_PROBE_LINK]->count;
 }
 
+/* What waits for a look that its coming asks for. */
+static bool has_frames(const struct prl_host *host)
+{
+    for (const struct frame *frame = host->captured->head; frame; frame = frame->next)
+        if (!frame->mirrored || host->watches_headers)
+            return true;
+    return false;
+}
+
 bool sim_has_work(const struct prl_host *host)
 {
-    return host->woken || host->news_count || host->captured->count || has_datagrams(host) ||
+    return host->woken || host->news_count || has_frames(host) || has_datagrams(host) ||
            (host->held->count && host->watches_hold) ||
            ((host->link_in_bytes || host->link_ended) && host->link_attached && host->watches_link) ||
            (host->watches_link_room && host->link_room && host->link_attached);

@@ -96,7 +96,7 @@ struct prl_host {
     uint64_t timer_ns;
     struct prl_news news[SIM_NEWS_MAX];
     uint32_t news_count;
-    uint8_t woken, watches_hold, watches_link, watches_link_room;
+    uint8_t woken, watches_hold, watches_headers, watches_link, watches_link_room;
     /* the link, as far as it is in this machine */
     uint8_t link_attached, link_ended, link_closed;
     uint8_t *link_in, *link_out;

@@ -688,6 +688,14 @@ MUTANTS = (
         test="sim/test_situations.py::test_a_new_owner_does_not_wait_for_what_cannot_be_fed_again",
     ),
     Mutant(
+        "a standby never listens to frames again",
+        "path/mirror.c",
+        "    return dp->now_ns - mirror->named_ns >= DP_MIRROR_QUIET_NS;",
+        "    return false;",
+        test="sim/test_situations.py"
+        "::test_frames_wake_nobody_while_the_link_tells_when_they_are_wanted",
+    ),
+    Mutant(
         "frames that no message names wait for ever",
         "path/mirror.c",
         "dp->now_ns - place->came_ns >= DP_MIRROR_FRAME_NS)",

@@ -876,6 +876,30 @@ def test_what_comes_behind_a_packet_that_is_late_waits_for_it(
     assert standby.ffi.string(lib.sim_audit(standby.host)) == b""
 
 
+def test_frames_wake_nobody_while_the_link_tells_when_they_are_wanted(
+    mirrored: tuple[Mirrored, Node, Node, Session],
+) -> None:
+    """The standby is woken by what names them, the owner by the answer, or soon."""
+    world, owner, standby, session = mirrored
+    lib, ack = standby.lib, session.rcv_nxt
+    number, seq = names_one(world, owner, standby, session)
+    world.until(lambda: not lib.sim_has_work(owner.host))
+    lib.sim_frame(owner.host, session.number, seq + LONG, LONG, ack, 0)
+    assert not lib.sim_has_work(owner.host)
+    sent, since_ns = int(counters(owner).mirrored_packets), world.now_ns
+    world.until(lambda: int(counters(owner).mirrored_packets) == sent + 1)
+    assert world.now_ns - since_ns <= MS + world.lazy_ns
+    lib.sim_cable(standby.host, session.number, seq, LONG, ack, 0, number)
+    assert lib.sim_has_work(standby.host), "a message waits for it"
+    lib.sim_turn(standby.host)
+    lib.sim_cable(standby.host, session.number, seq + LONG, LONG, ack, 0, number + 1)
+    assert not lib.sim_has_work(standby.host)
+    world.after(50 * MS)
+    assert counters(standby).mirror_lost == 0
+    lib.sim_cable(standby.host, session.number, seq, LONG, ack, 0, 77)
+    assert lib.sim_has_work(standby.host), "nothing tells when it is wanted"
+
+
 def test_frames_that_no_message_names_are_dropped(
     mirrored: tuple[Mirrored, Node, Node, Session],
 ) -> None:

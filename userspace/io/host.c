@@ -64,6 +64,7 @@ struct prl_host {
     struct prl_queue *queue;
     struct prl_queue *headers; /* carrier "mirror": of what payload goes by the cable; else NULL */
     bool queue_ready, headers_ready; /* there may be something in it */
+    bool headers_watched;
 };
 
 static uint64_t now_ns(struct prl_host *host)
@@ -105,11 +106,22 @@ static int open_waiting(struct prl_host *host)
     return err;
 }
 
+static int watch_headers(struct prl_host *host, uint32_t events)
+{
+    host->headers_watched = events & PRL_WATCH_READ;
+    if (!host->headers)
+        return 0;
+    return control(host, EPOLL_CTL_MOD, prl_queue_fd(host->headers), host->headers_watched ? EPOLLIN : 0,
+                   SOURCE_HEADERS);
+}
+
 static int watch(struct prl_host *host, enum prl_source source, uint32_t events)
 {
     bool is_link = source == PRL_SOURCE_LINK;
     uint32_t wanted = (events & PRL_WATCH_READ ? EPOLLIN : 0u) | (events & PRL_WATCH_WRITE ? EPOLLOUT : 0u);
 
+    if (source == PRL_SOURCE_HEADERS)
+        return watch_headers(host, events);
     return control(host, EPOLL_CTL_MOD, is_link ? host->link_fd : host->hold_fd, wanted,
                    is_link ? SOURCE_LINK : SOURCE_HOLD);
 }
@@ -222,7 +234,7 @@ static uint32_t receive_queued(struct prl_host *host, struct prl_received *recei
     if (host->queue_ready)
         count = prl_queue_receive(host->queue, received, capacity);
     whole = count;
-    if (host->headers_ready && count < capacity)
+    if ((host->headers_ready || (host->headers && !host->headers_watched)) && count < capacity)
         count += prl_queue_receive(host->headers, received + count, capacity - count);
     for (uint32_t i = whole; i < count; i++)
         received[i].queued |= QUEUED_HEADERS;
@@ -564,6 +576,8 @@ static int start_queues(struct prl_host *host, struct prl_umem *umem, char *erro
 
     if (!err && prl_kernel_mirror(host->kernel))
         err = open_queue(host, umem, PRL_MIRROR_COPY_BYTES, SOURCE_HEADERS, &host->headers, &headers_mark, error);
+    if (!err && host->headers)
+        err = watch_headers(host, 0); /* until that is said */
     if (!err)
         set_queue_marks(host, mark, headers_mark);
     return err;

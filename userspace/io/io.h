@@ -26,7 +26,11 @@
 struct prl_host; /* the machine: whoever fills the table knows what it is */
 
 /* Sources that can be watched by turns; all others are watched always. */
-enum prl_source { PRL_SOURCE_LINK, PRL_SOURCE_HOLD };
+enum prl_source {
+    PRL_SOURCE_LINK,
+    PRL_SOURCE_HOLD,
+    PRL_SOURCE_HEADERS, /* frames of which the headers alone are read (docs/mirror.md): unwatched, they are looked for in each pass */
+};
 enum { PRL_WATCH_READ = 1, PRL_WATCH_WRITE = 2 };
 
 /* What a wait found; an error of the source is found by reading it. */
@@ -34,7 +38,7 @@ enum prl_io_ready { PRL_READY_LINK = 1, PRL_READY_HOLD = 2, PRL_READY_UDP = 4, P
 
 /* What the machine counts, in packets. */
 struct prl_io_counts {
-    uint64_t not_received;     /* of more pieces than can be, or there was no room in the kernel's queue */
+    uint64_t not_received; /* of more pieces than can be, or there was no room in the kernel's queue */
     uint64_t
         verdicts_refused; /* by the kernel (settle): the packet had gone, with its interface, or there was no memory */
 };

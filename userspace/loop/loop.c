@@ -17,6 +17,7 @@
 #include "node/setup.h"
 #include "node/switchover.h"
 #include "path/input.h"
+#include "path/mirror.h"
 #include "path/news.h"
 #include "path/output.h"
 #include "path/primary.h"
@@ -261,7 +262,7 @@ static uint64_t next_deadline_ns(const struct prl_dp *dp)
 
     if (dp->link_again || dp_resync_goes_on(dp) || dp_takeover_goes_on(dp))
         return dp->now_ns;
-    if ((dp->dirty != DP_LIST_END || dp_verify_waits(dp)) &&
+    if ((dp->dirty != DP_LIST_END || dp_verify_waits(dp) || dp_mirror_is_deaf(dp)) &&
         soon_ns < next_ns) /* a shadow has not sent, or got, all yet */
         return soon_ns;
     return next_ns ? next_ns : 1;

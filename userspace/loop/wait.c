@@ -5,6 +5,7 @@
 
 #include "flow/dp.h"
 #include "flow/send.h"
+#include "path/mirror.h"
 
 /* Polling gives the CPU away after every look. Absences that are longer than the first of these count; beyond an eighth of
  * the time, and the sum, the CPU is wanted by others, and polling only waits for it. Then prld sleeps until there is work,
@@ -21,6 +22,7 @@ static int choose_sources(struct prl_dp *dp, struct dp_wait *wait)
     uint32_t link_events =
         (link_reads ? PRL_WATCH_READ : 0u) | (prl_link_pending(&dp->link) ? PRL_WATCH_WRITE : 0u);
     uint32_t output_events = dp->held.buffers_free && dp_has_bulk_room(dp, PRL_PACKET_MAX) ? PRL_WATCH_READ : 0u;
+    uint32_t headers_events = dp_mirror_listens(dp) ? PRL_WATCH_READ : 0u;
     int err = 0;
 
     if (dp->link.fd >= 0 && link_events != wait->link_events) {
@@ -30,6 +32,10 @@ static int choose_sources(struct prl_dp *dp, struct dp_wait *wait)
     if (!err && output_events != wait->output_events) {
         wait->output_events = output_events;
         err = dp->io->watch(dp->host, PRL_SOURCE_HOLD, output_events);
+    }
+    if (!err && headers_events != wait->headers_events) {
+        wait->headers_events = headers_events;
+        err = dp->io->watch(dp->host, PRL_SOURCE_HEADERS, headers_events);
     }
     return err;
 }

@@ -9,7 +9,7 @@
 struct prl_dp;
 
 struct dp_wait {
-    uint32_t link_events, output_events; /* what is watched for now */
+    uint32_t link_events, output_events, headers_events; /* what is watched for now */
     uint64_t until_ns; /* the next pass begins then at the latest */
     uint64_t poll_until_ns;              /* the end of adaptive polling */
     uint64_t crowded_until_ns;           /* no polling before */

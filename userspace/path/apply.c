@@ -64,6 +64,7 @@ static void do_replicate(struct prl_dp *dp, struct dp_flow *flow, const struct p
         msg.whole_bytes = hold->bytes;
         msg.data_bytes = piece[1].iov_len = packet->data_offset; /* all headers are in the first piece */
         dp->counters.mirrored_packets++;
+        dp_mirror_sent(dp);
         dp_put(dp, &msg, piece + 1, 1);
         return;
     }

@@ -25,6 +25,9 @@ struct dp_mirror {
     uint32_t taken;    /* places */
     uint32_t messages; /* that wait, of all flows */
     uint64_t look_ns;  /* for what is too old */
+    bool owns;         /* packets of flows that mirror come from peers */
+    uint64_t sent_ns;  /* the newest message that names frames, while it is unanswered; 0: none is */
+    uint64_t named_ns; /* the newest of the other node's */
 };
 
 int dp_mirror_open(struct prl_dp *dp)
@@ -64,7 +67,40 @@ void dp_mirror_begin(struct prl_dp *dp, struct dp_flow *flow, const struct prl_p
         flow->kernel->key.vlans || dp->config.limits.nack_retry || flags & PRL_FLOW_MIRRORS ||
         dp_primary_of(flow)->state != PRL_PRIMARY_ACTIVE || !dp_mirror_goes_now(dp, flow))
         return;
+    dp->mirror->owns = true;
     __atomic_store_n(&flow->kernel->flags, flags | PRL_FLOW_MIRRORS, __ATOMIC_RELEASE);
+}
+
+void dp_mirror_sent(struct prl_dp *dp)
+{
+    dp->mirror->owns = true;
+    dp->mirror->sent_ns = dp->now_ns;
+}
+
+void dp_mirror_named(struct prl_dp *dp)
+{
+    dp->mirror->named_ns = dp->now_ns;
+}
+
+void dp_mirror_answered(struct prl_dp *dp)
+{
+    dp->mirror->sent_ns = 0;
+}
+
+bool dp_mirror_listens(const struct prl_dp *dp)
+{
+    const struct dp_mirror *mirror = dp->mirror;
+
+    if (mirror->messages)
+        return true;
+    if (mirror->owns)
+        return dp->now_ns - mirror->sent_ns >= DP_MIRROR_DEAF_NS;
+    return dp->now_ns - mirror->named_ns >= DP_MIRROR_QUIET_NS;
+}
+
+bool dp_mirror_is_deaf(const struct prl_dp *dp)
+{
+    return dp->mirror->owns && !dp_mirror_listens(dp);
 }
 
 /* ---- standby: frames ---- */

@@ -17,6 +17,8 @@
 #define DP_MIRROR_WAIT_NS 20000000ull
 /* Frames wait so long for their message: the owner has dropped their packet. */
 #define DP_MIRROR_FRAME_NS 1000000000ull
+#define DP_MIRROR_DEAF_NS 1000000ull
+#define DP_MIRROR_QUIET_NS 10000000ull
 /* While messages wait their flows are looked at so often. */
 #define DP_MIRROR_TICK_NS 1000000ull
 
@@ -29,6 +31,20 @@ void dp_mirror_close(struct prl_dp *dp);
 bool dp_mirror_goes_now(const struct prl_dp *dp, const struct dp_flow *flow);
 /* A packet was sent at once: if it is a long one, its flow's next long ones may go by the cable. */
 void dp_mirror_begin(struct prl_dp *dp, struct dp_flow *flow, const struct prl_packet *packet);
+
+/* A message has been sent that names frames; or all that a flow has sent was answered. */
+void dp_mirror_sent(struct prl_dp *dp);
+void dp_mirror_answered(struct prl_dp *dp);
+/* The other node has sent one. */
+void dp_mirror_named(struct prl_dp *dp);
+
+/* ---- both: when frames are looked at ---- */
+
+/* While the link tells soon enough when they are to be looked at, frames that come wake nobody, and are looked for in each pass: as
+ * owner, while a message that names some is unanswered, for DP_MIRROR_DEAF_NS at most; as standby, until a message misses its own, or none
+ * has come for DP_MIRROR_QUIET_NS. */
+bool dp_mirror_listens(const struct prl_dp *dp);
+bool dp_mirror_is_deaf(const struct prl_dp *dp); /* as owner: the next pass must not be later than that */
 
 /* ---- standby: frames ---- */
 

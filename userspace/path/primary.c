@@ -3,6 +3,7 @@
 
 #include "flow/dp.h"
 #include "path/apply.h"
+#include "path/mirror.h"
 #include "path/shadow.h"
 #include "path/window.h"
 
@@ -20,6 +21,8 @@ void dp_primary_message(struct prl_dp *dp, const struct prl_msg *msg)
                         &actions);
         dp_apply(dp, flow, &actions);
         dp_window_note_space(dp, flow);
+        if (!dp_primary_of(flow)->queues || !dp_primary_of(flow)->queues->in_held.head)
+            dp_mirror_answered(dp);
         if (prl_primary_wants_drain(dp_primary_of(flow), dp->now_ns))
             dp_primary_drain(dp, flow);
         break;

@@ -263,6 +263,8 @@ static void replicate(struct prl_dp *dp, struct dp_flow *flow, const struct prl_
         refuse(dp, flow, msg, PRL_VERDICT_VOID, PRL_REASON_MALFORMED);
         return;
     }
+    if (arrival.number)
+        dp_mirror_named(dp);
     if (dp_secondary_of(flow)->state == PRL_SECONDARY_ACTIVE &&
         (dp_mirror_waiting(flow) || must_wait(dp, flow, &arrival)))
         wait_for_turn(dp, flow, &arrival);
