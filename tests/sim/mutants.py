@@ -688,6 +688,20 @@ MUTANTS = (
         test="sim/test_situations.py::test_a_new_owner_does_not_wait_for_what_cannot_be_fed_again",
     ),
     Mutant(
+        "frames that no message names take all entries",
+        "path/mirror.c",
+        "pool->used <= DP_MIRROR_RESERVE)) {",
+        "pool->used < 1)) {",
+        test="sim/test_situations.py::test_frames_that_no_message_names_leave_entries_to_all_else",
+    ),
+    Mutant(
+        "frames outlive the link that would have told of them",
+        "path/mirror.c",
+        "for (uint32_t i = 0; dp->mirror->taken && i < DP_MIRROR_FRAMES; i++)\n        if",
+        "for (uint32_t i = 0; false && i < DP_MIRROR_FRAMES; i++)\n        if",
+        test="sim/test_situations.py::test_frames_that_no_message_names_leave_entries_to_all_else",
+    ),
+    Mutant(
         "a standby never listens to frames again",
         "path/mirror.c",
         "    return dp->now_ns - mirror->named_ns >= DP_MIRROR_QUIET_NS;",

@@ -915,6 +915,26 @@ def test_frames_that_no_message_names_are_dropped(
     assert standby.ffi.string(lib.sim_audit(standby.host)) == b""
 
 
+def test_frames_that_no_message_names_leave_entries_to_all_else(
+    mirrored: tuple[Mirrored, Node, Node, Session],
+) -> None:
+    """The oldest go first, and all of them with the link that would have told of them."""
+    world, owner, standby, session = mirrored
+    lib, host = standby.lib, standby.host
+    lib.sim_leave_holds(host, 20)
+    used = int(status_of(standby).holds_used)
+    for number in range(77, 107):
+        lib.sim_cable(host, session.number, session.snd_nxt, LONG, session.rcv_nxt, 0, number)
+        lib.sim_turn(host)
+    assert status_of(standby).holds_used - used == 20 - 8
+    assert counters(standby).mirror_unnamed == 30 - (20 - 8)
+    assert standby.ffi.string(lib.sim_audit(host)) == b""
+    owner.power_off()
+    world.until(lambda: world.counts["link lost"] > 0)
+    assert counters(standby).mirror_unnamed == 30
+    assert status_of(standby).holds_used == used
+
+
 def test_a_new_owner_does_not_wait_for_what_cannot_be_fed_again(
     mirrored: tuple[Mirrored, Node, Node, Session],
 ) -> None:

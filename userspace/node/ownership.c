@@ -18,6 +18,7 @@
 #include "node/probe.h"
 #include "node/resync.h"
 #include "node/service.h"
+#include "path/mirror.h"
 #include "path/primary.h"
 #include "path/shadow.h"
 #include "path/takeover.h"
@@ -271,6 +272,7 @@ void dp_link_lost(struct prl_dp *dp, const char *why)
         return;
     dp->io->link_detach(dp->host, &dp->link);
     dp->link_up = dp->link_again = dp->mirrors = false;
+    dp_mirror_link_lost(dp);
     dp_event(dp, &event, (const uint8_t *)why, (uint32_t)strlen(why));
     if (was_up) {
         dp_move_link_down(dp);

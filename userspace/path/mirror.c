@@ -23,6 +23,8 @@ struct place {
 struct dp_mirror {
     struct place place[DP_MIRROR_FRAMES];
     uint32_t taken;    /* places */
+    uint32_t oldest;   /* of their numbers; there may be none any more */
+    uint32_t pieces;   /* frames in them */
     uint32_t messages; /* that wait, of all flows */
     uint64_t look_ns;  /* for what is too old */
     bool owns;         /* packets of flows that mirror come from peers */
@@ -119,6 +121,7 @@ static struct place *find(const struct prl_dp *dp, const struct dp_flow *flow, u
 
 static void clear(struct prl_dp *dp, struct place *place)
 {
+    dp->mirror->pieces -= place->frames.count;
     place->number = 0;
     place->frames = (struct prl_chain){0};
     dp->mirror->taken--;
@@ -127,9 +130,26 @@ static void clear(struct prl_dp *dp, struct place *place)
 /* No message has named them. */
 static void discard(struct prl_dp *dp, struct place *place)
 {
-    dp->counters.mirror_unnamed += place->frames.count;
-    dp_hold_free_all(dp, &place->frames);
+    struct prl_chain frames = place->frames;
+
+    dp->counters.mirror_unnamed += frames.count;
     clear(dp, place);
+    dp_hold_free_all(dp, &frames);
+}
+
+void dp_mirror_make_room(struct prl_dp *dp)
+{
+    const struct prl_pool *pool = &dp->held.pool;
+    struct dp_mirror *mirror = dp->mirror;
+
+    while (mirror->taken &&
+           (mirror->pieces >= DP_MIRROR_FRAMES || pool->capacity - pool->used <= DP_MIRROR_RESERVE)) {
+        struct place *place = place_of(dp, mirror->oldest);
+
+        if (place->number)
+            discard(dp, place);
+        mirror->oldest++;
+    }
 }
 
 void dp_mirror_put(struct prl_dp *dp, const struct dp_flow *flow, uint32_t number, struct prl_hold *hold)
@@ -146,7 +166,8 @@ void dp_mirror_put(struct prl_dp *dp, const struct dp_flow *flow, uint32_t numbe
     }
     if (!place->number) {
         *place = (struct place){.number = number, .slot = flow->slot, .came_ns = dp->now_ns};
-        dp->mirror->taken++;
+        if (!dp->mirror->taken++ || prl_serial_lt(number, dp->mirror->oldest))
+            dp->mirror->oldest = number;
     }
     if (place->frames.count == DP_MIRROR_PIECES) {
         dp->counters.mirror_unnamed++;
@@ -154,6 +175,7 @@ void dp_mirror_put(struct prl_dp *dp, const struct dp_flow *flow, uint32_t numbe
         return;
     }
     prl_chain_push(&place->frames, hold);
+    dp->mirror->pieces++;
 }
 
 bool dp_mirror_has(const struct prl_dp *dp, const struct dp_flow *flow, uint32_t number, uint32_t tcp_seq,
@@ -201,6 +223,7 @@ void dp_mirror_drop(struct prl_dp *dp, const struct dp_flow *flow, uint32_t numb
 
 void dp_mirror_tick(struct prl_dp *dp)
 {
+    dp_mirror_make_room(dp);
     if (!dp->mirror->taken || dp->now_ns < dp->mirror->look_ns)
         return;
     dp->mirror->look_ns = dp->now_ns + DP_MIRROR_FRAME_NS / 2;
@@ -210,6 +233,13 @@ void dp_mirror_tick(struct prl_dp *dp)
         if (place->number && dp->now_ns - place->came_ns >= DP_MIRROR_FRAME_NS)
             discard(dp, place);
     }
+}
+
+void dp_mirror_link_lost(struct prl_dp *dp)
+{
+    for (uint32_t i = 0; dp->mirror->taken && i < DP_MIRROR_FRAMES; i++)
+        if (dp->mirror->place[i].number)
+            discard(dp, &dp->mirror->place[i]);
 }
 
 /* ---- standby: messages ---- */

@@ -8,10 +8,12 @@
 
 #include "flow/dp.h"
 
-/* Numbers of which frames wait, a power of two; the older of two at one place goes. */
+/* Frames that wait, and their numbers, a power of two; the older of two at one place goes. */
 #define DP_MIRROR_FRAMES 4096u
 /* Frames of one packet: a NIC cuts it to the link's MTU. */
 #define DP_MIRROR_PIECES 64u
+/* Frames that wait leave all else so many entries. */
+#define DP_MIRROR_RESERVE 8u
 /* A message waits so long for its frames: if those of a later one are here already, and if not. */
 #define DP_MIRROR_GAP_NS 2000000ull
 #define DP_MIRROR_WAIT_NS 20000000ull
@@ -59,8 +61,12 @@ void dp_mirror_take(struct prl_dp *dp, const struct dp_flow *flow, uint32_t numb
 uint32_t dp_mirror_count(const struct prl_dp *dp);
 /* They are dropped, if there are any. */
 void dp_mirror_drop(struct prl_dp *dp, const struct dp_flow *flow, uint32_t number);
+/* Before another is put: the oldest go where all else lacks entries (DP_MIRROR_RESERVE). */
+void dp_mirror_make_room(struct prl_dp *dp);
 /* Drops those that are too old. */
 void dp_mirror_tick(struct prl_dp *dp);
+/* Drops all: what would have named them went with the link. */
+void dp_mirror_link_lost(struct prl_dp *dp);
 
 /* ---- standby: messages ---- */
 

@@ -221,9 +221,10 @@ void dp_secondary_advance(struct prl_dp *dp, struct dp_flow *flow)
 void dp_secondary_frame(struct prl_dp *dp, struct dp_flow *flow, uint32_t number, uint64_t queued,
                         const struct prl_packet *packet)
 {
-    struct prl_hold *hold =
-        dp_hold_input(dp, PRL_FRAME_NONE, queued, packet->l3_bytes, flow->kernel->key.lif, packet);
+    struct prl_hold *hold;
 
+    dp_mirror_make_room(dp);
+    hold = dp_hold_input(dp, PRL_FRAME_NONE, queued, packet->l3_bytes, flow->kernel->key.lif, packet);
     if (!hold) {
         DP_DROP(dp, rx_no_hold, flow->spec.handle, packet->l3_bytes);
         dp->io->settle(dp->host, queued, false);
