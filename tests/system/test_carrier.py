@@ -14,19 +14,18 @@ from typing import NamedTuple
 import pytest
 from prl._core import lib
 
-from prl.demo.payload import Payload
 from prl.lab import Lab
 from prl.lab.netns import Namespace
 from tests import netfilter_queue
 from tests.system import support
 from tests.system.support import Applications, eventually
+from tests.system.uploads import SIZE_BYTES, finish, upload
 
 pytestmark = [
     pytest.mark.system,
     pytest.mark.needs("root", "netns", "bpf", "struct_ops", "nfqueue", "nft"),
 ]
 
-SIZE_BYTES = 16 << 20
 CHUNK_BYTES = 20_000
 FIRST = lib.PRL_QUEUE_FIRST
 _labs = itertools.count()
@@ -78,26 +77,6 @@ def own_tables(number: int) -> set[str]:
 def pair() -> Iterator[Lab]:
     with support.pair(f"ker{next(_labs)}", "kernel") as lab:
         yield lab
-
-
-def upload(apps: Applications, family: int = 4) -> tuple[support.Peer, Payload]:
-    """Half done; it goes on in finish() alone."""
-    payload = Payload(SIZE_BYTES)
-    peer = apps.connect(family)
-    peer.hold_at(SIZE_BYTES * 3 // 4)
-    peer.upload(payload)
-    peer.await_bytes(SIZE_BYTES // 2)
-    return peer, payload
-
-
-def finish(apps: Applications, peer: support.Peer, payload: Payload, node: str) -> None:
-    peer.finish()
-    peer.sock.close()
-    end = apps.expect("end", node, peer=peer.port)
-    # On a slow machine the link may have been lost: the next shadow begins where it was made.
-    assert (end["began"] + end["bytes"], end["error"]) == (SIZE_BYTES, "")
-    for each in ("re0", "re1"):
-        apps.reads_are_exact(each, payload)
 
 
 def nothing_waits(lab: Lab, node: str) -> Callable[[], bool]:

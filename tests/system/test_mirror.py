@@ -16,13 +16,13 @@ from prl.lab.netns import Namespace
 from prl.lab.topology import LINK_INTERFACE
 from tests.system import support
 from tests.system.support import Applications, eventually
+from tests.system.uploads import SIZE_BYTES, finish, upload
 
 pytestmark = [
     pytest.mark.system,
     pytest.mark.needs("root", "netns", "bpf", "struct_ops", "nfqueue", "nft"),
 ]
 
-SIZE_BYTES = 16 << 20
 BOTH = ("re0", "re1")
 MIRRORED = "meta mark and 0xff000000 == 0x71000000"
 _labs = itertools.count()
@@ -49,26 +49,6 @@ def pair() -> Iterator[Lab]:
         for node in BOTH:
             eventually("the cable is known", lambda node=node: is_on(lab, node))
         yield lab
-
-
-def upload(apps: Applications, family: int = 4) -> tuple[support.Peer, Payload]:
-    """Half done; it goes on in finish() alone."""
-    payload = Payload(SIZE_BYTES)
-    peer = apps.connect(family)
-    peer.hold_at(SIZE_BYTES * 3 // 4)
-    peer.upload(payload)
-    peer.await_bytes(SIZE_BYTES // 2)
-    return peer, payload
-
-
-def finish(apps: Applications, peer: support.Peer, payload: Payload, node: str) -> None:
-    peer.finish()
-    peer.sock.close()
-    end = apps.expect("end", node, peer=peer.port)
-    # On a slow machine the link may have been lost: the next shadow begins where it was made.
-    assert (end["began"] + end["bytes"], end["error"]) == (SIZE_BYTES, "")
-    for each in BOTH:
-        apps.reads_are_exact(each, payload)
 
 
 def mirrored(lab: Lab) -> int:
