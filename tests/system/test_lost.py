@@ -112,7 +112,7 @@ def test_one_that_prld_had_not_been_asked_for_is_reset_when_its_owner_is_back() 
         where = (support.service_address(4), ALONE)
         with apps.connect() as good, place.call(lambda: socket.create_server(where)) as server:
             with Peer(lab, port=ALONE) as bad, server.accept()[0]:
-                lab.fail("re0", "cut-both")
+                lab.fail("re0", "freeze")
                 apps.expect("taken_over", "re1", peer=good.port)
                 lab.heal("re0")
                 with pytest.raises(ConnectionResetError):  # it only waits, and says nothing
