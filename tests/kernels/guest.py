@@ -26,6 +26,7 @@ LAST_NICE = 19
 TAIL_BYTES = 6000
 KERNEL_PARAMETERS = (
     *("console=ttyS0", "quiet", "panic=-1"),  # a panic is the end of QEMU
+    "no_timer_check",  # an emulated CPU that is given too little time fails it, and panics
     # What only costs an emulated CPU time: defence against faults of real ones, zeroed memory.
     *("mitigations=off", "init_on_alloc=0"),
 )
