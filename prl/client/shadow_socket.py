@@ -52,9 +52,7 @@ class ShadowSocket(socket.socket):
         """Wake who reads datagrams: prld, which ends a void socket otherwise, is gone."""
         if self.type == socket.SOCK_DGRAM and not self.owned:
             self.ended = True
-            with contextlib.suppress(
-                OSError
-            ):  # one without a peer says so, and is ended all the same
+            with contextlib.suppress(OSError):  # ENOTCONN without a peer: it is ended all the same
                 super().shutdown(socket.SHUT_RDWR)
 
     def is_live_udp(self, remote: str) -> bool:

@@ -47,6 +47,14 @@ void dp_window_say(struct prl_dp *dp, struct dp_flow *flow)
         dp->counters.crafted_acks++;
 }
 
+void dp_window_reopen(struct prl_dp *dp, struct dp_flow *flow)
+{
+    if (!flow->kernel->clamped)
+        return;
+    flow->kernel->clamped = 0;
+    dp_window_say(dp, flow);
+}
+
 /* The other side's space grew after we had to lower the advertised window: the own stack believes that its window is
  * open and would say nothing, so the peer is told with a segment of ours. */
 static void reopen_window(struct prl_dp *dp, struct dp_flow *flow)
@@ -57,16 +65,7 @@ static void reopen_window(struct prl_dp *dp, struct dp_flow *flow)
         prl_serial_lt(kernel->edge_limit, kernel->last_edge + REOPEN_SEGMENTS * flow->spec.mss) ||
         (flow->peer_tcp_end && prl_serial_lt(flow->peer_tcp_end + REOPEN_BELOW_BYTES, kernel->last_edge)))
         return;
-    kernel->clamped = 0;
-    dp_window_say(dp, flow);
-}
-
-void dp_window_reopen(struct prl_dp *dp, struct dp_flow *flow)
-{
-    if (!flow->kernel->clamped)
-        return;
-    flow->kernel->clamped = 0;
-    dp_window_say(dp, flow);
+    dp_window_reopen(dp, flow);
 }
 
 void dp_window_note_space(struct prl_dp *dp, struct dp_flow *flow)

@@ -107,8 +107,8 @@ class Exposed:
 
     def leave(self, session: Session) -> None:
         """This node was fenced, had the session, and does not know whether the other one has."""
-        if _can_hang(session) and self._has_room(len(self._left) + 1):
-            self._left[session.ends] = session.service
+        if _can_hang(session):
+            self.leave_unknown([session.ends], session.service)
 
     def leave_unknown(self, left: Iterable[Tuple], service: int) -> None:
         """The same of what prld had not been asked for by then."""
