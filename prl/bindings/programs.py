@@ -18,7 +18,8 @@ OBJECTS = Path(__file__).resolve().parent.parent / "bpf"
 
 
 STRANGERS_NAMED = 64
-"""Sessions that prld was not asked for, of which the ends are told; all of them are counted."""
+"""Sessions that prld was not asked for, of which the ends are told to an operator; all of them
+are counted."""
 
 
 class Stranger(NamedTuple):
@@ -126,7 +127,6 @@ class Kernel:
         error = ffi.new("char[]", lib.PRL_ERROR_BYTES)
         self.mode_because = ""
         """Why what captures is not what was asked for first, or is the last resort."""
-        self._strangers: Any = ffi.new("struct prl_stranger[]", STRANGERS_NAMED)
         self._kernel: Any = lib.prl_kernel_open(config, error)
         if self._kernel == ffi.NULL:
             raise KernelError(text_of(error))
@@ -156,8 +156,10 @@ class Kernel:
         refused = lib.prl_kernel_sessions_attach(self._kernel, error)
         return text_of(error) if refused else ""
 
-    def strangers(self, of: Collection[tuple[Address, int]] = ()) -> "Strangers":
-        """Sessions of service addresses that no flow here has.
+    def strangers(
+        self, of: Collection[tuple[Address, int]] = (), named: int = STRANGERS_NAMED
+    ) -> "Strangers":
+        """Sessions of service addresses that no flow here has; the ends of the first ``named``.
 
         ``of``: of these addresses alone, each on a device by its index, or 0: on any.
 
@@ -168,12 +170,11 @@ class Kernel:
         for key, (address, ifindex) in zip(raw, of, strict=False):
             ffi.buffer(key.addr)[:] = mapped(address)
             key.ifindex = ifindex
-        found = self._strangers
-        count = lib.prl_kernel_strangers(self._kernel, raw, len(of), found, STRANGERS_NAMED)
+        found = ffi.new("struct prl_stranger[]", named)
+        count = lib.prl_kernel_strangers(self._kernel, raw, len(of), found, named)
         if count < 0:
             raise KernelError(f"sessions cannot be counted: {os.strerror(-count)}")
-        named = (found[place] for place in range(min(count, STRANGERS_NAMED)))
-        return Strangers(count, tuple(map(Stranger.of, named)))
+        return Strangers(count, tuple(Stranger.of(found[n]) for n in range(min(count, named))))
 
     @property
     def mode(self) -> Mode:

@@ -55,7 +55,7 @@ from prl.daemon.requests import Requests
 from prl.daemon.session.attempt import Attempts
 from prl.daemon.session.births import Births
 from prl.daemon.session.doubtful import Doubtful
-from prl.daemon.session.exposed import Exposed
+from prl.daemon.session.exposed import EXPOSED_MAX, Exposed
 from prl.daemon.session.protect import Primaries
 from prl.daemon.session.sessions import Session
 from prl.daemon.session.shadows import Shadows
@@ -257,7 +257,7 @@ class Node:
         attempts = Attempts(config, dp, self._link, host, log, lans, sentinel)
         self._switchover = Switchover(
             *(config, dp, self._link, log, self._ownership),
-            strangers_of=lambda number: self._kernel.strangers(lans.ends(number)),
+            strangers_of=lambda number: self._kernel.strangers(lans.ends(number), EXPOSED_MAX),
         )
         self._exposed = Exposed(dp, self._link, log)
         births = Births(config, dp, self._kernel, log, heard=self._hears_sessions)

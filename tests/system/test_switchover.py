@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
+from prl.bindings.programs import STRANGERS_NAMED
 from prl.demo.payload import Payload
 from prl.lab.netns import Namespace
 from tests.system import support
@@ -79,16 +80,17 @@ def refused(lab: support.Lab, words: str, node: str = "re0") -> None:
 
 
 @contextmanager
-def strangers(lab: support.Lab, count: int = 1) -> Iterator[None]:
-    """Connections to the service address on re0 that nobody hands to prld."""
+def strangers(lab: support.Lab, count: int = 1) -> Iterator[list[support.Peer]]:
+    """Peers whose connections to the service address on re0 nobody hands to prld."""
     place = Namespace(lab.topology.re0.namespace)
     to = (support.service_address(4), STRANGE_PORT)
     with ExitStack() as stack:
         listener = stack.enter_context(place.call(lambda: socket.create_server(to)))
+        peers = []
         for _ in range(count):
-            stack.enter_context(support.Peer(lab, port=STRANGE_PORT))
+            peers.append(stack.enter_context(support.Peer(lab, port=STRANGE_PORT)))
             stack.enter_context(listener.accept()[0])
-        yield
+        yield peers
 
 
 def lost_strangers(lab: support.Lab) -> list[int]:
@@ -105,10 +107,13 @@ def test_a_session_that_prld_was_not_asked_for_is_not_lost_unasked() -> None:
                 for node in ("re0", "re1"):
                     refused(lab, "2 of its TCP sessions would be lost", node)
                     assert support.status(lab, "re0")["services"][0]["state"] == "owner"
-            with strangers(lab):
+            with strangers(lab, STRANGERS_NAMED + 1) as left:
                 assert peer.ask("still here") == "still here"
                 assert move(lab, command="demote")["to"] == "re1"
-                eventually("the loss is told", lambda: lost_strangers(lab) == [1])
+                for stranger in left:
+                    with pytest.raises(ConnectionResetError):  # it only waits, and says nothing
+                        stranger.receive()
+                assert lost_strangers(lab) == [len(left)]
             apps.expect("taken_over", "re1", peer=peer.port)
             assert peer.ask("still here") == "still here"
 

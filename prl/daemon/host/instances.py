@@ -6,13 +6,15 @@ device that they are bound to (SO_BINDTODEVICE), be it the interface or its VRF.
 """
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from prl.bindings.datapath import LogicalInterface, Tuple
+from prl.bindings.programs import Stranger
 from prl.config import Config, Service
 from prl.daemon.host import orphaned_sockets
-from prl.endpoint import Address
+from prl.endpoint import Address, unmapped
 from prl.errors import ConfigError, KernelError, UsageError
+from prl.kernel.sock_diag import TcpSocket
 
 _DEVICE_BYTES = 16  # IFNAMSIZ
 
@@ -68,12 +70,29 @@ class Instances:
 
     def end_connections(self, service: int) -> list[Tuple]:
         """End what is left on a service's addresses, in its instance. Raises KernelError."""
-        devices = self.devices(service) if self.is_shared(service) else None
-        own = self._config.service[service]
-        return [
-            Tuple(*found.local, *found.remote, instance=own.instance)
-            for found in orphaned_sockets.end_all_on(own.addresses, devices)
-        ]
+        addresses = self._config.service[service].addresses
+        return self._ended(
+            service, orphaned_sockets.end_all_on(addresses, self._told_apart(service))
+        )
+
+    def end_strangers(self, service: int, strangers: Iterable[Stranger]) -> list[Tuple]:
+        """End these sessions of a service. Raises KernelError."""
+        sides = {
+            (
+                (unmapped(one.local), one.local_port),
+                (unmapped(one.remote), one.remote_port),
+            )
+            for one in strangers
+        }
+        return self._ended(service, orphaned_sockets.end_those(sides, self._told_apart(service)))
+
+    def _told_apart(self, service: int) -> frozenset[int] | None:
+        """The devices of its sockets, where another instance has such sockets, too."""
+        return self.devices(service) if self.is_shared(service) else None
+
+    def _ended(self, service: int, found: Iterable[TcpSocket]) -> list[Tuple]:
+        instance = self._config.service[service].instance
+        return [Tuple(*one.local, *one.remote, instance=instance) for one in found]
 
     def of_address(self, address: Address) -> list[int]:
         """The services that have an address."""

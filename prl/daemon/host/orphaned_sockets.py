@@ -8,9 +8,9 @@ by the silence, so this is done while the address is silent. Their holders get E
 
 import re
 import socket
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 
-from prl.endpoint import Address
+from prl.endpoint import Address, Side
 from prl.errors import KernelError
 from prl.kernel.sock_diag import CONGESTION, ESTABLISHED, LISTEN, SockDiag, TcpSocket
 
@@ -34,6 +34,20 @@ def end_all_on(
     return _end(
         lambda found: (
             found.local[0] in silent
+            and found.state != LISTEN
+            and (devices is None or found.device in devices)
+        )
+    )
+
+
+def end_those(
+    sessions: Collection[tuple[Side, Side]], devices: frozenset[int] | None = None
+) -> list[TcpSocket]:
+    """End the connections with these ends, own and peer's; return them. Raises KernelError."""
+    wanted = frozenset(sessions)
+    return _end(
+        lambda found: (
+            (found.local, found.remote) in wanted
             and found.state != LISTEN
             and (devices is None or found.device in devices)
         )

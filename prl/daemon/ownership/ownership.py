@@ -8,11 +8,12 @@ are judged by them.
 import asyncio
 import contextlib
 import random
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from prl.bindings.datapath import Datapath, Tuple
 from prl.bindings.facts import Fenced, Owner, Refused, Silence
+from prl.bindings.programs import Stranger
 from prl.config import Config
 from prl.daemon.events.log import EventLog
 from prl.daemon.host import orphaned_sockets
@@ -200,15 +201,19 @@ class Ownership:
         self._dp.service_set(number, state)
         self.tell(number, state, "agreed with the other node")
         if state == Owner.STANDBY:
-            self._end_ghosts(number)
+            self._end_ghosts(number, lambda: self._instances.end_connections(number))
         elif state == Owner.OWNER:  # without a shadow: whatever session there was has nobody
             self._end_lost(number)
 
-    def _end_ghosts(self, number: int) -> None:
+    def end_strangers(self, number: int, strangers: Iterable[Stranger]) -> None:
+        """The service was given away, and these sessions of it were not: their peers are told."""
+        self._end_ghosts(number, lambda: self._instances.end_strangers(number, strangers))
+
+    def _end_ghosts(self, number: int, end: Callable[[], list[Tuple]]) -> None:
         """The service lives elsewhere: connections that there still are here are void (L8)."""
         service = self._config.service[number]
         try:
-            ended = self._instances.end_connections(number)
+            ended = end()
         except KernelError as error:
             self._log.error("ghosts_left", f"service {service.name}: {error}")
             return

@@ -5,7 +5,8 @@ request ─▶ datapath: drain, silence, word ─▶ done: the other node has it
                 └─ link lost after the word ─▶ unsure ─ HELLO, or nobody answers probes ─▶ resumed
 
 Sessions that prld was not asked for have no flow: they are counted here before the datapath is
-asked, by the owner also when the other node asks, and again once they are lost.
+asked, by the owner also when the other node asks. Once the service is given away, those that were
+not given up by then are ended, and the new owner is told, so that their peers hear of it.
 """
 
 import asyncio
@@ -62,7 +63,10 @@ class Switchover:
         ownership: Ownership,
         strangers_of: Callable[[int], Strangers],
     ) -> None:
-        """``strangers_of``: the sessions of a service that prld was not asked for (KernelError)."""
+        """``strangers_of``: the sessions of a service that prld was not asked for (KernelError).
+
+        Of them as many are named as the other node can be told of.
+        """
         self._config, self._dp, self._link, self._log = config, datapath, link, log
         self._ownership, self._strangers_of = ownership, strangers_of
         self._waiting: dict[int, asyncio.Future[Event]] = {}
@@ -164,13 +168,13 @@ class Switchover:
         level: Level = "info" if outcome == Moved.DONE else "warning"
         self._log.post(level, "switchover", f"service {name}: {words}", service=name)
         if outcome == Moved.DONE and not owns:  # the new owner's take-over tells of its part
-            self._tell_lost(event.service)  # they are ended by what is told next
+            self._end_strangers(event.service)
             mine = self._ownership.state(event.service)
             self._ownership.tell(event.service, mine, "moved to the other node")
         if outcome == Moved.RESUMED and owns:
             self._ownership.tell(event.service, Owner.OWNER, "the other node did not take it")
 
-    def _tell_lost(self, number: int) -> None:
+    def _end_strangers(self, number: int) -> None:
         name = self._config.service[number].name
         try:
             found = self._strangers_of(number)
@@ -186,6 +190,7 @@ class Switchover:
                 service=name,
                 lost=found.count,
             )
+            self._ownership.end_strangers(number, found.named)
 
     def on_probe(self, event: Event) -> None:
         """PRL_EVENT_PROBE: the other's lease is over, and it is unknown whether it took over."""
