@@ -12,7 +12,7 @@ SECOND_MAX_S = 0.6
 """How long after the first fault the second one comes, at most."""
 HELD_S = (0.2, 1.5)
 """How long what does not end by itself is left before all is mended."""
-MODES = ("native", "auto")
+MODES = ("native", "auto", "mirror")
 """What prld's `mode` may be; auto is what suits veth devices best."""
 PAUSES_S = (0.03, 0.1, 0.3, 0.8, 1.5)
 FLAPS_MAX = 3

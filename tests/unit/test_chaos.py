@@ -10,7 +10,7 @@ import pytest
 from prl.lab.topology import Service
 from tests.chaos import rules
 from tests.chaos.episode import owned, wire
-from tests.chaos.plan import ACTS, DELAY_MAX_S, Act, Fault, Kind, draw
+from tests.chaos.plan import ACTS, DELAY_MAX_S, MODES, Act, Fault, Kind, draw
 from tests.chaos.wire import Said
 
 TEXT = (Path(__file__).parents[2] / "docs/chaos.md").read_text()
@@ -35,7 +35,7 @@ def test_a_seed_has_one_plan_and_many_seeds_have_all_there_is() -> None:
     assert plans == [draw(seed) for seed in range(SEEDS)]
     acts = [act for plan in plans for act in plan.acts]
     assert len(acts) == SEEDS * ACTS
-    assert {plan.mode for plan in plans} == {"native", "auto"}
+    assert {plan.mode for plan in plans} == set(MODES)
     assert {act.moment for act in acts} == set(DELAY_MAX_S)
     assert {len(act.faults) for act in acts} == {1, 2}
     drawn = {(act.moment, one.kind, one.on) for act in acts for one in act.faults}
