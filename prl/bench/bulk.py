@@ -182,6 +182,10 @@ def _upload(bench: Bench, part: Part, recipes: Any) -> None:
     if "nfqueue fed" in speed:
         found_ratios["t4_fed"] = ratios(speed[whole], speed["nfqueue fed"])
         found_ratios["t5_fed"] = ratios(price[whole], price["nfqueue fed"])
+    if {"nfqueue fed", "prl mirror"} <= speed.keys():
+        found_ratios["t4_mirror_none"] = ratios(speed["prl mirror"], speed["none"])
+        found_ratios["t4_mirror_fed"] = ratios(speed["prl mirror"], speed["nfqueue fed"])
+        found_ratios["t5_mirror_fed"] = ratios(price["prl mirror"], price["nfqueue fed"])
     part.facts["ratios"] = ratio_facts(found_ratios)
     for name, values in found_ratios.items():
         if name.startswith("t"):

@@ -7,20 +7,28 @@ from prl.bench.rig import ANSWER_TIMEOUT_S, Recipe, Rig, Way
 from prl.bench.run import Bench, Part, on_one_cpu, ratio_facts, read_columns
 from prl.bench.stats import quantile, ratios, summary, thinned
 
-BLOCKING = (
+# NFQUEUE's copies cross in clear, and so do prl's here; what TLS costs, secrecy.py measures.
+_OTHERS = (
     Recipe("none", Way.NONE),
     Recipe("bare", Way.BARE),
     Recipe("nfqueue", Way.NFQUEUE),
     Recipe("haproxy", Way.HAPROXY),
     Recipe("socat", Way.SOCAT),
-    Recipe("prl", Way.PRL),
+)
+BLOCKING = (
+    *_OTHERS,
+    Recipe("prl native", Way.PRL, plain_link=True),
+    Recipe("prl kernel", Way.PRL, mode="kernel", plain_link=True),
+    Recipe("prl mirror", Way.PRL, mode="mirror", plain_link=True),
 )
 POLLING = (
-    *BLOCKING,
+    *_OTHERS,
+    Recipe("prl native", Way.PRL, plain_link=True),
     Recipe("nfqueue polling", Way.NFQUEUE, polling="adaptive"),
-    Recipe("prl polling", Way.PRL, polling="adaptive"),
+    Recipe("prl native polling", Way.PRL, polling="adaptive", plain_link=True),
+    Recipe("prl kernel polling", Way.PRL, mode="kernel", polling="adaptive", plain_link=True),
 )
-OPEN = ("none", "nfqueue", "prl", "prl polling")
+OPEN = ("none", "nfqueue", "prl native", "prl native polling")
 OPEN_RATE = 2000
 CURVE_POINTS = 101
 _US = 1000.0
@@ -108,31 +116,35 @@ def _judge(part: Part, together: dict[str, list[Trips]], spread: dict[str, list[
     # Input alone is held on the way there; the way back is that of none.
     input_held = [
         one.there + plain.back
-        for one, plain in zip(spread["prl polling"], spread["none"], strict=True)
+        for one, plain in zip(spread["prl native polling"], spread["none"], strict=True)
     ]
     found_ratios = {
         "t1_input": ratios(input_held, all_cpus["none"]),
-        "t1_both": ratios(all_cpus["prl polling"], all_cpus["none"]),
-        "prl/none": ratios(one_cpu["prl"], one_cpu["none"]),
+        "t1_both": ratios(all_cpus["prl native polling"], all_cpus["none"]),
         "bare/none": ratios(one_cpu["bare"], one_cpu["none"]),
-        "all CPUs prl/none": ratios(all_cpus["prl"], all_cpus["none"]),
     }
     if "nfqueue" in one_cpu:
-        found_ratios["t2_nfqueue"] = ratios(one_cpu["prl"], one_cpu["nfqueue"])
         found_ratios["nfqueue/none"] = ratios(one_cpu["nfqueue"], one_cpu["none"])
-    for proxy in ("haproxy", "socat"):
-        if proxy in one_cpu:
-            found_ratios[f"prl/{proxy}"] = ratios(one_cpu["prl"], one_cpu[proxy])
-    if "nfqueue" in all_cpus:
-        found_ratios["all CPUs prl/nfqueue"] = ratios(all_cpus["prl"], all_cpus["nfqueue"])
-    if "nfqueue polling" in all_cpus:
-        found_ratios["polling prl/nfqueue"] = ratios(
-            all_cpus["prl polling"], all_cpus["nfqueue polling"]
-        )
+        for figure, way in (("t2_copy", "prl kernel"), ("t2_mirror", "prl mirror")):
+            if way in one_cpu:
+                found_ratios[figure] = ratios(one_cpu[way], one_cpu["nfqueue"])
+    found_ratios |= _to_others(one_cpu)
+    found_ratios |= {f"all CPUs {name}": found for name, found in _to_others(all_cpus).items()}
     part.facts["ratios"] = ratio_facts(found_ratios)
     for name, values in found_ratios.items():
         if name.startswith("t"):
             part.figures[name] = summary(values).median
+
+
+def _to_others(ways: dict[str, list[float]]) -> dict[str, list[float]]:
+    """Of each of prl's ways to what would be there instead."""
+    return {
+        f"{way}/{other}": ratios(ways[way], ways[other])
+        for way in ways
+        if way.startswith("prl")
+        for other in ("none", f"nfqueue{' polling' * way.endswith('polling')}", "haproxy", "socat")
+        if other in ways
+    }
 
 
 def _tail(latencies_ns: list[int]) -> dict[str, float]:

@@ -9,8 +9,8 @@ from prl.bench.run import Bench, Part, on_one_cpu, ratio_facts
 from prl.bench.stats import ratios, summary
 
 BULK = (
-    Recipe("plain", Way.PRL, role="sink", mode="generic", plain_link=True),
-    Recipe("tls", Way.PRL, role="sink", mode="generic"),
+    Recipe("plain", Way.PRL, role="sink", mode="kernel", plain_link=True),
+    Recipe("tls", Way.PRL, role="sink", mode="kernel"),
 )
 TRIPS = (Recipe("plain", Way.PRL, plain_link=True), Recipe("tls", Way.PRL))
 

@@ -7,7 +7,7 @@ import pytest
 
 from prl.bench import report
 from prl.bench.bulk import wakeups
-from prl.bench.latency import latency
+from prl.bench.latency import BLOCKING, POLLING, latency
 from prl.bench.rig import Recipe, Rig, Way
 from prl.bench.run import Bench
 from prl.bench.takeover import fail_under_load
@@ -38,17 +38,18 @@ def test_latency_yields_every_field(tiny: Tiny) -> None:
     found = report.facts("latency", [part], quick=True)
 
     assert not part.notes
-    ways = {"none", "bare", "nfqueue", "haproxy", "socat", "prl", "prl polling"}
+    together = {one.name for one in BLOCKING}
+    spread = {one.name for one in POLLING} - {"nfqueue polling"}  # quick
     facts = found["parts"]["latency"]
     for series in ("round_trip", "there", "back"):
-        for name, found_ways in ((series, ways - {"prl polling"}), (f"all_cpus_{series}", ways)):
+        for name, found_ways in ((series, together), (f"all_cpus_{series}", spread)):
             assert facts[name].keys() == found_ways | {"unit"}
             assert all(facts[name][way]["median"] > 0 for way in found_ways)
-    opened = facts["open_loop"]["prl"]
+    opened = facts["open_loop"]["prl native"]
     assert opened["asked"] == opened["answered"] > 0
-    assert [row["id"] for row in found["targets"]] == ["T1", "T1", "T2"]
+    assert [row["id"] for row in found["targets"]] == ["T1", "T1", "T2", "T2"]
     assert all(isinstance(row["met"], bool) for row in found["targets"])
-    assert report.page(found, [part]).count("<polyline") == len(ways)
+    assert report.page(found, [part]).count("<polyline") == len(together | spread)
 
 
 @pytest.mark.parametrize("mode", ["native", "kernel", "generic"])

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from prl.lab import Lab
+from prl.lab.errors import LabError
 from prl.lab.topology import Service
 from tests.chaos import rules
-from tests.chaos.episode import owned, wire
+from tests.chaos.episode import Episode, owned, wire
 from tests.chaos.plan import ACTS, DELAY_MAX_S, MODES, Act, Fault, Kind, draw
 from tests.chaos.wire import Said
 
@@ -146,3 +148,15 @@ def test_when_a_node_became_the_owner_stands_in_its_log() -> None:
 2026-11-29T21:55:11.009+00:00 info ownership "service lab: this node stands by" state=standby
 """
     assert owned(log) == [1795989310.796]
+
+
+def test_a_lab_that_does_not_come_up_ends_its_episode_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise LabError("no room")
+
+    monkeypatch.setattr(Lab, "up", refuse)
+    monkeypatch.setattr(Lab, "down", lambda _: None)
+    outcome = Episode(draw(1), tmp_path / "1", lambda _: None).run()
+    assert [words for words in outcome.violations if "the lab: no room" in words]
