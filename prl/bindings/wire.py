@@ -9,6 +9,8 @@ from prl.errors import PrlError
 
 VERSION: int = lib.PRL_WIRE_VERSION
 VERSION_MIN: int = lib.PRL_WIRE_VERSION_MIN
+STREAM_MAX: int = lib.PRL_STREAM_MAX
+"""The last position in a stream, and the largest offset from a socket's counters, there may be."""
 SETUP_CHUNK_BYTES: int = lib.PRL_SETUP_CHUNK
 MESSAGE_MAX_BYTES: int = lib.PRL_WIRE_MAX
 _TLV_ROOM_BYTES = 16  # header and padding of one element are no more

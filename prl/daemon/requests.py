@@ -384,7 +384,7 @@ def _streams(request: dict[str, Any]) -> Streams | None:
     match request.get("streams"):
         case None:
             return None
-        case [int(in_offset), int(out_offset)]:
+        case [int(in_offset), int(out_offset)] if Streams.may_be(in_offset, out_offset):
             return Streams(in_offset, out_offset)
         case other:
             raise UsageError(f"replicate: 'streams' must be as prld gave it, not {other!r:.100}")

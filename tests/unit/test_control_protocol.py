@@ -36,7 +36,16 @@ from prl.daemon.control.control import (
 from prl.daemon.control.rights import RIGHTS, Right
 from prl.daemon.events.log import EventLog
 from prl.daemon.requests import Requests
-from prl.daemon.session.transfer import Collector, Setup, TransferError, decode, encode, pieces
+from prl.daemon.session.streams import Streams
+from prl.daemon.session.transfer import (
+    STALE_NS,
+    Collector,
+    Setup,
+    TransferError,
+    decode,
+    encode,
+    pieces,
+)
 from prl.endpoint import parse_endpoint, show_endpoint
 from prl.errors import ConfigError, KernelError, NoDaemonError, PrlError, UsageError
 from prl.kernel.descriptors import uids_of
@@ -526,6 +535,39 @@ def status_of(path: Path) -> dict[str, Any]:
         return ask(sock, b'{"op":"status","id":1}')
 
 
+def test_what_a_client_asked_for_that_is_gone_is_not_done() -> None:
+    """Nothing would take its offer away again: its end was told before."""
+
+    async def live() -> None:
+        asked: list[str] = []
+
+        async def handle(*_: object) -> dict[str, Any]:
+            asked.append("offer")
+            return {}
+
+        server = ControlServer(
+            Path("s"), EventLog(str), handler=handle, on_gone=lambda _: asked.append("gone")
+        )
+        theirs, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with ours:
+            ours.setblocking(False)
+            client = Client(server, ours, os.getpid())
+            with theirs:
+                theirs.send(b'{"op":"offer","id":1}')
+            client.on_readable()
+            await asyncio.sleep(0)
+            assert asked == ["gone"]
+
+    asyncio.run(asyncio.wait_for(live(), TIMEOUT_S))
+
+
+@pytest.mark.parametrize("streams", [[0], [0, 1.5], [2**62 + 1, 0], [0, -(2**70)], "0"])
+def test_positions_that_prld_never_gave_are_refused(streams: object) -> None:
+    with pytest.raises(UsageError, match="'streams' must be as prld gave it"):
+        requests._streams({"streams": streams})
+    assert requests._streams({"streams": [-(2**62), 5]}) == Streams(-(2**62), 5)
+
+
 @pytest.mark.parametrize(("is_guest", "most"), [(True, 1), (False, REQUESTS_MAX)])
 def test_a_guest_has_one_request_under_way(is_guest: bool, most: int) -> None:
     async def live() -> None:
@@ -876,6 +918,27 @@ def test_a_newer_generation_replaces_an_unfinished_one() -> None:
     arrived = collector.add(1, 2, b"new", last=True, now_ns=5)
     assert arrived is not None
     assert (arrived.blob, arrived.began_ns) == (b"new", 5)
+
+
+def test_a_set_up_that_is_not_finished_makes_way_in_the_end() -> None:
+    collector = Collector(bytes_max=10, transfers_max=2)
+    for handle, now_ns in ((1, 0), (2, STALE_NS)):
+        collector.add(handle, 1, b"1234", last=False, now_ns=now_ns)
+    with pytest.raises(TransferError, match="more than 2"):
+        collector.add(3, 1, b"1", last=False, now_ns=STALE_NS)
+    collector.add(3, 1, b"1234", last=False, now_ns=STALE_NS + 1)
+    with pytest.raises(TransferError, match="exceed"):
+        collector.add(2, 1, b"567", last=False, now_ns=STALE_NS + 1)
+
+
+def test_a_set_up_of_which_no_more_comes_is_forgotten() -> None:
+    collector = Collector(transfers_max=1)
+    collector.add(1, 2, b"1234", last=False, now_ns=0)
+    collector.drop_ended(1, 1)  # of the one before
+    with pytest.raises(TransferError, match="more than 1"):
+        collector.add(2, 1, b"", last=False, now_ns=0)
+    collector.drop_ended(1, 2)
+    collector.add(2, 1, b"", last=False, now_ns=0)
 
 
 def test_unfinished_set_ups_are_bounded() -> None:

@@ -67,7 +67,7 @@ def make_link(found: Config, datapath: object = None, **others: Any) -> Link:
     }
     return Link(
         *(found, cast(Datapath, datapath), EventLog(lambda _: None)),
-        **{"describe": tuple, **nothing, **others},
+        **{"describe": lambda **_: (), **nothing, **others},
     )
 
 
@@ -126,7 +126,7 @@ def test_a_link_that_is_closed_during_hello_does_not_come_up(
             link_up=lambda *_: None,
         )
         node: Link = make_link(
-            taken, datapath, describe=lambda: states, raised=lambda: ups.append("up")
+            taken, datapath, describe=lambda **_: states, raised=lambda: ups.append("up")
         )
         here, there = socket.socketpair()
         life = asyncio.create_task(node._life(here, 0))

@@ -42,7 +42,9 @@ class Node:
         nothing: dict[str, Any] = {
             name: lambda *_: None for name in ("settled", "greets", "raised", "lost")
         }
-        self.link = Link(found, cast(Datapath, datapath), self.log, describe=tuple, **nothing)
+        self.link = Link(
+            found, cast(Datapath, datapath), self.log, describe=lambda **_: (), **nothing
+        )
 
     def _attach(self, channel: Channel) -> None:
         self.kept.append(channel)

@@ -65,12 +65,32 @@ def test_pieces_that_came_before_count() -> None:
         encode(MOMENT) + QUEUES[:4],  # less than is said to be unread
         encode(MOMENT | {"unread_bytes": 0xFFFFFFFF}) + QUEUES,
         encode(MOMENT | {"mss": 0}) + QUEUES,
+        encode(MOMENT | {"in_bytes": wire.STREAM_MAX + 1}) + QUEUES,
+        encode(MOMENT | {"out_bytes": (1 << 64) - 1}) + QUEUES,
     ],
 )
 def test_what_cannot_be_is_refused(value: bytes) -> None:
     assert decode(value)[0] < 0
     with pytest.raises(wire.WireError):
         wire.decode_moment(value, 0)
+
+
+@pytest.mark.parametrize(
+    ("counted", "offset", "position"),
+    [
+        (7, -3, 4),
+        (3, -7, 0),
+        (3, -wire.STREAM_MAX, 0),
+        (wire.STREAM_MAX, wire.STREAM_MAX, wire.STREAM_MAX),
+        ((1 << 32) + 1, 1 << 33, 3 * (1 << 32) + 1),
+    ],
+)
+def test_a_position_that_is_told_is_one_that_is_taken(
+    counted: int, offset: int, position: int
+) -> None:
+    """Its offset comes from an application, and a moment that is refused costs the link."""
+    assert lib.prl_stream_at(counted, offset) == position
+    assert decode(encode(MOMENT | {"in_bytes": position}) + QUEUES)[0] == 0
 
 
 def test_anything_is_refused_or_says_no_more_than_is_there() -> None:

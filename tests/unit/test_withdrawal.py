@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from ipaddress import IPv4Address, IPv6Address
 from types import SimpleNamespace
@@ -16,14 +17,14 @@ from prl.bindings.programs import Guard as Found
 from prl.bindings.programs import Kernel
 from prl.config import Config
 from prl.daemon.events.log import EventLog
-from prl.daemon.host import guard
+from prl.daemon.host import guard, orphaned_sockets
 from prl.daemon.host.guard import CALM_LOOKS, Guard
 from prl.daemon.host.instances import Instances
 from prl.daemon.host.network import Host, Seen, Sysctls
 from prl.daemon.host.upkeep import Upkeep
 from prl.daemon.link.hello import ServiceState
 from prl.daemon.link.link import Link
-from prl.daemon.ownership import ownership, probe
+from prl.daemon.ownership import probe
 from prl.daemon.ownership.evidence import Evidence
 from prl.daemon.ownership.ownership import Ownership
 from prl.daemon.ownership.switchover import Switchover
@@ -250,7 +251,7 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
         return set()
 
     monkeypatch.setattr(probe, "users_of", nobody)
-    monkeypatch.setattr(ownership, "live_sessions", lambda _: 0)
+    monkeypatch.setattr(orphaned_sockets, "established_on", lambda _: Counter())
 
 
 def test_a_standby_is_out_and_comes_back() -> None:
@@ -365,7 +366,10 @@ def test_hello_gives_nothing_to_a_node_that_is_out(theirs: Owner) -> None:
         node.switchover.refuses = True
         await node.is_exposed()
         assert [one.out for one in node.ownership.describe()] == [True, False]
-        node.ownership.settle((service(0, state=theirs, term=0), service(1, state=STANDBY, term=0)))
+        said = node.ownership.describe()
+        node.ownership.settle(
+            said, (service(0, state=theirs, term=0), service(1, state=STANDBY, term=0))
+        )
         assert node.dp.states == [NONE, OWNER]
 
     play(scene, STANDBY, OWNER)
@@ -412,7 +416,7 @@ def test_who_is_back_alone_owns_what_it_owns_first(is_settled: bool) -> None:
         assert node.link.calls[-2:] == ["close", "open"]  # a HELLO, also of a link that was up
         if is_settled:
             other = [service(number, state=OWNER, term=9) for number in (0, 1)]
-            node.ownership.settle(tuple(other))
+            node.ownership.settle(node.ownership.describe(), tuple(other))
         await asyncio.wait_for(starts, 20)
         assert node.dp.states == ([STANDBY, STANDBY] if is_settled else [OWNER, OWNER])
 

@@ -172,8 +172,8 @@ static int send_moment(struct prl_dp *dp, const struct dp_flow *flow, const stru
         err = send_pieces(dp, flow, moment.unread_bytes + moment.unacked_bytes);
     if (err)
         return err;
-    moment.in_bytes += (uint64_t)spec->in_offset;
-    moment.out_bytes += (uint64_t)spec->out_offset;
+    moment.in_bytes = prl_stream_at(moment.in_bytes, spec->in_offset);
+    moment.out_bytes = prl_stream_at(moment.out_bytes, spec->out_offset);
     *committed = moment.snd_seq;
     tlvs_bytes = encode(dp->setups, &moment, spec->application, spec->application_bytes);
     if (tlvs_bytes < 0)

@@ -69,6 +69,15 @@ static const uint16_t fields[] = {
 #define FIELDS (sizeof(fields) / sizeof(fields[0]))
 _Static_assert(FIELDS * 4 + 2 * 8 + 4 == PRL_MOMENT_FIELDS, "fields of the moment");
 
+uint64_t prl_stream_at(uint64_t counted, int64_t offset)
+{
+    uint64_t at = counted + (uint64_t)offset;
+
+    if (offset < 0 && (uint64_t)-offset > counted)
+        return 0;
+    return at < PRL_STREAM_MAX ? at : PRL_STREAM_MAX;
+}
+
 void prl_moment_encode(const struct prl_moment *moment, uint8_t out[PRL_MOMENT_FIELDS])
 {
     const uint64_t wide[] = {moment->in_bytes, moment->out_bytes};
@@ -105,7 +114,8 @@ int prl_moment_decode(const uint8_t *value, uint32_t bytes, uint32_t before, str
         *wide[i] = (uint64_t)get32(at) << 32 | get32(at + 4);
     moment->mss = get32(at) >> 16;
     bytes += before - PRL_MOMENT_FIELDS;
-    if (moment->unread_bytes > bytes || !moment->mss)
+    if (moment->unread_bytes > bytes || !moment->mss || moment->in_bytes > PRL_STREAM_MAX ||
+        moment->out_bytes > PRL_STREAM_MAX)
         return -EPROTO;
     moment->unacked_bytes = bytes - moment->unread_bytes;
     return 0;

@@ -48,6 +48,9 @@ enum prl_tcp_state {
     PRL_TCP_CLOSE_WAIT = 8,
 };
 
+/* A position in a stream, and by how much a socket's counters may differ from it. */
+#define PRL_STREAM_MAX (1ll << 62)
+
 struct prl_moment {
     uint32_t rcv_seq; /* next sequence number expected: the end of the unread bytes */
     uint32_t snd_seq; /* next one to be written: the end of the send queue */
@@ -88,6 +91,9 @@ struct prl_ready {
 #define PRL_TSVAL_SILENCE_SHARE 16
 #define PRL_TSVAL_DRIFT_MAX_MS (10 * 60 * 1000)
 int prl_moment_keep_ahead(int fd, uint32_t seen, uint32_t elapsed_ms);
+
+/* The position in a stream that a socket's counter stands for; an offset that is wrong gives one of the ends. */
+uint64_t prl_stream_at(uint64_t counted, int64_t offset);
 
 void prl_moment_encode(const struct prl_moment *moment, uint8_t out[PRL_MOMENT_FIELDS]);
 /* The element's value; behind its fields stands what of the queues has not come before it, in pieces of `before` bytes

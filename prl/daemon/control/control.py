@@ -189,6 +189,9 @@ class Client:
             asyncio.get_running_loop().add_reader(self._sock, self.on_readable)
 
     async def _handle(self, raw: bytes, fds: list[int]) -> None:
+        if self.closed:  # what it asked for would be there for nobody, and never go
+            _close_all(fds)
+            return
         number: Any = None
         try:
             request = decode(raw)

@@ -71,9 +71,7 @@ class Instances:
     def end_connections(self, service: int) -> list[Tuple]:
         """End what is left on a service's addresses, in its instance. Raises KernelError."""
         addresses = self._config.service[service].addresses
-        return self._ended(
-            service, orphaned_sockets.end_all_on(addresses, self._told_apart(service))
-        )
+        return self._ended(service, orphaned_sockets.end_all_on(addresses, self.told_by(service)))
 
     def end_strangers(self, service: int, strangers: Iterable[Stranger]) -> list[Tuple]:
         """End these sessions of a service. Raises KernelError."""
@@ -84,10 +82,10 @@ class Instances:
             )
             for one in strangers
         }
-        return self._ended(service, orphaned_sockets.end_those(sides, self._told_apart(service)))
+        return self._ended(service, orphaned_sockets.end_those(sides, self.told_by(service)))
 
-    def _told_apart(self, service: int) -> frozenset[int] | None:
-        """The devices of its sockets, where another instance has such sockets, too."""
+    def told_by(self, service: int) -> frozenset[int] | None:
+        """The devices that tell its sockets from another instance's; None: there is no other."""
         return self.devices(service) if self.is_shared(service) else None
 
     def _ended(self, service: int, found: Iterable[TcpSocket]) -> list[Tuple]:

@@ -9,7 +9,7 @@ import contextlib
 import errno
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
@@ -20,7 +20,7 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from prl.bindings.datapath import LogicalInterface
-from prl.endpoint import Address, mapped
+from prl.endpoint import Address
 from prl.errors import KernelError
 from prl.kernel.features import ethtool
 
@@ -41,7 +41,6 @@ NEXT_HOP_FRESH_S = 1.0
 at once."""
 NEXT_HOPS_MAX = 4096
 RT_SCOPE_LINK = 253
-_ESTABLISHED = "01"
 _SIOCETHTOOL, _ETHTOOL_GCHANNELS = 0x8946, 0x3C
 
 
@@ -433,21 +432,6 @@ def _write_sysctl(name: str, value: str) -> None:
         (PROC_SYS / name).write_text(value)
     except OSError as error:
         raise KernelError(f"sysctl {name} cannot be set to {value}: {error.strerror}") from error
-
-
-def live_sessions(addresses: Iterable[Address]) -> int:
-    """Established TCP connections that this host's kernel has on ``addresses`` (proc(5))."""
-    wanted = {
-        proc_address(raw) for address in addresses for raw in (address.packed, mapped(address))
-    }
-    count = 0
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        with contextlib.suppress(OSError), Path(table).open(encoding="ascii") as lines:
-            next(lines, None)
-            for line in lines:
-                _, local, _, state, *_ = line.split(maxsplit=4)
-                count += state == _ESTABLISHED and local.partition(":")[0] in wanted
-    return count
 
 
 def proc_address(raw: bytes) -> str:

@@ -8,11 +8,12 @@ by the silence, so this is done while the address is silent. Their holders get E
 
 import re
 import socket
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 
 from prl.endpoint import Address, Side
 from prl.errors import KernelError
-from prl.kernel.sock_diag import CONGESTION, ESTABLISHED, LISTEN, SockDiag, TcpSocket
+from prl.kernel.sock_diag import ANY_STATE, CONGESTION, ESTABLISHED, LISTEN, SockDiag, TcpSocket
 
 _SHADOW_CONGESTION = re.compile(r"prl_[0-9a-f]{8}")  # userspace/io/kernel.c, load_shadow()
 
@@ -54,14 +55,17 @@ def end_those(
     )
 
 
-def count_on(addresses: Iterable[Address], devices: frozenset[int]) -> int:
-    """How many connections of ``addresses`` are established on ``devices``. Raises KernelError."""
-    wanted = set(addresses)
+def established_on(addresses: Collection[Address]) -> Counter[tuple[Address, int]]:
+    """How many connections are established on each of ``addresses``. Raises KernelError.
+
+    By the index of the device, too, that they are bound to, or 0.
+    """
     try:
         with SockDiag() as diag:
-            return sum(
-                found.local[0] in wanted and found.state == ESTABLISHED and found.device in devices
-                for found in _all(diag)
+            return Counter(
+                (found.local[0], found.device)
+                for found in _all(diag, 1 << ESTABLISHED)
+                if found.local[0] in addresses
             )
     except OSError as error:
         raise KernelError(f"sockets cannot be counted: {error.strerror or error}") from error
@@ -79,6 +83,6 @@ def _end(is_meant: Callable[[TcpSocket], bool]) -> list[TcpSocket]:
         ) from error
 
 
-def _all(diag: SockDiag) -> Iterator[TcpSocket]:
+def _all(diag: SockDiag, states: int = ANY_STATE) -> Iterator[TcpSocket]:
     for family in (socket.AF_INET, socket.AF_INET6):
-        yield from diag.sockets(family, attribute=CONGESTION)
+        yield from diag.sockets(family, states, CONGESTION)

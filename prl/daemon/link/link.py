@@ -14,6 +14,7 @@ import errno
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 from prl.bindings import wire
 from prl.bindings.datapath import Datapath, DatapathError, Event
@@ -48,12 +49,19 @@ Connection = Channel | socket.socket
 SERVICES_TYPE = tuple[ServiceState, ...]
 
 
+class Describe(Protocol):
+    """Ownership.describe()."""
+
+    def __call__(self, *, counted: bool = True) -> SERVICES_TYPE:
+        """The services as they are now. Raises KernelError."""
+
+
 class Link:
     """Keeps the link up; run() is a task for the daemon's whole life.
 
-    ``describe`` gives the services as they are now, for HELLO; ``settled`` is told the other
-    node's view when both agree, before the epoch begins; ``raised`` and ``lost`` are called when
-    it has begun and when it has ended.
+    ``describe`` gives the services as they are now, for HELLO; ``settled`` is told what this node
+    and the other one have said when both agree, before the epoch begins; ``raised`` and ``lost``
+    are called when it has begun and when it has ended.
     """
 
     def __init__(
@@ -62,8 +70,8 @@ class Link:
         datapath: Datapath,
         log: EventLog,
         *,
-        describe: Callable[[], SERVICES_TYPE],
-        settled: Callable[[SERVICES_TYPE], None],
+        describe: Describe,
+        settled: Callable[[SERVICES_TYPE, SERVICES_TYPE], None],
         greets: Callable[[], None],
         raised: Callable[[], None],
         lost: Callable[[], None],
@@ -221,7 +229,7 @@ class Link:
             self._complain(str(error))
             await asyncio.sleep(FAREWELL_S)
             backoff_s = MISMATCH_BACKOFF_S
-        except (DatapathError, TimeoutError, wire.WireError) as error:
+        except (DatapathError, KernelError, TimeoutError, wire.WireError) as error:
             self._complain(str(error) or f"no HELLO within {HELLO_TIMEOUT_S:.0f} s")
         finally:
             await self._detach()
@@ -245,11 +253,11 @@ class Link:
         version = greeting.check(own, other)
         if other.epoch != own.epoch:
             raise HelloError(f"{other.node} answered for another epoch; trying again")
-        if _states(self._describe()) != _states(services):
+        if _states(self._describe(counted=False)) != _states(services):
             raise HelloError("a service changed hands during HELLO; trying again")
         self.other, self.version = other, version
         self.capabilities = greeting.common_capabilities(own, other)
-        self._settled(other.services)
+        self._settled(services, other.services)
         self._dp.link_up(
             own.epoch,
             self.capabilities,

@@ -8,6 +8,7 @@ are judged by them.
 import asyncio
 import contextlib
 import random
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,6 @@ from prl.config import Config
 from prl.daemon.events.log import EventLog
 from prl.daemon.host import orphaned_sockets
 from prl.daemon.host.instances import Instances
-from prl.daemon.host.network import live_sessions
 from prl.daemon.link import hello
 from prl.daemon.link.hello import ServiceState
 from prl.daemon.ownership import probe
@@ -120,10 +120,14 @@ class Ownership:
         """Of each service: how often it has changed hands, as far as this node knows."""
         return [self._dp.term(number) for number in range(len(self._config.service))]
 
-    def describe(self) -> tuple[ServiceState, ...]:
-        """All services, for HELLO."""
+    def describe(self, *, counted: bool = True) -> tuple[ServiceState, ...]:
+        """All services, for HELLO. Raises KernelError: their sessions cannot be counted.
+
+        Not ``counted`` they are said to have none, and the host's sockets are not looked at.
+        """
         status = self._dp.status()
         states = status.services
+        sessions = self._sessions(states) if counted else [0] * len(states)
         return tuple(
             ServiceState(
                 name=service.name,
@@ -133,7 +137,7 @@ class Ownership:
                 lif=self._config.lifs[service.instance],
                 state=states[number],
                 term=self._dp.term(number),
-                sessions=self._sessions(number, states[number]),
+                sessions=sessions[number],
                 given=self._dp.is_given(number),
                 silent=(1 + status.unheard) * (status.silent_mask >> number & 1),
                 policy=self._config.policy,
@@ -148,20 +152,35 @@ class Ownership:
         settings = self._config.arbiter
         return f"{settings.pair}, {settings.policy}" if settings.is_there else ""
 
-    def _sessions(self, number: int, state: Owner) -> int:
+    def _sessions(self, states: Sequence[Owner]) -> list[int]:
+        """Of each service what settles whose it is; an owner's is its own whatever it has."""
+        for number, state in enumerate(states):
+            if state == Owner.FENCED:  # its event may be behind this HELLO, and they count no more
+                self._end_taken(number)
+        # Sessions of before a restart of prld: whoever has them should go on with them.
+        addresses = {
+            address
+            for number, service in enumerate(self._config.service)
+            if states[number] in {Owner.NONE, Owner.FENCED}
+            for address in service.addresses
+        }
+        there = orphaned_sockets.established_on(addresses) if addresses else Counter()
+        return [self._count(number, state, there) for number, state in enumerate(states)]
+
+    def _count(self, number: int, state: Owner, there: Mapping[tuple[Address, int], int]) -> int:
+        if state == Owner.OWNER:
+            return 0
         if state == Owner.STANDBY:
             return self._usable_shadows(number)
-        if state == Owner.FENCED:  # its event may be behind this HELLO, and they count no more
-            self._end_taken(number)
-        # Sessions of before a restart of prld: whoever has them should go on with them.
-        addresses = self._config.service[number].addresses
-        if self._instances.is_shared(number):
-            return orphaned_sockets.count_on(addresses, self._instances.devices(number))
-        return live_sessions(addresses)
+        addresses, devices = self._config.service[number].addresses, self._instances.told_by(number)
+        return sum(
+            count
+            for (address, device), count in there.items()
+            if address in addresses and (devices is None or device in devices)
+        )
 
-    def settle(self, theirs: tuple[ServiceState, ...]) -> None:
-        """HELLO: decide about every service with the other node's view. Raises DatapathError."""
-        ours = self.describe()
+    def settle(self, ours: tuple[ServiceState, ...], theirs: tuple[ServiceState, ...]) -> None:
+        """HELLO: decide about every service by what both have said. Raises DatapathError."""
         self._agree_policy(ours, theirs)
         others: dict[int, int] = {}
         for number, (own, other) in enumerate(zip(ours, theirs, strict=True)):

@@ -586,6 +586,7 @@ class Shadows:
     def on_closed(self, event: Event) -> None:
         """CLOSE of a flow that is not here: what was prepared for it is not needed."""
         self._prepared.drop_closed(event.handle, event.generation)
+        self._collector.drop_ended(event.handle, event.generation)
 
     # -- ends
 

@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from prl.bindings.wire import Moment
+from prl.bindings.wire import STREAM_MAX, Moment
 from prl.kernel.tcp_info import TcpInfo, TcpState
 from prl.shadow.snapshot import TcpSnapshot
 from prl.shadow.sockopt import Queue, queue_bytes, tcp_info
@@ -61,6 +61,11 @@ class Streams(msgspec.Struct, frozen=True, gc=False):
         return UNCOUNTED if found == UNCOUNTED else found
 
     @staticmethod
+    def may_be(in_offset: int, out_offset: int) -> bool:
+        """Whether they are offsets of some socket's: as the datapath notes them."""
+        return max(abs(in_offset), abs(out_offset)) <= STREAM_MAX
+
+    @staticmethod
     def of_offsets(in_offset: int, out_offset: int) -> "Streams":
         """One object for all that have none."""
         return Streams(in_offset, out_offset) if in_offset or out_offset else UNCOUNTED
@@ -72,7 +77,7 @@ class Streams(msgspec.Struct, frozen=True, gc=False):
     def of(self, snapshot: TcpSnapshot) -> tuple[int, int]:
         """Positions of the first unread byte, and of the send queue's end, in a snapshot."""
         read, written = self.in_offset + snapshot.in_bytes, self.out_offset + snapshot.out_bytes
-        return max(read, 0), max(written, 0)
+        return min(max(read, 0), STREAM_MAX), min(max(written, 0), STREAM_MAX)
 
 
 UNCOUNTED: Final = Streams()

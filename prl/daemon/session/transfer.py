@@ -6,6 +6,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from prl.bindings.wire import STREAM_MAX
 from prl.control.messages import APPLICATION_MAX_BYTES
 from prl.errors import PrlError
 
@@ -13,9 +14,11 @@ TRANSFER_MAX_BYTES = 32 << 20
 """Largest set-up, and most bytes of unfinished ones together."""
 TRANSFERS_MAX = 64
 """Most set-ups that may be unfinished at a time."""
+STALE_NS = 30_000_000_000
+"""An unfinished set-up of which no piece has come for so long makes way for others."""
 
 U32 = Annotated[int, Meta(ge=0, le=0xFFFFFFFF)]
-U64 = Annotated[int, Meta(ge=0, le=2**63 - 1)]  # msgspec knows no larger bound
+Position = Annotated[int, Meta(ge=0, le=STREAM_MAX)]
 Scale = Annotated[int, Meta(ge=0, le=14)]
 
 
@@ -42,9 +45,9 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
     application: Annotated[bytes, Meta(max_length=APPLICATION_MAX_BYTES)] = b""
     renew: bool = False
     """The application gives its bytes anew for each snapshot."""
-    in_bytes: U64 = 0
+    in_bytes: Position = 0
     """How much of the peer's stream comes before the first byte to be read from the shadow."""
-    out_bytes: U64 = 0
+    out_bytes: Position = 0
     """How much output comes before the snapshot's end of the send queue."""
 
 
@@ -77,6 +80,7 @@ def pieces(blob: bytes, size_bytes: int) -> list[bytes]:
 class _Unfinished:
     generation: int
     began_ns: int
+    last_ns: int
     data: bytearray = field(default_factory=bytearray)
 
 
@@ -111,8 +115,13 @@ class Collector:
         if found is None or found.generation != generation:
             self.drop(handle)
             if len(self._unfinished) >= self._transfers_max:
+                self._drop_stale(now_ns)
+            if len(self._unfinished) >= self._transfers_max:
                 raise TransferError(f"more than {self._transfers_max} unfinished set-ups")
-            found = self._unfinished[handle] = _Unfinished(generation, now_ns)
+            found = self._unfinished[handle] = _Unfinished(generation, now_ns, now_ns)
+        found.last_ns = now_ns
+        if self._bytes + len(piece) > self._bytes_max:
+            self._drop_stale(now_ns)
         if self._bytes + len(piece) > self._bytes_max:
             self.drop(handle)
             raise TransferError(f"unfinished set-ups exceed {self._bytes_max} bytes")
@@ -128,6 +137,17 @@ class Collector:
         found = self._unfinished.pop(handle, None)
         if found is not None:
             self._bytes -= len(found.data)
+
+    def drop_ended(self, handle: int, generation: int) -> None:
+        """The other node does not go on with this one."""
+        found = self._unfinished.get(handle)
+        if found is not None and found.generation == generation:
+            self.drop(handle)
+
+    def _drop_stale(self, now_ns: int) -> None:
+        for handle, found in list(self._unfinished.items()):
+            if now_ns - found.last_ns > STALE_NS:
+                self.drop(handle)
 
     def clear(self) -> None:
         """Forget everything: the link is gone."""
