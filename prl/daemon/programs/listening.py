@@ -126,6 +126,7 @@ class Watches:
         try:
             await self._attach(watch)
             _require_listener(watch)
+            self._require_watched(watch)
         except BaseException:
             self._end(watch)
             raise
@@ -181,8 +182,13 @@ class Watches:
             except PrlError as error:
                 self._log.warning("not_heard", f"{watch.name}: {error}", endpoint=watch.name)
 
+    def _require_watched(self, watch: Watch) -> None:
+        if self._watches.get(watch.local) is not watch:
+            raise UsageError(f"{watch.name}: who asked for it to be watched is gone")
+
     def _end(self, watch: Watch) -> None:
-        self._watches.pop(watch.local, None)
+        if self._watches.get(watch.local) is watch:
+            del self._watches[watch.local]
         for task in list(watch.tasks):
             task.cancel()
         for inode, holder in watch.listeners.items():
