@@ -71,6 +71,8 @@ TAKEOVER_TIMEOUT_S = 10.0
 """A stop waits so long for a take-over that has begun; of what is left then, the sessions end."""
 NOTE_S, NOTE_AGAIN_S = 1.0, 0.05
 """How often sessions are looked for of which no object is needed; while there are more of them."""
+SETUPS_TIMEOUT_S = 2.0
+"""It waits so long for sessions that are about to be protected, as all are behind a move."""
 DRAIN_TIMEOUT_S = 0.5
 """How long a stopping node waits until the other one has what it gives up."""
 DRAIN_POLL_S = 0.01
@@ -115,6 +117,7 @@ class Node:
             self._manager.stopping()
             if self._failure is None:
                 await self._end_takeover()
+                await self._end_setups()
                 await self._hand_over()
             self._stays = self._has_sessions()
         if self._failure is not None:
@@ -532,6 +535,14 @@ class Node:
         """It would be ended as a shadow."""
         deadline = asyncio.get_running_loop().time() + TAKEOVER_TIMEOUT_S
         while self._takes_over():
+            if asyncio.get_running_loop().time() > deadline:
+                break
+            await asyncio.sleep(DRAIN_POLL_S)
+
+    async def _end_setups(self) -> None:
+        """What is given to the other node without a shadow there is lost."""
+        deadline = asyncio.get_running_loop().time() + SETUPS_TIMEOUT_S
+        while self._link.up and self._primaries.may_be_protected():
             if asyncio.get_running_loop().time() > deadline:
                 break
             await asyncio.sleep(DRAIN_POLL_S)

@@ -1,6 +1,8 @@
 """A service moves by plan (SPEC R21): the peer notices nothing, and no byte is lost."""
 
 import json
+import os
+import signal
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -20,6 +22,7 @@ pytestmark = [
 
 SIZE_BYTES = 32 << 20
 STRANGE_PORT = 7999
+MANY = 16
 
 
 def move(lab: support.Lab, node: str = "re0", command: str = "switchover") -> dict[str, object]:
@@ -137,3 +140,20 @@ def test_a_move_that_loses_nothing_tells_of_no_loss() -> None:
             apps.expect("state", "re0", peer=peer.port, state="demoted")
             assert peer.ask("still here") == "still here"
             assert lost_strangers(lab) == []
+
+
+def test_who_is_stopped_behind_a_move_waits_until_its_sessions_are_protected() -> None:
+    """It gives its service back, and what has no shadow there by then is lost."""
+    with support.pair("r21stop") as lab:
+        apps = Applications(lab, "obey")
+        with ExitStack() as stack:
+            peers = [stack.enter_context(apps.connect()) for _ in range(MANY)]
+            for peer in peers:
+                apps.expect("protected", "re0", peer=peer.port)
+            assert move(lab)["to"] == "re1"
+            pid = lab.state.pid(lab.topology.re1)
+            assert pid is not None
+            os.kill(pid, signal.SIGTERM)
+            for peer in peers:
+                apps.expect("taken_over", "re0", peer=peer.port)
+                assert peer.ask("still here") == "still here"

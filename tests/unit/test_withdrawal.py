@@ -89,7 +89,7 @@ class FakeDatapath:
 
     def status(self) -> SimpleNamespace:
         return SimpleNamespace(
-            services=self.states, unheard=False, silent_mask=0, silence=Silence.NOT
+            services=[*self.states, *[NONE] * 14], unheard=False, silent_mask=0, silence=Silence.NOT
         )
 
     def is_given(self, _: int) -> bool:

@@ -126,7 +126,7 @@ class Ownership:
         Not ``counted`` they are said to have none, and the host's sockets are not looked at.
         """
         status = self._dp.status()
-        states = status.services
+        states = status.services[: len(self._config.service)]
         sessions = self._sessions(states) if counted else [0] * len(states)
         return tuple(
             ServiceState(

@@ -547,8 +547,23 @@ class Primaries:
             else:
                 await self._attempt(session)
 
+    def may_be_protected(self) -> bool:
+        """Whether sessions are on their way to be protected: they are tried, or asked for."""
+        return any(
+            session.state == "setup" or (session.state == "open" and not self._hindrance(session))
+            for session in self.in_hand()
+        )
+
     def _obstacle(self, session: Session) -> str:
         """Why it cannot be tried now; empty when it can."""
+        if why := self._hindrance(session):
+            return why
+        if session.mend().asked:
+            return "its application was asked to renew it, and has not yet"
+        return ""
+
+    def _hindrance(self, session: Session) -> str:
+        """The same, of what is not its application's."""
         if session.state != "open":
             return _STANDS_STILL if session.state == "alone" else session.state
         if not self._link.up:
@@ -558,8 +573,6 @@ class Primaries:
         mending = session.mend()
         if mending.hopeless or self._offered.isdisjoint(session.ends.offers):
             return session.reason if mending.hopeless else self._nobody(session)
-        if mending.asked:
-            return "its application was asked to renew it, and has not yet"
         return ""
 
     def _nobody(self, session: Session) -> str:
