@@ -77,8 +77,8 @@ class Fixed:
 def fixed_of(sock: socket.socket) -> Fixed:
     """For take(). Raises SnapshotError, CallError."""
     refuse_other_protocols(sock)
-    key = md5_key(sock)
     try:
+        key = md5_key(sock)
         local, remote = endpoint_of(sock, sock.getsockname()), endpoint_of(sock, sock.getpeername())
     except CallError:
         raise

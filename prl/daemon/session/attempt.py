@@ -195,8 +195,8 @@ class Attempts:
         """
         mending = session.mend()
         async with mending.lock, self._pace:
-            if session.state != "open" or session.closing:
-                return
+            if session.state != "open" or session.closing or session.mend().stale:
+                return  # while it waited for its turn, its application may have gone on
             try:
                 with nullcontext(sock) if sock else self._dp.flow_socket(session.handle) as own:
                     await self._try(session, own, sessions)
@@ -205,9 +205,9 @@ class Attempts:
             except (SnapshotError, TransferError, CallError, FreezeError, DatapathError) as error:
                 if sock and not session.handle and isinstance(error, FreezeError):
                     self._know(session, sock, sessions)  # the next attempt may do better
-                if not session.handle:
-                    raise ReplicationError(str(error)) from error
-                self._failed(session, Reason.REQUESTED, str(error))
+                self._refuse_or_fail(session, error, str(error))
+            except Exception as error:  # noqa: BLE001 - or nobody would ever try again
+                self._refuse_or_fail(session, error, f"{type(error).__name__}: {error}")
 
     async def _try(self, session: Session, sock: socket.socket, sessions: Register) -> None:
         """What can be done before the input waits comes before, the rest is in the order of R17."""
@@ -541,6 +541,12 @@ class Attempts:
             reason = event.reason or Reason.REQUESTED
             raise AttemptError(reason, words or wire.reason_text(reason))
         return event
+
+    def _refuse_or_fail(self, session: Session, error: Exception, words: str) -> None:
+        """Raises ReplicationError when it has no handle."""
+        if not session.handle:
+            raise ReplicationError(words) from error
+        self._failed(session, Reason.REQUESTED, words)
 
     def _failed(self, session: Session, reason: int, words: str) -> None:
         if not session.is_live:

@@ -118,15 +118,27 @@ class Primaries:
             self._supersede(ends)
             streams = streams or Streams.at(sock)
             session = Session(ends, service, client, application, renew, streams, program)
-            if again:
-                self._attempts.enter(session, sock, self._sessions)
-            else:
-                self._refuse_foreign(session)
-                await self._attempt(session, sock)
+            try:
+                if again:
+                    self._attempts.enter(session, sock, self._sessions)
+                else:
+                    self._refuse_foreign(session)
+                    await self._attempt(session, sock)
+            except BaseException:  # nobody is told of it, so nobody would end it
+                self._drop(session)
+                raise
         finally:
             sock.close()  # the datapath has it
         self._begin(session)
         return session
+
+    def _drop(self, session: Session) -> None:
+        """It goes on without prld: nobody but its application has its socket any more."""
+        if session.handle and session.is_live:
+            with contextlib.suppress(DatapathError):
+                self._dp.primary_fail(session.handle, Reason.REQUESTED)
+            self._forget(session, "closed")
+            self._dp.flow_close(session.handle)
 
     def _supersede(self, ends: Tuple) -> None:
         """An application hands a socket over that it has handed over before."""
@@ -152,12 +164,14 @@ class Primaries:
             return
         mending = session.mend()
         mending.stale = mending.asked = False
-        for _ in range(RENEW_TRIES):
-            if self._obstacle(session):
-                break
-            await self._attempt(session)
-        mending.stale = session.renew
-        mending.trigger.set()
+        try:
+            for _ in range(RENEW_TRIES):
+                if self._obstacle(session):
+                    break
+                await self._attempt(session)
+        finally:  # it goes on in any case
+            mending.stale = session.renew
+            mending.trigger.set()
 
     def _check(self, sock: socket.socket) -> tuple[Tuple, int]:
         if sock.family not in (socket.AF_INET, socket.AF_INET6) or (
