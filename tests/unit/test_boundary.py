@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import errno
 from collections.abc import Callable
 from ipaddress import ip_address
 from types import SimpleNamespace
@@ -11,7 +12,7 @@ import pytest
 
 from prl import config
 from prl.bindings import wire
-from prl.bindings.datapath import Event
+from prl.bindings.datapath import Event, Tuple
 from prl.bindings.facts import Owner, Reason, Tlv
 from prl.daemon.events.log import EventLog
 from prl.daemon.host.instances import Instances
@@ -21,7 +22,7 @@ from prl.daemon.session.protect import OFFERED_MAX, Primaries
 from prl.daemon.session.shadows import Shadows
 from prl.daemon.session.transfer import Setup, TransferError, decode, encode
 from prl.errors import KernelError
-from prl.shadow import Endpoint, TcpSnapshot
+from prl.shadow import Endpoint, SnapshotError, TcpSnapshot
 from prl.shadow import encode as encode_snapshot
 from prl.shadow.snapshot import NetworkOptions
 from tests.unit.test_daemon_sockets import FILE
@@ -92,6 +93,7 @@ WRONG_HOPS: list[tuple[dict[str, str], str]] = [
     ({"next_hop": "255.255.255.255"}, "no other machine has"),
     ({"next_hop": "127.0.0.1"}, "no other machine has"),
     ({"next_hop": "::"}, "no other machine has"),
+    ({"next_hop": "fe80::9%x"}, "fe80::9%x names an interface"),
     ({"next_hop_mac": "01:00:5e:00:00:01"}, "is no machine's"),
     ({"next_hop_mac": "ff:ff:ff:ff:ff:ff"}, "is no machine's"),
     ({"next_hop_mac": "00:00:00:00:00:00"}, "is no machine's"),
@@ -133,10 +135,11 @@ class Stage:
     def __init__(self) -> None:
         self.sent: list[dict[str, Any]] = []
         self.entered: list[NextHop] = []
-        self.is_broken = False
+        self.error: Exception | None = KernelError("that is far enough")
+        self.state = Owner.STANDBY
         datapath = SimpleNamespace(
             send=self._send,
-            service_state=lambda _: Owner.STANDBY,
+            service_state=lambda _: self.state,
             flow_of=lambda _: 0,
             link_rtt_ns=lambda: 0,
         )
@@ -148,7 +151,8 @@ class Stage:
             taken=lambda _: None,
         )
         self.shadows.conntrack = cast(Any, SimpleNamespace(enter=lambda _: None))
-        self.shadows.offer(cast(Any, object()), "192.0.2.100:179")
+        self.client = cast(Any, object())
+        self.shadows.offer(self.client, "192.0.2.100:179")
         self.sent.clear()
 
     def _send(self, kind: int, tlvs: bytes = b"", **members: Any) -> None:
@@ -156,16 +160,20 @@ class Stage:
         self.sent.append(members | {"kind": kind, "words": "".join(texts)})
 
     async def _set_neighbour(self, hop: NextHop, _: int) -> None:
-        if self.is_broken:
-            raise TypeError("not what netlink expects")
         self.entered.append(hop)
-        raise KernelError("that is far enough")
+        if self.error is not None:
+            raise self.error
 
     def set_up(self, setup: Setup) -> None:
         tlvs = wire.encode_tlvs([wire.Element(Tlv.SNAPSHOT, encode(setup))])
         self.shadows.on_setup(
             Event(kind=1, handle=HANDLE, generation=GENERATION, bits=wire.SETUP_LAST, body=tlvs)
         )
+
+    async def ends(self) -> None:
+        """All that was begun."""
+        while tasks := list(self.shadows._tasks):
+            await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def play(scene: Callable[[Stage], Any]) -> None:
@@ -187,14 +195,73 @@ def test_the_other_node_is_told_what_was_wrong_and_no_neighbour_is_entered() -> 
     play(scene)
 
 
-@pytest.mark.parametrize("is_broken", [False, True])
-def test_whatever_goes_wrong_no_pin_is_left(is_broken: bool) -> None:
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (KernelError("that is far enough"), Reason.MALFORMED),
+        (TypeError("not what netlink expects"), Reason.RESTORE_FAILED),
+        (OSError(errno.EMFILE, "Too many open files"), Reason.RESTORE_FAILED),
+    ],
+)
+def test_whatever_goes_wrong_no_pin_is_left_and_the_other_node_is_told(
+    error: Exception, reason: Reason
+) -> None:
     async def scene(stage: Stage) -> None:
-        stage.is_broken = is_broken
+        stage.error = error
         stage.set_up(setup_of(GOOD))
-        while tasks := list(stage.shadows._tasks):
-            await asyncio.gather(*tasks, return_exceptions=True)
+        await stage.ends()
         assert not stage.shadows._neighbours
+        assert [answer["reason"] for answer in stage.sent] == [reason]
+
+    play(scene)
+
+
+CHANGES: dict[str, tuple[Callable[[Stage], object], Reason]] = {
+    "it is out": (lambda stage: setattr(stage.shadows, "closed", "exposed"), Reason.NOT_HELD),
+    "no LAN": (lambda stage: stage.shadows.keep_off({"lo": "no carrier"}), Reason.NO_LAN),
+    "no part": (lambda stage: setattr(stage, "state", Owner.NONE), Reason.NOT_ACTIVE),
+    "taken over": (lambda stage: setattr(stage, "state", Owner.OWNER), Reason.NOT_ACTIVE),
+    "application": (
+        lambda stage: stage.shadows.application_gone(stage.client),
+        Reason.APPLICATION_GONE,
+    ),
+    "nothing": (lambda _: None, Reason.RESTORE_FAILED),
+}
+
+
+@pytest.mark.parametrize(("change", "reason"), CHANGES.values(), ids=CHANGES)
+@pytest.mark.parametrize("is_entered", [False, True])
+def test_whatever_has_changed_since_it_was_admitted_no_pin_is_left(
+    change: Callable[[Stage], object],
+    reason: Reason,
+    *,
+    is_entered: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """``is_entered``: its neighbour, so that nothing waits for that."""
+
+    def build(*_: object) -> None:
+        raise SnapshotError("there is nothing to be made of it")
+
+    async def scene(stage: Stage) -> None:
+        stage.error, admit = None, stage.shadows._admit
+        hop = NextHop(ip_address("192.0.2.254"), "02:00:00:00:00:09", LAN.ifindex)
+
+        def admits(ends: Tuple) -> object:
+            found = admit(ends)
+            change(stage)
+            return found
+
+        if is_entered:
+            stage.shadows._pin(hop)
+            monkeypatch.setattr(stage.shadows, "_admit", admits)
+        monkeypatch.setattr(cloning, "build", build)
+        stage.set_up(setup_of(GOOD))
+        if not is_entered:
+            change(stage)
+        await stage.ends()
+        assert [answer["reason"] for answer in stage.sent] == [reason]
+        assert stage.shadows._neighbours == ({hop: 1} if is_entered else {})
 
     play(scene)
 

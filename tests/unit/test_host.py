@@ -2,12 +2,15 @@
 
 import errno
 import socket
+from ipaddress import ip_address
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from pyroute2.netlink.exceptions import NetlinkError
 
-from prl.daemon.host.network import Seen, _Netlink
+from prl.daemon.host.network import NUD_PERMANENT, NextHop, Seen, _Netlink
+from prl.errors import KernelError
 
 
 class Link(dict[str, int]):
@@ -45,3 +48,15 @@ def test_an_interface_is_gone_only_if_the_kernel_says_so(monkeypatch: pytest.Mon
 
 def test_an_interface_without_an_index_is_gone() -> None:
     assert _Netlink().look("no-such-device") == Seen(0)
+
+
+@pytest.mark.parametrize("error", [NetlinkError(errno.EINVAL), OSError("illegal IP address")])
+def test_a_neighbour_that_cannot_be_entered_is_told_in_one_way(error: Exception) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise error
+
+    netlink = _Netlink()
+    netlink._ip = SimpleNamespace(neigh=refuse)
+    hop = NextHop(ip_address("fe80::1%x"), "02:00:00:00:00:09", 1)
+    with pytest.raises(KernelError, match="neighbour fe80::1%x cannot be entered"):
+        netlink.set_neighbour(hop, NUD_PERMANENT)

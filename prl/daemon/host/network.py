@@ -338,7 +338,7 @@ class _Netlink:
             self._ip.neigh(
                 "replace", dst=str(hop.address), lladdr=hop.mac, ifindex=hop.ifindex, state=state
             )
-        except NetlinkError as error:
+        except (NetlinkError, OSError) as error:
             raise KernelError(f"neighbour {hop.address} cannot be entered: {error}") from error
 
 

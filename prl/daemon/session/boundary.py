@@ -5,6 +5,7 @@ it names: whatever could reach beyond the session is looked at before anything i
 """
 
 import re
+from ipaddress import IPv6Address
 from typing import Final
 
 from prl.bindings.datapath import Tuple
@@ -81,6 +82,8 @@ def _check_host(address: Address, own: set[Address], what: str) -> None:
 
 def _check_hop(hop: NextHop, ends: Tuple, own: set[Address]) -> None:
     _check_host(hop.address, own, f"{ends}: the next hop")
+    if isinstance(hop.address, IPv6Address) and hop.address.scope_id is not None:
+        raise TransferError(f"{ends}: the next hop {hop.address} names an interface")
     if ends.remote.version == IPV6 != hop.address.version:
         raise TransferError(f"{ends}: the next hop {hop.address} is not of the peer's IP version")
     first = int(hop.mac[:2], 16) if _MAC.fullmatch(hop.mac) else _GROUP_BIT

@@ -301,14 +301,13 @@ class Shadows:
         with self._refusing(coming.event):
             try:
                 await self._host.set_neighbour(hop, NUD_PERMANENT)
-                self._refuse_overtaken(coming)
             except BaseException:
                 self._unpin(hop, NUD_STALE)
                 raise
             self._make(coming)
 
     def _refuse_overtaken(self, coming: Coming) -> None:
-        """While the neighbour was entered, its application may have gone: nobody would tell it."""
+        """Since it was admitted, its application may have gone: nobody would tell it."""
         if not any(client is coming.client for _, client in self._offers):
             words = f"{coming.ends}: the application that was to have the shadow is gone"
             raise RefusedError(Reason.APPLICATION_GONE, words)
@@ -324,27 +323,38 @@ class Shadows:
             self._refuse(event, RefusedError(Reason.RESTORE_FAILED, str(error)))
         except (TransferError, KernelError, ValueError) as error:
             self._refuse(event, RefusedError(Reason.MALFORMED, str(error)))
+        except Exception as error:  # noqa: BLE001 - its session would wait for an answer
+            words = f"{type(error).__name__}: {error}"
+            self._refuse(event, RefusedError(Reason.RESTORE_FAILED, words))
 
     def _make(self, coming: Coming) -> None:
+        """What is there may have changed since it was admitted. Raises as _refusing() expects."""
+        try:
+            self._refuse_out(coming)
+            self._replace(coming.event.handle, coming.ends)
+            self._refuse_overtaken(coming)
+            self.conntrack.enter(coming.ends)
+            if coming.event.bits & wire.SETUP_PREPARE:
+                self._prepare(coming)
+            else:
+                self._build(coming)
+        except BaseException:
+            self._unpin(coming.hop, NUD_STALE)
+            raise
+
+    def _refuse_out(self, coming: Coming) -> None:
+        """This node may be out of the pair by now. Raises RefusedError."""
         if self.closed:
             raise RefusedError(Reason.NOT_HELD, f"{coming.ends}: {self.closed}")
         if why := self._cut_off.get(self._instances.interface(coming.service).name):
             raise RefusedError(Reason.NO_LAN, f"{coming.ends}: {why}")
-        if coming.event.bits & wire.SETUP_PREPARE:
-            self._prepare(coming)
-        else:
-            self._build(coming)
+        if self._dp.service_state(coming.service) != Owner.STANDBY:
+            raise RefusedError(Reason.NOT_ACTIVE, self._not_standby(coming.ends))
 
     def _prepare(self, coming: Coming) -> None:
         """All that can be done before the session stands still."""
         event = coming.event
-        try:
-            self._replace(event.handle, coming.ends)
-            self.conntrack.enter(coming.ends)
-            self._enter_prepared(coming)
-        except BaseException:
-            self._unpin(coming.hop, NUD_STALE)
-            raise
+        self._enter_prepared(coming)
         try:
             self._dp.send(Message.SETUP_DONE, handle=event.handle, generation=event.generation)
         except DatapathError:
@@ -372,16 +382,9 @@ class Shadows:
         self._unpin(coming.hop, NUD_STALE)
 
     def _build(self, coming: Coming) -> None:
-        self._replace(coming.event.handle, coming.ends)
-        self.conntrack.enter(coming.ends)
         # The clock must not be behind the primary's (PAWS): count the way here, too.
         elapsed_ns = time.monotonic_ns() - coming.began_ns + self._dp.link_rtt_ns()
-        try:
-            sock = cloning.build(coming.snapshot, self._congestion, elapsed_ns // 1_000_000)
-        except BaseException:
-            self._unpin(coming.hop, NUD_STALE)
-            raise
-        with sock:
+        with cloning.build(coming.snapshot, self._congestion, elapsed_ns // 1_000_000) as sock:
             self._enter(coming, sock)
 
     def _enter(self, coming: Coming, sock: socket.socket) -> None:
@@ -397,7 +400,6 @@ class Shadows:
         except DatapathError as error:
             end_silently(sock)
             self._dp.flow_close(event.handle)
-            self._unpin(coming.hop, NUD_STALE)
             if error.errno == errno.EALREADY:
                 raise RefusedError(Reason.NOT_ACTIVE, self._not_standby(coming.ends)) from error
             raise
@@ -424,7 +426,10 @@ class Shadows:
         self._shadows[event.handle] = shadow
         self._lost.forget(shadow.ends)
         self._log.info("shadow", f"{shadow.ends}: shadowed", handle=event.handle)
-        _introduce(shadow, sock, setup.in_bytes, unread_bytes)
+        try:
+            _introduce(shadow, sock, setup.in_bytes, unread_bytes)
+        except OSError as error:  # there are no descriptors left
+            self.reject(shadow, Reason.NO_MEMORY, f"its application cannot be told: {error}")
         return shadow
 
     def on_restored(self, event: Event) -> None:
@@ -452,6 +457,11 @@ class Shadows:
             shadow = self._begin(coming, sock, streams, moment.unread_bytes)
         if coming.client_gone:
             self._give_up(shadow, Reason.APPLICATION_GONE)
+        elif self._dp.service_state(shadow.service) != Owner.OWNER:  # else it is taken over
+            try:
+                self._refuse_out(coming)
+            except RefusedError as error:
+                self._give_up(shadow, error.reason)
 
     def _not_standby(self, ends: Tuple) -> str:
         return f"{ends}: {self._config.node} does not stand by for it"
@@ -519,11 +529,6 @@ class Shadows:
                 self._let_read(shadow)
             else:
                 self._discard(shadow, wire.reason_text(event.reason), lost=True)
-                if self._dp.service_state(shadow.service) == Owner.OWNER:
-                    # Behind a take-over, which counts them, if that is told next. There is none
-                    # where HELLO has settled it, or where it was found as it was to go on.
-                    loop = asyncio.get_running_loop()
-                    loop.call_soon(self._lost.end_all, shadow.service)
 
     def on_taken(self, event: Event) -> None:
         """PRL_EVENT_TAKEN_FLOW: the shadow is the session now."""
@@ -537,6 +542,20 @@ class Shadows:
             self._discard(shadow, "the other node has the session again")
             return
         self._drop(shadow, "taken")
+        # Before anything is sent to its application, which may be found dead by that.
+        self._taken(
+            Session(
+                shadow.ends,
+                shadow.service,
+                shadow.client,
+                shadow.application,
+                shadow.renew,
+                shadow.streams,
+                handle=handle,
+                former=shadow.handle,
+                reason="it was taken over, and is not protected yet",
+            )
+        )
         out_bytes = shadow.out_bytes + event.value
         # Before the application hears of it: what it sets itself then, stays.
         with contextlib.suppress(OSError, DatapathError), self._dp.flow_socket(handle) as sock:
@@ -564,19 +583,6 @@ class Shadows:
             out_bytes=out_bytes,
             in_force_ns=event.value2,
         )
-        self._taken(
-            Session(
-                shadow.ends,
-                shadow.service,
-                shadow.client,
-                shadow.application,
-                shadow.renew,
-                shadow.streams,
-                handle=handle,
-                former=shadow.handle,
-                reason="it was taken over, and is not protected yet",
-            )
-        )
 
     def on_ended(self, handle: int) -> None:
         """The shadow's socket has gone: the session is over on both nodes."""
@@ -603,6 +609,10 @@ class Shadows:
         """Of no use any more: away with it, silently. ``lost``: its session lives elsewhere."""
         if lost:
             self._lost.add(shadow.ends, shadow.service, why)
+            if self._dp.service_state(shadow.service) == Owner.OWNER:
+                # Behind a take-over, which counts them, if that is told next. There is none where
+                # HELLO has settled it, nor once it was told, while flows still wait for their turn.
+                asyncio.get_running_loop().call_soon(self._lost.end_all, shadow.service)
         self.conntrack.leave(shadow.ends)
         self._forget(shadow, "void")
         with contextlib.suppress(DatapathError):
@@ -769,9 +779,11 @@ def _introduce(shadow: Shadow, sock: socket.socket, in_bytes: int, unread_bytes:
         "out_bytes": shadow.out_bytes,
         "renew": shadow.renew,
     }
-    shadow.client.send_event(introduction | members, sock.fileno(), *memory)
-    for fd in memory:
-        os.close(fd)
+    try:
+        shadow.client.send_event(introduction | members, sock.fileno(), *memory)
+    finally:
+        for fd in memory:
+            os.close(fd)
 
 
 @lru_cache(HOPS_SHARED)
