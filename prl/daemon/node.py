@@ -661,7 +661,7 @@ class Node:
             EventKind.TAKEN_FLOW: self._shadows.on_taken,
             EventKind.RESTORED: self._shadows.on_restored,
             EventKind.HOLE: self._primaries.on_hole,
-            EventKind.MOVE: self._switchover.on_move,
+            EventKind.MOVE: self._on_move,
             EventKind.MOVE_ASKED: self._switchover.on_asked,
             EventKind.PROBE: self._switchover.on_probe,
             EventKind.FENCED: self._on_fenced,
@@ -687,6 +687,10 @@ class Node:
             speaking_ns=event.value2,
             lost=self._shadows.end_lost(event.service),
         )
+
+    def _on_move(self, event: Event) -> None:
+        self._switchover.on_move(event)
+        self._primaries.on_move(event.service)
 
     def _on_taken_session(self, session: Session) -> None:
         self._primaries.take_over(session)

@@ -3,12 +3,14 @@
 from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
 from typing import Any, cast
+from unittest.mock import MagicMock, call
 
 import pytest
 
 from prl import config
 from prl.bindings.datapath import Event
 from prl.bindings.facts import EventKind, Owner, Primary
+from prl.daemon import node as daemon
 from prl.daemon.session.orphans import DECIDE_S, MOVES_MAX, MOVES_S, VERDICT_S, Orphans
 from prl.daemon.session.protect import Primaries
 from prl.daemon.session.sessions import Session
@@ -250,6 +252,43 @@ def test_nothing_ends_while_it_is_unknown_who_has_it() -> None:
 
     node.play(story)
     assert (len(node.moves), node.ended) == (1, [])
+
+
+def test_a_move_that_is_undone_when_nobody_waits_for_that_any_more_is_tried_again() -> None:
+    node = Node(2)
+    node.answers = [PrlError("the move has no end yet")]
+
+    async def story() -> None:
+        node.dies(*node.sessions)
+        await node.passes(2 * DECIDE_S)
+        assert len(node.moves) == 1
+        node.orphans.reconsider(SERVICE)
+
+    node.play(story)
+    assert (node.moves, node.ended, node.told[-1]) == ([False, False], [], "renounced")
+
+
+def test_of_the_end_of_a_move_its_orphans_hear_last() -> None:
+    node, parts = daemon.Node.__new__(daemon.Node), MagicMock()
+    for name in ("link", "primaries", "shadows", "switchover"):
+        setattr(node, f"_{name}", getattr(parts, name))
+    event = Event(EventKind.MOVE, service=3)
+    node._on_event(event)
+    assert parts.mock_calls == [call.switchover.on_move(event), call.primaries.on_move(3)]
+
+
+def test_the_end_of_a_move_that_is_waited_for_decides_nothing_by_itself() -> None:
+    node = Node(2)
+    node.answers = [NotSafeError("it did not become quiet")] * 2
+
+    async def story() -> None:
+        node.dies(*node.sessions)
+        await node.passes(DECIDE_S / 2)
+        node.orphans.reconsider(SERVICE)
+        await node.passes(DECIDE_S / 4)
+        assert len(node.moves) == 1
+
+    node.play(story)
 
 
 def test_deaths_among_others_move_the_service_so_often_and_no_more() -> None:

@@ -102,6 +102,11 @@ class Orphans:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    def reconsider(self, service: int) -> None:
+        """A move has ended, which may be undone after nobody waited for its end any more."""
+        if service not in self._news and self._tally(service).saved:
+            self.decide(service)
+
     def changed(self, service: int) -> None:
         """A session of the service has another state."""
         if (news := self._news.get(service)) is not None:

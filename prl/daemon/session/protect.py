@@ -365,6 +365,10 @@ class Primaries:
 
     # -- events
 
+    def on_move(self, service: int) -> None:
+        """A planned move of the service has ended, and been told."""
+        self._orphans.reconsider(service)
+
     def on_state(self, event: Event) -> None:
         """PRL_EVENT_PRIMARY."""
         session = self._sessions.get(event.handle)
