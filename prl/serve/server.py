@@ -7,7 +7,7 @@ import select
 import socket
 import threading
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 from prl.client import Node, Shadow
 from prl.control.messages import default_socket
@@ -26,6 +26,7 @@ STOP_TIMEOUT_S = 10.0
 PRLD_POLL_S = 0.5
 """How often prld is looked for besides: its socket is there a moment before it listens."""
 _SHADOW_POLL_S = 0.5
+_NO_THREAD = "the host starts no more threads"
 # accept(2): these are about one connection or about resources, not about the listener.
 _PASSING = frozenset({errno.ECONNABORTED, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
@@ -63,10 +64,11 @@ class Server:
             listener = self._endpoint.listen(BACKLOG)
             on_failure.callback(listener.close)
             node.offer(str(self._endpoint))
+            if not self._start(self._stand_by, node):
+                raise PrlError("this host has no thread to stand by in; see its TasksMax")
             on_failure.pop_all()
         with listener:
             listener.setblocking(False)
-            self._start(self._stand_by, node)
             _log.info("serving %s: %s", self._endpoint, " ".join(self._options.argv))
             while self._stop not in wait(
                 [(self._stop, select.POLLIN), (listener.fileno(), select.POLLIN)]
@@ -83,8 +85,7 @@ class Server:
         except OSError as error:
             if error.errno not in _PASSING:
                 raise
-            _log.warning("cannot accept a connection: %s", error.strerror)
-            wait([(self._stop, select.POLLIN)], ACCEPT_PAUSE_S)
+            self._pause("cannot accept a connection", error.strerror)
             return
         if not self._connections.acquire(blocking=False):
             _log.warning(
@@ -100,7 +101,10 @@ class Server:
             finally:
                 self._connections.release()
 
-        self._start(work)
+        if not self._start(work):
+            self._connections.release()
+            sock.close()
+            self._pause("connection refused", _NO_THREAD)
 
     def _await_prld(self) -> Node | None:
         """Connect as soon as there is a prld, which brings the address too; None: stopped."""
@@ -134,9 +138,9 @@ class Server:
                 except PrlError as error:
                     _log.warning("not standing by any more: %s", error)
                     return
-                self._take(shadow)
+                self._take(node, shadow)
 
-    def _take(self, shadow: Shadow) -> None:
+    def _take(self, node: Node, shadow: Shadow) -> None:
         if not self._shadows.acquire(blocking=False):
             words = f"there are {self._options.connections_max} already; see --max-connections"
             _log.warning("session with %s: not taken: %s", shadow.remote, words)
@@ -150,12 +154,24 @@ class Server:
             finally:
                 self._shadows.release()
 
-        self._start(work)
+        if not self._start(work):
+            self._shadows.release()
+            shadow.close()
+            self._pause(f"session with {shadow.remote}: not taken", _NO_THREAD)
+            with suppress(PrlError):  # it is tried again when somebody offers himself
+                node.offer(str(self._endpoint))
 
     def _is_stopped(self, timeout_s: float) -> bool:
         return bool(wait([(self._stop, select.POLLIN)], timeout_s))
 
-    def _start(self, work: Callable[..., None], *args: object) -> None:
+    def _pause(self, what: str, why: str | None) -> None:
+        """The host is short of something, which may pass."""
+        _log.warning("%s: %s", what, why)
+        wait([(self._stop, select.POLLIN)], ACCEPT_PAUSE_S)
+
+    def _start(self, work: Callable[..., None], *args: object) -> bool:
+        """In a thread of its own; False: the host has none."""
+
         def run() -> None:
             try:
                 work(*args)
@@ -164,4 +180,9 @@ class Server:
 
         thread = threading.Thread(target=run, name="prl-serve", daemon=True)
         self._threads.add(thread)
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError:
+            self._threads.discard(thread)
+            return False
+        return True

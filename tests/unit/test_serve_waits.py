@@ -4,20 +4,24 @@ import errno
 import json
 import logging
 import os
+import queue
 import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Self
 
 import pytest
 
-from prl.client import Node, tcp
+from prl.client import Node, Shadow, tcp
 from prl.control.messages import MESSAGE_MAX_BYTES
 from prl.endpoint import Endpoint
-from prl.errors import NoDaemonError
+from prl.errors import NoDaemonError, PrlError
 from prl.serve import Options, Server
+from prl.serve import server as serve_server
 
 TIMEOUT_S = 20.0
 
@@ -104,6 +108,108 @@ def test_who_may_not_use_prld_does_not_wait_for_it(
     server = Server(Endpoint.parse("127.0.0.1:47002"), Options(("cat",), tmp_path / "s", 1, 0))
     with pytest.raises(NoDaemonError):
         server.run()
+
+
+class Giving:
+    """A prld's Node that gives a shadow to whoever has offered himself, and knows of no other."""
+
+    def __init__(self) -> None:
+        self.offers: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self.closed: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.closed.put("node")
+
+    def offer(self, endpoint: str) -> None:
+        self.offers.put(endpoint)
+        self._waiting.put(endpoint)
+
+    def next_shadow(self, timeout: float) -> Shadow:
+        try:
+            self._waiting.get(timeout=timeout)
+        except queue.Empty:
+            raise TimeoutError from None
+        shadow: Any = SimpleNamespace(remote="peer", close=lambda: self.closed.put("shadow"))
+        return shadow
+
+
+class Threads:
+    """How many threads of `serve`'s the host has yet."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, left: int) -> None:
+        self.left = left
+        start = threading.Thread.start
+
+        def started(thread: threading.Thread) -> None:
+            if thread.name == "prl-serve":
+                if not self.left:
+                    raise RuntimeError("can't start new thread")
+                self.left -= 1
+            start(thread)
+
+        monkeypatch.setattr(threading.Thread, "start", started)
+
+
+def serving(monkeypatch: pytest.MonkeyPatch, port: int) -> tuple[Server, Giving]:
+    node = Giving()
+    monkeypatch.setattr(serve_server, "ACCEPT_PAUSE_S", 0.01)
+    server = Server(Endpoint.parse(f"127.0.0.1:{port}"), Options(("cat",), None, 1, 0))
+    monkeypatch.setattr(server, "_await_prld", lambda: node)
+    return server, node
+
+
+def test_a_host_without_threads_ends_a_connection_and_no_more(
+    monkeypatch: pytest.MonkeyPatch, told: Told
+) -> None:
+    server, node = serving(monkeypatch, 47003)
+    threads = Threads(monkeypatch, 2)
+    taken = threading.Event()
+    monkeypatch.setattr(serve_server, "serve_shadow", lambda *_: taken.set())
+    monkeypatch.setattr(serve_server, "serve_connection", lambda sock, *_: sock.close())
+    with running(server):
+        told.wait_for("serving")
+        assert taken.wait(TIMEOUT_S)
+        for _ in range(2):  # there is room for one at a time
+            with socket.create_connection(("127.0.0.1", 47003), TIMEOUT_S) as refused:
+                assert refused.recv(1) == b""
+        told.wait_for("connection refused: the host starts no more threads")
+        assert node.closed.empty()
+        threads.left = 1
+        with socket.create_connection(("127.0.0.1", 47003), TIMEOUT_S) as served:
+            assert served.recv(1) == b""
+        assert threads.left == 0
+
+
+def test_a_host_without_threads_gives_a_shadow_up_and_stands_by_for_the_next(
+    monkeypatch: pytest.MonkeyPatch, told: Told
+) -> None:
+    server, node = serving(monkeypatch, 47004)
+    threads = Threads(monkeypatch, 1)
+    taken = threading.Event()
+    monkeypatch.setattr(serve_server, "serve_shadow", lambda *_: taken.set())
+    with running(server):
+        assert node.closed.get(timeout=TIMEOUT_S) == "shadow"
+        told.wait_for("session with peer: not taken: the host starts no more threads")
+        threads.left = 1
+        assert taken.wait(TIMEOUT_S)  # for the offer is made again
+    assert node.offers.get() == node.offers.get() == "127.0.0.1:47004"
+
+
+def test_a_host_without_a_thread_to_stand_by_in_is_said_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server, node = serving(monkeypatch, 47005)
+    Threads(monkeypatch, 0)
+    with pytest.raises(PrlError, match="no thread to stand by in"):
+        server.run()
+    assert node.closed.get() == "node"
 
 
 @pytest.mark.needs("root")
