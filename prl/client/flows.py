@@ -5,6 +5,7 @@ word of prld's changes, and what the next prld is handed, is decided here, witho
 """
 
 import contextlib
+import errno
 import socket
 from collections import deque
 from collections.abc import Callable
@@ -25,7 +26,7 @@ from prl.control.protocol import (
     TakenOver,
     Void,
 )
-from prl.errors import PrlError
+from prl.errors import NoDaemonError, PrlError, UsageError
 
 ANSWER_TIMEOUT_S: Final = 30.0
 """How long prld may take for an answer before it counts as hung."""
@@ -36,6 +37,7 @@ REJOINS_MAX: Final = REQUESTS_MAX // 2
 """Sessions that are handed to a new prld at a time: there is room for other requests."""
 VOID_WORD_TIMEOUT_S: Final = 1.0
 """A shadow's socket dies before the word of it comes; so long it is waited for."""
+_GONE: Final = frozenset({errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN})
 
 
 class Flow:
@@ -55,6 +57,22 @@ class Flow:
     def over(self) -> bool:
         """Whether nothing changes any more: it is no longer ours, or no prld will ever tell."""
         return self._over
+
+    @property
+    def named(self) -> dict[str, Any]:
+        """What names it in a request to prld.
+
+        Handles are of one prld: in the life of the next one the same number is another flow's.
+
+        Raises:
+            NoDaemonError: no prld has it now.
+            UsageError: it is over.
+        """
+        if self._state == "lost":
+            raise NoDaemonError(f"no prld has flow {self.handle:#x} now: {self._reason}")
+        if self._over:
+            raise UsageError(f"flow {self.handle:#x} is {self._state}: {self._reason}")
+        return {"handle": self.handle}
 
     def on_news(self, news: News) -> None:
         """Called by the node: prld's word."""
@@ -102,6 +120,9 @@ class SessionFlow(Flow):
         """Whether the application is asked for new bytes before each new shadow."""
         self.streams: list[int] = answer.get("streams", [])
         """prld's own; kept for a prld that starts anew."""
+        self.last_word: dict[str, Any] | None = None
+        """What its application has decided while no prld had it: for one that is just being handed
+        the session all the same."""
 
     @property
     def state(self) -> str:
@@ -163,10 +184,7 @@ class ShadowFlow(Flow, Generic[SessionT]):
         self._session: SessionT | None = None
         self._sock = ShadowSocket(fileno=given.fd)
         self._renews = given.renew
-        self._named = {"handle": given.handle}
-        """In requests that are of this shadow, not of a later one with its handle."""
-        if given.generation is not None:
-            self._named["generation"] = given.generation
+        self._generation = given.generation
         self.local = given.local
         """The service's end, ``addr:port``."""
         self.remote = given.remote
@@ -198,6 +216,12 @@ class ShadowFlow(Flow, Generic[SessionT]):
     def void_reason(self) -> str | None:
         """Why it is of no use any more; None while it is."""
         return self._reason if self._state == "void" else None
+
+    @property
+    def named(self) -> dict[str, Any]:
+        """As Flow.named: this shadow, not a later one with its handle."""
+        generation = {} if self._generation is None else {"generation": self._generation}
+        return super().named | generation
 
     @property
     def session(self) -> SessionT:
@@ -268,8 +292,13 @@ class Following(Generic[SessionT, ShadowT]):
         self._kept: dict[SessionT, None] = {}
         """Sessions that the next prld will be given, in order."""
 
-    def ask(self, request: dict[str, Any]) -> tuple[int, bytes]:
-        """Number a request; returns the number and what to send. Raises PrlError."""
+    def ask(self, request: dict[str, Any], of: Flow | None = None) -> tuple[int, bytes]:
+        """Number a request, be it of a flow; returns the number and what to send.
+
+        Raises PrlError; and as Flow.named.
+        """
+        if of is not None:
+            request = request | of.named
         if self.lost is not None:
             raise self.lost
         return self._dialogue.ask(request)
@@ -316,6 +345,17 @@ class Following(Generic[SessionT, ShadowT]):
             self._dialogue.forget(what.handle)
             del self._followed[what.handle]
 
+    def leave(self, session: SessionT, word: dict[str, Any] | None = None) -> bool:
+        """The next prld is not to have the session; whether this one has it.
+
+        ``word``: what a prld is told that is just being handed it.
+        """
+        self._kept.pop(session, None)
+        if self._followed.get(session.handle) is session:
+            return True
+        session.last_word = word
+        return False
+
     def lose(self, error: PrlError, *, for_good: bool) -> None:
         """Prld is gone: every flow is told."""
         self.lost, self.for_good = error, for_good
@@ -323,16 +363,41 @@ class Following(Generic[SessionT, ShadowT]):
         told = dict.fromkeys([*self._followed.values(), *self._kept])
         self._followed.clear()
         for what in told:
-            what.on_lost(error, for_good=for_good)
+            what.on_lost(error, for_good=for_good or what not in self._kept)
 
     def to_hand_over(self) -> deque[SessionT]:
         """Sessions that a new prld is to be given; those that have ended are forgotten."""
-        self._kept = {
-            session: None
-            for session in self._kept
-            if not session.over and session.sock.fileno() >= 0
-        }
+        self._kept = {session: None for session in self._kept if not session.over}
         return deque(self._kept)
+
+    def next_of(self, waiting: deque[SessionT]) -> SessionT | None:
+        """The next one to be handed over; much may have become of it since it began to wait."""
+        while waiting:
+            session = waiting.popleft()
+            if session.over or session not in self._kept:
+                continue
+            if session.sock.fileno() >= 0:
+                return session
+            session.become("ended", "its application has closed the socket")
+        return None
+
+    def handed_over(self, session: SessionT, answer: dict[str, Any]) -> dict[str, Any] | None:
+        """A new prld has it; returns what that one is to be asked, if its application has decided.
+
+        Else the socket would stay open for as long as prld has its duplicate.
+        """
+        if session.last_word is not None:
+            return session.last_word | {"handle": answer["handle"]}
+        session.rejoined(answer)
+        self.follow(session)
+        return None
+
+
+def not_sent(where: object, error: OSError) -> PrlError:
+    """What an application is told whose request could not be sent."""
+    if error.errno in _GONE:
+        return NoDaemonError(f"prld on {where} is gone: {error.strerror}")
+    return UsageError(f"prld could not be asked: {error.strerror}; has the socket been closed?")
 
 
 def nobody_answers(where: object, why: str | None) -> str:

@@ -15,8 +15,10 @@ from prl.client.flows import (
     RECONNECT_MAX_S,
     RECONNECT_MIN_S,
     REJOINS_MAX,
+    Flow,
     Following,
     nobody_answers,
+    not_sent,
 )
 from prl.client.sessions import Session, Shadow
 from prl.control import application
@@ -28,6 +30,10 @@ from prl.kernel.inotify import Appearance
 _Take = Callable[[Answer], None]
 
 
+def _ignore(_: Answer) -> None:
+    """Take an answer that nobody waits for."""
+
+
 class Node:
     """A connection to this host's prld; safe to be used by several threads.
 
@@ -37,6 +43,7 @@ class Node:
     Raises:
         NoDaemonError: nobody answers on ``socket_path`` (default: $PRL_SOCKET, or
             /run/prl/prld.sock).
+        PrlError: the host has no thread for it just now.
     """
 
     def __init__(
@@ -54,7 +61,13 @@ class Node:
         self._closed = threading.Event()
         self._appearance = Appearance(self.path) if reconnect else None
         self._reader = threading.Thread(target=self._run, name="prl-client", daemon=True)
-        self._reader.start()
+        try:
+            self._reader.start()
+        except RuntimeError as error:
+            self._sock.close()
+            if self._appearance is not None:
+                self._appearance.close()
+            raise PrlError(f"no connection to prld on {self.path}: {error}") from error
 
     def __enter__(self) -> Self:
         return self
@@ -84,7 +97,8 @@ class Node:
             self._reader.join()
             if self._appearance is not None:
                 self._appearance.close()
-        self._sock.close()
+        with self._sending:
+            self._sock.close()
 
     def replicate(self, sock: socket.socket, data: bytes = b"", *, renew: bool = False) -> Session:
         """Protect a TCP or UDP socket; returns once the other node has its shadow.
@@ -97,6 +111,7 @@ class Node:
         the application on the other node together with the shadow; ``renew``: for every further
         shadow prld asks for new data (Session.protectable), otherwise the same is given again.
         prld keeps trying for a session that cannot be protected yet: see NotProtectedError.
+        When prld does not answer in time, protection that comes about all the same is given up.
 
         Raises:
             NotProtectedError: it is not protected, and why. It goes on unprotected, prld tries
@@ -169,17 +184,20 @@ class Node:
         self,
         request: dict[str, Any],
         *fds: int,
+        of: Flow | None = None,
         timeout: float = ANSWER_TIMEOUT_S,
         then: Callable[[dict[str, Any]], None] = lambda _: None,
     ) -> dict[str, Any]:
         """Ask prld; returns the answer without ``id`` and ``ok`` (docs/control.md).
 
-        ``then`` has the answer of a request that was granted before any later word of prld's is
-        heard: in the reader's thread, where it must not wait.
+        ``of`` is the flow that it is about: the request names it. ``then`` has the answer of a
+        request that was granted before any later word of prld's is heard: in the reader's thread,
+        where it must not wait.
 
         Raises:
             PrlError: prld's own error, of the class that its exit status belongs to.
-            NoDaemonError: prld is gone or hangs.
+            UsageError: the flow is over, or a descriptor is none.
+            NoDaemonError: prld is gone or hangs, or does not have the flow.
         """
         answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
 
@@ -188,17 +206,17 @@ class Node:
                 then(answer.fields)
             answers.put(answer)
 
-        number = 0
+        number = self._send(take, request, fds, of)
         try:
-            number = self._send(take, request, fds)
             answer = answers.get(timeout=timeout)
         except queue.Empty:
-            raise HungDaemonError(f"prld on {self.path} does not answer; is it frozen?") from None
-        except OSError as error:
-            raise NoDaemonError(f"prld on {self.path} is gone: {error.strerror}") from error
-        finally:
-            with self._lock:
-                self._answers.pop(number, None)
+            if self._wait_no_more(number, request):
+                words = f"prld on {self.path} does not answer; is it frozen?"
+                raise HungDaemonError(words) from None
+            answer = answers.get()  # it came at the very same moment
+        except BaseException:  # KeyboardInterrupt
+            self._wait_no_more(number, request)
+            raise
         if answer.error is not None:
             raise answer.error
         return answer.fields
@@ -208,17 +226,47 @@ class Node:
         with self._lock:
             self._following.forget(what)
 
-    def _send(self, take: _Take, request: dict[str, Any], fds: tuple[int, ...]) -> int:
-        """Send a request whose answer goes to ``take``; returns its number.
-
-        Raises PrlError, OSError.
-        """
+    def leave(self, session: Session, word: dict[str, Any] | None = None) -> None:
+        """Hand a session to no further prld; ``word`` is for one that has it all the same."""
         with self._lock:
-            number, raw = self._following.ask(request)
+            has_it = self._following.leave(session, word)
+        if has_it and word is not None:
+            with contextlib.suppress(PrlError):
+                self._send(_ignore, word, (), session)
+
+    def _send(
+        self, take: _Take, request: dict[str, Any], fds: tuple[int, ...], of: Flow | None = None
+    ) -> int:
+        """Send a request whose answer goes to ``take``; returns its number. Raises PrlError."""
+        with self._lock:
+            number, raw = self._following.ask(request, of)
             self._answers[number] = take
+            sock = self._sock
         with self._sending:
-            socket.send_fds(self._sock, [raw], fds)
+            if sock is not self._sock or sock.fileno() < 0:  # a handle would be a former prld's
+                raise NoDaemonError(f"prld on {self.path} is gone")
+            try:
+                socket.send_fds(sock, [raw], fds)
+            except OSError as error:
+                with self._lock:
+                    self._answers.pop(number, None)
+                raise not_sent(self.path, error) from error
         return number
+
+    def _wait_no_more(self, number: int, request: dict[str, Any]) -> bool:
+        """Nobody waits for that answer; False: it is there."""
+        with self._lock:
+            if self._answers.pop(number, None) is None:
+                return False
+            if request["op"] == "replicate":
+                self._answers[number] = self._undo
+            return True
+
+    def _undo(self, answer: Answer) -> None:
+        """Nobody will know the flow of that replicate(): prld is to let go of its socket."""
+        if answer.error is None:
+            with contextlib.suppress(PrlError):
+                self._send(_ignore, {"op": "release", "handle": answer.fields["handle"]}, ())
 
     # -- the reader
 
@@ -297,29 +345,41 @@ class Node:
         """Hand offers and sessions to the new prld; the answers come in like all others."""
         with self._lock:
             waiting = self._following.to_hand_over()
-        with contextlib.suppress(OSError, PrlError):  # gone again: the reader notices
-            for endpoint in self._following.offers:
-                self._send(lambda _: None, {"op": "offer", "endpoint": endpoint}, ())
-            for _ in range(REJOINS_MAX):
-                self._hand_over_next(waiting)
+        with contextlib.suppress(PrlError):  # gone again: the reader notices
+            for endpoint in tuple(self._following.offers):
+                self._send(_ignore, {"op": "offer", "endpoint": endpoint}, ())
+        for _ in range(REJOINS_MAX):
+            self._hand_over_next(waiting)
 
     def _hand_over_next(self, waiting: deque[Session]) -> None:
         """Hand one over, and when the answer is there, the next."""
-        if not waiting:
-            return
-        session = waiting.popleft()
+        while (session := self._next_of(waiting)) is not None:
+            try:
+                self._hand_over(session, waiting)
+            except NoDaemonError:
+                return  # gone again: the reader notices, and the next one is asked
+            except (OSError, PrlError) as error:  # of this one alone
+                session.become("ended", str(error))
+            else:
+                return
 
+    def _next_of(self, waiting: deque[Session]) -> Session | None:
+        with self._lock:
+            return self._following.next_of(waiting)
+
+    def _hand_over(self, session: Session, waiting: deque[Session]) -> None:
         def take(answer: Answer) -> None:
             if answer.error is None:
-                session.rejoined(answer.fields)
                 with self._lock:
-                    self._following.follow(session)
+                    word = self._following.handed_over(session, answer.fields)
+                if word is not None:
+                    with contextlib.suppress(PrlError):
+                        self._send(_ignore, word, ())
             elif self._following.lost is not None:
                 return  # by the end of this prld, too; the next one is asked
             else:
                 session.become("ended", str(answer.error))
-            with contextlib.suppress(OSError, PrlError):
-                self._hand_over_next(waiting)
+            self._hand_over_next(waiting)
 
         members, memory = application.pack(session.application)
         try:

@@ -12,6 +12,7 @@ from prl.client.shadow_socket import Committed, ShadowVoid, Takeover
 from prl.control import application
 from prl.control.protocol import Given
 from prl.errors import HungDaemonError, NoDaemonError, PrlError, UsageError
+from prl.kernel.disconnect import disconnect
 
 
 class Asker(Protocol):
@@ -21,10 +22,11 @@ class Asker(Protocol):
         self,
         request: dict[str, Any],
         *fds: int,
+        of: Flow | None = None,
         timeout: float = ...,
         then: Callable[[dict[str, Any]], None] = ...,
     ) -> dict[str, Any]:
-        """Ask; returns the answer, which ``then`` has first. Raises PrlError."""
+        """Ask, of a flow; returns the answer, which ``then`` has first. Raises PrlError."""
 
     @property
     def reconnects(self) -> bool:
@@ -32,6 +34,9 @@ class Asker(Protocol):
 
     def forget(self, what: "Session | Shadow") -> None:
         """Stop following a flow."""
+
+    def leave(self, session: "Session", word: dict[str, Any] | None = None) -> None:
+        """Hand a session to no further prld; ``word`` is for one that has it all the same."""
 
 
 class Followed(Flow):
@@ -129,8 +134,10 @@ class Session(Followed, SessionFlow):
             self._protectable = False
         self.application = data
         try:
-            request = {"op": "renew", "handle": self.handle} | members
-            answer: dict[str, Any] = self._node.request(request, *memory, then=self._renewed)
+            request = {"op": "renew"} | members
+            answer: dict[str, Any] = self._node.request(
+                request, *memory, of=self, then=self._renewed
+            )
         except NoDaemonError as error:
             if isinstance(error, HungDaemonError) or not self._node.reconnects:
                 raise
@@ -147,30 +154,52 @@ class Session(Followed, SessionFlow):
     def close(self) -> None:
         """End the session deliberately, on both nodes; close the socket as well."""
         try:
-            self._node.request({"op": "close", "handle": self.handle})
-        except NoDaemonError:  # nor shall the next prld have it
-            self.become("closed", "closed by its application")
+            if self._tell({"op": "close"}):
+                return
         except UsageError:  # it has ended already
+            return
+        except HungDaemonError:  # nor shall the next prld have it
             pass
+        self.become("closed", "closed by its application")
 
     def abandon(self) -> None:
         """What served it has died: the other node goes on if it can, else the session ends.
 
         As closing the Node, for one session. Raises UsageError: it has ended.
         """
-        self._node.request({"op": "abandon", "handle": self.handle})
+        if not self._tell({"op": "abandon"}):
+            self.become("closed", "what served it has died, and prld was not there")
 
     def abort(self, why: str) -> None:
         """Reset the connection, on both nodes; prld logs why. Raises UsageError: it has ended."""
-        self._node.request({"op": "abort", "handle": self.handle, "why": why})
+        if not self._tell({"op": "abort", "why": why}):
+            disconnect(self.sock)
+            self.become("ended", why)
 
     def unprotect(self, why: str = "") -> None:
         """Its replication ends for good; the session goes on; ``why`` is what prlctl shows.
 
         Raises UsageError: it has ended.
         """
-        self._node.request({"op": "flow_del", "handle": self.handle, "why": why})
-        self._node.forget(self)
+        if self._tell({"op": "flow_del", "why": why}, {"op": "release"}):
+            self._node.leave(self)
+        else:
+            self.become("lost", why, over=True)
+
+    def _tell(self, word: dict[str, Any], belated: dict[str, Any] | None = None) -> bool:
+        """Ask prld; False: none has the session, nor is any further one to have it.
+
+        ``belated``: what is asked of one that is just being handed it, if not the same. Raises
+        UsageError, HungDaemonError.
+        """
+        try:
+            self._node.request(word, of=self)
+        except HungDaemonError:
+            raise
+        except NoDaemonError:
+            self._node.leave(self, belated or word)
+            return False
+        return True
 
 
 class Shadow(Followed, ShadowFlow[Session]):
@@ -230,7 +259,7 @@ class Shadow(Followed, ShadowFlow[Session]):
 
     def committed(self) -> Committed:
         """How far the owner's output is. Raises UsageError: this is no shadow any more."""
-        answer = self._node.request({"op": "committed", "handle": self.handle})
+        answer = self._node.request({"op": "committed"}, of=self)
         return Committed(answer["out_bytes"], answer["out_hash"])
 
     def reject(self, reason: str, why: str) -> None:
@@ -240,16 +269,16 @@ class Shadow(Followed, ShadowFlow[Session]):
         it cannot begin in the middle of a session. prld logs ``why``.
         """
         with contextlib.suppress(UsageError):  # it is void already
-            self._node.request({"op": "reject", "reason": reason, "why": why} | self._named)
+            self._node.request({"op": "reject", "reason": reason, "why": why}, of=self)
 
     def close(self) -> None:
         """Give the shadow up, or, once it is owned, end the session; closes the socket."""
         if self._session is not None:
             self._session.close()
             self._node.forget(self._session)
-        elif not self._over:  # else the handle may be a newer shadow's
+        else:
             with contextlib.suppress(PrlError):  # it has ended already
-                self._node.request({"op": "close"} | self._named)
+                self._node.request({"op": "close"}, of=self)
         self._node.forget(self)
         self.become("void", "closed by its application", over=True)
         self._sock.close()

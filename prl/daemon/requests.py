@@ -85,6 +85,7 @@ class Requests:
             "close": self._close,
             "abandon": self._abandon,
             "abort": self._abort,
+            "release": self._release,
             "committed": self._committed,
             "reject": self._reject,
             "takeover": self._takeover,
@@ -141,7 +142,9 @@ class Requests:
         session = self._primaries.find(handle)
         if session is None:
             raise _unknown(handle)
-        if not self._processes.release(session):
+        if self._processes.has(session):
+            self._primaries.release(session)
+        else:
             self._primaries.unprotect(session, _words(request))
         return session.facts()
 
@@ -329,6 +332,12 @@ class Requests:
 
     async def _abort(self, client: Client, request: dict[str, Any], _: list[int]) -> dict[str, Any]:
         self._primaries.abort(self._session_of(client, request), _words(request))
+        return {}
+
+    async def _release(
+        self, client: Client, request: dict[str, Any], _: list[int]
+    ) -> dict[str, Any]:
+        self._primaries.release(self._session_of(client, request))
         return {}
 
     async def _committed(

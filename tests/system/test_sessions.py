@@ -115,6 +115,20 @@ def test_sessions_that_nothing_happens_to_need_no_object() -> None:
             assert receive(live.standby, 5) == b"again"
 
 
+def test_a_session_that_is_released_is_its_application_s_alone() -> None:
+    with support.pair("release") as lab, Pair(lab) as pair:
+        live = pair.session(4)
+        talk(live)
+        await_idle(pair, 1)
+        pair.node(pair.owner).request({"op": "release"}, of=live.session)
+        assert live.session.wait_state("closed", timeout=PATIENCE_S) == "closed"
+        assert not support.flows(lab, pair.owner)
+        live.peer.sendall(b"on")
+        assert receive(live.app, 2) == b"on"
+        live.app.close()
+        assert live.peer.recv(1) == b""  # prld has no duplicate that keeps the FIN back
+
+
 def test_no_two_sessions_say_the_same() -> None:
     said = {record(session, number) for session in range(20) for number in range(20)}
     assert len(said) == 400

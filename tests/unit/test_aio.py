@@ -78,6 +78,7 @@ class Prld:
     def give(self, handle: int, sock: socket.socket) -> None:
         assert self.client is not None
         event = {"event": "shadow", "handle": handle, "application": "aGk=", "unread": 0}
+        event["generation"] = 7
         self.client.send(event | {"local": "a:1", "remote": "b:2"}, sock.fileno())
 
     def say_raw(self, raw: bytes, *fds: int) -> None:
@@ -133,7 +134,7 @@ def test_the_states_of_a_session(tmp_path: Path) -> None:
         waiting.cancel()
         assert session.state == "demoted"
         await session.close()
-        assert prld.requests[-1]["op"] == "close"
+        assert prld.requests[-1]["op"] == "replicate"  # prld has forgotten it
 
     play(tmp_path, story)
 
@@ -309,8 +310,12 @@ def test_how_far_the_owner_is(tmp_path: Path) -> None:
             prld.give(3, ours)
             shadow = await node.next_shadow()
             assert await shadow.committed() == Committed(7, 5)
-            assert prld.requests[-1]["handle"] == 3
+            asked = prld.requests[-1]
+            assert (asked["handle"], asked["generation"]) == (3, 7)  # not a later one's
             await shadow.close()
+            with pytest.raises(UsageError):
+                await shadow.committed()
+            assert prld.requests[-1]["op"] == "close"
 
     play(tmp_path, story)
 
@@ -361,7 +366,7 @@ def test_a_cancelled_replicate_is_undone(tmp_path: Path) -> None:
             with pytest.raises(asyncio.CancelledError):
                 await protecting
         prld.free.set()
-        await prld.until("replicate", "flow_del")
+        await prld.until("replicate", "release")
         assert prld.requests[-1]["handle"] == 9
         await node.request({"op": "status"})  # the connection is as good as before
 

@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 
 from prl.client import Node, NotProtectedError, ShadowNotOwned, ShadowVoid
+from prl.client.shadow_socket import Committed
 from prl.control import application
 from prl.control.messages import MESSAGE_MAX_BYTES, REQUESTS_MAX
 from prl.daemon import requests
@@ -109,9 +110,9 @@ class Daemon:
             case "offer":
                 self.given.append((request, b""))
                 return {}
-            case "close" | "reject":
+            case "close" | "reject" | "committed":
                 self.given.append((request, b""))
-                return {}
+                return {"out_bytes": 7, "out_hash": 5}
             case "crash":
                 raise ZeroDivisionError
             case _:
@@ -722,9 +723,10 @@ def test_what_is_said_of_a_shadow_names_it_and_not_a_later_one_of_its_session(
                 named = {"handle": 3} if generation is None else {"handle": 3, "generation": 7}
                 daemon.event(introduction | {"application": ""} | named, ours.fileno())
                 shadow = node.next_shadow(TIMEOUT_S)
+                assert shadow.committed() == Committed(7, 5)
                 shadow.reject("mid_stream", "why")
                 shadow.close()
-            for request, _ in daemon.given[-2:]:
+            for request, _ in daemon.given[-3:]:
                 assert {name: request.get(name) for name in ("handle", "generation")} == {
                     "handle": 3,
                     "generation": generation,

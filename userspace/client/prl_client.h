@@ -123,7 +123,9 @@ int prl_client_renew(struct prl_client *client, uint32_t handle, const void *app
 
 /*
  * After prld has started anew, to a new client: hands over a session that lives. `streams` is what the answer or the
- * take-over brought last, or "". Answered at once, with a new handle; protected when that is possible.
+ * take-over brought last, or "". Answered at once, with a new handle; protected when that is possible. Handles of the
+ * former client are other sessions' here. A session that is closed while this is under way is to be ended by
+ * prl_client_end() when the answer has come: prld has a duplicate of the socket by then.
  */
 int prl_client_rejoin(struct prl_client *client, int fd, const char *streams, const void *application,
                       size_t application_bytes, unsigned int flags, uint32_t *request);

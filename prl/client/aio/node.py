@@ -16,8 +16,10 @@ from prl.client.flows import (
     RECONNECT_MAX_S,
     RECONNECT_MIN_S,
     REJOINS_MAX,
+    Flow,
     Following,
     nobody_answers,
+    not_sent,
 )
 from prl.control import application
 from prl.control.messages import MESSAGE_MAX_BYTES, REQUESTS_MAX, default_socket
@@ -51,6 +53,7 @@ class AsyncNode:
         self._under_way: dict[int, asyncio.Future[dict[str, Any]]] = {}
         """Every request that prld has and has not answered, be it that nobody waits any more."""
         self._replicates: set[int] = set()
+        self._telling: set[asyncio.Task[None]] = set()
         self._given: deque[AsyncShadow] = deque()
         self._bell = Bell()
         self._sending = asyncio.Lock()
@@ -148,26 +151,32 @@ class AsyncNode:
         while True:
             yield await self.next_shadow()
 
-    async def request(self, request: dict[str, Any], *fds: int) -> dict[str, Any]:
+    async def request(
+        self, request: dict[str, Any], *fds: int, of: Flow | None = None
+    ) -> dict[str, Any]:
         """Ask prld; returns the answer without ``id`` and ``ok`` (docs/control.md).
 
-        Waits for its turn when REQUESTS_MAX are under way.
+        ``of`` is the flow that it is about: the request names it. Waits for its turn when
+        REQUESTS_MAX are under way.
 
         Raises:
             PrlError: prld's own error, of the class that its exit status belongs to.
-            NoDaemonError: prld is gone or hangs.
+            UsageError: the flow is over, or a descriptor is none.
+            NoDaemonError: prld is gone or hangs, or does not have the flow.
         """
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
-                return await self._ask(request, fds)
+                return await self._ask(request, fds, of)
         except TimeoutError:
             raise HungDaemonError(f"prld on {self.path} does not answer; is it frozen?") from None
 
-    async def request_with(self, request: dict[str, Any], data: bytes, *fds: int) -> dict[str, Any]:
+    async def request_with(
+        self, request: dict[str, Any], data: bytes, *fds: int, of: Flow | None = None
+    ) -> dict[str, Any]:
         """As request(), with application bytes (at most 1 MiB). Raises UsageError, too."""
         members, memory = application.pack(data)
         try:
-            return await self.request(request | members, *fds, *memory)
+            return await self.request(request | members, *fds, *memory, of=of)
         finally:
             for fd in memory:
                 os.close(fd)
@@ -176,19 +185,29 @@ class AsyncNode:
         """Stop following a flow."""
         self._following.forget(what)
 
+    def leave(self, session: AsyncSession, word: dict[str, Any]) -> None:
+        """Hand a session to no further prld; ``word`` is for one that has it all the same."""
+        if self._following.leave(session, word):
+            self._tell(word, session)
+
     @property
     def _is_over(self) -> bool:
         return self._closed or (self._following.lost is not None and not self.reconnects)
 
     # -- requests
 
-    async def _ask(self, request: dict[str, Any], fds: tuple[int, ...]) -> dict[str, Any]:
-        number, raw = self._following.ask(request)
+    async def _ask(
+        self, request: dict[str, Any], fds: tuple[int, ...], of: Flow | None
+    ) -> dict[str, Any]:
         async with self._sending:
             await self._bell.wait_for(
                 lambda: len(self._under_way) < REQUESTS_MAX or self._following.lost is not None
             )
-            while not self._try_send(raw, fds):
+            # Named at the last moment: by then the flow may be over, or another prld may have it.
+            while True:
+                number, raw = self._following.ask(request, of)
+                if self._try_send(raw, fds):
+                    break
                 assert self._polled is not None
                 await self._polled.writable()
             answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
@@ -205,8 +224,6 @@ class AsyncNode:
         return fields
 
     def _try_send(self, raw: bytes, fds: tuple[int, ...]) -> bool:
-        if self._following.lost is not None:
-            raise self._following.lost
         if self._sock is None:
             raise UsageError("this AsyncNode is not connected: use `async with`, or connect()")
         try:
@@ -214,7 +231,7 @@ class AsyncNode:
         except BlockingIOError:
             return False
         except OSError as error:
-            raise NoDaemonError(f"prld on {self.path} is gone: {error.strerror}") from error
+            raise not_sent(self.path, error) from error
         return True
 
     def _on_answer(self, answer: Answer) -> None:
@@ -231,15 +248,22 @@ class AsyncNode:
         self._bell.ring()
 
     def _undo(self, number: int, fields: dict[str, Any]) -> None:
-        """Nobody will know the flow of that replicate(): end its protection, not its session."""
+        """Nobody will know the flow of that replicate(): prld is to let go of its socket."""
         if number not in self._replicates:
             return
         self._replicates.discard(number)
-        with contextlib.suppress(PrlError):
-            number, raw = self._following.ask({"op": "flow_del", "handle": fields["handle"]})
-            if self._try_send(raw, ()):
-                self._under_way[number] = future = asyncio.get_running_loop().create_future()
-                future.cancel()
+        self._tell({"op": "release", "handle": fields["handle"]})
+
+    def _tell(self, word: dict[str, Any], of: Flow | None = None) -> None:
+        """Ask prld, whatever it answers."""
+
+        async def ask() -> None:
+            with contextlib.suppress(PrlError):
+                await self.request(word, of=of)
+
+        task = asyncio.get_running_loop().create_task(ask())
+        self._telling.add(task)
+        task.add_done_callback(self._telling.discard)
 
     # -- the reader
 
@@ -310,8 +334,8 @@ class AsyncNode:
                 wait_s = min(2 * wait_s, RECONNECT_MAX_S)
                 with contextlib.suppress(NoDaemonError):
                     await self.connect()
-        with contextlib.suppress(PrlError):  # gone again: _give_up() has begun anew
-            for endpoint in self._following.offers:
+        for endpoint in tuple(self._following.offers):
+            with contextlib.suppress(PrlError):  # refused; gone again: _give_up() has begun anew
                 await self.request({"op": "offer", "endpoint": endpoint})
         waiting = self._following.to_hand_over()
         async with asyncio.TaskGroup() as group:
@@ -319,18 +343,21 @@ class AsyncNode:
                 group.create_task(self._rejoin(waiting))
 
     async def _rejoin(self, waiting: deque[AsyncSession]) -> None:
-        while waiting and self._following.lost is None:
-            session = waiting.popleft()
+        while self._following.lost is None and (session := self._following.next_of(waiting)):
             try:
                 answer = await self.request_with(
                     session.rejoin_request(), session.application, session.sock.fileno()
                 )
             except (PrlError, OSError) as error:
-                if self._following.lost is None:  # else the next prld is asked, too
-                    session.become("ended", str(error))
+                is_gone = isinstance(error, NoDaemonError) and not isinstance(
+                    error, HungDaemonError
+                )
+                if is_gone or self._following.lost is not None:
+                    return  # the reader notices, and the next one is asked
+                session.become("ended", str(error))
                 continue
-            session.rejoined(answer)
-            self._following.follow(session)
+            if word := self._following.handed_over(session, answer):
+                self._tell(word)
 
 
 async def _await_appearance(appearance: Appearance, timeout_s: float) -> None:

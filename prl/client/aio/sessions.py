@@ -20,10 +20,14 @@ STATES_KEPT: Final = 64
 class Connection(Protocol):
     """What a flow needs of its AsyncNode."""
 
-    async def request(self, request: dict[str, Any], *fds: int) -> dict[str, Any]:
-        """Ask prld. Raises PrlError."""
+    async def request(
+        self, request: dict[str, Any], *fds: int, of: Flow | None = None
+    ) -> dict[str, Any]:
+        """Ask prld, of a flow. Raises PrlError."""
 
-    async def request_with(self, request: dict[str, Any], data: bytes, *fds: int) -> dict[str, Any]:
+    async def request_with(
+        self, request: dict[str, Any], data: bytes, *fds: int, of: Flow | None = None
+    ) -> dict[str, Any]:
         """Ask prld, with application bytes. Raises PrlError."""
 
     @property
@@ -32,6 +36,9 @@ class Connection(Protocol):
 
     def forget(self, what: "AsyncSession | AsyncShadow") -> None:
         """Stop following a flow."""
+
+    def leave(self, session: "AsyncSession", word: dict[str, Any]) -> None:
+        """Hand a session to no further prld; ``word`` is for one that has it all the same."""
 
 
 class Followed(Flow):
@@ -118,7 +125,7 @@ class AsyncSession(Followed, SessionFlow):
         self._protectable = False
         self.application = data
         try:
-            answer = await self._node.request_with({"op": "renew", "handle": self.handle}, data)
+            answer = await self._node.request_with({"op": "renew"}, data, of=self)
         except NoDaemonError as error:
             if isinstance(error, HungDaemonError) or not self._node.reconnects:
                 raise
@@ -140,9 +147,12 @@ class AsyncSession(Followed, SessionFlow):
 
     async def close(self) -> None:
         """End the session deliberately, on both nodes; close the socket as well."""
+        word = {"op": "close"}
         try:
-            await self._node.request({"op": "close", "handle": self.handle})
-        except NoDaemonError:  # nor shall the next prld have it
+            await self._node.request(word, of=self)
+        except NoDaemonError as error:  # nor shall the next prld have it
+            if not isinstance(error, HungDaemonError):
+                self._node.leave(self, word)
             self.become("closed", "closed by its application")
         except UsageError:  # it has ended already
             pass
@@ -211,7 +221,7 @@ class AsyncShadow(Followed, ShadowFlow[AsyncSession]):
             UsageError: it is no shadow any more; its fate is told.
             NoDaemonError: prld is gone.
         """
-        answer = await self._node.request({"op": "committed", "handle": self.handle})
+        answer = await self._node.request({"op": "committed"}, of=self)
         return Committed(answer["out_bytes"], answer["out_hash"])
 
     async def close(self) -> None:
@@ -219,9 +229,9 @@ class AsyncShadow(Followed, ShadowFlow[AsyncSession]):
         try:
             if self._session is not None:
                 await self._session.close()
-            elif not self._over:  # else the handle may be a newer shadow's
+            else:
                 with contextlib.suppress(PrlError):  # it has ended already
-                    await self._node.request({"op": "close"} | self._named)
+                    await self._node.request({"op": "close"}, of=self)
         finally:
             self.discard("closed by its application")
 

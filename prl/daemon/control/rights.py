@@ -36,7 +36,7 @@ RIGHTS: Final[dict[str, Right]] = {
     **dict.fromkeys(
         (
             *("replicate", "replicate_process", "replicate_listen", "renew", "offer", "close"),
-            *("abandon", "abort", "committed", "reject"),
+            *("abandon", "abort", "release", "committed", "reject"),
         ),
         Right.PROTECT,
     ),

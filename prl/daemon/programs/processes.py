@@ -60,7 +60,6 @@ class Process:
         self.freezer = Freezer(self._pids)
         self.session: Session | None = None
         self.on_event: Callable[[dict[str, Any]], None] = lambda _: None
-        self.released = False
         self.ending = False
         self.looking: asyncio.Task[None] | None = None
         self.kin: Kin = lambda: None
@@ -170,17 +169,9 @@ class Processes:
             )
         return chosen[0]
 
-    def release(self, session: Session) -> bool:
-        """`flow del`: let the program's session go once it is open; False: it is none of these."""
-        process = self._known.get(session.handle)
-        if process is None:
-            return False
-        process.released = True
-        if session.state == "open":
-            self._primaries.release(session)
-        else:
-            self._primaries.unprotect(session)
-        return True
+    def has(self, session: Session) -> bool:
+        """Whether it is a program's that does not know of prl."""
+        return session.handle in self._known
 
     def facts(self, handle: int) -> dict[str, Any] | None:
         """The program that has the session of that handle."""
@@ -215,8 +206,6 @@ class Processes:
             task = asyncio.create_task(self._primaries.renew(session, process.application()))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        elif process.released and event.get("state") == "open":
-            self._primaries.release(session)
 
     def _forget(self, process: Process) -> None:
         session = process.session

@@ -30,10 +30,11 @@ from prl.daemon.session.known import Table
 from prl.daemon.session.orphans import Moves, Orphans
 from prl.daemon.session.retries import RETRY_MAX_S, RETRY_MIN_S, Retries
 from prl.daemon.session.sessions import STABLE_S, Mending, Session
-from prl.daemon.session.silence import abort_silently, end_silently, reset
+from prl.daemon.session.silence import abort_silently, end_silently
 from prl.daemon.session.streams import Streams
 from prl.endpoint import unspecified
 from prl.errors import ReplicationError, UsageError
+from prl.kernel.disconnect import disconnect
 from prl.kernel.freezer import FreezeError
 from prl.shadow import SnapshotError
 from prl.shadow.capture import refuse_other_protocols
@@ -307,8 +308,15 @@ class Primaries:
         loop.call_later(CLOSE_LINGER_S, self._finish, session, "closed")
 
     def release(self, session: Session) -> None:
-        """Forget a session that is open: its application goes on with its own descriptor."""
-        self._finish(session, "closed")
+        """Forget a session once it is open: its application goes on with its own descriptor.
+
+        Raises DatapathError.
+        """
+        if session.state == "open":
+            self._finish(session, "closed")
+        else:
+            session.mend().released = True
+            self.unprotect(session)
 
     def doubt(self, reason: Reason) -> None:
         """What protects the sessions here is given up, and made anew from new snapshots."""
@@ -352,7 +360,7 @@ class Primaries:
         """Reset the connection; the peer must not have more of it than it has."""
         self._log.error("session_aborted", f"{session.ends}: {why}", handle=session.handle)
         with contextlib.suppress(DatapathError), self._socket(session) as sock:
-            reset(sock)
+            disconnect(sock)
 
     def _end_orphan(self, session: Session, why: str) -> None:
         self._log.error(
@@ -391,6 +399,9 @@ class Primaries:
         if session.state in {"open", "voiding", "alone"}:
             self._unprotected(session, event, before)
         session.tell()
+        if session.state == "open" and session.mending is not None and session.mending.released:
+            self._finish(session, "closed")
+            return
         self._decide_if_orphan(session)
 
     def _resumed(self, session: Session) -> None:

@@ -42,6 +42,8 @@ class Mending:
     """Its input came in where nobody captures it: so many of its packets had come in rightly."""
     given_up: bool = False
     """Nobody tries again before somebody asks for it."""
+    released: bool = False
+    """prld is to forget it as soon as it is open."""
     done: "asyncio.Future[Event] | None" = None
     """What the attempt under way waits for."""
     trigger: asyncio.Event = field(default_factory=asyncio.Event)

@@ -1,16 +1,12 @@
 """Ending a socket for all who hold it: so that its peer hears nothing of it (SPEC L8), or does."""
 
 import contextlib
-import ctypes
 import socket
-import struct
 
+from prl.kernel.disconnect import disconnect
 from prl.shadow import SnapshotError, discard
 from prl.shadow.capture import enter_repair
 from prl.shadow.sockopt import Repair, Tcp, set_int
-
-_AF_UNSPEC = struct.pack("=H14x", socket.AF_UNSPEC)
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def end_silently(sock: socket.socket) -> None:
@@ -23,14 +19,14 @@ def end_silently(sock: socket.socket) -> None:
     repair mode, whose close is silent too. A socket that has ended already is just closed.
     """
     if sock.type == socket.SOCK_DGRAM:
-        _libc.connect(sock.fileno(), _AF_UNSPEC, len(_AF_UNSPEC))
+        disconnect(sock)
         with contextlib.suppress(OSError):  # ENOTCONN, but done (inet_shutdown, af_inet.c)
             sock.shutdown(socket.SHUT_RDWR)
         sock.close()
         return
     with contextlib.suppress(SnapshotError, OSError):
         enter_repair(sock)
-        _libc.connect(sock.fileno(), _AF_UNSPEC, len(_AF_UNSPEC))
+        disconnect(sock)
     try:
         discard(sock)
     except (SnapshotError, OSError):
@@ -44,11 +40,6 @@ def abort_silently(sock: socket.socket) -> None:
     SnapshotError, CallError.
     """
     enter_repair(sock)
-    _libc.connect(sock.fileno(), _AF_UNSPEC, len(_AF_UNSPEC))
+    disconnect(sock)
     set_int(sock, Tcp.REPAIR, Repair.OFF_NO_WINDOW_PROBE)
     sock.close()
-
-
-def reset(sock: socket.socket) -> None:
-    """End a TCP connection by RST, for every process that holds it (tcp_disconnect)."""
-    _libc.connect(sock.fileno(), _AF_UNSPEC, len(_AF_UNSPEC))
