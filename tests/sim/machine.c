@@ -940,15 +940,10 @@ static void io_settle(struct prl_host *host, uint64_t queued, bool passes)
     queue_append(host->settled, frame);
 }
 
-/* A shadow's stack drops what is next in line and cannot be fed again: the peer may not hear that it was received. */
-static bool is_next_in_line(struct prl_host *host, uint32_t session, const struct frame *frame,
-                            const struct prl_packet *packet)
+/* A shadow's stack drops what cannot be fed again. */
+static bool is_bare(const struct prl_host *host, uint32_t session, const struct frame *frame)
 {
-    const struct sim_sock *sock = sock_of(host, session);
-    uint64_t seq = near(sock->rcv_nxt, packet->seq);
-
-    return frame->mirrored && flow_of(host, session) && flow_of(host, session)->flags & PRL_FLOW_SECONDARY &&
-           seq <= sock->rcv_nxt && sock->rcv_nxt < seq + packet->payload_bytes;
+    return frame->mirrored && flow_of(host, session) && flow_of(host, session)->flags & PRL_FLOW_SECONDARY;
 }
 
 /* A packet goes on to the stack as it came, and may get lost there as one that was injected. */
@@ -964,8 +959,7 @@ static void pass_on(struct prl_host *host, const struct frame *frame)
         return;
     if (packet.payload_bytes && happens(host, host->drop_chance)) {
         host->dropped_injected++;
-        sim_stack(host->index, session, 0, 0, 0, 0,
-                  is_next_in_line(host, session, frame, &packet) ? SIM_UNSEEN : SIM_LOST);
+        sim_stack(host->index, session, 0, 0, 0, 0, is_bare(host, session, frame) ? SIM_UNSEEN : SIM_LOST);
         return;
     }
     deliver_cut(host, session, &packet, packet.payload_bytes);
@@ -1783,6 +1777,27 @@ uint64_t sim_states(const struct prl_host *host)
     for (uint32_t i = 0; i < dp->config.owner.services; i++)
         states = (states ^ dp->moves[i].state) * 0x9e3779b97f4a7c15ull;
     return states;
+}
+
+/* Of the chain of kept packets (R8), and of what the socket has behind a hole. */
+uint64_t sim_reach(const struct prl_host *host, uint32_t session)
+{
+    const struct sim_sock *sock = &host->sock[host->sock_of[session]];
+    const struct dp_flow *flow = &host->dp->flows[host->slot_of[session]];
+    const struct dp_unfed *unfed = flow->secondary ? dp_shadow_of(flow)->unfed : NULL;
+    uint64_t reach = sock->rcv_nxt, before;
+
+    do {
+        before = reach;
+        for (uint32_t i = 0; i < sock->holes; i++)
+            if (sock->hole_from[i] <= reach && reach < sock->hole_to[i])
+                reach = sock->hole_to[i];
+        for (const struct prl_hold *hold = unfed ? unfed->kept.head : NULL; hold; hold = hold->next)
+            if (dp_hold_has_bytes(hold) && near(reach, hold->tcp_seq) <= reach &&
+                reach < near(reach, hold->tcp_end))
+                reach = near(reach, hold->tcp_end);
+    } while (reach != before);
+    return reach;
 }
 
 struct prl_owner *sim_owner(const struct prl_host *host)

@@ -27,7 +27,7 @@ enum sim_limit {
 /* Bits of a segment. */
 enum sim_flag { SIM_FIN = 1, SIM_RST = 2 };
 
-/* How a segment came to a socket; LOST: it did not, the kernel has dropped it. */
+/* How a segment came to a socket; LOST, UNSEEN: it did not, the kernel has dropped it; of UNSEEN prld has no bytes to feed again. */
 enum sim_way { SIM_PASSED = 0, SIM_REINJECTED = 1, SIM_UNREPLICATED = 2, SIM_LOST = 3, SIM_UNSEEN = 4 };
 
 /* A TCP socket, as far as it matters; its descriptor is its place in struct prl_host. */
@@ -162,6 +162,8 @@ bool sim_is_newborn(const struct prl_host *host, uint32_t session); /* it waits 
 
 /* ---- a look inside ---- */
 void sim_flow(const struct prl_host *host, uint32_t session, struct sim_flow *found);
+/* Up to where a flow's socket here has input, or will have it from what prld keeps for it. */
+uint64_t sim_reach(const struct prl_host *host, uint32_t session);
 uint64_t sim_states(const struct prl_host *host); /* another number when a flow's or a move's state is another */
 struct prl_owner *sim_owner(const struct prl_host *host);
 uint64_t

@@ -11,7 +11,7 @@
 void sim_wire(uint32_t node, uint32_t session, uint64_t seq, uint32_t bytes, uint32_t flags, uint64_t ack,
               uint64_t edge);
 /* A segment comes to a socket (enum sim_way), or leaves unreplicated (SIM_UNREPLICATED, of output); or a shadow's kernel has dropped
- * what is next in line and cannot be fed again (SIM_UNSEEN), or something else. */
+ * what cannot be fed again (SIM_UNSEEN), or something else. */
 void sim_stack(uint32_t node, uint32_t session, uint64_t seq, uint32_t bytes, uint32_t flags, uint64_t ack,
                int way);
 void sim_claims(uint32_t node, uint32_t service, const uint8_t *trailer); /* of zeros: a defence */

@@ -646,6 +646,21 @@ MUTANTS = (
         faults=("kernel drops", "power off", "pause"),
     ),
     Mutant(
+        "what is kept counts as a hole of the peer's",
+        "path/verify.c",
+        "                reach = prl_serial_max(reach, hold->tcp_end);\n",
+        "                continue;\n",
+        faults=("kernel drops", "power off", "pause"),
+    ),
+    Mutant(
+        "what is kept the wrong way round counts as a hole of the peer's",
+        "path/verify.c",
+        "    return reach == before ? lacking : first;",
+        "    return lacking;",
+        test="sim/test_situations.py"
+        "::test_what_the_socket_lacks_behind_what_is_kept_is_not_acknowledged",
+    ),
+    Mutant(
         "a refusal does not wait for the socket to have what was before it",
         "path/secondary.c",
         "        if (lost ? dp_shadow_of(flow)->unseen : must_wait(dp, flow, &arrival))",

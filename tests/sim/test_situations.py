@@ -951,6 +951,64 @@ def test_a_new_owner_does_not_wait_for_what_cannot_be_fed_again(
     assert status_of(standby).holds_used == 0
 
 
+def mirror_dropped(world: Mirrored, owner: Node, standby: Node, session: Session) -> None:
+    """The next long packet comes to the shadow's kernel, which drops what it is given."""
+    number, seq = names_one(world, owner, standby, session)
+    standby.lib.sim_cable(standby.host, session.number, seq, LONG, session.rcv_nxt, 0, number)
+    standby.lib.sim_turn(standby.host)
+
+
+def take_over_of_it(world: Mirrored, owner: Node, standby: Node, session: Session) -> None:
+    """The owner dies, and the shadow's kernel takes again what it is given."""
+    standby.host.drop_chance = 0
+    owner.power_off()
+    world.until(lambda: standby.flow(session).state == standby.lib.PRL_SECONDARY_OWNER)
+
+
+@pytest.mark.parametrize("pieces", [1, 20])
+def test_what_the_socket_lacks_behind_what_is_kept_is_not_acknowledged(
+    mirrored: tuple[Mirrored, Node, Node, Session], pieces: int
+) -> None:
+    """What is kept is no hole of the peer's, however many looks it takes to see that."""
+    world, owner, standby, session = mirrored
+    base, ack = session.snd_nxt, session.rcv_nxt
+    kept_end = base + 100 * pieces
+    standby.host.drop_chance = CHANCE - 1
+    for piece in reversed(range(pieces)):
+        owner.lib.sim_frame(owner.host, session.number, base + 100 * piece, 100, ack, 0)
+        owner.lib.sim_turn(owner.host)
+        world.until(lambda: status_of(owner).holds_used == 0)
+    assert owner.sock(session).rcv_nxt == kept_end
+    session.snd_nxt = kept_end
+    mirror_dropped(world, owner, standby, session)
+    world.after(10 * MS)
+    assert owner.sock(session).rcv_nxt == kept_end
+    assert standby.flow(session).state == standby.lib.PRL_SECONDARY_ACTIVE
+    take_over_of_it(world, owner, standby, session)
+    world.until(lambda: standby.sock(session).rcv_nxt == kept_end)
+    assert session.snd_una == kept_end
+
+
+def test_what_fills_a_hole_waits_for_what_the_socket_lacks_behind_it(
+    mirrored: tuple[Mirrored, Node, Node, Session],
+) -> None:
+    """Though it is kept itself: the peer would hear of both as received."""
+    world, owner, standby, session = mirrored
+    base, ack = session.snd_nxt, session.rcv_nxt
+    standby.host.drop_chance = CHANCE - 1
+    session.snd_nxt = base + 100
+    mirror_dropped(world, owner, standby, session)
+    world.until(lambda: status_of(owner).holds_used == 0)  # the peer does not hear of it yet
+    owner.lib.sim_frame(owner.host, session.number, base, 100, ack, 0)
+    owner.poke()
+    world.after(10 * MS)
+    assert owner.sock(session).rcv_nxt == base
+    assert standby.flow(session).state == standby.lib.PRL_SECONDARY_ACTIVE
+    take_over_of_it(world, owner, standby, session)
+    world.until(lambda: standby.sock(session).rcv_nxt == base + 100)
+    assert session.snd_una == base + 100
+
+
 @pytest.fixture
 def newborn(world: Calm) -> tuple[Node, Session]:
     """A session that waits for protection: its peer was told that there is no room, and waits."""

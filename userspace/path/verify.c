@@ -25,6 +25,9 @@
 /* What cannot be fed again is not waited for with the last entries: what fills the holes in front of it needs some. */
 #define DP_BARE_RESERVE 8u
 _Static_assert(DP_COMPARE_TRIES <= UINT8_MAX, "dp_shadow.tries");
+/* What is kept is gone through so often to find how far it reaches: each time fills at least one hole, and a peer that sends its
+ * stream the wrong way round makes as many as it has segments. */
+#define DP_REACH_LOOKS 16u
 /* A kept packet is fed again after this time, then after twice as long, so often: 1.3 s in all. A reader that does not
  * come to run leaves no room, and what is kept is not lost: it is fed before the shadow is taken over, too. */
 #define DP_KEPT_WAIT_NS 20000000ull
@@ -161,29 +164,56 @@ static void acknowledge_before(struct prl_dp *dp, struct dp_flow *flow, uint32_t
     dp_send(dp, &msg);
 }
 
-/* Of what cannot be fed again, forgets what the socket has, as it was just looked at. What lies behind a hole of the peer's may be
- * acknowledged: the peer does not hear of it as received before the hole is filled, and what fills it waits for this. */
+/* Of what is kept and cannot be fed again, the first that only the shadow lacks; NULL: there is none. What is kept with its bytes
+ * is no hole of the peer's: it is acknowledged, and the socket will have it. Behind a hole of the peer's anything may be acknowledged: the
+ * peer does not hear of it as received before the hole is filled, and what fills it waits for this. */
+static const struct prl_hold *first_lacking(const struct dp_flow *flow)
+{
+    const struct dp_unfed *unfed = dp_shadow_of(flow)->unfed;
+    uint32_t reach = flow->kernel->sock.rcv_nxt, before, looks = 0;
+    const struct prl_hold *lacking, *first;
+
+    if (!unfed)
+        return NULL;
+    do {
+        before = reach;
+        lacking = first = NULL;
+        for (const struct prl_hold *hold = unfed->kept.head; hold; hold = hold->next) {
+            bool is_reached = prl_serial_le(hold->tcp_seq, reach);
+
+            if (is_bare(hold)) {
+                first = first ? first : hold;
+                lacking = is_reached && !lacking ? hold : lacking;
+            } else if (is_reached) {
+                reach = prl_serial_max(reach, hold->tcp_end);
+            }
+        }
+    } while (reach != before && ++looks < DP_REACH_LOOKS);
+    /* Where it is not known how far it reaches, too little is acknowledged, not too much. */
+    return reach == before ? lacking : first;
+}
+
+/* Of what cannot be fed again, forgets what the socket has, as it was just looked at, and acknowledges what came before that which it
+ * lacks. */
 static void see(struct prl_dp *dp, struct dp_flow *flow)
 {
     struct dp_shadow *shadow = dp_shadow_of(flow);
-    const struct prl_hold *lacking = NULL;
+    const struct prl_hold *lacking;
     struct prl_chain left = {0};
     struct prl_hold *hold;
 
     while (has_kept(flow)) {
         hold = prl_chain_pop(&shadow->unfed->kept);
-        if (is_bare(hold) && covered(flow, hold->tcp_end)) {
+        if (is_bare(hold) && covered(flow, hold->tcp_end))
             dp_hold_free(dp, hold);
-            continue;
-        }
-        if (!lacking && is_bare(hold) && is_next(flow, hold))
-            lacking = hold;
-        prl_chain_push(&left, hold);
+        else
+            prl_chain_push(&left, hold);
     }
     if (shadow->unfed) {
         shadow->unfed->kept = left;
         shadow->unfed->kept_tries = left.head ? shadow->unfed->kept_tries : 0;
     }
+    lacking = first_lacking(flow);
     shadow->unseen = lacking != NULL;
     if (lacking)
         acknowledge_before(dp, flow, lacking->seq);
