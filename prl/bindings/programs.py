@@ -125,6 +125,8 @@ class Kernel:
         config.hold_ns = hold_ms * 1_000_000
         config.hung_ns = hung_ms * 1_000_000
         error = ffi.new("char[]", lib.PRL_ERROR_BYTES)
+        self.link_ifindex = link_ifindex
+        """Of the link's interface, as it was when the programs were loaded."""
         self.mode_because = ""
         """Why what captures is not what was asked for first, or is the last resort."""
         self._kernel: Any = lib.prl_kernel_open(config, error)

@@ -670,6 +670,7 @@ class Node:
             EventKind.EXPIRED: self._on_expired,
             EventKind.ARBITRATE: self._on_arbitrate,
             EventKind.ENDED: self._on_ended,
+            EventKind.MIRROR_OFF: self._on_mirror_off,
             EventKind.ALARM: lambda event: self._log.error("alarm", event.text),
         }
         if handler := handlers.get(event.kind):
@@ -741,6 +742,10 @@ class Node:
     def _on_arbitrate(self, event: Event) -> None:
         if self._arbiter is not None:
             self._arbiter.on_question(event.value, Seizes(event.state))
+
+    def _on_mirror_off(self, _: Event) -> None:
+        if self._cable is not None:
+            self._cable.on_starved()
 
     def _on_ended(self, event: Event) -> None:
         self._primaries.on_ended(event.handle)

@@ -57,6 +57,7 @@ class Control:
             lib.PRL_EVENT_ENDED: self._on_ended,
             lib.PRL_EVENT_HOLE: lambda _: self.world.count("hole"),
             lib.PRL_EVENT_ARBITRATE: self._on_arbitrate,
+            lib.PRL_EVENT_MIRROR_OFF: lambda _: self.world.count("mirrored no more"),
             lib.PRL_EVENT_EXPIRED: lambda _: self.world.count("shadows expired"),
             lib.PRL_EVENT_RENOUNCED: lambda _: self.world.count("renounced over the LAN"),
         }

@@ -689,6 +689,42 @@ MUTANTS = (
         test="sim/test_situations.py::test_what_comes_behind_a_packet_that_is_late_waits_for_it",
     ),
     Mutant(
+        "a cable by which nothing arrives is used on",
+        "path/mirror.c",
+        "    if (++mirror->refused == DP_MIRROR_REFUSED_MAX)\n        turn_off(dp);\n",
+        "    (void)turn_off;\n",
+        test="sim/test_situations.py::test_a_cable_by_which_nothing_arrives_is_used_no_more",
+    ),
+    Mutant(
+        "flows that mirror go on with it although the cable is used no more",
+        "path/mirror.c",
+        "~(uint32_t)PRL_FLOW_MIRRORS, __ATOMIC_RELEASE);",
+        "~0u, __ATOMIC_RELEASE);",
+        test="sim/test_situations.py::test_a_cable_by_which_nothing_arrives_is_used_no_more",
+    ),
+    Mutant(
+        "each packet of a burst that the cable loses counts as a fault of its own",
+        "path/mirror.c",
+        "    if (!dp->mirrors || sent_ns < mirror->refused_ns)\n",
+        "    if (!dp->mirrors)\n",
+        test="sim/test_situations.py::test_a_cable_that_loses_some_is_used_on",
+    ),
+    Mutant(
+        "what arrives by the cable does not show that it can be used",
+        "path/mirror.c",
+        "        dp->mirror->refused = 0;\n}",
+        "        dp->mirror->refused += 0;\n}",
+        test="sim/test_situations.py::test_a_cable_that_loses_some_is_used_on",
+    ),
+    Mutant(
+        "a flow starves as long as another one's packets arrive",
+        "path/mirror.c",
+        "    if (flow->slot == dp->mirror->refused_slot)\n",
+        "    (void)flow;\n",
+        test="sim/test_situations.py"
+        "::test_a_flow_that_starves_does_so_beside_others_whose_packets_arrive",
+    ),
+    Mutant(
         "a packet without payload waits to be sent",
         "path/mirror.c",
         "        return dp->mirrors && !primary->held_back &&",

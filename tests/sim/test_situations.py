@@ -1009,6 +1009,80 @@ def test_what_fills_a_hole_waits_for_what_the_socket_lacks_behind_it(
     assert session.snd_una == base + 100
 
 
+def mirrors(node: Node, session: Session) -> bool:
+    flags = node.host.flow[node.host.slot_of[session.number]].flags
+    return bool(flags & node.lib.PRL_FLOW_MIRRORS)
+
+
+def refused(world: Mirrored, owner: Node, standby: Node, session: Session, count: int = 1) -> None:
+    """Long packets whose clones are lost, all of them at once."""
+    lost = int(counters(standby).mirror_lost)
+    for number in range(count):
+        seq = session.snd_nxt + LONG * number
+        owner.lib.sim_frame(owner.host, session.number, seq, LONG, session.rcv_nxt, 0)
+    owner.poke()
+    world.until(lambda: int(counters(standby).mirror_lost) == lost + count)
+    world.until(lambda: status_of(owner).holds_used == 0)
+    world.clones.clear()
+
+
+def arrives(world: Mirrored, owner: Node, standby: Node, session: Session) -> None:
+    """A long packet whose clone is not lost."""
+    number, seq = names_one(world, owner, standby, session)
+    standby.lib.sim_cable(standby.host, session.number, seq, LONG, session.rcv_nxt, 0, number)
+    standby.lib.sim_turn(standby.host)
+    world.until(lambda: owner.sock(session).rcv_nxt == seq + LONG)
+    session.snd_nxt = seq + LONG
+
+
+def test_a_cable_by_which_nothing_arrives_is_used_no_more(
+    mirrored: tuple[Mirrored, Node, Node, Session],
+) -> None:
+    """Else its sessions would starve for as long as the link is up."""
+    world, owner, standby, session = mirrored
+    for _ in range(8):
+        assert mirrors(owner, session)
+        refused(world, owner, standby, session)
+    assert not mirrors(owner, session)
+    world.until(lambda: world.counts["mirrored no more"] == 1)
+    end = session.snd_nxt + LONG
+    owner.lib.sim_frame(owner.host, session.number, session.snd_nxt, LONG, session.rcv_nxt, 0)
+    owner.poke()
+    world.until(lambda: owner.sock(session).rcv_nxt == end)
+    assert not mirrors(owner, session)
+    assert world.clones == []
+
+
+def test_a_cable_that_loses_some_is_used_on(
+    mirrored: tuple[Mirrored, Node, Node, Session],
+) -> None:
+    """What was under way when it lost the first is of the same fault."""
+    world, owner, standby, session = mirrored
+    for _ in range(3):
+        refused(world, owner, standby, session, count=5)
+    for _ in range(7):
+        arrives(world, owner, standby, session)
+        refused(world, owner, standby, session)
+    assert mirrors(owner, session)
+
+
+def test_a_flow_that_starves_does_so_beside_others_whose_packets_arrive(
+    mirrored: tuple[Mirrored, Node, Node, Session],
+) -> None:
+    """These may be shorter than its own, and the cable take no longer ones."""
+    world, owner, standby, session = mirrored
+    other = next(
+        each
+        for each in world.sessions
+        if each is not session and owner.flow(each).state == owner.lib.PRL_PRIMARY_ACTIVE
+    )
+    owner.host.flow[owner.host.slot_of[other.number]].flags |= owner.lib.PRL_FLOW_MIRRORS
+    for _ in range(8):
+        arrives(world, owner, standby, other)
+        refused(world, owner, standby, session)
+    assert not mirrors(owner, session)
+
+
 @pytest.fixture
 def newborn(world: Calm) -> tuple[Node, Session]:
     """A session that waits for protection: its peer was told that there is no room, and waits."""

@@ -12,7 +12,7 @@ from prl import config
 from prl.bindings.facts import Capability
 from prl.daemon.events.log import EventLog
 from prl.daemon.host import cable
-from prl.daemon.host.cable import NO_LINK, NOT_THERE, Cable
+from prl.daemon.host.cable import NO_LINK, NOT_THERE, STARVED, Cable
 from prl.daemon.host.network import NextHop
 from prl.daemon.link import hello
 from prl.doctor import Verdict, interfaces
@@ -35,10 +35,12 @@ class Bench:
         self.link_up = True
         self.log = EventLog(lambda _: None)
         self._hop = hop
-        kernel: Any = SimpleNamespace(mirror_to=self.to.append, mirror_counters=dict)
+        self.kernel: Any = SimpleNamespace(
+            mirror_to=self.to.append, mirror_counters=dict, link_ifindex=7
+        )
         datapath: Any = SimpleNamespace(mirror=lambda: self.link_up)
         host: Any = SimpleNamespace(next_hop=self._next_hop)
-        self.cable = Cable(MIRROR, kernel, datapath, host, self.log)
+        self.cable = Cable(MIRROR, self.kernel, datapath, host, self.log)
 
     async def _next_hop(self, ifindex: int, peer: object) -> NextHop | None:
         assert (ifindex, peer) == (7, OTHER)
@@ -91,6 +93,35 @@ def test_why_it_is_not(
     assert bench.to == []
     assert why in bench.cable.why
     assert not bench.cable.facts()["on"]
+
+
+def test_it_is_not_where_the_interface_is_another_than_that_of_the_programs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench = Bench(NextHop(OTHER, MAC, 7), monkeypatch)
+    bench.kernel.link_ifindex = 5
+    bench.run(lambda: bench.cable.on_link_up(Capability.MIRROR))
+    assert bench.to == []
+    assert "made anew" in bench.cable.why
+
+
+def test_it_is_not_used_in_an_epoch_in_which_it_starves_the_sessions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench = Bench(NextHop(OTHER, MAC, 7), monkeypatch)
+    told: list[str] = []
+    bench.log.listeners.append(lambda record: told.append(record.event))
+
+    def up() -> None:
+        bench.cable.on_link_up(Capability.MIRROR)
+
+    bench.run(up)
+    bench.cable.on_starved()
+    assert (bench.to[-1], bench.cable.facts()["because"]) == (None, STARVED)
+    bench.cable.on_link_down()
+    bench.run(up)
+    assert bench.cable.facts()["on"]
+    assert told == ["mirror_on", "mirror_off", "mirror_on"]
 
 
 @pytest.mark.parametrize(

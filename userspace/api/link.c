@@ -10,6 +10,7 @@
 #include "node/claim.h"
 #include "node/ownership.h"
 #include "node/resync.h"
+#include "path/mirror.h"
 
 static int attach(struct prl_dp *dp, int fd, struct prl_tls *tls)
 {
@@ -92,7 +93,7 @@ int prl_dp_mirror(struct prl_dp *dp)
     if (!dp->link_up || !(dp->capabilities & PRL_CAP_MIRROR))
         err = -ENOTCONN;
     else
-        dp->mirrors = true;
+        dp_mirror_start(dp);
     dp_unlock(dp);
     return err;
 }

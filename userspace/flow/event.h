@@ -33,6 +33,8 @@ enum prl_event_kind {
     PRL_EVENT_ARBITRATE = 17,
     /* service, bits = PRL_MOVE_*, value = when: the other node asks for it; prl_dp_switchover_asked() */
     PRL_EVENT_MOVE_ASKED = 18,
+    /* nothing that went by the cable has arrived for long: in this epoch no more does (docs/mirror.md) */
+    PRL_EVENT_MIRROR_OFF = 19,
 };
 
 struct prl_event {

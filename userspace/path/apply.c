@@ -147,6 +147,8 @@ static void release_input(struct prl_dp *dp, struct dp_flow *flow, struct prl_ch
         if (dp_primary_of(flow)->state == PRL_PRIMARY_ACTIVE) {
             dp_compare_hash(flow, sum_of(dp, hold, piece, pieces), packet);
             dp_compare_released(dp, flow, hold->seq);
+            if (dp_hold_number(&dp->held, hold))
+                dp_mirror_acknowledged(dp, flow);
         }
         prl_hold_times_add(&dp->held.in, dp->now_ns - hold->arrived_ns);
         dp_reinject_held(dp, flow, hold, piece, pieces);

@@ -27,6 +27,9 @@ struct dp_mirror {
     uint32_t pieces;   /* frames in them */
     uint32_t messages; /* that wait, of all flows */
     uint64_t look_ns;  /* for what is too old */
+    uint32_t refused;  /* in a row; of that, the newest one's flow, and when it was refused */
+    uint32_t refused_slot;
+    uint64_t refused_ns;
     bool owns;         /* packets of flows that mirror come from peers */
     uint64_t sent_ns;  /* the newest message that names frames, while it is unanswered; 0: none is */
     uint64_t named_ns; /* the newest of the other node's */
@@ -71,6 +74,42 @@ void dp_mirror_begin(struct prl_dp *dp, struct dp_flow *flow, const struct prl_p
         return;
     dp->mirror->owns = true;
     __atomic_store_n(&flow->kernel->flags, flags | PRL_FLOW_MIRRORS, __ATOMIC_RELEASE);
+}
+
+/* Packets that are under way are dropped, as they come. */
+static void turn_off(struct prl_dp *dp)
+{
+    const struct prl_event event = {.kind = PRL_EVENT_MIRROR_OFF};
+
+    dp->mirrors = false;
+    for (uint32_t i = 0; i < dp->flows_top; i++)
+        if (dp->flows[i].used && !dp->flows[i].secondary)
+            __atomic_fetch_and(&dp->flows[i].kernel->flags, ~(uint32_t)PRL_FLOW_MIRRORS, __ATOMIC_RELEASE);
+    dp_event(dp, &event, NULL, 0);
+}
+
+void dp_mirror_acknowledged(struct prl_dp *dp, const struct dp_flow *flow)
+{
+    if (flow->slot == dp->mirror->refused_slot)
+        dp->mirror->refused = 0;
+}
+
+void dp_mirror_refused(struct prl_dp *dp, const struct dp_flow *flow, uint64_t sent_ns)
+{
+    struct dp_mirror *mirror = dp->mirror;
+
+    if (!dp->mirrors || sent_ns < mirror->refused_ns)
+        return;
+    mirror->refused_ns = dp->now_ns;
+    mirror->refused_slot = flow->slot;
+    if (++mirror->refused == DP_MIRROR_REFUSED_MAX)
+        turn_off(dp);
+}
+
+void dp_mirror_start(struct prl_dp *dp)
+{
+    dp->mirror->refused = 0;
+    dp->mirrors = true;
 }
 
 void dp_mirror_sent(struct prl_dp *dp)

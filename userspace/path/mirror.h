@@ -19,6 +19,7 @@
 #define DP_MIRROR_WAIT_NS 20000000ull
 /* Frames wait so long for their message: the owner has dropped their packet. */
 #define DP_MIRROR_FRAME_NS 1000000000ull
+#define DP_MIRROR_REFUSED_MAX 8u
 #define DP_MIRROR_DEAF_NS 1000000ull
 #define DP_MIRROR_QUIET_NS 10000000ull
 /* While messages wait their flows are looked at so often. */
@@ -37,6 +38,14 @@ void dp_mirror_begin(struct prl_dp *dp, struct dp_flow *flow, const struct prl_p
 /* A message has been sent that names frames; or all that a flow has sent was answered. */
 void dp_mirror_sent(struct prl_dp *dp);
 void dp_mirror_answered(struct prl_dp *dp);
+/* Of a packet whose payload went by the cable, sent at `sent_ns`: it was acknowledged; or refused. Once DP_MIRROR_REFUSED_MAX were refused in
+ * a row, each sent after the one before, no more go by the cable before the link has been lost: a cable on which one side sends and the
+ * other does not get it would starve its sessions. What is acknowledged of another flow ends no row, for its packets may be such as get
+ * through. */
+void dp_mirror_acknowledged(struct prl_dp *dp, const struct dp_flow *flow);
+void dp_mirror_refused(struct prl_dp *dp, const struct dp_flow *flow, uint64_t sent_ns);
+/* Long packets may go by the cable from now on. */
+void dp_mirror_start(struct prl_dp *dp);
 /* The other node has sent one. */
 void dp_mirror_named(struct prl_dp *dp);
 

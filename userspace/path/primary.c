@@ -7,10 +7,20 @@
 #include "path/shadow.h"
 #include "path/window.h"
 
+/* When that was sent which a NACK drops, if it went by the cable; else 0. */
+static uint64_t refused_since_ns(const struct prl_dp *dp, const struct prl_actions *actions)
+{
+    for (uint32_t i = 0; i < actions->count; i++)
+        if (actions->action[i].kind == PRL_DO_DROP && dp_hold_number(&dp->held, actions->action[i].chain.head))
+            return actions->action[i].chain.head->arrived_ns;
+    return 0;
+}
+
 void dp_primary_message(struct prl_dp *dp, const struct prl_msg *msg)
 {
     struct dp_flow *flow = dp_flow_by_handle(dp, msg->handle);
     struct prl_actions actions = {0};
+    uint64_t refused_ns;
 
     if (!flow || flow->secondary)
         return; /* forgotten since */
@@ -19,7 +29,10 @@ void dp_primary_message(struct prl_dp *dp, const struct prl_msg *msg)
         PRL_PROBE3(ack, msg->handle, msg->seq, msg->reason);
         prl_primary_ack(dp_primary_of(flow), msg->seq, msg->reason, msg->space, dp->now_ns, &dp->config.limits,
                         &actions);
+        refused_ns = refused_since_ns(dp, &actions);
         dp_apply(dp, flow, &actions);
+        if (refused_ns)
+            dp_mirror_refused(dp, flow, refused_ns);
         dp_window_note_space(dp, flow);
         if (!dp_primary_of(flow)->queues || !dp_primary_of(flow)->queues->in_held.head)
             dp_mirror_answered(dp);

@@ -16,6 +16,10 @@ from prl.kernel.features import mtu
 
 NO_LINK = "the link is not up yet"
 NOT_THERE = "the other node does not mirror: an earlier version, or another mode there"
+STARVED = (
+    "nothing that went by the cable has arrived; look at the interface on both nodes: its MTU and "
+    "what filters it. The next connection of the link tries again"
+)
 NEIGHBOUR_TRIES, NEIGHBOUR_WAIT_S = 20, 0.1
 """The kernel has the other node's MAC address, for the link is up; or it looks for it just now."""
 
@@ -64,6 +68,11 @@ class Cable:
         self.why = NO_LINK
         self._kernel.mirror_to(None)
 
+    def on_starved(self) -> None:
+        """PRL_EVENT_MIRROR_OFF: in this epoch nothing goes by it any more."""
+        self._kernel.mirror_to(None)
+        self._refuse(STARVED)
+
     async def close(self) -> None:
         """Stop."""
         self._end()
@@ -92,6 +101,9 @@ class Cable:
         link = self._config.link
         try:
             ifindex = socket.if_nametoindex(link.interface)
+            if ifindex != self._kernel.link_ifindex:
+                self._refuse(f"{link.interface} was made anew since prld started: restart prld")
+                return
             for _ in range(NEIGHBOUR_TRIES):
                 hop = await self._host.next_hop(ifindex, link.remote)
                 if hop is not None:
