@@ -29,7 +29,8 @@ static __always_inline __u32 next_number(struct prl_mirror *mirror)
     return number ? number : __sync_fetch_and_add(&mirror->newest, 1) + 1;
 }
 
-/* The clone's addresses: what it is, to whom. The source stays on the packet, for prld to read there. 0, or -1: it could not be named. */
+/* The clone's addresses: what it is, to whom. The source stays on the packet, for prld to read there. 1: the cable has not taken it;
+ * -1: it could not be named. */
 static __always_inline int send_clone(struct __sk_buff *skb, struct prl_mirror *mirror, __u32 lif)
 {
     __be32 number = bpf_htonl(next_number(mirror));
@@ -43,11 +44,13 @@ static __always_inline int send_clone(struct __sk_buff *skb, struct prl_mirror *
     __builtin_memcpy(macs + ETH_ALEN + 2, &number, sizeof(number));
     if (bpf_skb_store_bytes(skb, 0, macs, sizeof(macs), 0) < 0)
         return -1;
-    if (bpf_clone_redirect(skb, PRL_READ(mirror->ifindex), 0) < 0)
+    /* NET_XMIT_DROP and NET_XMIT_CN are positive. */
+    int refused = bpf_clone_redirect(skb, PRL_READ(mirror->ifindex), 0) != 0;
+    if (refused)
         PRL_COUNT(mirror->clone_failed);
     else
         PRL_COUNT(mirror->cloned);
-    return bpf_skb_store_bytes(skb, 0, was, sizeof(was), 0) < 0 ? -1 : 0;
+    return bpf_skb_store_bytes(skb, 0, was, sizeof(was), 0) < 0 ? -1 : refused;
 }
 
 static __always_inline int carry(struct __sk_buff *skb, const struct prl_flow_ref *ref, __u32 lif)
@@ -59,12 +62,14 @@ static __always_inline int carry(struct __sk_buff *skb, const struct prl_flow_re
 
     if (!node || !mirror || !flow || slot > PRL_QUEUE_SLOT)
         return UNDECIDED;
-    int mirrors = (PRL_READ(flow->flags) & PRL_FLOW_MIRRORS) != 0;
-    __u32 mark = mirrors ? PRL_READ(mirror->queue_mark) : PRL_READ(node->queue_mark);
-    if (!mark)
+    int mirrors = (PRL_READ(flow->flags) & PRL_FLOW_MIRRORS) != 0, refused = 0;
+    if (mirrors && skb->len > ETH_HLEN + PRL_MIRROR_COPY_BYTES)
+        refused = PRL_READ(mirror->ifindex) ? send_clone(skb, mirror, lif) : 1;
+    if (refused < 0)
         return UNDECIDED;
-    if (mirrors && skb->len > ETH_HLEN + PRL_MIRROR_COPY_BYTES &&
-        (!PRL_READ(mirror->ifindex) || send_clone(skb, mirror, lif) < 0))
+    /* What the cable does not take goes as with the carrier "kernel". */
+    __u32 mark = mirrors && !refused ? PRL_READ(mirror->queue_mark) : PRL_READ(node->queue_mark);
+    if (!mark)
         return UNDECIDED;
     skb->mark = mark | slot;
     return PASS;
@@ -74,8 +79,9 @@ SEC("tc")
 int prl_ingress(struct __sk_buff *skb)
 {
     struct prl_mirror *mirror = mirror_get();
+    __u32 mark = mirror ? PRL_READ(mirror->queue_mark) : 0;
 
-    if (mirror && skb->mark && (skb->mark & PRL_QUEUE_MASK) == PRL_READ(mirror->queue_mark))
+    if (mark && (skb->mark & PRL_QUEUE_MASK) == mark)
         return PASS; /* prl_mirrored has judged it */
     return classify(skb);
 }

@@ -391,7 +391,7 @@ struct prl_mirror {
     __u32 newest; /* number of the newest packet */
     /* counters, frames */
     __u64 cloned;
-    __u64 clone_failed; /* the standby will miss it, and refuse the packet */
+    __u64 clone_failed; /* its packet goes by the link */
     __u64 taken; /* that came, for prld to join */
     __u64 refused; /* that came for no shadow, or while prld is dead */
 };

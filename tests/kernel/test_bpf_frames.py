@@ -71,6 +71,8 @@ COUNTED = (
     "redirect_failed",
 )
 OUT_BYTES = 4096
+SKB_MARK_END = 12
+"""Of struct __sk_buff."""
 SHORT_MAX = 14 + 40
 TABLE = table()
 
@@ -82,12 +84,14 @@ class Program:
         self.fd = tcx.open_program(program_id)
         self.out = ctypes.create_string_buffer(OUT_BYTES)
 
-    def run(self, frame: bytes) -> tuple[int, bytes]:
-        """The action, and the frame with what was put in front of it."""
+    def run(self, frame: bytes, mark: int = 0) -> tuple[int, bytes]:
+        """The action, and the frame with what was put in front of it; ``mark``: tc's alone."""
         data = ctypes.create_string_buffer(frame, len(frame))
         places = ctypes.addressof(data), ctypes.addressof(self.out)
+        context = ctypes.create_string_buffer(struct.pack("=3I", 0, 0, mark), SKB_MARK_END)
+        given = (SKB_MARK_END, 0, ctypes.addressof(context)) if mark else (0, 0, 0)
         attributes = bytearray(
-            struct.pack("=4I2Q2I32x", self.fd, 0, len(frame), OUT_BYTES, *places, 1, 0)
+            struct.pack("=4I2Q4IQ16x", self.fd, 0, len(frame), OUT_BYTES, *places, 1, 0, *given)
         )
         bpf(TEST_RUN, attributes, "BPF_PROG_TEST_RUN")
         result, _, size = struct.unpack_from("=3I", attributes, 4)
@@ -106,15 +110,15 @@ class Loaded:
     last step, is dropped and counted.
     """
 
-    def __init__(self) -> None:
-        self.name = f"frames-{os.getpid()}"
+    def __init__(self, mode: int = lib.PRL_XDP_NATIVE) -> None:
+        self.name = f"frames-{os.getpid()}-{mode}"
         self.texts = [ffi.new("char[]", text.encode()) for text in (str(OBJECTS), self.name)]
         error = ffi.new("char[]", lib.PRL_ERROR_BYTES)
         config = {
             "object_dir": self.texts[0],
             "instance": self.texts[1],
             "flows_max": 16,
-            "mode": lib.PRL_XDP_NATIVE,
+            "mode": mode,
             "lifs": 1,
             "ifindex": [LOOPBACK],
             "stale_ns": 1 << 40,
@@ -222,6 +226,23 @@ def test_classify(loaded: Loaded, name: str, actions: dict[int, str]) -> None:
     wanted = {"pass", "drop", "redirect", "held", "not held", *COUNTED} - {"redirect_failed"}
     wanted |= {f"slot {flow.slot}" for flow in TABLE.flows if flow.what == "active"}
     assert wanted <= tried.keys(), tried
+
+
+def test_a_mark_of_somebody_else_s_hides_nothing() -> None:
+    """While there is no queue for what is mirrored, no mark says that a frame was judged."""
+    loaded = Loaded(lib.PRL_XDP_MIRROR)
+    try:
+        program = loaded.program("prl_ingress")
+        actions: Counter[str] = Counter()
+        for number, frame in over(Frames(SEED)):
+            if len(frame) < SHORT_MAX:
+                continue
+            found, marked = (INGRESS[program.run(frame, mark)[0]] for mark in (0, 7))
+            assert found == marked, told(number, frame, (found, marked))
+            actions[found] += 1
+        assert {"pass", "drop"} <= actions.keys()
+    finally:
+        loaded.close()
 
 
 def taken_by_the_datapath(number: int, frame: bytes, flow: Flow, tried: Counter[str]) -> None:

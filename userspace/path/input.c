@@ -98,7 +98,7 @@ void dp_input(struct prl_dp *dp, const struct prl_received *received)
         DP_DROP(dp, mirror_dropped, flow->spec.handle, received->bytes);
         goto drop;
     }
-    if (!received->is_cut) /* else its source address is its number */
+    if (!received->mirrored) /* else its source address is its number */
         memcpy(flow->peer_mac, (const uint8_t *)piece[0].iov_base + sizeof(flow->peer_mac),
                sizeof(flow->peer_mac));
     prl_umem_trim(dp->umem, received->packet, packet.l2_bytes, packet.l3_bytes);
