@@ -454,18 +454,21 @@ class Control:
 
     def fill_link(self, bodies: tuple[int, ...]) -> None:
         """Messages that mean nothing, until those of each of these sizes find no room."""
+        for count in bodies:
+            while self.say_nothing(count):
+                assert self.node.link_stuck
+        self.world.count("link queue filled")
+
+    def say_nothing(self, count: int) -> bool:
+        """A message of so many bytes that means nothing; False: it finds no room."""
         msg, at = self.ffi.new("struct prl_msg *"), self.ffi.new("size_t *")
         body = self.ffi.new("uint8_t[]", BODY_BYTES)
         self.world.objects.append(None)
         number = (len(self.world.objects) - 1).to_bytes(8, "big")
         msg.type, element = self.lib.PRL_MSG_OFFER, self.lib.PRL_TLV_EPOCH
-        for count in bodies:
-            at[0] = 0
-            data = number.ljust(count, b"\0")
-            assert self.lib.prl_tlv_put(body, BODY_BYTES, at, element, 1, data, len(data)) == 0
-            while self.lib.prl_dp_link_send(self.dp, msg, body, at[0]) == 0:
-                assert self.node.link_stuck
-        self.world.count("link queue filled")
+        data = number.ljust(count, b"\0")
+        assert self.lib.prl_tlv_put(body, BODY_BYTES, at, element, 1, data, len(data)) == 0
+        return bool(self.lib.prl_dp_link_send(self.dp, msg, body, at[0]) == 0)
 
     def _is_hello(self, event: Any) -> bool:
         lib = self.lib

@@ -37,7 +37,8 @@ struct frame {
     struct frame *next;
     struct prl_meta meta;
     uint32_t number; /* of one that waits for its verdict */
-    uint32_t mirrored; /* number on the cable, of which prld is given the headers alone; 0: all of it */
+    uint32_t mirrored; /* number on the cable; 0: it has none */
+    bool is_whole; /* prld is given all of it, and not the headers alone */
     bool passes;
     uint32_t bytes;
     uint8_t data[];
@@ -617,7 +618,7 @@ static bool has_settled(struct prl_host *host)
 }
 
 static void capture(struct prl_host *host, uint32_t session, uint64_t seq, uint32_t bytes, uint64_t ack,
-                    uint32_t flags, uint32_t mirrored)
+                    uint32_t flags, uint32_t mirrored, bool is_whole)
 {
     struct frame *frame;
 
@@ -627,23 +628,31 @@ static void capture(struct prl_host *host, uint32_t session, uint64_t seq, uint3
     }
     frame = queue_put(host->captured, 14 + 60 + bytes);
     frame->mirrored = mirrored;
+    frame->is_whole = is_whole;
     frame->meta.handle = host->handle_of[session];
     frame->meta.slot = (uint32_t)host->slot_of[session];
     frame->bytes =
         build(host, frame->data, session, true, (uint32_t)seq, bytes, (uint32_t)ack, SIM_BUFFER_BYTES, flags);
+    if (mirrored)
+        frame->data[ETH_ALEN] = PRL_MIRROR_MAC_0;
 }
 
-/* carry() in bpf/mirror.bpf.c: 0, or the number of the clone. */
-static uint32_t mirror(struct prl_host *host, uint32_t session, uint64_t seq, uint32_t bytes, uint64_t ack,
-                       uint32_t flags)
+/* carry() in bpf/mirror.bpf.c */
+static void carry(struct prl_host *host, uint32_t session, uint64_t seq, uint32_t bytes, uint64_t ack,
+                  uint32_t flags)
 {
     const struct prl_flow *flow = flow_of(host, session);
+    bool is_full;
 
-    if (!host->mirrors || !(flow->flags & PRL_FLOW_MIRRORS) || bytes + 40 <= PRL_MIRROR_COPY_BYTES)
-        return 0;
+    if (!host->mirrors || !(flow->flags & PRL_FLOW_MIRRORS) || bytes + 40 <= PRL_MIRROR_COPY_BYTES) {
+        capture(host, session, seq, bytes, ack, flags, 0, true);
+        return;
+    }
     host->mirror_newest += host->mirror_newest + 1 ? 1 : 2;
-    sim_mirror(host->index, session, seq, bytes, ack, flags, host->mirror_newest);
-    return host->mirror_newest;
+    is_full = happens(host, host->full_chance);
+    if (!is_full)
+        sim_mirror(host->index, session, seq, bytes, ack, flags, host->mirror_newest);
+    capture(host, session, seq, bytes, ack, flags, host->mirror_newest, is_full);
 }
 
 void sim_cable(struct prl_host *host, uint32_t session, uint64_t seq, uint32_t bytes, uint64_t ack, uint32_t flags,
@@ -653,7 +662,7 @@ void sim_cable(struct prl_host *host, uint32_t session, uint64_t seq, uint32_t b
     const struct prl_flow *flow = flow_of(host, session);
 
     if (host->mirrors && flow && (flow->flags & (wanted | PRL_FLOW_VOID)) == wanted && sim_works(host))
-        capture(host, session, seq, bytes, ack, flags, number);
+        capture(host, session, seq, bytes, ack, flags, number, false);
 }
 
 /* prl_classify: a frame of the peer's. */
@@ -676,7 +685,7 @@ void sim_frame(struct prl_host *host, uint32_t session, uint64_t seq, uint32_t b
     } else if (host->node.bypassed) {
         deliver(host, session, seq, bytes, ack, flags, SIM_UNREPLICATED);
     } else if (sim_works(host)) {
-        capture(host, session, seq, bytes, ack, flags, mirror(host, session, seq, bytes, ack, flags));
+        carry(host, session, seq, bytes, ack, flags);
     } else if (flow_flags & PRL_FLOW_OPEN && is_owned(host, addr)) {
         deliver(host, session, seq, bytes, ack, flags, SIM_PASSED);
     } else if (has_settled(host) && !host->node.policy_stop && host->clock_ns >= prl_open_at_ns(&host->node)) {
@@ -838,7 +847,7 @@ static uint32_t io_receive(struct prl_host *host, uint32_t port, struct prl_rece
         struct prl_received *one = &received[count];
 
         one->mirrored = frame->mirrored;
-        one->is_cut = frame->mirrored && frame->bytes > PRL_MIRROR_COPY_BYTES;
+        one->is_cut = !frame->is_whole && frame->bytes > PRL_MIRROR_COPY_BYTES;
         one->packet = prl_umem_copy(host->umem, frame->data, one->is_cut ? PRL_MIRROR_COPY_BYTES : frame->bytes);
         one->bytes = frame->bytes;
         one->queued = 0;
@@ -1543,7 +1552,7 @@ static bool has_datagrams(const struct prl_host *host)
 static bool has_frames(const struct prl_host *host)
 {
     for (const struct frame *frame = host->captured->head; frame; frame = frame->next)
-        if (!frame->mirrored || host->watches_headers)
+        if (frame->is_whole || host->watches_headers)
             return true;
     return false;
 }
@@ -1835,6 +1844,20 @@ void sim_number(const struct prl_host *host, uint32_t session, uint32_t base)
     }
 }
 
+uint64_t sim_tick_ns(const struct prl_host *host)
+{
+    return host->dp->tick_ns;
+}
+
+void sim_scatter(struct prl_host *host)
+{
+    uint32_t first = prl_umem_copy(host->umem, (const uint8_t *)"", 1);
+    uint32_t second = prl_umem_copy(host->umem, (const uint8_t *)"", 1);
+
+    prl_umem_free_packet(host->umem, first);
+    prl_umem_free_packet(host->umem, second);
+}
+
 uint32_t sim_drain(struct sim_frames *queue)
 {
     uint32_t count = queue->count;
@@ -1860,9 +1883,12 @@ const char *sim_audit(const struct prl_host *host)
     for (uint32_t i = 0; i < dp->flows_top; i++) {
         const struct dp_flow *flow = &dp->flows[i];
         const struct prl_queues *queues = flow->secondary ? NULL : dp_primary_of(flow)->queues;
+        uint32_t of_flow = 0;
 
         if (!flow->used)
             continue;
+        if (flow->peer_mac[0] == PRL_MIRROR_MAC_0)
+            return "a number on the cable is taken for a peer's MAC address";
         if (flow->secondary) {
             const struct dp_unfed *unfed = dp_shadow_of(flow)->unfed;
 
@@ -1870,7 +1896,10 @@ const char *sim_audit(const struct prl_host *host)
                 continue;
             waiting += unfed->kept.count + unfed->waiting.count + unfed->unjoined.count;
             for (const struct prl_hold *hold = unfed->kept.head; hold; hold = hold->next)
-                bare += !dp_hold_has_bytes(hold);
+                of_flow += !dp_hold_has_bytes(hold);
+            if (unfed->bare != of_flow)
+                return "packets that cannot be fed again are not as many as they are counted";
+            bare += of_flow;
         } else if (queues) {
             waiting += queues->in_held.count + queues->in_pending.count + queues->relayed.count;
             buffers += queues->out_held.count + queues->out_pending.count;

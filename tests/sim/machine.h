@@ -91,6 +91,7 @@ struct prl_host {
         keeps_input; /* the carrier is "kernel": input waits here for its verdict, `captured` is copies of it */
     uint8_t mirrors; /* the carrier is "mirror", which keeps_input as well */
     uint32_t mirror_newest; /* prl_mirror.newest */
+    uint32_t full_chance; /* that the cable does not take a clone */
     struct sim_frames *kept, *settled; /* without a verdict; with one that has not been sent */
     uint32_t kept_number; /* of the newest */
     uint64_t timer_ns;
@@ -171,6 +172,10 @@ sim_lan_counter(const struct prl_host *host); /* the newest LAN heartbeat in thi
 struct prl_move *sim_move(const struct prl_host *host, uint32_t service);
 /* Sequence numbers of a flow that was just opened begin at `base`, on either side. */
 void sim_number(const struct prl_host *host, uint32_t session, uint32_t base);
+/* When the flows that are awake have their next tick. */
+uint64_t sim_tick_ns(const struct prl_host *host);
+/* The next packet of two frames lies in two places. */
+void sim_scatter(struct prl_host *host);
 /* Takes all that waits in a queue, and returns how many it were. */
 uint32_t sim_drain(struct sim_frames *queue);
 /* Somebody else has all but so many hold entries. */

@@ -725,6 +725,74 @@ MUTANTS = (
         "::test_a_flow_that_starves_does_so_beside_others_whose_packets_arrive",
     ),
     Mutant(
+        "a number on the cable is taken for the peer's MAC address",
+        "path/input.c",
+        "    if (!received->mirrored) /*",
+        "    if (!received->is_cut) /*",
+        test="sim/test_situations.py::test_what_the_cable_does_not_take_goes_by_the_link",
+    ),
+    Mutant(
+        "a frame that no message has named is fed to who has taken over",
+        "path/input.c",
+        "    return !received->mirrored && (flow->relaying",
+        "    return (flow->relaying",
+        test="sim/test_situations.py::test_a_frame_that_is_read_after_the_take_over_is_nobody_s",
+    ),
+    Mutant(
+        "the newest frames go in place of the oldest where entries are short",
+        "path/mirror.c",
+        "    if (mirror->newest - mirror->oldest >= DP_MIRROR_FRAMES)\n",
+        "    if (false)\n",
+        test="sim/test_situations.py::test_the_oldest_frames_go_first_where_entries_are_short",
+    ),
+    Mutant(
+        "a former owner is woken by each frame",
+        "path/mirror.c",
+        "    dp->mirror->owns = dp->mirror->owns && owns_any(dp);",
+        "    (void)owns_any;",
+        test="sim/test_situations.py"
+        "::test_a_former_owner_is_not_woken_by_frames_that_the_link_tells_of",
+    ),
+    Mutant(
+        "what is to wait for a move goes by the cable",
+        "node/move.c",
+        "    dp_mirror_end(flow);",
+        "    ;",
+        test="sim/test_situations.py::test_long_packets_wait_whole_while_a_move_drains_their_flow",
+    ),
+    Mutant(
+        "what goes by the cable needs room on the link all the same",
+        "path/input.c",
+        "received->is_cut ? packet.data_offset : packet.l3_bytes",
+        "packet.l3_bytes",
+        test="sim/test_situations.py"
+        "::test_what_goes_by_the_cable_needs_no_room_on_the_link_for_its_payload",
+    ),
+    Mutant(
+        "what cannot be fed again is counted on when it has gone",
+        "path/verify.c",
+        "    dp_shadow_of(flow)->unfed->bare -= is_bare(hold);\n",
+        "",
+        test="sim/test_situations.py"
+        "::test_what_the_socket_lacks_behind_what_is_kept_is_not_acknowledged",
+    ),
+    Mutant(
+        "all flows' time goes faster while messages wait for their frames",
+        "loop/loop.c",
+        "        dp_secondary_advance_all(dp);\n",
+        "        dp_secondary_advance_all(dp), dp_flows_tick(dp);\n",
+        test="sim/test_situations.py"
+        "::test_flows_have_their_time_while_messages_wait_for_their_frames",
+    ),
+    Mutant(
+        "a packet that waits behind a late one is its first piece alone",
+        "path/secondary.c",
+        "    if (pieces > 1) {\n",
+        "    if (false) {\n",
+        test="sim/test_situations.py"
+        "::test_a_long_packet_that_was_captured_whole_waits_behind_one_that_is_late",
+    ),
+    Mutant(
         "a packet without payload waits to be sent",
         "path/mirror.c",
         "        return dp->mirrors && !primary->held_back &&",

@@ -506,6 +506,7 @@ class Node:
         host.takeover_cost_ns = world.takeover_cost_ns
         host.keeps_input = world.keeps_input[self.index]
         host.mirrors = world.mirrors
+        host.full_chance = world.full_chance
         host.unheard_chance = world.unheard_chance
         for session in world.sessions:
             host.service_of[session.number] = session.service

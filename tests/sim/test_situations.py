@@ -771,7 +771,7 @@ class Mirrored(Calm):
     """Whose cable has come apart: what leaves by it is here, and arrives when a test says so."""
 
     mirrors = True
-    cable_loss = 0.0
+    cable_loss, full_chance = 0.0, 0
 
     def __init__(self, seed: int) -> None:
         self.clones: list[tuple[int, ...]] = []
@@ -1081,6 +1081,168 @@ def test_a_flow_that_starves_does_so_beside_others_whose_packets_arrive(
         arrives(world, owner, standby, other)
         refused(world, owner, standby, session)
     assert not mirrors(owner, session)
+
+
+def test_what_the_cable_does_not_take_goes_by_the_link(
+    mirrored: tuple[Mirrored, Node, Node, Session],
+) -> None:
+    """Its source address is a number all the same."""
+    world, owner, standby, session = mirrored
+    owner.host.full_chance = CHANCE - 1
+    sent = int(counters(owner).mirrored_packets)
+    end = session.snd_nxt + LONG
+    owner.lib.sim_frame(owner.host, session.number, session.snd_nxt, LONG, session.rcv_nxt, 0)
+    owner.poke()
+    world.until(lambda: owner.sock(session).rcv_nxt == end)
+    assert standby.sock(session).rcv_nxt == end
+    assert counters(owner).mirrored_packets == sent
+    assert owner.ffi.string(owner.lib.sim_audit(owner.host)) == b""
+
+
+def test_a_frame_that_is_read_after_the_take_over_is_nobody_s(
+    mirrored: tuple[Mirrored, Node, Node, Session],
+) -> None:
+    """No message has named it: the peer sends again what the new owner lacks."""
+    world, owner, standby, session = mirrored
+    lib, base = standby.lib, standby.sock(session).rcv_nxt
+    owner.power_off()
+    slot = standby.host.slot_of[session.number]
+    world.until(lambda: standby.flow(session).state == lib.PRL_SECONDARY_OWNER)
+    flags = standby.host.flow[slot].flags
+    standby.host.flow[slot].flags = lib.PRL_FLOW_SECONDARY | lib.PRL_FLOW_ACTIVE  # as it came
+    lib.sim_cable(standby.host, session.number, base, 200, session.rcv_nxt, 0, 77)
+    standby.host.flow[slot].flags = flags
+    lib.sim_turn(standby.host)
+    assert standby.sock(session).rcv_nxt == base
+    assert standby.ffi.string(lib.sim_audit(standby.host)) == b""
+
+
+def test_the_oldest_frames_go_first_where_entries_are_short(
+    mirrored: tuple[Mirrored, Node, Node, Session],
+) -> None:
+    """A newer one may have the place of an older one that has gone."""
+    world, owner, standby, session = mirrored
+    lib, host, ack = standby.lib, standby.host, session.rcv_nxt
+
+    def comes(number: int) -> None:
+        lib.sim_cable(host, session.number, session.snd_nxt, LONG, ack, 0, number)
+        lib.sim_turn(host)
+
+    round_of_places = 4096
+    for number in (10, 11 + round_of_places // 2, 10 + round_of_places):
+        comes(number)
+    fed, unnamed = int(counters(standby).mirror_fed), int(counters(standby).mirror_unnamed)
+    lib.sim_leave_holds(host, 9)
+    comes(11 + round_of_places)
+    world.until(lambda: int(counters(standby).mirror_unnamed) == unnamed + 1)
+    owner.host.mirror_newest = 10 + round_of_places - 1
+    names_one(world, owner, standby, session)
+    world.until(lambda: int(counters(standby).mirror_fed) == fed + 1)
+
+
+def moves(world: Mirrored, owner: Node, service: int) -> None:
+    """From its owner to the other node, once it may."""
+    world.until(lambda: bool(owner.control and owner.control.switchover(service, forced=False)))
+    world.until(lambda: (owner.address(service), owner.other.address(service)) == (STANDBY, OWNER))
+
+
+def test_a_former_owner_is_not_woken_by_frames_that_the_link_tells_of(
+    mirrored: tuple[Mirrored, Node, Node, Session],
+) -> None:
+    world, owner, standby, session = mirrored
+    arrives(world, owner, standby, session)
+    for service in range(len(world.first_owner)):
+        if owner.address(service) == OWNER:
+            moves(world, owner, service)
+    world.until(lambda: standby.flow(session).state == standby.lib.PRL_PRIMARY_ACTIVE)
+    assert not standby.flow(session).secondary
+    world.after(50 * MS)
+    world.clones.clear()
+    standby.host.flow[standby.host.slot_of[session.number]].flags |= standby.lib.PRL_FLOW_MIRRORS
+    arrives(world, standby, owner, session)
+    owner.lib.sim_cable(owner.host, session.number, session.snd_nxt, LONG, 0, 0, 77)
+    assert not owner.lib.sim_has_work(owner.host)
+
+
+def test_long_packets_wait_whole_while_a_move_drains_their_flow(
+    mirrored: tuple[Mirrored, Node, Node, Session],
+) -> None:
+    """By the cable they could not: they would be dropped."""
+    world, owner, standby, session = mirrored
+    lib, dropped = owner.lib, int(counters(owner).mirror_dropped)
+    world.until(
+        lambda: bool(owner.control and owner.control.switchover(session.service, forced=False))
+    )
+    lib.sim_frame(owner.host, session.number, session.snd_nxt, LONG, session.rcv_nxt, 0)
+    owner.poke()  # its clone is lost: the flow drains until it is refused
+    move = lib.sim_move(owner.host, session.service)
+    world.until(lambda: bool(move.state == lib.PRL_MOVE_DRAINING))
+    lib.sim_frame(owner.host, session.number, session.snd_nxt, LONG, session.rcv_nxt, 0)
+    lib.sim_turn(owner.host)
+    assert counters(owner).mirror_dropped == dropped
+    world.until(lambda: standby.sock(session).rcv_nxt == session.snd_nxt + LONG)
+
+
+def test_what_goes_by_the_cable_needs_no_room_on_the_link_for_its_payload(
+    mirrored: tuple[Mirrored, Node, Node, Session],
+) -> None:
+    _, owner, _, session = mirrored
+    lib, host = owner.lib, owner.host
+    assert owner.control is not None
+    owner.link_stuck, host.link_room = True, 0
+    flow = host.flow[host.slot_of[session.number]]
+
+    def finds_no_room() -> bool:
+        full = int(counters(owner).link_tx_full)
+        lib.sim_frame(host, session.number, session.snd_nxt, LONG, session.rcv_nxt, 0)
+        lib.sim_turn(host)
+        return bool(counters(owner).link_tx_full > full)
+
+    while True:
+        flow.flags &= ~lib.PRL_FLOW_MIRRORS
+        if finds_no_room():
+            break
+        assert owner.control.say_nothing(LONG * 9 // 10)
+    flow.flags |= lib.PRL_FLOW_MIRRORS
+    assert not finds_no_room()
+
+
+def test_a_long_packet_that_was_captured_whole_waits_behind_one_that_is_late(
+    mirrored: tuple[Mirrored, Node, Node, Session],
+) -> None:
+    """In several frames of the packet memory."""
+    world, owner, standby, session = mirrored
+    lib, whole = standby.lib, 5000
+    number, seq = names_one(world, owner, standby, session)
+    owner.host.full_chance = CHANCE - 1
+    lib.sim_scatter(standby.host)
+    before = int(status_of(standby).received[lib.PRL_MSG_REPLICATE])
+    owner.lib.sim_frame(owner.host, session.number, seq + LONG, whole, session.rcv_nxt, 0)
+    owner.poke()
+    world.until(lambda: int(status_of(standby).received[lib.PRL_MSG_REPLICATE]) > before)
+    assert standby.ffi.string(lib.sim_audit(standby.host)) == b""
+    lib.sim_cable(standby.host, session.number, seq, LONG, session.rcv_nxt, 0, number)
+    lib.sim_turn(standby.host)
+    world.until(lambda: owner.sock(session).rcv_nxt == seq + LONG + whole)
+    assert standby.sock(session).rcv_nxt == seq + LONG + whole
+
+
+def test_flows_have_their_time_while_messages_wait_for_their_frames(
+    mirrored: tuple[Mirrored, Node, Node, Session],
+) -> None:
+    """Their tries are so much time, so that ticks may not come more often."""
+    world, owner, standby, session = mirrored
+    lost, seen = int(counters(standby).mirror_lost), set[int]()
+
+    def is_lost() -> bool:
+        seen.add(int(standby.lib.sim_tick_ns(standby.host)))
+        return bool(counters(standby).mirror_lost > lost)
+
+    names_one(world, owner, standby, session)
+    world.until(is_lost)
+    ticks = sorted(seen)
+    assert len(ticks) > 2
+    assert min(later - tick for tick, later in itertools.pairwise(ticks)) >= 4 * MS
 
 
 @pytest.fixture

@@ -196,6 +196,12 @@ class World:
         return random.Random(f"cable {self.seed}").choice([0.0, 0.0, 0.02, 0.3])
 
     @property
+    def full_chance(self) -> int:
+        """That the cable does not take a clone."""
+        chance = random.Random(f"full {self.seed}")
+        return chance.choice([0, 0, CHANCE // 20])
+
+    @property
     def unheard_chance(self) -> int:
         """That TCP does not tell of the end of a socket."""
         return (0, 0, CHANCE // 3, CHANCE - 1)[self.seed % 4]

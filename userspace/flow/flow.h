@@ -30,6 +30,7 @@ struct dp_unfed {
     struct prl_chain kept; /* acknowledged packets that its kernel does not have yet (R8) */
     struct prl_chain waiting; /* relaying: came here before something in front of it was relayed */
     struct prl_chain unjoined; /* messages that wait for their frames, or behind one that does (path/mirror.h) */
+    uint32_t bare; /* of those that are kept: without their bytes (docs/mirror.md) */
     uint32_t kept_tries;
     uint32_t acked; /* message up to which input was acknowledged while `unseen`; 0: nothing was */
 };

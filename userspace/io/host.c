@@ -226,15 +226,18 @@ static void hurry(struct prl_host *host, bool on)
 /* ---- frames ---- */
 
 /* All interfaces' packets come by the one queue, or, since a flow mirrors, by the other, as port 0. A look costs a system call, unlike
- * one at a ring. */
+ * one at a ring. What was captured before a flow mirrored comes first, also where one look does not take all of it. */
 static uint32_t receive_queued(struct prl_host *host, struct prl_received *received, uint32_t capacity)
 {
     uint32_t count = 0, whole;
+    bool goes_on = false;
 
-    if (host->queue_ready)
+    if (host->queue_ready) {
         count = prl_queue_receive(host->queue, received, capacity);
+        goes_on = prl_queue_goes_on(host->queue);
+    }
     whole = count;
-    if ((host->headers_ready || (host->headers && !host->headers_watched)) && count < capacity)
+    if (!goes_on && (host->headers_ready || (host->headers && !host->headers_watched)) && count < capacity)
         count += prl_queue_receive(host->headers, received + count, capacity - count);
     for (uint32_t i = whole; i < count; i++)
         received[i].queued |= QUEUED_HEADERS;

@@ -41,6 +41,7 @@ struct prl_queue {
     uint32_t copy_bytes;
     uint16_t number;
     uint32_t ready; /* slots that have all their frames */
+    bool goes_on; /* the newest look filled all of them */
     uint32_t frame[SLOTS][SLOT_FRAMES];
     struct iovec piece[SLOTS][SLOT_FRAMES];
     struct mmsghdr message[SLOTS];
@@ -400,17 +401,24 @@ static void discard(struct prl_queue *queue)
     }
 }
 
+bool prl_queue_goes_on(const struct prl_queue *queue)
+{
+    return queue->goes_on;
+}
+
 uint32_t prl_queue_receive(struct prl_queue *queue, struct prl_received *received, uint32_t capacity)
 {
     uint32_t packets = 0;
     int got;
 
+    queue->goes_on = false;
     prepare_slots(queue, capacity < SLOTS ? capacity : SLOTS);
     if (!queue->ready) {
         discard(queue);
         return 0;
     }
     got = recvmmsg(queue->fd, queue->message, queue->ready, MSG_DONTWAIT, NULL);
+    queue->goes_on = got == (int)queue->ready;
     for (int i = 0; i < got; i++) {
         uint32_t total = queue->message[i].msg_len, frame_bytes = queue->umem->frame_bytes;
         struct told told;

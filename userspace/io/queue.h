@@ -41,6 +41,8 @@ uint16_t prl_queue_number(const struct prl_queue *queue);
 /* Packets with an Ethernet header in front, whose addresses are zero but for the source; received.meta.slot is the flow's, the
  * handle is the caller's affair. */
 uint32_t prl_queue_receive(struct prl_queue *queue, struct prl_received *received, uint32_t capacity);
+/* Whether there may be more than it took. */
+bool prl_queue_goes_on(const struct prl_queue *queue);
 /* The verdict: on to the stack, or nowhere. */
 void prl_queue_settle(struct prl_queue *queue, uint32_t number, bool passes);
 void prl_queue_flush(struct prl_queue *queue);

@@ -245,6 +245,8 @@ static bool pass(struct prl_dp *dp, uint32_t ready)
         dp_owner_datagrams(dp);
     if (dp->now_ns >= dp_owner_next_ns(dp))
         dp_owner_tick(dp);
+    if (dp->now_ns >= dp_mirror_next_ns(dp))
+        dp_secondary_advance_all(dp);
     if (dp->now_ns >= dp->tick_ns)
         dp_flows_tick(dp);
     flush(dp);
@@ -258,8 +260,9 @@ static bool pass(struct prl_dp *dp, uint32_t ready)
 static uint64_t next_deadline_ns(const struct prl_dp *dp)
 {
     uint64_t owner_ns = dp_owner_next_ns(dp), next_ns = owner_ns < dp->tick_ns ? owner_ns : dp->tick_ns;
-    uint64_t soon_ns = dp->now_ns + NS_PER_MS;
+    uint64_t soon_ns = dp->now_ns + NS_PER_MS, advance_ns = dp_mirror_next_ns(dp);
 
+    next_ns = advance_ns < next_ns ? advance_ns : next_ns;
     if (dp->link_again || dp_resync_goes_on(dp) || dp_takeover_goes_on(dp))
         return dp->now_ns;
     if ((dp->dirty != DP_LIST_END || dp_verify_waits(dp) || dp_mirror_is_deaf(dp)) &&

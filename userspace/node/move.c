@@ -7,6 +7,7 @@
 #include "node/claim.h"
 #include "node/service.h"
 #include "path/apply.h"
+#include "path/mirror.h"
 #include "path/primary.h"
 #include "path/relay.h"
 
@@ -63,6 +64,7 @@ static void hold_back(struct prl_dp *dp, struct dp_flow *flow)
 {
     (void)dp;
     prl_primary_hold_back(dp_primary_of(flow), true);
+    dp_mirror_end(flow); /* what comes now waits, and must be here for that */
 }
 
 static void release(struct prl_dp *dp, struct dp_flow *flow)

@@ -15,6 +15,7 @@
 #include "path/reinject.h"
 #include "path/shadow.h"
 #include "path/sign.h"
+#include "path/verify.h"
 #include "path/window.h"
 #include "wire/elide.h"
 
@@ -289,10 +290,9 @@ void dp_flow_forget(struct prl_dp *dp, struct dp_flow *flow)
     if (flow->secondary) {
         struct dp_unfed *unfed = dp_shadow_of(flow)->unfed;
 
-        if (unfed) {
-            dp_hold_free_all(dp, &unfed->kept);
+        if (unfed)
             dp_hold_free_all(dp, &unfed->waiting);
-        }
+        dp_verify_forget(dp, flow);
         dp_mirror_forget(dp, flow);
         dp_shadow_settle(dp, flow);
         assert(!dp_shadow_of(flow)->unfed);

@@ -36,10 +36,13 @@ static bool is_frame(const struct dp_flow *flow, const struct prl_received *rece
     return received->mirrored && flow->secondary && dp_secondary_of(flow)->state == PRL_SECONDARY_ACTIVE;
 }
 
-/* Of a shadow nothing is captured; but what was, of a session that moved here, while that was given to the stack. */
-static bool is_captured(const struct dp_flow *flow)
+/* Of a shadow nothing is captured; but what was, of a session that moved here, while that was given to the stack. A frame of the cable's that
+ * is read when its shadow has been taken over is nobody's any more: no message has named it. */
+static bool is_captured(const struct dp_flow *flow, const struct prl_received *received)
 {
-    return !flow->secondary || flow->relaying || dp_secondary_of(flow)->state == PRL_SECONDARY_OWNER;
+    if (!flow->secondary)
+        return true;
+    return !received->mirrored && (flow->relaying || dp_secondary_of(flow)->state == PRL_SECONDARY_OWNER);
 }
 
 /* A packet that waits in the kernel says in which slot its flow was when it came, and no more. */
@@ -71,8 +74,8 @@ void dp_input(struct prl_dp *dp, const struct prl_received *received)
 
     dp->counters.rx_packets++;
     dp->counters.rx_bytes += received->bytes;
-    if (!flow ||
-        !(is_captured(flow) || is_frame(flow, received))) { /* forgotten since: the peer's stack sends it again */
+    if (!flow || !(is_captured(flow, received) ||
+                   is_frame(flow, received))) { /* forgotten since: the peer's stack sends it again */
         DP_DROP(dp, rx_unknown_flow, flow ? flow->spec.handle : 0, received->bytes);
         goto drop;
     }
@@ -120,7 +123,7 @@ void dp_input(struct prl_dp *dp, const struct prl_received *received)
         goto drop;
     }
     if (!flow->secondary && dp_primary_of(flow)->state == PRL_PRIMARY_ACTIVE &&
-        !dp_has_bulk_room(dp, packet.l3_bytes)) {
+        !dp_has_bulk_room(dp, received->is_cut ? packet.data_offset : packet.l3_bytes)) {
         DP_DROP(dp, link_tx_full, flow->spec.handle, received->bytes);
         goto drop;
     }

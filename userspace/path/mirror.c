@@ -22,16 +22,20 @@ struct place {
 
 struct dp_mirror {
     struct place place[DP_MIRROR_FRAMES];
+    uint8_t whole[PRL_PACKET_MAX];
     uint32_t taken;    /* places */
     uint32_t oldest;   /* of their numbers; there may be none any more */
+    uint32_t newest;   /* that has come since there were none */
     uint32_t pieces;   /* frames in them */
     uint32_t messages; /* that wait, of all flows */
-    uint64_t look_ns;  /* for what is too old */
-    uint32_t refused;  /* in a row; of that, the newest one's flow, and when it was refused */
+    uint64_t
+        advance_ns; /* when flows whose messages wait are looked at next; 0: no message waited when that was last asked */
+    uint64_t look_ns; /* for what is too old */
+    uint32_t refused; /* in a row; of that, the newest one's flow, and when it was refused */
     uint32_t refused_slot;
     uint64_t refused_ns;
-    bool owns;         /* packets of flows that mirror come from peers */
-    uint64_t sent_ns;  /* the newest message that names frames, while it is unanswered; 0: none is */
+    bool owns; /* packets of flows that mirror come from peers */
+    uint64_t sent_ns; /* the newest message that names frames, while it is unanswered; 0: none is */
     uint64_t named_ns; /* the newest of the other node's */
 };
 
@@ -76,7 +80,11 @@ void dp_mirror_begin(struct prl_dp *dp, struct dp_flow *flow, const struct prl_p
     __atomic_store_n(&flow->kernel->flags, flags | PRL_FLOW_MIRRORS, __ATOMIC_RELEASE);
 }
 
-/* Packets that are under way are dropped, as they come. */
+void dp_mirror_end(const struct dp_flow *flow)
+{
+    __atomic_fetch_and(&flow->kernel->flags, ~(uint32_t)PRL_FLOW_MIRRORS, __ATOMIC_RELEASE);
+}
+
 static void turn_off(struct prl_dp *dp)
 {
     const struct prl_event event = {.kind = PRL_EVENT_MIRROR_OFF};
@@ -84,7 +92,7 @@ static void turn_off(struct prl_dp *dp)
     dp->mirrors = false;
     for (uint32_t i = 0; i < dp->flows_top; i++)
         if (dp->flows[i].used && !dp->flows[i].secondary)
-            __atomic_fetch_and(&dp->flows[i].kernel->flags, ~(uint32_t)PRL_FLOW_MIRRORS, __ATOMIC_RELEASE);
+            dp_mirror_end(&dp->flows[i]);
     dp_event(dp, &event, NULL, 0);
 }
 
@@ -118,9 +126,18 @@ void dp_mirror_sent(struct prl_dp *dp)
     dp->mirror->sent_ns = dp->now_ns;
 }
 
+static bool owns_any(const struct prl_dp *dp)
+{
+    for (uint32_t service = 0; service < dp->config.owner.services; service++)
+        if (dp->owner.state[service] == PRL_OWNER_OWNER)
+            return true;
+    return false;
+}
+
 void dp_mirror_named(struct prl_dp *dp)
 {
     dp->mirror->named_ns = dp->now_ns;
+    dp->mirror->owns = dp->mirror->owns && owns_any(dp); /* what it owned may have moved */
 }
 
 void dp_mirror_answered(struct prl_dp *dp)
@@ -181,6 +198,9 @@ void dp_mirror_make_room(struct prl_dp *dp)
     const struct prl_pool *pool = &dp->held.pool;
     struct dp_mirror *mirror = dp->mirror;
 
+    /* Each place is gone by once, so that what is there is no newer than the number that it is looked at for. */
+    if (mirror->newest - mirror->oldest >= DP_MIRROR_FRAMES)
+        mirror->oldest = mirror->newest - DP_MIRROR_FRAMES + 1;
     while (mirror->taken &&
            (mirror->pieces >= DP_MIRROR_FRAMES || pool->capacity - pool->used <= DP_MIRROR_RESERVE)) {
         struct place *place = place_of(dp, mirror->oldest);
@@ -205,8 +225,11 @@ void dp_mirror_put(struct prl_dp *dp, const struct dp_flow *flow, uint32_t numbe
     }
     if (!place->number) {
         *place = (struct place){.number = number, .slot = flow->slot, .came_ns = dp->now_ns};
-        if (!dp->mirror->taken++ || prl_serial_lt(number, dp->mirror->oldest))
+        if (!dp->mirror->taken++)
+            dp->mirror->oldest = dp->mirror->newest = number;
+        if (prl_serial_lt(number, dp->mirror->oldest))
             dp->mirror->oldest = number;
+        dp->mirror->newest = prl_serial_max(dp->mirror->newest, number);
     }
     if (place->frames.count == DP_MIRROR_PIECES) {
         dp->counters.mirror_unnamed++;
@@ -283,6 +306,11 @@ void dp_mirror_link_lost(struct prl_dp *dp)
 
 /* ---- standby: messages ---- */
 
+uint8_t *dp_mirror_whole(const struct prl_dp *dp)
+{
+    return dp->mirror->whole;
+}
+
 struct prl_hold *dp_mirror_waiting(const struct dp_flow *flow)
 {
     const struct dp_unfed *unfed = dp_shadow_of(flow)->unfed;
@@ -295,8 +323,8 @@ void dp_mirror_wait(struct prl_dp *dp, struct dp_flow *flow, struct prl_hold *ho
     prl_chain_push(&dp_shadow_lend(dp, flow)->unjoined, hold);
     dp->mirror->messages++;
     dp_flow_wake(dp, flow);
-    if (dp->tick_ns > dp->now_ns + DP_MIRROR_TICK_NS)
-        dp->tick_ns = dp->now_ns + DP_MIRROR_TICK_NS;
+    if (!dp->mirror->advance_ns)
+        dp->mirror->advance_ns = dp->now_ns + DP_MIRROR_TICK_NS;
 }
 
 struct prl_hold *dp_mirror_go(struct prl_dp *dp, struct dp_flow *flow)
@@ -312,7 +340,12 @@ void dp_mirror_forget(struct prl_dp *dp, struct dp_flow *flow)
     dp_shadow_settle(dp, flow);
 }
 
-bool dp_mirror_is_awaited(const struct prl_dp *dp)
+uint64_t dp_mirror_next_ns(const struct prl_dp *dp)
 {
-    return dp->mirror->messages;
+    return dp->mirror->messages ? dp->mirror->advance_ns : UINT64_MAX;
+}
+
+void dp_mirror_advanced(struct prl_dp *dp)
+{
+    dp->mirror->advance_ns = dp->mirror->messages ? dp->now_ns + DP_MIRROR_TICK_NS : 0;
 }

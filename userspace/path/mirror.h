@@ -34,6 +34,8 @@ void dp_mirror_close(struct prl_dp *dp);
 bool dp_mirror_goes_now(const struct prl_dp *dp, const struct dp_flow *flow);
 /* A packet was sent at once: if it is a long one, its flow's next long ones may go by the cable. */
 void dp_mirror_begin(struct prl_dp *dp, struct dp_flow *flow, const struct prl_packet *packet);
+/* Until another one was sent at once they do not. What is under way is dropped where it cannot be dealt with. */
+void dp_mirror_end(const struct dp_flow *flow);
 
 /* A message has been sent that names frames; or all that a flow has sent was answered. */
 void dp_mirror_sent(struct prl_dp *dp);
@@ -79,13 +81,17 @@ void dp_mirror_link_lost(struct prl_dp *dp);
 
 /* ---- standby: messages ---- */
 
+/* Where one of several pieces is put together, until the next one is: PRL_PACKET_MAX bytes. */
+uint8_t *dp_mirror_whole(const struct prl_dp *dp);
 /* The first that waits, or NULL. */
 struct prl_hold *dp_mirror_waiting(const struct dp_flow *flow);
 void dp_mirror_wait(struct prl_dp *dp, struct dp_flow *flow, struct prl_hold *hold);
 struct prl_hold *dp_mirror_go(struct prl_dp *dp, struct dp_flow *flow); /* takes that first one out */
 /* The shadow ends, or its link has: what waits will not be worked on. */
 void dp_mirror_forget(struct prl_dp *dp, struct dp_flow *flow);
-/* Of any flow. */
-bool dp_mirror_is_awaited(const struct prl_dp *dp);
+/* When flows whose messages wait are to be looked at; UINT64_MAX: there are none. */
+uint64_t dp_mirror_next_ns(const struct prl_dp *dp);
+/* They were. */
+void dp_mirror_advanced(struct prl_dp *dp);
 
 #endif /* PRL_PATH_MIRROR_H */

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <netinet/in.h>
+#include <string.h>
 #include <sys/socket.h>
 #include <zlib.h>
 
@@ -144,8 +145,7 @@ static void wait_for_turn(struct prl_dp *dp, struct dp_flow *flow, const struct 
     uint32_t frame = PRL_FRAME_NONE;
     struct prl_hold *hold = NULL;
 
-    if (arrival->data_bytes <= dp->umem->frame_bytes && /* in one piece */
-        !(unfed && unfed->unjoined.count >= dp->config.limits.packets_max))
+    if (!(unfed && unfed->unjoined.count >= dp->config.limits.packets_max))
         frame = prl_umem_copy(dp->umem, arrival->data, arrival->data_bytes);
     if (frame != PRL_FRAME_NONE)
         hold = dp_hold_input(dp, frame, 0, arrival->packet->l3_bytes, arrival->lif, arrival->packet);
@@ -165,16 +165,22 @@ static void wait_for_turn(struct prl_dp *dp, struct dp_flow *flow, const struct 
 static struct arrival arrival_of(struct prl_dp *dp, const struct prl_hold *hold)
 {
     struct iovec piece[PRL_PACKET_PIECES_MAX];
+    uint32_t pieces = dp_hold_pieces(dp, hold, piece), bytes = 0;
+    const uint8_t *data = piece[0].iov_base;
 
-    dp_hold_pieces(dp, hold, piece);
+    if (pieces > 1) {
+        data = dp_mirror_whole(dp);
+        for (uint32_t i = 0; i < pieces; bytes += (uint32_t)piece[i++].iov_len)
+            memcpy(dp_mirror_whole(dp) + bytes, piece[i].iov_base, piece[i].iov_len);
+    }
     return (struct arrival){
         .seq = hold->seq,
         .space = (uint32_t)dp->held.sum[hold - dp->held.pool.slab],
         .number = dp_hold_number(&dp->held, hold),
         .lif = hold->lif,
         .packet_flags = hold->packet_flags,
-        .data = piece[0].iov_base,
-        .data_bytes = (uint32_t)piece[0].iov_len,
+        .data = data,
+        .data_bytes = pieces > 1 ? bytes : (uint32_t)piece[0].iov_len,
         .packet = dp_hold_packet(&dp->held, hold),
     };
 }
@@ -216,6 +222,15 @@ void dp_secondary_advance(struct prl_dp *dp, struct dp_flow *flow)
         dp_hold_free(dp, hold);
     }
     dp_shadow_settle(dp, flow);
+}
+
+/* All of them are awake; who is not woken meanwhile stays in the list. */
+void dp_secondary_advance_all(struct prl_dp *dp)
+{
+    for (uint32_t slot = dp->awake; slot != DP_LIST_END; slot = dp->flows[slot].next_awake)
+        if (dp->flows[slot].used && dp->flows[slot].secondary)
+            dp_secondary_advance(dp, &dp->flows[slot]);
+    dp_mirror_advanced(dp);
 }
 
 void dp_secondary_frame(struct prl_dp *dp, struct dp_flow *flow, uint32_t number, uint64_t queued,

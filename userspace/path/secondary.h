@@ -17,5 +17,7 @@ void dp_secondary_frame(struct prl_dp *dp, struct dp_flow *flow, uint32_t number
                         const struct prl_packet *packet);
 /* Works on messages that have waited for their frames, as far as these are here, or will not come. */
 void dp_secondary_advance(struct prl_dp *dp, struct dp_flow *flow);
+/* Those of all flows: to be called when dp_mirror_next_ns() has come. */
+void dp_secondary_advance_all(struct prl_dp *dp);
 
 #endif /* PRL_PATH_SECONDARY_H */

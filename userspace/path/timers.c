@@ -15,7 +15,6 @@
 #include "path/mirror.h"
 #include "path/primary.h"
 #include "path/relay.h"
-#include "path/secondary.h"
 #include "path/shadow.h"
 #include "path/stray.h"
 #include "path/verify.h"
@@ -191,7 +190,6 @@ static void tick(struct prl_dp *dp, struct dp_flow *flow)
 
     if (flow->secondary) {
         dp_verify_tick(dp, flow);
-        dp_secondary_advance(dp, flow);
         dp_shadow_space(dp, flow);
         dp_relay_settle(dp, flow);
         return;
@@ -236,6 +234,4 @@ void dp_flows_tick(struct prl_dp *dp)
     dp_mirror_tick(dp);
     dp->tick_ns =
         more || dp->awake != DP_LIST_END || timers->scan_next ? dp->now_ns + DP_TICK_NS : timers->next_scan_ns;
-    if (dp_mirror_is_awaited(dp))
-        dp->tick_ns = dp->now_ns + DP_MIRROR_TICK_NS;
 }

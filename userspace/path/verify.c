@@ -92,18 +92,25 @@ static bool is_next(const struct dp_flow *flow, const struct prl_hold *hold)
 
 static bool has_bare(const struct dp_flow *flow)
 {
-    if (has_kept(flow))
-        for (const struct prl_hold *hold = dp_shadow_of(flow)->unfed->kept.head; hold; hold = hold->next)
-            if (is_bare(hold))
-                return true;
-    return false;
+    const struct dp_unfed *unfed = dp_shadow_of(flow)->unfed;
+
+    return unfed && unfed->bare;
+}
+
+static void let_go(struct prl_dp *dp, struct dp_flow *flow, struct prl_hold *hold)
+{
+    dp_shadow_of(flow)->unfed->bare -= is_bare(hold);
+    dp_hold_free(dp, hold);
 }
 
 static void push_kept(struct prl_dp *dp, struct dp_flow *flow, struct prl_hold *hold, const struct fed *fed)
 {
+    struct dp_unfed *unfed = dp_shadow_lend(dp, flow);
+
     hold->seq = fed->seq;
     hold->tcp_end = fed->tcp_end;
-    prl_chain_push(&dp_shadow_lend(dp, flow)->kept, hold);
+    unfed->bare += is_bare(hold);
+    prl_chain_push(&unfed->kept, hold);
     dp->counters.kept_packets++;
 }
 
@@ -205,7 +212,7 @@ static void see(struct prl_dp *dp, struct dp_flow *flow)
     while (has_kept(flow)) {
         hold = prl_chain_pop(&shadow->unfed->kept);
         if (is_bare(hold) && covered(flow, hold->tcp_end))
-            dp_hold_free(dp, hold);
+            let_go(dp, flow, hold);
         else
             prl_chain_push(&left, hold);
     }
@@ -410,7 +417,7 @@ static void check_kept(struct prl_dp *dp, struct dp_flow *flow)
     next = flow->kernel->sock.rcv_nxt;
     while ((hold = prl_chain_pop(&unfed->kept))) {
         if (covered(flow, hold->tcp_end)) {
-            dp_hold_free(dp, hold);
+            let_go(dp, flow, hold);
             unfed->kept_tries = 0;
             continue;
         }
@@ -449,7 +456,7 @@ static void drop_bare(struct prl_dp *dp, struct dp_flow *flow)
         return;
     while ((hold = prl_chain_pop(&dp_shadow_of(flow)->unfed->kept))) {
         if (is_bare(hold))
-            dp_hold_free(dp, hold);
+            let_go(dp, flow, hold);
         else
             prl_chain_push(&left, hold);
     }
@@ -473,8 +480,8 @@ bool dp_verify_refeed(struct prl_dp *dp, struct dp_flow *flow)
 
 void dp_verify_forget(struct prl_dp *dp, struct dp_flow *flow)
 {
-    if (has_kept(flow))
-        dp_hold_free_all(dp, &dp_shadow_of(flow)->unfed->kept);
+    while (has_kept(flow))
+        let_go(dp, flow, prl_chain_pop(&dp_shadow_of(flow)->unfed->kept));
     dp_shadow_settle(dp, flow);
 }
 
