@@ -128,26 +128,6 @@ def test_a_packet_that_the_cable_s_nic_cuts_is_joined_again() -> None:
         finish(apps, peer, payload, "re1")
 
 
-def test_what_the_cable_does_not_take_goes_by_the_link() -> None:
-    with pair() as lab:
-        run(lab, "re0", "nft", "add", "table", "netdev", "full")
-        chain = f"{{ type filter hook egress device {LINK_INTERFACE} priority 0 ; }}"
-        run(lab, "re0", "nft", f"add chain netdev full cable {chain}")
-        clones = "ether saddr & ff:f0:00:00:00:00 == 72:60:00:00:00:00"
-        run(lab, "re0", "nft", f"add rule netdev full cable {clones} drop")
-        apps = Applications(lab, "sink", 4, SIZE_BYTES)
-        peer, payload = upload(apps)
-        eventually(
-            "clones were refused",
-            lambda: support.status(lab, "re0")["mirror"]["clone_failed"] > 0,
-        )
-        assert mirrored(lab) == 0
-        assert datapath(lab, "re0")["mirrored_packets"] == 0
-        assert datapath(lab, "re1")["mirror_lost"] == 0
-        lab.fail("re0", "power")
-        finish(apps, peer, payload, "re1")
-
-
 def test_a_cable_by_which_nothing_arrives_is_used_no_more() -> None:
     with pair() as lab:
         run(lab, "re1", "nft", "add", "table", "ip", "loss")
