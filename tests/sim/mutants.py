@@ -650,7 +650,8 @@ MUTANTS = (
         "path/verify.c",
         "                reach = prl_serial_max(reach, hold->tcp_end);\n",
         "                continue;\n",
-        faults=("kernel drops", "power off", "pause"),
+        test="sim/test_situations.py"
+        "::test_what_the_socket_lacks_behind_what_is_kept_is_not_acknowledged",
     ),
     Mutant(
         "what is kept the wrong way round counts as a hole of the peer's",
