@@ -975,8 +975,8 @@ MUTANTS = (
     Mutant(
         "what was captured while a moved session was given to the stack is dropped",
         "path/input.c",
-        " || dp_secondary_of(flow)->state == PRL_SECONDARY_OWNER;",
-        ";",
+        " || dp_secondary_of(flow)->state == PRL_SECONDARY_OWNER);",
+        ");",
         test="sim/test_situations.py::"
         "test_what_was_captured_while_a_moved_session_was_given_to_the_stack_is_not_lost",
     ),
