@@ -287,9 +287,13 @@ def test_offers_of_the_other_node_are_bounded() -> None:
     primaries = Primaries(
         CONFIG, *cast(Any, (None, None, log, None, None, None, None)), births=cast(Any, births)
     )
-    for number in range(OFFERED_MAX + 2):
-        primaries.on_offer(f"192.0.2.100:{number + 1}")
-    primaries.on_offer("192.0.2.100:1")
+
+    async def hear() -> None:
+        for number in range(OFFERED_MAX + 2):
+            primaries.on_offer(f"192.0.2.100:{number + 1}")
+        primaries.on_offer("192.0.2.100:1")
+
+    asyncio.run(hear())
     assert len(primaries._offered) == OFFERED_MAX
     assert told == ["offer_refused"] * 2
     assert set(awaited) == primaries._offered

@@ -267,3 +267,31 @@ def test_what_cannot_be_protected_for_a_reason_that_nobody_foresaw(sock: socket.
         assert session.state == "active"
 
     play(story)
+
+
+# -- offers
+
+
+def test_offers_that_come_together_are_looked_at_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand routers that this node connects to are a thousand offers, of a session each."""
+    looked = []
+    sessions = Primaries.in_hand
+
+    def in_hand(primaries: Primaries) -> list[Session]:
+        looked.append(primaries)
+        return sessions(primaries)
+
+    async def story(scene: Scene) -> None:
+        scene.script = fails
+        scene.begin()
+        await asyncio.sleep(0)
+        scene.session.mend().hopeless = True
+        monkeypatch.setattr(Primaries, "in_hand", in_hand)
+        for number in range(1000):
+            scene.primaries.on_offer(f"192.0.2.100:{number + 1}")
+        scene.hope()
+        await asyncio.sleep(0)
+        assert not scene.session.mend().hopeless
+        assert len(looked) == 1
+
+    play(story)

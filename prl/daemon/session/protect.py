@@ -92,6 +92,8 @@ class Primaries:
         )
         self._offered: set[str] = set()
         """Endpoints that applications on the other node have offered themselves for."""
+        self._new_offers: set[str] = set()
+        """Those of which sessions have not heard yet."""
 
     # -- requests
 
@@ -470,8 +472,14 @@ class Primaries:
             return
         self._offered.add(endpoint)
         self._births.offered(endpoint)
+        if not self._new_offers:  # a thousand may come at once, each of one of a thousand sessions
+            asyncio.get_running_loop().call_soon(self._on_new_offers)
+        self._new_offers.add(endpoint)
+
+    def _on_new_offers(self) -> None:
+        offers, self._new_offers = self._new_offers, set()
         for session in self.in_hand():
-            if session.state != "active" and endpoint in session.ends.offers:
+            if session.state != "active" and not offers.isdisjoint(session.ends.offers):
                 session.mend().hopeless = False
                 session.hope()
 
