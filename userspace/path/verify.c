@@ -180,7 +180,7 @@ static const struct prl_hold *first_lacking(const struct dp_flow *flow)
     uint32_t reach = flow->kernel->sock.rcv_nxt, before, looks = 0;
     const struct prl_hold *lacking, *first;
 
-    if (!unfed)
+    if (!has_bare(flow))
         return NULL;
     do {
         before = reach;
