@@ -950,7 +950,7 @@ static void io_settle(struct prl_host *host, uint64_t queued, bool passes)
 }
 
 /* A shadow's stack drops what cannot be fed again. */
-static bool is_bare(const struct prl_host *host, uint32_t session, const struct frame *frame)
+static bool is_bare(struct prl_host *host, uint32_t session, const struct frame *frame)
 {
     return frame->mirrored && flow_of(host, session) && flow_of(host, session)->flags & PRL_FLOW_SECONDARY;
 }
