@@ -638,8 +638,8 @@ static void capture(struct prl_host *host, uint32_t session, uint64_t seq, uint3
 }
 
 /* carry() in bpf/mirror.bpf.c */
-static void carry(struct prl_host *host, uint32_t session, uint64_t seq, uint32_t bytes, uint64_t ack,
-                  uint32_t flags)
+static void mirror_or_carry(struct prl_host *host, uint32_t session, uint64_t seq, uint32_t bytes, uint64_t ack,
+                            uint32_t flags)
 {
     const struct prl_flow *flow = flow_of(host, session);
     bool is_full;
@@ -685,7 +685,7 @@ void sim_frame(struct prl_host *host, uint32_t session, uint64_t seq, uint32_t b
     } else if (host->node.bypassed) {
         deliver(host, session, seq, bytes, ack, flags, SIM_UNREPLICATED);
     } else if (sim_works(host)) {
-        carry(host, session, seq, bytes, ack, flags);
+        mirror_or_carry(host, session, seq, bytes, ack, flags);
     } else if (flow_flags & PRL_FLOW_OPEN && is_owned(host, addr)) {
         deliver(host, session, seq, bytes, ack, flags, SIM_PASSED);
     } else if (has_settled(host) && !host->node.policy_stop && host->clock_ns >= prl_open_at_ns(&host->node)) {
