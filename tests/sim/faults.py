@@ -97,6 +97,8 @@ class Faults:
         if not (self.world.arbitrated or self.world.witnessed) or self.world.leases:
             return  # both would go on (docs/arbiter.md)
         self.world.parted = True
+        for each in self.world.nodes:
+            each.parted_at_ns = each.clock_ns()
         self._cut(node, for_ns)
         self.world.at(self.world.now_ns + for_ns, self.world.join)
 

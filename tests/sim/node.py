@@ -63,6 +63,8 @@ class Node:
         self.stood_ns = -1
         """When its clock last stood still: true time; -1 = never."""
         self.stood_at_ns = 0
+        self.parted_at_ns = 0
+        """By its own clock: when the LAN last parted."""
         """What it showed then."""
         self.thawed_ns = 0
         self._echoed_ns = self._echo_at_ns = 0
