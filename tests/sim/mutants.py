@@ -798,7 +798,8 @@ MUTANTS = (
         "path/mirror.c",
         "        return dp->mirrors && !primary->held_back &&",
         "        return dp->mirrors &&",
-        faults=("switchover",),
+        test="sim/test_situations.py"
+        "::test_what_went_by_the_cable_just_before_its_flow_drains_is_dropped",
     ),
     Mutant(
         "what cannot be fed again is kept by the new owner",

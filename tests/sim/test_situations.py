@@ -1164,23 +1164,44 @@ def test_a_former_owner_is_not_woken_by_frames_that_the_link_tells_of(
     assert not owner.lib.sim_has_work(owner.host)
 
 
+def drains(world: Mirrored, owner: Node, session: Session) -> None:
+    """A move has begun, and its flow drains until a long packet is refused: its clone is lost."""
+    lib = owner.lib
+    world.until(
+        lambda: bool(owner.control and owner.control.switchover(session.service, forced=False))
+    )
+    lib.sim_frame(owner.host, session.number, session.snd_nxt, LONG, session.rcv_nxt, 0)
+    owner.poke()
+    move = lib.sim_move(owner.host, session.service)
+    world.until(lambda: bool(move.state == lib.PRL_MOVE_DRAINING))
+
+
 def test_long_packets_wait_whole_while_a_move_drains_their_flow(
     mirrored: tuple[Mirrored, Node, Node, Session],
 ) -> None:
     """By the cable they could not: they would be dropped."""
     world, owner, standby, session = mirrored
-    lib, dropped = owner.lib, int(counters(owner).mirror_dropped)
-    world.until(
-        lambda: bool(owner.control and owner.control.switchover(session.service, forced=False))
-    )
-    lib.sim_frame(owner.host, session.number, session.snd_nxt, LONG, session.rcv_nxt, 0)
-    owner.poke()  # its clone is lost: the flow drains until it is refused
-    move = lib.sim_move(owner.host, session.service)
-    world.until(lambda: bool(move.state == lib.PRL_MOVE_DRAINING))
-    lib.sim_frame(owner.host, session.number, session.snd_nxt, LONG, session.rcv_nxt, 0)
-    lib.sim_turn(owner.host)
+    dropped = int(counters(owner).mirror_dropped)
+    drains(world, owner, session)
+    owner.lib.sim_frame(owner.host, session.number, session.snd_nxt, LONG, session.rcv_nxt, 0)
+    owner.lib.sim_turn(owner.host)
     assert counters(owner).mirror_dropped == dropped
     world.until(lambda: standby.sock(session).rcv_nxt == session.snd_nxt + LONG)
+
+
+def test_what_went_by_the_cable_just_before_its_flow_drains_is_dropped(
+    mirrored: tuple[Mirrored, Node, Node, Session],
+) -> None:
+    """Its headers alone are here, and are read only then: it cannot wait."""
+    world, owner, standby, session = mirrored
+    host, dropped = owner.host, int(counters(owner).mirror_dropped)
+    drains(world, owner, session)
+    host.flow[host.slot_of[session.number]].flags |= owner.lib.PRL_FLOW_MIRRORS
+    owner.lib.sim_frame(host, session.number, session.snd_nxt, LONG, session.rcv_nxt, 0)
+    owner.lib.sim_turn(host)
+    assert counters(owner).mirror_dropped == dropped + 1
+    world.until(lambda: owner.other.address(session.service) == OWNER)
+    assert standby.sock(session).rcv_nxt == session.snd_nxt
 
 
 def test_what_goes_by_the_cable_needs_no_room_on_the_link_for_its_payload(
