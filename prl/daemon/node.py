@@ -533,19 +533,11 @@ class Node:
 
     async def _end_takeover(self) -> None:
         """It would be ended as a shadow."""
-        deadline = asyncio.get_running_loop().time() + TAKEOVER_TIMEOUT_S
-        while self._takes_over():
-            if asyncio.get_running_loop().time() > deadline:
-                break
-            await asyncio.sleep(DRAIN_POLL_S)
+        await _while(self._takes_over, TAKEOVER_TIMEOUT_S)
 
     async def _end_setups(self) -> None:
         """What is given to the other node without a shadow there is lost."""
-        deadline = asyncio.get_running_loop().time() + SETUPS_TIMEOUT_S
-        while self._link.up and self._primaries.may_be_protected():
-            if asyncio.get_running_loop().time() > deadline:
-                break
-            await asyncio.sleep(DRAIN_POLL_S)
+        await _while(lambda: self._link.up and self._primaries.may_be_protected(), SETUPS_TIMEOUT_S)
 
     async def _hand_over(self) -> None:
         """A planned stop: the other node goes on with what this one owns."""
@@ -553,11 +545,7 @@ class Node:
             if state == Owner.OWNER and self._link.up:
                 with contextlib.suppress(DatapathError):
                     self._dp.renounce(number)
-        deadline = asyncio.get_running_loop().time() + DRAIN_TIMEOUT_S
-        while self._primaries.count() and self._link.up:
-            if asyncio.get_running_loop().time() > deadline:
-                break
-            await asyncio.sleep(DRAIN_POLL_S)
+        await _while(lambda: bool(self._primaries.count()) and self._link.up, DRAIN_TIMEOUT_S)
 
     def _has_sessions(self) -> bool:
         """Whether there are sessions that nobody but this node has: they go on, bypassed."""
@@ -784,6 +772,15 @@ def place(cpus: list[int]) -> None:
 
 def _as_prl_error(error: BaseException) -> PrlError:
     return error if isinstance(error, PrlError) else PrlError(repr(error))
+
+
+async def _while(condition: Callable[[], bool], timeout_s: float) -> None:
+    """Wait as long as it holds, so long at the most."""
+    deadline = asyncio.get_running_loop().time() + timeout_s
+    while condition():
+        if asyncio.get_running_loop().time() > deadline:
+            break
+        await asyncio.sleep(DRAIN_POLL_S)
 
 
 async def _cancel(task: "asyncio.Task[None]") -> None:

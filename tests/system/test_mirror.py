@@ -73,13 +73,18 @@ def test_long_packets_go_by_the_cable_and_survive_the_owner(family: int) -> None
         finish(apps, peer, payload, "re1")
 
 
+def loses(lab: Lab, priority: int, packets: str) -> None:
+    """re1's netfilter drops these, in a table of its own, *loss*."""
+    run(lab, "re1", "nft", "add", "table", "ip", "loss")
+    chain = f"{{ type filter hook prerouting priority {priority} ; }}"
+    run(lab, "re1", "nft", f"add chain ip loss some {chain}")
+    run(lab, "re1", "nft", f"add rule ip loss some {packets} drop")
+
+
 def test_lost_frames_are_refused_and_sent_again_by_the_peer() -> None:
     with pair() as lab:
         # Behind prl_mirrored and in front of the queue: no earlier hook of netfilter's sees them.
-        run(lab, "re1", "nft", "add", "table", "ip", "loss")
-        chain = "{ type filter hook prerouting priority -310 ; }"
-        run(lab, "re1", "nft", f"add chain ip loss cable {chain}")
-        run(lab, "re1", "nft", f"add rule ip loss cable {MIRRORED} numgen inc mod 20 10 drop")
+        loses(lab, -310, f"{MIRRORED} numgen inc mod 20 10")
         apps = Applications(lab, "sink", 4, SIZE_BYTES)
         peer, payload = upload(apps)
         eventually("frames were lost", lambda: datapath(lab, "re1")["mirror_lost"] > 0)
@@ -95,10 +100,7 @@ def test_what_the_shadow_s_stack_drops_is_not_acknowledged() -> None:
         apps = Applications(lab, "sink", 4, SIZE_BYTES)
         peer, payload = upload(apps)
         eventually("packets were joined", lambda: mirrored(lab) > 0)
-        run(lab, "re1", "nft", "add", "table", "ip", "loss")
-        chain = "{ type filter hook prerouting priority -150 ; }"
-        run(lab, "re1", "nft", f"add chain ip loss stack {chain}")
-        run(lab, "re1", "nft", "add rule ip loss stack meta length > 2000 numgen inc mod 8 3 drop")
+        loses(lab, -150, "meta length > 2000 numgen inc mod 8 3")
         kept = datapath(lab, "re1")["kept_packets"]
         peer.hold_at(SIZE_BYTES * 7 // 8)
         eventually("a packet is missing", lambda: datapath(lab, "re1")["kept_packets"] > kept)
@@ -130,10 +132,7 @@ def test_a_packet_that_the_cable_s_nic_cuts_is_joined_again() -> None:
 
 def test_a_cable_by_which_nothing_arrives_is_used_no_more() -> None:
     with pair() as lab:
-        run(lab, "re1", "nft", "add", "table", "ip", "loss")
-        chain = "{ type filter hook prerouting priority -310 ; }"
-        run(lab, "re1", "nft", f"add chain ip loss cable {chain}")
-        run(lab, "re1", "nft", f"add rule ip loss cable {MIRRORED} drop")
+        loses(lab, -310, MIRRORED)
         apps = Applications(lab, "sink", 4, SIZE_BYTES)
         peer, payload = upload(apps)
         eventually("it is told", lambda: len(support.told(lab, "re0", "mirror_off")) > 0)

@@ -171,6 +171,11 @@ void prl_owner_given_is_taken(struct prl_owner *owner, uint32_t service)
         owner->given_mask &= ~(1u << service);
 }
 
+bool prl_owner_owns_any(const struct prl_owner *owner)
+{
+    return is_primary(owner);
+}
+
 bool prl_owner_never_opens(const struct prl_owner *owner)
 {
     const struct prl_arbiter_config *arbiter = &owner->config.arbiter;

@@ -253,6 +253,8 @@ uint32_t prl_owner_lan_renounced(struct prl_owner *owner, uint64_t now_ns);
 uint32_t prl_owner_arbitrated(struct prl_owner *owner, uint32_t round, uint8_t state, uint64_t now_ns);
 /* With an arbiter: until when this node may speak for what it owns; 0 = without limit (L12). */
 uint64_t prl_owner_speak_by_ns(const struct prl_owner *owner);
+/* Whether this node owns a service. */
+bool prl_owner_owns_any(const struct prl_owner *owner);
 /* Whether the primary never opens because time has passed: policy stop, or an arbiter that is awaited. */
 bool prl_owner_never_opens(const struct prl_owner *owner);
 uint32_t prl_owner_tick(struct prl_owner *owner, uint64_t now_ns);

@@ -54,8 +54,7 @@ struct prl_dp {
     bool link_up; /* HELLO agreed; false: only HELLO is read */
     bool hello_seen;
     bool link_again; /* more messages are here than the last pass took */
-    bool
-        mirrors; /* long packets go by the cable (docs/mirror.md): until the link is lost, or too many are refused */
+    bool mirrors; /* long packets go by the cable (docs/mirror.md): until the link is lost, or it starves them */
     bool link_overflow; /* a message found no room: the stream has a hole, the connection is given up */
     uint64_t epoch, capabilities, rtt_ns, rtt_min_ns;
     uint64_t lease_came_ns; /* when the newest LEASE did, which the next one echoes */

@@ -28,8 +28,7 @@ struct dp_mirror {
     uint32_t newest;   /* that has come since there were none */
     uint32_t pieces;   /* frames in them */
     uint32_t messages; /* that wait, of all flows */
-    uint64_t
-        advance_ns; /* when flows whose messages wait are looked at next; 0: no message waited when that was last asked */
+    uint64_t advance_ns; /* when their flows are looked at next; 0: none waited at the last look */
     uint64_t look_ns; /* for what is too old */
     uint32_t refused; /* in a row; of that, the newest one's flow, and when it was refused */
     uint32_t refused_slot;
@@ -126,18 +125,10 @@ void dp_mirror_sent(struct prl_dp *dp)
     dp->mirror->sent_ns = dp->now_ns;
 }
 
-static bool owns_any(const struct prl_dp *dp)
-{
-    for (uint32_t service = 0; service < dp->config.owner.services; service++)
-        if (dp->owner.state[service] == PRL_OWNER_OWNER)
-            return true;
-    return false;
-}
-
 void dp_mirror_named(struct prl_dp *dp)
 {
     dp->mirror->named_ns = dp->now_ns;
-    dp->mirror->owns = dp->mirror->owns && owns_any(dp); /* what it owned may have moved */
+    dp->mirror->owns = dp->mirror->owns && prl_owner_owns_any(&dp->owner); /* what it owned may have moved */
 }
 
 void dp_mirror_answered(struct prl_dp *dp)

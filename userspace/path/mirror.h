@@ -19,6 +19,7 @@
 #define DP_MIRROR_WAIT_NS 20000000ull
 /* Frames wait so long for their message: the owner has dropped their packet. */
 #define DP_MIRROR_FRAME_NS 1000000000ull
+/* So many packets refused in a row end mirroring: dp_mirror_refused(). */
 #define DP_MIRROR_REFUSED_MAX 8u
 #define DP_MIRROR_DEAF_NS 1000000ull
 #define DP_MIRROR_QUIET_NS 10000000ull

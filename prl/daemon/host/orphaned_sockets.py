@@ -32,13 +32,7 @@ def end_all_on(
     same addresses).
     """
     silent = set(addresses)
-    return _end(
-        lambda found: (
-            found.local[0] in silent
-            and found.state != LISTEN
-            and (devices is None or found.device in devices)
-        )
-    )
+    return _end(lambda found: found.local[0] in silent and _is_connection(found, devices))
 
 
 def end_those(
@@ -47,11 +41,7 @@ def end_those(
     """End the connections with these ends, own and peer's; return them. Raises KernelError."""
     wanted = frozenset(sessions)
     return _end(
-        lambda found: (
-            (found.local, found.remote) in wanted
-            and found.state != LISTEN
-            and (devices is None or found.device in devices)
-        )
+        lambda found: (found.local, found.remote) in wanted and _is_connection(found, devices)
     )
 
 
@@ -69,6 +59,10 @@ def established_on(addresses: Collection[Address]) -> Counter[tuple[Address, int
             )
     except OSError as error:
         raise KernelError(f"sockets cannot be counted: {error.strerror or error}") from error
+
+
+def _is_connection(found: TcpSocket, devices: frozenset[int] | None) -> bool:
+    return found.state != LISTEN and (devices is None or found.device in devices)
 
 
 def _end(is_meant: Callable[[TcpSocket], bool]) -> list[TcpSocket]:
