@@ -340,7 +340,7 @@ struct prl_node {
      * prl_addrs, which userspace replaces as a whole, undoes what a program has seen meanwhile. */
     __u32 fenced;
     __u64 netns_cookie; /* of prld's network namespace: sock_ops programs are called for all that there are */
-    __u64 ends_missed; /* ends of sessions that the ring of news had no room for */
+    __u64 news_missed; /* what the ring of news had no room for */
     /* What prl_answer knows the other node's probes by, and answers (L3a): of userspace, and it outlives prld. */
     __u64 probe_key[2]; /* zero = none is */
     __u64 probe_epoch;
@@ -474,9 +474,10 @@ struct prl_newborn {
 };
 
 /* What bpf/sessions.bpf.c tells the datapath. */
-#define PRL_NEWS_RING_BYTES 1048576 /* a power of two, and of pages: 32,000 ends between two passes */
+#define PRL_NEWS_RING_BYTES 1048576 /* a power of two, and of pages: 32,000 news between two passes */
 enum prl_news_kind {
     PRL_NEWS_ENDED = 1, /* the flow's socket is closed for good, or in TIME_WAIT */
+    PRL_NEWS_BORN = 2, /* a session of a service address is established: no flow's yet, slot and handle are 0 */
 };
 struct prl_news {
     __u64 cookie; /* the socket's */

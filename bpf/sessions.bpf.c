@@ -87,12 +87,25 @@ static __always_inline void born(struct prl_node *node, struct prl_flow_key *key
         PRL_COUNT(node->births);
 }
 
+static __always_inline void tell(struct prl_node *node, struct prl_news news)
+{
+    struct prl_news *told = bpf_ringbuf_reserve(&prl_news, sizeof(*told), 0);
+
+    if (!told) {
+        PRL_COUNT(node->news_missed);
+        return;
+    }
+    *told = news;
+    bpf_ringbuf_submit(told, 0);
+}
+
 static __always_inline void established(struct bpf_sock_ops *ops, struct prl_node *node)
 {
     struct prl_flow_key key;
 
     if (!is_of_service(ops, node, &key))
         return;
+    tell(node, (struct prl_news){.cookie = bpf_get_socket_cookie(ops), .kind = PRL_NEWS_BORN});
     /* what other programs have asked for stays */
     bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
     if (PRL_READ(node->awaited))
@@ -106,15 +119,9 @@ static __always_inline void ended(struct bpf_sock_ops *ops, struct prl_node *nod
     __u32 *slot = bpf_map_lookup_elem(&prl_gates, &cookie);
     struct prl_flow *flow = slot ? bpf_map_lookup_elem(&prl_flow_state, slot) : NULL;
 
-    if (!flow)
-        return;
-    struct prl_news *news = bpf_ringbuf_reserve(&prl_news, sizeof(*news), 0);
-    if (!news) {
-        PRL_COUNT(node->ends_missed);
-        return;
-    }
-    *news = (struct prl_news){.cookie = cookie, .kind = PRL_NEWS_ENDED, .slot = *slot, .handle = flow->handle};
-    bpf_ringbuf_submit(news, 0);
+    if (flow)
+        tell(node,
+             (struct prl_news){.cookie = cookie, .kind = PRL_NEWS_ENDED, .slot = *slot, .handle = flow->handle});
 }
 
 SEC("sockops")

@@ -172,11 +172,15 @@ class Kernel:
         for key, (address, ifindex) in zip(raw, of, strict=False):
             ffi.buffer(key.addr)[:] = mapped(address)
             key.ifindex = ifindex
-        found = ffi.new("struct prl_stranger[]", named)
-        count = lib.prl_kernel_strangers(self._kernel, raw, len(of), found, named)
-        if count < 0:
-            raise KernelError(f"sessions cannot be counted: {os.strerror(-count)}")
-        return Strangers(count, tuple(Stranger.of(found[n]) for n in range(min(count, named))))
+        room = min(named, STRANGERS_NAMED)  # there are few, mostly
+        while True:
+            found = ffi.new("struct prl_stranger[]", room)
+            count = lib.prl_kernel_strangers(self._kernel, raw, len(of), found, room)
+            if count < 0:
+                raise KernelError(f"sessions cannot be counted: {os.strerror(-count)}")
+            if count <= room or room == named:
+                return Strangers(count, tuple(map(Stranger.of, found[0 : min(count, room)])))
+            room = named
 
     @property
     def mode(self) -> Mode:
@@ -246,7 +250,7 @@ class Kernel:
         names = (
             *("frames", "malformed", "fragments", "tunnelled", "icmp_quoted", "reentered"),
             *("stale_dropped", "claims_obeyed", "claims_foreign", "redirect_failed"),
-            *("claims_replayed", "strays", "elsewhere_silenced", "ends_missed"),
+            *("claims_replayed", "strays", "elsewhere_silenced", "news_missed"),
             *("probes_answered", "probes_refused"),
             *("births", "births_late", "births_dropped"),
         )

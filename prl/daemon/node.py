@@ -22,7 +22,7 @@ import msgspec
 from prl.bindings import programs, wire
 from prl.bindings.datapath import Datapath, DatapathError, Event, Tuple
 from prl.bindings.facts import EventKind, Message, Owner, Reason, Seizes, Silence, Tlv
-from prl.bindings.programs import Kernel
+from prl.bindings.programs import Kernel, Strangers
 from prl.config import Config
 from prl.daemon.control.control import ControlServer
 from prl.daemon.control.followers import Followers
@@ -55,7 +55,7 @@ from prl.daemon.requests import Requests
 from prl.daemon.session.attempt import Attempts
 from prl.daemon.session.births import Births
 from prl.daemon.session.doubtful import Doubtful
-from prl.daemon.session.exposed import EXPOSED_MAX, Exposed
+from prl.daemon.session.exposed import EXPOSED_MAX, Exposed, Known
 from prl.daemon.session.protect import Primaries
 from prl.daemon.session.sessions import Session
 from prl.daemon.session.shadows import Shadows
@@ -260,9 +260,9 @@ class Node:
         attempts = Attempts(config, dp, self._link, host, log, lans, sentinel)
         self._switchover = Switchover(
             *(config, dp, self._link, log, self._ownership),
-            strangers_of=lambda number: self._kernel.strangers(lans.ends(number), EXPOSED_MAX),
+            strangers_of=partial(self._strangers_of, lans),
         )
-        self._exposed = Exposed(dp, self._link, log)
+        self._exposed = Exposed(dp, self._link, log, partial(self._strangers, lans))
         births = Births(config, dp, self._kernel, log, heard=self._hears_sessions)
         self._primaries = Primaries(
             *(config, dp, self._link, log, attempts, lans),
@@ -659,6 +659,7 @@ class Node:
             EventKind.ARBITRATE: self._on_arbitrate,
             EventKind.ENDED: self._on_ended,
             EventKind.MIRROR_OFF: self._on_mirror_off,
+            EventKind.BORN: lambda _: self._safety.hint(),
             EventKind.ALARM: lambda event: self._log.error("alarm", event.text),
         }
         if handler := handlers.get(event.kind):
@@ -691,6 +692,21 @@ class Node:
         if why == Silence.NOT:
             self._doubtful.speaks(is_linked=self._link.up)
         self._ownership.on_silent(why)
+
+    def _strangers_of(self, lans: Instances, service: int) -> Strangers:
+        return self._kernel.strangers(lans.ends(service), EXPOSED_MAX)
+
+    def _strangers(self, lans: Instances) -> list[Known]:
+        """Of the services that this node owns. Raises KernelError."""
+        if not self._kernel.strangers().count:  # one look at all sockets, mostly
+            return []
+        services = range(len(self._config.service))
+        return [
+            (ends, number)
+            for number in services
+            if self._dp.service_state(number) == Owner.OWNER
+            for ends in lans.tuples(number, self._strangers_of(lans, number).named)
+        ]
 
     def _on_left_behind(self, left: list[Tuple], service: int) -> None:
         self._exposed.leave_unknown(left, service)

@@ -4,7 +4,7 @@ import socket
 import struct
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pytest
 from prl._core import ffi, lib
@@ -36,6 +36,8 @@ class Lab:
 
     bench: Bench
     stack: ExitStack
+    born: list[int] = field(default_factory=list)
+    """Cookies of the sockets that were told to be established."""
 
     def connect(
         self, to: Address = SERVICE4, port: int = PORT
@@ -53,10 +55,13 @@ class Lab:
         return int.from_bytes(sock.getsockopt(socket.SOL_SOCKET, 57, 8), "little")  # SO_COOKIE
 
     def news(self) -> list[tuple[int, int, int, int]]:
-        """All that was told: kind, slot, handle, cookie."""
+        """All ends that were told: kind, slot, handle, cookie."""
         told, found = ffi.new("struct prl_news *"), []
         while lib.prl_kernel_sessions_news(self.bench.kernel, told):
-            found.append((told.kind, told.slot, told.handle, told.cookie))
+            if told.kind == lib.PRL_NEWS_BORN:
+                self.born.append(told.cookie)
+            else:
+                found.append((told.kind, told.slot, told.handle, told.cookie))
         return found
 
     def await_news(self, count: int = 1) -> list[tuple[int, int, int, int]]:
@@ -103,6 +108,14 @@ def test_the_end_of_a_flow_is_told_and_nothing_before(lab: Lab) -> None:
     assert lab.news() == []
     server.close()
     assert lab.await_news() == [(lib.PRL_NEWS_ENDED, 3, flow.handle, cookie)]
+
+
+def test_the_beginning_of_a_session_of_a_service_is_told(lab: Lab) -> None:
+    """Nobody has asked prld for it yet: the other node is to know of it all the same."""
+    lab.connect(OTHER4)
+    server, _ = lab.connect()
+    assert lab.news() == []
+    assert lab.born == [int.from_bytes(server.getsockopt(socket.SOL_SOCKET, 57, 8), "little")]
 
 
 def test_a_reset_and_a_time_wait_are_ends(lab: Lab) -> None:

@@ -120,6 +120,24 @@ def test_one_that_prld_had_not_been_asked_for_is_reset_when_its_owner_is_back() 
             assert good.ask("and you?") == "and you?"
 
 
+def test_one_that_prld_had_not_been_asked_for_is_reset_by_who_takes_over() -> None:
+    """Its node never comes back, and its peer has nothing to say."""
+    with support.pair("unasked") as lab:
+        apps = Applications(lab, "obey")
+        place = Namespace(lab.topology.node("re0").namespace)
+        where = (support.service_address(4), ALONE)
+        with place.call(lambda: socket.create_server(where)) as server:
+            eventually("the epoch's first is told", lambda: received(lab, "re1")["EXPOSED"])
+            before = received(lab, "re1")["EXPOSED"]
+            with Peer(lab, port=ALONE) as bad, server.accept()[0]:
+                eventually("re1 knows of it", lambda: received(lab, "re1")["EXPOSED"] > before)
+                with apps.connect() as good:
+                    lab.fail("re0", "power")
+                    with pytest.raises(ConnectionResetError):  # it only waits, and says nothing
+                        bad.receive()
+                    assert good.ask("and you?") == "and you?"
+
+
 def received(lab: Lab, node: str) -> dict[str, int]:
     with Node(lab.state.socket(lab.topology.node(node))) as connection:
         found: dict[str, int] = connection.request({"op": "link_show"})["received"]

@@ -19,6 +19,7 @@ from prl.daemon.session import exposed, lost
 from prl.daemon.session.exposed import Ends, Exposed, Told
 from prl.daemon.session.sessions import Session
 from prl.daemon.session.shadows import Shadows
+from prl.errors import KernelError
 from tests.unit.test_config import GOOD
 
 CONFIG = parse(GOOD)
@@ -38,13 +39,20 @@ class Owning:
         self.room = 1000
         self.link = SimpleNamespace(up=True, capabilities=Capability.EXPOSED)
         self.log = EventLog(lambda _: None)
-        self.exposed = Exposed(cast(Any, self), cast(Any, self.link), self.log)
+        self.strange: list[Tuple] = []
+        self.uncounted = False
+        self.exposed = Exposed(cast(Any, self), cast(Any, self.link), self.log, self.strangers)
 
     def send(self, kind: Message, tlvs: bytes) -> None:
         if len(self.told) >= self.room:
             raise DatapathError("no room", errno.ENOBUFS)
         assert kind == Message.EXPOSED
         self.told.append(exposed.decode(tlvs))
+
+    def strangers(self) -> list[tuple[Tuple, int]]:
+        if self.uncounted:
+            raise KernelError("sessions cannot be counted")
+        return [(ends, 0) for ends in self.strange]
 
     def ports(self) -> list[tuple[list[int], list[int]]]:
         said = [(_ports(told.here), _ports(told.over)) for told in self.told]
@@ -110,6 +118,44 @@ def test_what_a_full_link_does_not_take_is_told_by_a_later_look(
     owner.room = 1000
     owner.exposed.look(sessions)
     assert owner.ports() == [([1, 2], []), ([3, 4], []), ([5], [])]
+
+
+def test_what_prld_was_not_asked_for_is_told_until_it_is_protected_or_over() -> None:
+    owner = Owning()
+    asked, unasked = session(1, "setup"), session(2)
+    owner.strange = [asked.ends, unasked.ends]
+    owner.exposed.look([])
+    assert owner.ports() == [([1, 2], [])]
+    owner.strange = [unasked.ends]
+    owner.exposed.look([asked])
+    assert owner.ports() == []
+    owner.exposed.look([])
+    assert owner.ports() == [([], [1])]
+    owner.strange = []
+    owner.exposed.look([])
+    assert owner.ports() == [([], [2])]
+
+
+def test_what_cannot_be_counted_stays_told() -> None:
+    owner = Owning()
+    owner.strange = [session(1).ends]
+    owner.exposed.look([])
+    owner.uncounted = True
+    owner.exposed.look([session(2)])
+    assert owner.ports() == [([1], []), ([2], [])]
+
+
+def test_what_a_move_has_cost_is_not_told_to_who_has_ended_it_when_it_took_over() -> None:
+    """It knew of all but those that have begun since."""
+    owner = Owning()
+    told, begun = session(1).ends, session(2).ends
+    owner.strange = [told]
+    owner.exposed.look([])
+    owner.strange = []
+    owner.exposed.leave_unknown([told, begun], 0)
+    owner.told.clear()
+    owner.exposed.look([])
+    assert owner.ports() == [([], [1]), ([2], [])]
 
 
 def test_what_a_fenced_node_had_is_told_whoever_has_it_now() -> None:

@@ -35,6 +35,7 @@ enum prl_event_kind {
     PRL_EVENT_MOVE_ASKED = 18,
     /* nothing that went by the cable has arrived for long: in this epoch no more does (docs/mirror.md) */
     PRL_EVENT_MIRROR_OFF = 19,
+    PRL_EVENT_BORN = 20, /* sessions of service addresses are established since the last such event */
 };
 
 struct prl_event {

@@ -20,11 +20,15 @@ bool dp_news_take(struct prl_dp *dp)
 {
     struct prl_news news;
     uint32_t taken = 0;
+    bool born = false;
 
     while (taken < DP_BATCH && dp->io->news(dp->host, &news)) {
         taken++;
+        born |= news.kind == PRL_NEWS_BORN;
         if (news.kind == PRL_NEWS_ENDED)
             note_end(dp, &news);
     }
+    if (born)
+        dp_event(dp, &(struct prl_event){.kind = PRL_EVENT_BORN}, NULL, 0);
     return taken;
 }

@@ -76,13 +76,21 @@ class Instances:
     def end_strangers(self, service: int, strangers: Iterable[Stranger]) -> list[Tuple]:
         """End these sessions of a service. Raises KernelError."""
         sides = {
-            (
-                (unmapped(one.local), one.local_port),
-                (unmapped(one.remote), one.remote_port),
-            )
-            for one in strangers
+            ((ends.local, ends.local_port), (ends.remote, ends.remote_port))
+            for ends in self.tuples(service, strangers)
         }
         return self._ended(service, orphaned_sockets.end_those(sides, self.told_by(service)))
+
+    def tuples(self, service: int, strangers: Iterable[Stranger]) -> list[Tuple]:
+        """These sessions of a service as others are known."""
+        instance = self._config.service[service].instance
+        return [
+            Tuple(
+                *(unmapped(one.local), one.local_port, unmapped(one.remote), one.remote_port),
+                instance=instance,
+            )
+            for one in strangers
+        ]
 
     def told_by(self, service: int) -> frozenset[int] | None:
         """The devices that tell its sockets from another instance's; None: there is no other."""

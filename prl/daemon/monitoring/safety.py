@@ -66,7 +66,11 @@ class Safety:
 
     def _on_event(self, record: Record) -> None:
         if record.event not in _OWN:
-            self._changed.set()
+            self.hint()
+
+    def hint(self) -> None:
+        """Something may be other than it was: look soon."""
+        self._changed.set()
 
     async def run(self) -> None:
         """Look again and again until cancelled."""

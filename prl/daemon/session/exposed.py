@@ -1,6 +1,7 @@
 """Sessions that this node alone has: the other one is told of them, so that no peer waits for ever.
 
-    owner          not protected ──────────▶ here ─▶ remembered; take-over ─▶ its peer is asked
+    owner          not protected, or prld
+                   not asked for it (yet) ─▶ here ─▶ remembered; take-over ─▶ its peer is asked
                    protected, or over ─────▶ over ─▶ forgotten
     former owner   all it had when fenced ─▶ here ─▶ the owner asks their peers at once (lost.py)
 
@@ -8,7 +9,7 @@ The peer of a session that is over hears so when it speaks next: by a reset. One
 for the answer to what the dead node has acknowledged, never speaks.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from ipaddress import ip_address
 from typing import Annotated, Final
 
@@ -23,14 +24,14 @@ from prl.config import Config
 from prl.daemon.events.log import EventLog
 from prl.daemon.link.link import Link
 from prl.daemon.session.sessions import Session
-from prl.errors import PrlError
+from prl.errors import KernelError, PrlError
 
 EXPOSED_MAX: Final = 65536
 """Sessions that are told of, as many as the other node remembers (lost.LOST_MAX)."""
 A_MESSAGE_MAX: Final = 256
 """Sessions in one message."""
 
-_Known = tuple[Tuple, int]
+Known = tuple[Tuple, int]
 """A session, and the number of its service."""
 _Port = Annotated[int, Meta(ge=1, le=0xFFFF)]
 _Text = Annotated[str, Meta(max_length=45)]
@@ -94,8 +95,16 @@ def decode(body: bytes) -> Told:
 class Exposed:
     """What the other node knows of this one's sessions."""
 
-    def __init__(self, datapath: Datapath, link: Link, log: EventLog) -> None:
+    def __init__(
+        self,
+        datapath: Datapath,
+        link: Link,
+        log: EventLog,
+        strangers: Callable[[], Iterable[Known]],
+    ) -> None:
+        """``strangers``: the sessions that prld was not asked for (KernelError)."""
         self._dp, self._link, self._log = datapath, link, log
+        self._strangers = strangers
         self._told: dict[Tuple, int] = {}
         self._left: dict[Tuple, int] = {}
         self._anew, self._full = True, False
@@ -113,14 +122,16 @@ class Exposed:
     def leave_unknown(self, left: Iterable[Tuple], service: int) -> None:
         """The same of what prld had not been asked for by then."""
         for ends in left:
+            if self._link.up and ends in self._told:
+                continue  # who has the service now has ended it when it took that over
             if self._has_room(len(self._left) + 1):
                 self._left[ends] = service
 
     def look(self, unprotected: Iterable[Session]) -> None:
-        """Tell what is new: these sessions are not protected now."""
+        """Tell what is new: these sessions are not protected now, nor are strangers."""
         if not self._link.up or not self._link.capabilities & Capability.EXPOSED:
             return
-        now = {s.ends: s.service for s in unprotected if _can_hang(s)}
+        now = self._known_now(unprotected)
         over = [told for told in self._told.items() if told[0] not in now]
         here = [found for found in now.items() if found[0] not in self._told]
         try:
@@ -142,7 +153,15 @@ class Exposed:
         except DatapathError:  # the link is gone or full: the next look goes on
             return
 
-    def _send(self, *, here: Iterable[_Known] = (), over: Iterable[_Known] = ()) -> None:
+    def _known_now(self, unprotected: Iterable[Session]) -> dict[Tuple, int]:
+        now = {s.ends: s.service for s in unprotected if _can_hang(s)}
+        try:
+            now.update(self._strangers())
+        except KernelError:  # which `unsafe` tells of
+            now.update(self._told)
+        return now
+
+    def _send(self, *, here: Iterable[Known] = (), over: Iterable[Known] = ()) -> None:
         told = Told(
             here=[Ends.of(*known) for known in here],
             over=[Ends.of(*known) for known in over],
@@ -162,7 +181,7 @@ class Exposed:
         return False
 
 
-def _messages(sessions: list[_Known]) -> Iterator[list[_Known]]:
+def _messages(sessions: list[Known]) -> Iterator[list[Known]]:
     for start in range(0, len(sessions), A_MESSAGE_MAX):
         yield sessions[start : start + A_MESSAGE_MAX]
 
