@@ -27,7 +27,7 @@ TEST_FILES := $(wildcard tests/fuzz/*.[ch] tests/sim/*.[ch])
 PY_FILES := $(wildcard prl tests docs/examples setup.py userspace/build_ffi.py userspace/facts.py bpf/trace)
 
 APT := $(LISTS:%=apt-%)
-.PHONY: help setup setup-demo root $(APT) kernel-headers bpffs build install-client deb dist demo test fresh-results test-vm test-quick test-kernels fuzz chaos test-sanitizers facts lint tidy format clean
+.PHONY: help setup setup-demo root $(APT) kernel-headers bpffs build install-client deb dist demo test fresh-results test-vm test-quick test-kernels fuzz sim chaos test-sanitizers facts lint tidy format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -121,7 +121,7 @@ test: setup $(LANES:%=apt-%) fresh-results test-quick tidy ## every check, then 
 	}
 	trap '[ $${#started[@]} -eq 0 ] || kill -INT "$${started[@]}" 2>/dev/null || true' EXIT
 	trap 'exit 1' HUP INT TERM
-	$(BIN)/python -m pytest -rs -m "fuzz or model or sim" tests/fuzz tests/model tests/sim </dev/null || status=$$?
+	$(BIN)/python -m pytest -rs -n auto --dist loadfile -m "fuzz or model or sim" tests/fuzz tests/model tests/sim </dev/null || status=$$?
 	for lane in $(LANES); do
 	    beside $(BIN)/python -m tests.$$lane programs $(RESULTS)
 	done
@@ -135,7 +135,7 @@ test: setup $(LANES:%=apt-%) fresh-results test-quick tidy ## every check, then 
 	done
 	started=()
 	$(BIN)/python -m tests.again $(RESULTS) $$PRL_LANE </dev/null || status=1
-	$(BIN)/python -m tests.fuzz --seconds 30 </dev/null || status=1
+	$(BIN)/python -m tests.fuzz --seconds 10 </dev/null || status=1
 	for lane in $(LANES); do
 	    $(BIN)/python -m tests.$$lane short $(RESULTS) </dev/null || status=1
 	done
@@ -167,6 +167,11 @@ facts: $(BIN)/python ## write what wire.def says into the dissector and the docu
 FUZZ_SECONDS := 600
 fuzz: apt-fuzz | $(BIN)/python ## fuzz each target (or TARGETS) with sanitizers for FUZZ_SECONDS
 	@$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS) $(TARGETS) </dev/null
+
+# `make test` has a quarter of them.
+SIM_SEEDS := 10000
+sim: build ## the simulator: SIM_SEEDS seeds, and every mutant
+	@PRL_SIM_SEEDS=$(SIM_SEEDS) $(BIN)/python -m pytest -rs -m sim tests/sim </dev/null
 
 # A failing seed's logs and captures stay in .chaos (docs/chaos.md).
 CHAOS_SECONDS := 3600

@@ -1,7 +1,8 @@
 """Markers by folder, skips by what the machine can do, and the record of what ran."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 from hypothesis import settings
@@ -11,6 +12,8 @@ from tests.probes import Missing, require
 from tests.results import KINDS
 
 _skipped: Counter[str] = Counter()
+_told: list[str] = []
+_TOLD = "told"
 
 # How long an example takes says something about the machine, not about prl.
 settings.register_profile("prl", deadline=None)
@@ -63,13 +66,23 @@ def pytest_runtest_makereport(
     return report
 
 
+@pytest.fixture
+def summary(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
+    """Says a line at the end of the run: what a search has covered."""
+    return partial(record_property, _TOLD)
+
+
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Count the skips of each probe, also of what other processes ran."""
+    """Count the skips of each probe, and keep what is told, also of what other processes ran."""
     if report.skipped and (probe := getattr(report, "probe", "")):
         _skipped[probe] += 1
+    if report.when == "teardown":
+        _told.extend(str(line) for name, line in report.user_properties if name == _TOLD)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say how many skips there were, so that a run that skipped much does not look green."""
+    for line in _told:
+        terminalreporter.write_line(line)
     for name, count in sorted(_skipped.items()):
         terminalreporter.write_line(f"skipped for want of {name}: {count}")

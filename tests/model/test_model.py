@@ -9,7 +9,7 @@ import os
 import re
 import subprocess
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -188,17 +188,19 @@ def searches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Fut
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_model_holds(
-    scenario: str, searches: dict[str, Future[Result]], summary: list[str]
+    scenario: str, searches: dict[str, Future[Result]], summary: Callable[[str], None]
 ) -> None:
     result = searches[scenario].result()
-    summary.append(f"model {scenario}: {result.states:,} states, all there are")
+    summary(f"model {scenario}: {result.states:,} states, all there are")
     assert result.failed == "", result.report
     assert result.states < STATES_MAX
 
 
-def test_every_run_ends(searches: dict[str, Future[Result]], summary: list[str]) -> None:
+def test_every_run_ends(
+    searches: dict[str, Future[Result]], summary: Callable[[str], None]
+) -> None:
     result = searches["ending"].result()
-    summary.append(f"model, cycles: none in {result.states:,} states")
+    summary(f"model, cycles: none in {result.states:,} states")
     assert result.failed == "", result.report
 
 
@@ -214,10 +216,10 @@ def test_every_line_of_the_model_is_reached(searches: dict[str, Future[Result]])
 
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_broken_rule_is_noticed(
-    mutant: str, searches: dict[str, Future[Result]], summary: list[str]
+    mutant: str, searches: dict[str, Future[Result]], summary: Callable[[str], None]
 ) -> None:
     result = searches[mutant].result()
-    summary.append(f"mutant {mutant}: {result.failed} fails after {result.states:,} states")
+    summary(f"mutant {mutant}: {result.failed} fails after {result.states:,} states")
     assert result.failed == MUTANTS[mutant][1], result.report
 
 

@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stdout
 from functools import cache
@@ -71,10 +72,11 @@ def _includes() -> list[str]:
     return [f"-I{folder}" for folder in (*folders, sysconfig.get_path("include"))]
 
 
-def compile_object(source: Path, target: Path) -> None:
+def compile_object(source: Path, target: Path, flags: Sequence[str] = ()) -> None:
     """Compile one file. Raises RuntimeError with the compiler's words."""
+    files = (f"-I{source.parent}", *_includes(), "-c", str(source), "-o", str(target))
     done = subprocess.run(
-        ["gcc", *CFLAGS, f"-I{source.parent}", *_includes(), "-c", str(source), "-o", str(target)],
+        ["gcc", *CFLAGS, *flags, *files],
         capture_output=True,
         text=True,
         check=False,

@@ -17,6 +17,8 @@ from tests.sim.core import Core
 
 ROOT = build.ROOT
 HUNT_S = 300
+QUICK = ("-O1", "-g0")
+"""How the one file with the mistake is compiled."""
 """How long one may be hunted: where the machine has nothing else to do, ten seconds are enough."""
 
 
@@ -1117,7 +1119,7 @@ def make(folder: Path, mutant: Mutant) -> Path:
         raise ValueError(f"{mutant.file} does not contain exactly once: {mutant.old!r}")
     changed, target = folder / source.name, folder / build.object_of(source)
     changed.write_text(text.replace(mutant.old, mutant.new))
-    build.compile_object(changed, target)
+    build.compile_object(changed, target, QUICK)
     parts = [target if part.name == target.name else part for part in build.objects()]
     module = folder / f"{build.MODULE}.so"
     build.link(parts, module)
@@ -1159,7 +1161,8 @@ def _fails(test: str, core: Core) -> bool:
     vars(build)["product"] = lambda: core
     place = test if test.startswith("sim/") else f"unit/{test}"
     with redirect_stdout(StringIO()) as said:
-        code = pytest.main(["-q", "-p", "no:cacheprovider", str(ROOT / "tests" / place)])
+        plain = ("-q", "-p", "no:cacheprovider", "--assert=plain")  # that it fails is all
+        code = pytest.main([*plain, str(ROOT / "tests" / place)])
     if code not in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED}:
         raise RuntimeError(said.getvalue())
     return code == pytest.ExitCode.TESTS_FAILED
