@@ -3,6 +3,7 @@
 import argparse
 import random
 import shutil
+import signal
 import sys
 import time
 from collections import Counter
@@ -75,6 +76,8 @@ def main() -> int:
     parser.add_argument("--mode", choices=list(Mode), default="", help="otherwise by the seed")
     parser.add_argument("--folder", type=Path, default=KEPT, help="for what is wrong")
     options = parser.parse_args()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda n, _: sys.exit(128 + n))  # the lab under way is taken down
     seed = (
         options.seed if options.seed is not None else random.SystemRandom().getrandbits(SEED_BITS)
     )

@@ -228,7 +228,12 @@ class Episode:
         until = time.monotonic() + TOLD_S
         for client in list(self._clients):
             is_new = client not in flaps
-            lot = rules.lot(act, lasted_s, is_new=is_new, had_moved=had_moved)
+            lot = rules.lot(
+                *(act, lasted_s),
+                is_new=is_new,
+                had_moved=had_moved,
+                mirrors=self._plan.mode == "mirror",
+            )
             goes_on = client.goes_on(max(rules.HANG_MAX_S, until - time.monotonic()))
             if not (goes_on or client.trouble) and lot.is_forgotten and client.only_listens():
                 client.close()

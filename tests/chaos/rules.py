@@ -38,11 +38,13 @@ class Lot:
     is_forgotten: bool
 
 
-def lot(act: Act, lasted_s: float, *, is_new: bool, had_moved: bool = False) -> Lot:
+def lot(
+    act: Act, lasted_s: float, *, is_new: bool, had_moved: bool = False, mirrors: bool = False
+) -> Lot:
     """Of a session; ``lasted_s``: from the act's beginning until all was mended.
 
     ``is_new``: it was opened in this act. ``had_moved``: to the node that stood by, when a fault
-    ended serving there.
+    ended serving there. ``mirrors``: the carrier is "mirror".
     """
     serious = [fault for fault in act.faults if fault.kind not in HARMLESS]
     flaps = any(fault.kind == Kind.LAN_FLAPS for fault in serious)
@@ -50,7 +52,9 @@ def lot(act: Act, lasted_s: float, *, is_new: bool, had_moved: bool = False) -> 
     # TCP doubles its retransmission timer while nobody hears it: as long again as the outage. A
     # cable that comes and goes may be away each time that it tries.
     hang_s = HANG_MAX_S if calm else 2 * lasted_s + HANG_MAX_S
-    loss = _loss(act.moment, serious, is_new=is_new, had_moved=had_moved)
+    # What the standby's kernel drops for want of the address cannot be fed again there.
+    shadows = [f for f in act.faults if mirrors and f.kind == Kind.FLUSH and f.on == "standby"]
+    loss = _loss(act.moment, serious + shadows, is_new=is_new, had_moved=had_moved)
     return Lot(loss, hang_s, is_forgotten=loss > 0 and _without_power(act) == BOTH)
 
 

@@ -76,6 +76,15 @@ def test_what_the_rules_let_go() -> None:
     assert loss("quiet", (Kind.CUT_LINK, "owner"), (Kind.LINK_FLAPS, "standby")) == 0
 
 
+def test_a_standby_without_addresses_loses_what_was_mirrored_to_it() -> None:
+    faults = (fault(Kind.FLUSH, "standby"), fault(Kind.PAUSE_PRLD, "owner"))
+    act = Act("quiet", faults, held_s=1.0)
+    assert rules.lot(act, 3.0, is_new=False, mirrors=True).loss == 3
+    assert rules.lot(act, 3.0, is_new=False).loss == 0
+    alone = Act("quiet", faults[:1], held_s=1.0)
+    assert rules.lot(alone, 3.0, is_new=False, mirrors=True).loss == 0
+
+
 def test_who_is_forgotten_by_both_nodes_need_not_be_told() -> None:
     def is_forgotten(moment: str, *faults: tuple[Kind, str]) -> bool:
         act = Act(moment, tuple(fault(*one) for one in faults), held_s=1.0)
