@@ -11,7 +11,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
@@ -35,6 +35,7 @@ from prl.daemon.host.instances import Instances
 from prl.daemon.host.network import Host, Sysctls, needed_sysctls
 from prl.daemon.host.notify import ServiceManager
 from prl.daemon.host.upkeep import Upkeep
+from prl.daemon.link.hello import ServiceState
 from prl.daemon.link.link import Link
 from prl.daemon.monitoring import inventory
 from prl.daemon.monitoring.facts import NodeView
@@ -252,6 +253,7 @@ class Node:
             dp,
             log,
             describe=self._ownership.describe,
+            heard=self._on_heard,
             settled=self._ownership.settle,
             greets=self._on_hello,
             raised=self._on_link_up,
@@ -714,8 +716,11 @@ class Node:
     def _on_replaceable(self) -> None:
         self._doubtful.note()
 
-    def _on_known_again(self, terms: Mapping[int, int]) -> None:
-        self._doubtful.settle(terms)
+    def _on_heard(self, services: tuple[ServiceState, ...]) -> None:
+        self._doubtful.hear([service.term for service in services])
+
+    def _on_known_again(self, services: Collection[int]) -> None:
+        self._doubtful.settle(services)
 
     def _on_fenced(self, event: Event) -> None:
         self._ownership.on_fenced(event.service, "the other node claimed it")

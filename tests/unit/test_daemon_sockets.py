@@ -63,7 +63,7 @@ def play(run: Callable[[], Any]) -> None:
 
 def make_link(found: Config, datapath: object = None, **others: Any) -> Link:
     nothing: dict[str, Any] = {
-        name: lambda *_: None for name in ("settled", "greets", "raised", "lost")
+        name: lambda *_: None for name in ("heard", "settled", "greets", "raised", "lost")
     }
     return Link(
         *(found, cast(Datapath, datapath), EventLog(lambda _: None)),

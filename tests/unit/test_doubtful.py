@@ -15,7 +15,7 @@ from prl.daemon.session.sessions import Session
 
 SERVICE, OTHER = 0, 1
 TERM = 3
-ANEW = {SERVICE: TERM - 1}
+ANEW = [TERM - 1, TERM]
 """Terms of a node whose host has begun anew."""
 
 
@@ -43,6 +43,11 @@ class Scene:
             tell=self.told.append,
             is_silent=lambda _: silent,
         )
+
+    def known_again(self, terms: list[int]) -> None:
+        """The other node says HELLO, with these terms, and an epoch begins."""
+        self.doubtful.hear(terms)
+        self.doubtful.settle([SERVICE])
 
     def _in_hand(self) -> list[SimpleNamespace]:
         return [session for session in self.sessions if session.handle not in self.idle]
@@ -81,18 +86,31 @@ def test_what_the_other_node_may_have_had_and_forgotten_is_ended(*, silent: bool
     for session in scene.sessions:
         session.state = "open"
     scene.add("voiding")  # it began later
-    scene.doubtful.settle(ANEW)
+    scene.known_again(ANEW)
     assert scene.aborted == [1, 2, 3]
     assert scene.lost == [session.ends for session in scene.sessions[:3]]
     assert scene.told == ([] if silent else [SERVICE])
+
+
+def test_a_hello_that_came_to_nothing_here_has_told_all_the_same() -> None:
+    """Over there it was agreed upon: the next one says the term that this node has told it."""
+    scene = Scene()
+    scene.add("voiding")
+    scene.doubtful.note()
+    scene.doubtful.hear(ANEW)
+    scene.known_again([TERM, TERM])
+    assert scene.aborted == [1]
+    scene.doubtful.note()
+    scene.known_again([TERM, TERM])
+    assert scene.aborted == [1]
 
 
 def test_what_it_can_tell_of_goes_on() -> None:
     scene = Scene()
     scene.add("voiding")
     scene.doubtful.note()
-    scene.doubtful.settle({SERVICE: TERM})
-    scene.doubtful.settle(ANEW)
+    scene.known_again([TERM, TERM])
+    scene.known_again(ANEW)
     assert not scene.aborted
 
 
@@ -100,7 +118,7 @@ def test_one_that_nothing_happens_to_is_ended_like_any_other() -> None:
     scene = Scene()
     scene.idle.append(scene.add("active").handle)
     scene.doubtful.note()
-    scene.doubtful.settle(ANEW)
+    scene.known_again(ANEW)
     assert scene.aborted == [1]
 
 
@@ -109,7 +127,7 @@ def test_nobody_has_taken_over_if_the_link_answers_on() -> None:
     scene.add("voiding")
     scene.doubtful.note()
     scene.doubtful.speaks(is_linked=True)
-    scene.doubtful.settle(ANEW)
+    scene.known_again(ANEW)
     assert not scene.aborted
 
 
@@ -126,7 +144,7 @@ def test_whose_stream_goes_on_here_was_served_nowhere_else(monkeypatch: pytest.M
     scene.received |= {2: 150}  # before it spoke: its peer has heard nothing of it
     scene.doubtful.speaks(is_linked=False)
     scene.received |= {3: 101}
-    scene.doubtful.settle(ANEW)
+    scene.known_again(ANEW)
     assert scene.aborted == [1, 2]
 
 
@@ -142,7 +160,7 @@ def test_who_is_silent_again_knows_nothing_again(monkeypatch: pytest.MonkeyPatch
     scene.doubtful.speaks(is_linked=False)
     scene.received = {1: 101}
     scene.doubtful.note()
-    scene.doubtful.settle(ANEW)
+    scene.known_again(ANEW)
     assert scene.aborted == [1]
 
 
@@ -153,5 +171,5 @@ def test_that_this_node_went_on_by_itself_makes_nobody_begin_anew() -> None:
     scene.doubtful.note()
     scene.term += 2
     scene.doubtful.note()
-    scene.doubtful.settle({SERVICE: TERM})
+    scene.known_again([TERM, TERM])
     assert not scene.aborted

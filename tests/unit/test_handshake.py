@@ -40,7 +40,7 @@ class Node:
         )
         self.log = EventLog(lambda _: None)
         nothing: dict[str, Any] = {
-            name: lambda *_: None for name in ("settled", "greets", "raised", "lost")
+            name: lambda *_: None for name in ("heard", "settled", "greets", "raised", "lost")
         }
         self.link = Link(
             found, cast(Datapath, datapath), self.log, describe=lambda **_: (), **nothing

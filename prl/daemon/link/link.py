@@ -59,9 +59,10 @@ class Describe(Protocol):
 class Link:
     """Keeps the link up; run() is a task for the daemon's whole life.
 
-    ``describe`` gives the services as they are now, for HELLO; ``settled`` is told what this node
-    and the other one have said when both agree, before the epoch begins; ``raised`` and ``lost``
-    are called when it has begun and when it has ended.
+    ``describe`` gives the services as they are now, for HELLO; ``heard`` is told what the other
+    node says of them, also where no epoch comes of it; ``settled`` what both have said when they
+    agree, before the epoch begins; ``raised`` and ``lost`` are called when it has begun and when
+    it has ended.
     """
 
     def __init__(
@@ -71,13 +72,14 @@ class Link:
         log: EventLog,
         *,
         describe: Describe,
+        heard: Callable[[SERVICES_TYPE], None],
         settled: Callable[[SERVICES_TYPE, SERVICES_TYPE], None],
         greets: Callable[[], None],
         raised: Callable[[], None],
         lost: Callable[[], None],
     ) -> None:
         self._config, self._dp, self._log = config, datapath, log
-        self._describe, self._settled = describe, settled
+        self._describe, self._heard, self._settled = describe, heard, settled
         self._greets, self._raised, self._lost = greets, raised, lost
         self._hello: asyncio.Queue[Event] = asyncio.Queue(maxsize=4)
         self._down = asyncio.Event()
@@ -251,6 +253,7 @@ class Link:
             own = greeting.create(self._config, services, other.epoch)
             self._send_hello(own)
         version = greeting.check(own, other)
+        self._heard(other.services)
         if other.epoch != own.epoch:
             raise HelloError(f"{other.node} answered for another epoch; trying again")
         if _states(self._describe(counted=False)) != _states(services):

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from prl.bindings.datapath import Datapath, Tuple
@@ -80,7 +80,7 @@ class Ownership:
     go on, now that this node owns it; ``end_taken`` those that the other node took over (L8),
     and ``left_behind`` is told of those of which this node knew nothing.
     ``replaceable`` is called when the other node may take over unnoticed; ``known_again`` once it
-    can be asked, with its terms of the services that are this node's.
+    has said what it knows, with the services that are this node's.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class Ownership:
         end_taken: Callable[[int], object],
         left_behind: Callable[[list[Tuple], int], object],
         replaceable: Callable[[], object],
-        known_again: Callable[[Mapping[int, int]], object],
+        known_again: Callable[[Collection[int]], object],
     ) -> None:
         self._arbiter, self._evidence = arbiter, evidence
         self._config, self._dp, self._instances, self._log = config, datapath, instances, log
@@ -182,11 +182,11 @@ class Ownership:
     def settle(self, ours: tuple[ServiceState, ...], theirs: tuple[ServiceState, ...]) -> None:
         """HELLO: decide about every service by what both have said. Raises DatapathError."""
         self._agree_policy(ours, theirs)
-        others: dict[int, int] = {}
+        others = []
         for number, (own, other) in enumerate(zip(ours, theirs, strict=True)):
             state, term = hello.settle(own, other, self._config.node)
             if own.state == Owner.OWNER != other.state:
-                others[number] = other.term
+                others.append(number)
             self._dp.raise_term(number, term)
             if own.given:
                 taken = state != Owner.OWNER

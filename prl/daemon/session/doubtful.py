@@ -12,7 +12,7 @@ stream has a hole here, so that nothing more of it is received.
 """
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Sequence
 
 from prl.bindings.datapath import Datapath, DatapathError, Tuple
 from prl.daemon.session.protect import Primaries
@@ -43,6 +43,9 @@ class Doubtful:
         self._services, self._is_silent = services, is_silent
         self._terms: list[int] = []
         """Of each service, when the doubts began."""
+        self._heard: list[int] = []
+        """The other node's lowest since then: HELLO may have come to nothing here and have raised
+        it over there."""
         self._received: dict[int, int | None] = {}
         """Bytes of the peer's that each had when this node spoke again; None: it has not, yet."""
 
@@ -56,6 +59,7 @@ class Doubtful:
         ]
         if not self._received:
             self._terms = [self._dp.term(service) for service in range(self._services)]
+            self._heard = self._terms.copy()
         self._received = dict.fromkeys([*self._received, *idle, *in_hand])
 
     def speaks(self, *, is_linked: bool) -> None:
@@ -65,16 +69,20 @@ class Doubtful:
         for handle in self._received:
             self._received[handle] = self._bytes_received(handle)
 
-    def settle(self, terms: Mapping[int, int]) -> None:
-        """The other node is there again, with these terms of services that it does not own.
+    def hear(self, terms: Sequence[int]) -> None:
+        """The other node says HELLO, with these terms of all services.
 
         Terms are agreed upon in each HELLO, and outlive prld: one that is lower than it was means
         that its host has begun anew.
         """
+        self._heard = [min(pair) for pair in zip(self._heard, terms, strict=False)]
+
+    def settle(self, services: Collection[int]) -> None:
+        """The other node is there again, by what was heard last, and does not own these."""
         received, self._received = self._received, {}
         if not received:
             return
-        forgotten = [service for service, term in terms.items() if term < self._terms[service]]
+        forgotten = [one for one in services if self._heard[one] < self._terms[one]]
         for handle, before in received.items():
             session = self._primaries.find(handle)
             if session is None or not session.is_live or session.service not in forgotten:
