@@ -12,7 +12,7 @@ import pytest
 
 from prl import config
 from prl.bindings.datapath import Datapath, DatapathError, Event, UdpPath
-from prl.bindings.facts import EventKind, Owner
+from prl.bindings.facts import EventKind, Message, Owner
 from prl.config import Config
 from prl.daemon.events.log import EventLog
 from prl.daemon.link import hello as greeting
@@ -196,3 +196,35 @@ def test_heartbeats_do_not_wait_for_a_link_that_cannot_be_probed_yet(taken: Conf
 
     play(run)
     assert not beats.missing
+
+
+def test_what_a_hello_says_is_heard_although_nothing_comes_of_it(taken: Config) -> None:
+    """A service changes hands here meanwhile; over there it was agreed upon."""
+    theirs = (ServiceState(name="lab", addresses=["192.0.2.100"], owner="re1", state=0, term=3),)
+    other = msgspec.structs.replace(taken, node="re0", index=0)
+    heard: list[object] = []
+    states = iter([Owner.STANDBY, Owner.STANDBY, Owner.OWNER])
+
+    def describe(**_: bool) -> tuple[ServiceState, ...]:
+        return (msgspec.structs.replace(theirs[0], state=next(states), term=4),)
+
+    async def story() -> None:
+        datapath = SimpleNamespace(link_hello=lambda: None, send=lambda *_, **__: None)
+        node = make_link(taken, datapath, describe=describe, heard=heard.append)
+        sent = greeting.create(other, theirs, 5)
+        node.on_hello(
+            Event(
+                kind=EventKind.MESSAGE,
+                type=Message.HELLO,
+                version_min=sent.versions[0],
+                version_max=sent.versions[1],
+                node_index=0,
+                body=greeting.encode(sent),
+            )
+        )
+        with pytest.raises(greeting.HelloError, match="changed hands"):
+            await node._greet()
+        assert not node.up
+
+    play(story)
+    assert heard == [theirs]
