@@ -20,6 +20,7 @@ at the beginning, also if it is not selected; ``needs`` are the probes of its ma
      "needs": ["root", "vlan"]}
     {"test": …, "outcome": "passed" | "failed"}
     {"test": …, "outcome": "skipped", "probe": "vlan"}
+    {"test": …, "outcome": "over", "seconds": 4.2}
 
 ``python -m tests.table FOLDER`` reads a folder of them (tests/table.py).
 """
@@ -54,6 +55,8 @@ class Result:
     probe: str = ""
     failures: int = 0
     """How often it failed; once and passed at last: it is unsteady."""
+    seconds: float = 0.0
+    """In all runs, with its fixtures."""
 
 
 @dataclass(slots=True)
@@ -76,6 +79,7 @@ class Recorder:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{lane}.{time.time_ns()}.{os.getpid()}.jsonl"
         self._file = path.open("x", encoding="utf-8")
+        self._took_s: dict[str, float] = {}
         self._write(schema=SCHEMA, lane=lane, kernel=platform.release())
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -92,6 +96,14 @@ class Recorder:
         return result
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self._note_outcome(report)
+        took_s = self._took_s.pop(report.nodeid, 0.0) + report.duration
+        if report.when == "teardown":
+            self._write(test=report.nodeid, outcome="over", seconds=round(took_s, 1))
+        else:
+            self._took_s[report.nodeid] = took_s
+
+    def _note_outcome(self, report: pytest.TestReport) -> None:
         if hasattr(report, "wasxfail"):
             outcome = "passed"  # it ran, and failed as it must
         elif report.when == "call" or not report.passed:
@@ -146,6 +158,9 @@ def _note(lane: Lane, line: dict[str, Any]) -> None:
     outcome = line["outcome"]
     if outcome == "collected":
         known.kind, known.needs = line["kind"], tuple(line["needs"])
+        return
+    if outcome == "over":
+        known.seconds += line["seconds"]
         return
     known.failures += outcome == "failed"
     if outcome in RAN or known.outcome not in RAN:  # skipped in one run, run in another: it ran

@@ -10,7 +10,7 @@ table but the tests that have run nowhere yet and need that lane, one node id a 
 
 import argparse
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 
 from tests import results
@@ -19,6 +19,8 @@ from tests.results import RAN, Lane, Result
 
 LANE_OF_KIND = {"vm": "vm"}
 """Kinds of tests that `make test` does not select, because a lane of their own does."""
+SLOWEST = 20
+"""Modules whose time is told."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -39,6 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
         _print([test for test, (lane, _) in unrun.items() if lane == options.unrun])
         return 0
     _print(table(lanes))
+    _print(slowest(lanes))
     failures = {test for test, (lane, _) in unrun.items() if lane in {"", *options.complete}}
     for test, (lane, why) in sorted(unrun.items()):
         _print([f"{'RAN NOWHERE' if test in failures else f'needs lane {lane}'}: {test} ({why})"])
@@ -73,6 +76,16 @@ def _cell(found: list[Result], total: int) -> str:
     ran = sum(result.outcome in RAN for result in found)
     failed = sum(result.outcome == "failed" for result in found)
     return (f"{ran}/{total}" if ran else "-") + (f" {failed}F" if failed else "")
+
+
+def slowest(lanes: dict[str, Lane]) -> list[str]:
+    """The modules that took the longest, a lane each; runs beside each other count both."""
+    took: Counter[tuple[str, str]] = Counter()
+    for lane in lanes.values():
+        for result in lane.results.values():
+            took[result.test.partition("::")[0], lane.name] += round(result.seconds)
+    longest = took.most_common(SLOWEST)
+    return [f"took {seconds:5} s: {module} ({lane})" for (module, lane), seconds in longest]
 
 
 def ran_nowhere(lanes: dict[str, Lane]) -> dict[str, tuple[str, str]]:

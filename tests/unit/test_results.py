@@ -111,6 +111,25 @@ def test_the_table_tells_what_ran_nowhere_and_who_could_run_it(
     assert table.main([folder, "--complete", "kernels"]) == 0
 
 
+SLOW = """{"schema": 1, "lane": "host", "kernel": "6.1"}
+{"test": "unit/test_a.py::test_a", "outcome": "over", "seconds": 2.0}
+{"test": "unit/test_a.py::test_b", "outcome": "over", "seconds": 3.2}
+{"test": "unit/test_a.py::test_b", "outcome": "over", "seconds": 3.0}
+{"test": "unit/test_b.py::test_a", "outcome": "over", "seconds": 9.0}
+"""
+
+
+def test_the_table_tells_which_modules_took_the_longest(run: Run, tmp_path: Path) -> None:
+    run("import time\ndef test_sleeps(): time.sleep(0.2)\n", "host")
+    (lane,) = results.read(tmp_path / "results").values()
+    assert lane.results["unit/test_sample.py::test_sleeps"].seconds >= 0.2
+    (tmp_path / "host.jsonl").write_text(SLOW)
+    assert table.slowest(results.read(tmp_path)) == [
+        "took     9 s: unit/test_b.py (host)",
+        "took     8 s: unit/test_a.py (host)",
+    ]
+
+
 def test_a_program_that_set_up_should_have_brought_is_missed_nowhere(
     run: Run, tmp_path: Path
 ) -> None:
