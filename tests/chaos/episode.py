@@ -20,7 +20,7 @@ from prl.lab import Lab
 from tests.chaos import rules, wire
 from tests.chaos.clients import Client, Datagrams, Router, Stream
 from tests.chaos.pair import LIBRARY_PORT, SERVE_PORT, UDP_PORT, Pair, eventually, other
-from tests.chaos.plan import Act, Fault, Plan
+from tests.chaos.plan import Act, Fault, Kind, Plan
 
 SESSIONS = {"library": 3, "serve": 2, "udp": 1, "bgp": 1}
 """Of each kind, all the time; half as many again come in a set-up."""
@@ -213,7 +213,8 @@ class Episode:
         """Whether the node that stood by had the service when a fault ended serving there."""
         node = roles["standby"]
         hits = [at for at, where in self._ended_serving if where == node]
-        if act.moment != "move" or not hits:
+        moves = act.moment == "move" or any(fault.kind == Kind.MOVE for fault in act.faults)
+        if not moves or not hits:
             return False
         text = lab.state.log(lab.topology.node(node)).read_text(errors="replace")
         return any(began_at <= at < max(hits) for at in owned(text))

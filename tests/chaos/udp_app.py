@@ -57,7 +57,8 @@ class Server:
         while session.state not in OVER:
             with suppress(TimeoutError, ConnectionError):
                 data, sender = sock.recvfrom(BYTES_MAX)
-                sock.sendto(data, sender)
+                with suppress(OSError):  # while somebody has taken away the address, for example
+                    sock.sendto(data, sender)
 
     def _follow_all(self) -> None:
         for shadow in self._node.shadows():
