@@ -105,7 +105,9 @@ static __always_inline void established(struct bpf_sock_ops *ops, struct prl_nod
 
     if (!is_of_service(ops, node, &key))
         return;
-    tell(node, (struct prl_news){.cookie = bpf_get_socket_cookie(ops), .kind = PRL_NEWS_BORN});
+    /* One is as good as many, and ends need the room. */
+    if (bpf_ringbuf_query(&prl_news, BPF_RB_AVAIL_DATA) < PRL_NEWS_RING_BYTES / 2)
+        tell(node, (struct prl_news){.cookie = bpf_get_socket_cookie(ops), .kind = PRL_NEWS_BORN});
     /* what other programs have asked for stays */
     bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
     if (PRL_READ(node->awaited))

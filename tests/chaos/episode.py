@@ -156,9 +156,9 @@ class Episode:
         if act.moment == "take-over" and fault.on == "owner":
             pair.mend_node(roles["owner"])  # it is dead: that it comes back is what happens
         else:
-            if fault.kind in rules.ENDS_SERVING:
-                self._ended_serving.append((time.time(), roles[fault.on]))
             pair.apply(fault, roles[fault.on])
+            if fault.kind in rules.ENDS_SERVING:  # it takes effect up to 0.1 s after it was begun
+                self._ended_serving.append((time.time(), roles[fault.on]))
 
     # -- sessions
 

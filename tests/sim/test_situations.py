@@ -133,6 +133,29 @@ def test_a_link_that_is_full_of_packets_has_room_for_the_rest(world: Calm) -> No
     assert node.control.is_up()
 
 
+def test_of_many_new_connections_one_word_waits_to_be_read(world: Calm) -> None:
+    """The control plane may be busy, and ends of sessions need the room."""
+    node, _ = protected(world)
+    event, body = node.ffi.new("struct prl_event *"), node.ffi.new("uint8_t[]", 4096)
+
+    def words() -> int:
+        kinds = []
+        while node.lib.prl_dp_event(node.dp, event, body, len(body)):
+            kinds.append(event.kind)
+        return kinds.count(node.lib.PRL_EVENT_BORN)
+
+    def born() -> None:
+        node.host.news[0].kind = node.lib.PRL_NEWS_BORN
+        node.host.news_count = 1
+        node.lib.sim_turn(node.host)
+
+    for _ in range(100):
+        born()
+    assert words() == 1
+    born()
+    assert words() == 1
+
+
 def is_captured(node: Node, session: Session) -> bool:
     slot = node.host.slot_of[session.number]
     return bool(node.host.flow[slot].flags & node.lib.PRL_FLOW_RELAY)

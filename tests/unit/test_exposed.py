@@ -136,6 +136,16 @@ def test_what_prld_was_not_asked_for_is_told_until_it_is_protected_or_over() -> 
     assert owner.ports() == [([], [2])]
 
 
+def test_the_other_node_cannot_know_a_peer_with_a_loopback_address() -> None:
+    """It would take the message for nonsense, and drop the link."""
+    owner = Owning()
+    here = Tuple(SERVICE, 179, ip_address("127.0.0.1"), 5)
+    owner.strange = [here, session(1).ends]
+    owner.exposed.leave_unknown([here], 0)
+    owner.exposed.look([])
+    assert owner.ports() == [([1], [])]
+
+
 def test_what_cannot_be_counted_stays_told() -> None:
     owner = Owning()
     owner.strange = [session(1).ends]

@@ -61,6 +61,7 @@ struct dp_event *dp_events_take(struct dp_events *events)
             events->tail = NULL;
         events->count--;
         events->body_bytes -= entry->event.body_bytes;
+        events->born_waits &= entry->event.kind != PRL_EVENT_BORN;
     } else if (read(events->fd, &count, sizeof(count)) < 0) {
         return NULL; /* it was not raised */
     }
@@ -100,6 +101,17 @@ void dp_event(struct prl_dp *dp, const struct prl_event *event, const uint8_t *b
     events->body_bytes += bytes;
     if (!events->hushed && events->count == 1) /* else it was, and has not taken all */
         wake(events);
+}
+
+void dp_event_born(struct prl_dp *dp)
+{
+    const struct prl_event event = {.kind = PRL_EVENT_BORN};
+    uint32_t before = dp->events.count;
+
+    if (dp->events.born_waits)
+        return;
+    dp_event(dp, &event, NULL, 0);
+    dp->events.born_waits = dp->events.count != before;
 }
 
 void dp_event_flow(struct prl_dp *dp, uint32_t kind, const struct dp_flow *flow, uint8_t state, uint8_t reason)

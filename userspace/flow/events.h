@@ -22,6 +22,7 @@ struct dp_events {
     uint32_t count, body_bytes;
     int fd; /* -1: not open */
     bool hushed;
+    bool born_waits; /* a PRL_EVENT_BORN: one is as good as many */
 };
 
 int dp_events_open(struct dp_events *events); /* 0 or -errno */
@@ -35,6 +36,7 @@ void dp_event_give(struct dp_event *entry, struct prl_event *event, uint8_t *bod
 void dp_events_hush(struct dp_events *events, bool hush);
 
 void dp_event(struct prl_dp *dp, const struct prl_event *event, const uint8_t *body, uint32_t bytes);
+void dp_event_born(struct prl_dp *dp); /* PRL_EVENT_BORN, unless one waits */
 void dp_event_flow(struct prl_dp *dp, uint32_t kind, const struct dp_flow *flow, uint8_t state, uint8_t reason);
 void dp_alarm(struct prl_dp *dp, const char *words);
 void dp_message_event(struct prl_dp *dp, const struct prl_msg *msg, uint64_t value);

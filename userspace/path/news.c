@@ -29,6 +29,6 @@ bool dp_news_take(struct prl_dp *dp)
             note_end(dp, &news);
     }
     if (born)
-        dp_event(dp, &(struct prl_event){.kind = PRL_EVENT_BORN}, NULL, 0);
+        dp_event_born(dp);
     return taken;
 }

@@ -24,6 +24,7 @@ from prl.config import Config
 from prl.daemon.events.log import EventLog
 from prl.daemon.link.link import Link
 from prl.daemon.session.sessions import Session
+from prl.endpoint import Address
 from prl.errors import KernelError, PrlError
 
 EXPOSED_MAX: Final = 65536
@@ -62,8 +63,8 @@ class Ends(msgspec.Struct, frozen=True, array_like=True):
             local, remote = ip_address(self.local), ip_address(self.remote)
         except (IndexError, ValueError) as error:
             raise MalformedError(f"EXPOSED names no session: {error}") from error
-        is_host = not (remote.is_multicast or remote.is_unspecified or remote.is_loopback)
-        if local not in service.addresses or remote.version != local.version or not is_host:
+        is_good = remote.version == local.version and _is_elsewhere(remote)
+        if local not in service.addresses or not is_good:
             raise MalformedError(f"EXPOSED names {local} and {remote}, no session of the pair's")
         return Tuple(local, self.local_port, remote, self.remote_port, instance=service.instance)
 
@@ -122,6 +123,8 @@ class Exposed:
     def leave_unknown(self, left: Iterable[Tuple], service: int) -> None:
         """The same of what prld had not been asked for by then."""
         for ends in left:
+            if not _is_elsewhere(ends.remote):
+                continue
             if self._link.up and ends in self._told:
                 continue  # who has the service now has ended it when it took that over
             if self._has_room(len(self._left) + 1):
@@ -156,7 +159,8 @@ class Exposed:
     def _known_now(self, unprotected: Iterable[Session]) -> dict[Tuple, int]:
         now = {s.ends: s.service for s in unprotected if _can_hang(s)}
         try:
-            now.update(self._strangers())
+            strangers = self._strangers()
+            now.update((ends, number) for ends, number in strangers if _is_elsewhere(ends.remote))
         except KernelError:  # which `unsafe` tells of
             now.update(self._told)
         return now
@@ -187,4 +191,10 @@ def _messages(sessions: list[Known]) -> Iterator[list[Known]]:
 
 
 def _can_hang(session: Session) -> bool:
-    return session.state != "moved" and not session.ends.is_udp
+    ends = session.ends
+    return session.state != "moved" and not ends.is_udp and _is_elsewhere(ends.remote)
+
+
+def _is_elsewhere(remote: Address) -> bool:
+    """Whether it may be another host's; in a VRF a local client may have such an address, too."""
+    return not (remote.is_multicast or remote.is_unspecified or remote.is_loopback)
