@@ -61,6 +61,9 @@ AGE_S = 1.0
 """What two nodes' daemons say at one time may be seen here at two: that it differs counts after one
 to two of these."""
 ADMINISTRATIVE_SHUTDOWN, PEER_DECONFIGURED, ADMINISTRATIVE_RESET = (6, 2), (6, 3), (6, 4)
+HARD_RESET = (6, 9)
+"""Of two who keep routes over NOTIFICATIONs: they are not to this time, for the error that its data
+begins with (RFC 8538 section 3.1). FRR wraps so what it says when it stops."""
 ABSORBED = frozenset(
     {
         HOLD_TIMER_EXPIRED,
@@ -526,7 +529,7 @@ class Session:
 
     def _notified(self, one: bytes, now: float) -> None:
         """The daemon ends its session; it is the peer's end, too, unless it only stops."""
-        error = one[19], one[20]
+        error = _error(one)
         self.daemon.closing = True
         if error in self.settings.absorbed or error == COLLISION or self.following:
             self.tell(f"the daemon has said NOTIFICATION {error[0]}/{error[1]}: kept from the peer")
@@ -671,3 +674,11 @@ class Session:
         self.heard = self.told = self.agreed = self._opens = None
         self._awaited.clear()
         self._become(State.DOWN, now)
+
+
+def _error(notification: bytes) -> tuple[int, int]:
+    """What a NOTIFICATION is said for."""
+    body = notification[HEADER_BYTES:]
+    if (body[0], body[1]) == HARD_RESET and len(body) >= 4:  # noqa: PLR2004 - two errors
+        return body[2], body[3]
+    return body[0], body[1]

@@ -400,9 +400,10 @@ def test_a_daemon_that_never_answers_is_reset(rig: Rig) -> None:
     assert rig.state() is State.RELAY
 
 
-@pytest.mark.parametrize("error", sorted(ABSORBED))
-def test_notifications_of_a_daemon_that_stops_are_kept(rig: Rig, error: tuple[int, int]) -> None:
-    rig.daemon.out += message(3, bytes(error))
+@pytest.mark.parametrize("body", [*map(bytes, sorted(ABSORBED)), b"\6\x09\6\3", b"\6\x09\6\2bye"])
+def test_notifications_of_a_daemon_that_stops_are_kept(rig: Rig, body: bytes) -> None:
+    """Also those that a Hard Reset wraps (RFC 8538)."""
+    rig.daemon.out += message(3, body)
     rig.settle()
     assert rig.state() is State.ABSENT
     assert not rig.session.daemon.connected
@@ -413,11 +414,11 @@ def test_notifications_of_a_daemon_that_stops_are_kept(rig: Rig, error: tuple[in
     assert rig.peer.withdrawn == rig.peer.repeated == 0
 
 
-@pytest.mark.parametrize("error", [(6, 1), (3, 1), (6, 5)])
-def test_other_notifications_end_the_session(rig: Rig, error: tuple[int, int]) -> None:
-    rig.daemon.out += message(3, bytes(error))
+@pytest.mark.parametrize("body", [b"\6\1", b"\3\1", b"\6\5", b"\6\x09", b"\6\x09\6\1"])
+def test_other_notifications_end_the_session(rig: Rig, body: bytes) -> None:
+    rig.daemon.out += message(3, body)
     rig.settle()
-    assert rig.peer.ended == error
+    assert rig.peer.ended == (body[0], body[1])
     assert rig.state() is State.DOWN
     assert not rig.session.peer.connected
     rig.open()
