@@ -3,10 +3,12 @@
 A daemon that was started again, or took over, announces its routes over a while, and its own signs
 of being done come too early (docs/bgp-front.md). So nothing is told to any peer until every session
 is back and fed, every one has answered a ROUTE-REFRESH, and none has spoken for ``SETTLE_S``; or,
-where peers change their minds without a pause, until as much time has passed as is enough.
+where peers change their minds without a pause, until as much time has passed as is enough. A daemon
+that lives on without one session has not been started again: the others wait ``LEFT_MAX_S`` for it.
 """
 
 from collections.abc import Callable, Collection
+from math import inf
 
 from prl.bgpfront.session import Session, State
 
@@ -16,6 +18,9 @@ SETTLE_MAX_S = 3.0
 long as that took."""
 READ_MAX_S = 30.0
 """Likewise there is always something that it has still to read: after so long it is asked."""
+LEFT_MAX_S = 5.0
+"""A daemon that stops ends one session after another. One that has others so long after an end has
+ended that one alone: a neighbour that was shut down, or is reset."""
 LOOK_AGAIN_S = 0.05
 """What a daemon has not read is looked at so often while it is waited for."""
 
@@ -47,12 +52,14 @@ class Front:
             state: [s for s in self.sessions if s.state is state and not s.following]
             for state in State
         }
-        if by_state[State.ABSENT]:
+        present = by_state[State.RELAY] + by_state[State.BARRIER]
+        until = [_waited_for_until(session, present) for session in by_state[State.ABSENT]]
+        if waited_for := [at for at in until if at > now]:
             # What it says to others meanwhile may be that it lacks routes of the one that is away.
             for session in by_state[State.RELAY]:
                 session.hold(now)
             self._asked, self._fed_at = False, None
-            return None
+            return min((at for at in waited_for if at < inf), default=None)
         waiting = by_state[State.BARRIER]
         if not waiting:
             self._asked, self._fed_at = False, None
@@ -88,3 +95,10 @@ class Front:
             session.release(now)
         self._asked, self._fed_at = False, None
         return None
+
+
+def _waited_for_until(absent: Session, present: Collection[Session]) -> float:
+    """Until when the others wait for it: until it is back (``inf``), unless the daemon lives on."""
+    assert absent.lost_at is not None
+    lives_on = any(one.lost_at is None and one.daemon.since <= absent.lost_at for one in present)
+    return absent.lost_at + LEFT_MAX_S if lives_on else inf

@@ -94,11 +94,13 @@ class End:
     Attributes:
         out: what is to be written; the socket's owner takes from its front.
         connected: whether there is a connection.
+        since: when it was made.
         closing: it is to be closed once ``out`` has been written.
     """
 
     out: bytearray = field(default_factory=bytearray)
     connected: bool = False
+    since: float = 0.0
     closing: bool = False
     received: bytearray = field(default_factory=bytearray)
     unreadable: bool = False
@@ -116,7 +118,7 @@ class End:
         self.connected, self.closing = True, False
         self.unreadable = self.is_alive = False
         self.opened = None
-        self.heard_at = self.said_at = now
+        self.since = self.heard_at = self.said_at = now
 
     def end(self) -> None:
         """No connection any more."""
@@ -170,6 +172,9 @@ class Session:
         self.told: Direction | None = None
         """From the daemon to the peer: wanted, told."""
         self.since = 0.0
+        self.lost_at: float | None = None
+        """Since when what the peer was told may be what no daemon here wants: when its daemon was
+        lost, or the session was taken over. None: the daemon is there since then."""
         self.following = False
         """The session is the other node's: nothing goes to the peer."""
         self._asked_again: Counter[Family] = Counter()
@@ -296,7 +301,7 @@ class Session:
             self._end(now)
             return
         self.peer.out += ALIVE
-        self.peer.heard_at = self.peer.said_at = self.since = now
+        self.peer.heard_at = self.peer.said_at = self.since = self.lost_at = now
         asked = [family for family, count in self._asked_again.items() if count > 0]
         if asked and self._opens is not None:
             bounds = self._opens[1].has(Capability.ENHANCED_REFRESH)
@@ -641,6 +646,8 @@ class Session:
         if self.state is not state:
             self.state = state
             self.since = now
+        if state is State.RELAY:
+            self.lost_at = None
 
     def _lose_daemon(self, now: float) -> None:
         """The outer session stays; what the daemon wanted it has to say anew."""
@@ -658,6 +665,8 @@ class Session:
         self.heard.held = True
         self.told.source_restarted()
         self.told.held = True
+        if self.lost_at is None:
+            self.lost_at = now
         self._become(State.ABSENT, now)
 
     def _exhausted(self, error: DirectionLostError, now: float) -> None:

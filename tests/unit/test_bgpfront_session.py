@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from prl.bgpfront import direction
-from prl.bgpfront.front import READ_MAX_S, SETTLE_MAX_S, SETTLE_S, Front
+from prl.bgpfront.front import LEFT_MAX_S, READ_MAX_S, SETTLE_MAX_S, SETTLE_S, Front
 from prl.bgpfront.opening import Open, decode, encode
 from prl.bgpfront.session import (
     ABSORBED,
@@ -632,15 +632,26 @@ def test_no_session_without_a_family_that_is_kept() -> None:
     assert rig.state() is State.DOWN
 
 
-def test_what_a_daemon_says_to_one_peer_waits_while_it_restarts_the_session_with_another() -> None:
-    """It withdraws from all what it had from the one whose session is away."""
+def two_sessions() -> tuple[Rig, Rig]:
+    """Of one daemon, which announces the same routes in both."""
     one, other = Rig(), Rig()
-    front = Front([one.session, other.session], lambda: False)
-    one.front = other.front = front
-    other.now = one.now
+    one.front = other.front = Front([one.session, other.session], lambda: False)
     for rig in (one, other):
         rig.daemon.own = dict.fromkeys(ROUTES[:10], FIELDS)
         rig.open()
+    return one, other
+
+
+def sleep_both(one: Rig, other: Rig, seconds: float) -> None:
+    for _ in range(int(seconds / 0.5)):
+        one.sleep(0.5)
+        other.now = one.now - 0.5
+        other.sleep(0.5)
+
+
+def test_what_a_daemon_says_to_one_peer_waits_while_it_restarts_the_session_with_another() -> None:
+    """It withdraws from all what it had from the one whose session is away."""
+    one, other = two_sessions()
     one.kill_daemon()
     one.settle()
     assert other.session.state is State.BARRIER
@@ -660,6 +671,55 @@ def test_what_a_daemon_says_to_one_peer_waits_while_it_restarts_the_session_with
     assert {one.session.state, other.session.state} == {State.RELAY}
     assert one.peer.withdrawn == other.peer.withdrawn == 0
     assert one.peer.repeated == other.peer.repeated == 0
+
+
+def test_a_neighbour_that_is_shut_down_keeps_nothing_from_the_other_peers() -> None:
+    one, other = two_sessions()
+    one.daemon.out += message(3, b"\6\2")
+    one.settle()
+    for route in ROUTES[:10]:
+        other.daemon.say(route, None)
+    sleep_both(one, other, LEFT_MAX_S - 1)
+    assert len(other.peer.learnt) == 10, "the daemon may be about to end its other sessions, too"
+    sleep_both(one, other, 3)
+    assert other.peer.learnt == {}
+    assert (one.state(), other.state()) == (State.ABSENT, State.RELAY)
+    assert one.peer.is_up
+    other.daemon.say(ROUTES[0], FIELDS)
+    sleep_both(one, other, 1)
+    assert len(other.peer.learnt) == 1
+    one.connect_daemon()
+    sleep_both(one, other, 5)
+    assert {one.state(), other.state()} == {State.RELAY}
+    assert one.peer.withdrawn == 0
+
+
+def test_a_daemon_that_was_started_again_is_waited_for_in_all_sessions() -> None:
+    """What it says in the first of them lacks the routes of those to come, however late."""
+    one, other = two_sessions()
+    for rig in (one, other):
+        rig.kill_daemon()
+    other.daemon.own = {}
+    other.connect_daemon()
+    sleep_both(one, other, 2 * LEFT_MAX_S)
+    new = Rig()
+    new.now, new.front = other.now, other.front
+    new.front.sessions = [one.session, other.session, new.session]
+    new.connect_daemon()
+    new.connect_peer()
+    new.settle()
+    sleep_both(one, other, 2)
+    assert new.state() is State.BARRIER, "a session that the daemon has had since then"
+    assert other.daemon.is_up
+    assert other.state() is State.BARRIER
+    for route in ROUTES[:10]:
+        other.daemon.say(route, FIELDS)
+    one.connect_daemon()
+    for _ in range(10):
+        sleep_both(one, other, 0.5)
+        new.settle()
+    assert {one.state(), other.state(), new.state()} == {State.RELAY}
+    assert one.peer.withdrawn == other.peer.withdrawn == 0
 
 
 FEW_ROUTES = st.sampled_from([*ROUTES[:6], *OTHERS[:3]])
