@@ -140,7 +140,8 @@ class Settings:
         routes_max: of each direction.
         attributes_max_bytes: of each direction.
         absorbed: NOTIFICATIONs of the daemon that its peer is not told of.
-        daemon_return_s: for how long a daemon may be away before its peer's session ends, too.
+        daemon_return_s: for how long a daemon may be away before its peer's session ends, too. One
+            that comes back and goes again before it has said all that it wants was away all along.
     """
 
     routes_max: int = 4_000_000
@@ -385,8 +386,8 @@ class Session:
         due: list[float] = []
         if self.state is State.OPENING:
             due.append(self.since + OPENING_S)
-        if self.state is State.ABSENT and not self.following:
-            due.append(self.since + self.settings.daemon_return_s)
+        if self.state is State.ABSENT and not self.following and self.lost_at is not None:
+            due.append(self.lost_at + self.settings.daemon_return_s)
         if due and now >= due[0]:
             self.tell(f"the session has been {self.state.value} for too long")
             self._end(now)

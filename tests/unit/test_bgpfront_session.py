@@ -385,6 +385,7 @@ def test_a_slow_daemon_answers_twice_and_the_peer_is_told_nothing_again(rig: Rig
 
 
 def test_a_daemon_that_never_answers_is_reset(rig: Rig) -> None:
+    rig.session.settings = replace(Settings(), daemon_return_s=2 * ANSWER_MAX_S)
     rig.kill_daemon()
     rig.daemon.deaf_to = 1 << 30
     rig.connect_daemon()
@@ -485,6 +486,34 @@ def test_a_daemon_that_does_not_come_back_takes_its_session_with_it(rig: Rig) ->
     assert rig.state() is State.DOWN
     assert not rig.session.peer.connected
     assert rig.peer.ended is None, "as though it had died: a peer may know graceful restart"
+
+
+def test_a_daemon_that_crashes_again_and_again_takes_its_session_with_it(rig: Rig) -> None:
+    """It never comes to say what it wants: what the peer was told is as old as the first crash."""
+    rig.daemon.deaf_to = 1 << 30
+    began = rig.now
+    while rig.now < began + Settings().daemon_return_s:
+        assert rig.peer.is_up
+        rig.kill_daemon()
+        rig.sleep(1)
+        rig.connect_daemon()
+        rig.sleep(19)
+        assert rig.state() is State.BARRIER
+    rig.sleep(20)
+    assert rig.state() is State.BARRIER, "one that stays is waited for"
+    rig.kill_daemon()
+    rig.sleep(1)
+    assert rig.state() is State.DOWN
+
+
+def test_each_crash_has_its_time(rig: Rig) -> None:
+    """Once the daemon has said all that it wants."""
+    for _ in range(3):
+        rig.kill_daemon()
+        rig.sleep(Settings().daemon_return_s - 10)
+        rig.connect_daemon()
+        rig.settle()
+        assert rig.state() is State.RELAY
 
 
 def test_a_daemon_that_hangs_is_dropped_and_its_session_is_not(
