@@ -36,7 +36,8 @@ class Front:
     def __init__(self, sessions: Collection[Session], unread: Callable[[], bool]) -> None:
         self.sessions = sessions
         self._unread = unread
-        self._asked = False
+        self._asked: frozenset[Session] = frozenset()
+        """Those of the barrier, once all of them have been."""
         self._fed_at: float | None = None
         """Since when all that its daemon had to be told then was written to it."""
 
@@ -58,13 +59,16 @@ class Front:
             # What it says to others meanwhile may be that it lacks routes of the one that is away.
             for session in by_state[State.RELAY]:
                 session.hold(now)
-            self._asked, self._fed_at = False, None
+            self._begin_anew()
             return min((at for at in waited_for if at < inf), default=None)
         waiting = by_state[State.BARRIER]
         if not waiting:
-            self._asked, self._fed_at = False, None
+            self._begin_anew()
             return None
-        if not self._asked:
+        self._asked &= set(waiting)
+        if len(self._asked) < len(waiting):
+            if self._asked:  # one has come, and what the daemon is fed from it changes the others
+                self._begin_anew()
             if not all(session.is_fed() for session in waiting):
                 return None
             self._fed_at = now if self._fed_at is None else self._fed_at
@@ -72,8 +76,11 @@ class Front:
                 return now + LOOK_AGAIN_S
             for session in waiting:
                 session.ask(now)
-            self._asked = True
+            self._asked = frozenset(waiting)
         return self._wait_for_quiet(waiting, now)
+
+    def _begin_anew(self) -> None:
+        self._asked, self._fed_at = frozenset(), None
 
     def _wait_for_quiet(self, waiting: Collection[Session], now: float) -> float | None:
         again = [at for session in waiting if (at := session.ask_again(now)) is not None]
@@ -93,7 +100,7 @@ class Front:
                 return now + LOOK_AGAIN_S
         for session in waiting:
             session.release(now)
-        self._asked, self._fed_at = False, None
+        self._begin_anew()
         return None
 
 

@@ -751,6 +751,50 @@ def test_a_daemon_that_was_started_again_is_waited_for_in_all_sessions() -> None
     assert one.peer.withdrawn == other.peer.withdrawn == 0
 
 
+def test_a_session_that_comes_into_the_barrier_later_is_asked_too() -> None:
+    """Of two that are taken over prld names one after the other."""
+    one, other = Rig(), Rig()
+    one.front = other.front = Front([one.session, other.session], lambda: False)
+    for rig in (one, other):
+        rig.session.follow(DAEMON, PEER, rig.now)
+        assert rig.session.told is not None
+        rig.session.told.was_told(announce(ROUTES[:10], FIELDS))
+        rig.peer.learnt, rig.peer.is_up = dict.fromkeys(ROUTES[:10], FIELDS), True
+        rig.connect_daemon()
+        rig.settle()
+        assert rig.state() is State.BARRIER
+    one.session.take_over(b"", one.now)
+    one.front.tick(one.now)
+    other.session.take_over(b"", other.now)
+    for rig in (one, other):
+        rig.daemon.own = dict.fromkeys(ROUTES[:10], FIELDS)  # before it answers
+    for _ in range(4):
+        one.settle()
+        other.now = one.now
+        other.settle()
+        one.now = other.now
+    assert {one.state(), other.state()} == {State.RELAY}
+    assert (len(one.daemon.refreshed), len(other.daemon.refreshed)) == (4, 2)
+    assert one.peer.withdrawn == other.peer.withdrawn == 0
+
+
+def test_a_session_that_comes_back_into_the_barrier_is_asked_again() -> None:
+    """It was not waited for meanwhile."""
+    one, other = two_sessions()
+    one.daemon.deaf_to = other.daemon.deaf_to = 1 << 30
+    one.kill_daemon()
+    sleep_both(one, other, LEFT_MAX_S + 1)
+    assert other.daemon.refreshed
+    for _ in range(2):
+        one.connect_daemon()
+        one.daemon.refreshed.clear()
+        sleep_both(one, other, 3)
+        assert one.daemon.refreshed
+        one.kill_daemon()
+        sleep_both(one, other, 1)
+    assert (one.state(), other.state()) == (State.ABSENT, State.BARRIER)
+
+
 FEW_ROUTES = st.sampled_from([*ROUTES[:6], *OTHERS[:3]])
 KINDS = st.integers(0, 2)
 
