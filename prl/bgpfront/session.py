@@ -54,7 +54,8 @@ service."""
 ASK_AGAIN_S = 2.0
 """A daemon that is silent for so long before its answer has ended is asked again."""
 ANSWER_MAX_S = 300.0
-"""A daemon that has not answered by then is reset: a full table takes less."""
+"""A daemon that has not answered by then is reset: a full table takes less. An answer that has not
+come by then, to a question that was asked twice, does not come."""
 COLLISION = (6, 7)
 """Of two connections between daemon and front, which concern nobody else (RFC 4271 section 6.8)."""
 AGE_S = 1.0
@@ -187,7 +188,7 @@ class Session:
         """Families of which the daemon's answer to the barrier's ROUTE-REFRESH has not ended."""
         self._unanswered: Counter[Family] = Counter()
         """How many of them have been asked, of a family, and not answered: answers may be late."""
-        self._daemon_spoke_at = self._aged_at = 0.0
+        self._daemon_spoke_at = self._aged_at = self._questioned_at = 0.0
         self.asked_at = self.answered_at = 0.0
         self._refused = ""
         """Why the daemon's last OPEN was not taken."""
@@ -394,6 +395,8 @@ class Session:
             return None
         if self.following:
             due += self._age(now)
+        if any(self._unanswered.values()):
+            due += self._forget_questions(now)
         if self.agreed is not None and self.agreed.hold_s:
             for end in (self.daemon,) if self.following else (self.peer, self.daemon):
                 if end.connected and not end.closing and end.is_alive:
@@ -466,10 +469,19 @@ class Session:
         return min(self._daemon_spoke_at + ASK_AGAIN_S, self.asked_at + ANSWER_MAX_S)
 
     def _say_question(self, now: float) -> None:
-        self._daemon_spoke_at = now
+        self._daemon_spoke_at = self._questioned_at = now
         for family in sorted(self._awaited):
             self.daemon.out += route_refresh(family)
             self._count_answers(family, 1)
+
+    def _forget_questions(self, now: float) -> list[float]:
+        """Of two questions a daemon may have lost one: its answer is waited for no longer."""
+        if now < self._questioned_at + ANSWER_MAX_S:
+            return [self._questioned_at + ANSWER_MAX_S]
+        self._unanswered.clear()
+        if self.told is not None:
+            self.told.repeats = False
+        return []
 
     def _count_answers(self, family: Family, more: int) -> None:
         """An answer that comes behind the barrier is no news for the peer."""
@@ -683,6 +695,7 @@ class Session:
                 end.closing = True
         self.heard = self.told = self.agreed = self._opens = None
         self._awaited.clear()
+        self._unanswered.clear()
         self._become(State.DOWN, now)
 
 

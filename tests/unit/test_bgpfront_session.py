@@ -359,6 +359,22 @@ def test_a_daemon_that_loses_the_question_is_asked_again(rig: Rig) -> None:
     assert rig.peer.learnt == rig.daemon.own
 
 
+def test_a_question_that_was_lost_is_forgotten(rig: Rig) -> None:
+    """Its answer would be no news; what the daemon says must not be looked at so for ever."""
+    rig.kill_daemon()
+    rig.daemon.deaf_to = 1
+    rig.connect_daemon()
+    rig.settle()
+    rig.sleep(2 * ASK_AGAIN_S)
+    assert rig.state() is State.RELAY
+    assert rig.session.told is not None
+    assert not rig.session.told.keeps_up, "the answer may be late"
+    rig.sleep(ANSWER_MAX_S)
+    assert rig.state() is State.RELAY
+    assert rig.session.told.keeps_up
+    assert rig.peer.withdrawn == rig.peer.repeated == 0
+
+
 def test_a_slow_daemon_answers_twice_and_the_peer_is_told_nothing_again(rig: Rig) -> None:
     rig.kill_daemon()
     rig.daemon.unread = []
