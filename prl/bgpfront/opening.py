@@ -33,6 +33,9 @@ _RESTARTED = 0x80
 """RFC 4724 section 3."""
 _END_OF_RIB_ALONE = bytes(2)
 """No time, no family: whoever says so keeps no routes, and knows End-of-RIB (likewise)."""
+_FORWARDING = 0x80
+"""Of a family in the same two capabilities: routes were kept in the kernel over a restart (RFC 4724
+section 3, RFC 9494 section 3.1)."""
 
 
 class Capability(IntEnum):
@@ -223,7 +226,8 @@ def agreed(daemon: Open, peer: Open) -> Agreed:
 def differences(owner: Open, standby: Open) -> list[str]:
     """What keeps the daemon of the standby from going on with the session of the owner's, in words.
 
-    Both are normalised towards the peer. The order of capabilities means nothing.
+    Both are normalised towards the peer. The order of capabilities means nothing, and neither does
+    whether a daemon has found its routes in the kernel: BIRD says so after a start with -R.
     """
     found = [
         f"{name}: {mine} on the owner, {other} on the standby"
@@ -234,10 +238,24 @@ def differences(owner: Open, standby: Open) -> list[str]:
         )
         if mine != other
     ]
-    mine, other = set(owner.capabilities), set(standby.capabilities)
+    mine, other = (
+        {(code, _without_forwarding(code, value)) for code, value in one.capabilities}
+        for one in (owner, standby)
+    )
     for node, only in (("owner", mine - other), ("standby", other - mine)):
         found += [f"only the {node} has {_words(code, value)}" for code, value in sorted(only)]
     return found
+
+
+def _without_forwarding(code: int, value: bytes) -> bytes:
+    if code == Capability.GRACEFUL_RESTART:
+        head, size = 2, 4
+    elif code == Capability.LLGR:
+        head, size = 0, 7
+    else:
+        return value
+    entries = (e[:3] + bytes([e[3] & ~_FORWARDING]) + e[4:] for e in _entries(value, head, size))
+    return value[:head] + b"".join(entries)
 
 
 def _words(code: int, value: bytes) -> str:

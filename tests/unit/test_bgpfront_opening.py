@@ -161,3 +161,24 @@ def test_what_differs_between_two_daemons_is_named() -> None:
         "only the owner has the family ipv6 unicast",
         "only the standby has capability 200 (unknown) 01",
     ]
+
+
+@pytest.mark.parametrize(
+    ("code", "before", "after"),
+    [
+        (64, b"\x00\x78\0\1\1\x00", b"\x00\x78\0\1\1\x80"),
+        (64, b"\x00\x78\0\1\1\x00\0\2\1\x80", b"\x00\x78\0\1\1\x80\0\2\1\x00"),
+        (71, b"\0\1\1\x00\0\x0e\x10", b"\0\1\1\x80\0\x0e\x10"),
+    ],
+)
+def test_whether_routes_were_kept_in_the_kernel_is_no_other_configuration(
+    code: int, before: bytes, after: bytes
+) -> None:
+    """A BIRD that is started again with -R says of each family that they were."""
+    one, other = (
+        normalised(an_open(MP4, MP6, (code, value)), Towards.PEER) for value in (before, after)
+    )
+    assert differences(one, other) == []
+    assert one != other, "the peer is told"
+    changed = replace(other, capabilities=(MP4, MP6, (code, after[:-1] + b"\1")))
+    assert len(differences(one, changed)) == 2
