@@ -65,7 +65,7 @@ class Standby:
 
     def begin_again(self, begin: Begin) -> None:
         """The channel was made again. What was heard came from the shadow, and is kept."""
-        self._has_heard = self.is_whole
+        self._has_heard = self._has_heard or self.is_whole
         self.is_whole = False
         self._answered.clear()
         if self.session.told is not None:

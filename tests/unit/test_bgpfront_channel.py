@@ -407,6 +407,32 @@ def test_a_channel_that_is_made_again() -> None:
     assert (one.peer.withdrawn, one.peer.repeated) == (1, 0)
 
 
+def test_a_channel_that_breaks_again_before_all_has_been_told() -> None:
+    """What was heard came from the shadow all the same: it is kept, and the shadow is read."""
+    one = followed()
+    one.join()
+    one.pump()
+    one.carry(400)
+    assert one.standby is not None
+    assert not one.standby.is_whole
+    one._standby_stream = bytearray()
+    one.cut()
+    one.join()
+    one.pump()
+    one.carry(400)
+    assert not one.standby.is_whole
+    one.peer.say(ROUTES[400], None)
+    one.from_peer(1 << 20)
+    assert one.from_shadow(1 << 20), "unread, it would hold up the peer"
+    one.settle()
+    assert one.standby.not_ready() == ""
+    assert one.nodes[1].daemon.learnt == one.peer.own
+    assert one.nodes[1].daemon.repeated == 0
+    one.fail()
+    one.settle()
+    in_order(one)
+
+
 def moved(one: Fronts) -> None:
     one.hand_over()
     one.join()
