@@ -319,11 +319,17 @@ class Following(Generic[SessionT, ShadowT]):
         if heard is None or isinstance(heard, Answer | Given):
             return heard
         if (what := self._followed.get(heard.handle)) is not None:
-            what.on_news(heard)
-            if isinstance(heard, TakenOver) and isinstance(what, ShadowFlow):
-                del self._followed[heard.handle]
-                self.follow(what.session)
+            self._pass_on(what, heard)
         return None
+
+    def _pass_on(self, what: SessionT | ShadowT, news: News) -> None:
+        """What has heard its last word is not followed: an application may keep it, we do not."""
+        what.on_news(news)
+        if isinstance(news, TakenOver) and isinstance(what, ShadowFlow):
+            del self._followed[news.handle]
+            self.follow(what.session)
+        elif what.over:
+            self.forget(what)
 
     def follow(self, what: SessionT | ShadowT) -> None:
         """Its news is passed on from now on."""
@@ -335,7 +341,7 @@ class Following(Generic[SessionT, ShadowT]):
         self._followed[what.handle] = what
         early = self._dialogue.follow(what.handle)
         if early is not None:  # it overtook the answer
-            what.on_news(early)
+            self._pass_on(what, early)
 
     def forget(self, what: SessionT | ShadowT) -> None:
         """Stop following a flow."""
@@ -378,8 +384,13 @@ class Following(Generic[SessionT, ShadowT]):
                 continue
             if session.sock.fileno() >= 0:
                 return session
-            session.become("ended", "its application has closed the socket")
+            self.refused(session, "its application has closed the socket")
         return None
+
+    def refused(self, session: SessionT, why: str) -> None:
+        """The new prld cannot be given it: nobody will ever tell of it."""
+        session.become("ended", why)
+        self.forget(session)
 
     def handed_over(self, session: SessionT, answer: dict[str, Any]) -> dict[str, Any] | None:
         """A new prld has it; returns what that one is to be asked, if its application has decided.

@@ -359,13 +359,17 @@ class Node:
             except NoDaemonError:
                 return  # gone again: the reader notices, and the next one is asked
             except (OSError, PrlError) as error:  # of this one alone
-                session.become("ended", str(error))
+                self._refused(session, str(error))
             else:
                 return
 
     def _next_of(self, waiting: deque[Session]) -> Session | None:
         with self._lock:
             return self._following.next_of(waiting)
+
+    def _refused(self, session: Session, why: str) -> None:
+        with self._lock:
+            self._following.refused(session, why)
 
     def _hand_over(self, session: Session, waiting: deque[Session]) -> None:
         def take(answer: Answer) -> None:
@@ -378,7 +382,7 @@ class Node:
             elif self._following.lost is not None:
                 return  # by the end of this prld, too; the next one is asked
             else:
-                session.become("ended", str(answer.error))
+                self._refused(session, str(answer.error))
             self._hand_over_next(waiting)
 
         members, memory = application.pack(session.application)

@@ -4,10 +4,12 @@ Both clients against a prld that, like the real one, counts its handles from 1.
 """
 
 import asyncio
+import gc
 import json
 import os
 import socket
 import threading
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
@@ -33,11 +35,11 @@ ENOUGH = 2 * REJOINS_MAX + 1
 class Prld:
     """Keeps the answers of replicate back while ``may_answer`` is not set."""
 
-    def __init__(self, path: Path, *, refuses: str = "") -> None:
+    def __init__(self, path: Path, *, refuses: str = "", takes: int = 1 << 30) -> None:
         self.heard: list[dict[str, Any]] = []
         self.may_answer = asyncio.Event()
         self.may_answer.set()
-        self._refuses = refuses
+        self._refuses, self._takes = refuses, takes
         self._handles = 0
         self._changed = asyncio.Condition()
         self.client: Client | None = None
@@ -58,6 +60,8 @@ class Prld:
         if request["op"] != "replicate":
             return {}
         await self.may_answer.wait()
+        if self._handles == self._takes:
+            raise UsageError("one too many")
         self._handles += 1
         return {"handle": self._handles, "state": "active", "reason": "", "streams": []}
 
@@ -177,6 +181,10 @@ async def acting(path: Path, face: Face) -> AsyncIterator[Stage]:
                 yield stage
         finally:
             (stage.prld if stage else prld).server.close()
+
+
+def descriptors() -> set[Path]:
+    return set(Path("/proc/self/fd").iterdir())
 
 
 def play(path: Path, face: Face, story: Callable[[Stage], Awaitable[None]]) -> None:
@@ -327,6 +335,57 @@ def test_a_session_that_is_not_to_be_protected_can_be_closed_yet_and_is_not_hand
     play(tmp_path, Threads, story)
 
 
+@faces
+def test_a_session_that_has_ended_is_kept_by_nobody_but_its_application(
+    tmp_path: Path, face: Face
+) -> None:
+    many = 50
+
+    async def story(stage: Stage) -> None:
+        before = descriptors()
+        await stage.replicate(many)
+        for handle, session in enumerate(stage.sessions, 1):
+            if face is Threads:
+                assert session.descriptor >= 0
+            if handle % 2:
+                await stage.call(session.close)
+            stage.prld.tell("state", handle=handle, state="ended", reason="")
+        await stage.all_heard()
+        assert all(session.over for session in stage.sessions)
+        for sock in (*stage.sockets, *stage.peers):
+            sock.close()
+        stage.sockets.clear()
+        left = [weakref.ref(session) for session in stage.sessions]
+        stage.sessions.clear()
+        del session, sock
+        gc.collect()
+        assert [ref() for ref in left] == [None] * many
+        assert descriptors() <= before
+
+    play(tmp_path, face, story)
+
+
+@faces
+def test_a_session_that_the_next_prld_does_not_take_is_kept_by_nobody_but_its_application(
+    tmp_path: Path, face: Face
+) -> None:
+    async def story(stage: Stage) -> None:
+        await stage.replicate(2)
+        await stage.lose()
+        stage.prld = Prld(stage.path, takes=0)
+        await stage.prld.until("replicate", 2)
+        for session in stage.sessions:
+            await stage.mine.wait(session, "ended")
+        await stage.all_heard()
+        left = [weakref.ref(session) for session in stage.sessions]
+        stage.sessions.clear()
+        del session
+        gc.collect()
+        assert [ref() for ref in left] == [None] * 2
+
+    play(tmp_path, face, story)
+
+
 def answer_once(listener: socket.socket) -> None:
     """A prld that dies with the answer to the last of those that are handed over at first."""
     conn, _ = listener.accept()
@@ -421,9 +480,9 @@ def test_a_host_without_threads_is_told_of_and_nothing_is_left(
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         listener.bind(str(path))
         listener.listen()
-        before = set(Path("/proc/self/fd").iterdir())
+        before = descriptors()
         monkeypatch.setattr(threading.Thread, "start", none)
         with pytest.raises(PrlError, match="new thread") as caught:
             Node(path)
         assert not isinstance(caught.value, NoDaemonError)
-        assert set(Path("/proc/self/fd").iterdir()) <= before
+        assert descriptors() <= before

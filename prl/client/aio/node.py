@@ -354,7 +354,7 @@ class AsyncNode:
                 )
                 if is_gone or self._following.lost is not None:
                     return  # the reader notices, and the next one is asked
-                session.become("ended", str(error))
+                self._following.refused(session, str(error))
                 continue
             if word := self._following.handed_over(session, answer):
                 self._tell(word)
