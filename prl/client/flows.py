@@ -15,6 +15,7 @@ from typing import Any, Final, Generic, TypeVar
 from prl.client.shadow_socket import ShadowNotOwned, ShadowSocket, Takeover
 from prl.control.messages import REQUESTS_MAX, MessageError
 from prl.control.protocol import (
+    FDS_MAX,
     OVER,
     Answer,
     Demoted,
@@ -24,6 +25,7 @@ from prl.control.protocol import (
     Protectable,
     State,
     TakenOver,
+    Unheld,
     Void,
 )
 from prl.errors import NoDaemonError, PrlError, UsageError
@@ -303,20 +305,22 @@ class Following(Generic[SessionT, ShadowT]):
             raise self.lost
         return self._dialogue.ask(request)
 
-    def hear(self, raw: bytes, fds: list[int], flags: int) -> Answer | Given | None:
+    def hear(self, raw: bytes, fds: list[int], flags: int) -> Answer | Given | Unheld | None:
         """Understand a message; news is passed on to its flow, the rest is returned.
 
         Raises:
             PrlError: this is nothing that prld says.
         """
-        cut = bool(flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC))
+        lacks = bool(flags & socket.MSG_CTRUNC)
+        short = lacks and len(fds) < FDS_MAX  # there was room, but no descriptor
+        cut = bool(flags & socket.MSG_TRUNC) or (lacks and not short)
         try:
-            heard = self._dialogue.hear(raw, fds, cut=cut)
+            heard = self._dialogue.hear(raw, fds, cut=cut, short=short)
         except MessageError as error:
             raise PrlError(
                 f"prld on {self._where} sent nonsense ({error}); is it another version?"
             ) from error
-        if heard is None or isinstance(heard, Answer | Given):
+        if heard is None or isinstance(heard, Answer | Given | Unheld):
             return heard
         if (what := self._followed.get(heard.handle)) is not None:
             self._pass_on(what, heard)

@@ -23,9 +23,9 @@ from prl.client.flows import (
 from prl.client.sessions import Session, Shadow
 from prl.control import application
 from prl.control.messages import MESSAGE_MAX_BYTES, default_socket
-from prl.control.protocol import FDS_MAX, Answer, Given
+from prl.control.protocol import FDS_MAX, Answer, Given, Unheld
 from prl.errors import HungDaemonError, NoDaemonError, NotProtectedError, PrlError
-from prl.kernel.inotify import Appearance
+from prl.kernel.inotify import AwaitedAppearance
 
 _Take = Callable[[Answer], None]
 
@@ -43,7 +43,7 @@ class Node:
     Raises:
         NoDaemonError: nobody answers on ``socket_path`` (default: $PRL_SOCKET, or
             /run/prl/prld.sock).
-        PrlError: the host has no thread for it just now.
+        PrlError: the host has no thread or descriptor for it just now.
     """
 
     def __init__(
@@ -59,11 +59,13 @@ class Node:
         self._answers: dict[int, _Take] = {}
         self._shadows: queue.SimpleQueue[Shadow | None] = queue.SimpleQueue()
         self._closed = threading.Event()
-        self._appearance = Appearance(self.path) if reconnect else None
+        self._appearance: AwaitedAppearance | None = None
         self._reader = threading.Thread(target=self._run, name="prl-client", daemon=True)
         try:
+            if reconnect:
+                self._appearance = AwaitedAppearance(self.path)
             self._reader.start()
-        except RuntimeError as error:
+        except (RuntimeError, OSError) as error:
             self._sock.close()
             if self._appearance is not None:
                 self._appearance.close()
@@ -76,11 +78,13 @@ class Node:
         self.close()
 
     def _connect(self) -> socket.socket:
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        sock: socket.socket | None = None
         try:
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             sock.connect(str(self.path))
-        except OSError as error:
-            sock.close()
+        except OSError as error:  # EMFILE, too
+            if sock is not None:
+                sock.close()
             raise NoDaemonError(nobody_answers(self.path, error.strerror)) from error
         return sock
 
@@ -309,6 +313,9 @@ class Node:
                 shadow = Shadow(self, heard)
                 self._following.follow(shadow)
                 self._shadows.put(shadow)
+        if isinstance(heard, Unheld):
+            with contextlib.suppress(PrlError):  # gone: the reader notices
+                self._send(_ignore, heard.refusal, ())
         if take is not None and isinstance(heard, Answer):
             take(heard)
 
@@ -325,6 +332,8 @@ class Node:
     def _await_prld(self) -> bool:
         """Connect to the next prld; False: closed meanwhile."""
         assert self._appearance is not None
+        with self._sending:
+            self._sock.close()  # so that there is a descriptor for the next one
         wait_s = RECONNECT_MIN_S
         while not self._closed.is_set():
             try:
@@ -334,7 +343,6 @@ class Node:
                 wait_s = min(2 * wait_s, RECONNECT_MAX_S)
                 continue
             with self._sending:
-                self._sock.close()
                 self._sock = fresh
             with self._lock:
                 self._following.lost = None

@@ -118,6 +118,20 @@ class Given:
     not say."""
 
 
+@dataclass(frozen=True, slots=True)
+class Unheld:
+    """A shadow for whose socket this process had no descriptor left: prld is to take it back."""
+
+    handle: int
+    generation: int | None
+
+    @property
+    def refusal(self) -> dict[str, Any]:
+        """What prld is asked."""
+        generation = {} if self.generation is None else {"generation": self.generation}
+        return {"op": "close", "handle": self.handle} | generation
+
+
 class Dialogue:
     """One connection's requests and flows. Not safe for several threads at once."""
 
@@ -137,11 +151,12 @@ class Dialogue:
         return number, encode(request | {"id": number})
 
     def hear(
-        self, raw: bytes, fds: list[int], *, cut: bool = False
-    ) -> Answer | Given | News | None:
+        self, raw: bytes, fds: list[int], *, cut: bool = False, short: bool = False
+    ) -> Answer | Given | Unheld | News | None:
         """Understand one message; None when it is of no account here.
 
-        ``cut`` says that the kernel had more of it, or more descriptors, than there was room for.
+        ``cut`` says that the kernel had more of it, or more descriptors, than there was room for;
+        ``short``, that this process could not have all of its descriptors (RLIMIT_NOFILE).
         A descriptor that is kept is taken out of ``fds``; the rest is the caller's to close.
 
         Raises:
@@ -155,7 +170,7 @@ class Dialogue:
             return _answer(message)
         try:
             if kind == "shadow":
-                return self._given(message, fds)
+                return _unheld(message) if short else self._given(message, fds)
             if kind in _KINDS:
                 return self._news(msgspec.convert(message, _KINDS[kind]))
         except (msgspec.ValidationError, UsageError, ValueError, TypeError) as error:
@@ -203,6 +218,11 @@ class Dialogue:
             while len(self._early) > EARLY_MAX:
                 del self._early[next(iter(self._early))]
         return None
+
+
+def _unheld(message: dict[str, Any]) -> Unheld:
+    event = msgspec.convert(message, _Shadow)
+    return Unheld(event.handle, event.generation)
 
 
 def _answer(message: dict[str, Any]) -> Answer:

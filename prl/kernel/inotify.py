@@ -13,10 +13,9 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Appearance:
-    """Watches the folder of ``path``; without inotify, wait() just takes its time."""
+    """Watches the folder of ``path``, unless there is no inotify, or no descriptor for it."""
 
     def __init__(self, path: Path) -> None:
-        self._interrupted = os.eventfd(0, os.EFD_CLOEXEC)
         self._watch: int = _libc.inotify_init1(_IN_CLOEXEC | _IN_NONBLOCK)
         self._folder = os.fsencode(path.parent)
 
@@ -31,6 +30,19 @@ class Appearance:
             with contextlib.suppress(BlockingIOError):
                 os.read(self._watch, _EVENTS_BYTES)
             _libc.inotify_add_watch(self._watch, self._folder, _IN_CREATE | _IN_MOVED_TO)
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+        if self._watch >= 0:
+            os.close(self._watch)
+
+
+class AwaitedAppearance(Appearance):
+    """Waited for in a thread; without inotify, wait() just takes its time."""
+
+    def __init__(self, path: Path) -> None:
+        self._interrupted = os.eventfd(0, os.EFD_CLOEXEC)
+        super().__init__(path)
 
     def wait(self, timeout_s: float) -> None:
         """Return when something has appeared in the folder, after interrupt(), or in the end."""
@@ -47,6 +59,5 @@ class Appearance:
 
     def close(self) -> None:
         """Give the descriptors back."""
+        super().close()
         os.close(self._interrupted)
-        if self._watch >= 0:
-            os.close(self._watch)

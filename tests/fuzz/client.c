@@ -27,15 +27,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
     exact = (char *)fuzz_exact(data + 1, bytes - 1); /* first alone: the sanitizer sees any read beyond it */
     result = read_members(exact, bytes - 1, &members);
     assert(result == 0 || result == -EPROTO);
-    client = (struct prl_client){.under_way = 1};
+    client = (struct prl_client){.fd = -1, .under_way = 1};
     client.last = &client.first;
     memcpy(client.message, exact, bytes - 1);
     lowest = dup(0);
     for (int i = 0; i < count; i++)
         fds[i] = dup(memory);
     close(lowest);
-    result = understand(&client, bytes - 1, fds, &count, &event);
-    assert(result == 0 || result == 1 || result == -EPROTO || result == -ENOMEM);
+    result = understand(&client, bytes - 1, fds, &count, data[0] & 0x80, &event);
+    assert(result == 0 || result == 1 || result == -EPROTO || result == -ENOMEM || result == -EMFILE);
     if (result == 1) {
         assert(memchr(event.local, 0, sizeof(event.local)) && memchr(event.remote, 0, sizeof(event.remote)));
         assert(memchr(event.reason, 0, sizeof(event.reason)));

@@ -55,7 +55,7 @@ static void judge_one(struct prl_client *client, const char *exact, size_t bytes
         fds[i] = dup(0);
     memcpy(client->message, exact, bytes);
     client->under_way = 1;
-    result = understand(client, bytes, fds, &count, &event);
+    result = understand(client, bytes, fds, &count, false, &event);
     show(result, &event);
     for (int i = 0; i < count; i++)
         if (fds[i] >= 0)

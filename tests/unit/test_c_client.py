@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import random
+import resource
 import socket
 import struct
 import subprocess
@@ -238,6 +239,14 @@ class Prld:
         self.say({"id": 3, "ok": True})
         self.say({"id": 2, "ok": True, "handle": 9, "state": "active", "reason": ""})
 
+    def limit(self, limits: tuple[int, int] | None) -> tuple[int, int]:
+        """How many descriptors the driver may have (None: no more); returns what that was."""
+        fds = Path(f"/proc/{self._process.pid}/fd")
+        least = max(int(entry.name) for entry in fds.iterdir()) + 1
+        before = resource.prlimit(self._process.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(self._process.pid, resource.RLIMIT_NOFILE, limits or (least, before[1]))
+        return before
+
     def end(self) -> list[list[str]]:
         """What the driver has told; it has ended without a leak."""
         self.sock.close()
@@ -275,6 +284,20 @@ def test_nonsense_ends_the_connection_and_leaks_nothing(
     prld.introduce()
     prld.say(raw, fds)
     assert prld.end()[-1][0] == str(PROTO)
+
+
+def test_a_shadow_for_which_there_is_no_descriptor_is_given_back(
+    driver: Path, tmp_path: Path
+) -> None:
+    prld = Prld(driver, tmp_path)
+    prld.introduce()
+    limits = prld.limit(None)
+    prld.say(GOOD[-2], fds=1)
+    assert prld.hear() == ({"op": "close", "id": 0, "handle": 9, "generation": 4}, 0)
+    prld.say({"id": 0, "ok": True})
+    prld.limit(limits)
+    prld.say(GOOD[-2] | {"handle": 10}, fds=1)
+    assert [line[1:3] for line in prld.end()[3:-1]] == [["4", "10"]]
 
 
 def test_prld_dies_while_an_answer_is_awaited(driver: Path, tmp_path: Path) -> None:

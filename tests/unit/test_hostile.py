@@ -326,15 +326,15 @@ def heard(draw: st.DrawFn) -> bytes:
         return b"{}"
 
 
-@given(st.one_of(st.binary(max_size=60), heard()), st.integers(0, 2), st.booleans())
-def test_any_word_of_prld(raw: bytes, fds: int, cut: bool) -> None:
+@given(st.one_of(st.binary(max_size=60), heard()), st.integers(0, 2), st.booleans(), st.booleans())
+def test_any_word_of_prld(raw: bytes, fds: int, cut: bool, short: bool) -> None:
     opened = [os.memfd_create("test") for _ in range(fds)]
     left = list(opened)
     dialogue = Dialogue()
     dialogue.follow(9)
     given_away = -1
     try:
-        word = dialogue.hear(raw, left, cut=cut)
+        word = dialogue.hear(raw, left, cut=cut, short=short)
         given_away = getattr(word, "fd", -1)
     except MessageError:
         assert given_away == -1

@@ -4,14 +4,16 @@ Both clients against a prld that, like the real one, counts its handles from 1.
 """
 
 import asyncio
+import errno
 import gc
 import json
 import os
+import resource
 import socket
 import threading
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import ExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -78,6 +80,12 @@ class Prld:
     def tell(self, event: str, **members: Any) -> None:
         assert self.client is not None
         self.client.send({"event": event, **members})
+
+    def give(self, handle: int, sock: socket.socket) -> None:
+        """A shadow."""
+        assert self.client is not None
+        event = {"event": "shadow", "handle": handle, "generation": 7}
+        self.client.send(event | {"local": "a:1", "remote": "b:2"}, sock.fileno())
 
 
 class Threads:
@@ -382,6 +390,84 @@ def test_a_session_that_the_next_prld_does_not_take_is_kept_by_nobody_but_its_ap
         del session
         gc.collect()
         assert [ref() for ref in left] == [None] * 2
+
+    play(tmp_path, face, story)
+
+
+@contextmanager
+def no_descriptor_left() -> Iterator[Callable[[], None]]:
+    """This process may open nothing; what it is given takes what it has closed meanwhile."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken = [os.dup(0)]
+
+    def take() -> None:
+        with suppress(OSError):
+            while True:
+                taken.append(os.dup(0))
+
+    highest = max(int(entry.name) for entry in descriptors())
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest, limits[1]))
+    try:
+        take()
+        yield take
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        for fd in taken:
+            os.close(fd)
+
+
+@faces
+def test_a_shadow_for_which_there_is_no_descriptor_is_given_back(
+    tmp_path: Path, face: Face
+) -> None:
+    async def story(stage: Stage) -> None:
+        await stage.replicate(1)
+        (session,), (peer,) = stage.sessions, stage.peers
+        with no_descriptor_left():
+            stage.prld.give(3, peer)
+            (closing,) = await stage.prld.until("close")
+            assert (closing["handle"], closing["generation"]) == (3, 7)
+            await stage.all_heard()
+        assert session.state == "active"
+        stage.prld.give(4, peer)
+        shadow = await stage.call(stage.mine.node.next_shadow)
+        assert shadow.handle == 4
+        await stage.call(shadow.close)
+
+    play(tmp_path, face, story)
+
+
+@faces
+def test_the_next_prld_is_reached_although_there_was_no_descriptor_for_a_while(
+    tmp_path: Path, face: Face, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its program takes any that becomes free, that of the lost connection, too."""
+
+    async def story(stage: Stage) -> None:
+        await stage.replicate(1)
+        following = Prld(tmp_path / "next.sock")
+        loop, tried, refused = asyncio.get_running_loop(), asyncio.Event(), []
+        with no_descriptor_left() as take:
+
+            class Socket(socket.socket):
+                def __init__(self, *args: Any, **kwargs: Any) -> None:
+                    take()
+                    try:
+                        super().__init__(*args, **kwargs)
+                    except OSError as error:
+                        refused.append(error.errno)
+                        loop.call_soon_threadsafe(tried.set)
+                        raise
+
+            with monkeypatch.context() as patch:
+                patch.setattr(socket, "socket", Socket)
+                stage.prld.server.close()
+                await tried.wait()
+        assert refused[0] == errno.EMFILE
+        stage.prld = following
+        await asyncio.to_thread((tmp_path / "next.sock").rename, stage.path)
+        await stage.prld.until("replicate")
+        await stage.mine.wait(stage.sessions[0], "active")
 
     play(tmp_path, face, story)
 

@@ -528,8 +528,34 @@ static int taken_over_of(const struct members *members, struct prl_client_event 
     return 0;
 }
 
-/* 1: an event; 0: a message of a later version; or -errno. Takes descriptors that it keeps off the list. */
-static int understand(struct prl_client *client, size_t bytes, int *fds, int *count,
+/*
+ * A shadow for whose socket this process had no descriptor left: prld is to take it back. The request has number 0,
+ * which is none of the application's.
+ */
+static int refuse_shadow(struct prl_client *client, const struct members *members)
+{
+    struct prl_client_event event = {.fd = -1};
+    struct prl_json_writer writer;
+    uint64_t generation = 0;
+
+    if (handle_of(members, &event) || number_if(&members->generation, UINT32_MAX, &generation))
+        return -EPROTO;
+    prl_json_write(&writer, client->message, sizeof(client->message));
+    prl_json_put(&writer, "{\"op\":\"close\",\"id\":0,\"handle\":");
+    prl_json_put_number(&writer, event.handle);
+    if (members->generation.type != PRL_JSON_NULL) {
+        prl_json_put(&writer, ",\"generation\":");
+        prl_json_put_number(&writer, generation);
+    }
+    prl_json_put(&writer, "}");
+    return send_message(client, &writer, NULL, 0) ? -EMFILE : 0;
+}
+
+/*
+ * 1: an event; 0: none, or a message of a later version; or -errno. `short_of`: not all descriptors of it could be
+ * had. Takes descriptors that it keeps off the list.
+ */
+static int understand(struct prl_client *client, size_t bytes, int *fds, int *count, bool short_of,
                       struct prl_client_event *event)
 {
     struct members members;
@@ -538,8 +564,12 @@ static int understand(struct prl_client *client, size_t bytes, int *fds, int *co
     if (error)
         return error;
     if (members.event.type == PRL_JSON_NULL) {
+        if (members.id.type == PRL_JSON_INTEGER && !members.id.integer)
+            return 0; /* to refuse_shadow() */
         error = answer_of(client, &members, event);
     } else if (is_text(&members.event, "shadow")) {
+        if (short_of)
+            return refuse_shadow(client, &members);
         error = shadow_of(&members, fds, count, event);
     } else if (is_text(&members.event, "state")) {
         event->kind = PRL_CLIENT_STATE;
@@ -593,6 +623,7 @@ static int receive(struct prl_client *client, struct prl_client_event *event)
         .msg_controllen = sizeof(control.room),
     };
     int fds[FDS_MAX], count, result;
+    bool short_of;
     ssize_t got;
 
     do
@@ -601,10 +632,11 @@ static int receive(struct prl_client *client, struct prl_client_event *event)
     if (got < 0)
         return errno == EAGAIN ? -EAGAIN : -ECONNRESET;
     count = take_descriptors(&message, fds);
-    if (message.msg_flags & (MSG_TRUNC | MSG_CTRUNC))
+    short_of = message.msg_flags & MSG_CTRUNC && count < FDS_MAX; /* there was room, but no descriptor */
+    if (message.msg_flags & MSG_TRUNC || (message.msg_flags & MSG_CTRUNC && !short_of))
         result = -EPROTO;
     else
-        result = got ? understand(client, (size_t)got, fds, &count, event) : -ECONNRESET;
+        result = got ? understand(client, (size_t)got, fds, &count, short_of, event) : -ECONNRESET;
     for (int i = 0; i < count; i++)
         if (fds[i] >= 0)
             close(fds[i]);

@@ -150,8 +150,11 @@ int prl_client_give_up(struct prl_client *client, uint32_t handle, uint32_t gene
 
 /*
  * The next event: 1, or 0: none now; or, from then on for ever, -ECONNRESET: prld is gone, -EPROTO: it said what is
- * not in the protocol, -ENOMEM. Sessions go on without prld unless that was their owner's end; connect anew.
+ * not in the protocol, -ENOMEM, -EMFILE: see below. Sessions go on without prld unless that was their owner's end; connect anew.
  * After 1 the event is to be given to prl_client_release().
+ * A shadow for whose socket there is no descriptor left (RLIMIT_NOFILE) is given up by itself: its PRL_CLIENT_VOID is
+ * all that is told of it, and prld protects its session again after the next prl_client_offer(). -EMFILE: prld did not
+ * even read that.
  */
 int prl_client_next(struct prl_client *client, struct prl_client_event *event);
 

@@ -23,7 +23,7 @@ from prl.client.flows import (
 )
 from prl.control import application
 from prl.control.messages import MESSAGE_MAX_BYTES, REQUESTS_MAX, default_socket
-from prl.control.protocol import FDS_MAX, Answer, Given
+from prl.control.protocol import FDS_MAX, Answer, Given, Unheld
 from prl.errors import HungDaemonError, NoDaemonError, NotProtectedError, PrlError, UsageError
 from prl.kernel.inotify import Appearance
 
@@ -73,7 +73,10 @@ class AsyncNode:
             NoDaemonError: nobody answers on ``socket_path`` (default: $PRL_SOCKET, or
                 /run/prl/prld.sock).
         """
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
+        try:
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
+        except OSError as error:  # EMFILE
+            raise NoDaemonError(nobody_answers(self.path, error.strerror)) from error
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 # A Unix socket connects at once or, its backlog being full, not yet.
@@ -303,6 +306,8 @@ class AsyncNode:
             self._following.follow(shadow)
             self._given.append(shadow)
             self._bell.ring()
+        elif isinstance(heard, Unheld):
+            self._tell(heard.refusal)
         return isinstance(heard, Answer)
 
     # -- prld goes and comes
@@ -328,12 +333,12 @@ class AsyncNode:
     async def _return(self) -> None:
         """Connect to the next prld; hand offers and sessions to it."""
         wait_s = RECONNECT_MIN_S
-        with contextlib.closing(Appearance(self.path)) as appearance:
-            while self._following.lost is not None:
+        while self._following.lost is not None:
+            with contextlib.closing(Appearance(self.path)) as appearance:
                 await _await_appearance(appearance, wait_s)
-                wait_s = min(2 * wait_s, RECONNECT_MAX_S)
-                with contextlib.suppress(NoDaemonError):
-                    await self.connect()
+            wait_s = min(2 * wait_s, RECONNECT_MAX_S)
+            with contextlib.suppress(NoDaemonError):
+                await self.connect()
         for endpoint in tuple(self._following.offers):
             with contextlib.suppress(PrlError):  # refused; gone again: _give_up() has begun anew
                 await self.request({"op": "offer", "endpoint": endpoint})
