@@ -688,8 +688,13 @@ class Seat:
         ):
             standby.begin_again(begin)
             return
+        if self._place is not None and not self._place.over:
+            # By prld's last word the session is this node's. Which front is behind is not known
+            # here; both will have heard by a later BEGIN.
+            self._channel.give_up("the other front begins a session that is this node's")
+            return
         self._lose_standby()
-        self._lose_owner()  # word that it is so no more is on its way
+        self._lose_owner()
         try:
             session = self._session_of(begin)
             self._standby = Standby(begin, session, self._channel.send, now)

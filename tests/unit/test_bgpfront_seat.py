@@ -29,6 +29,7 @@ from prl.client.aio import (
     ShadowVoid,
     Takeover,
 )
+from prl.control.protocol import OVER
 from tests.bgp_updates import message
 from tests.unit.test_bgpfront_session import DAEMON, OTHERS, PEER, ROUTES, Speaker, said_of
 
@@ -42,9 +43,10 @@ class Place:
 
     def __init__(self) -> None:
         self.news: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
-        self.is_closed = False
+        self.is_closed = self.over = False
 
     def become(self, state: str, reason: str = "") -> None:
+        self.over = state in OVER
         self.news.put_nowait((state, reason))
 
     async def states(self) -> AsyncIterator[tuple[str, str]]:
@@ -274,18 +276,23 @@ class World:
 
     def move(self) -> None:
         """The service is moved to the other node; this one's prld says so."""
+        place = self.owner.prld.places[-1]
+        self.change_places().close()
+        place.become("demoted")
+
+    def change_places(self) -> socket.socket:
+        """The other node has the service; returns what was the peer's end."""
         assert self.shadow is not None
         self.carry()
-        place = self.owner.prld.places[-1]
         self.shadow.taken.set_result(Takeover(self.out_bytes, 0))
-        assert self.wire is not None
-        self.wire.close()
+        before = self.wire
+        assert before is not None
         self.wire, self.mirror = self.mirror, None
         self.owner, self.standby = self.standby, self.owner
         self.owner.prld.places.append(self.shadow.session)
         self.owner.prld.notes.append(self.shadow.application)
         self.shadow = None
-        place.become("demoted")
+        return before
 
     def carry(self) -> None:
         for one, other in ((self.owner, self.standby), (self.standby, self.owner)):
@@ -699,6 +706,63 @@ def test_the_service_is_moved_and_both_daemons_stay(otherwise: bool) -> None:
             node.daemon.say(ROUTES[0], None)
         await one.until(one.is_in_order)
         assert (one.peer.withdrawn, one.peer.repeated) == (1, 0)
+
+    play(story)
+
+
+def test_an_owner_that_does_not_know_of_its_successor_ends_nothing_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its prld hangs. The new owner goes on, and has it follow once it does know."""
+    monkeypatch.setattr(owner, "SAID_MAX_S", 0.05)
+
+    async def story(one: World) -> None:
+        await one.open()
+        await one.be_ready()
+        place, kept = one.owner.prld.places[-1], one.owner.sock
+        with one.change_places():
+            old, new = one.standby, one.owner
+            await one.until(lambda: one.state("owner") == "relay")
+            for node in (old, new):
+                node.daemon.say(ROUTES[0], None)
+            await one.until(lambda: bool(old.line.why))
+            assert "does not acknowledge" in old.line.why[0]
+            one.channel(up=False)
+            one.channel(up=True)
+            await one.until(lambda: bool(new.line.why) or not new.seat.is_owner)
+            assert new.seat.is_owner
+            assert old.seat.is_owner
+            for node in (old, new):
+                node.daemon.say(ROUTES[1], None)
+            await one.until(one.is_in_order)
+            one.channel(up=False)
+            place.become("demoted")
+            await one.until(lambda: not old.seat.is_owner)
+        one.channel(up=True)
+        one.protect()
+        await one.until(lambda: new.seat.status()["because"] == "")
+        assert old.sock is kept
+        assert (one.peer.withdrawn, one.peer.repeated, one.peer.ended) == (2, 0, None)
+
+    play(story)
+
+
+def test_a_begin_that_overtakes_the_word_of_a_move() -> None:
+    async def story(one: World) -> None:
+        await one.open()
+        await one.be_ready()
+        place, kept = one.owner.prld.places[-1], one.owner.sock
+        with one.change_places():
+            old = one.standby
+            one.protect()
+            await one.until(lambda: bool(old.line.why))
+            assert old.seat.is_owner
+            place.become("demoted")
+            one.channel(up=False)
+            one.channel(up=True)
+            await one.until(lambda: one.owner.seat.status()["because"] == "")
+            assert old.sock is kept
+        assert (one.peer.withdrawn, one.peer.repeated, one.peer.ended) == (0, 0, None)
 
     play(story)
 
