@@ -2,6 +2,7 @@
 
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from itertools import chain
 
 from prl.bindings.bgp_rib import (
@@ -56,6 +57,16 @@ def route_refresh(family: Family, subtype: int = 0) -> bytes:
     return message(_ROUTE_REFRESH, afi.to_bytes(2, "big") + bytes([subtype, safi]))
 
 
+@dataclass
+class _Answer:
+    """To ``count`` ROUTE-REFRESHes of a family: one that is not begun is for further ones, too."""
+
+    family: Family
+    pieces: Iterator[bytes]
+    count: int = 1
+    is_begun: bool = False
+
+
 class Direction:
     """The routes of one direction, and the bytes that go out to their reader.
 
@@ -86,7 +97,9 @@ class Direction:
         self._ended: set[Family] = set()
         """Families of which the source has said that it has said all."""
         self._end_told: set[Family] = set()
-        self._answers: deque[tuple[Family, Iterator[bytes]]] = deque()
+        self._answers: deque[_Answer] = deque()
+        """Of each family at most one that is not begun, behind one that is: a reader may ask
+        without end, and read nothing."""
 
     @property
     def behind(self) -> bool:
@@ -169,10 +182,11 @@ class Direction:
         """
         while len(self.out) < OUT_LOW_BYTES and not self.incomplete:
             if self._answers:
-                family, pieces = self._answers[0]
-                if (piece := next(pieces, None)) is None:
+                answer = self._answers[0]
+                answer.is_begun = True
+                if (piece := next(answer.pieces, None)) is None:
                     self._answers.popleft()
-                    self.answered[family] += 1
+                    self.answered[answer.family] += answer.count
                 else:
                     self.out += piece
             elif self.held:
@@ -197,13 +211,21 @@ class Direction:
 
         What changes meanwhile is said as ever; at the end the reader has all as it is.
         """
-        self._answers += [(family, self._answer(family, bounds=bounds)) for family in families]
+        waiting = {one.family: one for one in self._answers if not one.is_begun}
+        for family in families:
+            if (answer := waiting.get(family)) is not None:
+                answer.count += 1
+            else:
+                self._answers.append(_Answer(family, self._answer(family, bounds=bounds)))
         self.pump()
 
     @property
-    def asked(self) -> list[Family]:
-        """The families of the ROUTE-REFRESHes that are still being answered."""
-        return [family for family, _ in self._answers]
+    def asked(self) -> dict[Family, int]:
+        """How many ROUTE-REFRESHes of each family are still being answered."""
+        asked: Counter[Family] = Counter()
+        for one in self._answers:
+            asked[one.family] += one.count
+        return dict(asked)
 
     def _answer(self, family: Family, *, bounds: bool) -> Iterator[bytes]:
         if bounds:

@@ -18,8 +18,9 @@ MESSAGE_MAX_BYTES = 1 << 18
 """Longer than any: a piece of a table, or of what is said, and a BGP message."""
 _HEAD = struct.Struct("!IBQ")
 _POSITION = struct.Struct("!Q")
-_FAMILY = struct.Struct("!HB")
 _BEGIN = struct.Struct("!QQ16sHHHB")
+_QUESTIONS = struct.Struct("!HBQ")
+"""ROUTE-REFRESHes: of which family, and how many."""
 _FAMILIES = {pair: family for family, pair in AFI_SAFI.items()}
 
 
@@ -45,7 +46,7 @@ class Begin:
         read: position in the peer's stream up to which the owner has read.
         part: of a message, what comes before that position.
         told: position in what goes to the peer; ``Say`` goes on from there.
-        asked: families of the peer's ROUTE-REFRESHes that are still being answered.
+        asked: of which families the peer's ROUTE-REFRESHes are still being answered, and how many.
     """
 
     KIND: ClassVar[int] = 1
@@ -56,14 +57,15 @@ class Begin:
     read: int
     part: bytes
     told: int
-    asked: tuple[Family, ...]
+    asked: tuple[tuple[Family, int], ...]
 
     def body(self) -> bytes:
         """Without the head."""
         parts = (self.daemon_open, self.peer_open, self.part)
         lengths = map(len, parts)
         fixed = _BEGIN.pack(self.read, self.told, mapped(self.peer), *lengths, len(self.asked))
-        return fixed + b"".join((*parts, *map(_family_bytes, self.asked)))
+        asked = (_questions_bytes(family, count) for family, count in self.asked)
+        return fixed + b"".join((*parts, *asked))
 
     @classmethod
     def of(cls, session: int, body: bytes) -> "Begin":
@@ -73,11 +75,12 @@ class Begin:
         for length in lengths:
             parts.append(body[at : at + length])
             at += length
-        if len(body) != at + asked * _FAMILY.size:
+        if len(body) != at + asked * _QUESTIONS.size:
             raise ChannelError("a BEGIN whose lengths do not add up")
-        families = tuple(_family(body[i : i + 3]) for i in range(at, len(body), _FAMILY.size))
+        ends = range(at + _QUESTIONS.size, len(body) + 1, _QUESTIONS.size)
+        questions = tuple(_questions(body[end - _QUESTIONS.size : end]) for end in ends)
         one, other, part = parts
-        return cls(session, unmapped(peer), one, other, read, part, told, families)
+        return cls(session, unmapped(peer), one, other, read, part, told, questions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,22 +162,23 @@ class Said:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """A ROUTE-REFRESH of the peer is answered by what comes before ``position``."""
+    """``count`` ROUTE-REFRESHes of the peer are answered by what comes before ``position``."""
 
     KIND: ClassVar[int] = 6
     session: int
     position: int
     family: Family
+    count: int
 
     def body(self) -> bytes:
         """Without the head."""
-        return _POSITION.pack(self.position) + _family_bytes(self.family)
+        return _POSITION.pack(self.position) + _questions_bytes(self.family, self.count)
 
     @classmethod
     def of(cls, session: int, body: bytes) -> "Answered":
         """Raises ChannelError."""
         (position,) = _unpack(_POSITION, body)
-        return cls(session, position, _family(body[_POSITION.size :]))
+        return cls(session, position, *_questions(body[_POSITION.size :]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,12 +277,12 @@ def _text(body: bytes) -> str:
     return body.decode("utf-8", "replace")
 
 
-def _family_bytes(family: Family) -> bytes:
-    return _FAMILY.pack(*AFI_SAFI[family])
+def _questions_bytes(family: Family, count: int) -> bytes:
+    return _QUESTIONS.pack(*AFI_SAFI[family], count)
 
 
-def _family(raw: bytes) -> Family:
-    pair = _unpack(_FAMILY, raw, whole=True)
-    if (family := _FAMILIES.get((pair[0], pair[1]))) is None:
-        raise ChannelError(f"AFI/SAFI {pair[0]}/{pair[1]}, which no front keeps")
-    return family
+def _questions(raw: bytes) -> tuple[Family, int]:
+    afi, safi, count = _unpack(_QUESTIONS, raw, whole=True)
+    if (family := _FAMILIES.get((afi, safi))) is None:
+        raise ChannelError(f"AFI/SAFI {afi}/{safi}, which no front keeps")
+    return family, count

@@ -109,7 +109,7 @@ class Owner:
                 self._read,
                 bytes(session.peer.received),
                 self._sayer.joined(),
-                tuple(told.asked),
+                tuple(told.asked.items()),
             )
         )
         return True
@@ -130,8 +130,8 @@ class Owner:
         if not self.is_followed or told is None:
             return
         for family, count in told.answered.items():
-            for _ in range(count - self._answered.get(family, 0)):
-                self._send(Answered(self.number, self._sayer.end, family))
+            if more := count - self._answered.get(family, 0):
+                self._send(Answered(self.number, self._sayer.end, family, more))
             self._answered[family] = count
 
     def pump_bulk(self) -> bool:

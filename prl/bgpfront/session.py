@@ -7,7 +7,7 @@ time, writes what stands in ``End.out``, and closes an end that is ``closing`` w
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -205,7 +205,7 @@ class Session:
         now: float,
         *,
         part: bytes = b"",
-        asked: Iterable[Family] = (),
+        asked: Mapping[Family, int] | None = None,
     ) -> None:
         """Be the standby's, of a session with these OPENs.
 
@@ -216,7 +216,8 @@ class Session:
             peer: the peer's.
             now: the time.
             part: what came before those bytes, of a message that they finish.
-            asked: families of ROUTE-REFRESHes of the peer's that are still being answered.
+            asked: how many ROUTE-REFRESHes of the peer's, of each family, are still being
+                answered.
         """
         has_parted = self.has_parted
         self.peer.begin(now)
@@ -270,9 +271,9 @@ class Session:
             self.heard.held = False
             self.written(now)
 
-    def answered(self, family: Family) -> None:
-        """The owner has answered a ROUTE-REFRESH of the peer."""
-        self._asked_again[family] -= 1
+    def answered(self, family: Family, count: int = 1) -> None:
+        """The owner has answered so many ROUTE-REFRESHes of the peer."""
+        self._asked_again[family] -= count
 
     def not_ready(self) -> str:
         """Why the daemon here could not go on with the other node's session; "" if it could."""

@@ -58,7 +58,7 @@ class Standby:
         self._send = send
         self._has_heard = False
         daemon, peer = decode(begin.daemon_open), decode(begin.peer_open)
-        session.follow(daemon, peer, now, part=begin.part, asked=begin.asked)
+        session.follow(daemon, peer, now, part=begin.part, asked=dict(begin.asked))
         self._ahead = self._begun(begin)
         self._answered: deque[Answered] = deque(maxlen=ANSWERED_MAX)
         self._committed = 0
@@ -140,7 +140,8 @@ class Standby:
 
     def _settle_answers(self) -> None:
         while self._answered and self._answered[0].position <= self._committed:
-            self.session.answered(self._answered.popleft().family)
+            one = self._answered.popleft()
+            self.session.answered(one.family, one.count)
 
     def _take(self, routes: Routes) -> None:
         heard, told, agreed = self.session.heard, self.session.told, self.session.agreed

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from prl.bgpfront import messages
+from prl.bgpfront import direction, messages
 from prl.bgpfront.ahead import PositionError
 from prl.bgpfront.front import SETTLE_S
 from prl.bgpfront.messages import (
@@ -63,13 +63,13 @@ MESSAGES = st.one_of(
         NUMBERS,
         SOME,
         NUMBERS,
-        st.lists(FAMILIES, max_size=5).map(tuple),
+        st.lists(st.tuples(FAMILIES, NUMBERS), max_size=5).map(tuple),
     ),
     st.builds(Routes, NUMBERS, st.sampled_from(Table), SOME),
     st.builds(All, NUMBERS, NUMBERS),
     st.builds(Say, NUMBERS, NUMBERS, SOME),
     st.builds(Said, NUMBERS, NUMBERS),
-    st.builds(Answered, NUMBERS, NUMBERS, FAMILIES),
+    st.builds(Answered, NUMBERS, NUMBERS, FAMILIES, NUMBERS),
     st.builds(Ready, NUMBERS, st.text(max_size=50)),
     st.builds(End, NUMBERS, st.text(max_size=50)),
     st.just(Alive()),
@@ -104,7 +104,7 @@ def test_nonsense_is_refused(noise: bytes, good: Message, at: int, value: int) -
         b"\0\0\0\15\3" + bytes(8),
         b"\0\0\0\16\x09" + bytes(9),
         b"\0\0\0\16\2" + bytes(8) + b"\2",
-        b"\0\0\0\30\6" + bytes(16) + b"\0\1\5",
+        b"\0\0\0\40\6" + bytes(16) + b"\0\1\5" + bytes(8),
     ],
 )
 def test_what_is_no_message(raw: bytes) -> None:
@@ -530,6 +530,35 @@ def test_a_route_refresh_is_answered_once_whoever_answers() -> None:
         in_order(one)
         repeated = one.peer.repeated
         assert repeated == 400 if when != "in part" else repeated > 400, when
+
+
+def test_a_peer_that_asks_without_end_and_reads_nothing_is_answered_once_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Before the standby joins, and behind it."""
+    monkeypatch.setattr(direction, "OUT_LOW_BYTES", 1000)
+    one = a_pair()
+    one.settle()
+    told = one.owner.session.told
+    assert told is not None
+
+    def ask(count: int) -> None:
+        one.peer.out += message(5, b"\0\1\0\1") * count
+        one.from_peer(1 << 20)
+
+    ask(10_000)
+    assert len(told._answers) == 2
+    assert one.join()
+    ask(10_000)
+    assert len(told._answers) == 2
+    one.settle()
+    assert one.standby is not None
+    assert not any(one.standby.session._asked_again.values())
+    assert one.peer.repeated == 2 * 400
+    one.fail()
+    one.settle()
+    in_order(one)
+    assert one.peer.repeated == 2 * 400
 
 
 def test_a_table_of_no_use_is_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
