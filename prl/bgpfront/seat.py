@@ -43,7 +43,7 @@ UNREAD_MAX_S = 5.0
 PARTED_MAX_S = 10.0
 """So long a daemon is kept whose session the other node has, until that front tells of it."""
 CLOSING_MAX_S = 10.0
-"""A peer that does not read so long is not told the last words."""
+"""A peer, or a daemon, that does not read so long is not told the last words."""
 DIAL_AFTER_S = 1.0
 """A peer that has not connected so long after the daemon is connected to."""
 DIAL_EVERY_S = 5.0
@@ -107,6 +107,8 @@ class _Connection:
         dialled: bool = False,
     ) -> None:
         self.dialled = dialled
+        self.closing_since: float | None = None
+        """Since when its end of the session is to be closed once all is written."""
         self.waiting: bytearray | None = bytearray()
         self._take = take
         self.pipe = Pipe(sock, received=self._received, ended=lambda why: ended(self, why))
@@ -202,7 +204,6 @@ class Seat:
         self._parted_until = 0.0
         self._known = 0
         """How much of what comes next the session has already."""
-        self._closing_since: float | None = None
         self._asks = False
         self._ready: str | None = None
         self._ready_at = 0.0
@@ -364,7 +365,7 @@ class Seat:
             self._turn_standby(now),
             self._turn_parted(now),
         ]
-        self._close_ends(now)
+        due += self._close_ends(now)
         for connection in (self._outer, self._inner):
             if connection is not None:
                 connection.pipe.flush()
@@ -512,23 +513,32 @@ class Seat:
                 inner.pipe.close()
         session.daemon.end()
 
-    def _close_ends(self, now: float) -> None:
-        """Close what is to be closed, once all was written to it."""
-        session = self.session
+    def _close_ends(self, now: float) -> list[float]:
+        """Close what is to be closed, once all was written to it. Returns when to look again."""
+        session, inner, outer = self.session, self._inner, self._outer
+        due: list[float] = []
         if session is None:
-            return
-        if session.daemon.closing:
-            if self._inner is not None and self._inner.waiting is None:
-                self._inner.pipe.flush()
+            return due
+        if session.daemon.closing and inner is not None:
+            if inner.waiting is None:
+                inner.pipe.flush()
+            since = inner.closing_since = inner.closing_since or now
             if not session.daemon.out:
                 self._lose_inner("it is not needed any more")
-        if self._owner is not None and session.peer.closing and self._outer is not None:
-            self._outer.pipe.flush()
-            since = self._closing_since = self._closing_since or now
+            elif now >= since + CLOSING_MAX_S:
+                self._lose_inner("it does not read")
+            else:
+                due.append(since + CLOSING_MAX_S)
+        if self._owner is not None and session.peer.closing and outer is not None:
+            outer.pipe.flush()
+            since = outer.closing_since = outer.closing_since or now
             if not session.peer.out or now >= since + CLOSING_MAX_S:
                 self._end_owner("it was ended here")
+            else:
+                due.append(since + CLOSING_MAX_S)
         elif self._standby is not None and session.state is State.DOWN:
             self._lose_standby()
+        return due
 
     def _from_outer(self, outer: _Connection, data: bytes) -> None:
         now = self._loop.time()
@@ -584,7 +594,6 @@ class Seat:
         assert self._outer is not None
         self._owner, self._place = owner, place
         self._is_protected, self._why_unprotected = False, why
-        self._closing_since = None
         out = owner.session.peer.out
         self._outer.pipe.writes(out, owner.writable, lambda count: self._wrote(owner, count))
         if place is not None:

@@ -664,6 +664,34 @@ def test_the_daemon_ends_the_session_on_both_nodes() -> None:
     play(story)
 
 
+def test_a_daemon_that_hangs_and_reads_nothing_is_let_go_of() -> None:
+    """What it has not read stands in front of the NOTIFICATION."""
+
+    async def story(one: World) -> None:
+        await one.open()
+        node = one.owner
+        session, inner, hung = node.seat.session, node.seat._inner, node.sock
+        assert session is not None
+        assert inner is not None
+        assert hung is not None
+        inner.pipe._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+        node.sock = None
+        for route in ROUTES[400:]:
+            one.peer.say(route, said_of(route))
+        await one.until(lambda: bool(session.daemon.out) and not one.peer.out)
+        now = session.peer.heard_at = asyncio.get_running_loop().time() + PEER.hold_s
+        session.tick(now)
+        assert node.seat.turn(now) == now + seat.CLOSING_MAX_S
+        assert node.seat.has_daemon
+        node.seat.turn(now + seat.CLOSING_MAX_S)
+        assert not node.seat.has_daemon
+        assert len(node.lost) == 1
+        assert is_open(one.wire)
+        hung.close()
+
+    play(story)
+
+
 def test_the_peer_ends_the_session() -> None:
     async def story(one: World) -> None:
         await one.open()
