@@ -29,7 +29,14 @@ from prl.bgpfront.session import Session, Settings, State
 from prl.bgpfront.standby import Standby
 from prl.bgpfront.wiring import BGP_PORT
 from prl.bindings.bgp_rib import Column
-from prl.client.aio import AsyncSession, AsyncShadow, NotProtectedError, ShadowVoid, Takeover
+from prl.client.aio import (
+    AsyncSession,
+    AsyncShadow,
+    NoDaemonError,
+    NotProtectedError,
+    ShadowVoid,
+    Takeover,
+)
 from prl.control.protocol import OVER
 from prl.endpoint import OPENS_TO, Side, show_endpoint
 from prl.errors import PrlError
@@ -44,6 +51,11 @@ PARTED_MAX_S = 10.0
 """So long a daemon is kept whose session the other node has, until that front tells of it."""
 CLOSING_MAX_S = 10.0
 """A peer, or a daemon, that does not read so long is not told the last words."""
+PROTECT_EVERY_S = 0.5
+"""How often prld is asked to protect a connection while it is not there."""
+PROTECT_MAX_S = 35.0
+"""So long the peer is kept waiting for that: less than it waits for an OPEN (RFC 4271 section
+8.2.2), and more than ANSWER_TIMEOUT_S, after which a prld that hangs is asked once more."""
 DIAL_AFTER_S = 1.0
 """A peer that has not connected so long after the daemon is connected to."""
 DIAL_EVERY_S = 5.0
@@ -267,6 +279,8 @@ class Seat:
         """Why the other node could not go on with the session, were its owner to fail now."""
         if self._standby is not None:
             return self._not_ready(self._standby)
+        if self._takes:
+            return "prld has not protected the peer's connection yet"
         if self._owner is None:
             return "waits for the peer" if self._caller is None else "waits for the daemon"
         if not self._is_protected:
@@ -571,14 +585,8 @@ class Seat:
 
     async def _protect(self, sock: socket.socket) -> None:
         note = Note(secrets.randbits(64))
-        place: AsyncSession | None = None
-        why = ""
-        try:
-            place = await self._node.replicate(sock, msgspec.json.encode(note))
-        except NotProtectedError as error:
-            place, why = error.session, str(error)
-        except PrlError as error:
-            why = str(error)
+        place, why = await self._hand_over(sock, msgspec.json.encode(note))
+        if place is None:
             self._tell(f"the session is not protected: {why}")
         self._takes = False
         self._lose_standby()
@@ -589,6 +597,25 @@ class Seat:
         self._outer = _Connection(sock, self._from_outer, self._on_outer_end)
         self._own(Owner(note.session, self.peer.address, session, self._channel.send), place, why)
         self._outer.pipe.read(on=True)
+
+    async def _hand_over(self, sock: socket.socket, note: bytes) -> tuple[AsyncSession | None, str]:
+        """Have prld protect it, before a byte of it is read: later it would be for ever too late.
+
+        Returns the session, or None if prld will never have it; and why it is not protected.
+        """
+        until = self._loop.time() + PROTECT_MAX_S
+        was_away = False
+        while True:
+            try:
+                return await self._node.replicate(sock, note), ""
+            except NotProtectedError as error:
+                return error.session, str(error)
+            except PrlError as error:
+                # One that has just come back may not own the service yet.
+                was_away = was_away or isinstance(error, NoDaemonError)
+                if not was_away or self._loop.time() >= until:
+                    return None, str(error)
+            await asyncio.sleep(PROTECT_EVERY_S)
 
     def _own(self, owner: Owner, place: AsyncSession | None, why: str = "") -> None:
         assert self._outer is not None

@@ -24,12 +24,14 @@ from prl.bgpfront.session import Settings
 from prl.client.aio import (
     AsyncSession,
     AsyncShadow,
+    NoDaemonError,
     NotProtectedError,
     ReplicationError,
     ShadowVoid,
     Takeover,
 )
 from prl.control.protocol import OVER
+from prl.errors import HungDaemonError
 from tests.bgp_updates import message
 from tests.unit.test_bgpfront_session import DAEMON, OTHERS, PEER, ROUTES, Speaker, said_of
 
@@ -93,12 +95,15 @@ class Prld:
         self.places: list[Place] = []
         self.notes: list[bytes] = []
         self.refuses: Exception | None = None
+        self.refuses_first: list[Exception] = []
         self.offered: list[str] = []
 
     async def replicate(self, _: socket.socket, data: bytes = b"") -> AsyncSession:
         self.notes.append(data)
         place = Place()
         self.places.append(place)
+        if self.refuses_first:
+            raise self.refuses_first.pop(0)
         if isinstance(self.refuses, NotProtectedError):
             raise NotProtectedError("not now", place)
         if self.refuses is not None:
@@ -816,6 +821,37 @@ def test_a_session_that_is_not_protected_goes_on(error: Exception) -> None:
         one.owner.prld.refuses = error
         await one.open()
         assert "not protected: no" in str(one.owner.seat.status()["because"])
+
+    play(story)
+
+
+def test_a_peer_that_connects_while_prld_begins_anew_is_protected(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(seat, "PROTECT_EVERY_S", TURN_S)
+
+    async def story(one: World) -> None:
+        gone, young = NoDaemonError("gone"), ReplicationError("this node does not own it")
+        one.owner.prld.refuses_first = [gone, HungDaemonError("hangs"), young]
+        await one.open()
+        assert len(set(one.owner.prld.notes)) == 1
+        await one.be_ready()
+        one.fail()
+        await one.until(lambda: one.state("owner") == "relay")
+        assert (one.peer.withdrawn, one.peer.repeated, one.peer.ended) == (0, 0, None)
+
+    play(story)
+
+
+def test_a_peer_does_not_wait_for_ever_for_prld(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(seat, "PROTECT_EVERY_S", TURN_S)
+    monkeypatch.setattr(seat, "PROTECT_MAX_S", 20 * TURN_S)
+
+    async def story(one: World) -> None:
+        one.owner.prld.refuses = NoDaemonError("gone")
+        await one.open()
+        assert len(one.owner.prld.notes) > 1
+        assert "not protected: gone" in str(one.owner.seat.status()["because"])
 
     play(story)
 
