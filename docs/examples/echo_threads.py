@@ -40,8 +40,10 @@ class Talk:
     def own(self, session: Session) -> None:
         """Serve it until it is over."""
         told = ""
-        while session.state not in OVER and not self.broken:
-            session.clear()
+        while True:
+            session.clear()  # before it is looked at: what is said from here on ends the wait
+            if session.state in OVER or self.broken:
+                break
             if session.protectable:  # nothing is read or written meanwhile: there is one thread
                 session.renew(bytes(self.unsaid))
             if session.state != told:
@@ -59,8 +61,10 @@ class Talk:
         """Follow it; serve it when it is taken over."""
         tell("standby", peer=self.peer)
         before = tcp.bytes_acked(self.sock)
-        while shadow.takeover is None and shadow.void_reason is None:
-            shadow.clear()
+        while True:
+            shadow.clear()  # likewise
+            if shadow.takeover is not None or shadow.void_reason is not None:
+                break
             self._turn(shadow.descriptor, speaks=False)
             if not self.broken:  # what the peer has acknowledged need not be remembered
                 self.said_until(shadow.out_bytes + tcp.bytes_acked(self.sock) - before)

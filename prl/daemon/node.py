@@ -710,8 +710,8 @@ class Node:
             for ends in lans.tuples(number, self._strangers_of(lans, number).named)
         ]
 
-    def _on_left_behind(self, left: list[Tuple], service: int) -> None:
-        self._exposed.leave_unknown(left, service)
+    def _on_left_behind(self, left: list[Tuple], service: int, by_move: bool) -> None:
+        self._exposed.leave_unknown(left, service, by_move=by_move)
 
     def _on_replaceable(self) -> None:
         self._doubtful.note()

@@ -41,8 +41,10 @@ class Echo:
     def own(self, session: Session) -> None:
         """Serve it until it is over."""
         told = ""
-        while session.state not in OVER and not (self.ended and not self.unsaid):
-            session.clear()
+        while True:
+            session.clear()  # before it is looked at: what is said from here on ends the wait
+            if session.state in OVER or (self.ended and not self.unsaid):
+                break
             if session.protectable:
                 session.renew(bytes(self.unsaid))
             if session.state != told:
@@ -57,8 +59,10 @@ class Echo:
     def stand_by(self, shadow: Shadow) -> None:
         """Follow it; serve it when it is taken over."""
         said = shadow.out_bytes
-        while shadow.takeover is None and shadow.void_reason is None:
-            shadow.clear()
+        while True:
+            shadow.clear()  # likewise
+            if shadow.takeover is not None or shadow.void_reason is not None:
+                break
             self._turn(shadow.descriptor, speaks=False)
         if shadow.takeover is None:
             tell("void", peer=self.peer, reason=shadow.void_reason)

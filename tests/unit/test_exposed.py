@@ -162,10 +162,25 @@ def test_what_a_move_has_cost_is_not_told_to_who_has_ended_it_when_it_took_over(
     owner.strange = [told]
     owner.exposed.look([])
     owner.strange = []
-    owner.exposed.leave_unknown([told, begun], 0)
+    owner.exposed.leave_unknown([told, begun], 0, by_move=True)
     owner.told.clear()
     owner.exposed.look([])
     assert owner.ports() == [([], [1]), ([2], [])]
+
+
+def test_what_a_fenced_node_has_told_may_not_have_arrived() -> None:
+    """It was late, and its link is gone; that, too, it hears later."""
+    owner = Owning()
+    told = session(1)
+    owner.exposed.look([told])
+    owner.exposed.leave(told)
+    owner.link.up = False
+    owner.exposed.look([])
+    owner.link.up = True
+    owner.exposed.on_link_up()
+    owner.told.clear()
+    owner.exposed.look([])
+    assert owner.ports() == [([1], [])]
 
 
 def test_what_a_fenced_node_had_is_told_whoever_has_it_now() -> None:

@@ -78,7 +78,8 @@ class Ownership:
 
     ``usable_shadows`` counts the good ones of a service; ``end_lost`` ends its sessions that cannot
     go on, now that this node owns it; ``end_taken`` those that the other node took over (L8),
-    and ``left_behind`` is told of those of which this node knew nothing.
+    and ``left_behind`` is told of those of which this node knew nothing, and whether it gave the
+    service away itself.
     ``replaceable`` is called when the other node may take over unnoticed; ``known_again`` once it
     has said what it knows, with the services that are this node's.
     """
@@ -95,7 +96,7 @@ class Ownership:
         usable_shadows: Callable[[int], int],
         end_lost: Callable[[int], object],
         end_taken: Callable[[int], object],
-        left_behind: Callable[[list[Tuple], int], object],
+        left_behind: Callable[[list[Tuple], int, bool], object],
         replaceable: Callable[[], object],
         known_again: Callable[[Collection[int]], object],
     ) -> None:
@@ -226,9 +227,13 @@ class Ownership:
 
     def end_strangers(self, number: int, strangers: Iterable[Stranger]) -> None:
         """The service was given away, and these sessions of it were not: their peers are told."""
-        self._end_ghosts(number, lambda: self._instances.end_strangers(number, strangers))
+        self._end_ghosts(
+            number, lambda: self._instances.end_strangers(number, strangers), by_move=True
+        )
 
-    def _end_ghosts(self, number: int, end: Callable[[], list[Tuple]]) -> None:
+    def _end_ghosts(
+        self, number: int, end: Callable[[], list[Tuple]], *, by_move: bool = False
+    ) -> None:
         """The service lives elsewhere: connections that there still are here are void (L8)."""
         service = self._config.service[number]
         try:
@@ -242,7 +247,7 @@ class Ownership:
                 f"service {service.name}: {len(ended)} connections that were left here are ended: "
                 "the other node owns it",
             )
-            self._left_behind(ended, number)
+            self._left_behind(ended, number, by_move)
 
     def tell(self, number: int, state: Owner, why: str) -> None:
         """Post that this node's part in a service changed."""

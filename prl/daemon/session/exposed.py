@@ -120,13 +120,16 @@ class Exposed:
         if _can_hang(session):
             self.leave_unknown([session.ends], session.service)
 
-    def leave_unknown(self, left: Iterable[Tuple], service: int) -> None:
-        """The same of what prld had not been asked for by then."""
+    def leave_unknown(self, left: Iterable[Tuple], service: int, *, by_move: bool = False) -> None:
+        """The same of what prld had not been asked for by then.
+
+        ``by_move``: it was moved over the link, by which the other node had heard all before.
+        """
         for ends in left:
             if not _is_elsewhere(ends.remote):
                 continue
-            if self._link.up and ends in self._told:
-                continue  # who has the service now has ended it when it took that over
+            if by_move and ends in self._told:
+                continue  # the new owner has ended it when it took the service over
             if self._has_room(len(self._left) + 1):
                 self._left[ends] = service
 
