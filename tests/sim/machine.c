@@ -473,6 +473,17 @@ static void hold(struct prl_host *host, struct prl_flow *flow, const struct sim_
         flow->out_held = end;
 }
 
+/* prl_view_store(): what leaves for the first time TCP counts into snd_nxt behind egress. */
+static void note_leaving(struct prl_host *host, uint32_t session, uint64_t seq, uint64_t end)
+{
+    struct prl_flow *flow = flow_of(host, session);
+    const struct sim_sock *sock = sock_of(host, session);
+
+    note_socket(host, session);
+    if (flow && sock && end == sock->pushed)
+        flow->sock.snd_nxt = (uint32_t)seq;
+}
+
 /* prl_egress: a segment of the own stack's. */
 static void egress(struct prl_host *host, uint32_t session, uint64_t seq, uint32_t bytes, uint32_t flags)
 {
@@ -485,7 +496,7 @@ static void egress(struct prl_host *host, uint32_t session, uint64_t seq, uint32
     if (!sock)
         return;
     if (flow && flow->flags & PRL_FLOW_SILENT) {
-        note_socket(host, session);
+        note_leaving(host, session, seq, seq + bytes + (flags & SIM_FIN));
         return;
     }
     if (!speaks)
@@ -494,7 +505,7 @@ static void egress(struct prl_host *host, uint32_t session, uint64_t seq, uint32
         emit(host, session, seq, bytes, flags, (uint32_t)sock->rcv_nxt, false);
         return;
     }
-    note_socket(host, session);
+    note_leaving(host, session, seq, seq + bytes + (flags & SIM_FIN));
     if (host->node.bypassed) {
         if (bytes || flags)
             sim_stack(host->index, session, seq, bytes, flags, 0, SIM_UNREPLICATED);

@@ -406,6 +406,14 @@ MUTANTS = (
         "    (void)flow;",
     ),
     Mutant(
+        "a window is told with a sequence number from before the last output",
+        "path/window.c",
+        "    dp_flow_sample(dp, flow);\n",
+        "",
+        test="sim/test_situations.py"
+        "::test_a_peer_that_has_acknowledged_all_output_takes_what_it_is_told_of_room",
+    ),
+    Mutant(
         "an active flow's packets pass",
         "flow/flow.c",
         "            flags = PRL_FLOW_SETUP | PRL_FLOW_ACTIVE;",

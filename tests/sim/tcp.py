@@ -26,6 +26,8 @@ class Session:
     snd_nxt: int
     rcv_nxt: int
     edge: int
+    rcv_wup: int = 0
+    """Up to where it has acknowledged output."""
     progress_ns: int = 0
     timer_ns: int = 0
     """Since when the oldest unacknowledged segment waits for an answer."""

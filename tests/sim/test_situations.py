@@ -21,7 +21,7 @@ from tests.sim.node import (
     SUSPECT_MS,
     Node,
 )
-from tests.sim.tcp import Session
+from tests.sim.tcp import SEGMENT_MAX, Session
 from tests.sim.world import (
     CHANCE,
     HUNG_MS,
@@ -1380,6 +1380,45 @@ def test_a_peer_that_has_been_heard_since_is_not_told_of_room_again(
     node.lib.sim_frame(node.host, session.number, session.snd_nxt, 0, session.rcv_nxt, 0)
     world.after(1000 * MS)
     assert crafted_acks(node) == told
+
+
+def fill(world: Calm, node: Node, session: Session) -> None:
+    """The peer sends a segment into the room that it knows of."""
+    seq, count = session.snd_nxt, min(session.edge - session.snd_nxt, SEGMENT_MAX)
+    session.snd_nxt += count
+    node.lib.sim_frame(node.host, session.number, seq, count, session.rcv_nxt, 0)
+    node.poke()
+    world.until(lambda: node.sock(session).rcv_nxt == session.snd_nxt)
+
+
+def test_a_peer_that_has_acknowledged_all_output_takes_what_it_is_told_of_room(
+    world: Calm,
+) -> None:
+    """What egress has seen of the socket is from before TCP counted that output."""
+    session = world.sessions[0]
+    node, standby = protected(world)
+    sock, lagging = node.sock(session), standby.sock(session)
+    session.quiet_until_ns = FOR_EVER_NS
+    world.until(lambda: sock.snd_una == sock.snd_nxt)
+    sock.told_edge = FOR_EVER_NS << 10  # its stack says what it is asked for, no more
+    lagging.slow, lagging.read = 1, lagging.rcv_nxt
+    while knows_of_room(session):
+        fill(world, node, session)
+    node.application(session)
+    node.lib.sim_acknowledge(node.host, session.number)  # it has read all: its own window is open
+    world.after(50 * MS)  # the look at all sockets, each 200 ms, is over
+    begin = int(sock.snd_nxt)
+    sock.snd_nxt = sock.pushed = begin + 100
+    node.lib.sim_output(node.host, session.number, begin, 100, 0)
+    node.poke()
+    world.until(lambda: session.rcv_nxt == begin + 100)
+    session.rcv_wup = session.rcv_nxt  # that acknowledgement is on its way
+    assert not knows_of_room(session)
+    told = crafted_acks(node)
+    lagging.slow = 0
+    standby.application(session)
+    world.until(lambda: crafted_acks(node) > told)
+    assert knows_of_room(session)
 
 
 # -- a take-over of many sessions takes turns (F22)

@@ -496,7 +496,7 @@ class World:
 
     def _to_service(self, session: Session, seq: int, end: int) -> None:
         fin = session.fin_sent and end == session.snd_nxt and end > seq
-        ack = session.rcv_nxt
+        ack = session.rcv_wup = session.rcv_nxt
         delay_ns = int(self.random.random() * self.jitter_ns)
         node = self.nodes[self.route[session.service]]  # as the peer knows it when it sends
 
@@ -520,6 +520,8 @@ class World:
             return
         if flags & node.lib.SIM_RST:
             session.over = session.over or "rst"
+            return
+        if end < session.rcv_wup:  # old, and so is what it says (tcp_input.c, tcp_sequence)
             return
         if ack > session.snd_una:
             session.snd_una = ack

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 #include "path/birth.h"
 
-#include <netinet/tcp.h>
 #include <string.h>
 
 #include "flow/dp.h"
@@ -66,17 +65,13 @@ static bool was_heard(const struct dp_flow *flow)
 
 void dp_birth_say(struct prl_dp *dp, struct dp_flow *flow)
 {
-    uint32_t state;
-
     if (!flow->tellings)
         return;
-    dp_flow_sample(dp, flow);
-    state = flow->kernel->sock.state;
-    if (flow->ended || state == 0 || state == TCP_CLOSE || was_heard(flow)) {
+    /* The own stack believes that its window was open all the time. */
+    if (flow->ended || was_heard(flow) || !dp_window_say(dp, flow)) {
         flow->tellings = 0;
         return;
     }
-    dp_window_say(dp, flow); /* the own stack believes that its window was open all the time */
     if (--flow->tellings == 0)
         return;
     flow->tell_at_us = (us_of(dp->now_ns) + pause_us(flow)) | 1;

@@ -3,6 +3,7 @@
 
 #include <linux/virtio_net.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <string.h>
 
 #include "flow/dp.h"
@@ -14,14 +15,13 @@
 /* While the peer may still send so much, the own stack's next ACK is soon enough. */
 #define REOPEN_BELOW_BYTES 65536u
 
-void dp_window_say(struct prl_dp *dp, struct dp_flow *flow)
+bool dp_window_say(struct prl_dp *dp, struct dp_flow *flow)
 {
     struct prl_flow *kernel = flow->kernel;
     uint8_t frame[sizeof(struct virtio_net_hdr) + 14 + PRL_CRAFT_MAX] = {0};
     uint8_t *eth = frame + sizeof(struct virtio_net_hdr);
     struct prl_craft craft = {
         .key = &flow->kernel->key,
-        .seq = kernel->sock.snd_nxt,
         .ack = kernel->last_ack,
         .window = (uint16_t)kernel->last_window,
         .tcp_flags = PRL_TCP_ACK,
@@ -33,7 +33,13 @@ void dp_window_say(struct prl_dp *dp, struct dp_flow *flow)
     uint32_t bytes;
 
     if (flow->kernel->key.proto != IPPROTO_TCP || !(kernel->last_valid & PRL_LAST_ACK))
-        return; /* it has said nothing yet */
+        return false; /* it has said nothing yet */
+    /* What egress has seen is from before TCP counted that segment: by such a number the peer takes this one for an old one and
+     * drops it once it has acknowledged more (net/ipv4/tcp_input.c, tcp_sequence). */
+    dp_flow_sample(dp, flow);
+    if (kernel->sock.state == 0 || kernel->sock.state == TCP_CLOSE)
+        return false;
+    craft.seq = kernel->sock.snd_nxt;
     if (craft.md5) {
         craft.window = dp_sign_window(flow, craft.ack, craft.window);
         kernel->clamped = craft.window != (uint16_t)kernel->last_window;
@@ -45,6 +51,7 @@ void dp_window_say(struct prl_dp *dp, struct dp_flow *flow)
     bytes = prl_packet_craft(&craft, eth + 14);
     if (dp->io->hold_write(dp->host, frame, (uint32_t)sizeof(struct virtio_net_hdr) + 14 + bytes) == 0)
         dp->counters.crafted_acks++;
+    return true;
 }
 
 void dp_window_reopen(struct prl_dp *dp, struct dp_flow *flow)

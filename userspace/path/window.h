@@ -5,8 +5,9 @@
 
 #include "flow/flow.h"
 
-/* An ACK of ours, in which tc fills in the newest numbers, unless the flow is signed. */
-void dp_window_say(struct prl_dp *dp, struct dp_flow *flow);
+/* An ACK of ours, in which tc fills in the newest ack, window and timestamps, unless the flow is signed. Samples the socket; false:
+ * there is none any more, or it has said nothing yet. */
+bool dp_window_say(struct prl_dp *dp, struct dp_flow *flow);
 /* The other side's space may have changed: the kernel is told, and the peer, if its window was lowered for that. */
 void dp_window_note_space(struct prl_dp *dp, struct dp_flow *flow);
 /* Nothing limits the session any more: the peer is told, if its window was lowered. */
