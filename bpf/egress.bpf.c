@@ -825,6 +825,7 @@ int prl_pick(struct __sk_buff *skb)
 SEC("tc")
 int prl_release(struct __sk_buff *skb)
 {
+    struct prl_node *node = prl_node_get();
     __u8 source[6];
 
     if (bpf_skb_load_bytes(skb, ETH_ALEN, source, sizeof(source)) < 0)
@@ -839,6 +840,8 @@ int prl_release(struct __sk_buff *skb)
             return bpf_redirect(lif->ifindex, 0);
         }
     }
+    if (node) /* the interface has got another address: prld ends for that */
+        PRL_COUNT(node->redirect_failed);
     return TC_ACT_SHOT;
 }
 

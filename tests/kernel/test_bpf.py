@@ -1008,10 +1008,12 @@ def test_released_output_carries_the_newest_ack_window_and_timestamp(egress: Ben
     assert Segment.read(released) == output(1000, b"held", ack=900, window=90, stamps=(15, 25))
 
     newest = outgoing(output(1004, b"own", ack=950, window=80, stamps=(18, 26)))
+    failed = int(egress.node.redirect_failed)
     egress.hold.write(newest)
     egress.hold.write(newest[:6] + PEER_MAC + newest[12:])  # no interface has this address
     egress.out.send(ethernet(bytes(50), 0x88B5, source=NODE_MAC, target=PEER_MAC))
     assert egress.peer.until_sentinel() == [newest]
+    assert egress.node.redirect_failed == failed + 1
 
 
 def test_signed_headers_are_left_to_userspace(egress: Bench) -> None:

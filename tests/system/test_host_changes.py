@@ -229,6 +229,25 @@ def test_an_interface_that_is_made_anew_ends_prld() -> None:
         assert not is_safe(lab, "re0")
 
 
+def test_an_interface_with_another_mac_address_ends_prld_and_no_session() -> None:
+    """The next prld knows its frames by the new one."""
+    with talking() as (lab, casts, talk):
+        talk.goes_on()
+        log = lab.state.log(lab.topology.re0)
+        on(lab, "re0", "ip", "link", "set", "lan0", "address", "02:00:00:00:0f:0f")
+        eventually("it says why", lambda: "had 02:" in log.read_text())
+        eventually("it ends", lambda: not prld.is_alive(lab.state, lab.topology.re0))
+        for neighbour in ("peer", "re1"):  # as a bond tells them
+            on(lab, neighbour, "ip", "neighbour", "flush", "dev", "lan0")
+        talk.goes_on()
+        lab.heal("re0")  # as its service manager does
+        eventually("safe", lambda: is_safe(lab, "re0") and is_safe(lab, "re1"))
+        talk.goes_on()
+        lab.fail("re0", "power")
+        casts.expect("re1", "taken_over", peer=talk.peer.port)
+        talk.goes_on()
+
+
 def test_doctor_finds_nothing_wrong_with_nodes_that_serve() -> None:
     """With prld running: its own ports, programs, filters and addresses are no findings."""
     with obedient() as (lab, apps), apps.connect() as peer:

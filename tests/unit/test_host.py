@@ -14,8 +14,8 @@ from prl.errors import KernelError
 
 
 class Link(dict[str, int]):
-    def get_attr(self, _: str) -> str:
-        return "192.0.2.11"
+    def get_attr(self, name: str) -> str:
+        return "02:00:00:00:00:0a" if name == "IFLA_ADDRESS" else "192.0.2.11"
 
 
 class Kernel:
@@ -38,7 +38,7 @@ def test_an_interface_is_gone_only_if_the_kernel_says_so(monkeypatch: pytest.Mon
     netlink._ip = asked
     monkeypatch.setattr(socket, "if_nametoindex", lambda _: 5)
     seen = netlink.look("lan0")
-    assert (seen.ifindex, seen.is_up) == (5, True)
+    assert (seen.ifindex, seen.is_up, seen.mac.hex(":")) == (5, True, "02:00:00:00:00:0a")
 
     kernel.fails = errno.EBUSY
     assert netlink.look("lan0") == seen

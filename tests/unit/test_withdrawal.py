@@ -122,7 +122,8 @@ class FakeHost:
 
     async def look(self, _: str) -> Seen:
         await asyncio.sleep(0)
-        return Seen(LAN.ifindex, True, frozenset({IPv4Address("192.0.2.10"), *self.there}))
+        there = frozenset({IPv4Address("192.0.2.10"), *self.there})
+        return Seen(LAN.ifindex, True, there, mac=LAN.mac)
 
 
 class FakeLink:

@@ -62,6 +62,7 @@ class Seen:
     is_up: bool = False
     addresses: frozenset[Address] = frozenset()
     has_carrier: bool = True
+    mac: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,8 +208,9 @@ class _Netlink:
                 "routing.interface"
             )
         (link,) = self._ip.get_links(found[0])
-        mac = bytes.fromhex(str(link.get_attr("IFLA_ADDRESS")).replace(":", ""))
-        return LogicalInterface(name=name, ifindex=found[0], mac=mac, queues=_receive_queues(name))
+        return LogicalInterface(
+            name=name, ifindex=found[0], mac=_mac_of(link), queues=_receive_queues(name)
+        )
 
     def look(self, name: str) -> Seen:
         try:
@@ -227,7 +229,7 @@ class _Netlink:
             return self._seen.get(name, Seen(0))  # the kernel did not say: as it was
         addresses = frozenset(ip_address(each) for each in found if each)
         is_up, has_carrier = (bool(link["flags"] & flag) for flag in (IFF_UP, IFF_LOWER_UP))
-        self._seen[name] = Seen(ifindex, is_up, addresses, has_carrier)
+        self._seen[name] = Seen(ifindex, is_up, addresses, has_carrier, _mac_of(link))
         return self._seen[name]
 
     def devices(self) -> list[Device]:
@@ -348,6 +350,10 @@ IPV6 = 6
 
 def _errno_of(error: OSError | NetlinkError) -> int | None:
     return int(error.code) if isinstance(error, NetlinkError) else error.errno
+
+
+def _mac_of(link: Any) -> bytes:
+    return bytes.fromhex(str(link.get_attr("IFLA_ADDRESS")).replace(":", ""))
 
 
 def _device(link: Any) -> Device:

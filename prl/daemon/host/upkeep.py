@@ -6,7 +6,8 @@
 
 An address that is put back is as silent as it was: that is a matter of the kernel's address table,
 not of the interface. An interface that was deleted took prl's programs along: when there is one of
-its name again, prld must start again.
+its name again, prld must start again. So it must when an interface has got another MAC address, by
+which the programs know their own frames.
 """
 
 import asyncio
@@ -71,7 +72,7 @@ class Upkeep:
         """Look whenever something changed, until cancelled.
 
         Raises:
-            KernelError: an interface was made anew.
+            KernelError: an interface was made anew, or has got another MAC address.
         """
         events = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
         events.setblocking(False)
@@ -106,7 +107,7 @@ class Upkeep:
         return {n: why for n, (since_s, why) in self._without_network.items() if since_s <= until_s}
 
     async def look(self) -> None:
-        """Put back what is missing. Raises KernelError when an interface was made anew."""
+        """Put back what is missing. Raises KernelError as run() does."""
         problems: list[str] = []
         put_back: list[str] = []
         for interface in self._lans.interfaces:
@@ -115,6 +116,13 @@ class Upkeep:
                 raise KernelError(
                     f"{interface.name} was deleted and made anew, and prl's programs went with the "
                     "old one: start prld again (its service manager should)"
+                )
+            if found.ifindex and found.mac != interface.mac:
+                raise KernelError(
+                    f"{interface.name} has the MAC address {found.mac.hex(':')} now, and "
+                    f"had {interface.mac.hex(':')} when prld started: what is held would not "
+                    "leave any more; start prld again (its service manager should), and give a "
+                    "bridge or bond a MAC address that stays"
                 )
             if not found.ifindex:
                 problems.append(f"interface {interface.name} is gone")
