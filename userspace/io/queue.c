@@ -18,10 +18,12 @@
 
 #include "io/error.h"
 #include "io/queue_rules.h"
+#include "tcp/serial.h"
 
 /* Packets of one look, and frames for the longest of them with what netlink says in front. */
 #define SLOTS 32u
 #define SLOT_FRAMES 17u
+/* Verdicts of one message to the kernel. */
 #define VERDICTS 64u
 #define SCRATCH_BYTES 512
 
@@ -35,6 +37,12 @@ struct verdict {
 };
 _Static_assert(sizeof(struct verdict) == 40, "messages of netlink, one behind the other");
 
+/* A packet and what becomes of it, as long as the kernel has not been told. */
+struct settled {
+    uint32_t number;
+    bool passes;
+};
+
 struct prl_queue {
     struct prl_umem *umem;
     int fd, rules_fd;
@@ -46,7 +54,9 @@ struct prl_queue {
     struct iovec piece[SLOTS][SLOT_FRAMES];
     struct mmsghdr message[SLOTS];
     struct verdict verdict[VERDICTS];
-    uint32_t verdicts;
+    struct settled *settled; /* [PRL_QUEUE_PACKETS_MAX] */
+    uint32_t settled_count;
+    bool in_order; /* by their numbers */
     uint64_t dropped; /* read, but not kept */
     uint64_t refused;
 };
@@ -183,7 +193,14 @@ struct prl_queue *prl_queue_open(struct prl_umem *umem, uint32_t copy_bytes, uin
     }
     queue->umem = umem;
     queue->copy_bytes = copy_bytes;
-    queue->rules_fd = -1;
+    queue->in_order = true;
+    queue->rules_fd = queue->fd = -1;
+    queue->settled = calloc(PRL_QUEUE_PACKETS_MAX, sizeof(*queue->settled));
+    if (!queue->settled) {
+        snprintf(error, PRL_ERROR_BYTES, "no memory for the verdicts of waiting packets");
+        prl_queue_close(queue);
+        return NULL;
+    }
     queue->fd = open_socket();
     code = queue->fd < 0 ? queue->fd : take_number(queue);
     if (code) {
@@ -213,6 +230,7 @@ void prl_queue_close(struct prl_queue *queue)
         close(queue->rules_fd);
     if (queue->fd >= 0)
         close(queue->fd);
+    free(queue->settled);
     free(queue);
 }
 
@@ -439,21 +457,64 @@ uint32_t prl_queue_receive(struct prl_queue *queue, struct prl_received *receive
 
 /* ---- verdicts ---- */
 
+/* One below its children, which are in order, in a heap whose top is the newest. */
+static void sift(struct settled *heap, uint32_t at, uint32_t count)
+{
+    const struct settled moved = heap[at];
+
+    for (uint32_t child; (child = 2 * at + 1) < count; at = child) {
+        if (child + 1 < count && prl_serial_lt(heap[child].number, heap[child + 1].number))
+            child++;
+        if (!prl_serial_lt(moved.number, heap[child].number))
+            break;
+        heap[at] = heap[child];
+    }
+    heap[at] = moved;
+}
+
+/* In place, for qsort() may want memory. */
+static void sort(struct settled *settled, uint32_t count)
+{
+    for (uint32_t i = count / 2; i-- > 0;)
+        sift(settled, i, count);
+    for (uint32_t last = count; last-- > 1;) {
+        const struct settled newest = settled[0];
+
+        settled[0] = settled[last];
+        settled[last] = newest;
+        sift(settled, 0, last);
+    }
+}
+
+/* The kernel looks for each packet from the oldest on, under a lock that what comes in waits for
+ * (net/netfilter/nfnetlink_queue.c, find_dequeue_entry): the oldest go first, whatever order flows were released in. Numbers are
+ * given as packets come, so that those of a flow stay in order. */
 void prl_queue_flush(struct prl_queue *queue)
 {
-    if (!queue->verdicts)
-        return;
-    if (send(queue->fd, queue->verdict, queue->verdicts * sizeof(struct verdict), 0) < 0)
-        queue->refused += queue->verdicts; /* no memory: they stay until the queue goes, TCP sends again */
-    queue->verdicts = 0;
+    if (!queue->in_order)
+        sort(queue->settled, queue->settled_count);
+    for (uint32_t done = 0; done < queue->settled_count;) {
+        uint32_t count = 0;
+
+        for (; count < VERDICTS && done < queue->settled_count; count++, done++)
+            queue->verdict[count].verdict = (struct nfqnl_msg_verdict_hdr){
+                .verdict = htonl(queue->settled[done].passes ? NF_ACCEPT : NF_DROP),
+                .id = htonl(queue->settled[done].number),
+            };
+        if (send(queue->fd, queue->verdict, count * sizeof(struct verdict), 0) < 0)
+            queue->refused += count; /* no memory: they stay until the queue goes, TCP sends again */
+    }
+    queue->settled_count = 0;
+    queue->in_order = true;
 }
 
 void prl_queue_settle(struct prl_queue *queue, uint32_t number, bool passes)
 {
-    if (queue->verdicts == VERDICTS)
+    if (queue->settled_count == PRL_QUEUE_PACKETS_MAX)
         prl_queue_flush(queue);
-    queue->verdict[queue->verdicts++].verdict =
-        (struct nfqnl_msg_verdict_hdr){.verdict = htonl(passes ? NF_ACCEPT : NF_DROP), .id = htonl(number)};
+    if (queue->settled_count && prl_serial_lt(number, queue->settled[queue->settled_count - 1].number))
+        queue->in_order = false;
+    queue->settled[queue->settled_count++] = (struct settled){.number = number, .passes = passes};
 }
 
 /* ---- counts ---- */

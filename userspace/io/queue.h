@@ -7,7 +7,7 @@
  *                        └─ copied, once ─▶ frames of the packet memory ─▶ struct prl_received, with its number
  *
  * A packet's number stays valid until its verdict; every packet gets exactly one. Verdicts are gathered, each of one packet
- * (a batch verdict would be for all flows), and leave with prl_queue_flush().
+ * (a batch verdict would be for all flows), as many as packets can wait, and leave with prl_queue_flush(), the oldest packet's first.
  */
 #ifndef PRL_IO_QUEUE_H
 #define PRL_IO_QUEUE_H

@@ -61,7 +61,7 @@ static void uncapture_flows(struct prl_dp *dp, uint32_t service)
     for (uint32_t i = 0; i < dp->flows_top; i++) {
         if (!dp_flow_is_of(&dp->flows[i], service) || !dp->flows[i].relaying)
             continue;
-        dp_relay_end(&dp->flows[i]);
+        dp_relay_end(dp, &dp->flows[i]);
     }
 }
 

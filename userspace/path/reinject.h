@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * Packets for the own stack, which come to it by the inject TAP, or wait in it already and are let go on. They are gathered (gro.h) and written by
- * dp_reinject_flush(): before the flow's flags change, before its bytes go, before the lock does.
+ * dp_reinject_flush(): before the flow's input comes to the stack by itself, before its bytes go, before the lock does.
  */
 #ifndef PRL_PATH_REINJECT_H
 #define PRL_PATH_REINJECT_H

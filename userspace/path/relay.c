@@ -25,8 +25,9 @@ void dp_relay_begin(struct prl_dp *dp, struct dp_flow *flow)
     __atomic_store_n(&flow->kernel->flags, PRL_FLOW_RELAY, __ATOMIC_RELEASE);
 }
 
-void dp_relay_end(struct dp_flow *flow)
+void dp_relay_end(struct prl_dp *dp, struct dp_flow *flow)
 {
+    dp_reinject_flush(dp);
     flow->relaying = false;
     dp_flow_set_flags(flow);
 }
@@ -139,6 +140,5 @@ void dp_relay_settle(struct prl_dp *dp, struct dp_flow *flow)
     if (has_no_turn_yet(dp, flow) ||
         (dp->now_ns < flow->last_input_ns + DP_RELAY_QUIET_NS && flow->relay_ticks < DP_RELAY_TICKS_MAX))
         return;
-    dp_reinject_flush(dp);
-    dp_relay_end(flow);
+    dp_relay_end(dp, flow);
 }

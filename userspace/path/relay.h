@@ -19,8 +19,8 @@
 
 /* Input of the flow is captured from here on. */
 void dp_relay_begin(struct prl_dp *dp, struct dp_flow *flow);
-/* And not any more. */
-void dp_relay_end(struct dp_flow *flow);
+/* And not any more: all that was let go is the stack's. */
+void dp_relay_end(struct prl_dp *dp, struct dp_flow *flow);
 /* Input that came here directly; false when the entry was not taken. */
 bool dp_relay_direct(struct prl_dp *dp, struct dp_flow *flow, struct prl_hold *hold);
 void dp_relay_message(struct prl_dp *dp, const struct prl_msg *msg);
