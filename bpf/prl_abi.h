@@ -377,6 +377,8 @@ struct prl_node {
     __u64 births; /* sessions that began to wait at the end of their handshake */
     __u64 births_late; /* sessions whose time was over before they were protected or refused */
     __u64 births_dropped; /* input that came meanwhile, although the peer was told that there is no room */
+    __u64
+        births_evicted; /* sessions of which prl_newborns had nothing any more at the end of their handshake: it is full */
     __u32 awaited; /* entries of prl_awaited: of userspace */
     __u32 pad3;
 };
@@ -606,7 +608,7 @@ PRL_ASSERT_SIZE(struct prl_addr_key, 20);
 PRL_ASSERT_SIZE(struct prl_claimed, 48);
 _Static_assert(sizeof(struct prl_claimed) == PRL_CLAIMED_WORDS * 8, "the MAC is over all of it");
 PRL_ASSERT_SIZE(struct prl_addr, 88);
-PRL_ASSERT_SIZE(struct prl_node, 984);
+PRL_ASSERT_SIZE(struct prl_node, 992);
 PRL_ASSERT_SIZE(struct prl_probe, 88);
 _Static_assert(sizeof(struct prl_probe) == PRL_PROBE_WORDS * 8 + 8, "the MAC is over all that is in front of it");
 PRL_ASSERT_SIZE(struct prl_inject_eth, 14);

@@ -49,8 +49,9 @@ static __always_inline int is_of_service(struct bpf_sock_ops *ops, const struct 
 /*
  * The handshake is over: the endpoint's own limit counts from here on. TCP does not know by which logical interface; the SYN or
  * SYN-ACK has left by it. Of two sessions with the same ends in two routing instances, one whose handshake goes on has that
- * time until its own is over, too. What a peer has opened waits even if its entry has gone meanwhile; a socket that is being
- * restored (TCP_REPAIR) has opened nothing.
+ * time until its own is over, too. What a peer has opened waits even if its entry has gone meanwhile, which is counted: others have
+ * evicted it, unless its endpoint was not awaited yet when its SYN-ACK left. A socket that is being restored (TCP_REPAIR) has
+ * opened nothing.
  */
 static __always_inline void born(struct prl_node *node, struct prl_flow_key *key, enum prl_opened opened)
 {
@@ -81,6 +82,7 @@ static __always_inline void born(struct prl_node *node, struct prl_flow_key *key
     }
     if (!lost_ns || opened == PRL_OPENED_HERE)
         return;
+    PRL_COUNT(node->births_evicted);
     key->lif = lost_lif;
     newborn.until_ns = now_ns + lost_ns;
     if (bpf_map_update_elem(&prl_newborns, key, &newborn, BPF_ANY) == 0)

@@ -252,7 +252,7 @@ class Kernel:
             *("stale_dropped", "claims_obeyed", "claims_foreign", "redirect_failed"),
             *("claims_replayed", "strays", "elsewhere_silenced", "news_missed"),
             *("probes_answered", "probes_refused"),
-            *("births", "births_late", "births_dropped"),
+            *("births", "births_late", "births_dropped", "births_evicted"),
         )
         return {name: int(getattr(node, name)) for name in names}
 

@@ -291,7 +291,7 @@ def test_a_request_at_the_handshakes_end_is_taken_once_it_waits_no_more(
     bench: Births, ends: tuple[socket.socket, socket.socket]
 ) -> None:
     server, peer = ends
-    assert bench.node.births == 1
+    assert (bench.node.births, bench.node.births_evicted) == (1, 0)
     peer.sendall(b", and more")
     server.sendall(b"a greeting")  # what has no input behind it leaves
     assert peer.recv(100) == b"a greeting"
@@ -302,6 +302,31 @@ def test_a_request_at_the_handshakes_end_is_taken_once_it_waits_no_more(
     assert bytes(ffi.buffer(found.peer_mac)) == PEER_MAC
     until(lambda: received(server) == len(b"at once, and more"))
     assert server.recv(100) == b"at once, and more"
+
+
+def test_a_session_that_was_forgotten_during_its_handshake_is_counted_and_waits(
+    bench: Births,
+) -> None:
+    """As a flood of SYNs has it: the table keeps what was heard of last."""
+    for namespace, address in ((bench.node_ns, SERVICE4), (bench.peer_ns, PEER4)):
+        ip("-n", namespace, "address", "add", f"{address}/24", "dev", "lan0")
+    error = ffi.new("char[]", lib.PRL_ERROR_BYTES)
+    with ExitStack() as stack, inside(bench.node_ns):
+        assert lib.prl_kernel_sessions_attach(bench.kernel, error) == 0, ffi.string(error)
+        listener = stack.enter_context(socket.socket())
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 30)
+        listener.bind((str(SERVICE4), PORT))
+        listener.listen()
+        with inside(bench.peer_ns):
+            peer = stack.enter_context(socket.socket())
+            peer.bind((str(PEER4), PEER_PORT))
+            peer.connect((str(SERVICE4), PORT))
+        bench.await_sessions()  # nothing is known of its SYN-ACK, as where others have evicted it
+        assert bench.node.births_evicted == 0
+        peer.sendall(b"at once")
+        stack.enter_context(listener.accept()[0])
+        assert (bench.node.births, bench.node.births_evicted) == (1, 1)
+        assert bench.end() is not None
 
 
 def test_so_is_what_the_peer_says_of_a_session_that_was_opened_here(
