@@ -37,6 +37,8 @@ IN_EACH_MODE = [
     *(pytest.param(f, "generic", marks=pytest.mark.needs("long_packets")) for f in FAMILIES),
 ]
 IP_RECVERR, IPV6_RECVERR = 11, 25  # linux/in.h, linux/in6.h
+UDP_SEGMENT = 103  # linux/udp.h
+SEGMENT_BYTES = 1400
 
 
 def numbered(number: int) -> bytes:
@@ -271,6 +273,27 @@ def test_fragments_are_refused_at_the_gate_and_counted(make_scene: Callable[...,
     scene.peer.send(bytes(3 * MTU_BYTES))
     primary.await_last(bytes(3 * MTU_BYTES))
     assert isinstance(standby.await_error(), ShadowVoid)
+
+
+def test_datagrams_that_come_several_in_a_packet_end_the_protection(
+    make_scene: Callable[..., Scene],
+) -> None:
+    """Of UDP_SEGMENT: the owner's kernel cuts the packet, the standby's would not (I1)."""
+    scene = make_scene(4, "kernel")
+    session, shadow = scene.protect()
+    primary, standby = scene.read(scene.sock), scene.read(shadow)
+    scene.send(0, 10, primary)
+    standby.await_last(numbered(9))
+    datagrams = [bytes([number]) * SEGMENT_BYTES for number in range(40)]
+    scene.peer.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, SEGMENT_BYTES)
+    scene.peer.send(b"".join(datagrams))
+    primary.await_last(datagrams[-1])
+    assert primary.got[10:] == datagrams
+    assert isinstance(standby.await_error(), ShadowVoid)
+    assert standby.got == primary.got[:10]
+    assert scene.nodes[0].request({"op": "stats"})["datapath"]["rx_uncut"] == 1
+    scene.peer.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, 0)
+    until(lambda: session.state == "active", "it is not protected again")
 
 
 @pytest.mark.parametrize(("family", "mode"), IN_EACH_MODE)

@@ -19,6 +19,7 @@
 struct prl_dp_counters {
     uint64_t wakeups, rx_packets, rx_bytes, rx_bad_checksum, rx_malformed, rx_unknown_flow, rx_no_frame,
         rx_no_hold;
+    uint64_t rx_uncut; /* datagrams of protected flows that came several in a packet */
     uint64_t reinjected_packets, reinjected_bytes, reinject_failed;
     uint64_t verdicts_refused; /* of input that waited in the kernel */
     uint64_t held_out_packets, held_out_bytes, released_out_packets, release_failed;

@@ -67,6 +67,7 @@ struct told {
     uint32_t payload, payload_bytes; /* where in the message */
     const uint8_t *source;           /* MAC address, or NULL */
     uint32_t whole_bytes; /* of a packet that is cut; 0: it is not */
+    bool is_uncut;
 };
 
 /* ---- requests ---- */
@@ -333,6 +334,9 @@ static bool read_message(struct prl_queue *queue, const uint8_t *bytes, uint32_t
         case NFQA_CAP_LEN:
             told->whole_bytes = ntohl(*(const uint32_t *)(const void *)value);
             break;
+        case NFQA_SKB_INFO:
+            told->is_uncut = ntohl(*(const uint32_t *)(const void *)value) & NFQA_SKB_GSO;
+            break;
         case NFQA_PAYLOAD:
             told->payload = at + NLA_HDRLEN;
             told->payload_bytes = length - NLA_HDRLEN;
@@ -393,6 +397,7 @@ static void take_packet(struct prl_queue *queue, uint32_t slot, const struct tol
         .mirrored = number,
         .queued = told->number,
         .is_cut = told->whole_bytes != 0,
+        .is_uncut = told->is_uncut,
         .meta = {.slot = told->mark & PRL_QUEUE_SLOT},
     };
     for (uint32_t j = 0; j < used; j++)

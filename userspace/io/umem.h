@@ -55,6 +55,7 @@ struct prl_received {
     uint64_t
         queued; /* names the packet itself, which waits in the kernel (queue.h); 0: these bytes are all of it */
     bool is_cut; /* only its beginning is here */
+    bool is_uncut; /* the stack makes several of it (GSO) */
     struct prl_meta meta;
 };
 

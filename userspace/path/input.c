@@ -10,6 +10,7 @@
 #include "flow/udp.h"
 #include "path/apply.h"
 #include "path/mirror.h"
+#include "path/primary.h"
 #include "path/relay.h"
 #include "path/secondary.h"
 
@@ -61,6 +62,15 @@ static bool goes_by_cable(const struct prl_dp *dp, const struct dp_flow *flow, c
            dp_mirror_goes_now(dp, flow);
 }
 
+/* Datagrams of UDP_SEGMENT, several in a packet, become several in the stack here; of bytes that are written to the other node's, one is
+ * made (I1). So the flow is given up, and they go on without the other node; not what that one is to get by a relay. */
+static bool goes_uncut(struct prl_dp *dp, struct dp_flow *flow)
+{
+    dp->counters.rx_uncut++;
+    dp_primary_fail(dp, flow, PRL_REASON_UNCUT);
+    return dp_primary_of(flow)->state != PRL_PRIMARY_MOVED;
+}
+
 void dp_input(struct prl_dp *dp, const struct prl_received *received)
 {
     struct iovec piece[PRL_PACKET_PIECES_MAX];
@@ -99,6 +109,10 @@ void dp_input(struct prl_dp *dp, const struct prl_received *received)
     }
     if (received->is_cut && !goes_by_cable(dp, flow, received, &packet)) { /* the peer's stack sends it again */
         DP_DROP(dp, mirror_dropped, flow->spec.handle, received->bytes);
+        goto drop;
+    }
+    if (received->is_uncut && packet.proto == IPPROTO_UDP && !flow->secondary && !goes_uncut(dp, flow)) {
+        PRL_PROBE3(drop, "rx_uncut", flow->spec.handle, received->bytes);
         goto drop;
     }
     if (!received->mirrored) /* else its source address is its number */

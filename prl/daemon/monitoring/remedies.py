@@ -125,6 +125,12 @@ CAUSES: dict[Reason, Cause] = {
         "mend that program: until it hears of the take-over it only reads (docs/api.md); then "
         "start it there again",
     ),
+    Reason.UNCUT: Cause(
+        "the peer's datagrams come several in a packet, as it sent them with UDP_SEGMENT or as GRO "
+        "gathered them, and only this node's kernel would cut it",
+        "have them cut: `ethtool -K IFACE tx-udp-segmentation off` where the peer sends, "
+        "`rx-udp-gro-forwarding off rx-gro-list off` here; or use native mode (docs/udp.md)",
+    ),
 }
 
 
