@@ -294,6 +294,7 @@ def test_datagrams_that_come_several_in_a_packet_end_the_protection(
     assert scene.nodes[0].request({"op": "stats"})["datapath"]["rx_uncut"] == 1
     scene.peer.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, 0)
     until(lambda: session.state == "active", "it is not protected again")
+    scene.shadow()  # closed at the end
 
 
 @pytest.mark.parametrize(("family", "mode"), IN_EACH_MODE)

@@ -491,7 +491,7 @@ static void sort(struct settled *settled, uint32_t count)
     }
 }
 
-/* The kernel looks for each packet from the oldest on, under a lock that what comes in waits for
+/* Linux 6.1 looks for each packet from the oldest on, under a lock that what comes in waits for
  * (net/netfilter/nfnetlink_queue.c, find_dequeue_entry): the oldest go first, whatever order flows were released in. Numbers are
  * given as packets come, so that those of a flow stay in order. */
 void prl_queue_flush(struct prl_queue *queue)
