@@ -218,7 +218,7 @@ NO_DROPS = {
     "prl_node": {
         *("frames", "icmp_quoted", "reentered"),
         *("claims_obeyed", "claims_replayed", "claims_foreign"),
-        *("births", "births_late"),  # sessions
+        *("births", "births_late", "births_evicted"),  # sessions
         "strays",  # counted by gate_refused or elsewhere_silenced, too
     },
     "prl_flow": {
