@@ -75,10 +75,10 @@ class Begin:
         for length in lengths:
             parts.append(body[at : at + length])
             at += length
-        if len(body) != at + asked * _QUESTIONS.size:
+        size = _QUESTIONS.size
+        if len(body) != at + asked * size:
             raise ChannelError("a BEGIN whose lengths do not add up")
-        ends = range(at + _QUESTIONS.size, len(body) + 1, _QUESTIONS.size)
-        questions = tuple(_questions(body[end - _QUESTIONS.size : end]) for end in ends)
+        questions = tuple(_questions(body[i : i + size]) for i in range(at, len(body), size))
         one, other, part = parts
         return cls(session, unmapped(peer), one, other, read, part, told, questions)
 

@@ -13,24 +13,8 @@ from prl.daemon.host.instances import Instances
 from prl.daemon.host.network import Host, Seen, Sysctls
 from prl.daemon.host.upkeep import Upkeep
 from prl.errors import KernelError
+from tests.unit.test_config import GOOD
 
-FILE = """
-node = "re0"
-instance = "prl-re0"
-index = 0
-[lan]
-interface = "lan0"
-address = "192.0.2.10"
-peer_address = "192.0.2.11"
-[link]
-interface = "link0"
-local = "198.51.100.10"
-remote = "198.51.100.11"
-[[service]]
-name = "one"
-addresses = ["192.0.2.100"]
-owner = "re0"
-"""
 LAN = LogicalInterface("lan0", 7, bytes.fromhex("02000000000a"), 1)
 OTHER_MAC = bytes.fromhex("02000000000b")
 
@@ -47,7 +31,7 @@ def look_at(seen: Seen) -> Upkeep:
     async def restored() -> None:
         return
 
-    parsed = config.parse(FILE)
+    parsed = config.parse(GOOD)
     upkeep = Upkeep(
         parsed,
         cast(Host, SimpleNamespace(look=look, add_address=add_address)),
@@ -78,6 +62,6 @@ def test_an_interface_that_is_gone_has_no_mac_address_to_compare() -> None:
 
 
 def test_an_interface_that_is_as_it_was_is_fine() -> None:
-    address = config.parse(FILE).lan.address
-    assert address is not None
-    assert not look_at(Seen(LAN.ifindex, True, frozenset({address}), mac=LAN.mac)).wrong
+    lan = config.parse(GOOD).lan
+    addresses = frozenset(filter(None, (lan.address, lan.address6)))
+    assert not look_at(Seen(LAN.ifindex, True, addresses, mac=LAN.mac)).wrong
