@@ -7,7 +7,9 @@ from collections.abc import Callable, Sequence
 from prl.bench.births import births
 from prl.bench.bulk import bulk, cpu
 from prl.bench.flap import flap
+from prl.bench.hogs import hogs
 from prl.bench.latency import latency
+from prl.bench.moves import moves
 from prl.bench.passthrough import passthrough
 from prl.bench.protect import protect
 from prl.bench.run import Bench, Narrator, Part, bench
@@ -25,8 +27,10 @@ BENCHES: dict[str, Callable[[Bench], Part]] = {
     "births": births,
     "takeover": takeover,
     "flap": flap,
+    "moves": moves,
     "passthrough": passthrough,
     "secrecy": secrecy,
+    "hogs": hogs,
 }
 _COVERED = {"cpu": "bulk"}
 """What another one measures as well, when both are asked for."""

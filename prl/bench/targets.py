@@ -58,11 +58,15 @@ TARGETS = (
     Target("T10", "take-over of one flow, decision to first segment", "t10_one_ms", le, 0.5, "ms"),
     Target("T10", "take-over of 1,000 flows", "t10_many_ms", le, 20.0, "ms"),
     Target("T10", "take-over of 10,000 flows", "t10_most_ms", le, 200.0, "ms"),
+    Target("T10", "the last application of many is told", "t10_told_ms", le, 500.0, "ms"),
     Target("T11", "sessions held", "t11_held", ge, 100_000, "sessions"),
     Target("T11", "sessions busy at a time", "t11_busy", ge, 10_000, "sessions"),
     Target("T12", "pause at the peer, median", "t12_median_ms", le, 60.0, "ms"),
     Target("T12", "pause at the peer, 99 of 100 failures", "t12_p99_ms", le, 150.0, "ms"),
     Target("T12", "sessions reset or bytes lost", "t12_broken", le, 0, ""),
+    Target("T12f", "take-overs without a failure, on a busy machine", "t12f_takeovers", le, 0, ""),
+    Target("T13", "segments behind a later one that moves cause", "t13_behind", le, 0, ""),
+    Target("T13", "segments that moves cause to be sent again", "t13_again", le, 0, ""),
 )
 
 

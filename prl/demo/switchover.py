@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,20 @@ _COUNTERS = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Moves:
+    """What the moves of one direction cost, and what as much time without a move did."""
+
+    done: int
+    behind: int
+    """Segments that came behind a later one."""
+    behind_without: int
+    again: int
+    """Segments that were sent again, or that came twice."""
+    again_without: int
+    troubles: tuple[str, ...]
+
+
 @dataclass(slots=True)
 class Run:
     """What one direction came to."""
@@ -56,19 +70,37 @@ class Run:
     received: Stream = field(default_factory=Stream)
     troubles: list[str] = field(default_factory=list)
 
+    def moves(self) -> Moves:
+        """The sums."""
+        return Moves(
+            self.done,
+            _behind(self.counted),
+            _behind(self.between),
+            _again(self.counted),
+            _again(self.between),
+            tuple(self.troubles),
+        )
+
     def facts(self) -> dict[str, Any]:
         """As JSON has them."""
         return {
             "moves": {"asked": self.asked, "done": self.done, "refused": self.refused},
             "bytes": {"sent": self.sent.count, "received": self.received.count},
             "exact": self.sent == self.received and not self.troubles,
-            "lost": self.counted.get("out_of_order", 0),
-            "retransmissions": self.counted.get("retransmitted", 0)
-            + self.counted.get("got_again", 0),
+            "lost": _behind(self.counted),
+            "retransmissions": _again(self.counted),
             "without_a_move": self.between,
             "silent_ms": _spread(self.silent_ms),
             "pause_ms": _spread(self.pauses_ms),
         }
+
+
+def _behind(counted: Mapping[str, int]) -> int:
+    return counted.get("out_of_order", 0)
+
+
+def _again(counted: Mapping[str, int]) -> int:
+    return counted.get("retransmitted", 0) + counted.get("got_again", 0)
 
 
 def _spread(values: Sequence[float]) -> dict[str, float] | None:
@@ -80,13 +112,8 @@ def _spread(values: Sequence[float]) -> dict[str, float] | None:
 def switchover(stage: Stage) -> tuple[Scenario, Measured]:
     """Both directions, one after the other."""
     measured = Measured()
-    runs: dict[str, Run] = {}
-    for port, name in enumerate(DIRECTIONS, PORT):
-        run = runs[name] = Run()
-        try:
-            _play(stage, name, port, run)
-        except DemoError as error:
-            run.troubles.append(str(error))
+    runs = travel(stage)
+    for name, run in runs.items():
         measured.troubles += [f"{name}: {trouble}" for trouble in run.troubles]
         if run.done < stage.options.moves:
             measured.troubles.append(f"{name}: {run.done} of {stage.options.moves} moves were done")
@@ -102,6 +129,18 @@ def switchover(stage: Stage) -> tuple[Scenario, Measured]:
     measured.gap_ms = max(pauses, default=None)
     measured.more = {"directions": {name: run.facts() for name, run in runs.items()}}
     return scenario(stage, "switchover"), measured
+
+
+def travel(stage: Stage) -> dict[str, Run]:
+    """A session of each direction goes back and forth, one after the other."""
+    runs: dict[str, Run] = {}
+    for port, name in enumerate(DIRECTIONS, PORT):
+        run = runs[name] = Run()
+        try:
+            _play(stage, name, port, run)
+        except DemoError as error:
+            run.troubles.append(str(error))
+    return runs
 
 
 def _count(stage: Stage, measured: Measured, words: str) -> None:

@@ -47,6 +47,7 @@ DEMOS = (
     "sessions --count 20 --family both",
     "switchover --size 10M --moves 2",
 )
+CARRIERS = ("native", "kernel", "mirror")
 SHORT_DEMOS = tuple(zip(DEMOS[:4], itertools.cycle(("native", "kernel")), strict=False))
 """Each with a carrier: both have one each way."""
 SHORT_TESTS = ("-k", "not generic", "tests/kernel/test_bpf.py", "tests/kernel/test_verifier.py")
@@ -70,6 +71,9 @@ SYSTEM_TESTS = (
     # input that waits in the kernel
     "tests/system/test_carrier.py::test_input_waits_in_the_kernel_and_survives_the_owner",
     "tests/system/test_carrier.py::test_a_killed_prld_leaves_neither_queue_nor_rules",
+    # input that goes from kernel to kernel, and bad links with each carrier
+    "tests/system/test_mirror.py",
+    "tests/system/test_netem.py",
     # one of each of what a kernel's TCP, UDP and namespaces could do otherwise
     "tests/system/test_serve.py::test_both_directions_go_on_at_the_right_byte",
     "tests/system/test_ownership.py::test_strangers_claims_never_silence_and_are_answered",
@@ -206,7 +210,7 @@ def run_short(folder: Path) -> bool:
 
 
 def run_whole(names: Sequence[str], folder: Path) -> bool:
-    """All demos with both carriers, from 6.6 on one by generic XDP, too; chosen tests besides.
+    """All demos with each carrier, from 6.6 on one by generic XDP, too; chosen tests besides.
 
     Raises:
         KernelError: a guest could not be had.
@@ -274,7 +278,7 @@ def _boot(kernel: Kernel, report: Report, left_s: int, folder: Path, gives_way: 
 
 def _whole(name: str, kernel: Kernel) -> list[Step]:
     generic = version(kernel.release) >= MULTI_BUFFER
-    steps = [_doctor(), *(_demo(demo, mode) for mode in ("native", "kernel") for demo in DEMOS)]
+    steps = [_doctor(), *(_demo(demo, mode) for mode in CARRIERS for demo in DEMOS)]
     asked = _demo(DEMOS[0], "generic")
     if generic:
         steps.append(asked)

@@ -79,7 +79,7 @@ def begin(peer: Peer) -> None:
 
 @pytest.mark.parametrize(
     "mode",
-    ["native", "kernel", pytest.param("generic", marks=pytest.mark.needs("long_packets"))],
+    ["native", "kernel", "mirror", pytest.param("generic", marks=pytest.mark.needs("long_packets"))],
 )
 def test_a_bad_link_or_lan_costs_time_alone(mode: str) -> None:
     with support.pair(f"netem{mode}", mode) as lab:
@@ -92,6 +92,8 @@ def test_a_bad_link_or_lan_costs_time_alone(mode: str) -> None:
                 peer.finish()
             waited = f"{time.monotonic() - began:.1f} s, {timeouts(lab) - waits} timeouts"
             figure(f"{mode}, {where}, {how}", waited)
+        if mode == "mirror":
+            assert support.stats(lab, "re1")["datapath"]["mirror_fed"], "nothing went by the cable"
         loss = LOSSES[-1]
         with impaired(lab, "lan", loss), impaired(lab, "link", loss), apps.connect() as peer:
             begin(peer)
