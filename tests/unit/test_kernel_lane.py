@@ -157,7 +157,7 @@ def test_each_file_of_the_whole_lane_has_a_step(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(guest, "has_kvm", lambda: False)
     assert not (lane.REAL_CPUS | lane.OUTWARDS) & {one.name for one in lane._whole("6.1", KERNEL)}
     newer = [one.name for one in lane._whole("6.12", Kernel(KERNEL.folder, "6.12.9"))]
-    carriers = {f"demo {demo} ({mode})" for demo in lane.DEMOS for mode in ("native", "kernel")}
+    carriers = {f"demo {demo} ({mode})" for demo in lane.DEMOS for mode in lane.CARRIERS}
     assert carriers | {f"demo {lane.DEMOS[0]} (generic)"} <= {*newer}
 
 
