@@ -62,7 +62,11 @@ def hogs(bench: Bench) -> Part:
             for one in events(rig, node)
             if one["seq"] > since[name][node]
         ]
-        raised = [rig.stats(n)["datapath"]["realtime_raised"] for rig in rigs.values() for n in NODES]
+        raised = [
+            rig.stats(node)["datapath"]["realtime_raised"]
+            for rig in rigs.values()
+            for node in NODES
+        ]
     waits = [ns / _NS_PER_MS for ns in read_columns(path, "q", 2)[1] if ns >= 0]
     part.facts |= {
         "events": {name: told.count(name) for name in sorted({*told})},
@@ -75,7 +79,6 @@ def hogs(bench: Bench) -> Part:
     }
     part.figures["t12f_takeovers"] = float(told.count("takeover"))
     return part
-
 
 
 def _newest(rig: Rig, node: str) -> int:

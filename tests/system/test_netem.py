@@ -79,7 +79,12 @@ def begin(peer: Peer) -> None:
 
 @pytest.mark.parametrize(
     "mode",
-    ["native", "kernel", "mirror", pytest.param("generic", marks=pytest.mark.needs("long_packets"))],
+    [
+        "native",
+        "kernel",
+        "mirror",
+        pytest.param("generic", marks=pytest.mark.needs("long_packets")),
+    ],
 )
 def test_a_bad_link_or_lan_costs_time_alone(mode: str) -> None:
     with support.pair(f"netem{mode}", mode) as lab:
