@@ -16,6 +16,7 @@ from prl.bench.run import Bench, Narrator, Part, bench
 from prl.bench.secrecy import secrecy
 from prl.bench.sessions import flows, sessions
 from prl.bench.takeover import takeover
+from prl.errors import PrlError
 
 BENCHES: dict[str, Callable[[Bench], Part]] = {
     "latency": latency,
@@ -37,18 +38,28 @@ _COVERED = {"cpu": "bulk"}
 
 
 def measure(names: Sequence[str], *, quick: bool, narrate: Narrator) -> list[Part]:
-    """Run the benches called ``names``, one after the other. SIGTERM unwinds, as Ctrl-C does.
+    """Run the benches called ``names``, one after the other; one that fails costs itself alone.
 
-    Raises:
-        PrlError: something could not be set up or measured; all labs are gone.
+    SIGTERM unwinds, as Ctrl-C does.
     """
     handler = signal.signal(signal.SIGTERM, _interrupt_only(os.getpid()))
     try:
         with bench(quick=quick, narrate=narrate) as run:
             chosen = [name for name in names if _COVERED.get(name) not in names]
-            return [BENCHES[name](run) for name in chosen]
+            return [_part(name, run) for name in chosen]
     finally:
         signal.signal(signal.SIGTERM, handler)
+
+
+def _part(name: str, run: Bench) -> Part:
+    try:
+        return BENCHES[name](run)
+    except Exception as error:  # noqa: BLE001 - what the others find must not be lost with it
+        why = str(error) if isinstance(error, PrlError) else repr(error)
+        run.narrate(f"{name}: {why}")
+        part = Part(name)
+        part.lacks(name, why)
+        return part
 
 
 def _interrupt_only(pid: int) -> Callable[[int, object], None]:

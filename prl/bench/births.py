@@ -25,8 +25,12 @@ def births(bench: Bench) -> Part:
     with bench.rigs(part, recipes) as rigs:
         rounds = bench.rounds(10, 100)
         bench.narrate(f"{rounds * _AT_A_TIME} connections each way, {_AT_A_TIME} by turns")
-        turns = bench.take_turns(rigs, rounds, _first)
-    took = {name: [us for turn in turn_of for us in turn] for name, turn_of in turns.items()}
+        turns = bench.take_turns(part, rigs, rounds, _first)
+    took = {
+        name: [us for turn in found if turn is not None for us in turn]
+        for name, found in turns.items()
+    }
+    took = {name: found for name, found in took.items() if found}
     part.series("connect to first answer", took, "us")
     part.facts["slowest"] = {"unit": "us"} | {
         name: {"p99": quantile(one, 0.99), "max": max(one)} for name, one in took.items()

@@ -1,16 +1,15 @@
 """`prlctl bench bulk` and `prlctl bench cpu` (T3, T4, T5): one stream as fast as it goes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from prl.bench.attached import Attached
-from prl.bench.errors import BenchError
-from prl.bench.latency import ping
-from prl.bench.rig import PORT, Recipe, Rig, Way
-from prl.bench.run import Bench, Part, ratio_facts
-from prl.bench.stats import ratios, significant, summary
-from prl.bench.syscalls import SystemCalls
+from prl.bench.rig import NODES, PORT, Recipe, Rig, Way
+from prl.bench.run import Bench, Part
+from prl.bench.stats import compared, counted, series, significant, summary
+from prl.bench.wakeups import count_round_trips
 
 # NFQUEUE's copies cross in clear, and so do prl's here; what TLS costs, secrecy.py measures.
 UPLOAD = (
@@ -68,16 +67,15 @@ def bulk(bench: Bench) -> Part:
     """Both directions; the goals are about the upload, whose packets are captured by XDP."""
     part = Part("bulk")
     _upload(bench, part, UPLOAD)
-    _native(bench, part)
+    with bench.stage(part, "native, one lab"):
+        _native(bench, part)
     with bench.rigs(part, DOWNLOAD) as rigs:
         bench.narrate("bulk, server to peer")
-        found = bench.take_turns(
-            rigs, bench.rounds(3, 10), partial(download, bench.rounds(250, 500))
-        )
-    part.series("download", {n: [one.gbit_s for one in t] for n, t in found.items()}, "Gbit/s")
-    part.series(
-        "download_cpu", {n: [one.cpu_s_per_gb for one in t] for n, t in found.items()}, "s/GB"
-    )
+        ms = bench.rounds(250, 500)
+        found = bench.take_turns(part, rigs, bench.rounds(3, 10), partial(download, ms))
+    part.series("download", series(found, _gbit_s), "Gbit/s")
+    part.series("download_cpu", series(found, _cpu_s_per_gb), "s/GB")
+    count_round_trips(bench, part)
     return part
 
 
@@ -86,25 +84,25 @@ def _native(bench: Bench, part: Part) -> None:
 
     Two labs with the same programs differ by about as much as what is looked for.
     """
-    with bench.rigs(
-        part, [Recipe("native, one lab", Way.PRL, role="sink", looks=False, plain_link=True)]
-    ) as rigs:
-        for rig in rigs.values():
-            with rig.another("peer") as plain, Attached(rig) as attached:
-                plain.ask(f"connect {rig.address} {PORT} 1")
+    recipe = Recipe("native, one lab", Way.PRL, role="sink", looks=False, plain_link=True)
+    with (
+        Rig(recipe, bench.scratch) as rig,
+        rig.another("peer") as plain,
+        Attached(rig) as attached,
+    ):
+        plain.ask(f"connect {rig.address} {PORT} 1")
 
-                def send(replicated: bool, rig: Rig = rig) -> float:
-                    attached.put(pass_alone=not replicated)
-                    found = (rig.client if replicated else plain).ask("send 250 0")
-                    return _burst(found, 0).gbit_s
+        def send(replicated: bool) -> float:
+            attached.put(pass_alone=not replicated)
+            found = (rig.client if replicated else plain).ask("send 250 0")
+            return _burst(found, 0).gbit_s
 
-                bench.narrate("bulk, peer to server, native XDP and XDP_PASS in one lab")
-                ways = {"xdp-pass": False, "prl": True}
-                speed = bench.take_turns(ways, bench.rounds(20, 60), send)
-            part.series("native_in_one_lab", speed, "Gbit/s")
-            found = ratios(speed["prl"], speed["xdp-pass"])
-            part.facts["ratios"] |= ratio_facts({"t3_pass": found})
-            part.figures["t3_pass"] = summary(found).median
+        bench.narrate("bulk, peer to server, native XDP and XDP_PASS in one lab")
+        ways = {"xdp-pass": False, "prl": True}
+        found = bench.alternate(part, ways, dict.fromkeys(ways, rig), bench.rounds(20, 60), send)
+    speed = series(found, float)
+    part.series("native_in_one_lab", speed, "Gbit/s")
+    part.ratios({"t3_pass": compared(speed, "prl", "xdp-pass")})
 
 
 def cpu(bench: Bench) -> Part:
@@ -113,84 +111,54 @@ def cpu(bench: Bench) -> Part:
     wanted = {"none", "nfqueue", "nfqueue fed", "haproxy", "socat"}
     wanted |= {"prl native", "prl generic", "prl kernel", "prl mirror"}
     _upload(bench, part, [one for one in UPLOAD if one.name in wanted])
-    with bench.rigs(part, [Recipe("prl", Way.PRL)]) as rigs:
-        bench.narrate("wake-ups and system calls of a round trip")
-        part.facts["wakeups"] = wakeups(rigs["prl"], bench.rounds(500, 3000))
-        try:
-            part.facts["system_calls"] = _system_calls(bench, rigs["prl"])
-        except BenchError as error:
-            part.notes.append(str(error))
+    count_round_trips(bench, part)
     return part
 
 
-def wakeups(rig: Rig, trips: int) -> dict[str, float]:
-    """Of the datapath on each node, for each 64-byte round trip.
-
-    The owner needs four, for the request, its acknowledgement by the standby, the answer and its;
-    the standby two.
-    """
-    ping(trips, rig)
-    before = {node: rig.stats(node)["datapath"]["wakeups"] for node in ("re0", "re1")}
-    ping(trips, rig)
-    return {
-        node: significant((rig.stats(node)["datapath"]["wakeups"] - count) / trips, 3)
-        for node, count in before.items()
-    }
-
-
-def _system_calls(bench: Bench, rig: Rig) -> dict[str, dict[str, float]]:
-    """Of the datapaths' threads, for each 64-byte round trip, by name."""
-    trips, found = bench.rounds(500, 3000), {}
-    for node in ("re0", "re1"):
-        ping(trips, rig)
-        with SystemCalls(rig.prld_pid(node)) as calls:
-            ping(trips, rig)
-        counts = {name: significant(n / trips, 3) for name, n in calls.of_datapath().items()}
-        found[node] = {"all": significant(sum(counts.values()), 3)} | counts
-    return found
-
-
-def _upload(bench: Bench, part: Part, recipes: Any) -> None:
+def _upload(bench: Bench, part: Part, recipes: Sequence[Recipe]) -> None:
     with bench.rigs(part, recipes) as rigs:
         bench.narrate(f"bulk, peer to server, {len(rigs)} ways in turns")
-        found = bench.take_turns(rigs, bench.rounds(5, 15), partial(upload, bench.rounds(300, 500)))
+        ms = bench.rounds(300, 500)
+        found = bench.take_turns(part, rigs, bench.rounds(5, 15), partial(upload, ms))
         part.facts["per_packet"] = {
-            name: {node: _counts(rig, node) for node in ("re0", "re1")}
+            name: {node: _counts(rig, node) for node in NODES}
             for name, rig in rigs.items()
             if rig.recipe.way is Way.PRL
         }
-    speed = {name: [one.gbit_s for one in turns] for name, turns in found.items()}
-    price = {name: [one.cpu_s_per_gb for one in turns] for name, turns in found.items()}
+    speed, price = series(found, _gbit_s), series(found, _cpu_s_per_gb)
     part.series("upload", speed, "Gbit/s")
     part.series("cpu", price, "s/GB")
     found_ratios = {
-        f"{name}/none": ratios(speed[name], speed["none"]) for name in speed if name != "none"
+        f"{name}/none": compared(speed, name, "none") for name in speed if name != "none"
     }
-    if "xdp-pass native" in speed:
-        found_ratios["prl native/xdp-pass native"] = ratios(
-            speed["prl native"], speed["xdp-pass native"]
-        )
+    found_ratios["prl native/xdp-pass native"] = compared(speed, "prl native", "xdp-pass native")
+    found_ratios["cpu prl native/nfqueue"] = compared(price, "prl native", "nfqueue")
     for way in ("prl mirror", "prl kernel", "prl generic"):
         others = ("prl kernel",) if way == "prl mirror" else ()
         for other in (*others, "prl generic", "nfqueue", "nfqueue fed", "haproxy", "socat"):
-            if way != other and {way, other} <= speed.keys():
-                found_ratios[f"{way}/{other}"] = ratios(speed[way], speed[other])
-                found_ratios[f"cpu {way}/{other}"] = ratios(price[way], price[other])
+            if way != other:
+                found_ratios[f"{way}/{other}"] = compared(speed, way, other)
+                found_ratios[f"cpu {way}/{other}"] = compared(price, way, other)
     whole = "prl kernel" if "prl kernel" in speed else "prl generic"  # what `auto` chooses
-    if "nfqueue" in speed:
-        found_ratios["cpu prl native/nfqueue"] = ratios(price["prl native"], price["nfqueue"])
-    if "nfqueue fed" in speed:
-        found_ratios["t4_fed"] = ratios(speed[whole], speed["nfqueue fed"])
-        found_ratios["t5_fed"] = ratios(price[whole], price["nfqueue fed"])
-    if {"nfqueue fed", "prl mirror"} <= speed.keys():
-        found_ratios["t4_mirror_none"] = ratios(speed["prl mirror"], speed["none"])
-        found_ratios["t4_mirror_fed"] = ratios(speed["prl mirror"], speed["nfqueue fed"])
-        found_ratios["t5_mirror_fed"] = ratios(price["prl mirror"], price["nfqueue fed"])
-    part.facts["ratios"] = ratio_facts(found_ratios)
-    for name, values in found_ratios.items():
-        if name.startswith("t"):
-            part.figures[name] = summary(values).median
-    part.curves["bars_gbit_s"] = {name: summary(values).median for name, values in speed.items()}
+    found_ratios |= {
+        "t4_fed": compared(speed, whole, "nfqueue fed"),
+        "t5_fed": compared(price, whole, "nfqueue fed"),
+        "t4_mirror_none": compared(speed, "prl mirror", "none"),
+        "t4_mirror_fed": compared(speed, "prl mirror", "nfqueue fed"),
+        "t5_mirror_fed": compared(price, "prl mirror", "nfqueue fed"),
+    }
+    part.ratios(found_ratios)
+    part.curves["bars_gbit_s"] = {
+        name: summary(values).median for name, values in speed.items() if counted(values)
+    }
+
+
+def _gbit_s(burst: Burst) -> float:
+    return burst.gbit_s
+
+
+def _cpu_s_per_gb(burst: Burst) -> float:
+    return burst.cpu_s_per_gb
 
 
 def _counts(rig: Rig, node: str) -> dict[str, float]:

@@ -19,8 +19,7 @@ def flap(bench: Bench) -> Part:
     back: list[float] = []
     datapath: list[float] = []
     kept = 0
-    with bench.rigs(part, [Recipe("prl", Way.PRL, connections=0)]) as rigs:
-        rig = rigs["prl"]
+    with Rig(Recipe("prl", Way.PRL, connections=0), bench.scratch) as rig:
         rig.connect(MANY)
         rig.protect(MANY)
         rounds = bench.rounds(3, 10)

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from prl.bench.rig import Recipe, Rig, Way, events
+from prl.bench.rig import NODES, Recipe, Way, events, newest
 from prl.bench.run import Bench, Part, read_columns
 from prl.bench.stats import quantile, significant
 
@@ -14,7 +14,6 @@ EACH = 16
 """Hogs a CPU."""
 MANY, RATE = 1000, 1000
 """Sessions that chat, and what they ask a second, all of them together."""
-NODES = ("re0", "re1")
 _QUANTILES = {"p50": 0.5, "p99": 0.99, "max": 1.0}
 _NS_PER_MS, _MS = 1e6, 1000.0
 _PATIENCE_S = 120.0
@@ -46,7 +45,7 @@ def hogs(bench: Bench) -> Part:
             "upload": f"send {ms} 0",
             "download": f"take {ms}",
         }
-        since = {name: {node: _newest(rig, node) for node in NODES} for name, rig in rigs.items()}
+        since = {name: {node: newest(rig, node) for node in NODES} for name, rig in rigs.items()}
         bench.narrate(f"{ms // 1000} s with {count} busy programs and {MANY} sessions that chat")
         with busy(count, ms / _MS + _PATIENCE_S):
             for name, line in orders.items():
@@ -59,8 +58,7 @@ def hogs(bench: Bench) -> Part:
             one["event"]
             for name, rig in rigs.items()
             for node in NODES
-            for one in events(rig, node)
-            if one["seq"] > since[name][node]
+            for one in events(rig, node, since[name][node])
         ]
         raised = [
             rig.stats(node)["datapath"]["realtime_raised"]
@@ -79,12 +77,6 @@ def hogs(bench: Bench) -> Part:
     }
     part.figures["t12f_takeovers"] = float(told.count("takeover"))
     return part
-
-
-def _newest(rig: Rig, node: str) -> int:
-    """The number of the last event so far."""
-    found = events(rig, node)
-    return int(found[-1]["seq"]) if found else 0
 
 
 @contextmanager

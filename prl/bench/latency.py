@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass, field
 from functools import partial
+from operator import attrgetter
 
 from prl.bench.rig import ANSWER_TIMEOUT_S, Recipe, Rig, Way
-from prl.bench.run import Bench, Part, on_one_cpu, ratio_facts, read_columns
-from prl.bench.stats import quantile, ratios, summary, thinned
+from prl.bench.run import Bench, Part, on_one_cpu, read_columns
+from prl.bench.stats import compared, quantile, ratios, series, thinned
 
 # NFQUEUE's copies cross in clear, and so do prl's here; what TLS costs, secrecy.py measures.
 _OTHERS = (
@@ -24,11 +25,12 @@ BLOCKING = (
 POLLING = (
     *_OTHERS,
     Recipe("prl native", Way.PRL, plain_link=True),
+    Recipe("prl kernel", Way.PRL, mode="kernel", plain_link=True),
     Recipe("nfqueue polling", Way.NFQUEUE, polling="adaptive"),
     Recipe("prl native polling", Way.PRL, polling="adaptive", plain_link=True),
     Recipe("prl kernel polling", Way.PRL, mode="kernel", polling="adaptive", plain_link=True),
 )
-OPEN = ("none", "nfqueue", "prl native", "prl native polling")
+OPEN = ("none", "nfqueue", "prl native", "prl kernel", "prl native polling")
 OPEN_RATE = 2000
 CURVE_POINTS = 101
 _US = 1000.0
@@ -83,67 +85,70 @@ def latency(bench: Bench) -> Part:
     trips = bench.rounds(300, 1000)
     with on_one_cpu(), bench.rigs(part, BLOCKING) as rigs:
         bench.narrate(f"64-byte ping-pong on one CPU, {len(rigs)} ways in turns")
-        together = bench.take_turns(rigs, bench.rounds(7, 25), partial(ping, trips))
+        together = bench.take_turns(part, rigs, bench.rounds(7, 25), partial(ping, trips))
     recipes = [one for one in POLLING if not bench.quick or one.name != "nfqueue polling"]
     with bench.rigs(part, recipes) as rigs:
         bench.narrate(f"64-byte ping-pong on all CPUs, {len(rigs)} ways in turns")
-        spread = bench.take_turns(rigs, bench.rounds(7, 25), partial(ping, trips))
+        spread = bench.take_turns(part, rigs, bench.rounds(7, 25), partial(ping, trips))
         bench.narrate(f"open loop, {OPEN_RATE} requests a second")
         ms = bench.rounds(400, 1000)
         opened = bench.take_turns(
+            part,
             {name: rig for name, rig in rigs.items() if name in OPEN},
             bench.rounds(2, 5),
             partial(open_loop, ms=ms),
         )
     _judge(part, together, spread)
-    part.facts["open_loop"] = {
-        name: _tail([one for turn in turns for one in turn]) for name, turns in opened.items()
-    } | {"unit": "us", "rate": OPEN_RATE}
+    asked = {name: [ns for one in turns if one for ns in one] for name, turns in opened.items()}
+    part.facts["open_loop"] = {name: _tail(found) for name, found in asked.items() if found} | {
+        "unit": "us",
+        "rate": OPEN_RATE,
+    }
     part.curves["cdf_us"] = {
-        name: [ns / _US for ns in thinned([ns for one in turns for ns in one.all_ns], CURVE_POINTS)]
+        name: [ns / _US for ns in thinned(taken, CURVE_POINTS)]
         for name, turns in (spread | together).items()
+        if (taken := [ns for one in turns if one for ns in one.all_ns])
     }
     return part
 
 
-def _judge(part: Part, together: dict[str, list[Trips]], spread: dict[str, list[Trips]]) -> None:
+def _judge(
+    part: Part, together: dict[str, list[Trips | None]], spread: dict[str, list[Trips | None]]
+) -> None:
     for name, found in (("", together), ("all_cpus_", spread)):
         for which in ("both", "there", "back"):
-            series = {way: [getattr(one, which) for one in turns] for way, turns in found.items()}
-            part.series(f"{name}{'round_trip' if which == 'both' else which}", series, "us")
-    one_cpu = {name: [one.both for one in turns] for name, turns in together.items()}
-    all_cpus = {name: [one.both for one in turns] for name, turns in spread.items()}
-    # Input alone is held on the way there; the way back is that of none.
-    input_held = [
-        one.there + plain.back
-        for one, plain in zip(spread["prl native polling"], spread["none"], strict=True)
-    ]
+            title = f"{name}{'round_trip' if which == 'both' else which}"
+            part.series(title, series(found, attrgetter(which)), "us")
+    one_cpu, all_cpus = (series(found, lambda one: one.both) for found in (together, spread))
     found_ratios = {
-        "t1_input": ratios(input_held, all_cpus["none"]),
-        "t1_both": ratios(all_cpus["prl native polling"], all_cpus["none"]),
-        "bare/none": ratios(one_cpu["bare"], one_cpu["none"]),
+        "t1_input": _input_held(spread),
+        "t1_both": compared(all_cpus, "prl native polling", "none"),
+        "bare/none": compared(one_cpu, "bare", "none"),
+        "nfqueue/none": compared(one_cpu, "nfqueue", "none"),
+        "t2_copy": compared(one_cpu, "prl kernel", "nfqueue"),
+        "t2_mirror": compared(one_cpu, "prl mirror", "nfqueue"),
     }
-    if "nfqueue" in one_cpu:
-        found_ratios["nfqueue/none"] = ratios(one_cpu["nfqueue"], one_cpu["none"])
-        for figure, way in (("t2_copy", "prl kernel"), ("t2_mirror", "prl mirror")):
-            if way in one_cpu:
-                found_ratios[figure] = ratios(one_cpu[way], one_cpu["nfqueue"])
     found_ratios |= _to_others(one_cpu)
     found_ratios |= {f"all CPUs {name}": found for name, found in _to_others(all_cpus).items()}
-    part.facts["ratios"] = ratio_facts(found_ratios)
-    for name, values in found_ratios.items():
-        if name.startswith("t"):
-            part.figures[name] = summary(values).median
+    part.ratios(found_ratios)
+
+
+def _input_held(ways: dict[str, list[Trips | None]]) -> list[float]:
+    """Input alone is held on the way there; the way back is that of none."""
+    if not {"prl native polling", "none"} <= ways.keys():
+        return []
+    there = series(ways, lambda one: one.there)["prl native polling"]
+    back, both = (series(ways, attrgetter(which))["none"] for which in ("back", "both"))
+    return ratios([one + other for one, other in zip(there, back, strict=True)], both)
 
 
 def _to_others(ways: dict[str, list[float]]) -> dict[str, list[float]]:
     """Of each of prl's ways to what would be there instead."""
     return {
-        f"{way}/{other}": ratios(ways[way], ways[other])
+        f"{way}/{other}": compared(ways, way, other)
         for way in ways
         if way.startswith("prl")
         for other in ("none", f"nfqueue{' polling' * way.endswith('polling')}", "haproxy", "socat")
-        if other in ways
     }
 
 

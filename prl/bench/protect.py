@@ -5,7 +5,7 @@ from typing import Any
 from prl.bench.latency import ping
 from prl.bench.rig import PORT, Recipe, Rig, Way, events
 from prl.bench.run import Bench, Part, read_columns
-from prl.bench.stats import quantile, ratios, significant, summary
+from prl.bench.stats import quantile, ratios, significant
 
 MANY = 1000
 _RATE, _MS = 1000, 250
@@ -15,29 +15,40 @@ _US = 1000.0
 def protect(bench: Bench) -> Part:
     """Sessions with traffic, one after the other; then a thousand at once."""
     part = Part("protect")
-    recipes = [Recipe("bare", Way.BARE), Recipe("prl", Way.PRL, connections=0)]
-    with bench.rigs(part, recipes) as rigs:
+    with bench.stage(part, "one after the other"):
+        _one_by_one(bench, part)
+    with bench.stage(part, f"{MANY} sessions"):
+        _many(bench, part)
+    return part
+
+
+def _one_by_one(bench: Bench, part: Part) -> None:
+    with (
+        Rig(Recipe("bare", Way.BARE), bench.scratch) as plain,
+        Rig(Recipe("prl", Way.PRL, connections=0), bench.scratch) as rig,
+    ):
         rounds = bench.rounds(12, 40)
         bench.narrate(f"protecting {rounds} sessions, each under {_RATE} requests a second")
         bare: list[float] = []
         frozen: list[float] = []
         stalls: list[float] = []
-        ping(200, rigs["bare"])
+        ping(200, plain)
         for _ in range(rounds):
-            bare.append(ping(200, rigs["bare"]).both)
-            one_frozen, one_stall = _protect_one(rigs["prl"])
+            bare.append(ping(200, plain).both)
+            one_frozen, one_stall = _protect_one(rig)
             frozen.append(one_frozen)
             stalls.append(one_stall)
     part.series("frozen", {"bare round trip": bare, "input frozen": frozen}, "us")
     part.series("stall", {"longest answer while protecting": stalls}, "us")
-    trips = summary(ratios(frozen, bare))
-    part.facts["ratios"] = {"t9_trips": trips.facts()}
-    part.figures["t9_trips"] = trips.median
-    with bench.rigs(part, [Recipe("prl", Way.PRL, connections=0)]) as rigs:
+    part.ratios({"t9_trips": ratios(frozen, bare)})
+
+
+def _many(bench: Bench, part: Part) -> None:
+    with Rig(Recipe("prl", Way.PRL, connections=0), bench.scratch) as rig:
         bench.narrate(f"protecting {MANY} sessions")
-        rigs["prl"].connect(MANY)
-        done = rigs["prl"].protect(MANY)
-        waits = [one["facts"]["frozen_us"] / _US for one in _active(rigs["prl"])]
+        rig.connect(MANY)
+        done = rig.protect(MANY)
+        waits = [one["facts"]["frozen_us"] / _US for one in _active(rig)]
     part.facts["many"] = {
         "sessions": done["count"],
         "seconds": round(done["seconds"], 3),
@@ -45,7 +56,6 @@ def protect(bench: Bench) -> Part:
         "frozen_ms_max": significant(max(waits)),
     }
     part.figures["t9_seconds"] = done["seconds"] * MANY / done["count"]
-    return part
 
 
 def _protect_one(rig: Rig) -> tuple[float, float]:

@@ -25,6 +25,7 @@ from prl.daemon.host.guard import UNGUARDED
 from prl.lab import Lab, stretch
 from prl.lab.netns import Namespace
 
+NODES = ("re0", "re1")
 PORT = 7000
 HOLD_PORT = 7100
 ANSWER_TIMEOUT_S = 30.0
@@ -33,6 +34,8 @@ PORTS = 25_000
 SOURCES_FROM = 200
 """Its further addresses are behind this one of the LAN's."""
 _LINE_BYTES = 65536
+_MIRROR_S, _POLL_S = 10.0, 0.02
+"""How long the nodes may take to know their cable; how often they are asked."""
 _ASIDES = ("void", "lost", "unprotected")
 """What a server tells of shadows between its answers."""
 
@@ -88,6 +91,7 @@ class Program:
             node, argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
         )
         self._rest = b""
+        self._asides: list[dict[str, Any]] = []
         self.pid = self._process.pid
 
     def ask(self, line: str, timeout_s: float = ANSWER_TIMEOUT_S) -> dict[str, Any]:
@@ -105,25 +109,45 @@ class Program:
 
     def answer(self, timeout_s: float, what: str = "answer") -> dict[str, Any]:
         """The next line. Raises BenchError: it tells of an error, or does not come in time."""
-        assert self._process.stdout is not None
         deadline = time.monotonic() + timeout_s * stretch.factor()
         while b"\n" not in self._rest:
-            left_s = deadline - time.monotonic()
-            if left_s <= 0 or not select.select([self._process.stdout], [], [], left_s)[0]:
+            if not self._read(deadline - time.monotonic()):
                 raise BenchError(f"{self._what}: no answer to {what!r} in {timeout_s:g} s")
-            more = os.read(self._process.stdout.fileno(), _LINE_BYTES)
-            if not more:
-                raise BenchError(f"{self._what} has ended before it answered {what!r}")
-            self._rest += more
         line, self._rest = self._rest.split(b"\n", 1)
         if line == b"ready":
             return {}
         found: dict[str, Any] = json.loads(line)
         if found.get("event") in _ASIDES:
+            self._asides.append(found)
             return self.answer(max(deadline - time.monotonic(), 0), what)
         if "error" in found:
             raise BenchError(f"{self._what}: {what}: {found['error']}")
         return found
+
+    def asides(self) -> list[dict[str, Any]]:
+        """What it has told of shadows since the last call; no order may be under way.
+
+        Raises:
+            BenchError: it has ended.
+        """
+        while self._read(0) or b"\n" in self._rest:
+            line, *rest = self._rest.split(b"\n", 1)
+            if rest:
+                self._asides.append(json.loads(line))
+                self._rest = rest[0]
+        found, self._asides = self._asides, []
+        return found
+
+    def _read(self, timeout_s: float) -> bool:
+        """More of what it says; False: nothing in time. Raises BenchError: it has ended."""
+        assert self._process.stdout is not None
+        if not select.select([self._process.stdout], [], [], max(timeout_s, 0))[0]:
+            return False
+        more = os.read(self._process.stdout.fileno(), _LINE_BYTES)
+        if not more:
+            raise BenchError(f"{self._what} has ended")
+        self._rest += more
+        return True
 
     def stop(self) -> None:
         """End it, whatever it is doing."""
@@ -142,7 +166,9 @@ class Rig:
         self.lab = Lab(f"b{secrets.token_hex(4)}")
         self._scratch = scratch
         self._stack = ExitStack()
-        self._standby: Program | None = None
+        self.standby: Program | None = None
+        self.protected = 0
+        """How many sessions are to be active, on both nodes."""
         self._pids: set[int] = set()
         self._connected = 0
 
@@ -196,12 +222,14 @@ class Rig:
         if with_prld:
             for node in self.lab.topology.nodes:
                 self._pids.add(self.prld_pid(node.name))
+            if recipe.mode == "mirror":
+                self._await_mirror()
         else:
             self._add_address("re0", "lan0")
         self._put_between(stack)
         self.server = self._serve("re1" if self._is_proxied else "re0", stack)
         if with_prld or way is Way.NFQUEUE_FED:
-            self._standby = self._serve("re1", stack)
+            self.standby = self._serve("re1", stack)
         self.client = self._start(
             stack, "re1" if way is Way.BARE else "peer", [program("load"), "client"]
         )
@@ -211,6 +239,15 @@ class Rig:
                 self.protect(recipe.connections)
             elif way is Way.NFQUEUE_FED:
                 self._clone()
+
+    def _await_mirror(self) -> None:
+        """Until both nodes know their cable, all goes as with the carrier "kernel"."""
+        deadline_s = time.monotonic() + _MIRROR_S * stretch.factor()
+        while off := [node for node in NODES if not self.status(node)["mirror"]["on"]]:
+            if time.monotonic() > deadline_s:
+                why = self.status(off[0])["mirror"]["because"]
+                raise BenchError(f"{off[0]} mirrors nothing: {why}")
+            time.sleep(_POLL_S)
 
     def _put_between(self, stack: ExitStack) -> None:
         match self.recipe.way:
@@ -277,10 +314,10 @@ class Rig:
 
     def _clone(self) -> None:
         """A shadow of the one connection on re1; nothing may be under way."""
-        assert self._standby is not None
+        assert self.standby is not None
         path = self.file("snapshot")
         self.server.ask(f"snapshot {path}")
-        self._standby.ask(f"shadow {path}")
+        self.standby.ask(f"shadow {path}")
 
     def connect(self, count: int) -> None:
         """Open so many connections more."""
@@ -290,7 +327,8 @@ class Rig:
             if number and not used:
                 self._add_source(number)
             source = f" {self._source(number)}" if number else ""
-            self.client.ask(f"connect {self.address} {PORT} {some}{source}")
+            order = f"connect {self.address} {PORT} {some}{source}"
+            self.client.ask(order, ANSWER_TIMEOUT_S + some / 100)
             self._connected += some
             count -= some
 
@@ -317,6 +355,7 @@ class Rig:
             raise BenchError(
                 f"{found['failed']} of {count} sessions are not protected: {found['reasons'][0]}"
             )
+        self.protected += found["count"]
         return found
 
     @contextmanager
@@ -346,6 +385,10 @@ class Rig:
         """CPU time that all programs of the rig have taken, on all its hosts."""
         return sum(map(_cpu_ns, self._pids))
 
+    def place(self, node: str) -> Namespace:
+        """Where a member of the lab is."""
+        return Namespace(self.lab.topology.member(node).namespace)
+
     def status(self, node: str) -> dict[str, Any]:
         """What `prlctl status` prints for a node."""
         with Node(self.lab.state.socket(self.lab.topology.node(node))) as connection:
@@ -362,16 +405,22 @@ class Rig:
             return connection.request({"op": "stats"})
 
 
-def events(rig: Rig, node: str) -> list[dict[str, Any]]:
-    """What a node's prld logged, oldest first."""
+def events(rig: Rig, node: str, after: int = 0) -> list[dict[str, Any]]:
+    """What a node's prld logged behind that number, oldest first."""
     found: list[dict[str, Any]] = []
     with Node(rig.lab.state.socket(rig.lab.topology.node(node))) as connection:
         while True:
-            after = found[-1]["seq"] if found else 0
             more = connection.request({"op": "events", "after": after})["events"]
             if not more:
                 return found
             found += more
+            after = more[-1]["seq"]
+
+
+def newest(rig: Rig, node: str) -> int:
+    """The number of the last event so far."""
+    found = events(rig, node)
+    return int(found[-1]["seq"]) if found else 0
 
 
 def _cpu_ns(pid: int) -> int:

@@ -6,16 +6,20 @@ from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
-from prl.bench.errors import BenchError
+from prl.bench.baseline import Baseline
 from prl.bench.rig import Recipe, Rig
-from prl.bench.stats import summary
+from prl.bench.stats import counted, summary
+from prl.bench.targets import TARGETS
+from prl.errors import PrlError
 
 S = TypeVar("S")
 T = TypeVar("T")
 Narrator = Callable[[str], None]
+_GOALS = frozenset(target.figure for target in TARGETS)
 
 
 @dataclass(slots=True)
@@ -31,12 +35,27 @@ class Part:
     facts: dict[str, Any] = field(default_factory=dict)
     curves: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    is_whole: bool = True
+    """False: something could not be measured; ``notes`` say what and why."""
+
+    def lacks(self, what: str, why: object) -> None:
+        """Note that ``what`` could not be measured."""
+        self.is_whole = False
+        self.notes.append(f"{what}: not measured: {why}")
 
     def series(self, name: str, values: Mapping[str, Sequence[float]], unit: str) -> None:
         """Note the medians and quartiles of each way, in ``unit``."""
         self.facts[name] = {"unit": unit} | {
-            way: summary(one).facts() for way, one in values.items() if one
+            way: summary(one).facts() for way, one in values.items() if counted(one)
         }
+
+    def ratios(self, values: Mapping[str, Sequence[float]]) -> None:
+        """Note the medians and quartiles of ratios; those that are called as a goal are figures."""
+        found = {name: summary(one) for name, one in values.items() if one}
+        self.facts.setdefault("ratios", {}).update(
+            {name: one.facts() for name, one in found.items()}
+        )
+        self.figures |= {name: one.median for name, one in found.items() if name in _GOALS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,27 +78,86 @@ class Bench:
             for recipe in recipes:
                 try:
                     found[recipe.name] = stack.enter_context(Rig(recipe, self.scratch))
-                except BenchError as error:
-                    part.notes.append(f"{recipe.name}: not measured: {error}")
-                    self.narrate(f"{recipe.name}: {error}")
+                except PrlError as error:
+                    self._lacks(part, recipe.name, error)
             yield found
 
-    def take_turns(
-        self, ways: Mapping[str, S], rounds: int, measure: Callable[[S], T]
-    ) -> dict[str, list[T]]:
-        """Measure every way (a rig, mostly) once a round, each round beginning with another one.
+    @contextmanager
+    def stage(self, part: Part, what: str) -> Iterator[None]:
+        """A piece of a bench whose others are worth having without it: its failure is noted."""
+        try:
+            yield
+        except PrlError as error:
+            self._lacks(part, what, error)
 
-        A first round that is thrown away warms everything up.
+    def _lacks(self, part: Part, what: str, error: PrlError) -> None:
+        part.lacks(what, error)
+        self.narrate(f"{what}: {error}")
+
+    def take_turns(
+        self, part: Part, rigs: Mapping[str, Rig], rounds: int, measure: Callable[[Rig], T]
+    ) -> dict[str, list[T | None]]:
+        """Measure every rig once a round, each round beginning with another one.
+
+        A first round that is thrown away warms everything up. None: the rig was not what it is
+        called any more, or failed; ``part`` has a note then. One that failed has no more turns.
         """
+        return self.alternate(part, rigs, rigs, rounds, measure)
+
+    def alternate(
+        self,
+        part: Part,
+        ways: Mapping[str, S],
+        rigs: Mapping[str, Rig],
+        rounds: int,
+        measure: Callable[[S], T],
+    ) -> dict[str, list[T | None]]:
+        """The same with ways that are no rigs; ``rigs`` says on which each of them runs."""
         names = list(ways)
-        found: dict[str, list[T]] = {name: [] for name in names}
-        for number in range(rounds + 1):
-            at = number % len(names)
-            for name in names[at:] + names[:at]:
-                value = measure(ways[name])
-                if number > 0:
-                    found[name].append(value)
+        found: dict[str, list[T | None]] = {name: [] for name in names}
+        with ExitStack() as stack:
+            watched = {
+                name: stack.enter_context(_Watched(part, name, rigs[name])) for name in names
+            }
+            for number in range(rounds + 1):
+                at = number % max(len(names), 1)
+                for name in names[at:] + names[:at]:
+                    value = watched[name].measured(number, partial(measure, ways[name]))
+                    if number > 0:
+                        found[name].append(value)
         return found
+
+
+class _Watched:
+    """A way in its turns: what is measured while it is not what it is called does not count."""
+
+    def __init__(self, part: Part, name: str, rig: Rig) -> None:
+        self._part, self._name = part, name
+        self._baseline: Baseline | None = Baseline(rig)
+        self._lost: list[str] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._lost:
+            many = f"{len(self._lost)} round{'s' * (len(self._lost) > 1)} not counted"
+            self._part.notes.append(f"{self._name}: {many}, the first of them {self._lost[0]}")
+
+    def measured(self, number: int, measure: Callable[[], T]) -> T | None:
+        """Its value of a round; None: it does not count, or there is none any more."""
+        if self._baseline is None:
+            return None
+        try:
+            value = measure()
+        except PrlError as error:
+            self._baseline = None
+            self._part.lacks(f"{self._name}, from round {number} on", error)
+            return None
+        reasons = self._baseline.lost()
+        if reasons:
+            self._lost.append(f"round {number}: {reasons[0]}")
+        return None if reasons else value
 
 
 @contextmanager
@@ -106,8 +184,3 @@ def read_columns(path: Path, kind: str, columns: int) -> list[Sequence[int]]:
     flat.frombytes(path.read_bytes())
     path.unlink()
     return [flat[column::columns] for column in range(columns)]
-
-
-def ratio_facts(values: Mapping[str, Sequence[float]]) -> dict[str, Any]:
-    """Medians and quartiles of several ratios."""
-    return {name: summary(one).facts() for name, one in values.items() if one}

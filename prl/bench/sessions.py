@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from prl.bench import bpfmap
+from prl.bench.baseline import Baseline
 from prl.bench.errors import BenchError
 from prl.bench.latency import open_loop
 from prl.bench.rig import Recipe, Rig, Way
 from prl.bench.run import Bench, Part
-from prl.bench.stats import quantile, significant
+from prl.bench.stats import compared, counted, quantile, series, significant
 from prl.bindings.native import lib
 from prl.errors import PrlError
 
@@ -31,8 +32,7 @@ _RECIPE = Recipe("prl", Way.PRL, connections=0, flows_max=HELD)
 def sessions(bench: Bench) -> Part:
     """As many as go; then a thousand of them busy; and what an idle one takes in memory."""
     part = Part("sessions")
-    with bench.rigs(part, [_RECIPE]) as rigs:
-        rig = rigs["prl"]
+    with Rig(_RECIPE, bench.scratch) as rig:
         before = measure_memory(rig)
         seconds: list[float] = []
         held = 0
@@ -51,7 +51,9 @@ def sessions(bench: Bench) -> Part:
         if held:
             part.facts["idle"] = {"settled": _await_idle(rig)}
             _note_memory(part, rig, before, measure_memory(rig), held)
+            baseline = Baseline(rig)
             _busy(bench, part, rig, held)
+            part.notes += [f"held: {why}" for why in baseline.lost()]
     part.facts["held"] = {"sessions": held, "seconds_per_1000": [round(s, 3) for s in seconds]}
     part.figures["t11_held"] = float(held)
     return part
@@ -153,19 +155,23 @@ def flows(bench: Bench) -> Part:
                 for first in range(0, size, STEP):
                     _add(rig, min(size - first, STEP), [])
             except PrlError as error:
-                part.notes.append(f"{size} sessions: {error}")
+                part.lacks(f"{size} sessions", error)
                 del held[size]
         ways = {str(size): (rig, size) for size, rig in held.items()}
-        turns = bench.take_turns(
-            ways, bench.rounds(5, 7), lambda way: _packet_cost_ns(bench, way[0], way[1])
+        turns = bench.alternate(
+            part,
+            ways,
+            {name: rig for name, (rig, _) in ways.items()},
+            bench.rounds(5, 7),
+            lambda way: _packet_cost_ns(bench, way[0], way[1]),
         )
-    found = {int(name): costs for name, costs in turns.items()}
-    medians = {size: quantile(costs, 0.5) for size, costs in found.items()}
-    most = max(medians)
-    part.series("cost", {f"{size} sessions": costs for size, costs in found.items()}, "ns/packet")
+    costs = {size: found for size, found in series(turns, float).items() if counted(found)}
+    medians = {int(size): quantile(found, 0.5) for size, found in costs.items()}
+    most = max(medians, default=0)
+    part.series("cost", {f"{size} sessions": found for size, found in costs.items()}, "ns/packet")
     part.curves["growth_ns"] = {"both datapaths": list(medians.items())}
-    growth = [many / one for many, one in zip(found[most], found[1], strict=True)]
-    part.figures["t6_growth"] = quantile(growth, 0.5)
+    if most > 1:
+        part.ratios({"t6_growth": compared(costs, str(most), "1")})
     part.notes.append(
         f"growth is from 1 to {most} sessions; a process has at most "
         f"{_descriptors_max()} descriptors here, and prld needs one a session"

@@ -1,8 +1,29 @@
-"""Medians, spread and ratios of what was measured in interleaved rounds."""
+"""Medians, spread and ratios of what was measured in interleaved rounds.
 
-from collections.abc import Sequence
+A series has a value for each round. One that is not to be counted is NaN, so that the rounds of
+several series stay side by side.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from math import isnan, nan
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def series(
+    turns: Mapping[str, Sequence[T | None]], pick: Callable[[T], float]
+) -> dict[str, list[float]]:
+    """One number of each round of each way; None, a round that does not count, is NaN."""
+    return {
+        way: [nan if one is None else pick(one) for one in found] for way, found in turns.items()
+    }
+
+
+def counted(values: Sequence[float]) -> list[float]:
+    """Those of the rounds that count."""
+    return [value for value in values if not isnan(value)]
 
 
 def quantile(values: Sequence[float], share: float) -> float:
@@ -11,9 +32,9 @@ def quantile(values: Sequence[float], share: float) -> float:
     Raises:
         ValueError: there are no values.
     """
-    if not values:
+    ordered = sorted(counted(values))
+    if not ordered:
         raise ValueError("no values: nothing was measured")
-    ordered = sorted(values)
     place = share * (len(ordered) - 1)
     low = int(place)
     high = min(low + 1, len(ordered) - 1)
@@ -41,18 +62,22 @@ class Summary:
 
 def summary(values: Sequence[float]) -> Summary:
     """Median and quartiles. Raises ValueError when there are no values."""
-    return Summary(
-        quantile(values, 0.5), quantile(values, 0.25), quantile(values, 0.75), len(values)
-    )
+    found = counted(values)
+    return Summary(quantile(found, 0.5), quantile(found, 0.25), quantile(found, 0.75), len(found))
 
 
 def ratios(values: Sequence[float], base: Sequence[float]) -> list[float]:
-    """Round by round, so that what disturbed a whole round cancels out.
+    """Round by round, so that what disturbed a whole round cancels out; those that both have.
 
     Raises:
         ValueError: the series do not belong together.
     """
-    return [value / other for value, other in zip(values, base, strict=True) if other > 0]
+    return counted([value / other for value, other in zip(values, base, strict=True) if other > 0])
+
+
+def compared(ways: Mapping[str, Sequence[float]], way: str, other: str) -> list[float]:
+    """The ratios of a way to another one; none when this host cannot have one of them."""
+    return ratios(ways[way], ways[other]) if {way, other} <= ways.keys() else []
 
 
 def significant(value: float, digits: int = 4) -> float:

@@ -1,22 +1,50 @@
-"""prl.bench: statistics, the table of goals, pictures and the page."""
+"""prl.bench: statistics, the table of goals, what could not be measured, pictures and the page."""
 
+import os
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from operator import le
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, cast
 from xml.etree import ElementTree as ET
 
 import pytest
+from click.testing import CliRunner
 
-from prl.bench import passthrough, report, svg
+from prl import __version__
+from prl.bench import passthrough, report, run, svg
+from prl.bench.benches import BENCHES, measure
 from prl.bench.bulk import Burst
+from prl.bench.errors import BenchError
+from prl.bench.latency import Trips, latency
 from prl.bench.rig import PORTS, Recipe, Rig, Way
 from prl.bench.run import Bench, Part, read_columns
-from prl.bench.stats import quantile, ratios, summary, thinned
+from prl.bench.stats import compared, quantile, ratios, series, summary, thinned
 from prl.bench.targets import TARGETS, verdicts
+from prl.cli.bench import bench as bench_command
+from prl.demo.stage import Stage
+from prl.lab.errors import LabError
 
+MACHINE = {
+    "prl": "1.2.3",
+    "commit": "0abcdef",
+    "kernel": "6.18.44",
+    "architecture": "riscv64",
+    "cpus": 2,
+    "cpu": "An Old CPU",
+    "openssl": "OpenSSL 3.0.19",
+    "date": "2026-11-30T12:00+00:00",
+    "load": 1.5,
+}
+WHERE = (
+    "1.2.3 (0abcdef)",
+    "Linux 6.18.44",
+    "riscv64",
+    "2 CPUs (An Old CPU)",
+    "OpenSSL 3.0.19",
+    "2026-11-30",
+    "load 1.50",
+)
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -36,6 +64,15 @@ def test_ratios_are_taken_round_by_round() -> None:
     assert ratios([20, 200, 22], [10, 100, 11]) == [2, 2, 2]
     with pytest.raises(ValueError, match="shorter"):
         ratios([1, 2], [1])
+
+
+def test_a_round_that_does_not_count_moves_no_other() -> None:
+    found = series({"prl": [20, None, 22], "none": [10, 100, None]}, float)
+    assert compared(found, "prl", "none") == [2]
+    assert compared(found, "prl", "away") == []
+    assert summary(found["prl"]).count == 2
+    with pytest.raises(ValueError, match="nothing was measured"):
+        summary(series({"prl": [None]}, float)["prl"])
 
 
 def test_every_figure_of_the_specification_has_a_verdict() -> None:
@@ -61,7 +98,15 @@ def test_what_was_not_measured_is_not_met() -> None:
         "measured": None,
         "unit": "x",
         "met": False,
+        "verdict": "no figure",
     }
+
+
+def test_what_a_quick_run_leaves_out_is_said() -> None:
+    rows = {row["what"]: row["verdict"] for row in verdicts({}, quick=True)}
+    assert rows.pop("take-over of 10,000 flows") == "full run only"
+    assert set(rows.values()) == {"no figure"}
+    assert {row["verdict"] for row in verdicts({})} == {"no figure"}
 
 
 def test_the_documentation_has_a_row_for_every_goal() -> None:
@@ -103,27 +148,154 @@ def test_bars_are_as_long_as_their_values() -> None:
     assert "stroke-dasharray" in drawn
 
 
+@pytest.fixture(name="refused")
+def _refused(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """Names of the ways that a lab cannot be had for; the other ones have none either."""
+    names: set[str] = set()
+
+    def enter(rig: Rig) -> Rig:
+        if rig.name in names or "every" in names:
+            raise LabError("prld of re0 does not start: no native XDP here")
+        return rig
+
+    monkeypatch.setattr(Rig, "__enter__", enter)
+    return names
+
+
+def canned(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, found: object) -> Bench:
+    """Every way that there is gives the same, whatever was asked for."""
+    monkeypatch.setattr(
+        Bench, "alternate", lambda _, __, ways, *_more: {name: [found] for name in ways}
+    )
+    return Bench(quick=True, narrate=lambda _: None, scratch=tmp_path)
+
+
 @pytest.mark.parametrize(
     ("left_out", "figures"),
     [
-        ("prl generic", {"t8_whole"}),
-        ("prl kernel", {"whole packets, generic XDP / none"}),
+        ("prl generic", {"t8_whole_0", "t8_whole_1", "t8_whole_100000"}),
+        ("prl kernel", set()),
         ("none", set()),
     ],
 )
 def test_a_way_that_this_host_cannot_have_costs_its_own_figures_alone(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, left_out: str, figures: set[str]
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    refused: set[str],
+    left_out: str,
+    figures: set[str],
 ) -> None:
     """As `prl kernel` where the kernel has no NFQUEUE."""
+    refused.add(left_out)
+    monkeypatch.setattr(passthrough, "_fill", lambda _rig, _flows: None)
+    part = Part("passthrough")
+    passthrough._whole(canned(monkeypatch, tmp_path, Burst(1.0, 1.0)), part)
+    assert part.figures.keys() == figures
+    assert part.notes == [
+        f"{left_out}: not measured: prld of re0 does not start: no native XDP here"
+    ]
+    assert not part.is_whole
 
-    @contextmanager
-    def rigs(_: Bench, __: Part, recipes: Sequence[Recipe]) -> Iterator[dict[str, Recipe]]:
-        yield {one.name: one for one in recipes if one.name != left_out}
 
-    monkeypatch.setattr(Bench, "rigs", rigs)
-    monkeypatch.setattr(passthrough, "upload", lambda _ms, _rig: Burst(1.0, 1.0))
+@pytest.mark.parametrize(
+    ("left_out", "figures"),
+    [
+        ("none", {"t2_copy", "t2_mirror"}),
+        ("nfqueue", {"t1_input", "t1_both"}),
+        ("prl native polling", {"t2_copy", "t2_mirror"}),
+        ("prl mirror", {"t1_input", "t1_both", "t2_copy"}),
+    ],
+)
+def test_round_trips_of_the_other_ways_are_judged(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    refused: set[str],
+    left_out: str,
+    figures: set[str],
+) -> None:
+    refused.add(left_out)
+    bench = canned(monkeypatch, tmp_path, Trips(1.0, 2.0, 3.0, [3000]))
+    monkeypatch.setattr("prl.bench.latency._tail", lambda _: {})
+    monkeypatch.setattr(Trips, "__iter__", lambda _: iter([1]), raising=False)
+    assert latency(bench).figures.keys() == figures
+
+
+@pytest.mark.parametrize("name", BENCHES)
+def test_a_bench_without_any_way_is_a_part_with_a_note(
+    monkeypatch: pytest.MonkeyPatch, refused: set[str], name: str
+) -> None:
+    def no_stage(_: Stage) -> Stage:
+        raise LabError("the lab needs root")
+
+    refused.add("every")
+    monkeypatch.setattr(Stage, "__enter__", no_stage)
+    (part,) = measure([name], quick=True, narrate=lambda _: None)
+    assert part.name == name
+    assert not part.figures
+    assert any("not measured" in note for note in part.notes)
+    assert not part.is_whole
+
+
+def test_a_bench_that_fails_leaves_the_others_their_figures(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fails(_: Bench) -> Part:
+        raise ValueError("no values")
+
+    monkeypatch.setitem(BENCHES, "bulk", fails)
+    monkeypatch.setitem(BENCHES, "moves", lambda _: Part("moves", {"t13_again": 0.0}))
+    monkeypatch.setattr(report, "machine", lambda: MACHINE)
+    done = CliRunner().invoke(bench_command, ["bulk", "--quick"])
+    assert done.exit_code == 1
+    assert "bulk: not measured: ValueError('no values')" in done.output
+    assert CliRunner().invoke(bench_command, ["moves", "--quick"]).exit_code == 0
+    failed, whole = measure(["bulk", "moves"], quick=True, narrate=lambda _: None)
+    assert (failed.is_whole, failed.figures) == (False, {})
+    assert whole.figures == {"t13_again": 0}
+
+
+def test_what_is_not_what_it_is_called_is_not_counted(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    rounds = {"none": iter([[]] * 4), "fed": iter([[], ["the shadow has 3 of 5 bytes"], [], []])}
+    turns = {"none": iter([1, 10, 100, 1000]), "fed": iter([2, 20, 300, 4000])}
+
+    class Told:
+        def __init__(self, rig: Any) -> None:
+            self.lost = rounds[rig].__next__
+
+    monkeypatch.setattr(run, "Baseline", Told)
     bench = Bench(quick=True, narrate=lambda _: None, scratch=tmp_path)
-    assert passthrough._whole(bench, Part("passthrough")).keys() == figures
+    part, rigs = Part("bulk"), {name: name for name in turns}
+    found = bench.alternate(part, rigs, cast(Any, rigs), 3, lambda name: turns[name].__next__())
+    assert found == {"none": [10, 100, 1000], "fed": [None, 300, 4000]}
+    assert compared(series(found, float), "fed", "none") == [3, 4]
+    assert part.notes == [
+        "fed: 1 round not counted, the first of them round 1: the shadow has 3 of 5 bytes"
+    ]
+    assert part.is_whole
+
+
+def test_a_way_that_fails_has_no_more_turns(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(run, "Baseline", lambda _: SimpleNamespace(lost=list))
+    asked: list[str] = []
+
+    def measured(name: str) -> int:
+        asked.append(name)
+        if name == "haproxy" and asked.count(name) > 2:
+            raise BenchError("haproxy has ended")
+        return len(asked)
+
+    bench = Bench(quick=True, narrate=lambda _: None, scratch=tmp_path)
+    part, rigs = Part("bulk"), {"none": "none", "haproxy": "haproxy"}
+    found = bench.alternate(part, rigs, cast(Any, rigs), 3, measured)
+    assert found["haproxy"][1:] == [None, None]
+    assert None not in found["none"]
+    assert asked.count("haproxy") == 3
+    assert part.notes == ["haproxy, from round 2 on: not measured: haproxy has ended"]
+    assert not part.is_whole
 
 
 def test_nothing_measured_is_still_a_picture() -> None:
@@ -138,14 +310,16 @@ def test_facts_text_and_page_tell_the_same() -> None:
     part.curves["bars_gbit_s"] = {"none": 11.0, "prl <native>": 5.0}
     part.notes.append("nfqueue: not measured: no NFQUEUE here")
 
-    alone = report.facts("bulk", [part], quick=True)
+    alone = report.facts("bulk", [part], quick=True, where=MACHINE)
     assert [(row["id"], row["met"]) for row in alone["targets"]] == [("T3", True), ("T4", False)]
     assert alone["parts"]["bulk"]["upload"]["none"]["median"] == 11
-    whole = report.facts("all", [part], quick=False)
+    whole = report.facts("all", [part], quick=False, where=MACHINE)
     assert len(whole["targets"]) == len(TARGETS)
-    assert {"kernel", "cpus", "cpu", "architecture"} <= whole["machine"].keys()
 
     words = report.text(whole)
+    for told in WHERE:
+        assert told in words.splitlines()[0]
+        assert told in report.page(whole, [part])
     assert "T3   met" in words
     assert "T12  no figure" in words
     assert "no NFQUEUE here" in words
@@ -153,6 +327,28 @@ def test_facts_text_and_page_tell_the_same() -> None:
     assert page.count("<svg") == 1
     assert "prl &lt;native&gt;" in page
     assert "<native>" not in page
+
+
+def test_the_machine_is_this_one() -> None:
+    found = report.machine()
+    assert found.keys() == MACHINE.keys()
+    assert found["kernel"] == os.uname().release
+    assert found["architecture"] == os.uname().machine
+    assert found["prl"] == __version__
+    if (ROOT / ".git").exists():
+        assert re.fullmatch(r"[0-9a-f]{7,}(-dirty)?|.+-g[0-9a-f]{7,}(-dirty)?", found["commit"])
+
+
+def test_pauses_are_drawn_with_their_goals() -> None:
+    part = Part("takeover", curves={"pauses_ms": {"failure 1": 40.0, "failure 2": 75.0}})
+    found = report.facts("takeover", [part], quick=True, where=MACHINE)
+    page = report.page(found, [part])
+    assert (
+        svg.bars(
+            "Pause at the peer, each failure", part.curves["pauses_ms"], unit="ms", marks=[60, 150]
+        )
+        in page
+    )
 
 
 def test_columns_are_read_once(tmp_path: Path) -> None:
@@ -168,7 +364,12 @@ def test_connections_beyond_one_address_s_ports_come_from_further_addresses(
     rig = Rig(Recipe("many", Way.PRL), tmp_path)
     asked: list[str] = []
     added: list[int] = []
-    monkeypatch.setattr(rig, "client", SimpleNamespace(ask=asked.append), raising=False)
+    monkeypatch.setattr(
+        rig,
+        "client",
+        SimpleNamespace(ask=lambda line, _timeout_s: asked.append(line)),
+        raising=False,
+    )
     monkeypatch.setattr(rig, "_add_source", added.append)
     rig.connect(PORTS - 10)
     rig.connect(20)

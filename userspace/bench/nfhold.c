@@ -203,9 +203,9 @@ static void ask_flags(int fd, uint16_t queue)
                  .nlmsg_flags = NLM_F_REQUEST},
         .gen = {.nfgen_family = AF_UNSPEC, .version = NFNETLINK_V0, .res_id = htons(queue)},
         .mask_attr = {.nla_type = NFQA_CFG_MASK, .nla_len = NLA_HDRLEN + 4},
-        .mask = htonl(NFQA_CFG_F_GSO | NFQA_CFG_F_FAIL_OPEN),
+        .mask = htonl(NFQA_CFG_F_GSO),
         .flags_attr = {.nla_type = NFQA_CFG_FLAGS, .nla_len = NLA_HDRLEN + 4},
-        .flags = htonl(NFQA_CFG_F_GSO | NFQA_CFG_F_FAIL_OPEN),
+        .flags = htonl(NFQA_CFG_F_GSO),
     };
 
     if (send(fd, &request, sizeof(request), 0) < 0)
