@@ -250,6 +250,19 @@ def nft() -> bool:
     return _installed("nft")
 
 
+@probe("nftables has no expression `queue` of its own (CONFIG_NFT_QUEUE)", lane="kernels")
+def nft_queue() -> bool:
+    chain = "type filter hook input priority 0; queue num 0;"
+    return _works("unshare", "--net", "nft", f"table ip probe {{ chain some {{ {chain} }}; }}")
+
+
+@probe("the carrier mirror keeps no input that it could feed again (docs/mirror.md)")
+def kept_input() -> bool:
+    from tests.system import support  # noqa: PLC0415 - it takes a lab, and so what is not built yet
+
+    return support.MODE != "mirror"
+
+
 @probe("QEMU for this machine's kind is not installed: make apt-kernels")
 def qemu() -> bool:
     needed = ("qemu-system-x86_64", "busybox", "depmod", "zstd")

@@ -12,7 +12,7 @@ from tests.system.serving import lab_name
 @pytest.fixture
 def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
     made = Lab(lab_name(request.node.originalname.removeprefix("test_")))
-    made.up()
+    made.up(support.MODE)
     try:
         yield made
     finally:

@@ -20,7 +20,7 @@ from prl.lab.netns import Namespace
 from prl.shadow.sockopt import tcp_info
 from tests.system.impair import CHANCES, Impaired, impaired
 from tests.system.serving import lab_name
-from tests.system.support import newest_shadow, protect
+from tests.system.support import MODE, newest_shadow, protect
 from tests.tcp_info import total_retrans
 
 pytestmark = pytest.mark.needs("root", "netns", "bpf", "af_xdp", "struct_ops")
@@ -77,7 +77,7 @@ class Scene:
         self.failed = threading.Event()
         self.lab = Lab(lab_name(f"u12imp{family}{len(ways)}"))
         stack.callback(self.lab.down)
-        self.lab.up()
+        self.lab.up(MODE)
         service = self.lab.topology.service
         self.address = str(service.ipv4 if family == 4 else service.ipv6)
         kind = socket.AF_INET if family == 4 else socket.AF_INET6

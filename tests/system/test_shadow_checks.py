@@ -79,6 +79,7 @@ def uploading() -> Iterator[tuple[Lab, Applications, Peer]]:
             yield lab, apps, peer
 
 
+@pytest.mark.needs("kept_input")
 def test_frames_that_the_shadows_kernel_lost_are_fed_again() -> None:
     with uploading() as (lab, apps, peer):
         with Node(lab.state.socket(lab.topology.re1)) as standby, hard_of_hearing(lab, "re1"):

@@ -20,7 +20,7 @@ from prl.errors import PrlError, UsageError
 from prl.lab import Lab, stretch
 from prl.lab.netns import Namespace
 from tests.system.serving import lab_name
-from tests.system.support import newest_shadow, protect
+from tests.system.support import MODE, newest_shadow, protect
 
 pytestmark = pytest.mark.needs("root", "netns", "bpf", "af_xdp", "struct_ops")
 
@@ -35,6 +35,7 @@ FAMILIES = (4, 6)
 IN_EACH_MODE = [
     *((family, "native") for family in FAMILIES),
     *(pytest.param(f, "generic", marks=pytest.mark.needs("long_packets")) for f in FAMILIES),
+    *(pytest.param(f, "kernel", marks=pytest.mark.needs("nfqueue")) for f in FAMILIES),
 ]
 IP_RECVERR, IPV6_RECVERR = 11, 25  # linux/in.h, linux/in6.h
 UDP_SEGMENT = 103  # linux/udp.h
@@ -195,7 +196,7 @@ class Scene:
 def make_scene(request: pytest.FixtureRequest) -> Iterator[Callable[..., Scene]]:
     with ExitStack() as stack:
 
-        def make(family: int = 4, mode: str = "native") -> Scene:
+        def make(family: int = 4, mode: str = MODE) -> Scene:
             lab = Lab(lab_name("u13" + request.node.originalname.removeprefix("test_")))
             stack.callback(lab.down)
             lab.up(mode)
