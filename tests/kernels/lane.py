@@ -68,9 +68,8 @@ SYSTEM_TESTS = (
     # what many machines' kernels lack: VLANs, VRF, several instances
     "tests/system/test_stacked.py",
     "tests/system/test_instances.py",
-    # input that waits in the kernel
-    "tests/system/test_carrier.py::test_input_waits_in_the_kernel_and_survives_the_owner",
-    "tests/system/test_carrier.py::test_a_killed_prld_leaves_neither_queue_nor_rules",
+    # input that waits in the kernel: by nft's own `queue`, where another kernel has xtables' alone
+    "tests/system/test_carrier.py",
     # input that goes from kernel to kernel, and bad links with each carrier
     "tests/system/test_mirror.py",
     "tests/system/test_netem.py",
