@@ -378,6 +378,21 @@ class Xsk:
         return found
 
 
+SO_RCVMARK = 75  # asm-generic/socket.h
+BEHIND_TC = f"""
+table netdev behind {{
+    chain ingress {{
+        type filter hook ingress device "lan0" priority 0;
+        ether type {ETH_SENTINEL:#x} accept
+        meta mark {lib.PRL_MARK_RELEASE:#x} accept
+        meta mark and {lib.PRL_QUEUE_MARKS_MASK:#x} == {lib.PRL_QUEUE_MARKS:#x} fwd to "marked0"
+        fwd to "up0"
+    }}
+}}
+"""
+"""What tc lets through goes on to one of two TAPs; what prl gives back, to the stack."""
+
+
 def newborn_key(peer_port: int = PEER_PORT, *, port: int = PORT, lif: int = 0) -> Any:
     """Of a session of SERVICE4, as prl_newborns has it; with one port 0, of an endpoint."""
     key = ffi.new("struct prl_flow_key *", {"lif": lif, "proto": TCP})
@@ -559,12 +574,59 @@ class Bench:
         self.out.send(ethernet(bytes(50), ETH_SENTINEL, source=NODE_MAC, target=PEER_MAC))
         return self.peer.until_sentinel()
 
+    def has_no_receiver(self) -> None:
+        """Nobody takes what is captured."""
+        self.xsk.close()
+
     def passes(self, frame: bytes) -> bool:
         up, captured = self.receive(frame)
         assert not captured
         # AF_PACKET gets a frame without its outer tag
         assert not up or (len(up) == 1 and frame.endswith(up[0][14:]))
         return bool(up)
+
+
+@dataclass
+class QueueBench(Bench):
+    """A bench of the carrier "kernel": its input is marked, and goes to a TAP behind tc."""
+
+    mode: int = lib.PRL_XDP_KERNEL
+
+    def _build(self) -> None:
+        super()._build()
+        self.node.queue_mark = lib.PRL_QUEUE_MARKS
+        with inside(self.node_ns):
+            self.up, self.marked = Tap("up0"), Tap("marked0")
+            for tap in ("up0", "marked0"):
+                ip("link", "set", tap, "up")
+            self.marks = Packets("marked0")
+            self.marks.socket.setsockopt(socket.SOL_SOCKET, SO_RCVMARK, 1)
+            subprocess.run(["nft", BEHIND_TC], check=True)
+
+    def __exit__(self, *_: object) -> None:
+        for name in ("up", "marked"):
+            if tap := getattr(self, name, None):
+                os.close(tap.fd)
+        if marks := getattr(self, "marks", None):
+            marks.socket.close()
+        super().__exit__()
+
+    def receive(self, frame: bytes) -> tuple[list[bytes], list[tuple[int, int, bytes]]]:
+        """As on XDP. The handle is the flow's that has the slot, as prld finds it."""
+        super().receive(frame)
+        captured = []
+        for read in self.marked.read():
+            slot = self._next_mark() & lib.PRL_QUEUE_SLOT
+            captured.append((0x1000 + slot, slot, read[10:]))
+        return [read[10:] for read in self.up.read()], captured
+
+    def _next_mark(self) -> int:
+        _, more, _, _ = self.marks.socket.recvmsg(1, socket.CMSG_SPACE(4))
+        ((_, _, mark),) = more
+        return int.from_bytes(mark, "little")
+
+    def has_no_receiver(self) -> None:
+        self.node.queue_mark = 0
 
 
 def put_newborn(bench: Bench, key: Any, newborn: Any) -> None:

@@ -97,7 +97,9 @@ def test_who_holds_the_lease_comes_before_others_while_it_is_late(lab: Lab, node
         )
 
 
-@pytest.mark.parametrize("mode", ["native", "generic"])
+@pytest.mark.parametrize(
+    "mode", ["native", "generic", pytest.param("kernel", marks=pytest.mark.needs("nfqueue"))]
+)
 def test_a_late_datapath_is_waited_for_and_a_dead_host_is_not(mode: str) -> None:
     payload = Payload(SIZE_BYTES)
     with support.pair(f"f8k{next(_labs)}", mode) as lab:

@@ -43,7 +43,11 @@ def nothing_is_left() -> bool:
 @pytest.mark.parametrize("scenario", ["upload", "download", "echo"])
 @pytest.mark.parametrize(
     ("family", "mode"),
-    [("4", "native"), pytest.param("6", "generic", marks=pytest.mark.needs("long_packets"))],
+    [
+        ("4", "native"),
+        pytest.param("6", "generic", marks=pytest.mark.needs("long_packets")),
+        pytest.param("6", "kernel", marks=pytest.mark.needs("nfqueue")),
+    ],
 )
 def test_a_session_survives_the_loss_of_power(scenario: str, family: str, mode: str) -> None:
     size = SIZE // 4 if scenario == "echo" else SIZE

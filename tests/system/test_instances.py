@@ -59,7 +59,9 @@ def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
     [
         ("native", 4, "re0"),
         pytest.param("generic", 6, "re1", marks=pytest.mark.needs("long_packets")),
+        pytest.param("kernel", 6, "re0", marks=pytest.mark.needs("nfqueue")),
         pytest.param("native+vrf", 4, "re1", marks=pytest.mark.needs("vrf")),
+        pytest.param("kernel+vrf", 4, "re0", marks=pytest.mark.needs("nfqueue", "vrf")),
     ],
     indirect=["lab"],
 )

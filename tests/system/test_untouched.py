@@ -26,7 +26,13 @@ DATAGRAM_BYTES = (1, 100, 1400, 4000, 20_000)  # the last two come in fragments
 OWN = {4: "192.0.2.10", 6: "2001:db8:0:1::10"}
 
 
-@pytest.fixture(params=["native", pytest.param("generic", marks=pytest.mark.needs("long_packets"))])
+@pytest.fixture(
+    params=[
+        "native",
+        pytest.param("generic", marks=pytest.mark.needs("long_packets")),
+        pytest.param("kernel", marks=pytest.mark.needs("nfqueue")),
+    ]
+)
 def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
     with support.pair("f8b", request.param) as made:
         yield made
