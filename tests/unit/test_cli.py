@@ -142,6 +142,25 @@ def test_status_says_that_the_link_is_in_clear(
     assert words in run("--socket", prld.path)[1]
 
 
+def test_status_says_what_is_not_checked_of_mirrored_packets_or_why_none_is(
+    prld: FakePrld, run: Run
+) -> None:
+    """R33."""
+    on = {"interface": "link0", "on": True, "because": ""}
+    off = on | {"on": False, "because": "the other node does not mirror"}
+    unchecked = "their bytes are not compared (R12a), nor kept (R8)"
+    for mirror, words in (
+        (on, f"mirror: long packets go by link0, in clear; {unchecked}"),
+        (off, "mirror: all input goes over the link: the other node does not mirror"),
+    ):
+        prld.answers["status"] = [STATUS | {"mode": "mirror", "mirror": mirror}]
+        _, out, _ = run("--socket", prld.path)
+        assert words in " ".join(out.split())
+        assert out.count("mirror:") == 1
+    prld.answers["status"] = [STATUS | {"mirror": None}]
+    assert "mirror" not in run("--socket", prld.path)[1]
+
+
 def test_without_prld_the_exit_status_is_4(tmp_path: Path, run: Run) -> None:
     code, out, err = run("--socket", tmp_path / "none", "flow", "list")
     assert (code, out) == (4, "")
