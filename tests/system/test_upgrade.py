@@ -38,7 +38,7 @@ def old(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def bare(mode: str) -> Iterator[Lab]:
     lab = Lab(lab_name("upgrade"))
-    lab.up(mode, start_prld=False)
+    lab.up("auto" if mode == "mirror" else mode, start_prld=False)  # the last release lacks it
     try:
         yield lab
     finally:
@@ -67,6 +67,11 @@ def are_in_clear(lab: Lab) -> list[bool]:
     return [support.status(lab, node)["link"]["plain"] for node in NODES]
 
 
+def ask_for(lab: Lab, node: str, mode: str) -> None:
+    path = lab.state.config(lab.topology.node(node))
+    path.write_text(path.read_text().replace('mode = "auto"', f'mode = "{mode}"'))
+
+
 def replace(lab: Lab, node: str) -> None:
     """As the package's postinst does: the prld that runs stops, the new one starts."""
     member = lab.topology.node(node)
@@ -86,10 +91,25 @@ def is_safe(lab: Lab, node: str) -> bool:
     )
 
 
-def whole_packets() -> tuple[str, str]:
-    """What auto takes on veth: the last release and this one."""
+def carriers_of(mode: str) -> tuple[str, str]:
+    """What the last release takes on veth, which lacks ``mirror``, and this one."""
+    if mode == "native":
+        return mode, mode
     before = "generic" if long_packets() else "native"
-    return before, "kernel" if nfqueue() else before
+    auto = "kernel" if nfqueue() else before
+    return before, auto if mode == "auto" else mode
+
+
+def tells_of_the_cable(lab: Lab, mode: str, told: str, *nodes: str) -> None:
+    """Where nodes are to mirror, each of these has said whether long packets go by the cable."""
+    for node in nodes if mode == "mirror" else ():
+        eventually(f"{node}: {told}", lambda n=node: support.told(lab, n, told))  # type: ignore[misc]
+        assert support.status(lab, node)["mirror"]["on"] == (told == "mirror_on")
+
+
+def joined(lab: Lab) -> int:
+    """Packets whose payload came from kernel to kernel, on either node."""
+    return sum(support.stats(lab, node)["datapath"]["mirror_fed"] for node in NODES)
 
 
 def owner(lab: Lab, *nodes: str) -> str:
@@ -104,6 +124,8 @@ def owner(lab: Lab, *nodes: str) -> str:
         ("at the end", "native"),
         ("half way", "auto"),
         ("at the end", "auto"),
+        pytest.param("half way", "mirror", marks=pytest.mark.needs("nfqueue")),
+        pytest.param("at the end", "mirror", marks=pytest.mark.needs("nfqueue")),
     ],
 )
 @pytest.mark.parametrize("order", [("re1", "re0"), ("re0", "re1")], ids=["standby", "owner"])
@@ -130,13 +152,15 @@ def test_sessions_live_through_an_upgrade_of_both_nodes(
         go_on()
         are_safe()
         assert "version" not in support.status(bare, "re0")
-        carriers = {"native": ("native", "native"), "auto": whole_packets()}[mode]
+        carriers = carriers_of(mode)
         assert [support.status(bare, node)["mode"] for node in NODES] == [carriers[0]] * 2
         for number, node in enumerate(order):
             secrecy(bare, node, "plain = true")  # docs/link-security.md: before the upgrade
+            ask_for(bare, node, mode)
             replace(bare, node)
             go_on()
             are_safe()
+            tells_of_the_cable(bare, mode, "mirror_on" if number else "mirror_off", node)
             facts = support.status(bare, node)
             assert (facts["version"], facts["mode"]) == (__version__, carriers[1])
             if not number and dies == "half way":
@@ -149,6 +173,10 @@ def test_sessions_live_through_an_upgrade_of_both_nodes(
                 go_on()
             are_safe()
             assert are_in_clear(bare) == [False, False]
+            tells_of_the_cable(bare, mode, "mirror_on", *NODES)
+            go_on()
+            go_on()  # the first long packet has its flow mirror the next one
+            assert (joined(bare) > 0) == (mode == "mirror")
         owns = owner(bare, *NODES)
         bare.fail(owns, "power")
         go_on()
