@@ -34,14 +34,14 @@ class Baseline:
         self._rig = rig
         self._is_hold = recipe.way in _HOLDS
         self._is_mirror = recipe.mode == "mirror"
-        looks: list[Callable[[], list[str]]] = [self._hold] if self._is_hold else []
+        self._drops = self._count_drops()
+        looks: list[Callable[[], list[str]]] = [] if self._drops is None else [self._hold]
         looks += [self._fed] if recipe.way is Way.NFQUEUE_FED else []
         if recipe.way is Way.PRL and recipe.protect:
             looks += [partial(self._protection, node) for node in NODES]
             looks += [self._mirror] if self._is_mirror else []
         self._looks = [*looks, self._told]
         self._newest = {node: newest(rig, node) for node in NODES} if recipe.way is Way.PRL else {}
-        self._drops = self._count_drops()
         self._mirrored = self._count_mirrored()
 
     def lost(self) -> list[str]:
@@ -66,12 +66,11 @@ class Baseline:
         ]
 
     def _hold(self) -> list[str]:
-        before, self._drops = self._drops, self._count_drops()
-        if before is not None and self._drops is None:
+        now = self._count_drops()
+        if now is None:
             return ["nobody reads the queue"]
-        if self._drops != before:
-            return [f"the queue has dropped {(self._drops or 0) - (before or 0)} packets"]
-        return []
+        dropped, self._drops = now - (self._drops or 0), now
+        return [f"the queue has dropped {dropped} packets"] if dropped else []
 
     def _count_drops(self) -> int | None:
         """None: there is no queue, or this kernel does not show any."""

@@ -120,11 +120,11 @@ def _upload(bench: Bench, part: Part, recipes: Sequence[Recipe]) -> None:
         bench.narrate(f"bulk, peer to server, {len(rigs)} ways in turns")
         ms = bench.rounds(300, 500)
         found = bench.take_turns(part, rigs, bench.rounds(5, 15), partial(upload, ms))
-        part.facts["per_packet"] = {
-            name: {node: _counts(rig, node) for node in NODES}
-            for name, rig in rigs.items()
-            if rig.recipe.way is Way.PRL
-        }
+        counts = part.facts["per_packet"] = {}
+        for name, rig in rigs.items():
+            if rig.recipe.way is Way.PRL:
+                with bench.stage(part, f"{name}, per packet"):
+                    counts[name] = {node: _counts(rig, node) for node in NODES}
     speed, price = series(found, _gbit_s), series(found, _cpu_s_per_gb)
     part.series("upload", speed, "Gbit/s")
     part.series("cpu", price, "s/GB")

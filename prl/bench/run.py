@@ -133,8 +133,12 @@ class _Watched:
 
     def __init__(self, part: Part, name: str, rig: Rig) -> None:
         self._part, self._name = part, name
-        self._baseline: Baseline | None = Baseline(rig)
+        self._baseline: Baseline | None = None
         self._lost: list[str] = []
+        try:
+            self._baseline = Baseline(rig)
+        except PrlError as error:
+            part.lacks(name, error)
 
     def __enter__(self) -> Self:
         return self
@@ -156,7 +160,7 @@ class _Watched:
             return None
         reasons = self._baseline.lost()
         if reasons:
-            self._lost.append(f"round {number}: {reasons[0]}")
+            self._lost.append(f"round {number}: {'; '.join(reasons)}")
         return None if reasons else value
 
 

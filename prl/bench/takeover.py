@@ -74,7 +74,7 @@ def _speaking(bench: Bench, part: Part) -> None:
 
 
 def _most(bench: Bench, part: Part) -> None:
-    """Takes most of a minute: in full alone."""
+    """In full alone: to connect and protect so many takes a minute."""
     bench.narrate(f"power off with {MOST} sessions")
     most = _first_segments(bench, MOST)
     spoke = len(most.first_ms)

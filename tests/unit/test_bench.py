@@ -1,7 +1,9 @@
 """prl.bench: statistics, the table of goals, what could not be measured, pictures and the page."""
 
+import json
 import os
 import re
+import subprocess
 from operator import le
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,12 +14,12 @@ import pytest
 from click.testing import CliRunner
 
 from prl import __version__
-from prl.bench import passthrough, report, run, svg
+from prl.bench import baseline, passthrough, report, run, svg
 from prl.bench.benches import BENCHES, measure
 from prl.bench.bulk import Burst
 from prl.bench.errors import BenchError
 from prl.bench.latency import Trips, latency
-from prl.bench.rig import PORTS, Recipe, Rig, Way
+from prl.bench.rig import PORTS, Program, Recipe, Rig, Way
 from prl.bench.run import Bench, Part, read_columns
 from prl.bench.stats import compared, quantile, ratios, series, summary, thinned
 from prl.bench.targets import TARGETS, verdicts
@@ -276,10 +278,60 @@ def test_what_is_not_what_it_is_called_is_not_counted(
     assert part.is_whole
 
 
+QUEUE = "    0   2403     3 2 65531 {dropped} {for_user}     1113  1\n"
+
+
+@pytest.mark.parametrize(
+    ("shown", "reasons"),
+    [
+        (QUEUE.format(dropped=2, for_user=0), []),
+        (QUEUE.format(dropped=3, for_user=4), ["the queue has dropped 5 packets"]),
+        ("", ["nobody reads the queue"]),
+    ],
+)
+def test_a_hold_whose_queue_drops_is_none(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, shown: str, reasons: list[str]
+) -> None:
+    queues = tmp_path / "nfnetlink_queue"
+    queues.write_text(QUEUE.format(dropped=2, for_user=0))
+    monkeypatch.setattr(baseline, "_QUEUES", queues)
+    server = SimpleNamespace(asides=list)
+    here = SimpleNamespace(call=lambda function: function())
+    rig = SimpleNamespace(
+        recipe=Recipe("nfqueue", Way.NFQUEUE), server=server, standby=None, place=lambda _: here
+    )
+    held = baseline.Baseline(cast(Any, rig))
+    assert held.lost() == []
+    queues.write_text(shown)
+    assert held.lost() == reasons
+    assert held.lost() == ([] if shown else reasons)
+
+
+def test_what_a_server_tells_of_shadows_is_kept_for_who_asks(tmp_path: Path) -> None:
+    gone = {"event": "void", "reason": "the shadow is void"}
+    path = tmp_path / "told"
+    path.write_text(f"{json.dumps(gone)}\n{json.dumps({'event': 'count'})}\n{json.dumps(gone)}\n")
+    lab = SimpleNamespace(
+        name="lab", exec=lambda _node, argv, **popen: subprocess.Popen(argv, **popen)
+    )
+    told = Program(cast(Any, lab), "re1", ["sh", "-c", f"cat {path}; read line"], "prl")
+    try:
+        assert told.answer(10) == {"event": "count"}
+        assert told.asides() == [gone, gone]
+        assert told.asides() == []
+    finally:
+        told.stop()
+
+
 def test_a_way_that_fails_has_no_more_turns(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(run, "Baseline", lambda _: SimpleNamespace(lost=list))
+    def baseline_of(name: Any) -> Any:
+        if name == "prl":
+            raise BenchError("no prld answers")
+        return SimpleNamespace(lost=list)
+
+    monkeypatch.setattr(run, "Baseline", baseline_of)
     asked: list[str] = []
 
     def measured(name: str) -> int:
@@ -289,12 +341,17 @@ def test_a_way_that_fails_has_no_more_turns(
         return len(asked)
 
     bench = Bench(quick=True, narrate=lambda _: None, scratch=tmp_path)
-    part, rigs = Part("bulk"), {"none": "none", "haproxy": "haproxy"}
+    part, rigs = Part("bulk"), {name: name for name in ("none", "haproxy", "prl")}
     found = bench.alternate(part, rigs, cast(Any, rigs), 3, measured)
     assert found["haproxy"][1:] == [None, None]
     assert None not in found["none"]
     assert asked.count("haproxy") == 3
-    assert part.notes == ["haproxy, from round 2 on: not measured: haproxy has ended"]
+    assert found["prl"] == [None] * 3
+    assert "prl" not in asked
+    assert part.notes == [
+        "prl: not measured: no prld answers",
+        "haproxy, from round 2 on: not measured: haproxy has ended",
+    ]
     assert not part.is_whole
 
 
