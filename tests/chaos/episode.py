@@ -17,17 +17,24 @@ from pathlib import Path
 from prl.bgp.speaker import PORT
 from prl.errors import PrlError
 from prl.lab import Lab
+from prl.lab.lab import Mode
 from tests.chaos import rules, wire
 from tests.chaos.clients import Client, Datagrams, Router, Stream
 from tests.chaos.pair import LIBRARY_PORT, SERVE_PORT, UDP_PORT, Pair, eventually, other
 from tests.chaos.plan import Act, Fault, Kind, Plan
 
-SESSIONS = {"library": 3, "serve": 2, "udp": 1, "bgp": 1}
+SESSIONS = {"library": 3, "long": 1, "serve": 2, "udp": 1, "bgp": 1}
 """Of each kind, all the time; half as many again come in a set-up."""
-BYTES_MAX = {"library": 4000, "serve": 200}
+BYTES_MAX = {"library": 4000, "long": 256 << 10, "serve": 200}
 """Of a question. `serve` must keep all of a session's input, 1 MiB, to protect it again."""
 NEW = {"library": 2, "serve": 1}
-PORTS = {"library": LIBRARY_PORT, "serve": SERVE_PORT, "udp": UDP_PORT, "bgp": PORT}
+PORTS = {
+    "library": LIBRARY_PORT,
+    "long": LIBRARY_PORT,
+    "serve": SERVE_PORT,
+    "udp": UDP_PORT,
+    "bgp": PORT,
+}
 SETTLED_S = 30.0
 """From the mending until the pair is safe again, with every session protected."""
 TOLD_S = 10.0
@@ -109,7 +116,7 @@ class Episode:
         """Whether nothing was wrong; it ends with what is."""
         for act in self._plan.acts:
             self._fill(lab, address)
-            if not self._settles(pair, "before the act"):
+            if not (self._settles(pair, "before the act") and self._mirrors(pair)):
                 return False
             self._act(lab, pair, address, act)
             if self.outcome.violations:
@@ -209,6 +216,16 @@ class Episode:
         self._violation(f"{when} the pair does not settle within {SETTLED_S:.0f} s: {why}")
         return False
 
+    def _mirrors(self, pair: Pair) -> bool:
+        """Whether packets of a settled pair go by the cable, if they are to, and may still."""
+        if self._plan.mode != Mode.MIRROR:
+            return True
+        before = pair.mirrored()
+        if eventually(lambda: pair.mirrored() > before or pair.is_cable_given_up(), SETTLED_S):
+            return True
+        self._violation(f"the pair is settled, and nothing is mirrored within {SETTLED_S:.0f} s")
+        return False
+
     def _had_moved(self, lab: Lab, act: Act, roles: dict[str, str], began_at: float) -> bool:
         """Whether the node that stood by had the service when a fault ended serving there."""
         node = roles["standby"]
@@ -233,7 +250,7 @@ class Episode:
                 *(act, lasted_s),
                 is_new=is_new,
                 had_moved=had_moved,
-                mirrors=self._plan.mode == "mirror",
+                mirrors=self._plan.mode == Mode.MIRROR,
             )
             goes_on = client.goes_on(max(rules.HANG_MAX_S, until - time.monotonic()))
             if not (goes_on or client.trouble) and lot.is_forgotten and client.only_listens():

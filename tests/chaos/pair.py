@@ -16,6 +16,7 @@ from typing import Any
 from pyroute2.netlink.exceptions import NetlinkError
 
 from prl.client import Node
+from prl.daemon.host.cable import STARVED
 from prl.errors import PrlError
 from prl.lab import Lab, processes
 from prl.lab.cables import Cable, LanCable, LinkCable
@@ -108,6 +109,14 @@ class Pair:
         daemon = Node(self.lab.state.socket(self.lab.topology.node(node)), reconnect=False)
         with daemon:
             return daemon.request({"op": operation}, timeout=ASK_S)
+
+    def mirrored(self) -> int:
+        """Packets whose payload came by the cable, by what both prlds have counted."""
+        return sum(self.ask(node, "stats")["datapath"]["mirror_fed"] for node in NODES)
+
+    def is_cable_given_up(self) -> bool:
+        """Whether a node mirrors nothing before the link has been lost: too much was refused."""
+        return any(self.ask(node, "status")["mirror"]["because"] == STARVED for node in NODES)
 
     def owner(self) -> str:
         """The node that has the service; "" while none says so, or both."""

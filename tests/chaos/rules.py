@@ -55,12 +55,13 @@ def lot(
     # What the standby's kernel drops for want of the address cannot be fed again there.
     shadows = [f for f in act.faults if mirrors and f.kind == Kind.FLUSH and f.on == "standby"]
     loss = _loss(act.moment, serious + shadows, is_new=is_new, had_moved=had_moved)
-    return Lot(loss, hang_s, is_forgotten=loss > 0 and _without_power(act) == BOTH)
+    return Lot(loss, hang_s, is_forgotten=loss > 0 and _forgetful(act, had_moved=had_moved) == BOTH)
 
 
-def _without_power(act: Act) -> set[str]:
-    """The roles whose memory is gone; a prld that is stopped has given its sessions away."""
+def _forgetful(act: Act, *, had_moved: bool) -> set[str]:
+    """The roles that know nothing of it: who gives it away, by a stop or a move, does not."""
     began = {"take-over": {"owner"}, "re-protection": {"standby"}}.get(act.moment, set())
+    began |= {"owner"} if had_moved else set()
     return began | {fault.on for fault in act.faults if fault.kind in FORGETS}
 
 

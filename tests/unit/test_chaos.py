@@ -2,15 +2,19 @@
 
 import re
 import struct
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from prl._core import lib
 
 from prl.lab import Lab
 from prl.lab.errors import LabError
 from prl.lab.topology import Service
-from tests.chaos import rules
+from tests.chaos import episode, rules
 from tests.chaos.episode import Episode, owned, wire
 from tests.chaos.plan import ACTS, DELAY_MAX_S, MODES, Act, Fault, Kind, draw
 from tests.chaos.wire import Said
@@ -86,13 +90,15 @@ def test_a_standby_without_addresses_loses_what_was_mirrored_to_it() -> None:
 
 
 def test_who_is_forgotten_by_both_nodes_need_not_be_told() -> None:
-    def is_forgotten(moment: str, *faults: tuple[Kind, str]) -> bool:
+    def is_forgotten(moment: str, *faults: tuple[Kind, str], had_moved: bool = False) -> bool:
         act = Act(moment, tuple(fault(*one) for one in faults), held_s=1.0)
-        return rules.lot(act, 3.0, is_new=False).is_forgotten
+        return rules.lot(act, 3.0, is_new=False, had_moved=had_moved).is_forgotten
 
     assert is_forgotten("take-over", (Kind.POWER, "standby"))
     assert is_forgotten("quiet", (Kind.POWER, "standby"), (Kind.POWER, "owner"))
     assert is_forgotten("quiet", (Kind.POWER, "standby"), (Kind.STOP_PRLD, "owner"))
+    assert is_forgotten("move", (Kind.POWER, "standby"), had_moved=True)
+    assert not is_forgotten("move", (Kind.KILL_APP, "standby"), had_moved=True)
     assert not is_forgotten("quiet", (Kind.POWER, "standby"), (Kind.KILL_PRLD, "owner"))
     assert not is_forgotten("take-over", (Kind.KILL_APP, "standby"))
     assert not is_forgotten("take-over", (Kind.POWER, "owner"))
@@ -157,6 +163,33 @@ def test_when_a_node_became_the_owner_stands_in_its_log() -> None:
 2026-11-29T21:55:11.009+00:00 info ownership "service lab: this node stands by" state=standby
 """
     assert owned(log) == [1795989310.796]
+
+
+def test_a_settled_pair_that_is_to_mirror_does_or_says_that_it_has_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(episode, "SETTLED_S", -1.0)
+
+    def goes_on(mode: str, *fed: int, given_up: bool = False) -> bool:
+        counts = iter(fed)
+        pair: Any = SimpleNamespace(
+            mirrored=lambda: next(counts), is_cable_given_up=lambda: given_up
+        )
+        made = Episode(replace(draw(1), mode=mode), tmp_path, lambda _: None)
+        found = made._mirrors(pair)
+        assert bool(made.outcome.violations) != found
+        return found
+
+    assert goes_on("native")
+    assert goes_on("mirror", 3, 4)
+    assert not goes_on("mirror", 3, 3)
+    assert goes_on("mirror", 3, 3, given_up=True)
+
+
+def test_a_session_of_each_episode_asks_for_more_than_goes_by_the_link() -> None:
+    assert episode.SESSIONS["long"] > 0
+    assert episode.BYTES_MAX["long"] > 64 * lib.PRL_MIRROR_COPY_BYTES
+    assert episode.PORTS["long"] == episode.PORTS["library"]
 
 
 def test_a_lab_that_does_not_come_up_ends_its_episode_alone(
