@@ -112,21 +112,17 @@ def reboot(topology: Topology, member: Member) -> None:
 def await_network(topology: Topology) -> None:
     """Wait until the switch forwards on every port that is up and every interface has carrier.
 
+    A cable that is cut meanwhile is waited for no more.
+
     Raises:
         LabError: not within ``UP_TIMEOUT_S``.
     """
     deadline = time.monotonic() + UP_TIMEOUT_S
     plugged = _plugged(topology)
     for place in {topology.plug(member) for member in plugged}:
-        ports = {member.port for member in plugged if topology.plug(member) == place}
-        _await_links(Namespace(place), ports, deadline)
+        _await_links(topology, place, plugged, deadline)
     for member in topology.members:
-        names = {member.lan.name} if member in plugged else set()
-        if isinstance(member, Node):
-            names.add(member.link.name)
-            if member.second is not None and member in plugged:
-                names.add(member.second.name)
-        _await_links(Namespace(member.namespace), names, deadline)
+        _await_links(topology, member.namespace, plugged, deadline)
 
 
 def _build_switch(topology: Topology) -> None:
@@ -305,12 +301,30 @@ def _plugged(topology: Topology) -> list[Member]:
     return [m for m in topology.members if (topology.plug(m), m.port) in up]
 
 
-def _await_links(place: Namespace, names: set[str], deadline: float) -> None:
+def _awaited(topology: Topology, place: str, plugged: list[Member]) -> set[str]:
+    """The interfaces of a namespace that are to have carrier."""
+    names = {member.port for member in plugged if topology.plug(member) == place}
+    for member in topology.members:
+        if member.namespace != place:
+            continue
+        names |= {member.lan.name} if member in plugged else set()
+        if isinstance(member, Node):
+            names.add(member.link.name)
+            if member.second is not None and member in plugged:
+                names.add(member.second.name)
+    return names
+
+
+def _await_links(topology: Topology, name: str, plugged: list[Member], deadline: float) -> None:
+    place = Namespace(name)
     events = place.link_events()
     poller = select.poll()
     poller.register(events, select.POLLIN)
     with events, place.netlink() as netlink:
-        while waiting := names - _ready(netlink):
+        while _awaited(topology, name, plugged) - _ready(netlink):
+            plugged = _plugged(topology)
+            if not (waiting := _awaited(topology, name, plugged) - _ready(netlink)):
+                break
             if not poller.poll(max(0.0, deadline - time.monotonic()) * 1000):
                 raise LabError(f"{min(waiting)} in {place.name} did not come up")
             drain(events)

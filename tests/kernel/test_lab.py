@@ -18,10 +18,11 @@ import pytest
 
 from prl import config
 from prl.errors import KernelError, UsageError
-from prl.lab import How, Lab, processes
+from prl.lab import How, Lab, processes, wiring
+from prl.lab.cables import LanCable
 from prl.lab.errors import LabError
 from prl.lab.netns import Namespace
-from prl.lab.topology import Interface
+from prl.lab.topology import Interface, Member, Topology
 
 pytestmark = pytest.mark.kernel
 
@@ -342,6 +343,25 @@ def test_a_prld_that_does_not_start_takes_the_lab_down(why: str) -> None:
     with pytest.raises(LabError, match=f"prld of re0 does not start: {why}$"):
         lab.up()
     assert leftovers(lab.name) == []
+
+
+def test_a_cable_that_is_cut_while_another_machine_boots_is_not_waited_for(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look = wiring._plugged
+
+    def look_and_cut(topology: Topology) -> list[Member]:
+        found = look(topology)
+        with LanCable(topology, topology.re1) as lan:
+            lan.cut()
+        return found
+
+    monkeypatch.setattr(wiring, "_plugged", look_and_cut)
+    lab.fail("re0", How.POWER)
+    lab.heal("re0")
+    status = lab.status()
+    assert status is not None
+    assert [one.name for one in status.members if one.lan_cut] == ["re1"]
 
 
 def test_an_interrupted_up_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
