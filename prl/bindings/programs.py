@@ -72,6 +72,12 @@ class XdpRefusedError(KernelError):
     """The kernel does not run prl_classify on an interface, in any of the modes asked for."""
 
 
+def looks_mirrored(mac: bytes) -> bool:
+    """Whether frames from this MAC address are taken for mirrored packets (docs/mirror.md)."""
+    first, second = lib.PRL_MIRROR_MAC_0, lib.PRL_MIRROR_MAC_1
+    return mac[0] == first and (mac[1] & ~lib.PRL_MIRROR_MAC_LIF) == second
+
+
 class Guard(IntEnum):
     """What was found where a program should be first in line."""
 

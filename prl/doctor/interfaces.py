@@ -6,10 +6,11 @@ from typing import Any, Final
 
 from prl.bindings.programs import queue_refusal
 from prl.config import Config
+from prl.daemon.host.cable import address_trouble
 from prl.doctor import host
 from prl.doctor.finding import Finding, Verdict, judge
 from prl.doctor.host import Interface
-from prl.kernel.features import Mode, best_mode, no_generic
+from prl.kernel.features import Mode, best_mode, hardware_address, no_generic
 
 NATIVE_MTU_MAX: Final = 3498
 """Native XDP without multi-buffer wants packets that fit into one frame."""
@@ -32,6 +33,8 @@ def examine(config: Config | None) -> Iterator[Finding]:
     names = config.interfaces if config else up
     no_queue = queue_refusal()
     yield _mode(config, names, no_queue)
+    if config is not None and config.mode == "mirror" and config.link.interface in there:
+        yield _cable_address(config.link.interface)
     for name in names:
         if name not in there:
             continue  # the configuration's findings say it
@@ -102,6 +105,17 @@ def _cable(lan: Interface, link: Interface) -> Finding:
         str(link.mtu),
         f"at least {lan.mtu}, on both nodes",
         paste=f"ip link set {link.name} mtu {lan.mtu}",
+    )
+
+
+def _cable_address(link: str) -> Finding:
+    trouble = address_trouble(link)
+    return judge(
+        f"MAC address of {link}",
+        not trouble,
+        hardware_address(link).hex(":"),
+        trouble,
+        paste=" && ".join(_COMMAND.findall(trouble)),
     )
 
 

@@ -16,6 +16,7 @@ _READ_BYTES = 16 << 20
 MULTI_BUFFER = b"\0xdp_zc_max_segs\0"  # struct net_device's, since AF_XDP knows packets of frames
 _SIOCETHTOOL, _ETHTOOL_GDRVINFO, _DRVINFO_BYTES = 0x8946, 0x3, 196
 _SIOCGIFMTU = 0x8921
+_SIOCGIFHWADDR = 0x8927
 # linux/ethtool.h: a device's features by name, then struct ethtool_gfeatures
 _GSSET_INFO, _GSTRINGS, _GFEATURES = 0x37, 0x1B, 0x3A
 _SET_OF_FEATURES, _STRING_BYTES, _BLOCK_BITS = 4, 32, 32
@@ -104,6 +105,17 @@ def mtu(interface: str) -> int:
         except OSError:
             return 0
     return int(found)
+
+
+def hardware_address(interface: str) -> bytes:
+    """Its MAC address; six zeros if it is not there. In the caller's namespace, as ``ethtool``."""
+    request = struct.pack("16s24x", interface.encode())
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        try:
+            found: bytes = fcntl.ioctl(sock, _SIOCGIFHWADDR, request)
+        except OSError:
+            return bytes(6)
+    return found[18:24]
 
 
 def best_mode(interfaces: Sequence[str], no_queue: str) -> tuple[Mode, str]:

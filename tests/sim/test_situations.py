@@ -1032,6 +1032,32 @@ def test_what_fills_a_hole_waits_for_what_the_socket_lacks_behind_it(
     assert session.snd_una == base + 100
 
 
+def test_a_tick_acknowledges_nothing_that_was_fed_in_the_same_turn(
+    mirrored: tuple[Mirrored, Node, Node, Session],
+) -> None:
+    """It looks at the socket for what is kept; of what has just been fed that says nothing."""
+    world, owner, standby, session = mirrored
+    base, ack = session.snd_nxt, session.rcv_nxt
+    standby.host.drop_chance = CHANCE - 1
+    owner.lib.sim_frame(owner.host, session.number, base, 100, ack, 0)
+    owner.poke()
+    world.until(lambda: owner.sock(session).rcv_nxt == base + 100)
+    before = named(standby)
+    for _ in range(2):  # the first one's clone is lost
+        owner.lib.sim_frame(owner.host, session.number, base + 100, LONG, ack, 0)
+    owner.poke()
+    world.until(lambda: named(standby) == before + 2)
+    (_, (number, *_)) = world.clones
+    standby.lib.sim_cable(standby.host, session.number, base + 100, LONG, ack, 0, number)
+    standby.lib.sim_turn(standby.host)
+    assert counters(standby).mirror_lost == 0
+    standby.pause(10 * MS)  # what waits, and the tick, are due in one turn
+    world.after(15 * MS)
+    assert counters(standby).mirror_lost == 1
+    assert counters(standby).mirror_fed == 1
+    assert owner.sock(session).rcv_nxt == base + 100
+
+
 def mirrors(node: Node, session: Session) -> bool:
     flags = node.host.flow[node.host.slot_of[session.number]].flags
     return bool(flags & node.lib.PRL_FLOW_MIRRORS)

@@ -18,6 +18,7 @@ from prl.daemon.link import hello
 from prl.doctor import Verdict, interfaces
 from prl.doctor.host import Interface
 from prl.errors import KernelError
+from prl.kernel.features import hardware_address
 from tests.unit.test_config import GOOD
 
 MIRROR = config.parse(GOOD.replace('"native"', '"mirror"'))
@@ -139,6 +140,21 @@ def test_what_it_must_be(mtus: dict[str, int], words: str, monkeypatch: pytest.M
     cable.check(MIRROR)
 
 
+def test_an_address_that_looks_like_a_number_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other node would drop even what the link begins with."""
+    monkeypatch.setattr(cable, "mtu", lambda _: 9000)
+    monkeypatch.setattr(cable, "hardware_address", lambda _: bytes.fromhex("726a00000001"))
+    with pytest.raises(KernelError, match="ip link set link0 address 02:6a:00:00:00:01"):
+        cable.check(MIRROR)
+    monkeypatch.setattr(cable, "hardware_address", lambda _: bytes.fromhex("725a00000001"))
+    cable.check(MIRROR)
+
+
+def test_a_hardware_address_is_the_kernel_s() -> None:
+    assert hardware_address("lo") == bytes(6)
+    assert hardware_address("none-such") == bytes(6)
+
+
 @pytest.mark.parametrize(("mtu", "verdict"), [(1500, Verdict.OK), (1400, Verdict.MISSING)])
 def test_doctor_looks_at_it(mtu: int, verdict: Verdict, monkeypatch: pytest.MonkeyPatch) -> None:
     there = {
@@ -146,12 +162,17 @@ def test_doctor_looks_at_it(mtu: int, verdict: Verdict, monkeypatch: pytest.Monk
         for number, (name, size) in enumerate((("lan0", 1500), ("link0", mtu)), 1)
     }
     monkeypatch.setattr(interfaces, "queue_refusal", lambda: "")
+    for module in (cable, interfaces):
+        monkeypatch.setattr(module, "hardware_address", lambda _: bytes.fromhex("726a00000001"))
     monkeypatch.setattr(interfaces.host, "interfaces", lambda: there)
     monkeypatch.setattr(interfaces.host, "run", lambda *_: None)
     found = {one.name: one for one in interfaces.examine(MIRROR)}
     assert found["carrier of input"].found == "mirror: NFQUEUE, by configuration"
     of_cable = found["MTU of link0 for what is mirrored of lan0"]
     assert (of_cable.verdict, of_cable.found) == (verdict, str(mtu))
+    of_address = found["MAC address of link0"]
+    assert (of_address.verdict, of_address.found) == (Verdict.MISSING, "72:6a:00:00:00:01")
+    assert of_address.paste == "ip link set link0 address 02:6a:00:00:00:01"
 
 
 def test_only_a_node_that_mirrors_says_so() -> None:

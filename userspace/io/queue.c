@@ -292,7 +292,9 @@ static void prepare_slots(struct prl_queue *queue, uint32_t wanted)
 
         if (head->msg_iovlen) /* the last look did not come to it */
             continue;
-        for (uint32_t j = 0; j < SLOT_FRAMES && frame[j] == PRL_FRAME_NONE; j++) {
+        for (uint32_t j = 0; j < SLOT_FRAMES; j++) {
+            if (frame[j] != PRL_FRAME_NONE) /* of the packet before, or of a time when there were too few */
+                continue;
             if (!umem->free_count)
                 return;
             frame[j] = umem->free[--umem->free_count];
@@ -380,7 +382,8 @@ static void take_packet(struct prl_queue *queue, uint32_t slot, const struct tol
     uint32_t begin = told->payload - ETH_HLEN, end = told->payload + told->payload_bytes;
     uint32_t used = (end + umem->frame_bytes - 1) / umem->frame_bytes;
 
-    uint32_t number = mirror_number(told->source); /* it lies where the header is written */
+    /* It lies where the header is written. Elsewhere than in the queue of headers it is a host's address that looks like one. */
+    uint32_t number = queue->copy_bytes < PRL_QUEUE_WHOLE ? mirror_number(told->source) : 0;
 
     write_ethernet(bytes + begin, told, bytes[told->payload] >> 4);
     for (uint32_t j = 0; j < used; j++) {

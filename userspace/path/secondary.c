@@ -230,6 +230,7 @@ void dp_secondary_advance_all(struct prl_dp *dp)
     for (uint32_t slot = dp->awake; slot != DP_LIST_END; slot = dp->flows[slot].next_awake)
         if (dp->flows[slot].used && dp->flows[slot].secondary)
             dp_secondary_advance(dp, &dp->flows[slot]);
+    dp_verify_flush(dp); /* or a tick would acknowledge what it does not find among what is kept, and no look has seen yet */
     dp_mirror_advanced(dp);
 }
 

@@ -7,12 +7,12 @@ from typing import Any
 
 from prl.bindings.datapath import Datapath
 from prl.bindings.facts import Capability
-from prl.bindings.programs import Kernel
+from prl.bindings.programs import Kernel, looks_mirrored
 from prl.config import Config
 from prl.daemon.events.log import EventLog
 from prl.daemon.host.network import Host
 from prl.errors import KernelError, PrlError
-from prl.kernel.features import mtu
+from prl.kernel.features import hardware_address, mtu
 
 NO_LINK = "the link is not up yet"
 NOT_THERE = "the other node does not mirror: an earlier version, or another mode there"
@@ -22,6 +22,22 @@ STARVED = (
 )
 NEIGHBOUR_TRIES, NEIGHBOUR_WAIT_S = 20, 0.1
 """The kernel has the other node's MAC address, for the link is up; or it looks for it just now."""
+
+
+def address_trouble(link: str) -> str:
+    """What is wrong with the MAC address of the cable's interface; empty: nothing.
+
+    The other node takes nothing from one that looks like the number of a mirrored packet, not even
+    what the link begins with.
+    """
+    own = hardware_address(link)
+    if not looks_mirrored(own):
+        return ""
+    better = f"02:{own.hex(':')[3:]}"
+    return (
+        f"the MAC address of {link} (link.interface), {own.hex(':')}, looks like the number of a "
+        f"mirrored packet: give it another one, `ip link set {link} address {better}`"
+    )
 
 
 def check(config: Config) -> None:
@@ -34,6 +50,8 @@ def check(config: Config) -> None:
     found = mtu(link)
     if not found:
         raise KernelError(f'mode = "mirror": there is no interface {link} (link.interface)')
+    if trouble := address_trouble(link):
+        raise KernelError(f'mode = "mirror": {trouble}')
     for name in config.interfaces:
         if found < mtu(name):
             raise KernelError(
