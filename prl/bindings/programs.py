@@ -74,8 +74,8 @@ class XdpRefusedError(KernelError):
 
 def looks_mirrored(mac: bytes) -> bool:
     """Whether frames from this MAC address are taken for mirrored packets (docs/mirror.md)."""
-    first, second = lib.PRL_MIRROR_MAC_0, lib.PRL_MIRROR_MAC_1
-    return mac[0] == first and (mac[1] & ~lib.PRL_MIRROR_MAC_LIF) == second
+    first, second = int(lib.PRL_MIRROR_MAC_0), int(lib.PRL_MIRROR_MAC_1)
+    return mac[0] == first and (mac[1] & ~int(lib.PRL_MIRROR_MAC_LIF)) == second
 
 
 class Guard(IntEnum):

@@ -592,7 +592,7 @@ class Control:
     def _spec(self, session: Session, fd: int) -> Any:
         spec = self.ffi.new("struct prl_flow_spec *")
         self.lib.sim_key(self.node.host, session.number, self.ffi.addressof(spec, "key"))
-        spec.mss, spec.fd = 1400, fd
+        spec.mss, spec.fd = self.world.mss, fd
         return spec
 
     def protect(self, session: Session) -> None:  # noqa: PLR0911 - a reason not to, a return

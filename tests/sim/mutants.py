@@ -414,6 +414,29 @@ MUTANTS = (
         "::test_a_peer_that_has_acknowledged_all_output_takes_what_it_is_told_of_room",
     ),
     Mutant(
+        "a window of less than two segments waits until it grew by two",
+        "path/window.c",
+        "    return share && share < segments ? share : segments;",
+        "    return segments;",
+        test="sim/test_situations.py::test_a_window_smaller_than_two_segments_is_opened_again",
+    ),
+    Mutant(
+        "a window that was lowered while room was told stays so",
+        "path/timers.c",
+        "    if (dp_primary_of(flow)->state == PRL_PRIMARY_ACTIVE)\n        dp_window_look(dp, flow);\n",
+        "",
+        test="sim/test_situations.py"
+        "::test_a_window_that_was_lowered_while_room_was_told_is_opened_again",
+    ),
+    Mutant(
+        "a tick acknowledges what was fed in the same turn",
+        "path/secondary.c",
+        "what is kept. */\n    dp_verify_flush(dp);\n",
+        "what is kept. */\n",
+        test="sim/test_situations.py"
+        "::test_a_tick_acknowledges_nothing_that_was_fed_in_the_same_turn",
+    ),
+    Mutant(
         "an active flow's packets pass",
         "flow/flow.c",
         "            flags = PRL_FLOW_SETUP | PRL_FLOW_ACTIVE;",

@@ -70,6 +70,12 @@ class Calm(World):
         self.until(lambda: self.now_ns > end_ns)
 
 
+class Jumbo(Calm):
+    """Whose segments are so long that two of them are more than a window."""
+
+    mss = 12_000
+
+
 @contextmanager
 def calm_world(seed: int = SEED, *, arbitrated: bool = False) -> Iterator[Calm]:
     calm = Calm(seed, arbitrated=arbitrated)
@@ -1209,6 +1215,7 @@ def test_a_former_owner_is_not_woken_by_frames_that_the_link_tells_of(
     world.clones.clear()
     standby.host.flow[standby.host.slot_of[session.number]].flags |= standby.lib.PRL_FLOW_MIRRORS
     arrives(world, standby, owner, session)
+    world.until(lambda: not owner.lib.sim_has_work(owner.host))
     owner.lib.sim_cable(owner.host, session.number, session.snd_nxt, LONG, 0, 0, 77)
     assert not owner.lib.sim_has_work(owner.host)
 
@@ -1417,12 +1424,8 @@ def fill(world: Calm, node: Node, session: Session) -> None:
     world.until(lambda: node.sock(session).rcv_nxt == session.snd_nxt)
 
 
-def test_a_peer_that_has_acknowledged_all_output_takes_what_it_is_told_of_room(
-    world: Calm,
-) -> None:
-    """What egress has seen of the socket is from before TCP counted that output."""
-    session = world.sessions[0]
-    node, standby = protected(world)
+def shut(world: Calm, session: Session, node: Node, standby: Node) -> None:
+    """The peer has filled the room of the standby, which does not read; the owner has read all."""
     sock, lagging = node.sock(session), standby.sock(session)
     session.quiet_until_ns = FOR_EVER_NS
     world.until(lambda: sock.snd_una == sock.snd_nxt)
@@ -1433,6 +1436,52 @@ def test_a_peer_that_has_acknowledged_all_output_takes_what_it_is_told_of_room(
     node.application(session)
     node.lib.sim_acknowledge(node.host, session.number)  # it has read all: its own window is open
     world.after(50 * MS)  # the look at all sockets, each 200 ms, is over
+
+
+def test_a_window_smaller_than_two_segments_is_opened_again() -> None:
+    """The peer would have to ask whether it is, one window each time."""
+    world = Jumbo(SEED)
+    watch(world)
+    try:
+        session = world.sessions[0]
+        node, standby = protected(world)
+        shut(world, session, node, standby)
+        assert not knows_of_room(session)
+        standby.sock(session).slow = 0
+        standby.application(session)
+        world.until(lambda: knows_of_room(session))
+    finally:
+        world.close()
+
+
+def test_a_window_that_was_lowered_while_room_was_told_is_opened_again(world: Calm) -> None:
+    """tc says so only after it has done it, when userspace has looked already."""
+    session = world.sessions[0]
+    node, standby = protected(world)
+    session.quiet_until_ns = FOR_EVER_NS
+    world.after(50 * MS)
+    standby.sock(session).slow, standby.sock(session).read = 1, standby.sock(session).rcv_nxt
+    fill(world, node, session)
+    world.after(50 * MS)
+    standby.sock(session).slow = 0
+    standby.application(session)
+    heard = int(status_of(node).received[node.lib.PRL_MSG_FLOWCTL])
+    world.until(lambda: status_of(node).received[node.lib.PRL_MSG_FLOWCTL] > heard)
+    standby.pause(20 * MS)  # it says no more
+    flow = node.host.flow[node.host.slot_of[session.number]]
+    told, flow.clamped, flow.last_edge = crafted_acks(node), 1, session.snd_nxt % (1 << 32)
+    world.after(15 * MS)
+    assert crafted_acks(node) > told
+
+
+def test_a_peer_that_has_acknowledged_all_output_takes_what_it_is_told_of_room(
+    world: Calm,
+) -> None:
+    """What egress has seen of the socket is from before TCP counted that output."""
+    session = world.sessions[0]
+    node, standby = protected(world)
+    sock, lagging = node.sock(session), standby.sock(session)
+    shut(world, session, node, standby)
     begin = int(sock.snd_nxt)
     sock.snd_nxt = sock.pushed = begin + 100
     node.lib.sim_output(node.host, session.number, begin, 100, 0)

@@ -50,6 +50,8 @@ class World:
     neighbours_are_near = False
     """Who is asked on the LAN answers while the question is being sent, as on veth."""
     rto_ns, burst_max, link_queue_max = RTO_NS, BURST_MAX, LINK_QUEUE_BYTES
+    mss = 1400
+    """Of the peers, as flows have it."""
 
     def __init__(
         self,

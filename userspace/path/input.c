@@ -115,7 +115,7 @@ void dp_input(struct prl_dp *dp, const struct prl_received *received)
         PRL_PROBE3(drop, "rx_uncut", flow->spec.handle, received->bytes);
         goto drop;
     }
-    if (!received->mirrored || !received->is_cut) /* else its source address is its number */
+    if (!received->mirrored) /* else its source address is its number */
         memcpy(flow->peer_mac, (const uint8_t *)piece[0].iov_base + sizeof(flow->peer_mac),
                sizeof(flow->peer_mac));
     prl_umem_trim(dp->umem, received->packet, packet.l2_bytes, packet.l3_bytes);

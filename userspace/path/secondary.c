@@ -230,7 +230,8 @@ void dp_secondary_advance_all(struct prl_dp *dp)
     for (uint32_t slot = dp->awake; slot != DP_LIST_END; slot = dp->flows[slot].next_awake)
         if (dp->flows[slot].used && dp->flows[slot].secondary)
             dp_secondary_advance(dp, &dp->flows[slot]);
-    dp_verify_flush(dp); /* or a tick would acknowledge what it does not find among what is kept, and no look has seen yet */
+    /* Or a tick would acknowledge what no look has seen yet, since it does not find it among what is kept. */
+    dp_verify_flush(dp);
     dp_mirror_advanced(dp);
 }
 
@@ -389,6 +390,8 @@ static void confirm(struct prl_dp *dp, struct dp_flow *flow, const struct prl_ms
 
     if (!prl_secondary_confirm(core, msg->generation, msg->space) || !was_suspended)
         return;
+    if (dp_shadow_of(flow)->unfed)
+        dp_shadow_of(flow)->unfed->acked = 0; /* what was said of it may have been lost with the link */
     dp_flow_set_flags(flow);
     dp_event_flow(dp, PRL_EVENT_SECONDARY, flow, core->state, PRL_REASON_OK);
     dp_shadow_owes(dp, flow);

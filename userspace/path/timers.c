@@ -18,6 +18,7 @@
 #include "path/shadow.h"
 #include "path/stray.h"
 #include "path/verify.h"
+#include "path/window.h"
 #include "tcp/serial.h"
 
 /* TCP tells when a socket has gone (path/news.h). One of which it does not, older than prld for example, is found within this
@@ -206,6 +207,8 @@ static void tick(struct prl_dp *dp, struct dp_flow *flow)
         flow->key_changed = false;
     }
     repair_hold(dp, flow);
+    if (dp_primary_of(flow)->state == PRL_PRIMARY_ACTIVE)
+        dp_window_look(dp, flow);
     if (prl_primary_wants_drain(dp_primary_of(flow), dp->now_ns))
         dp_primary_drain(dp, flow);
 }

@@ -338,9 +338,12 @@ void dp_verify_flush(struct prl_dp *dp)
             (verify->fed[i].data ? keep : keep_bare)(dp, flow, &verify->fed[i]);
         }
     }
-    for (uint32_t i = 0; i < verify->count; i++)
-        if (is_unseen(&dp->flows[verify->fed[i].slot]))
+    for (uint32_t i = 0; i < verify->count; i++) {
+        bool is_seen = i && verify->fed[i].slot == verify->fed[i - 1].slot; /* a bulk's packets come in a row */
+
+        if (!is_seen && is_unseen(&dp->flows[verify->fed[i].slot]))
             see(dp, &dp->flows[verify->fed[i].slot]);
+    }
     verify->count = 0;
 }
 

@@ -7,11 +7,14 @@
 #include <string.h>
 
 #include "flow/dp.h"
+#include "flow/wake.h"
 #include "path/sign.h"
 #include "tcp/serial.h"
 
-/* A window that was clamped is announced again when it grew by this many segments (RFC 9293, 3.8.6.2.2). */
+/* A window that was clamped is announced again when it grew by this many segments, or by half of what the buffer can have, of which
+ * Linux gives half to its own overhead (RFC 9293, 3.8.6.2.2): a window of fewer segments would never grow so far. */
 #define REOPEN_SEGMENTS 2
+#define REOPEN_SHARE 4
 /* While the peer may still send so much, the own stack's next ACK is soon enough. */
 #define REOPEN_BELOW_BYTES 65536u
 
@@ -62,14 +65,19 @@ void dp_window_reopen(struct prl_dp *dp, struct dp_flow *flow)
     dp_window_say(dp, flow);
 }
 
-/* The other side's space grew after we had to lower the advertised window: the own stack believes that its window is
- * open and would say nothing, so the peer is told with a segment of ours. */
-static void reopen_window(struct prl_dp *dp, struct dp_flow *flow)
+static uint32_t worth_telling(const struct dp_flow *flow)
+{
+    uint32_t segments = REOPEN_SEGMENTS * flow->spec.mss, share = flow->kernel->sock.rcvbuf_bytes / REOPEN_SHARE;
+
+    return share && share < segments ? share : segments;
+}
+
+void dp_window_look(struct prl_dp *dp, struct dp_flow *flow)
 {
     struct prl_flow *kernel = flow->kernel;
 
     if (!kernel->clamped || !(kernel->last_valid & PRL_LAST_ACK) ||
-        prl_serial_lt(kernel->edge_limit, kernel->last_edge + REOPEN_SEGMENTS * flow->spec.mss) ||
+        prl_serial_lt(kernel->edge_limit, kernel->last_edge + worth_telling(flow)) ||
         (flow->peer_tcp_end && prl_serial_lt(flow->peer_tcp_end + REOPEN_BELOW_BYTES, kernel->last_edge)))
         return;
     dp_window_reopen(dp, flow);
@@ -81,6 +89,8 @@ void dp_window_note_space(struct prl_dp *dp, struct dp_flow *flow)
 
     if (!primary->space_known)
         return;
+    if (flow->kernel->edge_limit != primary->peer_edge)
+        dp_flow_wake(dp, flow); /* tc may just be lowering a window by the old one: the tick looks again */
     __atomic_store_n(&flow->kernel->edge_limit, primary->peer_edge, __ATOMIC_RELEASE);
-    reopen_window(dp, flow);
+    dp_window_look(dp, flow);
 }

@@ -10,6 +10,10 @@
 bool dp_window_say(struct prl_dp *dp, struct dp_flow *flow);
 /* The other side's space may have changed: the kernel is told, and the peer, if its window was lowered for that. */
 void dp_window_note_space(struct prl_dp *dp, struct dp_flow *flow);
+/* The other side's space grew after the advertised window had to be lowered: the own stack believes that its window is open and would say
+ * nothing, so the peer is told with a segment of ours. tc may lower a window by the space of before while userspace says the new one,
+ * and says so only then: hence a look with the next tick, too. */
+void dp_window_look(struct prl_dp *dp, struct dp_flow *flow);
 /* Nothing limits the session any more: the peer is told, if its window was lowered. */
 void dp_window_reopen(struct prl_dp *dp, struct dp_flow *flow);
 
