@@ -132,13 +132,15 @@ class _Watched:
     """A way in its turns: what is measured while it is not what it is called does not count."""
 
     def __init__(self, part: Part, name: str, rig: Rig) -> None:
-        self._part, self._name = part, name
+        self._part = part
+        self._name = f"{name} ({rig.recipe.role})"
+        """A bench has ways of one name and several roles, one set behind the other."""
         self._baseline: Baseline | None = None
         self._lost: list[str] = []
         try:
             self._baseline = Baseline(rig)
         except PrlError as error:
-            part.lacks(name, error)
+            part.lacks(self._name, error)
 
     def __enter__(self) -> Self:
         return self

@@ -256,6 +256,10 @@ def test_a_bench_that_fails_leaves_the_others_their_figures(
     assert whole.figures == {"t13_again": 0}
 
 
+def sinks(*names: str) -> dict[str, Any]:
+    return {name: SimpleNamespace(recipe=Recipe(name, Way.NONE, role="sink")) for name in names}
+
+
 def test_what_is_not_what_it_is_called_is_not_counted(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -264,16 +268,16 @@ def test_what_is_not_what_it_is_called_is_not_counted(
 
     class Told:
         def __init__(self, rig: Any) -> None:
-            self.lost = rounds[rig].__next__
+            self.lost = rounds[rig.recipe.name].__next__
 
     monkeypatch.setattr(run, "Baseline", Told)
     bench = Bench(quick=True, narrate=lambda _: None, scratch=tmp_path)
-    part, rigs = Part("bulk"), {name: name for name in turns}
-    found = bench.alternate(part, rigs, cast(Any, rigs), 3, lambda name: turns[name].__next__())
+    part, names, rigs = Part("bulk"), {name: name for name in turns}, sinks(*turns)
+    found = bench.alternate(part, names, rigs, 3, lambda name: turns[name].__next__())
     assert found == {"none": [10, 100, 1000], "fed": [None, 300, 4000]}
     assert compared(series(found, float), "fed", "none") == [3, 4]
     assert part.notes == [
-        "fed: 1 round not counted, the first of them round 1: the shadow has 3 of 5 bytes"
+        "fed (sink): 1 round not counted, the first of them round 1: the shadow has 3 of 5 bytes"
     ]
     assert part.is_whole
 
@@ -326,8 +330,8 @@ def test_what_a_server_tells_of_shadows_is_kept_for_who_asks(tmp_path: Path) -> 
 def test_a_way_that_fails_has_no_more_turns(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def baseline_of(name: Any) -> Any:
-        if name == "prl":
+    def baseline_of(rig: Any) -> Any:
+        if rig.recipe.name == "prl":
             raise BenchError("no prld answers")
         return SimpleNamespace(lost=list)
 
@@ -341,16 +345,16 @@ def test_a_way_that_fails_has_no_more_turns(
         return len(asked)
 
     bench = Bench(quick=True, narrate=lambda _: None, scratch=tmp_path)
-    part, rigs = Part("bulk"), {name: name for name in ("none", "haproxy", "prl")}
-    found = bench.alternate(part, rigs, cast(Any, rigs), 3, measured)
+    part, names = Part("bulk"), ("none", "haproxy", "prl")
+    found = bench.alternate(part, {name: name for name in names}, sinks(*names), 3, measured)
     assert found["haproxy"][1:] == [None, None]
     assert None not in found["none"]
     assert asked.count("haproxy") == 3
     assert found["prl"] == [None] * 3
     assert "prl" not in asked
     assert part.notes == [
-        "prl: not measured: no prld answers",
-        "haproxy, from round 2 on: not measured: haproxy has ended",
+        "prl (sink): not measured: no prld answers",
+        "haproxy (sink), from round 2 on: not measured: haproxy has ended",
     ]
     assert not part.is_whole
 
