@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from prl.client import Node, NotProtectedError, Session, Shadow
+from prl.daemon.events.catalogue import EVENTS
 from prl.demo.payload import Payload
 from prl.demo.player import Cast, Deadline, Event
 from prl.lab import Lab, processes, stretch
@@ -335,6 +336,7 @@ def events(lab: Lab, node: str) -> list[dict[str, Any]]:
 
 def told(lab: Lab, node: str, kind: str) -> list[str]:
     """The texts of its events of one kind."""
+    assert kind in EVENTS, f"there is no event {kind}: nothing would ever tell of it"
     return [event["text"] for event in events(lab, node) if event["event"] == kind]
 
 

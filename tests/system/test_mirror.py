@@ -89,7 +89,8 @@ def test_lost_frames_are_refused_and_sent_again_by_the_peer() -> None:
         peer, payload = upload(apps)
         eventually("frames were lost", lambda: datapath(lab, "re1")["mirror_lost"] > 0)
         assert mirrored(lab) > 0
-        assert not support.told(lab, "re0", "unprotected"), "a lost frame is no reason to give up"
+        ended = support.told(lab, "re0", "replication_ended")
+        assert not ended, "a lost frame is no reason to give up"
         lab.fail("re0", "power")
         finish(apps, peer, payload, "re1")
 
