@@ -130,6 +130,16 @@ def vlan() -> bool:
     return _works("unshare", "--net", "sh", "-c", make)
 
 
+@probe("the kernel has no bonds (CONFIG_BONDING)", lane="kernels")
+def bonding() -> bool:
+    return _works("unshare", "--net", "ip", "link", "add", "probe", "type", "bond")
+
+
+@probe("the kernel has no br_netfilter (CONFIG_BRIDGE_NETFILTER)", lane="kernels")
+def br_netfilter() -> bool:
+    return Path("/proc/sys/net/bridge").exists() or _works("modprobe", "-n", "br_netfilter")
+
+
 @probe("the kernel has no netem (CONFIG_NET_SCH_NETEM)", lane="kernels")
 def netem() -> bool:
     return _works("unshare", "--net", "tc", "qdisc", "add", "dev", "lo", "root", "netem")

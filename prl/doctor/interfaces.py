@@ -10,7 +10,14 @@ from prl.daemon.host.cable import address_trouble
 from prl.doctor import host
 from prl.doctor.finding import Finding, Verdict, judge
 from prl.doctor.host import Interface
-from prl.kernel.features import Mode, best_mode, hardware_address, no_generic
+from prl.kernel.features import (
+    INSTEAD_OF_NATIVE,
+    Mode,
+    best_mode,
+    hardware_address,
+    no_generic,
+    no_native,
+)
 
 NATIVE_MTU_MAX: Final = 3498
 """Native XDP without multi-buffer wants packets that fit into one frame."""
@@ -69,6 +76,8 @@ def _mode(config: Config | None, names: list[str], no_queue: str) -> Finding:
         )
     is_auto = config.mode == "auto"
     mode, why = best_mode(names, no_queue) if is_auto else (config.mode, "by configuration")
+    if mode == "native" and (refusal := no_native(names)):
+        return judge(title, good=False, found=refusal, remedy=INSTEAD_OF_NATIVE)
     trouble = no_generic(names)
     if mode == "generic" and trouble:
         paste = " && ".join(_COMMAND.findall(trouble))

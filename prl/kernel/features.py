@@ -23,8 +23,14 @@ _SET_OF_FEATURES, _STRING_BYTES, _BLOCK_BITS = 4, 32, 32
 
 WHOLE_PACKETS: Final = frozenset({"veth"})
 """Drivers of whole TSO packets, which native XDP makes the sender cut (docs/performance.md)."""
-NO_NATIVE: Final = frozenset({"bridge", "802.1Q VLAN Support", "macvlan", "ipvlan"})
-"""Interfaces on top of others."""
+WHOLE_WITHOUT_XDP: Final = frozenset({"virtio_net"})
+"""Drivers of whole packets for whom XDP of either kind switches that off (rx-gro-hw)."""
+NO_NATIVE: Final = frozenset(
+    {"bridge", "802.1Q VLAN Support", "macvlan", "ipvlan", "bonding", "team"}
+)
+"""Interfaces on top of others. A bond takes a program, and has its ports run it, but AF_XDP drops
+all that they receive: their queues are not the bond's (net/xdp/xsk.c, xsk_rcv_check)."""
+INSTEAD_OF_NATIVE: Final = 'mode = "auto" takes the carrier "kernel" then, or generic XDP'
 FRAME_MTU_MAX: Final = 3818
 """Fits into a frame of PRL_DP_FRAME_BYTES behind XDP_PACKET_HEADROOM, Ethernet and two tags."""
 
@@ -126,16 +132,25 @@ def best_mode(interfaces: Sequence[str], no_queue: str) -> tuple[Mode, str]:
     """
     whole: Mode = "generic" if no_queue else "kernel"
     drivers = {name: driver(name) for name in interfaces}
-    for name, found in drivers.items():
-        if found in NO_NATIVE:
-            return whole, f"{name} ({found}) has no native XDP"
+    if refusal := no_native(interfaces):
+        return whole, refusal
     if no_queue and not in_btf(MULTI_BUFFER):
         return "native", "this kernel's AF_XDP takes no packet of several frames (Linux 6.6 does)"
     for name, found in drivers.items():
         if found in WHOLE_PACKETS:
             return whole, f"{name} ({found}) hands over whole TSO packets, native XDP cuts them"
+        if found in WHOLE_WITHOUT_XDP and not no_queue:
+            return whole, f"{name} ({found}) hands over whole packets, single frames with XDP"
     names = ", ".join(drivers)
     return "native", f"with XDP in it, the driver of {names} hands over single frames"
+
+
+def no_native(interfaces: Sequence[str]) -> str:
+    """Why native XDP cannot capture on one of them, whatever it says; "" if its driver decides."""
+    for name in interfaces:
+        if (found := driver(name)) in NO_NATIVE:
+            return f"{name} ({found}) has no native XDP"
+    return ""
 
 
 def no_generic(interfaces: Sequence[str]) -> str:

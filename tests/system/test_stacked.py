@@ -1,15 +1,18 @@
-"""Interfaces on top of others (VLANs, bridges): both carriers on them, and what is refused (R1)."""
+"""Interfaces on top of others (VLANs, bridges, bonds): both carriers, and what is refused (R1)."""
 
 import re
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
 from prl.demo.payload import Payload
+from prl.kernel.features import INSTEAD_OF_NATIVE
 from prl.lab import Lab
 from prl.lab.errors import LabError
+from prl.lab.netns import Namespace
 from prl.lab.topology import Member
 from tests.probes import long_packets
 from tests.system import support
@@ -22,15 +25,36 @@ pytestmark = [
 
 SIZE_BYTES = 8 << 20
 TOP = "top0"
+BRIDGE_NETFILTER = Path("/proc/sys/net/bridge")
 
 
 def ip(lab: Lab, member: Member, words: str) -> None:
     subprocess.run(lab.command(member.name, ["ip", *words.split()]), check=True)
 
 
-def bridge(lab: Lab, member: Member) -> None:
+def bridge(lab: Lab, member: Member, *, filtered: bool = False) -> None:
     ip(lab, member, f"link add {TOP} address {member.lan.mac} type bridge")
     ip(lab, member, f"link set lan0 master {TOP}")
+    if BRIDGE_NETFILTER.exists():
+        names = ("bridge-nf-call-iptables", "bridge-nf-call-ip6tables")
+        sysctls = {f"net/bridge/{name}": int(filtered) for name in names}
+        Namespace(member.namespace).set_sysctls(sysctls)
+
+
+def filtered_bridge(lab: Lab, member: Member) -> None:
+    """It shows netfilter what it takes in before prl_ingress of the bridge has marked it."""
+    bridge(lab, member, filtered=True)
+
+
+@pytest.fixture
+def br_netfilter() -> Iterator[None]:
+    """As Docker loads it; it concerns every bridge of the machine, so it goes again."""
+    was_there = BRIDGE_NETFILTER.exists()
+    if not was_there:
+        subprocess.run(["modprobe", "br_netfilter"], check=True)
+    yield
+    if not was_there:
+        subprocess.run(["modprobe", "-r", "br_netfilter"], check=True)
 
 
 def vlan(lab: Lab, member: Member) -> None:
@@ -43,15 +67,24 @@ def two_vlans(lab: Lab, member: Member) -> None:
     ip(lab, member, f"link add link outer name {TOP} type vlan id 100")
 
 
+def bond(lab: Lab, member: Member) -> None:
+    """Of one port, which must be down to become one."""
+    ip(lab, member, f"link add {TOP} address {member.lan.mac} type bond mode active-backup")
+    ip(lab, member, "link set lan0 down")
+    ip(lab, member, f"link set lan0 master {TOP}")
+
+
 @contextmanager
 def stacked(mode: str, put: Callable[[Lab, Member], None]) -> Iterator[Lab]:
     """A lab without prld, whose addresses are on top of lan0."""
     with support.pair("stacked", mode, start_prld=False) as lab:
         for member in (lab.topology.re0, lab.topology.re1, lab.topology.peer):
+            addresses = (member.lan.ipv4, member.lan.ipv6)
+            for address in addresses:
+                ip(lab, member, f"address delete {address} dev lan0")
             put(lab, member)
             ip(lab, member, f"link set {TOP} up")
-            for address in (member.lan.ipv4, member.lan.ipv6):
-                ip(lab, member, f"address delete {address} dev lan0")
+            for address in addresses:
                 nodad = "nodad" if address.version == 6 else ""
                 ip(lab, member, f"address add {address} dev {TOP} {nodad}")
         yield lab
@@ -77,6 +110,7 @@ def start(lab: Lab, interface: str) -> None:
     "put",
     [
         bridge,
+        pytest.param(bond, marks=pytest.mark.needs("bonding")),
         pytest.param(vlan, marks=pytest.mark.needs("vlan")),
         pytest.param(two_vlans, marks=pytest.mark.needs("vlan")),
     ],
@@ -84,6 +118,17 @@ def start(lab: Lab, interface: str) -> None:
 def test_a_session_on_such_an_interface_moves(
     put: Callable[[Lab, Member], None], mode: str
 ) -> None:
+    moves(mode, put)
+
+
+@pytest.mark.needs("nfqueue", "br_netfilter")
+@pytest.mark.usefixtures("br_netfilter")
+def test_a_session_on_a_bridge_that_netfilter_sees_moves() -> None:
+    """Its packets pass PREROUTING by: they wait at INPUT (docs/carriers.md)."""
+    moves("kernel", filtered_bridge)
+
+
+def moves(mode: str, put: Callable[[Lab, Member], None]) -> None:
     with stacked(mode, put) as lab:
         start(lab, TOP)
         for family in support.FAMILIES:
@@ -99,13 +144,19 @@ def test_a_session_on_such_an_interface_moves(
                 assert peer.sha256() == Payload(SIZE_BYTES).sha256()
 
 
-def test_native_xdp_on_it_and_the_wrong_interface_are_one_clear_line() -> None:
-    native, helps = f"cannot attach native XDP to {TOP}", "mode = .auto. takes the carrier .kernel."
+@pytest.mark.parametrize(
+    ("put", "driver"),
+    [(bridge, "bridge"), pytest.param(bond, "bonding", marks=pytest.mark.needs("bonding"))],
+)
+def test_native_xdp_on_it_and_the_wrong_interface_are_one_clear_line(
+    put: Callable[[Lab, Member], None], driver: str
+) -> None:
+    helps = INSTEAD_OF_NATIVE
     if not long_packets():
-        helps += f".*; generic XDP on {TOP} would lose packets"
-    with stacked("native", bridge) as lab:
+        helps += f"; generic XDP on {TOP} would lose packets"
+    with stacked("native", put) as lab:
         for interface, words in (
-            (TOP, f"{native}: .*; {helps}"),
+            (TOP, re.escape(f"{TOP} ({driver}) has no native XDP; {helps}")),
             ("lan0", rf"lan.address 192\.0\.2\.10 is on {TOP}, not on lan0"),
         ):
             with pytest.raises(LabError, match=words):

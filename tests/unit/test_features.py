@@ -45,7 +45,7 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Host:
 
 
 @pytest.mark.parametrize("multi_buffer", [True, False])
-@pytest.mark.parametrize("driver", ["e1000e", "virtio_net", "ixgbe", "tun", ""])
+@pytest.mark.parametrize("driver", ["e1000e", "ixgbe", "tun", ""])
 def test_a_nic_is_asked_for_native_xdp_first(host: Host, driver: str, multi_buffer: bool) -> None:
     host(multi_buffer=multi_buffer, eth0=Nic(driver))
     assert [best_mode(["eth0"], why)[0] for why in ("", NO_QUEUE)] == ["native", "native"]
@@ -60,6 +60,16 @@ def test_veth_hands_over_whole_packets_to_what_takes_them(host: Host, no_queue: 
     )
     host(multi_buffer=False, lan0=Nic("veth"))
     assert best_mode(["lan0"], no_queue)[0] == ("native" if no_queue else "kernel")
+
+
+@pytest.mark.parametrize("multi_buffer", [True, False])
+def test_virtio_hands_over_whole_packets_unless_xdp_is_on_it(
+    host: Host, multi_buffer: bool
+) -> None:
+    host(multi_buffer=multi_buffer, eth0=Nic("ixgbe"), eth1=Nic("virtio_net"))
+    why = "eth1 (virtio_net) hands over whole packets, single frames with XDP"
+    assert best_mode(["eth0", "eth1"], "") == ("kernel", why)
+    assert best_mode(["eth0", "eth1"], NO_QUEUE)[0] == "native"
 
 
 @pytest.mark.parametrize("driver", sorted(features.NO_NATIVE))
@@ -175,6 +185,23 @@ def test_what_was_asked_for_by_name_is_not_looked_into(
     host(multi_buffer=True, eth0=Nic("veth"))
     for mode in ("native", "generic", "kernel"):
         assert choose(config(tmp_path, mode)) == Choice(mode, None, "", "")
+
+
+@pytest.mark.parametrize("driver", ["bonding", "team", "bridge"])
+def test_native_xdp_that_would_capture_nothing_is_refused_by_prld_and_doctor(
+    host: Host, tmp_path: Path, driver: str
+) -> None:
+    """A bond takes the program, but no frame comes by AF_XDP: nothing else would tell."""
+    host(multi_buffer=True, eth0=Nic(driver))
+    refusal = f"eth0 ({driver}) has no native XDP"
+    with pytest.raises(KernelError) as raised:
+        choose(config(tmp_path, "native"))
+    assert str(raised.value) == f"{refusal}; {features.INSTEAD_OF_NATIVE}"
+    found = _mode(config(tmp_path, "native"), ["eth0"], "")
+    assert (found.verdict, found.found) == (Verdict.MISSING, refusal)
+    assert found.remedy == features.INSTEAD_OF_NATIVE
+    for mode in ("auto", "kernel", "generic"):
+        assert _mode(config(tmp_path, mode), ["eth0"], "").verdict == Verdict.OK
 
 
 def test_doctor_says_what_prld_does(host: Host, tmp_path: Path) -> None:

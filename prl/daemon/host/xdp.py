@@ -6,7 +6,7 @@ from prl.bindings.programs import Kernel, XdpRefusedError, queue_refusal
 from prl.config import Config
 from prl.daemon.events.log import EventLog
 from prl.errors import KernelError
-from prl.kernel.features import Mode, best_mode, no_generic
+from prl.kernel.features import INSTEAD_OF_NATIVE, Mode, best_mode, no_generic, no_native
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,13 +25,15 @@ def choose(config: Config) -> Choice:
     """What the configuration, the kernel and the interfaces say.
 
     Raises:
-        KernelError: it is generic XDP, which would lose packets here.
+        KernelError: it is XDP, which would lose packets here, or capture none.
     """
     no_queue = queue_refusal() if config.mode == "auto" else ""
     mode, why = (
         best_mode(config.interfaces, no_queue) if config.mode == "auto" else (config.mode, "")
     )
     trouble = no_generic(config.interfaces)
+    if mode == "native" and (refusal := no_native(config.interfaces)):
+        raise KernelError("; ".join(filter(None, (refusal, INSTEAD_OF_NATIVE, trouble))))
     if mode == "generic" and trouble:
         raise KernelError("; ".join(filter(None, (trouble, no_queue))))
     generic: Mode | None = None if trouble else "generic"
@@ -52,8 +54,7 @@ def attach(kernel: Kernel, choice: Choice, events: EventLog) -> None:
     try:
         refusal = kernel.attach()
     except XdpRefusedError as error:
-        instead = 'mode = "auto" takes the carrier "kernel" then, or generic XDP'
-        instead = "; ".join(filter(None, (instead, choice.no_generic)))
+        instead = "; ".join(filter(None, (INSTEAD_OF_NATIVE, choice.no_generic)))
         raise KernelError(
             f"{error}; {instead}" if choice.mode == "native" else str(error)
         ) from error
