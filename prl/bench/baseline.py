@@ -43,6 +43,7 @@ class Baseline:
         self._looks = [*looks, self._told]
         self._newest = {node: newest(rig, node) for node in NODES} if recipe.way is Way.PRL else {}
         self._mirrored = self._count_mirrored()
+        self._told()  # of attempts to protect what is protected now
 
     def lost(self) -> list[str]:
         """Why what was measured since the last call is not to be counted; empty: it is."""

@@ -299,7 +299,8 @@ def test_a_hold_whose_queue_drops_is_none(
     queues = tmp_path / "nfnetlink_queue"
     queues.write_text(QUEUE.format(dropped=2, for_user=0))
     monkeypatch.setattr(baseline, "_QUEUES", queues)
-    server = SimpleNamespace(asides=list)
+    told = [[{"event": "void", "reason": "the first attempt, before anything was measured"}]]
+    server = SimpleNamespace(asides=lambda: told.pop() if told else [])
     here = SimpleNamespace(call=lambda function: function())
     rig = SimpleNamespace(
         recipe=Recipe("nfqueue", Way.NFQUEUE), server=server, standby=None, place=lambda _: here
