@@ -45,10 +45,12 @@ from prl.shadow.sockopt import (
 
 SHADOW_USER_TIMEOUT_MS = INTEGER_MAX
 """0 would leave tcp_retries2 in force, which ends a shadow whose output goes nowhere."""
-SHADOW_RTO_MAX_MS = 1000
-"""Bounds the back-off that a shadow collects before it takes over; the least the kernel accepts."""
 DEFAULT_RTO_MAX_MS = 120_000
-"""The kernel's own bound on the retransmission timeout (TCP_RTO_MAX)."""
+"""The kernel's own bound on the retransmission timeout (TCP_RTO_MAX), and the most it accepts."""
+SHADOW_RTO_MAX_MS = DEFAULT_RTO_MAX_MS
+"""A peer whose window is closed says something when the owner asks it, which may be as seldom as
+this; a socket that has heard nothing for twice its own bound is ended by the kernel
+(net/ipv4/tcp_timer.c, tcp_rtx_probe0_timed_out). So a shadow's is no smaller than any owner's."""
 USER_MSS_MAX_BYTES = 32767
 """Most that TCP_MAXSEG accepts (MAX_TCP_WINDOW)."""
 

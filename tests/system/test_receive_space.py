@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import struct
@@ -87,6 +88,44 @@ def test_a_peer_that_waits_for_space_is_told_when_nothing_limits_it_any_more() -
             os.kill(stalled, signal.SIGCONT)
         read = apps.expect("end", "re0", peer=peer.port)
         assert (read["bytes"], read["sha256"]) == (SIZE_BYTES, payload.sha256(SIZE_BYTES))
+
+
+def is_active(lab: Lab) -> bool:
+    """Whether both nodes have the one session, protected."""
+    found = [flow["state"] for node in ("re0", "re1") for flow in support.flows(lab, node)]
+    return found == ["active", "active"]
+
+
+def times_sent_again(lab: Lab, node: str) -> int:
+    """By the one connection of the application there."""
+    found = lab.run(node, ["ss", "-tin", "sport", "=", f":{support.PORT}"], capture_output=True)
+    told = re.search(rb"retrans:\d+/(\d+)", found.stdout)
+    return int(told[1]) if told else 0
+
+
+def test_a_shadow_outlives_a_peer_that_reads_nothing() -> None:
+    """It hears of the peer only when the owner asks, after twice the time with each.
+
+    And it is made while the peer's window is closed: for it all that waits is under way.
+    """
+    size = SIZE_BYTES * 4
+    with pair("f8shut") as lab:
+        apps = Applications(lab, "source", 4, size)
+        with apps.connect() as peer:
+            peer.hold_at(1 << 20)
+            peer.download()
+            peer.await_bytes(1 << 20)
+            eventually("it is protected", lambda: is_active(lab))
+            lab.fail("re1", "kill-prld")
+            apps.expect("state", "re0", peer=peer.port, state="open")
+            lab.heal("re1")
+            eventually("it has another one", lambda: is_active(lab))
+            eventually("the shadow waits", lambda: times_sent_again(lab, "re1") > 1, 40.0)
+            assert is_active(lab)
+            lab.fail("re0", "power")
+            peer.finish()
+            assert peer.received == size
+            assert peer.sha256() == Payload(size).sha256(size)
 
 
 def assert_every_packet_is_accounted_for(flow: dict[str, Any]) -> None:
