@@ -109,7 +109,7 @@ LANES := $(if $(filter amd64,$(ARCH)),kernels)
 
 # On a machine so slow that by then the rest is not done they are left to `make test-kernels`, which is said: CI
 # has 90 minutes. Counted from behind the quick checks.
-LANES_BEGIN_S := 3300
+LANES_BEGIN_S := 2700
 
 # Every run of pytest in it leaves a record, of which the table at the end tells what ran where.
 RESULTS := $(CURDIR)/.results
