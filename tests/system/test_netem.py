@@ -1,8 +1,10 @@
 """Links and LANs that lose, delay and limit: netem's, with each carrier (issue 13).
 
-Checks R8, L2: what is late or lost there costs time, and neither a byte nor the protection. How
-much time, the peer's own TCP says: no answer may stay away for longer than its retransmission
-timer takes, doubled for each time that it expired.
+What is late or lost there costs time, and neither a byte nor the protection. How much time, the
+peer's own TCP says: no answer may stay away for longer than its retransmission timer takes, doubled
+for each time that it expired.
+
+Checks R8, L2.
 """
 
 import json
