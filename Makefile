@@ -116,7 +116,7 @@ RESULTS := $(CURDIR)/.results
 test: export PRL_RESULTS := $(RESULTS)
 test: export PRL_LANE := host
 test: setup $(LANES:%=apt-%) fresh-results test-quick tidy ## every check, then which test ran where (root)
-	@status=0 started=()
+	@bad=() started=()
 	beside() { # what waits for the most part runs beside what follows, and tells of it at the end
 	    set -m # or it would not hear that it is interrupted
 	    "$$@" </dev/null >"$(RESULTS)/beside.$${#started[@]}" 2>&1 &
@@ -125,32 +125,34 @@ test: setup $(LANES:%=apt-%) fresh-results test-quick tidy ## every check, then 
 	}
 	trap '[ $${#started[@]} -eq 0 ] || kill -INT "$${started[@]}" 2>/dev/null || true' EXIT
 	trap 'exit 1' HUP INT TERM
-	$(BIN)/python -m pytest -rs -n auto --dist loadfile -m "fuzz or model or sim" tests/fuzz tests/model tests/sim </dev/null || status=$$?
+	$(BIN)/python -m pytest -rs -n auto --dist loadfile -m "fuzz or model or sim" tests/fuzz tests/model tests/sim </dev/null || bad+=("fuzz, model, simulator")
 	for lane in $(LANES); do
 	    beside $(BIN)/python -m tests.$$lane programs $(RESULTS)
 	done
 	# Of these, what failed (1) is run again by itself, and judged by that.
 	waits=$${#started[@]}
 	beside $(BIN)/python -m pytest -rs -m waits tests/system
-	$(BIN)/python -m pytest -rs --durations=25 -m "(kernel or system) and not waits" tests </dev/null || [ $$? -eq 1 ] || status=1
+	$(BIN)/python -m pytest -rs --durations=25 -m "(kernel or system) and not waits" tests </dev/null || [ $$? -eq 1 ] || bad+=("kernel, system")
 	for number in "$${!started[@]}"; do
-	    wait "$${started[number]}" || [ "$$? $$number" = "1 $$waits" ] || status=1
+	    wait "$${started[number]}" || [ "$$? $$number" = "1 $$waits" ] || bad+=("what ran beside, $$number")
 	    cat "$(RESULTS)/beside.$$number"
 	done
 	started=()
-	$(BIN)/python -m tests.again $(RESULTS) $$PRL_LANE </dev/null || status=1
-	$(BIN)/python -m tests.fuzz --seconds 10 </dev/null || status=1
+	$(BIN)/python -m tests.again $(RESULTS) $$PRL_LANE </dev/null || bad+=("kernel, system: again")
+	$(BIN)/python -m tests.fuzz --seconds 10 </dev/null || bad+=("fuzzers")
 	complete=()
 	for lane in $(LANES); do
 	    if [ $$SECONDS -ge $(LANES_BEGIN_S) ]; then
 	        echo "make test: after $$((SECONDS / 60)) minutes the demos on other $$lane, and what this one lacks, are left to make test-$$lane"
 	        continue
 	    fi
-	    $(BIN)/python -m tests.$$lane short $(RESULTS) </dev/null || status=1
+	    $(BIN)/python -m tests.$$lane short $(RESULTS) </dev/null || bad+=("other $$lane")
 	    complete+=(--complete "$$lane")
 	done
-	$(BIN)/python -m tests.table $(RESULTS) "$${complete[@]}" || status=1
-	exit $$status
+	$(BIN)/python -m tests.table $(RESULTS) "$${complete[@]}" || bad+=("the table")
+	# The last thing said, as it is the first thing asked.
+	for part in "$${bad[@]}"; do echo "make test: not good: $$part"; done
+	[ $${#bad[@]} -eq 0 ]
 
 test-kernels: setup apt-kernels ## the demos and tests on Debian's kernels, each in a virtual machine (root)
 	@status=0

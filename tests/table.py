@@ -43,9 +43,11 @@ def main(arguments: list[str] | None = None) -> int:
     _print(table(lanes))
     _print(slowest(lanes))
     failures = {test for test, (lane, _) in unrun.items() if lane in {"", *options.complete}}
-    for test, (lane, why) in sorted(unrun.items()):
-        _print([f"{'RAN NOWHERE' if test in failures else f'needs lane {lane}'}: {test} ({why})"])
+    left = {test: need for test, need in unrun.items() if test not in failures}
+    _print(_left(left))
+    _print([f"RAN NOWHERE: {test} ({unrun[test][1]})" for test in sorted(failures)])
     _print([f"UNSTEADY: {test} failed in a run and passed in another" for test in unsteady(lanes)])
+    _print([f"FAILED: {test} ({lane})" for test, lane in failed(lanes)])
     if failures:
         _print([f"{len(failures)} tests ran nowhere, though `make setup` and all lanes were there"])
     return 1 if failures else 0
@@ -86,6 +88,25 @@ def slowest(lanes: dict[str, Lane]) -> list[str]:
             took[result.test.partition("::")[0], lane.name] += round(result.seconds)
     longest = took.most_common(SLOWEST)
     return [f"took {seconds:5} s: {module} ({lane})" for (module, lane), seconds in longest]
+
+
+def _left(unrun: dict[str, tuple[str, str]]) -> list[str]:
+    """A line for each module, lane and reason."""
+    found = Counter((lane, test.partition("::")[0], why) for test, (lane, why) in unrun.items())
+    return [
+        f"needs lane {lane}: {module}, {count} of its tests ({why})"
+        for (lane, module, why), count in sorted(found.items())
+    ]
+
+
+def failed(lanes: dict[str, Lane]) -> list[tuple[str, str]]:
+    """The tests whose last run on a machine failed, with its lane."""
+    return sorted(
+        (result.test, lane.name)
+        for lane in lanes.values()
+        for result in lane.results.values()
+        if result.outcome == "failed"
+    )
 
 
 def ran_nowhere(lanes: dict[str, Lane]) -> dict[str, tuple[str, str]]:

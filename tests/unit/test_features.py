@@ -191,7 +191,7 @@ def test_what_was_asked_for_by_name_is_not_looked_into(
 def test_native_xdp_that_would_capture_nothing_is_refused_by_prld_and_doctor(
     host: Host, tmp_path: Path, driver: str
 ) -> None:
-    """A bond takes the program, but no frame comes by AF_XDP: nothing else would tell."""
+    """A bond takes the program and has its ports run it, as whose frames they are not protected."""
     host(multi_buffer=True, eth0=Nic(driver))
     refusal = f"eth0 ({driver}) has no native XDP"
     with pytest.raises(KernelError) as raised:
