@@ -32,6 +32,7 @@ from tests.system.support import Applications, Peer
 pytestmark = [
     pytest.mark.system,
     pytest.mark.needs("root", "netns", "bpf", "af_xdp", "struct_ops", "nfqueue", "netem"),
+    pytest.mark.timeout(900),  # of emulated CPUs: there each carrier takes two minutes and more
 ]
 
 SIZE_BYTES, CHUNK_BYTES = 1 << 20, 30_000
