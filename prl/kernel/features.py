@@ -28,8 +28,8 @@ WHOLE_WITHOUT_XDP: Final = frozenset({"virtio_net"})
 NO_NATIVE: Final = frozenset(
     {"bridge", "802.1Q VLAN Support", "macvlan", "ipvlan", "bonding", "team"}
 )
-"""Interfaces on top of others. A bond takes a program, and has its ports run it: what they receive
-is theirs there, not the bond's, so that prl lets it pass, and AF_XDP would drop it (xsk_rcv_check)."""
+"""Interfaces on top of others. A bond takes a program and has its ports run it, as whose frames prl
+lets them pass; AF_XDP, given them, would drop them (net/xdp/xsk.c, xsk_rcv_check)."""
 INSTEAD_OF_NATIVE: Final = 'mode = "auto" takes the carrier "kernel" then, or generic XDP'
 FRAME_MTU_MAX: Final = 3818
 """Fits into a frame of PRL_DP_FRAME_BYTES behind XDP_PACKET_HEADROOM, Ethernet and two tags."""
