@@ -355,11 +355,12 @@ class Lab:
     def _cut(self, node: str, kind: How) -> float:
         with ExitStack() as opened:
             cables: list[Cable] = []
+            # Of both the link goes first: a node that has lost its LAN hands over by it at once.
+            if kind is not How.CUT_LAN:
+                cables.append(opened.enter_context(LinkCable(self.topology.node(node))))
             if kind is not How.CUT_LINK:
                 lan = LanCable(self.topology, self.topology.member(node))
                 cables.append(opened.enter_context(lan))
-            if kind is not How.CUT_LAN:
-                cables.append(opened.enter_context(LinkCable(self.topology.node(node))))
             for cable in cables:
                 cable.cut()
             return _now()
