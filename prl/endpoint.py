@@ -4,6 +4,7 @@ import contextlib
 import re
 import socket
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final, Self
 
@@ -21,6 +22,9 @@ OPENS_TO: Final = ">"
 """Between a local address and the other end, of what this host opens, whatever its port."""
 INSTANCE_MARK: Final = "@"
 """Behind an endpoint, in front of the name of its routing instance."""
+ADDRESSES_SHARED: Final = 4096
+"""Addresses of which all sessions share one object."""
+_MAPPED: Final = bytes(10) + b"\xff\xff"
 _WRITTEN: Final = re.compile(r"(?:\[(?P<v6>[^\]]+)\]|(?P<v4>[^:\[\]]+)):(?P<port>\d{1,5})")
 _IPV6_FREEBIND = 78  # linux/in6.h; Python does not name it
 _IP_FREEBIND = 15  # linux/in.h
@@ -47,17 +51,13 @@ def show_endpoint(address: Address, port: int) -> str:
 
 def mapped(address: Address) -> bytes:
     """16 bytes, IPv4 as IPv4-mapped IPv6 (prl_abi.h)."""
-    return (
-        address.packed
-        if isinstance(address, IPv6Address)
-        else bytes(10) + b"\xff\xff" + address.packed
-    )
+    return address.packed if isinstance(address, IPv6Address) else _MAPPED + address.packed
 
 
+@lru_cache(ADDRESSES_SHARED)
 def unmapped(raw: bytes) -> Address:
-    """The address in 16 bytes."""
-    address = IPv6Address(raw)
-    return address.ipv4_mapped or address
+    """The address in 16 bytes; one object for all who ask, mostly."""
+    return IPv4Address(raw[-4:]) if raw.startswith(_MAPPED) else IPv6Address(raw)
 
 
 def unspecified(local: Address) -> Address:

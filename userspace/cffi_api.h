@@ -23,6 +23,7 @@
 #include "tcp/md5sig.h"
 #include "tcp/moment.h"
 #include "tcp/packet.h"
+#include "tcp/sockopt.h"
 #include "io/gro.h"
 #include "io/umem.h"
 #include "wire/elide.h"

@@ -1,9 +1,10 @@
 """The datapath of one node, as the control plane steers it (userspace/api/datapath.h)."""
 
+import contextlib
 import errno
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from ipaddress import ip_address
@@ -386,6 +387,7 @@ class Datapath:
         adopted: frozenset[int] = frozenset(),
     ) -> None:
         self._lifs = config.lifs
+        self._instances = {number: name for name, number in config.lifs.items()}
         wanted = ffi.new("struct prl_dp_config *")
         wanted.node_index = config.index
         wanted.flows_max = config.flows_max
@@ -735,8 +737,22 @@ class Datapath:
 
         The datapath's own is the only descriptor that a session takes for long.
         """
+        return socket.socket(fileno=self._flow_fd(handle))
+
+    @contextlib.contextmanager
+    def flow_descriptor(self, handle: int) -> Iterator[int]:
+        """The same for as long as it is wanted, without an object of Python's."""
+        fd = self._flow_fd(handle)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+    def _flow_fd(self, handle: int) -> int:
         fd = lib.prl_dp_flow_socket(self._dp, handle)
-        return socket.socket(fileno=_check(fd, f"flow {handle:#x}: its socket is not here"))
+        if fd < 0:
+            _check(fd, f"flow {handle:#x}: its socket is not here")
+        return int(fd)
 
     def references(self, prepared: "Prepared") -> int:
         """How many references there are to the TCP socket of what primary_setup() is to be called.
@@ -789,12 +805,14 @@ class Datapath:
     def flow_ends(self, handle: int) -> Tuple | None:
         """The two ends of a flow; None when there is none of that handle."""
         key = ffi.new("struct prl_flow_key *")
-        return None if lib.prl_dp_flow_key(self._dp, handle, key) else _ends(key, self._lifs)
+        return None if lib.prl_dp_flow_key(self._dp, handle, key) else _ends(key, self._instances)
 
     def flow_info(self, handle: int) -> FlowInfo | None:
         """One flow; None when there is none of that handle."""
         info = ffi.new("struct prl_flow_info *")
-        return None if lib.prl_dp_flow_info(self._dp, handle, info) else _info(info, self._lifs)
+        return (
+            None if lib.prl_dp_flow_info(self._dp, handle, info) else _info(info, self._instances)
+        )
 
     # -- notes
 
@@ -814,7 +832,7 @@ class Datapath:
         return Noted(
             int(found.handle),
             int(found.generation),
-            _ends(found.key, self._lifs),
+            _ends(found.key, self._instances),
             int(found.service),
             Note(note.kind, note.in_offset, note.out_offset, note.extra, note.since_s),
         )
@@ -920,7 +938,7 @@ def _spec(spec: FlowSpec, lifs: dict[str, int]) -> Any:
     return wanted
 
 
-def _ends(key: Any, lifs: dict[str, int]) -> Tuple:
+def _ends(key: Any, instances: Mapping[int, str]) -> Tuple:
     local, remote = (unmapped(bytes(ffi.buffer(end))) for end in (key.local, key.remote))
     return Tuple(
         local,
@@ -928,11 +946,11 @@ def _ends(key: Any, lifs: dict[str, int]) -> Tuple:
         remote if key.remote_port else unspecified(local),
         socket.ntohs(key.remote_port),
         key.proto,
-        next(name for name, number in lifs.items() if number == key.lif),
+        instances[key.lif],
     )
 
 
-def _info(info: Any, lifs: dict[str, int]) -> FlowInfo:
+def _info(info: Any, instances: Mapping[int, str]) -> FlowInfo:
     secondary = bool(info.is_secondary)
     side = info.secondary if secondary else info.primary
     queues = info.queues
@@ -947,7 +965,7 @@ def _info(info: Any, lifs: dict[str, int]) -> FlowInfo:
     return FlowInfo(
         handle=info.handle,
         generation=info.generation,
-        ends=_ends(info.key, lifs),
+        ends=_ends(info.key, instances),
         is_secondary=secondary,
         state=info.state,
         reason=info.reason,

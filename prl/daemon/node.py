@@ -486,6 +486,7 @@ class Node:
         stack.callback(datapath.stop)
 
     def _hear_datapath(self, stack: AsyncExitStack) -> None:
+        self._handlers = self._event_handlers()
         """Its events have waited until there is somebody for each of them."""
         loop, events = asyncio.get_running_loop(), self._dp.event_fd()
         loop.add_reader(events, self._on_events)
@@ -642,7 +643,11 @@ class Node:
                 self._log.error("event_failed", str(error), kind=event.kind, handle=event.handle)
 
     def _on_event(self, event: Event) -> None:
-        handlers: dict[int, Callable[[Event], None]] = {
+        if handler := self._handlers.get(event.kind):
+            handler(event)
+
+    def _event_handlers(self) -> dict[int, Callable[[Event], None]]:
+        return {
             EventKind.MESSAGE: self._on_message,
             EventKind.LINK_DOWN: self._link.on_down,
             EventKind.PRIMARY: self._primaries.on_state,
@@ -664,8 +669,6 @@ class Node:
             EventKind.BORN: lambda _: self._safety.hint(),
             EventKind.ALARM: lambda event: self._log.error("alarm", event.text),
         }
-        if handler := handlers.get(event.kind):
-            handler(event)
 
     def _on_takeover(self, event: Event) -> None:
         name = self._config.service[event.service].name

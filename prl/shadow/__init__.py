@@ -7,6 +7,7 @@ UDP sockets have take_udp() and restore_udp().
 
 from prl.shadow.capture import Fixed, SnapshotMovedError, at_rest, fixed_of, outline, take
 from prl.shadow.restore import (
+    OPTIONS_KINDS,
     abandon,
     adopt,
     discard,
@@ -35,6 +36,7 @@ from prl.shadow.udp import (
 )
 
 __all__ = [
+    "OPTIONS_KINDS",
     "SNAPSHOT_LIMIT_BYTES",
     "UDP_BUFFER_BYTES",
     "ApplicationOptions",

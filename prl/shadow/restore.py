@@ -15,8 +15,9 @@ import os
 import socket
 import struct
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from ipaddress import IPv6Address
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 from prl.bindings.datapath import Ready
 from prl.bindings.native import ffi, lib, text_of
@@ -35,9 +36,12 @@ from prl.shadow.sockopt import (
     Ip,
     Ipv6,
     Negotiated,
+    Option,
     So,
     Tcp,
     interface_index,
+    level_of,
+    option_name,
     set_bytes,
     set_int,
     set_u32,
@@ -51,6 +55,11 @@ SHADOW_RTO_MAX_MS = DEFAULT_RTO_MAX_MS
 """A peer whose window is closed says something when the owner asks it, which may be as seldom as
 this; a socket that has heard nothing for twice its own bound is ended by the kernel
 (net/ipv4/tcp_timer.c, tcp_rtx_probe0_timed_out). So a shadow's is no smaller than any owner's."""
+OPTIONS_KINDS: Final = 256
+"""Different sets of options of which sessions share one object, and the form that the kernel takes;
+the others have their own."""
+_MAY_LACK: Final = frozenset({Tcp.RTO_MAX_MS, So.BUF_LOCK})
+"""Linux 6.15 and 5.14 have them: one that has not, or restore() has not set it, either."""
 USER_MSS_MAX_BYTES = 32767
 """Most that TCP_MAXSEG accepts (MAX_TCP_WINDOW)."""
 
@@ -237,38 +246,56 @@ def adopt(sock: socket.socket, snapshot: TcpSnapshot) -> tuple[str, ...]:
 
     Never fails: each returned line tells of an option that this node could not set and why.
     """
-    return give(sock, snapshot.options, str(snapshot))
+    return tuple(f"{snapshot}: {failure}" for failure in give(sock.fileno(), snapshot.options))
 
 
-def give(sock: socket.socket, options: ApplicationOptions, name: str) -> tuple[str, ...]:
-    """As adopt(), of a session called ``name`` in what is returned."""
-    rto_max_ms = options.rto_max_ms or DEFAULT_RTO_MAX_MS
-    failures: list[str] = []
+class _Chosen(NamedTuple):
+    """What setsockopt() is given, as prl_sock_options_set() takes it."""
 
-    def attempt(call: Callable[[], None]) -> None:
-        try:
-            call()
-        except CallError as error:
-            failures.append(f"{name}: {error}")
+    options: tuple[Option, ...]
+    native: Any
+    errors: Any
+    """Room for what was refused."""
 
-    attempt(lambda: set_bytes(sock, Tcp.CONGESTION, options.congestion.encode()))
-    with contextlib.suppress(CallError):  # Linux 6.15 and later; restore() has not set it either
-        set_int(sock, Tcp.RTO_MAX_MS, rto_max_ms)
-    attempt(lambda: set_int(sock, Tcp.USER_TIMEOUT, options.user_timeout_ms))
-    attempt(lambda: set_int(sock, Tcp.KEEPIDLE, options.keepidle_s))
-    attempt(lambda: set_int(sock, Tcp.KEEPINTVL, options.keepintvl_s))
-    attempt(lambda: set_int(sock, Tcp.KEEPCNT, options.keepcnt))
-    attempt(lambda: set_int(sock, So.KEEPALIVE, int(options.keepalive)))
-    attempt(lambda: set_int(sock, Tcp.NODELAY, int(options.nodelay)))
-    attempt(lambda: set_int(sock, Tcp.CORK, int(options.cork)))
-    attempt(lambda: set_int(sock, Tcp.NOTSENT_LOWAT, options.notsent_lowat))
-    attempt(lambda: set_int(sock, Tcp.LINGER2, options.linger2_s))
-    attempt(lambda: set_int(sock, So.RCVLOWAT, options.rcvlowat))
+
+@lru_cache(OPTIONS_KINDS)
+def _chosen(options: ApplicationOptions) -> _Chosen:
     linger = struct.pack("=ii", options.linger, options.linger_s)
-    attempt(lambda: set_bytes(sock, So.LINGER, linger))
-    with contextlib.suppress(CallError):  # Linux 5.14 and later
-        set_int(sock, So.BUF_LOCK, options.buffer_lock)
-    return tuple(failures)
+    wanted: tuple[tuple[Option, int | bytes], ...] = (  # options of two levels may be equal numbers
+        (Tcp.CONGESTION, options.congestion.encode()),
+        (Tcp.RTO_MAX_MS, options.rto_max_ms or DEFAULT_RTO_MAX_MS),
+        (Tcp.USER_TIMEOUT, options.user_timeout_ms),
+        (Tcp.KEEPIDLE, options.keepidle_s),
+        (Tcp.KEEPINTVL, options.keepintvl_s),
+        (Tcp.KEEPCNT, options.keepcnt),
+        (So.KEEPALIVE, options.keepalive),
+        (Tcp.NODELAY, options.nodelay),
+        (Tcp.CORK, options.cork),
+        (Tcp.NOTSENT_LOWAT, options.notsent_lowat),
+        (Tcp.LINGER2, options.linger2_s),
+        (So.RCVLOWAT, options.rcvlowat),
+        (So.LINGER, linger),
+        (So.BUF_LOCK, options.buffer_lock),
+    )
+    native = ffi.new("struct prl_sock_option[]", len(wanted))
+    for one, (option, value) in zip(native, wanted, strict=True):
+        raw = value if isinstance(value, bytes) else struct.pack("=i", value)
+        one.level, one.option, one.bytes = level_of(option), option, len(raw)
+        ffi.memmove(one.value, raw, len(raw))
+    return _Chosen(tuple(option for option, _ in wanted), native, ffi.new("int32_t[]", len(wanted)))
+
+
+def give(fd: int, options: ApplicationOptions) -> tuple[str, ...]:
+    """As adopt(), of a descriptor. In one thread at a time."""
+    chosen = _chosen(options)
+    if not lib.prl_sock_options_set(fd, chosen.native, len(chosen.options), chosen.errors):
+        return ()
+    refused = zip(chosen.options, chosen.errors, strict=True)
+    return tuple(
+        f"setsockopt({option_name(option)}) failed: {os.strerror(-error)}"
+        for option, error in refused
+        if error and option not in _MAY_LACK
+    )
 
 
 def discard(sock: socket.socket) -> None:

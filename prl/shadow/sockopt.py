@@ -146,6 +146,11 @@ class CallError(OSError):
         return f"{self.call} failed: {self.strerror}"
 
 
+def level_of(option: Option) -> Sol:
+    """The level that the option is of."""
+    return _LEVELS[type(option)]
+
+
 def option_name(option: Option) -> str:
     """The option as C spells it, for example `TCP_MAXSEG`."""
     return f"{type(option).__name__.upper()}_{option.name}"

@@ -14,9 +14,10 @@ from prl.bindings.datapath import DatapathError, Event, Tuple
 from prl.bindings.facts import EventKind, Owner, Reason, Secondary, Tlv
 from prl.daemon.events.log import EventLog
 from prl.daemon.host.instances import Instances
-from prl.daemon.session import lost, shadows
+from prl.daemon.session import lost, protect, shadows
 from prl.daemon.session.prepared import Coming
 from prl.daemon.session.protect import Primaries
+from prl.daemon.session.sessions import Session
 from prl.daemon.session.shadows import Shadow, Shadows
 from prl.daemon.session.streams import UNCOUNTED
 from prl.daemon.session.transfer import Setup
@@ -177,6 +178,30 @@ def test_an_application_that_is_found_dead_as_it_is_told_has_no_session(
     # Two were sessions already, whose sockets end by themselves; the third's turn had not come.
     assert sorted(node.closed) == [HANDLE + 2, HANDLE + BECOMES, HANDLE + 1 + BECOMES]
     assert node.asked == {PORTS[2]}
+
+
+def test_all_that_are_taken_over_are_told_before_any_is_protected_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of many sessions the last application has its word as soon as may be (T10)."""
+    node = Node(monkeypatch)
+    monkeypatch.setattr(protect, "TENDED_AT_ONCE", 2)
+    kept: list[int] = []
+
+    async def keep(_: Primaries, session: Session, __: object) -> None:
+        kept.append(session.handle)
+
+    monkeypatch.setattr(Primaries, "_keep", keep)
+
+    def story() -> None:
+        for number, _ in enumerate(PORTS):
+            node.takes(HANDLE + number)
+        assert all(session.mending is None for session in node.primaries.in_hand())
+
+    play(node, story)
+    handles = [HANDLE + number + BECOMES for number, _ in enumerate(PORTS)]
+    assert [event["becomes"] for event in node.client.told] == handles
+    assert kept == handles
 
 
 # -- a moment that is told late

@@ -19,7 +19,8 @@ enum prl_event_kind {
     PRL_EVENT_RENOUNCED = 7, /* as standby: shadows given up, primary told over the LAN */
     PRL_EVENT_ENDED = 8, /* handle: the flow's socket has gone (session over) */
     PRL_EVENT_ALARM = 9, /* body = words: foreign claim, table full, datapath limits */
-    PRL_EVENT_TAKEN_FLOW = 10, /* handle: shadow took over; value = out_bytes, value2 = when (ns) */
+    PRL_EVENT_TAKEN_FLOW =
+        10, /* handle: shadow took over; value = out_bytes, seq = out_hash, value2 = when (ns) */
     PRL_EVENT_SILENT = 11, /* state = enum prl_silence: an owner fell silent (L6), or speaks again (NOT) */
     PRL_EVENT_EXPIRED = 12, /* as standby: the lease is over, only fencing lets the shadows speak (L5) */
     PRL_EVENT_MOVE = 13, /* service, state = enum prl_move_outcome, reason, seq = flows; value = silent since */

@@ -134,6 +134,7 @@ static void go_on(struct prl_dp *dp, struct dp_flow *flow)
     PRL_PROBE5(flow, "secondary", prl_secondary_state_name(core->state), event.handle, event.generation,
                prl_reason_name(PRL_REASON_OK));
     event.value = core->out_bytes;
+    event.seq = shadow->out_hash;
     event.value2 = dp_clock_ns(dp);
     dp_event(dp, &event, NULL, 0);
 }

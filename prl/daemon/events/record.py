@@ -29,5 +29,5 @@ class Record(msgspec.Struct, frozen=True):
 
 def _value(value: object) -> str:
     text = str(value)
-    plain = text and text.isprintable() and not any(char in text for char in ' "=')
-    return text if plain else json.dumps(text)
+    plain = text.isprintable() and " " not in text and '"' not in text and "=" not in text
+    return text if plain and text else json.dumps(text)

@@ -1,7 +1,7 @@
 """Cloning a session, be it TCP or UDP: the set-up is frozen on one node and thawed on the other.
 
 The primary calls spec_of() and freeze(), later has_moved(); the secondary thaw() and build(), later
-adopted() (SPEC R17, R18).
+give() (SPEC R17, R18).
 """
 
 import asyncio
@@ -15,9 +15,10 @@ from prl.bindings.datapath import FlowSpec, Ready, Replay, Rest, Tuple
 from prl.control import input_history
 from prl.daemon.session.streams import Streams
 from prl.daemon.session.transfer import Setup
-from prl.endpoint import Address, unspecified
+from prl.endpoint import ADDRESSES_SHARED, Address, mapped, unmapped, unspecified
 from prl.kernel.descriptors import Filter, filter_of
 from prl.shadow import (
+    OPTIONS_KINDS,
     ApplicationOptions,
     Endpoint,
     Fixed,
@@ -31,7 +32,6 @@ from prl.shadow import (
     encode,
     encode_udp,
     enlarge,
-    give,
     outline,
     ready,
     restore,
@@ -47,10 +47,6 @@ BUFFER_BYTES: Final = 4 << 20
 UNREAD_POLLS_MAX: Final = 20
 UNREAD_POLL_S: Final = 0.001
 """A UDP application that is just reading has so much time to empty its queue; nothing tells us."""
-OPTIONS_KINDS: Final = 256
-"""Different sets of options of which sessions share one object; the others have their own."""
-ADDRESSES_SHARED: Final = 4096
-"""Likewise, peers' addresses."""
 PORTS_SHARED: Final = 1024
 """Likewise, our own ports."""
 _UDP_MSS: Final = 0xFFFF  # datagrams are never cut
@@ -212,8 +208,7 @@ def _address(end: Endpoint) -> Address:
 @lru_cache(ADDRESSES_SHARED)
 def shared_address(address: bytes | str) -> Address:
     """The address, IPv4 as such even if mapped; one object for all sessions that have it."""
-    found = ip_address(address)
-    return getattr(found, "ipv4_mapped", None) or found
+    return unmapped(mapped(ip_address(address)))
 
 
 @lru_cache(PORTS_SHARED)
@@ -223,11 +218,11 @@ def shared_port(port: int) -> int:
 
 
 def shared_ends(ends: Tuple) -> Tuple:
-    """The same, of objects that other sessions have, too."""
+    """The same, of objects that other sessions have, too: the datapath's addresses are such."""
     return Tuple(
-        shared_address(ends.local.packed),
+        ends.local,
         shared_port(ends.local_port),
-        shared_address(ends.remote.packed),
+        ends.remote,
         ends.remote_port,
         ends.proto,
         ends.instance,
@@ -286,11 +281,6 @@ def replay_of(snapshot: TcpSnapshot) -> Replay:
         peer_seq=snapshot.rcv_seq,
         peer_window=snapshot.peer_window,
     )
-
-
-def adopted(sock: socket.socket, options: ApplicationOptions | None, name: str) -> tuple[str, ...]:
-    """Give a shadow that takes over its application's options; returns what was refused."""
-    return give(sock, options, name) if options is not None else ()
 
 
 @lru_cache(OPTIONS_KINDS)

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import socket
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 
 from prl.bindings import wire
@@ -42,6 +42,8 @@ from prl.shadow.sockopt import CallError
 
 RENEW_TRIES = 3
 """Attempts with bytes that the application has just given, while it waits."""
+TENDED_AT_ONCE = 64
+"""Sessions of a take-over that begin to be protected again before everything else has its turn."""
 OFFERED_MAX = 1024
 """Endpoints that the other node may have offers for; it takes no more itself (shadows.py)."""
 REASONS_MAX = 8
@@ -90,6 +92,8 @@ class Primaries:
             name_of=lambda service: config.service[service].name,
             end=self._end_orphan,
         )
+        self._taken: deque[Session] = deque()
+        """Those that were taken over, and that nobody has tended yet."""
         self._offered: set[str] = set()
         """Endpoints that applications on the other node have offered themselves for."""
         self._new_offers: set[str] = set()
@@ -150,15 +154,30 @@ class Primaries:
             self._finish(before, "closed")
 
     def take_over(self, session: Session) -> None:
-        """A shadow has become a session of this node's."""
+        """A shadow has become a session of this node's; that it is protected again may wait."""
         self._sessions[session.handle] = session
-        self._begin(session)
+        self._introduce(session)
+        if not self._taken:
+            asyncio.get_running_loop().call_soon(self._tend_taken)
+        self._taken.append(session)
+
+    def _tend_taken(self) -> None:
+        """Some in each turn of the loop: applications are being told that they have others."""
+        for _ in range(min(len(self._taken), TENDED_AT_ONCE)):
+            session = self._taken.popleft()
+            if session.is_live:
+                self._tend(session)
+        if self._taken:
+            asyncio.get_running_loop().call_soon(self._tend_taken)
 
     def _begin(self, session: Session) -> None:
+        self._introduce(session)
+        self._tend(session)
+
+    def _introduce(self, session: Session) -> None:
         session.introduced = True
         if session.mending is not None:
             session.mending.stale = session.renew
-        self._tend(session)
 
     async def renew(self, session: Session, application: bytes) -> None:
         """The application's bytes as of now; it neither reads nor writes the socket meanwhile."""

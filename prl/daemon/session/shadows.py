@@ -44,7 +44,7 @@ from prl.daemon.session.streams import Streams
 from prl.daemon.session.transfer import Arrived, Collector, TransferError
 from prl.endpoint import show_endpoint
 from prl.errors import KernelError, PrlError
-from prl.shadow import ApplicationOptions, SnapshotError, TcpSnapshot, abandon
+from prl.shadow import ApplicationOptions, SnapshotError, TcpSnapshot, abandon, give
 from prl.shadow.sockopt import Queue, queue_bytes
 
 READ_LINGER_S = 60.0
@@ -58,7 +58,6 @@ HOPS_SHARED = 1024
 _EXPOSED = "it was not protected"
 _UNHEARD = "it ended while this node was silent"
 _END_AT_CLOSE = struct.pack("=ii", 1, 0)  # struct linger: on, no time
-_NO_LINGER = struct.pack("=ii", 0, 0)
 
 
 class RefusedError(PrlError):
@@ -535,7 +534,6 @@ class Shadows:
         shadow = self._shadows.get(event.handle)
         if shadow is None:
             return
-        out_hash = self.committed(shadow)["out_hash"]
         try:
             handle = self._dp.flow_adopt(shadow.handle)
         except DatapathError:  # the address was taken from this node again
@@ -558,10 +556,8 @@ class Shadows:
         )
         out_bytes = shadow.out_bytes + event.value
         # Before the application hears of it: what it sets itself then, stays.
-        with contextlib.suppress(OSError, DatapathError), self._dp.flow_socket(handle) as sock:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
-            for failure in cloning.adopted(sock, shadow.options, str(shadow.ends)):
-                self._log.warning("option_lost", failure, handle=handle)
+        if shadow.options is not None:
+            self._give(shadow, handle, shadow.options)
         shadow.client.send_event(
             {
                 "event": "taken_over",
@@ -569,7 +565,7 @@ class Shadows:
                 "becomes": handle,
                 "streams": shadow.streams.to_list(),
                 "out_bytes": out_bytes,
-                "out_hash": out_hash,
+                "out_hash": event.seq,
                 "monotonic_ns": time.monotonic_ns(),
             }
         )
@@ -583,6 +579,12 @@ class Shadows:
             out_bytes=out_bytes,
             in_force_ns=event.value2,
         )
+
+    def _give(self, shadow: Shadow, handle: int, options: ApplicationOptions) -> None:
+        """What the application had chosen, SO_LINGER among it."""
+        with contextlib.suppress(DatapathError), self._dp.flow_descriptor(handle) as fd:
+            for failure in give(fd, options):
+                self._log.warning("option_lost", f"{shadow.ends}: {failure}", handle=handle)
 
     def on_ended(self, handle: int) -> None:
         """The shadow's socket has gone: the session is over on both nodes."""
