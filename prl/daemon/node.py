@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import AsyncExitStack
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -486,7 +486,6 @@ class Node:
         stack.callback(datapath.stop)
 
     def _hear_datapath(self, stack: AsyncExitStack) -> None:
-        self._handlers = self._event_handlers()
         """Its events have waited until there is somebody for each of them."""
         loop, events = asyncio.get_running_loop(), self._dp.event_fd()
         loop.add_reader(events, self._on_events)
@@ -646,7 +645,8 @@ class Node:
         if handler := self._handlers.get(event.kind):
             handler(event)
 
-    def _event_handlers(self) -> dict[int, Callable[[Event], None]]:
+    @cached_property
+    def _handlers(self) -> dict[int, Callable[[Event], None]]:
         return {
             EventKind.MESSAGE: self._on_message,
             EventKind.LINK_DOWN: self._link.on_down,
