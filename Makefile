@@ -116,8 +116,10 @@ RESULTS := $(CURDIR)/.results
 test: export PRL_RESULTS := $(RESULTS)
 test: export PRL_LANE := host
 test: setup $(LANES:%=apt-%) fresh-results test-quick tidy ## every check, then which test ran where (root)
-	@bad=() started=()
-	beside() { # what waits for the most part runs beside what follows, and tells of it at the end
+	@bad=() started=() called=()
+	beside() { # NAME COMMAND: what waits for the most part runs beside what follows, and tells of it at the end
+	    called+=("$$1")
+	    shift
 	    set -m # or it would not hear that it is interrupted
 	    "$$@" </dev/null >"$(RESULTS)/beside.$${#started[@]}" 2>&1 &
 	    set +m
@@ -127,18 +129,18 @@ test: setup $(LANES:%=apt-%) fresh-results test-quick tidy ## every check, then 
 	trap 'exit 1' HUP INT TERM
 	$(BIN)/python -m pytest -rs -n auto --dist loadfile -m "fuzz or model or sim" tests/fuzz tests/model tests/sim </dev/null || bad+=("fuzz, model, simulator")
 	for lane in $(LANES); do
-	    beside $(BIN)/python -m tests.$$lane programs $(RESULTS)
+	    beside "BPF programs on other $$lane" $(BIN)/python -m tests.$$lane programs $(RESULTS)
 	done
 	# Of these, what failed (1) is run again by itself, and judged by that.
 	waits=$${#started[@]}
-	beside $(BIN)/python -m pytest -rs -m waits tests/system
+	beside "what waits" $(BIN)/python -m pytest -rs -m waits tests/system
 	$(BIN)/python -m pytest -rs --durations=25 -m "(kernel or system) and not waits" tests </dev/null || [ $$? -eq 1 ] || bad+=("kernel, system")
 	for number in "$${!started[@]}"; do
-	    wait "$${started[number]}" || [ "$$? $$number" = "1 $$waits" ] || bad+=("what ran beside, $$number")
+	    wait "$${started[number]}" || [ "$$? $$number" = "1 $$waits" ] || bad+=("$${called[number]}")
 	    cat "$(RESULTS)/beside.$$number"
 	done
 	started=()
-	$(BIN)/python -m tests.again $(RESULTS) $$PRL_LANE </dev/null || bad+=("kernel, system: again")
+	$(BIN)/python -m tests.again $(RESULTS) $$PRL_LANE </dev/null || bad+=("kernel, system, what waits: run again")
 	$(BIN)/python -m tests.fuzz --seconds 10 </dev/null || bad+=("fuzzers")
 	complete=()
 	for lane in $(LANES); do

@@ -34,9 +34,7 @@ def main(folder: Path, lane: str) -> int:
 
 def failed(lane: results.Lane) -> list[str]:
     """The kernel and system tests whose last run failed."""
-    return [
-        one.test for one in lane.results.values() if one.outcome == "failed" and one.kind in KINDS
-    ]
+    return [one.test for one in lane.failed() if one.kind in KINDS]
 
 
 if __name__ == "__main__":

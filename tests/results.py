@@ -67,6 +67,10 @@ class Lane:
     kernel: str
     results: dict[str, Result] = field(default_factory=dict)
 
+    def failed(self) -> list[Result]:
+        """Those whose last run failed."""
+        return [one for one in self.results.values() if one.outcome == "failed"]
+
 
 class Recorder:
     """A plugin that writes the file of its run."""

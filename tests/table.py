@@ -101,12 +101,7 @@ def _left(unrun: dict[str, tuple[str, str]]) -> list[str]:
 
 def failed(lanes: dict[str, Lane]) -> list[tuple[str, str]]:
     """The tests whose last run on a machine failed, with its lane."""
-    return sorted(
-        (result.test, lane.name)
-        for lane in lanes.values()
-        for result in lane.results.values()
-        if result.outcome == "failed"
-    )
+    return sorted((result.test, lane.name) for lane in lanes.values() for result in lane.failed())
 
 
 def ran_nowhere(lanes: dict[str, Lane]) -> dict[str, tuple[str, str]]:

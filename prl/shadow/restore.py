@@ -59,7 +59,7 @@ OPTIONS_KINDS: Final = 256
 """Different sets of options of which sessions share one object, and the form that the kernel takes;
 the others have their own."""
 _MAY_LACK: Final = frozenset({Tcp.RTO_MAX_MS, So.BUF_LOCK})
-"""Linux 6.15 and 5.14 have them: one that has not, or restore() has not set it, either."""
+"""Options that Linux has since 6.15 and 5.14: on an older kernel restore() has left them, too."""
 USER_MSS_MAX_BYTES = 32767
 """Most that TCP_MAXSEG accepts (MAX_TCP_WINDOW)."""
 

@@ -51,8 +51,10 @@ CARRIERS = ("native", "kernel", "mirror")
 SHORT_DEMOS = tuple(zip(DEMOS[:4], itertools.cycle(("native", "kernel")), strict=False))
 """Each with a carrier: both have one each way."""
 SHORT_TESTS = (
-    *("-k", "not generic and not native"),
-    *("tests/kernel/test_bpf.py", "tests/kernel/test_verifier.py"),
+    "-k",
+    "not generic and not native",
+    "tests/kernel/test_bpf.py",
+    "tests/kernel/test_verifier.py",
 )
 """Every program is loaded; over frames goes the one of the carrier that `auto` takes there, which
 parses and decides as the others do. `make test-kernels` has them all."""
